@@ -7,7 +7,7 @@ service's task id as far as they are known, and its last sentence says what to d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -47,6 +47,13 @@ __all__ = [
 ]
 
 
+def _rebuild(kind: type[KieError], args: tuple[object, ...], state: dict[str, object]) -> KieError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
 class KieError(Exception):
     """
     The root of all errors of this package.
@@ -61,6 +68,19 @@ class KieError(Exception):
         super().__init__(message)
         self.intent_id = intent_id
         self.task_id = task_id
+
+    def again(self) -> Self:
+        """
+        The same error once more, without a traceback: several waiters of one job must not share one exception.
+        """
+        other = type(self).__new__(type(self), *self.args)
+        other.args = self.args
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is rebuilt from its args alone by default; keyword-only attributes would make that fail.
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
     @property
     def message(self) -> str:
@@ -158,7 +178,8 @@ class InvalidRequestError(ApiError):
     Raised when a request cannot be fulfilled as it stands: correct it.
 
     Attributes:
-        problems: Everything that is wrong, where it was found before anything was sent; empty where the service said no.
+        problems: Everything that is wrong, where it was found before anything was sent; empty where the service said
+            no.
     """
 
     def __init__(

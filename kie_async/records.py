@@ -1,7 +1,8 @@
 """
 What the service says of a task, as plain values: its record, its states, its result.
 
-Nothing here waits, and nothing is refused: states, codes and fields that this version does not know are kept as they came.
+Nothing here waits, and nothing is refused: states, codes and fields that this version does not know are kept as they
+came.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import attrs
+
+from kie_async.errors import NoResultError
 
 __all__ = ["JSON", "Generation", "TaskRecord", "TaskState"]
 
@@ -130,7 +133,15 @@ class Generation:
 
     @property
     def url(self) -> str:
-        """The first of ``urls``."""
+        """
+        The first of ``urls``.
+
+        Raises:
+            NoResultError: If there is none: the model answers with something else (``record.result``).
+        """
+        if not self.record.result_urls:
+            msg = "This result has no URL. Read record.result."
+            raise NoResultError(msg, intent_id=self.intent_id, task_id=self.task_id)
         return self.record.result_urls[0]
 
     @property
@@ -150,8 +161,8 @@ class Generation:
         Works after the client is closed, too. An expired URL is minted again once.
 
         Args:
-            path: A file's name for the first result (further ones get ``-2``, ``-3``, … before the suffix), or a folder,
-                in which each is named by the task's id and by what it really is.
+            path: A file's name for the first result (further ones get ``-2``, ``-3``, … before the suffix), or a
+                folder, in which each is named by the task's id and by what it really is.
 
         Returns:
             The files, in the order of ``urls``.

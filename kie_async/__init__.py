@@ -1,0 +1,159 @@
+"""
+An asyncio-first SDK for the Kie.ai generation API.
+
+A paid task is never forgotten and never paid twice behind your back, and the account's limit is used to the last
+percent and never exceeded. Everything here is loaded on first use: importing the package loads no aiohttp, cattrs or
+tenacity.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kie_async._version import __version__
+
+if TYPE_CHECKING:
+    from kie_async.client import KieClient as KieClient
+    from kie_async.errors import ApiError as ApiError
+    from kie_async.errors import AuthenticationError as AuthenticationError
+    from kie_async.errors import BudgetExceededError as BudgetExceededError
+    from kie_async.errors import CallbackRejectedError as CallbackRejectedError
+    from kie_async.errors import ClientClosedError as ClientClosedError
+    from kie_async.errors import ConfigurationError as ConfigurationError
+    from kie_async.errors import DownloadError as DownloadError
+    from kie_async.errors import InsufficientCreditsError as InsufficientCreditsError
+    from kie_async.errors import InvalidRequestError as InvalidRequestError
+    from kie_async.errors import JournalError as JournalError
+    from kie_async.errors import KeyConflictError as KeyConflictError
+    from kie_async.errors import KeyLimitError as KeyLimitError
+    from kie_async.errors import KieError as KieError
+    from kie_async.errors import MaintenanceError as MaintenanceError
+    from kie_async.errors import ModelPausedError as ModelPausedError
+    from kie_async.errors import NoResultError as NoResultError
+    from kie_async.errors import Problem as Problem
+    from kie_async.errors import ProtocolError as ProtocolError
+    from kie_async.errors import RateLimitedError as RateLimitedError
+    from kie_async.errors import ResultExpiredError as ResultExpiredError
+    from kie_async.errors import ServiceError as ServiceError
+    from kie_async.errors import SubmitInDoubtError as SubmitInDoubtError
+    from kie_async.errors import TaskFailedError as TaskFailedError
+    from kie_async.errors import TaskNotFoundError as TaskNotFoundError
+    from kie_async.errors import TaskTimeoutError as TaskTimeoutError
+    from kie_async.errors import TransportError as TransportError
+    from kie_async.errors import UploadError as UploadError
+    from kie_async.events import Event as Event
+    from kie_async.events import EventName as EventName
+    from kie_async.job import Job as Job
+    from kie_async.policy import Limits as Limits
+    from kie_async.policy import RetryPolicy as RetryPolicy
+    from kie_async.records import JSON as JSON
+    from kie_async.records import Generation as Generation
+    from kie_async.records import TaskRecord as TaskRecord
+    from kie_async.records import TaskState as TaskState
+    from kie_async.requests import MarketRequest as MarketRequest
+    from kie_async.requests import Request as Request
+    from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
+    from kie_async.statistics import Statistics as Statistics
+
+__all__ = [
+    "JSON",
+    "ApiError",
+    "AuthenticationError",
+    "BudgetExceededError",
+    "CallbackRejectedError",
+    "ClientClosedError",
+    "ConfigurationError",
+    "DownloadError",
+    "Event",
+    "EventName",
+    "Generation",
+    "InsufficientCreditsError",
+    "InvalidRequestError",
+    "Job",
+    "JournalError",
+    "KeyConflictError",
+    "KeyLimitError",
+    "KieClient",
+    "KieError",
+    "Limits",
+    "MaintenanceError",
+    "MarketRequest",
+    "ModelPausedError",
+    "NoResultError",
+    "Problem",
+    "ProtocolError",
+    "RateLimitedError",
+    "Request",
+    "ResultExpiredError",
+    "RetryPolicy",
+    "ServiceError",
+    "Statistics",
+    "SubmitInDoubtError",
+    "TaskFailedError",
+    "TaskNotFoundError",
+    "TaskRecord",
+    "TaskState",
+    "TaskTimeoutError",
+    "TransportError",
+    "UploadError",
+    "Wan22TurboImageToVideo",
+    "__version__",
+]
+
+#: Where each public name lives.
+_HOME = {
+    "KieClient": "kie_async.client",
+    "ApiError": "kie_async.errors",
+    "AuthenticationError": "kie_async.errors",
+    "BudgetExceededError": "kie_async.errors",
+    "CallbackRejectedError": "kie_async.errors",
+    "ClientClosedError": "kie_async.errors",
+    "ConfigurationError": "kie_async.errors",
+    "DownloadError": "kie_async.errors",
+    "InsufficientCreditsError": "kie_async.errors",
+    "InvalidRequestError": "kie_async.errors",
+    "JournalError": "kie_async.errors",
+    "KeyConflictError": "kie_async.errors",
+    "KeyLimitError": "kie_async.errors",
+    "KieError": "kie_async.errors",
+    "MaintenanceError": "kie_async.errors",
+    "ModelPausedError": "kie_async.errors",
+    "NoResultError": "kie_async.errors",
+    "Problem": "kie_async.errors",
+    "ProtocolError": "kie_async.errors",
+    "RateLimitedError": "kie_async.errors",
+    "ResultExpiredError": "kie_async.errors",
+    "ServiceError": "kie_async.errors",
+    "SubmitInDoubtError": "kie_async.errors",
+    "TaskFailedError": "kie_async.errors",
+    "TaskNotFoundError": "kie_async.errors",
+    "TaskTimeoutError": "kie_async.errors",
+    "TransportError": "kie_async.errors",
+    "UploadError": "kie_async.errors",
+    "Event": "kie_async.events",
+    "EventName": "kie_async.events",
+    "Job": "kie_async.job",
+    "Limits": "kie_async.policy",
+    "RetryPolicy": "kie_async.policy",
+    "Generation": "kie_async.records",
+    "JSON": "kie_async.records",
+    "TaskRecord": "kie_async.records",
+    "TaskState": "kie_async.records",
+    "MarketRequest": "kie_async.requests",
+    "Request": "kie_async.requests",
+    "Wan22TurboImageToVideo": "kie_async.requests",
+    "Statistics": "kie_async.statistics",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,174 @@
+"""
+The states of an intent, one wish to create one task, with the moves between them.
+
+``MOVES`` is the one table; nothing else decides whether a move is allowed.
+
+::
+
+                     ┌── provably unsent, 429, 455, unclear 500 (bounded) ──┐
+    INTENT ── slot, token ──> SENDING(n) ──> SUBMITTED(taskId) ──> SUCCEEDED | FAILED | STALLED (may still end)
+       │                          ├──> REJECTED
+       │                          └──> IN_DOUBT ── callback with our token, echoed by recordInfo ──> SUBMITTED
+       └──> WITHDRAWN (free)            └── deadline ──> UNKNOWN: resolve | resubmit | abandon -> ABANDONED
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import attrs
+
+__all__ = ["BINDABLE", "ENDED", "IN_FLIGHT", "MOVES", "OPEN", "UNSENT", "Intent", "IntentState", "Source", "may_move"]
+
+
+class IntentState(StrEnum):
+    """What the journal knows of an intent."""
+
+    INTENT = "intent"  #: Written down; nothing was sent.
+    SENDING = "sending"  #: A request may be on the wire; found after a crash, it is in doubt.
+    SUBMITTED = "submitted"  #: The service has answered with a taskId.
+    SUCCEEDED = "succeeded"  #: The service says success.
+    FAILED = "failed"  #: The service says fail.
+    STALLED = "stalled"  #: Not ended within ``max_age``; it may still end.
+    REJECTED = "rejected"  #: The service has refused the create.
+    IN_DOUBT = "in_doubt"  #: Sent, no answer that tells whether it was accepted.
+    UNKNOWN = "unknown"  #: In doubt for longer than the deadline: the caller decides.
+    WITHDRAWN = "withdrawn"  #: Given up before anything was sent: nothing was paid.
+    ABANDONED = "abandoned"  #: In doubt, and given up by the caller.
+
+
+_S = IntentState
+
+#: From each state, the states that may follow. A move that is not here is a bug of ours, and the journal refuses it.
+MOVES: dict[IntentState, frozenset[IntentState]] = {
+    _S.INTENT: frozenset({_S.SENDING, _S.WITHDRAWN, _S.REJECTED}),
+    _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT, _S.WITHDRAWN}),
+    # Succeeded and failed may follow at once: a stalled job, or one whose row could not be written in between.
+    _S.SUBMITTED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.STALLED}),
+    _S.STALLED: frozenset({_S.SUCCEEDED, _S.FAILED}),
+    _S.IN_DOUBT: frozenset({_S.SUBMITTED, _S.UNKNOWN, _S.INTENT, _S.ABANDONED}),
+    _S.UNKNOWN: frozenset({_S.SUBMITTED, _S.INTENT, _S.ABANDONED}),
+    # The same key again sends these anew; a late, authentic callback proves that a suspect attempt was accepted.
+    _S.REJECTED: frozenset({_S.INTENT, _S.SUBMITTED}),
+    _S.WITHDRAWN: frozenset({_S.INTENT}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.ABANDONED: frozenset(),
+}
+
+#: Nothing has been sent, or what was sent is known not to have been accepted.
+UNSENT = frozenset({_S.INTENT})
+#: The service may be working on it: it holds a slot.
+IN_FLIGHT = frozenset({_S.SENDING, _S.SUBMITTED, _S.IN_DOUBT})
+#: Something may still happen by itself.
+OPEN = frozenset({_S.INTENT, _S.SENDING, _S.SUBMITTED, _S.IN_DOUBT, _S.STALLED})
+#: The service has said its last word, or nobody waits for one.
+ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.WITHDRAWN, _S.ABANDONED})
+#: A task may be bound to the intent by proof (a callback of ours that ``recordInfo`` echoes, or the caller's
+#: ``resolve``).
+BINDABLE = frozenset({_S.SENDING, _S.IN_DOUBT, _S.UNKNOWN, _S.REJECTED})
+
+
+def may_move(old: IntentState, new: IntentState) -> bool:
+    """
+    Whether *new* may follow *old*.
+
+    >>> may_move(IntentState.INTENT, IntentState.SENDING)
+    True
+    >>> may_move(IntentState.SUCCEEDED, IntentState.INTENT)
+    False
+    """
+    return new in MOVES[old]
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """
+    A local image of an intent: what it was, and where it was uploaded to.
+
+    Attributes:
+        field: The service's name of the field that holds its URL.
+
+        sha256: The hash of its bytes, in hex.
+
+        origin: Where the bytes came from (a path), or None where they were given as bytes.
+
+        url: Where it was uploaded to.
+
+        uploaded_at: When, in seconds since the epoch; the service keeps uploads for three days.
+    """
+
+    field: str
+    sha256: str
+    origin: str | None
+    url: str
+    uploaded_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Intent:
+    """
+    One row of the journal.
+
+    All instants are in seconds since the epoch, so that they mean the same after a restart.
+
+    Attributes:
+        id: Our own id, ``kj_`` and 32 hex digits.
+
+        model: The model's name.
+
+        input: The create's ``input`` as JSON text, with URLs in place of local images; empty where only hashes are
+            kept.
+
+        fingerprint: The identity of model, input and image content.
+
+        sources: The local images.
+
+        created_at: When the intent was written.
+
+        updated_at: When its state last changed.
+
+        key: The caller's idempotency key, or None.
+
+        callback_url: The base of the callback URL that its creates carry, or None.
+
+        state: See ``IntentState``.
+
+        attempts: How many times SENDING was entered: the number of the latest attempt.
+
+        suspect_attempts: How many attempts were answered by an unclear 500 and may have been paid.
+
+        sending_at: When the latest attempt was about to be written to the wire, or None.
+
+        task_id: The service's id, once it is known.
+
+        accepted_at: When the id became known.
+
+        record: The last record, as the wire floor dumps it, or None.
+
+        credits: What the task has cost, as far as known.
+
+        error: Why the intent was rejected or withdrawn, for people, or None.
+
+        duplicates: Further tasks that turned out to belong to this intent.
+    """
+
+    id: str
+    model: str
+    input: str
+    fingerprint: str
+    created_at: float
+    updated_at: float
+    sources: tuple[Source, ...] = ()
+    key: str | None = None
+    callback_url: str | None = None
+    state: IntentState = IntentState.INTENT
+    attempts: int = 0
+    suspect_attempts: int = 0
+    sending_at: float | None = None
+    task_id: str | None = None
+    accepted_at: float | None = None
+    record: str | None = None
+    credits: float | None = None
+    error: str | None = None
+    duplicates: tuple[str, ...] = ()

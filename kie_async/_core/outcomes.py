@@ -1,0 +1,114 @@
+"""
+How a job has ended, in the words of its caller: from rows and records to errors, and from errors to text and back.
+
+The journal keeps an error as text, so that a job that was refused yesterday raises the same error today.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from kie_async import errors
+from kie_async.records import TaskRecord
+
+__all__ = ["dump_error", "failure_of", "has_result", "load_error", "no_result", "worth_retrying"]
+
+_KINDS: dict[str, type[errors.KieError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.ApiError,
+        errors.AuthenticationError,
+        errors.ConfigurationError,
+        errors.InsufficientCreditsError,
+        errors.InvalidRequestError,
+        errors.KeyLimitError,
+        errors.MaintenanceError,
+        errors.ModelPausedError,
+        errors.RateLimitedError,
+        errors.ServiceError,
+        errors.TransportError,
+        errors.UploadError,
+    )
+}
+
+# Recorded texts under failCode 500 that another try will not change.
+_PERMANENT = re.compile(
+    r"copyright|cannot be mixed|content polic|sensitive|could not be processed|unavailable, please replace",
+    re.IGNORECASE,
+)
+
+
+def worth_retrying(record: TaskRecord) -> bool:
+    """
+    Whether the same request may succeed when it is made again.
+
+    Recorded failures with code 500 that cost nothing are passing, but for two that name the content.
+
+    >>> worth_retrying(TaskRecord(task_id="1", state="fail", fail_code="500", fail_message="the server is busy"))
+    True
+    >>> worth_retrying(TaskRecord(task_id="1", state="fail", fail_code="422", fail_message="task id is blank"))
+    True
+    >>> worth_retrying(TaskRecord(task_id="1", state="fail", fail_code="400"))
+    False
+    """
+    message = record.fail_message or ""
+    if record.fail_code == "500":
+        return not record.credits and _PERMANENT.search(message) is None
+    return "task id is blank" in message
+
+
+def failure_of(record: TaskRecord, *, intent_id: str | None) -> errors.TaskFailedError:
+    """The error for a record that says fail."""
+    again = worth_retrying(record)
+    advice = (
+        "The same request may succeed when it is made again." if again else "Change the request before another try."
+    )
+    return errors.TaskFailedError(
+        f"The generation has failed with code {record.fail_code}: {record.fail_message or 'no reason given'}. {advice}",
+        fail_code=record.fail_code,
+        fail_message=record.fail_message,
+        worth_retrying=again,
+        intent_id=intent_id,
+        task_id=record.task_id,
+    )
+
+
+def has_result(record: TaskRecord) -> bool:
+    """Whether a record that says success holds something: URLs, or the object that text models answer with."""
+    return bool(record.result_urls) or bool(record.result)
+
+
+def no_result(record: TaskRecord, *, intent_id: str | None) -> errors.NoResultError:
+    """The error for a record that says success and holds nothing."""
+    return errors.NoResultError(
+        "The task has succeeded, and its record holds no result. Look it up at kie.ai/logs.",
+        intent_id=intent_id,
+        task_id=record.task_id,
+    )
+
+
+def dump_error(error: errors.KieError) -> str:
+    """An error as text for the journal."""
+    code = error.code if isinstance(error, errors.ApiError) else None
+    said = error.service_message if isinstance(error, errors.ApiError) else ""
+    return json.dumps([type(error).__name__, error.message, code, said], ensure_ascii=False)
+
+
+def load_error(text: str | None, *, intent_id: str, task_id: str | None = None) -> errors.KieError:
+    """
+    The error that ``dump_error`` made a text of.
+
+    A text that it did not make becomes the message of a plain ``KieError``.
+
+    >>> load_error(dump_error(errors.ServiceError("Down.", code=500)), intent_id="kj_1")
+    ServiceError('Down.')
+    """
+    try:
+        name, message, code, said = json.loads(text or "null")
+        kind = _KINDS[name]
+    except (ValueError, TypeError, KeyError):
+        return errors.KieError(text or "The job went no further.", intent_id=intent_id, task_id=task_id)
+    if issubclass(kind, errors.ApiError):
+        return kind(message, code=code, service_message=said, intent_id=intent_id, task_id=task_id)
+    return kind(message, intent_id=intent_id, task_id=task_id)

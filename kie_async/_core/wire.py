@@ -1,0 +1,339 @@
+"""
+The service's JSON to values and back: with ``wire_files``, the only place that knows Kie's field names.
+
+Reading is tolerant: what is missing, empty, of another type or in another shape than documented becomes None, what is
+not known is kept in ``TaskRecord.raw``, and no body whatsoever makes a reader raise. Writing is strict: exactly Kie's
+names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import attrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.preconf.json import make_converter
+
+from kie_async._core.tolerant import decode, decode_around, number, text, unwrapped
+from kie_async.records import JSON, TaskRecord
+
+__all__ = [
+    "Envelope",
+    "Param",
+    "read_credit",
+    "read_download_url",
+    "read_envelope",
+    "read_param",
+    "read_record",
+    "read_record_body",
+    "read_upload_url",
+    "task_id_of",
+    "write_create",
+]
+
+# Recorded ids are 32 hexadecimal digits, documented ones look like "task_wan_1765172522239". An id goes into URLs, logs
+# and file names, so its letters are limited; what else it says is the service's business.
+_TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
+_CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_SUCCESS = 200
+
+
+@attrs.frozen
+class Envelope:
+    """
+    What every answer of the service is wrapped in.
+
+    Attributes:
+        code: The service's own status; the HTTP status is 200 nearly always. None where there is no integer.
+
+        message: The service's words, or an empty text.
+
+        data: The answer itself; None where there is none.
+    """
+
+    code: int | None
+    message: str
+    data: JSON = None
+
+
+@attrs.frozen(kw_only=True)
+class Param:
+    """
+    A create as it is sent, and as a record echoes it.
+
+    Attributes:
+        model: The model's name; None where an echo has none.
+
+        callback_url: Where the service reports the end of the task, or None.
+
+        input: The ``input`` object; None where an echo has none that can be read.
+    """
+
+    model: str | None = None
+    callback_url: str | None = None
+    input: Mapping[str, JSON] | None = None
+
+
+# -- the converters --
+
+
+def _as_is(value: JSON, _: object = None) -> JSON:
+    return value
+
+
+def _text(value: JSON, _: object) -> str | None:
+    return text(value)
+
+
+def _state(value: JSON, _: object) -> str:
+    return value if isinstance(value, str) else text(value) or ""
+
+
+def _number(value: JSON, _: object) -> float | None:
+    return number(value)
+
+
+def _seconds(value: JSON, _: object) -> float | None:
+    milliseconds = number(value)
+    return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else None
+
+
+def _mapping(value: JSON, _: object) -> Mapping[str, JSON] | None:
+    inner = unwrapped(value)
+    return inner if isinstance(inner, Mapping) else None
+
+
+#: Between our values and the service's JSON: a line for each field with another name or several shapes there.
+_kie = make_converter(detailed_validation=False)
+_kie.register_structure_hook(
+    TaskRecord,
+    make_dict_structure_fn(
+        TaskRecord,
+        _kie,
+        task_id=override(rename="taskId"),
+        state=override(struct_hook=_state),
+        model=override(struct_hook=_text),
+        result=override(rename="resultJson", struct_hook=_as_is),
+        result_urls=override(rename="resultUrls", struct_hook=_as_is),
+        fail_code=override(rename="failCode", struct_hook=_text),
+        fail_message=override(rename="failMsg", struct_hook=_text),
+        created_at=override(rename="createTime", struct_hook=_seconds),
+        completed_at=override(rename="completeTime", struct_hook=_seconds),
+        cost_time=override(rename="costTime", struct_hook=_number),
+        progress=override(struct_hook=_number),
+        credits=override(rename="creditsConsumed", struct_hook=_number),
+        raw=override(struct_hook=_as_is),
+    ),
+)
+_kie.register_structure_hook(
+    Param,
+    make_dict_structure_fn(
+        Param,
+        _kie,
+        model=override(struct_hook=_text),
+        callback_url=override(rename="callBackUrl", struct_hook=_text),
+        input=override(struct_hook=_mapping),
+    ),
+)
+_kie.register_unstructure_hook(
+    Param,
+    make_dict_unstructure_fn(
+        Param,
+        _kie,
+        callback_url=override(rename="callBackUrl", omit_if_default=True),
+        input=override(unstruct_hook=_as_is),
+    ),
+)
+
+
+# -- answers --
+
+
+def read_envelope(body: bytes) -> Envelope | None:
+    """
+    Read what an answer is wrapped in.
+
+    Args:
+        body: The answer's body.
+
+    Returns:
+        None if the body is not a JSON object in UTF-8.
+
+    >>> read_envelope(b'{"code":422,"msg":"recordInfo is null","data":null}')
+    Envelope(code=422, message='recordInfo is null', data=None)
+    """
+    try:
+        return _envelope(decode(body.decode("utf-8-sig")))
+    except ValueError:
+        return None
+
+
+def _envelope(document: JSON) -> Envelope | None:
+    if not isinstance(document, Mapping):
+        return None
+    code = document.get("code")
+    if isinstance(code, str) and _CODE.fullmatch(code):
+        code = int(code)
+    return Envelope(
+        code=code if isinstance(code, int) and not isinstance(code, bool) else None,
+        # Recorded answers say "msg"; older pages say "message".
+        message=text(document.get("msg")) or text(document.get("message")) or "",
+        data=document.get("data"),
+    )
+
+
+def _member(envelope: Envelope, name: str) -> JSON:
+    return envelope.data.get(name) if isinstance(envelope.data, Mapping) else None
+
+
+def task_id_of(envelope: Envelope) -> str | None:
+    """
+    The id of the task that an answer is about.
+
+    Returns:
+        None unless ``data.taskId`` is an integer, or a text of at most 256 letters, digits and ``_-.:``.
+
+    >>> task_id_of(Envelope(200, "success", {"taskId": "task_wan_1765172522239"}))
+    'task_wan_1765172522239'
+    """
+    task_id = _member(envelope, "taskId")
+    as_text = task_id if isinstance(task_id, str) else text(task_id) if isinstance(task_id, int) else None
+    return as_text if as_text is not None and _TASK_ID.fullmatch(as_text) else None
+
+
+def read_record(envelope: Envelope) -> TaskRecord | None:
+    """
+    Read a task's record out of an answer to ``recordInfo``, or out of a callback.
+
+    Times become seconds, empty texts None, codes text. ``result`` is what ``resultJson`` says, be it a text or an
+    object, and None where it is broken; ``result_urls`` are the http(s) URLs of its ``resultUrls`` (a list or a single
+    one; or the result itself, where it is nothing but URLs). Frames (``firstFrameUrl``) and texts (``resultObject``)
+    stay in ``result``. ``raw`` has all of it as it came.
+
+    Returns:
+        None if the answer has no task id.
+    """
+    task_id = task_id_of(envelope)
+    data = envelope.data
+    if task_id is None or not isinstance(data, Mapping):
+        return None
+    found = data.get("resultJson")
+    result = unwrapped(found)
+    costs = [data.get(name) for name in ("creditsConsumed", "consumeCredits")]
+    fields = {
+        "state": None,
+        **data,
+        "taskId": task_id,
+        "resultJson": None if isinstance(found, str) and result is found else result,
+        "resultUrls": _urls(result),
+        "creditsConsumed": next((value for value in costs if number(value) is not None), None),
+        "raw": data,
+    }
+    return _kie.structure(fields, TaskRecord)
+
+
+def _urls(result: JSON) -> tuple[str, ...]:
+    if isinstance(result, Mapping):
+        result = unwrapped(result.get("resultUrls"))
+    texts = result if isinstance(result, list) else [result]
+    return tuple(url.strip() for url in texts if isinstance(url, str) and _URL.match(url.strip()))
+
+
+def read_record_body(body: bytes) -> tuple[Envelope | None, TaskRecord | None]:
+    """
+    Read the whole body of an answer to ``recordInfo``, even one that is broken inside of ``param``.
+
+    The service echoes the request there, and has been seen to escape it too little for the body to be JSON. Nothing of
+    the answer but ``param`` depends on it.
+
+    Args:
+        body: The answer's body.
+
+    Returns:
+        The envelope and the record in it, each None where there is none.
+    """
+    envelope = read_envelope(body)
+    if envelope is None:
+        try:
+            envelope = _envelope(decode_around(body.decode("utf-8-sig"), "param"))
+        except ValueError:
+            return None, None
+    return envelope, None if envelope is None else read_record(envelope)
+
+
+def read_param(source: TaskRecord | JSON) -> Param | None:
+    r"""
+    Read the echo of the create, which the service encodes once or twice.
+
+    Args:
+        source: A record, or its ``param`` as it came.
+
+    Returns:
+        None where there is none that can be read.
+
+    >>> read_param(r'{"input": "{\"prompt\": \"A cat\"}", "callBackUrl": "https://a.example/1", "model": "z-image"}')
+    Param(model='z-image', callback_url='https://a.example/1', input={'prompt': 'A cat'})
+    """
+    echo = unwrapped(source.raw.get("param") if isinstance(source, TaskRecord) else source)
+    return _kie.structure(echo, Param) if isinstance(echo, Mapping) else None
+
+
+def read_upload_url(body: bytes) -> str | None:
+    """
+    The URL of an uploaded file.
+
+    Returns:
+        None where the answer says that the upload has failed, or has no http(s) URL.
+    """
+    envelope = read_envelope(body)
+    if envelope is None or envelope.code not in {None, _SUCCESS}:
+        return None
+    return _url(_member(envelope, "downloadUrl")) or _url(_member(envelope, "fileUrl"))
+
+
+def read_download_url(envelope: Envelope) -> str | None:
+    """The short-lived URL that was minted for a result, or None."""
+    return _url(envelope.data)
+
+
+def read_credit(envelope: Envelope) -> float | None:
+    """The account's balance in credits, or None."""
+    return number(envelope.data)
+
+
+def _url(value: JSON) -> str | None:
+    return value if isinstance(value, str) and _URL.match(value) else None
+
+
+# -- requests --
+
+
+def write_create(  # what comes here is what goes out, so "input" is called that in both places
+    model: str,
+    input: Mapping[str, JSON],  # noqa: A002
+    callback_url: str | None,
+) -> bytes:
+    """
+    The body of a create.
+
+    Args:
+        model: The model's name.
+
+        input: The ``input`` object, in the service's field names.
+
+        callback_url: Where the service shall report the end of the task; None sends no such field.
+
+    Raises:
+        ValueError: If the input cannot be said in JSON and UTF-8.
+
+    >>> write_create("z-image", {"prompt": "Ä"}, "https://a.example/1").decode()
+    '{"model":"z-image","input":{"prompt":"Ä"},"callBackUrl":"https://a.example/1"}'
+    """
+    create = Param(model=model, callback_url=callback_url, input=input)
+    document = json.dumps(
+        _kie.unstructure(create), ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict
+    )
+    return document.encode()

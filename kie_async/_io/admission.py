@@ -1,0 +1,219 @@
+"""
+Permission to create: first a slot, then the shared gate with a token, first come, first served.
+
+A slot belongs to the remote task: it is taken by the owner of an intent and given back when the task has ended. A
+token is lent for one request. Both queues are in the order in which the jobs were asked for, and a job that is refused
+keeps its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+
+import anyio
+import attrs
+from tenacity import wait_exponential
+
+from kie_async._core.gate import Gate
+from kie_async._core.verdicts import Verdict
+from kie_async._core.window import WindowBucket
+from kie_async._io.agenda import Agenda, Entry
+from kie_async._io.clock import Surroundings
+from kie_async._io.retrying import pause_after
+from kie_async.policy import Limits
+
+__all__ = ["MAINTENANCE_PROBE_EVERY", "Admission", "Permit"]
+
+#: One probe a minute for the whole client, and up to a tenth more, so that a fleet does not probe in step.
+MAINTENANCE_PROBE_EVERY = 60.0
+#: A token that is not used by then is given back: longer than a connection may take to be made.
+TOKEN_BEST_BEFORE = 15.0
+
+
+@attrs.define(eq=False)
+class Permit:
+    """
+    The right to send one create, once.
+
+    Attributes:
+        granted_at: When the token was taken.
+
+        probe: Whether it is the one request that a closed gate lets through.
+    """
+
+    granted_at: float
+    probe: bool
+    _epoch: int
+    _admission: Admission
+    _ended: bool = False
+
+    def still_good(self) -> bool:
+        """Whether a create may be sent under it now."""
+        return self._admission._still_good(self._epoch, self.granted_at, probe=self.probe)  # noqa: SLF001 (a permit is a part of it)
+
+    def end(self, verdict: Verdict, *, retry_after: float | None = None) -> None:
+        """
+        Say how the request went; only the first call counts.
+
+        Args:
+            verdict: UNSENT gives the token back, all else lets it return a window from now.
+
+            retry_after: What the service asked for, in seconds.
+        """
+        if not self._ended:
+            self._ended = True
+            self._admission._end(self, verdict, retry_after)  # noqa: SLF001
+
+
+@attrs.define(eq=False, order=False)
+class _Waiter:
+    place: int
+    since: float
+    granted: asyncio.Future[Permit | None]
+
+
+class Admission:
+    """
+    Slots, tokens and the gate of one client.
+
+    Args:
+        limits: How many creates in which window, and how many tasks at once.
+
+        patience: For how long, in seconds, a job waits behind maintenance.
+
+        loop: The loop.
+
+        surroundings: Clock and randomness.
+
+        agenda: Where timers go.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        patience: float,
+        loop: asyncio.AbstractEventLoop,
+        surroundings: Surroundings,
+        agenda: Agenda,
+    ) -> None:
+        self.slots = anyio.CapacityLimiter(limits.in_flight)
+        self.bucket = WindowBucket(limits.creates, limits.window)
+        self.gate = Gate()
+        self._patience = patience
+        self._loop = loop
+        self._surroundings = surroundings
+        self._agenda = agenda
+        self._queue: list[tuple[int, int, _Waiter]] = []
+        self._arrivals = 0
+        self._next: Entry | None = None
+        self._expiry: Entry | None = None
+        # 429 again and again: 1, 2, 4 ... seconds, up to a window, in which a full set of tokens has come back.
+        self._refused_wait = wait_exponential(multiplier=1.0, max=limits.window)
+
+    @property
+    def waiting(self) -> int:
+        """How many owners wait for a permit."""
+        return sum(not waiter.granted.done() for _, _, waiter in self._queue)
+
+    async def slot(self, job_id: str) -> None:
+        """Wait for a slot and take it in the name of *job_id*."""
+        await self.slots.acquire_on_behalf_of(job_id)
+
+    def take_slot_if_free(self, job_id: str) -> bool:
+        """
+        Take a slot without waiting: for a task that runs already, whether there is a slot for it or not.
+        """
+        try:
+            self.slots.acquire_on_behalf_of_nowait(job_id)
+        except anyio.WouldBlock:
+            return False
+        return True
+
+    def release_slot(self, job_id: str) -> None:
+        """Give the slot of *job_id* back."""
+        self.slots.release_on_behalf_of(job_id)
+
+    async def permit(self, place: int, *, since: float) -> Permit | None:
+        """
+        Wait for the gate and a token.
+
+        Args:
+            place: The job's place in the queue; lower goes first.
+
+            since: When the job was asked for; its patience with maintenance does not count from before that.
+
+        Returns:
+            The permit, or None if maintenance has outlasted the patience.
+        """
+        waiter = _Waiter(place, since, self._loop.create_future())
+        self._arrivals += 1
+        heapq.heappush(self._queue, (place, self._arrivals, waiter))
+        self._pump()
+        try:
+            return await waiter.granted
+        except asyncio.CancelledError:
+            # The grant and the cancellation may have met in one turn of the loop.
+            if not waiter.granted.cancelled() and (permit := waiter.granted.result()) is not None:
+                permit.end(Verdict.UNSENT)
+            self._pump()
+            raise
+
+    def _still_good(self, epoch: int, granted_at: float, *, probe: bool) -> bool:
+        fresh = self._loop.time() - granted_at <= TOKEN_BEST_BEFORE
+        return fresh and (probe or epoch == self.gate.epoch)
+
+    def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> None:
+        now = self._loop.time()
+        if verdict is Verdict.UNSENT:
+            self.bucket.give_back()
+        else:
+            self.bucket.spent(answered_at=now)
+        self.gate.leave(verdict, now=now, entered_at=permit.granted_at, probe=permit.probe, pause=self._pause(verdict))
+        if verdict is Verdict.RATE_LIMITED and retry_after is not None:
+            self.gate.hold(now + retry_after)
+        self._pump()
+
+    def _pause(self, verdict: Verdict) -> float:
+        if verdict is Verdict.RATE_LIMITED:
+            return pause_after(self._refused_wait, self.gate.refusals + 1)
+        return MAINTENANCE_PROBE_EVERY * self._surroundings.random.uniform(1.0, 1.1)
+
+    def _pump(self) -> None:
+        """Grant what can be granted now, and set the timer for what comes next."""
+        now = self._loop.time()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        while self._queue:
+            waiter = self._queue[0][2]
+            if waiter.granted.done():
+                heapq.heappop(self._queue)
+                continue
+            token_at, gate_at = self.bucket.ready_at(now), self.gate.ready_at(now)
+            if token_at is None or gate_at is None:
+                break  # an answer that is under way comes back here
+            if (ready_at := max(token_at, gate_at)) > now:
+                self._next = self._agenda.at(ready_at, self._pump)
+                break
+            heapq.heappop(self._queue)
+            probe = self.gate.enter(now)
+            self.bucket.take(now)
+            waiter.granted.set_result(Permit(now, probe, self.gate.epoch, self))
+        self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        """End the waits that maintenance has outlasted."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if self.gate.barrier is not Verdict.MAINTENANCE:
+            return
+        pending = [waiter for _, _, waiter in self._queue if not waiter.granted.done()]
+        for waiter in pending:
+            if max(waiter.since, self.gate.since) + self._patience <= now:
+                waiter.granted.set_result(None)
+        ends = [max(w.since, self.gate.since) + self._patience for w in pending if not w.granted.done()]
+        if ends:
+            self._expiry = self._agenda.at(min(ends), self._pump)

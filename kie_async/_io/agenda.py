@@ -1,0 +1,91 @@
+"""
+Everything that is to happen at an instant: one heap and one timer for the whole client.
+
+A timer of the loop for each of 100,000 jobs would cost twice the memory and four times the time of a collection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Callable
+
+import attrs
+
+__all__ = ["Agenda", "Entry"]
+
+_log = logging.getLogger("kie_async")
+
+
+@attrs.define(eq=False)
+class Entry:
+    """Something to do at an instant, until it is cancelled."""
+
+    at: float
+    action: Callable[[], None] | None
+
+    def cancel(self) -> None:
+        """Forget it; what it held is free at once."""
+        self.action = None
+
+
+class Agenda:
+    """
+    Calls each action at its instant, in order; of equal instants, the first asked for goes first.
+
+    Args:
+        loop: The loop whose clock and one timer it uses.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._count = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return sum(entry.action is not None for _, _, entry in self._heap)
+
+    def at(self, instant: float, action: Callable[[], None]) -> Entry:
+        """
+        Call *action* at *instant*, or at the next turn of the loop if that is past.
+        """
+        entry = Entry(instant, action)
+        if self._closed:
+            return entry
+        heapq.heappush(self._heap, (instant, next(self._count), entry))
+        self._arm()
+        return entry
+
+    def close(self) -> None:
+        """Forget everything, and take nothing more."""
+        self._closed = True
+        self._heap.clear()
+        self._arm()
+
+    def _arm(self) -> None:
+        while self._heap and self._heap[0][2].action is None:
+            heapq.heappop(self._heap)
+        first = self._heap[0][0] if self._heap else None
+        if self._timer is not None:
+            if self._timer.when() == first:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if first is not None:
+            self._timer = self._loop.call_at(first, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                entry = heapq.heappop(self._heap)[2]
+                if (action := entry.action) is not None:
+                    entry.action = None
+                    action()
+        finally:
+            self._arm()

@@ -1,0 +1,122 @@
+"""What a caller does about a job in doubt: say which task it is, send it again, or give it up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kie_async import errors
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.signature import find_token
+from kie_async._core.wire import read_param
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kie_async._io.live import LiveJob
+    from kie_async._io.parts import Parts
+    from kie_async.records import JSON, TaskRecord
+
+__all__ = ["Doubts"]
+
+
+class Doubts:
+    """
+    Settles jobs in doubt by hand.
+
+    Args:
+        parts: The client's parts.
+
+        find: Finds a job by its id.
+    """
+
+    def __init__(self, parts: Parts, find: Callable[[str], Awaitable[LiveJob]]) -> None:
+        self._parts = parts
+        self._find = find
+
+    async def resolve(self, job_id: str, task_id: str) -> None:
+        """Bind a task to a job in doubt; see ``Job.resolve``."""
+        parts = self._parts
+        job, row = await self._in_doubt(job_id)
+        look = await parts.poller.look_now(task_id)
+        if look.record is None:
+            msg = "The service does not know this task. Check the id at kie.ai/logs."
+            raise errors.TaskNotFoundError(msg, intent_id=job.id, task_id=task_id)
+        if not belongs(look.record, row, parts.secret):
+            msg = "The task was created by another request than this job's, and is not bound. Check the id."
+            raise errors.ConfigurationError(msg, intent_id=job.id, task_id=task_id)
+        parts.registry.add(job)
+        await parts.settler.accepted(job, task_id)
+        await parts.tracker.apply(job, look.record)
+
+    async def resubmit(
+        self, job_id: str, send_again: Callable[[Intent], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+    ) -> None:
+        """
+        Send a job in doubt again; see ``Job.resubmit``.
+
+        Args:
+            job_id: The job.
+
+            send_again: Makes an unsent row ready to be sent.
+        """
+        job = await self._leave_doubt(job_id, IntentState.INTENT)
+        if job.row is not None:
+            self._parts.submitter.start(job, partial(send_again, job.row))
+
+    async def abandon(self, job_id: str) -> None:
+        """Give a job in doubt up; see ``Job.abandon``."""
+        self._parts.tracker.let_go(await self._leave_doubt(job_id, IntentState.ABANDONED))
+
+    async def _in_doubt(self, job_id: str) -> tuple[LiveJob, Intent]:
+        job = await self._find(job_id)
+        if job.row is None or job.state not in (IntentState.IN_DOUBT, IntentState.UNKNOWN):
+            said = "was created by somebody else" if job.row is None else f"is {job.state}"
+            msg = f"Only a job in doubt can be settled by hand, and this one {said}. Nothing was changed."
+            own_id = None if job.foreign else job.id
+            raise errors.ConfigurationError(msg, intent_id=own_id, task_id=job.task_id)
+        return job, job.row
+
+    async def _leave_doubt(self, job_id: str, state: IntentState) -> LiveJob:
+        job, row = await self._in_doubt(job_id)
+        moved = await self._parts.journal.move(row, state, at=self._parts.surroundings.wall(), error=None)
+        if moved is None:
+            msg = "The job has just been settled by somebody else. Look at it again."
+            raise errors.ConfigurationError(msg, intent_id=job.id)
+        self._parts.tracker.forget_deadlines(job)
+        job.row = moved
+        job.publish()
+        return job
+
+
+def belongs(record: TaskRecord, row: Intent, secret: bytes) -> bool:
+    """
+    Whether a task was created by an intent.
+
+    Args:
+        record: The service's record, which echoes the request in ``param``.
+
+        row: The intent.
+
+        secret: What callback tokens are made with.
+
+    Returns:
+        Where the echo has a callback URL: whether our token in it names the intent. Else whether model and input are
+        the same; the service adds defaults of its own to the input.
+    """
+    param = read_param(record)
+    if param is None:
+        return False
+    if param.callback_url is not None or row.callback_url is not None:
+        token = None if param.callback_url is None else find_token(secret, param.callback_url)
+        return token is not None and token.intent_id == row.id
+    given: dict[str, JSON] | None = json.loads(row.input) if row.input else None
+    echoed = param.input
+    return (
+        given is not None
+        and param.model == row.model
+        and isinstance(echoed, Mapping)
+        and all(name in echoed and echoed[name] == value for name, value in given.items())
+    )

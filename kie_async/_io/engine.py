@@ -1,0 +1,234 @@
+"""
+One client at work in one event loop: builds the parts, hands them each other, and ends them.
+
+A client is bound to a loop when it is first used in it. When that loop is over the engine is, too; the journal is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+
+from kie_async import errors
+from kie_async._core.polling import ByAge
+from kie_async._core.signature import callback_secret
+from kie_async._core.verdicts import Reply, error_of_answer
+from kie_async._core.wire import read_credit, read_envelope
+from kie_async._io.admission import Admission
+from kie_async._io.agenda import Agenda
+from kie_async._io.clock import Surroundings
+from kie_async._io.doubts import Doubts
+from kie_async._io.intake import Intake
+from kie_async._io.live import Stop
+from kie_async._io.moves import Moves
+from kie_async._io.outcomes import Outcomes
+from kie_async._io.owner import Tools
+from kie_async._io.parts import Parts
+from kie_async._io.poller import Poller
+from kie_async._io.recovery import Recovery
+from kie_async._io.registry import Registry
+from kie_async._io.root import Root
+from kie_async._io.settler import Settler
+from kie_async._io.submitter import Submitter
+from kie_async._io.tracker import Tracker
+from kie_async._io.uploads import Uploads
+from kie_async._io.waiting import Waiting
+from kie_async.events import Event
+from kie_async.statistics import Statistics
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from kie_async._io.journal import Journal
+    from kie_async._io.live import LiveJob
+    from kie_async._io.parts import Settings
+    from kie_async.events import EventName
+    from kie_async.records import JSON
+
+__all__ = ["Engine", "closed"]
+
+_log = logging.getLogger("kie_async")
+
+_SUCCESS = 200
+
+
+class Engine:
+    """
+    All of a client in one event loop.
+
+    Args:
+        settings: What the client was made with.
+
+        journal: Where intents are written down.
+
+        loop: The running loop.
+    """
+
+    def __init__(self, settings: Settings, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.root = Root(loop, enter=self._enter, leave=self._leave)
+        self._settings = settings
+        self._agenda = agenda = Agenda(loop)
+        self._closing = False
+        surroundings = Surroundings(loop)
+        registry = Registry()
+        transport = settings.transport()
+        secret = callback_secret(settings.api_key)
+        moves = Moves(journal, surroundings, self._report)
+        admission = Admission(
+            settings.limits,
+            patience=settings.retry.maintenance_patience,
+            loop=loop,
+            surroundings=surroundings,
+            agenda=agenda,
+        )
+        poller = Poller(
+            transport=transport,
+            polls_per_second=settings.limits.polls_per_second,
+            policy=ByAge(),
+            loop=loop,
+            agenda=agenda,
+            root=self.root,
+        )
+        tracker = Tracker(
+            moves=moves,
+            admission=admission,
+            registry=registry,
+            poller=poller,
+            root=self.root,
+            surroundings=surroundings,
+            agenda=agenda,
+            retry=settings.retry,
+            report=self._report,
+        )
+        poller.on_look = tracker.on_look
+        settler = Settler(moves=moves, tracker=tracker, surroundings=surroundings, report=self._report)
+        submitter = Submitter(
+            tools=Tools(
+                transport=transport,
+                admission=admission,
+                moves=moves,
+                settler=settler,
+                surroundings=surroundings,
+                retry=settings.retry,
+                secret=secret,
+                report=self._report,
+                halt_all=lambda error: submitter.halt_all(error),  # noqa: PLW0108 (it is made of these tools)
+            ),
+            registry=registry,
+            tracker=tracker,
+            root=self.root,
+        )
+        self._parts = parts = Parts(
+            settings=settings,
+            journal=journal,
+            surroundings=surroundings,
+            registry=registry,
+            root=self.root,
+            transport=transport,
+            admission=admission,
+            uploads=Uploads(transport, surroundings),
+            poller=poller,
+            tracker=tracker,
+            settler=settler,
+            submitter=submitter,
+            secret=secret,
+        )
+        self._recovery = Recovery(parts)
+        self.intake = Intake(parts, self._recovery.resume)
+        self.waiting = Waiting(parts, Outcomes(settings), self._recovery.resume)
+        self.doubts = Doubts(parts, self.waiting.find)
+
+    @property
+    def over(self) -> bool:
+        """Whether it can do nothing any more."""
+        return self._closing or self.root.task.done() or self.loop.is_closed()
+
+    @property
+    def parts(self) -> Parts:
+        """The parts."""
+        return self._parts
+
+    def withdraw(self, job: LiveJob) -> None:
+        """Give a job up whose caller has left, if nothing is on the wire."""
+        error = errors.TransportError("The job was withdrawn before it was sent; nothing was paid.", intent_id=job.id)
+        self._parts.submitter.stop(job, Stop.WITHDRAWN, error)
+
+    async def recover(self) -> list[LiveJob]:
+        """Go on with everything that is unfinished; see ``KieClient.recover``."""
+        return await self._recovery.recover(self.intake.send_again)
+
+    async def credits(self) -> float:
+        """The account's balance; see ``KieClient.credits``."""
+        answer = await self._parts.transport.ask("GET", "/api/v1/chat/credit")
+        envelope = read_envelope(answer.body)
+        if envelope is not None and envelope.code == _SUCCESS and (balance := read_credit(envelope)) is not None:
+            return balance
+        reply = Reply(sent=True, status=answer.status, envelope=envelope)
+        raise error_of_answer(reply, what="the question for the balance")
+
+    def statistics(self) -> Statistics:
+        """A snapshot; see ``KieClient.statistics``."""
+        parts = self._parts
+        return Statistics(
+            jobs=len(parts.registry),
+            submitting=parts.submitter.owners,
+            waiting_for_slot=parts.admission.slots.statistics().tasks_waiting,
+            waiting_for_token=parts.admission.waiting,
+            sending=parts.submitter.sending,
+            in_flight=parts.admission.slots.borrowed_tokens,
+            tokens_lent=parts.admission.bucket.lent,
+            watched=parts.poller.watched,
+            waiters=sum(job.waiters for job in parts.registry),
+            children=self.root.children,
+            looks=parts.poller.looks,
+            late_records=parts.tracker.late_records,
+        )
+
+    async def close(self, drain: float) -> None:
+        """
+        Stop taking jobs, let creates on the wire end within *drain* seconds, and end everything.
+        """
+        self._closing = True
+        for job in self._parts.registry:
+            self._parts.submitter.stop(job, Stop.CLOSED, closed(job))
+        with anyio.move_on_after(drain):
+            for job in self._parts.registry:
+                while job.owned:
+                    await job.changed()
+        await self.root.end()
+
+    async def _enter(self) -> None:
+        await self._parts.transport.open()
+
+    async def _leave(self) -> None:
+        """End what is left, whoever has ended the root task: the client, or the loop."""
+        self._closing = True
+        self._agenda.close()
+        for job in self._parts.registry:
+            job.trouble = closed(job)
+            job.publish()
+            if job.row is not None:
+                _log.warning("The client ends before %s has: state %s, task %s.", job.id, job.state, job.task_id)
+        await self._parts.transport.close()
+
+    def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
+        if self._settings.on_event is None:
+            return
+        event = Event(name=name, job_id=None if job.foreign else job.id, task_id=job.task_id, detail=detail)
+        try:
+            self._settings.on_event(event)
+        except Exception:  # noqa: BLE001 (the caller's own code; it must not end ours)
+            _log.exception("on_event has failed.")
+
+
+def closed(job: LiveJob | None = None) -> errors.ClientClosedError:
+    """The error for what is asked of a client that is closed, or waited for when it closes."""
+    known = job is not None and not job.foreign
+    return errors.ClientClosedError(
+        "The client is closed. Enter `async with` again; a task that was accepted lives on.",
+        intent_id=job.id if job is not None and known else None,
+        task_id=None if job is None else job.task_id,
+    )

@@ -1,0 +1,188 @@
+"""Taking a request in: checked, given an owner, uploaded, and written down, in this order."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import attrs
+
+from kie_async import errors
+from kie_async._core.identity import differs, fingerprint
+from kie_async._core.lifecycle import Intent, IntentState, Source
+from kie_async._core.outcomes import load_error
+from kie_async._io.live import LiveJob
+from kie_async._io.uploads import KEPT_FOR
+from kie_async._settings import check_key
+from kie_async.requests.base import invalid_request
+from kie_async.requests.images import ImageSource
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kie_async._io.parts import Parts
+    from kie_async.records import JSON
+    from kie_async.requests import Request
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """
+    Makes jobs of requests.
+
+    Args:
+        parts: The client's parts.
+
+        resume: Follows a job from its row where nothing needs to be sent.
+    """
+
+    def __init__(self, parts: Parts, resume: Callable[[LiveJob], Awaitable[None]]) -> None:
+        self._parts = parts
+        self._resume = resume
+
+    async def begin(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
+        """
+        Check a request and start its owner; between the two nothing waits, so a job without an owner cannot be.
+
+        Args:
+            request: What is asked for.
+
+            key: The caller's key, or None.
+
+        Returns:
+            The job, and whether it was begun by this call.
+
+        Raises:
+            InvalidRequestError: If something is wrong with the request; nothing was sent.
+
+            KeyConflictError: If another request has the same key.
+        """
+        check_key(key)
+        await self._check(request)
+        hashes = {} if key is None else await _hashes(request)
+        identity = None if key is None else fingerprint(request.model, request.input(hashes), hashes)
+        if key is not None and (known := self._parts.registry.by_key(key)) is not None:
+            if known.fingerprint != identity:
+                raise _conflict(known.row, request, hashes, key=key, job_id=known.id)
+            return known, False
+        job = LiveJob(id=self._parts.surroundings.new_id(), key=key, fingerprint=identity)
+        self._parts.submitter.start(job, partial(self._write_down, job, request))
+        return job, True
+
+    async def send_again(self, row: Intent) -> tuple[Intent, Mapping[str, JSON]]:
+        """The row and the input of an intent that was written down before, with its images there to be fetched."""
+        given: dict[str, JSON] = json.loads(row.input)
+        now = self._parts.surroundings.wall()
+        sources: list[Source] = []
+        for source in row.sources:
+            fresh = source
+            if now - source.uploaded_at > KEPT_FOR:
+                fresh = await self._upload_again(source, job_id=row.id)
+                given[source.field] = fresh.url
+            sources.append(fresh)
+        if tuple(sources) == row.sources:
+            return row, given
+        changed = await self._parts.journal.note(row.id, at=now, sources=tuple(sources), input=_compact(given))
+        return changed or row, given
+
+    async def _check(self, request: Request) -> None:
+        find = partial(request.problems, allowed_origins=self._parts.settings.allowed_origins)
+        # Only a local image takes a look at the disk, which must not hold the loop up.
+        problems = await anyio.to_thread.run_sync(find) if request.images() else find()
+        if problems:
+            raise invalid_request(request.model, problems)
+
+    async def _write_down(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+        journal = self._parts.journal
+        if job.key is not None and (row := await journal.by_key(job.key)) is not None:
+            return await self._take_over(job, row, request)
+        sources, given = await self._upload(request)
+        hashes = {source.field: source.sha256 for source in sources}
+        now = self._parts.surroundings.wall()
+        job.fingerprint = fingerprint(request.model, request.input(hashes), hashes)
+        row = await journal.add(
+            Intent(
+                id=job.id,
+                model=request.model,
+                input=_compact(given),
+                fingerprint=job.fingerprint,
+                created_at=now,
+                updated_at=now,
+                sources=sources,
+                key=job.key,
+                callback_url=self._parts.settings.callback_url,
+            )
+        )
+        return (row, given) if row.id == job.id else await self._take_over(job, row, request)
+
+    async def _upload(self, request: Request) -> tuple[tuple[Source, ...], Mapping[str, JSON]]:
+        sources: list[Source] = []
+        for field, image in request.images().items():
+            there = await self._parts.uploads.put(image)
+            origin = str(image.content) if isinstance(image.content, Path) else None
+            sources.append(
+                Source(field=field, sha256=there.sha256, origin=origin, url=there.url, uploaded_at=there.uploaded_at)
+            )
+        return tuple(sources), request.input({source.field: source.url for source in sources})
+
+    async def _upload_again(self, source: Source, *, job_id: str) -> Source:
+        if source.origin is None:
+            msg = "The job's image was uploaded too long ago, and it was given as bytes. Submit the request again."
+            raise errors.UploadError(msg, intent_id=job_id)
+        there = await self._parts.uploads.put(ImageSource(Path(source.origin)))
+        if there.sha256 != source.sha256:
+            msg = (
+                f"The job's image was uploaded too long ago, and {source.origin} has changed. Submit the request again."
+            )
+            raise errors.UploadError(msg, intent_id=job_id)
+        return attrs.evolve(source, url=there.url, uploaded_at=there.uploaded_at)
+
+    async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+        """The same key again: go on with the row that has it, as far as its state allows."""
+        if row.fingerprint != job.fingerprint:
+            raise _conflict(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
+        self._parts.submitter.rename(job, row.id)
+        job.row = row
+        if row.state is IntentState.REJECTED and row.suspect_attempts:
+            raise load_error(row.error, intent_id=row.id)
+        if row.state is IntentState.INTENT:
+            return await self.send_again(row)
+        if row.state in (IntentState.WITHDRAWN, IntentState.REJECTED):
+            sources, given = await self._upload(request)
+            anew = await self._parts.journal.move(
+                row,
+                IntentState.INTENT,
+                at=self._parts.surroundings.wall(),
+                sources=sources,
+                input=_compact(given),
+                callback_url=self._parts.settings.callback_url,
+                error=None,
+            )
+            return anew or row, given
+        await self._resume(job)
+        return job.row, {}
+
+
+async def _hashes(request: Request) -> dict[str, str]:
+    """The content of the local images, as far as it says which request this is."""
+    return {field: (await anyio.to_thread.run_sync(image.load)).sha256 for field, image in request.images().items()}
+
+
+def _conflict(
+    row: Intent | None, request: Request, hashes: Mapping[str, str], *, key: str, job_id: str
+) -> errors.KeyConflictError:
+    names: tuple[str, ...] = ()
+    if row is not None and row.input:
+        theirs = {source.field: source.sha256 for source in row.sources}
+        names = differs(row.model, json.loads(row.input), theirs, request.model, request.input(hashes), hashes)
+    shown = f" ({', '.join(names)} differ)" if names else ""
+    msg = f"The key {key!r} belongs to another request{shown}. Use another key, or the same request."
+    return errors.KeyConflictError(msg, differs=names, intent_id=job_id)
+
+
+def _compact(given: Mapping[str, JSON]) -> str:
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,153 @@
+"""What one event loop knows of one job beyond its row: its owner, its slot, its last record, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import Enum, auto
+
+import anyio
+import attrs
+
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._io.agenda import Entry
+from kie_async.errors import KieError
+from kie_async.records import TaskRecord
+
+__all__ = ["LiveJob", "Stop"]
+
+#: Changes that a slow reader of ``Job.updates()`` has not taken yet; a task has a handful of states.
+MAX_UPDATES = 64
+
+
+class Stop(Enum):
+    """Why an owner is asked to end before its create is accepted."""
+
+    WITHDRAWN = auto()  #: The caller has left.
+    ACCOUNT = auto()  #: The account cannot pay.
+    CLOSED = auto()  #: The client closes.
+
+
+@attrs.define(eq=False, kw_only=True)
+class LiveJob:
+    """
+    A job that somebody waits for, or that something may still happen to.
+
+    Attributes:
+        id: The job's own id; for a task of which this journal knows nothing, its taskId.
+
+        key: The caller's key.
+
+        fingerprint: The identity of the request, where it is known already.
+
+        place: Its place in the queue.
+
+        began_at: When it was asked for, or when its task was accepted in an earlier run, by the loop.
+
+        row: Its row, once it is journaled; None for a task of somebody else.
+
+        record: The service's last word.
+
+        error: Why it goes no further: refused, withdrawn, halted.
+
+        trouble: Why it cannot be looked at just now; the task itself is not concerned.
+
+        owned: Whether an owner is bringing it to a taskId.
+
+        stop: Why the owner should end, as soon as nothing is on the wire.
+
+        scope: What can be cancelled of the owner while nothing is on the wire.
+
+        holds_slot: Whether it holds a slot.
+
+        accepted_at: When its task was accepted, by the loop.
+
+        empty_looks: How often in a row the service has said "success" without a result.
+
+        look: The next look at it, if one is due.
+
+        deadline: What ends its life here, if anything does.
+    """
+
+    id: str
+    place: int = 0
+    began_at: float = 0.0
+    key: str | None = None
+    fingerprint: str | None = None
+    row: Intent | None = None
+    record: TaskRecord | None = None
+    error: KieError | None = None
+    trouble: KieError | None = None
+    owned: bool = False
+    stop: Stop | None = None
+    scope: anyio.CancelScope | None = None
+    holds_slot: bool = False
+    accepted_at: float = 0.0
+    empty_looks: int = 0
+    look: Entry | None = None
+    looking: bool = False
+    deadline: Entry | None = None
+    slot_deadline: Entry | None = None
+    waiters: int = 0
+    _changed: asyncio.Future[None] | None = attrs.field(default=None, init=False)
+    _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its task was created by somebody else."""
+        return not self.id.startswith("kj_")
+
+    @property
+    def state(self) -> IntentState | None:
+        """The state of its row, or None while it has none."""
+        return None if self.row is None else self.row.state
+
+    @property
+    def task_id(self) -> str | None:
+        """The service's id, as far as it is known."""
+        if self.foreign:
+            return self.id
+        return None if self.row is None else self.row.task_id
+
+    @property
+    def readers(self) -> int:
+        """How many read its changes."""
+        return len(self._readers or ())
+
+    async def changed(self) -> None:
+        """Wait for the next change of anything; leaving the wait disturbs no other waiter."""
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        self.waiters += 1
+        try:
+            await asyncio.shield(self._changed)
+        finally:
+            self.waiters -= 1
+
+    def publish(self) -> None:
+        """Wake everybody who waits for a change."""
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    def saw(self, record: TaskRecord) -> None:
+        """Take the service's last word, and wake everybody if it says something new."""
+        if record == self.record:
+            return
+        self.record = record
+        for reader in self._readers or ():
+            reader.append(record)
+        self.publish()
+
+    def add_reader(self) -> deque[TaskRecord]:
+        """A queue that every further change is put into, the oldest falling out if nobody takes them."""
+        reader: deque[TaskRecord] = deque((self.record,) if self.record is not None else (), maxlen=MAX_UPDATES)
+        if self._readers is None:
+            self._readers = []
+        self._readers.append(reader)
+        return reader
+
+    def drop_reader(self, reader: deque[TaskRecord]) -> None:
+        """Stop filling a queue."""
+        readers = [other for other in self._readers or () if other is not reader]
+        self._readers = readers or None

@@ -1,0 +1,318 @@
+"""
+The owner of an intent: brings it to a taskId, through every refusal that is worth another try.
+
+From the first byte of a create on it goes through to an answer, and writes down what it learns before it tells anybody.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Unpack
+
+import anyio
+import attrs
+from aiohttp import ClientConnectorCertificateError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential
+
+from kie_async import errors
+from kie_async._core.lifecycle import IntentState
+from kie_async._core.signature import callback_url
+from kie_async._core.verdicts import Reply, Verdict, decide, error_of
+from kie_async._core.wire import read_envelope, task_id_of, write_create
+from kie_async._io.moves import row_of
+from kie_async._io.retrying import FullJitter, pause_after
+from kie_async._io.transport import Exchange, describe
+from kie_async.events import EventName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kie_async._io.admission import Admission, Permit
+    from kie_async._io.clock import Surroundings
+    from kie_async._io.journal import Changes
+    from kie_async._io.live import LiveJob
+    from kie_async._io.moves import Moves
+    from kie_async._io.settler import Settler
+    from kie_async._io.transport import Transport
+    from kie_async.policy import RetryPolicy
+    from kie_async.records import JSON
+
+__all__ = ["Owner", "Tools"]
+
+_log = logging.getLogger("kie_async")
+
+_GATED = frozenset({Verdict.RATE_LIMITED, Verdict.MAINTENANCE})
+_AGAIN = _GATED | {Verdict.UNSENT}
+
+
+@attrs.frozen(kw_only=True)
+class Tools:
+    """
+    What every owner works with.
+
+    Attributes:
+        transport: What carries creates.
+
+        admission: Tokens and the gate.
+
+        moves: Moves rows.
+
+        settler: Writes the end of a create down.
+
+        surroundings: Clock and randomness.
+
+        retry: How often and for how long.
+
+        secret: What callback tokens are made with.
+
+        report: Takes events.
+
+        halt_all: Tells all owners that the account cannot pay.
+    """
+
+    transport: Transport
+    admission: Admission
+    moves: Moves
+    settler: Settler
+    surroundings: Surroundings
+    retry: RetryPolicy
+    secret: bytes
+    report: Callable[..., None]
+    halt_all: Callable[[errors.KieError], None]
+
+
+class _NotSentError(Exception):
+    """Raised in the write-ahead hook to send nothing: the permit is no longer good, or the owner is to stop."""
+
+
+@attrs.frozen
+class _Attempt:
+    """How one attempt ended, for tenacity."""
+
+    verdict: Verdict
+    again: bool
+
+
+class Owner:
+    """
+    One intent on its way to a taskId.
+
+    Args:
+        tools: What it works with.
+
+        job: The job.
+
+        given: The ``input`` to send.
+    """
+
+    def __init__(self, tools: Tools, job: LiveJob, given: Mapping[str, JSON]) -> None:
+        self._tools = tools
+        self._job = job
+        self._given = given
+        self._on_wire = False
+        self._reason = ""
+        self._failures = 0
+        self._unsent_since: float | None = None
+        self._last = Verdict.UNSENT
+        self._jitter = FullJitter(wait_exponential(multiplier=0.5, max=30.0), tools.surroundings.random)
+
+    async def run(self) -> None:
+        """Try until there is a verdict that stands, or the patience with the network is at its end."""
+        retrying: AsyncRetrying = AsyncRetrying(
+            reraise=True,
+            retry=retry_if_result(lambda attempt: attempt.again),
+            stop=self._out_of_patience,
+            wait=self._backoff,
+            sleep=self._sleep,
+            retry_error_callback=_last_attempt,
+        )
+        attempt: _Attempt = await retrying(self._attempt)
+        if attempt.again:
+            patience = self._tools.retry.unsent_patience
+            await self._withdraw(
+                errors.TransportError(
+                    f"The task could not be sent for {patience:g} s ({self._reason}). Nothing was paid: check the"
+                    " network and submit again.",
+                    intent_id=self._job.id,
+                )
+            )
+
+    # -- how tenacity goes on: all synchronous, all by the loop's clock ---------------------------------------------
+
+    def _out_of_patience(self, _: RetryCallState) -> bool:
+        if self._unsent_since is None:
+            return False
+        return self._tools.surroundings.now() - self._unsent_since >= self._tools.retry.unsent_patience
+
+    def _backoff(self, _: RetryCallState) -> float:
+        # Counted by kind: ten refusals by the rate limit do not make the first broken connection wait for minutes.
+        return pause_after(self._jitter, self._failures) if self._failures else 0.0
+
+    async def _sleep(self, seconds: float) -> None:
+        # After a 429 or a 455 the gate that all jobs share does the waiting, and keeps their order.
+        if self._last not in _GATED and seconds > 0:
+            await anyio.sleep(seconds)
+
+    # -- one attempt ------------------------------------------------------------------------------------------------
+
+    async def _attempt(self) -> _Attempt:
+        job, tools = self._job, self._tools
+        permit = await tools.admission.permit(job.place, since=job.began_at)
+        if permit is None:
+            await self._withdraw(
+                errors.MaintenanceError(
+                    f"The service has been under maintenance for more than {tools.retry.maintenance_patience:g} s."
+                    " Nothing was paid: try again later.",
+                    code=455,
+                    intent_id=job.id,
+                )
+            )
+            return _Attempt(Verdict.MAINTENANCE, again=False)
+        self._on_wire = False
+        try:
+            exchange = await tools.transport.create(
+                self._body(), before_first_byte=lambda: self._before_first_byte(permit)
+            )
+        except BaseException:
+            # Cancelled. Before the first byte the row goes back; after it the row stays as it is, and tells.
+            permit.end(Verdict.IN_DOUBT if self._on_wire else Verdict.UNSENT)
+            if not self._on_wire:
+                with anyio.CancelScope(shield=True):
+                    await self._back()
+            raise
+        attempt = _Attempt(Verdict.IN_DOUBT, again=False)
+        # From here on the truth is known to nobody but this task: nothing may come between it and the journal.
+        with anyio.CancelScope(shield=True):
+            attempt = await self._judge(permit, exchange)
+        # A caller who left while the create was on the wire is heard now, if nothing was accepted.
+        return attempt if job.stop is None else attrs.evolve(attempt, again=False)
+
+    def _body(self) -> bytes:
+        row = row_of(self._job)
+        url = None
+        if row.callback_url is not None:
+            url = callback_url(row.callback_url, self._tools.secret, row.id, row.attempts + 1)
+        return write_create(row.model, self._given, url)
+
+    async def _before_first_byte(self, permit: Permit) -> None:
+        """The write-ahead: SENDING is in the journal before a byte is on the wire."""
+        job, tools = self._job, self._tools
+        sending = False
+        with anyio.CancelScope(shield=True):
+            sending = await tools.moves.strictly(
+                job,
+                IntentState.SENDING,
+                attempts=row_of(job).attempts + 1,
+                sending_at=tools.surroundings.wall(),
+            )
+        if not sending or job.stop is not None or not permit.still_good():
+            raise _NotSentError
+        self._on_wire = True
+        job.publish()
+
+    async def _back(self, **changes: Unpack[Changes]) -> None:
+        if self._job.state is IntentState.SENDING:
+            await self._tools.moves.to(self._job, IntentState.INTENT, **changes)
+
+    async def _judge(self, permit: Permit, exchange: Exchange) -> _Attempt:
+        job, tools = self._job, self._tools
+        reply = _reply_of(exchange)
+        verdict = self._last = decide(reply)
+        permit.end(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
+        self._on_wire = False
+        if verdict is not Verdict.UNSENT:
+            self._unsent_since = None
+        match verdict:
+            case Verdict.UNSENT:
+                return await self._unsent(exchange.error)
+            case Verdict.SUSPECT:
+                return await self._suspect(reply)
+            case Verdict.ACCEPTED:
+                await tools.settler.accepted(job, reply.task_id or "")
+            case Verdict.RATE_LIMITED:
+                tools.report(EventName.RATE_LIMITED, job)
+                await self._back()
+            case Verdict.MAINTENANCE:
+                tools.report(EventName.MAINTENANCE, job)
+                await self._back()
+            case Verdict.ACCOUNT:
+                tools.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
+                tools.halt_all(error_of(reply, intent_id=job.id))
+                await self._back()
+            case Verdict.REJECTED:
+                await tools.settler.rejected(job, error_of(reply, intent_id=job.id))
+            case Verdict.IN_DOUBT:
+                said = f"HTTP {reply.status}, code {reply.code}"
+                await tools.settler.doubted(job, said if exchange.error is None else describe(exchange.error))
+        return _Attempt(verdict, again=verdict in _AGAIN)
+
+    async def _unsent(self, error: Exception | None) -> _Attempt:
+        await self._back()
+        if isinstance(error, errors.JournalError):
+            raise error
+        if isinstance(error, _NotSentError):
+            # Nothing failed: the job queues again, unless somebody else has taken it.
+            self._failures = 0
+            return _Attempt(Verdict.UNSENT, again=self._job.state is IntentState.INTENT)
+        self._reason = "no connection" if error is None else describe(error)
+        if isinstance(error, ClientConnectorCertificateError):
+            await self._withdraw(
+                errors.TransportError(
+                    "The service's certificate is not trusted. Nothing was sent: check the base URL and the CA bundle.",
+                    intent_id=self._job.id,
+                )
+            )
+            return _Attempt(Verdict.UNSENT, again=False)
+        self._failures += 1
+        if self._unsent_since is None:
+            self._unsent_since = self._tools.surroundings.now()
+        return _Attempt(Verdict.UNSENT, again=True)
+
+    async def _suspect(self, reply: Reply) -> _Attempt:
+        job, tools = self._job, self._tools
+        row = row_of(job)
+        suspects = row.suspect_attempts + 1
+        tools.report(EventName.SUSPECT, job, attempt=row.attempts, message=reply.message)
+        if tools.retry.on_server_error == "in_doubt":
+            await tools.settler.doubted(job, f"code {reply.code}: {reply.message}", suspect_attempts=suspects)
+            return _Attempt(Verdict.SUSPECT, again=False)
+        if suspects >= tools.retry.server_error_attempts:
+            await tools.settler.rejected(job, error_of(reply, intent_id=job.id), suspect_attempts=suspects)
+            return _Attempt(Verdict.SUSPECT, again=False)
+        _log.warning(
+            "Attempt %d of %s was answered by code %s (%s) and may have been paid; it is sent again.",
+            row.attempts,
+            job.id,
+            reply.code,
+            reply.message[:200],
+        )
+        self._failures = suspects
+        await self._back(suspect_attempts=suspects)
+        return _Attempt(Verdict.SUSPECT, again=True)
+
+    async def _withdraw(self, error: errors.KieError) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._tools.settler.withdrawn(self._job, error)
+
+
+def _last_attempt(state: RetryCallState) -> _Attempt:
+    """What tenacity returns when it stops: how the last attempt ended, and not an error of its own."""
+    if state.outcome is None:
+        msg = "tenacity has stopped before the first attempt"
+        raise RuntimeError(msg)
+    attempt: _Attempt = state.outcome.result()
+    return attempt
+
+
+def _reply_of(exchange: Exchange) -> Reply:
+    answer = exchange.answer
+    if answer is None:
+        return Reply(sent=exchange.sent)
+    envelope = read_envelope(answer.body)
+    return Reply(
+        sent=True,
+        status=answer.status,
+        envelope=envelope,
+        task_id=None if envelope is None else task_id_of(envelope),
+        head=answer.body[:256].decode("utf-8", "replace"),
+    )

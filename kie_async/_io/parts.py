@@ -1,0 +1,83 @@
+"""The parts of one client in one event loop, by name, for those that need several of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kie_async._io.admission import Admission
+    from kie_async._io.clock import Surroundings
+    from kie_async._io.journal import Journal
+    from kie_async._io.poller import Poller
+    from kie_async._io.registry import Registry
+    from kie_async._io.root import Root
+    from kie_async._io.settler import Settler
+    from kie_async._io.submitter import Submitter
+    from kie_async._io.tracker import Tracker
+    from kie_async._io.transport import Transport
+    from kie_async._io.uploads import Uploads
+    from kie_async.events import Event
+    from kie_async.job import Job
+    from kie_async.policy import Limits, RetryPolicy
+    from kie_async.records import Saver
+
+__all__ = ["Parts", "Settings"]
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """
+    What a client was made with.
+
+    Attributes:
+        api_key: The key.
+
+        limits: How much is asked of the account.
+
+        retry: How often and for how long things are tried.
+
+        callback_url: The base of the callback URLs, or None.
+
+        allowed_origins: Origins that URLs may have although they are not public.
+
+        on_event: Takes events, or None.
+
+        transport: Makes a transport.
+
+        job: Makes the handle of an id.
+
+        saver: Saves a generation's results.
+    """
+
+    api_key: str = attrs.field(repr=False)
+    limits: Limits
+    retry: RetryPolicy
+    callback_url: str | None
+    allowed_origins: frozenset[str]
+    on_event: Callable[[Event], None] | None
+    transport: Callable[[], Transport]
+    job: Callable[[str], Job]
+    saver: Saver
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """The parts, one attribute each; see the file of each for what it is."""
+
+    settings: Settings
+    journal: Journal
+    surroundings: Surroundings
+    registry: Registry
+    root: Root
+    transport: Transport
+    admission: Admission
+    uploads: Uploads
+    poller: Poller
+    tracker: Tracker
+    settler: Settler
+    submitter: Submitter
+    secret: bytes = attrs.field(repr=False)

@@ -1,0 +1,184 @@
+"""
+The one place that looks at running tasks: due looks wait in one queue for one pacer, and urgent looks go first.
+
+There is no loop and no task per job: a look that is due is put into the queue by the client's one timer, and runs as
+soon as the pacer lets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from tenacity import wait_exponential
+
+from kie_async import errors
+from kie_async._core.looks import Look, LookVerdict, judge_look
+from kie_async._core.polling import PollingPolicy
+from kie_async._core.window import WindowBucket
+from kie_async._core.wire import read_record_body
+from kie_async._io.agenda import Agenda, Entry
+from kie_async._io.live import LiveJob
+from kie_async._io.retrying import pause_after
+from kie_async._io.root import Root
+from kie_async._io.transport import Transport
+
+__all__ = ["Poller"]
+
+
+class Poller:
+    """
+    Looks at tasks.
+
+    Args:
+        transport: What carries the looks.
+
+        polls_per_second: How many looks the pacer allows.
+
+        policy: When to look at a task next.
+
+        loop: The loop.
+
+        agenda: Where timers go.
+
+        root: What looks run in.
+    """
+
+    #: Awaited with each look at a watched job; set once, by whoever follows the jobs.
+    on_look: Callable[[LiveJob, Look], Awaitable[None]]
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        polls_per_second: float,
+        policy: PollingPolicy,
+        loop: asyncio.AbstractEventLoop,
+        agenda: Agenda,
+        root: Root,
+    ) -> None:
+        self._transport = transport
+        self._policy = policy
+        self._loop = loop
+        self._agenda = agenda
+        self._root = root
+        tokens = max(1, round(polls_per_second))
+        # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
+        self.pacer = WindowBucket(tokens, tokens / polls_per_second)
+        self._urgent: deque[tuple[str, asyncio.Future[Look]]] = deque()
+        self._due: deque[LiveJob] = deque()
+        self._next: Entry | None = None
+        self._closed_until = float("-inf")
+        self._refusals = 0
+        self._refused_wait = wait_exponential(multiplier=1.0, max=10.0)
+        self.watched = 0
+        self.looks = 0
+
+    def watch(self, job: LiveJob) -> None:
+        """Look at a job from now on, until ``unwatch``."""
+        if job.look is None and not job.looking:
+            self.watched += 1
+            self._plan(job)
+
+    def unwatch(self, job: LiveJob) -> None:
+        """Look at a job no more."""
+        if job.look is not None:
+            job.look.cancel()
+            job.look = None
+            self.watched -= 1
+        elif job.looking:
+            job.looking = False
+            self.watched -= 1
+
+    async def look_now(self, task_id: str) -> Look:
+        """
+        Look at a task once, before all looks that are merely due.
+
+        Raises:
+            TransportError: If no complete answer came.
+        """
+        answer: asyncio.Future[Look] = self._loop.create_future()
+        self._urgent.append((task_id, answer))
+        self._pump()
+        return await answer
+
+    def _plan(self, job: LiveJob) -> None:
+        at = self._policy.next_look_at(accepted_at=job.accepted_at, now=self._loop.time())
+        job.look = self._agenda.at(at, partial(self._is_due, job))
+
+    def _is_due(self, job: LiveJob) -> None:
+        job.look = None
+        job.looking = True
+        self._due.append(job)
+        self._pump()
+
+    def _pump(self) -> None:
+        now = self._loop.time()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        while self._urgent or self._due:
+            ready_at = self.pacer.ready_at(now)
+            if ready_at is None:
+                return  # an answer that is under way comes back here
+            if (ready_at := max(ready_at, self._closed_until)) > now:
+                self._next = self._agenda.at(ready_at, self._pump)
+                return
+            if self._urgent:
+                task_id, answer = self._urgent.popleft()
+                if not answer.done():
+                    self.pacer.take(now)
+                    self._root.start(self._look_urgently, task_id, answer)
+                continue
+            job = self._due.popleft()
+            if job.looking:
+                self.pacer.take(now)
+                self._root.start(self._look_at, job)
+
+    async def _look_urgently(self, task_id: str, answer: asyncio.Future[Look]) -> None:
+        try:
+            look = await self._look(task_id)
+        except errors.KieError as error:
+            if not answer.done():
+                answer.set_exception(error)
+        except BaseException:
+            answer.cancel()
+            raise
+        else:
+            if not answer.done():
+                answer.set_result(look)
+
+    async def _look_at(self, job: LiveJob) -> None:
+        task_id = job.task_id
+        if task_id is None:
+            msg = "a job without a taskId was watched"
+            raise RuntimeError(msg)
+        try:
+            look = await self._look(task_id)
+        except errors.TransportError:
+            look = Look(LookVerdict.UNREADABLE)
+        try:
+            await self.on_look(job, look)
+        finally:
+            if job.looking:
+                job.looking = False
+                self._plan(job)
+
+    async def _look(self, task_id: str) -> Look:
+        try:
+            answer = await self._transport.look(task_id)
+        finally:
+            self.pacer.spent(answered_at=self._loop.time())
+            self._pump()
+        self.looks += 1
+        envelope, record = read_record_body(answer.body)
+        look = judge_look(task_id=task_id, status=answer.status, envelope=envelope, record=record)
+        if look.verdict is LookVerdict.RATE_LIMITED:
+            self._refusals += 1
+            pause = answer.retry_after or pause_after(self._refused_wait, self._refusals)
+            self._closed_until = max(self._closed_until, self._loop.time() + pause)
+        else:
+            self._refusals = 0
+        return look

@@ -1,0 +1,66 @@
+"""Going on with what an earlier run has left unfinished."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._io.live import LiveJob
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kie_async._core.lifecycle import Intent
+    from kie_async._io.parts import Parts
+    from kie_async.records import JSON
+
+__all__ = ["Recovery"]
+
+
+class Recovery:
+    """
+    Takes jobs up from their rows.
+
+    Args:
+        parts: The client's parts.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def recover(
+        self, send_again: Callable[[Intent], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+    ) -> list[LiveJob]:
+        """
+        Take up everything that is unfinished and has nobody; see ``KieClient.recover``.
+
+        Args:
+            send_again: Makes an unsent row ready to be sent.
+        """
+        found: list[LiveJob] = []
+        for row in await self._parts.journal.rows(OPEN):
+            job = self._parts.registry.get(row.id)
+            if job is None:
+                job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint, row=row)
+                if row.state is IntentState.INTENT:
+                    self._parts.submitter.start(job, partial(send_again, row))
+                else:
+                    await self.resume(job)
+            found.append(job)
+        return found
+
+    async def resume(self, job: LiveJob) -> None:
+        """Follow a job from its row, where nothing needs to be sent."""
+        parts = self._parts
+        if job.state is IntentState.SENDING:
+            # Whoever sent it did not live to see the answer.
+            await parts.settler.doubted(job, "the process that sent it ended before the answer came")
+        elif job.state is IntentState.IN_DOUBT:
+            parts.registry.add(job)
+            parts.tracker.in_doubt(job)
+        elif job.state in (IntentState.SUBMITTED, IntentState.STALLED):
+            parts.registry.add(job)
+            # The task runs whether there is a slot for it or not.
+            job.holds_slot = job.holds_slot or parts.admission.take_slot_if_free(job.id)
+            parts.tracker.submitted(job)

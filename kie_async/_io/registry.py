@@ -1,0 +1,55 @@
+"""The jobs that are alive in one event loop, by their ids and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kie_async._io.live import LiveJob
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """Finds a live job; it is here from before its row is written until it has ended."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, LiveJob] = {}
+        self._keys: dict[str, LiveJob] = {}
+        self._tasks: dict[str, LiveJob] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[LiveJob]:
+        return iter(list(self._jobs.values()))
+
+    def add(self, job: LiveJob) -> None:
+        """Take a job in."""
+        self._jobs[job.id] = job
+        if job.key is not None:
+            self._keys[job.key] = job
+
+    def bind(self, job: LiveJob) -> None:
+        """Find a job by its taskId from now on."""
+        if job.task_id is not None:
+            self._tasks[job.task_id] = job
+
+    def drop(self, job: LiveJob) -> None:
+        """Let a job go."""
+        if job.task_id is not None and self._tasks.get(job.task_id) is job:
+            del self._tasks[job.task_id]
+        self._jobs.pop(job.id, None)
+        if job.key is not None and self._keys.get(job.key) is job:
+            del self._keys[job.key]
+
+    def get(self, job_id: str) -> LiveJob | None:
+        """The job of an id of ours, or of a foreign taskId that is waited for."""
+        return self._jobs.get(job_id)
+
+    def by_key(self, key: str) -> LiveJob | None:
+        """The job of a caller's key."""
+        return self._keys.get(key)
+
+    def by_task(self, task_id: str) -> LiveJob | None:
+        """The job of a taskId: one of ours, or one of somebody else that is waited for."""
+        return self._tasks.get(task_id) or self._jobs.get(task_id)

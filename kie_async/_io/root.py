@@ -1,0 +1,104 @@
+"""
+The root task: owns the one task group in which everything of a client runs, in one event loop.
+
+A task group must be entered and left by the same task, and callers come and go; so the group belongs to a task of its
+own, the only one that is made without an owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVarTuple
+
+import anyio
+
+__all__ = ["Root"]
+
+_Args = TypeVarTuple("_Args")
+_log = logging.getLogger("kie_async")
+
+
+class Root:
+    """
+    Starts children, and ends them all.
+
+    Args:
+        loop: The loop to run in.
+
+        enter: Called by the root task before any child runs.
+
+        leave: Called by the root task after all children have ended, whatever ended them.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        enter: Callable[[], Awaitable[None]],
+        leave: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._enter = enter
+        self._leave = leave
+        self._stop = asyncio.Event()
+        self._up: asyncio.Future[None] = loop.create_future()
+        self._group: anyio.abc.TaskGroup | None = None
+        # An empty context: what a web framework keeps for one request must not be inherited by what outlives it.
+        self._context = contextvars.Context()
+        self.children = 0
+        self.task = loop.create_task(self._run(), name="kie_async root", context=self._context)
+
+    @property
+    def running(self) -> bool:
+        """Whether children can be started."""
+        return self._group is not None
+
+    async def up(self) -> None:
+        """Wait until children can be started; raises what ``enter`` raised."""
+        await asyncio.shield(self._up)
+
+    def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
+        """Run ``child(*args)`` in the group; what it raises is logged, and touches no other child."""
+        if self._group is None:
+            msg = "the root task is not running"
+            raise RuntimeError(msg)
+        self.children += 1
+        self._context.copy().run(self._group.start_soon, self._guard, child, args)
+
+    async def end(self) -> None:
+        """
+        Cancel the children and wait until all is left.
+        """
+        self._stop.set()
+        await asyncio.wait([self.task])
+
+    async def _run(self) -> None:
+        try:
+            await self._enter()
+            async with anyio.create_task_group() as group:
+                self._group = group
+                self._up.set_result(None)
+                try:
+                    await self._stop.wait()
+                finally:
+                    self._group = None
+                    group.cancel_scope.cancel()
+        except Exception as error:  # the caller who waits for up() is told
+            if self._up.done():
+                raise
+            self._up.set_exception(error)
+        finally:
+            if not self._up.done():
+                self._up.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._leave()
+
+    async def _guard(self, child: Callable[[*_Args], Awaitable[None]], args: tuple[*_Args]) -> None:
+        try:
+            await child(*args)
+        except Exception:  # noqa: BLE001 (one child's bug must not end all others)
+            _log.exception("A task of the client has failed. This is a bug: please report it.")
+        finally:
+            self.children -= 1

@@ -1,0 +1,108 @@
+"""What became of a create, written down before anybody is told: accepted, refused, in doubt, or never sent."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from kie_async import errors
+from kie_async._core.lifecycle import IntentState
+from kie_async._core.outcomes import dump_error
+from kie_async._io.moves import row_of
+from kie_async.events import EventName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kie_async._io.clock import Surroundings
+    from kie_async._io.live import LiveJob
+    from kie_async._io.moves import Moves
+    from kie_async._io.tracker import Tracker
+
+__all__ = ["Settler"]
+
+_log = logging.getLogger("kie_async")
+
+
+class Settler:
+    """
+    Makes the moves that end a create.
+
+    Args:
+        moves: Moves rows.
+
+        tracker: What follows a job afterwards.
+
+        surroundings: The wall clock.
+
+        report: Takes events.
+    """
+
+    def __init__(
+        self, *, moves: Moves, tracker: Tracker, surroundings: Surroundings, report: Callable[..., None]
+    ) -> None:
+        self._moves = moves
+        self._tracker = tracker
+        self._surroundings = surroundings
+        self._report = report
+
+    async def accepted(self, job: LiveJob, task_id: str) -> None:
+        """Bind a taskId; one that cannot be written down still reaches the caller, and the log."""
+        at = self._surroundings.wall()
+        moved = await self._moves.to(job, IntentState.SUBMITTED, task_id=task_id, accepted_at=at, error=None)
+        row = row_of(job)
+        if not moved and row.task_id not in (None, task_id):
+            await self.duplicate(job, task_id)
+        job.error = None
+        if moved:
+            self._report(EventName.SUBMITTED, job)
+        self._follow(job)
+
+    async def duplicate(self, job: LiveJob, task_id: str) -> None:
+        """Tie a second task to its intent, and say so: it was paid for nothing."""
+        row = row_of(job)
+        _log.critical("%s has two tasks, %s and %s: it was paid twice.", job.id, row.task_id, task_id)
+        at = self._surroundings.wall()
+        job.row = await self._moves.journal.note(job.id, at=at, duplicates=(*row.duplicates, task_id)) or row
+        self._report(EventName.DUPLICATE, job, duplicate=task_id)
+
+    async def rejected(self, job: LiveJob, error: errors.KieError, *, suspect_attempts: int | None = None) -> None:
+        """Write down that the service has refused; *suspect_attempts*, where that is what the last attempt was."""
+        job.error = error
+        if suspect_attempts is None:
+            suspect_attempts = row_of(job).suspect_attempts
+        await self._moves.to(job, IntentState.REJECTED, error=dump_error(error), suspect_attempts=suspect_attempts)
+        self._report(EventName.REJECTED, job)
+
+    async def doubted(self, job: LiveJob, reason: str, *, suspect_attempts: int | None = None) -> None:
+        """Write down that nobody can tell whether the service has accepted; *suspect_attempts* as for ``rejected``."""
+        _log.warning("The create of %s may have been accepted (%s); it is not sent again.", job.id, reason)
+        if suspect_attempts is None:
+            suspect_attempts = row_of(job).suspect_attempts
+        if await self._moves.to(job, IntentState.IN_DOUBT, error=reason, suspect_attempts=suspect_attempts):
+            self._report(EventName.IN_DOUBT, job, reason=reason)
+            self._tracker.in_doubt(job)
+        else:
+            self._follow(job)  # a callback has brought it home already
+
+    def _follow(self, job: LiveJob) -> None:
+        if job.state in (IntentState.SUBMITTED, IntentState.STALLED):
+            self._tracker.submitted(job)
+        else:
+            self._tracker.let_go(job)
+
+    async def withdrawn(self, job: LiveJob, error: errors.KieError) -> None:
+        """
+        Write down that the job is given up, and nothing was paid.
+
+        Where a suspect attempt may have been paid, it is written down as refused instead.
+        """
+        row = row_of(job)
+        if row.suspect_attempts:
+            times = "1 attempt was" if row.suspect_attempts == 1 else f"{row.suspect_attempts} attempts were"
+            message = f"{times} answered by an unclear error and may have been paid; then: {error.message}"
+            await self.rejected(job, errors.ServiceError(message, code=500, intent_id=job.id))
+            return
+        job.error = error
+        await self._moves.to(job, IntentState.WITHDRAWN, error=dump_error(error))
+        self._report(EventName.WITHDRAWN, job)

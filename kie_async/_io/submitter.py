@@ -1,0 +1,151 @@
+"""
+Starts the owners of intents, and stops them.
+
+A create costs money and cannot be taken back, so its owner is a task of its own: it is started before the caller first
+waits, and a caller who leaves only asks it to stop. It stops at once while nothing is on the wire, and else when it
+turns out that nothing was accepted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from kie_async import errors
+from kie_async._core.lifecycle import IntentState
+from kie_async._io.live import Stop
+from kie_async._io.owner import Owner, Tools
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kie_async._core.lifecycle import Intent
+    from kie_async._io.live import LiveJob
+    from kie_async._io.registry import Registry
+    from kie_async._io.root import Root
+    from kie_async._io.tracker import Tracker
+    from kie_async.records import JSON
+
+__all__ = ["Submitter"]
+
+#: States in which nothing of a job is left to follow.
+_NOTHING_LEFT = (None, IntentState.INTENT, IntentState.WITHDRAWN, IntentState.REJECTED)
+
+
+class Submitter:
+    """
+    Starts owners and stops them.
+
+    Args:
+        tools: What owners work with.
+
+        registry: The jobs that are alive.
+
+        tracker: What follows a job afterwards.
+
+        root: What owners run in.
+    """
+
+    def __init__(self, *, tools: Tools, registry: Registry, tracker: Tracker, root: Root) -> None:
+        self._tools = tools
+        self._registry = registry
+        self._tracker = tracker
+        self._root = root
+        self._owners: dict[str, LiveJob] = {}
+        self._places = 0
+
+    @property
+    def owners(self) -> int:
+        """How many intents are on their way."""
+        return len(self._owners)
+
+    @property
+    def sending(self) -> int:
+        """How many creates may be on the wire."""
+        return sum(job.state is IntentState.SENDING for job in self._owners.values())
+
+    def start(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
+        """
+        Start the owner of a job, at the end of the queue; nothing waits in here.
+
+        Args:
+            job: The job.
+
+            write_down: Brings the row into the journal (uploads come first), and returns it with the input to send.
+        """
+        self._places += 1
+        job.place = self._places
+        job.began_at = self._tools.surroundings.now()
+        job.owned = True
+        job.error = job.stop = None
+        self._registry.add(job)
+        self._owners[job.id] = job
+        self._root.start(self._own, job, write_down)
+
+    def stop(self, job: LiveJob, why: Stop, error: errors.KieError) -> None:
+        """
+        Ask an owner to end; the first to ask is the one who is heard.
+
+        Args:
+            job: The job; if it has no owner any more, nothing happens.
+
+            why: Why.
+
+            error: What its waiters are told.
+        """
+        if not job.owned or job.stop is not None:
+            return
+        job.stop = why
+        job.error = error
+        if job.scope is not None and job.state is not IntentState.SENDING:
+            job.scope.cancel()
+
+    def halt_all(self, error: errors.KieError) -> None:
+        """Tell every owner that the account cannot pay."""
+        for job in list(self._owners.values()):
+            own = error.again()
+            own.intent_id = job.id
+            self.stop(job, Stop.ACCOUNT, own)
+
+    def rename(self, job: LiveJob, job_id: str) -> None:
+        """Give a job the id of the row that has its key already."""
+        self._registry.drop(job)
+        del self._owners[job.id]
+        job.id = job_id
+        self._owners[job.id] = job
+        self._registry.add(job)
+
+    async def _own(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
+        try:
+            with anyio.CancelScope() as job.scope:
+                if job.stop is None:
+                    job.row, given = await write_down()
+                    job.publish()
+                    if job.state is IntentState.INTENT:
+                        await self._take_slot(job)
+                        await Owner(self._tools, job, given).run()
+            if job.state is IntentState.INTENT and job.error is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._stopped(job, job.error)
+        except errors.KieError as error:
+            job.error = error
+        finally:
+            del self._owners[job.id]
+            job.owned = False
+            job.scope = None
+            if job.state in _NOTHING_LEFT:
+                self._tracker.let_go(job)
+            job.publish()
+
+    async def _take_slot(self, job: LiveJob) -> None:
+        if not job.holds_slot:
+            await self._tools.admission.slot(job.id)
+            job.holds_slot = True
+
+    async def _stopped(self, job: LiveJob, error: errors.KieError) -> None:
+        """Write down that an owner has ended before its create was accepted, if that is for good."""
+        # With a key, the account's refusal leaves the intent where it is: it goes on with the same key, or recover().
+        # A closed client leaves it, too: it is in the journal, and recover() sends it.
+        if job.stop is Stop.WITHDRAWN or (job.stop is Stop.ACCOUNT and job.key is None):
+            await self._tools.settler.withdrawn(job, error)

@@ -1,0 +1,207 @@
+"""
+What happens to a job once its create has been answered, or not answered: deadlines, records, its end.
+
+The first last word of the service wins; a later one is counted, reported and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from kie_async import errors
+from kie_async._core.lifecycle import IntentState
+from kie_async._core.looks import Look, LookVerdict
+from kie_async._core.outcomes import has_result
+from kie_async._core.stored import dump_record
+from kie_async._io.admission import Admission
+from kie_async._io.agenda import Agenda
+from kie_async._io.clock import Surroundings
+from kie_async._io.live import LiveJob
+from kie_async._io.moves import Moves
+from kie_async._io.poller import Poller
+from kie_async._io.registry import Registry
+from kie_async._io.root import Root
+from kie_async.events import EventName
+from kie_async.policy import RetryPolicy
+from kie_async.records import TaskRecord
+
+__all__ = ["Tracker"]
+
+_log = logging.getLogger("kie_async")
+
+#: A task may be invisible for this long after its create, in seconds (the grace that a public client settled on).
+VISIBLE_AFTER = 90.0
+#: Looks at a "success" without a result before it is believed.
+EMPTY_LOOKS = 4
+
+
+class Tracker:
+    """
+    Brings jobs from their taskId, or from doubt, to their end.
+
+    Args:
+        moves: Moves rows.
+
+        admission: Where slots go back to.
+
+        registry: The jobs that are alive.
+
+        poller: What looks at tasks.
+
+        root: What writes run in.
+
+        surroundings: Clocks.
+
+        agenda: Where deadlines go.
+
+        retry: How long things are waited for.
+
+        report: Takes events.
+    """
+
+    def __init__(
+        self,
+        *,
+        moves: Moves,
+        admission: Admission,
+        registry: Registry,
+        poller: Poller,
+        root: Root,
+        surroundings: Surroundings,
+        agenda: Agenda,
+        retry: RetryPolicy,
+        report: Callable[..., None],
+    ) -> None:
+        self._moves = moves
+        self._admission = admission
+        self._registry = registry
+        self._poller = poller
+        self._root = root
+        self._surroundings = surroundings
+        self._agenda = agenda
+        self._retry = retry
+        self._report = report
+        self.late_records = 0
+
+    # -- after the create -------------------------------------------------------------------------------------------
+
+    def submitted(self, job: LiveJob) -> None:
+        """Follow a job whose taskId is known, from now or from an earlier run."""
+        row = job.row
+        age = 0.0 if row is None or row.accepted_at is None else max(0.0, self._surroundings.wall() - row.accepted_at)
+        job.accepted_at = self._surroundings.now() - age
+        self._registry.bind(job)
+        self.forget_deadlines(job)
+        if job.state is IntentState.SUBMITTED:
+            job.deadline = self._agenda.at(
+                job.accepted_at + self._retry.max_age, partial(self._start, self._stall, job)
+            )
+        self._poller.watch(job)
+        job.publish()
+
+    def in_doubt(self, job: LiveJob) -> None:
+        """Follow a job whose create got no answer that tells; its deadline counts from when it was sent."""
+        row = job.row
+        if row is None:
+            return
+        sent_at = row.sending_at if row.sending_at is not None else row.updated_at
+        now, age = self._surroundings.now(), max(0.0, self._surroundings.wall() - sent_at)
+        patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_hold
+        self.forget_deadlines(job)
+        job.deadline = self._agenda.at(now - age + patience, partial(self._start, self._give_up, job))
+        if job.holds_slot:
+            job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, partial(self.release_slot, job))
+        job.publish()
+
+    def release_slot(self, job: LiveJob) -> None:
+        """Give a job's slot back, if it has one."""
+        if job.holds_slot:
+            job.holds_slot = False
+            self._admission.release_slot(job.id)
+
+    def let_go(self, job: LiveJob) -> None:
+        """Forget a job that has ended: nothing of it stays but its row."""
+        self.forget_deadlines(job)
+        self._poller.unwatch(job)
+        self.release_slot(job)
+        self._registry.drop(job)
+        job.publish()
+
+    # -- looks ------------------------------------------------------------------------------------------------------
+
+    async def on_look(self, job: LiveJob, look: Look) -> None:
+        """Take what a look has shown."""
+        if look.record is not None:
+            job.trouble = None
+            await self.apply(job, look.record)
+        elif look.verdict is LookVerdict.DENIED:
+            # The task runs on, whatever became of the key; whoever waits now should hear of it.
+            job.trouble = errors.AuthenticationError(
+                "The service does not accept the API key for looking at tasks. Check KIE_API_KEY; the task lives on.",
+                code=401,
+                intent_id=None if job.foreign else job.id,
+                task_id=job.task_id,
+            )
+            job.publish()
+        elif (
+            look.verdict is LookVerdict.NOT_VISIBLE
+            and job.foreign
+            and self._surroundings.now() - job.began_at > VISIBLE_AFTER
+        ):
+            job.error = errors.TaskNotFoundError(
+                "The service does not know this task. Check the id, and that the API key is of its account.",
+                task_id=job.task_id,
+            )
+            self.let_go(job)
+
+    async def apply(self, job: LiveJob, record: TaskRecord) -> None:
+        """Take a record of a job's task."""
+        if not job.foreign and job.state not in (IntentState.SUBMITTED, IntentState.STALLED):
+            if record.ended:
+                self.late_records += 1
+                self._report(EventName.LATE_RECORD, job, state=record.state)
+            return
+        if record.succeeded and not has_result(record) and job.empty_looks < EMPTY_LOOKS - 1:
+            # Seen in the wild: the state says success before the result is there.
+            job.empty_looks += 1
+            return
+        job.saw(record)
+        if not record.ended:
+            return
+        if job.row is not None:
+            state = IntentState.SUCCEEDED if record.succeeded else IntentState.FAILED
+            await self._moves.to(job, state, record=dump_record(record), credits=record.credits)
+            self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
+        self.let_go(job)
+
+    # -- deadlines --------------------------------------------------------------------------------------------------
+
+    def _start(self, action: Callable[[LiveJob], Awaitable[None]], job: LiveJob) -> None:
+        job.deadline = None
+        if self._root.running:
+            self._root.start(action, job)
+
+    async def _stall(self, job: LiveJob) -> None:
+        if job.state is IntentState.SUBMITTED and await self._moves.to(job, IntentState.STALLED):
+            self.release_slot(job)
+            self._report(EventName.STALLED, job)
+            job.publish()
+
+    async def _give_up(self, job: LiveJob) -> None:
+        if job.state is IntentState.IN_DOUBT and await self._moves.to(job, IntentState.UNKNOWN):
+            self.release_slot(job)
+            self._report(EventName.UNKNOWN, job)
+            _log.warning(
+                "%s has been in doubt for too long; resolve(task_id), resubmit(allow_duplicate=True) or abandon() it.",
+                job.id,
+            )
+            self.let_go(job)
+
+    def forget_deadlines(self, job: LiveJob) -> None:
+        """Let a job live on without the deadlines that it had."""
+        for entry in (job.deadline, job.slot_deadline):
+            if entry is not None:
+                entry.cancel()
+        job.deadline = job.slot_deadline = None

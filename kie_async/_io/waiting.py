@@ -1,0 +1,168 @@
+"""Waiting for jobs: until they are written down, accepted, or ended; and looking at them on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from kie_async import errors
+from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._core.looks import LookVerdict
+from kie_async._io.live import LiveJob
+from kie_async._io.outcomes import raise_trouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from kie_async._io.outcomes import Outcomes
+    from kie_async._io.parts import Parts
+    from kie_async.records import Generation, TaskRecord
+
+__all__ = ["Waiting"]
+
+_BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
+
+
+class Waiting:
+    """
+    Waits for jobs. Every wait can be left at any time and changes nothing by it.
+
+    Args:
+        parts: The client's parts.
+
+        outcomes: Reads what a job's state means.
+
+        resume: Follows a job from its row.
+    """
+
+    def __init__(self, parts: Parts, outcomes: Outcomes, resume: Callable[[LiveJob], Awaitable[None]]) -> None:
+        self._parts = parts
+        self._outcomes = outcomes
+        self._resume = resume
+
+    async def journaled(self, job: LiveJob) -> None:
+        """Wait until a job is written down; raises why it was not."""
+        while job.owned and job.row is None:
+            await job.changed()
+        if job.row is None:
+            self._outcomes.accepted(job)
+
+    async def answered(self, job: LiveJob) -> None:
+        """Wait until a job's owner has an answer, or has given up."""
+        while job.owned and job.state in _BEFORE_AN_ANSWER:
+            await job.changed()
+
+    async def accepted(self, job: LiveJob) -> None:
+        """Wait until a job's taskId is known; raises why it is not."""
+        await self.answered(job)
+        self._outcomes.accepted(job)
+
+    async def ended(self, job: LiveJob, *, patient: bool) -> Generation:
+        """Wait until a job has ended; *patient* waits for a stalled one, too."""
+        while (done := self._outcomes.of(job, patient=patient)) is None:
+            await job.changed()
+        return done
+
+    async def wait(self, job_id: str, timeout: float | None) -> Generation:
+        """Wait for a job by its id; see ``Job.wait``."""
+        job: LiveJob | None = None
+        with anyio.move_on_after(timeout):
+            job = await self.find(job_id)
+            try:
+                return await self.ended(job, patient=timeout is not None)
+            finally:
+                self._leave(job)
+        raise timed_out(timeout or 0.0, job)
+
+    async def refresh(self, job_id: str) -> TaskRecord:
+        """Look at a task now; see ``Job.refresh``."""
+        job = await self.find(job_id)
+        try:
+            await self.answered(job)
+            if job.task_id is None:
+                self._outcomes.accepted(job)
+                raise self._outcomes.doubt(job)
+            look = await self._parts.poller.look_now(job.task_id)
+            await self._parts.tracker.on_look(job, look)
+            if look.record is not None:
+                return look.record
+            raise_trouble(job)
+            raise _no_record(look.verdict, job)
+        finally:
+            self._leave(job)
+
+    async def updates(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
+        """The records of a job's task, each time that they say something new; see ``Job.updates``."""
+        job = await self.find(job_id)
+        reader = job.add_reader()
+        try:
+            while True:
+                while reader:
+                    yield reader.popleft()
+                try:
+                    done = self._outcomes.of(job, patient=True)
+                except errors.TaskFailedError:
+                    return
+                if done is not None:
+                    return
+                await job.changed()
+        finally:
+            job.drop_reader(reader)
+            self._leave(job)
+
+    async def find(self, job_id: str) -> LiveJob:
+        """
+        The job of an id; for a task that the journal does not know, one that is followed while somebody waits.
+
+        Raises:
+            TaskNotFoundError: If it is an id of ours that the journal does not know.
+        """
+        registry, journal = self._parts.registry, self._parts.journal
+        if (job := registry.get(job_id) or registry.by_task(job_id)) is not None:
+            return job
+        ours = job_id.startswith("kj_")
+        row = await (journal.get(job_id) if ours else journal.by_task(job_id))
+        if row is None and ours:
+            msg = (
+                "The journal does not know this job. Check the id, and that this is the journal that it was written to."
+            )
+            raise errors.TaskNotFoundError(msg, intent_id=job_id)
+        if (job := registry.get(job_id if row is None else row.id)) is not None:
+            return job  # made while the journal was asked
+        now = self._parts.surroundings.now()
+        if row is None:
+            job = LiveJob(id=job_id, began_at=now, accepted_at=now)
+            registry.add(job)
+            self._parts.poller.watch(job)
+            return job
+        job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint, began_at=now, row=row)
+        if row.state in OPEN:
+            await self._resume(job)
+        return job
+
+    def _leave(self, job: LiveJob) -> None:
+        """Follow a task of somebody else no longer than anybody waits."""
+        if job.foreign and not job.waiters and not job.readers:
+            self._parts.tracker.let_go(job)
+
+
+def timed_out(seconds: float, job: LiveJob | None) -> errors.TaskTimeoutError:
+    """The error for a wait that has reached its time-out."""
+    return errors.TaskTimeoutError(
+        f"The task has not ended within {seconds:g} s. What was sent lives on: attach() to it and wait again.",
+        intent_id=None if job is None or job.foreign else job.id,
+        task_id=None if job is None else job.task_id,
+    )
+
+
+def _no_record(verdict: LookVerdict, job: LiveJob) -> errors.KieError:
+    own_id = None if job.foreign else job.id
+    if verdict is LookVerdict.NOT_VISIBLE:
+        msg = "The service does not know this task, or not yet. Check the id, and that the API key is of its account."
+        return errors.TaskNotFoundError(msg, intent_id=own_id, task_id=job.task_id)
+    if verdict is LookVerdict.RATE_LIMITED:
+        msg = "The service refused to look: it was asked too often. Try again in a few seconds."
+        return errors.RateLimitedError(msg, code=429, intent_id=own_id, task_id=job.task_id)
+    msg = "The service's answer about the task could not be read. Try again."
+    return errors.ProtocolError(msg, intent_id=own_id, task_id=job.task_id)

@@ -1,0 +1,30 @@
+"""The command line, ``kie-async``: its entry point, which says how to install what is missing."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+#: What the extra ``cli`` brings.
+_EXTRA = ("typer", "rich")
+
+
+def main() -> None:
+    """
+    Run ``kie-async`` with the arguments of this process.
+
+    Raises:
+        SystemExit: Always, with one of the codes of ``kie_async.cli.exits``.
+    """
+    try:
+        from kie_async.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write("kie-async needs typer and rich. Install them with: pip install 'kie-async[cli]'\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. Nothing was sent, and nothing was paid.\n")
+        raise SystemExit(130) from None
+    app(prog_name="kie-async")

@@ -1,0 +1,64 @@
+"""The program: its commands and the options of all of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import attrs
+import typer
+
+from kie_async import __version__
+from kie_async.cli.account import show_credits
+from kie_async.cli.demo import demo
+from kie_async.cli.exits import as_text
+from kie_async.cli.fake import fake
+from kie_async.cli.generate import generate
+from kie_async.cli.running import Invocation
+from kie_async.cli.tasks import status, wait
+from kie_async.cli.upload import upload
+
+__all__ = ["app"]
+
+_ENVIRONMENT = (
+    "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL lead to another service than Kie's own."
+)
+
+app = typer.Typer(
+    name="kie-async",
+    help="Images to videos with the Kie.ai generation API. A paid task is never forgotten, and never paid twice.",
+    epilog=f"{as_text()}\n\n{_ENVIRONMENT}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _name, _command in (
+    ("demo", demo),
+    ("generate", generate),
+    ("status", status),
+    ("wait", wait),
+    ("credits", show_credits),
+    ("upload", upload),
+    ("fake", fake),
+):
+    app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's way to call it)
+    if wanted:
+        typer.echo(f"kie-async {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    *,
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log, and tracebacks.")] = False,
+) -> None:
+    """Take the options that come before a command."""
+    context.obj = attrs.evolve(context.ensure_object(Invocation), verbose=verbose)

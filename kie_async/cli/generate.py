@@ -1,0 +1,195 @@
+"""The command ``generate``: one job from a request to a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import anyio
+import attrs
+import typer
+
+from kie_async import InvalidRequestError, MarketRequest, Problem, TaskTimeoutError, Wan22TurboImageToVideo
+from kie_async.cli.delivery import check_target, report, wait_and_show
+from kie_async.cli.exits import Exit
+from kie_async.cli.options import JsonOption, OutputOption, TimeoutOption
+from kie_async.cli.progress import progress
+from kie_async.cli.running import run
+from kie_async.cli.session import Session
+
+if TYPE_CHECKING:
+    from kie_async import JSON, Request
+
+__all__ = ["Wish", "carry_out", "generate"]
+
+#: How much faster than the real service the embedded fake is: a minute becomes some seconds.
+FAKE_SPEED = 12.0
+
+
+@attrs.frozen(kw_only=True)
+class Wish:
+    """
+    What is to be generated, and what becomes of it.
+
+    Attributes:
+        request: The request.
+
+        name: What the job is called in messages.
+
+        target: Where the result goes: a file, a folder, or None for the current folder.
+
+        timeout: How long to wait, in seconds, from the beginning; None for an hour from the task's acceptance.
+
+        wait: Whether to wait at all.
+    """
+
+    request: Request
+    name: str
+    target: Path | None = None
+    timeout: float | None = None
+    wait: bool = True
+
+
+async def carry_out(session: Session, wish: Wish) -> Exit:
+    """
+    Submit a request, wait for its result, save it.
+
+    Args:
+        session: The command's session.
+
+        wish: What is wished.
+
+    Raises:
+        KieError: If there is no result, or not yet.
+    """
+    trail = session.begin_trail()
+    check_target(wish.target)
+    async with session.client() as kie:
+        if not wish.wait:
+            accepted = await kie.submit(wish.request)
+            session.output.say(f"Go on with it: kie-async wait {accepted.task_id}")
+            session.output.result(str(accepted.task_id), {"task_id": accepted.task_id, "state": "submitted"})
+            return Exit.DONE
+        with progress(session.output) as show:
+            show(wish.name, "submitting")
+            began_at, job = anyio.current_time(), None
+            with anyio.move_on_after(wish.timeout):
+                job = await kie.submit(wish.request, wait=False)
+            if job is None:
+                msg = f"The request was not ready to be sent within {wish.timeout:g} s."
+                raise TaskTimeoutError(msg)
+            trail.job_id = job.id
+            left = None if wish.timeout is None else max(0.0, began_at + wish.timeout - anyio.current_time())
+            generation = await wait_and_show(job, show, name=wish.name, timeout=left)
+            await report(session.output, generation, wish.target, show, name=wish.name)
+    return Exit.DONE
+
+
+def generate(
+    context: typer.Context,
+    *,
+    image: Annotated[
+        str | None, typer.Option("--image", "-i", metavar="IMAGE", help="The first frame: a file, or a public URL.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What happens in it.")] = None,
+    output: OutputOption = None,
+    resolution: Annotated[str | None, typer.Option(metavar="480p|720p", help="The height of the video.")] = None,
+    seed: Annotated[int | None, typer.Option(help="0 to 2147483647, for a result that can be had again.")] = None,
+    acceleration: Annotated[str | None, typer.Option(metavar="none|regular", help="Faster, at some cost.")] = None,
+    enable_prompt_expansion: Annotated[
+        bool | None,
+        typer.Option(
+            "--enable-prompt-expansion/--no-enable-prompt-expansion",
+            help="Whether a language model may add detail to the prompt.",
+        ),
+    ] = None,
+    nsfw_checker: Annotated[
+        bool | None,
+        typer.Option("--nsfw-checker/--no-nsfw-checker", help="Whether the service filters what it finds unsafe."),
+    ] = None,
+    aspect_ratio: Annotated[
+        str | None, typer.Option(metavar="RATIO", help="Known to older pages only; may be ignored or refused.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Any other model, with --input instead of the options above.")
+    ] = None,
+    model_input: Annotated[
+        str | None,
+        typer.Option("--input", metavar="JSON", help="Its input object, in the service's names; @FILE reads it."),
+    ] = None,
+    timeout: TimeoutOption = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Whether to wait for the result.")] = True,
+    fake: Annotated[bool, typer.Option("--fake", help="Use a fake service on this machine; it costs nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn an image into a video: upload, submit, wait, save."""
+    given: Mapping[str, object] = {
+        "image": image,
+        "prompt": prompt,
+        "resolution": resolution,
+        "seed": seed,
+        "acceleration": acceleration,
+        "enable_prompt_expansion": enable_prompt_expansion,
+        "nsfw_checker": nsfw_checker,
+        "aspect_ratio": aspect_ratio,
+    }
+
+    async def command(session: Session) -> Exit:
+        request: Request
+        if model is None and model_input is None:
+            request, name = _image_to_video(given), Path(image or "").stem or "video"
+        else:
+            request = _other_model(model, model_input, given)
+            name = request.model
+        wish = Wish(request=request, name=name, target=output, timeout=timeout, wait=wait)
+        if not fake:
+            return await carry_out(session, wish)
+        from kie_async.testing import FakeKie
+
+        async with session.fake(FakeKie(speed=FAKE_SPEED)):
+            return await carry_out(session, wish)
+
+    run(context, command, as_json=as_json)
+
+
+def _image_to_video(given: Mapping[str, object]) -> Wan22TurboImageToVideo:
+    missing = [
+        Problem(f"--{name}", "nothing", allowed)
+        for name, allowed in (("image", "a file or a public URL"), ("prompt", "a text of 1 to 5000 characters"))
+        if given[name] is None
+    ]
+    if missing:
+        raise _wrong(missing)
+    # The options are passed on as they were typed: check() judges them, as it judges everybody's.
+    return Wan22TurboImageToVideo(**cast("dict[str, Any]", given))
+
+
+def _other_model(model: str | None, model_input: str | None, given: Mapping[str, object]) -> MarketRequest:
+    problems = [
+        Problem(f"--{name.replace('_', '-')}", "a value", f"nothing beside --model: write {name} into --input")
+        for name, value in given.items()
+        if value is not None
+    ]
+    decoded: object = None
+    if model is None:
+        problems.append(Problem("--model", "nothing", "a model's name, since there is an --input"))
+    if model_input is None:
+        problems.append(Problem("--input", "nothing", "the model's input object as JSON, or @FILE"))
+    else:
+        try:
+            text = Path(model_input[1:]).read_text("utf-8") if model_input.startswith("@") else model_input
+            decoded = json.loads(text)
+        except (OSError, ValueError) as error:
+            problems.append(Problem("--input", f"what cannot be read ({error})", "a JSON object, or @FILE"))
+        else:
+            if not isinstance(decoded, dict):
+                problems.append(Problem("--input", f"a {type(decoded).__name__}", 'a JSON object, such as {"prompt": "…"}'))
+    if problems or model is None:
+        raise _wrong(problems)
+    return MarketRequest(model=model, input=cast("dict[str, JSON]", decoded))
+
+
+def _wrong(problems: Sequence[Problem]) -> InvalidRequestError:
+    return InvalidRequestError("The options do not make a request.", problems=problems)

@@ -1,0 +1,398 @@
+"""``KieClient``: what the caller has configured, bound to an engine in the event loop that it is used in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import anyio
+
+from kie_async import errors
+from kie_async._settings import BASE_URL, UPLOAD_URL, check_callback_url, check_id, read_api_key, service_url
+from kie_async.job import Job
+from kie_async.policy import Limits, RetryPolicy
+from kie_async.requests.base import Request
+from kie_async.requests.images import ImageInput, ImageSource, as_image
+from kie_async.requests.urls import origin
+from kie_async.statistics import Statistics
+
+if TYPE_CHECKING:
+    from kie_async._io.engine import Engine
+    from kie_async._io.journal import Journal
+    from kie_async._io.live import LiveJob
+    from kie_async._io.transport import SessionFactory, Transport
+    from kie_async.events import Event
+    from kie_async.records import Generation
+
+__all__ = ["KieClient"]
+
+
+class KieClient:
+    """
+    A client of one Kie account.
+
+    It may be made anywhere, at import time too, and costs nothing until it is used. It works in the event loop in
+    which it is first used; used in a later ``asyncio.run()``, it starts afresh there. ``async with`` closes it at the
+    end; without that, the end of the loop does.
+
+    Args:
+        api_key: The key; by default ``KIE_API_KEY`` from the environment.
+
+        base_url: The API; by default ``KIE_BASE_URL``, else https://api.kie.ai.
+
+        upload_url: The upload host; by default ``KIE_UPLOAD_URL``, else the base URL where that is not the default,
+            else Kie's.
+
+        limits: How much the client asks of the account. Each process has limits of its own.
+
+        retry: How often and for how long it tries.
+
+        journal: Where intents are written down; None for a journal in memory, which forgets with the process.
+
+        callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets a token
+            of its own at the end of it. Without one, a create that was paid twice cannot be detected.
+
+        download_hosts: Endings of the host names that results may be fetched from (``["aiquickdraw.com"]``); None for
+            any public host.
+
+        on_event: Called with an ``Event`` for each thing that happens; it must not block. What it raises is logged.
+
+        session_factory: Makes the aiohttp sessions: called with keyword arguments for ``aiohttp.ClientSession``, once
+            for creates and once for all else, in each event loop. It may add or replace some (a proxy, a connector
+            with your own CA bundle), and passes the rest on.
+
+        trust_env: Whether proxies are taken from the environment.
+
+    Raises:
+        ConfigurationError: If there is no key, or a URL or a key cannot be right.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        upload_url: str | None = None,
+        limits: Limits | None = None,
+        retry: RetryPolicy | None = None,
+        journal: Journal | None = None,
+        callback_url: str | None = None,
+        download_hosts: Collection[str] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        session_factory: SessionFactory | None = None,
+        trust_env: bool = False,
+    ) -> None:
+        self._api_key = read_api_key(api_key)
+        base = base_url or os.environ.get("KIE_BASE_URL") or BASE_URL
+        self._base_url = service_url("base_url", base)
+        upload = upload_url or os.environ.get("KIE_UPLOAD_URL")
+        # A client that talks to another service than Kie's must never upload to Kie.
+        self._upload_url = service_url("upload_url", upload or (UPLOAD_URL if self._base_url == BASE_URL else base))
+        self._limits = limits if limits is not None else Limits()
+        self._retry = retry if retry is not None else RetryPolicy()
+        self._journal = journal
+        self._callback_url = check_callback_url(callback_url)
+        self._download_hosts = None if download_hosts is None else tuple(download_hosts)
+        self._on_event = on_event
+        self._session_factory = session_factory
+        self._trust_env = trust_env
+        self._bound: Engine | None = None
+        self._bound_to = (0, 0)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        engine = self._bound
+        if engine is None or engine.over:
+            return f"<KieClient {self._base_url} idle>"
+        now = self.statistics()
+        return (
+            f"<KieClient {self._base_url} jobs={now.jobs} submitting={now.submitting} sending={now.sending}"
+            f" in_flight={now.in_flight}/{self._limits.in_flight}>"
+        )
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._closed = False
+        await self._engine()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self, drain: float = 5.0) -> None:
+        """
+        Close the client: it takes no more, lets creates that are on the wire end, and goes.
+
+        ``async with`` opens it again. What is unfinished is not cancelled, since it cannot be: its ids are logged, and
+        the journal knows them.
+
+        Args:
+            drain: For how long creates on the wire may take, in seconds.
+        """
+        self._closed = True
+        engine, self._bound = self._bound, None
+        if engine is not None:
+            with anyio.CancelScope(shield=True):
+                await engine.close(drain)
+
+    # -- the main job -----------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request, *, key: str | None = None, timeout: float | None = None) -> Generation:
+        """
+        Submit a request and wait for its result.
+
+        Cancelled or timed out before anything was sent, a request without a key is withdrawn and costs nothing. After
+        that the task lives on: the error carries its ids, and ``attach()`` waits for it again.
+
+        Args:
+            request: What to generate.
+
+            key: An idempotency key of yours: the same key with the same request is the same job, and is never paid
+                twice.
+
+            timeout: A bound on the whole, in seconds; None for ``RetryPolicy.max_age`` after acceptance.
+
+        Returns:
+            The finished task with its results.
+
+        Raises:
+            InvalidRequestError: If something is wrong with the request, all of it at once.
+
+            SubmitInDoubtError: If nobody can tell whether the task was created.
+
+            TaskTimeoutError: If it has not ended in time.
+
+            TaskFailedError: If the generation has failed.
+
+            KieError: Any other, by whose move is next.
+        """
+        from kie_async._io.waiting import timed_out
+
+        engine = await self._engine()
+        job: LiveJob | None = None
+        with anyio.move_on_after(timeout):
+            job, created = await engine.intake.begin(request, key)
+            await self._leave_cleanly(engine, job, engine.waiting.answered(job), withdraw=created)
+            return await engine.waiting.ended(job, patient=False)
+        raise timed_out(timeout or 0.0, job)
+
+    async def submit(self, request: Request, *, key: str | None = None, wait: bool = True) -> Job:
+        """
+        Submit a request and return a handle to it.
+
+        Args:
+            request: What to generate.
+
+            key: An idempotency key of yours; see ``generate``.
+
+            wait: Whether to wait until the service has accepted the task and its taskId is known; else the call
+                returns as soon as the job is in the journal, and the client goes on with it.
+
+        Raises:
+            InvalidRequestError: If something is wrong with the request, all of it at once.
+
+            SubmitInDoubtError: If nobody can tell whether the task was created; it carries the job.
+
+            KieError: Any other, by whose move is next.
+        """
+        engine = await self._engine()
+        job, created = await engine.intake.begin(request, key)
+        until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
+        await self._leave_cleanly(engine, job, until, withdraw=created and wait)
+        return Job(self, job.id)
+
+    async def _leave_cleanly(self, engine: Engine, job: LiveJob, until: Awaitable[None], *, withdraw: bool) -> None:
+        """Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun."""
+        try:
+            await until
+        except asyncio.CancelledError:
+            if withdraw and job.key is None:
+                engine.withdraw(job)
+            raise
+
+    def attach(self, job_id: str) -> Job:
+        """
+        A handle to a job (``kj_…``) or to any task (its taskId).
+
+        Nothing else is done: no request is made, and the journal is not looked into.
+
+        Args:
+            job_id: ``job.id``, or a taskId.
+
+        Raises:
+            ConfigurationError: If it cannot be an id.
+        """
+        return Job(self, check_id(job_id))
+
+    async def recover(self) -> list[Job]:
+        """
+        Go on with everything that the journal has unfinished.
+
+        What was never sent is sent, what was being sent when its process ended is in doubt, and what was accepted is
+        waited for. May be called at any time and any number of times.
+
+        Returns:
+            Handles to all unfinished jobs.
+        """
+        engine = await self._engine()
+        return [Job(self, job.id) for job in await engine.recover()]
+
+    async def jobs(self) -> list[Job]:
+        """Handles to all jobs that the journal knows, oldest first."""
+        engine = await self._engine()
+        return [Job(self, row.id) for row in await engine.parts.journal.rows()]
+
+    async def forget(self, *, before: float) -> int:
+        """
+        Delete jobs that have ended from the journal. A key that is forgotten may be paid again.
+
+        Args:
+            before: Jobs whose last change is older than this instant, in seconds since the epoch.
+
+        Returns:
+            How many were deleted.
+        """
+        engine = await self._engine()
+        return await engine.parts.journal.forget(before=before)
+
+    # -- the account and its files ----------------------------------------------------------------------------------
+
+    async def credits(self) -> float:
+        """
+        The account's balance, in credits.
+
+        Raises:
+            AuthenticationError: If the service does not accept the key.
+
+            KieError: If there was no answer, or none that could be read.
+        """
+        engine = await self._engine()
+        return await engine.credits()
+
+    async def upload(self, source: ImageInput) -> str:
+        """
+        Upload an image; the same bytes only once. Uploads cost nothing, and are kept for three days.
+
+        Args:
+            source: A path, bytes or an open binary file with a JPEG, PNG or WebP image of at most 10 MB.
+
+        Returns:
+            Its URL, for a field of any request.
+
+        Raises:
+            InvalidRequestError: If it is no such image.
+
+            UploadError: If it could not be uploaded.
+        """
+        engine = await self._engine()
+        image = as_image(source)
+        if not isinstance(image, ImageSource):
+            msg = f"{source!r} is a URL already. Pass a path, bytes or an open file."
+            raise errors.UploadError(msg)
+        return (await engine.parts.uploads.put(image)).url
+
+    def statistics(self) -> Statistics:
+        """What the client is doing now; all zero while it is bound to no event loop."""
+        return Statistics() if self._bound is None or self._bound.over else self._bound.statistics()
+
+    # -- the engine -------------------------------------------------------------------------------------------------
+
+    async def _engine(self) -> Engine:
+        """The engine for the running loop, made on first use."""
+        if self._closed:
+            from kie_async._io.engine import closed
+
+            raise closed()
+        loop = asyncio.get_running_loop()
+        engine, here = self._bound, (os.getpid(), threading.get_ident())
+        if engine is not None and not engine.over and engine.loop is not loop:
+            if self._bound_to[0] != here[0]:
+                msg = "The client is used after a fork. Make a client in each process."
+                raise errors.ConfigurationError(msg)
+            if engine.loop.is_running():
+                msg = "The client is at work in another event loop, in another thread. Make a client for each."
+                raise errors.ConfigurationError(msg)
+            engine = None  # that loop stands still for good: a later one has taken its place
+        if engine is None or engine.over:
+            engine = self._make_engine(loop)
+            self._bound, self._bound_to = engine, here
+        await engine.root.up()
+        return engine
+
+    def _make_engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
+        # Imported here, so that importing the package loads no aiohttp.
+        from kie_async._io.clock import Surroundings
+        from kie_async._io.downloads import Downloads
+        from kie_async._io.engine import Engine
+        from kie_async._io.journal import MemoryJournal
+        from kie_async._io.parts import Settings
+
+        if self._journal is None:
+            self._journal = MemoryJournal()
+        origins = frozenset({origin(self._base_url), origin(self._upload_url)})
+        downloads = Downloads(
+            transport=self._open_transport,
+            new_id=lambda: Surroundings(asyncio.get_running_loop()).new_id(),
+            allowed_origins=origins,
+            hosts=self._download_hosts,
+        )
+        settings = Settings(
+            api_key=self._api_key,
+            limits=self._limits,
+            retry=self._retry,
+            callback_url=self._callback_url,
+            allowed_origins=origins,
+            on_event=self._on_event,
+            transport=self._make_transport,
+            job=lambda job_id: Job(self, job_id),
+            saver=downloads.save,
+        )
+        return Engine(settings, self._journal, loop)
+
+    def _make_transport(self) -> Transport:
+        import aiohttp
+
+        from kie_async._io.transport import Transport
+
+        return Transport(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            upload_url=self._upload_url,
+            session_factory=self._session_factory or aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
+            trust_env=self._trust_env,
+            known_hosts=frozenset(
+                host for url in (self._base_url, self._upload_url) if (host := urlsplit(url).hostname) is not None
+            ),
+        )
+
+    @asynccontextmanager
+    async def _open_transport(self) -> AsyncGenerator[Transport]:
+        """The engine's transport, or for a result that is saved after the client was closed, one for the moment."""
+        engine = self._bound
+        if engine is not None and engine.loop is asyncio.get_running_loop() and not engine.over and engine.root.running:
+            yield engine.parts.transport
+            return
+        transport = self._make_transport()
+        await transport.open()
+        try:
+            yield transport
+        finally:
+            with anyio.CancelScope(shield=True):
+                await transport.close()
+
+    def _task_id_of(self, job_id: str) -> str | None:
+        job = None if self._bound is None else self._bound.parts.registry.get(job_id)
+        return job.task_id if job is not None else None if job_id.startswith("kj_") else job_id
+
+    def _state_of(self, job_id: str) -> str | None:
+        job = None if self._bound is None else self._bound.parts.registry.get(job_id)
+        return None if job is None or job.state is None else str(job.state)

@@ -1,0 +1,150 @@
+"""``Job``: a handle to one task, which can be awaited, looked at, and settled when it is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING
+
+from kie_async import errors
+
+if TYPE_CHECKING:
+    from kie_async.client import KieClient
+    from kie_async.records import Generation, TaskRecord
+
+__all__ = ["Job"]
+
+
+class Job:
+    """
+    A task that was asked for.
+
+    Made by ``KieClient.submit()`` and ``KieClient.attach()``. It holds an id and nothing else: any number of handles
+    to one task may be made, dropped and awaited, at once too.
+    """
+
+    __slots__ = ("__weakref__", "_client", "_id")
+
+    def __init__(self, client: KieClient, job_id: str) -> None:
+        self._client = client
+        self._id = job_id
+
+    @property
+    def id(self) -> str:
+        """The job's own id (``kj_…``), or the taskId where the handle was made of one."""
+        return self._id
+
+    @property
+    def task_id(self) -> str | None:
+        """The service's id; None while it is not known to this process."""
+        return self._client._task_id_of(self._id)  # noqa: SLF001 (a job is a part of its client)
+
+    @property
+    def state(self) -> str | None:
+        """
+        What the journal knows of the job: intent, sending, submitted, in_doubt, stalled.
+
+        None where nothing is waited for: the job has ended, or is not one of this client's.
+        """
+        return self._client._state_of(self._id)  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"<Job {self._id} {self.state or ''} task {self.task_id}>"
+
+    def __await__(self) -> Generator[object, None, Generation]:
+        return self.wait().__await__()
+
+    async def wait(self, timeout: float | None = None) -> Generation:
+        """
+        Wait until the task has ended. Leaving the wait changes nothing: the task goes on and can be waited for again.
+
+        Args:
+            timeout: How long to wait, in seconds; None for as long as the task may live (``RetryPolicy.max_age``).
+
+        Returns:
+            The finished task with its results.
+
+        Raises:
+            TaskTimeoutError: If it has not ended in time.
+
+            TaskFailedError: If the generation has failed.
+
+            NoResultError: If it has succeeded without a result.
+
+            SubmitInDoubtError: If nobody can tell whether it was created: at once without a callback URL, after
+                ``RetryPolicy.max_age`` with one.
+
+            TaskNotFoundError: If the id is not known.
+
+            KieError: If it was never accepted: the error says why.
+        """
+        engine = await self._client._engine()  # noqa: SLF001
+        return await engine.waiting.wait(self._id, timeout)
+
+    async def refresh(self) -> TaskRecord:
+        """
+        Ask the service for the task's record now.
+
+        Raises:
+            TaskNotFoundError: If the service does not know the task.
+
+            SubmitInDoubtError: If the job has no taskId because its create is in doubt.
+
+            KieError: If there was no answer, or none that could be read.
+        """
+        engine = await self._client._engine()  # noqa: SLF001
+        return await engine.waiting.refresh(self._id)
+
+    async def updates(self) -> AsyncIterator[TaskRecord]:
+        """
+        Yield the task's record each time that it says something new; ends with the task.
+
+        A reader that is more than 64 changes behind misses the oldest of them.
+        """
+        engine = await self._client._engine()  # noqa: SLF001
+        async for record in engine.waiting.updates(self._id):
+            yield record
+
+    async def resolve(self, task_id: str) -> None:
+        """
+        Say which task a job in doubt has created.
+
+        The service's record must prove it: by our token in the callback URL that it echoes, else by model and input.
+
+        Args:
+            task_id: The id, for example from kie.ai/logs.
+
+        Raises:
+            ConfigurationError: If the task was created by another request, or the job is not in doubt.
+
+            TaskNotFoundError: If the service does not know the task.
+        """
+        engine = await self._client._engine()  # noqa: SLF001
+        await engine.doubts.resolve(self._id, task_id)
+
+    async def resubmit(self, *, allow_duplicate: bool = False) -> None:
+        """
+        Send the create of a job in doubt again. If the first one was accepted after all, the task is paid twice.
+
+        Args:
+            allow_duplicate: Must be True: that is known and wanted.
+
+        Raises:
+            ConfigurationError: If it is not, or the job is not in doubt.
+        """
+        if allow_duplicate is not True:
+            msg = "Sending the create again may pay twice. Pass allow_duplicate=True if that is wanted."
+            raise errors.ConfigurationError(msg, intent_id=self._id)
+        engine = await self._client._engine()  # noqa: SLF001
+        await engine.doubts.resubmit(self._id, engine.intake.send_again)
+
+    async def abandon(self) -> None:
+        """
+        Give a job in doubt up: it is not waited for any more.
+
+        If it was accepted after all, a callback still reports it.
+
+        Raises:
+            ConfigurationError: If the job is not in doubt.
+        """
+        engine = await self._client._engine()  # noqa: SLF001
+        await engine.doubts.abandon(self._id)

@@ -1,0 +1,110 @@
+"""What a client may do and how long it tries: ``Limits`` and ``RetryPolicy``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import attrs
+
+from kie_async.errors import ConfigurationError
+
+__all__ = ["Limits", "RetryPolicy"]
+
+
+def _number(
+    *, above: float | None = None, at_least: float | None = None
+) -> Callable[[object, attrs.Attribute[float], float], None]:
+    bound = above if above is not None else at_least
+
+    def check(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if number and bound is not None and (value > bound if above is not None else value >= bound):
+            return
+        msg = (
+            f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a number"
+            f" {'greater than' if above is not None else 'of at least'} {bound:g}. Give another value."
+        )
+        raise ConfigurationError(msg)
+
+    return check
+
+
+def _whole(*, at_least: int) -> Callable[[object, attrs.Attribute[int], int], None]:
+    def check(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= at_least:
+            return
+        msg = (
+            f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a whole number of at"
+            f" least {at_least}. Give another value."
+        )
+        raise ConfigurationError(msg)
+
+    return check
+
+
+def _check_on_server_error(_instance: object, _attribute: object, value: object) -> None:
+    if value not in ("retry", "in_doubt"):
+        msg = f"RetryPolicy(on_server_error={value!r}) is not possible: it must be 'retry' or 'in_doubt'."
+        raise ConfigurationError(msg)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """
+    How much a client asks of the account. Each process has its own limits: give every worker its share.
+
+    Args:
+        creates: Tasks that may be created in any *window*. The service documents 20 in 10 s for an account, and
+            refuses the rest.
+
+        window: The length of that window, in seconds.
+
+        in_flight: Tasks that may be running at the service at once. The service documents no cap ("100+").
+
+        polls_per_second: Looks at running tasks. An older page of the service allows 10 a second for a key; the default
+            leaves half of it to others.
+
+    Raises:
+        ConfigurationError: If a value makes no sense.
+    """
+
+    creates: int = attrs.field(default=20, validator=_whole(at_least=1))
+    window: float = attrs.field(default=10.0, validator=_number(above=0.0))
+    in_flight: int = attrs.field(default=500, validator=_whole(at_least=1))
+    polls_per_second: float = attrs.field(default=5.0, validator=_number(above=0.0))
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """
+    How often and for how long a client tries. All times are in seconds; attempts are totals.
+
+    Args:
+        server_error_attempts: How often a create is sent in all when the service answers with an unclear 500. Each
+            resend may have been paid before: it is logged, and detected where a callback URL is set.
+
+        on_server_error: ``"retry"``, or ``"in_doubt"``: never send again, and raise ``SubmitInDoubtError`` instead.
+
+        unsent_patience: For how long a create that could not be sent (no name, no connection) is tried again, from its
+            first failure.
+
+        maintenance_patience: For how long a job waits behind the service's maintenance.
+
+        in_doubt_hold: For how long a create in doubt keeps its slot; without a callback URL, also when it becomes
+            UNKNOWN.
+
+        max_age: For how long a task is waited for, from its acceptance; with a callback URL, also when a create in
+            doubt becomes UNKNOWN, from when it was sent.
+
+    Raises:
+        ConfigurationError: If a value makes no sense.
+    """
+
+    server_error_attempts: int = attrs.field(default=3, validator=_whole(at_least=1))
+    on_server_error: Literal["retry", "in_doubt"] = attrs.field(default="retry", validator=_check_on_server_error)
+    unsent_patience: float = attrs.field(default=120.0, validator=_number(at_least=0.0))
+    maintenance_patience: float = attrs.field(default=900.0, validator=_number(at_least=0.0))
+    in_doubt_hold: float = attrs.field(default=600.0, validator=_number(above=0.0))
+    max_age: float = attrs.field(default=3600.0, validator=_number(above=0.0))

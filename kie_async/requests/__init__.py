@@ -1,0 +1,7 @@
+"""What a caller may ask for: one class a model, and ``MarketRequest`` for all others."""
+
+from kie_async.requests.base import Request
+from kie_async.requests.market import MarketRequest
+from kie_async.requests.wan import Wan22TurboImageToVideo
+
+__all__ = ["MarketRequest", "Request", "Wan22TurboImageToVideo"]

@@ -1,0 +1,42 @@
+"""How values appear in messages and in ``repr``: short, on one line, and without what is private."""
+
+from __future__ import annotations
+
+__all__ = ["shown", "shown_length"]
+
+_MOST_BITS = 64
+
+
+def shown(value: object, *, longest: int = 60) -> str:
+    """
+    A value for a message: numbers and short texts as they are, all else by what it is.
+
+    Contents are left out on purpose: a message may be logged, and an unexpected value may be anything, a secret too.
+
+    Args:
+        value: Of any type.
+
+        longest: How many characters of a text are shown.
+
+    >>> shown("1080p"), shown(b"abc"), shown([1, 2]), shown(10**400)
+    ("'1080p'", '3 bytes', 'a value of type list', 'a number of 1329 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a number of {value.bit_length()} bits"
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return ascii(value) if len(value) <= longest else f"{value[:longest]!a}… ({len(value)} characters)"
+    if isinstance(value, (bytes, bytearray)):
+        return f"{len(value)} bytes"
+    return f"a value of type {type(value).__name__}"
+
+
+def shown_length(text: str) -> str:
+    """
+    A private text for a message: only how long it is.
+
+    >>> shown_length("The cat turns its head")
+    '22 characters'
+    """
+    return "1 character" if len(text) == 1 else f"{len(text)} characters"

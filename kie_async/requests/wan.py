@@ -1,0 +1,63 @@
+"""Wan 2.2 Turbo by Kie.ai's market: a picture and a prompt become a clip of about five seconds."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import attrs
+
+from kie_async.requests._fields import choice, flag, image, text, whole_number
+from kie_async.requests._model import ModelRequest
+from kie_async.requests.images import ImageSource, as_image
+
+__all__ = ["Wan22TurboImageToVideo"]
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class Wan22TurboImageToVideo(ModelRequest):
+    """
+    A request for a video of about five seconds that begins with an image.
+
+    Only what is given is sent, so the service's defaults hold for the rest. Nothing is refused before ``check()``,
+    which a client calls by itself before anything is paid.
+
+    Args:
+        image: The first frame: a public http(s) URL, a path, bytes, or an open binary file (read at once). JPEG, PNG or
+            WebP by content, at most 10 MB (10 · 1024 · 1024 bytes); local images are uploaded first.
+
+        prompt: What happens; 1 to 5000 characters.
+
+        resolution: The height of the video; the service takes 720p by itself. 580p, known to older pages, passes with
+            a warning in the log.
+
+        seed: 0 to 2147483647, for results that can be had again.
+
+        acceleration: ``"none"`` or ``"regular"``.
+
+        enable_prompt_expansion: Whether a language model may add detail to the prompt.
+
+        nsfw_checker: Whether the service filters what it finds unsafe.
+
+        aspect_ratio: Known to older pages only: sent when given, with a warning in the log.
+
+    Source: docs.kie.ai/market/wan/2-2-a14b-image-to-video-turbo, in its form of 2026; ``aspect_ratio`` of 2025.
+
+    >>> request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt="The cat turns", seed=7)
+    >>> request.input({})
+    {'image_url': 'https://example.com/cat.png', 'prompt': 'The cat turns', 'seed': 7}
+    """
+
+    model: ClassVar[str] = "wan/2-2-a14b-image-to-video-turbo"
+
+    image: str | ImageSource = attrs.field(converter=as_image, metadata=image("image_url"))
+    prompt: str = attrs.field(metadata=text(longest=5000))
+    resolution: Literal["480p", "720p"] | None = attrs.field(
+        default=None, metadata=choice("480p", "720p", older=("580p",))
+    )
+    seed: int | None = attrs.field(default=None, metadata=whole_number(0, 2**31 - 1))
+    acceleration: Literal["none", "regular"] | None = attrs.field(default=None, metadata=choice("none", "regular"))
+    enable_prompt_expansion: bool | None = attrs.field(default=None, metadata=flag())
+    nsfw_checker: bool | None = attrs.field(default=None, metadata=flag())
+    aspect_ratio: Literal["auto", "16:9", "9:16", "1:1"] | None = attrs.field(
+        default=None, metadata=choice("auto", "16:9", "9:16", "1:1", gone=True)
+    )

@@ -1,0 +1,52 @@
+"""``Statistics``: what a client is doing at one instant."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Statistics"]
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """
+    A snapshot of a client. When all has ended, everything but the totals is zero.
+
+    Attributes:
+        jobs: Jobs that something may still happen to.
+
+        submitting: Jobs on their way to a taskId.
+
+        waiting_for_slot: Of these, the ones that wait for a place among the running tasks.
+
+        waiting_for_token: Of these, the ones that wait for the rate limit.
+
+        sending: Of these, the ones whose create may be on the wire.
+
+        in_flight: Slots that are taken: tasks that may be running at the service.
+
+        tokens_lent: Creates under way.
+
+        watched: Tasks that are looked at.
+
+        waiters: Callers that wait for a job.
+
+        children: Tasks of the event loop that work for the client.
+
+        looks: Looks so far: a total.
+
+        late_records: Last words about tasks that had ended: a total.
+    """
+
+    jobs: int = 0
+    submitting: int = 0
+    waiting_for_slot: int = 0
+    waiting_for_token: int = 0
+    sending: int = 0
+    in_flight: int = 0
+    tokens_lent: int = 0
+    watched: int = 0
+    waiters: int = 0
+    children: int = 0
+    looks: int = 0
+    late_records: int = 0

@@ -1,0 +1,37 @@
+"""
+For tests and trials: a fake of the service, its faults and its truth, and virtual time.
+
+Everything is imported when it is first used, so that naming this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kie_async.testing.clock import VirtualLoop, virtual_time
+    from kie_async.testing.fake import FakeKie
+    from kie_async.testing.faults import Fault
+    from kie_async.testing.truth import Truth
+
+__all__ = ["FakeKie", "Fault", "Truth", "VirtualLoop", "virtual_time"]
+
+_HOMES = {
+    "FakeKie": "fake",
+    "Fault": "faults",
+    "Truth": "truth",
+    "VirtualLoop": "clock",
+    "virtual_time": "clock",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

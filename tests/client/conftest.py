@@ -1,0 +1,23 @@
+"""What every test of the client is watched for: that neither the key nor a prompt is ever shown."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.client.world import KEY, PROMPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No log record of any logger holds the key or a prompt, in its text or in its traceback."""
+    caplog.set_level(logging.DEBUG)
+    formatter = logging.Formatter("%(message)s %(args)s")
+    yield
+    shown = [formatter.format(record) for when in ("setup", "call") for record in caplog.get_records(when)]
+    assert [] == [text for text in shown if KEY in text or PROMPT in text]

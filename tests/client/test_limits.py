@@ -1,0 +1,152 @@
+"""Four hundred jobs at once: all of the account's limit is used, and none of it is ever exceeded."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from kie_async import KieError, SubmitInDoubtError
+from kie_async.testing import Fault
+from tests.client.world import World, a_world, ask, assert_settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+JOBS = 400
+SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
+
+
+def figures(world: World) -> dict[str, float]:
+    """What the service saw; utilisation is the rate from the 20th create on, in percent of 2 a second."""
+    truth = world.truth
+    created_at = [post.at for post in truth.posts if post.task_id is not None]
+    rate = (len(created_at) - 20) / (created_at[-1] - created_at[19])
+    return {
+        "refusals": len(truth.refused),
+        "requests_per_create": len(truth.posts) / len(created_at),
+        "utilisation": round(100 * rate / 2, 2),
+        "busiest": truth.busiest_window(10.0),
+    }
+
+
+def show(record_property: Callable[[str, object], None], name: str, seen: dict[str, float]) -> None:
+    print(f"\n{name}: {seen}")  # noqa: T201 (for the reader of `pytest -s`)
+    for figure, value in seen.items():
+        record_property(figure, value)
+
+
+@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+async def test_all_of_the_limit_is_used_and_none_of_it_exceeded(
+    limiter: str, record_property: Callable[[str, object], None]
+) -> None:
+    """However the service counts: no refusal, one request a create, 97 % of two creates a second."""
+    ended: list[str] = []
+
+    async def one(number: int) -> None:
+        ended.append((await world.kie.generate(ask(number))).task_id)
+
+    async with a_world(limiter=limiter, **SERVICE) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(JOBS):
+                group.start_soon(one, number)
+        seen = figures(world)
+        show(record_property, limiter, seen)
+
+        assert 0 == seen["refusals"]
+        assert 1.0 == seen["requests_per_create"]
+        assert 20 == seen["busiest"]
+        assert 97.0 <= seen["utilisation"] <= 100.0
+        assert sorted(world.tasks) == sorted(ended)
+        assert {"succeeded": JOBS} == await world.states()
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+async def test_lost_answers_cost_no_refusal_and_leave_nothing(
+    limiter: str, record_property: Callable[[str, object], None]
+) -> None:
+    """3 % of the answers are lost after the create, half of them by a reset and half by silence."""
+    faults = [Fault("create", "reset", after=True, chance=0.015), Fault("create", "silence", after=True, chance=0.0152)]
+    ended, doubtful = list[str](), list[str]()
+
+    async def one(number: int) -> None:
+        try:
+            ended.append((await world.kie.generate(ask(number))).task_id)
+        except SubmitInDoubtError as error:
+            doubtful.append(error.job.id)
+
+    async with a_world(limiter=limiter, faults=faults, **SERVICE) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(JOBS):
+                group.start_soon(one, number)
+        await anyio.sleep(700)  # in_doubt_hold, after which the slots come back
+        seen = figures(world)
+        show(record_property, f"{limiter}, answers lost", {**seen, "lost": len(doubtful)})
+
+        assert 0 == seen["refusals"]
+        assert 1.0 == seen["requests_per_create"]
+        assert 20 == seen["busiest"]
+        assert JOBS == len(world.truth.created) == len(ended) + len(doubtful)
+        assert len([post for post in world.truth.posts if post.code is None]) == len(doubtful) > 5
+        assert {"succeeded": len(ended), "unknown": len(doubtful)} == await world.states()
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+async def test_a_storm_of_cancellations_costs_no_refusal_and_leaves_nothing(
+    limiter: str, record_property: Callable[[str, object], None]
+) -> None:
+    """A third of the callers leave at a random instant: while they queue, while they send, or while they wait."""
+    rng = random.Random(4)
+    left, ended = list[int](), list[str]()
+
+    async def one(number: int, patience: float) -> None:
+        with anyio.move_on_after(patience) as scope:
+            ended.append((await world.kie.generate(ask(number))).task_id)
+        if scope.cancelled_caught:
+            left.append(number)
+
+    async with a_world(limiter=limiter, **SERVICE) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(JOBS):
+                group.start_soon(one, number, rng.uniform(0.0, 150.0) if rng.random() < 1 / 3 else float("inf"))
+        await anyio.sleep(600)  # the tasks of those who left end, too
+        states = await world.states()
+        seen = figures(world)
+        show(record_property, f"{limiter}, callers leave", {**seen, "left": len(left), **states})
+
+        assert 0 == seen["refusals"]
+        assert 1.0 == seen["requests_per_create"]
+        assert 20 == seen["busiest"]
+        assert 97.0 <= seen["utilisation"] <= 100.0
+        assert JOBS == len(ended) + len(left)
+        assert len(left) > JOBS / 4
+        assert len(world.truth.created) == states["succeeded"]
+        assert {"succeeded", "withdrawn"} == set(states)
+        assert JOBS == sum(states.values())
+        await assert_settled(world.kie)
+
+
+async def test_an_error_leaves_nothing_either() -> None:
+    """Every third create is refused for good: tokens are spent, and slots come back."""
+    faults = [Fault("create", "code", code=422, nth=range(1, 100, 3))]
+    refused: list[KieError] = []
+
+    async def one(number: int) -> None:
+        try:
+            await world.kie.generate(ask(number))
+        except KieError as error:
+            refused.append(error)
+
+    async with a_world(faults=faults, **SERVICE) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(60):
+                group.start_soon(one, number)
+
+        assert (20, 60) == (len(refused), len(world.truth.posts))
+        assert 20 == world.truth.busiest_window(10.0)
+        assert {"rejected": 20, "succeeded": 40} == await world.states()
+        await assert_settled(world.kie)

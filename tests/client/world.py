@@ -1,0 +1,138 @@
+"""What the tests of the client stand on: one service, one client of it, and the ledger that is kept of both."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import attrs
+
+from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._io.journal import MemoryJournal
+from kie_async.testing import FakeKie
+
+if TYPE_CHECKING:
+    from kie_async.testing import Truth
+
+__all__ = ["CALLBACKS", "IMAGE", "KEY", "PROMPT", "World", "a_world", "ask", "assert_ledger", "assert_settled"]
+
+#: Canaries: neither may ever be seen in a log, an error or a repr.
+KEY = "canary-of-the-api-key"
+PROMPT = "The canary turns its head"
+
+IMAGE = "https://example.com/cat.png"
+#: A receiver that does not exist; the fake posts to this machine only.
+CALLBACKS = "https://app.example.com/kie"
+
+#: Where a task may be that the client cannot name: its caller was told that it is in doubt.
+_TOLD = frozenset({IntentState.SENDING, IntentState.IN_DOUBT, IntentState.UNKNOWN, IntentState.ABANDONED})
+
+
+def ask(number: int = 0, **options: Any) -> Wan22TurboImageToVideo:
+    """A good request; the number in its prompt ties a task to its intent."""
+    return Wan22TurboImageToVideo(**{"image": IMAGE, "prompt": f"{PROMPT}, take {number}", **options})
+
+
+@attrs.define(eq=False)
+class World:
+    """
+    One service and one client.
+
+    Attributes:
+        kie: The client.
+
+        fake: The service.
+
+        journal: The client's journal.
+
+        events: What the client has reported.
+    """
+
+    kie: KieClient
+    fake: FakeKie
+    journal: MemoryJournal
+    events: list[Event] = attrs.field(factory=list)
+
+    @property
+    def truth(self) -> Truth:
+        """What the service has seen and done."""
+        return self.fake.truth
+
+    @property
+    def tasks(self) -> list[str]:
+        """The ids of all tasks, in the order of creation."""
+        return list(self.fake.truth.tasks)
+
+    def reported(self, name: EventName) -> list[Event]:
+        """The events of a name."""
+        return [event for event in self.events if event.name is name]
+
+    async def rows(self) -> list[Intent]:
+        """What the journal knows."""
+        return list(await self.journal.rows())
+
+    async def states(self) -> dict[str, int]:
+        """How many intents are in which state."""
+        return dict(Counter(str(row.state) for row in await self.rows()))
+
+    async def row(self) -> Intent:
+        """The only row."""
+        (row,) = await self.rows()
+        return row
+
+
+@asynccontextmanager
+async def a_world(*, client: Mapping[str, Any] | None = None, **service: Any) -> AsyncIterator[World]:
+    """
+    A service and a client, both made as asked for; when it is left, the ledger of the two must be right.
+
+    Args:
+        client: Arguments of the client.
+
+        **service: Arguments of the fake.
+    """
+    journal, events = MemoryJournal(), list[Event]()
+    options: dict[str, Any] = {"journal": journal, "on_event": events.append, **(client or {})}
+    async with FakeKie(**service) as fake:
+        async with KieClient(KEY, base_url=fake.url, **options) as kie:
+            yield World(kie, fake, journal, events)
+        assert_ledger(await journal.rows(), fake.truth)
+
+
+def _prompt(given: object) -> str:
+    return str(given.get("prompt")) if isinstance(given, Mapping) else ""
+
+
+def assert_ledger(rows: list[Intent] | Any, truth: Truth) -> None:
+    """
+    The journal and the service's truth agree about the money.
+
+    No intent has more tasks than one and those that its suspect attempts may have made; every task is in the journal,
+    by its id or as an intent in doubt; and what the journal says of a task's end is how it ended.
+    """
+    by_prompt = {_prompt(json.loads(row.input)): row for row in rows}
+    named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicates) if task_id is not None}
+    tasks = Counter(_prompt(task.input) for task in truth.created)
+    for task in truth.created:
+        row = named.get(task.task_id) or by_prompt.get(_prompt(task.input))
+        assert row is not None, f"a paid task that nobody knows: {task.task_id}"
+        assert row.suspect_attempts or row.state in _TOLD or task.task_id in (row.task_id, *row.duplicates), row
+        assert tasks[_prompt(task.input)] <= 1 + row.suspect_attempts, row
+    for row in rows:
+        if row.state in (IntentState.SUCCEEDED, IntentState.FAILED):
+            ended = truth.tasks[row.task_id]
+            assert (row.state is IntentState.FAILED) == (ended.failure is not None), row
+    assert truth.busiest_window(10.0) <= 20
+
+
+async def assert_settled(kie: KieClient) -> None:
+    """Everything but the totals is zero: no job, slot, token, look, waiter or task of the loop is left."""
+    for _ in range(3):  # whoever has just ended may have a turn of the loop to go
+        await anyio.sleep(0)
+    left = attrs.evolve(kie.statistics(), looks=0, late_records=0)
+    assert Statistics() == left

@@ -1,0 +1,286 @@
+"""The posts by which the fake reports that a task has ended, as a receiver sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from kie_async.testing import Fault
+from kie_async.testing.callbacks import sign
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Anything, Serve
+
+
+class Receiver:
+    """Takes callbacks down, and answers as told."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.statuses: list[int] = []
+        self.pause = 0.0
+        self.got: list[tuple[float, Mapping[str, str], bytes]] = []
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Note a post, and answer with the next of ``statuses``, else 200."""
+        self.got.append((asyncio.get_running_loop().time(), request.headers, await request.read()))
+        await asyncio.sleep(self.pause)
+        return web.json_response({"code": 200, "msg": "success"}, status=self.statuses.pop(0) if self.statuses else 200)
+
+    @property
+    def times(self) -> list[float]:
+        """When posts came, to a tenth of a second."""
+        return [round(at, 1) for at, _, _ in self.got]
+
+    def body(self, number: int = 0) -> Anything:
+        """The body of a post, decoded."""
+        return json.loads(self.got[number][2])
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    application = web.Application()
+    application.router.add_post("/done", receiver.receive)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    receiver.url = f"http://127.0.0.1:{site.port}/done"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+async def test_success_is_reported_word_by_word(serve: Serve) -> None:
+    async with listening() as receiver, serve(duration=60.0) as api:
+        task_id = await api.task(callback_url=receiver.url)
+        (task,) = api.fake.truth.created
+        await asyncio.sleep(59)
+        assert [] == receiver.got
+        await asyncio.sleep(2)
+
+        (post,) = receiver.got
+        assert "application/json" == post[1]["Content-Type"]
+        assert not {"X-Webhook-Timestamp", "X-Webhook-Signature"} & set(post[1])
+        assert {"code": 200, "msg": "Playground task completed successfully."} == {
+            key: receiver.body()[key] for key in ("code", "msg")
+        }
+        data = receiver.body()["data"]
+        assert [
+            "taskId",
+            "model",
+            "state",
+            "param",
+            "resultJson",
+            "failCode",
+            "failMsg",
+            "costTime",
+            "completeTime",
+            "createTime",
+            "updateTime",
+            "creditsConsumed",
+        ] == list(data)
+        record = await api.record(task_id)
+        same = ("taskId", "model", "state", "param", "resultJson", "failCode", "failMsg", "costTime", "creditsConsumed")
+        assert {key: record[key] for key in same} == {key: data[key] for key in same}
+        assert task.created_ms // 1000 * 1000 == data["createTime"]
+        assert data["completeTime"] == data["updateTime"] == task.ended_ms // 1000 * 1000
+        assert receiver.url == json.loads(data["param"])["callBackUrl"]
+
+
+async def test_failure_has_a_top_code_of_501_and_neither_times_nor_results(serve: Serve) -> None:
+    async with (
+        listening() as receiver,
+        serve(duration=5.0, fail_rate=1.0, fails=[("500", "the server is busy")]) as api,
+    ):
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(6)
+
+        assert (501, "Playground task failed.") == (receiver.body()["code"], receiver.body()["msg"])
+        data = receiver.body()["data"]
+        assert {
+            "taskId": task_id,
+            "model": "wan/2-2-a14b-image-to-video-turbo",
+            "state": "fail",
+            "param": data["param"],
+            "failCode": "500",
+            "failMsg": "the server is busy",
+            "creditsConsumed": 0.0,
+        } == data
+
+
+async def test_nothing_is_posted_without_a_url_or_to_another_machine(serve: Serve) -> None:
+    async with serve(duration=1.0) as api:
+        await api.create()
+        await api.create(callback_url="https://app.example.com/kie")
+        await api.create(callback_url="http://[")
+        await asyncio.sleep(60)
+
+        assert ["not on this machine, and not one of callback_hosts"] * 2 == [
+            callback.error for callback in api.fake.truth.callbacks
+        ]
+
+
+async def test_another_host_can_be_allowed(serve: Serve) -> None:
+    async with serve(duration=1.0, callback_hosts=["receiver.invalid"]) as api:
+        await api.create(callback_url="http://receiver.invalid/done")
+        await asyncio.sleep(60)
+
+        assert 3 == len(api.fake.truth.callbacks)
+        assert all(
+            (callback.error or "").startswith("ClientConnectorDNSError") for callback in api.fake.truth.callbacks
+        )
+
+
+@pytest.mark.parametrize(
+    ("statuses", "posts"),
+    [([], 1), ([500], 2), ([404, 302], 3), ([500, 500, 500], 3), ([201], 2)],
+)
+async def test_a_post_is_tried_three_times_until_it_is_answered_with_200(
+    serve: Serve, statuses: list[int], posts: int
+) -> None:
+    async with listening() as receiver, serve(duration=10.0, callback_retry_delay=7.0) as api:
+        receiver.statuses = list(statuses)
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(100)
+
+        assert [10.0, 17.0, 24.0][:posts] == receiver.times
+        expected = [(task_id, number + 1, status) for number, status in enumerate([*statuses, 200][:posts])]
+        assert expected == [(post.task_id, post.attempt, post.status) for post in api.fake.truth.callbacks]
+
+
+async def test_a_receiver_has_fifteen_seconds(serve: Serve) -> None:
+    async with listening() as receiver, serve(duration=10.0, callback_retry_delay=5.0) as api:
+        receiver.pause = 20.0
+        await api.create(callback_url=receiver.url)
+        await asyncio.sleep(200)
+
+        assert [10.0, 30.0, 50.0] == receiver.times
+        assert ["TimeoutError: "] * 3 == [post.error for post in api.fake.truth.callbacks]
+
+
+async def test_a_receiver_that_is_down_is_tried_three_times(serve: Serve) -> None:
+    async with serve(duration=1.0) as api:
+        await api.create(callback_url="http://127.0.0.1:9/done")
+        await asyncio.sleep(60)
+
+        assert ["ClientConnectorError"] * 3 == [(post.error or "").split(":")[0] for post in api.fake.truth.callbacks]
+
+
+def test_the_signature_is_that_of_the_documentation() -> None:
+    """
+    Computed independently.
+
+    ``printf '%s' 'abc.1767225600' | openssl dgst -sha256 -hmac 'secret' -binary | base64``
+    """
+    assert {
+        "X-Webhook-Timestamp": "1767225600",
+        "X-Webhook-Signature": "kEgM6OvYQJhzZEV8VWRyDo4wCQ5qxLYFMQ5WWAkH5bo=",
+    } == sign("secret", "abc", 1767225600)
+
+
+async def test_with_a_key_callbacks_are_signed(serve: Serve) -> None:
+    async with listening() as receiver, serve(duration=10.0, webhook_key="secret") as api:
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(11)
+        now = int(asyncio.get_running_loop().wall_time())  # type: ignore[attr-defined]
+
+        headers = receiver.got[0][1]
+        assert now - 2 <= int(headers["X-Webhook-Timestamp"]) <= now
+        assert sign("secret", task_id, int(headers["X-Webhook-Timestamp"])).items() <= dict(headers).items()
+        assert sign("secret", task_id, now) == api.fake.sign(task_id)
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        (Fault("callback", "lost"), []),
+        (Fault("callback", "slow", seconds=3600.0), [3610.0]),
+        (Fault("callback", "copies", copies=3), [10.0, 10.0, 10.0]),
+        (Fault("callback", "lost", nth=2), [10.0]),
+    ],
+)
+async def test_callbacks_are_lost_late_and_doubled_as_told(serve: Serve, fault: Fault, times: list[float]) -> None:
+    async with listening() as receiver, serve(duration=10.0, faults=[fault]) as api:
+        await api.create(callback_url=receiver.url)
+        await asyncio.sleep(4000)
+
+        assert times == receiver.times
+
+
+async def test_a_forged_callback_says_what_it_is_told_to(serve: Serve) -> None:
+    forged = {"taskId": "f" * 32, "resultJson": '{"resultUrls":["https://example.com/evil.mp4"]}'}
+    async with listening() as receiver, serve(duration=1.0, faults=[Fault("callback", "alter", data=forged)]) as api:
+        await api.create(callback_url=receiver.url)
+        await asyncio.sleep(2)
+
+        assert forged.items() <= receiver.body()["data"].items()
+        assert "success" == receiver.body()["data"]["state"]
+
+
+@pytest.mark.parametrize(
+    ("what", "signed", "age"),
+    [("unsigned", None, 0), ("missigned", False, 0), ("stale", True, 600)],
+)
+async def test_signatures_are_left_out_wrong_or_old_as_told(
+    serve: Serve, what: Anything, *, signed: bool | None, age: int
+) -> None:
+    fault = Fault("callback", what, seconds=600.0)
+    async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(2)
+        headers = dict(receiver.got[0][1])
+
+        if signed is None:
+            assert not {"X-Webhook-Timestamp", "X-Webhook-Signature"} & headers.keys()
+        else:
+            now = asyncio.get_running_loop().wall_time()  # type: ignore[attr-defined]
+            assert age == pytest.approx(now - int(headers["X-Webhook-Timestamp"]), abs=3)
+            right = sign("secret", task_id, int(headers["X-Webhook-Timestamp"]))
+            assert signed is (right.items() <= headers.items())
+
+
+async def test_a_callback_may_come_before_the_answer_to_the_create(serve: Serve) -> None:
+    slow = Fault("create", "slow", seconds=30.0, after=True)
+    async with listening() as receiver, serve(duration=5.0, faults=[slow]) as api:
+        await api.create(callback_url=receiver.url)
+
+        assert 25 == pytest.approx(asyncio.get_running_loop().time() - receiver.got[0][0], abs=0.1)
+
+
+async def test_callbacks_may_be_late_throughout(serve: Serve) -> None:
+    async with listening() as receiver, serve(duration=10.0, callback_delay=20.0, speed=2.0) as api:
+        await api.create(callback_url=receiver.url)
+        await asyncio.sleep(60)
+
+        assert [15.0] == receiver.times
+
+
+async def test_many_ends_are_each_reported_once_and_in_time(serve: Serve) -> None:
+    async with listening() as receiver, serve(limit=1000, credits=1e6, duration=(60.0, 0.5)) as api:
+        for _ in range(100):
+            await api.create(callback_url=receiver.url)
+        await asyncio.sleep(600)
+
+        ends = sorted((round(task.ends_at, 1), task.task_id) for task in api.fake.truth.created)
+        assert [at for at, _ in ends] == receiver.times
+        assert {task_id for _, task_id in ends} == {receiver.body(number)["data"]["taskId"] for number in range(100)}
+
+
+async def test_a_task_ended_by_the_test_is_reported_then_and_only_then(serve: Serve) -> None:
+    async with listening() as receiver, serve(duration=60.0) as api:
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(5)
+        api.fake.fail(task_id)
+        await asyncio.sleep(100)
+
+        assert [5.0] == receiver.times
+        assert "fail" == receiver.body()["data"]["state"]

@@ -1,0 +1,399 @@
+"""What faults do on the wire, seen as bytes by a bare socket, and when they strike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+import pytest
+
+from kie_async.testing import FakeKie, Fault
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Anything, Api, Serve
+
+OK = {"code": 200, "msg": "success"}
+EXCEPTION = "Server exception, please try again later or contact customer service"
+INPUT = {"prompt": "A cat", "image_url": "https://example.com/cat.png"}
+BODY = json.dumps({"model": "wan/2-2-a14b-image-to-video-turbo", "input": INPUT}).encode()
+CREATE = (
+    b"POST /api/v1/jobs/createTask HTTP/1.1\r\nHost: fake\r\nAuthorization: Bearer k\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+)
+
+
+class Heard(NamedTuple):
+    """What a bare socket has received, and how the connection ended."""
+
+    data: bytes
+    end: str
+
+    @property
+    def status(self) -> int:
+        """The status in the status line."""
+        return int(self.data.split(b" ", 2)[1])
+
+    @property
+    def head(self) -> bytes:
+        """All up to the blank line, in lower case."""
+        return self.data.partition(b"\r\n\r\n")[0].lower()
+
+    @property
+    def body(self) -> bytes:
+        """All after the blank line; of a chunked answer, the contents of its chunks."""
+        rest = self.data.partition(b"\r\n\r\n")[2]
+        if b"chunked" not in self.head:
+            return rest
+        body = b""
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+        return body
+
+
+async def hear(fake: FakeKie, request: bytes = CREATE, *, patience: float = 60.0) -> Heard:
+    """Send *request* over a socket of its own and listen until the connection ends, or for *patience* seconds."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(fake.url.rpartition(":")[2]))
+    data, end = b"", "silence"
+    try:
+        writer.write(request)
+        async with asyncio.timeout(patience):
+            while chunk := await reader.read(65536):
+                data += chunk
+            end = "closed"
+    except TimeoutError:
+        pass
+    except ConnectionResetError:
+        end = "reset"
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except ConnectionError:
+        end = "reset"
+    return Heard(data, end)
+
+
+CUTS = [
+    ({"what": "close"}, b"", "closed"),
+    ({"what": "reset"}, b"", "reset"),
+    ({"what": "silence"}, b"", "silence"),
+    ({"what": "half_status_line"}, b"HTTP/1.1 2", "closed"),
+    ({"what": "half_status_line", "cut": "reset"}, None, "reset"),
+    ({"what": "garbage"}, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "closed"),
+    ({"what": "garbage", "body": "SSH-2.0-OpenSSH_9.6\r\n"}, b"SSH-2.0-OpenSSH_9.6\r\n", "closed"),
+]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("how", "data", "end"), CUTS)
+async def test_a_cut_connection_gives_exactly_these_bytes(
+    serve: Serve, how: dict[str, Any], data: bytes | None, end: str, *, after: bool
+) -> None:
+    """What was written before a reset may or may not be seen."""
+    async with serve(faults=[Fault("create", after=after, **how)]) as api:
+        heard = await hear(api.fake)
+
+        assert end == heard.end
+        assert data in (None, heard.data)
+        (post,) = api.fake.truth.posts
+        assert (None, None) == (post.code, post.status)
+        assert (1 if after else 0) == len(api.fake.truth.created)
+        assert (9_920.0 if after else 10_000.0) == await api.credits()
+
+
+@pytest.mark.parametrize(("cut", "end"), [("close", "closed"), ("reset", "reset")])
+async def test_half_a_body_is_announced_whole(serve: Serve, cut: str, end: str) -> None:
+    async with serve(faults=[Fault("create", "half_body", after=True, cut=cut)]) as api:  # type: ignore[arg-type]  # a parameter
+        heard = await hear(api.fake)
+        whole = b'{"code":200,"msg":"success","data":{"taskId":"%s","recordId":"%s"}}'
+        whole %= (api.fake.truth.created[0].task_id.encode(),) * 2
+
+        assert end == heard.end
+        if cut == "close":
+            assert b"content-length: %d\r\n" % len(whole) in heard.head + b"\r\n"
+            assert whole[: len(whole) // 2] == heard.body
+
+
+async def test_truncated_json_has_the_right_length(serve: Serve) -> None:
+    async with serve(faults=[Fault("create", "truncated_json", after=True)]) as api:
+        heard = await hear(api.fake)
+
+        assert (200, "closed") == (heard.status, heard.end)
+        assert heard.body.startswith(b'{"code":200,"msg":"success","data":{"ta')
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(heard.body)
+        assert 1 == len(api.fake.truth.created)
+
+
+@pytest.mark.parametrize(
+    ("how", "after", "status", "body", "created"),
+    [
+        ({"what": "code", "code": 500}, True, 200, {"code": 500, "msg": EXCEPTION, "data": None}, 1),
+        (
+            {"what": "code", "code": 455, "status": 503, "msg": "soon"},
+            False,
+            503,
+            {"code": 455, "msg": "soon", "data": None},
+            0,
+        ),
+        ({"what": "code", "code": 777}, False, 200, {"code": 777, "msg": "", "data": None}, 0),
+        ({"what": "status", "status": 403}, True, 403, {**OK, "data": {"taskId": "ID", "recordId": "ID"}}, 1),
+        ({"what": "status", "status": 502}, False, 502, {**OK, "data": None}, 0),
+        ({"what": "null_data"}, True, 200, {**OK, "data": None}, 1),
+        ({"what": "no_task_id"}, True, 200, {**OK, "data": {}}, 1),
+        ({"what": "no_task_id"}, False, 200, {**OK, "data": {}}, 0),
+        (
+            {"what": "alter", "data": {"taskId": True}},
+            True,
+            200,
+            {**OK, "data": {"taskId": True, "recordId": "ID"}},
+            1,
+        ),
+        ({"what": "body", "body": "{}", "content_type": "application/json"}, True, 200, {}, 1),
+    ],
+)
+async def test_an_answer_is_spoiled_as_told(
+    serve: Serve, how: dict[str, Any], *, after: bool, status: int, body: dict[str, Any], created: int
+) -> None:
+    async with serve(faults=[Fault("create", after=after, **how)]) as api:
+        answer = await api.create()
+        shown = json.loads(
+            answer.body.replace(api.fake.truth.created[0].task_id.encode(), b"ID") if created else answer.body
+        )
+
+        assert (status, body, created) == (answer.status, shown, len(api.fake.truth.created))
+        assert (status, body.get("code")) == (api.fake.truth.posts[0].status, api.fake.truth.posts[0].code)
+
+
+async def test_an_id_that_is_a_number_means_the_task(serve: Serve) -> None:
+    async with serve(faults=[Fault("create", "numeric_task_id", after=True)]) as api:
+        data = (await api.create()).json["data"]
+
+        assert isinstance(data["taskId"], int)
+        assert data["taskId"] < 2**53
+        assert str(data["taskId"]) == (await api.record(str(data["taskId"])))["taskId"]
+
+
+async def test_a_proxy_has_a_page_of_its_own(serve: Serve) -> None:
+    async with serve(faults=[Fault("create", "html", after=True, status=504)]) as api:
+        answer = await api.create()
+
+        assert (504, "text/html; charset=UTF-8") == (answer.status, answer.headers["Content-Type"])
+        assert b"<title>api | 504</title>" in answer.body
+        assert (None, 504) == (api.fake.truth.posts[0].code, api.fake.truth.posts[0].status)
+
+
+@pytest.mark.parametrize("status", [301, 307, 308])
+async def test_a_redirect_leads_where_nobody_must_go(serve: Serve, status: int) -> None:
+    async with serve(faults=[Fault("create", "redirect", status=status)]) as api:
+        answer = await api.create()
+        assert (status, f"{api.fake.url}/redirected") == (answer.status, answer.headers["Location"])
+        assert [] == api.fake.truth.strays
+
+        assert 404 == (await api.request("POST", answer.headers["Location"])).status
+        assert ["/redirected"] == api.fake.truth.strays
+
+
+async def test_a_body_may_claim_to_be_compressed(serve: Serve) -> None:
+    broken = Fault(
+        "poll", "body", body=b"no gzip", headers={"Content-Encoding": "gzip"}, content_type="application/json"
+    )
+    async with serve(faults=[broken]) as api:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await api.poll("x")
+
+
+@pytest.mark.parametrize(("after", "arrives_at"), [(False, 30.0), (True, 0.0)])
+async def test_slow_waits_before_the_service_acts_or_after(serve: Serve, *, after: bool, arrives_at: float) -> None:
+    async with serve(faults=[Fault("create", "slow", seconds=30.0, after=after)]) as api:
+        start = asyncio.get_running_loop().time()
+        assert 200 == (await api.create()).json["code"]
+
+        assert 30.0 == pytest.approx(asyncio.get_running_loop().time() - start, abs=0.01)
+        assert arrives_at == pytest.approx(api.fake.truth.created[0].created_at - start, abs=0.01)
+
+
+async def test_a_slow_body_comes_a_byte_at_a_time(serve: Serve) -> None:
+    async with serve(faults=[Fault("create", "slow_body", seconds=0.05)]) as api:
+        start = asyncio.get_running_loop().time()
+        heard = await hear(api.fake)
+
+        assert 200 == json.loads(heard.body)["code"]
+        assert len(heard.body) * 0.05 == pytest.approx(asyncio.get_running_loop().time() - start, abs=0.1)
+
+
+async def test_a_half_download_is_a_half_file(serve: Serve) -> None:
+    async with serve(duration=0.0, faults=[Fault("download", "half_body", nth=2)]) as api:
+        task_id = await api.task("z-image")
+        url = await api.result_url(task_id)
+        whole = (await api.request("GET", url)).body
+        heard = await hear(api.fake, f"GET {url} HTTP/1.1\r\nHost: fake\r\nUser-Agent: x\r\n\r\n".encode())
+
+        assert whole[: len(whole) // 2] == heard.body
+        assert f"content-length: {len(whole)}".encode() in heard.head
+
+
+@pytest.mark.parametrize(
+    ("how", "data", "end"),
+    [
+        ({"what": "reset"}, b"", "reset"),
+        ({"what": "close"}, b"", "closed"),
+        ({"what": "silence"}, b"", "silence"),
+        ({"what": "reset", "at_byte": 1}, b"", "reset"),
+        ({"what": "silence", "at_byte": 100}, b"", "silence"),
+    ],
+)
+async def test_a_connection_can_be_lost_before_a_request_is_read(
+    serve: Serve, how: dict[str, Any], data: bytes, end: str
+) -> None:
+    async with serve(faults=[Fault("connect", nth=1, **how)]) as api:
+        heard = await hear(api.fake)
+        # A connection that is closed while data is under way is reset by the kernel.
+        assert (data, True) == (heard.data, heard.end in {end, "reset" if end == "closed" else end})
+        assert [] == api.fake.truth.posts
+        assert 200 == (await hear(api.fake)).status
+
+
+async def test_an_upload_can_break_in_the_middle(serve: Serve) -> None:
+    async with serve(faults=[Fault("connect", "reset", at_byte=100_000, nth=1)]) as api:
+        with pytest.raises(aiohttp.ClientError):
+            await api.upload(bytes(5_000_000))
+        assert [] == api.fake.truth.uploads
+
+        assert 200 == (await api.upload(bytes(5_000_000))).json["code"]
+
+
+async def test_an_upload_whose_answer_is_lost_is_held_or_not(serve: Serve) -> None:
+    async with serve(
+        faults=[Fault("upload", "null_data", after=True, nth=1), Fault("upload", "null_data", nth=2)]
+    ) as api:
+        await api.upload(b"\x89PNG\r\n\x1a\n")
+        await api.upload(b"\x89PNG\r\n\x1a\n")
+        held, lost = api.fake.truth.uploads
+
+        assert held.path is not None
+        assert lost.path is None
+
+
+async def codes(api: Api, number: int) -> list[int]:
+    return [(await api.create()).json["code"] for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("when", "struck"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6]),
+        ({"nth": 3}, [3]),
+        ({"nth": (2, 5)}, [2, 5]),
+        ({"nth": range(4, 100)}, [4, 5, 6]),
+        ({"times": 2}, [1, 2]),
+        ({"between": (10.0, 30.0)}, [2, 3]),
+        ({"when": lambda call: b'"odd"' in call.body}, [1, 3, 5]),
+        ({"when": lambda call: b'"odd"' in call.body, "between": (10.0, 100.0), "times": 1}, [3]),
+        ({"chance": 1.0}, [1, 2, 3, 4, 5, 6]),
+        ({"chance": 0.0}, []),
+    ],
+)
+async def test_a_fault_strikes_when_all_its_conditions_hold(
+    serve: Serve, when: dict[str, Any], struck: list[int]
+) -> None:
+    async with serve(faults=[Fault("create", "code", code=500, **when)]) as api:
+        seen = []
+        for number in range(1, 7):
+            answer = await api.create(prompt="odd" if number % 2 else "even")
+            seen += [number] if answer.json["code"] == 500 else []
+            await asyncio.sleep(10)
+
+        assert struck == seen
+
+
+async def test_the_first_fault_that_fits_strikes_and_more_can_be_added(serve: Serve) -> None:
+    async with serve(
+        faults=[Fault("create", "code", code=455, nth=1), Fault("create", "code", code=500, nth=(1, 2))]
+    ) as api:
+        assert [455, 500, 200] == await codes(api, 3)
+        api.fake.inject(Fault("create", "code", code=505))
+        assert [505] == await codes(api, 1)
+        api.fake.faults.clear()
+        assert [200] == await codes(api, 1)
+
+
+async def test_chance_is_as_asked_for(serve: Serve) -> None:
+    async with serve(limit=1000, credits=1e6, faults=[Fault("create", "code", code=500, chance=0.1)]) as api:
+        assert 25 < (await codes(api, 400)).count(500) < 60
+
+
+async def test_places_are_counted_apart(serve: Serve) -> None:
+    async with serve(faults=[Fault("poll", "code", code=500, nth=2), Fault("credit", "code", code=500, nth=1)]) as api:
+        task_id = await api.task()
+        assert [200, 500, 200] == [(await api.poll(task_id)).json["code"] for _ in range(3)]
+        assert 500 == (await api.request("GET", "/api/v1/chat/credit")).json["code"]
+
+
+async def test_records_can_be_altered(serve: Serve) -> None:
+    """Unknown states, states that go back, success without a result: whatever a poll may show."""
+    faults = [
+        Fault("poll", "alter", data={"state": "polishing"}, nth=1),
+        Fault("poll", "alter", data={"resultJson": ""}, nth=2),
+        Fault("poll", "alter", data={"state": "waiting", "completeTime": None}, nth=3),
+        Fault("poll", "code", code=422, msg="recordInfo is null", nth=4),
+    ]
+    async with serve(duration=0.0, faults=faults) as api:
+        task_id = await api.task()
+        records = [await api.record(task_id) for _ in range(3)]
+
+        assert ["polishing", "success", "waiting"] == [record["state"] for record in records]
+        assert "" == records[1]["resultJson"]
+        assert "recordInfo is null" == (await api.poll(task_id)).json["msg"]
+        assert ["success"] * 3 + [None] == [poll.state if poll.code == 200 else None for poll in api.fake.truth.polls]
+
+
+async def test_a_client_that_went_away_does_not_undo_what_it_has_sent(serve: Serve) -> None:
+    """The request is under way for a second; its sender hangs up at once."""
+    async with serve(latency=(1.0, 1.0)) as api:
+        assert "silence" == (await hear(api.fake, patience=0.1)).end
+        await asyncio.sleep(5)
+
+        assert 1 == len(api.fake.truth.created)
+
+
+async def test_a_client_that_goes_away_in_the_middle_of_its_request_has_sent_nothing(serve: Serve) -> None:
+    async with serve() as api:
+        assert "silence" == (await hear(api.fake, CREATE[:-20], patience=0.1)).end
+        await asyncio.sleep(1)
+
+        assert [] == api.fake.truth.posts
+        assert 200 == (await api.create()).json["code"]
+
+
+@pytest.mark.parametrize("what", ["reset", "half_body", "garbage"])
+async def test_a_connection_that_is_gone_is_not_cut_again(serve: Serve, what: Anything) -> None:
+    async with serve(latency=(1.0, 1.0), faults=[Fault("create", what, after=True, nth=1)]) as api:
+        await hear(api.fake, patience=0.1)
+        await asyncio.sleep(5)
+
+        assert 1 == len(api.fake.truth.created)
+        assert 200 == (await api.create()).json["code"]
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "how", "text"),
+    [
+        ("jobs", "reset", {}, "there is no place 'jobs'"),
+        ("create", "lost", {}, "nothing called 'lost' goes wrong at 'create'"),
+        ("connect", "html", {}, "nothing called 'html' goes wrong at 'connect'"),
+        ("callback", "reset", {}, "nothing called 'reset' goes wrong at 'callback'"),
+        ("poll", "no_task_id", {}, "nothing called 'no_task_id' goes wrong at 'poll'"),
+        ("create", "code", {}, "needs code="),
+        ("poll", "alter", {}, "needs data="),
+        ("poll", "slow", {}, "needs seconds="),
+        ("callback", "copies", {}, "needs copies="),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(
+    where: Anything, what: Anything, how: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        Fault(where, what, **how)

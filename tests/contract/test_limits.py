@@ -1,0 +1,135 @@
+"""How fast the fake may be asked: by instants of arrival, under each meaning of "20 per 10 seconds"."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kie_async.testing.limiters import FixedWindow, SlidingWindow, TokenBucket, make_limiter
+from kie_async.testing.truth import busiest_window
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Api, Serve
+
+
+async def codes_at(api: Api, schedule: list[tuple[float, int]]) -> list[str]:
+    """For each (instant, number) of *schedule*: how many of that many creates were taken, and how many refused."""
+    start = asyncio.get_running_loop().time()
+    outcomes = []
+    for at, number in schedule:
+        await asyncio.sleep(start + at - asyncio.get_running_loop().time())
+        codes = [(await api.create()).json["code"] for _ in range(number)]
+        assert codes == [200] * codes.count(200) + [429] * codes.count(429)
+        outcomes.append(f"{codes.count(200)}+{codes.count(429)}")
+    return outcomes
+
+
+# Just after a border of the fixed windows; every schedule ends before the credits do.
+SCHEDULE = [(0.1, 15), (8.0, 10), (10.2, 20), (18.1, 25)]
+
+
+@pytest.mark.parametrize(
+    ("limiter", "outcomes"),
+    [
+        # What counts is the last ten seconds: five are left at 8 s, fifteen at 10.2 s, five at 18.1 s.
+        ("sliding", ["15+0", "5+5", "15+5", "5+20"]),
+        # The window from 10 to 20 s is full at 10.2 s.
+        ("fixed", ["15+0", "5+5", "20+0", "0+25"]),
+        # Two tokens a second: the bucket is full at 0.1 s, holds 20 again at 8 s, 14.4 at 10.2 s and 16.2 at 18.1 s.
+        ("bucket", ["15+0", "10+0", "14+6", "16+9"]),
+    ],
+)
+async def test_each_limiter_admits_what_its_rule_says(serve: Serve, limiter: str, outcomes: list[str]) -> None:
+    async with serve(limiter=limiter, credits=1e6) as api:
+        assert outcomes == await codes_at(api, SCHEDULE)
+
+
+async def test_a_refused_create_makes_no_task_and_costs_nothing(serve: Serve) -> None:
+    async with serve(limit=1) as api:
+        await codes_at(api, [(0.0, 3)])
+
+        truth = api.fake.truth
+        assert (1, 2, 3) == (len(truth.created), len(truth.refused), len(truth.posts))
+        assert 9_920.0 == await api.credits()
+
+
+async def test_the_limit_may_change_while_the_fake_runs(serve: Serve) -> None:
+    async with serve() as api:
+        assert ["10+0"] == await codes_at(api, [(0.0, 10)])
+        assert 20 == api.fake.limit
+        api.fake.limit = 8
+        assert ["0+1", "8+1"] == await codes_at(api, [(1.0, 1), (11.0, 9)])
+        api.fake.limit = 20
+        assert ["12+1"] == await codes_at(api, [(0.0, 13)])
+
+
+async def test_a_create_counts_when_it_arrives_not_when_it_is_sent(serve: Serve) -> None:
+    async with serve(latency=(0.5, 0.5)) as api:
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        await api.create()
+        (post,) = api.fake.truth.posts
+
+        assert 0.5 == pytest.approx(post.at - sent_at, abs=0.01)
+        assert 1.0 == pytest.approx(loop.time() - sent_at, abs=0.01)
+        assert post.at == api.fake.truth.created[0].created_at
+
+
+async def test_a_slow_create_is_counted_before_its_work(serve: Serve) -> None:
+    async with serve(create_seconds=(2.0, 2.0), limit=1) as api:
+        sent_at = asyncio.get_running_loop().time()
+        await api.create()
+        (task,) = api.fake.truth.created
+        assert sent_at == pytest.approx(task.created_at, abs=0.01)
+        assert 2.0 == pytest.approx(asyncio.get_running_loop().time() - sent_at, abs=0.01)
+
+        assert 429 == (await api.create()).json["code"]
+        assert 2.0 == pytest.approx(asyncio.get_running_loop().time() - sent_at, abs=0.02)
+
+
+async def test_an_eleventh_query_in_a_second_is_refused_for_that_key_alone(serve: Serve) -> None:
+    async with serve() as api:
+        task_id = await api.task()
+        codes = [(await api.poll(task_id, key="one")).json["code"] for _ in range(12)]
+        assert [200] * 10 + [429] * 2 == codes
+        assert 200 == (await api.poll(task_id, key="two")).json["code"]
+        await asyncio.sleep(1)
+        assert 200 == (await api.poll(task_id, key="one")).json["code"]
+
+
+async def test_queries_may_be_slower_than_one_a_second(serve: Serve) -> None:
+    async with serve(queries_per_second=0.5) as api:
+        assert [422, 429] == [(await api.poll("?")).json["code"] for _ in range(2)]
+        await asyncio.sleep(2)
+        assert 422 == (await api.poll("?")).json["code"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"), [("sliding", SlidingWindow), ("fixed", FixedWindow), ("bucket", TokenBucket)]
+)
+def test_limiters_have_names(kind: str, made: type) -> None:
+    assert made is type(make_limiter(kind, limit=20, window=10.0))  # type: ignore[arg-type]  # as pytest passes it
+
+
+def test_another_limiter_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="one of sliding, fixed, bucket, got 'leaky'"):
+        make_limiter("leaky", limit=20, window=10.0)  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_bucket_takes_what_comes_exactly_in_time() -> None:
+    """Three tenths of a second refill a token each; rounding must not lose one of them."""
+    bucket = TokenBucket(limit=10, window=1.0)
+    for _ in range(10):
+        bucket.admit(0.0)
+
+    assert [True] * 50 == [bucket.admit(number * 0.1) for number in range(1, 51)]
+
+
+def test_two_instants_a_window_apart_are_not_in_one_window() -> None:
+    instants = [0.1, 0.2, 0.3, 10.1, 10.2]
+
+    assert 3 == busiest_window(instants, 10.0)
+    assert 5 == busiest_window(instants, 10.2)
+    assert 0 == busiest_window([], 10.0)

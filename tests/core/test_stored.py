@@ -1,0 +1,47 @@
+"""Records in the journal: the same when they come back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+
+from kie_async import JournalError, TaskRecord
+from kie_async._core.stored import dump_record, load_record
+from tests.strategies import records
+
+
+@given(records)
+def test_a_record_comes_back_as_it_was(record: TaskRecord) -> None:
+    dumped = dump_record(record)
+    loaded = load_record(dumped)
+
+    assert dumped.isascii()
+    assert loaded == record
+    assert loaded.raw == record.raw
+    assert dump_record(loaded) == dumped
+
+
+def test_a_record_of_another_version_may_have_more_members_or_fewer() -> None:
+    assert load_record('{"task_id":"a","state":"fail","later":1}') == TaskRecord(task_id="a", state="fail")
+
+
+@pytest.mark.parametrize(
+    "dumped",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "{}",
+        '{"task_id":"a"}',
+        '{"task_id":"a","state":"fail","credits":"many"}',
+        '{"task_id":"a","state":"fail","result_urls":null}',
+        json.dumps("a"),
+        "[" * 100_000,
+    ],
+)
+def test_anything_else_is_an_error_that_says_so(dumped: str) -> None:
+    with pytest.raises(JournalError, match="cannot be read"):
+        load_record(dumped)

@@ -1,0 +1,560 @@
+"""The service's JSON: everything that is documented or recorded, and everything else without raising."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kie_async import TaskRecord
+from kie_async._core.wire import (
+    Envelope,
+    Param,
+    read_credit,
+    read_download_url,
+    read_envelope,
+    read_param,
+    read_record,
+    read_record_body,
+    read_upload_url,
+    task_id_of,
+    write_create,
+)
+from tests.strategies import json_objects, json_values, task_ids, texts, unicode_texts, wild_data
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kie_async import JSON
+
+TASK_ID = "0123456789abcdef0123456789abcdef"
+URL = "https://tempfile.aiquickdraw.com/p/1_2.mp4"
+
+
+def body_of(data: object, code: object = 200) -> bytes:
+    """The body of an answer."""
+    return json.dumps({"code": code, "msg": "success", "data": data}).encode()
+
+
+def record_of(**data: object) -> TaskRecord:
+    """The record in an answer that says *data* of a task."""
+    record = read_record(Envelope(200, "success", cast("JSON", {"taskId": TASK_ID} | data)))
+    assert record is not None
+    return record
+
+
+class TestEnvelope:
+    @pytest.mark.parametrize(
+        ("body", "envelope"),
+        [
+            (b'{"code":200,"msg":"success","data":{"taskId":"a"}}', Envelope(200, "success", {"taskId": "a"})),
+            (b'{"code":422,"msg":"recordInfo is null","data":null}', Envelope(422, "recordInfo is null")),
+            (b'{"code":429,"msg":"Too often."}', Envelope(429, "Too often.")),
+            (b'{"code":200,"message":"success"}', Envelope(200, "success")),
+            (b'{"code":200,"msg":"a","message":"b"}', Envelope(200, "a")),
+            (b'{"code":200,"msg":"","message":"b"}', Envelope(200, "b")),
+            (b'{"code":"200","msg":5}', Envelope(200, "5")),
+            (b'{"code":"-1"}', Envelope(-1, "")),
+            (b'{"code":true}', Envelope(None, "")),
+            (b'{"code":200.0}', Envelope(None, "")),
+            (b'{"code":"200 OK"}', Envelope(None, "")),
+            (b'{"code":null,"msg":null,"data":[1]}', Envelope(None, "", [1])),
+            (b"{}", Envelope(None, "")),
+            (b'\xef\xbb\xbf {"code":200}\n', Envelope(200, "")),
+            (b'{"code":500,"code":200}', Envelope(200, "")),
+            (b'{"code":200,"data":NaN}', Envelope(200, "", "NaN")),
+            (b'{"code":200,"data":-1e999}', Envelope(200, "", "-1e999")),
+            (b'{"code":200,"data":' + b"9" * 400 + b"}", Envelope(200, "", "9" * 400)),
+            ('{"code":200,"msg":"成功"}'.encode(), Envelope(200, "成功")),
+        ],
+    )
+    def test_is_read_from_a_json_object(self, body: bytes, envelope: Envelope) -> None:
+        assert read_envelope(body) == envelope
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"<html>502 Bad Gateway</html>",
+            b'{"code":200',
+            b'{"code":200}}',
+            b"[]",
+            b'"success"',
+            b"null",
+            b"200",
+            b'{"msg":"\xff"}',
+            '{"code":200}'.encode("utf-16"),
+            b'{"a":' * 100_000,
+            b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            b'{"a":' + b"[" * 64 + b"]" * 64 + b"}",
+        ],
+    )
+    def test_of_anything_else_is_none(self, body: bytes) -> None:
+        assert read_envelope(body) is None
+        assert read_record_body(body) == (None, None)
+        assert read_upload_url(body) is None
+
+    def test_may_be_as_deep_as_stated(self) -> None:
+        assert read_envelope(b'{"data":' + b"[" * 63 + b"]" * 63 + b"}") is not None
+
+    @given(st.binary() | st.text().map(str.encode) | json_values().map(lambda value: json.dumps(value).encode()))
+    @example(b'{"code":1e5}')
+    def test_and_record_never_raise(self, body: bytes) -> None:
+        envelope, record = read_record_body(body)
+
+        assert envelope is None or envelope == read_envelope(body)
+        assert record is None or envelope is not None
+        assert isinstance(read_upload_url(body), (str, type(None)))
+
+    @given(json_objects())
+    def test_of_any_object_keeps_its_data(self, document: Mapping[str, JSON]) -> None:
+        envelope = read_envelope(json.dumps(document).encode())
+
+        assert envelope is not None
+        assert envelope.data == document.get("data")
+        assert not isinstance(envelope.code, bool)
+
+
+class TestTaskId:
+    @pytest.mark.parametrize(
+        ("value", "task_id"),
+        [
+            (TASK_ID, TASK_ID),
+            ("task_wan_1765172522239", "task_wan_1765172522239"),
+            ("a.b:c-d_E", "a.b:c-d_E"),
+            ("a" * 256, "a" * 256),
+            (1765172522239, "1765172522239"),
+            (0, "0"),
+            ("a" * 257, None),
+            (10**400, None),
+            ("", None),
+            (" a", None),
+            ("a\n", None),
+            ("a/b", None),
+            ("../a", None),
+            ("a?b", None),
+            ("ä", None),
+            ("\uff11", None),
+            (True, None),
+            (1.5, None),
+            (None, None),
+            (["a"], None),
+            ({"taskId": "a"}, None),
+        ],
+    )
+    def test_is_a_sane_text_or_an_integer(self, value: JSON, task_id: str | None) -> None:
+        assert task_id_of(Envelope(200, "success", {"taskId": value})) == task_id
+
+    @pytest.mark.parametrize("data", [None, [], "a", 5, {}, {"recordId": "a"}, {"task_id": "a"}])
+    def test_is_nowhere_else(self, data: JSON) -> None:
+        assert task_id_of(Envelope(200, "success", data)) is None
+        assert read_record(Envelope(200, "success", data)) is None
+
+
+class TestRecord:
+    def test_as_recorded_while_it_runs(self) -> None:
+        data = {
+            "taskId": TASK_ID,
+            "model": "wan/2-2-a14b-image-to-video-turbo",
+            "state": "waiting",
+            "param": '{"input":"{\\"prompt\\":\\"A cat\\"}","model":"wan/2-2-a14b-image-to-video-turbo"}',
+            "resultJson": "",
+            "failCode": None,
+            "failMsg": None,
+            "costTime": None,
+            "completeTime": None,
+            "createTime": 1765172522239,
+            "creditsConsumed": 38.0,
+        }
+        envelope, record = read_record_body(body_of(data))
+
+        assert envelope == Envelope(200, "success", cast("JSON", data))
+        assert record == TaskRecord(
+            task_id=TASK_ID,
+            state="waiting",
+            model="wan/2-2-a14b-image-to-video-turbo",
+            created_at=1765172522.239,
+            credits=38.0,
+        )
+        assert record.raw == data
+
+    def test_as_recorded_at_success(self) -> None:
+        record = record_of(
+            model="kling-3.0/video",
+            state="success",
+            resultJson=json.dumps({"resultUrls": [URL]}),
+            costTime=154,
+            completeTime=1765172677309,
+            createTime=1765172522239,
+        )
+
+        assert record.succeeded
+        assert record.result_urls == (URL,)
+        assert record.result == {"resultUrls": [URL]}
+        assert record.cost_time == 154
+        assert record.seconds == pytest.approx(155.07)
+
+    def test_as_seen_at_failure(self) -> None:
+        record = record_of(
+            state="fail",
+            failCode="500",
+            failMsg="Internal Error, Please try again later.",
+            resultJson="",
+            completeTime=None,
+            creditsConsumed=0,
+            successFlag=3,
+            errorCode=500,
+        )
+
+        assert record.failed
+        assert (record.fail_code, record.fail_message) == ("500", "Internal Error, Please try again later.")
+        assert record.credits == 0
+        assert record.raw["successFlag"] == 3
+
+    def test_as_called_back_in_2025(self) -> None:
+        record = record_of(state="success", updateTime=1, consumeCredits=40, remainedCredits=60)
+
+        assert record.credits == 40
+        assert record.raw["remainedCredits"] == 60
+
+    @pytest.mark.parametrize(
+        ("found", "result", "urls"),
+        [
+            (None, None, ()),
+            ("", None, ()),
+            ("null", None, ()),
+            ("{broken", None, ()),
+            ({}, {}, ()),
+            ("{}", {}, ()),
+            ({"resultUrls": [URL]}, {"resultUrls": [URL]}, (URL,)),
+            (json.dumps(json.dumps({"resultUrls": [URL]})), {"resultUrls": [URL]}, (URL,)),
+            ({"resultUrls": [URL, URL + "2"]}, {"resultUrls": [URL, URL + "2"]}, (URL, URL + "2")),
+            ({"resultUrls": URL}, {"resultUrls": URL}, (URL,)),
+            ({"resultUrls": json.dumps([URL])}, {"resultUrls": json.dumps([URL])}, (URL,)),
+            ({"resultUrls": [f" {URL} "]}, {"resultUrls": [f" {URL} "]}, (URL,)),
+            ({"resultUrls": ["", None, 5, "x.mp4", {}]}, {"resultUrls": ["", None, 5, "x.mp4", {}]}, ()),
+            ({"resultUrls": None}, {"resultUrls": None}, ()),
+            (
+                {"resultUrls": [URL], "firstFrameUrl": [], "lastFrameUrl": [URL + "f"]},
+                {"resultUrls": [URL], "firstFrameUrl": [], "lastFrameUrl": [URL + "f"]},
+                (URL,),
+            ),
+            ({"resultObject": {"text": URL}}, {"resultObject": {"text": URL}}, ()),
+            ([URL], [URL], (URL,)),
+            (json.dumps(URL), URL, (URL,)),
+            (URL, None, (URL,)),
+            (5, 5, ()),
+        ],
+    )
+    def test_result_in_every_known_shape(self, found: JSON, result: JSON, urls: tuple[str, ...]) -> None:
+        record = record_of(state="success", resultJson=found)
+
+        assert record.result == result
+        assert record.result_urls == urls
+        assert record.raw["resultJson"] == found
+
+    def test_result_may_be_missing_altogether(self) -> None:
+        record = record_of(state="fail", failCode="501")
+
+        assert (record.result, record.result_urls) == (None, ())
+
+    def test_urls_come_from_the_result_alone(self) -> None:
+        assert record_of(state="success", resultUrls=[URL]).result_urls == ()
+
+    @pytest.mark.parametrize(
+        ("value", "state"),
+        [
+            ("queuing", "queuing"),
+            ("paused by moderator", "paused by moderator"),
+            ("SUCCESS", "SUCCESS"),
+            (" success", " success"),
+            ("", ""),
+            (None, ""),
+            (3, "3"),
+            (True, ""),
+            ({}, ""),
+        ],
+    )
+    def test_state_is_kept_word_for_word(self, value: JSON, state: str) -> None:
+        record = record_of(state=value)
+
+        assert record.state == state
+        assert not record.ended
+
+    def test_state_may_be_missing(self) -> None:
+        assert record_of().state == ""
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [("", None), (" ", None), (None, None), ("422", "422"), (422, "422"), (0, "0"), (True, None), ([], None)],
+    )
+    def test_codes_are_text_and_nothing_is_none(self, value: JSON, text: str | None) -> None:
+        record = record_of(state="fail", failCode=value, failMsg=value, model=value)
+
+        assert (record.fail_code, record.fail_message, record.model) == (text, text, text)
+
+    @pytest.mark.parametrize(
+        ("value", "seconds"),
+        [
+            (1765172522239, 1765172522.239),
+            ("1765172522239", 1765172522.239),
+            (0, None),
+            (-1, None),
+            ("", None),
+            ("soon", None),
+        ],
+    )
+    def test_times_are_seconds(self, value: JSON, seconds: float | None) -> None:
+        record = record_of(createTime=value, completeTime=value)
+
+        assert (record.created_at, record.completed_at) == (seconds, seconds)
+
+    @pytest.mark.parametrize(
+        ("value", "number"),
+        [
+            (15000, 15000.0),
+            (1.5, 1.5),
+            ("89", 89.0),
+            ("NaN", None),
+            (10**400, None),
+            (None, None),
+            (True, None),
+            ([], None),
+        ],
+    )
+    def test_figures_are_numbers_or_none(self, value: JSON, number: float | None) -> None:
+        record = record_of(costTime=value, progress=value, creditsConsumed=value)
+
+        assert (record.cost_time, record.progress, record.credits) == (number, number, number)
+
+    def test_credits_go_by_either_name(self) -> None:
+        assert record_of(creditsConsumed=None, consumeCredits="12").credits == 12
+        assert record_of(creditsConsumed=0, consumeCredits=12).credits == 0
+
+    @given(task_ids, wild_data)
+    def test_of_any_data_with_an_id_is_read_and_keeps_all_of_it(self, task_id: str, data: dict[str, JSON]) -> None:
+        data = data | {"taskId": task_id}
+        envelope, record = read_record_body(body_of(data))
+
+        assert envelope is not None
+        assert record is not None
+        assert record.task_id == task_id
+        assert record.raw == data
+        assert record.state == data.get("state") or not isinstance(data.get("state"), str)
+        read_param(record)
+
+    @given(wild_data)
+    def test_of_any_data_has_an_id_or_is_none(self, data: dict[str, JSON]) -> None:
+        envelope = Envelope(200, "success", data)
+        record = read_record(envelope)
+
+        assert (record is None) == (task_id_of(envelope) is None)
+
+
+#: A recorded answer up to ``param``, and from there on.
+BEFORE = f'{{"code":200,"msg":"success","data":{{"taskId":"{TASK_ID}","model":"suno","state":"success","param":"'
+AFTER = f'","resultJson":"{{\\"resultUrls\\":[\\"{URL}\\"]}}","failCode":null,"createTime":1765172522239}}}}'
+
+
+#: What a prompt would have to be made of.
+PIECES = st.sampled_from(
+    ['"', '\\"', "{", "}", ":", ",", '"state":', '"fail"', '"taskId":', '"data":', "null", '"x"', '"x":', '","', " "]
+)
+
+
+class TestBrokenParam:
+    @pytest.mark.parametrize(
+        "param",
+        [
+            '{"input":{"prompt":"A cat"},"model":"suno"}',
+            '{"input":"{"prompt":"A cat, "quoted""}","callBackUrl":"https://a.example/1"}',
+            '{"input":"{\\"prompt\\":\\"A "cat"\\"}"}',
+            '"',
+            '",',
+            '"}',
+            '", "x": ',
+            "\\",
+            "a\nb",
+            '{"prompt":"","state":"fail","failCode":"1"}',
+            '{"prompt":"","resultJson":"{\\"resultUrls\\":[\\"https://evil.example/1\\"]}"}',
+            '{"prompt":"' + '","a":"' * 500 + '"}',
+        ],
+    )
+    def test_costs_nothing_but_the_param(self, param: str) -> None:
+        """The members before and after it are read, and none of what it contains is taken for a member."""
+        assert read_envelope((BEFORE + param + AFTER).encode()) is None
+        envelope, record = read_record_body((BEFORE + param + AFTER).encode())
+
+        assert envelope is not None
+        assert record is not None
+        assert (record.state, record.fail_code, record.result_urls) == ("success", None, (URL,))
+        assert record.created_at == 1765172522.239
+        assert record.raw["param"] == param
+
+    def test_may_stand_at_the_end(self) -> None:
+        body = BEFORE + '{"input":{"prompt":"A "cat""}}' + '"}}'
+        record = read_record_body(body.encode())[1]
+
+        assert record is not None
+        assert record.state == "success"
+
+    def test_is_read_where_only_its_own_quotes_were_forgotten(self) -> None:
+        body = BEFORE + '{"input":{"prompt":"A cat"},"callBackUrl":"https://a.example/1","model":"suno"}' + AFTER
+        record = read_record_body(body.encode())[1]
+
+        assert record is not None
+        assert read_param(record) == Param(model="suno", callback_url="https://a.example/1", input={"prompt": "A cat"})
+
+    @pytest.mark.parametrize("end", ['"}', '"}","callBackUrl":"https://a.example/1","model":"suno"}', '","seed":0}"}'])
+    @given(text=st.text(st.sampled_from('"\\{}[]:, aé\n')) | st.lists(PIECES).map("".join))
+    @example(text='","taskId":"other","state":"fail","x":"')
+    @example(text='"}","taskId":"other","state":"fail","x":"')
+    @example(text='"}"},"data":{"taskId":"other","state":"fail","x":"')
+    @example(text='","x":{"y":{"z":"')
+    def test_cannot_forge_members(self, end: str, text: str) -> None:
+        """Whatever a prompt says, the record says what stands outside of it, or there is no record."""
+        record = read_record_body((BEFORE + '{"input":"{"prompt":"' + text + end + AFTER).encode())[1]
+
+        assert record is None or (record.task_id, record.state, record.result_urls) == (TASK_ID, "success", (URL,))
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            BEFORE,
+            BEFORE + '"' + AFTER[:-1],
+            '{"code":200,"data":{"taskId":"a","param":"x"y","state":}}',
+            '{"code":200,"data":{"taskId":"a","param":5,"state":}}',
+            '["param":"a"b"]',
+            BEFORE + 'a"b","resultJson":' + "[" * 100 + "]" * 100 + "}}",
+        ],
+    )
+    def test_does_not_excuse_other_faults(self, body: str) -> None:
+        assert read_record_body(body.encode()) == (None, None)
+
+    def test_of_an_endless_kind_is_given_up(self) -> None:
+        assert read_record_body((BEFORE + '","a":' * 2000 + AFTER).encode()) == (None, None)
+
+
+class TestParam:
+    ECHO = Param(model="z-image", callback_url="https://a.example/kie/t", input={"prompt": 'A "cat"', "seed": 0})
+
+    @pytest.mark.parametrize("input_times", [0, 1, 2])
+    @pytest.mark.parametrize("times", [0, 1, 2])
+    def test_is_read_however_often_it_is_encoded(self, times: int, input_times: int) -> None:
+        given_input: object = self.ECHO.input
+        for _ in range(input_times):
+            given_input = json.dumps(given_input)
+        param: object = {"model": "z-image", "callBackUrl": "https://a.example/kie/t", "input": given_input}
+        for _ in range(times):
+            param = json.dumps(param)
+
+        assert read_param(record_of(param=param)) == self.ECHO
+        assert read_param(cast("JSON", param)) == self.ECHO
+
+    def test_as_recorded_has_what_the_service_added(self) -> None:
+        param = '{"input":"{\\"prompt\\":\\"A cat\\",\\"nsfw_checker\\":false}","model":"z-image"}'
+
+        assert read_param(param) == Param(model="z-image", input={"prompt": "A cat", "nsfw_checker": False})
+
+    @pytest.mark.parametrize("param", [None, "", "{broken", "[]", 5, "5", [1]])
+    def test_that_cannot_be_read_is_none(self, param: JSON) -> None:
+        assert read_param(record_of(param=param)) is None
+        assert read_param(record_of()) is None
+
+    def test_of_which_a_part_cannot_be_read_lacks_that_part(self) -> None:
+        param: JSON = {"model": 5.5, "callBackUrl": None, "input": "{broken"}
+
+        assert read_param(param) == Param(model="5.5")
+
+    @given(
+        st.text(min_size=1).filter(lambda text: text == text.strip()),
+        json_objects(unicode_texts),
+        st.none() | st.just("https://a.example/1"),
+    )
+    def test_reads_what_was_written(self, model: str, given_input: dict[str, JSON], callback_url: str | None) -> None:
+        written = write_create(model, given_input, callback_url).decode()
+
+        assert read_param(written) == Param(model=model, input=given_input, callback_url=callback_url)
+
+    @given(json_values())
+    def test_never_raises(self, param: JSON) -> None:
+        assert isinstance(read_param(param), (Param, type(None)))
+
+
+class TestCreate:
+    def test_has_exactly_the_names_of_the_service(self) -> None:
+        body = write_create("z-image", {"image_url": URL}, "https://a.example/1")
+
+        assert json.loads(body) == {
+            "model": "z-image",
+            "callBackUrl": "https://a.example/1",
+            "input": {"image_url": URL},
+        }
+
+    def test_without_a_callback_has_no_such_field(self) -> None:
+        assert write_create("z-image", {}, None) == b'{"model":"z-image","input":{}}'
+
+    def test_is_utf8_without_blanks(self) -> None:
+        assert write_create("z", {"prompt": "猫 🐈"}, None) == '{"model":"z","input":{"prompt":"猫 🐈"}}'.encode()
+
+    @given(unicode_texts, json_objects(unicode_texts))
+    def test_says_what_it_was_given(self, model: str, given_input: dict[str, JSON]) -> None:
+        assert json.loads(write_create(model, given_input, None)) == {"model": model, "input": given_input}
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud83d"])
+    def test_refuses_what_cannot_be_said(self, value: JSON) -> None:
+        with pytest.raises(ValueError, match=r"JSON compliant|surrogates not allowed"):
+            write_create("z", {"a": value}, None)
+
+
+class TestFiles:
+    def test_an_upload_is_where_the_answer_says(self) -> None:
+        recorded = {"success": True, "fileName": "1-a.jpg", "downloadUrl": URL, "fileSize": 9, "mimeType": "image/jpeg"}
+        quickstart = {"fileUrl": URL + "f", "downloadUrl": URL}
+
+        assert read_upload_url(body_of(recorded)) == URL
+        assert read_upload_url(body_of(quickstart)) == URL
+        assert read_upload_url(body_of({"fileUrl": URL})) == URL
+        assert read_upload_url(body_of({"fileUrl": URL, "downloadUrl": ""})) == URL
+        assert read_upload_url(json.dumps({"data": {"downloadUrl": URL}}).encode()) == URL
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"success":false,"code":400,"msg":"Missing required parameter: uploadPath"}',
+            body_of({"downloadUrl": URL}, code=500),
+            body_of({}),
+            body_of(None),
+            body_of({"downloadUrl": "kieai/1/a.jpg"}),
+            body_of({"downloadUrl": 5}),
+            body_of([URL]),
+            b"<html>",
+        ],
+    )
+    def test_a_failed_upload_has_no_url(self, body: bytes) -> None:
+        assert read_upload_url(body) is None
+
+    def test_a_download_url_is_the_data(self) -> None:
+        assert read_download_url(Envelope(200, "success", URL)) == URL
+
+    @pytest.mark.parametrize("data", [None, "", "soon", 5, {"url": URL}, [URL]])
+    def test_a_download_url_is_a_url(self, data: JSON) -> None:
+        assert read_download_url(Envelope(422, "url is wrong", data)) is None
+
+    @pytest.mark.parametrize(
+        ("data", "credits"), [(5916.25, 5916.25), (100, 100.0), ("7", 7.0), (None, None), ({}, None)]
+    )
+    def test_the_balance_is_a_number(self, data: JSON, credits: float | None) -> None:
+        assert read_credit(Envelope(200, "success", data)) == credits
+
+
+@given(texts)
+def test_any_text_in_any_member_is_kept(text: str) -> None:
+    record = record_of(state=text, failMsg=text, extra=text)
+
+    assert record.state == text
+    assert record.fail_message == (text.strip() or None)
+    assert record.raw["extra"] == text

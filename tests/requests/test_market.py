@@ -1,0 +1,155 @@
+"""Requests for any other model: sent as they are, if they can be said at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async import InvalidRequestError, MarketRequest, Request
+from kie_async.requests._json import MAX_BYTES, MAX_DEPTH, MAX_VALUES, json_problems
+from tests.strategies import json_objects, texts, unicode_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kie_async import JSON
+
+
+def market(given_input: object) -> MarketRequest:
+    """A request with that input."""
+    return MarketRequest(model="z-image", input=cast("Any", given_input))
+
+
+def test_it_is_a_request() -> None:
+    assert isinstance(market({}), Request)
+    assert market({}).images() == {}
+
+
+@pytest.mark.parametrize(
+    "model", ["wan/2-5-image-to-video", "kling-2.6/image-to-video", "sora-2", "z", "a:b@c+d_E", "z" * 128]
+)
+def test_names_in_the_form_of_the_catalogue_pass(model: str) -> None:
+    MarketRequest(model=model, input={}).check()
+
+
+@given(json_objects(unicode_texts))
+def test_any_json_object_of_usual_numbers_is_sent_as_it_is(given_input: Mapping[str, JSON]) -> None:
+    request = market(given_input)
+    problems = [problem for problem in request.problems() if "64 bits" not in problem.allowed]
+
+    assert [] == problems
+    assert request.input({}) == given_input
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts | st.binary(max_size=3) | st.builds(object),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.tuples(children)
+        | st.dictionaries(texts | st.integers() | st.none(), children, max_size=3)
+        | st.frozensets(st.integers(), max_size=1)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(texts | st.integers(), _anything, max_size=4) | _anything)
+def test_what_passes_can_be_sent_and_what_cannot_is_named(given_input: object) -> None:
+    request = market(given_input)
+    problems = request.problems()
+
+    if problems:
+        assert all(problem.field.startswith("input") for problem in problems)
+        with pytest.raises(InvalidRequestError, match="Nothing was sent"):
+            request.check()
+    else:
+        assert json.loads(json.dumps(request.input({}), allow_nan=False)) == json.loads(json.dumps(given_input))
+        json.dumps(request.input({}), ensure_ascii=False).encode()
+    assert repr(request).startswith("MarketRequest(model='z-image', input=<")
+
+
+def test_later_changes_to_what_was_given_change_nothing() -> None:
+    shots = [{"prompt": "A cat"}]
+    given_input: dict[str, Any] = {"shots": shots}
+    request = market(given_input)
+    shots[0]["prompt"] = "A dog"
+    shots.append({})
+    given_input["seed"] = 1
+    sent = request.input({})
+    sent["seed"] = 2
+
+    assert request.input({}) == {"shots": [{"prompt": "A cat"}]}
+
+
+def test_tuples_and_other_mappings_are_sent_as_lists_and_objects() -> None:
+    assert market(MappingProxyType({"a": (1, MappingProxyType({"b": 2}))})).input({}) == {"a": [1, {"b": 2}]}
+
+
+def test_a_value_may_occur_in_two_places() -> None:
+    shared = {"prompt": "A cat"}
+    request = market({"shots": [shared, shared]})
+    request.check()
+
+    assert request.input({}) == {"shots": [shared, shared]}
+
+
+def test_each_problem_is_named_by_its_path() -> None:
+    request = market({"a": [{"b c": math.nan, "d": b"x"}], "e": {2: 1}, "f": object()})
+
+    assert ["input.a[0]['b c']", "input.a[0].d", "input.e", "input.f"] == [
+        problem.field for problem in request.problems()
+    ]
+
+
+def nested(levels: int) -> object:
+    """An input with a value that many levels down."""
+    value: object = 1
+    for _ in range(levels - 1):
+        value = [value]
+    return {"a": value}
+
+
+def test_depth_count_and_size_have_sharp_bounds() -> None:
+    text = "x" * (MAX_BYTES - len('{"a": ""}'))
+
+    assert [] == json_problems("input", nested(MAX_DEPTH))
+    assert ["at most 16 levels"] == [problem.allowed for problem in json_problems("input", nested(MAX_DEPTH + 1))]
+    assert [] == json_problems("input", [0] * (MAX_VALUES - 1))
+    assert ["at most 10000"] == [problem.allowed for problem in json_problems("input", [0] * MAX_VALUES)]
+    assert [] == json_problems("input", {"a": text})
+    assert ["at most 1000000 bytes as JSON"] == [
+        problem.allowed for problem in json_problems("input", {"a": text + "x"})
+    ]
+
+
+def test_a_thousand_problems_make_a_short_list() -> None:
+    assert len(json_problems("input", [math.nan] * 1000)) == 20
+
+
+def test_a_value_that_contains_itself_twice_is_refused_quickly() -> None:
+    knot: list[Any] = []
+    knot += [knot, knot]
+
+    assert market({"knot": knot}).problems()
+    assert market(nested(10_000)).problems()
+
+
+def test_it_is_a_value() -> None:
+    request = market({"a": [1]})
+
+    assert request == market({"a": [1]})
+    assert request != market({"a": [2]})
+    assert hash(request) == hash(market({"a": [1]}))
+
+
+def test_model_and_input_are_told_together() -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        MarketRequest(model="", input={"a": math.inf}).check()
+
+    assert ["model", "input.a"] == [problem.field for problem in raised.value.problems]

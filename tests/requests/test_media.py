@@ -1,0 +1,101 @@
+"""What files are taken for, and when an image counts as whole."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async.requests.media import HEAD, Media, identify, is_whole
+from tests.requests.samples import GIF, JPEG, PNG, WEBP
+
+HEADS = (
+    (JPEG, "image", "image/jpeg", ".jpg"),
+    (PNG, "image", "image/png", ".png"),
+    (WEBP, "image", "image/webp", ".webp"),
+    (GIF, "image", "image/gif", ".gif"),
+    (b"BM\x46\0\0\0\0\0\0\0\x36", "image", "image/bmp", ".bmp"),
+    (b"II*\0\x08\0\0\0", "image", "image/tiff", ".tif"),
+    (b"\0\0\0\x1cftypavif\0\0\0\0", "image", "image/avif", ".avif"),
+    (b"\0\0\0\x18ftypheic\0\0\0\0", "image", "image/heic", ".heic"),
+    (b"\0\0\0\x20ftypisom\0\0\x02\0", "video", "video/mp4", ".mp4"),
+    (b"\0\0\0\x20ftypmp42\0\0\0\0", "video", "video/mp4", ".mp4"),
+    (b"\0\0\0\x14ftypqt  \0\0\x02\0", "video", "video/quicktime", ".mov"),
+    (b"\0\0\0\x20ftypM4A \0\0\0\0", "audio", "audio/mp4", ".m4a"),
+    (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x84webm", "video", "video/webm", ".webm"),
+    (b"\x1a\x45\xdf\xa3\xa3\x42\x82\x88matroska", "video", "video/x-matroska", ".mkv"),
+    (b"RIFF\x24\0\0\0AVI LIST", "video", "video/x-msvideo", ".avi"),
+    (b"RIFF\x24\0\0\0WAVEfmt ", "audio", "audio/wav", ".wav"),
+    (b"ID3\x04\0\0", "audio", "audio/mpeg", ".mp3"),
+    (b"\xff\xfb\x90\x64", "audio", "audio/mpeg", ".mp3"),
+    (b"\xff\xf1\x50\x80", "audio", "audio/aac", ".aac"),
+    (b"fLaC\0\0\0\x22", "audio", "audio/flac", ".flac"),
+    (b"OggS\0\x02", "audio", "audio/ogg", ".ogg"),
+)
+
+
+@pytest.mark.parametrize(("head", "kind", "mime", "suffix"), HEADS)
+def test_a_file_is_known_by_its_first_bytes(head: bytes, kind: str, mime: str, suffix: str) -> None:
+    assert identify(head) == Media(kind, mime, suffix)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\x89PN",
+        b"<!doctype html><html>",
+        b'{"code":404}',
+        b"plain text, and a name that ends in .png",
+        b"\xef\xbb\xbf<html>",
+        b"%PDF-1.7",
+        b"PK\x03\x04",
+        b"RIFF\x1a\0\0\0WEBPXXXX",
+    ],
+)
+def test_anything_else_is_no_media(head: bytes) -> None:
+    assert identify(head) is None
+
+
+@given(st.binary(max_size=80))
+def test_only_the_head_decides(data: bytes) -> None:
+    assert identify(data) == identify(data[:HEAD])
+
+
+@pytest.mark.parametrize("image", [JPEG, PNG, WEBP], ids=["jpeg", "png", "webp"])
+def test_an_image_is_whole_until_a_byte_of_its_end_is_missing(image: bytes) -> None:
+    """A JPEG's very last bytes may be anything: cameras append to it."""
+    media = identify(image)
+
+    assert media is not None
+    assert is_whole(image, media)
+    assert is_whole(image + b"appended", media)
+    assert [] == [length for length in range(HEAD // 4, len(image)) if is_whole(image[:length], media)]
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_photo() -> None:
+    media = Media("image", "image/jpeg", ".jpg")
+    segment = b"Exif\0\0" + JPEG
+    photo = b"\xff\xd8\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + JPEG[2:]
+
+    assert is_whole(photo, media)
+    assert not is_whole(photo[:-2], media)
+
+
+def test_markers_of_a_jpeg_may_be_padded() -> None:
+    assert is_whole(JPEG[:2] + b"\xff\xff\xff" + JPEG[2:], Media("image", "image/jpeg", ".jpg"))
+
+
+@given(st.sampled_from([JPEG, PNG, WEBP]), st.dictionaries(st.integers(12, len(PNG) - 1), st.integers(0, 255)))
+def test_damage_never_raises(image: bytes, damage: dict[int, int]) -> None:
+    media = identify(image)
+    damaged = bytearray(image)
+    for position, value in damage.items():
+        damaged[position % len(image)] = value
+
+    assert media is not None
+    assert isinstance(is_whole(bytes(damaged), media), bool)
+
+
+def test_files_without_a_known_end_count_as_whole() -> None:
+    assert is_whole(b"anything", Media("video", "video/mp4", ".mp4"))

@@ -1,0 +1,161 @@
+"""
+The documents are true: every Python block runs, every command exists, every link leads somewhere, every doctest holds.
+
+The blocks of one page run in order, as one program with one namespace, in an empty folder that holds ``cat.png``, on
+virtual time, against a ``FakeKie`` called ``fake`` that the environment points to. ``await`` works at the top level,
+and ``asyncio.run(main())`` means ``await main()``. What readers need not see, a set-up or an assertion, is a comment::
+
+    <!-- python
+    assert Path("cat.mp4").stat().st_size > 1000
+    -->
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+import pkgutil
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import zlib
+from importlib import import_module
+from itertools import takewhile
+from pathlib import Path
+from types import CodeType, FunctionType
+
+import pytest
+
+import kie_async
+from kie_async.testing import FakeKie
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = [name for _, name, _ in pkgutil.walk_packages(kie_async.__path__, "kie_async.")]
+
+BLOCK = re.compile(r"^```python\n(.*?)^```$|^<!-- python\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def id_of(value: object) -> str:
+    """How a parameter is shown."""
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)
+
+
+class Awaited(ast.NodeTransformer):
+    """Turns ``asyncio.run(x)`` into ``await x``: the page runs within a loop already."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Replace one call."""
+        self.generic_visit(node)
+        if ast.unparse(node.func) == "asyncio.run":
+            return ast.copy_location(ast.Await(node.args[0]), node)
+        return node
+
+
+def programs(page: Path) -> list[CodeType]:
+    """The Python blocks of a page, compiled; a traceback shows the line of the page."""
+    text = page.read_text()
+    compiled = []
+    for block in BLOCK.finditer(text):
+        source = block[1] or block[2]
+        lines_before = text[: block.start()].count("\n") + 1
+        tree = ast.increment_lineno(Awaited().visit(ast.parse(source, str(page))), lines_before)
+        compiled.append(compile(tree, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT))
+    return compiled
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command in the shell blocks of a page, without prompts and environment."""
+    return [
+        words
+        for block in SHELL.finditer(page.read_text())
+        for line in block[1].replace("\\\n", " ").splitlines()
+        for command in re.split(r"&&|\|\||;|\|", line.removeprefix("$ "))
+        if (words := [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)])
+    ]
+
+
+def png() -> bytes:
+    """A small grey picture."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + b"\x80" * 96 for _ in range(64))
+    header = struct.pack(">IIBBBBB", 96, 64, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=id_of)
+async def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader copies works."""
+    (tmp_path / "cat.png").write_bytes(png())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KIE_API_KEY", "a-key-for-the-fake")
+    async with FakeKie() as fake:
+        monkeypatch.setenv("KIE_BASE_URL", fake.url)
+        namespace: dict[str, object] = {"__name__": "__main__", "fake": fake}
+        for code in programs(page):
+            answer: object = FunctionType(code, namespace)()
+            if inspect.iscoroutine(answer):
+                await answer
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_shell_blocks_parse(page: Path) -> None:
+    """They are given to a shell that reads and does not run them."""
+    for block in SHELL.finditer(page.read_text()):
+        script = re.sub(r"^\$ ", "", block[1], flags=re.MULTILINE)
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0, script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_make_targets_exist(page: Path) -> None:
+    """Documents name commands by their target, and no target that is gone."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for words in commands(page) if words[0] == "make" and len(words) > 1}
+    named |= set(re.findall(r"`make ([a-z-]+)", page.read_text()))
+
+    assert named <= targets
+
+
+def test_command_line_calls_in_documents_exist() -> None:
+    """Every ``kie-async …`` that a page shows is a command, and has the options that are shown."""
+    calls = {
+        (*takewhile(lambda word: not word.startswith("-"), words[1:2]), *(w for w in words if w.startswith("--")))
+        for page in PAGES
+        for words in commands(page)
+        if words[0] == "kie-async"
+    }
+    for command, *options in sorted(calls):
+        call = [sys.executable, "-c", "from kie_async.cli import main; main()", command, "--help"]
+        shown = subprocess.run(call, capture_output=True, text=True, check=True, env={"COLUMNS": "200"}).stdout
+        assert [] == [option for option in options if option.partition("=")[0] not in shown], command
+
+
+def test_continuous_integration_runs_what_the_readme_says() -> None:
+    """A green mark means that the README's second command passes."""
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+
+    assert shlex.split(script[-1]) in commands(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=id_of)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    """Addresses on the web are not tried."""
+    targets = [link for link in LINK.findall(page.read_text()) if "://" not in link and not link.startswith("mailto:")]
+
+    assert [] == [target for target in targets if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests_hold(name: str) -> None:
+    """Examples in docstrings are run, each module on its own."""
+    results = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+
+    assert results.failed == 0
