@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeGuard
 from urllib.parse import urlsplit
-
-from typing_extensions import TypeIs
 
 from kie_async.errors import ConfigurationError
 
@@ -106,5 +105,5 @@ def _is_http(url: object) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _is_text(value: object) -> TypeIs[str]:
+def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str)

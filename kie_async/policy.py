@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import attrs
 
@@ -18,9 +18,8 @@ def _number(
 ) -> Callable[[object, attrs.Attribute[float], float], None]:
     bound = above if above is not None else at_least
 
-    def check(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if number and bound is not None and (value > bound if above is not None else value >= bound):
+    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+        if _is_number(value) and bound is not None and (value > bound if above is not None else value >= bound):
             return
         msg = (
             f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a number"
@@ -31,8 +30,12 @@ def _number(
     return check
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _whole(*, at_least: int) -> Callable[[object, attrs.Attribute[int], int], None]:
-    def check(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    def check(instance: object, attribute: attrs.Attribute[int], value: object) -> None:
         if isinstance(value, int) and not isinstance(value, bool) and value >= at_least:
             return
         msg = (

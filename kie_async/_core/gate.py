@@ -14,8 +14,12 @@ from kie_async._core.verdicts import Verdict
 
 __all__ = ["Gate"]
 
-# A probe that ends like this has said nothing about what closed the gate.
+#: What closes the gate until a probe is not answered like that.
+_CLOSING = frozenset({Verdict.MAINTENANCE, Verdict.ACCOUNT})
+#: A probe that ends like this has said nothing about what closed the gate.
 _SILENT = frozenset({Verdict.UNSENT, Verdict.IN_DOUBT})
+#: The service is up, and has not said that the account is good again.
+_UP = frozenset({Verdict.RATE_LIMITED, Verdict.SUSPECT})
 
 
 @attrs.define
@@ -44,10 +48,11 @@ class Gate:
     epoch: int = attrs.field(default=0, init=False)
     #: What holds it closed until a probe succeeds: MAINTENANCE, ACCOUNT or None.
     barrier: Verdict | None = attrs.field(default=None, init=False)
-    #: Since when it has been closed by ``barrier``.
-    since: float = attrs.field(default=0.0, init=False)
+    #: Since when the service has been under maintenance, as far as it is known; None if it is not.
+    maintenance_since: float | None = attrs.field(default=None, init=False)
     _closed_at: float = attrs.field(default=float("-inf"), init=False)
     _closed_until: float = attrs.field(default=float("-inf"), init=False)
+    _opened_at: float = attrs.field(default=float("-inf"), init=False)
     _probe_at: float = attrs.field(default=float("-inf"), init=False)
     _probing: bool = attrs.field(default=False, init=False)
 
@@ -98,14 +103,11 @@ class Gate:
         elif verdict is Verdict.ACCEPTED and entered_at > self._closed_at:
             self.refusals = 0
 
-        if verdict in (Verdict.MAINTENANCE, Verdict.ACCOUNT):
-            if probe or self.barrier is None or (verdict is Verdict.ACCOUNT and self.barrier is Verdict.MAINTENANCE):
-                self._close(verdict, now, pause)
-        elif probe and self.barrier is not None:
-            if verdict in _SILENT or self._still_paused(verdict):
-                self._probe_at = now + pause if self.barrier is Verdict.MAINTENANCE else now
-            else:
-                self.barrier = None
+        if probe and self.barrier is not None:
+            self._judge_probe(verdict, now, pause)
+        elif verdict in _CLOSING and entered_at > self._opened_at:
+            # A straggler of the burst that a probe has made obsolete does not close the gate again.
+            self._judge_other(verdict, now, pause)
 
     def hold(self, until: float) -> None:
         """
@@ -113,13 +115,39 @@ class Gate:
         """
         self._closed_until = max(self._closed_until, until)
 
-    def _still_paused(self, verdict: Verdict) -> bool:
-        # The rate limit and an unclear 500 say that the service is up; they do not say that the account is good again.
-        return self.barrier is Verdict.ACCOUNT and verdict in (Verdict.RATE_LIMITED, Verdict.SUSPECT)
+    def _judge_probe(self, verdict: Verdict, now: float, pause: float) -> None:
+        if verdict is Verdict.MAINTENANCE:
+            # Under an account verdict the service has gone under maintenance, too: the account is tried again after it.
+            self._close(self.barrier or verdict)
+            self._under_maintenance(now, pause)
+        elif verdict is Verdict.ACCOUNT:
+            self._close(verdict)
+            self.maintenance_since = None
+            self._probe_at = now
+        elif verdict in _SILENT:
+            self._probe_at = now if self.maintenance_since is None else now + pause
+        elif self.barrier is Verdict.ACCOUNT and verdict in _UP:
+            self.maintenance_since = None
+            self._probe_at = now
+        else:
+            self.barrier = self.maintenance_since = None
+            self._opened_at = now
 
-    def _close(self, verdict: Verdict, now: float, pause: float) -> None:
-        if self.barrier is not verdict:
-            self.since = now
-        self.barrier = verdict
+    def _judge_other(self, verdict: Verdict, now: float, pause: float) -> None:
+        if self.barrier is None:
+            self._close(verdict)
+            if verdict is Verdict.MAINTENANCE:
+                self._under_maintenance(now, pause)
+            else:
+                self._probe_at = now
+        elif verdict is Verdict.ACCOUNT and self.barrier is Verdict.MAINTENANCE:
+            self._close(verdict)  # and the next probe is no earlier than it was
+
+    def _under_maintenance(self, now: float, pause: float) -> None:
+        if self.maintenance_since is None:
+            self.maintenance_since = now
+        self._probe_at = now + pause
+
+    def _close(self, barrier: Verdict) -> None:
+        self.barrier = barrier
         self.epoch += 1
-        self._probe_at = now + pause if verdict is Verdict.MAINTENANCE else now

@@ -41,7 +41,8 @@ _S = IntentState
 
 #: From each state, the states that may follow. A move that is not here is a bug of ours, and the journal refuses it.
 MOVES: dict[IntentState, frozenset[IntentState]] = {
-    _S.INTENT: frozenset({_S.SENDING, _S.WITHDRAWN, _S.REJECTED}),
+    # Submitted: a suspect attempt, answered by an unclear 500, turns out to have been accepted.
+    _S.INTENT: frozenset({_S.SENDING, _S.WITHDRAWN, _S.REJECTED, _S.SUBMITTED}),
     _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT, _S.WITHDRAWN}),
     # Succeeded and failed may follow at once: a stalled job, or one whose row could not be written in between.
     _S.SUBMITTED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.STALLED}),
@@ -66,7 +67,7 @@ OPEN = frozenset({_S.INTENT, _S.SENDING, _S.SUBMITTED, _S.IN_DOUBT, _S.STALLED})
 ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.WITHDRAWN, _S.ABANDONED})
 #: A task may be bound to the intent by proof (a callback of ours that ``recordInfo`` echoes, or the caller's
 #: ``resolve``).
-BINDABLE = frozenset({_S.SENDING, _S.IN_DOUBT, _S.UNKNOWN, _S.REJECTED})
+BINDABLE = frozenset({_S.INTENT, _S.SENDING, _S.IN_DOUBT, _S.UNKNOWN, _S.REJECTED})
 
 
 def may_move(old: IntentState, new: IntentState) -> bool:

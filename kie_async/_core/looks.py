@@ -53,9 +53,11 @@ def judge_look(*, task_id: str, status: int, envelope: Envelope | None, record: 
     """
     if record is not None:
         return Look(LookVerdict.RECORD, record) if record.task_id == task_id else Look(LookVerdict.UNREADABLE)
-    code = status if envelope is None or envelope.code is None else envelope.code
-    if code in _NOT_FOUND or (code == 200 and envelope is not None and envelope.data is None):  # noqa: PLR2004 (the service's own code)
+    told = None if envelope is None else envelope.code
+    # A page of a proxy says nothing about the task, whatever its status is.
+    if told in _NOT_FOUND or (told == 200 and envelope is not None and envelope.data is None):  # noqa: PLR2004 (the service's own code)
         return Look(LookVerdict.NOT_VISIBLE)
+    code = status if told is None else told
     if code == 429:  # noqa: PLR2004
         return Look(LookVerdict.RATE_LIMITED)
     if code == 401:  # noqa: PLR2004

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from kie_async import errors
+from kie_async._core.looks import LookVerdict
+from kie_async._core.verdicts import shortened
 from kie_async.records import TaskRecord
 
-__all__ = ["dump_error", "failure_of", "has_result", "load_error", "no_result", "worth_retrying"]
+__all__ = ["dump_error", "error_of_look", "failure_of", "has_result", "load_error", "no_result", "worth_retrying"]
 
 _KINDS: dict[str, type[errors.KieError]] = {
     kind.__name__: kind
@@ -64,8 +67,9 @@ def failure_of(record: TaskRecord, *, intent_id: str | None) -> errors.TaskFaile
     advice = (
         "The same request may succeed when it is made again." if again else "Change the request before another try."
     )
+    said = shortened(record.fail_message or "no reason given")
     return errors.TaskFailedError(
-        f"The generation has failed with code {record.fail_code}: {record.fail_message or 'no reason given'}. {advice}",
+        f"The generation has failed with code {record.fail_code}: {said}. {advice}",
         fail_code=record.fail_code,
         fail_message=record.fail_message,
         worth_retrying=again,
@@ -74,8 +78,27 @@ def failure_of(record: TaskRecord, *, intent_id: str | None) -> errors.TaskFaile
     )
 
 
+def error_of_look(verdict: LookVerdict, *, intent_id: str | None, task_id: str | None) -> errors.KieError:
+    """The error for a look that has shown no record."""
+    match verdict:
+        case LookVerdict.NOT_VISIBLE:
+            msg = "The service does not know this task, or not yet. Check the id, and that the key is of its account."
+            return errors.TaskNotFoundError(msg, intent_id=intent_id, task_id=task_id)
+        case LookVerdict.DENIED:
+            msg = "The service does not accept the API key for looking at tasks. Check KIE_API_KEY; the task lives on."
+            return errors.AuthenticationError(msg, code=401, intent_id=intent_id, task_id=task_id)
+        case LookVerdict.RATE_LIMITED:
+            msg = "The service refused to look: it was asked too often. Try again in a few seconds."
+            return errors.RateLimitedError(msg, code=429, intent_id=intent_id, task_id=task_id)
+        case _:
+            msg = "The service's answer about the task could not be read. Try again."
+            return errors.ProtocolError(msg, intent_id=intent_id, task_id=task_id)
+
+
 def has_result(record: TaskRecord) -> bool:
     """Whether a record that says success holds something: URLs, or the object that text models answer with."""
+    if isinstance(record.result, Mapping):
+        return any(record.result.values())
     return bool(record.result_urls) or bool(record.result)
 
 
@@ -106,9 +129,10 @@ def load_error(text: str | None, *, intent_id: str, task_id: str | None = None) 
     """
     try:
         name, message, code, said = json.loads(text or "null")
-        kind = _KINDS[name]
-    except (ValueError, TypeError, KeyError):
-        return errors.KieError(text or "The job went no further.", intent_id=intent_id, task_id=task_id)
+    except (ValueError, TypeError):
+        message = text or "The job went no further, and the journal does not say why. Submit it again."
+        return errors.KieError(message, intent_id=intent_id, task_id=task_id)
+    kind = _KINDS.get(name, errors.KieError)
     if issubclass(kind, errors.ApiError):
         return kind(message, code=code, service_message=said, intent_id=intent_id, task_id=task_id)
     return kind(message, intent_id=intent_id, task_id=task_id)

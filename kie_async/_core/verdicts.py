@@ -20,7 +20,7 @@ from kie_async import errors
 if TYPE_CHECKING:
     from kie_async._core.wire import Envelope
 
-__all__ = ["TABLE", "Reply", "Row", "Verdict", "as_markdown", "decide", "error_of", "error_of_answer"]
+__all__ = ["TABLE", "Reply", "Row", "Verdict", "as_markdown", "decide", "error_of", "error_of_answer", "shortened"]
 
 
 class Verdict(StrEnum):
@@ -78,6 +78,9 @@ class Reply:
         return self.code is None and self.status in statuses
 
 
+#: Of the service's words, so much goes into the message of an error; the error keeps them whole.
+MAX_SAID = 500
+
 # Texts recorded under code 500, where the service reports what other services report under 4xx. A 500 whose text is not
 # here stays unclear: calling it a refusal would forget a task that may have been paid.
 _CREDIT_TEXT = re.compile(
@@ -87,8 +90,8 @@ _PAUSED_TEXT = re.compile(r"interface is temporarily paused", re.IGNORECASE)
 _FAULT_TEXT = re.compile(
     r"range of allowed options|within the specified range|is required|is not supported|cannot be mixed"
     r"|must be (?:between|one of|less|greater|at (?:least|most)|a |an |adaptive|-?\d)"
-    r"|exceeds? the (?:maximum|limit)|too (?:long|large)"
-    r"|content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable|\binvalid\b",
+    r"|exceeds? the (?:maximum|limit)|(?<!took )too (?:long|large)"
+    r"|content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable",
     re.IGNORECASE,
 )
 
@@ -98,7 +101,9 @@ def _credit_text(reply: Reply) -> bool:
 
 
 def _paused_text(reply: Reply) -> bool:
-    return reply.code is not None and reply.code != 200 and _PAUSED_TEXT.search(reply.message) is not None  # noqa: PLR2004 (the service's own code)
+    # The code that goes with the text was not recorded; one that has a meaning of its own keeps it.
+    told = reply.code is None or reply.says(200, 401, 402, 429, 433, 455)
+    return not told and _PAUSED_TEXT.search(reply.message) is not None
 
 
 @attrs.frozen
@@ -268,7 +273,7 @@ def error_of_answer(
             intent_id=intent_id,
             task_id=task_id,
         )
-    said = f": {reply.message}" if reply.message else ""
+    said = f": {shortened(reply.message)}" if reply.message else ""
     return kind(
         f"{what} was refused with code {code}{said}. {advice}",
         code=code,
@@ -276,6 +281,17 @@ def error_of_answer(
         intent_id=intent_id,
         task_id=task_id,
     )
+
+
+def shortened(message: str) -> str:
+    """
+    The service's words as a part of a sentence of ours: not too long, and without the full stop.
+
+    >>> shortened("Please try again later. ")
+    'Please try again later'
+    """
+    message = message.strip().rstrip(".")
+    return message if len(message) <= MAX_SAID else message[:MAX_SAID] + "…"
 
 
 def error_of(reply: Reply, *, intent_id: str | None = None) -> errors.KieError:

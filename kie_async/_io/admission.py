@@ -46,24 +46,25 @@ class Permit:
     probe: bool
     _epoch: int
     _admission: Admission
-    _ended: bool = False
 
     def still_good(self) -> bool:
         """Whether a create may be sent under it now."""
         return self._admission._still_good(self._epoch, self.granted_at, probe=self.probe)  # noqa: SLF001 (a permit is a part of it)
 
-    def end(self, verdict: Verdict, *, retry_after: float | None = None) -> None:
+    def end(self, verdict: Verdict, *, retry_after: float | None = None) -> bool:
         """
-        Say how the request went; only the first call counts.
+        Say how the request went; called once.
 
         Args:
             verdict: UNSENT gives the token back, all else lets it return a window from now.
 
             retry_after: What the service asked for, in seconds.
+
+        Returns:
+            Whether it has closed the gate until a probe succeeds. Of a burst that the account cannot pay, only the
+            first refusal does: what was asked for since then may be for the account as it is by now.
         """
-        if not self._ended:
-            self._ended = True
-            self._admission._end(self, verdict, retry_after)  # noqa: SLF001
+        return self._admission._end(self, verdict, retry_after)  # noqa: SLF001
 
 
 @attrs.define(eq=False, order=False)
@@ -164,8 +165,8 @@ class Admission:
         fresh = self._loop.time() - granted_at <= TOKEN_BEST_BEFORE
         return fresh and (probe or epoch == self.gate.epoch)
 
-    def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> None:
-        now = self._loop.time()
+    def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
+        now, epoch = self._loop.time(), self.gate.epoch
         if verdict is Verdict.UNSENT:
             self.bucket.give_back()
         else:
@@ -174,6 +175,7 @@ class Admission:
         if verdict is Verdict.RATE_LIMITED and retry_after is not None:
             self.gate.hold(now + retry_after)
         self._pump()
+        return self.gate.epoch != epoch
 
     def _pause(self, verdict: Verdict) -> float:
         if verdict is Verdict.RATE_LIMITED:
@@ -208,12 +210,12 @@ class Admission:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        if self.gate.barrier is not Verdict.MAINTENANCE:
+        if (maintenance_since := self.gate.maintenance_since) is None:
             return
         pending = [waiter for _, _, waiter in self._queue if not waiter.granted.done()]
         for waiter in pending:
-            if max(waiter.since, self.gate.since) + self._patience <= now:
+            if max(waiter.since, maintenance_since) + self._patience <= now:
                 waiter.granted.set_result(None)
-        ends = [max(w.since, self.gate.since) + self._patience for w in pending if not w.granted.done()]
+        ends = [max(w.since, maintenance_since) + self._patience for w in pending if not w.granted.done()]
         if ends:
             self._expiry = self._agenda.at(min(ends), self._pump)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.outcomes import error_of_look
 from kie_async._core.signature import find_token
 from kie_async._core.wire import read_param
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from kie_async._io.live import LiveJob
     from kie_async._io.parts import Parts
+    from kie_async._io.waiting import Waiting
     from kie_async.records import JSON, TaskRecord
 
 __all__ = ["Doubts"]
@@ -29,12 +31,12 @@ class Doubts:
     Args:
         parts: The client's parts.
 
-        find: Finds a job by its id.
+        waiting: Finds jobs.
     """
 
-    def __init__(self, parts: Parts, find: Callable[[str], Awaitable[LiveJob]]) -> None:
+    def __init__(self, parts: Parts, waiting: Waiting) -> None:
         self._parts = parts
-        self._find = find
+        self._waiting = waiting
 
     async def resolve(self, job_id: str, task_id: str) -> None:
         """Bind a task to a job in doubt; see ``Job.resolve``."""
@@ -42,8 +44,7 @@ class Doubts:
         job, row = await self._in_doubt(job_id)
         look = await parts.poller.look_now(task_id)
         if look.record is None:
-            msg = "The service does not know this task. Check the id at kie.ai/logs."
-            raise errors.TaskNotFoundError(msg, intent_id=job.id, task_id=task_id)
+            raise error_of_look(look.verdict, intent_id=job.id, task_id=task_id)
         if not belongs(look.record, row, parts.secret):
             msg = "The task was created by another request than this job's, and is not bound. Check the id."
             raise errors.ConfigurationError(msg, intent_id=job.id, task_id=task_id)
@@ -71,12 +72,12 @@ class Doubts:
         self._parts.tracker.let_go(await self._leave_doubt(job_id, IntentState.ABANDONED))
 
     async def _in_doubt(self, job_id: str) -> tuple[LiveJob, Intent]:
-        job = await self._find(job_id)
+        job = await self._waiting.find(job_id)
+        self._waiting.leave(job)
         if job.row is None or job.state not in (IntentState.IN_DOUBT, IntentState.UNKNOWN):
             said = "was created by somebody else" if job.row is None else f"is {job.state}"
             msg = f"Only a job in doubt can be settled by hand, and this one {said}. Nothing was changed."
-            own_id = None if job.foreign else job.id
-            raise errors.ConfigurationError(msg, intent_id=own_id, task_id=job.task_id)
+            raise errors.ConfigurationError(msg, intent_id=job.own_id, task_id=job.task_id)
         return job, job.row
 
     async def _leave_doubt(self, job_id: str, state: IntentState) -> LiveJob:

@@ -115,7 +115,7 @@ class Engine:
                 retry=settings.retry,
                 secret=secret,
                 report=self._report,
-                halt_all=lambda error: submitter.halt_all(error),  # noqa: PLW0108 (it is made of these tools)
+                halt=lambda jobs, error: submitter.halt(jobs, error),  # noqa: PLW0108 (it is made of these tools)
             ),
             registry=registry,
             tracker=tracker,
@@ -139,7 +139,7 @@ class Engine:
         self._recovery = Recovery(parts)
         self.intake = Intake(parts, self._recovery.resume)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery.resume)
-        self.doubts = Doubts(parts, self.waiting.find)
+        self.doubts = Doubts(parts, self.waiting)
 
     @property
     def over(self) -> bool:
@@ -166,7 +166,8 @@ class Engine:
         envelope = read_envelope(answer.body)
         if envelope is not None and envelope.code == _SUCCESS and (balance := read_credit(envelope)) is not None:
             return balance
-        reply = Reply(sent=True, status=answer.status, envelope=envelope)
+        head = answer.body[:256].decode("utf-8", "replace")
+        reply = Reply(sent=True, status=answer.status, envelope=envelope, head=head)
         raise error_of_answer(reply, what="the question for the balance")
 
     def statistics(self) -> Statistics:
@@ -217,7 +218,7 @@ class Engine:
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
         if self._settings.on_event is None:
             return
-        event = Event(name=name, job_id=None if job.foreign else job.id, task_id=job.task_id, detail=detail)
+        event = Event(name=name, job_id=job.own_id, task_id=job.task_id, detail=detail)
         try:
             self._settings.on_event(event)
         except Exception:  # noqa: BLE001 (the caller's own code; it must not end ours)
@@ -226,9 +227,8 @@ class Engine:
 
 def closed(job: LiveJob | None = None) -> errors.ClientClosedError:
     """The error for what is asked of a client that is closed, or waited for when it closes."""
-    known = job is not None and not job.foreign
     return errors.ClientClosedError(
         "The client is closed. Enter `async with` again; a task that was accepted lives on.",
-        intent_id=job.id if job is not None and known else None,
+        intent_id=None if job is None else job.own_id,
         task_id=None if job is None else job.task_id,
     )

@@ -98,6 +98,11 @@ class LiveJob:
         return not self.id.startswith("kj_")
 
     @property
+    def own_id(self) -> str | None:
+        """Its id, if that is one of ours."""
+        return None if self.foreign else self.id
+
+    @property
     def state(self) -> IntentState | None:
         """The state of its row, or None while it has none."""
         return None if self.row is None else self.row.state

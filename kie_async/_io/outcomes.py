@@ -94,7 +94,7 @@ class Outcomes:
         )
 
     def _result(self, job: LiveJob) -> Generation | None:
-        record, own_id = job.record, None if job.foreign else job.id
+        record = job.record
         if record is None and job.row is not None and job.row.record is not None:
             record = load_record(job.row.record)
         if record is None or not record.ended:
@@ -103,10 +103,10 @@ class Outcomes:
             raise_trouble(job)
             return None
         if record.failed:
-            raise failure_of(record, intent_id=own_id)
+            raise failure_of(record, intent_id=job.own_id)
         if not has_result(record):
-            raise no_result(record, intent_id=own_id)
-        return Generation(record=record, intent_id=own_id, saver=self._settings.saver)
+            raise no_result(record, intent_id=job.own_id)
+        return Generation(record=record, intent_id=job.own_id, saver=self._settings.saver)
 
     def _raise_unless_owned(self, job: LiveJob) -> None:
         """Say why a job was not accepted; nothing while its owner is at it."""

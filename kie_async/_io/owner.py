@@ -25,7 +25,7 @@ from kie_async._io.transport import Exchange, describe
 from kie_async.events import EventName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from kie_async._io.admission import Admission, Permit
     from kie_async._io.clock import Surroundings
@@ -67,7 +67,7 @@ class Tools:
 
         report: Takes events.
 
-        halt_all: Tells all owners that the account cannot pay.
+        halt: Tells the owners of some jobs, or of all, that the account cannot pay.
     """
 
     transport: Transport
@@ -78,7 +78,7 @@ class Tools:
     retry: RetryPolicy
     secret: bytes
     report: Callable[..., None]
-    halt_all: Callable[[errors.KieError], None]
+    halt: Callable[[Collection[LiveJob] | None, errors.KieError], None]
 
 
 class _NotSentError(Exception):
@@ -218,7 +218,7 @@ class Owner:
         job, tools = self._job, self._tools
         reply = _reply_of(exchange)
         verdict = self._last = decide(reply)
-        permit.end(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
+        closed = permit.end(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
         self._on_wire = False
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
@@ -237,7 +237,7 @@ class Owner:
                 await self._back()
             case Verdict.ACCOUNT:
                 tools.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
-                tools.halt_all(error_of(reply, intent_id=job.id))
+                tools.halt((job,) if not closed else None, error_of(reply, intent_id=job.id))
                 await self._back()
             case Verdict.REJECTED:
                 await tools.settler.rejected(job, error_of(reply, intent_id=job.id))

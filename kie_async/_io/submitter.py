@@ -18,7 +18,7 @@ from kie_async._io.live import Stop
 from kie_async._io.owner import Owner, Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from kie_async._core.lifecycle import Intent
     from kie_async._io.live import LiveJob
@@ -101,9 +101,9 @@ class Submitter:
         if job.scope is not None and job.state is not IntentState.SENDING:
             job.scope.cancel()
 
-    def halt_all(self, error: errors.KieError) -> None:
-        """Tell every owner that the account cannot pay."""
-        for job in list(self._owners.values()):
+    def halt(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
+        """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
+        for job in list(self._owners.values()) if jobs is None else jobs:
             own = error.again()
             own.intent_id = job.id
             self.stop(job, Stop.ACCOUNT, own)

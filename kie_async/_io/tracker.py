@@ -10,10 +10,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from kie_async import errors
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
-from kie_async._core.outcomes import has_result
+from kie_async._core.outcomes import error_of_look, has_result
 from kie_async._core.stored import dump_record
 from kie_async._io.admission import Admission
 from kie_async._io.agenda import Agenda
@@ -138,22 +137,14 @@ class Tracker:
             await self.apply(job, look.record)
         elif look.verdict is LookVerdict.DENIED:
             # The task runs on, whatever became of the key; whoever waits now should hear of it.
-            job.trouble = errors.AuthenticationError(
-                "The service does not accept the API key for looking at tasks. Check KIE_API_KEY; the task lives on.",
-                code=401,
-                intent_id=None if job.foreign else job.id,
-                task_id=job.task_id,
-            )
+            job.trouble = error_of_look(look.verdict, intent_id=job.own_id, task_id=job.task_id)
             job.publish()
         elif (
             look.verdict is LookVerdict.NOT_VISIBLE
             and job.foreign
             and self._surroundings.now() - job.began_at > VISIBLE_AFTER
         ):
-            job.error = errors.TaskNotFoundError(
-                "The service does not know this task. Check the id, and that the API key is of its account.",
-                task_id=job.task_id,
-            )
+            job.error = error_of_look(look.verdict, intent_id=None, task_id=job.task_id)
             self.let_go(job)
 
     async def apply(self, job: LiveJob, record: TaskRecord) -> None:

@@ -8,9 +8,8 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, IntentState
-from kie_async._core.looks import LookVerdict
+from kie_async._core.outcomes import error_of_look
 from kie_async._io.live import LiveJob
-from kie_async._io.outcomes import raise_trouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -72,7 +71,7 @@ class Waiting:
             try:
                 return await self.ended(job, patient=timeout is not None)
             finally:
-                self._leave(job)
+                self.leave(job)
         raise timed_out(timeout or 0.0, job)
 
     async def refresh(self, job_id: str) -> TaskRecord:
@@ -87,10 +86,9 @@ class Waiting:
             await self._parts.tracker.on_look(job, look)
             if look.record is not None:
                 return look.record
-            raise_trouble(job)
-            raise _no_record(look.verdict, job)
+            raise error_of_look(look.verdict, intent_id=job.own_id, task_id=job.task_id)
         finally:
-            self._leave(job)
+            self.leave(job)
 
     async def updates(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
         """The records of a job's task, each time that they say something new; see ``Job.updates``."""
@@ -109,7 +107,7 @@ class Waiting:
                 await job.changed()
         finally:
             job.drop_reader(reader)
-            self._leave(job)
+            self.leave(job)
 
     async def find(self, job_id: str) -> LiveJob:
         """
@@ -141,7 +139,7 @@ class Waiting:
             await self._resume(job)
         return job
 
-    def _leave(self, job: LiveJob) -> None:
+    def leave(self, job: LiveJob) -> None:
         """Follow a task of somebody else no longer than anybody waits."""
         if job.foreign and not job.waiters and not job.readers:
             self._parts.tracker.let_go(job)
@@ -151,18 +149,6 @@ def timed_out(seconds: float, job: LiveJob | None) -> errors.TaskTimeoutError:
     """The error for a wait that has reached its time-out."""
     return errors.TaskTimeoutError(
         f"The task has not ended within {seconds:g} s. What was sent lives on: attach() to it and wait again.",
-        intent_id=None if job is None or job.foreign else job.id,
+        intent_id=None if job is None else job.own_id,
         task_id=None if job is None else job.task_id,
     )
-
-
-def _no_record(verdict: LookVerdict, job: LiveJob) -> errors.KieError:
-    own_id = None if job.foreign else job.id
-    if verdict is LookVerdict.NOT_VISIBLE:
-        msg = "The service does not know this task, or not yet. Check the id, and that the API key is of its account."
-        return errors.TaskNotFoundError(msg, intent_id=own_id, task_id=job.task_id)
-    if verdict is LookVerdict.RATE_LIMITED:
-        msg = "The service refused to look: it was asked too often. Try again in a few seconds."
-        return errors.RateLimitedError(msg, code=429, intent_id=own_id, task_id=job.task_id)
-    msg = "The service's answer about the task could not be read. Try again."
-    return errors.ProtocolError(msg, intent_id=own_id, task_id=job.task_id)

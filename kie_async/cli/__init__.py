@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "stop_before_anything"]
 
 #: What the extra ``cli`` brings.
 _EXTRA = ("typer", "rich")
@@ -17,6 +20,7 @@ def main() -> None:
     Raises:
         SystemExit: Always, with one of the codes of ``kie_async.cli.exits``.
     """
+    signal.signal(signal.SIGINT, stop_before_anything)
     try:
         from kie_async.cli.app import app
     except ModuleNotFoundError as error:
@@ -24,7 +28,10 @@ def main() -> None:
             raise
         sys.stderr.write("kie-async needs typer and rich. Install them with: pip install 'kie-async[cli]'\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. Nothing was sent, and nothing was paid.\n")
-        raise SystemExit(130) from None
     app(prog_name="kie-async")
+
+
+def stop_before_anything(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """What Ctrl-C does while modules are imported and options are read; a command that runs has its own way."""
+    sys.stderr.write("Interrupted. Nothing was sent, and nothing was paid.\n")
+    raise SystemExit(130)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -33,15 +32,16 @@ async def wait_and_show(job: Job, show: Show, *, name: str, timeout: float | Non
     Raises:
         KieError: As ``Job.wait``.
     """
-    outcome: Generation | KieError
+    outcomes: list[Generation | KieError] = []
     async with anyio.create_task_group() as group:
         group.start_soon(_follow, job, show, name)
         try:
-            outcome = await job.wait(timeout)
+            outcomes.append(await job.wait(timeout))
         except KieError as error:
             # Kept, not raised: an error that leaves a task group is wrapped in an ExceptionGroup.
-            outcome = error
+            outcomes.append(error)
         group.cancel_scope.cancel()
+    [outcome] = outcomes
     if isinstance(outcome, KieError):
         raise outcome
     show(name, outcome.record.state)
@@ -50,9 +50,8 @@ async def wait_and_show(job: Job, show: Show, *, name: str, timeout: float | Non
 
 async def _follow(job: Job, show: Show, name: str) -> None:
     try:
-        async with aclosing(job.updates()) as records:
-            async for record in records:
-                show(name, record.state)
+        async for record in job.updates():
+            show(name, record.state)
     except KieError:
         # Whoever waits for the job gets the same one.
         return

@@ -44,7 +44,7 @@ MEANINGS: Mapping[Exit, str] = MappingProxyType(
         Exit.REFUSED: "the service said no, or the task has failed",
         Exit.USAGE: "wrong options, bad input or no key: nothing was sent",
         Exit.IN_DOUBT: "a create may have been paid: look at kie.ai/logs before you repeat",
-        Exit.NOT_YET: "the task exists and its result is not here: `kie-async wait TASKID` goes on with it",
+        Exit.NOT_YET: "the task exists, its result is not here: go on with `kie-async wait TASKID`",
         Exit.NO_ANSWER: "no answer, or not now; nothing was paid: repeat it later",
         Exit.INTERRUPTED: "interrupted; the message says what goes on",
     }

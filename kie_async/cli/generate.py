@@ -74,15 +74,14 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
             return Exit.DONE
         with progress(session.output) as show:
             show(wish.name, "submitting")
-            began_at, job = anyio.current_time(), None
+            generation = None
             with anyio.move_on_after(wish.timeout):
                 job = await kie.submit(wish.request, wait=False)
-            if job is None:
-                msg = f"The request was not ready to be sent within {wish.timeout:g} s."
-                raise TaskTimeoutError(msg)
-            trail.job_id = job.id
-            left = None if wish.timeout is None else max(0.0, began_at + wish.timeout - anyio.current_time())
-            generation = await wait_and_show(job, show, name=wish.name, timeout=left)
+                trail.job_id = job.id
+                generation = await wait_and_show(job, show, name=wish.name, timeout=None)
+            if generation is None:
+                msg = f"There is no result after {wish.timeout:g} s."
+                raise TaskTimeoutError(msg, intent_id=trail.job_id, task_id=trail.task_id)
             await report(session.output, generation, wish.target, show, name=wish.name)
     return Exit.DONE
 
@@ -185,7 +184,9 @@ def _other_model(model: str | None, model_input: str | None, given: Mapping[str,
             problems.append(Problem("--input", f"what cannot be read ({error})", "a JSON object, or @FILE"))
         else:
             if not isinstance(decoded, dict):
-                problems.append(Problem("--input", f"a {type(decoded).__name__}", 'a JSON object, such as {"prompt": "…"}'))
+                problems.append(
+                    Problem("--input", f"a {type(decoded).__name__}", 'a JSON object, such as {"prompt": "…"}')
+                )
     if problems or model is None:
         raise _wrong(problems)
     return MarketRequest(model=model, input=cast("dict[str, JSON]", decoded))

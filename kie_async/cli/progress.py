@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress(output: Output) -> Iterator[Show]:
+def progress(output: Output) -> Generator[Show]:
     """
     Progress for as long as the context is open.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import traceback
 from asyncio import AbstractEventLoop
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 
 import anyio
@@ -15,6 +16,7 @@ import attrs
 import typer
 
 from kie_async import InvalidRequestError, KieError, SubmitInDoubtError, TaskTimeoutError
+from kie_async.cli import stop_before_anything
 from kie_async.cli.exits import Exit, exit_of
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
@@ -23,6 +25,8 @@ __all__ = ["Invocation", "conclude", "run"]
 
 #: How long the event loop may take to end after all is said, in seconds.
 _PATIENCE = 0.5
+
+_FULL = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +80,8 @@ def _run(invocation: Invocation, session: Session, command: Callable[[Session], 
             raise
 
     try:
+        if signal.getsignal(signal.SIGINT) is stop_before_anything:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which the loop turns into a cancellation
         return anyio.run(until_interrupted, backend_options={"loop_factory": invocation.loop_factory})
     except KeyboardInterrupt:
         goodbye.say()
@@ -92,8 +98,7 @@ def _run(invocation: Invocation, session: Session, command: Callable[[Session], 
         output.error(f"{type(error).__name__}: {error}. This is a bug of kie-async; --verbose shows where.")
         if invocation.verbose:
             output.say(traceback.format_exc())
-        if (outlook := session.outlook()) is not None:
-            output.say(outlook)
+        output.say(session.outlook())
         return Exit.REFUSED
     finally:
         impatience.cancel()
@@ -126,8 +131,8 @@ def conclude(session: Session, error: KieError) -> Exit:
         output.error(error.message.partition(". ")[0] + ".")
     else:
         output.error(str(error))
-    if code in (Exit.IN_DOUBT, Exit.NOT_YET) and (outlook := session.outlook()) is not None:
-        output.say(outlook)
+    if code in (Exit.IN_DOUBT, Exit.NOT_YET):
+        output.say(session.outlook())
     return code
 
 
@@ -142,17 +147,15 @@ class _Goodbye:
         if self._said:
             return
         self._said = True
-        self._session.output.say("Interrupted.")
-        if (outlook := self._session.outlook()) is not None:
-            self._session.output.say(outlook)
+        self._session.output.say(f"Interrupted. {self._session.outlook()}")
 
 
 @contextmanager
-def _log_to(output: Output, *, verbose: bool) -> Iterator[None]:
+def _log_to(output: Output, *, verbose: bool) -> Generator[None]:
     """Send the log to the messages: errors only, in one line each, unless more was asked for."""
     handler = logging.StreamHandler(output.messages.file)
     handler.setLevel(logging.DEBUG if verbose else logging.ERROR)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s") if verbose else _OneLine())
+    handler.setFormatter(logging.Formatter(_FULL) if verbose else _OneLine())
     package, root = logging.getLogger("kie_async"), logging.getLogger()
     level = package.level
     package.setLevel(logging.DEBUG if verbose else level)

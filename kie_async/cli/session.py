@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ class Session:
         return self.trail
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[KieClient]:
+    async def client(self) -> AsyncGenerator[KieClient]:
         """
         A client of the service. Left because the user has interrupted, it is closed within two seconds.
 
@@ -94,7 +94,7 @@ class Session:
             await kie.aclose(drain=drain)
 
     @asynccontextmanager
-    async def fake(self, fake: FakeKie) -> AsyncIterator[FakeKie]:
+    async def fake(self, fake: FakeKie) -> AsyncGenerator[FakeKie]:
         """
         Run a fake service on this machine, and speak to nobody else.
 
@@ -108,8 +108,8 @@ class Session:
             )
             yield fake
 
-    def outlook(self) -> str | None:
-        """What to tell the user about what goes on, or None."""
+    def outlook(self) -> str:
+        """What goes on when the command ends early, and what was paid."""
         if not self.real:
             return "It was the fake service: nothing was real, and nothing was paid."
-        return None if self.trail is None else self.trail.outlook()
+        return "Nothing was paid." if self.trail is None else self.trail.outlook()

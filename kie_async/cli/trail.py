@@ -58,10 +58,10 @@ class Trail:
         What goes on without the command, and how to go on with it.
 
         >>> Trail(note=print, task_id="1a2b").outlook()
-        'Task 1a2b goes on at the service. Go on with it: kie-async wait 1a2b'
+        'Task 1a2b lives on at the service. Go on with it: kie-async wait 1a2b'
         """
         if self.task_id is not None:
-            return f"Task {self.task_id} goes on at the service. Go on with it: kie-async wait {self.task_id}"
+            return f"Task {self.task_id} lives on at the service. Go on with it: kie-async wait {self.task_id}"
         if self.unanswered or self.unclear:
             return (
                 f"The create of {self.job_id or 'the job'} was sent, and nobody can tell what became of it: it may have"

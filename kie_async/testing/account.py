@@ -1,4 +1,4 @@
-"""An account at the service: its keys, its credits, and how fast it may ask."""
+"""An account at the service: who may ask, for what money, how fast."""
 
 from __future__ import annotations
 

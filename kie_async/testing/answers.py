@@ -1,4 +1,4 @@
-"""What the service means to answer, and what a fault makes of it before it reaches the wire."""
+"""Answers before they reach the wire: as the service means them, or as a fault has spoiled them."""
 
 from __future__ import annotations
 

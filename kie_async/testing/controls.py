@@ -1,4 +1,4 @@
-"""What a test may change about the fake while it runs: money, limits, keys, models, and how tasks end."""
+"""What a test may change about the fake while it runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What the service says, word by word: texts, envelopes and the bodies of its answers, as recorded.
+What the service says, word by word: texts, envelopes, bodies of answers, as recorded.
 
 Where only the documentation has a text, or nobody has, the comment says so.
 """

@@ -1,4 +1,4 @@
-"""FakeKie: a service on this machine that speaks as Kie.ai does, takes no money, and tells the truth afterwards."""
+"""FakeKie: a service on this machine that speaks as Kie.ai does, for nothing."""
 
 from __future__ import annotations
 

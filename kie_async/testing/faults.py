@@ -1,4 +1,4 @@
-"""Faults: what may go wrong between a client and the service, and the script that says when it does."""
+"""Faults: the script of what goes wrong on the way to the service or back."""
 
 from __future__ import annotations
 

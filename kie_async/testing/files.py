@@ -1,4 +1,4 @@
-"""The files that the service holds: what was uploaded, what tasks have made, and links that were minted for them."""
+"""The files that the service holds: uploads, results, links to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from functools import partial
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -75,10 +75,20 @@ class Files:
         upload_expires_after: How long an upload is held, in seconds.
 
         max_clips: How many clips are kept, encoded; one is a fraction of a megabyte.
+
+        make_clip: Encodes one, in a thread; see ``video.make_clip``.
     """
 
-    def __init__(self, *, seed: int, upload_expires_after: float, max_clips: int = 32) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        upload_expires_after: float,
+        max_clips: int = 32,
+        make_clip: Callable[[bytes | None, int, str], bytes] = video.make_clip,
+    ) -> None:
         self._max_clips = max_clips
+        self._make_clip = make_clip
         self._upload_expires_after = upload_expires_after
         self._uploads: dict[str, Held] = {}
         self._links: dict[str, tuple[str, float]] = {}
@@ -129,8 +139,7 @@ class Files:
     def _clip(self, name: str, image: bytes | None, height: int) -> asyncio.Future[bytes]:
         clip = self._clips.get((name, height))
         if clip is None or clip.cancelled():
-            make = partial(video.make_clip, image, height=height, seed=name)
-            clip = asyncio.get_running_loop().run_in_executor(None, make)
+            clip = asyncio.get_running_loop().run_in_executor(None, self._make_clip, image, height, name)
             self._clips[name, height] = clip
             if len(self._clips) > self._max_clips:
                 self._clips.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The upload host and the file host: what is said to who brings a file, asks for one, or wants a link to one."""
+"""The file host: what is said to who brings a file, asks for one, or wants a link to one."""
 
 from __future__ import annotations
 

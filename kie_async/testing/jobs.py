@@ -1,4 +1,4 @@
-"""The jobs API: what the service does and says when a task is created, looked at or paid for."""
+"""The jobs API: what becomes of a create, or of a look at a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that the fake knows: their names, what they make, what they cost, and what they refuse."""
+"""The models that the fake knows."""
 
 from __future__ import annotations
 

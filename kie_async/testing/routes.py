@@ -1,4 +1,4 @@
-"""The routes: which path leads to what, and what each request leaves in the truth."""
+"""The routes: which path leads to what."""
 
 from __future__ import annotations
 

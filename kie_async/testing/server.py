@@ -1,4 +1,4 @@
-"""The server: real sockets, the paths of the API, and the way of every request through latency, faults and back."""
+"""The server: the way of every request over a real socket, through latency, through faults, to its answer."""
 
 from __future__ import annotations
 
@@ -179,9 +179,9 @@ class Server:
 
     def _serving(self, place: Place, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def serve(request: web.Request) -> web.StreamResponse:
-            connection = request.task
-            self._connections.add(connection)
-            connection.add_done_callback(self._connections.discard)
+            if (connection := request.task) not in self._connections:
+                self._connections.add(connection)
+                connection.add_done_callback(self._connections.discard)
             try:
                 body = await request.read()
             except (ConnectionError, web.RequestPayloadError):

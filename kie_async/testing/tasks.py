@@ -1,4 +1,4 @@
-"""A task as the service has it: what was asked for, when it ends, and how."""
+"""A task, as the service has it."""
 
 from __future__ import annotations
 

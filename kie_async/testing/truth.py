@@ -1,4 +1,4 @@
-"""The service's truth: what it has seen and done, against which a client's account of the matter is checked."""
+"""The service's truth: what it has seen, against which a client's account of the matter is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips of about five seconds: a slow pan and zoom over a picture, encoded with PyAV, or a bundled one without it."""
+"""Clips of five seconds: a camera moves slowly over a picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ZOOM = 1.25
 _MAX_RATIO = 2.4
 
 
-def make_clip(image: bytes | None, *, height: int, seed: str) -> bytes:
+def make_clip(image: bytes | None, height: int, seed: str) -> bytes:
     """
     Make a clip of *image*. Takes a fraction of a second of a processor, so call it in a thread.
 

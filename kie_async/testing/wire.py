@@ -1,4 +1,4 @@
-"""How an answer goes over the wire: as the service sends it, or cut, reset and drawn out as a fault wants it."""
+"""How an answer goes over the wire: as the service sends it, or cut, reset, drawn out as a fault wants it."""
 
 from __future__ import annotations
 

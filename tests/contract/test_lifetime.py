@@ -44,11 +44,14 @@ async def test_a_fake_may_be_left_in_another_task_than_entered() -> None:
 
 
 async def test_a_cancelled_block_still_ends_the_fake(serve: Serve) -> None:
+    """A client still waits when the block is cancelled; the fake tidies up before the block is left."""
     with anyio.move_on_after(5) as scope:
-        async with serve() as api:
+        async with serve(faults=[Fault("create", "silence")]) as api, asyncio.TaskGroup() as group:
+            group.create_task(api.create())
             await anyio.sleep_forever()
 
     assert scope.cancelled_caught
+    assert [asyncio.current_task()] == [task for task in asyncio.all_tasks() if "_call_in_runner_task" not in repr(task)]
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", int(api.fake.url.rpartition(":")[2]))
 

@@ -16,6 +16,7 @@ from kie_async.testing.files import Files
 from kie_async.testing.video import bundled_clip, encode_clip, make_clip
 
 if TYPE_CHECKING:
+    from kie_async.testing.tasks import Task
     from tests.contract.conftest import Anything, Serve
 
 
@@ -89,18 +90,6 @@ async def test_clips_of_one_picture_differ_by_a_box_that_names_the_task(serve: S
         assert contents[0][:-40] == contents[1][:-40]
 
 
-async def test_many_who_ask_at_once_share_one_encoding(serve: Serve) -> None:
-    """Were each of them to have a clip encoded, this would take a minute."""
-    async with serve(duration=0.0, limit=1000, credits=1e6, queries_per_second=1000.0) as api:
-        image = (await api.upload(draw_png("a cat"))).json["data"]["downloadUrl"]
-        urls = [await api.result_url(await api.task(image_url=image, resolution="480p")) for _ in range(100)]
-        async with asyncio.TaskGroup() as group:
-            fetches = [group.create_task(api.request("GET", url)) for url in urls]
-
-        assert {200} == {fetch.result().status for fetch in fetches}
-        assert 100 == len({fetch.result().body for fetch in fetches})
-
-
 async def test_a_picture_that_the_fake_does_not_hold_is_drawn(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         url = await api.result_url(await api.task(image_url="https://host.invalid/cat.png", resolution="480p"))
@@ -119,7 +108,7 @@ async def test_a_picture_that_the_fake_does_not_hold_is_drawn(serve: Serve) -> N
     ],
 )
 def test_any_picture_becomes_a_clip(image: bytes, size: tuple[int, int]) -> None:
-    clip = decode(make_clip(image, height=480, seed="?"))
+    clip = decode(make_clip(image, 480, "?"))
 
     assert (81, *size) == clip[:3]
 
@@ -131,16 +120,56 @@ def test_a_build_without_h264_makes_clips_as_well(encoder: Anything) -> None:
     assert (81, 832, 480) == clip[:3]
 
 
-async def test_clips_not_asked_for_lately_are_encoded_again(serve: Serve) -> None:
-    files = Files(seed=0, upload_expires_after=60.0, max_clips=1)
-    async with serve(duration=0.0) as api:
-        for name in ("one", "two"):
-            await api.task(image_url=f"https://host.invalid/{name}.png", resolution="480p")
-        one, two = api.fake.truth.created
-        first = await files.result_of(one, 0.0)
-        other = await files.result_of(two, 0.0)
+class Encoder:
+    """Stands for the one that takes long, and counts."""
 
-        assert first == await files.result_of(one, 0.0) != other
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self, image: bytes | None, height: int, seed: str) -> bytes:
+        self.made.append(seed)
+        return f"{image!r} {height} {seed}".encode()
+
+
+async def tasks_of(serve: Serve, *names: str) -> list[Task]:
+    """A task for each picture of these names, none of which the fake holds."""
+    async with serve(duration=0.0, limit=1000, credits=1e6) as api:
+        for name in names:
+            await api.task(image_url=f"https://host.invalid/{name}")
+        return api.fake.truth.created
+
+
+async def test_a_hundred_who_ask_at_once_share_one_encoding(serve: Serve) -> None:
+    encoder = Encoder()
+    files = Files(seed=0, upload_expires_after=60.0, make_clip=encoder)
+    tasks = await tasks_of(serve, *(["cat"] * 100))
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(files.result_of(task, 0.0)) for task in tasks]
+
+    assert ["https://host.invalid/cat"] == encoder.made
+    assert 100 == len({asked.result() for asked in asking})
+
+
+async def test_who_goes_away_does_not_take_the_clip_along(serve: Serve) -> None:
+    encoder = Encoder()
+    files = Files(seed=0, upload_expires_after=60.0, make_clip=encoder)
+    one, two = await tasks_of(serve, "cat", "cat")
+    impatient = asyncio.create_task(files.result_of(one, 0.0))
+    patient = asyncio.create_task(files.result_of(two, 0.0))
+    await asyncio.sleep(0)
+    impatient.cancel()
+
+    assert b"None 720 https://host.invalid/cat" == (await patient)[:-40]
+    assert (True, 1) == (impatient.cancelled(), len(encoder.made))
+
+
+async def test_the_clip_that_was_not_asked_for_longest_is_encoded_again(serve: Serve) -> None:
+    encoder = Encoder()
+    files = Files(seed=0, upload_expires_after=60.0, max_clips=2, make_clip=encoder)
+    for task in await tasks_of(serve, "a", "b", "a", "c", "a", "b"):
+        await files.result_of(task, 0.0)
+
+    assert ["a", "b", "c", "b"] == [name[-1] for name in encoder.made]
 
 
 @pytest.mark.parametrize("encoder", ["mjpeg", "libwebp"])
@@ -171,7 +200,7 @@ def test_without_the_video_library_the_bundled_clip_is_used() -> None:
     program = (
         "import sys; sys.modules['av'] = None\n"
         "from kie_async.testing.video import bundled_clip, make_clip\n"
-        "assert make_clip(None, height=720, seed='') == bundled_clip()\n"
+        "assert make_clip(None, 720, '') == bundled_clip()\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 

@@ -95,8 +95,9 @@ def test_a_value_may_occur_in_two_places() -> None:
     shared = {"prompt": "A cat"}
     request = market({"shots": [shared, shared]})
     request.check()
+    shared["prompt"] = "A dog"
 
-    assert request.input({}) == {"shots": [shared, shared]}
+    assert request.input({}) == {"shots": [{"prompt": "A cat"}, {"prompt": "A cat"}]}
 
 
 def test_each_problem_is_named_by_its_path() -> None:

@@ -1,0 +1,234 @@
+"""The command ``demo``: images to videos with a fake service, to see what it is like before it costs anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import anyio
+import attrs
+import typer
+from rich.table import Table
+
+from kie_async import ConfigurationError, Generation, KieError, Wan22TurboImageToVideo
+from kie_async.cli.delivery import check_target, fields_of, wait_and_show
+from kie_async.cli.exits import Exit
+from kie_async.cli.options import JsonOption
+from kie_async.cli.progress import Show, progress
+from kie_async.cli.running import run
+from kie_async.cli.session import Session
+
+if TYPE_CHECKING:
+    from kie_async import KieClient
+    from kie_async.testing import FakeKie
+
+__all__ = ["PROMPTS", "Plan", "Shot", "carry_out", "demo"]
+
+#: The bundled images, and what is to happen in them.
+PROMPTS = {
+    "balloons": "The balloons rise slowly over the hills, and the clouds drift",
+    "cat": "The cat turns its head and looks at the setting sun",
+    "city": "Windows light up and go out while the moon climbs",
+    "harbour": "The boat glides through the light of the evening",
+    "lighthouse": "The beam sweeps over the waves, and the camera comes closer",
+    "mountains": "The mist moves through the valleys as the sun rises",
+}
+_OTHER_PROMPT = "The scene comes to life, and the camera moves slowly through it"
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_MB = 1_000_000
+
+#: A world in which no task is an outlier, and most of them show all of their states.
+_SEED = 7
+
+
+@attrs.frozen
+class Shot:
+    """
+    One video to be made.
+
+    Attributes:
+        name: What it is called; its file too.
+
+        image: The image.
+
+        prompt: What happens in it.
+    """
+
+    name: str
+    image: Path
+    prompt: str
+
+
+@attrs.frozen
+class Done:
+    """One video that was made: its result, its file, and how long it took from the wish to the file, in seconds."""
+
+    generation: Generation
+    file: Path
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """
+    What the demo is to do.
+
+    Attributes:
+        images: Images and folders of images; none for the bundled ones.
+
+        out: The folder for the videos.
+
+        count: How many videos; the images are taken again when there are fewer.
+
+        resolution: Their height.
+
+        speed: How much faster than the real service the fake one is.
+    """
+
+    images: Sequence[Path] = ()
+    out: Path = Path("kie-demo")
+    count: int | None = None
+    resolution: str = "720p"
+    speed: float = 8.0
+
+
+async def carry_out(session: Session, plan: Plan) -> Exit:
+    """
+    Make the videos.
+
+    Args:
+        session: The command's session.
+
+        plan: What is to be done.
+
+    Raises:
+        ConfigurationError: If there are no images, or no place for the videos.
+    """
+    from kie_async.testing import FakeKie
+
+    check_target(plan.out / "video.mp4")
+    if find_spec("av") is None:
+        session.output.warn(
+            "PyAV is not installed, so that all videos are one bundled clip of 480 pixels. For videos of the images:"
+            " pip install 'kie-async[fake]'"
+        )
+    with as_file(files("kie_async.cli") / "data") as bundled:
+        shots = list(_shots(plan, bundled))
+        async with session.fake(FakeKie(speed=plan.speed, seed=_SEED)) as fake, session.client() as kie:
+            began_at = anyio.current_time()
+            done: dict[str, Done] = {}
+            failed: dict[str, KieError] = {}
+            with progress(session.output) as show:
+                async with anyio.create_task_group() as group:
+                    for shot in shots:
+                        group.start_soon(_make, kie, shot, plan, show, done, failed)
+            _report(session, [(shot, done[shot.name]) for shot in shots if shot.name in done])
+            seconds = anyio.current_time() - began_at
+            session.output.table(_table(shots, done, seconds=seconds))
+            session.output.say(_account_for(fake))
+    for name, error in failed.items():
+        session.output.error(f"{name}: {error}")
+    return Exit.REFUSED if failed else Exit.DONE
+
+
+async def _make(
+    kie: KieClient, shot: Shot, plan: Plan, show: Show, done: dict[str, Done], failed: dict[str, KieError]
+) -> None:
+    """What a program does for one video; errors are kept, so that the other videos are made."""
+    began_at = anyio.current_time()
+    request = Wan22TurboImageToVideo(
+        image=str(shot.image.absolute()),
+        prompt=shot.prompt,
+        resolution=cast("Literal['480p', '720p']", plan.resolution),  # check() judges it
+    )
+    show(shot.name, "submitting")
+    try:
+        job = await kie.submit(request)
+        show(shot.name, f"accepted as task {job.task_id}")
+        generation = await wait_and_show(job, show, name=shot.name, timeout=None)
+        [file] = await generation.save(plan.out / f"{shot.name}.mp4")
+    except KieError as error:
+        failed[shot.name] = error
+        show(shot.name, "failed", done=True)
+        return
+    done[shot.name] = Done(generation, file, anyio.current_time() - began_at)
+    show(shot.name, f"saved as {file}", done=True)
+
+
+def _shots(plan: Plan, bundled: Path) -> Iterator[Shot]:
+    """The videos that a plan asks for, each with a name of its own."""
+    images = [image for given in plan.images or [bundled] for image in _images(given)]
+    seen: Counter[str] = Counter()
+    for image in islice(cycle(images), plan.count if plan.count is not None else len(images)):
+        seen[image.stem] += 1
+        name = image.stem if seen[image.stem] == 1 else f"{image.stem}-{seen[image.stem]}"
+        yield Shot(name, image, (not plan.images and PROMPTS.get(image.stem)) or _OTHER_PROMPT)
+
+
+def _images(given: Path) -> list[Path]:
+    if not given.is_dir():
+        return [given]
+    images = sorted(path for path in given.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if not images:
+        msg = f"There is no image in {given}: it has no file that ends in {', '.join(_SUFFIXES)}. Name another folder."
+        raise ConfigurationError(msg)
+    return images
+
+
+def _report(session: Session, made: Sequence[tuple[Shot, Done]]) -> None:
+    if session.output.as_json:
+        for shot, done in made:
+            size = done.file.stat().st_size
+            session.output.result(
+                "", {**fields_of(done.generation, [done.file]), "image": str(shot.image), "bytes": size}
+            )
+
+
+def _table(shots: Sequence[Shot], done: dict[str, Done], *, seconds: float) -> Table:
+    table = Table("file", title="What it cost and took", show_footer=True)
+    made = [done[shot.name] for shot in shots if shot.name in done]
+    sizes = [one.file.stat().st_size for one in made]
+    credits = [one.generation.credits or 0.0 for one in made]
+    table.columns[0].footer = f"{len(made)} of {len(shots)}"
+    table.add_column("size", f"{sum(sizes) / _MB:.1f} MB", justify="right")
+    table.add_column("task id", overflow="fold")
+    table.add_column("credits", f"{sum(credits):g}", justify="right")
+    table.add_column("seconds", f"{seconds:.1f}", justify="right")
+    for one, size, cost in zip(made, sizes, credits, strict=True):
+        table.add_row(str(one.file), f"{size / _MB:.1f} MB", one.generation.task_id, f"{cost:g}", f"{one.seconds:.1f}")
+    return table
+
+
+def _account_for(fake: FakeKie) -> str:
+    truth = fake.truth
+    return (
+        f"The service saw {len(truth.posts)} creates, at most {truth.busiest_window(10.0)} in any 10 s (its limit is"
+        f" {fake.limit}), and refused {len(truth.refused)}. It has {fake.credits:g} play credits left."
+    )
+
+
+def demo(
+    context: typer.Context,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE...]", help="More images.")] = None,
+    *,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--images", metavar="DIR|FILE...", help="Your own images; by default six that come along."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the videos.")] = Path("kie-demo"),
+    count: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many videos; by default one for each image.")
+    ] = None,
+    resolution: Annotated[str, typer.Option(metavar="480p|720p", help="The height of the videos.")] = "720p",
+    speed: Annotated[float, typer.Option(min=0.1, help="How much faster than the real service it is.")] = 8.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make videos of six images with a fake service on this machine: nothing is real but the files."""
+    plan = Plan(images=[*(images or ()), *(more or ())], out=out, count=count, resolution=resolution, speed=speed)
+    run(context, lambda session: carry_out(session, plan), as_json=as_json)

@@ -1,0 +1,433 @@
+"""A create whose answer is lost may have been paid: it is never sent again by itself, and never forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    ConfigurationError,
+    EventName,
+    KieError,
+    ProtocolError,
+    RateLimitedError,
+    RetryPolicy,
+    SubmitInDoubtError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+    TransportError,
+)
+from kie_async.testing import Fault
+from tests.client.world import CALLBACKS, KEY, PROMPT, World, a_world, ask, assert_settled
+
+HOURS = 3600.0
+
+#: The service has created the task; what becomes of the answer.
+LOST: dict[str, dict[str, Any]] = {
+    "reset": {"what": "reset"},
+    "closed": {"what": "close"},
+    "silence": {"what": "silence"},
+    "half a status line, then closed": {"what": "half_status_line"},
+    "half a status line, then reset": {"what": "half_status_line", "cut": "reset"},
+    "no HTTP at all": {"what": "garbage"},
+    "half a body, then closed": {"what": "half_body"},
+    "half a body, then reset": {"what": "half_body", "cut": "reset"},
+    "a byte every five seconds": {"what": "slow_body", "seconds": 5.0},
+    "after 70 seconds": {"what": "slow", "seconds": 70.0},
+    "a 502 page": {"what": "html"},
+    "a 503 page": {"what": "html", "status": 503},
+    "a 504 page": {"what": "html", "status": 504},
+    "a 520 page": {"what": "html", "status": 520},
+    "a 500 page": {"what": "html", "status": 500},
+    "a page with status 200": {"what": "html", "status": 200},
+    "an empty body": {"what": "body", "body": ""},
+    "data: null": {"what": "null_data"},
+    "data without an id": {"what": "no_task_id"},
+    "an id that is true": {"what": "alter", "data": {"taskId": True}},
+    "an id that is empty": {"what": "alter", "data": {"taskId": ""}},
+    "truncated JSON": {"what": "truncated_json"},
+    "JSON that is no envelope": {"what": "body", "body": "[200]"},
+    "an unknown code": {"what": "code", "code": 777},
+    "two megabytes": {"what": "body", "body": b"{" + b" " * 2**21},
+    "broken gzip": {"what": "body", "body": b"\x1f\x8b\x08no", "headers": {"Content-Encoding": "gzip"}},
+}
+
+
+def lost(name: str = "reset", **when: Any) -> Fault:
+    how = dict(LOST[name])
+    return Fault("create", how.pop("what"), after=True, **how, **when)
+
+
+async def in_doubt(world: World, number: int = 0) -> SubmitInDoubtError:
+    """Submit a request whose answer is lost."""
+    with pytest.raises(SubmitInDoubtError) as raised:
+        await world.kie.submit(ask(number))
+    return raised.value
+
+
+@pytest.mark.parametrize("call", ["submit", "generate"])
+@pytest.mark.parametrize("name", LOST)
+async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) -> None:
+    """One POST at the service, ``SubmitInDoubtError`` with the job, and nothing more in two hours."""
+    async with a_world(faults=[lost(name)]) as world:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await getattr(world.kie, call)(ask())
+        error = raised.value
+        row = await world.row()
+
+        assert (row.id, row.id, None) == (error.job.id, error.intent_id, error.task_id)
+        assert "not sent again" in str(error)
+        assert "in_doubt" == error.job.state == row.state
+        assert 1 == len(world.truth.posts) == len(world.truth.created)
+        assert 1 == world.kie.statistics().in_flight
+        await anyio.sleep(2 * HOURS)
+        assert 1 == len(world.truth.posts)
+        assert "unknown" == (await world.row()).state
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("how", ["reset", "close", "silence"])
+async def test_a_connection_that_breaks_before_the_request_is_read_is_in_doubt_too(how: str) -> None:
+    """A byte may have left, and no exception tells whether it arrived: better one look too many than paid twice."""
+    async with a_world(faults=[Fault("connect", how, at_byte=1, nth=1)]) as world:  # type: ignore[arg-type]  # a parameter
+        await in_doubt(world)
+        await anyio.sleep(2 * HOURS)
+
+        assert [] == world.truth.posts
+        assert "unknown" == (await world.row()).state
+        await assert_settled(world.kie)
+
+
+async def test_the_slot_comes_back_after_in_doubt_hold() -> None:
+    """Until then the task may be running at the service, and counts."""
+    policy = RetryPolicy(in_doubt_hold=300.0)
+    async with a_world(client={"retry": policy, "callback_url": CALLBACKS}, faults=[lost()]) as world:
+        await in_doubt(world)
+        await anyio.sleep(299.0)
+        assert 1 == world.kie.statistics().in_flight
+        await anyio.sleep(2.0)
+        assert 0 == world.kie.statistics().in_flight
+        assert "in_doubt" == (await world.row()).state
+
+
+@pytest.mark.parametrize(
+    ("callback_url", "policy", "deadline"),
+    [
+        (None, RetryPolicy(), 600.0),
+        (None, RetryPolicy(in_doubt_hold=60.0), 60.0),
+        (CALLBACKS, RetryPolicy(), 3600.0),
+        (CALLBACKS, RetryPolicy(max_age=900.0), 900.0),
+    ],
+)
+async def test_a_job_in_doubt_becomes_unknown_at_its_deadline(
+    callback_url: str | None, policy: RetryPolicy, deadline: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts from when the create was sent: with a callback URL until ``max_age``, without until the hold ends."""
+    async with a_world(client={"retry": policy, "callback_url": callback_url}, faults=[lost()]) as world:
+        error = await in_doubt(world)
+        await anyio.sleep(deadline - 1.0)
+        assert "in_doubt" == (await world.row()).state
+        await anyio.sleep(2.0)
+
+        assert "unknown" == (await world.row()).state
+        assert [error.job.id] == [event.job_id for event in world.reported(EventName.UNKNOWN)]
+        assert any("in doubt for too long" in record.message for record in caplog.records)
+        with pytest.raises(SubmitInDoubtError):
+            await error.job.wait()
+        await assert_settled(world.kie)
+
+
+async def test_without_a_callback_url_a_wait_raises_at_once() -> None:
+    async with a_world(faults=[lost()]) as world:
+        error = await in_doubt(world)
+        before = anyio.current_time()
+        with pytest.raises(SubmitInDoubtError):
+            await error.job
+        assert anyio.current_time() - before < 1.0
+
+
+@pytest.mark.parametrize("call", ["generate", "wait"])
+async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) -> None:
+    """A callback may bring the task home until then."""
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
+        with pytest.raises(SubmitInDoubtError):
+            if call == "generate":
+                await world.kie.generate(ask())
+            else:
+                await (await in_doubt(world)).job.wait()
+
+        assert 3600.0 <= anyio.current_time() < 3601.0
+        assert 1 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("callback_url", [None, CALLBACKS])
+@pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unknown"])
+async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None, pause: float) -> None:
+    """The proof is our token in the callback URL that the record echoes, or, without one, model and input."""
+    async with a_world(client={"callback_url": callback_url}, faults=[lost()], duration=8 * HOURS) as world:
+        error = await in_doubt(world)
+        await anyio.sleep(pause)
+        await error.job.resolve(world.tasks[0])
+
+        assert world.tasks[0] == error.job.task_id == (await world.row()).task_id
+        assert "submitted" == error.job.state
+        world.fake.finish(world.tasks[0])
+        video = await error.job
+        assert (world.tasks[0], error.job.id) == (video.task_id, video.intent_id)
+        assert 1 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+async def test_resolve_ends_the_wait_of_others() -> None:
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
+        found: list[str] = []
+
+        async def wait() -> None:
+            found.append((await error.job).task_id)
+
+        error = await in_doubt(world)
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            group.start_soon(wait)
+            await anyio.sleep(200.0)
+            await error.job.resolve(world.tasks[0])
+        assert 2 * world.tasks == found
+        assert anyio.current_time() < 300.0
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("callback_url", [None, CALLBACKS])
+async def test_resolve_refuses_the_task_of_another_job(callback_url: str | None) -> None:
+    """Nothing is bound, and the right task can still be."""
+    async with a_world(client={"callback_url": callback_url}, faults=[lost(nth=1)]) as world:
+        error = await in_doubt(world)
+        other = await world.kie.submit(ask(1))
+        assert other.task_id is not None
+        with pytest.raises(ConfigurationError, match="another request"):
+            await error.job.resolve(other.task_id)
+
+        assert ("in_doubt", None) == (error.job.state, error.job.task_id)
+        await error.job.resolve(world.tasks[0])
+        assert world.tasks[0] == (await error.job).task_id
+        assert world.tasks[1] == (await other).task_id
+        await assert_settled(world.kie)
+
+
+async def test_resolve_asks_for_our_token_and_not_for_the_same_input() -> None:
+    """With a callback URL the same request of another intent is not taken for this one's."""
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as world:
+        error = await in_doubt(world)
+        twin = await world.kie.submit(ask(1))
+        row = await world.journal.get(error.job.id)
+        assert row is not None
+        task = world.truth.tasks[world.tasks[1]]
+        task.input = world.truth.tasks[world.tasks[0]].input
+        assert twin.task_id is not None
+        with pytest.raises(ConfigurationError, match="another request"):
+            await error.job.resolve(twin.task_id)
+        task.input = ask(1).input({})
+        await error.job.abandon()
+
+
+async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
+    async with a_world(faults=[lost()]) as world:
+        error = await in_doubt(world)
+        with pytest.raises(TaskNotFoundError):
+            await error.job.resolve("0" * 32)
+
+        assert "in_doubt" == error.job.state
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (Fault("poll", "reset", times=2), TransportError),  # twice, since a GET is repeated on a connection that was kept
+        (Fault("poll", "silence", times=1), TransportError),
+        (Fault("poll", "html", times=1), ProtocolError),
+        (Fault("poll", "code", code=429, times=1), RateLimitedError),
+        (Fault("poll", "code", code=401, times=1), AuthenticationError),
+    ],
+    ids=["reset", "silence", "html", "429", "401"],
+)
+async def test_resolve_that_gets_no_answer_changes_nothing(look: Fault, expected: type[KieError]) -> None:
+    """And it does not say that the service does not know the task."""
+    async with a_world(faults=[lost(), look]) as world:
+        error = await in_doubt(world)
+        with pytest.raises(expected):
+            await error.job.resolve(world.tasks[0])
+
+        assert "in_doubt" == error.job.state
+        await error.job.resolve(world.tasks[0])
+        await error.job
+        await assert_settled(world.kie)
+
+
+async def test_resubmit_sends_the_create_again_only_if_that_is_wanted() -> None:
+    async with a_world(faults=[lost(nth=1)], credits=1e4) as world:
+        error = await in_doubt(world)
+        with pytest.raises(ConfigurationError, match="allow_duplicate=True"):
+            await error.job.resubmit()
+        assert 1 == len(world.truth.posts)
+        await error.job.resubmit(allow_duplicate=True)
+        video = await error.job
+        first, second = world.truth.posts
+
+        assert second.task_id == video.task_id
+        assert first.body == second.body
+        assert ("succeeded", 2) == ((row := await world.row()).state, row.attempts)
+        await assert_settled(world.kie)
+        del world.truth.tasks[world.tasks[0]]  # the caller has taken the first one on himself
+
+
+async def test_a_resubmitted_create_has_an_attempt_number_of_its_own() -> None:
+    """So a duplicate can be told from the task that is wanted."""
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as world:
+        error = await in_doubt(world)
+        await error.job.resubmit(allow_duplicate=True)
+        await error.job
+        first, second = [str(post.callback_url) for post in world.truth.posts]
+
+        assert first.startswith(f"{CALLBACKS}/{error.job.id}.1.")
+        assert second.startswith(f"{CALLBACKS}/{error.job.id}.2.")
+        del world.truth.tasks[world.tasks[0]]
+
+
+@pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unknown"])
+async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
+    async with a_world(faults=[lost()]) as world:
+        error = await in_doubt(world)
+        await anyio.sleep(pause)
+        await error.job.abandon()
+
+        assert "abandoned" == (await world.row()).state
+        await assert_settled(world.kie)
+        with pytest.raises(SubmitInDoubtError):
+            await error.job.wait()
+        for settle in (error.job.abandon, lambda: error.job.resolve(world.tasks[0])):
+            with pytest.raises(ConfigurationError):
+                await settle()
+        with pytest.raises(ConfigurationError):
+            await error.job.resubmit(allow_duplicate=True)
+        assert 1 == len(world.truth.posts)
+
+
+async def test_only_a_job_in_doubt_can_be_settled_by_hand() -> None:
+    async with a_world() as world:
+        job = await world.kie.submit(ask())
+        foreign = world.kie.attach(world.tasks[0] if job.task_id is None else "f" * 32)
+        for one in (job, foreign):
+            with pytest.raises(ConfigurationError, match="Only a job in doubt"):
+                await one.abandon()
+            with pytest.raises(ConfigurationError, match="Only a job in doubt"):
+                await one.resubmit(allow_duplicate=True)
+            with pytest.raises(ConfigurationError, match="Only a job in doubt"):
+                await one.resolve(world.tasks[0])
+        await job
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("name", ["reset", "silence"])
+async def test_what_is_lost_for_one_job_touches_no_other(name: str) -> None:
+    async with a_world(faults=[lost(name, nth=3)]) as world:
+        ended: list[str] = []
+        doubtful: list[KieError] = []
+
+        async def one(number: int) -> None:
+            try:
+                ended.append((await world.kie.generate(ask(number))).task_id)
+            except KieError as error:
+                doubtful.append(error)
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(one, number)
+        assert (9, [SubmitInDoubtError]) == (len(ended), [type(error) for error in doubtful])
+        assert 10 == len(world.truth.posts)
+
+
+async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
+    """Money first: code 200 with an id means that the task exists, whatever stands around it."""
+    faults = [
+        Fault("create", "numeric_task_id", after=True, nth=1),
+        Fault("create", "status", after=True, status=403, nth=2),
+        Fault("create", "status", after=True, status=502, nth=3),
+    ]
+    async with a_world(faults=faults) as world:
+        for number in range(3):
+            video = await world.kie.generate(ask(number))
+            assert world.tasks[number] == video.task_id
+        assert 3 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+async def test_a_refused_connection_is_tried_again() -> None:
+    """Nothing was sent, so nothing was paid: one POST in the end."""
+    async with a_world() as world:
+        await world.fake.refuse_connections()
+        async with anyio.create_task_group() as group:
+            group.start_soon(world.kie.generate, ask())
+            await anyio.sleep(60.0)
+            assert "intent" == (await world.row()).state
+            assert 0 == world.kie.statistics().tokens_lent
+            await world.fake.accept_connections()
+        assert 1 == len(world.truth.posts)
+        assert ("succeeded", 1) == ((row := await world.row()).state, row.attempts)
+        await assert_settled(world.kie)
+
+
+async def test_unsent_patience_ends_in_transport_error() -> None:
+    """The job is withdrawn, and the service has seen nothing."""
+    async with a_world() as world:
+        await world.fake.refuse_connections()
+        with pytest.raises(TransportError, match="Nothing was paid") as raised:
+            await world.kie.generate(ask())
+        row = await world.row()
+
+        assert row.id == raised.value.intent_id
+        assert "withdrawn" == row.state
+        assert 120.0 <= anyio.current_time() <= 150.1  # the longest back-off is 30 s
+        assert [] == world.truth.posts
+        await assert_settled(world.kie)
+
+
+async def test_no_patience_means_one_try() -> None:
+    async with a_world(client={"retry": RetryPolicy(unsent_patience=0.0)}) as world:
+        await world.fake.refuse_connections()
+        with pytest.raises(TransportError):
+            await world.kie.submit(ask())
+        assert anyio.current_time() < 1.0
+        await assert_settled(world.kie)
+
+
+async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_a_token() -> None:
+    """The hundredth job waits 40 s for its token; the outage that it then meets is shorter than its patience."""
+    async with a_world(client={"retry": RetryPolicy(unsent_patience=60.0)}) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(world.kie.submit, ask(number))
+            await anyio.sleep(35.0)
+            await world.fake.refuse_connections()
+            await anyio.sleep(40.0)
+            await world.fake.accept_connections()
+        assert 100 == len(world.truth.posts) == len(world.truth.created)
+
+
+async def test_a_timeout_names_the_job_in_doubt() -> None:
+    """With a callback URL ``generate`` waits for the callback; its own time-out says which job to come back to."""
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
+        with pytest.raises(TaskTimeoutError) as raised:
+            await world.kie.generate(ask(), timeout=100.0)
+        assert ((await world.row()).id, None) == (raised.value.intent_id, raised.value.task_id)
+        assert "in_doubt" == (await world.row()).state
+
+
+async def test_a_doubt_shows_neither_key_nor_prompt() -> None:
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost("a 502 page")]) as world:
+        error = await in_doubt(world)
+        for shown in (str(error), repr(error), repr(error.job), repr(world.kie), repr(world.events)):
+            assert KEY not in shown
+            assert PROMPT not in shown

@@ -1,0 +1,580 @@
+"""What the client does when the service refuses a create, counted at the service."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    ConfigurationError,
+    EventName,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    KeyLimitError,
+    KieError,
+    MaintenanceError,
+    MarketRequest,
+    ModelPausedError,
+    RetryPolicy,
+    ServiceError,
+    SubmitInDoubtError,
+    TaskTimeoutError,
+    TransportError,
+)
+from kie_async.errors import ApiError
+from kie_async.testing import Fault
+from tests.client.world import CALLBACKS, IMAGE, KEY, World, a_world, ask, assert_settled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kie_async.records import JSON
+    from kie_async.testing.truth import Post
+
+LATENCY = (0.02, 0.2)
+CLIP = 80.0
+WAN = "wan/2-2-a14b-image-to-video-turbo"
+
+
+async def all_of(world: World, jobs: int, **how: Any) -> tuple[list[str], list[Exception]]:
+    """Generate so many at once; the ids of those that ended well, and the errors of the others."""
+    ended, refused = list[str](), list[Exception]()
+
+    async def one(number: int) -> None:
+        try:
+            ended.append((await world.kie.generate(ask(number), **how)).task_id)
+        except KieError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as group:
+        for number in range(jobs):
+            group.start_soon(one, number)
+    return ended, refused
+
+
+def kinds(errors: Sequence[Exception]) -> dict[str, int]:
+    return dict(Counter(type(error).__name__ for error in errors))
+
+
+def prompt_of(post: Post) -> str:
+    body: Mapping[str, JSON] | Any = post.body
+    return str(body["input"]["prompt"])
+
+
+# -- 429 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 429], ids=["in the body", "bare"])
+async def test_a_429_slows_the_client_once_and_keeps_the_order(status: int) -> None:
+    """429 on the 5th of 100 creates: one request more, nothing lost, and the refused job is in the next burst."""
+    what: dict[str, Any] = {"what": "html", "status": 429} if status == 429 else {"what": "code", "code": 429}
+    async with a_world(faults=[Fault("create", nth=5, **what)], latency=LATENCY) as world:
+        ended, refused = await all_of(world, 100)
+        posts = world.truth.posts
+        (first,) = [post for post in posts if post.fault is not None]
+        assert first.answered_at is not None
+        later = [post for post in posts if post.at > first.answered_at]
+
+        assert (100, []) == (len(ended), refused)
+        assert 101 == len(posts)
+        assert 20 == world.truth.busiest_window(10.0)
+        assert prompt_of(first) in [prompt_of(post) for post in later[:20]]
+        assert later[0].at >= first.answered_at + 1.0
+        assert 1 == len(world.reported(EventName.RATE_LIMITED))
+        await assert_settled(world.kie)
+
+
+async def test_a_refused_job_keeps_its_place() -> None:
+    """Without latency the places can be read to the letter: the service sees the jobs in the order of asking."""
+    async with a_world(faults=[Fault("create", "code", code=429, nth=20)]) as world:
+        await all_of(world, 60)
+        accepted = [prompt_of(post) for post in world.truth.posts if post.task_id is not None]
+
+        assert [ask(number).prompt for number in range(60)] == accepted
+        assert 61 == len(world.truth.posts)
+
+
+async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
+    """No job is lost, and not one request more than the account allows is made meanwhile."""
+    async with a_world(faults=[Fault("create", "code", code=429, between=(0.0, 600.0))], latency=LATENCY) as world:
+        ended, refused = await all_of(world, 30)
+        accepted_at = [post.at for post in world.truth.posts if post.task_id is not None]
+
+        assert (30, []) == (len(ended), refused)
+        assert world.truth.busiest_window(10.0) <= 20
+        assert 600.0 <= accepted_at[0] <= 611.0
+        assert 30 == len(world.truth.created)
+        await assert_settled(world.kie)
+
+
+async def test_retry_after_is_waited_for() -> None:
+    body = '{"code":429,"msg":"slow down"}'
+    fault = Fault("create", "body", body=body, headers={"Retry-After": "30"}, nth=1)
+    async with a_world(faults=[fault]) as world:
+        ended, _ = await all_of(world, 25)
+        first, *rest = world.truth.posts
+        assert first.answered_at is not None
+        meant = [post for post in rest if post.at > first.answered_at + 0.01]
+
+        assert 25 == len(ended)
+        assert meant[0].at >= first.answered_at + 30.0
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "999999", "1e9", ""])
+async def test_a_strange_retry_after_does_no_harm(value: str) -> None:
+    body = '{"code":429,"msg":"slow down"}'
+    async with a_world(faults=[Fault("create", "body", body=body, headers={"Retry-After": value}, nth=1)]) as world:
+        await world.kie.submit(ask())
+
+        assert anyio.current_time() < 11.0
+
+
+async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() -> None:
+    async with a_world(limit=8, latency=LATENCY) as world:
+        ended, refused = await all_of(world, 60)
+
+        assert (60, []) == (len(ended), refused)
+        assert world.truth.busiest_window(10.0, accepted=True) <= 8
+        assert world.truth.busiest_window(10.0) <= 20
+
+
+# -- 455 ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_hour_of_maintenance_is_sat_out() -> None:
+    """With ``maintenance_patience=7200`` all jobs end; the service is asked once a minute for the whole client."""
+    policy = RetryPolicy(maintenance_patience=7200.0)
+    async with a_world(client={"retry": policy}, latency=LATENCY) as world:
+        world.fake.maintenance = True
+
+        async def reopen() -> None:
+            await anyio.sleep(3600.0)
+            world.fake.maintenance = False
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(reopen)
+            ended, refused = await all_of(world, 100)
+        during = [post for post in world.truth.posts if post.at < 3600.0]
+        first = min(post.answered_at for post in during if post.answered_at is not None)
+        probes = [post for post in during if post.at > first + 0.2]
+
+        assert (100, []) == (len(ended), refused)
+        assert 50 <= len(probes) <= 70
+        assert len(during) - len(probes) <= 20
+        assert all(later.at - earlier.at >= 59.0 for earlier, later in zip(probes, probes[1:], strict=False))
+        assert world.truth.busiest_window(10.0) <= 20
+        assert min(task.created_at for task in world.truth.created) <= 3600.0 + 67.0
+        await assert_settled(world.kie)
+
+
+async def test_maintenance_outlasts_the_default_patience() -> None:
+    """``MaintenanceError`` for every waiter after 900 s, and nothing was paid."""
+    async with a_world(latency=LATENCY) as world:
+        world.fake.maintenance = True
+        ended, refused = await all_of(world, 100)
+
+        assert 900.0 <= anyio.current_time() <= 902.0
+        assert ([], {"MaintenanceError": 100}) == (ended, kinds(refused))
+        assert {"withdrawn": 100} == await world.states()
+        assert len(world.truth.posts) <= 20 + 16
+        await assert_settled(world.kie)
+
+
+async def test_after_maintenance_a_later_job_finds_the_way_open() -> None:
+    async with a_world() as world:
+        world.fake.maintenance = True
+        with pytest.raises(MaintenanceError, match="try again later"):
+            await world.kie.submit(ask(0))
+        world.fake.maintenance = False
+        await anyio.sleep(3600.0)
+        before = anyio.current_time()
+        await world.kie.submit(ask(1))
+
+        assert anyio.current_time() - before < 1.0
+
+
+async def test_the_callers_own_time_out_ends_the_wait_behind_maintenance() -> None:
+    async with a_world() as world:
+        world.fake.maintenance = True
+        with pytest.raises(TaskTimeoutError):
+            await world.kie.generate(ask(), timeout=100.0)
+
+        assert 100.0 <= anyio.current_time() <= 101.0
+        await assert_settled(world.kie)
+        assert {"withdrawn": 1} == await world.states()
+
+
+async def test_a_job_that_came_during_maintenance_has_patience_of_its_own() -> None:
+    async with a_world() as world:
+        world.fake.maintenance = True
+        told_at: list[float] = []
+
+        async def one(number: int) -> None:
+            await anyio.sleep(600.0 * number)
+            with pytest.raises(MaintenanceError):
+                await world.kie.submit(ask(number))
+            told_at.append(anyio.current_time())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, 0)
+            group.start_soon(one, 1)
+        assert 900.0 <= told_at[0] <= 901.0
+        assert 1500.0 <= told_at[1] <= 1501.0
+
+
+# -- 401, 402, 433 --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> None:
+    """
+    Nothing is sent after it was read. Every unsent waiter is told; unkeyed jobs are withdrawn, and keyed ones go on
+    with the same key, or ``recover()``, once a later create has gone well.
+    """
+    async with a_world(credits=30 * CLIP, latency=LATENCY) as world:
+        kie, truth = world.kie, world.truth
+        ended, refused = dict[int, str](), dict[int, KieError]()
+
+        async def one(number: int) -> None:
+            try:
+                video = await kie.generate(ask(number), key=f"order {number}" if number % 2 else None)
+                ended[number] = video.task_id
+            except KieError as error:
+                refused[number] = error
+
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(one, number)
+        read_at = min(post.answered_at for post in truth.posts if post.code == 402 and post.answered_at is not None)
+
+        assert (30, 70) == (len(ended), len(refused))
+        assert {"InsufficientCreditsError": 70} == kinds(list(refused.values()))
+        assert [] == [post for post in truth.posts if post.at > read_at + LATENCY[1]]
+        assert len(truth.posts) <= 40
+        for number, error in refused.items():
+            row = await world.journal.get(error.intent_id or "")
+            assert row is not None
+            assert ("intent" if number % 2 else "withdrawn") == row.state
+        await assert_settled(kie)
+
+        # Without money the next submit is a probe, and is told the same.
+        keyed = sorted(number for number in refused if number % 2)
+        posts = len(truth.posts)
+        with pytest.raises(InsufficientCreditsError):
+            await kie.submit(ask(keyed[0]), key=f"order {keyed[0]}")
+        assert posts + 1 == len(truth.posts)
+
+        world.fake.credits = 1e6
+        job = await kie.submit(ask(keyed[0]), key=f"order {keyed[0]}")
+        assert job.id == refused[keyed[0]].intent_id
+        others = await kie.recover()
+        assert {refused[number].intent_id for number in keyed} == {other.id for other in others}
+        async with anyio.create_task_group() as group:
+            for other in others:
+                group.start_soon(other.wait)
+        assert 30 + len(keyed) == len(truth.created)
+        assert {"succeeded": 30 + len(keyed), "withdrawn": 70 - len(keyed)} == await world.states()
+        await assert_settled(kie)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "code"),
+    [
+        ({"what": "code", "code": 401}, AuthenticationError, 401),
+        ({"what": "html", "status": 401}, AuthenticationError, 401),
+        ({"what": "code", "code": 402}, InsufficientCreditsError, 402),
+        ({"what": "html", "status": 402}, InsufficientCreditsError, 402),
+        ({"what": "code", "code": 433}, KeyLimitError, 433),
+        (
+            {"what": "code", "code": 500, "msg": "Credits insufficient : Your current balance isn't enough"},
+            InsufficientCreditsError,
+            500,
+        ),
+    ],
+    ids=["401", "bare 401", "402", "bare 402", "433", "402 by its text"],
+)
+async def test_an_account_that_cannot_pay_stops_all_jobs_and_opens_again(
+    fault: dict[str, Any], expected: type[ApiError], code: int
+) -> None:
+    async with a_world(faults=[Fault("create", between=(0.0, 60.0), **fault)]) as world:
+        ended, refused = await all_of(world, 30)
+
+        assert ([], {expected.__name__: 30}) == (ended, kinds(refused))
+        assert {code} == {error.code for error in refused if isinstance(error, ApiError)}
+        assert 30 == len({error.intent_id for error in refused if isinstance(error, KieError)})
+        assert {"withdrawn": 30} == await world.states()
+        assert len(world.truth.posts) <= 20
+        assert world.reported(EventName.ACCOUNT_PAUSED)
+        await assert_settled(world.kie)
+
+        await anyio.sleep(60.0)
+        ended, refused = await all_of(world, 30)
+        assert (30, []) == (len(ended), refused)
+        await assert_settled(world.kie)
+
+
+async def test_running_tasks_are_followed_while_the_account_is_paused() -> None:
+    async with a_world(credits=2 * CLIP, duration=300.0) as world:
+        jobs = [await world.kie.submit(ask(number)) for number in range(2)]
+        with pytest.raises(InsufficientCreditsError):
+            await world.kie.submit(ask(2))
+        for job in jobs:
+            await job
+
+        assert {"succeeded": 2, "withdrawn": 1} == await world.states()
+
+
+async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
+    """Fifty jobs that come after a 402 do not send fifty requests to learn of it."""
+    async with a_world(credits=0.0, latency=LATENCY) as world:
+        with pytest.raises(InsufficientCreditsError):
+            await world.kie.submit(ask(99))
+        _, refused = await all_of(world, 50)
+
+        assert {"InsufficientCreditsError": 50} == kinds(refused)
+        assert 2 == len(world.truth.posts)
+        assert {"withdrawn": 51} == await world.states()
+
+
+# -- 500 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [500, 501])
+@pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
+async def test_an_unclear_500_is_tried_again_under_its_own_number(
+    code: int, caplog: pytest.LogCaptureFixture, *, after: bool
+) -> None:
+    """500 twice and then well: three POSTs, numbered in the callback URL, and a warning for each resend."""
+    fault = Fault("create", "code", code=code, times=2, after=after)
+    async with a_world(client={"callback_url": CALLBACKS}, faults=[fault]) as world:
+        video = await world.kie.generate(ask())
+        row = await world.row()
+        urls = [str(post.callback_url) for post in world.truth.posts]
+        warnings = [record for record in caplog.records if "may have been paid" in record.message]
+
+        assert [f"{CALLBACKS}/{row.id}.{attempt}." for attempt in (1, 2, 3)] == [url[: -len(url.rpartition(".")[2])] for url in urls]
+        assert 3 == len(set(urls))
+        assert ("succeeded", 2, 3) == (row.state, row.suspect_attempts, row.attempts)
+        assert ["WARNING", "WARNING"] == [record.levelname for record in warnings]
+        assert all(row.id in record.message for record in warnings)
+        assert 2 == len(world.reported(EventName.SUSPECT))
+        assert world.truth.posts[2].task_id == video.task_id
+        await assert_settled(world.kie)
+
+
+async def test_three_unclear_500s_end_in_service_error() -> None:
+    async with a_world(faults=[Fault("create", "code", code=500)]) as world:
+        with pytest.raises(ServiceError) as raised:
+            await world.kie.generate(ask())
+        row = await world.row()
+
+        assert (500, row.id) == (raised.value.code, raised.value.intent_id)
+        assert ("rejected", 3) == (row.state, row.suspect_attempts)
+        assert 3 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_server_error_attempts_is_the_total(attempts: int) -> None:
+    policy = RetryPolicy(server_error_attempts=attempts)
+    async with a_world(client={"retry": policy}, faults=[Fault("create", "code", code=500)]) as world:
+        with pytest.raises(ServiceError):
+            await world.kie.submit(ask())
+
+        assert attempts == len(world.truth.posts) == (await world.row()).suspect_attempts
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
+async def test_on_server_error_in_doubt_never_sends_again(*, after: bool) -> None:
+    policy = RetryPolicy(on_server_error="in_doubt")
+    fault = Fault("create", "code", code=500, after=after)
+    async with a_world(client={"retry": policy}, faults=[fault]) as world:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await world.kie.generate(ask())
+        row = await world.row()
+
+        assert ("in_doubt", 1, row.id) == (row.state, row.suspect_attempts, raised.value.job.id)
+        await anyio.sleep(7200.0)
+        assert 1 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+#: An answer after which the service hangs up, so that the next attempt has to connect.
+_LAST_WORDS: dict[str, Any] = {"what": "body", "headers": {"Connection": "close"}}
+
+
+async def _first_answer(world: World) -> None:
+    while not world.truth.posts or world.truth.posts[0].answered_at is None:
+        await anyio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("then", "seconds"),
+    [("refused connections", 151.0), ("402", 31.0), ("455", 931.0)],
+)
+async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds: float) -> None:
+    """What would be withdrawn for free is rejected with its suspect attempt, and the error is ``ServiceError``."""
+    fault = Fault("create", body='{"code":500,"msg":"Server exception"}', nth=1, **_LAST_WORDS)
+    async with a_world(faults=[fault]) as world:
+
+        async def worse() -> None:
+            await _first_answer(world)
+            if then == "refused connections":
+                await world.fake.refuse_connections()
+            elif then == "402":
+                world.fake.credits = 0.0
+            else:
+                world.fake.maintenance = True
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(worse)
+            with pytest.raises(ServiceError, match="may have been paid") as raised:
+                await world.kie.generate(ask())
+        row = await world.row()
+
+        assert ("rejected", 1, row.id) == (row.state, row.suspect_attempts, raised.value.intent_id)
+        assert anyio.current_time() <= seconds
+        await assert_settled(world.kie)
+
+
+async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
+    """It may have been paid: the journal says so, and keeps the attempt."""
+    async with a_world(faults=[Fault("create", "code", code=500)]) as world:
+        with anyio.move_on_after(30.0):
+            async with anyio.create_task_group() as group:
+                group.start_soon(world.kie.generate, ask())
+                while not world.reported(EventName.SUSPECT):
+                    await anyio.sleep(0)
+                group.cancel_scope.cancel()
+        await anyio.sleep(1.0)
+        row = await world.row()
+
+        assert ("rejected", 1) == (row.state, row.suspect_attempts)
+        assert 1 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+# -- refused for good -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resolution is not within the range of allowed options",
+        "This aspect_ratio is not within the range of allowed options",
+        "This field is required",
+        "Value must be within the specified range",
+        "CONTENT_POLICY_BLOCKED: The input or output was flagged as sensitive.",
+    ],
+)
+async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
+    async with a_world(faults=[Fault("create", "code", code=500, msg=text)]) as world:
+        with pytest.raises(InvalidRequestError) as raised:
+            await world.kie.generate(ask())
+        row = await world.row()
+
+        assert text == raised.value.service_message
+        assert 1 == len(world.truth.posts)
+        assert ("rejected", 0, row.id) == (row.state, row.suspect_attempts, raised.value.intent_id)
+        await assert_settled(world.kie)
+
+
+async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
+    """A request that only the service can judge: its own 500 and 422 come through as they are."""
+    bad = MarketRequest(model=WAN, input={"prompt": "x", "image_url": IMAGE, "resolution": "1080p"})
+    unknown = MarketRequest(model="acme/unheard-of", input={})
+    async with a_world() as world:
+        for request, words in ((bad, "resolution is not within"), (unknown, "not supported")):
+            with pytest.raises(InvalidRequestError, match=words):
+                await world.kie.submit(request)
+        assert 2 == len(world.truth.posts)
+        assert {"rejected": 2} == await world.states()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"what": "code", "code": 400}, InvalidRequestError),
+        ({"what": "code", "code": 403}, AuthenticationError),
+        ({"what": "code", "code": 404}, InvalidRequestError),
+        ({"what": "code", "code": 422}, InvalidRequestError),
+        ({"what": "code", "code": 451}, InvalidRequestError),
+        ({"what": "code", "code": 505}, ModelPausedError),
+        ({"what": "code", "code": 550}, ServiceError),
+        ({"what": "html", "status": 404}, InvalidRequestError),
+        ({"what": "html", "status": 413}, InvalidRequestError),
+        ({"what": "body", "status": 403, "body": "error code: 1010"}, ApiError),
+        ({"what": "redirect", "status": 301}, ConfigurationError),
+        ({"what": "redirect", "status": 302}, ConfigurationError),
+        ({"what": "redirect", "status": 307}, ConfigurationError),
+        ({"what": "redirect", "status": 308}, ConfigurationError),
+    ],
+    ids=lambda value: "-".join(str(part) for part in value.values()) if isinstance(value, dict) else value.__name__,
+)
+async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], expected: type[KieError]) -> None:
+    """One POST, the typed error, and no redirect is followed."""
+    async with a_world(faults=[Fault("create", **fault)]) as world:
+        with pytest.raises(KieError) as raised:
+            await world.kie.submit(ask())
+        row = await world.row()
+
+        assert expected is type(raised.value)
+        assert row.id == raised.value.intent_id
+        assert "rejected" == row.state
+        await anyio.sleep(3600.0)
+        assert (1, []) == (len(world.truth.posts), world.truth.strays)
+        await assert_settled(world.kie)
+
+
+async def test_a_proxy_that_refuses_the_client_is_not_taken_for_a_bad_key() -> None:
+    async with a_world(faults=[Fault("create", "body", status=403, body="error code: 1010")]) as world:
+        with pytest.raises(ApiError, match="User-Agent"):
+            await world.kie.submit(ask())
+
+
+async def test_a_paused_model_stops_no_other() -> None:
+    async with a_world() as world:
+        world.fake.paused.add("z-image")
+        with pytest.raises(ModelPausedError):
+            await world.kie.generate(MarketRequest(model="z-image", input={"prompt": "x"}))
+        await world.kie.generate(ask())
+
+        assert {"rejected": 1, "succeeded": 1} == await world.states()
+
+
+async def test_http_statuses_make_no_difference() -> None:
+    """A service that puts its codes into the HTTP status as well is understood the same."""
+    async with a_world(http_statuses=True, credits=CLIP) as world:
+        await world.kie.generate(ask(0))
+        with pytest.raises(InsufficientCreditsError):
+            await world.kie.generate(ask(1))
+
+
+async def test_a_refusal_never_shows_the_key() -> None:
+    """Not even where the service repeats it."""
+    async with a_world(api_keys=["another key"]) as world:
+        with pytest.raises(AuthenticationError) as raised:
+            await world.kie.submit(ask())
+
+        assert KEY not in f"{raised.value}{raised.value!r}{world.events}{world.kie!r}"
+
+
+async def test_an_unsent_job_is_told_by_transport_error_whatever_came_before() -> None:
+    """A 429 before the outage does not make it the rate limit's fault, and patience counts from the outage."""
+    fault = Fault("create", body='{"code":429,"msg":"slow down"}', nth=1, **_LAST_WORDS)
+    async with a_world(faults=[fault]) as world:
+
+        async def outage() -> None:
+            await _first_answer(world)
+            await world.fake.refuse_connections()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(outage)
+            with pytest.raises(TransportError, match="Nothing was paid"):
+                await world.kie.submit(ask())
+        assert {"withdrawn": 1} == await world.states()
+        assert 121.0 <= anyio.current_time() <= 152.0
+        assert 1 == len(world.truth.posts)

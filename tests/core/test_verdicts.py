@@ -1,0 +1,452 @@
+"""
+What became of a create: every HTTP status with every body, against the design's table written out by hand.
+
+``python tests/core/test_verdicts.py`` writes the table anew into ``docs/verdicts.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import aiohttp
+import attrs
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async import errors
+from kie_async._core.verdicts import TABLE, Reply, Verdict, as_markdown, decide, error_of, error_of_answer
+from kie_async._io.owner import _reply_of
+from kie_async._io.transport import Answer, Exchange
+from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
+from tests.strategies import json_values
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "verdicts.md"
+MARKED = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOTALL)
+
+#: Stands in a body where it must not come out of.
+CANARY = "canary-in-the-body"
+
+# The texts under code 500 that were recorded, by what they say.
+PARAMETER_TEXTS = (
+    "resolution is not within the range of allowed options",
+    "This aspect_ratio is not within the range of allowed options",
+    "aspect_ratio is required",
+    "This field is required",
+    "Value must be within the specified range",
+)
+CREDIT_TEXT = "Credits insufficient : Your current balance isn't enough to run this request. Please top up to continue."
+PAUSED_TEXT = "This interface is temporarily paused."
+FAULT_TEXT = "Server exception, please try again later or contact customer service"
+
+
+# -- what comes back, and what the design says of it --------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Body:
+    """
+    A body, and the design's verdict on it under any HTTP status but a redirect's.
+
+    Without a code of its own (``verdict`` None) the HTTP status decides: see ``BARE``.
+    """
+
+    name: str
+    raw: bytes
+    verdict: Verdict | None = None
+    error: type[errors.KieError] | None = None
+    code: int | None = None
+
+
+def answer(code: int | str, message: str = "", data: object = None) -> bytes:
+    """An answer as the service writes it, and a member that nobody knows."""
+    return json.dumps({"code": code, "msg": message, "data": data, "trace": CANARY}).encode()
+
+
+def refused(
+    code: int, verdict: Verdict, error: type[errors.KieError] | None, message: str = "No.", name: str = ""
+) -> Body:
+    """A body with a code other than 200."""
+    return Body(name=name or f"code {code}", raw=answer(code, message), verdict=verdict, error=error, code=code)
+
+
+ACCEPTED = (
+    Body(
+        name="taskId", raw=answer(200, "success", {"taskId": "a" * 32, "recordId": "a" * 32}), verdict=Verdict.ACCEPTED
+    ),
+    Body(
+        name="taskId of the pages",
+        raw=answer(200, "success", {"taskId": "task_wan_1765172522239"}),
+        verdict=Verdict.ACCEPTED,
+    ),
+    Body(name="taskId a number", raw=answer(200, "success", {"taskId": 1765172522239}), verdict=Verdict.ACCEPTED),
+    Body(name="taskId, code a text", raw=answer("200", "success", {"taskId": "a" * 32}), verdict=Verdict.ACCEPTED),
+)
+
+UNCLEAR = (
+    Body(name="data null", raw=answer(200, "success", None), verdict=Verdict.IN_DOUBT, code=200),
+    Body(name="no data", raw=b'{"code":200,"msg":"success"}', verdict=Verdict.IN_DOUBT, code=200),
+    Body(name="taskId empty", raw=answer(200, "success", {"taskId": ""}), verdict=Verdict.IN_DOUBT, code=200),
+    Body(name="taskId null", raw=answer(200, "success", {"taskId": None}), verdict=Verdict.IN_DOUBT, code=200),
+    Body(name="taskId true", raw=answer(200, "success", {"taskId": True}), verdict=Verdict.IN_DOUBT, code=200),
+    Body(name="taskId a fraction", raw=answer(200, "success", {"taskId": 1.5}), verdict=Verdict.IN_DOUBT, code=200),
+    Body(name="data a text", raw=answer(200, "success", "a" * 32), verdict=Verdict.IN_DOUBT, code=200),
+    *(
+        Body(name=f"unknown code {code}", raw=answer(code, "What?"), verdict=Verdict.IN_DOUBT, code=code)
+        for code in (0, -1, 201, 409, 418, 430, 502, 531, 777)
+    ),
+)
+
+BARE_BODIES = (
+    Body(name="nothing", raw=b""),
+    Body(name="no JSON", raw=f"upstream connect error, {CANARY}".encode()),
+    Body(name="HTML", raw=f"<html><body><h1>Bad gateway</h1>{CANARY}</body></html>".encode()),
+    Body(name="JSON cut off", raw=b'{"code":200,"msg":"success","data":{"taskId":"aaaa'),
+    Body(name="not UTF-8", raw=b'{"code":200,"data":{"taskId":"\xff\xfe"}}'),
+    Body(name="a JSON list", raw=b'[{"code":200,"data":{"taskId":"a"}}]'),
+    Body(name="a JSON number", raw=b"200"),
+    Body(name="null", raw=b"null"),
+    Body(name="no code", raw=f'{{"error":"{CANARY}"}}'.encode()),
+    Body(name="code null", raw=b'{"code":null,"msg":"success","data":null}'),
+    Body(name="code true", raw=b'{"code":true,"msg":"success","data":null}'),
+    Body(name="code a fraction", raw=b'{"code":429.5,"msg":"no","data":null}'),
+)
+
+REFUSED = (
+    refused(
+        429, Verdict.RATE_LIMITED, errors.RateLimitedError, "Your call frequency is too high. Please try again later."
+    ),
+    Body(
+        name="code 429 without data",
+        raw=b'{"code":429,"msg":"Your call frequency is too high. Please try again later."}',
+        verdict=Verdict.RATE_LIMITED,
+        error=errors.RateLimitedError,
+        code=429,
+    ),
+    refused(455, Verdict.MAINTENANCE, errors.MaintenanceError),
+    refused(401, Verdict.ACCOUNT, errors.AuthenticationError, "You do not have access permissions"),
+    refused(402, Verdict.ACCOUNT, errors.InsufficientCreditsError, CREDIT_TEXT),
+    refused(433, Verdict.ACCOUNT, errors.KeyLimitError),
+    refused(500, Verdict.ACCOUNT, errors.InsufficientCreditsError, CREDIT_TEXT, name="code 500, the text of 402"),
+    *(
+        refused(500, Verdict.REJECTED, errors.InvalidRequestError, text, name=f"code 500, {text}")
+        for text in PARAMETER_TEXTS
+    ),
+    refused(500, Verdict.SUSPECT, errors.ServiceError, FAULT_TEXT),
+    refused(500, Verdict.SUSPECT, errors.ServiceError, "", name="code 500 without a text"),
+    refused(501, Verdict.SUSPECT, errors.ServiceError, "Playground task failed."),
+    refused(400, Verdict.REJECTED, errors.InvalidRequestError),
+    refused(403, Verdict.REJECTED, errors.AuthenticationError),
+    refused(404, Verdict.REJECTED, errors.InvalidRequestError),
+    refused(405, Verdict.REJECTED, errors.InvalidRequestError),
+    refused(408, Verdict.REJECTED, errors.ServiceError),
+    refused(413, Verdict.REJECTED, errors.InvalidRequestError),
+    refused(415, Verdict.REJECTED, errors.InvalidRequestError),
+    refused(422, Verdict.REJECTED, errors.InvalidRequestError, "The model name you specified is not supported."),
+    refused(451, Verdict.REJECTED, errors.InvalidRequestError),
+    refused(505, Verdict.REJECTED, errors.ModelPausedError, PAUSED_TEXT),
+    refused(550, Verdict.REJECTED, errors.ServiceError),
+)
+
+BODIES = (*ACCEPTED, *UNCLEAR, *BARE_BODIES, *REFUSED)
+
+#: What an HTTP status means where the body has no code, with the class of the error.
+BARE: dict[int, tuple[Verdict, type[errors.KieError] | None]] = {
+    200: (Verdict.IN_DOUBT, None),
+    400: (Verdict.REJECTED, errors.InvalidRequestError),
+    401: (Verdict.ACCOUNT, errors.AuthenticationError),
+    402: (Verdict.ACCOUNT, errors.InsufficientCreditsError),
+    403: (Verdict.REJECTED, errors.AuthenticationError),
+    404: (Verdict.REJECTED, errors.InvalidRequestError),
+    422: (Verdict.REJECTED, errors.InvalidRequestError),
+    429: (Verdict.RATE_LIMITED, errors.RateLimitedError),
+    455: (Verdict.IN_DOUBT, None),
+    500: (Verdict.IN_DOUBT, None),
+    502: (Verdict.IN_DOUBT, None),
+    503: (Verdict.IN_DOUBT, None),
+    504: (Verdict.IN_DOUBT, None),
+    520: (Verdict.IN_DOUBT, None),
+}
+REDIRECTS = (301, 307)
+STATUSES = (*BARE, *REDIRECTS)
+
+
+def the_design_says(status: int, body: Body) -> tuple[Verdict, type[errors.KieError] | None, int | None]:
+    """Verdict, class of the error, and the code in it, read off the tables above."""
+    if body.verdict is Verdict.ACCEPTED:
+        return Verdict.ACCEPTED, None, None
+    if status in REDIRECTS:
+        return Verdict.REJECTED, errors.ConfigurationError, None
+    if body.verdict is None:
+        return *BARE[status], status
+    return body.verdict, body.error, body.code
+
+
+def reply(status: int, body: bytes) -> Reply:
+    """What the client makes of an answer."""
+    return _reply_of(Exchange(sent=True, answer=Answer(status, body)))
+
+
+def pairs(status: int) -> dict[str, tuple[Reply, Verdict, type[errors.KieError] | None, int | None]]:
+    """Every body under one HTTP status."""
+    return {body.name: (reply(status, body.raw), *the_design_says(status, body)) for body in BODIES}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_body_under_an_http_status_has_the_verdict_of_the_design(status: int) -> None:
+    expected = {name: verdict for name, (_, verdict, _, _) in pairs(status).items()}
+
+    assert expected == {name: decide(reply) for name, (reply, _, _, _) in pairs(status).items()}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_refusal_has_its_typed_error_with_the_code(status: int) -> None:
+    """The code is the body's, or the HTTP status where the body has none."""
+    for name, (reply, verdict, kind, code) in pairs(status).items():
+        if kind is not None:
+            error = error_of(reply, intent_id="kj_1")
+            assert kind is type(error), name
+            assert verdict is not Verdict.ACCEPTED, name
+            assert ("kj_1", None) == (error.intent_id, error.task_id), name
+            if isinstance(error, errors.ApiError):
+                assert (code, reply.message) == (error.code, error.service_message), name
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_error_ends_with_a_next_step_and_shows_nothing_of_the_body_but_the_services_words(status: int) -> None:
+    for name, (reply, verdict, _, _) in pairs(status).items():
+        if verdict is not Verdict.ACCEPTED:
+            error = error_of(reply)
+            assert ends_with_a_next_step(error), name
+            assert reply.message in str(error) or isinstance(
+                error, (errors.ConfigurationError, errors.ProtocolError)
+            ), name
+            assert CANARY not in str(error), name
+            assert CANARY not in repr(error), name
+
+
+def ends_with_a_next_step(error: errors.KieError) -> bool:
+    """Whether the last sentence says what to do."""
+    last = re.split(r"[.:] ", error.message)[-1]
+    steps = r"Check|Correct|Make|Raise|Report|Slow down|Top up|Try again|Use|set"
+    return re.match(steps, last) is not None and last.endswith(".") and not last.endswith("..")
+
+
+def test_the_services_words_are_followed_by_one_full_stop() -> None:
+    """Whether the service ended its own sentence or not."""
+    with_stop, without = (error_of(reply(200, answer(402, f"No credits{stop}"))).message for stop in (".", ""))
+
+    assert "createTask was refused with code 402: No credits. Top up the account, then submit again." == without
+    assert with_stop == without
+
+
+# -- no answer at all ---------------------------------------------------------------------------------------------
+
+_KEY = ConnectionKey("api.kie.ai", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+_REQUEST = aiohttp.RequestInfo(aiohttp.typedefs.URL("https://api.kie.ai"), "POST", None, None)  # type: ignore[arg-type]
+
+#: How aiohttp fails, by phase. Each of them was seen, or may be, before the first byte and after it.
+FAILURES: dict[str, Exception | None] = {
+    "DNS": aiohttp.ClientConnectorDNSError(_KEY, OSError(-2, "Name or service not known")),
+    "refused": aiohttp.ClientConnectorError(_KEY, ConnectionRefusedError(111, "Connection refused")),
+    "connect time-out": aiohttp.ConnectionTimeoutError("Connection timeout to host"),
+    "connect eaten by the total time-out": TimeoutError(),
+    "TLS": aiohttp.ClientConnectorSSLError(_KEY, OSError(1, "handshake failure")),
+    "certificate": aiohttp.ClientConnectorCertificateError(_KEY, ValueError("expired")),
+    "reset on accept, within the body, or after the request": aiohttp.ClientOSError(104, "Connection reset by peer"),
+    "closed after the request": aiohttp.ServerDisconnectedError(),
+    "no answer": aiohttp.SocketTimeoutError("Timeout on reading data from socket"),
+    "garbage instead of HTTP": aiohttp.ClientResponseError(_REQUEST, (), status=400, message="Bad status line"),
+    "cut within the body": aiohttp.ClientPayloadError("Response payload is not completed"),
+    "the hook itself": errors.JournalError("The journal is full."),
+    "cancelled, or killed": None,
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize(("hook_returned", "verdict"), [(False, Verdict.UNSENT), (True, Verdict.IN_DOUBT)])
+def test_only_the_hook_tells_whether_a_failure_is_safe_to_repeat(
+    name: str,
+    hook_returned: bool,
+    verdict: Verdict,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    assert verdict is decide(_reply_of(Exchange(sent=hook_returned, error=FAILURES[name])))
+
+
+def test_a_question_without_an_answer_may_be_repeated() -> None:
+    """For questions that cost nothing."""
+    error = error_of_answer(Reply(sent=True), what="the look", task_id="t1")
+
+    assert isinstance(error, errors.TransportError)
+    assert "the look got no answer. Try again." == error.message
+    assert "t1" == error.task_id
+
+
+# -- named cases --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FAULT_TEXT,
+        "Internal Error, Please try again later.",
+        "internal error, please try again later",
+        "the server is busy",
+        "The upstream API service timed out and no results were returned, please try again.",
+        "Sora official service is currently under heavy load and not responding. Please try again later.",
+        "The upstream service took too long to respond.",
+        "Invalid response from the upstream service",
+    ],
+)
+def test_a_500_that_names_no_fault_of_the_request_stays_unclear(text: str) -> None:
+    """Taken for a refusal, a task that was paid would be forgotten."""
+    assert Verdict.SUSPECT is decide(reply(200, answer(500, text)))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (500, "Each reference audio must be between 2 and 30 seconds"),
+        (500, "The current content could not be processed"),
+        (500, "first/last frame content cannot be mixed with reference media content"),
+        (500, "CONTENT_POLICY_BLOCKED: The input or output was flagged as sensitive."),
+        (500, "the output video may be related to copyright restrictions"),
+        (500, "Your media file is unavailable, please replace it."),
+        (422, "character_id example_123456789 invalid"),
+        (422, "url is wrong"),
+    ],
+)
+def test_recorded_words_about_parameters_and_content_are_a_refusal_of_the_request(code: int, text: str) -> None:
+    refusal = reply(200, answer(code, text))
+
+    assert Verdict.REJECTED is decide(refusal)
+    assert isinstance(error_of(refusal), errors.InvalidRequestError)
+
+
+@pytest.mark.parametrize("code", [422, 500, 501, 505, 777])
+def test_a_paused_model_is_known_by_its_text(code: int) -> None:
+    """Its code was not recorded with the text."""
+    refusal = reply(200, answer(code, PAUSED_TEXT))
+
+    assert Verdict.REJECTED is decide(refusal)
+    assert isinstance(error_of(refusal), errors.ModelPausedError)
+
+
+@pytest.mark.parametrize(
+    "body", [b"error code: 1010", b"<html>Access denied. Error 1010</html>", answer(403, "error code: 1010")]
+)
+def test_the_proxys_refusal_of_a_client_is_not_taken_for_a_bad_key(body: bytes) -> None:
+    refusal = reply(403, body)
+    error = error_of(refusal)
+
+    assert Verdict.REJECTED is decide(refusal)
+    assert errors.ApiError is type(error)
+    assert "User-Agent" in error.message
+
+
+def test_an_answer_that_cannot_be_understood_keeps_its_first_bytes() -> None:
+    error = error_of_answer(reply(502, b"<html>" + b"x" * 1000), what="the look")
+
+    assert isinstance(error, errors.ProtocolError)
+    assert b"<html>" + b"x" * 250 == error.head
+
+
+# -- whatever comes back ------------------------------------------------------------------------------------------
+
+_recorded = st.sampled_from([*PARAMETER_TEXTS, CREDIT_TEXT, FAULT_TEXT, PAUSED_TEXT])
+_envelopes = st.builds(
+    lambda code, message, data: json.dumps({"code": code, "msg": message, "data": data}).encode(),
+    codes | json_values(),
+    _recorded | st.text(),
+    st.sampled_from([None, {"taskId": "a" * 32}, {"taskId": 7}]) | json_values(),
+)
+_replies = st.builds(reply, statuses, _envelopes | st.binary() | st.sampled_from([body.raw for body in BODIES]))
+
+#: What may be sent again without anybody being asked, or given up as not paid; and what proves it.
+_NOT_ACCEPTED = {Verdict.RATE_LIMITED, Verdict.MAINTENANCE, Verdict.ACCOUNT, Verdict.REJECTED}
+_PROOF = {
+    *(400, 401, 402, 403, 404, 405, 408, 413, 415, 422, 429, 433, 451, 455, 500, 501, 505, 550),
+    *range(300, 400),
+}
+
+
+@given(_replies)
+def test_nothing_counts_as_not_accepted_without_a_code_that_says_so(reply: Reply) -> None:
+    """Except that a redirect is a refusal, and so is the text of a paused model."""
+    paused = "temporarily paused" in reply.message
+    if decide(reply) in _NOT_ACCEPTED and not paused and not 300 <= (reply.status or 0) < 400:
+        assert (reply.code if reply.code is not None else reply.status) in _PROOF
+
+
+@given(_replies)
+def test_a_task_is_accepted_exactly_if_code_200_comes_with_its_id(reply: Reply) -> None:
+    assert (reply.code == 200 and reply.task_id is not None) is (decide(reply) is Verdict.ACCEPTED)
+
+
+@given(_replies)
+def test_what_was_not_sent_is_unsent_whatever_else_is_known(reply: Reply) -> None:
+    assert Verdict.UNSENT is decide(attrs.evolve(reply, sent=False))
+
+
+_ERRORS: dict[Verdict, tuple[type[errors.KieError], ...]] = {
+    Verdict.RATE_LIMITED: (errors.RateLimitedError,),
+    Verdict.MAINTENANCE: (errors.MaintenanceError,),
+    Verdict.ACCOUNT: (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError),
+    Verdict.SUSPECT: (errors.ServiceError,),
+    Verdict.REJECTED: (
+        errors.ApiError,
+        errors.AuthenticationError,
+        errors.ConfigurationError,
+        errors.InvalidRequestError,
+        errors.ModelPausedError,
+        errors.ServiceError,
+    ),
+}
+
+
+@pytest.mark.parametrize("code", DOCUMENTED_CODES)
+def test_error_and_verdict_never_contradict_each_other(code: int) -> None:
+    """Whatever text a code comes with; the words of one refusal may come with the code of another."""
+    for text in (*PARAMETER_TEXTS, CREDIT_TEXT, FAULT_TEXT, PAUSED_TEXT, "error code: 1010", ""):
+        refusal = reply(200, answer(code, text))
+        if (verdict := decide(refusal)) in _ERRORS:
+            assert type(error_of(refusal)) in _ERRORS[verdict], text
+
+
+# -- the printed table --------------------------------------------------------------------------------------------
+
+
+def test_the_printed_table_has_every_row_in_order() -> None:
+    header, rule, *rows = as_markdown().splitlines()
+
+    assert "| what came back, first row that fits | verdict | then |" == header
+    assert "| --- | --- | --- |" == rule
+    assert [[row.when, str(row.verdict), row.then] for row in TABLE] == [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in rows
+    ]
+
+
+def test_every_verdict_has_a_row_and_the_last_row_takes_all_else() -> None:
+    assert set(Verdict) == {row.verdict for row in TABLE}
+    assert Verdict.IN_DOUBT is TABLE[-1].verdict
+
+
+def test_the_document_shows_the_table_of_the_code() -> None:
+    """Else run this file: ``python tests/core/test_verdicts.py``."""
+    document = DOCUMENT.read_text()
+
+    assert with_table(document) == document
+
+
+def with_table(document: str) -> str:
+    """*document* with the code's table between its markers."""
+    written, times = MARKED.subn(lambda _: f"\n{as_markdown()}\n", document)
+    assert 1 == times, "the document has lost its markers"
+    return written
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text()))
