@@ -50,6 +50,6 @@ clean: ## remove what the other targets made
 # Made anew when the dependencies change. Groups need pip 25.1, so pip comes first.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(RUN) pip install --quiet --disable-pip-version-check --editable '.[cli,fake]' --group dev
+	$(RUN) pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(RUN) pip install -qq --disable-pip-version-check --editable '.[cli,fake]' --group dev
 	@touch $@

@@ -77,7 +77,11 @@ class Report:
             "bound": self.bound,
             "commit": commit,
             "python": f"{platform.python_implementation()} {platform.python_version()}",
-            "machine": {"system": platform.platform(), "cores": os.cpu_count(), "processor": _processor()},
+            "machine": {
+                "system": f"{platform.system()} {platform.machine()}",
+                "cores": os.cpu_count(),
+                "processor": _processor(),
+            },
             "results": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
         }
         RESULTS.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kie_async._version import __version__
 
 if TYPE_CHECKING:
+    from kie_async._io.sqlite import SqliteJournal as SqliteJournal
     from kie_async.client import KieClient as KieClient
     from kie_async.errors import ApiError as ApiError
     from kie_async.errors import AuthenticationError as AuthenticationError
@@ -88,6 +89,7 @@ __all__ = [
     "ResultExpiredError",
     "RetryPolicy",
     "ServiceError",
+    "SqliteJournal",
     "Statistics",
     "SubmitInDoubtError",
     "TaskFailedError",
@@ -103,6 +105,7 @@ __all__ = [
 
 #: Where each public name lives.
 _HOME = {
+    "SqliteJournal": "kie_async._io.sqlite",
     "KieClient": "kie_async.client",
     "ApiError": "kie_async.errors",
     "AuthenticationError": "kie_async.errors",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -19,7 +21,7 @@ from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy
 from kie_async.requests.base import Request
 from kie_async.requests.images import ImageInput, ImageSource, as_image
-from kie_async.requests.urls import origin
+from kie_async.requests.urls import origin, shown_url
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ class KieClient:
 
         retry: How often and for how long it tries.
 
-        journal: Where intents are written down; None for a journal in memory, which forgets with the process.
+        journal: Where intents are written down: the path of a file, which is made if it is not there and may be shared
+            by the processes of a host; a ``SqliteJournal``; or None for a journal in memory, which forgets with the
+            process.
 
         callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets a token
             of its own at the end of it. Without one, a create that was paid twice cannot be detected.
@@ -81,7 +85,7 @@ class KieClient:
         upload_url: str | None = None,
         limits: Limits | None = None,
         retry: RetryPolicy | None = None,
-        journal: Journal | None = None,
+        journal: str | os.PathLike[str] | Journal | None = None,
         callback_url: str | None = None,
         download_hosts: Collection[str] | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -105,6 +109,7 @@ class KieClient:
         self._bound: Engine | None = None
         self._bound_to = (0, 0)
         self._closed = False
+        self._spent_until: list[float] = []
 
     def __repr__(self) -> str:
         engine = self._bound
@@ -143,6 +148,23 @@ class KieClient:
         if engine is not None:
             with anyio.CancelScope(shield=True):
                 await engine.close(drain)
+
+    def drain_on_sigterm(self) -> None:
+        """
+        Let SIGTERM end the task that calls this as Ctrl-C ends a program: ``async with`` is left, and drains.
+
+        Without it, SIGTERM ends the process between two instructions; the journal knows what was under way then, too.
+        For a program of its own; a web server has its own way to shut down. Holds until the event loop ends.
+
+        Raises:
+            ConfigurationError: If it is not called from a task in the main thread, or the system has no such signal.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, methodcaller("cancel"), asyncio.current_task(loop))
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            msg = "SIGTERM can be handled only in the main thread, from a task, on POSIX. Call aclose() yourself."
+            raise errors.ConfigurationError(msg) from error
 
     # -- the main job -----------------------------------------------------------------------------------------------
 
@@ -208,7 +230,7 @@ class KieClient:
         job, created = await engine.intake.begin(request, key)
         until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
         await self._leave_cleanly(engine, job, until, withdraw=created and wait)
-        return Job(self, job.id)
+        return Job(self, job.id, job)
 
     async def _leave_cleanly(self, engine: Engine, job: LiveJob, until: Awaitable[None], *, withdraw: bool) -> None:
         """Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun."""
@@ -244,7 +266,7 @@ class KieClient:
             Handles to all unfinished jobs.
         """
         engine = await self._engine()
-        return [Job(self, job.id) for job in await engine.recover()]
+        return [Job(self, job.id, job) for job in await engine.recover()]
 
     async def jobs(self) -> list[Job]:
         """Handles to all jobs that the journal knows, oldest first."""
@@ -296,7 +318,7 @@ class KieClient:
         engine = await self._engine()
         image = as_image(source)
         if not isinstance(image, ImageSource):
-            msg = f"{source!r} is a URL already. Pass a path, bytes or an open file."
+            msg = f"{shown_url(image)} is a URL already. Pass a path, bytes or an open file."
             raise errors.UploadError(msg)
         return (await engine.parts.uploads.put(image)).url
 
@@ -333,11 +355,14 @@ class KieClient:
         from kie_async._io.clock import Surroundings
         from kie_async._io.downloads import Downloads
         from kie_async._io.engine import Engine
-        from kie_async._io.journal import MemoryJournal
+        from kie_async._io.memory import MemoryJournal
         from kie_async._io.parts import Settings
+        from kie_async._io.sqlite import SqliteJournal
 
         if self._journal is None:
             self._journal = MemoryJournal()
+        elif isinstance(self._journal, (str, os.PathLike)):
+            self._journal = SqliteJournal(self._journal)
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
@@ -355,6 +380,7 @@ class KieClient:
             transport=self._make_transport,
             job=lambda job_id: Job(self, job_id),
             saver=downloads.save,
+            spent_until=self._spent_until,
         )
         return Engine(settings, self._journal, loop)
 
@@ -389,10 +415,5 @@ class KieClient:
             with anyio.CancelScope(shield=True):
                 await transport.close()
 
-    def _task_id_of(self, job_id: str) -> str | None:
-        job = None if self._bound is None else self._bound.parts.registry.get(job_id)
-        return job.task_id if job is not None else None if job_id.startswith("kj_") else job_id
-
-    def _state_of(self, job_id: str) -> str | None:
-        job = None if self._bound is None else self._bound.parts.registry.get(job_id)
-        return None if job is None or job.state is None else str(job.state)
+    def _live(self, job_id: str) -> LiveJob | None:
+        return None if self._bound is None else self._bound.parts.registry.get(job_id)

@@ -193,7 +193,7 @@ class InvalidRequestError(ApiError):
         task_id: str | None = None,
     ) -> None:
         super().__init__(message, code=code, service_message=service_message, intent_id=intent_id, task_id=task_id)
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
 
 class RateLimitedError(ApiError):
@@ -224,7 +224,7 @@ class ProtocolError(KieError):
         self, message: str, *, head: bytes = b"", intent_id: str | None = None, task_id: str | None = None
     ) -> None:
         super().__init__(message, intent_id=intent_id, task_id=task_id)
-        self.head = head[:256]
+        self.head: bytes = head[:256]
 
 
 class TaskFailedError(KieError):
@@ -300,7 +300,7 @@ class KeyConflictError(KieError):
         task_id: str | None = None,
     ) -> None:
         super().__init__(message, intent_id=intent_id, task_id=task_id)
-        self.differs = tuple(differs)
+        self.differs: tuple[str, ...] = tuple(differs)
 
 
 class JournalError(KieError):

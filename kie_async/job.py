@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kie_async import errors
 
 if TYPE_CHECKING:
+    from kie_async._io.live import LiveJob
     from kie_async.client import KieClient
     from kie_async.records import Generation, TaskRecord
 
@@ -22,11 +23,13 @@ class Job:
     to one task may be made, dropped and awaited, at once too.
     """
 
-    __slots__ = ("__weakref__", "_client", "_id")
+    __slots__ = ("__weakref__", "_client", "_id", "_live", "_task_id")
 
-    def __init__(self, client: KieClient, job_id: str) -> None:
+    def __init__(self, client: KieClient, job_id: str, live: LiveJob | None = None) -> None:
         self._client = client
         self._id = job_id
+        self._live = live
+        self._task_id = None if job_id.startswith("kj_") else job_id
 
     @property
     def id(self) -> str:
@@ -36,16 +39,25 @@ class Job:
     @property
     def task_id(self) -> str | None:
         """The service's id; None while it is not known to this process."""
-        return self._client._task_id_of(self._id)  # noqa: SLF001 (a job is a part of its client)
+        live = self._now()
+        if live is not None and live.task_id is not None:
+            self._task_id = live.task_id
+        return self._task_id
 
     @property
     def state(self) -> str | None:
         """
-        What the journal knows of the job: intent, sending, submitted, in_doubt, stalled.
+        What the journal says of the job, as far as it was seen here, such as ``"submitted"`` or ``"in_doubt"``.
 
-        None where nothing is waited for: the job has ended, or is not one of this client's.
+        None for a handle of ``attach()`` that nobody has waited for, and for a task of somebody else.
         """
-        return self._client._state_of(self._id)  # noqa: SLF001
+        live = self._now()
+        return None if live is None or live.state is None else str(live.state)
+
+    def _now(self) -> LiveJob | None:
+        """What is known of the job; kept when it has ended and the client has let it go."""
+        self._live = self._client._live(self._id) or self._live  # noqa: SLF001 (a job is a part of its client)
+        return self._live
 
     def __repr__(self) -> str:
         return f"<Job {self._id} {self.state or ''} task {self.task_id}>"
@@ -78,7 +90,9 @@ class Job:
             KieError: If it was never accepted: the error says why.
         """
         engine = await self._client._engine()  # noqa: SLF001
-        return await engine.waiting.wait(self._id, timeout)
+        generation = await engine.waiting.wait(self._id, timeout)
+        self._task_id = generation.task_id
+        return generation
 
     async def refresh(self) -> TaskRecord:
         """

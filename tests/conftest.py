@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from kie_async.testing._leftovers import pending_tasks
 from kie_async.testing.clock import GRACE_TURNS, VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("suite")
 
 #: Tests below this folder run on the platform's own loop and clock.
 REAL_TIME = "real_time"

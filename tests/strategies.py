@@ -20,7 +20,7 @@ texts = st.text(st.characters(exclude_categories=()), max_size=20)
 #: Any text that UTF-8 can carry.
 unicode_texts = st.text(max_size=20)
 
-_numbers = st.integers(-(2**64), 2**64) | st.floats(allow_nan=False, allow_infinity=False)
+_numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
 
 
 def json_values(text: st.SearchStrategy[str] = texts) -> st.SearchStrategy[JSON]:
@@ -92,6 +92,7 @@ PRIVATE_BLOCKS = tuple(
             "127.0.0.0/8",
             "169.254.0.0/16",
             "172.16.0.0/12",
+            "192.0.0.0/24",
             "192.0.2.0/24",
             "192.168.0.0/16",
             "198.18.0.0/15",

@@ -29,12 +29,17 @@ from types import CodeType, FunctionType
 
 import pytest
 
+import benchmarks
 import kie_async
 from kie_async.testing import FakeKie
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = [name for _, name, _ in pkgutil.walk_packages(kie_async.__path__, "kie_async.")]
+MODULES = [
+    name
+    for package in (kie_async, benchmarks)
+    for _, name, _ in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+]
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$|^<!-- python\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

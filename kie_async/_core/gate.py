@@ -105,7 +105,7 @@ class Gate:
 
         if probe and self.barrier is not None:
             self._judge_probe(verdict, now, pause)
-        elif verdict in _CLOSING and entered_at > self._opened_at:
+        elif verdict in _CLOSING and entered_at >= self._opened_at:
             # A straggler of the burst that a probe has made obsolete does not close the gate again.
             self._judge_other(verdict, now, pause)
 

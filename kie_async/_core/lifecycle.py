@@ -43,7 +43,7 @@ _S = IntentState
 MOVES: dict[IntentState, frozenset[IntentState]] = {
     # Submitted: a suspect attempt, answered by an unclear 500, turns out to have been accepted.
     _S.INTENT: frozenset({_S.SENDING, _S.WITHDRAWN, _S.REJECTED, _S.SUBMITTED}),
-    _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT, _S.WITHDRAWN}),
+    _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT}),
     # Succeeded and failed may follow at once: a stalled job, or one whose row could not be written in between.
     _S.SUBMITTED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.STALLED}),
     _S.STALLED: frozenset({_S.SUCCEEDED, _S.FAILED}),
@@ -152,6 +152,8 @@ class Intent:
         error: Why the intent was rejected or withdrawn, for people, or None.
 
         duplicates: Further tasks that turned out to belong to this intent.
+
+        owner: The name of the process that works on it, where several share a journal.
     """
 
     id: str
@@ -173,3 +175,4 @@ class Intent:
     credits: float | None = None
     error: str | None = None
     duplicates: tuple[str, ...] = ()
+    owner: str | None = None

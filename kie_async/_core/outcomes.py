@@ -42,6 +42,10 @@ _PERMANENT = re.compile(
 )
 
 
+#: Of what a dumped error consists: its class, its message, its code, the service's words.
+_PARTS = 4
+
+
 def worth_retrying(record: TaskRecord) -> bool:
     """
     Whether the same request may succeed when it is made again.
@@ -98,7 +102,8 @@ def error_of_look(verdict: LookVerdict, *, intent_id: str | None, task_id: str |
 def has_result(record: TaskRecord) -> bool:
     """Whether a record that says success holds something: URLs, or the object that text models answer with."""
     if isinstance(record.result, Mapping):
-        return any(record.result.values())
+        # A list of URLs without a usable one is no result; what text models answer with is.
+        return bool(record.result_urls) or any(value for name, value in record.result.items() if name != "resultUrls")
     return bool(record.result_urls) or bool(record.result)
 
 
@@ -115,7 +120,8 @@ def dump_error(error: errors.KieError) -> str:
     """An error as text for the journal."""
     code = error.code if isinstance(error, errors.ApiError) else None
     said = error.service_message if isinstance(error, errors.ApiError) else ""
-    return json.dumps([type(error).__name__, error.message, code, said], ensure_ascii=False)
+    # In ASCII: the service's words may hold half a surrogate pair, which no file could.
+    return json.dumps([type(error).__name__, error.message, code, said])
 
 
 def load_error(text: str | None, *, intent_id: str, task_id: str | None = None) -> errors.KieError:
@@ -128,8 +134,11 @@ def load_error(text: str | None, *, intent_id: str, task_id: str | None = None) 
     ServiceError('Down.')
     """
     try:
-        name, message, code, said = json.loads(text or "null")
-    except (ValueError, TypeError):
+        found = json.loads(text or "null")
+    except ValueError:
+        found = None
+    name, message, code, said = found if isinstance(found, list) and len(found) == _PARTS else (None, None, None, "")
+    if not isinstance(name, str) or not isinstance(message, str):
         message = text or "The job went no further, and the journal does not say why. Submit it again."
         return errors.KieError(message, intent_id=intent_id, task_id=task_id)
     kind = _KINDS.get(name, errors.KieError)

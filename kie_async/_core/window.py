@@ -107,6 +107,21 @@ class WindowBucket:
         self._end_loan()
         heapq.heappush(self._due, answered_at + self.window)
 
+    def carry(self, *, due_at: float) -> None:
+        """
+        Take over a token from an earlier bucket, which is free at *due_at*; more than ``limit`` are not taken over.
+        """
+        if self._free:
+            self._free -= 1
+            heapq.heappush(self._due, due_at)
+
+    def dues(self, now: float) -> list[float]:
+        """
+        When the tokens that are not free at *now* will be, if what is lent is answered now.
+        """
+        self._collect(now)
+        return sorted(self._due) + [now + self.window] * self._lent
+
     def give_back(self) -> None:
         """
         End a loan whose request was never sent: its token is free at once.

@@ -113,6 +113,23 @@ class Admission:
         # 429 again and again: 1, 2, 4 ... seconds, up to a window, in which a full set of tokens has come back.
         self._refused_wait = wait_exponential(multiplier=1.0, max=limits.window)
 
+    def carry(self, spent_until: list[float]) -> None:
+        """
+        Take over what an earlier event loop has spent: the service counts on.
+
+        Args:
+            spent_until: When each token is free, by the wall clock; a clock that was set back does not stretch them.
+        """
+        now, wall = self._loop.time(), self._surroundings.wall()
+        for until in spent_until:
+            if until > wall:
+                self.bucket.carry(due_at=now + min(until - wall, self.bucket.window))
+
+    def spent_until(self) -> list[float]:
+        """What ``carry`` takes over."""
+        now, wall = self._loop.time(), self._surroundings.wall()
+        return [wall + due - now for due in self.bucket.dues(now)]
+
     @property
     def waiting(self) -> int:
         """How many owners wait for a permit."""

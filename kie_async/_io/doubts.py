@@ -53,7 +53,7 @@ class Doubts:
         await parts.tracker.apply(job, look.record)
 
     async def resubmit(
-        self, job_id: str, send_again: Callable[[Intent], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+        self, job_id: str, send_again: Callable[[LiveJob], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
     ) -> None:
         """
         Send a job in doubt again; see ``Job.resubmit``.
@@ -61,11 +61,10 @@ class Doubts:
         Args:
             job_id: The job.
 
-            send_again: Makes an unsent row ready to be sent.
+            send_again: Makes an unsent job ready to be sent.
         """
         job = await self._leave_doubt(job_id, IntentState.INTENT)
-        if job.row is not None:
-            self._parts.submitter.start(job, partial(send_again, job.row))
+        self._parts.submitter.start(job, partial(send_again, job))
 
     async def abandon(self, job_id: str) -> None:
         """Give a job in doubt up; see ``Job.abandon``."""

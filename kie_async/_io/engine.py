@@ -84,6 +84,7 @@ class Engine:
             surroundings=surroundings,
             agenda=agenda,
         )
+        admission.carry(settings.spent_until)
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
@@ -137,8 +138,8 @@ class Engine:
             secret=secret,
         )
         self._recovery = Recovery(parts)
-        self.intake = Intake(parts, self._recovery.resume)
-        self.waiting = Waiting(parts, Outcomes(settings), self._recovery.resume)
+        self.intake = Intake(parts, self._recovery.take_up)
+        self.waiting = Waiting(parts, Outcomes(settings), self._recovery.take_up)
         self.doubts = Doubts(parts, self.waiting)
 
     @property
@@ -202,18 +203,26 @@ class Engine:
         await self.root.end()
 
     async def _enter(self) -> None:
+        await self._parts.journal.open()
         await self._parts.transport.open()
+        if orphans := await self._parts.journal.orphans():
+            shown = ", ".join(f"{count} {state}" for state, count in sorted(orphans.items()))
+            _log.warning(
+                "The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown
+            )
 
     async def _leave(self) -> None:
         """End what is left, whoever has ended the root task: the client, or the loop."""
         self._closing = True
         self._agenda.close()
+        self._settings.spent_until[:] = self._parts.admission.spent_until()
         for job in self._parts.registry:
             job.trouble = closed(job)
             job.publish()
-            if job.row is not None:
+            if job.row is not None and not self._parts.journal.durable:
                 _log.warning("The client ends before %s has: state %s, task %s.", job.id, job.state, job.task_id)
         await self._parts.transport.close()
+        await self._parts.journal.close()
 
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
         if self._settings.on_event is None:

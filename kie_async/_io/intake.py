@@ -15,6 +15,7 @@ from kie_async._core.identity import differs, fingerprint
 from kie_async._core.lifecycle import Intent, IntentState, Source
 from kie_async._core.outcomes import load_error
 from kie_async._io.live import LiveJob
+from kie_async._io.moves import row_of
 from kie_async._io.uploads import KEPT_FOR
 from kie_async._settings import check_key
 from kie_async.requests.base import invalid_request
@@ -37,12 +38,12 @@ class Intake:
     Args:
         parts: The client's parts.
 
-        resume: Follows a job from its row where nothing needs to be sent.
+        take_up: Follows a job from its row, where nothing needs to be sent by this process.
     """
 
-    def __init__(self, parts: Parts, resume: Callable[[LiveJob], Awaitable[None]]) -> None:
+    def __init__(self, parts: Parts, take_up: Callable[[LiveJob], Awaitable[None]]) -> None:
         self._parts = parts
-        self._resume = resume
+        self._take_up = take_up
 
     async def begin(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
         """
@@ -73,15 +74,23 @@ class Intake:
         self._parts.submitter.start(job, partial(self._write_down, job, request))
         return job, True
 
-    async def send_again(self, row: Intent) -> tuple[Intent, Mapping[str, JSON]]:
-        """The row and the input of an intent that was written down before, with its images there to be fetched."""
+    async def send_again(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
+        """
+        The row and the input of a job that was written down before, with its images there to be fetched.
+
+        Raises:
+            UploadError: If it cannot be sent any more, since the journal does not hold what is needed; it is withdrawn.
+        """
+        row = row_of(job)
+        if not row.input:
+            raise await self._unsendable(job, "the journal keeps only hashes of inputs")
         given: dict[str, JSON] = json.loads(row.input)
         now = self._parts.surroundings.wall()
         sources: list[Source] = []
         for source in row.sources:
             fresh = source
             if now - source.uploaded_at > KEPT_FOR:
-                fresh = await self._upload_again(source, job_id=row.id)
+                fresh = await self._upload_again(job, source)
                 given[source.field] = fresh.url
             sources.append(fresh)
         if tuple(sources) == row.sources:
@@ -129,31 +138,41 @@ class Intake:
             )
         return tuple(sources), request.input({source.field: source.url for source in sources})
 
-    async def _upload_again(self, source: Source, *, job_id: str) -> Source:
+    async def _upload_again(self, job: LiveJob, source: Source) -> Source:
         if source.origin is None:
-            msg = "The job's image was uploaded too long ago, and it was given as bytes. Submit the request again."
-            raise errors.UploadError(msg, intent_id=job_id)
-        there = await self._parts.uploads.put(ImageSource(Path(source.origin)))
+            raise await self._unsendable(job, "its image was given as bytes and uploaded too long ago")
+        image = ImageSource(Path(source.origin))
+        if await anyio.to_thread.run_sync(image.problems):
+            raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} is gone")
+        there = await self._parts.uploads.put(image)
         if there.sha256 != source.sha256:
-            msg = (
-                f"The job's image was uploaded too long ago, and {source.origin} has changed. Submit the request again."
-            )
-            raise errors.UploadError(msg, intent_id=job_id)
+            raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
         return attrs.evolve(source, url=there.url, uploaded_at=there.uploaded_at)
+
+    async def _unsendable(self, job: LiveJob, why: str) -> errors.UploadError:
+        msg = f"The job was not sent before its process ended, and cannot be sent now: {why}. Submit the request again."
+        error = errors.UploadError(msg, intent_id=job.id)
+        await self._parts.settler.withdrawn(job, error)
+        return error
 
     async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The same key again: go on with the row that has it, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
             raise _conflict(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
+        journal = self._parts.journal
         self._parts.submitter.rename(job, row.id)
         job.row = row
         if row.state is IntentState.REJECTED and row.suspect_attempts:
             raise load_error(row.error, intent_id=row.id)
         if row.state is IntentState.INTENT:
-            return await self.send_again(row)
+            if not journal.owns(row):
+                row = next(iter(await journal.claim([row.id])), row)
+            if journal.owns(row):
+                job.row = row
+                return await self.send_again(job)
         if row.state in (IntentState.WITHDRAWN, IntentState.REJECTED):
             sources, given = await self._upload(request)
-            anew = await self._parts.journal.move(
+            anew = await journal.move(
                 row,
                 IntentState.INTENT,
                 at=self._parts.surroundings.wall(),
@@ -163,7 +182,7 @@ class Intake:
                 error=None,
             )
             return anew or row, given
-        await self._resume(job)
+        await self._take_up(job)
         return job.row, {}
 
 

@@ -1,20 +1,14 @@
-"""
-What survives: the rows of all intents, moved only by compare-and-set.
-
-``MemoryJournal`` lives as long as its client: over several event loops, not over a crash.
-"""
+"""What every journal can do: keep the rows of intents, and move them only by compare-and-set."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack
 
-import attrs
-
-from kie_async._core.lifecycle import ENDED, Intent, IntentState, Source, may_move
+from kie_async._core.lifecycle import Intent, IntentState, Source
 from kie_async.errors import JournalError
 
-__all__ = ["Changes", "Journal", "MemoryJournal"]
+__all__ = ["Changes", "Journal", "illegal_move"]
 
 
 class Changes(TypedDict, total=False):
@@ -40,6 +34,19 @@ class Journal(Protocol):
 
     Every method raises ``JournalError`` if the journal cannot do what is asked; then nothing was changed.
     """
+
+    @property
+    def durable(self) -> bool:
+        """Whether rows outlive the process."""
+        ...
+
+    async def open(self) -> None:
+        """Be ready; called before anything else, once by each client in each event loop."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is on its way, and let go of what is open; called once for each ``open``."""
+        ...
 
     async def add(self, intent: Intent) -> Intent:
         """
@@ -91,85 +98,32 @@ class Journal(Protocol):
         """Delete the ended rows that last changed before the instant *before*, and return how many."""
         ...
 
+    def owns(self, row: Intent) -> bool:
+        """Whether a row is this process's to work on."""
+        ...
 
-class MemoryJournal:
-    """
-    Rows in a dict.
+    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        """
+        Take over open rows whose owner is dead.
 
-    Args:
-        keep_ended: How many ended rows without a key are kept; beyond that, the first to have ended are forgotten. Rows
-            with a key stay until ``forget``: forgetting one would let the same key be paid again.
-    """
+        Args:
+            intent_ids: Only these; None for all.
 
-    def __init__(self, *, keep_ended: int = 10_000) -> None:
-        self._rows: dict[str, Intent] = {}
-        self._by_key: dict[str, str] = {}
-        self._by_task: dict[str, str] = {}
-        self._ended: dict[str, None] = {}  # an ordered set
-        self._keep_ended = keep_ended
+        Returns:
+            The open rows (of these) that are this process's now, oldest first, whether they were before or not.
+        """
+        ...
 
-    async def add(self, intent: Intent) -> Intent:
-        if intent.key is not None and (known := self._by_key.get(intent.key)) is not None:
-            return self._rows[known]
-        if intent.id in self._rows:
-            msg = f"{intent.id} is in the journal already."
-            raise JournalError(msg, intent_id=intent.id)
-        self._rows[intent.id] = intent
-        if intent.key is not None:
-            self._by_key[intent.key] = intent.id
-        return intent
+    async def orphans(self) -> Mapping[IntentState, int]:
+        """How many open rows have no owner that is alive, by state."""
+        ...
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        row = self._rows.get(seen.id)
-        if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):
-            return None
-        if not may_move(row.state, state):
-            msg = f"An intent cannot move from {row.state} to {state}. This is a bug: please report it."
-            raise JournalError(msg, intent_id=row.id, task_id=row.task_id)
-        return self._put(attrs.evolve(row, state=state, updated_at=at, **changes))
+    async def version(self) -> int:
+        """A number that changes when another process has written."""
+        ...
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        row = self._rows.get(intent_id)
-        return None if row is None else self._put(attrs.evolve(row, updated_at=at, **changes))
 
-    async def get(self, intent_id: str) -> Intent | None:
-        return self._rows.get(intent_id)
-
-    async def by_key(self, key: str) -> Intent | None:
-        known = self._by_key.get(key)
-        return None if known is None else self._rows[known]
-
-    async def by_task(self, task_id: str) -> Intent | None:
-        known = self._by_task.get(task_id)
-        return None if known is None else self._rows[known]
-
-    async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
-        return [row for row in self._rows.values() if states is None or row.state in states]
-
-    async def forget(self, *, before: float) -> int:
-        old = [row.id for row in self._rows.values() if row.state in ENDED and row.updated_at < before]
-        for intent_id in old:
-            self._drop(intent_id)
-        return len(old)
-
-    def _put(self, row: Intent) -> Intent:
-        self._rows[row.id] = row
-        for task_id in (row.task_id, *row.duplicates):
-            if task_id is not None:
-                self._by_task[task_id] = row.id
-        if row.state in ENDED and row.key is None:
-            self._ended[row.id] = None
-            if len(self._ended) > self._keep_ended:
-                self._drop(next(iter(self._ended)))
-        else:
-            self._ended.pop(row.id, None)
-        return row
-
-    def _drop(self, intent_id: str) -> None:
-        self._ended.pop(intent_id, None)
-        row = self._rows.pop(intent_id)
-        if row.key is not None:
-            del self._by_key[row.key]
-        for task_id in (row.task_id, *row.duplicates):
-            if task_id is not None:
-                self._by_task.pop(task_id, None)
+def illegal_move(row: Intent, state: IntentState) -> JournalError:
+    """The error for a move that the table of moves does not have."""
+    msg = f"An intent cannot move from {row.state} to {state}. This is a bug: please report it."
+    return JournalError(msg, intent_id=row.id, task_id=row.task_id)

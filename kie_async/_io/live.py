@@ -54,6 +54,8 @@ class LiveJob:
 
         owned: Whether an owner is bringing it to a taskId.
 
+        remote: Whether another process works on it.
+
         stop: Why the owner should end, as soon as nothing is on the wire.
 
         scope: What can be cancelled of the owner while nothing is on the wire.
@@ -79,6 +81,7 @@ class LiveJob:
     error: KieError | None = None
     trouble: KieError | None = None
     owned: bool = False
+    remote: bool = False
     stop: Stop | None = None
     scope: anyio.CancelScope | None = None
     holds_slot: bool = False
@@ -101,6 +104,11 @@ class LiveJob:
     def own_id(self) -> str | None:
         """Its id, if that is one of ours."""
         return None if self.foreign else self.id
+
+    @property
+    def attended(self) -> bool:
+        """Whether somebody is bringing it on: an owner here, or another process."""
+        return self.owned or self.remote
 
     @property
     def state(self) -> IntentState | None:

@@ -61,7 +61,7 @@ class Outcomes:
             case IntentState.IN_DOUBT if row.callback_url is not None:
                 raise_trouble(job)
                 return None  # a callback may bring the task home until the deadline
-            case IntentState.SENDING if job.owned:
+            case IntentState.SENDING if job.attended:
                 return None
             case IntentState.SENDING | IntentState.IN_DOUBT | IntentState.UNKNOWN | IntentState.ABANDONED:
                 raise self.doubt(job)
@@ -110,7 +110,7 @@ class Outcomes:
 
     def _raise_unless_owned(self, job: LiveJob) -> None:
         """Say why a job was not accepted; nothing while its owner is at it."""
-        if job.owned:
+        if job.attended:
             return
         if job.error is not None:
             raise job.error.again()

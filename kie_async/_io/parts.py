@@ -51,6 +51,9 @@ class Settings:
         job: Makes the handle of an id.
 
         saver: Saves a generation's results.
+
+        spent_until: When the tokens are free that were spent in the event loop before, by the wall clock; kept by the
+            client from one engine to the next.
     """
 
     api_key: str = attrs.field(repr=False)
@@ -62,6 +65,7 @@ class Settings:
     transport: Callable[[], Transport]
     job: Callable[[str], Job]
     saver: Saver
+    spent_until: list[float]
 
 
 @attrs.frozen(kw_only=True)

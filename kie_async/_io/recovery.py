@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._core.lifecycle import IntentState
+from kie_async._io.elsewhere import Elsewhere
 from kie_async._io.live import LiveJob
 
 if TYPE_CHECKING:
@@ -28,30 +29,48 @@ class Recovery:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._elsewhere = Elsewhere(journal=parts.journal, registry=parts.registry, root=parts.root, resume=self.resume)
 
     async def recover(
-        self, send_again: Callable[[Intent], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+        self, send_again: Callable[[LiveJob], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
     ) -> list[LiveJob]:
         """
         Take up everything that is unfinished and has nobody; see ``KieClient.recover``.
 
         Args:
-            send_again: Makes an unsent row ready to be sent.
+            send_again: Makes an unsent job ready to be sent.
         """
         found: list[LiveJob] = []
-        for row in await self._parts.journal.rows(OPEN):
+        for row in await self._parts.journal.claim():
             job = self._parts.registry.get(row.id)
-            if job is None:
-                job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint, row=row)
+            if job is None or job.remote:
+                if job is None:
+                    job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint)
+                else:
+                    self._elsewhere.leave(job)
+                job.row = row
                 if row.state is IntentState.INTENT:
-                    self._parts.submitter.start(job, partial(send_again, row))
+                    self._parts.submitter.start(job, partial(send_again, job))
                 else:
                     await self.resume(job)
             found.append(job)
         return found
 
+    async def take_up(self, job: LiveJob) -> None:
+        """Follow a job from its row: here, or where another process works on it."""
+        row = job.row
+        if row is None:
+            return
+        if not self._parts.journal.owns(row):
+            for claimed in await self._parts.journal.claim([row.id]):
+                job.row = row = claimed
+        if self._parts.journal.owns(row):
+            await self.resume(job)
+        else:
+            self._elsewhere.watch(job)
+
     async def resume(self, job: LiveJob) -> None:
-        """Follow a job from its row, where nothing needs to be sent."""
+        """Follow a job of this process from its row, where nothing needs to be sent."""
         parts = self._parts
         if job.state is IntentState.SENDING:
             # Whoever sent it did not live to see the answer.

@@ -122,10 +122,10 @@ class Submitter:
                 if job.stop is None:
                     job.row, given = await write_down()
                     job.publish()
-                    if job.state is IntentState.INTENT:
+                    if job.state is IntentState.INTENT and not job.remote:
                         await self._take_slot(job)
                         await Owner(self._tools, job, given).run()
-            if job.state is IntentState.INTENT and job.error is not None:
+            if job.state is IntentState.INTENT and not job.remote and job.error is not None:
                 with anyio.CancelScope(shield=True):
                     await self._stopped(job, job.error)
         except errors.KieError as error:
@@ -134,7 +134,7 @@ class Submitter:
             del self._owners[job.id]
             job.owned = False
             job.scope = None
-            if job.state in _NOTHING_LEFT:
+            if job.state in _NOTHING_LEFT and not job.remote:
                 self._tracker.let_go(job)
             job.publish()
 

@@ -132,9 +132,8 @@ class Uploads:
         return uploaded
 
     async def _once(self, image: LocalImage) -> str:
-        name = f"{image.sha256[:32]}{image.suffix}"
         try:
-            answer = await (self._base64 if len(image.data) <= SMALL else self._stream)(image, name)
+            answer = await (self._base64 if len(image.data) <= SMALL else self._stream)(image)
         except errors.TransportError as error:
             msg = f"The upload of {image.name} got no answer. Nothing was paid: try again."
             raise _UnansweredError(msg) from error
@@ -151,15 +150,15 @@ class Uploads:
         msg = f"The upload of {image.name} was refused with code {reply.code or answer.status}{said}. Nothing was paid."
         raise kind(msg)
 
-    async def _base64(self, image: LocalImage, name: str) -> Answer:
+    async def _base64(self, image: LocalImage) -> Answer:
         text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
         return await self._transport.ask(
-            "POST", "/api/file-base64-upload", data=write_base64_upload(text, name), upload=True, timeout=TIMEOUT
+            "POST", "/api/file-base64-upload", data=write_base64_upload(text, image.name), upload=True, timeout=TIMEOUT
         )
 
-    async def _stream(self, image: LocalImage, name: str) -> Answer:
+    async def _stream(self, image: LocalImage) -> Answer:
         form = aiohttp.FormData()
-        for field, value in upload_fields(name).items():
+        for field, value in upload_fields(image.name).items():
             form.add_field(field, value)
-        form.add_field("file", image.data, filename=name, content_type=image.mime)
+        form.add_field("file", image.data, filename=image.name, content_type=image.mime)
         return await self._transport.ask("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)

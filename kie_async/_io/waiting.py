@@ -32,24 +32,24 @@ class Waiting:
 
         outcomes: Reads what a job's state means.
 
-        resume: Follows a job from its row.
+        take_up: Follows a job from its row, here or in another process.
     """
 
-    def __init__(self, parts: Parts, outcomes: Outcomes, resume: Callable[[LiveJob], Awaitable[None]]) -> None:
+    def __init__(self, parts: Parts, outcomes: Outcomes, take_up: Callable[[LiveJob], Awaitable[None]]) -> None:
         self._parts = parts
         self._outcomes = outcomes
-        self._resume = resume
+        self._take_up = take_up
 
     async def journaled(self, job: LiveJob) -> None:
         """Wait until a job is written down; raises why it was not."""
-        while job.owned and job.row is None:
+        while job.attended and job.row is None:
             await job.changed()
         if job.row is None:
             self._outcomes.accepted(job)
 
     async def answered(self, job: LiveJob) -> None:
         """Wait until a job's owner has an answer, or has given up."""
-        while job.owned and job.state in _BEFORE_AN_ANSWER:
+        while job.attended and job.state in _BEFORE_AN_ANSWER:
             await job.changed()
 
     async def accepted(self, job: LiveJob) -> None:
@@ -136,7 +136,7 @@ class Waiting:
             return job
         job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint, began_at=now, row=row)
         if row.state in OPEN:
-            await self._resume(job)
+            await self._take_up(job)
         return job
 
     def leave(self, job: LiveJob) -> None:

@@ -13,7 +13,7 @@ from kie_async import JSON, ConfigurationError, Generation, Job, KieError
 from kie_async.cli.output import Output
 from kie_async.cli.progress import Show
 
-__all__ = ["check_target", "fields_of", "report", "wait_and_show"]
+__all__ = ["check_target", "fields_of", "report", "save_and_show", "wait_and_show"]
 
 
 async def wait_and_show(job: Job, show: Show, *, name: str, timeout: float | None) -> Generation:
@@ -59,7 +59,7 @@ async def _follow(job: Job, show: Show, name: str) -> None:
 
 def check_target(target: Path | None) -> None:
     """
-    Make sure that a result can be saved, before it is paid for.
+    Make sure that a result can be saved, before it is paid for; blocks, so it is a matter for a thread.
 
     Args:
         target: Where it is to go.
@@ -99,20 +99,21 @@ def fields_of(generation: Generation, files: list[Path]) -> Mapping[str, JSON]:
     }
 
 
-async def report(output: Output, generation: Generation, target: Path | None, show: Show, *, name: str) -> None:
+async def save_and_show(generation: Generation, target: Path | None, show: Show, *, name: str) -> list[Path]:
     """
-    Save a result and say what it cost.
+    Save a result, if it is one that can be: some models answer with a text.
 
     Args:
-        output: Where that is said.
-
         generation: The result.
 
-        target: Where it is saved: a file, a folder, or None for the current folder.
+        target: Where it goes: a file, a folder, or None for the current folder.
 
-        show: Shows that.
+        show: Shows what is being done.
 
         name: What it calls the job.
+
+    Returns:
+        The files.
 
     Raises:
         DownloadError: If it cannot be saved.
@@ -122,6 +123,20 @@ async def report(output: Output, generation: Generation, target: Path | None, sh
         show(name, "saving")
         files = await generation.save(target if target is not None else Path())
     show(name, "saved" if files else "done", done=True)
+    return files
+
+
+def report(output: Output, generation: Generation, files: list[Path]) -> None:
+    """
+    Write a result, and what it cost and took.
+
+    Args:
+        output: Where to.
+
+        generation: The result.
+
+        files: Where it was saved.
+    """
     took = "" if generation.seconds is None else f", {generation.seconds:.1f} s at the service"
     cost = "" if generation.credits is None else f", {generation.credits:g} credits"
     output.say(f"Task {generation.task_id}{cost}{took}.")

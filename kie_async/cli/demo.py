@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import anyio
+import anyio.to_thread
 import attrs
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from kie_async import ConfigurationError, Generation, KieError, Wan22TurboImageToVideo
+from kie_async import ConfigurationError, Generation, InvalidRequestError, KieError, Wan22TurboImageToVideo
 from kie_async.cli.delivery import check_target, fields_of, wait_and_show
 from kie_async.cli.exits import Exit
 from kie_async.cli.options import JsonOption
+from kie_async.cli.output import Output
 from kie_async.cli.progress import Show, progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from kie_async import KieClient
     from kie_async.testing import FakeKie
 
-__all__ = ["PROMPTS", "Plan", "Shot", "carry_out", "demo"]
+__all__ = ["PROMPTS", "Plan", "carry_out", "demo"]
 
 #: The bundled images, and what is to happen in them.
 PROMPTS = {
@@ -57,20 +60,32 @@ class Shot:
 
         image: The image.
 
-        prompt: What happens in it.
+        request: The request.
     """
 
     name: str
     image: Path
-    prompt: str
+    request: Wan22TurboImageToVideo
 
 
 @attrs.frozen
-class Done:
-    """One video that was made: its result, its file, and how long it took from the wish to the file, in seconds."""
+class Video:
+    """
+    One video that was made.
+
+    Attributes:
+        generation: The result.
+
+        file: Where it is.
+
+        size: How large, in bytes.
+
+        seconds: How long it took, from the submission to the file.
+    """
 
     generation: Generation
     file: Path
+    size: int
     seconds: float
 
 
@@ -109,66 +124,82 @@ async def carry_out(session: Session, plan: Plan) -> Exit:
 
     Raises:
         ConfigurationError: If there are no images, or no place for the videos.
+
+        InvalidRequestError: If something is not an image.
     """
     from kie_async.testing import FakeKie
 
-    check_target(plan.out / "video.mp4")
-    if find_spec("av") is None:
+    if not await anyio.to_thread.run_sync(_has_pyav):
         session.output.warn(
             "PyAV is not installed, so that all videos are one bundled clip of 480 pixels. For videos of the images:"
             " pip install 'kie-async[fake]'"
         )
     with as_file(files("kie_async.cli") / "data") as bundled:
-        shots = list(_shots(plan, bundled))
+        shots = await anyio.to_thread.run_sync(_prepare, plan, bundled)
         async with session.fake(FakeKie(speed=plan.speed, seed=_SEED)) as fake, session.client() as kie:
             began_at = anyio.current_time()
-            done: dict[str, Done] = {}
-            failed: dict[str, KieError] = {}
+            outcomes: dict[str, Video | KieError] = {}
             with progress(session.output) as show:
                 async with anyio.create_task_group() as group:
                     for shot in shots:
-                        group.start_soon(_make, kie, shot, plan, show, done, failed)
-            _report(session, [(shot, done[shot.name]) for shot in shots if shot.name in done])
+                        group.start_soon(_make, kie, shot, plan.out, show, outcomes)
             seconds = anyio.current_time() - began_at
-            session.output.table(_table(shots, done, seconds=seconds))
+            for shot in shots:
+                _report(session.output, shot, outcomes[shot.name])
+            videos = [outcome for shot in shots if isinstance(outcome := outcomes[shot.name], Video)]
+            session.output.table(_table(videos, out=plan.out, wished=len(shots), seconds=seconds))
             session.output.say(_account_for(fake))
-    for name, error in failed.items():
-        session.output.error(f"{name}: {error}")
-    return Exit.REFUSED if failed else Exit.DONE
+    return Exit.DONE if len(videos) == len(shots) else Exit.REFUSED
 
 
-async def _make(
-    kie: KieClient, shot: Shot, plan: Plan, show: Show, done: dict[str, Done], failed: dict[str, KieError]
-) -> None:
-    """What a program does for one video; errors are kept, so that the other videos are made."""
+async def _make(kie: KieClient, shot: Shot, out: Path, show: Show, outcomes: dict[str, Video | KieError]) -> None:
+    """What a program does for one video; an error is kept, so that the other videos are made."""
     began_at = anyio.current_time()
-    request = Wan22TurboImageToVideo(
-        image=str(shot.image.absolute()),
-        prompt=shot.prompt,
-        resolution=cast("Literal['480p', '720p']", plan.resolution),  # check() judges it
-    )
     show(shot.name, "submitting")
     try:
-        job = await kie.submit(request)
+        job = await kie.submit(shot.request)
         show(shot.name, f"accepted as task {job.task_id}")
         generation = await wait_and_show(job, show, name=shot.name, timeout=None)
-        [file] = await generation.save(plan.out / f"{shot.name}.mp4")
+        [file] = await generation.save(out / f"{shot.name}.mp4")
     except KieError as error:
-        failed[shot.name] = error
+        outcomes[shot.name] = error
         show(shot.name, "failed", done=True)
         return
-    done[shot.name] = Done(generation, file, anyio.current_time() - began_at)
+    size = (await anyio.Path(file).stat()).st_size
+    outcomes[shot.name] = Video(generation, file, size, anyio.current_time() - began_at)
     show(shot.name, f"saved as {file}", done=True)
 
 
-def _shots(plan: Plan, bundled: Path) -> Iterator[Shot]:
-    """The videos that a plan asks for, each with a name of its own."""
+def _has_pyav() -> bool:
+    try:
+        import_module("av")
+    except ImportError:
+        return False
+    return True
+
+
+def _prepare(plan: Plan, bundled: Path) -> list[Shot]:
+    """
+    The videos that a plan asks for, each with a name of its own; reads files.
+    """
+    check_target(plan.out / "video.mp4")
     images = [image for given in plan.images or [bundled] for image in _images(given)]
     seen: Counter[str] = Counter()
+    shots, problems = [], []
     for image in islice(cycle(images), plan.count if plan.count is not None else len(images)):
         seen[image.stem] += 1
+        request = Wan22TurboImageToVideo(
+            image=str(image.absolute()),
+            prompt=(not plan.images and PROMPTS.get(image.stem)) or _OTHER_PROMPT,
+            resolution=cast("Literal['480p', '720p']", plan.resolution),  # problems() judges it
+        )
         name = image.stem if seen[image.stem] == 1 else f"{image.stem}-{seen[image.stem]}"
-        yield Shot(name, image, (not plan.images and PROMPTS.get(image.stem)) or _OTHER_PROMPT)
+        shots.append(Shot(name, image, request))
+        problems += request.problems()
+    if problems:
+        msg = "The images cannot be sent."
+        raise InvalidRequestError(msg, problems=list(dict.fromkeys(problems)))
+    return shots
 
 
 def _images(given: Path) -> list[Path]:
@@ -181,27 +212,31 @@ def _images(given: Path) -> list[Path]:
     return images
 
 
-def _report(session: Session, made: Sequence[tuple[Shot, Done]]) -> None:
-    if session.output.as_json:
-        for shot, done in made:
-            size = done.file.stat().st_size
-            session.output.result(
-                "", {**fields_of(done.generation, [done.file]), "image": str(shot.image), "bytes": size}
-            )
+def _report(output: Output, shot: Shot, outcome: Video | KieError) -> None:
+    if isinstance(outcome, KieError):
+        output.error(f"{shot.name}: {outcome}")
+    elif output.as_json:
+        known = fields_of(outcome.generation, [outcome.file])
+        output.result("", {**known, "image": str(shot.image), "bytes": outcome.size})
 
 
-def _table(shots: Sequence[Shot], done: dict[str, Done], *, seconds: float) -> Table:
-    table = Table("file", title="What it cost and took", show_footer=True)
-    made = [done[shot.name] for shot in shots if shot.name in done]
-    sizes = [one.file.stat().st_size for one in made]
-    credits = [one.generation.credits or 0.0 for one in made]
-    table.columns[0].footer = f"{len(made)} of {len(shots)}"
-    table.add_column("size", f"{sum(sizes) / _MB:.1f} MB", justify="right")
+def _table(videos: Sequence[Video], *, out: Path, wished: int, seconds: float) -> Table:
+    # Without lines between the columns it fits into 80 characters.
+    table = Table("file", title=f"Saved in {out}", box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    spent = sum(video.generation.credits or 0.0 for video in videos)
+    table.columns[0].footer = f"{len(videos)} of {wished}"
+    table.add_column("size", f"{sum(video.size for video in videos) / _MB:.1f} MB", justify="right")
     table.add_column("task id", overflow="fold")
-    table.add_column("credits", f"{sum(credits):g}", justify="right")
-    table.add_column("seconds", f"{seconds:.1f}", justify="right")
-    for one, size, cost in zip(made, sizes, credits, strict=True):
-        table.add_row(str(one.file), f"{size / _MB:.1f} MB", one.generation.task_id, f"{cost:g}", f"{one.seconds:.1f}")
+    table.add_column("credits", f"{spent:g}", justify="right")
+    table.add_column("took", f"{seconds:.1f} s", justify="right")
+    for video in videos:
+        table.add_row(
+            video.file.name,
+            f"{video.size / _MB:.1f} MB",
+            video.generation.task_id,
+            f"{video.generation.credits or 0.0:g}",
+            f"{video.seconds:.1f} s",
+        )
     return table
 
 

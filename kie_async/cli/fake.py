@@ -63,8 +63,7 @@ def curl_line(url: str, key: str) -> str:
 async def until_signal() -> None:
     """Wait until somebody ends the process: Ctrl-C, or SIGTERM."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
+        await anext(signals)
 
 
 async def carry_out(session: Session, service: FakeKie, *, key: str, until: Callable[[], Awaitable[None]]) -> Exit:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import anyio
+import anyio.to_thread
 import attrs
 import typer
 
 from kie_async import InvalidRequestError, MarketRequest, Problem, TaskTimeoutError, Wan22TurboImageToVideo
-from kie_async.cli.delivery import check_target, report, wait_and_show
+from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
 from kie_async.cli.exits import Exit
 from kie_async.cli.options import JsonOption, OutputOption, TimeoutOption
 from kie_async.cli.progress import progress
@@ -65,7 +66,7 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
         KieError: If there is no result, or not yet.
     """
     trail = session.begin_trail()
-    check_target(wish.target)
+    await anyio.to_thread.run_sync(check_target, wish.target)
     async with session.client() as kie:
         if not wish.wait:
             accepted = await kie.submit(wish.request)
@@ -74,6 +75,7 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
             return Exit.DONE
         with progress(session.output) as show:
             show(wish.name, "submitting")
+            trail.accepted = lambda task_id: show(wish.name, f"accepted as task {task_id}")
             generation = None
             with anyio.move_on_after(wish.timeout):
                 job = await kie.submit(wish.request, wait=False)
@@ -82,7 +84,8 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
             if generation is None:
                 msg = f"There is no result after {wish.timeout:g} s."
                 raise TaskTimeoutError(msg, intent_id=trail.job_id, task_id=trail.task_id)
-            await report(session.output, generation, wish.target, show, name=wish.name)
+            files = await save_and_show(generation, wish.target, show, name=wish.name)
+    report(session.output, generation, files)
     return Exit.DONE
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from kie_async.cli.output import Output
@@ -51,8 +52,8 @@ def progress(output: Output) -> Generator[Show]:
         yield _Lines(output)
         return
     columns = (
-        SpinnerColumn(finished_text="•"),
-        TextColumn("{task.description}", style="bold"),
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", style="bold", markup=False),
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
@@ -86,5 +87,7 @@ class _Display:
         if job not in self._rows:
             self._rows[job] = self._display.add_task(job, total=1, state="")
         colour = _COLOURS.get(state.partition(" ")[0])
-        shown = f"[{colour}]{state}[/]" if colour else state
-        self._display.update(self._rows[job], state=shown, completed=1 if done else 0)
+        shown = escape(state)
+        self._display.update(
+            self._rows[job], state=f"[{colour}]{shown}[/]" if colour else shown, completed=1 if done else 0
+        )

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+import anyio.to_thread
 import typer
 
 from kie_async import JSON, TaskRecord
-from kie_async.cli.delivery import check_target, report, wait_and_show
+from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
 from kie_async.cli.exits import Exit
 from kie_async.cli.options import JsonOption, OutputOption, TimeoutOption
 from kie_async.cli.progress import progress
@@ -91,12 +92,12 @@ async def carry_out_wait(session: Session, task_id: str, *, target: Path | None,
         KieError: If there is no result, or not yet.
     """
     session.begin_trail(task_id)
-    check_target(target)
+    await anyio.to_thread.run_sync(check_target, target)
     async with session.client() as kie:
         with progress(session.output) as show:
-            job = kie.attach(task_id)
-            generation = await wait_and_show(job, show, name=task_id, timeout=timeout)
-            await report(session.output, generation, target, show, name=task_id)
+            generation = await wait_and_show(kie.attach(task_id), show, name=task_id, timeout=timeout)
+            files = await save_and_show(generation, target, show, name=task_id)
+    report(session.output, generation, files)
     return Exit.DONE
 
 

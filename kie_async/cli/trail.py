@@ -27,6 +27,8 @@ class Trail:
     Args:
         note: Takes what the user should know at once.
 
+        accepted: Takes the taskId, as soon as it is known.
+
     Attributes:
         job_id: The job's own id, once there is one.
 
@@ -38,6 +40,7 @@ class Trail:
     """
 
     note: Callable[[str], None]
+    accepted: Callable[[str], None] | None = None
     job_id: str | None = None
     task_id: str | None = None
     unanswered: bool = False
@@ -48,6 +51,8 @@ class Trail:
         self.job_id = event.job_id or self.job_id
         self.task_id = event.task_id or self.task_id
         self.unanswered = False
+        if event.name is EventName.SUBMITTED and self.task_id is not None and self.accepted is not None:
+            self.accepted(self.task_id)
         if event.name in (EventName.IN_DOUBT, EventName.SUSPECT):
             self.unclear = True
         if (note := _NOTES.get(event.name)) is not None:

@@ -82,7 +82,8 @@ class _Choice(Rule):
             if self.gone or value in self.older:
                 say_once_that_it_is_old(field, value)
             return None
-        allowed = " or ".join((", ".join(self.values[:-1]), self.values[-1]))
+        *others, last = self.values
+        allowed = f"{', '.join(others)} or {last}" if others else last
         meant = [known for known in self.values if isinstance(value, str) and known == value.strip().lower()]
         return Problem(field, shown(value), f"{allowed} (it must be written {meant[0]!r})" if meant else allowed)
 

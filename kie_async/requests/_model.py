@@ -25,11 +25,17 @@ class ModelRequest:
     """
     A request whose model is documented.
 
-    A subclass names its ``model`` and gives each field a rule of ``_fields`` as its metadata; the rest is done here. A
-    field with None as its value is not sent, so that the service's own default holds.
+    A subclass names its model (``MODEL``) and gives each field a rule of ``_fields`` as its metadata; the rest is done
+    here. A field with None as its value is not sent, so that the service's own default holds.
     """
 
-    model: ClassVar[str]
+    #: The model's name, as the service writes it.
+    MODEL: ClassVar[str]
+
+    @property
+    def model(self) -> str:
+        """The model's name, as the service writes it."""
+        return self.MODEL
 
     def __new__(cls, *args: object, **options: object) -> Self:  # noqa: ARG004 (arguments are the business of __init__)
         """
@@ -41,7 +47,7 @@ class ModelRequest:
         known = [attribute.name for attribute in attrs.fields(cls)]
         for option in options:
             if option not in known:
-                near = difflib.get_close_matches(option, known, n=1)
+                near = difflib.get_close_matches(option, known, n=1, cutoff=0.7)
                 hint = f"; did you mean {near[0]!r}?" if near else "."
                 msg = f"{cls.__name__} has no option {option!r}{hint} Its options: {', '.join(known)}."
                 raise TypeError(msg)

@@ -61,7 +61,7 @@ class MarketRequest:
     """
 
     model: str
-    _input: Mapping[str, JSON] = attrs.field(converter=_copied, hash=False)
+    _input: Mapping[str, JSON] = attrs.field(converter=_copied, hash=False, alias="input")
 
     def __repr__(self) -> str:
         return f"MarketRequest(model={shown(self.model)}, input=<{_names(self._input)}>)"

@@ -51,8 +51,9 @@ _PRIVATE_SUFFIXES = ("localhost", "localdomain", "local", "internal", "intranet"
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-#: Documentation (RFC 9637), younger than the tables of some Python versions.
+#: Blocks that the tables of some Python versions lack: documentation (RFC 9637), protocol assignments (RFC 6890).
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
+_PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")
 
 
 @attrs.frozen
@@ -148,7 +149,7 @@ def is_global_address(text: str) -> bool:
             return address in _GLOBAL_UNICAST and address not in _DOCUMENTATION and address.is_global
         address = carried
     # Multicast is "global" to ipaddress: it is routed, but it is not one host.
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and address not in _PROTOCOL_ASSIGNMENTS
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -47,7 +47,7 @@ class Wan22TurboImageToVideo(ModelRequest):
     {'image_url': 'https://example.com/cat.png', 'prompt': 'The cat turns', 'seed': 7}
     """
 
-    model: ClassVar[str] = "wan/2-2-a14b-image-to-video-turbo"
+    MODEL: ClassVar[str] = "wan/2-2-a14b-image-to-video-turbo"
 
     image: str | ImageSource = attrs.field(converter=as_image, metadata=image("image_url"))
     prompt: str = attrs.field(metadata=text(longest=5000))

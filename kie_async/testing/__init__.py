@@ -10,14 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kie_async.testing.clock import VirtualLoop, virtual_time
+    from kie_async.testing.clock import DeadlockError, VirtualLoop, virtual_time
     from kie_async.testing.fake import FakeKie
     from kie_async.testing.faults import Fault
     from kie_async.testing.truth import Truth
 
-__all__ = ["FakeKie", "Fault", "Truth", "VirtualLoop", "virtual_time"]
+__all__ = ["DeadlockError", "FakeKie", "Fault", "Truth", "VirtualLoop", "virtual_time"]
 
 _HOMES = {
+    "DeadlockError": "clock",
     "FakeKie": "fake",
     "Fault": "faults",
     "Truth": "truth",

@@ -106,7 +106,7 @@ class Server:
         seed: int,
     ) -> None:
         self.host = host
-        self.port = port
+        self.port: int = port
         self.latency = latency
         self._truth = truth
         self._script = script

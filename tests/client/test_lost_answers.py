@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -21,7 +22,7 @@ from kie_async import (
     TransportError,
 )
 from kie_async.testing import Fault
-from tests.client.world import CALLBACKS, KEY, PROMPT, World, a_world, ask, assert_settled
+from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, World, a_world, ask, assert_settled
 
 HOURS = 3600.0
 
@@ -56,7 +57,7 @@ LOST: dict[str, dict[str, Any]] = {
 }
 
 
-def lost(name: str = "reset", **when: Any) -> Fault:
+def lost(name: str = "reset", **when: Anything) -> Fault:
     how = dict(LOST[name])
     return Fault("create", how.pop("what"), after=True, **how, **when)
 
@@ -153,11 +154,9 @@ async def test_without_a_callback_url_a_wait_raises_at_once() -> None:
 async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) -> None:
     """A callback may bring the task home until then."""
     async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
+        wait = (await in_doubt(world)).job.wait if call == "wait" else partial(world.kie.generate, ask())
         with pytest.raises(SubmitInDoubtError):
-            if call == "generate":
-                await world.kie.generate(ask())
-            else:
-                await (await in_doubt(world)).job.wait()
+            await wait()
 
         assert 3600.0 <= anyio.current_time() < 3601.0
         assert 1 == len(world.truth.posts)
@@ -245,7 +244,7 @@ async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
 @pytest.mark.parametrize(
     ("look", "expected"),
     [
-        (Fault("poll", "reset", times=2), TransportError),  # twice, since a GET is repeated on a connection that was kept
+        (Fault("poll", "reset", times=2), TransportError),  # aiohttp repeats a GET once
         (Fault("poll", "silence", times=1), TransportError),
         (Fault("poll", "html", times=1), ProtocolError),
         (Fault("poll", "code", code=429, times=1), RateLimitedError),

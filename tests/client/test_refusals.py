@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import anyio
+import anyio.lowlevel
 import pytest
 
 from kie_async import (
@@ -27,12 +28,11 @@ from kie_async import (
 )
 from kie_async.errors import ApiError
 from kie_async.testing import Fault
-from tests.client.world import CALLBACKS, IMAGE, KEY, World, a_world, ask, assert_settled
+from tests.client.world import CALLBACKS, IMAGE, KEY, Anything, World, a_world, ask, assert_settled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from kie_async.records import JSON
     from kie_async.testing.truth import Post
 
 LATENCY = (0.02, 0.2)
@@ -40,7 +40,7 @@ CLIP = 80.0
 WAN = "wan/2-2-a14b-image-to-video-turbo"
 
 
-async def all_of(world: World, jobs: int, **how: Any) -> tuple[list[str], list[Exception]]:
+async def all_of(world: World, jobs: int, **how: Anything) -> tuple[list[str], list[Exception]]:
     """Generate so many at once; the ids of those that ended well, and the errors of the others."""
     ended, refused = list[str](), list[Exception]()
 
@@ -61,11 +61,11 @@ def kinds(errors: Sequence[Exception]) -> dict[str, int]:
 
 
 def prompt_of(post: Post) -> str:
-    body: Mapping[str, JSON] | Any = post.body
+    body: Anything = post.body
     return str(body["input"]["prompt"])
 
 
-# -- 429 ----------------------------------------------------------------------------------------------------------------
+# -- 429 --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [200, 429], ids=["in the body", "bare"])
@@ -142,7 +142,7 @@ async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() 
         assert world.truth.busiest_window(10.0) <= 20
 
 
-# -- 455 ----------------------------------------------------------------------------------------------------------------
+# -- 455 --------------------------------------------------------------------------------------------------------------
 
 
 async def test_an_hour_of_maintenance_is_sat_out() -> None:
@@ -165,7 +165,7 @@ async def test_an_hour_of_maintenance_is_sat_out() -> None:
         assert (100, []) == (len(ended), refused)
         assert 50 <= len(probes) <= 70
         assert len(during) - len(probes) <= 20
-        assert all(later.at - earlier.at >= 59.0 for earlier, later in zip(probes, probes[1:], strict=False))
+        assert all(later.at - earlier.at >= 59.0 for earlier, later in pairwise(probes))
         assert world.truth.busiest_window(10.0) <= 20
         assert min(task.created_at for task in world.truth.created) <= 3600.0 + 67.0
         await assert_settled(world.kie)
@@ -226,13 +226,14 @@ async def test_a_job_that_came_during_maintenance_has_patience_of_its_own() -> N
         assert 1500.0 <= told_at[1] <= 1501.0
 
 
-# -- 401, 402, 433 --------------------------------------------------------------------------------------------------------
+# -- 401, 402, 433 ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> None:
     """
-    Nothing is sent after it was read. Every unsent waiter is told; unkeyed jobs are withdrawn, and keyed ones go on
-    with the same key, or ``recover()``, once a later create has gone well.
+    Nothing is sent after it was read, and every unsent waiter is told.
+
+    Unkeyed jobs are withdrawn; keyed ones go on with the same key, or ``recover()``, once a create has gone well.
     """
     async with a_world(credits=30 * CLIP, latency=LATENCY) as world:
         kie, truth = world.kie, world.truth
@@ -339,7 +340,7 @@ async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
         assert {"withdrawn": 51} == await world.states()
 
 
-# -- 500 ----------------------------------------------------------------------------------------------------------------
+# -- 500 --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [500, 501])
@@ -355,7 +356,7 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
         urls = [str(post.callback_url) for post in world.truth.posts]
         warnings = [record for record in caplog.records if "may have been paid" in record.message]
 
-        assert [f"{CALLBACKS}/{row.id}.{attempt}." for attempt in (1, 2, 3)] == [url[: -len(url.rpartition(".")[2])] for url in urls]
+        assert [f"{CALLBACKS}/{row.id}.{attempt}" for attempt in (1, 2, 3)] == [url.rpartition(".")[0] for url in urls]
         assert 3 == len(set(urls))
         assert ("succeeded", 2, 3) == (row.state, row.suspect_attempts, row.attempts)
         assert ["WARNING", "WARNING"] == [record.levelname for record in warnings]
@@ -408,7 +409,7 @@ _LAST_WORDS: dict[str, Any] = {"what": "body", "headers": {"Connection": "close"
 
 async def _first_answer(world: World) -> None:
     while not world.truth.posts or world.truth.posts[0].answered_at is None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize(
@@ -447,7 +448,7 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
             async with anyio.create_task_group() as group:
                 group.start_soon(world.kie.generate, ask())
                 while not world.reported(EventName.SUSPECT):
-                    await anyio.sleep(0)
+                    await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
         await anyio.sleep(1.0)
         row = await world.row()
@@ -457,7 +458,7 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
         await assert_settled(world.kie)
 
 
-# -- refused for good -------------------------------------------------------------------------------------------------------
+# -- refused for good -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import anyio
+import anyio.lowlevel
 import attrs
 
 from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent, IntentState
-from kie_async._io.journal import MemoryJournal
+from kie_async._io.memory import MemoryJournal
 from kie_async.testing import FakeKie
 
 if TYPE_CHECKING:
     from kie_async.testing import Truth
 
-__all__ = ["CALLBACKS", "IMAGE", "KEY", "PROMPT", "World", "a_world", "ask", "assert_ledger", "assert_settled"]
+__all__ = [
+    "CALLBACKS",
+    "IMAGE",
+    "KEY",
+    "PROMPT",
+    "Anything",
+    "World",
+    "a_world",
+    "ask",
+    "assert_ledger",
+    "assert_settled",
+]
+
+#: Arguments that are passed on to whoever knows their types.
+Anything: TypeAlias = Any
 
 #: Canaries: neither may ever be seen in a log, an error or a repr.
 KEY = "canary-of-the-api-key"
@@ -33,7 +47,7 @@ CALLBACKS = "https://app.example.com/kie"
 _TOLD = frozenset({IntentState.SENDING, IntentState.IN_DOUBT, IntentState.UNKNOWN, IntentState.ABANDONED})
 
 
-def ask(number: int = 0, **options: Any) -> Wan22TurboImageToVideo:
+def ask(number: int = 0, **options: Anything) -> Wan22TurboImageToVideo:
     """A good request; the number in its prompt ties a task to its intent."""
     return Wan22TurboImageToVideo(**{"image": IMAGE, "prompt": f"{PROMPT}, take {number}", **options})
 
@@ -87,7 +101,7 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(*, client: Mapping[str, Any] | None = None, **service: Any) -> AsyncIterator[World]:
+async def a_world(*, client: Mapping[str, Anything] | None = None, **service: Anything) -> AsyncIterator[World]:
     """
     A service and a client, both made as asked for; when it is left, the ledger of the two must be right.
 
@@ -108,13 +122,14 @@ def _prompt(given: object) -> str:
     return str(given.get("prompt")) if isinstance(given, Mapping) else ""
 
 
-def assert_ledger(rows: list[Intent] | Any, truth: Truth) -> None:
+def assert_ledger(rows: Iterable[Intent], truth: Truth) -> None:
     """
     The journal and the service's truth agree about the money.
 
     No intent has more tasks than one and those that its suspect attempts may have made; every task is in the journal,
     by its id or as an intent in doubt; and what the journal says of a task's end is how it ended.
     """
+    rows = list(rows)
     by_prompt = {_prompt(json.loads(row.input)): row for row in rows}
     named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicates) if task_id is not None}
     tasks = Counter(_prompt(task.input) for task in truth.created)
@@ -125,7 +140,7 @@ def assert_ledger(rows: list[Intent] | Any, truth: Truth) -> None:
         assert tasks[_prompt(task.input)] <= 1 + row.suspect_attempts, row
     for row in rows:
         if row.state in (IntentState.SUCCEEDED, IntentState.FAILED):
-            ended = truth.tasks[row.task_id]
+            ended = truth.tasks[row.task_id or ""]
             assert (row.state is IntentState.FAILED) == (ended.failure is not None), row
     assert truth.busiest_window(10.0) <= 20
 
@@ -133,6 +148,6 @@ def assert_ledger(rows: list[Intent] | Any, truth: Truth) -> None:
 async def assert_settled(kie: KieClient) -> None:
     """Everything but the totals is zero: no job, slot, token, look, waiter or task of the loop is left."""
     for _ in range(3):  # whoever has just ended may have a turn of the loop to go
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     left = attrs.evolve(kie.statistics(), looks=0, late_records=0)
     assert Statistics() == left

@@ -12,7 +12,7 @@ import pytest
 from kie_async.testing import FakeKie, Fault
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Anything, Api, Serve
+    from tests.contract.conftest import Anything, Serve
 
 OK = {"code": 200, "msg": "success"}
 EXCEPTION = "Server exception, please try again later or contact customer service"
@@ -277,61 +277,6 @@ async def test_an_upload_whose_answer_is_lost_is_held_or_not(serve: Serve) -> No
         assert lost.path is None
 
 
-async def codes(api: Api, number: int) -> list[int]:
-    return [(await api.create()).json["code"] for _ in range(number)]
-
-
-@pytest.mark.parametrize(
-    ("when", "struck"),
-    [
-        ({}, [1, 2, 3, 4, 5, 6]),
-        ({"nth": 3}, [3]),
-        ({"nth": (2, 5)}, [2, 5]),
-        ({"nth": range(4, 100)}, [4, 5, 6]),
-        ({"times": 2}, [1, 2]),
-        ({"between": (10.0, 30.0)}, [2, 3]),
-        ({"when": lambda call: b'"odd"' in call.body}, [1, 3, 5]),
-        ({"when": lambda call: b'"odd"' in call.body, "between": (10.0, 100.0), "times": 1}, [3]),
-        ({"chance": 1.0}, [1, 2, 3, 4, 5, 6]),
-        ({"chance": 0.0}, []),
-    ],
-)
-async def test_a_fault_strikes_when_all_its_conditions_hold(
-    serve: Serve, when: dict[str, Any], struck: list[int]
-) -> None:
-    async with serve(faults=[Fault("create", "code", code=500, **when)]) as api:
-        seen = []
-        for number in range(1, 7):
-            answer = await api.create(prompt="odd" if number % 2 else "even")
-            seen += [number] if answer.json["code"] == 500 else []
-            await asyncio.sleep(10)
-
-        assert struck == seen
-
-
-async def test_the_first_fault_that_fits_strikes_and_more_can_be_added(serve: Serve) -> None:
-    async with serve(
-        faults=[Fault("create", "code", code=455, nth=1), Fault("create", "code", code=500, nth=(1, 2))]
-    ) as api:
-        assert [455, 500, 200] == await codes(api, 3)
-        api.fake.inject(Fault("create", "code", code=505))
-        assert [505] == await codes(api, 1)
-        api.fake.faults.clear()
-        assert [200] == await codes(api, 1)
-
-
-async def test_chance_is_as_asked_for(serve: Serve) -> None:
-    async with serve(limit=1000, credits=1e6, faults=[Fault("create", "code", code=500, chance=0.1)]) as api:
-        assert 25 < (await codes(api, 400)).count(500) < 60
-
-
-async def test_places_are_counted_apart(serve: Serve) -> None:
-    async with serve(faults=[Fault("poll", "code", code=500, nth=2), Fault("credit", "code", code=500, nth=1)]) as api:
-        task_id = await api.task()
-        assert [200, 500, 200] == [(await api.poll(task_id)).json["code"] for _ in range(3)]
-        assert 500 == (await api.request("GET", "/api/v1/chat/credit")).json["code"]
-
-
 async def test_records_can_be_altered(serve: Serve) -> None:
     """Unknown states, states that go back, success without a result: whatever a poll may show."""
     faults = [
@@ -376,24 +321,3 @@ async def test_a_connection_that_is_gone_is_not_cut_again(serve: Serve, what: An
 
         assert 1 == len(api.fake.truth.created)
         assert 200 == (await api.create()).json["code"]
-
-
-@pytest.mark.parametrize(
-    ("where", "what", "how", "text"),
-    [
-        ("jobs", "reset", {}, "there is no place 'jobs'"),
-        ("create", "lost", {}, "nothing called 'lost' goes wrong at 'create'"),
-        ("connect", "html", {}, "nothing called 'html' goes wrong at 'connect'"),
-        ("callback", "reset", {}, "nothing called 'reset' goes wrong at 'callback'"),
-        ("poll", "no_task_id", {}, "nothing called 'no_task_id' goes wrong at 'poll'"),
-        ("create", "code", {}, "needs code="),
-        ("poll", "alter", {}, "needs data="),
-        ("poll", "slow", {}, "needs seconds="),
-        ("callback", "copies", {}, "needs copies="),
-    ],
-)
-def test_a_fault_that_makes_no_sense_is_refused(
-    where: Anything, what: Anything, how: dict[str, Any], text: str
-) -> None:
-    with pytest.raises(ValueError, match=text):
-        Fault(where, what, **how)

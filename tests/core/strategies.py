@@ -1,12 +1,8 @@
-"""Hypothesis strategies for what only the core deals with: verdicts, job ids, and the service's codes."""
+"""Hypothesis strategies for what only the core deals with: the service's codes, ids of jobs, instants."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
-
-from kie_async._core.verdicts import Verdict
-
-verdicts = st.sampled_from(Verdict)
 
 #: Every code that a page of the service lists, the rows of design and issue alike.
 DOCUMENTED_CODES = (

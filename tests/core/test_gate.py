@@ -6,8 +6,6 @@ The state machine plays a whole client: requests enter when the gate says so, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import pytest
 from hypothesis import given, settings
@@ -16,35 +14,58 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kie_async._core.gate import Gate
 from kie_async._core.verdicts import Verdict
-from tests.core.strategies import durations, instants, verdicts
+from tests.core.strategies import durations, instants
 
-BARRIERS = (Verdict.MAINTENANCE, Verdict.ACCOUNT)
-#: What says that the account is good: a create was accepted, or refused for what it is.
-ACCOUNT_IS_GOOD = (Verdict.ACCEPTED, Verdict.REJECTED)
-#: What says nothing about the service.
+#: What proves that the account is good: a create was accepted, or refused for what it is.
+THE_ACCOUNT_IS_GOOD = (Verdict.ACCEPTED, Verdict.REJECTED)
+#: What says nothing of the service.
 SILENT = (Verdict.UNSENT, Verdict.IN_DOUBT)
+NEVER = float("-inf")
+
+pauses = st.floats(0.5, 100.0)
+#: The verdicts that move the gate come more often than the others.
+ends = st.sampled_from([*[Verdict.ACCEPTED, Verdict.MAINTENANCE, Verdict.ACCOUNT] * 3, *Verdict])
+
+
+def sent(gate: Gate, at: float) -> bool:
+    """Let one request go, as soon as that is possible after *at*; returns whether it is a probe."""
+    assert at == gate.ready_at(at)
+    return gate.enter(at)
+
+
+def closed_by(verdict: Verdict) -> Gate:
+    """A gate that the answer to a request from 0 to 1 has closed, with a pause of 60."""
+    gate = Gate()
+    gate.leave(verdict, now=1.0, entered_at=0.0, probe=sent(gate, 0.0), pause=60.0)
+    return gate
+
+
+# -- a whole client -----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
 class UnderWay:
-    """A request that has entered and not ended."""
+    """A request that has entered and not ended; they are numbered."""
 
+    number: int
     entered_at: float
     probe: bool
 
 
 class Client(RuleBasedStateMachine):
-    """Requests of one client before one gate."""
+    """The requests of one client, and what a bystander knows from their ends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = Gate()
         self.now = 0.0
         self.under_way: list[UnderWay] = []
-        #: Since when it has not been known that the account is good, or None.
-        self.account_bad_since: float | None = None
-        #: Until when the service has asked for silence.
-        self.quiet_until = 0.0
+        self.quiet_until = NEVER  # the service has asked for silence, or is under maintenance and was just asked
+        self.account_is_bad = False
+        self.entered = 0
+        self.entered_before_opening = 0
+        self.refused_at = NEVER
+        self.refusals = 0
 
     @rule(pause=durations)
     def time_passes(self, pause: float) -> None:
@@ -52,52 +73,69 @@ class Client(RuleBasedStateMachine):
 
     @precondition(lambda self: self.gate.ready_at(self.now) is not None)
     @rule()
-    def wait_until_ready(self) -> None:
+    def somebody_sleeps_until_it_is_ready(self) -> None:
         ready_at = self.gate.ready_at(self.now)
         assert ready_at is not None
         self.now = ready_at
-        assert self.now == self.gate.ready_at(self.now), "the sleeper has to sleep again"
+
+        assert self.now == self.gate.ready_at(self.now)
 
     @precondition(lambda self: self.gate.ready_at(self.now) == self.now)
     @rule()
-    def enter(self) -> None:
+    def a_request_goes(self) -> None:
         closed = self.gate.barrier is not None
-        probe = self.gate.enter(self.now)
+        request = UnderWay(self.entered, self.now, self.gate.enter(self.now))
+        self.entered += 1
 
-        assert closed is probe
-        # One probe at a time, and nothing beside it.
-        assert not (probe and any(request.probe for request in self.under_way))
+        assert closed is request.probe
+        assert request.probe or not self.account_is_bad
+        assert not (request.probe and any(other.probe for other in self.under_way))
         assert self.now >= self.quiet_until
-        assert probe or self.account_bad_since is None, "the account has not proved good"
-        self.under_way.append(UnderWay(self.now, probe))
+        self.under_way.append(request)
 
     @precondition(lambda self: self.gate.ready_at(self.now) != self.now)
     @rule()
-    def nobody_enters_while_it_is_closed(self) -> None:
+    def nobody_passes_a_closed_gate(self) -> None:
         with pytest.raises(ValueError, match="the gate is closed"):
             self.gate.enter(self.now)
 
     @precondition(lambda self: bool(self.under_way))
-    @rule(which=st.randoms(use_true_random=False), verdict=verdicts, pause=st.floats(0.5, 100.0))
-    def leave(self, which: object, verdict: Verdict, pause: float) -> None:
-        index = getattr(which, "randrange")(len(self.under_way))
-        request = self.under_way.pop(index)
-        before = self.gate.epoch
-        self.gate.leave(
-            verdict, now=self.now, entered_at=request.entered_at, probe=request.probe, pause=pause
-        )
-        if verdict is Verdict.ACCOUNT:
-            self.account_bad_since = self.now if self.account_bad_since is None else self.account_bad_since
-        elif (
-            request.probe
-            and verdict in ACCOUNT_IS_GOOD
-            and self.account_bad_since is not None
-            and request.entered_at >= self.account_bad_since
-        ):
-            self.account_bad_since = None
-        if verdict is Verdict.MAINTENANCE and request.probe:
-            self.quiet_until = self.now + pause
-        assert self.gate.epoch >= before
+    @rule(number=st.integers(0, 1_000_000), verdict=ends, pause=pauses)
+    def a_request_ends(self, number: int, verdict: Verdict, pause: float) -> None:
+        request = self.under_way.pop(number % len(self.under_way))
+        barrier, epoch = self.gate.barrier, self.gate.epoch
+        self.gate.leave(verdict, now=self.now, entered_at=request.entered_at, probe=request.probe, pause=pause)
+
+        self._count_refusals(request, verdict, pause)
+        if verdict is Verdict.MAINTENANCE and (request.probe or (barrier is None and self._is_news(request))):
+            self.quiet_until = max(self.quiet_until, self.now + pause)
+        if request.probe and verdict is Verdict.IN_DOUBT and barrier is Verdict.MAINTENANCE:
+            self.quiet_until = max(self.quiet_until, self.now + pause)
+        if verdict is Verdict.ACCOUNT and self._is_news(request):
+            self.account_is_bad = True
+        if request.probe and verdict in THE_ACCOUNT_IS_GOOD:
+            self.account_is_bad = False
+        if self.gate.barrier is None and barrier is not None:
+            assert request.probe, "only a probe opens the gate"
+            assert verdict not in SILENT
+            self.entered_before_opening = self.entered
+        if barrier is None and self.gate.barrier is not None:
+            assert self.gate.epoch > epoch, "what was granted before the closing must not be sent"
+            assert (self.now if verdict is Verdict.MAINTENANCE else None) == self.gate.maintenance_since
+
+    def _is_news(self, request: UnderWay) -> bool:
+        """Whether it has entered since a probe has opened the gate; that probe's word counts more than an older one."""
+        return request.number >= self.entered_before_opening
+
+    def _count_refusals(self, request: UnderWay, verdict: Verdict, pause: float) -> None:
+        if request.entered_at > self.refused_at:
+            if verdict is Verdict.RATE_LIMITED:
+                self.refusals += 1
+                self.refused_at = self.now
+                self.quiet_until = max(self.quiet_until, self.now + pause)
+            elif verdict is Verdict.ACCEPTED:
+                self.refusals = 0
+        assert self.refusals == self.gate.refusals
 
     @rule(pause=durations)
     def the_service_asks_for_a_pause(self, pause: float) -> None:
@@ -105,7 +143,7 @@ class Client(RuleBasedStateMachine):
         self.quiet_until = max(self.quiet_until, self.now + pause)
 
     @invariant()
-    def it_never_answers_with_the_past_and_never_opens_earlier_than_it_said(self) -> None:
+    def it_answers_with_an_instant_that_holds(self) -> None:
         ready_at = self.gate.ready_at(self.now)
         if ready_at is not None:
             assert ready_at >= self.now
@@ -113,10 +151,216 @@ class Client(RuleBasedStateMachine):
                 assert max(later, ready_at) == self.gate.ready_at(later)
 
     @invariant()
-    def only_an_answer_that_will_come_can_make_it_wait_for_an_unknown_time(self) -> None:
-        if self.gate.ready_at(self.now) is None:
-            assert any(request.probe for request in self.under_way)
+    def it_is_silent_only_while_a_probe_is_under_way(self) -> None:
+        assert (self.gate.ready_at(self.now) is None) <= any(request.probe for request in self.under_way)
+
+    def teardown(self) -> None:
+        """Whatever has happened: when all requests under way have ended, one success opens the gate for everybody."""
+        for request in self.under_way:
+            self.gate.leave(Verdict.UNSENT, now=self.now, entered_at=request.entered_at, probe=request.probe, pause=9.0)
+        ready_at = self.gate.ready_at(self.now)
+        assert ready_at is not None
+        probe = self.gate.enter(ready_at)
+        self.gate.leave(Verdict.ACCEPTED, now=ready_at + 1.0, entered_at=ready_at, probe=probe, pause=9.0)
+
+        assert self.gate.barrier is None
+        assert ready_at + 1.0 == self.gate.ready_at(ready_at + 1.0)
 
 
-Client.TestCase.settings = settings(stateful_step_count=30)
 TestClient = Client.TestCase
+TestClient.settings = settings(stateful_step_count=40, max_examples=300)
+
+
+# -- 429 ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(durations, min_size=1, max_size=20), st.floats(0.5, 60.0))
+def test_a_burst_that_is_refused_closes_the_gate_once(lags: list[float], pause: float) -> None:
+    """The answers to requests that were under way already say nothing new, however late they come."""
+    gate, answers = Gate(), sorted(lags)
+    for _ in answers:
+        sent(gate, 0.0)
+    for now in answers:
+        gate.leave(Verdict.RATE_LIMITED, now=now + 0.1, entered_at=0.0, probe=False, pause=pause)
+
+    assert 1 == gate.refusals
+    assert answers[0] + 0.1 + pause == gate.ready_at(0.0)
+
+
+def test_every_further_round_of_refusals_counts_and_a_success_begins_anew() -> None:
+    """So that pauses of ``2 ** refusals`` double."""
+    gate, now, pauses = Gate(), 0.0, list[float]()
+    for _ in range(5):
+        pauses.append(2.0**gate.refusals)
+        gate.leave(Verdict.RATE_LIMITED, now=now + 0.5, entered_at=now, probe=sent(gate, now), pause=pauses[-1])
+        ready_at = gate.ready_at(now + 0.5)
+        assert now + 0.5 + pauses[-1] == ready_at
+        now = ready_at
+    assert [1.0, 2.0, 4.0, 8.0, 16.0] == pauses
+
+    gate.leave(Verdict.ACCEPTED, now=now + 0.5, entered_at=now, probe=sent(gate, now), pause=1.0)
+    assert 0 == gate.refusals
+
+
+def test_a_success_from_before_the_refusal_does_not_excuse_it() -> None:
+    gate = Gate()
+    sent(gate, 0.0)
+    sent(gate, 0.0)
+    gate.leave(Verdict.RATE_LIMITED, now=1.0, entered_at=0.0, probe=False, pause=8.0)
+    gate.leave(Verdict.ACCEPTED, now=1.1, entered_at=0.0, probe=False, pause=8.0)
+
+    assert 1 == gate.refusals
+    assert 9.0 == gate.ready_at(2.0)
+
+
+def test_a_refusal_by_the_rate_limit_does_not_recall_what_was_granted() -> None:
+    assert 0 == closed_by(Verdict.RATE_LIMITED).epoch
+    assert closed_by(Verdict.RATE_LIMITED).barrier is None
+
+
+@given(instants, durations, durations)
+def test_holding_only_ever_delays(now: float, first: float, second: float) -> None:
+    gate = Gate()
+    gate.hold(now + first)
+    gate.hold(now + second)
+
+    assert now + max(first, second) == gate.ready_at(now)
+
+
+# -- 455 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", [Verdict.MAINTENANCE, *SILENT])
+def test_during_maintenance_there_is_one_probe_in_a_pause(verdict: Verdict) -> None:
+    """Whether the service repeats itself or does not answer at all."""
+    gate, now, probes = closed_by(Verdict.MAINTENANCE), 1.0, list[float]()
+    while now < 3600.0:
+        ready_at = gate.ready_at(now)
+        assert ready_at is not None
+        probes.append(ready_at)
+        assert sent(gate, ready_at)
+        assert gate.ready_at(ready_at) is None
+        now = ready_at + 0.5
+        gate.leave(verdict, now=now, entered_at=ready_at, probe=True, pause=60.0)
+
+    assert all(probe - before >= 60.0 for before, probe in zip([1.0, *probes], probes, strict=False))
+    assert 60 == len(probes)
+    assert 1.0 == gate.maintenance_since
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUSPECT])
+def test_any_other_answer_to_the_probe_ends_maintenance(verdict: Verdict) -> None:
+    gate = closed_by(Verdict.MAINTENANCE)
+    gate.leave(verdict, now=62.0, entered_at=61.0, probe=sent(gate, 61.0), pause=60.0)
+
+    assert gate.barrier is None
+    assert 62.0 == gate.ready_at(62.0)
+    assert not sent(gate, 62.0)
+
+
+def test_a_refusal_by_the_rate_limit_ends_maintenance_and_counts_as_one() -> None:
+    gate = closed_by(Verdict.MAINTENANCE)
+    gate.leave(Verdict.RATE_LIMITED, now=62.0, entered_at=61.0, probe=sent(gate, 61.0), pause=4.0)
+
+    assert gate.barrier is None
+    assert 66.0 == gate.ready_at(62.0)
+
+
+def test_late_answers_of_the_burst_do_not_put_the_probe_off() -> None:
+    gate = Gate()
+    for _ in range(3):
+        sent(gate, 0.0)
+    for now in (1.0, 2.0, 59.0):
+        gate.leave(Verdict.MAINTENANCE, now=now, entered_at=0.0, probe=False, pause=60.0)
+
+    assert 61.0 == gate.ready_at(59.0)
+    assert (1.0, 1) == (gate.maintenance_since, gate.epoch)
+
+
+# -- 401, 402, 433 ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCOUNT, Verdict.RATE_LIMITED, Verdict.SUSPECT, *SILENT])
+def test_an_account_that_has_not_proved_good_is_asked_again_by_one_request_at_a_time(verdict: Verdict) -> None:
+    gate = closed_by(Verdict.ACCOUNT)
+    assert sent(gate, 2.0)
+    assert gate.ready_at(3.0) is None
+    gate.leave(verdict, now=3.0, entered_at=2.0, probe=True, pause=4.0)
+
+    assert Verdict.ACCOUNT is gate.barrier
+    again_at = 7.0 if verdict is Verdict.RATE_LIMITED else 3.0
+    assert again_at == gate.ready_at(3.0)
+    assert sent(gate, again_at)
+
+
+@pytest.mark.parametrize("verdict", THE_ACCOUNT_IS_GOOD)
+def test_a_create_that_is_judged_for_what_it_is_proves_the_account_good(verdict: Verdict) -> None:
+    gate = closed_by(Verdict.ACCOUNT)
+    gate.leave(verdict, now=3.0, entered_at=2.0, probe=sent(gate, 2.0), pause=60.0)
+
+    assert gate.barrier is None
+    assert not sent(gate, 3.0)
+    assert not sent(gate, 3.0)
+
+
+def test_a_success_from_before_the_account_was_refused_proves_nothing() -> None:
+    """The rest of a burst may be paid with the last credits."""
+    gate = Gate()
+    sent(gate, 0.0)
+    sent(gate, 0.0)
+    gate.leave(Verdict.ACCOUNT, now=1.0, entered_at=0.0, probe=False, pause=60.0)
+    gate.leave(Verdict.ACCEPTED, now=2.0, entered_at=0.0, probe=False, pause=60.0)
+
+    assert Verdict.ACCOUNT is gate.barrier
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCOUNT, Verdict.MAINTENANCE])
+def test_a_straggler_from_before_the_probe_does_not_close_the_gate_again(verdict: Verdict) -> None:
+    """The probe went later, and fared well."""
+    gate = Gate()
+    sent(gate, 0.0)
+    sent(gate, 0.0)
+    gate.leave(verdict, now=1.0, entered_at=0.0, probe=False, pause=60.0)
+    gate.leave(Verdict.ACCEPTED, now=62.0, entered_at=61.0, probe=sent(gate, 61.0), pause=60.0)
+    gate.leave(verdict, now=63.0, entered_at=0.0, probe=False, pause=60.0)
+
+    assert gate.barrier is None
+    assert 63.0 == gate.ready_at(63.0)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCOUNT, Verdict.MAINTENANCE])
+def test_a_request_that_goes_at_the_instant_of_opening_may_close_the_gate_again(verdict: Verdict) -> None:
+    """So does the whole queue, if the clock is coarse."""
+    gate = closed_by(verdict)
+    gate.leave(Verdict.ACCEPTED, now=62.0, entered_at=61.0, probe=sent(gate, 61.0), pause=60.0)
+    gate.leave(verdict, now=63.0, entered_at=62.0, probe=sent(gate, 62.0), pause=60.0)
+
+    assert verdict is gate.barrier
+
+
+def test_maintenance_does_not_make_a_bad_account_good() -> None:
+    """402, then a probe that meets maintenance, then one that is refused by the rate limit: no create was judged."""
+    gate = closed_by(Verdict.ACCOUNT)
+    gate.leave(Verdict.MAINTENANCE, now=3.0, entered_at=2.0, probe=sent(gate, 2.0), pause=60.0)
+    assert 63.0 == gate.ready_at(3.0)
+    gate.leave(Verdict.RATE_LIMITED, now=64.0, entered_at=63.0, probe=sent(gate, 63.0), pause=4.0)
+
+    assert 68.0 == gate.ready_at(64.0)
+    assert sent(gate, 68.0), "a second probe, and not the whole queue"
+
+
+def test_the_account_is_refused_during_maintenance() -> None:
+    """A late answer of the burst: what is granted goes no more, and the probe is still a pause after the 455."""
+    gate = Gate()
+    sent(gate, 0.0)
+    sent(gate, 0.0)
+    gate.leave(Verdict.MAINTENANCE, now=1.0, entered_at=0.0, probe=False, pause=60.0)
+    gate.leave(Verdict.ACCOUNT, now=2.0, entered_at=0.0, probe=False, pause=60.0)
+
+    assert Verdict.ACCOUNT is gate.barrier
+    assert 61.0 == gate.ready_at(2.0)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.MAINTENANCE, Verdict.ACCOUNT])
+def test_what_was_granted_before_the_gate_closed_is_void(verdict: Verdict) -> None:
+    assert 1 == closed_by(verdict).epoch

@@ -151,6 +151,8 @@ def test_an_unknown_option_is_refused_at_once_with_the_nearest_one() -> None:
         wan(promt="The cat turns")
     with pytest.raises(TypeError, match=r"has no option 'zoom'\. Its options: image, "):
         wan(zoom=2)
+    with pytest.raises(TypeError, match=r"has no option 'duration'\. Its options: image, "):
+        wan(duration=5)
 
 
 def test_arguments_have_names() -> None:
@@ -204,4 +206,4 @@ def test_every_field_of_every_model_has_a_rule() -> None:
     assert models
     for model in models:
         assert all(isinstance(attribute.metadata[Rule], Rule) for attribute in attrs.fields(model))
-        assert model.model
+        assert model.MODEL

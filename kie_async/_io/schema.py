@@ -1,0 +1,115 @@
+"""The journal's tables, how they came to be, and how a row is read from them and written to them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from kie_async._core.lifecycle import OPEN, Intent, IntentState, Source
+from kie_async.errors import JournalError
+
+__all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "migrate", "read_row", "written"]
+
+#: "kiej" in ASCII: marks the file as a journal of this package.
+APPLICATION_ID = 0x6B69656A
+
+_OPEN = ", ".join(f"'{state}'" for state in sorted(OPEN))
+
+#: Each step brings the file from one version to the next; steps are added, never changed.
+_STEPS: tuple[str, ...] = (
+    f"""
+    CREATE TABLE intents (
+        id TEXT PRIMARY KEY NOT NULL,
+        model TEXT NOT NULL,
+        input TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        sources TEXT NOT NULL,
+        key TEXT UNIQUE,
+        callback_url TEXT,
+        state TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        suspect_attempts INTEGER NOT NULL,
+        sending_at REAL,
+        task_id TEXT,
+        accepted_at REAL,
+        record TEXT,
+        credits REAL,
+        error TEXT,
+        duplicates TEXT NOT NULL,
+        owner TEXT
+    );
+    CREATE INDEX intents_by_task ON intents (task_id) WHERE task_id IS NOT NULL;
+    CREATE INDEX intents_open ON intents (created_at) WHERE state IN ({_OPEN});
+    CREATE TABLE duplicates (task_id TEXT PRIMARY KEY NOT NULL, intent_id TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+VERSION = len(_STEPS)
+
+#: The columns, in the order of the fields of a row.
+COLUMNS = tuple(field.name for field in attrs.fields(Intent))
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """
+    Bring a file to this version, in one transaction; nothing is recreated, and nothing is guessed.
+
+    Raises:
+        JournalError: If the file is of a newer version, or is no journal.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection, path)
+        for step in _STEPS[version:]:
+            for statement in filter(None, map(str.strip, step.split(";"))):
+                connection.execute(statement)
+        if version < VERSION:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection, path: str) -> int:
+    """The version of a file; 0 where it is empty."""
+    version = _pragma(connection, "user_version")
+    mark = _pragma(connection, "application_id")
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if mark != APPLICATION_ID and (mark or version or tables):
+        msg = f"{path} is a database of something else. Give the journal another name."
+        raise JournalError(msg)
+    if version > VERSION:
+        msg = f"{path} was written by a newer kie_async (schema {version}; this knows {VERSION}). Upgrade the package."
+        raise JournalError(msg)
+    return version
+
+
+def read_row(values: Sequence[object]) -> Intent:
+    """The row that a ``SELECT`` of all ``COLUMNS`` has found."""
+    fields = dict(zip(COLUMNS, values, strict=True))
+    fields["state"] = IntentState(str(fields["state"]))
+    fields["sources"] = tuple(Source(**source) for source in json.loads(str(fields["sources"])))
+    fields["duplicates"] = tuple(json.loads(str(fields["duplicates"])))
+    return Intent(**fields)  # type: ignore[arg-type]  # the columns are the fields
+
+
+def written(fields: Mapping[str, object]) -> dict[str, object]:
+    """Fields of a row as their columns hold them."""
+    columns = dict(fields)
+    if "sources" in columns:
+        columns["sources"] = json.dumps([attrs.asdict(source) for source in columns["sources"]])  # type: ignore[attr-defined]  # a tuple of them
+    if "duplicates" in columns:
+        columns["duplicates"] = json.dumps(list(columns["duplicates"]))  # type: ignore[call-overload]  # a tuple of texts
+    if "state" in columns:
+        columns["state"] = str(columns["state"])
+    return columns
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

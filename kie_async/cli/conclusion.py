@@ -1,0 +1,57 @@
+"""What a command says when it has failed, and the code that it ends with."""
+
+from __future__ import annotations
+
+from kie_async import InvalidRequestError, KieError, SubmitInDoubtError, TaskTimeoutError
+from kie_async.cli.exits import Exit, exit_of
+from kie_async.cli.session import Session
+
+__all__ = ["conclude"]
+
+
+def conclude(session: Session, error: Exception) -> Exit:
+    """
+    Tell what has gone wrong, and what may be done next.
+
+    Args:
+        session: The command's session; its client is closed.
+
+        error: What the command has ended with.
+
+    Returns:
+        The exit code.
+    """
+    output = session.output
+    match error:
+        case InvalidRequestError() if error.problems:
+            for problem in error.problems:
+                output.error(str(problem))
+            output.say("Nothing was sent.")
+            return Exit.USAGE
+        case KieError():
+            return _conclude(session, error)
+        case OSError():
+            where = f": {error.filename}" if error.filename else ""
+            output.error(f"{error.strerror or error}{where}")
+            return Exit.USAGE
+        case _:
+            output.error(f"{type(error).__name__}: {error}. This is a bug of kie-async; --verbose shows where.")
+            output.say(session.outlook())
+            return Exit.REFUSED
+
+
+def _conclude(session: Session, error: KieError) -> Exit:
+    output, trail, code = session.output, session.trail, exit_of(error)
+    # The sentences of the first two are for programmers: the outlook says the same for the command line.
+    match error:
+        case TaskTimeoutError():
+            output.error(error.message.partition(". ")[0].removesuffix(".") + ".")
+            if trail is not None and trail.task_id is None:
+                code = Exit.IN_DOUBT if trail.unanswered or trail.unclear else Exit.NO_ANSWER
+        case SubmitInDoubtError():
+            output.error(f"No answer has told whether job {error.intent_id} was accepted.")
+        case _:
+            output.error(str(error))
+    if code in (Exit.IN_DOUBT, Exit.NOT_YET) or isinstance(error, TaskTimeoutError):
+        output.say(session.outlook())
+    return code

@@ -1,0 +1,105 @@
+"""The command ``demo``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kie_async.cli.demo import PROMPTS
+from tests.cli.world import CAT, clip, invoke
+
+
+def test_six_images_become_six_videos(tmp_path: Path) -> None:
+    """Real files, decoded frame by frame; what each cost and took; and that nothing was paid."""
+    ended = invoke("demo", "--out", str(tmp_path / "out"))
+    videos = sorted((tmp_path / "out").iterdir())
+
+    assert 0 == ended.code
+    assert sorted(f"{name}.mp4" for name in PROMPTS) == [video.name for video in videos]
+    assert [(True, 720)] * 6 == [(seconds >= 4.5, height) for seconds, height in map(clip, videos)]
+    assert [True] * 6 == [video.name in ended.out for video in videos]
+    assert "6 of 6" in ended.out
+    assert "480" in ended.out, "six times 80 credits"
+    assert "nothing is real, and nothing is paid" in ended.err
+    assert "The service saw 6 creates, at most 6 in any 10 s (its limit is 20), and refused 0." in ended.err
+
+
+def test_the_bundled_images_are_small_and_each_has_its_prompt() -> None:
+    images = sorted(CAT.parent.glob("*.jpg"))
+
+    assert list(PROMPTS) == [image.stem for image in images]
+    assert [] == [image.name for image in images if image.stat().st_size > 40_000]
+
+
+def test_json_is_an_object_for_each_video_and_nothing_else(tmp_path: Path) -> None:
+    ended = invoke("demo", "--out", str(tmp_path), "--count", "2", "--resolution", "480p", "--json")
+    shown = [json.loads(line) for line in ended.out.splitlines()]
+
+    assert [["balloons.mp4"], ["cat.mp4"]] == [[Path(file).name for file in video["files"]] for video in shown]
+    assert [(tmp_path / Path(video["files"][0]).name).stat().st_size for video in shown] == [
+        video["bytes"] for video in shown
+    ]
+    assert [40.0, 40.0] == [video["credits"] for video in shown]
+
+
+def test_more_videos_than_the_limit_takes_at_once_are_spread_and_none_is_refused(tmp_path: Path) -> None:
+    """The limit is used up and kept."""
+    ended = invoke("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
+
+    assert 0 == ended.code
+    assert "The service saw 45 creates, at most 20 in any 10 s (its limit is 20), and refused 0." in ended.err
+    assert {"balloons.mp4", "balloons-2.mp4", "balloons-8.mp4"} <= {video.name for video in tmp_path.iterdir()}
+
+
+def test_own_images_come_from_files_and_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(CAT, folder / "one.JPG")
+    shutil.copy(CAT, tmp_path / "two.jpg")
+    (folder / "notes.txt").write_text("no image")
+    out = tmp_path / "out"
+    ended = invoke(
+        "demo", "--images", str(folder), str(tmp_path / "two.jpg"), "--out", str(out), "--resolution", "480p"
+    )
+
+    assert 0 == ended.code
+    assert ["one.mp4", "two.mp4"] == sorted(video.name for video in out.iterdir())
+
+
+def test_a_video_that_cannot_be_saved_does_not_stop_the_others(tmp_path: Path) -> None:
+    """The second name is longer than a file's name may be."""
+    image = tmp_path / ("x" * 250 + ".jpg")
+    shutil.copy(CAT, image)
+    ended = invoke(
+        "demo", "--images", str(image), "--count", "2", "--out", str(tmp_path / "out"), "--resolution", "480p"
+    )
+
+    assert (1, 1) == (ended.code, len(list((tmp_path / "out").iterdir())))
+    assert "1 of 2" in ended.out
+    assert "-2: failed" in ended.err
+    assert "could not be written" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--resolution", "1080p"], "resolution: got '1080p'"),
+        (["--images", "no.png"], "image: got"),
+        (["--images", "empty"], "There is no image in empty"),
+        (["--out", "file"], "file is a file"),
+        (["--count", "0"], "count"),
+    ],
+)
+def test_what_cannot_be_done_is_said_once_and_before_it_begins(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").write_text("")
+    ended = invoke("demo", *options)
+
+    assert (2, 1) == (ended.code, ended.err.count(said))
+    assert "submitting" not in ended.err

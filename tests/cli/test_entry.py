@@ -1,0 +1,140 @@
+"""The entry point: ``kie-async`` and ``python -m kie_async``."""
+
+from __future__ import annotations
+
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kie_async import __version__
+from kie_async.cli.exits import MEANINGS
+from tests.cli.world import invoke
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["demo", "generate", "status", "wait", "credits", "upload", "fake"]
+
+#: A child in which a package cannot be imported, as if it were not installed.
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["kie-async", *{arguments!r}]
+from kie_async.cli import main
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handler() -> Iterator[None]:
+    """The entry point takes Ctrl-C over for its process."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``kie-async`` in a process in which *package* is missing."""
+    code = WITHOUT.format(package=package, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_extra_one_line_says_how_to_install_it(package: str) -> None:
+    ended = without(package, "demo")
+
+    assert (2, "", 1) == (ended.returncode, ended.stdout, ended.stderr.count("\n"))
+    assert "pip install 'kie-async[cli]'" in ended.stderr
+
+
+def test_what_else_is_missing_is_not_blamed_on_the_extra() -> None:
+    """A broken installation must not be hidden."""
+    ended = without("attrs", "--version")
+
+    assert 1 == ended.returncode
+    assert "kie-async[cli]" not in ended.stderr
+
+
+def test_without_pyav_the_demo_works_and_says_so(tmp_path: Path) -> None:
+    """The videos are the bundled clip then."""
+    ended = without("av", "demo", "--count", "1", "--speed", "1000", "--out", str(tmp_path))
+
+    assert 0 == ended.returncode
+    assert "pip install 'kie-async[fake]'" in ended.stderr
+
+
+def test_the_module_and_the_script_are_one_program() -> None:
+    call = [sys.executable, "-m", "kie_async", "--version"]
+    ended = subprocess.run(call, capture_output=True, text=True, check=True)
+
+    assert f"kie-async {__version__}\n" == ended.stdout == invoke("--version").out
+
+
+def test_the_entry_point_takes_its_arguments_from_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kie-async", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "kie_async" / "__main__.py"), run_name="__main__")
+
+    assert (0, f"kie-async {__version__}\n") == (caught.value.code, capsys.readouterr().out)
+
+
+def test_the_help_names_every_command_every_exit_code_and_the_environment() -> None:
+    shown = invoke("--help").out
+
+    assert [] == [command for command in COMMANDS if f" {command} " not in shown]
+    assert [] == [code for code, meaning in MEANINGS.items() if f"{code:>3}  {meaning}" not in shown]
+    assert [] == [name for name in ("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL") if name not in shown]
+
+
+def test_no_command_is_a_question_for_help() -> None:
+    assert "Usage: kie-async" in invoke().out + invoke().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "t1"], "KIE_API_KEY"),
+        (["wait", "t1"], "KIE_API_KEY"),
+        (["credits"], "KIE_API_KEY"),
+        (["upload", "cat.png"], "KIE_API_KEY"),
+        (["status"], "TASKID"),
+        (["upload"], "FILE"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_without_a_key_or_an_argument_nothing_begins(arguments: list[str], said: str) -> None:
+    ended = invoke(*arguments)
+
+    assert (2, "") == (ended.code, ended.out)
+    assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"KIE_API_KEY": "with blanks in it"}, "printable ASCII"),
+        ({"KIE_API_KEY": "good-enough", "KIE_BASE_URL": "ftp://example.com"}, "base_url"),
+    ],
+)
+def test_an_environment_that_cannot_be_right_is_said_to_be_wrong(environment: dict[str, str], said: str) -> None:
+    ended = invoke("credits", **environment)
+
+    assert (2, True) == (ended.code, said in ended.err)
+    assert "with blanks in it" not in ended.err
+
+
+def test_an_id_that_cannot_be_one_is_refused_before_anything_is_asked() -> None:
+    ended = invoke("status", "no/id", KIE_API_KEY="good-enough")
+
+    assert (2, True) == (ended.code, "'no/id' is no id" in ended.err)

@@ -1,0 +1,73 @@
+"""The exit codes."""
+
+from __future__ import annotations
+
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    ConfigurationError,
+    DownloadError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    Job,
+    KeyLimitError,
+    KieClient,
+    KieError,
+    MaintenanceError,
+    ModelPausedError,
+    NoResultError,
+    Problem,
+    ProtocolError,
+    RateLimitedError,
+    ResultExpiredError,
+    ServiceError,
+    SubmitInDoubtError,
+    TaskFailedError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+    TransportError,
+    UploadError,
+)
+from kie_async.cli.exits import MEANINGS, Exit, as_text, exit_of
+
+JOB = Job(KieClient("a-key-of-nobody"), "kj_1")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (1, AuthenticationError("no", code=401)),
+        (1, InsufficientCreditsError("no", code=402)),
+        (1, KeyLimitError("no", code=433)),
+        (1, ModelPausedError("no", code=505)),
+        (1, InvalidRequestError("the service said so", code=422)),
+        (1, TaskFailedError("failed", task_id="1")),
+        (1, TaskNotFoundError("who?", task_id="1")),
+        (1, NoResultError("empty", task_id="1")),
+        (1, ResultExpiredError("gone", task_id="1")),
+        (1, ServiceError("refused", code=550, intent_id="kj_1")),
+        (2, ConfigurationError("no key")),
+        (2, InvalidRequestError("bad", problems=[Problem("seed", "-1", "0 or more")])),
+        (3, SubmitInDoubtError("sent", job=JOB, intent_id="kj_1")),
+        (3, ServiceError("500 three times", code=500, intent_id="kj_1")),
+        (3, ServiceError("501 three times", code=501, intent_id="kj_1")),
+        (4, TaskTimeoutError("late", task_id="1")),
+        (4, DownloadError("broken off", task_id="1")),
+        (5, TransportError("no answer")),
+        (5, UploadError("no answer")),
+        (5, ProtocolError("what?")),
+        (5, MaintenanceError("later", code=455)),
+        (5, RateLimitedError("slow down", code=429)),
+        (5, ServiceError("a question was answered by 500", code=500)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, KieError) else None,
+)
+def test_the_exit_code_says_what_may_be_done_next(code: int, error: KieError) -> None:
+    """A script must not repeat what may have been paid (3), and may repeat what was not (5)."""
+    assert code == exit_of(error)
+
+
+def test_every_code_has_a_meaning_and_the_help_has_them_all() -> None:
+    assert set(MEANINGS) == set(Exit)
+    assert [f"{code:>3}  {meaning}" for code, meaning in MEANINGS.items()] == as_text().split("\n\n")[1:]

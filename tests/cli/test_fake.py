@@ -1,0 +1,85 @@
+"""The command ``fake``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from itertools import pairwise
+
+import aiohttp
+import anyio
+import pytest
+
+from kie_async.cli.exits import Exit
+from kie_async.cli.fake import carry_out, curl_line, until_signal
+from kie_async.testing import FakeKie
+from tests.cli.world import Streams, invoke
+
+
+async def test_the_first_line_is_the_url_and_the_example_creates_a_task() -> None:
+    """The example is the request of the API's page, with all of its fields."""
+    streams, fake = Streams(), FakeKie()
+    bodies: list[str] = []
+
+    async def visit() -> None:
+        words = shlex.split(next(line for line in streams.err.splitlines() if "curl" in line))
+        headers = dict(word.split(": ") for flag, word in pairwise(words) if flag == "-H")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(words[1], headers=headers, data=words[-1]) as answer,
+        ):
+            bodies.append(await answer.text())
+
+    code = await carry_out(streams.session, fake, key="any-key", until=visit)
+    [post] = fake.truth.posts
+    assert isinstance(post.body, dict)
+
+    assert (Exit.DONE, f"{fake.url}\n") == (code, streams.out)
+    assert '"code":200,"msg":"success"' in bodies[0]
+    assert [json.loads(bodies[0])["data"]["taskId"]] == list(fake.truth.tasks)
+    assert {"model", "callBackUrl", "input"} == set(post.body)
+    assert "It saw 1 creates, at most 1 in any 10 s, refused 0" in streams.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_and_sigterm_end_it(number: signal.Signals) -> None:
+    """A server that is stopped has done what it was asked for."""
+    ended: list[bool] = []
+
+    async def wait() -> None:
+        await until_signal()
+        ended.append(True)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.sleep(1.0)
+        os.kill(os.getpid(), number)
+
+    assert [True] == ended
+
+
+def test_the_example_survives_the_shell() -> None:
+    """Blanks and quotes in the prompt are quoted."""
+    words = shlex.split(curl_line("http://127.0.0.1:1", "a key"))
+
+    assert "Authorization: Bearer a key" in words
+    assert "wan/2-2-a14b-image-to-video-turbo" == json.loads(words[-1])["model"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--limiter", "leaky"], ["--limit", "0"], ["--fail-rate", "2"], ["--latency", "1"], ["--port", "70000"]],
+)
+def test_a_fake_that_makes_no_sense_is_refused(options: list[str]) -> None:
+    assert 2 == invoke("fake", *options).code
+
+
+def test_a_port_that_is_taken_is_said_without_a_traceback() -> None:
+    """192.0.2.1 is nobody's address here, so it cannot be listened on."""
+    ended = invoke("fake", "--host", "192.0.2.1", "--limiter", "bucket", "--api-key", "one", "--callback-host", "b")
+
+    assert (2, "") == (ended.code, ended.out)
+    assert "error: " in ended.err
+    assert "Traceback" not in ended.err

@@ -1,0 +1,244 @@
+"""The command ``generate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import attrs
+import pytest
+
+from kie_async import ConfigurationError, MarketRequest, Wan22TurboImageToVideo
+from kie_async.cli.conclusion import conclude
+from kie_async.cli.exits import Exit
+from kie_async.cli.generate import Wish, carry_out
+from kie_async.cli.session import Session
+from kie_async.testing import FakeKie, Fault
+from tests.cli.world import CAT, Ended, Streams, clip, invoke, run_command
+
+
+def wish(target: Path | None = None) -> Wish:
+    """A video of a cat."""
+    request = Wan22TurboImageToVideo(image=str(CAT), prompt="The cat turns its head", resolution="480p")
+    return Wish(request=request, name="cat", target=target)
+
+
+def generate_against(fake: FakeKie, wished: Wish) -> Ended:
+    """Carry a wish out against a fake, to the exit code."""
+
+    async def command(session: Session) -> Exit:
+        async with fake:
+            session.api_key, session.url = "key-for-the-fake", fake.url
+            return await carry_out(session, wished)
+
+    return run_command(command)
+
+
+def test_an_image_becomes_a_video_on_disk(tmp_path: Path) -> None:
+    fake = FakeKie()
+    ended = generate_against(fake, wish(tmp_path / "new" / "cat.mp4"))
+    seconds, height = clip(tmp_path / "new" / "cat.mp4")
+
+    assert Ended(0, f"{tmp_path}/new/cat.mp4\n", ended.err) == ended
+    assert (seconds >= 4.5, 480) == (True, height)
+    assert [1, 1] == [len(fake.truth.posts), len(fake.truth.uploads)]
+
+
+def test_the_progress_is_a_plain_line_a_change_and_names_the_task_at_once(tmp_path: Path) -> None:
+    """In a pipe: no escape codes, nothing twice, and the states in the service's own words."""
+    fake = FakeKie(seed=7)
+    ended = generate_against(fake, wish(tmp_path / "cat.mp4"))
+    [task_id] = fake.truth.tasks
+    states = [line.partition("cat: ")[2] for line in ended.err.splitlines() if "cat: " in line]
+
+    assert "\x1b" not in ended.out + ended.err
+    assert ["submitting", f"accepted as task {task_id}"] == states[:2]
+    assert ["success", "saving", "saved"] == states[-3:]
+    assert len(set(states)) == len(states)
+    assert {"queuing", "generating"} <= set(states)
+
+
+async def test_json_is_one_object_with_documented_fields(fake_kie: FakeKie, tmp_path: Path) -> None:
+    streams = Streams(fake_kie, as_json=True)
+    await carry_out(streams.session, wish(tmp_path))
+    [task_id] = fake_kie.truth.tasks
+    shown = json.loads(streams.out)
+
+    assert {"task_id", "state", "credits", "seconds", "urls", "files"} == set(shown)
+    assert [task_id, "success", 40.0] == [shown["task_id"], shown["state"], shown["credits"]]
+    assert [str(tmp_path / f"{task_id}-1.mp4")] == shown["files"]
+    assert 1 == streams.out.count("\n")
+
+
+async def test_without_waiting_the_id_is_the_result(fake_kie: FakeKie) -> None:
+    streams = Streams(fake_kie)
+    code = await carry_out(streams.session, attrs.evolve(wish(), wait=False))
+
+    assert [f"{task_id}\n" for task_id in fake_kie.truth.tasks] == [streams.out]
+    assert (Exit.DONE, True) == (code, f"kie-async wait {streams.out.strip()}" in streams.err)
+
+
+async def test_a_model_without_files_prints_its_answer(fake_kie: FakeKie) -> None:
+    """Some models answer with a text."""
+    fake_kie.inject(
+        Fault("poll", "alter", data={"state": "success", "resultJson": '{"resultObject": {"text": "A cat"}}'})
+    )
+    streams = Streams(fake_kie)
+    await carry_out(streams.session, Wish(request=MarketRequest(model="wan/2-5-image-to-video", input={}), name="text"))
+
+    assert {"resultObject": {"text": "A cat"}} == json.loads(streams.out)
+
+
+@pytest.mark.parametrize(
+    ("code", "fake", "said"),
+    [
+        (1, FakeKie(credits=1.0), "Top up"),
+        (1, FakeKie(api_keys=["another"]), "KIE_API_KEY"),
+        (1, FakeKie(fail_rate=1.0), "failed"),
+        (3, FakeKie(faults=[Fault("create", "reset", after=True)]), "may have been paid"),
+        (3, FakeKie(faults=[Fault("create", "code", code=500, msg="Server exception")]), "may have been paid"),
+        (4, FakeKie(duration=float("inf")), "kie-async wait"),
+        (4, FakeKie(faults=[Fault("download", "html")]), "kie-async wait"),
+        (5, FakeKie(faults=[Fault("upload", "reset")]), "upload"),
+    ],
+    ids=["no credits", "wrong key", "task fails", "answer lost", "unclear 500", "hangs", "no download", "no upload"],
+)
+def test_what_ends_it_decides_the_exit_code(code: int, fake: FakeKie, said: str, tmp_path: Path) -> None:
+    """One line of what went wrong, no traceback, and what to do next."""
+    ended = generate_against(fake, wish(tmp_path / "cat.mp4"))
+
+    assert (code, "") == (ended.code, ended.out)
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "cat.mp4").exists()
+
+
+def test_an_unclear_answer_is_told_before_the_create_is_sent_again() -> None:
+    fault = Fault("create", "code", code=500, msg="Server exception", times=1)
+    ended = generate_against(FakeKie(faults=[fault]), attrs.evolve(wish(), wait=False))
+
+    assert 0 == ended.code
+    assert "warning: The service has answered the create with an unclear error; it may have been paid." in ended.err
+
+
+@pytest.mark.parametrize(
+    ("code", "fake", "said"),
+    [
+        (4, FakeKie(duration=1000.0), "lives on at the service. Go on with it: kie-async wait"),
+        (5, FakeKie(latency=(40.0, 40.0)), "Nothing was sent, and nothing was paid."),
+        (3, FakeKie(create_seconds=1000.0), "it may have been paid"),
+    ],
+    ids=["task goes on", "not uploaded", "create unanswered"],
+)
+def test_a_timeout_tells_apart_what_lives_on_and_what_was_never_sent(code: int, fake: FakeKie, said: str) -> None:
+    ended = generate_against(fake, attrs.evolve(wish(), timeout=20.0))
+
+    assert (code, True) == (ended.code, said in ended.err)
+    assert "error: There is no result after 20 s." in ended.err
+
+
+async def test_interrupted_while_the_create_is_on_the_wire_it_may_have_been_paid() -> None:
+    """The job's id is shown; the answer came too late to be heard."""
+    async with FakeKie(create_seconds=30.0) as fake, anyio.create_task_group() as group:
+        streams = Streams(fake)
+        group.start_soon(carry_out, streams.session, wish())
+        while not fake.truth.posts:
+            await anyio.sleep(0.1)
+        group.cancel_scope.cancel()
+    assert streams.session.trail is not None
+
+    assert f"{streams.session.trail.job_id} was sent" in streams.session.outlook()
+    assert str(streams.session.trail.job_id).startswith("kj_")
+
+
+async def test_interrupted_before_anything_was_sent_it_costs_nothing() -> None:
+    async with FakeKie(faults=[Fault("upload", "silence")]) as fake, anyio.create_task_group() as group:
+        streams = Streams(fake)
+        group.start_soon(carry_out, streams.session, wish())
+        await anyio.sleep(3.0)
+        group.cancel_scope.cancel()
+
+    assert "Nothing was sent, and nothing was paid." == streams.session.outlook()
+    assert [] == fake.truth.posts
+
+
+async def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid(
+    fake_kie: FakeKie, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    streams = Streams(fake_kie)
+    with pytest.raises(ConfigurationError, match="is a file") as caught:
+        await carry_out(streams.session, wish(tmp_path / "file" / "cat.mp4"))
+
+    assert Exit.USAGE == conclude(streams.session, caught.value)
+    assert [] == fake_kie.truth.posts
+
+
+def test_the_embedded_fake_says_that_it_is_one(tmp_path: Path) -> None:
+    ended = invoke("generate", "--fake", "--image", str(CAT), "--prompt", "Go", "-o", str(tmp_path / "cat.mp4"))
+
+    assert 0 == ended.code
+    assert "nothing is real, and nothing is paid" in ended.err
+    assert 720 == clip(tmp_path / "cat.mp4")[1]
+
+
+def test_the_embedded_fake_takes_no_key_and_goes_nowhere_else(tmp_path: Path) -> None:
+    """Neither the user's key nor the user's service is touched, wherever the environment points."""
+    elsewhere = {"KIE_API_KEY": "bad key", "KIE_BASE_URL": "http://192.0.2.1", "KIE_UPLOAD_URL": "http://192.0.2.1"}
+    out = str(tmp_path / "cat.mp4")
+
+    assert 0 == invoke("generate", "--fake", "-i", str(CAT), "-p", "Go", "-o", out, **elsewhere).code
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], ["--image: got nothing", "--prompt: got nothing"]),
+        (["-i", "no.png", "-p", "x"], ["image: got 'no.png'"]),
+        (["-i", str(CAT), "-p", ""], ["prompt: got an empty text"]),
+        (["-i", str(CAT), "-p", "x" * 5001, "--seed", "-1"], ["prompt: got", "seed: got -1"]),
+        (["-i", str(CAT), "-p", "x", "--resolution", "1080p"], ["resolution: got '1080p'"]),
+        (["-i", "http://10.0.0.1/a.png", "-p", "x"], ["image: got"]),
+        (["--model", "a/b"], ["--input: got nothing"]),
+        (["--input", "{}"], ["--model: got nothing"]),
+        (["--model", "a/b", "--input", "{"], ["--input: got what cannot be read"]),
+        (["--model", "a/b", "--input", "@no.json"], ["--input: got what cannot be read"]),
+        (["--model", "a/b", "--input", "[]"], ["--input: got a list"]),
+        (["--model", "a b", "--input", "{}"], ["model: got 'a b'"]),
+        (["--model", "a/b", "--input", "{}", "-p", "x"], ["--prompt: got a value; allowed: nothing beside --model"]),
+    ],
+)
+def test_bad_input_is_one_clear_message_a_problem(options: list[str], said: list[str]) -> None:
+    """Exit code 2 means that nothing was sent."""
+    ended = invoke("generate", "--fake", *options)
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+
+    assert (2, "", len(said)) == (ended.code, ended.out, len(errors))
+    assert [True] * len(said) == [text in line for text, line in zip(said, errors, strict=True)]
+    assert "Nothing was sent." in ended.err
+
+
+@pytest.mark.parametrize("options", [["--seed", "many"], ["--colour", "red"], ["--timeout", "-1"], ["cat.png"]])
+def test_options_that_do_not_exist_or_parse_are_refused(options: list[str]) -> None:
+    ended = invoke("generate", "--fake", "-i", str(CAT), "-p", "x", *options)
+
+    assert (2, "") == (ended.code, ended.out)
+    assert "Traceback" not in ended.err
+
+
+def test_any_model_takes_its_input_as_json_or_from_a_file(tmp_path: Path) -> None:
+    given = tmp_path / "input.json"
+    given.write_text('{"prompt": "A dog", "image_url": "https://example.com/dog.png", "duration": "5"}')
+    out = tmp_path / "dog.mp4"
+    ended = invoke("generate", "--fake", "--model", "wan/2-5-image-to-video", "--input", f"@{given}", "-o", str(out))
+
+    assert (0, f"{out}\n") == (ended.code, ended.out)
+
+
+def test_no_key_is_an_error_that_names_the_variable_and_the_way_without() -> None:
+    ended = invoke("generate", "-i", str(CAT), "-p", "x")
+
+    assert 2 == ended.code
+    assert "KIE_API_KEY" in ended.err
+    assert "--fake" in ended.err

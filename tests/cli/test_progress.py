@@ -1,0 +1,57 @@
+"""Progress."""
+
+from __future__ import annotations
+
+import io
+
+import anyio
+import pytest
+
+from kie_async.cli.output import Output
+from kie_async.cli.progress import progress
+
+
+class Terminal(io.StringIO):
+    """A stream that says that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_in_a_pipe_each_change_is_one_line_with_the_seconds_so_far() -> None:
+    err = io.StringIO()
+    with progress(Output(out=io.StringIO(), err=err)) as show:
+        show("cat", "waiting")
+        await anyio.sleep(2.5)
+        show("cat", "waiting")
+        show("city", "waiting")
+        show("cat", "success", done=True)
+
+    assert [
+        "   0.0 s  cat: waiting",
+        "   2.5 s  city: waiting",
+        "   2.5 s  cat: success",
+    ] == err.getvalue().splitlines()
+
+
+def test_on_a_terminal_a_job_has_one_row_that_changes() -> None:
+    err = Terminal()
+    output = Output(out=io.StringIO(), err=err)
+    with progress(output) as show:
+        show("cat", "[waiting]")
+        show("city", "generating")
+        output.warn("It is late.")
+        show("cat", "saved as cat.mp4", done=True)
+    last = err.getvalue().rpartition("It is late.")[2]
+
+    assert "[waiting]" in err.getvalue(), "what the service says is no markup"
+    assert "saved as cat.mp4" in last
+    assert "✓" in last
+    assert "\x1b[?25h" in last, "the cursor is back"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Output(out=io.StringIO(), err=Terminal()).live
+    monkeypatch.setenv("TERM", "dumb")
+
+    assert not Output(out=io.StringIO(), err=Terminal()).live

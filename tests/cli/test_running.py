@@ -1,0 +1,140 @@
+"""How a command runs to its exit code."""
+
+from __future__ import annotations
+
+import io
+import logging
+import signal
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from kie_async import TransportError
+from kie_async.cli import stop_before_anything
+from kie_async.cli.exits import Exit
+from kie_async.cli.log import log_to
+from kie_async.cli.output import Output
+from kie_async.cli.session import Session
+from tests.cli.world import run_command
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handler() -> Iterator[None]:
+    """The handler of Ctrl-C is the test's business, and nobody's afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+async def interrupted(session: Session) -> Exit:
+    """A command whose user loses patience."""
+    session.begin_trail("t1")
+    signal.raise_signal(signal.SIGINT)
+    await anyio.sleep(3600.0)
+    return Exit.DONE
+
+
+def test_ctrl_c_ends_a_command_with_130_and_says_how_to_go_on() -> None:
+    ended = run_command(interrupted)
+
+    assert (130, "") == (ended.code, ended.out)
+    assert 1 == ended.err.count("Interrupted. Task t1 lives on at the service. Go on with it: kie-async wait t1")
+
+
+def test_ctrl_c_is_the_loops_business_once_a_command_runs() -> None:
+    """The handler for the time before it, which knows of no job, is gone."""
+    signal.signal(signal.SIGINT, stop_before_anything)
+
+    assert "kie-async wait t1" in run_command(interrupted).err
+
+
+def test_a_second_ctrl_c_does_not_wait_and_says_it_too() -> None:
+    async def impatient(session: Session) -> Exit:
+        session.begin_trail("t1")
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return Exit.DONE
+
+    ended = run_command(impatient)
+
+    assert (130, 1) == (ended.code, ended.err.count("kie-async wait t1"))
+
+
+def test_ctrl_c_before_a_command_runs_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        stop_before_anything(signal.SIGINT, None)
+
+    assert (130, "Interrupted. Nothing was sent, and nothing was paid.\n") == (
+        caught.value.code,
+        capsys.readouterr().err,
+    )
+
+
+async def broken(session: Session) -> Exit:
+    """A command with a bug, in the middle of a job."""
+    session.begin_trail("t1")
+    msg = "no such thing"
+    raise KeyError(msg)
+
+
+def test_a_bug_is_one_line_and_forgets_no_task() -> None:
+    ended = run_command(broken)
+
+    assert 1 == ended.code
+    assert "error: KeyError: 'no such thing'. This is a bug" in ended.err
+    assert "kie-async wait t1" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("error", [KeyError("no such thing"), TransportError("No answer.")])
+def test_verbose_shows_the_traceback(error: Exception) -> None:
+    async def failing(_session: Session) -> Exit:
+        raise error
+
+    assert "Traceback" in run_command(failing, verbose=True).err
+
+
+def test_what_the_system_refuses_is_one_line() -> None:
+    async def failing(_session: Session) -> Exit:
+        raise FileNotFoundError(2, "No such file or directory", "cat.png")
+
+    assert (2, "error: No such file or directory: cat.png\n") == (
+        run_command(failing).code,
+        run_command(failing).err,
+    )
+
+
+def test_a_reader_that_has_gone_is_no_bug() -> None:
+    """``kie-async demo | head`` ends quietly."""
+
+    async def writing(_session: Session) -> Exit:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    ended = run_command(writing)
+
+    assert (1, "") == (ended.code, ended.err)
+
+
+def test_a_command_that_pays_nothing_says_so_when_it_is_interrupted() -> None:
+    async def asking(_session: Session) -> Exit:
+        signal.raise_signal(signal.SIGINT)
+        await anyio.sleep(3600.0)
+        return Exit.DONE
+
+    assert "Interrupted. Nothing was paid.\n" == run_command(asking).err
+
+
+def test_the_log_shows_errors_in_one_line_unless_more_is_asked_for() -> None:
+    log, err = logging.getLogger("kie_async.test"), io.StringIO()
+    output = Output(out=io.StringIO(), err=err)
+    with log_to(output, verbose=False):
+        log.warning("not this")
+        log.error("but this", exc_info=ValueError("without its traceback"))
+    with log_to(output, verbose=True):
+        log.debug("and this")
+    log.error("nobody listens any more")
+
+    assert "error: but this" == err.getvalue().splitlines()[0]
+    assert err.getvalue().endswith("kie_async.test DEBUG: and this\n")
+    assert 2 == len(err.getvalue().splitlines())

@@ -1,0 +1,108 @@
+"""The commands ``status`` and ``wait``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kie_async import (
+    KieClient,
+    TaskFailedError,
+    TaskNotFoundError,
+    TaskRecord,
+    TaskTimeoutError,
+    Wan22TurboImageToVideo,
+)
+from kie_async.cli.conclusion import conclude
+from kie_async.cli.exits import Exit
+from kie_async.cli.tasks import carry_out_status, carry_out_wait, describe
+from kie_async.testing import FakeKie
+from tests.cli.world import CAT, Streams, clip
+
+
+async def new_task(fake: FakeKie) -> str:
+    """The id of a task that another program has created."""
+    async with KieClient("key-for-the-fake", base_url=fake.url) as kie:
+        job = await kie.submit(Wan22TurboImageToVideo(image=str(CAT), prompt="Go", resolution="480p"))
+        assert job.task_id is not None
+        return job.task_id
+
+
+async def test_status_shows_what_the_service_says(fake_kie: FakeKie) -> None:
+    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    code = await carry_out_status(streams.session, task_id)
+    lines = dict(line.split(maxsplit=1) for line in streams.out.splitlines())
+
+    assert (Exit.DONE, task_id, "waiting", "40") == (code, lines["task_id"], lines["state"], lines["credits"])
+    assert "fail_code" not in lines
+
+
+async def test_status_of_a_failed_task_is_an_answer_too(fake_kie: FakeKie) -> None:
+    streams, task_id = Streams(fake_kie, as_json=True), await new_task(fake_kie)
+    fake_kie.fail(task_id, "422", "The image shows nothing")
+    code = await carry_out_status(streams.session, task_id)
+    shown = json.loads(streams.out)
+
+    assert (Exit.DONE, "fail", "422", "The image shows nothing") == (
+        code,
+        shown["state"],
+        shown["fail_code"],
+        shown["fail_message"],
+    )
+
+
+def test_the_age_counts_while_a_task_runs_and_the_seconds_once_it_has_ended() -> None:
+    running = TaskRecord(task_id="t1", state="waiting", created_at=1000.0)
+    ended = TaskRecord(task_id="t1", state="success", created_at=1000.0, completed_at=1061.5)
+
+    assert (42.0, None) == (describe(running, now=1042.04)["age"], describe(running, now=1042.04)["seconds"])
+    assert (None, 61.5) == (describe(ended, now=2000.0)["age"], describe(ended, now=2000.0)["seconds"])
+    assert 0.0 == describe(running, now=999.0)["age"], "the service's clock may be ahead of ours"
+
+
+async def test_an_unknown_id_is_said_to_be_unknown(fake_kie: FakeKie) -> None:
+    streams = Streams(fake_kie)
+    with pytest.raises(TaskNotFoundError) as caught:
+        await carry_out_status(streams.session, "0" * 32)
+
+    assert Exit.REFUSED == conclude(streams.session, caught.value)
+
+
+async def test_wait_fetches_what_another_program_has_paid(fake_kie: FakeKie, tmp_path: Path) -> None:
+    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    code = await carry_out_wait(streams.session, task_id, target=tmp_path / "cat.mp4", timeout=None)
+
+    assert (Exit.DONE, f"{tmp_path}/cat.mp4\n") == (code, streams.out)
+    assert 480 == clip(tmp_path / "cat.mp4")[1]
+    assert 1 == len(fake_kie.truth.posts)
+
+
+async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> None:
+    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    with pytest.raises(TaskTimeoutError) as caught:
+        await carry_out_wait(streams.session, task_id, target=None, timeout=1.0)
+
+    assert Exit.NOT_YET == conclude(streams.session, caught.value)
+    assert f"kie-async wait {task_id}" in streams.err
+    assert "attach()" not in streams.err, "that is for programmers"
+
+
+async def test_a_wait_that_is_interrupted_says_how_to_go_on(fake_kie: FakeKie) -> None:
+    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    with anyio.move_on_after(5.0):
+        await carry_out_wait(streams.session, task_id, target=None, timeout=None)
+
+    assert f"kie-async wait {task_id}" in streams.session.outlook()
+
+
+async def test_waiting_for_a_task_that_fails_ends_with_the_reason(fake_kie: FakeKie) -> None:
+    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    fake_kie.fail(task_id, "500", "the server is busy")
+    with pytest.raises(TaskFailedError) as caught:
+        await carry_out_wait(streams.session, task_id, target=None, timeout=None)
+
+    assert Exit.REFUSED == conclude(streams.session, caught.value)
+    assert "the server is busy" in streams.err

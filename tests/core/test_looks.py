@@ -1,0 +1,123 @@
+"""What an answer to ``recordInfo`` means, from its bytes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async._core.looks import Look, LookVerdict, judge_look
+from kie_async._core.wire import read_record_body
+from tests.core.strategies import statuses
+from tests.strategies import json_objects, json_values
+
+ID = "a" * 32
+
+
+def look(body: bytes, status: int = 200) -> Look:
+    """What the client makes of an answer to a look at ``ID``."""
+    envelope, record = read_record_body(body)
+    return judge_look(task_id=ID, status=status, envelope=envelope, record=record)
+
+
+def answer(code: object, data: object, message: str = "") -> bytes:
+    return json.dumps({"code": code, "msg": message, "data": data}).encode()
+
+
+@given(st.integers(100, 599), st.integers(-1, 999) | st.none(), st.text(max_size=10))
+def test_the_record_of_the_task_counts_whatever_the_codes_around_it_say(
+    status: int, code: int | None, state: str
+) -> None:
+    """A failed task has been seen under 501 at the top; unknown states are states."""
+    shown = look(answer(code, {"taskId": ID, "state": state}), status)
+
+    assert LookVerdict.RECORD is shown.verdict
+    assert shown.record is not None
+    assert (ID, state) == (shown.record.task_id, shown.record.state)
+
+
+@given(st.text("0123456789abcdef", min_size=1, max_size=32).filter(lambda other: other != ID))
+def test_the_record_of_another_task_says_nothing(other: str) -> None:
+    assert Look(LookVerdict.UNREADABLE) == look(answer(200, {"taskId": other, "state": "success"}))
+
+
+@given(
+    statuses,
+    st.binary() | json_values().map(json.dumps).map(str.encode) | json_objects().map(json.dumps).map(str.encode),
+)
+def test_whatever_comes_back_is_judged(status: int, body: bytes) -> None:
+    """And nothing but a record has a record."""
+    shown = look(body, status)
+
+    assert (shown.record is not None) is (shown.verdict is LookVerdict.RECORD)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer(422, None, "recordInfo is null"),
+        answer(404, None, "Task not found"),
+        answer(200, None, "success"),
+        b'{"code":200,"msg":"success"}',
+        answer(422, None, "The record does not exist"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 404, 422])
+def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
+    """All the forms that are recorded or documented; the code in the body decides, whatever the HTTP status is."""
+    assert Look(LookVerdict.NOT_VISIBLE) == look(body, status)
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 422, 500, 502, 503, 504, 520])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><h1>Not Found</h1></html>",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"error":"bad gateway"}',
+        b'{"code":200,"data":{"taskId":"aaa',
+        b'{"code":null,"msg":"recordInfo is null","data":null}',
+        answer(200, "success"),
+        answer(200, {"state": "success"}),
+        answer(500, None, "Server exception"),
+        answer(501, None, "failed"),
+        answer(408, None, "upstream"),
+        answer(455, None, "maintenance"),
+        answer(777, None, "what?"),
+    ],
+)
+def test_what_says_nothing_about_the_task_changes_nothing(status: int, body: bytes) -> None:
+    """The page of a proxy is no word of the service, even if it is called 404."""
+    assert Look(LookVerdict.UNREADABLE) == look(body, status)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict"),
+    [
+        (200, answer(429, None, "Your call frequency is too high."), LookVerdict.RATE_LIMITED),
+        (429, b"<html>", LookVerdict.RATE_LIMITED),
+        (429, b"{}", LookVerdict.RATE_LIMITED),
+        (200, answer(401, None, "You do not have access permissions"), LookVerdict.DENIED),
+        (401, b"", LookVerdict.DENIED),
+        (429, answer(401, None), LookVerdict.DENIED),
+        (401, answer(429, None), LookVerdict.RATE_LIMITED),
+    ],
+)
+def test_refusals_are_told_apart_by_the_body_and_else_by_the_status(
+    status: int, body: bytes, verdict: LookVerdict
+) -> None:
+    assert Look(verdict) == look(body, status)
+
+
+def test_a_body_that_is_broken_within_param_still_shows_the_record() -> None:
+    body = f'{{"code":200,"msg":"success","data":{{"taskId":"{ID}","param":"{{"input":"x"}}","state":"fail"}}}}'
+    shown = look(body.encode())
+
+    assert LookVerdict.RECORD is shown.verdict
+    assert shown.record is not None
+    assert shown.record.failed

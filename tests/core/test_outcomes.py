@@ -1,0 +1,259 @@
+"""How a job has ended: which failures are worth another try, what a result is, and errors in the journal."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async import errors
+from kie_async._core.looks import LookVerdict
+from kie_async._core.outcomes import (
+    dump_error,
+    error_of_look,
+    failure_of,
+    has_result,
+    load_error,
+    no_result,
+    worth_retrying,
+)
+from kie_async._core.verdicts import MAX_SAID
+from kie_async._core.wire import read_envelope, read_record
+from kie_async.records import TaskRecord
+from tests.strategies import json_values, records
+
+ID = "a" * 32
+
+#: Failures that were recorded: their code, their words, and whether they pass.
+RECORDED = (
+    ("500", "Internal Error, Please try again later.", True),
+    ("500", "internal error, please try again later", True),
+    ("500", "the server is busy", True),
+    ("500", "The upstream API service timed out and no results were returned, please try again.", True),
+    ("500", "Sora official service is currently under heavy load and not responding. Please try again later.", True),
+    ("500", "the output video may be related to copyright restrictions", False),
+    ("500", "first/last frame content cannot be mixed with reference media content", False),
+    ("400", "The current content could not be processed", False),
+    ("400", "No valid characters detected in the video", False),
+    ("400", "When reference_video is given, ratio must be adaptive and duration must be -1", False),
+    ("422", "CONTENT_POLICY_BLOCKED: The input or output was flagged as sensitive.", False),
+    ("422", "Your media file is unavailable, please replace it.", False),
+    ("422", "task id is blank", True),
+    ("501", "Playground task failed.", False),
+)
+
+
+def failed(code: object, message: object, **more: object) -> TaskRecord:
+    """A record as the wire reads it."""
+    return recorded(state="fail", failCode=code, failMsg=message, **more)
+
+
+def recorded(**data: object) -> TaskRecord:
+    body = json.dumps({"code": 200, "msg": "success", "data": {"taskId": ID, **data}}).encode()
+    envelope = read_envelope(body)
+    assert envelope is not None
+    record = read_record(envelope)
+    assert record is not None
+    return record
+
+
+# -- failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "message", "again"), RECORDED)
+def test_a_recorded_failure_is_worth_another_try_if_it_passes(code: str, message: str, again: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+    record = failed(code, message, creditsConsumed=0)
+
+    assert again is worth_retrying(record)
+    assert again is failure_of(record, intent_id=None).worth_retrying
+
+
+@pytest.mark.parametrize("credits", [None, 0, 0.0])
+def test_a_server_fault_passes_only_if_it_cost_nothing(credits: float | None) -> None:
+    assert worth_retrying(failed("500", "the server is busy", creditsConsumed=credits))
+    assert not worth_retrying(failed("500", "the server is busy", creditsConsumed=38.0))
+
+
+@pytest.mark.parametrize(("code", "message", "again"), RECORDED)
+def test_a_failure_is_told_in_the_services_words_with_one_full_stop_and_a_next_step(
+    code: str,
+    message: str,
+    again: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    error = failure_of(failed(code, message), intent_id="kj_1")
+    advice = (
+        "The same request may succeed when it is made again." if again else "Change the request before another try."
+    )
+
+    assert f"The generation has failed with code {code}: {message.rstrip('.')}. {advice}" == error.message
+    assert (code, message, ID, "kj_1") == (error.fail_code, error.fail_message, error.task_id, error.intent_id)
+
+
+def test_a_failure_without_a_reason_is_told_as_such() -> None:
+    error = failure_of(failed(None, ""), intent_id=None)
+
+    assert (None, None) == (error.fail_code, error.fail_message)
+    assert "no reason given. Change the request" in error.message
+
+
+@given(records)
+def test_every_record_makes_a_failure_with_a_next_step(record: TaskRecord) -> None:
+    error = failure_of(record, intent_id=None)
+
+    assert worth_retrying(record) is error.worth_retrying
+    assert error.message.endswith(("when it is made again.", "before another try."))
+
+
+def test_a_long_message_is_cut_in_the_text_and_whole_in_the_attribute() -> None:
+    error = failure_of(failed("500", "x" * 100_000), intent_id=None)
+
+    assert len(error.message) < MAX_SAID + 200
+    assert "x" * 100_000 == error.fail_message
+
+
+# -- results ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "there"),
+    [
+        ('{"resultUrls":["https://x.example/1.mp4"]}', True),
+        ({"resultUrls": ["https://x.example/1.mp4"]}, True),
+        ('{"resultUrls":"https://x.example/1.mp4"}', True),
+        ('["https://x.example/1.mp4"]', True),
+        ('"https://x.example/1.mp4"', True),
+        ('{"resultObject":{"text":"A cat."}}', True),
+        ('{"resultUrls":[],"resultObject":{"text":"A cat."}}', True),
+        ("", False),
+        (None, False),
+        ("{broken", False),
+        ("{}", False),
+        ("[]", False),
+        ("null", False),
+        ('{"resultUrls":[]}', False),
+        ('{"resultUrls":null}', False),
+        ('{"resultUrls":[],"firstFrameUrl":[],"lastFrameUrl":[]}', False),
+        ('{"resultUrls":[""]}', False),
+        ('{"resultUrls":[null]}', False),
+        ('{"resultObject":{}}', False),
+    ],
+)
+def test_a_result_is_urls_or_an_object_that_says_something(result: object, there: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+    assert there is has_result(recorded(state="success", resultJson=result))
+
+
+def test_a_record_without_the_member_has_no_result() -> None:
+    assert not has_result(recorded(state="success"))
+
+
+@given(records)
+def test_urls_are_a_result(record: TaskRecord) -> None:
+    assert has_result(record) or not record.result_urls
+
+
+def test_success_without_a_result_says_where_to_look() -> None:
+    error = no_result(recorded(state="success"), intent_id="kj_1")
+
+    assert errors.NoResultError is type(error)
+    assert (ID, "kj_1") == (error.task_id, error.intent_id)
+    assert error.message.endswith("Look it up at kie.ai/logs.")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "code"),
+    [
+        (LookVerdict.NOT_VISIBLE, errors.TaskNotFoundError, None),
+        (LookVerdict.DENIED, errors.AuthenticationError, 401),
+        (LookVerdict.RATE_LIMITED, errors.RateLimitedError, 429),
+        (LookVerdict.UNREADABLE, errors.ProtocolError, None),
+    ],
+)
+def test_a_look_that_shows_no_record_has_its_error(
+    verdict: LookVerdict, kind: type[errors.KieError], code: int | None
+) -> None:
+    error = error_of_look(verdict, intent_id="kj_1", task_id=ID)
+
+    assert kind is type(error)
+    assert code == getattr(error, "code", None)
+    assert ("kj_1", ID) == (error.intent_id, error.task_id)
+
+
+# -- errors in the journal ----------------------------------------------------------------------------------------
+
+#: Every error that needs nothing but its message; ``SubmitInDoubtError`` needs its job, which is a row of its own.
+CLASSES = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.KieError) and kind is not errors.SubmitInDoubtError
+]
+#: What a create may end with: these come back as what they were.
+ENDINGS = {
+    errors.ApiError,
+    errors.AuthenticationError,
+    errors.ConfigurationError,
+    errors.InsufficientCreditsError,
+    errors.InvalidRequestError,
+    errors.KeyLimitError,
+    errors.MaintenanceError,
+    errors.ModelPausedError,
+    errors.RateLimitedError,
+    errors.ServiceError,
+    errors.TransportError,
+    errors.UploadError,
+}
+
+
+@given(st.sampled_from(CLASSES), st.text(), st.none() | st.integers(-1, 999), st.text())
+def test_an_error_comes_back_from_the_journal_as_it_was(
+    kind: type[errors.KieError], message: str, code: int | None, said: str
+) -> None:
+    """One that no create ends with comes back as a plain ``KieError`` with the same words."""
+    api = issubclass(kind, errors.ApiError)
+    error = kind(message, code=code, service_message=said) if issubclass(kind, errors.ApiError) else kind(message)
+    loaded = load_error(dump_error(error), intent_id="kj_1", task_id=ID)
+
+    assert (kind if kind in ENDINGS else errors.KieError) is type(loaded)
+    assert message == loaded.message
+    assert ("kj_1", ID) == (loaded.intent_id, loaded.task_id)
+    if api and isinstance(loaded, errors.ApiError):
+        assert (code, said) == (loaded.code, loaded.service_message)
+
+
+#: JSON that does not begin with a name and a message.
+_no_dumps = (
+    (json_values() | st.lists(json_values(), min_size=4, max_size=4))
+    .filter(lambda found: not (isinstance(found, list) and all(isinstance(part, str) for part in found[:2])))
+    .map(json.dumps)
+)
+
+
+@given(st.text())
+def test_an_error_is_text_that_every_journal_can_write(message: str) -> None:
+    """The service's JSON can say half a surrogate pair, which UTF-8 cannot."""
+    assert dump_error(errors.ServiceError(message, service_message=message)).encode("utf-8")
+
+
+@given(st.text() | _no_dumps)
+def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text: str) -> None:
+    error = load_error(text, intent_id="kj_1")
+
+    assert errors.KieError is type(error)
+    assert (text or NO_REASON) == error.message
+
+
+@pytest.mark.parametrize(
+    "text", ["HTTP 502, code None", '"abcd"', "[1,2,3]", '[["a"],"b",3,"c"]', '{"a":1,"b":2,"c":3,"d":4}']
+)
+def test_free_texts_of_the_journal_are_told_as_they_are(text: str) -> None:
+    assert text == load_error(text, intent_id="kj_1").message
+
+
+NO_REASON = "The job went no further, and the journal does not say why. Submit it again."
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_a_row_without_a_reason_says_so(text: str | None) -> None:
+    assert NO_REASON == load_error(text, intent_id="kj_1").message

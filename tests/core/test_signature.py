@@ -1,0 +1,181 @@
+"""Our token in the callback URL: what we have made is known again, and nothing else is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from kie_async._core.signature import (
+    CallbackToken,
+    callback_secret,
+    callback_url,
+    find_token,
+    mint_token,
+    read_token,
+)
+from tests.core.strategies import attempts, intent_ids, secrets
+
+SECRET = b"a secret"
+INTENT = "kj_" + "0123456789abcdef" * 2
+TOKEN = mint_token(SECRET, INTENT, 7)
+MAC = TOKEN.rsplit(".", 1)[1]
+
+#: API keys: printable ASCII without blanks.
+_keys = st.text([chr(code) for code in range(ord("!"), ord("~") + 1)], min_size=8, max_size=64)
+_segments = st.text(st.characters(exclude_characters="/?#"), max_size=10)
+#: Bases of callback URLs, with and without a path, a slash at its end, and a query.
+_bases = st.builds(
+    lambda path, slashes, query: "/".join(["https://app.example.com", *path]) + slashes + query,
+    st.lists(_segments.filter(bool), max_size=3),
+    st.sampled_from(["", "/", "//"]),
+    st.sampled_from(["", "?"]) | st.text("ab=&/.?%", max_size=12).map("?{}".format),
+)
+
+
+@given(secrets, intent_ids, attempts)
+def test_a_token_says_whose_create_it_was(secret: bytes, intent_id: str, attempt: int) -> None:
+    assert CallbackToken(intent_id, attempt) == read_token(secret, mint_token(secret, intent_id, attempt))
+
+
+@given(secrets, secrets, intent_ids, attempts)
+def test_a_token_made_with_another_secret_is_refused(first: bytes, second: bytes, intent_id: str, attempt: int) -> None:
+    assume(hmac.digest(first, b"", "sha256") != hmac.digest(second, b"", "sha256"))
+
+    assert read_token(second, mint_token(first, intent_id, attempt)) is None
+
+
+@given(secrets, intent_ids, intent_ids, attempts, attempts)
+def test_a_mac_fits_one_attempt_of_one_intent(
+    secret: bytes, intent_id: str, other_id: str, attempt: int, other_attempt: int
+) -> None:
+    assume((intent_id, attempt) != (other_id, other_attempt))
+    mac = mint_token(secret, intent_id, attempt).rsplit(".", 1)[1]
+
+    assert read_token(secret, f"{other_id}.{other_attempt}.{mac}") is None
+
+
+@given(st.integers(0, len(TOKEN) - 1), st.characters() | st.sampled_from("0.-_=+/ \n"), st.integers(0, 1))
+def test_a_token_with_one_character_changed_added_or_dropped_is_refused(at: int, character: str, drop: int) -> None:
+    for tampered in (TOKEN[:at] + character + TOKEN[at + drop :], TOKEN[:at] + TOKEN[at + 1 :]):
+        if tampered != TOKEN:
+            assert read_token(SECRET, tampered) is None
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "..",
+        f"{TOKEN}\n",
+        f" {TOKEN}",
+        f"{TOKEN}=",
+        TOKEN.upper(),
+        f"{INTENT.upper()}.7.{MAC}",
+        f"{INTENT}.07.{MAC}",
+        f"{INTENT}.+7.{MAC}",
+        f"{INTENT}.7.0.{MAC}",
+        f"{INTENT}.\N{ARABIC-INDIC DIGIT SEVEN}.{MAC}",
+        f"{INTENT}.\N{FULLWIDTH DIGIT SEVEN}.{MAC}",
+        f"{INTENT}.7\N{FULLWIDTH FULL STOP}{MAC}",
+        mint_token(SECRET, INTENT, 0),
+        mint_token(SECRET, INTENT, -1),
+        mint_token(SECRET, INTENT, 1_000_000),
+        mint_token(SECRET, INTENT.upper(), 7),
+        mint_token(SECRET, "f" * 32, 7),
+        mint_token(SECRET, f"{INTENT}.7", 7),
+    ],
+)
+def test_a_token_has_one_spelling(token: str) -> None:
+    """Other spellings of the same would be other names for one attempt, even with a MAC that fits."""
+    assert read_token(SECRET, token) is None
+
+
+@pytest.mark.parametrize("attempt", range(1, 200))
+def test_the_mac_is_of_the_alphabet_that_urls_leave_alone(attempt: int) -> None:
+    """In the usual alphabet of base64 the same MAC would have a plus or a slash in it."""
+    digest = hmac.digest(SECRET, f"{INTENT}.{attempt}".encode(), hashlib.sha256)
+    usual = f"{INTENT}.{attempt}.{base64.b64encode(digest).decode()[:22]}"
+    ours = mint_token(SECRET, INTENT, attempt)
+
+    assert usual.replace("+", "-").replace("/", "_") == ours
+    assert (read_token(SECRET, usual) is None) is (usual != ours)
+
+
+def test_tokens_of_earlier_versions_stay_genuine() -> None:
+    """A create of yesterday calls back today: neither label nor form may change."""
+    token = "kj_0123456789abcdef0123456789abcdef.1.Ix3IJZt2Ke3_r-LavMTUPD"
+
+    assert token == mint_token(callback_secret("kie-key"), INTENT, 1)
+
+
+@given(_keys, _keys)
+def test_each_key_has_a_secret_of_its_own_which_does_not_show_it(key: str, other: str) -> None:
+    secret = callback_secret(key)
+
+    assert 32 == len(secret)
+    assert (key == other) is (secret == callback_secret(other))
+    assert key.encode() not in secret
+
+
+# -- in URLs ------------------------------------------------------------------------------------------------------
+
+
+@given(_bases, secrets, intent_ids, attempts)
+def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes, intent_id: str, attempt: int) -> None:
+    url = callback_url(base, secret, intent_id, attempt)
+    path, _, query = base.partition("?")
+
+    assert url.startswith(path.rstrip("/") + "/kj_")
+    assert query == url.partition("?")[2]
+    assert CallbackToken(intent_id, attempt) == find_token(secret, url)
+
+
+@pytest.mark.parametrize(
+    ("base", "url"),
+    [
+        ("https://app.example.com", f"https://app.example.com/{TOKEN}"),
+        ("https://app.example.com/", f"https://app.example.com/{TOKEN}"),
+        ("https://app.example.com/kie", f"https://app.example.com/kie/{TOKEN}"),
+        ("https://app.example.com/kie/", f"https://app.example.com/kie/{TOKEN}"),
+        ("https://app.example.com/kie?a=1&b=/", f"https://app.example.com/kie/{TOKEN}?a=1&b=/"),
+        ("https://app.example.com?a=1", f"https://app.example.com/{TOKEN}?a=1"),
+        ("https://app.example.com/kie/?a=1?b=2", f"https://app.example.com/kie/{TOKEN}?a=1?b=2"),
+    ],
+)
+def test_the_token_goes_to_the_end_of_the_path(base: str, url: str) -> None:
+    assert url == callback_url(base, SECRET, INTENT, 7)
+
+
+@pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#"])
+def test_what_follows_the_path_does_not_matter(tail: str) -> None:
+    assert CallbackToken(INTENT, 7) == find_token(SECRET, f"https://app.example.com/kie/{TOKEN}{tail}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://app.example.com/kie",
+        f"https://app.example.com/kie/{TOKEN}/",
+        f"https://app.example.com/kie/{TOKEN}/more",
+        f"https://app.example.com/kie/x{TOKEN}",
+        f"https://app.example.com/kie/{TOKEN}x",
+        f"https://app.example.com/kie?token={TOKEN}",
+        f"https://app.example.com/kie?/{TOKEN}",
+        f"https://app.example.com/kie#/{TOKEN}",
+        f"https://app.example.com/kie/{TOKEN.replace('.', '%2E')}",
+    ],
+)
+def test_a_token_elsewhere_in_a_url_does_not_count(url: str) -> None:
+    assert find_token(SECRET, url) is None
+
+
+@given(st.text())
+def test_no_text_makes_the_search_fail(url: str) -> None:
+    assert find_token(SECRET, url) is None
+    assert read_token(SECRET, url) is None
