@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from kie_async import errors
@@ -108,15 +109,16 @@ class Job:
         engine = await self._client._engine()  # noqa: SLF001
         return await engine.waiting.refresh(self._id)
 
-    async def updates(self) -> AsyncIterator[TaskRecord]:
+    async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """
         Yield the task's record each time that it says something new; ends with the task.
 
         A reader that is more than 64 changes behind misses the oldest of them.
         """
         engine = await self._client._engine()  # noqa: SLF001
-        async for record in engine.waiting.updates(self._id):
-            yield record
+        async with aclosing(engine.waiting.updates(self._id)) as records:
+            async for record in records:
+                yield record
 
     async def resolve(self, task_id: str) -> None:
         """

@@ -71,6 +71,7 @@ class Poller:
         self._due: deque[LiveJob] = deque()
         self._next: Entry | None = None
         self._closed_until = float("-inf")
+        self._refused_at = float("-inf")
         self._refusals = 0
         self._refused_wait = wait_exponential(multiplier=1.0, max=10.0)
         self.watched = 0
@@ -121,7 +122,8 @@ class Poller:
             self._next = None
         while self._urgent or self._due:
             ready_at = self.pacer.ready_at(now)
-            if ready_at is None:
+            # After a refusal one look at a time asks whether it is over.
+            if ready_at is None or (self._refusals and self.pacer.lent):
                 return  # an answer that is under way comes back here
             if (ready_at := max(ready_at, self._closed_until)) > now:
                 self._next = self._agenda.at(ready_at, self._pump)
@@ -167,18 +169,21 @@ class Poller:
                 self._plan(job)
 
     async def _look(self, task_id: str) -> Look:
+        began_at = self._loop.time()
         try:
             answer = await self._transport.look(task_id)
+            self.looks += 1
+            envelope, record = read_record_body(answer.body)
+            look = judge_look(task_id=task_id, status=answer.status, envelope=envelope, record=record)
+            if look.verdict is not LookVerdict.RATE_LIMITED:
+                self._refusals = 0
+            elif began_at >= self._refused_at:
+                # Of a burst that is refused, only the first refusal counts.
+                self._refusals += 1
+                self._refused_at = self._loop.time()
+                pause = answer.retry_after or pause_after(self._refused_wait, self._refusals)
+                self._closed_until = max(self._closed_until, self._refused_at + pause)
         finally:
             self.pacer.spent(answered_at=self._loop.time())
             self._pump()
-        self.looks += 1
-        envelope, record = read_record_body(answer.body)
-        look = judge_look(task_id=task_id, status=answer.status, envelope=envelope, record=record)
-        if look.verdict is LookVerdict.RATE_LIMITED:
-            self._refusals += 1
-            pause = answer.retry_after or pause_after(self._refused_wait, self._refusals)
-            self._closed_until = max(self._closed_until, self._loop.time() + pause)
-        else:
-            self._refusals = 0
         return look

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Submitter"]
 
-#: States in which nothing of a job is left to follow.
-_NOTHING_LEFT = (None, IntentState.INTENT, IntentState.WITHDRAWN, IntentState.REJECTED)
+#: States in which something else follows a job when its owner is done.
+_FOLLOWED = (IntentState.SENDING, IntentState.SUBMITTED, IntentState.STALLED, IntentState.IN_DOUBT)
 
 
 class Submitter:
@@ -134,7 +134,7 @@ class Submitter:
             del self._owners[job.id]
             job.owned = False
             job.scope = None
-            if job.state in _NOTHING_LEFT and not job.remote:
+            if job.state not in _FOLLOWED and not job.remote:
                 self._tracker.let_go(job)
             job.publish()
 

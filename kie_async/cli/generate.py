@@ -67,25 +67,26 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
     """
     trail = session.begin_trail()
     await anyio.to_thread.run_sync(check_target, wish.target)
+    generation, files = None, []
     async with session.client() as kie:
-        if not wish.wait:
-            accepted = await kie.submit(wish.request)
-            session.output.say(f"Go on with it: kie-async wait {accepted.task_id}")
-            session.output.result(str(accepted.task_id), {"task_id": accepted.task_id, "state": "submitted"})
-            return Exit.DONE
         with progress(session.output) as show:
             show(wish.name, "submitting")
-            trail.accepted = lambda task_id: show(wish.name, f"accepted as task {task_id}")
-            generation = None
-            with anyio.move_on_after(wish.timeout):
-                job = await kie.submit(wish.request, wait=False)
+            trail.accepted = lambda task_id: show(wish.name, f"accepted as task {task_id}", done=not wish.wait)
+            with anyio.move_on_after(wish.timeout) as scope:
+                job = await kie.submit(wish.request, wait=not wish.wait)
                 trail.job_id = job.id
-                generation = await wait_and_show(job, show, name=wish.name, timeout=None)
-            if generation is None:
+                if wish.wait:
+                    generation = await wait_and_show(job, show, name=wish.name, timeout=None)
+            if scope.cancelled_caught:
                 msg = f"There is no result after {wish.timeout:g} s."
                 raise TaskTimeoutError(msg, intent_id=trail.job_id, task_id=trail.task_id)
-            files = await save_and_show(generation, wish.target, show, name=wish.name)
-    report(session.output, generation, files)
+            if generation is not None:
+                files = await save_and_show(generation, wish.target, show, name=wish.name)
+    if generation is not None:
+        report(session.output, generation, files)
+    else:
+        session.output.say(trail.outlook())
+        session.output.result(str(trail.task_id), {"task_id": trail.task_id, "state": "submitted"})
     return Exit.DONE
 
 

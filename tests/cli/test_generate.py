@@ -138,6 +138,12 @@ def test_a_timeout_tells_apart_what_lives_on_and_what_was_never_sent(code: int, 
     assert "error: There is no result after 20 s." in ended.err
 
 
+def test_a_timeout_bounds_the_submission_alone_too() -> None:
+    ended = generate_against(FakeKie(create_seconds=1000.0), attrs.evolve(wish(), timeout=20.0, wait=False))
+
+    assert (3, "") == (ended.code, ended.out)
+
+
 async def test_interrupted_while_the_create_is_on_the_wire_it_may_have_been_paid() -> None:
     """The job's id is shown; the answer came too late to be heard."""
     async with FakeKie(create_seconds=30.0) as fake, anyio.create_task_group() as group:

@@ -248,7 +248,7 @@ async def test_leaving_the_client_when_all_is_done_says_nothing(caplog: pytest.L
         assert [] == warnings_of(caplog)
 
 
-# -- only one loop at a time --------------------------------------------------------------------------------------------
+# -- only one loop at a time ------------------------------------------------------------------------------------------
 
 
 async def test_use_from_another_thread_is_a_clear_error() -> None:
@@ -285,7 +285,7 @@ async def test_a_client_can_be_made_anywhere_and_costs_nothing_until_it_is_used(
     await kie.aclose()
 
 
-# -- closed, and opened again -------------------------------------------------------------------------------------------
+# -- closed, and opened again -----------------------------------------------------------------------------------------
 
 
 async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
@@ -525,7 +525,7 @@ async def test_the_callers_context_is_not_inherited_by_what_outlives_it() -> Non
     assert ["none"] * 4 == seen
 
 
-# -- what callers bring along -------------------------------------------------------------------------------------------
+# -- what callers bring along -----------------------------------------------------------------------------------------
 
 
 async def test_an_on_event_that_raises_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,12 +15,15 @@ from kie_async import (
     AuthenticationError,
     ConfigurationError,
     EventName,
+    KeyConflictError,
     KieError,
     Limits,
     MarketRequest,
     NoResultError,
     ProtocolError,
+    Request,
     RetryPolicy,
+    ServiceError,
     SubmitInDoubtError,
     TaskFailedError,
     TaskNotFoundError,
@@ -29,9 +32,9 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
-from tests.client.world import IMAGE, KEY, a_world, ask, assert_settled
+from tests.client.world import IMAGE, KEY, Anything, a_world, ask, assert_settled
 
-# -- looks ---------------------------------------------------------------------------------------------------------------
+# -- looks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
@@ -52,7 +55,7 @@ async def test_a_job_ends_soon_after_its_task(duration: float) -> None:
 
 async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> None:
     """Five looks in any second for 200 jobs, none of them refused, and every job ends."""
-    async with a_world(latency=(0.02, 0.2), duration=(90.0, 0.5)) as world:
+    async with a_world(latency=(0.02, 0.2), duration=(90.0, 0.5), credits=1e6) as world:
         async with anyio.create_task_group() as group:
             for number in range(200):
                 group.start_soon(world.kie.generate, ask(number))
@@ -63,8 +66,10 @@ async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> N
         assert {"succeeded": 200} == await world.states()
 
 
-@pytest.mark.parametrize(("polls_per_second", "most"), [(0.5, 1), (1.0, 1), (2.5, 3), (10.0, 10)])
-async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, most: int) -> None:
+@pytest.mark.parametrize(
+    ("polls_per_second", "seconds", "most"), [(0.5, 2.0, 1), (1.0, 1.0, 1), (2.5, 0.8, 2), (10.0, 1.0, 10)]
+)
+async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, seconds: float, most: int) -> None:
     limits = Limits(polls_per_second=polls_per_second)
     async with a_world(client={"limits": limits}, duration=30.0, queries_per_second=1000.0) as world:
         async with anyio.create_task_group() as group:
@@ -72,7 +77,7 @@ async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, most:
                 group.start_soon(world.kie.generate, ask(number))
         asked_at = [poll.at for poll in world.truth.polls]
 
-        assert busiest_window(asked_at, max(1.0, 1.0 / polls_per_second)) <= most
+        assert most == busiest_window(asked_at, seconds)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
                 group.start_soon(world.kie.generate, ask(number))
         refused = [poll for poll in world.truth.polls if poll.code == 429]
 
-        assert len(refused) <= 20
+        assert len(refused) <= 35  # five in ten seconds, once the pauses have grown
         assert {"succeeded": 20} == await world.states()
 
 
@@ -291,7 +296,7 @@ async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
         await assert_settled(world.kie)
 
 
-# -- handles -------------------------------------------------------------------------------------------------------------
+# -- handles ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_job_keeps_its_task_id() -> None:
@@ -434,7 +439,8 @@ async def test_refresh_waits_for_the_task_id() -> None:
     async with a_world(create_seconds=5.0, duration=50.0) as world:
         job = await world.kie.submit(ask(), wait=False)
 
-        assert world.tasks == [(await job.refresh()).task_id]
+        record = await job.refresh()
+        assert world.tasks == [record.task_id]
 
 
 @pytest.mark.parametrize(
@@ -530,7 +536,7 @@ async def test_a_job_that_the_journal_does_not_know_is_not_found_at_once() -> No
         await assert_settled(world.kie)
 
 
-# -- the same key ----------------------------------------------------------------------------------------------------------
+# -- the same key -----------------------------------------------------------------------------------------------------
 
 
 async def test_the_same_key_is_the_same_job() -> None:
@@ -574,13 +580,11 @@ async def test_other_keys_and_none_are_other_jobs() -> None:
 
 @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
 async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_differs(*, ended: bool) -> None:
-    from kie_async import KeyConflictError
-
     async with a_world() as world:
         job = await world.kie.submit(ask(0, seed=1), key="order 7")
         if ended:
             await job
-        others = {
+        others: dict[tuple[str, ...], Request] = {
             ("prompt",): ask(1, seed=1),
             ("seed",): ask(0, seed=2),
             ("resolution", "seed"): ask(0, resolution="480p"),
@@ -600,8 +604,8 @@ async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_di
 
 async def test_the_order_of_fields_makes_no_other_request() -> None:
     async with a_world() as world:
-        given = {"prompt": "x", "n": 1, "nested": {"a": 1, "b": [1, 2]}}
-        turned = {"nested": {"b": [1, 2], "a": 1}, "n": 1, "prompt": "x"}
+        given: Anything = {"prompt": "x", "n": 1, "nested": {"a": 1, "b": [1, 2]}}
+        turned: Anything = {"nested": {"b": [1, 2], "a": 1}, "n": 1, "prompt": "x"}
         first = await world.kie.submit(MarketRequest(model="z-image", input=given), key="k")
         second = await world.kie.submit(MarketRequest(model="z-image", input=turned), key="k")
 
@@ -639,8 +643,6 @@ async def test_a_rejected_job_is_sent_anew_by_its_key() -> None:
 
 async def test_a_job_rejected_after_suspect_attempts_is_not_sent_anew() -> None:
     """It may have been paid three times over; the same key must not make it four."""
-    from kie_async import ServiceError
-
     async with a_world(faults=[Fault("create", "code", code=500)]) as world:
         for _ in range(2):
             with pytest.raises(ServiceError):
@@ -685,7 +687,7 @@ async def test_a_stalled_job_is_not_sent_anew_by_its_key() -> None:
         assert 1 == len(world.truth.posts)
 
 
-# -- the journal seen from outside ------------------------------------------------------------------------------------------
+# -- the journal seen from outside ------------------------------------------------------------------------------------
 
 
 async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:

@@ -150,4 +150,4 @@ async def assert_settled(kie: KieClient) -> None:
     for _ in range(3):  # whoever has just ended may have a turn of the loop to go
         await anyio.lowlevel.checkpoint()
     left = attrs.evolve(kie.statistics(), looks=0, late_records=0)
-    assert Statistics() == left
+    assert Statistics() == left, left

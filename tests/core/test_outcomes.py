@@ -6,7 +6,7 @@ import inspect
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kie_async import errors
@@ -23,7 +23,7 @@ from kie_async._core.outcomes import (
 from kie_async._core.verdicts import MAX_SAID
 from kie_async._core.wire import read_envelope, read_record
 from kie_async.records import TaskRecord
-from tests.strategies import json_values, records
+from tests.strategies import json_values, records, texts
 
 ID = "a" * 32
 
@@ -206,7 +206,8 @@ ENDINGS = {
 }
 
 
-@given(st.sampled_from(CLASSES), st.text(), st.none() | st.integers(-1, 999), st.text())
+@pytest.mark.parametrize("kind", CLASSES)
+@given(message=texts, code=st.none() | st.integers(-1, 999), said=texts)
 def test_an_error_comes_back_from_the_journal_as_it_was(
     kind: type[errors.KieError], message: str, code: int | None, said: str
 ) -> None:
@@ -230,13 +231,14 @@ _no_dumps = (
 )
 
 
-@given(st.text())
+@given(texts)
+@example("\ud800")
 def test_an_error_is_text_that_every_journal_can_write(message: str) -> None:
     """The service's JSON can say half a surrogate pair, which UTF-8 cannot."""
     assert dump_error(errors.ServiceError(message, service_message=message)).encode("utf-8")
 
 
-@given(st.text() | _no_dumps)
+@given(texts | _no_dumps)
 def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text: str) -> None:
     error = load_error(text, intent_id="kj_1")
 
@@ -245,7 +247,15 @@ def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text:
 
 
 @pytest.mark.parametrize(
-    "text", ["HTTP 502, code None", '"abcd"', "[1,2,3]", '[["a"],"b",3,"c"]', '{"a":1,"b":2,"c":3,"d":4}']
+    "text",
+    [
+        "HTTP 502, code None",
+        '"abcd"',
+        "[1,2,3]",
+        '[["a"],"b",3,"c"]',
+        '["ServiceError",1,null,""]',
+        '{"a":1,"b":2,"c":3,"d":4}',
+    ],
 )
 def test_free_texts_of_the_journal_are_told_as_they_are(text: str) -> None:
     assert text == load_error(text, intent_id="kj_1").message

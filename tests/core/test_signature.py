@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import string
 
 import pytest
 from hypothesis import assume, given
@@ -64,6 +65,13 @@ def test_a_token_with_one_character_changed_added_or_dropped_is_refused(at: int,
     for tampered in (TOKEN[:at] + character + TOKEN[at + drop :], TOKEN[:at] + TOKEN[at + 1 :]):
         if tampered != TOKEN:
             assert read_token(SECRET, tampered) is None
+
+
+@pytest.mark.parametrize("at", range(len(TOKEN)))
+def test_every_character_of_a_token_counts(at: int) -> None:
+    others = set(string.ascii_letters + string.digits + "-_.") - {TOKEN[at]}
+
+    assert {None} == {read_token(SECRET, TOKEN[:at] + other + TOKEN[at + 1 :]) for other in others}
 
 
 @pytest.mark.parametrize(

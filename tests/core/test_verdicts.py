@@ -163,6 +163,7 @@ BARE: dict[int, tuple[Verdict, type[errors.KieError] | None]] = {
     402: (Verdict.ACCOUNT, errors.InsufficientCreditsError),
     403: (Verdict.REJECTED, errors.AuthenticationError),
     404: (Verdict.REJECTED, errors.InvalidRequestError),
+    413: (Verdict.REJECTED, errors.InvalidRequestError),
     422: (Verdict.REJECTED, errors.InvalidRequestError),
     429: (Verdict.RATE_LIMITED, errors.RateLimitedError),
     455: (Verdict.IN_DOUBT, None),
@@ -278,6 +279,14 @@ def test_only_the_hook_tells_whether_a_failure_is_safe_to_repeat(
     verdict: Verdict,
 ) -> None:
     assert verdict is decide(_reply_of(Exchange(sent=hook_returned, error=FAILURES[name])))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html></html>", b"{}", b"null"])
+def test_no_other_bare_status_counts_as_a_refusal(body: bytes) -> None:
+    """A proxy may have made it up after the service had accepted."""
+    listed = {*BARE, *range(300, 400)}
+
+    assert {Verdict.IN_DOUBT} == {decide(reply(status, body)) for status in range(100, 600) if status not in listed}
 
 
 def test_a_question_without_an_answer_may_be_repeated() -> None:

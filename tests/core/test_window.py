@@ -37,32 +37,45 @@ class Trip:
     sent: bool = True
 
 
-def arrivals_of(bucket: WindowBucket, trips: Iterable[Trip], *, start: float = 0.0) -> list[float]:
-    """When the requests of a client that lives by *bucket* arrive, in the order of arrival."""
-    now, arrivals, under_way = start, list[float](), list[tuple[float, bool]]()
+@attrs.define
+class Caller:
+    """A client that lives by a bucket, and when its requests arrive."""
 
-    def end_those_until(instant: float) -> None:
-        while under_way and under_way[0][0] <= instant:
-            at, sent = heapq.heappop(under_way)
+    bucket: WindowBucket
+    now: float = 0.0
+    arrivals: list[float] = attrs.field(factory=list, init=False)
+    _under_way: list[tuple[float, bool]] = attrs.field(factory=list, init=False)
+
+    def go(self, trips: Iterable[Trip]) -> None:
+        """Send one request after the other, each as soon as the bucket lets it."""
+        for trip in trips:
+            self.end_those_until(self.now + trip.after)
+            while (ready_at := self.bucket.ready_at(self.now)) != self.now:
+                later = min([at for at in (ready_at,) if at is not None] + [at for at, _ in self._under_way[:1]])
+                assert later > self.now, "the client waits, and its clock stands still"
+                self.end_those_until(later)
+            self.bucket.take(self.now)
+            if trip.sent:
+                self.arrivals.append(self.now + trip.there)
+            heapq.heappush(self._under_way, (self.now + trip.there + trip.back, trip.sent))
+
+    def end_those_until(self, instant: float) -> None:
+        """Read the answers that come until *instant*, which is now then."""
+        self.now = instant
+        while self._under_way and self._under_way[0][0] <= instant:
+            at, sent = heapq.heappop(self._under_way)
             if sent:
-                bucket.spent(answered_at=at)
+                self.bucket.spent(answered_at=at)
             else:
-                bucket.give_back()
+                self.bucket.give_back()
 
-    for trip in trips:
-        now += trip.after
-        end_those_until(now)
-        while (ready_at := bucket.ready_at(now)) != now:
-            later = min([at for at in (ready_at,) if at is not None] + [at for at, _ in under_way[:1]])
-            assert later > now, "the client waits, and its clock stands still"
-            now = later
-            end_those_until(now)
-        bucket.take(now)
-        if trip.sent:
-            arrivals.append(now + trip.there)
-        heapq.heappush(under_way, (now + trip.there + trip.back, trip.sent))
-    end_those_until(float("inf"))
-    return sorted(arrivals)
+
+def arrivals_of(bucket: WindowBucket, trips: Iterable[Trip], *, start: float = 0.0) -> list[float]:
+    """When the requests of a client that lives by *bucket* arrive, in the order of arrival; all are answered."""
+    caller = Caller(bucket, start)
+    caller.go(trips)
+    caller.end_those_until(float("inf"))
+    return sorted(caller.arrivals)
 
 
 def most_in_a_window(arrivals: Sequence[float], window: float) -> int:
@@ -147,6 +160,22 @@ def test_a_window_after_the_last_answer_every_token_is_back(
     assert 0 == bucket.cooling
 
 
+@given(limits, windows, trips, trips, instants, durations)
+def test_a_bucket_that_takes_over_from_another_keeps_the_limit_with_it(
+    limit: int, window: float, before: list[Trip], after: list[Trip], start: float, idle: float
+) -> None:
+    """A client that is closed and opened again; what it had sent has arrived by then, answered or not."""
+    first = Caller(WindowBucket(limit, window), start)
+    first.go(before)
+    first.end_those_until(max([first.now, *first.arrivals]) + idle)
+    second = Caller(WindowBucket(limit, window), first.now)
+    for due_at in first.bucket.dues(first.now):
+        second.bucket.carry(due_at=due_at)
+    second.go(after)
+
+    assert most_in_a_window(sorted(first.arrivals + second.arrivals), window) <= limit
+
+
 # -- hardly too few -----------------------------------------------------------------------------------------------
 
 
@@ -182,7 +211,7 @@ def test_the_limit_is_used_to_97_percent_and_nothing_is_refused(
 # -- every answer is an instant that holds ------------------------------------------------------------------------
 
 #: What is done to a bucket, and how much later than the thing before.
-deeds = st.lists(st.tuples(st.sampled_from(["take", "spent", "give_back", "nothing"]), durations), max_size=40)
+deeds = st.lists(st.tuples(st.sampled_from(["take", "spent", "give_back", "carry", "nothing"]), durations), max_size=40)
 
 
 @given(limits, windows | st.floats(5e-324, 1e308), instants, deeds)
@@ -201,10 +230,13 @@ def test_tokens_are_taken_exactly_when_it_says_and_are_never_lost(
         elif deed == "give_back" and lent:
             bucket.give_back()
             lent -= 1
+        elif deed == "carry":
+            bucket.carry(due_at=now + pause)
 
         available, ready_at = bucket.available(now), bucket.ready_at(now)
         assert lent == bucket.lent
-        assert limit == bucket.lent + bucket.cooling + available
+        assert limit == bucket.lent + bucket.cooling + available == len(bucket.dues(now)) + available
+        assert all(due_at > now for due_at in bucket.dues(now)) or now + window == now
         if available:
             assert now == ready_at
         else:
@@ -243,6 +275,25 @@ def test_tokens_come_back_in_the_order_of_their_answers() -> None:
         assert ready_at is not None
         seen.append(bucket.take(ready_at))
     assert [10.2, 10.5, 10.7] == seen
+
+
+def test_of_what_an_earlier_bucket_had_no_more_is_taken_over_than_there_is() -> None:
+    bucket = WindowBucket(2, 10.0)
+    for due_at in (1.0, 2.0, 3.0):
+        bucket.carry(due_at=due_at)
+
+    assert [1.0, 2.0] == bucket.dues(0.0)
+    assert 1.0 == bucket.ready_at(0.0)
+
+
+def test_what_is_lent_counts_as_answered_when_it_is_handed_over() -> None:
+    bucket = WindowBucket(3, 10.0)
+    for _ in range(2):
+        bucket.take(0.0)
+    bucket.spent(answered_at=1.0)
+
+    assert [11.0, 15.0] == bucket.dues(5.0)
+    assert [22.0] == bucket.dues(12.0)
 
 
 def test_a_loan_that_was_never_made_cannot_be_ended() -> None:

@@ -1,0 +1,46 @@
+"""``docs/cli.md`` says what the command line does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from kie_async import Generation, TaskRecord
+from kie_async.cli.delivery import fields_of
+from kie_async.cli.exits import MEANINGS
+from kie_async.cli.tasks import describe
+
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+RECORD = TaskRecord(task_id="t1", state="success")
+
+
+async def nowhere(_generation: Generation, _path: Path) -> list[Path]:
+    """Saves nothing."""
+    return []
+
+
+def documented(command: str) -> list[str]:
+    """The fields that the page names for a command."""
+    row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{command}`"))
+    fields = re.sub(r"\([^)]*\)", "", row.split("|")[2])
+    return re.findall(r"`(\w+)`", fields)
+
+
+def test_the_table_of_exit_codes_is_the_codes() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)
+
+    assert [(str(int(code)), meaning) for code, meaning in MEANINGS.items()] == rows
+
+
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        ("generate", list(fields_of(Generation(record=RECORD, saver=nowhere), []))),
+        ("status", list(describe(RECORD, now=0.0))),
+    ],
+)
+def test_the_fields_of_json_are_the_ones_that_are_written(command: str, fields: Sequence[str]) -> None:
+    assert fields == documented(command)

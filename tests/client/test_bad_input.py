@@ -1,0 +1,277 @@
+"""Bad input costs nothing: one clear message, and not a byte to the service."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import pytest
+
+from kie_async import (
+    ConfigurationError,
+    InvalidRequestError,
+    KieClient,
+    KieError,
+    Limits,
+    Request,
+    RetryPolicy,
+    SubmitInDoubtError,
+    UploadError,
+)
+from kie_async.testing import Fault
+from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+from tests.requests.bad_inputs import BAD_INPUTS, BadInput
+from tests.requests.samples import GIF, png_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kie_async.testing import Truth
+
+
+def assert_untouched(truth: Truth) -> None:
+    """The service has seen nothing at all."""
+    assert ([], [], [], 0) == (truth.posts, truth.uploads, truth.polls, truth.connections)
+
+
+def assert_clear(message: str) -> None:
+    """One line for people, of a length that is read, that shows nothing private."""
+    assert "\n" not in message
+    assert message.isprintable()
+    assert 20 < len(message) < 700
+    assert KEY not in message
+
+
+async def build(bad: BadInput, folder: Path) -> Request:
+    """Build it in a thread, since that may read and write files."""
+    return await anyio.to_thread.run_sync(bad.build, folder)
+
+
+@pytest.mark.parametrize("call", ["generate", "submit"])
+@pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name[:40])
+async def test_a_bad_input_is_told_and_never_sent(bad: BadInput, call: str, tmp_path: Path) -> None:
+    async with a_world() as world:
+        with pytest.raises((InvalidRequestError, TypeError)) as raised:
+            await getattr(world.kie, call)(await build(bad, tmp_path), key="order 7")
+
+        assert bad.field in str(raised.value)
+        assert bad.says in str(raised.value)
+        assert_clear(str(raised.value))
+        assert_untouched(world.truth)
+        assert [] == await world.rows()
+        await assert_settled(world.kie)
+
+
+async def test_everything_that_is_wrong_is_told_at_once() -> None:
+    async with a_world() as world:
+        request = ask(prompt="", seed=-1, resolution="1080p", image="http://127.0.0.1/cat.png")
+        with pytest.raises(InvalidRequestError) as raised:
+            await world.kie.generate(request)
+
+        assert ["image", "prompt", "resolution", "seed"] == [problem.field for problem in raised.value.problems]
+        assert "4 problems" in str(raised.value)
+        assert_untouched(world.truth)
+
+
+async def test_a_bad_input_does_not_take_its_key() -> None:
+    """The corrected request goes under the same key."""
+    async with a_world() as world:
+        with pytest.raises(InvalidRequestError):
+            await world.kie.generate(ask(seed=-1), key="order 7")
+        await world.kie.generate(ask(seed=1), key="order 7")
+
+        assert 1 == len(world.truth.posts)
+
+
+@pytest.mark.parametrize("request_", ["The cat turns its head", None, {"prompt": "x"}, ask, type(ask())], ids=str)
+async def test_what_is_no_request_is_told_as_such(request_: Anything) -> None:
+    async with a_world() as world:
+        with pytest.raises((TypeError, KieError), match="request") as raised:
+            await world.kie.generate(request_)
+
+        assert_clear(str(raised.value))
+        assert_untouched(world.truth)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "x" * 513, 7, b"order 7", 1.5, ["a"], "\ud83d"],
+    ids=["empty", "513 characters", "a number", "bytes", "a fraction", "a list", "half a surrogate pair"],
+)
+async def test_a_bad_key_is_told_and_never_sent(key: Anything) -> None:
+    async with a_world() as world:
+        with pytest.raises(ConfigurationError, match="key=") as raised:
+            await world.kie.submit(ask(), key=key)
+
+        assert "\n" not in str(raised.value)
+        assert_untouched(world.truth)
+        assert [] == await world.rows()
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("key", ["7", "x" * 512, "bestellung 7 für Zoë", "a\nb", "🐈", " "])
+async def test_any_text_of_some_length_is_a_key(key: str) -> None:
+    async with a_world() as world:
+        first = await world.kie.submit(ask(), key=key)
+        second = await world.kie.submit(ask(), key=key)
+        assert first.id == second.id
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    ["", " ", "a b", "a/b", "../a", "a?b=c", "a#b", "a%2fb", "a\n", "a\0", "é", "x" * 257, None, 7, b"a", ["a"]],
+    ids=repr,
+)
+async def test_a_bad_id_is_told_and_never_asked_for(job_id: Anything) -> None:
+    """What becomes part of a URL and of a log line must not be able to break out of it."""
+    async with a_world() as world:
+        with pytest.raises(ConfigurationError, match="is no id"):
+            world.kie.attach(job_id)
+        assert_untouched(world.truth)
+
+
+@pytest.mark.parametrize("task_id", ["", "a b", "a/b", "a?b", "a\n", None, 7], ids=repr)
+async def test_a_bad_task_id_is_told_by_resolve_too(task_id: Anything) -> None:
+    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await world.kie.submit(ask())
+        with pytest.raises(ConfigurationError, match="is no id"):
+            await raised.value.job.resolve(task_id)
+
+        assert [] == world.truth.polls
+        assert "in_doubt" == raised.value.job.state
+
+
+@pytest.mark.parametrize(
+    "source",
+    [GIF, b"", "cat.png", png_of(10 * 1024 * 1024 + 1), "https://example.com/cat.png", None, 7],
+    ids=["gif", "empty", "no such file", "10 MB and a byte", "a URL", "None", "a number"],
+)
+async def test_a_bad_upload_is_told_and_never_sent(source: Anything) -> None:
+    async with a_world() as world:
+        with pytest.raises((InvalidRequestError, UploadError)) as raised:
+            await world.kie.upload(source)
+
+        assert_clear(str(raised.value))
+        assert_untouched(world.truth)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", " ", "a b", "schlüssel", "a\nb", "a\r\nX-Injected: 1", "a\0b", "x" * 513, 7, b"key", ["key"]],
+    ids=repr,
+)
+def test_a_malformed_api_key_is_refused_and_not_shown(key: Anything) -> None:
+    with pytest.raises(ConfigurationError, match="API key") as raised:
+        KieClient(key)
+
+    assert "\n" not in str(raised.value)
+    assert len(str(key)) < 3 or str(key) not in str(raised.value)
+
+
+def test_without_a_key_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KIE_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match="KIE_API_KEY"):
+        KieClient()
+    monkeypatch.setenv("KIE_API_KEY", "")
+    with pytest.raises(ConfigurationError, match="KIE_API_KEY"):
+        KieClient()
+    monkeypatch.setenv("KIE_API_KEY", KEY)
+    assert KEY not in repr(KieClient())
+
+
+@pytest.mark.parametrize("name", ["base_url", "upload_url", "callback_url"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        " ",
+        "api.kie.ai",
+        "//api.kie.ai",
+        "ftp://api.kie.ai",
+        "file:///etc/passwd",
+        "http://",
+        "https://:443",
+        "https://api.kie.ai:99999",
+        "https://api.kie.ai:x",
+        "https://api.kie.ai/#top",
+        "https://api.kie .ai",
+        "https://api.kie.ai/\r\nX-Injected: 1",
+        "https://[::1",
+        7,
+        b"https://api.kie.ai",
+    ],
+    ids=repr,
+)
+def test_a_url_that_cannot_be_right_is_refused(name: str, url: Anything) -> None:
+    with pytest.raises(ConfigurationError, match=name) as raised:
+        KieClient(KEY, **{name: url})
+    assert_clear(str(raised.value))
+
+
+@pytest.mark.parametrize("name", ["base_url", "upload_url"])
+@pytest.mark.parametrize("url", ["https://user:secret@api.kie.ai", "https://api.kie.ai?key=secret"])
+def test_a_base_url_has_neither_user_nor_query_and_its_secret_is_not_shown(name: str, url: Anything) -> None:
+    with pytest.raises(ConfigurationError, match=name) as raised:
+        KieClient(KEY, **{name: url})
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("variable", ["KIE_BASE_URL", "KIE_UPLOAD_URL"])
+def test_a_bad_url_in_the_environment_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "api.kie.ai")
+    with pytest.raises(ConfigurationError, match=r"api\.kie\.ai"):
+        KieClient(KEY)
+
+
+_NUMBERS = (0, -1, math.nan, math.inf, "10", None, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *((Limits, "creates", value) for value in (*_NUMBERS, 1.5)),
+        *((Limits, "window", value) for value in _NUMBERS),
+        *((Limits, "in_flight", value) for value in (*_NUMBERS, 1.5)),
+        *((Limits, "polls_per_second", value) for value in _NUMBERS),
+        *((RetryPolicy, "server_error_attempts", value) for value in (*_NUMBERS, 1.5)),
+        *((RetryPolicy, "on_server_error", value) for value in ("reconcile", "", None, True)),
+        *((RetryPolicy, "unsent_patience", value) for value in _NUMBERS if value != 0),
+        *((RetryPolicy, "maintenance_patience", value) for value in _NUMBERS if value != 0),
+        *((RetryPolicy, "in_doubt_hold", value) for value in _NUMBERS),
+        *((RetryPolicy, "max_age", value) for value in _NUMBERS),
+    ],
+)
+def test_a_limit_or_policy_that_makes_no_sense_is_refused(kind: Anything, name: str, value: object) -> None:
+    """The message has the option as it was written, and what it must be."""
+    with pytest.raises(ConfigurationError) as raised:
+        kind(**{name: value})
+    assert f"{kind.__name__}({name}={value!r})" in str(raised.value)
+    assert "must be" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Limits(20),  # type: ignore[call-arg]  # the point
+        lambda: Limits(create=20),  # type: ignore[call-arg]  # the point
+        lambda: RetryPolicy(attempts=3),  # type: ignore[call-arg]  # the point
+        lambda: KieClient(KEY, timeout=5.0),  # type: ignore[call-arg]  # the point
+        lambda: KieClient(KEY, "https://api.kie.ai"),  # type: ignore[call-arg]  # the point
+    ],
+)
+def test_options_that_nobody_knows_are_refused(call: Anything) -> None:
+    with pytest.raises(TypeError):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limits", 20), ("limits", {"creates": 20}), ("retry", 3), ("retry", Limits()), ("download_hosts", "kie.ai")],
+)
+def test_options_of_a_wrong_kind_are_refused(name: str, value: Anything) -> None:
+    """A text as list of hosts would be taken for its letters."""
+    with pytest.raises((ConfigurationError, TypeError), match=name):
+        KieClient(KEY, **{name: value})
