@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from kie_async.errors import ConfigurationError
+from kie_async.requests.urls import shown_url
 
-__all__ = ["BASE_URL", "UPLOAD_URL", "check_callback_url", "check_id", "check_key", "read_api_key", "service_url"]
+__all__ = [
+    "BASE_URL",
+    "UPLOAD_URL",
+    "check_callback_url",
+    "check_hosts",
+    "check_id",
+    "check_key",
+    "check_kind",
+    "read_api_key",
+    "service_url",
+]
 
 BASE_URL = "https://api.kie.ai"
 UPLOAD_URL = "https://kieai.redpandaai.co"
@@ -51,7 +63,7 @@ def service_url(name: str, url: str) -> str:
         ConfigurationError: If it cannot be one.
     """
     if not _is_http(url) or urlsplit(url).username or urlsplit(url).query or urlsplit(url).fragment:
-        msg = f"{name}={url!r} cannot be right: it must be an http(s) URL without user or query, such as {BASE_URL}."
+        msg = f"{name} ({_shown(url)}) must be an http(s) URL without user or query, such as {BASE_URL}. Give another."
         raise ConfigurationError(msg)
     return url.rstrip("/")
 
@@ -64,7 +76,7 @@ def check_callback_url(url: str | None) -> str | None:
         ConfigurationError: If the service could not post to it.
     """
     if url is not None and (not _is_http(url) or urlsplit(url).fragment):
-        msg = f"callback_url={url!r} cannot be right: it must be an http(s) URL that the service can reach."
+        msg = f"callback_url ({_shown(url)}) must be an http(s) URL that the service can reach. Give another."
         raise ConfigurationError(msg)
     return url
 
@@ -89,9 +101,42 @@ def check_key(key: str | None) -> None:
     Raises:
         ConfigurationError: If it is not a text of 1 to ``MAX_KEY`` characters.
     """
-    if key is not None and not (_is_text(key) and 0 < len(key) <= MAX_KEY):
-        msg = f"key={key!r} is not possible: it must be a text of 1 to {MAX_KEY} characters. Nothing was sent."
+    if key is not None and not (_is_text(key) and 0 < len(key) <= MAX_KEY and _can_be_stored(key)):
+        msg = f"key={str(key)[:80]!r} is not possible: it must be a text of 1 to {MAX_KEY} characters. Give another."
         raise ConfigurationError(msg)
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """
+    Refuse an option of the wrong type.
+
+    Raises:
+        ConfigurationError: If *value* is neither None nor a *kind*.
+    """
+    if value is not None and not isinstance(value, kind):
+        msg = (
+            f"{name} must be a {kind.__name__}, and a {type(value).__name__} was given. Pass {name}={kind.__name__}(…)."
+        )
+        raise ConfigurationError(msg)
+
+
+def check_hosts(hosts: Collection[str] | None) -> tuple[str, ...] | None:
+    """
+    *hosts* as a tuple.
+
+    Raises:
+        ConfigurationError: If it is no collection of texts.
+    """
+    if hosts is None:
+        return None
+    if _is_text(hosts) or not isinstance(hosts, Collection) or not all(_is_text(host) and host for host in hosts):
+        msg = f"download_hosts={hosts!r} is not possible: it must be a list of endings of names, such as ['kie.ai']."
+        raise ConfigurationError(msg)
+    return tuple(hosts)
+
+
+def _shown(url: object) -> str:
+    return shown_url(url) if _is_text(url) else type(url).__name__
 
 
 def _is_http(url: object) -> bool:
@@ -103,6 +148,11 @@ def _is_http(url: object) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _can_be_stored(text: str) -> bool:
+    # Half of a surrogate pair is a character to Python, and nothing to files and networks.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_text(value: object) -> TypeGuard[str]:

@@ -16,7 +16,16 @@ from urllib.parse import urlsplit
 import anyio
 
 from kie_async import errors
-from kie_async._settings import BASE_URL, UPLOAD_URL, check_callback_url, check_id, read_api_key, service_url
+from kie_async._settings import (
+    BASE_URL,
+    UPLOAD_URL,
+    check_callback_url,
+    check_hosts,
+    check_id,
+    check_kind,
+    read_api_key,
+    service_url,
+)
 from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy
 from kie_async.requests.base import Request
@@ -93,16 +102,19 @@ class KieClient:
         trust_env: bool = False,
     ) -> None:
         self._api_key = read_api_key(api_key)
-        base = base_url or os.environ.get("KIE_BASE_URL") or BASE_URL
+        base = base_url if base_url is not None else os.environ.get("KIE_BASE_URL") or BASE_URL
         self._base_url = service_url("base_url", base)
-        upload = upload_url or os.environ.get("KIE_UPLOAD_URL")
         # A client that talks to another service than Kie's must never upload to Kie.
-        self._upload_url = service_url("upload_url", upload or (UPLOAD_URL if self._base_url == BASE_URL else base))
+        its_own = UPLOAD_URL if self._base_url == BASE_URL else self._base_url
+        upload = upload_url if upload_url is not None else os.environ.get("KIE_UPLOAD_URL") or its_own
+        self._upload_url = service_url("upload_url", upload)
+        check_kind("limits", limits, Limits)
+        check_kind("retry", retry, RetryPolicy)
         self._limits = limits if limits is not None else Limits()
         self._retry = retry if retry is not None else RetryPolicy()
         self._journal = journal
         self._callback_url = check_callback_url(callback_url)
-        self._download_hosts = None if download_hosts is None else tuple(download_hosts)
+        self._download_hosts = check_hosts(download_hosts)
         self._on_event = on_event
         self._session_factory = session_factory
         self._trust_env = trust_env
@@ -361,8 +373,8 @@ class KieClient:
 
         if self._journal is None:
             self._journal = MemoryJournal()
-        elif isinstance(self._journal, (str, os.PathLike)):
-            self._journal = SqliteJournal(self._journal)
+        # Of a file, each engine has a journal of its own: one that still drains is another owner than the next one.
+        journal = SqliteJournal(self._journal) if isinstance(self._journal, (str, os.PathLike)) else self._journal
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
@@ -382,7 +394,7 @@ class KieClient:
             saver=downloads.save,
             spent_until=self._spent_until,
         )
-        return Engine(settings, self._journal, loop)
+        return Engine(settings, journal, loop)
 
     def _make_transport(self) -> Transport:
         import aiohttp

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from kie_async import errors
+from kie_async._settings import check_id
 
 if TYPE_CHECKING:
     from kie_async._io.live import LiveJob
@@ -134,6 +135,7 @@ class Job:
 
             TaskNotFoundError: If the service does not know the task.
         """
+        check_id(task_id)
         engine = await self._client._engine()  # noqa: SLF001
         await engine.doubts.resolve(self._id, task_id)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import anyio
-import anyio.to_thread
 import attrs
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from yarl import URL
@@ -20,7 +19,7 @@ from kie_async import errors
 from kie_async._core.claims import claims_other, looks_like_text
 from kie_async._core.wire import read_download_url, read_envelope
 from kie_async._core.wire_files import write_download_url
-from kie_async._io.disk import PartFile
+from kie_async._io.disk import PartFile, is_folder
 from kie_async._io.transport import Transport, describe
 from kie_async.requests.media import HEAD, Media, identify
 from kie_async.requests.urls import check_result_url
@@ -43,6 +42,8 @@ MIN_RATE = 16 * 1024
 
 _OK = 200
 _GONE = (403, 404, 410)
+#: The codes with which a fresh link is refused because there is nothing to link to.
+_NOT_HELD = (404, 422)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SERVER_ERROR = 500
 
@@ -97,7 +98,7 @@ class Downloads:
         files: list[Path] = []
         try:
             async with self._transport() as transport:
-                into_folder = await anyio.to_thread.run_sync(path.is_dir)
+                into_folder = await is_folder(path)
                 for index, url in enumerate(generation.urls or (generation.url,), 1):
                     fetched = await self._fetch(transport, url, path if into_folder else path.parent)
                     name = (
@@ -127,22 +128,25 @@ class Downloads:
             fetched = await retrying(self._once, transport, url, folder)
         except _GoneError:
             fresh = await self._mint(transport, url)
-            if fresh is None:
-                raise _expired() from None
             try:
                 fetched = await retrying(self._once, transport, fresh, folder)
             except _GoneError:
                 raise _expired() from None
         return fetched
 
-    async def _mint(self, transport: Transport, url: str) -> str | None:
+    async def _mint(self, transport: Transport, url: str) -> str:
         """A fresh link for an expired URL; that there is one does not prove that there is a file."""
         try:
             answer = await transport.ask("POST", "/api/v1/common/download-url", data=write_download_url(url))
-        except errors.TransportError:
-            return None
+        except errors.TransportError as error:
+            raise _not_minted(describe(error)) from error
         envelope = read_envelope(answer.body)
-        return None if envelope is None else read_download_url(envelope)
+        fresh = None if envelope is None else read_download_url(envelope)
+        if fresh is not None:
+            return fresh
+        if envelope is not None and envelope.code in _NOT_HELD:
+            raise _expired()
+        raise _not_minted(str(answer.status if envelope is None else envelope.code))
 
     async def _once(self, transport: Transport, url: str, folder: Path) -> _Fetched:
         try:
@@ -154,14 +158,14 @@ class Downloads:
                     )
                     raise errors.DownloadError(msg)
                 async with transport.rest.get(
-                    URL(url, encoded=True),
+                    URL(url, encoded=url.isascii()),
                     allow_redirects=False,
                     auto_decompress=False,
                     headers={"Accept-Encoding": "identity"},
                 ) as response:
                     if response.status not in _REDIRECTS or "Location" not in response.headers:
                         return await self._receive(response, folder)
-                    url = str(response.url.join(URL(response.headers["Location"], encoded=True)))
+                    url = _joined(response.url, response.headers["Location"])
         except (aiohttp.ClientError, OSError) as error:  # the disk's own are DownloadErrors already
             msg = f"The download was broken off ({describe(error)}). {_LATER}"
             raise _BrokenOffError(msg) from error
@@ -179,6 +183,14 @@ class Downloads:
             await part.discard()
             raise
         return _Fetched(part, media)
+
+
+def _joined(url: URL, location: str) -> str:
+    try:
+        return str(url.join(URL(location, encoded=location.isascii())))
+    except ValueError:
+        msg = f"The download was redirected to something that is no URL. {_LATER}"
+        raise errors.DownloadError(msg) from None
 
 
 def _check_headers(response: aiohttp.ClientResponse) -> None:
@@ -224,6 +236,10 @@ async def _pour(response: aiohttp.ClientResponse, part: PartFile) -> bytes:
 
 def _too_large() -> errors.DownloadError:
     return errors.DownloadError(f"The result has more than {MAX_BYTES} bytes. Fetch its URL by other means.")
+
+
+def _not_minted(why: str) -> errors.DownloadError:
+    return errors.DownloadError(f"The result's URL has expired, and a fresh one was not to be had ({why}). {_LATER}")
 
 
 def _expired() -> errors.ResultExpiredError:

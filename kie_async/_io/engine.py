@@ -7,6 +7,7 @@ A client is bound to a loop when it is first used in it. When that loop is over 
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import anyio
@@ -72,6 +73,7 @@ class Engine:
         self._settings = settings
         self._agenda = agenda = Agenda(loop)
         self._closing = False
+        self._opened = AsyncExitStack()
         surroundings = Surroundings(loop)
         registry = Registry()
         transport = settings.transport()
@@ -139,6 +141,8 @@ class Engine:
         )
         self._recovery = Recovery(parts)
         self.intake = Intake(parts, self._recovery.take_up)
+        self._recovery.send_again = self.intake.send_again
+        submitter.take_up = self._recovery.take_up
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery.take_up)
         self.doubts = Doubts(parts, self.waiting)
 
@@ -203,8 +207,12 @@ class Engine:
         await self.root.end()
 
     async def _enter(self) -> None:
-        await self._parts.journal.open()
-        await self._parts.transport.open()
+        async with AsyncExitStack() as stack:
+            await self._parts.journal.open()
+            stack.push_async_callback(self._parts.journal.close)
+            stack.push_async_callback(self._parts.transport.close)
+            await self._parts.transport.open()
+            self._opened = stack.pop_all()
         if orphans := await self._parts.journal.orphans():
             shown = ", ".join(f"{count} {state}" for state, count in sorted(orphans.items()))
             _log.warning(
@@ -221,8 +229,7 @@ class Engine:
             job.publish()
             if job.row is not None and not self._parts.journal.durable:
                 _log.warning("The client ends before %s has: state %s, task %s.", job.id, job.state, job.task_id)
-        await self._parts.transport.close()
-        await self._parts.journal.close()
+        await self._opened.aclose()
 
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
         if self._settings.on_event is None:

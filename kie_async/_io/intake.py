@@ -18,7 +18,7 @@ from kie_async._io.live import LiveJob
 from kie_async._io.moves import row_of
 from kie_async._io.uploads import KEPT_FOR
 from kie_async._settings import check_key
-from kie_async.requests.base import invalid_request
+from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from kie_async._io.parts import Parts
     from kie_async.records import JSON
-    from kie_async.requests import Request
 
 __all__ = ["Intake"]
 
@@ -99,11 +98,14 @@ class Intake:
         return changed or row, given
 
     async def _check(self, request: Request) -> None:
+        if not _is_request(request):
+            msg = f"A {type(request).__name__} is no request. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
+            raise errors.ConfigurationError(msg)
         find = partial(request.problems, allowed_origins=self._parts.settings.allowed_origins)
         # Only a local image takes a look at the disk, which must not hold the loop up.
         problems = await anyio.to_thread.run_sync(find) if request.images() else find()
         if problems:
-            raise invalid_request(request.model, problems)
+            raise invalid_request(type(request).__name__, problems)
 
     async def _write_down(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         journal = self._parts.journal
@@ -127,6 +129,11 @@ class Intake:
             )
         )
         return (row, given) if row.id == job.id else await self._take_over(job, row, request)
+
+    async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+        """The row and the input of an intent whose input the journal does not keep, and the caller has."""
+        sources, given = await self._upload(request)
+        return await self._parts.journal.note(row.id, at=self._parts.surroundings.wall(), sources=sources) or row, given
 
     async def _upload(self, request: Request) -> tuple[tuple[Source, ...], Mapping[str, JSON]]:
         sources: list[Source] = []
@@ -169,7 +176,7 @@ class Intake:
                 row = next(iter(await journal.claim([row.id])), row)
             if journal.owns(row):
                 job.row = row
-                return await self.send_again(job)
+                return await self.send_again(job) if row.input else await self._write_again(row, request)
         if row.state in (IntentState.WITHDRAWN, IntentState.REJECTED):
             sources, given = await self._upload(request)
             anew = await journal.move(
@@ -181,9 +188,15 @@ class Intake:
                 callback_url=self._parts.settings.callback_url,
                 error=None,
             )
-            return anew or row, given
+            if anew is not None:
+                return anew, given
+            job.row = await journal.get(row.id) or row  # another process sends it
         await self._take_up(job)
         return job.row, {}
+
+
+def _is_request(value: object) -> bool:
+    return isinstance(value, Request) and not isinstance(value, type)
 
 
 async def _hashes(request: Request) -> dict[str, str]:

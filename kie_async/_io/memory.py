@@ -51,11 +51,11 @@ class MemoryJournal:
         return intent
 
     async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        if not may_move(seen.state, state):
+            raise illegal_move(seen, state)
         row = self._rows.get(seen.id)
         if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):
             return None
-        if not may_move(row.state, state):
-            raise illegal_move(row, state)
         return self._put(attrs.evolve(row, state=state, updated_at=at, **changes))
 
     async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:

@@ -85,6 +85,10 @@ class _NotSentError(Exception):
     """Raised in the write-ahead hook to send nothing: the permit is no longer good, or the owner is to stop."""
 
 
+class _LostError(Exception):
+    """Raised in the write-ahead hook to send nothing: somebody else has moved the row."""
+
+
 @attrs.frozen
 class _Attempt:
     """How one attempt ended, for tenacity."""
@@ -110,14 +114,21 @@ class Owner:
         self._job = job
         self._given = given
         self._on_wire = False
+        self._wrote_sending = False
+        self._lost = False
         self._reason = ""
         self._failures = 0
         self._unsent_since: float | None = None
         self._last = Verdict.UNSENT
         self._jitter = FullJitter(wait_exponential(multiplier=0.5, max=30.0), tools.surroundings.random)
 
-    async def run(self) -> None:
-        """Try until there is a verdict that stands, or the patience with the network is at its end."""
+    async def run(self) -> bool:
+        """
+        Try until there is a verdict that stands, or the patience with the network is at its end.
+
+        Returns:
+            False if somebody else has moved the row meanwhile, and so works on it; nothing was sent then.
+        """
         retrying: AsyncRetrying = AsyncRetrying(
             reraise=True,
             retry=retry_if_result(lambda attempt: attempt.again),
@@ -136,6 +147,7 @@ class Owner:
                     intent_id=self._job.id,
                 )
             )
+        return not self._lost
 
     # -- how tenacity goes on: all synchronous, all by the loop's clock ---------------------------------------------
 
@@ -205,13 +217,18 @@ class Owner:
                 attempts=row_of(job).attempts + 1,
                 sending_at=tools.surroundings.wall(),
             )
-        if not sending or job.stop is not None or not permit.still_good():
+        if not sending:
+            raise _LostError
+        self._wrote_sending = True
+        if job.stop is not None or not permit.still_good():
             raise _NotSentError
         self._on_wire = True
         job.publish()
 
     async def _back(self, **changes: Unpack[Changes]) -> None:
-        if self._job.state is IntentState.SENDING:
+        # Only what this owner has written: a SENDING of somebody else's is not to be touched.
+        if self._wrote_sending:
+            self._wrote_sending = False
             await self._tools.moves.to(self._job, IntentState.INTENT, **changes)
 
     async def _judge(self, permit: Permit, exchange: Exchange) -> _Attempt:
@@ -251,9 +268,11 @@ class Owner:
         if isinstance(error, errors.JournalError):
             raise error
         if isinstance(error, _NotSentError):
-            # Nothing failed: the job queues again, unless somebody else has taken it.
-            self._failures = 0
-            return _Attempt(Verdict.UNSENT, again=self._job.state is IntentState.INTENT)
+            self._failures = 0  # nothing has failed: the job queues again
+            return _Attempt(Verdict.UNSENT, again=True)
+        if isinstance(error, _LostError):
+            self._lost = True
+            return _Attempt(Verdict.UNSENT, again=False)
         self._reason = "no connection" if error is None else describe(error)
         if isinstance(error, ClientConnectorCertificateError):
             await self._withdraw(

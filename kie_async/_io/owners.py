@@ -36,7 +36,7 @@ class Owners:
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self._folder = folder
-        self._file = _path(folder, name)
+        self.file = _path(folder, name)
         self._descriptor = -1
 
     def enter(self) -> None:
@@ -48,13 +48,13 @@ class Owners:
         """
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             msg = f"The journal's owner cannot be written to {self._folder} ({error.strerror}). Use another folder."
             raise JournalError(msg) from error
         if not _lock(descriptor):
             os.close(descriptor)
-            msg = f"The journal's owner {self._file} is locked by somebody else. Use another folder."
+            msg = f"The journal's owner {self.file} is locked by somebody else. Use another folder."
             raise JournalError(msg)
         self._descriptor = descriptor
         if hasattr(os, "register_at_fork"):
@@ -65,7 +65,7 @@ class Owners:
     def leave(self) -> None:
         """Be dead from now on; what this owner has left may be taken over."""
         if self._descriptor >= 0:
-            self._file.unlink(missing_ok=True)
+            self.file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
 

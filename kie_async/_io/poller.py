@@ -142,7 +142,7 @@ class Poller:
     async def _look_urgently(self, task_id: str, answer: asyncio.Future[Look]) -> None:
         try:
             look = await self._look(task_id)
-        except errors.KieError as error:
+        except Exception as error:  # noqa: BLE001 (it is for whoever waits)
             if not answer.done():
                 answer.set_exception(error)
         except BaseException:

@@ -36,6 +36,7 @@ def pause_after(wait: wait_base, attempt: int) -> float:
     """
     How long *wait* says to wait after the *attempt*-th failure, in seconds, outside any retry loop.
 
+    >>> from tenacity import wait_exponential
     >>> pause_after(wait_exponential(multiplier=1, max=10), 3)
     4
     """

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent, IntentState, Source
+from kie_async._core.lifecycle import Intent, IntentState, Source
 from kie_async.errors import JournalError
 
 __all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "migrate", "read_row", "written"]
@@ -16,11 +17,9 @@ __all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "migrate", "read_row", "writt
 #: "kiej" in ASCII: marks the file as a journal of this package.
 APPLICATION_ID = 0x6B69656A
 
-_OPEN = ", ".join(f"'{state}'" for state in sorted(OPEN))
-
 #: Each step brings the file from one version to the next; steps are added, never changed.
 _STEPS: tuple[str, ...] = (
-    f"""
+    """
     CREATE TABLE intents (
         id TEXT PRIMARY KEY NOT NULL,
         model TEXT NOT NULL,
@@ -44,7 +43,8 @@ _STEPS: tuple[str, ...] = (
         owner TEXT
     );
     CREATE INDEX intents_by_task ON intents (task_id) WHERE task_id IS NOT NULL;
-    CREATE INDEX intents_open ON intents (created_at) WHERE state IN ({_OPEN});
+    CREATE INDEX intents_open ON intents (owner)
+        WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted');
     CREATE TABLE duplicates (task_id TEXT PRIMARY KEY NOT NULL, intent_id TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
@@ -54,29 +54,33 @@ VERSION = len(_STEPS)
 COLUMNS = tuple(field.name for field in attrs.fields(Intent))
 
 
-def migrate(connection: sqlite3.Connection, path: str) -> None:
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """
     Bring a file to this version, in one transaction; nothing is recreated, and nothing is guessed.
 
     Raises:
-        JournalError: If the file is of a newer version, or is no journal.
+        JournalError: If the file is of a newer version, or is no journal, or lies where it cannot be shared safely.
     """
+    version = _version(connection, path)  # before anything is changed
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        msg = f"{path} cannot be used safely (no WAL: a network drive?). Put the journal on a local disk."
+        raise JournalError(msg)
+    if version == VERSION:
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(connection, path)
-        for step in _STEPS[version:]:
+        for step in _STEPS[_version(connection, path) :]:
             for statement in filter(None, map(str.strip, step.split(";"))):
                 connection.execute(statement)
-        if version < VERSION:
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
 
 
-def _version(connection: sqlite3.Connection, path: str) -> int:
+def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The version of a file; 0 where it is empty."""
     version = _pragma(connection, "user_version")
     mark = _pragma(connection, "application_id")

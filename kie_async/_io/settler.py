@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kie_async import errors
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import BINDABLE, IntentState
 from kie_async._core.outcomes import dump_error
 from kie_async._io.moves import row_of
 from kie_async.events import EventName
@@ -48,23 +48,33 @@ class Settler:
 
     async def accepted(self, job: LiveJob, task_id: str) -> None:
         """Bind a taskId; one that cannot be written down still reaches the caller, and the log."""
-        at = self._surroundings.wall()
-        moved = await self._moves.to(job, IntentState.SUBMITTED, task_id=task_id, accepted_at=at, error=None)
-        row = row_of(job)
-        if not moved and row.task_id not in (None, task_id):
+        moved = await self._bind(job, task_id)
+        while not moved and row_of(job).task_id is None and job.state in BINDABLE:
+            # Somebody has moved the row meanwhile, and does not know of the task.
+            moved = await self._bind(job, task_id)
+        if not moved and row_of(job).task_id != task_id:
             await self.duplicate(job, task_id)
         job.error = None
         if moved:
             self._report(EventName.SUBMITTED, job)
         self._follow(job)
 
-    async def duplicate(self, job: LiveJob, task_id: str) -> None:
-        """Tie a second task to its intent, and say so: it was paid for nothing."""
-        row = row_of(job)
-        _log.critical("%s has two tasks, %s and %s: it was paid twice.", job.id, row.task_id, task_id)
+    async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._surroundings.wall()
-        job.row = await self._moves.journal.note(job.id, at=at, duplicates=(*row.duplicates, task_id)) or row
+        return await self._moves.to(job, IntentState.SUBMITTED, task_id=task_id, accepted_at=at, error=None)
+
+    async def duplicate(self, job: LiveJob, task_id: str) -> None:
+        """Tie a further task to its intent, and say so: it was paid for nothing."""
+        row, at = row_of(job), self._surroundings.wall()
+        if task_id in row.duplicates:
+            return
+        _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
         self._report(EventName.DUPLICATE, job, duplicate=task_id)
+        try:
+            job.row = await self._moves.journal.note(job.id, at=at, duplicates=(*row.duplicates, task_id)) or row
+        except errors.JournalError:
+            _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
+            self._report(EventName.JOURNAL_FAILED, job, duplicate=task_id)
 
     async def rejected(self, job: LiveJob, error: errors.KieError, *, suspect_attempts: int | None = None) -> None:
         """Write down that the service has refused; *suspect_attempts*, where that is what the last attempt was."""

@@ -1,9 +1,8 @@
 """
 ``SqliteJournal``: the journal on disk, shared by all processes of a host.
 
-Every move is a compare-and-set in a transaction that is on the disk before the caller hears of it (WAL with
-``synchronous=FULL``: measured, ``NORMAL`` loses acknowledged moves in a power cut). One thread does all the work; what
-is asked for while it is busy goes into its next transaction together, so that a hundred moves at once cost one flush.
+Every move is a compare-and-set in a transaction that is on the disk before the caller hears of it: WAL with
+``synchronous=FULL``. (Measured: with ``NORMAL``, a power cut loses moves that were acknowledged.)
 """
 
 from __future__ import annotations
@@ -11,49 +10,36 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Literal, Unpack
+from urllib.parse import quote
 
 import attrs
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState, may_move
+from kie_async._core.lifecycle import Intent, IntentState, may_move
+from kie_async._core.stored import dump_record, load_record
+from kie_async._io import queries
 from kie_async._io.clock import Surroundings
+from kie_async._io.group_commit import GroupCommit
 from kie_async._io.journal import Changes, illegal_move
 from kie_async._io.owners import Owners
-from kie_async._io.schema import COLUMNS, migrate, read_row, written
-from kie_async.errors import ConfigurationError, JournalError
+from kie_async._io.schema import migrate
+from kie_async.errors import ConfigurationError, JournalError, KieError
 
 __all__ = ["SqliteJournal"]
-
-_T = TypeVar("_T")
 
 #: How long, in seconds, a transaction waits for another process's.
 BUSY_TIMEOUT = 10.0
 
-_ALL = ", ".join(COLUMNS)
-_INSERT = f"INSERT INTO intents ({_ALL}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 (columns of ours)
-_SELECT = f"SELECT {_ALL} FROM intents"  # noqa: S608
-
-
-@attrs.define(eq=False)
-class _Work:
-    """Something for the thread to do, and who waits for it; both speak of the same type."""
-
-    action: Callable[[sqlite3.Connection], object]
-    writes: bool
-    done: asyncio.Future[Any]
-    result: object = None
-
 
 class SqliteJournal:
     """
-    Rows in an SQLite file, which is made if it is not there; only its user may read it.
+    Rows in an SQLite file, which is made if it is not there, for its user alone to read.
 
-    The file may be shared by any number of processes of one host, but not over a network. Beside it lies a folder
-    (``….owners``) that says which of them are alive.
+    The file may be shared by any number of processes of one host, but not over a network. While somebody works with it
+    a folder (``….owners``) lies beside it, which says who is alive.
 
     Args:
         path: The file.
@@ -62,7 +48,7 @@ class SqliteJournal:
             sent before its process ended cannot be sent by another one: it becomes WITHDRAWN.
 
     Raises:
-        ConfigurationError: If *store_inputs* is neither.
+        ConfigurationError: If *store_inputs* is neither; from ``open``, if another client is at work with this object.
 
         JournalError: From every method, if the file cannot be used. Nothing is ever recreated in silence.
     """
@@ -76,12 +62,8 @@ class SqliteJournal:
             raise ConfigurationError(msg)
         self._path = Path(path)
         self._full = store_inputs == "full"
-        self._users = 0
-        self._thread: ThreadPoolExecutor | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._commits: GroupCommit | None = None
         self._owners: Owners | None = None
-        self._waiting: list[_Work] = []
-        self._busy = False
 
     def __repr__(self) -> str:
         return f"SqliteJournal({str(self._path)!r})"
@@ -89,282 +71,146 @@ class SqliteJournal:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the file, or make it; several clients may share one journal object."""
-        self._users += 1
-        if self._users > 1:
-            return
+        """Open the file, or make it."""
         loop = asyncio.get_running_loop()
+        if self._commits is not None:
+            if self._commits.loop is loop or self._commits.loop.is_running():
+                # Two clients with one name could not tell their jobs from each other's.
+                msg = f"{self!r} is in use by another client. Give each client the path, or a SqliteJournal of its own."
+                raise ConfigurationError(msg)
+            self._commits.abandon()  # its loop stands still for good
         name = Surroundings(loop).new_id().removeprefix("kj_")
-        self._owners = owners = Owners(self._path.with_name(f"{self._path.name}.owners"), name)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kie_async journal")
+        owners = Owners(self._path.with_name(f"{self._path.name}.owners"), name)
+        commits = GroupCommit(
+            connect=partial(self._connect, owners), disconnect=owners.leave, unusable=partial(_unusable, self._path)
+        )
+        self._commits, self._owners = commits, owners
         try:
-            self._connection = await loop.run_in_executor(self._thread, self._connect, owners)
+            await commits.open()
         except BaseException:
-            self._users = 0
-            self._thread.shutdown(wait=False)
+            self._commits = None
             raise
 
     async def close(self) -> None:
-        """Close the file when its last user has; what is on its way is written first."""
-        self._users -= 1
-        if self._users or self._thread is None:
-            return
-        thread, self._thread = self._thread, None
-        await asyncio.get_running_loop().run_in_executor(thread, self._disconnect)
-        thread.shutdown(wait=False)
+        """Close the file; what is on its way is written first."""
+        commits = self._commits
+        if commits is not None and commits.loop is asyncio.get_running_loop():
+            self._commits = None
+            await commits.close()
 
     def _connect(self, owners: Owners) -> sqlite3.Connection:
-        path = str(self._path)
+        owners.enter()
+        # Made with the mode of the owner's file. To make it here first would open it beside sqlite3, and to close that
+        # again would drop every lock that this process has on it.
+        uri = f"{self._path.absolute().as_uri()}?modeof={quote(os.fspath(owners.file))}"
+        connection = sqlite3.connect(uri, timeout=BUSY_TIMEOUT, isolation_level=None, uri=True)
         try:
-            # sqlite3 would make the file with the rights that the umask leaves.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise _unusable(path, error) from error
-        try:
-            _make_safe(connection, path)
-            migrate(connection, path)
-            owners.enter()
-        except BaseException as error:
+            migrate(connection, self._path)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone leaves it to the drive when to write
+        except BaseException:
             connection.close()
-            if isinstance(error, sqlite3.Error):
-                raise _unusable(path, error) from error
             raise
         return connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._owners is not None:
-            self._owners.leave()
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
     async def add(self, intent: Intent) -> Intent:
         """Write a new row down, or return the one that has its key; see ``Journal.add``."""
-        row = attrs.evolve(intent, owner=self._owner, input=intent.input if self._full else "")
-        return await self._write(partial(_add, row))
+        kept = self._kept({"input": intent.input, "sources": intent.sources})
+        row = attrs.evolve(intent, owner=self._owner.name, **kept)
+        return await self._open.do(partial(queries.add, row), writes=True)
 
     async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """Move a row by compare-and-set; see ``Journal.move``."""
         if not may_move(seen.state, state):
             raise illegal_move(seen, state)
-        fields: dict[str, object] = {"state": state, "updated_at": at, **changes}
+        fields = {"state": state, "updated_at": at, **self._kept(changes)}
         if state is IntentState.INTENT:
-            fields["owner"] = self._owner  # whoever brings it back is the one who sends it
-        return await self._write(partial(_move, seen, self._kept(fields)))
+            fields["owner"] = self._owner.name  # whoever brings it back is the one who sends it
+        return await self._open.do(partial(queries.move, seen, fields), writes=True)
 
     async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """Change a row without moving it; see ``Journal.note``."""
-        return await self._write(partial(_note, intent_id, self._kept({"updated_at": at, **changes})))
+        return await self._open.do(
+            partial(queries.note, intent_id, {"updated_at": at, **self._kept(changes)}), writes=True
+        )
 
     async def get(self, intent_id: str) -> Intent | None:
         """The row of an id."""
-        return await self._read(partial(_one, "id = ?", (intent_id,)))
+        return await self._open.do(partial(queries.one, "id = ?", (intent_id,)), writes=False)
 
     async def by_key(self, key: str) -> Intent | None:
         """The row of a caller's key."""
-        return await self._read(partial(_one, "key = ?", (key,)))
+        return await self._open.do(partial(queries.one, "key = ?", (key,)), writes=False)
 
     async def by_task(self, task_id: str) -> Intent | None:
         """The row of a taskId."""
-        where = "task_id = ? OR id = (SELECT intent_id FROM duplicates WHERE duplicates.task_id = ?)"
-        return await self._read(partial(_one, where, (task_id, task_id)))
+        return await self._open.do(partial(queries.by_task, task_id), writes=False)
 
     async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
         """The rows in one of *states* (all, if None), oldest first."""
-        return await self._read(partial(_many, states))
+        return await self._open.do(partial(queries.many, states), writes=False)
 
     async def forget(self, *, before: float) -> int:
         """Delete old rows that have ended; see ``Journal.forget``."""
-        return await self._write(partial(_forget, before))
+        return await self._open.do(partial(queries.forget, before), writes=True)
 
     # -- owners -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _owner(self) -> str | None:
-        return None if self._owners is None else self._owners.name
-
     def owns(self, row: Intent) -> bool:
         """Whether a row is this process's to work on."""
-        return row.owner == self._owner
+        return row.owner == self._owner.name
 
     async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """Take over what dead owners have left; see ``Journal.claim``."""
-        return await self._write(partial(self._claim, intent_ids))
+        return await self._open.do(partial(queries.claim, self._owner, intent_ids), writes=True)
 
     async def orphans(self) -> Mapping[IntentState, int]:
         """How many open rows have no owner that is alive, by state."""
-        return await self._read(self._orphans)
+        return await self._open.do(partial(queries.orphans, self._owner), writes=False)
 
     async def version(self) -> int:
         """A number that changes when another process has written."""
-        return await self._read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
+        return await self._open.do(queries.version, writes=False)
 
-    def _dead_owners(self, connection: sqlite3.Connection) -> list[str | None]:
-        found = connection.execute(f"SELECT DISTINCT owner FROM intents WHERE {_in(OPEN)}")  # noqa: S608 (states of ours)
-        owners = self._owners
-        return [name for (name,) in found if owners is not None and not owners.alive(name)]
+    # -- the work ---------------------------------------------------------------------------------------------------
 
-    def _orphans(self, connection: sqlite3.Connection) -> dict[IntentState, int]:
-        counts: dict[IntentState, int] = {}
-        for name in self._dead_owners(connection):
-            query = f"SELECT state, count(*) FROM intents WHERE owner IS ? AND {_in(OPEN)} GROUP BY state"  # noqa: S608
-            for state, count in connection.execute(query, (name,)):
-                counts[IntentState(state)] = counts.get(IntentState(state), 0) + count
-        return counts
+    @property
+    def _open(self) -> GroupCommit:
+        if self._commits is None:
+            raise self._closed()
+        return self._commits
 
-    def _claim(self, intent_ids: Collection[str] | None, connection: sqlite3.Connection) -> list[Intent]:
-        owners = self._owners
-        if owners is None:
-            return []
-        for name in self._dead_owners(connection):
-            update = f"UPDATE intents SET owner = ? WHERE owner IS ? AND {_in(OPEN)}"  # noqa: S608
-            if intent_ids is None:
-                connection.execute(update, (owners.name, name))
-                if name is not None:
-                    owners.bury(name)
-            else:
-                connection.executemany(f"{update} AND id = ?", [(owners.name, name, one) for one in intent_ids])
-        found = connection.execute(f"{_SELECT} WHERE owner = ? AND {_in(OPEN)} ORDER BY created_at", (owners.name,))
-        rows = [read_row(values) for values in found]
-        return rows if intent_ids is None else [row for row in rows if row.id in intent_ids]
+    @property
+    def _owner(self) -> Owners:
+        if self._owners is None:
+            raise self._closed()
+        return self._owners
 
-    # -- the thread -------------------------------------------------------------------------------------------------
+    def _closed(self) -> JournalError:
+        return JournalError(f"{self._path} is not open. Use the client within `async with`.")
 
-    def _kept(self, fields: dict[str, object]) -> dict[str, object]:
-        """What is written of *fields*: with hashes only, no input."""
-        if not self._full and "input" in fields:
-            fields["input"] = ""
-        return written(fields)
-
-    async def _write(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
-        return await self._do(action, writes=True)
-
-    async def _read(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
-        return await self._do(action, writes=False)
-
-    async def _do(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[_T] = loop.create_future()
-        self._waiting.append(_Work(action, writes, done))
-        if not self._busy:
-            self._start(loop)
-        return await done
-
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self._waiting = self._waiting, []
-        if self._thread is None:
-            for work in batch:
-                work.done.set_exception(JournalError(f"{self._path} is closed. Use the client within `async with`."))
-            return
-        self._busy = True
-        # Through the loop's own executor call, so that virtual time stands still while the disk works.
-        running = loop.run_in_executor(self._thread, self._run, batch)
-        running.add_done_callback(partial(self._finish, loop, batch))
-
-    def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[_Work], _: object) -> None:
-        self._busy = False
-        for work in batch:
-            if work.done.done():
-                continue
-            if isinstance(work.result, BaseException):
-                work.done.set_exception(work.result)
-            else:
-                work.done.set_result(work.result)
-        if self._waiting:
-            self._start(loop)
-
-    def _run(self, batch: list[_Work]) -> None:
-        """In the thread: do a batch in one transaction, and if that fails, each part in one of its own."""
-        if not self._transact(batch) and len(batch) > 1:
-            for work in batch:
-                self._transact([work])
-
-    def _transact(self, batch: list[_Work]) -> bool:
-        connection = self._connection
-        if connection is None:
-            return False
-        writes = any(work.writes for work in batch)
-        try:
-            if writes:
-                connection.execute("BEGIN IMMEDIATE")
-            for work in batch:
-                work.result = work.action(connection)
-            if writes:
-                connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 (it goes to whoever waits)
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            told = _unusable(str(self._path), error) if isinstance(error, sqlite3.Error) else error
-            for work in batch:
-                work.result = told
-            return False
-        return True
+    def _kept(self, changes: Changes) -> Changes:
+        return changes if self._full else _without_inputs(changes)
 
 
-def _make_safe(connection: sqlite3.Connection, path: str) -> None:
-    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-        msg = f"{path} cannot be used safely (no WAL: a network drive?). Put the journal on a local disk."
-        raise JournalError(msg)
-    connection.execute("PRAGMA synchronous = FULL")
+def _without_inputs(changes: Changes) -> Changes:
+    """What may be kept of a change where prompts and image URLs may not; the service's record echoes the request."""
+    kept = changes.copy()
+    if "input" in kept:
+        kept["input"] = ""
+    if "sources" in kept:
+        kept["sources"] = tuple(attrs.evolve(source, origin=None, url="") for source in kept["sources"])
+    if (dumped := kept.get("record")) is not None:
+        record = load_record(dumped)
+        echoless = {name: value for name, value in record.raw.items() if name != "param"}
+        kept["record"] = dump_record(attrs.evolve(record, raw=echoless))
+    return kept
 
 
-# -- what is done in the thread ---------------------------------------------------------------------------------------
-
-
-def _add(intent: Intent, connection: sqlite3.Connection) -> Intent:
-    if intent.key is not None and (known := _one("key = ?", (intent.key,), connection)) is not None:
-        return known
-    fields = written({name: getattr(intent, name) for name in COLUMNS})
-    connection.execute(_INSERT, [fields[name] for name in COLUMNS])
-    return intent
-
-
-def _move(seen: Intent, fields: dict[str, object], connection: sqlite3.Connection) -> Intent | None:
-    assignments = ", ".join(f"{name} = ?" for name in fields)
-    moved = connection.execute(
-        f"UPDATE intents SET {assignments} WHERE id = ? AND state = ? AND attempts = ?",  # noqa: S608 (fields of ours)
-        (*fields.values(), seen.id, str(seen.state), seen.attempts),
-    )
-    return _one("id = ?", (seen.id,), connection) if moved.rowcount else None
-
-
-def _note(intent_id: str, fields: dict[str, object], connection: sqlite3.Connection) -> Intent | None:
-    assignments = ", ".join(f"{name} = ?" for name in fields)
-    connection.execute(f"UPDATE intents SET {assignments} WHERE id = ?", (*fields.values(), intent_id))  # noqa: S608
-    row = _one("id = ?", (intent_id,), connection)
-    if row is not None:
-        pairs = [(task_id, intent_id) for task_id in row.duplicates]
-        connection.executemany("INSERT OR IGNORE INTO duplicates (task_id, intent_id) VALUES (?, ?)", pairs)
-    return row
-
-
-def _one(where: str, values: tuple[object, ...], connection: sqlite3.Connection) -> Intent | None:
-    found = connection.execute(f"{_SELECT} WHERE {where} LIMIT 1", values).fetchone()
-    return None if found is None else read_row(found)
-
-
-def _many(states: Collection[IntentState] | None, connection: sqlite3.Connection) -> list[Intent]:
-    where = "" if states is None else f" WHERE {_in(states)}"
-    return [read_row(values) for values in connection.execute(f"{_SELECT}{where} ORDER BY created_at, rowid")]
-
-
-def _forget(before: float, connection: sqlite3.Connection) -> int:
-    old = f"{_in(ENDED)} AND updated_at < ?"
-    connection.execute(
-        f"DELETE FROM duplicates WHERE intent_id IN (SELECT id FROM intents WHERE {old})",  # noqa: S608 (states of ours)
-        (before,),
-    )
-    return connection.execute(f"DELETE FROM intents WHERE {old}", (before,)).rowcount  # noqa: S608
-
-
-def _in(states: Collection[IntentState]) -> str:
-    names = ", ".join(f"'{state}'" for state in sorted(states))
-    return f"state IN ({names})"
-
-
-def _unusable(path: str, error: Exception) -> JournalError:
+def _unusable(path: Path, error: Exception) -> KieError:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return JournalError(f"{path} cannot be used: {said}. Nothing was changed: mend that, or give another journal.")
+    wrong = JournalError(f"{path} cannot be used: {said}. Nothing was changed: mend that, or give another journal.")
+    wrong.__cause__ = error
+    return wrong

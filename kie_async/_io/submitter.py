@@ -47,6 +47,9 @@ class Submitter:
         root: What owners run in.
     """
 
+    #: Follows a job from its row, wherever it is worked on; set once, by whoever can.
+    take_up: Callable[[LiveJob], Awaitable[None]]
+
     def __init__(self, *, tools: Tools, registry: Registry, tracker: Tracker, root: Root) -> None:
         self._tools = tools
         self._registry = registry
@@ -124,12 +127,17 @@ class Submitter:
                     job.publish()
                     if job.state is IntentState.INTENT and not job.remote:
                         await self._take_slot(job)
-                        await Owner(self._tools, job, given).run()
+                        if not await Owner(self._tools, job, given).run():
+                            await self.take_up(job)
             if job.state is IntentState.INTENT and not job.remote and job.error is not None:
                 with anyio.CancelScope(shield=True):
                     await self._stopped(job, job.error)
         except errors.KieError as error:
             job.error = error
+        except Exception as error:
+            msg = f"The job has failed within the client ({type(error).__name__}). This is a bug: please report it."
+            job.error = errors.KieError(msg, intent_id=job.id, task_id=job.task_id)
+            raise
         finally:
             del self._owners[job.id]
             job.owned = False

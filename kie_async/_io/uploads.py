@@ -7,6 +7,7 @@ Uploads cost nothing and name their file by its content, so a failed one is simp
 from __future__ import annotations
 
 import base64
+import io
 from collections import OrderedDict
 from functools import partial
 from typing import Protocol
@@ -38,6 +39,7 @@ KEPT_FOR = 2.5 * 86_400
 MAX_KNOWN = 10_000
 
 _UNAUTHORIZED = 401
+_SERVER_ERROR = 500
 
 
 class Loadable(Protocol):
@@ -146,7 +148,8 @@ class Uploads:
         if _UNAUTHORIZED in (reply.code, answer.status):
             raise error_of_answer(reply, what="the upload")
         said = f": {reply.message}" if reply.message else ""
-        kind = _UnansweredError if answer.status >= 500 or reply.code in (429, 500) else errors.UploadError  # noqa: PLR2004 (server errors)
+        refused = reply.code not in (None, 200, 429, 500) and answer.status < _SERVER_ERROR
+        kind = errors.UploadError if refused else _UnansweredError
         msg = f"The upload of {image.name} was refused with code {reply.code or answer.status}{said}. Nothing was paid."
         raise kind(msg)
 
@@ -160,5 +163,5 @@ class Uploads:
         form = aiohttp.FormData()
         for field, value in upload_fields(image.name).items():
             form.add_field(field, value)
-        form.add_field("file", image.data, filename=image.name, content_type=image.mime)
+        form.add_field("file", io.BytesIO(image.data), filename=image.name, content_type=image.mime)
         return await self._transport.ask("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)

@@ -33,21 +33,22 @@ def conclude(session: Session, error: Exception) -> Exit:
         case OSError():
             where = f": {error.filename}" if error.filename else ""
             output.error(f"{error.strerror or error}{where}")
-            return Exit.USAGE
+            code = Exit.USAGE
         case _:
             output.error(f"{type(error).__name__}: {error}. This is a bug of kie-async; --verbose shows where.")
-            output.say(session.outlook())
-            return Exit.REFUSED
+            code = Exit.REFUSED
+    if session.trail is not None:
+        output.say(session.outlook())
+    return _what_is_left(session) or code
 
 
 def _conclude(session: Session, error: KieError) -> Exit:
-    output, trail, code = session.output, session.trail, exit_of(error)
+    output, code = session.output, exit_of(error)
     # The sentences of the first two are for programmers: the outlook says the same for the command line.
     match error:
         case TaskTimeoutError():
             output.error(error.message.partition(". ")[0].removesuffix(".") + ".")
-            if trail is not None and trail.task_id is None:
-                code = Exit.IN_DOUBT if trail.unanswered or trail.unclear else Exit.NO_ANSWER
+            code = _what_is_left(session) or Exit.NO_ANSWER
         case SubmitInDoubtError():
             output.error(f"No answer has told whether job {error.intent_id} was accepted.")
         case _:
@@ -55,3 +56,12 @@ def _conclude(session: Session, error: KieError) -> Exit:
     if code in (Exit.IN_DOUBT, Exit.NOT_YET) or isinstance(error, TaskTimeoutError):
         output.say(session.outlook())
     return code
+
+
+def _what_is_left(session: Session) -> Exit | None:
+    """The code for a job that a command leaves behind, or None if there is none."""
+    if session.trail is None:
+        return None
+    if session.trail.may_be_paid:
+        return Exit.IN_DOUBT
+    return None if session.trail.task_id is None else Exit.NOT_YET

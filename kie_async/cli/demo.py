@@ -102,18 +102,15 @@ class Plan:
         count: How many videos; the images are taken again when there are fewer.
 
         resolution: Their height.
-
-        speed: How much faster than the real service the fake one is.
     """
 
     images: Sequence[Path] = ()
     out: Path = Path("kie-demo")
     count: int | None = None
     resolution: str = "720p"
-    speed: float = 8.0
 
 
-async def carry_out(session: Session, plan: Plan) -> Exit:
+async def carry_out(session: Session, plan: Plan, service: FakeKie) -> Exit:
     """
     Make the videos.
 
@@ -122,13 +119,13 @@ async def carry_out(session: Session, plan: Plan) -> Exit:
 
         plan: What is to be done.
 
+        service: The service, which was not started yet.
+
     Raises:
         ConfigurationError: If there are no images, or no place for the videos.
 
         InvalidRequestError: If something is not an image.
     """
-    from kie_async.testing import FakeKie
-
     if not await anyio.to_thread.run_sync(_has_pyav):
         session.output.warn(
             "PyAV is not installed, so that all videos are one bundled clip of 480 pixels. For videos of the images:"
@@ -136,7 +133,7 @@ async def carry_out(session: Session, plan: Plan) -> Exit:
         )
     with as_file(files("kie_async.cli") / "data") as bundled:
         shots = await anyio.to_thread.run_sync(_prepare, plan, bundled)
-        async with session.fake(FakeKie(speed=plan.speed, seed=_SEED)) as fake, session.client() as kie:
+        async with session.fake(service), session.client() as kie:
             began_at = anyio.current_time()
             outcomes: dict[str, Video | KieError] = {}
             with progress(session.output) as show:
@@ -148,7 +145,7 @@ async def carry_out(session: Session, plan: Plan) -> Exit:
                 _report(session.output, shot, outcomes[shot.name])
             videos = [outcome for shot in shots if isinstance(outcome := outcomes[shot.name], Video)]
             session.output.table(_table(videos, out=plan.out, wished=len(shots), seconds=seconds))
-            session.output.say(_account_for(fake))
+            session.output.say(_account_for(service))
     return Exit.DONE if len(videos) == len(shots) else Exit.REFUSED
 
 
@@ -182,7 +179,6 @@ def _prepare(plan: Plan, bundled: Path) -> list[Shot]:
     """
     The videos that a plan asks for, each with a name of its own; reads files.
     """
-    check_target(plan.out / "video.mp4")
     images = [image for given in plan.images or [bundled] for image in _images(given)]
     seen: Counter[str] = Counter()
     shots, problems = [], []
@@ -194,6 +190,7 @@ def _prepare(plan: Plan, bundled: Path) -> list[Shot]:
             resolution=cast("Literal['480p', '720p']", plan.resolution),  # problems() judges it
         )
         name = image.stem if seen[image.stem] == 1 else f"{image.stem}-{seen[image.stem]}"
+        check_target(plan.out / f"{name}.mp4")
         shots.append(Shot(name, image, request))
         problems += request.problems()
     if problems:
@@ -265,5 +262,11 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make videos of six images with a fake service on this machine: nothing is real but the files."""
-    plan = Plan(images=[*(images or ()), *(more or ())], out=out, count=count, resolution=resolution, speed=speed)
-    run(context, lambda session: carry_out(session, plan), as_json=as_json)
+    plan = Plan(images=[*(images or ()), *(more or ())], out=out, count=count, resolution=resolution)
+
+    async def command(session: Session) -> Exit:
+        from kie_async.testing import FakeKie
+
+        return await carry_out(session, plan, FakeKie(speed=speed, seed=_SEED))
+
+    run(context, command, as_json=as_json)

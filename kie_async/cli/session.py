@@ -94,7 +94,7 @@ class Session:
             await kie.aclose(drain=drain)
 
     @asynccontextmanager
-    async def fake(self, fake: FakeKie) -> AsyncGenerator[FakeKie]:
+    async def fake(self, fake: FakeKie) -> AsyncGenerator[None]:
         """
         Run a fake service on this machine, and speak to nobody else.
 
@@ -106,7 +106,7 @@ class Session:
             self.output.say(
                 f"This is a fake service on your own machine ({fake.url}): nothing is real, and nothing is paid."
             )
-            yield fake
+            yield
 
     def outlook(self) -> str:
         """What goes on when the command ends early, and what was paid."""

@@ -58,6 +58,11 @@ class Trail:
         if (note := _NOTES.get(event.name)) is not None:
             self.note(note)
 
+    @property
+    def may_be_paid(self) -> bool:
+        """Whether a create was sent, and nobody can tell what became of it."""
+        return self.task_id is None and (self.unanswered or self.unclear)
+
     def outlook(self) -> str:
         """
         What goes on without the command, and how to go on with it.
@@ -67,7 +72,7 @@ class Trail:
         """
         if self.task_id is not None:
             return f"Task {self.task_id} lives on at the service. Go on with it: kie-async wait {self.task_id}"
-        if self.unanswered or self.unclear:
+        if self.may_be_paid:
             return (
                 f"The create of {self.job_id or 'the job'} was sent, and nobody can tell what became of it: it may have"
                 " been paid. Look at kie.ai/logs. If the task is there, `kie-async wait TASKID` fetches it; if not, run"

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.cli.demo import PROMPTS
-from tests.cli.world import CAT, clip, invoke
+from kie_async.cli.demo import PROMPTS, Plan, carry_out
+from kie_async.cli.exits import Exit
+from kie_async.cli.session import Session
+from kie_async.testing import FakeKie, Fault
+from tests.cli.world import CAT, clip, invoke, run_command
 
 
 def test_six_images_become_six_videos(tmp_path: Path) -> None:
@@ -69,18 +72,19 @@ def test_own_images_come_from_files_and_folders(tmp_path: Path) -> None:
     assert ["one.mp4", "two.mp4"] == sorted(video.name for video in out.iterdir())
 
 
-def test_a_video_that_cannot_be_saved_does_not_stop_the_others(tmp_path: Path) -> None:
-    """The second name is longer than a file's name may be."""
-    image = tmp_path / ("x" * 250 + ".jpg")
-    shutil.copy(CAT, image)
-    ended = invoke(
-        "demo", "--images", str(image), "--count", "2", "--out", str(tmp_path / "out"), "--resolution", "480p"
-    )
+def test_a_video_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    fault = Fault("create", "code", code=422, msg="The image shows nothing", nth=1)
 
-    assert (1, 1) == (ended.code, len(list((tmp_path / "out").iterdir())))
+    async def command(session: Session) -> Exit:
+        plan = Plan(out=tmp_path, count=2, resolution="480p")
+        return await carry_out(session, plan, FakeKie(faults=[fault]))
+
+    ended = run_command(command)
+
+    assert (1, 1) == (ended.code, len(list(tmp_path.iterdir())))
     assert "1 of 2" in ended.out
-    assert "-2: failed" in ended.err
-    assert "could not be written" in ended.err
+    assert "The image shows nothing" in ended.err
+    assert 1 == ended.err.count(": failed")
 
 
 @pytest.mark.parametrize(

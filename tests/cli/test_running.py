@@ -81,7 +81,7 @@ async def broken(session: Session) -> Exit:
 def test_a_bug_is_one_line_and_forgets_no_task() -> None:
     ended = run_command(broken)
 
-    assert 1 == ended.code
+    assert 4 == ended.code, "the task exists"
     assert "error: KeyError: 'no such thing'. This is a bug" in ended.err
     assert "kie-async wait t1" in ended.err
     assert "Traceback" not in ended.err
@@ -103,6 +103,24 @@ def test_what_the_system_refuses_is_one_line() -> None:
         run_command(failing).code,
         run_command(failing).err,
     )
+
+
+def test_a_full_disk_does_not_forget_what_was_paid() -> None:
+    async def failing(session: Session) -> Exit:
+        session.begin_trail("t1")
+        raise OSError(28, "No space left on device")
+
+    ended = run_command(failing)
+
+    assert (4, True) == (ended.code, "kie-async wait t1" in ended.err)
+
+
+def test_a_bug_before_there_is_a_job_is_a_bug() -> None:
+    async def failing(_session: Session) -> Exit:
+        msg = "no such thing"
+        raise KeyError(msg)
+
+    assert 1 == run_command(failing).code
 
 
 def test_a_reader_that_has_gone_is_no_bug() -> None:

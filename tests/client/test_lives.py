@@ -403,6 +403,37 @@ async def test_closing_cannot_be_interrupted_half_way() -> None:
         assert Statistics() == world.kie.statistics()
 
 
+async def test_a_client_can_be_closed_at_every_turn_of_the_loop() -> None:
+    """Whatever it is at: every caller is told, nothing fails in the background, and what was paid is known."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    outcomes: Counter[str] = Counter()
+
+    async def one(kie: KieClient, number: int) -> None:
+        try:
+            await kie.generate(ask(number, image=PNG) if number == 2 else ask(number), key="7" if number == 1 else None)
+            outcomes["done"] += 1
+        except KieError as error:
+            outcomes[type(error).__name__] += 1
+
+    for turn in range(1, 1000):
+        ended_before = outcomes["done"]
+        async with a_world(duration=3.0, create_seconds=0.5) as world:
+            now = anyio.Event()
+            loop.at_turn(loop.turns + turn, now.set)
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(one, world.kie, number)
+                with anyio.move_on_after(60.0):
+                    await now.wait()
+                await world.kie.aclose(drain=1.0)
+            assert Statistics() == world.kie.statistics()
+        if outcomes["done"] == ended_before + 3:
+            break
+    assert turn > 30
+    assert {"ClientClosedError", "done"} == set(outcomes)
+
+
 async def test_recover_after_reopening_goes_on_with_everything_once() -> None:
     async with a_world(duration=100.0) as world:
         for number in range(50):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -175,6 +175,7 @@ TestClient.settings = settings(stateful_step_count=40, max_examples=300)
 
 
 @given(st.lists(durations, min_size=1, max_size=20), st.floats(0.5, 60.0))
+@example([0.2, 0.3, 4.0], 1.0)
 def test_a_burst_that_is_refused_closes_the_gate_once(lags: list[float], pause: float) -> None:
     """The answers to requests that were under way already say nothing new, however late they come."""
     gate, answers = Gate(), sorted(lags)
@@ -185,6 +186,16 @@ def test_a_burst_that_is_refused_closes_the_gate_once(lags: list[float], pause: 
 
     assert 1 == gate.refusals
     assert answers[0] + 0.1 + pause == gate.ready_at(0.0)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.RATE_LIMITED, Verdict.MAINTENANCE])
+def test_a_closed_gate_lets_nobody_in_until_the_instant_that_it_names(verdict: Verdict) -> None:
+    gate = closed_by(verdict)
+
+    with pytest.raises(ValueError, match="the gate is closed"):
+        gate.enter(60.999)
+    assert 61.0 == gate.ready_at(1.0)
+    gate.enter(61.0)
 
 
 def test_every_further_round_of_refusals_counts_and_a_success_begins_anew() -> None:

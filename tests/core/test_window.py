@@ -261,6 +261,16 @@ def test_a_token_whose_request_was_never_sent_is_free_at_once(
     assert taken_at + held == bucket.ready_at(taken_at + held)
 
 
+def test_what_is_not_there_cannot_be_taken() -> None:
+    bucket = WindowBucket(1, 10.0)
+    bucket.take(0.0)
+    bucket.spent(answered_at=1.0)
+
+    with pytest.raises(ValueError, match="no token is free"):
+        bucket.take(10.999)
+    assert 11.0 == bucket.take(11.0)
+
+
 def test_tokens_come_back_in_the_order_of_their_answers() -> None:
     """The one that was answered late blocks none that was answered early."""
     bucket = WindowBucket(3, 10.0)

@@ -1,0 +1,111 @@
+"""A file host that misbehaves as it is told: what stands behind a result's URL in the tests of downloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import attrs
+from aiohttp import web
+from multidict import CIMultiDict
+
+from kie_async import Generation
+from kie_async.testing import Fault
+from tests.client.world import Anything, World, a_world, ask
+
+__all__ = ["MP4", "FileHost", "a_result", "files_in"]
+
+#: The beginning of an MP4, and some more.
+MP4 = b"\0\0\0\x20ftypisom" + bytes(range(256)) * 400
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@attrs.define(eq=False)
+class FileHost:
+    """
+    A host of files.
+
+    Attributes:
+        url: Where it is.
+
+        seen: Path and headers of every request.
+
+        answers: What it does, by path; all else is the MP4.
+    """
+
+    url: str = ""
+    seen: list[tuple[str, CIMultiDict[str]]] = attrs.field(factory=list)
+    answers: dict[str, Handler] = attrs.field(factory=dict)
+
+    def at(self, path: str, body: bytes = MP4, **how: Anything) -> str:
+        """Answer *path* with *body*; returns its URL."""
+        how = {"content_type": "video/mp4", **how}
+
+        async def answer(_: web.Request) -> web.StreamResponse:
+            return web.Response(body=body, **how)
+
+        self.answers[path] = answer
+        return self.url + path
+
+    def redirect(self, path: str, location: str | None, status: int = 302) -> str:
+        """Answer *path* with a redirect; returns its URL."""
+        headers = {} if location is None else {"Location": location}
+        return self.at(path, b"", status=status, content_type="text/plain", headers=headers)
+
+    @property
+    def paths(self) -> list[str]:
+        """What was asked for."""
+        return [path for path, _ in self.seen]
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        self.seen.append((request.path, CIMultiDict(request.headers)))
+        answer = self.answers.get(request.path)
+        return web.Response(body=MP4, content_type="video/mp4") if answer is None else await answer(request)
+
+
+@asynccontextmanager
+async def _serving() -> AsyncIterator[FileHost]:
+    host = FileHost()
+    application = web.Application()
+    application.router.add_route("*", "/{tail:.*}", host.serve)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield host
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def a_result(
+    *paths: str, known: bool = True, client: dict[str, Anything] | None = None
+) -> AsyncIterator[tuple[Generation, FileHost, World]]:
+    """
+    A generation whose results lie on a file host.
+
+    Args:
+        *paths: Their paths there, or whole URLs.
+
+        known: Whether the client was configured for the host, which is not a public one.
+
+        client: Further arguments of the client.
+    """
+    async with _serving() as host:
+        options = {**(client or {}), **({"upload_url": host.url} if known else {})}
+        async with a_world(client=options, duration=0.0) as world:
+            urls = [path if "//" in path else host.url + path for path in paths or ("/a.mp4",)]
+            result = json.dumps({"resultUrls": urls})
+            world.fake.inject(Fault("poll", "alter", data={"resultJson": result}))
+            yield await world.kie.generate(ask()), host, world
+
+
+def files_in(folder: Anything) -> dict[str, bytes]:
+    """Every file below a folder, by its name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,93 @@
+"""Rows for tests of journals, and the journals to keep them in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from kie_async import SqliteJournal
+from kie_async._core.lifecycle import Intent, IntentState, Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["PROMPT", "Anything", "an_intent", "anonymous", "moved", "opened"]
+
+#: Arguments that are passed on to whoever knows their types.
+Anything: TypeAlias = Any
+
+#: A canary, which must not be found where only hashes are kept.
+PROMPT = "The canary turns its head"
+
+#: What a move into a state brings along.
+_ALONG: dict[IntentState, dict[str, Any]] = {
+    IntentState.SENDING: {"attempts": 1, "sending_at": 2.0},
+    IntentState.SUBMITTED: {"task_id": "a-task", "accepted_at": 3.0},
+}
+
+#: From INTENT to each state.
+_WAYS: dict[IntentState, list[IntentState]] = {
+    IntentState.INTENT: [],
+    IntentState.SENDING: [IntentState.SENDING],
+    IntentState.SUBMITTED: [IntentState.SENDING, IntentState.SUBMITTED],
+    IntentState.SUCCEEDED: [IntentState.SENDING, IntentState.SUBMITTED, IntentState.SUCCEEDED],
+    IntentState.FAILED: [IntentState.SENDING, IntentState.SUBMITTED, IntentState.FAILED],
+    IntentState.STALLED: [IntentState.SENDING, IntentState.SUBMITTED, IntentState.STALLED],
+    IntentState.REJECTED: [IntentState.SENDING, IntentState.REJECTED],
+    IntentState.IN_DOUBT: [IntentState.SENDING, IntentState.IN_DOUBT],
+    IntentState.UNKNOWN: [IntentState.SENDING, IntentState.IN_DOUBT, IntentState.UNKNOWN],
+    IntentState.ABANDONED: [IntentState.SENDING, IntentState.IN_DOUBT, IntentState.ABANDONED],
+    IntentState.WITHDRAWN: [IntentState.WITHDRAWN],
+}
+
+
+def an_intent(number: int = 0, **fields: Anything) -> Intent:
+    """A row that was just written down."""
+    made: dict[str, Any] = {
+        "id": f"kj_{number:032x}",
+        "model": "wan/2-2-a14b-image-to-video-turbo",
+        "input": f'{{"image_url":"https://files.example.com/canary.png","prompt":"{PROMPT}, take {number}"}}',
+        "fingerprint": f"{number:064x}",
+        "created_at": 1.0,
+        "updated_at": 1.0,
+        "sources": (
+            Source(
+                field="image_url",
+                sha256="a" * 64,
+                origin="/home/canary/cat.png",
+                url="https://files.example.com/canary.png",
+                uploaded_at=0.5,
+            ),
+        ),
+    }
+    return Intent(**{**made, **fields})
+
+
+def anonymous(row: Intent | None) -> Intent | None:
+    """A row without its owner, whose name is another one in each run."""
+    return None if row is None else attrs.evolve(row, owner=None)
+
+
+async def moved(journal: Anything, row: Intent, state: IntentState, **changes: Anything) -> Intent:
+    """Move a new row to *state*, by the shortest way; *changes* come with the last move."""
+    way = _WAYS[state]
+    for step in way:
+        extra = {**_ALONG.get(step, {}), **(changes if step is way[-1] else {})}
+        after = await journal.move(row, step, at=row.updated_at, **extra)
+        assert after is not None
+        row = after
+    return row
+
+
+@asynccontextmanager
+async def opened(path: Path, **options: Anything) -> AsyncIterator[SqliteJournal]:
+    """A journal on disk, open."""
+    journal = SqliteJournal(path, **options)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()

@@ -1,0 +1,281 @@
+"""The journal on disk does what the journal in memory does: one contract, and one property, for both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kie_async import JournalError
+from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, IntentState
+from kie_async._io.journal import Journal
+from kie_async._io.memory import MemoryJournal
+from kie_async._io.sqlite import SqliteJournal
+from kie_async.testing import virtual_time
+from tests.io.intents import Anything, an_intent, anonymous, moved, opened
+
+S = IntentState
+
+#: Every field has a value that is not its default.
+FULL = an_intent(
+    1,
+    key="order-7 ✓",
+    callback_url="https://app.example.com/kie",
+    state=S.SUBMITTED,
+    attempts=3,
+    suspect_attempts=2,
+    sending_at=1.25,
+    task_id="a-task",
+    accepted_at=1_767_225_600.123456,
+    record='{"state":"generating"}',
+    credits=7.5,
+    error="why",
+    duplicates=("another-task",),
+)
+
+
+@pytest.fixture(params=["memory", "disk", "disk, hashes only"])
+async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
+    """An open journal of each kind."""
+    kept: Journal = (
+        MemoryJournal()
+        if request.param == "memory"
+        else SqliteJournal(tmp_path / "kie.db", store_inputs="full" if request.param == "disk" else "hash")
+    )
+    await kept.open()
+    yield kept
+    await kept.close()
+
+
+def shown(row: Intent | None) -> Intent | None:
+    """A row without what a journal may keep to itself."""
+    return None if row is None else attrs.evolve(row, owner=None, input="", sources=())
+
+
+async def test_a_row_is_found_as_it_was_added(journal: Journal) -> None:
+    """By its id and by its key; what was never added is not found."""
+    added = await journal.add(FULL)
+
+    assert shown(FULL) == shown(added)
+    assert added == await journal.get(FULL.id) == await journal.by_key("order-7 ✓")
+    assert journal.owns(added)
+    assert (None, None, None) == (
+        await journal.get(an_intent(2).id),
+        await journal.by_key("order-8"),
+        await journal.by_task("?"),
+    )
+
+
+async def test_a_key_that_is_there_gives_its_row_and_changes_nothing(journal: Journal) -> None:
+    first = await journal.add(an_intent(1, key="order-7"))
+
+    assert first == await journal.add(an_intent(2, key="order-7", model="another/model"))
+    assert [first] == list(await journal.rows())
+
+
+async def test_an_id_cannot_be_added_twice(journal: Journal) -> None:
+    first = await journal.add(an_intent(1))
+    with pytest.raises(JournalError):
+        await journal.add(an_intent(1, model="another/model"))
+
+    assert [first] == list(await journal.rows())
+
+
+async def test_a_move_changes_state_instant_and_what_comes_along(journal: Journal) -> None:
+    row = await journal.add(an_intent(1))
+    after = await journal.move(row, S.SENDING, at=2.5, attempts=1, sending_at=2.25)
+
+    assert after == attrs.evolve(row, state=S.SENDING, updated_at=2.5, attempts=1, sending_at=2.25)
+    assert after == await journal.get(row.id)
+
+
+@pytest.mark.parametrize("stale", [{"state": S.INTENT}, {"attempts": 1}, {"id": an_intent(9).id}])
+async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, stale: Anything) -> None:
+    """Compare-and-set: state and number of attempts are compared, and the row must be there."""
+    row = await journal.add(an_intent(1))
+    for attempt in (1, 2):
+        row = await moved(journal, row, S.SENDING, attempts=attempt)
+        if attempt == 1:
+            back = await journal.move(row, S.INTENT, at=1.0)
+            assert back is not None
+            row = back
+    seen = attrs.evolve(row, **stale)
+    to = S.SENDING if seen.state is S.INTENT else S.SUBMITTED
+
+    assert await journal.move(seen, to, at=9.0, task_id="a-task") is None
+    assert [row] == list(await journal.rows())
+    assert await journal.by_task("a-task") is None
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_a_move_that_the_table_does_not_have_is_refused(journal: Journal, *, stale: bool) -> None:
+    """Whatever the row is by now: what the mover wants is a bug in itself."""
+    illegal = [(old, new) for old in IntentState for new in IntentState if new not in MOVES[old]]
+    for number, (old, new) in enumerate(illegal):
+        row = await moved(journal, await journal.add(an_intent(number)), S.INTENT if stale else old)
+        with pytest.raises(JournalError, match=f"from {old} to {new}") as raised:
+            await journal.move(attrs.evolve(row, state=old), new, at=9.0)
+        assert row.id == raised.value.intent_id
+        assert row == await journal.get(row.id)
+
+
+async def test_a_note_changes_all_but_the_state(journal: Journal) -> None:
+    row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
+    after = await journal.note(row.id, at=5.0, credits=8.0, duplicates=("b", "c"))
+
+    assert after == attrs.evolve(row, updated_at=5.0, credits=8.0, duplicates=("b", "c"))
+    assert after == await journal.get(row.id)
+    assert await journal.note(an_intent(2).id, at=5.0, credits=8.0) is None
+
+
+async def test_a_task_and_its_duplicates_lead_to_the_row(journal: Journal) -> None:
+    """Until the row is forgotten."""
+    row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
+    await journal.note(row.id, at=2.0, duplicates=("b",))
+    done = await journal.move(row, S.SUCCEEDED, at=3.0, duplicates=("b", "c"))
+
+    assert [done] * 3 == [await journal.by_task(task_id) for task_id in ("a-task", "b", "c")]
+    assert 1 == await journal.forget(before=4.0)
+    assert [None] * 3 == [await journal.by_task(task_id) for task_id in ("a-task", "b", "c")]
+
+
+async def test_rows_come_oldest_first_and_by_state(journal: Journal) -> None:
+    """In the order in which they were added: a wall clock may be set back."""
+    for number, state in enumerate(IntentState):
+        await moved(journal, await journal.add(an_intent(number, created_at=100.0 - number)), state)
+
+    assert list(IntentState) == [row.state for row in await journal.rows()]
+    assert [an_intent(number).id for number in range(len(IntentState))] == [row.id for row in await journal.rows()]
+    assert [S.SENDING, S.ABANDONED] == [row.state for row in await journal.rows({S.ABANDONED, S.SENDING})]
+    assert [] == list(await journal.rows(()))
+
+
+async def test_only_old_rows_that_have_ended_are_forgotten(journal: Journal) -> None:
+    """A doubt is not an end, and stays until somebody settles it."""
+    for number, state in enumerate(IntentState):
+        row = await moved(journal, await journal.add(an_intent(number, key=f"order-{state}")), state)
+        await journal.note(row.id, at=5.0)
+    late = await moved(journal, await journal.add(an_intent(99)), S.WITHDRAWN)
+    await journal.note(late.id, at=7.0)
+
+    assert 0 == await journal.forget(before=5.0)
+    assert len(ENDED) == await journal.forget(before=6.0)
+    left = await journal.rows()
+    assert [*(state for state in IntentState if state not in ENDED), S.WITHDRAWN] == [row.state for row in left]
+    assert await journal.by_key(f"order-{S.SUCCEEDED}") is None
+    again = await journal.add(an_intent(100, key=f"order-{S.SUCCEEDED}"))
+    assert an_intent(100).id == again.id
+
+
+async def test_claiming_gives_the_open_rows_that_are_ones_own(journal: Journal) -> None:
+    for number, state in enumerate(IntentState):
+        await moved(journal, await journal.add(an_intent(number)), state)
+    mine = [row for row in await journal.rows() if row.state in OPEN]
+
+    assert mine == list(await journal.claim())
+    assert mine[1:3] == list(await journal.claim([row.id for row in mine[1:3]]))
+    assert [] == list(await journal.claim([an_intent(99).id]))
+    assert {} == await journal.orphans()
+
+
+async def test_only_others_change_the_version(journal: Journal) -> None:
+    before = await journal.version()
+    await journal.add(an_intent(1))
+
+    assert before == await journal.version()
+
+
+# -- the same, whatever is asked ---------------------------------------------------------------------------------------
+
+Step: TypeAlias = Callable[[Journal], Awaitable[object]]
+
+NUMBERS = st.integers(0, 3)
+INSTANTS = st.sampled_from([1.0, 2.0, 3.0])
+TASKS = st.sampled_from(["task-a", "task-b"])
+STATES = st.sampled_from(IntentState)
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "task_id": TASKS,
+        "attempts": NUMBERS,
+        "credits": st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        "error": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        "duplicates": st.lists(st.sampled_from(["task-c", "task-d"]), unique=True).map(tuple),
+    },
+)
+
+
+def add(number: int, key: int | None) -> Step:
+    return lambda journal: journal.add(an_intent(number, key=None if key is None else f"key-{key}"))
+
+
+def move(number: int, state: IntentState, to: IntentState, at: float, changes: Anything) -> Step:
+    """A move by somebody who has seen the row as it is, but perhaps in another state."""
+
+    async def step(journal: Journal) -> Intent | None:
+        row = await journal.get(an_intent(number).id) or an_intent(number)
+        return await journal.move(attrs.evolve(row, state=state), to, at=at, **changes)
+
+    return step
+
+
+def walk(number: int, choice: int, at: float, changes: Anything) -> Step:
+    """A legal move."""
+
+    async def step(journal: Journal) -> Intent | None:
+        row = await journal.get(an_intent(number).id)
+        ways = [] if row is None else sorted(MOVES[row.state])
+        return None if row is None or not ways else await journal.move(row, ways[choice % len(ways)], at=at, **changes)
+
+    return step
+
+
+STEPS = st.one_of(
+    st.builds(add, NUMBERS, st.none() | NUMBERS),
+    st.builds(move, NUMBERS, STATES, STATES, INSTANTS, CHANGES),
+    st.builds(walk, NUMBERS, st.integers(0, 9), INSTANTS, CHANGES),
+    st.builds(
+        lambda number, at, changes: lambda journal: journal.note(an_intent(number).id, at=at, **changes),
+        NUMBERS,
+        INSTANTS,
+        CHANGES,
+    ),
+    st.builds(lambda task_id: lambda journal: journal.by_task(task_id), st.sampled_from(["task-c", "task-d"])),
+    st.builds(lambda key: lambda journal: journal.by_key(f"key-{key}"), NUMBERS),
+    st.builds(lambda states: lambda journal: journal.rows(states), st.none() | st.frozensets(STATES)),
+    st.builds(lambda before: lambda journal: journal.forget(before=before), INSTANTS),
+    st.just(lambda journal: journal.claim()),
+)
+
+
+async def told(step: Step, journal: Journal) -> object:
+    """What a step says: its answer, or the class of its error."""
+    try:
+        answer = await step(journal)
+    except JournalError as error:
+        return type(error)
+    if isinstance(answer, list):
+        return [anonymous(row) for row in answer]
+    return anonymous(answer) if isinstance(answer, Intent) else answer
+
+
+@settings(max_examples=60)
+@given(st.lists(STEPS, max_size=25))
+def test_both_journals_say_the_same_of_anything(steps: list[Step]) -> None:
+    """Any sequence of questions and changes has the same answers in memory and on disk."""
+
+    async def main(folder: str) -> None:
+        memory = MemoryJournal()
+        async with opened(Path(folder) / "kie.db") as disk:
+            for step in steps:
+                assert await told(step, memory) == await told(step, disk)
+            assert [anonymous(row) for row in await disk.rows()] == list(await memory.rows())
+
+    with TemporaryDirectory() as folder:
+        virtual_time(main, folder)

@@ -1,0 +1,185 @@
+"""Journals around a journal: one whose every write is a point, and three with a bug each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Unpack
+
+import anyio
+import attrs
+
+from kie_async._core.lifecycle import OPEN, Intent, IntentState
+from kie_async._io.journal import Changes, Journal
+from tests.real_time.crash.perils import Perils
+
+__all__ = ["PLANTS", "PerilousJournal"]
+
+
+class _Around:
+    """
+    Passes everything on.
+
+    Args:
+        inner: The journal that does the work.
+    """
+
+    def __init__(self, inner: Journal) -> None:
+        self.inner = inner
+
+    @property
+    def durable(self) -> bool:
+        return self.inner.durable
+
+    async def open(self) -> None:
+        await self.inner.open()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def add(self, intent: Intent) -> Intent:
+        return await self.inner.add(intent)
+
+    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self.inner.move(seen, state, at=at, **changes)
+
+    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self.inner.note(intent_id, at=at, **changes)
+
+    async def get(self, intent_id: str) -> Intent | None:
+        return await self.inner.get(intent_id)
+
+    async def by_key(self, key: str) -> Intent | None:
+        return await self.inner.by_key(key)
+
+    async def by_task(self, task_id: str) -> Intent | None:
+        return await self.inner.by_task(task_id)
+
+    async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
+        return await self.inner.rows(states)
+
+    async def forget(self, *, before: float) -> int:
+        return await self.inner.forget(before=before)
+
+    def owns(self, row: Intent) -> bool:
+        return self.inner.owns(row)
+
+    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        return await self.inner.claim(intent_ids)
+
+    async def orphans(self) -> Mapping[IntentState, int]:
+        return await self.inner.orphans()
+
+    async def version(self) -> int:
+        return await self.inner.version()
+
+
+class PerilousJournal(_Around):
+    """
+    A journal before and after each of whose writes is a point.
+
+    Args:
+        inner: The journal that writes.
+
+        perils: Where the points are counted.
+    """
+
+    def __init__(self, inner: Journal, perils: Perils) -> None:
+        super().__init__(inner)
+        self._perils = perils
+
+    async def add(self, intent: Intent) -> Intent:
+        self._perils.reach("journal: before it is added")
+        row = await self.inner.add(intent)
+        self._perils.reach("journal: after it is added")
+        return row
+
+    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        self._perils.reach(f"journal: before {state}")
+        row = await self.inner.move(seen, state, at=at, **changes)
+        self._perils.reach(f"journal: after {state}")
+        return row
+
+    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        self._perils.reach("journal: before it is noted")
+        row = await self.inner.note(intent_id, at=at, **changes)
+        self._perils.reach("journal: after it is noted")
+        return row
+
+    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        self._perils.reach("journal: before they are claimed")
+        rows = await self.inner.claim(intent_ids)
+        self._perils.reach("journal: after they are claimed")
+        return rows
+
+
+# -- bugs -------------------------------------------------------------------------------------------------------------
+
+
+class _WritesAfterTheAnswer(_Around):
+    """Journal after the answer: SENDING is written with what follows it, instead of before the first byte."""
+
+    def __init__(self, inner: Journal) -> None:
+        super().__init__(inner)
+        self._unwritten: dict[str, tuple[Intent, float]] = {}
+
+    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        if state is IntentState.SENDING:
+            self._unwritten[seen.id] = seen, at
+            return attrs.evolve(seen, state=state, updated_at=at, **changes)
+        if (unwritten := self._unwritten.pop(seen.id, None)) is not None:
+            before, began_at = unwritten
+            written = await self.inner.move(
+                before, IntentState.SENDING, at=began_at, attempts=seen.attempts, sending_at=seen.sending_at
+            )
+            if written is None:
+                return None
+        return await self.inner.move(seen, state, at=at, **changes)
+
+
+class _TakesSendingForIntent(_Around):
+    """SENDING taken for INTENT at recovery: what was being sent is sent again."""
+
+    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        rows = []
+        for row in await self.inner.claim(intent_ids):
+            if row.state is IntentState.SENDING:
+                moved = await self.inner.move(row, IntentState.INTENT, at=row.updated_at)
+                rows.append(moved or row)
+            else:
+                rows.append(row)
+        return rows
+
+
+class _TakesWithoutLooking(_Around):
+    """
+    What looks for dead owners and takes over in two steps, so that two who recover at once take the same rows.
+
+    No bug by itself: it is what the compare-and-set of each move is there for.
+    """
+
+    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        found = [row for row in await self.inner.rows(OPEN) if intent_ids is None or row.id in intent_ids]
+        # The other one looks, too, before either takes.
+        await anyio.sleep(1.0)
+        await self.inner.claim(intent_ids)
+        return found
+
+    def owns(self, row: Intent) -> bool:  # noqa: ARG002 (of all)
+        return True
+
+
+class _OverwritesWhatIsThere(_TakesWithoutLooking):
+    """No compare-and-set: a move overwrites whatever is there."""
+
+    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        # note() changes a row without a look at its state, and this makes it change the state itself.
+        return await self.inner.note(seen.id, at=at, **{"state": state, **changes})  # type: ignore[typeddict-item]
+
+
+#: Bugs by name, and the hurried recovery without a bug.
+PLANTS: Mapping[str, Callable[[Journal], Journal]] = {
+    "takes-without-looking": _TakesWithoutLooking,
+    "journal-after-the-answer": _WritesAfterTheAnswer,
+    "sending-taken-for-intent": _TakesSendingForIntent,
+    "no-compare-and-set": _OverwritesWhatIsThere,
+}

@@ -1,0 +1,162 @@
+"""What runs in the processes that are killed, and in those that come after them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import anyio
+import attrs
+
+from kie_async import (
+    JSON,
+    Job,
+    KieClient,
+    KieError,
+    Limits,
+    Request,
+    SqliteJournal,
+    SubmitInDoubtError,
+    Wan22TurboImageToVideo,
+)
+from tests.real_time.crash.hurry import HurriedLoop
+from tests.real_time.crash.journals import PLANTS, PerilousJournal
+from tests.real_time.crash.perilous_wire import PerilousSessions
+from tests.real_time.crash.perils import Diary, Perils, Point
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kie_async._io.journal import Journal
+
+__all__ = ["SHOTS", "SPEED", "Orders", "first", "prompt", "second"]
+
+KEY = "any-key-is-good"
+#: The jobs of a run.
+SHOTS = 20
+#: How many seconds of a program go into one.
+SPEED = 20.0
+
+
+@attrs.frozen(kw_only=True)
+class Orders:
+    """
+    What a process is told when it is started.
+
+    Attributes:
+        url: The service.
+
+        journal: The journal's file.
+
+        diary: Where it writes what it is told.
+
+        images: The folder with the images that have to be uploaded.
+
+        kill_at: Where it is killed.
+
+        plant: The bug that its journal has, or None.
+
+        epoch: See ``HurriedLoop``.
+    """
+
+    url: str
+    journal: Path
+    diary: Path
+    images: Path
+    kill_at: Point | None = None
+    plant: str | None = None
+    epoch: float = attrs.field(factory=time.time)
+
+
+def prompt(number: int) -> str:
+    """The prompt of a shot, by which its task is found at the service."""
+    return f"The cat turns its head, take {number}."
+
+
+def shot(orders: Orders, number: int) -> Request:
+    """A request; two of a run have an image that must be uploaded first."""
+    image = orders.images / f"{number}.png" if number < 2 else "https://example.com/cat.png"  # noqa: PLR2004 (two)
+    return Wan22TurboImageToVideo(image=image, prompt=prompt(number))
+
+
+def key(number: int) -> str | None:
+    """The key of a shot; every other shot has one."""
+    return None if number % 2 else f"shot-{number}"
+
+
+def first(orders: Orders) -> None:
+    """Submit all shots at once and wait for them; one process of those that are killed."""
+    _run(orders, _shoot_all)
+
+
+def second(orders: Orders) -> None:
+    """Recover, wait for all that is unfinished, and at once start the script again: the same keys, the same requests."""
+    _run(orders, _recover)
+
+
+def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]) -> None:
+    perils, diary = Perils(orders.kill_at), Diary(orders.diary)
+    with asyncio.Runner(loop_factory=partial(HurriedLoop, SPEED, orders.epoch)) as runner:
+        runner.run(_with_client(orders, perils, diary, program))
+    diary.write(told="done", trail=[attrs.asdict(point) for point in perils.trail])
+
+
+async def _with_client(
+    orders: Orders, perils: Perils, diary: Diary, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]
+) -> None:
+    journal: Journal = SqliteJournal(orders.journal)
+    if orders.plant is not None:
+        journal = PLANTS[orders.plant](journal)
+    limits = Limits(creates=2 * SHOTS, window=1.0, polls_per_second=100.0)
+    async with KieClient(
+        KEY,
+        base_url=orders.url,
+        limits=limits,
+        journal=PerilousJournal(journal, perils),
+        session_factory=PerilousSessions(perils),
+    ) as kie:
+        await program(orders, kie, diary)
+
+
+async def _shoot_all(orders: Orders, kie: KieClient, diary: Diary) -> None:
+    async with anyio.create_task_group() as group:
+        for number in range(SHOTS):
+            group.start_soon(_shoot, orders, kie, diary, number)
+
+
+async def _shoot(orders: Orders, kie: KieClient, diary: Diary, number: int) -> None:
+    try:
+        # Half of the callers wait for the taskId, half of them only until the job is in the journal.
+        job = await kie.submit(shot(orders, number), key=key(number), wait=number % 4 < 2)  # noqa: PLR2004 (half)
+    except SubmitInDoubtError as error:
+        diary.write(told=type(error).__name__, shot=number, job=error.intent_id)
+    except KieError as error:
+        diary.write(told=type(error).__name__, shot=number, job=error.intent_id, message=str(error))
+    else:
+        diary.write(told="journaled", shot=number, job=job.id, task=job.task_id)
+        await _wait(job, diary, shot=number)
+
+
+async def _wait(job: Job, diary: Diary, **about: JSON) -> None:
+    try:
+        video = await job
+    except KieError as error:
+        told: str = type(error).__name__
+        diary.write(told=told, job=job.id, task=error.task_id, message=str(error), **about)
+    else:
+        diary.write(told="Generation", job=job.id, task=video.task_id, **about)
+
+
+async def _recover(orders: Orders, kie: KieClient, diary: Diary) -> None:
+    async with anyio.create_task_group() as group:
+        for number in range(SHOTS):
+            if key(number) is not None:
+                group.start_soon(_shoot, orders, kie, diary, number)
+        jobs = await kie.recover()
+        diary.write(told="recovered", jobs=[job.id for job in jobs])
+        for job in jobs:
+            group.start_soon(_wait, job, diary)
