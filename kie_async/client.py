@@ -215,7 +215,7 @@ class KieClient:
         job: LiveJob | None = None
         with anyio.move_on_after(timeout):
             job, created = await engine.intake.begin(request, key)
-            await self._leave_cleanly(engine, job, engine.waiting.answered(job), withdraw=created)
+            job = await self._leave_cleanly(engine, job, engine.waiting.answered(job), withdraw=created)
             return await engine.waiting.ended(job, patient=False)
         raise timed_out(timeout or 0.0, job)
 
@@ -241,13 +241,15 @@ class KieClient:
         engine = await self._engine()
         job, created = await engine.intake.begin(request, key)
         until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
-        await self._leave_cleanly(engine, job, until, withdraw=created and wait)
+        job = await self._leave_cleanly(engine, job, until, withdraw=created and wait)
         return Job(self, job.id, job)
 
-    async def _leave_cleanly(self, engine: Engine, job: LiveJob, until: Awaitable[None], *, withdraw: bool) -> None:
+    async def _leave_cleanly(
+        self, engine: Engine, job: LiveJob, until: Awaitable[LiveJob], *, withdraw: bool
+    ) -> LiveJob:
         """Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun."""
         try:
-            await until
+            return await until
         except asyncio.CancelledError:
             if withdraw and job.key is None:
                 engine.withdraw(job)
@@ -278,12 +280,15 @@ class KieClient:
             Handles to all unfinished jobs.
         """
         engine = await self._engine()
-        return [Job(self, job.id, job) for job in await engine.recover()]
+        return [Job(self, job_id, self._live(job_id)) for job_id in await engine.recover()]
 
     async def jobs(self) -> list[Job]:
         """Handles to all jobs that the journal knows, oldest first."""
         engine = await self._engine()
-        return [Job(self, row.id) for row in await engine.parts.journal.rows()]
+        from kie_async._io.live import LiveJob
+
+        rows = await engine.parts.journal.rows()
+        return [Job(self, row.id, self._live(row.id) or LiveJob.of(row)) for row in rows]
 
     async def forget(self, *, before: float) -> int:
         """
@@ -343,9 +348,9 @@ class KieClient:
     async def _engine(self) -> Engine:
         """The engine for the running loop, made on first use."""
         if self._closed:
-            from kie_async._io.engine import closed
+            from kie_async._core.outcomes import closed_error
 
-            raise closed()
+            raise closed_error()
         loop = asyncio.get_running_loop()
         engine, here = self._bound, (os.getpid(), threading.get_ident())
         if engine is not None and not engine.over and engine.loop is not loop:

@@ -153,7 +153,7 @@ class Job:
             msg = "Sending the create again may pay twice. Pass allow_duplicate=True if that is wanted."
             raise errors.ConfigurationError(msg, intent_id=self._id)
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.doubts.resubmit(self._id, engine.intake.send_again)
+        await engine.doubts.resubmit(self._id)
 
     async def abandon(self) -> None:
         """

@@ -15,7 +15,16 @@ from kie_async._core.looks import LookVerdict
 from kie_async._core.verdicts import shortened
 from kie_async.records import TaskRecord
 
-__all__ = ["dump_error", "error_of_look", "failure_of", "has_result", "load_error", "no_result", "worth_retrying"]
+__all__ = [
+    "closed_error",
+    "dump_error",
+    "error_of_look",
+    "failure_of",
+    "has_result",
+    "load_error",
+    "no_result",
+    "worth_retrying",
+]
 
 _KINDS: dict[str, type[errors.KieError]] = {
     kind.__name__: kind
@@ -79,6 +88,16 @@ def failure_of(record: TaskRecord, *, intent_id: str | None) -> errors.TaskFaile
         worth_retrying=again,
         intent_id=intent_id,
         task_id=record.task_id,
+    )
+
+
+def closed_error(*, intent_id: str | None = None, task_id: str | None = None) -> errors.ClientClosedError:
+    """The error for what is asked of a client that is closed, or waited for when it closes."""
+    return errors.ClientClosedError(
+        "The client is closed. Enter `async with` again; what was accepted lives on, and what was not sent stays in the"
+        " journal for recover().",
+        intent_id=intent_id,
+        task_id=task_id,
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 
-import anyio
 import attrs
 from tenacity import wait_exponential
 
@@ -21,6 +20,7 @@ from kie_async._core.window import WindowBucket
 from kie_async._io.agenda import Agenda, Entry
 from kie_async._io.clock import Surroundings
 from kie_async._io.retrying import pause_after
+from kie_async._io.slots import Slots
 from kie_async.policy import Limits
 
 __all__ = ["MAINTENANCE_PROBE_EVERY", "Admission", "Permit"]
@@ -99,7 +99,7 @@ class Admission:
         surroundings: Surroundings,
         agenda: Agenda,
     ) -> None:
-        self.slots = anyio.CapacityLimiter(limits.in_flight)
+        self.slots = Slots(limits.in_flight)
         self.bucket = WindowBucket(limits.creates, limits.window)
         self.gate = Gate()
         self._patience = patience
@@ -134,24 +134,6 @@ class Admission:
     def waiting(self) -> int:
         """How many owners wait for a permit."""
         return sum(not waiter.granted.done() for _, _, waiter in self._queue)
-
-    async def slot(self, job_id: str) -> None:
-        """Wait for a slot and take it in the name of *job_id*."""
-        await self.slots.acquire_on_behalf_of(job_id)
-
-    def take_slot_if_free(self, job_id: str) -> bool:
-        """
-        Take a slot without waiting: for a task that runs already, whether there is a slot for it or not.
-        """
-        try:
-            self.slots.acquire_on_behalf_of_nowait(job_id)
-        except anyio.WouldBlock:
-            return False
-        return True
-
-    def release_slot(self, job_id: str) -> None:
-        """Give the slot of *job_id* back."""
-        self.slots.release_on_behalf_of(job_id)
 
     async def permit(self, place: int, *, since: float) -> Permit | None:
         """

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from kie_async import errors
 from kie_async._core.lifecycle import Intent, IntentState
-from kie_async._core.outcomes import error_of_look
+from kie_async._core.outcomes import closed_error, error_of_look
 from kie_async._core.signature import find_token
 from kie_async._core.wire import read_param
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from kie_async._io.live import LiveJob
+    from kie_async._io.journal import Changes
     from kie_async._io.parts import Parts
+    from kie_async._io.recovery import Recovery
     from kie_async._io.waiting import Waiting
     from kie_async.records import JSON, TaskRecord
 
@@ -32,63 +30,61 @@ class Doubts:
         parts: The client's parts.
 
         waiting: Finds jobs.
+
+        recovery: Follows them afterwards.
     """
 
-    def __init__(self, parts: Parts, waiting: Waiting) -> None:
+    def __init__(self, parts: Parts, waiting: Waiting, recovery: Recovery) -> None:
         self._parts = parts
         self._waiting = waiting
+        self._recovery = recovery
 
     async def resolve(self, job_id: str, task_id: str) -> None:
         """Bind a task to a job in doubt; see ``Job.resolve``."""
         parts = self._parts
-        job, row = await self._in_doubt(job_id)
+        row = await self._in_doubt(job_id)
         look = await parts.poller.look_now(task_id)
         if look.record is None:
-            raise error_of_look(look.verdict, intent_id=job.id, task_id=task_id)
-        if not belongs(look.record, row, parts.secret):
-            msg = "The task was created by another request than this job's, and is not bound. Check the id."
-            raise errors.ConfigurationError(msg, intent_id=job.id, task_id=task_id)
-        parts.registry.add(job)
+            raise error_of_look(look.verdict, intent_id=row.id, task_id=task_id)
+        other = await parts.journal.by_task(task_id)
+        if (other is not None and other.id != row.id) or not belongs(look.record, row, parts.secret):
+            whose = "" if other is None else f" ({other.id})"
+            msg = f"The task was created by another request than this job's{whose}, and is not bound. Check the id."
+            raise errors.ConfigurationError(msg, intent_id=row.id, task_id=task_id)
+        job = self._recovery.adopt(row)
         await parts.settler.accepted(job, task_id)
+        await self._recovery.follow(job)
         await parts.tracker.apply(job, look.record)
 
-    async def resubmit(
-        self, job_id: str, send_again: Callable[[LiveJob], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
-    ) -> None:
-        """
-        Send a job in doubt again; see ``Job.resubmit``.
-
-        Args:
-            job_id: The job.
-
-            send_again: Makes an unsent job ready to be sent.
-        """
-        job = await self._leave_doubt(job_id, IntentState.INTENT)
-        self._parts.submitter.start(job, partial(send_again, job))
+    async def resubmit(self, job_id: str) -> None:
+        """Send a job in doubt again; see ``Job.resubmit``."""
+        row = await self._in_doubt(job_id)
+        # What was in doubt may have been paid, whatever becomes of the job now.
+        await self._leave_doubt(row, IntentState.INTENT, suspect_attempts=row.suspect_attempts + 1)
 
     async def abandon(self, job_id: str) -> None:
         """Give a job in doubt up; see ``Job.abandon``."""
-        self._parts.tracker.let_go(await self._leave_doubt(job_id, IntentState.ABANDONED))
+        await self._leave_doubt(await self._in_doubt(job_id), IntentState.ABANDONED)
 
-    async def _in_doubt(self, job_id: str) -> tuple[LiveJob, Intent]:
+    async def _in_doubt(self, job_id: str) -> Intent:
         job = await self._waiting.find(job_id)
         self._waiting.leave(job)
         if job.row is None or job.state not in (IntentState.IN_DOUBT, IntentState.UNKNOWN):
             said = "was created by somebody else" if job.row is None else f"is {job.state}"
             msg = f"Only a job in doubt can be settled by hand, and this one {said}. Nothing was changed."
             raise errors.ConfigurationError(msg, intent_id=job.own_id, task_id=job.task_id)
-        return job, job.row
+        return job.row
 
-    async def _leave_doubt(self, job_id: str, state: IntentState) -> LiveJob:
-        job, row = await self._in_doubt(job_id)
-        moved = await self._parts.journal.move(row, state, at=self._parts.surroundings.wall(), error=None)
+    async def _leave_doubt(self, row: Intent, state: IntentState, **changes: Unpack[Changes]) -> None:
+        if self._parts.submitter.closing:
+            raise closed_error(intent_id=row.id)
+        moved = await self._parts.journal.move(row, state, at=self._parts.surroundings.wall(), error=None, **changes)
         if moved is None:
             msg = "The job has just been settled by somebody else. Look at it again."
-            raise errors.ConfigurationError(msg, intent_id=job.id)
-        self._parts.tracker.forget_deadlines(job)
+            raise errors.ConfigurationError(msg, intent_id=row.id)
+        job = self._recovery.adopt(moved)
         job.row = moved
-        job.publish()
-        return job
+        await self._recovery.follow(job)
 
 
 def belongs(record: TaskRecord, row: Intent, secret: bytes) -> bool:

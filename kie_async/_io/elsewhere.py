@@ -1,8 +1,8 @@
 """
-Jobs that another process works on: this one watches their rows, and takes them over if that process dies.
+Rows that another process may move: those that it works on, and those of ours that are in doubt.
 
-Only the owner of a job looks at its task; everybody else sees what the owner writes down. One cheap question to the
-database (has anybody written?) serves all of them.
+Only the owner of a job looks at its task; everybody else sees what the owner writes down, and takes over if it dies.
+One cheap question to the database (has anybody written?) serves all of them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
-from kie_async._core.lifecycle import OPEN
+from kie_async._core.stored import load_record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kie_async._core.lifecycle import Intent
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
-    from kie_async._io.registry import Registry
     from kie_async._io.root import Root
 
 __all__ = ["Elsewhere"]
@@ -40,69 +40,73 @@ class Elsewhere:
     Args:
         journal: Where they are.
 
-        registry: The jobs that are alive.
-
         root: What the watch runs in.
 
-        resume: Follows a job that has become this process's.
+        follow: Does what fits the row of a job that has changed.
     """
 
-    def __init__(
-        self, *, journal: Journal, registry: Registry, root: Root, resume: Callable[[LiveJob], Awaitable[None]]
-    ) -> None:
+    def __init__(self, *, journal: Journal, root: Root, follow: Callable[[LiveJob], Awaitable[None]]) -> None:
         self._journal = journal
-        self._registry = registry
         self._root = root
-        self._resume = resume
+        self._follow = follow
         self._jobs: dict[str, LiveJob] = {}
         self._running = False
 
-    def watch(self, job: LiveJob) -> None:
-        """Follow a job whose row belongs to another process."""
-        job.remote = True
-        self._registry.add(job)
-        self._registry.bind(job)
+    def watch(self, job: LiveJob, *, remote: bool) -> None:
+        """
+        Follow the row of a job.
+
+        Args:
+            job: The job.
+
+            remote: Whether it belongs to another process.
+        """
+        job.remote = remote
+        if not self._journal.durable:
+            return  # nobody else can reach it
         self._jobs[job.id] = job
         if not self._running:
             self._running = True
             self._root.start(self._watch)
 
+    def leave(self, job: LiveJob) -> None:
+        """Watch a job no more."""
+        job.remote = False
+        self._jobs.pop(job.id, None)
+
     async def _watch(self) -> None:
+        version, turn = None, 0
         try:
-            version, turn = await self._journal.version(), 0
             while self._jobs:
                 await anyio.sleep(EVERY)
                 turn += 1
-                if (seen := await self._journal.version()) != version:
-                    version = seen
-                    await self._read()
-                if turn % ALIVE_EVERY == 0:
-                    await self._take_over()
-        except errors.JournalError:
-            _log.exception("The journal cannot be read; jobs of other processes are not followed.")
+                try:
+                    if (seen := await self._journal.version()) != version:
+                        await self._read()
+                        version = seen
+                    if turn % ALIVE_EVERY == 0:
+                        await self._take_over()
+                except errors.JournalError:
+                    _log.exception("The journal cannot be read; jobs of other processes are looked at again soon.")
         finally:
             self._running = False
 
     async def _read(self) -> None:
         for job in list(self._jobs.values()):
             row = await self._journal.get(job.id)
-            if row is not None and row != job.row:
-                job.row = row
-                if row.state not in OPEN:
-                    self.leave(job)
-                job.publish()
+            if row is not None and job.row is not None and row != job.row and self._jobs.get(job.id) is job:
+                await self._changed(job, row)
 
     async def _take_over(self) -> None:
         # The owner may have died; then whoever waits becomes it.
-        for row in await self._journal.claim(list(self._jobs)):
-            job = self._jobs[row.id]
-            self.leave(job)
-            job.row = row
-            await self._resume(job)
-            job.publish()
+        remote = [job.id for job in self._jobs.values() if job.remote]
+        for row in await self._journal.claim(remote) if remote else ():
+            if (job := self._jobs.get(row.id)) is not None and job.remote:
+                await self._changed(job, row)
 
-    def leave(self, job: LiveJob) -> None:
-        """Watch a job no more."""
-        job.remote = False
-        self._registry.drop(job)
-        del self._jobs[job.id]
+    async def _changed(self, job: LiveJob, row: Intent) -> None:
+        job.row = row
+        if row.record is not None:
+            job.saw(load_record(row.record))
+        await self._follow(job)
+        job.publish()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
+from kie_async._core.outcomes import closed_error
 from kie_async._core.polling import ByAge
 from kie_async._core.signature import callback_secret
 from kie_async._core.verdicts import Reply, error_of_answer
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from kie_async.events import EventName
     from kie_async.records import JSON
 
-__all__ = ["Engine", "closed"]
+__all__ = ["Engine"]
 
 _log = logging.getLogger("kie_async")
 
@@ -69,16 +70,18 @@ class Engine:
 
     def __init__(self, settings: Settings, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.root = Root(loop, enter=self._enter, leave=self._leave)
         self._settings = settings
         self._agenda = agenda = Agenda(loop)
+        self.root = Root(loop, enter=self._enter, ending=self._ending, leave=self._leave)
         self._closing = False
         self._opened = AsyncExitStack()
         surroundings = Surroundings(loop)
         registry = Registry()
         transport = settings.transport()
         secret = callback_secret(settings.api_key)
-        moves = Moves(journal, surroundings, self._report)
+        self._moves = moves = Moves(
+            journal=journal, surroundings=surroundings, agenda=agenda, root=self.root, report=self._report
+        )
         admission = Admission(
             settings.limits,
             patience=settings.retry.maintenance_patience,
@@ -97,7 +100,7 @@ class Engine:
         )
         tracker = Tracker(
             moves=moves,
-            admission=admission,
+            slots=admission.slots,
             registry=registry,
             poller=poller,
             root=self.root,
@@ -107,7 +110,7 @@ class Engine:
             report=self._report,
         )
         poller.on_look = tracker.on_look
-        settler = Settler(moves=moves, tracker=tracker, surroundings=surroundings, report=self._report)
+        settler = Settler(moves=moves, surroundings=surroundings, report=self._report)
         submitter = Submitter(
             tools=Tools(
                 transport=transport,
@@ -123,6 +126,7 @@ class Engine:
             registry=registry,
             tracker=tracker,
             root=self.root,
+            owns=journal.owns,
         )
         self._parts = parts = Parts(
             settings=settings,
@@ -140,11 +144,11 @@ class Engine:
             secret=secret,
         )
         self._recovery = Recovery(parts)
-        self.intake = Intake(parts, self._recovery.take_up)
+        self.intake = Intake(parts)
         self._recovery.send_again = self.intake.send_again
-        submitter.take_up = self._recovery.take_up
-        self.waiting = Waiting(parts, Outcomes(settings), self._recovery.take_up)
-        self.doubts = Doubts(parts, self.waiting)
+        tracker.follow = self._recovery.follow
+        self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
+        self.doubts = Doubts(parts, self.waiting, self._recovery)
 
     @property
     def over(self) -> bool:
@@ -161,9 +165,9 @@ class Engine:
         error = errors.TransportError("The job was withdrawn before it was sent; nothing was paid.", intent_id=job.id)
         self._parts.submitter.stop(job, Stop.WITHDRAWN, error)
 
-    async def recover(self) -> list[LiveJob]:
+    async def recover(self) -> list[str]:
         """Go on with everything that is unfinished; see ``KieClient.recover``."""
-        return await self._recovery.recover(self.intake.send_again)
+        return await self._recovery.recover()
 
     async def credits(self) -> float:
         """The account's balance; see ``KieClient.credits``."""
@@ -181,10 +185,10 @@ class Engine:
         return Statistics(
             jobs=len(parts.registry),
             submitting=parts.submitter.owners,
-            waiting_for_slot=parts.admission.slots.statistics().tasks_waiting,
+            waiting_for_slot=parts.admission.slots.waiting,
             waiting_for_token=parts.admission.waiting,
             sending=parts.submitter.sending,
-            in_flight=parts.admission.slots.borrowed_tokens,
+            in_flight=parts.admission.slots.taken,
             tokens_lent=parts.admission.bucket.lent,
             watched=parts.poller.watched,
             waiters=sum(job.waiters for job in parts.registry),
@@ -198,12 +202,13 @@ class Engine:
         Stop taking jobs, let creates on the wire end within *drain* seconds, and end everything.
         """
         self._closing = True
+        submitter = self._parts.submitter
+        submitter.closing = True
         for job in self._parts.registry:
-            self._parts.submitter.stop(job, Stop.CLOSED, closed(job))
+            submitter.stop(job, Stop.CLOSED, closed_error(intent_id=job.id))
         with anyio.move_on_after(drain):
-            for job in self._parts.registry:
-                while job.owned:
-                    await job.changed()
+            while owned := [job for job in self._parts.registry if job.owned]:
+                await owned[0].changed()
         await self.root.end()
 
     async def _enter(self) -> None:
@@ -219,13 +224,19 @@ class Engine:
                 "The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown
             )
 
-    async def _leave(self) -> None:
-        """End what is left, whoever has ended the root task: the client, or the loop."""
-        self._closing = True
+    def _ending(self) -> None:
+        """Start nothing more, whoever has ended the root task: the client, or the loop."""
+        self._closing = self._parts.submitter.closing = True
         self._agenda.close()
         self._settings.spent_until[:] = self._parts.admission.spent_until()
+
+    async def _leave(self) -> None:
+        """End what is left."""
+        self._ending()
+        self._parts.poller.close()
+        await self._moves.catch_up()
         for job in self._parts.registry:
-            job.trouble = closed(job)
+            job.trouble = closed_error(intent_id=job.own_id, task_id=job.task_id)
             job.publish()
             if job.row is not None and not self._parts.journal.durable:
                 _log.warning("The client ends before %s has: state %s, task %s.", job.id, job.state, job.task_id)
@@ -239,12 +250,3 @@ class Engine:
             self._settings.on_event(event)
         except Exception:  # noqa: BLE001 (the caller's own code; it must not end ours)
             _log.exception("on_event has failed.")
-
-
-def closed(job: LiveJob | None = None) -> errors.ClientClosedError:
-    """The error for what is asked of a client that is closed, or waited for when it closes."""
-    return errors.ClientClosedError(
-        "The client is closed. Enter `async with` again; a task that was accepted lives on.",
-        intent_id=None if job is None else job.own_id,
-        task_id=None if job is None else job.task_id,
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -73,7 +73,7 @@ class GroupCommit:
             await self.loop.run_in_executor(self._thread, self._begin)
         except BaseException as error:
             self.abandon()
-            if isinstance(error, (sqlite3.Error, OSError)):
+            if isinstance(error, (sqlite3.Error, OSError, ValueError)):
                 raise self._unusable(error) from error
             raise
 
@@ -85,11 +85,12 @@ class GroupCommit:
         self._tell(last)
         self._thread.shutdown(wait=False)
 
-    def abandon(self) -> None:
-        """Disconnect without waiting for it: the loop has ended, or the caller has left."""
+    def abandon(self) -> Future[None]:
+        """Disconnect, although the loop has ended or the caller has left; the thread says when that is done."""
         self._closed = True
-        self._thread.submit(self._end, [])
+        done = self._thread.submit(self._end, [])
         self._thread.shutdown(wait=False)
+        return done
 
     async def do(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
         """

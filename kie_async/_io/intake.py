@@ -22,7 +22,7 @@ from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from kie_async._io.parts import Parts
     from kie_async.records import JSON
@@ -36,13 +36,10 @@ class Intake:
 
     Args:
         parts: The client's parts.
-
-        take_up: Follows a job from its row, where nothing needs to be sent by this process.
     """
 
-    def __init__(self, parts: Parts, take_up: Callable[[LiveJob], Awaitable[None]]) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._take_up = take_up
 
     async def begin(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
         """
@@ -167,16 +164,17 @@ class Intake:
         if row.fingerprint != job.fingerprint:
             raise _conflict(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
         journal = self._parts.journal
+        if row.state is IntentState.INTENT and not journal.owns(row):
+            row = next(iter(await journal.claim([row.id])), row)
+        if (known := self._parts.registry.get(row.id)) is not None:
+            job.successor = known
+            return row, {}
         self._parts.submitter.rename(job, row.id)
         job.row = row
         if row.state is IntentState.REJECTED and row.suspect_attempts:
             raise load_error(row.error, intent_id=row.id)
-        if row.state is IntentState.INTENT:
-            if not journal.owns(row):
-                row = next(iter(await journal.claim([row.id])), row)
-            if journal.owns(row):
-                job.row = row
-                return await self.send_again(job) if row.input else await self._write_again(row, request)
+        if row.state is IntentState.INTENT and journal.owns(row):
+            return await self.send_again(job) if row.input else await self._write_again(row, request)
         if row.state in (IntentState.WITHDRAWN, IntentState.REJECTED):
             sources, given = await self._upload(request)
             anew = await journal.move(
@@ -188,11 +186,9 @@ class Intake:
                 callback_url=self._parts.settings.callback_url,
                 error=None,
             )
-            if anew is not None:
-                return anew, given
-            job.row = await journal.get(row.id) or row  # another process sends it
-        await self._take_up(job)
-        return job.row, {}
+            # Where it was lost, another process sends it.
+            return (anew, given) if anew is not None else (await journal.get(row.id) or row, {})
+        return row, {}
 
 
 def _is_request(value: object) -> bool:

@@ -10,7 +10,9 @@ import anyio
 import attrs
 
 from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.stored import load_record
 from kie_async._io.agenda import Entry
+from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
 
@@ -46,6 +48,13 @@ class LiveJob:
 
         row: Its row, once it is journaled; None for a task of somebody else.
 
+        written: Whether its owner has it in the journal, or has found it there.
+
+        unwritten: Where the journal could not be written: the row as it holds it, then each move that it lacks, with
+            the row as it is by then and what else has changed.
+
+        successor: The job that this one turned out to be; everybody goes on with that.
+
         record: The service's last word.
 
         error: Why it goes no further: refused, withdrawn, halted.
@@ -77,6 +86,9 @@ class LiveJob:
     key: str | None = None
     fingerprint: str | None = None
     row: Intent | None = None
+    written: bool = False
+    unwritten: list[tuple[Intent, Changes | None]] | None = None
+    successor: LiveJob | None = None
     record: TaskRecord | None = None
     error: KieError | None = None
     trouble: KieError | None = None
@@ -95,10 +107,20 @@ class LiveJob:
     _changed: asyncio.Future[None] | None = attrs.field(default=None, init=False)
     _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
 
+    @classmethod
+    def of(cls, row: Intent) -> LiveJob:
+        """The job of a row that was found in the journal."""
+        return cls(id=row.id, key=row.key, fingerprint=row.fingerprint, row=row, written=True)
+
     @property
     def foreign(self) -> bool:
         """Whether its task was created by somebody else."""
         return not self.id.startswith("kj_")
+
+    @property
+    def final(self) -> LiveJob:
+        """This job, or the one that it turned out to be."""
+        return self if self.successor is None else self.successor.final
 
     @property
     def own_id(self) -> str | None:
@@ -121,6 +143,12 @@ class LiveJob:
         if self.foreign:
             return self.id
         return None if self.row is None else self.row.task_id
+
+    def last_record(self) -> TaskRecord | None:
+        """The service's last word, as it was seen here or written down."""
+        if self.record is None and self.row is not None and self.row.record is not None:
+            self.record = load_record(self.row.record)
+        return self.record
 
     @property
     def readers(self) -> int:
@@ -154,7 +182,8 @@ class LiveJob:
 
     def add_reader(self) -> deque[TaskRecord]:
         """A queue that every further change is put into, the oldest falling out if nobody takes them."""
-        reader: deque[TaskRecord] = deque((self.record,) if self.record is not None else (), maxlen=MAX_UPDATES)
+        record = self.last_record()
+        reader: deque[TaskRecord] = deque(() if record is None else (record,), maxlen=MAX_UPDATES)
         if self._readers is None:
             self._readers = []
         self._readers.append(reader)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from kie_async import errors
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.outcomes import failure_of, has_result, load_error, no_result
-from kie_async._core.stored import load_record
 from kie_async.records import Generation
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcomes"]
 
-_DOUBTFUL = (IntentState.IN_DOUBT, IntentState.UNKNOWN, IntentState.ABANDONED)
+_DOUBTFUL = (IntentState.IN_DOUBT, IntentState.UNKNOWN)
 
 
 class Outcomes:
@@ -62,9 +61,13 @@ class Outcomes:
                 raise_trouble(job)
                 return None  # a callback may bring the task home until the deadline
             case IntentState.SENDING if job.attended:
+                raise_trouble(job)
                 return None
-            case IntentState.SENDING | IntentState.IN_DOUBT | IntentState.UNKNOWN | IntentState.ABANDONED:
+            case IntentState.SENDING | IntentState.IN_DOUBT | IntentState.UNKNOWN:
                 raise self.doubt(job)
+            case IntentState.ABANDONED:
+                msg = "The job was in doubt, and was given up by abandon(). Submit the request again if it is wanted."
+                raise errors.KieError(msg, intent_id=job.id)
             case _:
                 self._raise_unless_owned(job)
                 return None
@@ -94,9 +97,7 @@ class Outcomes:
         )
 
     def _result(self, job: LiveJob) -> Generation | None:
-        record = job.record
-        if record is None and job.row is not None and job.row.record is not None:
-            record = load_record(job.row.record)
+        record = job.last_record()
         if record is None or not record.ended:
             if job.error is not None:
                 raise job.error.again()
@@ -111,6 +112,7 @@ class Outcomes:
     def _raise_unless_owned(self, job: LiveJob) -> None:
         """Say why a job was not accepted; nothing while its owner is at it."""
         if job.attended:
+            raise_trouble(job)
             return
         if job.error is not None:
             raise job.error.again()

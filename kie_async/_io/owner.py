@@ -266,7 +266,10 @@ class Owner:
     async def _unsent(self, error: Exception | None) -> _Attempt:
         await self._back()
         if isinstance(error, errors.JournalError):
-            raise error
+            if self._job.key is not None:
+                raise error  # it stays: the same key, or recover(), goes on with it
+            await self._withdraw(error)
+            return _Attempt(Verdict.UNSENT, again=False)
         if isinstance(error, _NotSentError):
             self._failures = 0  # nothing has failed: the job queues again
             return _Attempt(Verdict.UNSENT, again=True)

@@ -36,7 +36,7 @@ class Owners:
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self._folder = folder
-        self.file = _path(folder, name)
+        self._file = _path(folder, name)
         self._descriptor = -1
 
     def enter(self) -> None:
@@ -48,13 +48,18 @@ class Owners:
         """
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             msg = f"The journal's owner cannot be written to {self._folder} ({error.strerror}). Use another folder."
             raise JournalError(msg) from error
-        if not _lock(descriptor):
-            os.close(descriptor)
-            msg = f"The journal's owner {self.file} is locked by somebody else. Use another folder."
+        locked = False
+        try:
+            locked = _lock(descriptor, exclusive=True)
+        finally:
+            if not locked:
+                os.close(descriptor)
+        if not locked:
+            msg = f"The journal's owner {self._file} is locked by somebody else. Use another folder."
             raise JournalError(msg)
         self._descriptor = descriptor
         if hasattr(os, "register_at_fork"):
@@ -65,7 +70,7 @@ class Owners:
     def leave(self) -> None:
         """Be dead from now on; what this owner has left may be taken over."""
         if self._descriptor >= 0:
-            self.file.unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -76,17 +81,26 @@ class Owners:
             self._descriptor = -1
 
     def alive(self, name: str | None) -> bool:
-        """Whether an owner is alive; one that was never named is not."""
+        """
+        Whether an owner is alive; one that was never named is not.
+
+        Raises:
+            JournalError: If that cannot be found out: a job is not taken from somebody who may live.
+        """
         if name is None:
             return False
         if name == self.name:
             return True
         try:
-            descriptor = os.open(_path(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+            descriptor = os.open(_path(self._folder, name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            msg = f"The journal's owners in {self._folder} cannot be looked at ({error.strerror}). Mend that."
+            raise JournalError(msg) from error
         try:
-            return not _lock(descriptor)
+            # Shared, so that two who look at once do not take each other for the owner.
+            return not _lock(descriptor, exclusive=False)
         finally:
             os.close(descriptor)
 
@@ -104,18 +118,22 @@ def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.lock"
 
 
-def _lock(descriptor: int) -> bool:
-    """Lock an open file if nobody else has; the lock goes with the descriptor."""
+def _lock(descriptor: int, *, exclusive: bool) -> bool:
+    """
+    Lock an open file unless somebody else's lock is in the way; the lock goes with the descriptor.
+
+    Raises:
+        JournalError: If the system or the file system has no locks.
+    """
     if sys.platform == "win32":
         msg = "A journal on disk needs file locks of POSIX, which this system does not have. Use the journal in memory."
         raise JournalError(msg)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in _NO_LOCKS:
-            msg = "The journal's file system has no locks (a network drive?). Put the journal on a local disk."
-            raise JournalError(msg) from error
-        raise
+        why = "no locks (a network drive?)" if error.errno in _NO_LOCKS else f"failed to lock ({error.strerror})"
+        msg = f"The journal's file system has {why}. Put the journal on a local disk."
+        raise JournalError(msg) from error
     return True

@@ -16,6 +16,7 @@ from tenacity import wait_exponential
 
 from kie_async import errors
 from kie_async._core.looks import Look, LookVerdict, judge_look
+from kie_async._core.outcomes import closed_error
 from kie_async._core.polling import PollingPolicy
 from kie_async._core.window import WindowBucket
 from kie_async._core.wire import read_record_body
@@ -100,10 +101,19 @@ class Poller:
         Raises:
             TransportError: If no complete answer came.
         """
+        if not self._root.running:
+            raise closed_error(task_id=task_id)
         answer: asyncio.Future[Look] = self._loop.create_future()
         self._urgent.append((task_id, answer))
         self._pump()
         return await answer
+
+    def close(self) -> None:
+        """End the waits of all who wait for a look of their own."""
+        while self._urgent:
+            task_id, answer = self._urgent.popleft()
+            if not answer.done():
+                answer.set_exception(closed_error(task_id=task_id))
 
     def _plan(self, job: LiveJob) -> None:
         at = self._policy.next_look_at(accepted_at=job.accepted_at, now=self._loop.time())
@@ -116,6 +126,8 @@ class Poller:
         self._pump()
 
     def _pump(self) -> None:
+        if not self._root.running:
+            return
         now = self._loop.time()
         if self._next is not None:
             self._next.cancel()
@@ -146,7 +158,8 @@ class Poller:
             if not answer.done():
                 answer.set_exception(error)
         except BaseException:
-            answer.cancel()
+            if not answer.done():
+                answer.set_exception(closed_error(task_id=task_id))
             raise
         else:
             if not answer.done():

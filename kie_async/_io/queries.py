@@ -112,7 +112,7 @@ def _change(
     row = one("id = ?", (intent_id,), connection)
     if row is not None and "duplicates" in fields:
         pairs = [(task_id, intent_id) for task_id in row.duplicates]
-        connection.executemany("INSERT OR IGNORE INTO duplicates (task_id, intent_id) VALUES (?, ?)", pairs)
+        connection.executemany("INSERT OR REPLACE INTO duplicates (task_id, intent_id) VALUES (?, ?)", pairs)
     return row
 
 

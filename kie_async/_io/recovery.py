@@ -1,11 +1,16 @@
-"""Going on with what an earlier run has left unfinished."""
+"""
+Following a job from its row: what is to be done with it is in its state and in whose it is, wherever it comes from.
+
+There is one ``LiveJob`` for each row that something may happen to, and it is in the registry before anything is
+awaited.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._io.elsewhere import Elsewhere
 from kie_async._io.live import LiveJob
 
@@ -21,65 +26,73 @@ __all__ = ["Recovery"]
 
 class Recovery:
     """
-    Takes jobs up from their rows.
+    Follows jobs from their rows.
 
     Args:
         parts: The client's parts.
     """
 
+    #: Makes an unsent job ready to be sent; set once, by whoever takes requests in.
+    send_again: Callable[[LiveJob], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._elsewhere = Elsewhere(journal=parts.journal, registry=parts.registry, root=parts.root, resume=self.resume)
+        self.elsewhere = Elsewhere(journal=parts.journal, root=parts.root, follow=self.follow)
 
-    async def recover(
-        self, send_again: Callable[[LiveJob], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
-    ) -> list[LiveJob]:
-        """
-        Take up everything that is unfinished and has nobody; see ``KieClient.recover``.
-
-        Args:
-            send_again: Makes an unsent job ready to be sent.
-        """
-        found: list[LiveJob] = []
+    async def recover(self) -> list[str]:
+        """Take up everything that is unfinished and has nobody; see ``KieClient.recover``."""
+        registry = self._parts.registry
+        found: list[str] = []
         for row in await self._parts.journal.claim():
-            job = self._parts.registry.get(row.id)
-            if job is None or job.remote:
-                if job is None:
-                    job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint)
-                else:
-                    self._elsewhere.leave(job)
+            found.append(row.id)
+            job = registry.get(row.id)
+            if job is None and (row.key is None or registry.by_key(row.key) is None):
+                # Where the key is here already, the submit that has it takes the row over by itself.
+                await self.follow(self.adopt(row))
+            elif job is not None and job.remote:
                 job.row = row
-                if row.state is IntentState.INTENT:
-                    self._parts.submitter.start(job, partial(send_again, job))
-                else:
-                    await self.resume(job)
-            found.append(job)
+                await self.follow(job)
         return found
 
-    async def take_up(self, job: LiveJob) -> None:
-        """Follow a job from its row: here, or where another process works on it."""
-        row = job.row
-        if row is None:
-            return
-        if not self._parts.journal.owns(row):
-            for claimed in await self._parts.journal.claim([row.id]):
-                job.row = row = claimed
-        if self._parts.journal.owns(row):
-            await self.resume(job)
-        else:
-            self._elsewhere.watch(job)
+    def adopt(self, row: Intent) -> LiveJob:
+        """The one job of a row: the one that is here, or a new one, which is here from now on."""
+        job = self._parts.registry.get(row.id)
+        if job is None:
+            job = LiveJob.of(row)
+            job.remote = True  # attended, until it is known by whom
+            job.began_at = self._parts.surroundings.now()
+            self._parts.registry.add(job)
+        return job
 
-    async def resume(self, job: LiveJob) -> None:
-        """Follow a job of this process from its row, where nothing needs to be sent."""
-        parts = self._parts
-        if job.state is IntentState.SENDING:
+    async def take_up(self, job: LiveJob) -> None:
+        """Follow a job that is in the registry; if its owner is dead, as its owner."""
+        row = job.row
+        if row is not None and row.state in OPEN and not self._parts.journal.owns(row):
+            for claimed in await self._parts.journal.claim([row.id]):
+                job.row = claimed
+        await self.follow(job)
+
+    async def follow(self, job: LiveJob) -> None:
+        """Do what fits the state of a job's row."""
+        row, parts = job.row, self._parts
+        if row is None or job.owned:
+            return  # its owner is at it
+        self.elsewhere.leave(job)
+        if row.state not in OPEN:
+            parts.tracker.let_go(job)
+        elif not parts.journal.owns(row):
+            parts.tracker.rest(job)
+            self.elsewhere.watch(job, remote=True)
+        elif row.state is IntentState.INTENT:
+            parts.tracker.rest(job)
+            parts.submitter.start(job, partial(self.send_again, job))
+        elif row.state is IntentState.SENDING:
             # Whoever sent it did not live to see the answer.
             await parts.settler.doubted(job, "the process that sent it ended before the answer came")
-        elif job.state is IntentState.IN_DOUBT:
-            parts.registry.add(job)
+            await self.follow(job)
+        elif row.state is IntentState.IN_DOUBT:
             parts.tracker.in_doubt(job)
-        elif job.state in (IntentState.SUBMITTED, IntentState.STALLED):
-            parts.registry.add(job)
-            # The task runs whether there is a slot for it or not.
-            job.holds_slot = job.holds_slot or parts.admission.take_slot_if_free(job.id)
+            self.elsewhere.watch(job, remote=False)
+        else:
             parts.tracker.submitted(job)
+        job.publish()

@@ -24,8 +24,15 @@ class Registry:
         return iter(list(self._jobs.values()))
 
     def add(self, job: LiveJob) -> None:
-        """Take a job in."""
-        self._jobs[job.id] = job
+        """
+        Take a job in, unless it is here.
+
+        Raises:
+            RuntimeError: If another job has its id: there is one for each row, or they would undo each other.
+        """
+        if self._jobs.setdefault(job.id, job) is not job:
+            msg = f"{job.id} is here twice"
+            raise RuntimeError(msg)
         if job.key is not None:
             self._keys[job.key] = job
 
@@ -38,7 +45,8 @@ class Registry:
         """Let a job go."""
         if job.task_id is not None and self._tasks.get(job.task_id) is job:
             del self._tasks[job.task_id]
-        self._jobs.pop(job.id, None)
+        if self._jobs.get(job.id) is job:
+            del self._jobs[job.id]
         if job.key is not None and self._keys.get(job.key) is job:
             del self._keys[job.key]
 

@@ -15,6 +15,8 @@ from typing import TypeVarTuple
 
 import anyio
 
+from kie_async._core.outcomes import closed_error
+
 __all__ = ["Root"]
 
 _Args = TypeVarTuple("_Args")
@@ -30,6 +32,8 @@ class Root:
 
         enter: Called by the root task before any child runs.
 
+        ending: Called by the root task before it ends its children; nothing must be started after that.
+
         leave: Called by the root task after all children have ended, whatever ended them.
     """
 
@@ -38,9 +42,11 @@ class Root:
         loop: asyncio.AbstractEventLoop,
         *,
         enter: Callable[[], Awaitable[None]],
+        ending: Callable[[], None],
         leave: Callable[[], Awaitable[None]],
     ) -> None:
         self._enter = enter
+        self._ending = ending
         self._leave = leave
         self._stop = asyncio.Event()
         self._up: asyncio.Future[None] = loop.create_future()
@@ -60,10 +66,14 @@ class Root:
         await asyncio.shield(self._up)
 
     def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
-        """Run ``child(*args)`` in the group; what it raises is logged, and touches no other child."""
+        """
+        Run ``child(*args)`` in the group; what it raises is logged, and touches no other child.
+
+        Raises:
+            ClientClosedError: If the root task ends, or has ended.
+        """
         if self._group is None:
-            msg = "the root task is not running"
-            raise RuntimeError(msg)
+            raise closed_error()
         self.children += 1
         self._context.copy().run(self._group.start_soon, self._guard, child, args)
 
@@ -84,6 +94,7 @@ class Root:
                     await self._stop.wait()
                 finally:
                     self._group = None
+                    self._ending()
                     group.cancel_scope.cancel()
         except Exception as error:  # the caller who waits for up() is told
             if self._up.done():

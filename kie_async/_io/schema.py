@@ -61,19 +61,21 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         JournalError: If the file is of a newer version, or is no journal, or lies where it cannot be shared safely.
     """
-    version = _version(connection, path)  # before anything is changed
+    _version(connection, path)  # before anything is changed
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         msg = f"{path} cannot be used safely (no WAL: a network drive?). Put the journal on a local disk."
         raise JournalError(msg)
-    if version == VERSION:
-        return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for step in _STEPS[_version(connection, path) :]:
+        version = _version(connection, path)
+        for step in _STEPS[version:]:
             for statement in filter(None, map(str.strip, step.split(";"))):
                 connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+        if version < VERSION:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        # Changes nothing, and fails where the file can only be read: now, and not at the first move.
+        connection.execute("DELETE FROM intents WHERE 0")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")

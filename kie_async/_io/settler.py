@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from kie_async._io.clock import Surroundings
     from kie_async._io.live import LiveJob
     from kie_async._io.moves import Moves
-    from kie_async._io.tracker import Tracker
 
 __all__ = ["Settler"]
 
@@ -26,23 +25,18 @@ _log = logging.getLogger("kie_async")
 
 class Settler:
     """
-    Makes the moves that end a create.
+    Makes the moves that end a create; whoever calls follows the job from its row afterwards.
 
     Args:
         moves: Moves rows.
-
-        tracker: What follows a job afterwards.
 
         surroundings: The wall clock.
 
         report: Takes events.
     """
 
-    def __init__(
-        self, *, moves: Moves, tracker: Tracker, surroundings: Surroundings, report: Callable[..., None]
-    ) -> None:
+    def __init__(self, *, moves: Moves, surroundings: Surroundings, report: Callable[..., None]) -> None:
         self._moves = moves
-        self._tracker = tracker
         self._surroundings = surroundings
         self._report = report
 
@@ -57,7 +51,6 @@ class Settler:
         job.error = None
         if moved:
             self._report(EventName.SUBMITTED, job)
-        self._follow(job)
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._surroundings.wall()
@@ -91,15 +84,6 @@ class Settler:
             suspect_attempts = row_of(job).suspect_attempts
         if await self._moves.to(job, IntentState.IN_DOUBT, error=reason, suspect_attempts=suspect_attempts):
             self._report(EventName.IN_DOUBT, job, reason=reason)
-            self._tracker.in_doubt(job)
-        else:
-            self._follow(job)  # a callback has brought it home already
-
-    def _follow(self, job: LiveJob) -> None:
-        if job.state in (IntentState.SUBMITTED, IntentState.STALLED):
-            self._tracker.submitted(job)
-        else:
-            self._tracker.let_go(job)
 
     async def withdrawn(self, job: LiveJob, error: errors.KieError) -> None:
         """

@@ -11,10 +11,10 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack
-from urllib.parse import quote
 
 import attrs
 
@@ -30,16 +30,13 @@ from kie_async.errors import ConfigurationError, JournalError, KieError
 
 __all__ = ["SqliteJournal"]
 
-#: How long, in seconds, a transaction waits for another process's.
-BUSY_TIMEOUT = 10.0
-
 
 class SqliteJournal:
     """
     Rows in an SQLite file, which is made if it is not there, for its user alone to read.
 
-    The file may be shared by any number of processes of one host, but not over a network. While somebody works with it
-    a folder (``….owners``) lies beside it, which says who is alive.
+    The file may be shared by any number of processes of one host, but not over a network. Beside it lies a folder
+    (``….owners``) that says which of them are alive.
 
     Args:
         path: The file.
@@ -55,6 +52,8 @@ class SqliteJournal:
 
     #: Whether rows outlive the process.
     durable = True
+    #: How long, in seconds, a transaction waits for another process's.
+    busy_timeout = 10.0
 
     def __init__(self, path: str | os.PathLike[str], *, store_inputs: Literal["full", "hash"] = "full") -> None:
         if store_inputs not in ("full", "hash"):
@@ -78,7 +77,7 @@ class SqliteJournal:
                 # Two clients with one name could not tell their jobs from each other's.
                 msg = f"{self!r} is in use by another client. Give each client the path, or a SqliteJournal of its own."
                 raise ConfigurationError(msg)
-            self._commits.abandon()  # its loop stands still for good
+            await asyncio.wrap_future(self._commits.abandon())  # its loop stands still for good
         name = Surroundings(loop).new_id().removeprefix("kj_")
         owners = Owners(self._path.with_name(f"{self._path.name}.owners"), name)
         commits = GroupCommit(
@@ -99,15 +98,16 @@ class SqliteJournal:
             await commits.close()
 
     def _connect(self, owners: Owners) -> sqlite3.Connection:
-        owners.enter()
-        # Made with the mode of the owner's file. To make it here first would open it beside sqlite3, and to close that
-        # again would drop every lock that this process has on it.
-        uri = f"{self._path.absolute().as_uri()}?modeof={quote(os.fspath(owners.file))}"
-        connection = sqlite3.connect(uri, timeout=BUSY_TIMEOUT, isolation_level=None, uri=True)
+        # sqlite3 would make it with the rights that the umask leaves. One that is there is opened by sqlite3 alone: to
+        # close any other descriptor of it would drop all locks that this process has on it.
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(self._path.absolute(), timeout=self.busy_timeout, isolation_level=None)
         try:
             migrate(connection, self._path)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone leaves it to the drive when to write
+            owners.enter()
         except BaseException:
             connection.close()
             raise

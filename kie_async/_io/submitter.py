@@ -14,6 +14,7 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.lifecycle import IntentState
+from kie_async._core.outcomes import closed_error
 from kie_async._io.live import Stop
 from kie_async._io.owner import Owner, Tools
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Submitter"]
 
-#: States in which something else follows a job when its owner is done.
-_FOLLOWED = (IntentState.SENDING, IntentState.SUBMITTED, IntentState.STALLED, IntentState.IN_DOUBT)
-
 
 class Submitter:
     """
@@ -45,16 +43,20 @@ class Submitter:
         tracker: What follows a job afterwards.
 
         root: What owners run in.
+
+        owns: Whether a row is this process's.
     """
 
-    #: Follows a job from its row, wherever it is worked on; set once, by whoever can.
-    take_up: Callable[[LiveJob], Awaitable[None]]
-
-    def __init__(self, *, tools: Tools, registry: Registry, tracker: Tracker, root: Root) -> None:
+    def __init__(
+        self, *, tools: Tools, registry: Registry, tracker: Tracker, root: Root, owns: Callable[[Intent], bool]
+    ) -> None:
         self._tools = tools
         self._registry = registry
         self._tracker = tracker
         self._root = root
+        self._owns = owns
+        #: Whether no more owners are started.
+        self.closing = False
         self._owners: dict[str, LiveJob] = {}
         self._places = 0
 
@@ -76,11 +78,16 @@ class Submitter:
             job: The job.
 
             write_down: Brings the row into the journal (uploads come first), and returns it with the input to send.
+
+        Raises:
+            ClientClosedError: If the client closes.
         """
+        if self.closing:
+            raise closed_error(intent_id=job.id)
         self._places += 1
         job.place = self._places
         job.began_at = self._tools.surroundings.now()
-        job.owned = True
+        job.owned, job.remote = True, False
         job.error = job.stop = None
         self._registry.add(job)
         self._owners[job.id] = job
@@ -120,35 +127,44 @@ class Submitter:
         self._registry.add(job)
 
     async def _own(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
+        final = False
         try:
             with anyio.CancelScope() as job.scope:
                 if job.stop is None:
                     job.row, given = await write_down()
+                    job.written = True
                     job.publish()
-                    if job.state is IntentState.INTENT and not job.remote:
+                    if self._is_ours_to_send(job):
                         await self._take_slot(job)
-                        if not await Owner(self._tools, job, given).run():
-                            await self.take_up(job)
-            if job.state is IntentState.INTENT and not job.remote and job.error is not None:
+                        final = await Owner(self._tools, job, given).run()
+            if job.state is IntentState.INTENT and job.error is not None:
+                final = True
                 with anyio.CancelScope(shield=True):
                     await self._stopped(job, job.error)
         except errors.KieError as error:
-            job.error = error
+            final, job.error = True, error
         except Exception as error:
             msg = f"The job has failed within the client ({type(error).__name__}). This is a bug: please report it."
-            job.error = errors.KieError(msg, intent_id=job.id, task_id=job.task_id)
+            final, job.error = True, errors.KieError(msg, intent_id=job.id, task_id=job.task_id)
             raise
         finally:
             del self._owners[job.id]
             job.owned = False
             job.scope = None
-            if job.state not in _FOLLOWED and not job.remote:
+            if job.row is None or job.successor is not None or (final and job.state is IntentState.INTENT):
                 self._tracker.let_go(job)
-            job.publish()
+        if self._registry.get(job.id) is job:
+            await self._tracker.follow(job)
+        job.publish()
+
+    def _is_ours_to_send(self, job: LiveJob) -> bool:
+        """Whether a job that was written down is to be sent, and by this process."""
+        row = job.row
+        return job.successor is None and row is not None and row.state is IntentState.INTENT and self._owns(row)
 
     async def _take_slot(self, job: LiveJob) -> None:
         if not job.holds_slot:
-            await self._tools.admission.slot(job.id)
+            await self._tools.admission.slots.acquire(job.id)
             job.holds_slot = True
 
     async def _stopped(self, job: LiveJob, error: errors.KieError) -> None:

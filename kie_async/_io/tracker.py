@@ -14,7 +14,6 @@ from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
 from kie_async._core.outcomes import error_of_look, has_result
 from kie_async._core.stored import dump_record
-from kie_async._io.admission import Admission
 from kie_async._io.agenda import Agenda
 from kie_async._io.clock import Surroundings
 from kie_async._io.live import LiveJob
@@ -22,6 +21,7 @@ from kie_async._io.moves import Moves
 from kie_async._io.poller import Poller
 from kie_async._io.registry import Registry
 from kie_async._io.root import Root
+from kie_async._io.slots import Slots
 from kie_async.events import EventName
 from kie_async.policy import RetryPolicy
 from kie_async.records import TaskRecord
@@ -43,7 +43,7 @@ class Tracker:
     Args:
         moves: Moves rows.
 
-        admission: Where slots go back to.
+        slots: Where slots go back to.
 
         registry: The jobs that are alive.
 
@@ -60,11 +60,14 @@ class Tracker:
         report: Takes events.
     """
 
+    #: Does what fits the row of a job; set once, by whoever can.
+    follow: Callable[[LiveJob], Awaitable[None]]
+
     def __init__(
         self,
         *,
         moves: Moves,
-        admission: Admission,
+        slots: Slots,
         registry: Registry,
         poller: Poller,
         root: Root,
@@ -74,7 +77,7 @@ class Tracker:
         report: Callable[..., None],
     ) -> None:
         self._moves = moves
-        self._admission = admission
+        self._slots = slots
         self._registry = registry
         self._poller = poller
         self._root = root
@@ -93,7 +96,10 @@ class Tracker:
         job.accepted_at = self._surroundings.now() - age
         self._registry.bind(job)
         self.forget_deadlines(job)
-        if job.state is IntentState.SUBMITTED:
+        if job.state is not IntentState.SUBMITTED:
+            self.release_slot(job)
+        else:
+            self._take_slot(job)  # the task runs, whether there is one or not
             job.deadline = self._agenda.at(
                 job.accepted_at + self._retry.max_age, partial(self._start, self._stall, job)
             )
@@ -108,23 +114,36 @@ class Tracker:
         sent_at = row.sending_at if row.sending_at is not None else row.updated_at
         now, age = self._surroundings.now(), max(0.0, self._surroundings.wall() - sent_at)
         patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_hold
-        self.forget_deadlines(job)
+        self.rest(job, keep_slot=True)
         job.deadline = self._agenda.at(now - age + patience, partial(self._start, self._give_up, job))
-        if job.holds_slot:
+        if age < self._retry.in_doubt_hold:
+            self._take_slot(job)
             job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, partial(self.release_slot, job))
+        else:
+            self.release_slot(job)
         job.publish()
 
     def release_slot(self, job: LiveJob) -> None:
         """Give a job's slot back, if it has one."""
         if job.holds_slot:
             job.holds_slot = False
-            self._admission.release_slot(job.id)
+            self._slots.release(job.id)
+
+    def _take_slot(self, job: LiveJob) -> None:
+        if not job.holds_slot:
+            job.holds_slot = True
+            self._slots.take(job.id)
+
+    def rest(self, job: LiveJob, *, keep_slot: bool = False) -> None:
+        """Do nothing about a job for now: no look, no deadline, no slot."""
+        self.forget_deadlines(job)
+        self._poller.unwatch(job)
+        if not keep_slot:
+            self.release_slot(job)
 
     def let_go(self, job: LiveJob) -> None:
         """Forget a job that has ended: nothing of it stays but its row."""
-        self.forget_deadlines(job)
-        self._poller.unwatch(job)
-        self.release_slot(job)
+        self.rest(job)
         self._registry.drop(job)
         job.publish()
 
@@ -150,9 +169,7 @@ class Tracker:
     async def apply(self, job: LiveJob, record: TaskRecord) -> None:
         """Take a record of a job's task."""
         if not job.foreign and job.state not in (IntentState.SUBMITTED, IntentState.STALLED):
-            if record.ended:
-                self.late_records += 1
-                self._report(EventName.LATE_RECORD, job, state=record.state)
+            self._late(job, record)
             return
         if record.succeeded and not has_result(record) and job.empty_looks < EMPTY_LOOKS - 1:
             # Seen in the wild: the state says success before the result is there.
@@ -163,9 +180,17 @@ class Tracker:
             return
         if job.row is not None:
             state = IntentState.SUCCEEDED if record.succeeded else IntentState.FAILED
-            await self._moves.to(job, state, record=dump_record(record), credits=record.credits)
+            if not await self._moves.to(job, state, record=dump_record(record), credits=record.credits):
+                self._late(job, record)
+                await self.follow(job)
+                return
             self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
         self.let_go(job)
+
+    def _late(self, job: LiveJob, record: TaskRecord) -> None:
+        if record.ended:
+            self.late_records += 1
+            self._report(EventName.LATE_RECORD, job, state=record.state)
 
     # -- deadlines --------------------------------------------------------------------------------------------------
 
@@ -175,20 +200,20 @@ class Tracker:
             self._root.start(action, job)
 
     async def _stall(self, job: LiveJob) -> None:
-        if job.state is IntentState.SUBMITTED and await self._moves.to(job, IntentState.STALLED):
-            self.release_slot(job)
-            self._report(EventName.STALLED, job)
-            job.publish()
+        if job.state is IntentState.SUBMITTED:
+            if await self._moves.to(job, IntentState.STALLED):
+                self._report(EventName.STALLED, job)
+            await self.follow(job)
 
     async def _give_up(self, job: LiveJob) -> None:
-        if job.state is IntentState.IN_DOUBT and await self._moves.to(job, IntentState.UNKNOWN):
-            self.release_slot(job)
-            self._report(EventName.UNKNOWN, job)
-            _log.warning(
-                "%s has been in doubt for too long; resolve(task_id), resubmit(allow_duplicate=True) or abandon() it.",
-                job.id,
-            )
-            self.let_go(job)
+        if job.state is IntentState.IN_DOUBT:
+            if await self._moves.to(job, IntentState.UNKNOWN):
+                self._report(EventName.UNKNOWN, job)
+                _log.warning(
+                    "%s was in doubt for too long: resolve(task_id), resubmit(allow_duplicate=True) or abandon() it.",
+                    job.id,
+                )
+            await self.follow(job)
 
     def forget_deadlines(self, job: LiveJob) -> None:
         """Let a job live on without the deadlines that it had."""

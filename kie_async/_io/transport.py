@@ -18,6 +18,7 @@ import anyio
 import attrs
 
 from kie_async import errors
+from kie_async._core.outcomes import closed_error
 from kie_async._io.resolver import PublicResolver
 from kie_async._version import __version__
 
@@ -170,9 +171,8 @@ class Transport:
     @property
     def rest(self) -> aiohttp.ClientSession:
         """The session for all but creates; it has no key of its own."""
-        if self._rest is None:
-            msg = "the transport is not open"
-            raise RuntimeError(msg)
+        if self._rest is None or self._rest.closed:
+            raise closed_error()
         return self._rest
 
     async def create(self, body: bytes, *, before_first_byte: Callable[[], Awaitable[None]]) -> Exchange:
@@ -184,9 +184,8 @@ class Transport:
 
             before_first_byte: Awaited before the first byte; if it raises, nothing is sent.
         """
-        if self._creates is None:
-            msg = "the transport is not open"
-            raise RuntimeError(msg)
+        if self._creates is None or self._creates.closed:
+            raise closed_error()
         scope = anyio.CancelScope()
         write_ahead = _WriteAhead(before_first_byte, scope)
         with scope:

@@ -10,12 +10,14 @@ from kie_async import errors
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.outcomes import error_of_look
 from kie_async._io.live import LiveJob
+from kie_async._io.outcomes import raise_trouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
 
     from kie_async._io.outcomes import Outcomes
     from kie_async._io.parts import Parts
+    from kie_async._io.recovery import Recovery
     from kie_async.records import Generation, TaskRecord
 
 __all__ = ["Waiting"]
@@ -32,35 +34,40 @@ class Waiting:
 
         outcomes: Reads what a job's state means.
 
-        take_up: Follows a job from its row, here or in another process.
+        recovery: Follows jobs that were found in the journal.
     """
 
-    def __init__(self, parts: Parts, outcomes: Outcomes, take_up: Callable[[LiveJob], Awaitable[None]]) -> None:
+    def __init__(self, parts: Parts, outcomes: Outcomes, recovery: Recovery) -> None:
         self._parts = parts
         self._outcomes = outcomes
-        self._take_up = take_up
+        self._recovery = recovery
 
-    async def journaled(self, job: LiveJob) -> None:
-        """Wait until a job is written down; raises why it was not."""
-        while job.attended and job.row is None:
-            await job.changed()
-        if job.row is None:
-            self._outcomes.accepted(job)
+    async def journaled(self, job: LiveJob) -> LiveJob:
+        """Wait until a job is written down; raises why it was not, or why it will not be accepted."""
+        while job.final.attended and not job.final.written:
+            raise_trouble(job.final)
+            await job.final.changed()
+        if not job.final.attended:
+            self._outcomes.accepted(job.final)
+        return job.final
 
-    async def answered(self, job: LiveJob) -> None:
+    async def answered(self, job: LiveJob) -> LiveJob:
         """Wait until a job's owner has an answer, or has given up."""
-        while job.attended and job.state in _BEFORE_AN_ANSWER:
-            await job.changed()
+        while job.final.attended and job.final.state in _BEFORE_AN_ANSWER:
+            raise_trouble(job.final)
+            await job.final.changed()
+        return job.final
 
-    async def accepted(self, job: LiveJob) -> None:
+    async def accepted(self, job: LiveJob) -> LiveJob:
         """Wait until a job's taskId is known; raises why it is not."""
-        await self.answered(job)
+        job = await self.answered(job)
         self._outcomes.accepted(job)
+        return job
 
     async def ended(self, job: LiveJob, *, patient: bool) -> Generation:
         """Wait until a job has ended; *patient* waits for a stalled one, too."""
-        while (done := self._outcomes.of(job, patient=patient)) is None:
-            await job.changed()
+        while (done := self._outcomes.of(job.final, patient=patient)) is None:
+            await job.final.changed()
         return done
 
     async def wait(self, job_id: str, timeout: float | None) -> Generation:
@@ -78,7 +85,7 @@ class Waiting:
         """Look at a task now; see ``Job.refresh``."""
         job = await self.find(job_id)
         try:
-            await self.answered(job)
+            job = await self.answered(job)
             if job.task_id is None:
                 self._outcomes.accepted(job)
                 raise self._outcomes.doubt(job)
@@ -134,9 +141,15 @@ class Waiting:
             registry.add(job)
             self._parts.poller.watch(job)
             return job
-        job = LiveJob(id=row.id, key=row.key, fingerprint=row.fingerprint, began_at=now, row=row)
-        if row.state in OPEN:
-            await self._take_up(job)
+        if row.state not in OPEN:
+            return LiveJob.of(row)
+        job = self._recovery.adopt(row)
+        try:
+            await self._recovery.take_up(job)
+        except BaseException:
+            if job.remote:  # nothing follows it yet
+                self._parts.tracker.let_go(job)
+            raise
         return job
 
     def leave(self, job: LiveJob) -> None:
