@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from kie_async.requests import Request as Request
     from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
     from kie_async.statistics import Statistics as Statistics
+    from kie_async.summary import JobSummary as JobSummary
 
 __all__ = [
     "JSON",
@@ -72,6 +73,7 @@ __all__ = [
     "InsufficientCreditsError",
     "InvalidRequestError",
     "Job",
+    "JobSummary",
     "JournalError",
     "KeyConflictError",
     "KeyLimitError",
@@ -147,6 +149,7 @@ _HOME = {
     "Request": "kie_async.requests",
     "Wan22TurboImageToVideo": "kie_async.requests",
     "Statistics": "kie_async.statistics",
+    "JobSummary": "kie_async.summary",
 }
 
 

@@ -129,7 +129,7 @@ def check_hosts(hosts: Collection[str] | None) -> tuple[str, ...] | None:
     """
     if hosts is None:
         return None
-    if _is_text(hosts) or not isinstance(hosts, Collection) or not all(_is_text(host) and host for host in hosts):
+    if not _is_texts(hosts):
         msg = f"download_hosts={hosts!r} is not possible: it must be a list of endings of names, such as ['kie.ai']."
         raise ConfigurationError(msg)
     return tuple(hosts)
@@ -153,6 +153,10 @@ def _is_http(url: object) -> bool:
 def _can_be_stored(text: str) -> bool:
     # Half of a surrogate pair is a character to Python, and nothing to files and networks.
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _is_texts(value: object) -> bool:
+    return not _is_text(value) and isinstance(value, Collection) and all(_is_text(part) and part for part in value)
 
 
 def _is_text(value: object) -> TypeGuard[str]:

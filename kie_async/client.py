@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kie_async._io.transport import SessionFactory, Transport
     from kie_async.events import Event
     from kie_async.records import Generation
+    from kie_async.summary import JobSummary
 
 __all__ = ["KieClient"]
 
@@ -282,13 +283,17 @@ class KieClient:
         engine = await self._engine()
         return [Job(self, job_id, self._live(job_id)) for job_id in await engine.recover()]
 
-    async def jobs(self) -> list[Job]:
-        """Handles to all jobs that the journal knows, oldest first."""
-        engine = await self._engine()
-        from kie_async._io.live import LiveJob
+    async def jobs(self, *, unfinished: bool = False) -> list[JobSummary]:
+        """
+        What the journal says of its jobs, oldest first; ``attach(summary.id)`` makes a handle.
 
-        rows = await engine.parts.journal.rows()
-        return [Job(self, row.id, self._live(row.id) or LiveJob.of(row)) for row in rows]
+        Args:
+            unfinished: Only those that have not ended, or whose outcome nobody knows.
+        """
+        from kie_async._io.summaries import summaries
+
+        engine = await self._engine()
+        return await summaries(engine.parts.journal, unfinished=unfinished)
 
     async def forget(self, *, before: float) -> int:
         """

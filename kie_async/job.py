@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kie_async._io.live import LiveJob
     from kie_async.client import KieClient
     from kie_async.records import Generation, TaskRecord
+    from kie_async.summary import JobSummary
 
 __all__ = ["Job"]
 
@@ -109,6 +110,18 @@ class Job:
         """
         engine = await self._client._engine()  # noqa: SLF001
         return await engine.waiting.refresh(self._id)
+
+    async def summary(self) -> JobSummary | None:
+        """
+        What the journal says of the job; it is only read, and nothing is taken up.
+
+        Returns:
+            It, or None for a job or a task of which the journal knows nothing.
+        """
+        from kie_async._io.summaries import summary
+
+        engine = await self._client._engine()  # noqa: SLF001
+        return await summary(engine.parts.journal, self._id)
 
     async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """

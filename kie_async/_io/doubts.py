@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.lifecycle import Intent, IntentState
@@ -13,7 +13,6 @@ from kie_async._core.signature import find_token
 from kie_async._core.wire import read_param
 
 if TYPE_CHECKING:
-    from kie_async._io.journal import Changes
     from kie_async._io.parts import Parts
     from kie_async._io.recovery import Recovery
     from kie_async._io.waiting import Waiting
@@ -60,7 +59,7 @@ class Doubts:
         """Send a job in doubt again; see ``Job.resubmit``."""
         row = await self._in_doubt(job_id)
         # What was in doubt may have been paid, whatever becomes of the job now.
-        await self._leave_doubt(row, IntentState.INTENT, suspect_attempts=row.suspect_attempts + 1)
+        await self._leave_doubt(row, IntentState.INTENT, suspects=1)
 
     async def abandon(self, job_id: str) -> None:
         """Give a job in doubt up; see ``Job.abandon``."""
@@ -75,10 +74,16 @@ class Doubts:
             raise errors.ConfigurationError(msg, intent_id=job.own_id, task_id=job.task_id)
         return job.row
 
-    async def _leave_doubt(self, row: Intent, state: IntentState, **changes: Unpack[Changes]) -> None:
+    async def _leave_doubt(self, row: Intent, state: IntentState, *, suspects: int = 0) -> None:
         if self._parts.submitter.closing:
             raise closed_error(intent_id=row.id)
-        moved = await self._parts.journal.move(row, state, at=self._parts.surroundings.wall(), error=None, **changes)
+        moved = await self._parts.journal.move(
+            row,
+            state,
+            at=self._parts.surroundings.wall(),
+            error=None,
+            suspect_attempts=row.suspect_attempts + suspects,
+        )
         if moved is None:
             msg = "The job has just been settled by somebody else. Look at it again."
             raise errors.ConfigurationError(msg, intent_id=row.id)

@@ -43,14 +43,26 @@ class Elsewhere:
         root: What the watch runs in.
 
         follow: Does what fits the row of a job that has changed.
+
+        let_go: Forgets a job whose row is gone.
     """
 
-    def __init__(self, *, journal: Journal, root: Root, follow: Callable[[LiveJob], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        root: Root,
+        follow: Callable[[LiveJob], Awaitable[None]],
+        let_go: Callable[[LiveJob], None],
+    ) -> None:
         self._journal = journal
         self._root = root
         self._follow = follow
+        self._let_go = let_go
         self._jobs: dict[str, LiveJob] = {}
         self._running = False
+        #: What the rows that are watched were read at; None where one of them may be older.
+        self._version: int | None = None
 
     def watch(self, job: LiveJob, *, remote: bool) -> None:
         """
@@ -65,6 +77,7 @@ class Elsewhere:
         if not self._journal.durable:
             return  # nobody else can reach it
         self._jobs[job.id] = job
+        self._version = None
         if not self._running:
             self._running = True
             self._root.start(self._watch)
@@ -75,26 +88,34 @@ class Elsewhere:
         self._jobs.pop(job.id, None)
 
     async def _watch(self) -> None:
-        version, turn = None, 0
+        turn, well = 0, True
         try:
             while self._jobs:
                 await anyio.sleep(EVERY)
                 turn += 1
                 try:
-                    if (seen := await self._journal.version()) != version:
+                    if (seen := await self._journal.version()) != self._version:
+                        self._version = seen
                         await self._read()
-                        version = seen
                     if turn % ALIVE_EVERY == 0:
                         await self._take_over()
+                    well = True
                 except errors.JournalError:
-                    _log.exception("The journal cannot be read; jobs of other processes are looked at again soon.")
+                    self._version = None
+                    if well:
+                        _log.exception("The journal cannot be read; jobs of other processes are looked at again soon.")
+                    well = False
         finally:
             self._running = False
 
     async def _read(self) -> None:
         for job in list(self._jobs.values()):
             row = await self._journal.get(job.id)
-            if row is not None and job.row is not None and row != job.row and self._jobs.get(job.id) is job:
+            if self._jobs.get(job.id) is not job:
+                continue  # left meanwhile
+            if row is None:
+                self._gone(job)
+            elif row != job.row:
                 await self._changed(job, row)
 
     async def _take_over(self) -> None:
@@ -103,6 +124,13 @@ class Elsewhere:
         for row in await self._journal.claim(remote) if remote else ():
             if (job := self._jobs.get(row.id)) is not None and job.remote:
                 await self._changed(job, row)
+
+    def _gone(self, job: LiveJob) -> None:
+        """Another process has forgotten the job: it had ended, and nobody knows how."""
+        msg = "The job has ended, and was deleted from the journal. Look for its task at kie.ai/logs."
+        job.trouble = errors.TaskNotFoundError(msg, intent_id=job.id, task_id=job.task_id)
+        self.leave(job)
+        self._let_go(job)
 
     async def _changed(self, job: LiveJob, row: Intent) -> None:
         job.row = row

@@ -67,7 +67,7 @@ class Outcomes:
                 raise self.doubt(job)
             case IntentState.ABANDONED:
                 msg = "The job was in doubt, and was given up by abandon(). Submit the request again if it is wanted."
-                raise errors.KieError(msg, intent_id=job.id)
+                raise errors.SubmitInDoubtError(msg, job=self._settings.job(job.id), intent_id=job.id)
             case _:
                 self._raise_unless_owned(job)
                 return None

@@ -197,7 +197,7 @@ class Owner:
         with anyio.CancelScope(shield=True):
             attempt = await self._judge(permit, exchange)
         # A caller who left while the create was on the wire is heard now, if nothing was accepted.
-        return attempt if job.stop is None else attrs.evolve(attempt, again=False)
+        return attempt if job.stop is None and not self._lost else attrs.evolve(attempt, again=False)
 
     def _body(self) -> bytes:
         row = row_of(self._job)
@@ -229,7 +229,8 @@ class Owner:
         # Only what this owner has written: a SENDING of somebody else's is not to be touched.
         if self._wrote_sending:
             self._wrote_sending = False
-            await self._tools.moves.to(self._job, IntentState.INTENT, **changes)
+            # Somebody else may have moved it: a callback has proved that a suspect attempt was accepted, say.
+            self._lost = not await self._tools.moves.to(self._job, IntentState.INTENT, **changes)
 
     async def _judge(self, permit: Permit, exchange: Exchange) -> _Attempt:
         job, tools = self._job, self._tools
@@ -313,6 +314,8 @@ class Owner:
         return _Attempt(Verdict.SUSPECT, again=True)
 
     async def _withdraw(self, error: errors.KieError) -> None:
+        if self._lost:
+            return
         with anyio.CancelScope(shield=True):
             await self._tools.settler.withdrawn(self._job, error)
 

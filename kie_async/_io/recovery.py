@@ -37,7 +37,9 @@ class Recovery:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.elsewhere = Elsewhere(journal=parts.journal, root=parts.root, follow=self.follow)
+        self.elsewhere = Elsewhere(
+            journal=parts.journal, root=parts.root, follow=self.follow, let_go=parts.tracker.let_go
+        )
 
     async def recover(self) -> list[str]:
         """Take up everything that is unfinished and has nobody; see ``KieClient.recover``."""

@@ -53,7 +53,7 @@ class SqliteJournal:
     #: Whether rows outlive the process.
     durable = True
     #: How long, in seconds, a transaction waits for another process's.
-    busy_timeout = 10.0
+    busy_timeout: float = 10.0
 
     def __init__(self, path: str | os.PathLike[str], *, store_inputs: Literal["full", "hash"] = "full") -> None:
         if store_inputs not in ("full", "hash"):

@@ -10,9 +10,12 @@ import typer
 from kie_async import __version__
 from kie_async.cli.account import show_credits
 from kie_async.cli.demo import demo
+from kie_async.cli.doubts import abandon, resolve, resubmit
 from kie_async.cli.exits import as_text
 from kie_async.cli.fake import fake
 from kie_async.cli.generate import generate
+from kie_async.cli.jobs import forget, ls
+from kie_async.cli.recover import recover
 from kie_async.cli.running import Invocation
 from kie_async.cli.tasks import status, wait
 from kie_async.cli.upload import upload
@@ -20,10 +23,11 @@ from kie_async.cli.upload import upload
 __all__ = ["app"]
 
 _ENVIRONMENT = (
-    "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL lead to another service than Kie's own."
+    "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL lead to another service than Kie's own;"
+    " KIE_JOURNAL is the journal, by default kie-async/journal.db in XDG_STATE_HOME or ~/.local/state."
 )
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="kie-async",
     help="Images to videos with the Kie.ai generation API. A paid task is never forgotten, and never paid twice.",
     epilog=f"{as_text()}\n\n{_ENVIRONMENT}",
@@ -38,6 +42,12 @@ for _name, _command in (
     ("generate", generate),
     ("status", status),
     ("wait", wait),
+    ("ls", ls),
+    ("recover", recover),
+    ("resolve", resolve),
+    ("resubmit", resubmit),
+    ("abandon", abandon),
+    ("forget", forget),
     ("credits", show_credits),
     ("upload", upload),
     ("fake", fake),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kie_async import InvalidRequestError, KieError, SubmitInDoubtError, TaskTimeoutError
+from kie_async import InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli.exits import Exit, exit_of
 from kie_async.cli.session import Session
 
@@ -44,6 +44,8 @@ def conclude(session: Session, error: Exception) -> Exit:
 
 def _conclude(session: Session, error: KieError) -> Exit:
     output, code = session.output, exit_of(error)
+    if code is Exit.IN_DOUBT and session.trail is not None:
+        session.trail.was_doubted(error.intent_id, unclear=not isinstance(error, SubmitInDoubtError))
     # The sentences of the first two are for programmers: the outlook says the same for the command line.
     match error:
         case TaskTimeoutError():
@@ -51,6 +53,9 @@ def _conclude(session: Session, error: KieError) -> Exit:
             code = _what_is_left(session) or Exit.NO_ANSWER
         case SubmitInDoubtError():
             output.error(f"No answer has told whether job {error.intent_id} was accepted.")
+        case JournalError():
+            output.error(str(error))
+            code = _what_is_left(session) or code
         case _:
             output.error(str(error))
     if code in (Exit.IN_DOUBT, Exit.NOT_YET) or isinstance(error, TaskTimeoutError):
@@ -64,4 +69,4 @@ def _what_is_left(session: Session) -> Exit | None:
         return None
     if session.trail.may_be_paid:
         return Exit.IN_DOUBT
-    return None if session.trail.task_id is None else Exit.NOT_YET
+    return Exit.NOT_YET if session.trail.lives_on else None

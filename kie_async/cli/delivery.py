@@ -13,7 +13,29 @@ from kie_async import JSON, ConfigurationError, Generation, Job, KieError
 from kie_async.cli.output import Output
 from kie_async.cli.progress import Show
 
-__all__ = ["check_target", "fields_of", "report", "save_and_show", "wait_and_show"]
+__all__ = ["accepted", "check_target", "fields_of", "report", "save_and_show", "wait_and_show"]
+
+
+async def accepted(job: Job) -> str:
+    """
+    Wait until a job has a task.
+
+    Args:
+        job: The job.
+
+    Returns:
+        The taskId.
+
+    Raises:
+        KieError: If it has none, and gets none.
+    """
+    try:
+        return (await job.refresh()).task_id
+    except KieError:
+        # That the task cannot be looked at right now does not matter to whoever asks whether there is one.
+        if job.task_id is None:
+            raise
+        return job.task_id
 
 
 async def wait_and_show(job: Job, show: Show, *, name: str, timeout: float | None) -> Generation:
@@ -90,6 +112,7 @@ def fields_of(generation: Generation, files: list[Path]) -> Mapping[str, JSON]:
         files: Where it was saved.
     """
     return {
+        "job_id": generation.intent_id,
         "task_id": generation.task_id,
         "state": generation.record.state,
         "credits": generation.credits,
@@ -140,5 +163,5 @@ def report(output: Output, generation: Generation, files: list[Path]) -> None:
     took = "" if generation.seconds is None else f", {generation.seconds:.1f} s at the service"
     cost = "" if generation.credits is None else f", {generation.credits:g} credits"
     output.say(f"Task {generation.task_id}{cost}{took}.")
-    text = "\n".join(map(str, files)) if files else json.dumps(generation.record.result)
+    text = "\n".join(map(str, files or generation.urls)) or json.dumps(generation.record.result)
     output.result(text, fields_of(generation, files))

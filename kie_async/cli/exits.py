@@ -10,6 +10,8 @@ from kie_async import (
     ConfigurationError,
     DownloadError,
     InvalidRequestError,
+    JournalError,
+    KeyConflictError,
     KieError,
     MaintenanceError,
     ProtocolError,
@@ -42,7 +44,7 @@ MEANINGS: Mapping[Exit, str] = MappingProxyType(
     {
         Exit.DONE: "done",
         Exit.REFUSED: "the service said no, or the task has failed",
-        Exit.USAGE: "wrong options, bad input or no key: nothing was sent",
+        Exit.USAGE: "wrong options, bad input, no key or no journal: nothing was sent",
         Exit.IN_DOUBT: "a create may have been paid: look at kie.ai/logs before you repeat",
         Exit.NOT_YET: "the task exists, its result is not here: go on with `kie-async wait TASKID`",
         Exit.NO_ANSWER: "no answer, or not now; nothing was paid: repeat it later",
@@ -73,7 +75,7 @@ def exit_of(error: KieError) -> Exit:
             return Exit.REFUSED
         case TaskTimeoutError() | DownloadError():
             return Exit.NOT_YET
-        case ConfigurationError():
+        case ConfigurationError() | KeyConflictError() | JournalError():
             return Exit.USAGE
         case InvalidRequestError() if error.problems:
             return Exit.USAGE

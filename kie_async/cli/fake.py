@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ from kie_async.cli.session import Session
 if TYPE_CHECKING:
     from kie_async.testing import FakeKie
 
-__all__ = ["carry_out", "curl_line", "fake", "until_signal"]
+__all__ = ["carry_out", "curl_line", "fake", "new_seed", "until_signal"]
 
 # The request of the API's page, field by field. Nothing of it is fetched: the fake draws an image for a URL that it
 # does not know, and calls back to this machine only.
@@ -35,6 +36,11 @@ _EXAMPLE = {
         "acceleration": "none",
     },
 }
+
+
+def new_seed() -> int:
+    """A seed of which nobody has met the ids yet: a journal on disk remembers them from one service to the next."""
+    return int.from_bytes(os.urandom(8))
 
 
 def curl_line(url: str, key: str) -> str:
@@ -129,7 +135,9 @@ def fake(
     http_statuses: Annotated[
         bool, typer.Option("--http-statuses", help="Refuse with HTTP statuses, instead of 200 with a code.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="The same seed, the same ids, durations and failures.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed, the same ids, durations and failures; by default a new one.")
+    ] = None,
 ) -> None:
     """Run a fake of the service until Ctrl-C; the first line that it prints is its URL."""
 
@@ -152,7 +160,7 @@ def fake(
             callback_hosts=callback_host or (),
             strict=strict,
             http_statuses=http_statuses,
-            seed=seed,
+            seed=new_seed() if seed is None else seed,
         )
         return await carry_out(session, service, key=api_key[0] if api_key else "any-key-is-good", until=until_signal)
 

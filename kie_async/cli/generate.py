@@ -15,7 +15,9 @@ import typer
 from kie_async import InvalidRequestError, MarketRequest, Problem, TaskTimeoutError, Wan22TurboImageToVideo
 from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
 from kie_async.cli.exits import Exit
-from kie_async.cli.options import JsonOption, OutputOption, TimeoutOption
+from kie_async.cli.fake import new_seed
+from kie_async.cli.journals import choose
+from kie_async.cli.options import JournalOption, JsonOption, NoJournalOption, OutputOption, TimeoutOption
 from kie_async.cli.progress import progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
@@ -44,6 +46,8 @@ class Wish:
         timeout: How long to wait, in seconds, from the beginning; None for an hour from the task's acceptance.
 
         wait: Whether to wait at all.
+
+        key: The user's idempotency key.
     """
 
     request: Request
@@ -51,6 +55,7 @@ class Wish:
     target: Path | None = None
     timeout: float | None = None
     wait: bool = True
+    key: str | None = None
 
 
 async def carry_out(session: Session, wish: Wish) -> Exit:
@@ -66,6 +71,7 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
         KieError: If there is no result, or not yet.
     """
     trail = session.begin_trail()
+    trail.kept = wish.key is not None and session.journal is not None
     await anyio.to_thread.run_sync(check_target, wish.target)
     generation, files = None, []
     async with session.client() as kie:
@@ -73,8 +79,11 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
             show(wish.name, "submitting")
             trail.accepted = lambda task_id: show(wish.name, f"accepted as task {task_id}", done=not wish.wait)
             with anyio.move_on_after(wish.timeout) as scope:
-                job = await kie.submit(wish.request, wait=not wish.wait)
+                job = await kie.submit(wish.request, key=wish.key, wait=not wish.wait)
                 trail.job_id = job.id
+                if trail.task_id is None and job.task_id is not None:
+                    trail.task_id = job.task_id
+                    show(wish.name, f"is task {job.task_id} already: nothing is paid again", done=not wish.wait)
                 if wish.wait:
                     generation = await wait_and_show(job, show, name=wish.name, timeout=None)
             if scope.cancelled_caught:
@@ -86,7 +95,8 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
         report(session.output, generation, files)
     else:
         session.output.say(trail.outlook())
-        session.output.result(str(trail.task_id), {"task_id": trail.task_id, "state": "submitted"})
+        fields = {"job_id": trail.job_id, "task_id": trail.task_id, "state": "submitted"}
+        session.output.result(str(trail.task_id), fields)
     return Exit.DONE
 
 
@@ -122,9 +132,17 @@ def generate(
         str | None,
         typer.Option("--input", metavar="JSON", help="Its input object, in the service's names; @FILE reads it."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A name of yours for the job: given again, it is the same job, paid once."),
+    ] = None,
     timeout: TimeoutOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Whether to wait for the result.")] = True,
-    fake: Annotated[bool, typer.Option("--fake", help="Use a fake service on this machine; it costs nothing.")] = False,
+    fake: Annotated[
+        bool, typer.Option("--fake", help="Use a fake service on this machine, without a journal; it costs nothing.")
+    ] = False,
+    journal: JournalOption = None,
+    no_journal: NoJournalOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn an image into a video: upload, submit, wait, save."""
@@ -146,15 +164,17 @@ def generate(
         else:
             request = _other_model(model, model_input, given)
             name = request.model
-        wish = Wish(request=request, name=name, target=output, timeout=timeout, wait=wait)
+        if key is not None and (no_journal or fake):
+            raise _wrong([Problem("--key", "a value", "nothing without a journal, which remembers it")])
+        wish = Wish(request=request, name=name, target=output, timeout=timeout, wait=wait, key=key)
         if not fake:
             return await carry_out(session, wish)
         from kie_async.testing import FakeKie
 
-        async with session.fake(FakeKie(speed=FAKE_SPEED)):
+        async with session.fake(FakeKie(speed=FAKE_SPEED, seed=new_seed())):
             return await carry_out(session, wish)
 
-    run(context, command, as_json=as_json)
+    run(context, command, as_json=as_json, journal=None if no_journal or fake else choose(journal))
 
 
 def _image_to_video(given: Mapping[str, object]) -> Wan22TurboImageToVideo:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options and arguments that several commands have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,37 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["JsonOption", "OutputOption", "TimeoutOption"]
+from kie_async.cli.journals import VARIABLE
+
+__all__ = [
+    "IdArgument",
+    "JobArgument",
+    "JournalOption",
+    "JsonOption",
+    "NoJournalOption",
+    "OutputOption",
+    "TimeoutOption",
+]
+
+IdArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="ID", help="The task's id at the service, or the job's in the journal (kj_…).")
+]
+
+JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id in the journal (kj_…).")]
+
+JournalOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--journal",
+        metavar="FILE",
+        envvar=VARIABLE,
+        help="The journal; by default kie-async/journal.db in $XDG_STATE_HOME or ~/.local/state.",
+    ),
+]
+
+NoJournalOption: TypeAlias = Annotated[
+    bool, typer.Option("--no-journal", help="Keep no journal: a job is forgotten with the process.")
+]
 
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Write one JSON object a result to standard output, and nothing else there.")

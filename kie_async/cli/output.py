@@ -35,7 +35,7 @@ class Output:
         # Looked up now: tests, and whoever calls this from Python, may have replaced them.
         self._out = out if out is not None else sys.stdout
         self._err = err if err is not None else sys.stderr
-        self.messages = Console(file=self._err, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self.messages: Console = Console(file=self._err, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     @property
     def live(self) -> bool:

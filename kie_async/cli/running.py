@@ -16,6 +16,7 @@ import typer
 from kie_async.cli import stop_before_anything
 from kie_async.cli.conclusion import conclude
 from kie_async.cli.exits import Exit
+from kie_async.cli.journals import JournalFile
 from kie_async.cli.log import log_to
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
@@ -41,7 +42,13 @@ class Invocation:
     loop_factory: Callable[[], AbstractEventLoop] | None = None
 
 
-def run(context: typer.Context, command: Callable[[Session], Awaitable[Exit]], *, as_json: bool = False) -> None:
+def run(
+    context: typer.Context,
+    command: Callable[[Session], Awaitable[Exit]],
+    *,
+    as_json: bool = False,
+    journal: JournalFile | None = None,
+) -> None:
     """
     Run a command to its end.
 
@@ -52,11 +59,13 @@ def run(context: typer.Context, command: Callable[[Session], Awaitable[Exit]], *
 
         as_json: Whether its results are JSON.
 
+        journal: Where its jobs are written down; None for nowhere.
+
     Raises:
         typer.Exit: Always, with the exit code.
     """
     invocation = context.ensure_object(Invocation)
-    session = Session(output=Output(as_json=as_json))
+    session = Session(output=Output(as_json=as_json), journal=journal)
     with log_to(session.output, verbose=invocation.verbose):
         raise typer.Exit(_run(invocation, session, command))
 

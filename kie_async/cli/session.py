@@ -5,26 +5,57 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
+import anyio.to_thread
 import attrs
 
 from kie_async import ConfigurationError
+from kie_async.cli.journals import JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.trail import Trail
 
 if TYPE_CHECKING:
-    from kie_async import KieClient
+    from kie_async import Event, KieClient
     from kie_async.testing import FakeKie
 
-__all__ = ["Session"]
+__all__ = ["Followed", "Session"]
 
 #: How long a create on the wire is waited for at the end, in seconds; and when the user has lost patience.
 DRAIN = 5.0
 SHORT_DRAIN = 1.0
 
-_FAKE_KEY = "no-key-is-needed-here"
+_NO_KEY = "no-key-is-needed-here"
+
+
+class Followed(Protocol):
+    """What a session needs to know of the jobs of a command."""
+
+    #: Whether a create is on the wire.
+    unanswered: bool
+
+    def saw(self, event: Event) -> None:
+        """Take what the client reports."""
+        ...
+
+    def was_doubted(self, job_id: str | None, *, unclear: bool) -> None:
+        """Take an error that says that a create may have been paid."""
+        ...
+
+    @property
+    def may_be_paid(self) -> bool:
+        """Whether a create was sent, and nobody can tell what became of it."""
+        ...
+
+    @property
+    def lives_on(self) -> bool:
+        """Whether there is something to wait for."""
+        ...
+
+    def outlook(self) -> str:
+        """What goes on without the command, and how to go on with it."""
+        ...
 
 
 @attrs.define(kw_only=True)
@@ -39,7 +70,9 @@ class Session:
 
         url: Where the service is; None for ``KIE_BASE_URL`` and ``KIE_UPLOAD_URL``, or Kie itself.
 
-        trail: What became known of the command's job; None for a command that has none.
+        journal: Where its jobs are written down; None for nowhere.
+
+        trail: What became known of the command's jobs; None for a command that has none.
 
         real: Whether the service is a real one, as far as is known here.
     """
@@ -47,39 +80,56 @@ class Session:
     output: Output
     api_key: str | None = None
     url: str | None = None
-    trail: Trail | None = None
+    journal: JournalFile | None = None
+    trail: Followed | None = None
     real: bool = True
 
-    def begin_trail(self, task_id: str | None = None) -> Trail:
+    def begin_trail(self, known_id: str | None = None) -> Trail:
         """
         Begin to follow the command's job.
 
         Args:
-            task_id: The id that the user has given, where the job is an old one.
+            known_id: The id that the user has given, where the job is an old one.
         """
-        self.trail = Trail(note=self.output.warn, task_id=task_id)
-        return self.trail
+        ours = known_id is not None and known_id.startswith("kj_")
+        self.trail = trail = Trail(
+            note=self.output.warn,
+            job_id=known_id if ours else None,
+            task_id=None if ours else known_id,
+            journal=None if self.journal is None else self.journal.option,
+            kept=ours,
+        )
+        return trail
 
     @asynccontextmanager
-    async def client(self) -> AsyncGenerator[KieClient]:
+    async def client(self, *, needs_key: bool = True) -> AsyncGenerator[KieClient]:
         """
         A client of the service. Left because the user has interrupted, it is closed within two seconds.
 
+        Args:
+            needs_key: Whether the service will be asked for anything.
+
         Raises:
             ConfigurationError: If there is no key, or the environment makes no sense.
+
+            JournalError: From the first use, if the journal cannot be used.
         """
         from kie_async import KieClient
 
-        if self.api_key is None and not os.environ.get("KIE_API_KEY"):
-            msg = (
-                "There is no API key. Set KIE_API_KEY; keys are made at kie.ai/api-key. Or try it without one, at no"
-                " cost: kie-async generate --fake."
-            )
-            raise ConfigurationError(msg)
+        key = self.api_key
+        if key is None and not os.environ.get("KIE_API_KEY"):
+            if needs_key:
+                msg = (
+                    "There is no API key. Set KIE_API_KEY; keys are made at kie.ai/api-key. Or try it without one, at"
+                    " no cost: kie-async generate --fake."
+                )
+                raise ConfigurationError(msg)
+            key = _NO_KEY
         kie = KieClient(
-            self.api_key,
+            key,
             base_url=self.url,
             upload_url=self.url,
+            journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.prepare),
             on_event=None if self.trail is None else self.trail.saw,
         )
         drain = DRAIN
@@ -96,13 +146,13 @@ class Session:
     @asynccontextmanager
     async def fake(self, fake: FakeKie) -> AsyncGenerator[None]:
         """
-        Run a fake service on this machine, and speak to nobody else.
+        Run a fake service on this machine, and speak to nobody else. What it makes is not worth a journal.
 
         Args:
             fake: The service.
         """
         async with fake:
-            self.api_key, self.url, self.real = _FAKE_KEY, fake.url, False
+            self.api_key, self.url, self.journal, self.real = _NO_KEY, fake.url, None, False
             self.output.say(
                 f"This is a fake service on your own machine ({fake.url}): nothing is real, and nothing is paid."
             )

@@ -5,35 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import typer
 
-from kie_async import JSON, TaskRecord
 from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
 from kie_async.cli.exits import Exit
-from kie_async.cli.options import JsonOption, OutputOption, TimeoutOption
+from kie_async.cli.journals import choose
+from kie_async.cli.options import (
+    IdArgument,
+    JournalOption,
+    JsonOption,
+    NoJournalOption,
+    OutputOption,
+    TimeoutOption,
+)
 from kie_async.cli.progress import progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
 
-__all__ = ["carry_out_status", "carry_out_wait", "describe", "status", "wait"]
+if TYPE_CHECKING:
+    from kie_async import JSON, JobSummary, TaskRecord
 
-TaskArgument: TypeAlias = Annotated[str, typer.Argument(metavar="TASKID", help="The task's id at the service.")]
+__all__ = ["carry_out_status", "carry_out_wait", "describe", "describe_unsent", "status", "wait"]
 
 
-def describe(record: TaskRecord, *, now: float) -> Mapping[str, JSON]:
+def describe(record: TaskRecord, *, job_id: str | None, now: float) -> Mapping[str, JSON]:
     """
     What is known of a task, by name.
 
     Args:
         record: The service's record.
 
+        job_id: The job's own id, if the journal has one.
+
         now: The instant to which its age is counted, in seconds since the epoch.
     """
     age = None if record.created_at is None or record.ended else max(0.0, now - record.created_at)
     return {
+        "job_id": job_id,
         "task_id": record.task_id,
         "state": record.state,
         "model": record.model,
@@ -43,6 +54,29 @@ def describe(record: TaskRecord, *, now: float) -> Mapping[str, JSON]:
         "fail_code": record.fail_code,
         "fail_message": record.fail_message,
         "urls": list(record.result_urls),
+    }
+
+
+def describe_unsent(summary: JobSummary, *, now: float) -> Mapping[str, JSON]:
+    """
+    What the journal knows of a job that has no task, under the same names.
+
+    Args:
+        summary: The job.
+
+        now: The instant to which its age is counted, in seconds since the epoch.
+    """
+    return {
+        "job_id": summary.id,
+        "task_id": None,
+        "state": summary.state,
+        "model": summary.model,
+        "age": round(max(0.0, now - summary.created_at), 1),
+        "seconds": None,
+        "credits": None,
+        "fail_code": None,
+        "fail_message": summary.error,
+        "urls": [],
     }
 
 
@@ -56,33 +90,39 @@ def _as_text(fields: Mapping[str, JSON]) -> str:
     return "\n".join(lines)
 
 
-async def carry_out_status(session: Session, task_id: str) -> Exit:
+async def carry_out_status(session: Session, known_id: str) -> Exit:
     """
-    Ask the service for a task's record.
+    Show what the service says of a task, or what the journal says of a job that has none.
 
     Args:
         session: The command's session.
 
-        task_id: The task.
+        known_id: The task's id, or the job's.
 
     Raises:
         KieError: If there is no record.
     """
     async with session.client() as kie:
-        record = await kie.attach(task_id).refresh()
-    fields = describe(record, now=datetime.now(UTC).timestamp())
+        # The journal first, which takes nothing up: to ask for a job must not send it.
+        summary = await kie.attach(known_id).summary()
+        now = datetime.now(UTC).timestamp()
+        if summary is not None and summary.task_id is None:
+            fields = describe_unsent(summary, now=now)
+        else:
+            record = await kie.attach(known_id).refresh()
+            fields = describe(record, job_id=None if summary is None else summary.id, now=now)
     session.output.result(_as_text(fields), fields)
     return Exit.DONE
 
 
-async def carry_out_wait(session: Session, task_id: str, *, target: Path | None, timeout: float | None) -> Exit:
+async def carry_out_wait(session: Session, known_id: str, *, target: Path | None, timeout: float | None) -> Exit:
     """
     Wait for a task, and save its result.
 
     Args:
         session: The command's session.
 
-        task_id: The task.
+        known_id: The task's id, or the job's.
 
         target: Where the result goes: a file, a folder, or None for the current folder.
 
@@ -91,32 +131,47 @@ async def carry_out_wait(session: Session, task_id: str, *, target: Path | None,
     Raises:
         KieError: If there is no result, or not yet.
     """
-    session.begin_trail(task_id)
+    session.begin_trail(known_id)
     await anyio.to_thread.run_sync(check_target, target)
     async with session.client() as kie:
         with progress(session.output) as show:
-            generation = await wait_and_show(kie.attach(task_id), show, name=task_id, timeout=timeout)
-            files = await save_and_show(generation, target, show, name=task_id)
+            generation = await wait_and_show(kie.attach(known_id), show, name=known_id, timeout=timeout)
+            files = await save_and_show(generation, target, show, name=known_id)
     report(session.output, generation, files)
     return Exit.DONE
 
 
-def status(context: typer.Context, task_id: TaskArgument, *, as_json: JsonOption = False) -> None:
+def status(
+    context: typer.Context,
+    known_id: IdArgument,
+    *,
+    journal: JournalOption = None,
+    no_journal: NoJournalOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show what the service says of a task: state, age, credits, results."""
-    run(context, lambda session: carry_out_status(session, task_id), as_json=as_json)
+    run(
+        context,
+        lambda session: carry_out_status(session, known_id),
+        as_json=as_json,
+        journal=None if no_journal else choose(journal),
+    )
 
 
 def wait(
     context: typer.Context,
-    task_id: TaskArgument,
+    known_id: IdArgument,
     *,
     output: OutputOption = None,
     timeout: TimeoutOption = None,
+    journal: JournalOption = None,
+    no_journal: NoJournalOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Wait for a task and save its result."""
     run(
         context,
-        lambda session: carry_out_wait(session, task_id, target=output, timeout=timeout),
+        lambda session: carry_out_wait(session, known_id, target=output, timeout=timeout),
         as_json=as_json,
+        journal=None if no_journal else choose(journal),
     )

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from kie_async import Generation, TaskRecord
+from kie_async import Generation, JobSummary, TaskRecord
+from kie_async._core.lifecycle import IntentState
 from kie_async.cli.delivery import fields_of
 from kie_async.cli.exits import MEANINGS
-from kie_async.cli.tasks import describe
+from kie_async.cli.jobs import State, describe_job
+from kie_async.cli.tasks import describe, describe_unsent
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 RECORD = TaskRecord(task_id="t1", state="success")
+SUMMARY = JobSummary(id="kj_1", state="intent", model="a/b", created_at=0.0, updated_at=0.0)
 
 
 async def nowhere(_generation: Generation, _path: Path) -> list[Path]:
@@ -35,11 +38,19 @@ def test_the_table_of_exit_codes_is_the_codes() -> None:
     assert [(str(int(code)), meaning) for code, meaning in MEANINGS.items()] == rows
 
 
+def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \| [^`|]+ \|$", PAGE.partition("| state | is |")[2], re.MULTILINE)
+
+    assert [str(state) for state in IntentState] == [str(state) for state in State] == rows
+
+
 @pytest.mark.parametrize(
     ("command", "fields"),
     [
         ("generate", list(fields_of(Generation(record=RECORD, saver=nowhere), []))),
-        ("status", list(describe(RECORD, now=0.0))),
+        ("status", list(describe(RECORD, job_id=None, now=0.0))),
+        ("status", list(describe_unsent(SUMMARY, now=0.0))),
+        ("ls", list(describe_job(SUMMARY, now=0.0))),
     ],
 )
 def test_the_fields_of_json_are_the_ones_that_are_written(command: str, fields: Sequence[str]) -> None:

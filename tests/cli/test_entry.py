@@ -16,7 +16,8 @@ from kie_async.cli.exits import MEANINGS
 from tests.cli.world import invoke
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "generate", "status", "wait", "credits", "upload", "fake"]
+COMMANDS = ["demo", "generate", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon", "forget"]
+COMMANDS += ["credits", "upload", "fake"]
 
 #: A child in which a package cannot be imported, as if it were not installed.
 WITHOUT = """
@@ -94,7 +95,9 @@ def test_the_help_names_every_command_every_exit_code_and_the_environment() -> N
 
     assert [] == [command for command in COMMANDS if f" {command} " not in shown]
     assert [] == [code for code, meaning in MEANINGS.items() if f"{code:>3}  {meaning}" not in shown]
-    assert [] == [name for name in ("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL") if name not in shown]
+    assert [] == [
+        name for name in ("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL", "KIE_JOURNAL") if name not in shown
+    ]
 
 
 def test_no_command_is_a_question_for_help() -> None:
@@ -108,7 +111,16 @@ def test_no_command_is_a_question_for_help() -> None:
         (["wait", "t1"], "KIE_API_KEY"),
         (["credits"], "KIE_API_KEY"),
         (["upload", "cat.png"], "KIE_API_KEY"),
-        (["status"], "TASKID"),
+        (["recover"], "KIE_API_KEY"),
+        (["resolve", "kj_1", "t1"], "KIE_API_KEY"),
+        (["resubmit", "kj_1", "--allow-duplicate"], "KIE_API_KEY"),
+        (["abandon", "kj_1"], "KIE_API_KEY"),
+        (["status"], "ID"),
+        (["resolve", "kj_1"], "TASKID"),
+        (["resubmit", "kj_1"], "--allow-duplicate"),
+        (["forget"], "--before"),
+        (["forget", "--before", "tomorrow"], "neither an age"),
+        (["ls", "--state", "lost"], "lost"),
         (["upload"], "FILE"),
         (["frobnicate"], "frobnicate"),
     ],
@@ -135,6 +147,6 @@ def test_an_environment_that_cannot_be_right_is_said_to_be_wrong(environment: di
 
 
 def test_an_id_that_cannot_be_one_is_refused_before_anything_is_asked() -> None:
-    ended = invoke("status", "no/id", KIE_API_KEY="good-enough")
+    ended = invoke("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
 
     assert (2, True) == (ended.code, "'no/id' is no id" in ended.err)

@@ -20,7 +20,7 @@ from kie_async.cli.conclusion import conclude
 from kie_async.cli.exits import Exit
 from kie_async.cli.tasks import carry_out_status, carry_out_wait, describe
 from kie_async.testing import FakeKie
-from tests.cli.world import CAT, Streams, clip
+from tests.cli.world import CAT, Streams, clip, new_job, unsent_job
 
 
 async def new_task(fake: FakeKie) -> str:
@@ -58,9 +58,15 @@ def test_the_age_counts_while_a_task_runs_and_the_seconds_once_it_has_ended() ->
     running = TaskRecord(task_id="t1", state="waiting", created_at=1000.0)
     ended = TaskRecord(task_id="t1", state="success", created_at=1000.0, completed_at=1061.5)
 
-    assert (42.0, None) == (describe(running, now=1042.04)["age"], describe(running, now=1042.04)["seconds"])
-    assert (None, 61.5) == (describe(ended, now=2000.0)["age"], describe(ended, now=2000.0)["seconds"])
-    assert 0.0 == describe(running, now=999.0)["age"], "the service's clock may be ahead of ours"
+    assert (42.0, None) == (
+        describe(running, job_id=None, now=1042.04)["age"],
+        describe(running, job_id=None, now=1042.04)["seconds"],
+    )
+    assert (None, 61.5) == (
+        describe(ended, job_id=None, now=2000.0)["age"],
+        describe(ended, job_id=None, now=2000.0)["seconds"],
+    )
+    assert 0.0 == describe(running, job_id=None, now=999.0)["age"], "the service's clock may be ahead of ours"
 
 
 async def test_an_unknown_id_is_said_to_be_unknown(fake_kie: FakeKie) -> None:
@@ -106,3 +112,46 @@ async def test_waiting_for_a_task_that_fails_ends_with_the_reason(fake_kie: Fake
 
     assert Exit.REFUSED == conclude(streams.session, caught.value)
     assert "the server is busy" in streams.err
+
+
+async def test_a_job_is_found_by_its_own_id_as_well(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    job_id, task_id = await new_job(fake_kie, journal)
+    shown = Streams(fake_kie, as_json=True, journal=journal)
+    await carry_out_status(shown.session, job_id)
+    fetched = Streams(fake_kie, as_json=True, journal=journal)
+    await carry_out_wait(fetched.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+    fields = json.loads(shown.out), json.loads(fetched.out)
+
+    assert [(job_id, task_id)] * 2 == [(found["job_id"], found["task_id"]) for found in fields]
+    assert ["waiting", "success"] == [found["state"] for found in fields]
+    assert 1 == len(fake_kie.truth.posts)
+
+
+async def test_to_ask_for_a_job_that_was_never_sent_does_not_send_it(fake_kie: FakeKie, tmp_path: Path) -> None:
+    job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    posts = len(fake_kie.truth.posts)
+    code = await carry_out_status(streams.session, job_id)
+
+    assert (Exit.DONE, posts) == (code, len(fake_kie.truth.posts))
+    assert ["job_id", job_id, "state", "intent"] == streams.out.split()[:4]
+
+
+async def test_to_wait_for_a_job_that_was_never_sent_sends_it(fake_kie: FakeKie, tmp_path: Path) -> None:
+    job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    await carry_out_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+
+    assert (1, f"{tmp_path}/cat.mp4\n") == (len(fake_kie.truth.tasks), streams.out)
+
+
+@pytest.mark.parametrize("journal", [True, False])
+async def test_a_job_of_which_nobody_knows_is_said_to_be_unknown(
+    fake_kie: FakeKie, tmp_path: Path, *, journal: bool
+) -> None:
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db" if journal else None)
+    with pytest.raises(TaskNotFoundError) as caught:
+        await carry_out_status(streams.session, "kj_0")
+
+    assert Exit.REFUSED == conclude(streams.session, caught.value)

@@ -8,17 +8,35 @@ from pathlib import Path
 
 import attrs
 import av
+import pytest
 import typer
 from typer.testing import CliRunner
 
+from kie_async import InsufficientCreditsError, KieClient, SqliteJournal, SubmitInDoubtError, Wan22TurboImageToVideo
 from kie_async.cli.app import app
 from kie_async.cli.exits import Exit
+from kie_async.cli.journals import JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.running import Invocation, run
 from kie_async.cli.session import Session
-from kie_async.testing import FakeKie, VirtualLoop
+from kie_async.testing import FakeKie, Fault, VirtualLoop
 
-__all__ = ["CAT", "Ended", "Streams", "clip", "invoke", "run_command"]
+__all__ = [
+    "CAT",
+    "NOWHERE",
+    "Ended",
+    "Streams",
+    "clip",
+    "doubtful_job",
+    "invoke",
+    "new_job",
+    "pay_again",
+    "run_command",
+    "unsent_job",
+]
+
+#: A state directory in which nothing can be: whoever wants a journal has to bring one.
+NOWHERE = "/dev/null/state"
 
 #: A real photograph-sized JPEG.
 CAT = Path(__file__).parents[2] / "kie_async" / "cli" / "data" / "cat.jpg"
@@ -34,14 +52,17 @@ class Ended:
 
 
 class Streams:
-    """A session of a command that speaks to *fake*, and what it writes."""
+    """A session of a command that speaks to *fake* and keeps its jobs in *journal*, and what it writes."""
 
-    def __init__(self, fake: FakeKie | None = None, *, as_json: bool = False) -> None:
+    def __init__(
+        self, fake: FakeKie | None = None, *, as_json: bool = False, journal: JournalFile | Path | None = None
+    ) -> None:
         self._out, self._err = io.StringIO(), io.StringIO()
         self.session = Session(
             output=Output(as_json=as_json, out=self._out, err=self._err),
             api_key="key-for-the-fake",
             url=None if fake is None else fake.url,
+            journal=JournalFile(journal) if isinstance(journal, Path) else journal,
         )
 
     @property
@@ -64,12 +85,12 @@ def invoke(*arguments: str, **environment: str) -> Ended:
 
         **environment: Its environment, as far as it concerns the service.
     """
-    nobody: dict[str, str | None] = dict.fromkeys(("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL"))
+    nobody: dict[str, str | None] = dict.fromkeys(("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL", "KIE_JOURNAL"))
     result = CliRunner().invoke(
         app,
         list(arguments),
         obj=Invocation(loop_factory=VirtualLoop),
-        env={**nobody, "COLUMNS": "200", **environment},
+        env={**nobody, "XDG_STATE_HOME": NOWHERE, "COLUMNS": "200", **environment},
         prog_name="kie-async",
     )
     return Ended(result.exit_code, result.stdout, result.stderr)
@@ -92,6 +113,45 @@ def run_command(command: Callable[[Session], Awaitable[Exit]], *, verbose: bool 
 
     result = CliRunner().invoke(program, [], obj=Invocation(verbose=verbose, loop_factory=VirtualLoop))
     return Ended(result.exit_code, result.stdout, result.stderr)
+
+
+def _request(prompt: str = "Go") -> Wan22TurboImageToVideo:
+    """A video of a cat, which is uploaded."""
+    return Wan22TurboImageToVideo(image=str(CAT), prompt=prompt, resolution="480p")
+
+
+async def new_job(fake: FakeKie, journal: Path, *, key: str | None = None, prompt: str = "Go") -> tuple[str, str]:
+    """The ids of a job that another program has created and left."""
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
+        job = await kie.submit(_request(prompt), key=key)
+        return job.id, str(job.task_id)
+
+
+async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) -> str:
+    """A job that another program has created and got no answer for; the id of its task is with the fake."""
+    fake.inject(Fault("create", "reset", after=True, nth=len(fake.truth.posts) + 1))
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
+        with pytest.raises(SubmitInDoubtError) as caught:
+            await kie.submit(_request(), key=key)
+        return caught.value.job.id
+
+
+async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
+    """Write down that a further task was paid for a job."""
+    rows = SqliteJournal(journal)
+    await rows.open()
+    await rows.note(job_id, at=0.0, duplicates=(task_id,))
+    await rows.close()
+
+
+async def unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> str:
+    """A job that another program has written down, and could not pay."""
+    fake.inject(Fault("create", "code", code=402, nth=len(fake.truth.posts) + 1))
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
+        with pytest.raises(InsufficientCreditsError):
+            await kie.submit(_request(), key=key)
+        [job] = [job for job in await kie.jobs() if job.key == key]
+        return job.id
 
 
 def clip(file: Path) -> tuple[float, int]:

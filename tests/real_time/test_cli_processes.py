@@ -65,16 +65,18 @@ class Service:
 
     url: str
     example: str
+    state: Path
 
     @property
     def environment(self) -> dict[str, str]:
         """An environment in which nothing but this service and a key is set."""
-        return {**clean_environment(), "KIE_BASE_URL": self.url, "KIE_API_KEY": KEY}
+        return {**clean_environment(self.state), "KIE_BASE_URL": self.url, "KIE_API_KEY": KEY}
 
 
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what concerns the service, or would colour a pipe."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("KIE_") and "COLOR" not in name}
+def clean_environment(state: Path) -> dict[str, str]:
+    """This process's environment without what concerns the service, or would colour a pipe; journals go to *state*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KIE_") and "COLOR" not in name}
+    return {**kept, "XDG_STATE_HOME": str(state)}
 
 
 @contextmanager
@@ -104,12 +106,13 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @pytest.fixture
-def service() -> Generator[Service]:
+def service(tmp_path: Path) -> Generator[Service]:
     """``kie-async fake``, which is ended by Ctrl-C."""
-    with started("fake", "--port", "0", "--speed", "30", environment=clean_environment()) as process:
+    state = tmp_path / "state"
+    with started("fake", "--port", "0", "--speed", "30", environment=clean_environment(state)) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        yield Service(url, read_until(process, "curl "))
+        yield Service(url, read_until(process, "curl "), state)
         process.send_signal(signal.SIGINT)
         assert 0 == process.wait()
 
@@ -158,9 +161,37 @@ def test_ctrl_c_ends_generate_at_once_and_wait_goes_on_with_it(service: Service,
         assert (f"{tmp_path}/cat.mp4\n", 0) == (process.communicate()[0], process.returncode)
 
 
-def test_ctrl_c_does_not_wait_for_a_name_that_nobody_knows() -> None:
+def run_to_its_end(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
+    """The exit code of ``kie-async``, and what it has written to standard output."""
+    with started(*arguments, environment=environment) as process:
+        shown, _ = process.communicate()
+    return process.returncode, shown
+
+
+def test_what_a_killed_process_has_paid_is_in_the_journal_and_comes_home(service: Service, tmp_path: Path) -> None:
+    """Kill -9 after the create; the same key again pays nothing."""
+    environment, again = service.environment, tmp_path / "again.mp4"
+    generate = ("generate", "-i", str(CAT), "-p", "Go", "--key", "order-7")
+    with started(*generate, environment=environment) as process:
+        task_id = read_until(process, "accepted as task").split()[-1]
+        process.kill()
+    listed = run_to_its_end("ls", "--json", environment=environment)
+    job = json.loads(listed[1])
+    recovered = run_to_its_end("recover", "-o", str(tmp_path / "out"), environment=environment)
+    repeated = run_to_its_end(*generate, "-o", str(again), environment=environment)
+    file = tmp_path / "out" / f"{task_id}-1.mp4"
+
+    assert ("submitted", "order-7", task_id) == (job["state"], job["key"], job["task_id"])
+    assert [(0, f"{file}\n"), (0, f"{again}\n")] == [recovered, repeated]
+    assert clip(file)[0] >= 4.5
+    assert file.read_bytes() == again.read_bytes()
+    assert (0, "") == run_to_its_end("ls", environment=environment)
+    assert 1 == len(run_to_its_end("ls", "--all", environment=environment)[1].splitlines())
+
+
+def test_ctrl_c_does_not_wait_for_a_name_that_nobody_knows(tmp_path: Path) -> None:
     """A thread that looks up a name cannot be interrupted, and the process ends without it."""
-    environment = {**clean_environment(), "KIE_BASE_URL": "http://service.invalid", "KIE_API_KEY": KEY}
+    environment = {**clean_environment(tmp_path), "KIE_BASE_URL": "http://service.invalid", "KIE_API_KEY": KEY}
     code = UNREACHABLE.format(arguments=["generate", "-i", str(CAT), "-p", "Go"])
     with started(environment=environment, code=code) as process:
         read_until(process, "looking up service.invalid")
@@ -173,7 +204,7 @@ def test_ctrl_c_does_not_wait_for_a_name_that_nobody_knows() -> None:
 
 def test_ctrl_c_ends_the_demo(tmp_path: Path) -> None:
     """Client and service are in one process then, and both end."""
-    with started("demo", "--out", str(tmp_path), environment=clean_environment()) as process:
+    with started("demo", "--out", str(tmp_path), environment=clean_environment(tmp_path)) as process:
         read_until(process, "accepted as task")
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=2.0)
@@ -182,13 +213,13 @@ def test_ctrl_c_ends_the_demo(tmp_path: Path) -> None:
     assert "Interrupted. It was the fake service: nothing was real, and nothing was paid." in messages
 
 
-async def test_all_options_reach_the_service() -> None:
+async def test_all_options_reach_the_service(tmp_path: Path) -> None:
     """The request of the options is the request of the class; what is not given is not sent."""
     options = ["--resolution", "480p", "--seed", "7", "--acceleration", "regular", "--enable-prompt-expansion"]
     options += ["--no-nsfw-checker", "--aspect-ratio", "16:9", "--no-wait"]
     call = [sys.executable, "-m", "kie_async", "generate", "-i", str(CAT), "-p", "Go"]
     async with FakeKie() as fake:
-        environment = {**clean_environment(), "KIE_BASE_URL": fake.url, "KIE_API_KEY": KEY}
+        environment = {**clean_environment(tmp_path), "KIE_BASE_URL": fake.url, "KIE_API_KEY": KEY}
         await anyio.run_process([*call, *options], env=environment)
         await anyio.run_process([*call, "--no-wait"], env=environment)
     inputs = [post.body["input"] for post in fake.truth.posts if isinstance(post.body, dict)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import anyio
 import attrs
@@ -173,7 +173,8 @@ class _OverwritesWhatIsThere(_TakesWithoutLooking):
 
     async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         # note() changes a row without a look at its state, and this makes it change the state itself.
-        return await self.inner.note(seen.id, at=at, **{"state": state, **changes})  # type: ignore[typeddict-item]
+        overwritten: dict[str, Any] = {"state": state, **changes}
+        return await self.inner.note(seen.id, at=at, **overwritten)
 
 
 #: Bugs by name, and the hurried recovery without a bug.

@@ -105,6 +105,8 @@ def audit(truth: Truth, journal: Path, told: Iterable[Mapping[str, JSON]]) -> Au
 
 def _unkept(entry: Mapping[str, JSON], rows: Mapping[str, Mapping[str, JSON]]) -> Iterable[str]:
     """What is no longer true of what a caller was told."""
+    if entry["told"] == "log":
+        yield f"logged: {entry['message']}"
     if "job" not in entry:
         return
     row = rows.get(str(entry["job"]))

@@ -81,7 +81,7 @@ class _PerilousSocket(socket.socket):
         self._fresh = True
         return sent
 
-    def sendmsg(self, buffers: Iterable[Any], *rest: Any) -> int:  # type: ignore[override]  # noqa: ANN401
+    def sendmsg(self, buffers: Iterable[Any]) -> int:  # type: ignore[override]  # called with nothing else
         # What later versions of Python call for several buffers.
         return self.send(b"".join(buffers))
 

@@ -1,10 +1,11 @@
-"""The points at which a process may be killed: it counts them as it passes them, and dies at one."""
+"""The points at which a signal may strike a process, which counts them as it passes them."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +32,12 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.phase} #{self.nth}"
+
+    @classmethod
+    def read(cls, text: JSON) -> Point:
+        """The point that was written down as a text."""
+        phase, _, nth = str(text).rpartition(" #")
+        return cls(phase, int(nth))
 
 
 class Diary:
@@ -59,18 +66,25 @@ class Perils:
     The points that a process passes.
 
     Args:
-        kill_at: Where it is killed, as by ``kill -9``; None for nowhere.
+        kill_at: Where a signal strikes it; None for nowhere.
+
+        by: The signal.
+
+        diary: Where it says that it is struck; after SIGKILL it says no more.
     """
 
-    def __init__(self, kill_at: Point | None = None) -> None:
+    def __init__(self, kill_at: Point | None, by: signal.Signals, diary: Diary) -> None:
         self.trail: list[Point] = []
         self._kill_at = kill_at
+        self._by = by
+        self._diary = diary
         self._passed: Counter[str] = Counter()
 
     def reach(self, phase: str) -> None:
-        """Pass a point, or end at it: no ``finally`` runs, nothing is flushed, nothing is closed."""
+        """Pass a point, or be struck at it: by SIGKILL no ``finally`` runs, nothing is flushed, nothing is closed."""
         self._passed[phase] += 1
         point = Point(phase, self._passed[phase])
-        if point == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
         self.trail.append(point)
+        if point == self._kill_at:
+            self._diary.write(told="signal", point=str(point), at=time.monotonic())
+            os.kill(os.getpid(), self._by)

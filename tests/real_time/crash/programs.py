@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
 import anyio
+import anyio._backends._asyncio
 import attrs
 
+# Else these two, and anyio's backend above, would be imported on first use, in each process anew.
+import kie_async._io.downloads
+import kie_async._io.engine  # noqa: F401
 from kie_async import (
     JSON,
     Job,
@@ -38,6 +43,8 @@ __all__ = ["SHOTS", "SPEED", "Orders", "first", "prompt", "second"]
 KEY = "any-key-is-good"
 #: The jobs of a run.
 SHOTS = 20
+#: How many of them have an image of their own.
+WITH_IMAGE = 2
 #: How many seconds of a program go into one.
 SPEED = 20.0
 
@@ -56,7 +63,9 @@ class Orders:
 
         images: The folder with the images that have to be uploaded.
 
-        kill_at: Where it is killed.
+        kill_at: Where a signal strikes it, or None.
+
+        by: The signal.
 
         plant: The bug that its journal has, or None.
 
@@ -68,6 +77,7 @@ class Orders:
     diary: Path
     images: Path
     kill_at: Point | None = None
+    by: signal.Signals = signal.SIGKILL
     plant: str | None = None
     epoch: float = attrs.field(factory=time.time)
 
@@ -78,8 +88,8 @@ def prompt(number: int) -> str:
 
 
 def shot(orders: Orders, number: int) -> Request:
-    """A request; two of a run have an image that must be uploaded first."""
-    image = orders.images / f"{number}.png" if number < 2 else "https://example.com/cat.png"  # noqa: PLR2004 (two)
+    """A request; the first of a run have an image that must be uploaded first."""
+    image = orders.images / f"{number}.png" if number < WITH_IMAGE else "https://example.com/cat.png"
     return Wan22TurboImageToVideo(image=image, prompt=prompt(number))
 
 
@@ -94,15 +104,34 @@ def first(orders: Orders) -> None:
 
 
 def second(orders: Orders) -> None:
-    """Recover, wait for all that is unfinished, and at once start the script again: the same keys, the same requests."""
+    """Recover and wait for what is unfinished, and at once start the script again: the same keys, the same requests."""
     _run(orders, _recover)
 
 
+class _Complaints(logging.Handler):
+    """Writes what the client logs as an error into the diary; nothing is to be."""
+
+    def __init__(self, diary: Diary) -> None:
+        super().__init__(logging.ERROR)
+        self._diary = diary
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._diary.write(told="log", message=self.format(record))
+
+
 def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]) -> None:
-    perils, diary = Perils(orders.kill_at), Diary(orders.diary)
+    diary = Diary(orders.diary)
+    perils = Perils(orders.kill_at, orders.by, diary)
+    log = logging.getLogger("kie_async")
+    log.addHandler(_Complaints(diary))
+    log.propagate = False
     with asyncio.Runner(loop_factory=partial(HurriedLoop, SPEED, orders.epoch)) as runner:
-        runner.run(_with_client(orders, perils, diary, program))
-    diary.write(told="done", trail=[attrs.asdict(point) for point in perils.trail])
+        try:
+            runner.run(_with_client(orders, perils, diary, program))
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            diary.write(told="left", by=type(error).__name__, at=time.monotonic())
+        else:
+            diary.write(told="done", trail=[str(point) for point in perils.trail])
 
 
 async def _with_client(
@@ -119,6 +148,8 @@ async def _with_client(
         journal=PerilousJournal(journal, perils),
         session_factory=PerilousSessions(perils),
     ) as kie:
+        if orders.by is signal.SIGTERM:
+            kie.drain_on_sigterm()
         await program(orders, kie, diary)
 
 
@@ -131,7 +162,7 @@ async def _shoot_all(orders: Orders, kie: KieClient, diary: Diary) -> None:
 async def _shoot(orders: Orders, kie: KieClient, diary: Diary, number: int) -> None:
     try:
         # Half of the callers wait for the taskId, half of them only until the job is in the journal.
-        job = await kie.submit(shot(orders, number), key=key(number), wait=number % 4 < 2)  # noqa: PLR2004 (half)
+        job = await kie.submit(shot(orders, number), key=key(number), wait=number % 4 < 2)
     except SubmitInDoubtError as error:
         diary.write(told=type(error).__name__, shot=number, job=error.intent_id)
     except KieError as error:

@@ -1,0 +1,46 @@
+"""``JobSummary``: what the journal says of one job, as a value."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["JobSummary"]
+
+
+@attrs.frozen(kw_only=True)
+class JobSummary:
+    """
+    What the journal said of a job when it was asked.
+
+    Attributes:
+        id: The job's own id (``kj_…``).
+
+        state: The journal's word for its state, such as ``"submitted"`` or ``"in_doubt"``.
+
+        model: The model's name.
+
+        created_at: When it was written down, in seconds since the epoch.
+
+        updated_at: When it last changed, in seconds since the epoch.
+
+        task_id: The service's id, or None while it is not known.
+
+        key: The caller's idempotency key, or None.
+
+        credits: What the task has cost, as far as known.
+
+        error: Why it goes no further, for people, or None.
+
+        duplicates: Further tasks that were paid for it.
+    """
+
+    id: str
+    state: str
+    model: str
+    created_at: float
+    updated_at: float
+    task_id: str | None = None
+    key: str | None = None
+    credits: float | None = None
+    error: str | None = None
+    duplicates: tuple[str, ...] = ()

@@ -1,0 +1,108 @@
+"""The commands ``resolve``, ``resubmit`` and ``abandon``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kie_async import ConfigurationError, SubmitInDoubtError, TaskNotFoundError
+from kie_async.cli.conclusion import conclude
+from kie_async.cli.doubts import carry_out_abandon, carry_out_resolve, carry_out_resubmit
+from kie_async.cli.exits import Exit
+from kie_async.cli.tasks import carry_out_status, carry_out_wait
+from kie_async.testing import FakeKie, Fault
+from tests.cli.world import Streams, doubtful_job, new_job
+
+
+async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    job_id = await doubtful_job(fake_kie, journal)
+    [task_id] = fake_kie.truth.tasks
+    resolved, waited = Streams(fake_kie, as_json=True, journal=journal), Streams(fake_kie, journal=journal)
+    await carry_out_resolve(resolved.session, job_id, task_id)
+    await carry_out_wait(waited.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+
+    assert {"job_id": job_id, "task_id": task_id, "state": "submitted"} == json.loads(resolved.out)
+    assert f"kie-async wait {task_id}" in resolved.err
+    assert (f"{tmp_path}/cat.mp4\n", 1) == (waited.out, len(fake_kie.truth.posts))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "task_id"), [(Exit.REFUSED, TaskNotFoundError, "0" * 32), (Exit.USAGE, ConfigurationError, None)]
+)
+async def test_resolve_refuses_a_task_that_is_not_the_jobs(
+    code: Exit, kind: type[Exception], task_id: str | None, fake_kie: FakeKie, tmp_path: Path
+) -> None:
+    """It is not there, or it is another request's."""
+    job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
+    _, other = await new_job(fake_kie, tmp_path / "other.db", prompt="Something else")
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    with pytest.raises(kind) as caught:
+        await carry_out_resolve(streams.session, job_id, task_id or other)
+
+    assert code == conclude(streams.session, caught.value)
+
+
+async def test_resubmit_sends_once_more_and_only_if_that_is_wanted(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    job_id = await doubtful_job(fake_kie, journal)
+    refused, sent = Streams(fake_kie, journal=journal), Streams(fake_kie, journal=journal)
+    with pytest.raises(ConfigurationError, match="--allow-duplicate"):
+        await carry_out_resubmit(refused.session, job_id, allow_duplicate=False)
+    code = await carry_out_resubmit(sent.session, job_id, allow_duplicate=True)
+
+    assert (Exit.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, sent.out)
+    assert 2 == len(fake_kie.truth.posts)
+
+
+async def test_a_task_that_cannot_be_looked_at_was_accepted_all_the_same(fake_kie: FakeKie, tmp_path: Path) -> None:
+    job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
+    fake_kie.inject(Fault("poll", "html"))
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    code = await carry_out_resubmit(streams.session, job_id, allow_duplicate=True)
+
+    assert (Exit.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, streams.out)
+
+
+async def test_resubmit_can_end_in_doubt_again(fake_kie: FakeKie, tmp_path: Path) -> None:
+    job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
+    fake_kie.inject(Fault("create", "reset", after=True, nth=2))
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    with pytest.raises(SubmitInDoubtError) as caught:
+        await carry_out_resubmit(streams.session, job_id, allow_duplicate=True)
+
+    assert Exit.IN_DOUBT == conclude(streams.session, caught.value)
+    assert f"kie-async abandon {job_id}" in streams.err
+
+
+async def test_interrupted_while_it_is_on_the_wire_it_is_in_doubt_again(tmp_path: Path) -> None:
+    async with FakeKie() as fake:
+        job_id = await doubtful_job(fake, tmp_path / "kie.db")
+        fake.inject(Fault("create", "silence", nth=2))
+        streams = Streams(fake, journal=tmp_path / "kie.db")
+        with anyio.move_on_after(5.0):
+            await carry_out_resubmit(streams.session, job_id, allow_duplicate=True)
+
+    assert f"kie-async resolve {job_id} TASKID" in streams.session.outlook()
+
+
+async def test_abandon_gives_a_job_up(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    job_id = await doubtful_job(fake_kie, journal)
+    abandoned, shown = Streams(fake_kie, journal=journal), Streams(fake_kie, as_json=True, journal=journal)
+    await carry_out_abandon(abandoned.session, job_id)
+    await carry_out_status(shown.session, job_id)
+
+    assert (f"{job_id}\n", "abandoned") == (abandoned.out, json.loads(shown.out)["state"])
+
+
+async def test_a_job_that_is_not_in_doubt_stays_as_it_is(fake_kie: FakeKie, tmp_path: Path) -> None:
+    job_id, _ = await new_job(fake_kie, tmp_path / "kie.db")
+    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    with pytest.raises(ConfigurationError, match="Only a job in doubt") as caught:
+        await carry_out_abandon(streams.session, job_id)
+
+    assert Exit.USAGE == conclude(streams.session, caught.value)

@@ -1,0 +1,150 @@
+"""The commands ``ls`` and ``forget``."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from kie_async import JobSummary, JournalError
+from kie_async.cli.conclusion import conclude
+from kie_async.cli.exits import Exit
+from kie_async.cli.jobs import State, as_lines, carry_out_forget, carry_out_ls, describe_job, instant
+from kie_async.cli.tasks import carry_out_wait
+from kie_async.testing import FakeKie
+from tests.cli.world import Streams, doubtful_job, invoke, new_job, pay_again, unsent_job
+
+FOR_EVER = 1e12
+
+
+def summary(**changes: object) -> JobSummary:
+    """A job of which little is known."""
+    known: dict[str, object] = {"id": "kj_1", "state": "intent", "model": "a/b", "created_at": 0.0, "updated_at": 0.0}
+    return JobSummary(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
+
+
+async def listed(journal: Path, *states: State, everything: bool = False) -> list[tuple[str, str | None, str | None]]:
+    """State, key and taskId of the jobs that ``ls --json`` shows."""
+    streams = Streams(as_json=True, journal=journal)
+    assert Exit.DONE == await carry_out_ls(streams.session, states=states, everything=everything)
+    jobs = [json.loads(line) for line in streams.out.splitlines()]
+    return [(job["state"], job["key"], job["task_id"]) for job in jobs]
+
+
+async def test_ls_shows_what_is_unfinished_the_newest_last(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    ended, ended_task = await new_job(fake_kie, journal, key="one")
+    await carry_out_wait(Streams(fake_kie, journal=journal).session, ended, target=tmp_path, timeout=None)
+    await unsent_job(fake_kie, journal, key="two")
+    _, task_id = await new_job(fake_kie, journal, key="three", prompt="Stop")
+    unfinished = [("intent", "two", None), ("submitted", "three", task_id)]
+
+    assert unfinished == await listed(journal)
+    assert [("succeeded", "one", ended_task), *unfinished] == await listed(journal, everything=True)
+    assert unfinished[:1] == await listed(journal, State.INTENT, State.FAILED)
+
+
+async def test_a_row_is_a_line_and_what_is_in_doubt_comes_with_what_to_do(fake_kie: FakeKie, tmp_path: Path) -> None:
+    job_id = await doubtful_job(fake_kie, tmp_path / "kie.db", key="two\nlines")
+    streams = Streams(journal=tmp_path / "kie.db")
+    await carry_out_ls(streams.session)
+    [row] = streams.out.splitlines()
+
+    assert ["in_doubt", job_id, "-", "-", r"'two\nlines'"] == [row.split()[place] for place in (0, 2, 3, 4, 5)]
+    assert "1 in doubt" in streams.err
+    assert streams.err.index("state") == row.index("in_doubt"), "the header stands above its columns"
+
+
+def test_a_table_is_as_wide_as_what_is_in_it() -> None:
+    jobs = [summary(key="k", credits=40.0), summary(id="kj_longer", state="succeeded", model="c/d")]
+    lines = as_lines([describe_job(job, now=3 * 86_400.0) for job in jobs])
+
+    assert [line.split() for line in lines] == [
+        ["state", "age", "job", "task", "credits", "key", "model"],
+        ["intent", "3d", "kj_1", "-", "40", "k", "a/b"],
+        ["succeeded", "3d", "kj_longer", "-", "-", "-", "c/d"],
+    ]
+    assert 1 == len({line.index(name) for line, name in zip(lines, ("model", "a/b", "c/d"), strict=True)})
+
+
+async def test_a_job_that_was_paid_twice_is_told(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    job_id, _ = await new_job(fake_kie, journal)
+    await pay_again(journal, job_id, "t2")
+    streams = Streams(as_json=True, journal=journal)
+    await carry_out_ls(streams.session)
+
+    assert ["t2"] == json.loads(streams.out)["duplicates"]
+    assert f"warning: {job_id} was paid more than once. Its further tasks: t2." in streams.err
+
+
+@pytest.mark.parametrize(("everything", "said"), [(False, "Nothing is unfinished"), (True, "There are no such jobs.")])
+async def test_nothing_is_said_to_be_nothing(tmp_path: Path, *, everything: bool, said: str) -> None:
+    streams = Streams(journal=tmp_path / "kie.db")
+
+    assert Exit.DONE == await carry_out_ls(streams.session, everything=everything)
+    assert ("", True) == (streams.out, said in streams.err)
+
+
+def test_ls_needs_no_key_and_the_journal_may_be_chosen(tmp_path: Path) -> None:
+    chosen = [("ls", "--journal", str(tmp_path / "one.db")), ("ls",)]
+    environment = {"KIE_JOURNAL": str(tmp_path / "two.db")}
+
+    assert [0, 0] == [invoke(*arguments, **environment).code for arguments in chosen]
+    assert ["one.db", "two.db"] == sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".db")
+
+
+async def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("these are no jobs, and this is no database")
+    streams = Streams(journal=file)
+    with pytest.raises(JournalError) as caught:
+        await carry_out_ls(streams.session)
+
+    assert Exit.USAGE == conclude(streams.session, caught.value)
+    assert "these are no jobs, and this is no database" == file.read_text()
+
+
+async def test_forget_deletes_what_has_ended_and_says_how_many(fake_kie: FakeKie, tmp_path: Path) -> None:
+    journal = tmp_path / "kie.db"
+    for prompt in ("one", "two"):
+        job_id, _ = await new_job(fake_kie, journal, prompt=prompt)
+        await carry_out_wait(Streams(fake_kie, journal=journal).session, job_id, target=tmp_path, timeout=None)
+    _, task_id = await new_job(fake_kie, journal)
+    kept, forgotten = Streams(journal=journal), Streams(journal=journal)
+    await carry_out_forget(kept.session, before=0.0)
+    await carry_out_forget(forgotten.session, before=FOR_EVER)
+
+    assert ("0\n", "2\n") == (kept.out, forgotten.out)
+    assert [("submitted", None, task_id)] == await listed(journal, everything=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", 999_910.0),
+        ("1.5m", 999_910.0),
+        ("1h", 996_400.0),
+        ("2d", 827_200.0),
+        ("1w", 395_200.0),
+        ("1970-01-02T00:00:00+00:00", 86_400.0),
+        ("2026-01-31", datetime(2026, 1, 31).astimezone().timestamp()),
+    ],
+)
+def test_an_instant_is_an_age_or_a_date(text: str, expected: float) -> None:
+    assert expected == instant(text, now=1_000_000.0)
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-3d", "30 days", "2026-13-01", "yesterday"])
+def test_what_is_neither_is_refused(text: str, tmp_path: Path) -> None:
+    ended = invoke("forget", f"--before={text}", KIE_JOURNAL=str(tmp_path / "kie.db"))
+
+    assert (2, []) == (ended.code, list(tmp_path.iterdir()))
+
+
+def test_forget_takes_an_age(tmp_path: Path) -> None:
+    ended = invoke("forget", "--before", "30d", "--json", KIE_JOURNAL=str(tmp_path / "kie.db"))
+
+    assert (0, {"forgotten": 0}) == (ended.code, json.loads(ended.out))

@@ -1,0 +1,153 @@
+"""A peer at the other end of a bare socket, which reads what it is told to and then does what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["OK", "Act", "Peer", "a_peer", "answer", "black_hole", "free_port", "request", "reset", "tls"]
+
+#: A self-signed certificate for 127.0.0.1, which nobody trusts; it is good for a hundred years, and for nothing else.
+_PEM = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgS/dKq9pvqQSG30nn
+WTZg4Gni97uQHFp8PEOUMo67zFehRANCAASc//PNrqRr0OfgzM+oFlmt38t4w1A5
+Nybht6z5E10ldgWE/PhZSwsKGGUVRL2hsBrJOJNRhK8mQaHZaYuQMTkH
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBkDCCATagAwIBAgIUAdOuDwBSg0pF952ZqNdtFoFV99MwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMzAxNTMyMVoYDzIxMjYxMDMw
+MDE1MzIxWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASc//PNrqRr0OfgzM+oFlmt38t4w1A5Nybht6z5E10ldgWE/PhZSwsK
+GGUVRL2hsBrJOJNRhK8mQaHZaYuQMTkHo2QwYjAdBgNVHQ4EFgQUiM1iz3NNKEAw
+Jiw58BdrzXcIHMMwHwYDVR0jBBgwFoAUiM1iz3NNKEAwJiw58BdrzXcIHMMwDwYD
+VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0gAMEUC
+IQC8fixdMveALE4zsH0UEcGgzLpII8qf6DVIV7nzU9d6rAIgcRpVWkWVY1dNEaY2
+CaZKhSuEvY+OnxVauMhV1CJKq9g=
+-----END CERTIFICATE-----
+"""
+
+Act: TypeAlias = "Callable[[Peer, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """An answer as it stands on the wire; its length is announced truly unless given."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+#: An answer that accepts.
+OK = answer(b'{"code":200,"msg":"success","data":{"taskId":"t1"}}', "Content-Type: application/json")
+
+
+@attrs.define(eq=False)
+class Peer:
+    """
+    A listener.
+
+    Attributes:
+        url: Where it listens.
+
+        received: What has come in, one entry a connection.
+    """
+
+    url: str = ""
+    received: list[bytes] = attrs.field(factory=list)
+
+    def whole(self) -> int:
+        """How many whole requests have come in."""
+        return sum(data.count(b'"body"}') for data in self.received)
+
+
+async def request(peer: Peer, reader: asyncio.StreamReader) -> None:
+    """Read one whole request: up to the last bytes of the body that the tests send."""
+    peer.received[-1] += await reader.readuntil(b'"body"}')
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST."""
+    raw = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@asynccontextmanager
+async def a_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    """
+    Do *act* with every connection.
+
+    Args:
+        act: What is done; the connection is closed when it returns.
+
+        context: For TLS.
+    """
+    peer = Peer()
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        task.add_done_callback(running.discard)
+        peer.received.append(b"")
+        try:
+            await act(peer, reader, writer)
+        except (asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
+            pass  # the test is over, or the client has gone
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    peer.url = f"{'http' if context is None else 'https'}://127.0.0.1:{port}"
+    try:
+        yield peer
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """A host that answers no handshake: its queue of connections is full, and nobody takes one out."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def tls(folder: Path) -> ssl.SSLContext:
+    """The server's side of TLS, with a certificate that nobody trusts."""
+    (folder / "peer.pem").write_text(_PEM)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "peer.pem")
+    return context

@@ -1,0 +1,275 @@
+"""Looks at running tasks: paced, urgent ones first, and a watched job is looked at until it is not watched any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+import anyio
+import pytest
+
+from kie_async import KieError, TransportError
+from kie_async._core.lifecycle import IntentState
+from kie_async._core.looks import Look, LookVerdict
+from kie_async._io.agenda import Agenda
+from kie_async._io.live import LiveJob
+from kie_async._io.poller import Poller
+from kie_async._io.root import Root
+from kie_async._io.transport import Answer, Transport
+from kie_async.testing.truth import busiest_window
+from tests.io.intents import an_intent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class Every:
+    """A policy: look every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def next_look_at(self, *, accepted_at: float, now: float) -> float:  # noqa: ARG002 (as the poller calls it)
+        return now + self._seconds
+
+
+def record(task_id: str, state: str = "waiting") -> Answer:
+    data = {"taskId": task_id, "state": state}
+    return Answer(200, json.dumps({"code": 200, "msg": "success", "data": data}).encode())
+
+
+REFUSED = Answer(200, b'{"code":429,"msg":"slow down"}')
+
+
+class Service:
+    """A scripted transport that notes when it was asked for which task."""
+
+    def __init__(self, say: Callable[[str, int], Answer | Exception] | None = None, *, seconds: float = 0.05) -> None:
+        self.asked: list[tuple[float, str]] = []
+        self.running = 0
+        self._say = say or (lambda task_id, _: record(task_id))
+        self._seconds = seconds
+
+    @property
+    def asked_at(self) -> list[float]:
+        return [at for at, _ in self.asked]
+
+    async def look(self, task_id: str) -> Answer:
+        self.asked.append((anyio.current_time(), task_id))
+        self.running += 1
+        try:
+            await anyio.sleep(self._seconds)
+        finally:
+            self.running -= 1
+        said = self._say(task_id, len(self.asked))
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+@asynccontextmanager
+async def a_poller(
+    service: Service, *, polls_per_second: float = 5.0, every: float = 10.0
+) -> AsyncIterator[tuple[Poller, list[tuple[str | None, LookVerdict]]]]:
+    """A poller, and the looks that were told."""
+    loop = asyncio.get_running_loop()
+    agenda = Agenda(loop)
+    told: list[tuple[str | None, LookVerdict]] = []
+
+    async def on_look(job: LiveJob, look: Look) -> None:
+        told.append((job.task_id, look.verdict))
+
+    async def nothing() -> None:
+        pass
+
+    root = Root(loop, enter=nothing, ending=agenda.close, leave=nothing)
+    poller = Poller(
+        transport=cast("Transport", service),
+        polls_per_second=polls_per_second,
+        policy=Every(every),
+        loop=loop,
+        agenda=agenda,
+        root=root,
+    )
+    poller.on_look = on_look
+    await root.up()
+    try:
+        yield poller, told
+    finally:
+        with anyio.CancelScope(shield=True):
+            await root.end()
+
+
+def jobs(count: int) -> list[LiveJob]:
+    made = []
+    for number in range(count):
+        row = an_intent(number, state=IntentState.SUBMITTED, task_id=f"t{number}")
+        made.append(LiveJob(id=row.id, row=row))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("polls_per_second", "seconds"), [(5.0, 0.05), (5.0, 3.0), (1.0, 0.5), (0.25, 0.05), (40.0, 0.0)]
+)
+async def test_looks_are_never_faster_than_the_limit(polls_per_second: float, seconds: float) -> None:
+    """However long an answer takes, and however many tasks are due."""
+    service = Service(seconds=seconds)
+    async with a_poller(service, polls_per_second=polls_per_second) as (poller, _):
+        for job in jobs(100):
+            poller.watch(job)
+        await anyio.sleep(120.0)
+        window = max(1.0, 1.0 / polls_per_second)
+
+        assert busiest_window(service.asked_at, window) <= max(1, polls_per_second)
+        assert len(service.asked) >= 0.2 * 110.0 * polls_per_second / max(1.0, seconds)
+
+
+async def test_every_task_has_its_turn() -> None:
+    """When more are due than the pacer lets through, none is passed over."""
+    service = Service()
+    async with a_poller(service, polls_per_second=2.0, every=1.0) as (poller, told):
+        for job in jobs(20):
+            poller.watch(job)
+        assert 20 == poller.watched
+        await anyio.sleep(61.0)
+        counts = [sum(task_id == f"t{number}" for task_id, _ in told) for number in range(20)]
+
+        assert max(counts) - min(counts) <= 1
+        assert sum(counts) == poller.looks
+
+
+async def test_an_urgent_look_goes_first() -> None:
+    """Before all that is merely due, and in the order of asking."""
+    service = Service()
+    async with a_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
+        for job in jobs(10):
+            poller.watch(job)
+        await anyio.sleep(3.5)
+        before = len(service.asked)
+        async with anyio.create_task_group() as group:
+            for name in ("a", "b", "c"):
+                group.start_soon(poller.look_now, name)
+                await anyio.sleep(0.001)
+        assert ["a", "b", "c"] == [task_id for _, task_id in service.asked[before : before + 3]]
+
+
+async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
+    """With its record, or why there is none."""
+    answers: dict[str, Answer | Exception] = {
+        "good": record("good", "success"),
+        "other": record("another"),
+        "page": Answer(502, b"<html>"),
+        "gone": TransportError("no answer"),
+        "bug": ValueError("a bug"),
+    }
+    async with a_poller(Service(lambda task_id, _: answers[task_id])) as (poller, told):
+        good = await poller.look_now("good")
+        assert (LookVerdict.RECORD, "success") == (good.verdict, good.record.state if good.record else None)
+        assert LookVerdict.UNREADABLE is (await poller.look_now("other")).verdict
+        assert LookVerdict.UNREADABLE is (await poller.look_now("page")).verdict
+        with pytest.raises(TransportError, match="no answer"):
+            await poller.look_now("gone")
+        with pytest.raises(ValueError, match="a bug"):
+            await poller.look_now("bug")
+        await poller.look_now("good")
+        assert [] == told
+        assert 0 == poller.pacer.lent
+
+
+async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
+    service = Service(seconds=5.0)
+    async with a_poller(service, polls_per_second=1.0) as (poller, _):
+        with anyio.move_on_after(1.0):
+            await poller.look_now("a")
+        with anyio.move_on_after(1.0):
+            await poller.look_now("never sent")
+        look = await poller.look_now("b")
+
+        assert LookVerdict.RECORD is look.verdict
+        assert ["a", "b"] == [task_id for _, task_id in service.asked]
+        assert 0 == poller.pacer.lent
+
+
+async def test_a_job_is_looked_at_until_it_is_unwatched() -> None:
+    service = Service()
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, told):
+        poller.watch(job)
+        poller.watch(job)
+        await anyio.sleep(35.0)
+        assert 3 == len(told)
+        poller.unwatch(job)
+        poller.unwatch(job)
+        await anyio.sleep(100.0)
+
+        assert (3, 0) == (len(told), poller.watched)
+        poller.watch(job)
+        await anyio.sleep(11.0)
+        assert (4, 1) == (len(told), poller.watched)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["for good", "and back"])
+async def test_a_job_can_be_unwatched_while_it_is_looked_at(*, again: bool) -> None:
+    """What the look brings is told all the same: it may be the last word."""
+    service = Service(seconds=5.0)
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(12.0)
+        assert 1 == service.running
+        poller.unwatch(job)
+        if again:
+            poller.watch(job)
+        await anyio.sleep(4.0)
+        assert 1 == len(told)
+        assert (1 if again else 0) == poller.watched
+        await anyio.sleep(20.0)
+
+        assert (2 if again else 1) == len(told)
+        assert len(service.asked) - len(told) <= 1
+
+
+async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_again() -> None:
+    def say(task_id: str, nth: int) -> Answer | KieError:
+        return TransportError("no answer") if nth == 1 else record(task_id)
+
+    (job,) = jobs(1)
+    async with a_poller(Service(say)) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(25.0)
+        assert [("t0", LookVerdict.UNREADABLE), ("t0", LookVerdict.RECORD)] == told
+
+
+async def test_a_refused_burst_slows_all_looks_once() -> None:
+    """1, 2, 4 … seconds, up to ten; then one look at a time asks whether it is over."""
+    service = Service(lambda task_id, nth: REFUSED if nth <= 12 else record(task_id), seconds=0.0)
+    async with a_poller(service, every=1.0) as (poller, told):
+        for job in jobs(5):
+            poller.watch(job)
+        await anyio.sleep(100.0)
+        refused_at = service.asked_at[:12]
+        gaps = [math.floor(later - earlier) for earlier, later in zip(refused_at[4:], refused_at[5:], strict=False)]
+
+        assert [1, 2, 4, 8, 10, 10, 10] == gaps
+        assert LookVerdict.RECORD is told[-1][1]
+        assert busiest_window(service.asked_at[13:], 1.0) == 5
+
+
+async def test_retry_after_is_heeded_by_looks() -> None:
+    refused = Answer(429, b'{"code":429,"msg":"slow down"}', retry_after=30.0)
+    service = Service(lambda task_id, nth: refused if nth == 1 else record(task_id))
+    async with a_poller(service) as (poller, _):
+        await poller.look_now("a")
+        await poller.look_now("b")
+        first, second = service.asked_at
+        assert 30.0 <= second - first <= 30.2
+
+
+async def test_a_poller_whose_root_has_ended_says_so() -> None:
+    async with a_poller(Service()) as (poller, _):
+        pass
+    with pytest.raises(KieError, match="closed"):
+        await poller.look_now("a")

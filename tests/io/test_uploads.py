@@ -1,0 +1,144 @@
+"""Uploads of local bytes: once for the same bytes, a few at a time, and again when the first try fails."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+
+from kie_async import TransportError, UploadError
+from kie_async._io.clock import Surroundings
+from kie_async._io.transport import Answer, Transport
+from kie_async._io.uploads import AT_ONCE, KEPT_FOR, Uploads
+from kie_async.requests.images import ImageSource
+from tests.requests.samples import PNG, png_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Host:
+    """A scripted transport: it answers with a URL of its own, after a second, unless told otherwise."""
+
+    def __init__(self, say: Callable[[int], Answer | Exception | None] = lambda _: None) -> None:
+        self.asked: list[str] = []
+        self.running = self.most = 0
+        self._say = say
+
+    async def ask(self, method: str, path: str, **_: Any) -> Answer:
+        self.asked.append(f"{method} {path}")
+        number = len(self.asked)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await anyio.sleep(1.0)
+        finally:
+            self.running -= 1
+        said = self._say(number)
+        if isinstance(said, Exception):
+            raise said
+        url = f"https://files.example.com/{number}.png"
+        return said or Answer(200, json.dumps({"success": True, "code": 200, "data": {"downloadUrl": url}}).encode())
+
+
+def uploads(host: Host) -> Uploads:
+    return Uploads(cast("Transport", host), Surroundings(asyncio.get_running_loop()))
+
+
+async def test_the_same_bytes_at_once_are_one_upload() -> None:
+    host = Host()
+    putting = uploads(host)
+    urls: list[str] = []
+
+    async def one() -> None:
+        urls.append((await putting.put(ImageSource(PNG))).url)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(one)
+    there = await putting.put(ImageSource(PNG))
+
+    assert 1 == len(host.asked)
+    assert {there.url} == set(urls)
+    assert hashlib.sha256(PNG).hexdigest() == there.sha256
+
+
+async def test_who_leaves_hands_the_upload_on() -> None:
+    """The one who uploads is cancelled; the next one does it for all others."""
+    host = Host()
+    putting = uploads(host)
+    urls: list[str] = []
+
+    async def one(patience: float) -> None:
+        with anyio.move_on_after(patience):
+            urls.append((await putting.put(ImageSource(PNG))).url)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, 0.5)
+        for _ in range(3):
+            group.start_soon(one, 100.0)
+    assert 2 == len(host.asked)
+    assert 3 * ["https://files.example.com/2.png"] == urls
+
+
+async def test_other_bytes_are_uploaded_a_few_at_a_time() -> None:
+    host = Host()
+    putting = uploads(host)
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(putting.put, ImageSource(png_of(100 + number)))
+
+    assert (20, AT_ONCE) == (len(host.asked), host.most)
+
+
+async def test_an_upload_is_forgotten_before_the_service_forgets_it() -> None:
+    host = Host()
+    putting = uploads(host)
+    first = await putting.put(ImageSource(PNG))
+    await anyio.sleep(KEPT_FOR - 10.0)
+    assert first == await putting.put(ImageSource(PNG))
+    await anyio.sleep(20.0)
+    second = await putting.put(ImageSource(PNG))
+
+    assert first.url != second.url
+    assert second.uploaded_at - first.uploaded_at >= KEPT_FOR
+    assert second == await putting.put(ImageSource(PNG))
+
+
+async def test_three_tries_are_made_with_growing_pauses() -> None:
+    host = Host(lambda _: TransportError("no answer"))
+    with pytest.raises(UploadError, match="Nothing was paid"):
+        await uploads(host).put(ImageSource(PNG))
+
+    assert 3 == len(host.asked)
+    assert 3.0 <= anyio.current_time() <= 3.0 + 0.5 + 1.0 + 0.1
+
+
+async def test_one_upload_that_fails_does_not_spoil_the_next() -> None:
+    host = Host(lambda number: TransportError("no answer") if number <= 3 else None)
+    putting = uploads(host)
+    with pytest.raises(UploadError):
+        await putting.put(ImageSource(PNG))
+    assert "https://files.example.com/4.png" == (await putting.put(ImageSource(PNG))).url
+
+
+async def test_a_failing_upload_is_told_to_each_who_waits_and_made_for_each() -> None:
+    """Nobody is told of another one's failure while his own may go well."""
+    host = Host(lambda number: TransportError("no answer") if number <= 3 else None)
+    putting = uploads(host)
+    outcomes: list[str] = []
+
+    async def one() -> None:
+        try:
+            outcomes.append((await putting.put(ImageSource(PNG))).url)
+        except UploadError:
+            outcomes.append("failed")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(one)
+    assert ["failed", "https://files.example.com/4.png", "https://files.example.com/4.png"] == outcomes

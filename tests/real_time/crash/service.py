@@ -1,0 +1,66 @@
+"""The service that the processes use: it refuses a shot here and loses an answer there, as the real one does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kie_async.testing import FakeKie, Fault
+from tests.real_time.crash.programs import prompt
+
+if TYPE_CHECKING:
+    from kie_async.testing.faults import Call
+
+__all__ = ["of_shot", "service"]
+
+_seeds = count(1)
+
+
+@asynccontextmanager
+async def service(*faults: Fault, **options: object) -> AsyncIterator[FakeKie]:
+    """
+    A service that is never too busy.
+
+    Args:
+        *faults: What goes wrong; a few things do in any case.
+
+        **options: For the fake.
+    """
+    usual = (
+        Fault("create", "code", code=429, when=of_shot(3), times=1),
+        Fault("create", "code", code=500, when=of_shot(5), times=1),
+        Fault("create", "reset", after=True, when=of_shot(7), times=1),
+        Fault("create", "reset", after=True, when=of_shot(8), times=1),
+        Fault("create", "code", code=422, when=of_shot(10), times=1),
+    )
+    async with FakeKie(
+        seed=next(_seeds),
+        limit=1000,
+        queries_per_second=1e6,
+        # Some have ended at the first look, some have not.
+        duration=lambda _, rng: rng.choice((0.0, 0.2)),
+        fail_rate=0.1,
+        credits=1e9,
+        faults=(*faults, *usual),
+        **options,  # type: ignore[arg-type]  # the fake knows their types
+    ) as fake:
+        yield fake
+
+
+def of_shot(number: int) -> _Names:
+    """Whether a call is a create of a shot."""
+    return _Names(prompt(number).encode())
+
+
+@attrs.frozen
+class _Names:
+    """Whether a call has a text in its body."""
+
+    text: bytes
+
+    def __call__(self, call: Call) -> bool:
+        return self.text in call.body

@@ -1,0 +1,80 @@
+"""
+A process that moves jobs through a journal, and says of each move on standard output that it was acknowledged.
+
+``python -m tests.real_time.moving PATH [SYNCHRONOUS]``; each line is a job's number and the number of its move, which
+is also in the row, as ``credits``. A job of which a move fails says ``failed`` and why, and goes no further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from kie_async import JournalError, SqliteJournal
+from kie_async._core.lifecycle import IntentState
+from tests.io.intents import an_intent
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from kie_async._io.owners import Owners
+
+S = IntentState
+
+JOBS = 12
+
+#: What happens to a job after it was written down: an attempt that was not sent, one that was, and the task's end.
+WAY = (S.SENDING, S.INTENT, S.SENDING, S.SUBMITTED, S.STALLED, S.SUCCEEDED)
+
+
+class Syncing(SqliteJournal):
+    """A journal with another ``synchronous``, and with checkpoints so often that a short run has some."""
+
+    def __init__(self, path: str, synchronous: str) -> None:
+        super().__init__(path)
+        self._synchronous = synchronous
+
+    def _connect(self, owners: Owners) -> sqlite3.Connection:
+        connection = super()._connect(owners)
+        if self._synchronous != "as it is":
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA wal_autocheckpoint = 40")
+        return connection
+
+
+def say(*words: object) -> None:
+    """One line, in one call."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+async def move_through(journal: SqliteJournal, number: int) -> None:
+    """One job, from its intent to its end."""
+    try:
+        row = await journal.add(an_intent(number, credits=0.0))
+        say(number, 0)
+        for step, state in enumerate(WAY, 1):
+            attempts = row.attempts + (state is S.SENDING)
+            after = await journal.move(row, state, at=float(step), attempts=attempts, credits=float(step))
+            if after is None:
+                raise AssertionError
+            row = after
+            say(number, step)
+    except JournalError as error:
+        say("failed", error)
+
+
+async def main(path: str, synchronous: str = "as it is") -> None:
+    """All jobs, four at a time; then the journal is closed."""
+    journal = Syncing(path, synchronous)
+    await journal.open()
+    for first in range(0, JOBS, 4):
+        async with asyncio.TaskGroup() as group:
+            for number in range(first, min(first + 4, JOBS)):
+                group.create_task(move_through(journal, number))
+    await journal.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""The power goes off, and no move that was acknowledged is lost: what ``synchronous=FULL`` promises, on a real file."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import anyio
+import attrs
+import pytest
+
+from tests.io.intents import an_intent, opened
+from tests.real_time.disk import Call, Disk, Removed, Said, Synced, Truncated, Written, record
+from tests.real_time.moving import JOBS, WAY
+
+CUTS = 180
+
+
+@attrs.frozen
+class Damage:
+    """What a power cut has done: calls undone, moves that had been acknowledged, those of them that are gone."""
+
+    dropped: int
+    acknowledged: int
+    lost: list[str]
+
+
+def recorded(folder: Path, synchronous: str) -> list[Call]:
+    path = folder / "kie.db"
+    return record(["-m", "tests.real_time.moving", str(path), synchronous], path)
+
+
+def cut_at(calls: list[Call], place: int, folder: Path) -> Damage:
+    """Cut the power after *place* calls, start again, and look."""
+    disk, steps = Disk(), dict[int, int]()
+    for call in calls[:place]:
+        disk.do(call)
+        if isinstance(call, Said):
+            number, step = map(int, call.line.split())
+            steps[number] = step
+    folder.mkdir()
+    disk.cut(Random(place), folder)
+    found = anyio.run(steps_in, folder / "kie.db")
+    with closing(sqlite3.connect(folder / "kie.db")) as connection:
+        assert [("ok",)] == connection.execute("PRAGMA integrity_check").fetchall()
+    lost = [f"job {number}: {step} was acknowledged" for number, step in steps.items() if found.get(number, -1) < step]
+    return Damage(dropped=disk.dropped, acknowledged=sum(step + 1 for step in steps.values()), lost=lost)
+
+
+async def steps_in(path: Path) -> dict[int, int]:
+    """How far each job is by the journal; every row is what its last move has made of it."""
+    async with opened(path) as journal:
+        rows = await journal.rows()
+    steps = {int(row.id[3:], 16): int(row.credits or 0) for row in rows}
+    states = [WAY[step - 1] if step else an_intent().state for step in steps.values()]
+    assert states == [row.state for row in rows]
+    return steps
+
+
+def all_cuts(calls: list[Call], folder: Path) -> list[Damage]:
+    """Cuts at random places, the same in each run, between the first acknowledged move and the end."""
+    first = next(place for place, call in enumerate(calls) if isinstance(call, Said))
+    places = sorted(Random(0).sample(range(first, len(calls) + 1), CUTS))
+    return [cut_at(calls, place, folder / str(place)) for place in places]
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
+    """What a journal does to the disk while twelve jobs go through it."""
+    return recorded(tmp_path_factory.mktemp("calls"), "as it is")
+
+
+def test_the_record_is_of_what_was_meant(calls: list[Call]) -> None:
+    """All moves, syncs, a checkpoint in the middle, and the end, at which the log is removed."""
+    kinds = [type(call) for call in calls]
+    said = [place for place, call in enumerate(calls) if isinstance(call, Said)]
+    into_database = [place for place, call in enumerate(calls) if isinstance(call, Written) and call.name == "kie.db"]
+
+    assert JOBS * (len(WAY) + 1) == len(said)
+    assert kinds.count(Synced) >= 3 * len(WAY)
+    assert any(said[0] < place < said[-1] for place in into_database)
+    assert {Removed, Truncated} <= set(kinds)
+
+
+def test_a_power_cut_loses_no_move_that_was_acknowledged(calls: list[Call], tmp_path: Path) -> None:
+    """Whatever part of the writes that were not synced is lost; and the file is whole."""
+    damages = all_cuts(calls, tmp_path)
+
+    assert [] == [damage.lost for damage in damages if damage.lost]
+    assert sum(damage.acknowledged for damage in damages) > 30 * CUTS
+    assert sum(damage.dropped > 0 for damage in damages) >= 60, "so many have taken something that was not synced"
+
+
+def test_a_power_cut_while_the_file_is_made_leaves_none_or_a_good_one(calls: list[Call], tmp_path: Path) -> None:
+    """At every call until the first move is acknowledged."""
+    first = next(place for place, call in enumerate(calls) if isinstance(call, Said))
+    damages = [cut_at(calls, place, tmp_path / str(place)) for place in range(first + 1)]
+
+    assert first > 30
+    assert [] == [damage.lost for damage in damages if damage.lost]
+
+
+def test_the_check_finds_a_journal_that_does_not_sync(tmp_path: Path) -> None:
+    """With ``synchronous=NORMAL``, which survives kill -9 as well as FULL does, the power takes acknowledged moves."""
+    calls = recorded(tmp_path, "NORMAL")
+    damages = all_cuts(calls, tmp_path)
+
+    assert sum(bool(damage.lost) for damage in damages) > CUTS / 2
