@@ -158,9 +158,13 @@ class KieClient:
         """
         self._closed = True
         engine, self._bound = self._bound, None
-        if engine is not None:
-            with anyio.CancelScope(shield=True):
-                await engine.close(drain)
+        if engine is None or engine.loop.is_closed():
+            return
+        if engine.loop is not asyncio.get_running_loop():
+            msg = "The client is bound to another event loop. Close it there, or let that loop end."
+            raise errors.ConfigurationError(msg)
+        with anyio.CancelScope(shield=True):
+            await engine.close(drain)
 
     def drain_on_sigterm(self) -> None:
         """
@@ -212,9 +216,9 @@ class KieClient:
         """
         from kie_async._io.waiting import timed_out
 
-        engine = await self._engine()
         job: LiveJob | None = None
         with anyio.move_on_after(timeout):
+            engine = await self._engine()
             job, created = await engine.intake.begin(request, key)
             job = await self._leave_cleanly(engine, job, engine.waiting.answered(job), withdraw=created)
             return await engine.waiting.ended(job, patient=False)
@@ -281,7 +285,8 @@ class KieClient:
             Handles to all unfinished jobs.
         """
         engine = await self._engine()
-        return [Job(self, job_id, self._live(job_id)) for job_id in await engine.recover()]
+        found = await engine.root.run(engine.recover)
+        return [Job(self, job_id, self._live(job_id)) for job_id in found]
 
     async def jobs(self, *, unfinished: bool = False) -> list[JobSummary]:
         """

@@ -150,7 +150,7 @@ class Job:
         """
         check_id(task_id)
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.doubts.resolve(self._id, task_id)
+        await engine.root.run(engine.doubts.resolve, self._id, task_id)
 
     async def resubmit(self, *, allow_duplicate: bool = False) -> None:
         """
@@ -166,7 +166,7 @@ class Job:
             msg = "Sending the create again may pay twice. Pass allow_duplicate=True if that is wanted."
             raise errors.ConfigurationError(msg, intent_id=self._id)
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.doubts.resubmit(self._id)
+        await engine.root.run(engine.doubts.resubmit, self._id)
 
     async def abandon(self) -> None:
         """
@@ -178,4 +178,4 @@ class Job:
             ConfigurationError: If the job is not in doubt.
         """
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.doubts.abandon(self._id)
+        await engine.root.run(engine.doubts.abandon, self._id)

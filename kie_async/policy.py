@@ -98,7 +98,8 @@ class RetryPolicy:
         in_doubt_hold: For how long a create in doubt keeps its slot; without a callback URL, also when it becomes
             UNKNOWN.
 
-        max_age: For how long a task is waited for, from its acceptance; with a callback URL, also when a create in
+        max_age: For how long a task is waited for, from its acceptance; for how long a create is tried again while the
+            rate limit refuses every one; with a callback URL, also when a create in
             doubt becomes UNKNOWN, from when it was sent.
 
     Raises:

@@ -44,6 +44,8 @@ class Gate:
 
     #: Rounds of 429 since the last success: how often in a row the gate has closed for a pause.
     refusals: int = attrs.field(default=0, init=False)
+    #: When the first of them came; means something while there are any.
+    refused_since: float = attrs.field(default=0.0, init=False)
     #: Moves when what was granted before must not be sent any more.
     epoch: int = attrs.field(default=0, init=False)
     #: What holds it closed until a probe succeeds: MAINTENANCE, ACCOUNT or None.
@@ -97,6 +99,8 @@ class Gate:
         if verdict is Verdict.RATE_LIMITED:
             # Of a burst that is refused, only the first refusal counts: the others were under way already.
             if entered_at > self._closed_at:
+                if not self.refusals:
+                    self.refused_since = now
                 self.refusals += 1
                 self._closed_at = now
                 self._closed_until = max(self._closed_until, now + pause)

@@ -158,7 +158,7 @@ class Intent:
 
     id: str
     model: str
-    input: str
+    input: str = attrs.field(repr=False)
     fingerprint: str
     created_at: float
     updated_at: float
@@ -171,7 +171,7 @@ class Intent:
     sending_at: float | None = None
     task_id: str | None = None
     accepted_at: float | None = None
-    record: str | None = None
+    record: str | None = attrs.field(default=None, repr=False)
     credits: float | None = None
     error: str | None = None
     duplicates: tuple[str, ...] = ()

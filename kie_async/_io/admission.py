@@ -135,6 +135,10 @@ class Admission:
         """How many owners wait for a permit."""
         return sum(not waiter.granted.done() for _, _, waiter in self._queue)
 
+    def refused_for(self) -> float:
+        """For how long, in seconds, the rate limit has refused every create; 0 if it does not."""
+        return self._loop.time() - self.gate.refused_since if self.gate.refusals else 0.0
+
     async def permit(self, place: int, *, since: float) -> Permit | None:
         """
         Wait for the gate and a token.

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
+from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.stored import load_record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kie_async._core.lifecycle import Intent
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
     from kie_async._io.root import Root
@@ -115,15 +115,20 @@ class Elsewhere:
                 continue  # left meanwhile
             if row is None:
                 self._gone(job)
-            elif row != job.row:
+            elif row != job.row and job.unwritten is None:
                 await self._changed(job, row)
 
     async def _take_over(self) -> None:
-        # The owner may have died; then whoever waits becomes it.
-        remote = [job.id for job in self._jobs.values() if job.remote]
+        # The owner may have died; then whoever waits becomes it. But waiting for a job does not send it.
+        for job in [job for job in self._jobs.values() if job.remote and job.state is IntentState.INTENT]:
+            if job.row is not None and not await self._journal.alive(job.row) and job.state is IntentState.INTENT:
+                self.leave(job)
+                self._let_go(job)
+        remote = [job.id for job in self._jobs.values() if job.remote and job.state is not IntentState.INTENT]
         for row in await self._journal.claim(remote) if remote else ():
-            if (job := self._jobs.get(row.id)) is not None and job.remote:
-                await self._changed(job, row)
+            known = self._jobs.get(row.id)
+            if known is not None and known.remote:
+                await self._changed(known, row)
 
     def _gone(self, job: LiveJob) -> None:
         """Another process has forgotten the job: it had ended, and nobody knows how."""

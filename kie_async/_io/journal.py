@@ -102,6 +102,10 @@ class Journal(Protocol):
         """Whether a row is this process's to work on."""
         ...
 
+    async def alive(self, row: Intent) -> bool:
+        """Whether the owner of a row is alive, be it this process or another one."""
+        ...
+
     async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """
         Take over open rows whose owner is dead.

@@ -86,6 +86,10 @@ class MemoryJournal:
         """Whether a row is this process's: always."""
         return True
 
+    async def alive(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
+        """Whether the owner of a row is alive: this process is."""
+        return True
+
     async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """The open rows; there are no other owners."""
         return [row for row in await self.rows(OPEN) if intent_ids is None or row.id in intent_ids]

@@ -9,11 +9,13 @@ somebody else may have moved the row: then it is taken as it is now.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Unpack
 
 import attrs
 
 from kie_async import errors
+from kie_async._core.lifecycle import may_move
 from kie_async.events import EventName
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ class Moves:
             return await self.strictly(job, state, **changes)
         except errors.JournalError:
             at, seen = self._surroundings.wall(), row_of(job)
+            if not may_move(seen.state, state):
+                raise  # a bug of ours is no trouble with the disk
             job.row = attrs.evolve(seen, state=state, updated_at=at, **changes)
             _log.critical(
                 "%s is %s (task %s), and that could not be journaled.", job.id, state, job.row.task_id, exc_info=True
@@ -101,10 +105,8 @@ class Moves:
     async def catch_up(self) -> None:
         """Try once more to write everything that could not be written."""
         for job in list(self._behind.values()):
-            try:
+            with suppress(errors.JournalError):  # told when it first failed
                 await self._catch_up(job)
-            except errors.JournalError:
-                break
         if self._behind:
             self._plan()
 

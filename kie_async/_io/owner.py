@@ -248,8 +248,7 @@ class Owner:
             case Verdict.ACCEPTED:
                 await tools.settler.accepted(job, reply.task_id or "")
             case Verdict.RATE_LIMITED:
-                tools.report(EventName.RATE_LIMITED, job)
-                await self._back()
+                return await self._rate_limited(reply)
             case Verdict.MAINTENANCE:
                 tools.report(EventName.MAINTENANCE, job)
                 await self._back()
@@ -290,6 +289,15 @@ class Owner:
         if self._unsent_since is None:
             self._unsent_since = self._tools.surroundings.now()
         return _Attempt(Verdict.UNSENT, again=True)
+
+    async def _rate_limited(self, reply: Reply) -> _Attempt:
+        job, tools = self._job, self._tools
+        tools.report(EventName.RATE_LIMITED, job)
+        await self._back()
+        if tools.admission.refused_for() < tools.retry.max_age:
+            return _Attempt(Verdict.RATE_LIMITED, again=True)
+        await self._withdraw(error_of(reply, intent_id=job.id))
+        return _Attempt(Verdict.RATE_LIMITED, again=False)
 
     async def _suspect(self, reply: Reply) -> _Attempt:
         job, tools = self._job, self._tools

@@ -66,13 +66,28 @@ class Recovery:
             self._parts.registry.add(job)
         return job
 
-    async def take_up(self, job: LiveJob) -> None:
-        """Follow a job that is in the registry; if its owner is dead, as its owner."""
-        row = job.row
-        if row is not None and row.state in OPEN and not self._parts.journal.owns(row):
-            for claimed in await self._parts.journal.claim([row.id]):
-                job.row = claimed
-        await self.follow(job)
+    async def take_up(self, row: Intent) -> LiveJob:
+        """
+        The job of an open row that somebody asks about; if its owner is dead, this process becomes it.
+
+        But asking about a job does not send it: one that was never sent is left as it is, for ``recover()``.
+        """
+        job, journal = self.adopt(row), self._parts.journal
+        try:
+            if row.state is IntentState.INTENT and (journal.owns(row) or not await journal.alive(row)):
+                self._parts.tracker.let_go(job)
+                job.remote = False
+                job.publish()
+                return job
+            if not journal.owns(row):
+                for claimed in await journal.claim([row.id]) if row.state is not IntentState.INTENT else ():
+                    job.row = claimed
+            await self.follow(job)
+        except BaseException:
+            if job.remote:  # nothing follows it yet
+                self._parts.tracker.let_go(job)
+            raise
+        return job
 
     async def follow(self, job: LiveJob) -> None:
         """Do what fits the state of a job's row."""

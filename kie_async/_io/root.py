@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import anyio
 
@@ -19,6 +19,7 @@ from kie_async._core.outcomes import closed_error
 
 __all__ = ["Root"]
 
+_T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 _log = logging.getLogger("kie_async")
 
@@ -77,6 +78,20 @@ class Root:
         self.children += 1
         self._context.copy().run(self._group.start_soon, self._guard, child, args)
 
+    async def run(self, action: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
+        """
+        Run ``action(*args)`` in the group and wait for it: it goes through to its end if the caller leaves.
+
+        For what writes to the journal first and does something about it then: both, or neither.
+
+        Raises:
+            ClientClosedError: If the root task ends.
+        """
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_retrieve)
+        self.start(_settle, done, action, args)
+        return await asyncio.shield(done)
+
     async def end(self) -> None:
         """
         Cancel the children and wait until all is left.
@@ -113,3 +128,19 @@ class Root:
             _log.exception("A task of the client has failed. This is a bug: please report it.")
         finally:
             self.children -= 1
+
+
+async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> None:
+    try:
+        done.set_result(await action(*args))
+    except Exception as error:  # noqa: BLE001 (it is for whoever waits)
+        done.set_exception(error)
+    finally:
+        if not done.done():
+            done.set_exception(closed_error())
+
+
+def _retrieve(done: asyncio.Future[_T]) -> None:
+    """Look at the outcome, so that nobody is told that nobody has."""
+    if not done.cancelled():
+        done.exception()

@@ -162,6 +162,11 @@ class SqliteJournal:
         """Whether a row is this process's to work on."""
         return row.owner == self._owner.name
 
+    async def alive(self, row: Intent) -> bool:
+        """Whether the owner of a row is alive; see ``Journal.alive``."""
+        owners = self._owner
+        return await self._open.do(lambda _: owners.alive(row.owner), writes=False)
+
     async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """Take over what dead owners have left; see ``Journal.claim``."""
         return await self._open.do(partial(queries.claim, self._owner, intent_ids), writes=True)
@@ -211,6 +216,6 @@ def _without_inputs(changes: Changes) -> Changes:
 
 def _unusable(path: Path, error: Exception) -> KieError:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    wrong = JournalError(f"{path} cannot be used: {said}. Nothing was changed: mend that, or give another journal.")
+    wrong = JournalError(f"{path} cannot be used: {said}. Mend that, or give another journal.")
     wrong.__cause__ = error
     return wrong

@@ -22,6 +22,7 @@ from kie_async._io.poller import Poller
 from kie_async._io.registry import Registry
 from kie_async._io.root import Root
 from kie_async._io.slots import Slots
+from kie_async.errors import TaskTimeoutError
 from kie_async.events import EventName
 from kie_async.policy import RetryPolicy
 from kie_async.records import TaskRecord
@@ -105,6 +106,16 @@ class Tracker:
             )
         self._poller.watch(job)
         job.publish()
+
+    def foreign(self, job: LiveJob) -> None:
+        """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
+        job.deadline = self._agenda.at(job.began_at + self._retry.max_age, partial(self._end_foreign, job))
+        self._poller.watch(job)
+
+    def _end_foreign(self, job: LiveJob) -> None:
+        msg = f"The task has not ended within {self._retry.max_age:g} s. It may still end: wait again, with a time-out."
+        job.trouble = TaskTimeoutError(msg, task_id=job.task_id)
+        self.let_go(job)
 
     def in_doubt(self, job: LiveJob) -> None:
         """Follow a job whose create got no answer that tells; its deadline counts from when it was sent."""

@@ -30,6 +30,9 @@ CONNECT_TIMEOUT = 10.0
 #: From the first byte of a create to the last of its answer: recorded creates take 0.3 to 0.9 s.
 CREATE_TIMEOUT = 60.0
 LOOK_TIMEOUT = 10.0
+#: ``Retry-After`` is believed up to here; a proxy that asks for a day must not stop a client for a day.
+MAX_RETRY_AFTER = 300.0
+_DIGITS = 5
 SILENCE_TIMEOUT = 60.0
 #: Bursts of creates are a window (10 s) apart; a connection that is kept longer than that saves two round trips in
 #: each.
@@ -155,8 +158,14 @@ class Transport:
             trace_configs=[tracing],
             **common,
         )
+        if tracing not in self._creates.trace_configs:
+            msg = (
+                "session_factory has dropped trace_configs, without which nobody can tell whether a create was sent."
+                " Pass the ones that it is given on; others may be added."
+            )
+            raise errors.ConfigurationError(msg)
         self._rest = self._session_factory(
-            connector=aiohttp.TCPConnector(resolver=PublicResolver(self._known_hosts)),
+            connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(self._known_hosts)),
             # Each exchange has a bound of its own on the whole; this one ends a download that has gone silent.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE_TIMEOUT),
             **common,
@@ -193,7 +202,7 @@ class Transport:
                 async with self._creates.post(
                     f"{self._base_url}/api/v1/jobs/createTask",
                     data=body,
-                    headers={**self._authorization, "Content-Type": "application/json"},
+                    headers=self._headers(body),
                     allow_redirects=False,
                     trace_request_ctx=write_ahead,
                 ) as response:
@@ -241,19 +250,25 @@ class Transport:
         Raises:
             TransportError: If no complete answer came in time.
         """
-        headers = dict(self._authorization)
-        if isinstance(data, bytes):
-            headers["Content-Type"] = "application/json"
         url = f"{self._upload_url if upload else self._base_url}{path}"
         try:
             with anyio.fail_after(timeout):
                 async with self.rest.request(
-                    method, url, params=params, data=data, headers=headers, allow_redirects=False
+                    method, url, params=params, data=data, headers=self._headers(data), allow_redirects=False
                 ) as response:
                     return await _read(response)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            msg = f"{method} {path} got no answer ({describe(error)}). Try again."
-            raise errors.TransportError(msg) from error
+            reason = describe(error)
+        # Raised outside, so that aiohttp's frames are not attached: their variables hold the key, and tools that
+        # report errors show variables.
+        msg = f"{method} {path} got no answer ({reason}). Try again."
+        raise errors.TransportError(msg)
+
+    def _headers(self, data: object) -> dict[str, str]:
+        """The key, and what the body is; never kept in a variable, which an error report would show."""
+        if isinstance(data, bytes):
+            return {**self._authorization, "Content-Type": "application/json"}
+        return self._authorization
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:
@@ -270,7 +285,9 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
 
 def _retry_after(text: str | None) -> float | None:
     """Seconds only: the service is not known to send the header at all, and a date would need its clock."""
-    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else None  # noqa: PLR2004 (below 28 hours)
+    if text is None or not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        return None
+    return min(float(text), MAX_RETRY_AFTER)
 
 
 def describe(error: BaseException) -> str:

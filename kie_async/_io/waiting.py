@@ -139,18 +139,11 @@ class Waiting:
         if row is None:
             job = LiveJob(id=job_id, began_at=now, accepted_at=now)
             registry.add(job)
-            self._parts.poller.watch(job)
+            self._parts.tracker.foreign(job)
             return job
         if row.state not in OPEN:
             return LiveJob.of(row)
-        job = self._recovery.adopt(row)
-        try:
-            await self._recovery.take_up(job)
-        except BaseException:
-            if job.remote:  # nothing follows it yet
-                self._parts.tracker.let_go(job)
-            raise
-        return job
+        return await self._parts.root.run(self._recovery.take_up, row)
 
     def leave(self, job: LiveJob) -> None:
         """Follow a task of somebody else no longer than anybody waits."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import typer
 
+from kie_async import TransportError
 from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
 from kie_async.cli.exits import Exit
 from kie_async.cli.journals import choose
@@ -131,11 +132,18 @@ async def carry_out_wait(session: Session, known_id: str, *, target: Path | None
     Raises:
         KieError: If there is no result, or not yet.
     """
-    session.begin_trail(known_id)
+    trail = session.begin_trail(known_id)
     await anyio.to_thread.run_sync(check_target, target)
     async with session.client() as kie:
         with progress(session.output) as show:
-            generation = await wait_and_show(kie.attach(known_id), show, name=known_id, timeout=timeout)
+            try:
+                generation = await wait_and_show(kie.attach(known_id), show, name=known_id, timeout=timeout)
+            except TransportError as error:
+                if error.intent_id is None or error.task_id is not None:
+                    raise
+                journal = trail.journal or ""
+                msg = f"The job was not sent; nothing was paid. If it was not given up, kie-async recover{journal} sends it."
+                raise TransportError(msg, intent_id=error.intent_id) from error
             files = await save_and_show(generation, target, show, name=known_id)
     report(session.output, generation, files)
     return Exit.DONE

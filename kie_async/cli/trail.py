@@ -123,5 +123,8 @@ class Trail:
                 " command again."
             )
         if self.lives_on:
-            return f"Job {self.job_id} is in the journal. Go on with it: kie-async wait{journal} {self.job_id}"
+            return (
+                f"Job {self.job_id} is in the journal: kie-async wait{journal} {self.job_id} waits for it. If it was"
+                f" never sent, kie-async recover{journal} sends it."
+            )
         return "Nothing was sent, and nothing was paid."

@@ -14,6 +14,7 @@ from kie_async import (
     TaskNotFoundError,
     TaskRecord,
     TaskTimeoutError,
+    TransportError,
     Wan22TurboImageToVideo,
 )
 from kie_async.cli.conclusion import conclude
@@ -138,12 +139,14 @@ async def test_to_ask_for_a_job_that_was_never_sent_does_not_send_it(fake_kie: F
     assert ["job_id", job_id, "state", "intent"] == streams.out.split()[:4]
 
 
-async def test_to_wait_for_a_job_that_was_never_sent_sends_it(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_to_wait_for_a_job_that_was_never_sent_does_not_send_it_either(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
-    await carry_out_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+    streams, posts = Streams(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.posts)
+    with pytest.raises(TransportError) as caught:
+        await carry_out_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
 
-    assert (1, f"{tmp_path}/cat.mp4\n") == (len(fake_kie.truth.tasks), streams.out)
+    assert (Exit.NO_ANSWER, posts) == (conclude(streams.session, caught.value), len(fake_kie.truth.posts))
+    assert "kie-async recover sends it." in streams.err
 
 
 @pytest.mark.parametrize("journal", [True, False])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -251,7 +252,7 @@ async def test_a_refused_burst_slows_all_looks_once() -> None:
             poller.watch(job)
         await anyio.sleep(100.0)
         refused_at = service.asked_at[:12]
-        gaps = [math.floor(later - earlier) for earlier, later in zip(refused_at[4:], refused_at[5:], strict=False)]
+        gaps = [math.floor(later - earlier) for earlier, later in pairwise(refused_at[4:])]
 
         assert [1, 2, 4, 8, 10, 10, 10] == gaps
         assert LookVerdict.RECORD is told[-1][1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import pytest
@@ -15,6 +15,7 @@ from kie_async._io.clock import Surroundings
 from kie_async._io.transport import Answer, Transport
 from kie_async._io.uploads import AT_ONCE, KEPT_FOR, Uploads
 from kie_async.requests.images import ImageSource
+from tests.client.world import Anything
 from tests.requests.samples import PNG, png_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Host:
         self.running = self.most = 0
         self._say = say
 
-    async def ask(self, method: str, path: str, **_: Any) -> Answer:
+    async def ask(self, method: str, path: str, **_: Anything) -> Answer:
         self.asked.append(f"{method} {path}")
         number = len(self.asked)
         self.running += 1

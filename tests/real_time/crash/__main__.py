@@ -27,7 +27,7 @@ async def main(every: int, restarts: int, plant: str | None, by: signal.Signals)
         print(f"{count:5} {phase}")
     audits = [finding.audit for finding in sweep.findings]
     print(
-        f"{len(points)} points, {len(audits)} tried, {sum(finding.killed for finding in sweep.findings)} struck by"
+        f"{len(points)} points, {len(audits)} tried, {sweep.struck} struck by"
         f" {by.name}, {sweep.seconds:.1f} s: {sum(len(one.paid_twice) for one in audits)} paid twice,"
         f" {sum(len(one.lost) for one in audits)} lost, {sum(len(one.untrue) for one in audits)} otherwise wrong"
     )

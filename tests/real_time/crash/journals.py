@@ -63,6 +63,9 @@ class _Around:
     def owns(self, row: Intent) -> bool:
         return self.inner.owns(row)
 
+    async def alive(self, row: Intent) -> bool:
+        return await self.inner.alive(row)
+
     async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
         return await self.inner.claim(intent_ids)
 

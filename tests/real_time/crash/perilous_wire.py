@@ -74,7 +74,7 @@ class _PerilousSocket(socket.socket):
         made._name = name
         return made
 
-    def send(self, data: Any, flags: int = 0) -> int:  # type: ignore[override]  # noqa: ANN401 (any buffer)
+    def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401 (any buffer)
         self._perils.reach(f"{self._name}: before the bytes")
         sent = super().send(data, flags)
         self._perils.reach(f"{self._name}: after the bytes")

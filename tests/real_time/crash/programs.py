@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from kie_async._io.journal import Journal
 
-__all__ = ["SHOTS", "SPEED", "Orders", "first", "prompt", "second"]
+__all__ = ["KEY", "SHOTS", "SPEED", "WITH_IMAGE", "Orders", "complain", "first", "prompt", "second", "wait_for"]
 
 KEY = "any-key-is-good"
 #: The jobs of a run.
@@ -119,12 +119,17 @@ class _Complaints(logging.Handler):
         self._diary.write(told="log", message=self.format(record))
 
 
-def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]) -> None:
-    diary = Diary(orders.diary)
-    perils = Perils(orders.kill_at, orders.by, diary)
+def complain(diary: Diary) -> None:
+    """Let what the client logs as an error go into the diary, and the rest nowhere."""
     log = logging.getLogger("kie_async")
     log.addHandler(_Complaints(diary))
     log.propagate = False
+
+
+def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]) -> None:
+    diary = Diary(orders.diary)
+    perils = Perils(orders.kill_at, orders.by, diary)
+    complain(diary)
     with asyncio.Runner(loop_factory=partial(HurriedLoop, SPEED, orders.epoch)) as runner:
         try:
             runner.run(_with_client(orders, perils, diary, program))
@@ -169,15 +174,15 @@ async def _shoot(orders: Orders, kie: KieClient, diary: Diary, number: int) -> N
         diary.write(told=type(error).__name__, shot=number, job=error.intent_id, message=str(error))
     else:
         diary.write(told="journaled", shot=number, job=job.id, task=job.task_id)
-        await _wait(job, diary, shot=number)
+        await wait_for(job, diary, shot=number)
 
 
-async def _wait(job: Job, diary: Diary, **about: JSON) -> None:
+async def wait_for(job: Job, diary: Diary, **about: JSON) -> None:
+    """Wait for a job, and write down what was told."""
     try:
         video = await job
     except KieError as error:
-        told: str = type(error).__name__
-        diary.write(told=told, job=job.id, task=error.task_id, message=str(error), **about)
+        diary.write(told=type(error).__name__, job=job.id, task=error.task_id, message=str(error), **about)
     else:
         diary.write(told="Generation", job=job.id, task=video.task_id, **about)
 
@@ -190,4 +195,4 @@ async def _recover(orders: Orders, kie: KieClient, diary: Diary) -> None:
         jobs = await kie.recover()
         diary.write(told="recovered", jobs=[job.id for job in jobs])
         for job in jobs:
-            group.start_soon(_wait, job, diary)
+            group.start_soon(wait_for, job, diary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,7 @@ import anyio
 import attrs
 
 from tests.real_time.crash import programs
-from tests.real_time.crash.ledger import Audit, audit
+from tests.real_time.crash.ledger import Audit, audit, read_rows
 from tests.real_time.crash.perils import Point, read_diary
 from tests.real_time.crash.processes import run, start, wait
 from tests.real_time.crash.programs import Orders
@@ -37,19 +38,19 @@ class Finding:
     What has become of one run.
 
     Attributes:
-        point: Where the process was to die.
+        points: Where the signal was to strike.
 
-        killed: Whether it did; else it had ended without coming there.
+        struck: Whether it did; else a process had ended without coming there.
 
         audit: What is wrong.
     """
 
-    point: Point
-    killed: bool
+    points: tuple[Point, ...]
+    struck: bool
     audit: Audit
 
     def __str__(self) -> str:
-        return f"{self.point}: {'; '.join(self.audit.findings) or 'all is well'}"
+        return f"{', '.join(map(str, self.points))}: {'; '.join(self.audit.findings) or 'all is well'}"
 
 
 class Sweep:
@@ -85,6 +86,11 @@ class Sweep:
         self._images.mkdir(parents=True)
         for number in range(programs.WITH_IMAGE):
             (self._images / f"{number}.png").write_bytes(png(padding=number))
+
+    @property
+    def struck(self) -> int:
+        """In how many runs the signal has struck."""
+        return sum(finding.struck for finding in self.findings)
 
     @property
     def wrong(self) -> list[str]:
@@ -125,26 +131,38 @@ class Sweep:
                 group.start_soon(lane)
         self.seconds += time.monotonic() - began_at
 
-    async def kill_at(self, point: Point) -> Finding:
-        """Kill a run at a point, start again, and look."""
+    async def kill_at(self, *points: Point) -> Finding:
+        """
+        Kill a run at a point, start again, and look.
+
+        Args:
+            *points: Where; each further one is where the process dies that was started after the one before.
+        """
         async with service() as fake:
-            orders = self._orders(fake, kill_at=point)
-            code = await run(programs.first, orders)
-            again = [
-                attrs.evolve(orders, kill_at=None, diary=orders.diary.with_name(f"second-{number}"))
-                for number in range(self._restarts)
-            ]
-            codes = [await wait(process) for process in [start(programs.second, one) for one in again]]
-            told = [read_diary(one.diary) for one in again]
-            first = read_diary(orders.diary)
-            found = audit(fake.truth, orders.journal, [entry for diary in (first, *told) for entry in diary])
-        killed = code == -signal.SIGKILL or any(entry["told"] == "signal" for entry in first)
-        if not killed and code != 0:
-            found.untrue.append(f"the first process ended with {code}")
-        found.untrue.extend(f"a process after it ended with {code}" for code in codes if code != 0)
-        for diary in told:
+            orders = [self._orders(fake, kill_at=points[0])]
+            codes = [await run(programs.first, orders[0])]
+            for number, point in enumerate(points[1:]):
+                orders.append(self._again(orders[0], f"killed-{number}", kill_at=point))
+                codes.append(await run(programs.second, orders[-1]))
+            left = self._left_in_sending(orders[-1])
+            last = [self._again(orders[0], f"last-{number}") for number in range(self._restarts)]
+            ended = [await wait(process) for process in [start(programs.second, one) for one in last]]
+            diaries = [read_diary(one.diary) for one in (*orders, *last)]
+            found = audit(fake.truth, orders[0].journal, [entry for diary in diaries for entry in diary])
+        struck = [any(entry["told"] == "signal" for entry in diary) for diary in diaries[: len(points)]]
+        found.untrue.extend(f"a process ended with {code}" for code in codes if code not in (0, -signal.SIGKILL))
+        found.untrue.extend(f"a process that nobody disturbed ended with {code}" for code in ended if code != 0)
+        found.untrue.extend(f"{count} creates were cut off by {self._by.name}" for count in left)
+        for diary in diaries[len(points) :]:
             found.untrue.extend(_unanswered(diary))
-        return Finding(point=point, killed=killed, audit=found)
+        return Finding(points=points, struck=all(struck), audit=found)
+
+    def _left_in_sending(self, orders: Orders) -> list[int]:
+        """How many creates a process has left on the wire that had the time to drain; nothing where that is right."""
+        if self._by is signal.SIGKILL or not orders.journal.exists():
+            return []
+        states = Counter(row["state"] for row in read_rows(orders.journal).values())
+        return [states["sending"]] if states["sending"] else []
 
     def _orders(self, fake: FakeKie, kill_at: Point | None = None) -> Orders:
         folder = self._folder / str(next(self._runs))
@@ -158,6 +176,9 @@ class Sweep:
             by=self._by,
             plant=self._plant,
         )
+
+    def _again(self, orders: Orders, name: str, kill_at: Point | None = None) -> Orders:
+        return attrs.evolve(orders, kill_at=kill_at, diary=orders.diary.with_name(name))
 
 
 def shuffled(points: Sequence[Point], seed: int = 1) -> list[Point]:

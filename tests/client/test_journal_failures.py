@@ -1,0 +1,252 @@
+"""The journal cannot be written, once: what it does not hold is not sent, and a paid task is told all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, Unpack
+
+import anyio
+import attrs
+import pytest
+
+from kie_async import (
+    Event,
+    EventName,
+    JournalError,
+    KieClient,
+    KieError,
+    Limits,
+    RetryPolicy,
+    SqliteJournal,
+)
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async.testing import FakeKie, Fault, virtual_time
+from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, assert_settled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kie_async._io.journal import Changes
+    from kie_async.testing.faults import Call
+
+T = TypeVar("T")
+S = IntentState
+
+#: One of each kind: what the service answers to the first create of a job, by its number.
+ANSWERS = {
+    1: Fault("create", "code", code=429, times=1),
+    2: Fault("create", "code", code=500, msg="Internal Error, Please try again later.", times=1),
+    3: Fault("create", "reset", after=True, times=1),
+    4: Fault("create", "code", code=422, times=1),
+}
+JOBS = 8
+KEYED = 5
+FAILS = 6
+LEAVES = 7
+
+
+class Failing(SqliteJournal):
+    """
+    A journal on disk of which one write fails.
+
+    Args:
+        path: The file.
+
+        nth: Which one, counted from 1; 0 for none.
+
+        written: Whether it is on the disk all the same, as it may be after a sync that failed.
+    """
+
+    def __init__(self, path: Path, nth: int, *, written: bool = False) -> None:
+        super().__init__(path)
+        self._nth = nth
+        self._written = written
+        self.writes = 0
+        self.failed = ""
+        self.sent_at: dict[tuple[str, int], float] = {}
+
+    async def add(self, intent: Intent) -> Intent:
+        return await self._perhaps("add", partial(super().add, intent))
+
+    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        move = partial(super().move, seen, state, at=at, **changes)
+        row = await self._perhaps(f"{seen.state} to {state}", move)
+        if row is not None and state is S.SENDING:
+            self.sent_at[row.id, row.attempts] = asyncio.get_running_loop().time()
+        return row
+
+    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self._perhaps("note", partial(super().note, intent_id, at=at, **changes))
+
+    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        return await self._perhaps("claim", partial(super().claim, intent_ids))
+
+    async def _perhaps(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
+        self.writes += 1
+        if self.writes != self._nth:
+            return await write()
+        self.failed = what
+        if self._written:
+            await write()
+        msg = "The disk has failed."
+        raise JournalError(msg)
+
+
+@attrs.define
+class Ran:
+    """One run of all jobs: which write failed, what callers were told, all tasks, and what ``recover()`` has sent."""
+
+    failed: str = ""
+    told: dict[int, str] = attrs.field(factory=dict)
+    tasks: list[str] = attrs.field(factory=list)
+    recovered: set[int] = attrs.field(factory=set)
+
+
+async def run(path: Path, nth: int, *, written: bool) -> Ran:
+    """Let all jobs run while the nth write fails; then let another client recover what is left."""
+    journal, events, ran = Failing(path, nth, written=written), list[Event](), Ran()
+    faults = [attrs.evolve(fault, when=partial(_is_of, number)) for number, fault in ANSWERS.items()]
+    policy = RetryPolicy(max_age=300.0, in_doubt_hold=100.0)
+
+    def client(journal: Failing | Path) -> KieClient:
+        limits = Limits(creates=4)
+        return KieClient(
+            KEY,
+            base_url=fake.url,
+            journal=journal,
+            callback_url=CALLBACKS,
+            retry=policy,
+            limits=limits,
+            on_event=events.append,
+        )
+
+    async def job(kie: KieClient, number: int) -> None:
+        timeout, key = (5.0 if number == LEAVES else None), ("order-5" if number == KEYED else None)
+        try:
+            video = await kie.generate(ask(number), key=key, timeout=timeout)
+        except KieError as error:
+            ran.told[number] = type(error).__name__
+        else:
+            assert fake.truth.tasks[video.task_id].ends_at <= anyio.current_time()
+            ran.told[number] = "a task"
+
+    async with FakeKie(seed=nth, faults=faults, latency=(0.01, 0.1), duration=(40.0, 0.1)) as fake:
+        async with client(journal) as kie:
+            async with anyio.create_task_group() as group:
+                for number in range(JOBS):
+                    group.start_soon(job, kie, number)
+                group.start_soon(_fail_one, fake)
+            await anyio.sleep(1.0)  # rows that others may move are looked at twice a second
+            await assert_settled(kie)
+        ran.failed, ran.tasks = journal.failed, list(fake.truth.tasks)
+        _assert_journaled(journal, fake)
+        assert_ledger(await _rows(path), fake.truth)
+        reported = [event for event in events if event.name is EventName.JOURNAL_FAILED]
+        assert len(reported) == (ran.failed not in {"", *AHEAD})
+
+        posts = len(fake.truth.posts)
+        async with client(path) as kie:
+            for recovered in await kie.recover():
+                await recovered
+            await anyio.sleep(1.0)
+            await assert_settled(kie)
+        assert_ledger(await _rows(path), fake.truth)
+        ran.recovered = {_number(post.body) for post in fake.truth.posts[posts:]}
+    return ran
+
+
+def _is_of(number: int, call: Call) -> bool:
+    return f"{PROMPT}, take {number}".encode() in call.body
+
+
+async def _fail_one(fake: FakeKie) -> None:
+    """Let the task of one job fail, if there is one by then."""
+    await anyio.sleep(25.0)
+    for task in fake.truth.created:
+        if _number(task.input) == FAILS:
+            fake.fail(task.task_id)
+
+
+def _number(given: object) -> int:
+    """The job that a create, or its input, belongs to."""
+    found = re.search(r"take (\d+)", str(given))
+    assert found is not None
+    return int(found[1])
+
+
+async def _rows(path: Path) -> list[Intent]:
+    journal = SqliteJournal(path)
+    await journal.open()
+    rows = await journal.rows()
+    await journal.close()
+    return list(rows)
+
+
+def _assert_journaled(journal: Failing, fake: FakeKie) -> None:
+    """Each create that the service has seen had been written down before it came, attempt by attempt."""
+    for post in fake.truth.posts:
+        found = re.search(r"/(kj_\w+)\.(\d+)\.", str(post.callback_url))
+        assert found is not None
+        assert journal.sent_at[found[1], int(found[2])] < post.at
+
+
+#: What callers are told when nothing fails.
+EXPECTED = {
+    0: "a task",
+    1: "a task",
+    2: "a task",
+    3: "SubmitInDoubtError",
+    4: "InvalidRequestError",
+    KEYED: "a task",
+    FAILS: "TaskFailedError",
+    LEAVES: "TaskTimeoutError",
+}
+#: All moves that the eight jobs make.
+WRITES = {
+    "add",
+    "intent to sending",
+    "sending to intent",
+    "sending to submitted",
+    "sending to in_doubt",
+    "sending to rejected",
+    "submitted to succeeded",
+    "submitted to failed",
+    "intent to withdrawn",
+    "in_doubt to unknown",
+}
+#: Writes that come first: what they would tell has not happened yet, and does not happen then.
+AHEAD = {"add", "intent to sending"}
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["not written", "written all the same"])
+def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *, written: bool) -> None:
+    """
+    For n = 1, 2, 3 … until none fails.
+
+    Before a create is sent, its caller gets a ``JournalError``, and nobody else notices; after it, nobody is told
+    anything else than without the failure, and the log has the taskId.
+    """
+    failed: list[str] = []
+    for nth in itertools.count(1):
+        caplog.clear()
+        ran = virtual_time(partial(run, tmp_path / f"{nth}.db", nth, written=written), seed=nth)
+        if not ran.failed:
+            break
+        failed.append(ran.failed)
+        different = {number: told for number, told in ran.told.items() if told != EXPECTED[number]}
+        if ran.failed in AHEAD:
+            assert ["JournalError"] == list(different.values())
+        else:
+            assert {} == different
+            lost = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+            assert any("could not be journaled" in text for text in lost)
+            if ran.failed == "sending to submitted":
+                assert any(task_id in text for text in lost for task_id in ran.tasks)
+        assert ran.recovered <= ({*different} if written else {KEYED}), "whoever was told an error may ask again"
+    assert set(failed) == WRITES
+    assert EXPECTED == ran.told

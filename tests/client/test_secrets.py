@@ -1,0 +1,168 @@
+"""Neither the key nor a prompt is ever shown: in an error, in its traceback, in a repr, or in an event."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from kie_async import KieClient, KieError, RetryPolicy
+from kie_async.testing import Fault
+from tests.client.world import CALLBACKS, KEY, PROMPT, World, a_world, ask
+from tests.requests.samples import PNG
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+
+async def generate(world: World, _: Path) -> None:
+    await world.kie.generate(ask(image=PNG))
+
+
+async def bad_request(world: World, _: Path) -> None:
+    await world.kie.generate(ask(seed=-1))
+
+
+async def another_request(world: World, _: Path) -> None:
+    await world.kie.submit(ask(0), key="order 7")
+    await world.kie.submit(ask(1), key="order 7")
+
+
+async def look(world: World, _: Path) -> None:
+    await (await world.kie.submit(ask())).refresh()
+
+
+async def save(world: World, folder: Path) -> None:
+    await (await world.kie.generate(ask())).save(folder / "cat.mp4")
+
+
+async def credits(world: World, _: Path) -> None:
+    await world.kie.credits()
+
+
+async def failed(world: World, _: Path) -> None:
+    job = await world.kie.submit(ask())
+    world.fake.fail(world.tasks[0])
+    await job
+
+
+async def closed(world: World, _: Path) -> None:
+    job = await world.kie.submit(ask())
+    async with anyio.create_task_group() as group:
+
+        async def close() -> None:
+            await anyio.sleep(1.0)
+            await world.kie.aclose()
+
+        group.start_soon(close)
+        with pytest.raises(KieError) as raised:
+            await job
+    raise raised.value
+
+
+async def offline(world: World, _: Path) -> None:
+    await world.fake.refuse_connections()
+    await world.kie.generate(ask())
+
+
+CASES: dict[str, tuple[Callable[[World, Path], Awaitable[None]], list[Fault]]] = {
+    "bad request": (bad_request, []),
+    "another request": (another_request, []),
+    "upload": (generate, [Fault("upload", "reset")]),
+    "upload refused": (generate, [Fault("upload", "body", status=400, body='{"code":400,"msg":"no"}')]),
+    "lost": (generate, [Fault("create", "reset", after=True)]),
+    "half a body": (generate, [Fault("create", "half_body", after=True)]),
+    "page": (generate, [Fault("create", "html")]),
+    "401": (generate, [Fault("create", "code", code=401)]),
+    "402": (generate, [Fault("create", "code", code=402)]),
+    "422": (generate, [Fault("create", "code", code=422)]),
+    "455": (generate, [Fault("create", "code", code=455)]),
+    "500": (generate, [Fault("create", "code", code=500)]),
+    "redirect": (generate, [Fault("create", "redirect")]),
+    "failed task": (failed, []),
+    "stalled": (generate, [Fault("poll", "html")]),
+    "no result": (generate, [Fault("poll", "alter", data={"state": "success", "resultJson": ""})]),
+    "look": (look, [Fault("poll", "reset")]),
+    "look page": (look, [Fault("poll", "html")]),
+    "download": (save, [Fault("download", "reset")]),
+    "download page": (save, [Fault("download", "html", status=200)]),
+    "gone": (save, [Fault("download", "html", status=404)]),
+    "credits": (credits, [Fault("credit", "silence")]),
+    "credits page": (credits, [Fault("credit", "html")]),
+    "closed": (closed, []),
+    "offline": (offline, []),
+}
+
+
+def locals_of(error: BaseException) -> list[str]:
+    """What error trackers send to their servers: the variables of every frame outside of these tests."""
+    shown: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        summary = traceback.TracebackException.from_exception(seen, capture_locals=True)
+        for frame in summary.stack:
+            if "/tests/" not in frame.filename:
+                shown += [
+                    f"{frame.filename}:{frame.lineno} {name}={text}" for name, text in (frame.locals or {}).items()
+                ]
+        seen = seen.__cause__ or seen.__context__
+    return shown
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_no_error_shows_the_key_or_the_prompt(name: str, tmp_path: Path) -> None:
+    """Neither its text nor its repr, nor its traceback with all that has led to it, nor its attributes."""
+    act, faults = CASES[name]
+    policy = RetryPolicy(maintenance_patience=60.0, unsent_patience=10.0, max_age=600.0)
+    options = {"callback_url": CALLBACKS if name != "lost" else None, "retry": policy}
+    async with a_world(client=options, faults=faults) as world:
+        with pytest.raises(KieError) as raised:
+            await act(world, tmp_path)
+        error = raised.value
+        shown = [
+            str(error),
+            repr(error),
+            *traceback.format_exception(error),
+            *locals_of(error),
+            *(repr(value) for value in vars(error).values()),
+            repr(world.kie),
+            repr(world.events),
+            repr(await world.kie.jobs()) if name != "closed" else "",
+            repr(world.kie.statistics()),
+        ]
+
+        assert [] == [text for text in shown if KEY in text or PROMPT in text]
+        assert str(error).count("\n") == 0
+        assert str(error).split(" [job")[0].split(" [task")[0].endswith((".", "?"))
+        if not hasattr(error, "job"):
+            again: Any = pickle.loads(pickle.dumps(error))
+            assert (str(error), vars(error)) == (str(again), vars(again))
+
+
+async def test_the_key_goes_to_the_service_and_to_nobody_else(tmp_path: Path) -> None:
+    """Not to the host of results, which may be another."""
+    heard: list[tuple[str, bool]] = []
+
+    def listen(where: str) -> Fault:
+        return Fault(
+            where,  # type: ignore[arg-type]  # one of the places
+            "close",
+            when=lambda call: bool(heard.append((where, KEY in call.headers.get("Authorization", "")))),  # type: ignore[func-returns-value]  # never fires
+        )
+
+    places = ("upload", "create", "poll", "download", "credit")
+    async with a_world(duration=0.0, faults=[listen(place) for place in places]) as world:
+        await (await world.kie.generate(ask(image=PNG))).save(tmp_path)
+        await world.kie.credits()
+
+    assert {("upload", True), ("create", True), ("poll", True), ("download", False), ("credit", True)} == set(heard)
+
+
+def test_a_client_shows_no_key() -> None:
+    kie = KieClient(KEY, callback_url="https://app.example.com/kie")
+    assert KEY not in repr(kie)
+    assert KEY not in str(kie)
