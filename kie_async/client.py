@@ -66,8 +66,8 @@ class KieClient:
         retry: How often and for how long it tries.
 
         journal: Where intents are written down: the path of a file, which is made if it is not there and may be shared
-            by the processes of a host; a ``SqliteJournal``; or None for a journal in memory, which forgets with the
-            process.
+            by the processes of a host (one file for one account); a ``SqliteJournal``; or None for a journal in
+            memory, which forgets with the process.
 
         callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets a token
             of its own at the end of it. Without one, a create that was paid twice cannot be detected.
@@ -78,8 +78,8 @@ class KieClient:
         on_event: Called with an ``Event`` for each thing that happens; it must not block. What it raises is logged.
 
         session_factory: Makes the aiohttp sessions: called with keyword arguments for ``aiohttp.ClientSession``, once
-            for creates and once for all else, in each event loop. It may add or replace some (a proxy, a connector
-            with your own CA bundle), and passes the rest on.
+            for creates and once for all else, in each event loop. It may add some or replace the connector (a proxy,
+            your own CA bundle); ``trace_configs`` must be passed on, since they tell what was sent.
 
         trust_env: Whether proxies are taken from the environment.
 
@@ -282,7 +282,7 @@ class KieClient:
         waited for. May be called at any time and any number of times.
 
         Returns:
-            Handles to all unfinished jobs.
+            Handles to the unfinished jobs that are this client's now; those of other processes stay theirs.
         """
         engine = await self._engine()
         found = await engine.root.run(engine.recover)

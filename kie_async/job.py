@@ -22,8 +22,8 @@ class Job:
     """
     A task that was asked for.
 
-    Made by ``KieClient.submit()`` and ``KieClient.attach()``. It holds an id and nothing else: any number of handles
-    to one task may be made, dropped and awaited, at once too.
+    Made by ``KieClient.submit()`` and ``KieClient.attach()``. Any number of handles to one
+    task may be made, dropped and awaited, at once too.
     """
 
     __slots__ = ("__weakref__", "_client", "_id", "_live", "_task_id")

@@ -207,7 +207,7 @@ def _conflict(
     if row is not None and row.input:
         theirs = {source.field: source.sha256 for source in row.sources}
         names = differs(row.model, json.loads(row.input), theirs, request.model, request.input(hashes), hashes)
-    shown = f" ({', '.join(names)} differ)" if names else ""
+    shown = f" (what differs: {', '.join(names)})" if names else ""
     msg = f"The key {key!r} belongs to another request{shown}. Use another key, or the same request."
     return errors.KeyConflictError(msg, differs=names, intent_id=job_id)
 

@@ -142,7 +142,7 @@ async def carry_out_wait(session: Session, known_id: str, *, target: Path | None
                 if error.intent_id is None or error.task_id is not None:
                     raise
                 journal = trail.journal or ""
-                msg = f"The job was not sent; nothing was paid. If it was not given up, kie-async recover{journal} sends it."
+                msg = f"The job was not sent, and nothing was paid. To send it: kie-async recover{journal}"
                 raise TransportError(msg, intent_id=error.intent_id) from error
             files = await save_and_show(generation, target, show, name=known_id)
     report(session.output, generation, files)

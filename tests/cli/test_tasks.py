@@ -146,7 +146,7 @@ async def test_to_wait_for_a_job_that_was_never_sent_does_not_send_it_either(fak
         await carry_out_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
 
     assert (Exit.NO_ANSWER, posts) == (conclude(streams.session, caught.value), len(fake_kie.truth.posts))
-    assert "kie-async recover sends it." in streams.err
+    assert "To send it: kie-async recover" in streams.err
 
 
 @pytest.mark.parametrize("journal", [True, False])

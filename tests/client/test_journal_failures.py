@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -36,18 +37,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 S = IntentState
+IN_DOUBT = "SubmitInDoubtError"
+
+JOBS = 8
+SUSPECT = 2
+KEYED = 5
+FAILS = 6
+LEAVES = 7
 
 #: One of each kind: what the service answers to the first create of a job, by its number.
 ANSWERS = {
     1: Fault("create", "code", code=429, times=1),
-    2: Fault("create", "code", code=500, msg="Internal Error, Please try again later.", times=1),
+    SUSPECT: Fault("create", "code", code=500, msg="Internal Error, Please try again later.", times=1),
     3: Fault("create", "reset", after=True, times=1),
     4: Fault("create", "code", code=422, times=1),
 }
-JOBS = 8
-KEYED = 5
-FAILS = 6
-LEAVES = 7
 
 
 class Failing(SqliteJournal):
@@ -135,7 +139,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
             assert fake.truth.tasks[video.task_id].ends_at <= anyio.current_time()
             ran.told[number] = "a task"
 
-    async with FakeKie(seed=nth, faults=faults, latency=(0.01, 0.1), duration=(40.0, 0.1)) as fake:
+    async with FakeKie(faults=faults, latency=(0.01, 0.1), duration=(40.0, 0.1)) as fake:
         async with client(journal) as kie:
             async with anyio.create_task_group() as group:
                 for number in range(JOBS):
@@ -151,8 +155,9 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
 
         posts = len(fake.truth.posts)
         async with client(path) as kie:
-            for recovered in await kie.recover():
-                await recovered
+            for left in await kie.recover():
+                with suppress(KieError):  # it ends as the service lets it end
+                    await left
             await anyio.sleep(1.0)
             await assert_settled(kie)
         assert_ledger(await _rows(path), fake.truth)
@@ -199,8 +204,8 @@ def _assert_journaled(journal: Failing, fake: FakeKie) -> None:
 EXPECTED = {
     0: "a task",
     1: "a task",
-    2: "a task",
-    3: "SubmitInDoubtError",
+    SUSPECT: "a task",
+    3: IN_DOUBT,
     4: "InvalidRequestError",
     KEYED: "a task",
     FAILS: "TaskFailedError",
@@ -228,19 +233,26 @@ def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *
     """
     For n = 1, 2, 3 … until none fails.
 
-    Before a create is sent, its caller gets a ``JournalError``, and nobody else notices; after it, nobody is told
-    anything else than without the failure, and the log has the taskId.
+    Before a create is sent, its caller gets a ``JournalError`` (or hears that an earlier, unclear attempt may have been
+    paid), and nobody else notices. After it, nobody is told anything else than without the failure, and the log has the
+    taskId. What was on the disk all the same is in doubt at worst.
     """
     failed: list[str] = []
     for nth in itertools.count(1):
         caplog.clear()
-        ran = virtual_time(partial(run, tmp_path / f"{nth}.db", nth, written=written), seed=nth)
+        ran = virtual_time(partial(run, tmp_path / f"{nth}.db", nth, written=written))
         if not ran.failed:
             break
         failed.append(ran.failed)
         different = {number: told for number, told in ran.told.items() if told != EXPECTED[number]}
         if ran.failed in AHEAD:
-            assert ["JournalError"] == list(different.values())
+            assert len(different) == 1 or written
+            for number, told in different.items():
+                assert told in {
+                    "JournalError",
+                    "ServiceError" if number == SUSPECT else "",
+                    IN_DOUBT if written else "",
+                }
         else:
             assert {} == different
             lost = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]

@@ -24,6 +24,7 @@ from kie_async import (
     KieError,
     Limits,
     Request,
+    RetryPolicy,
     SqliteJournal,
     SubmitInDoubtError,
     Wan22TurboImageToVideo,
@@ -69,6 +70,8 @@ class Orders:
 
         plant: The bug that its journal has, or None.
 
+        retry: How long it waits for what.
+
         epoch: See ``HurriedLoop``.
     """
 
@@ -79,6 +82,7 @@ class Orders:
     kill_at: Point | None = None
     by: signal.Signals = signal.SIGKILL
     plant: str | None = None
+    retry: RetryPolicy = attrs.field(factory=RetryPolicy)
     epoch: float = attrs.field(factory=time.time)
 
 
@@ -150,6 +154,7 @@ async def _with_client(
         KEY,
         base_url=orders.url,
         limits=limits,
+        retry=orders.retry,
         journal=PerilousJournal(journal, perils),
         session_factory=PerilousSessions(perils),
     ) as kie:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
+from random import Random
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,21 +15,27 @@ from tests.real_time.crash.programs import prompt
 
 if TYPE_CHECKING:
     from kie_async.testing.faults import Call
+    from kie_async.testing.jobs import Duration
 
 __all__ = ["of_shot", "service"]
 
 _seeds = count(1)
 
 
+def _mixed(_model: str, rng: Random) -> float:
+    """Some tasks have ended at the first look, some have not."""
+    return rng.choice((0.0, 0.2))
+
+
 @asynccontextmanager
-async def service(*faults: Fault, **options: object) -> AsyncIterator[FakeKie]:
+async def service(*faults: Fault, duration: Duration = _mixed) -> AsyncIterator[FakeKie]:
     """
     A service that is never too busy.
 
     Args:
         *faults: What goes wrong; a few things do in any case.
 
-        **options: For the fake.
+        duration: See ``FakeKie``.
     """
     usual = (
         Fault("create", "code", code=429, when=of_shot(3), times=1),
@@ -41,12 +48,10 @@ async def service(*faults: Fault, **options: object) -> AsyncIterator[FakeKie]:
         seed=next(_seeds),
         limit=1000,
         queries_per_second=1e6,
-        # Some have ended at the first look, some have not.
-        duration=lambda _, rng: rng.choice((0.0, 0.2)),
+        duration=duration,
         fail_rate=0.1,
         credits=1e9,
         faults=(*faults, *usual),
-        **options,  # type: ignore[arg-type]  # the fake knows their types
     ) as fake:
         yield fake
 

@@ -100,7 +100,7 @@ class Sweep:
     async def points(self) -> list[Point]:
         """The points of a run that nobody disturbs, in the order in which it passes them."""
         async with service() as fake:
-            orders = self._orders(fake)
+            orders = self.orders(fake)
             code = await run(programs.first, orders)
             told = read_diary(orders.diary)
             wrong = audit(fake.truth, orders.journal, told).findings
@@ -139,13 +139,13 @@ class Sweep:
             *points: Where; each further one is where the process dies that was started after the one before.
         """
         async with service() as fake:
-            orders = [self._orders(fake, kill_at=points[0])]
+            orders = [self.orders(fake, kill_at=points[0])]
             codes = [await run(programs.first, orders[0])]
             for number, point in enumerate(points[1:]):
-                orders.append(self._again(orders[0], f"killed-{number}", kill_at=point))
+                orders.append(self.again(orders[0], f"killed-{number}", kill_at=point))
                 codes.append(await run(programs.second, orders[-1]))
             left = self._left_in_sending(orders[-1])
-            last = [self._again(orders[0], f"last-{number}") for number in range(self._restarts)]
+            last = [self.again(orders[0], f"last-{number}") for number in range(self._restarts)]
             ended = [await wait(process) for process in [start(programs.second, one) for one in last]]
             diaries = [read_diary(one.diary) for one in (*orders, *last)]
             found = audit(fake.truth, orders[0].journal, [entry for diary in diaries for entry in diary])
@@ -164,7 +164,8 @@ class Sweep:
         states = Counter(row["state"] for row in read_rows(orders.journal).values())
         return [states["sending"]] if states["sending"] else []
 
-    def _orders(self, fake: FakeKie, kill_at: Point | None = None) -> Orders:
+    def orders(self, fake: FakeKie, kill_at: Point | None = None) -> Orders:
+        """The orders of a first process, in a folder of its own."""
         folder = self._folder / str(next(self._runs))
         folder.mkdir()
         return Orders(
@@ -177,7 +178,8 @@ class Sweep:
             plant=self._plant,
         )
 
-    def _again(self, orders: Orders, name: str, kill_at: Point | None = None) -> Orders:
+    def again(self, orders: Orders, name: str, kill_at: Point | None = None) -> Orders:
+        """The orders of a process that takes up what another one has left."""
         return attrs.evolve(orders, kill_at=kill_at, diary=orders.diary.with_name(name))
 
 
