@@ -78,7 +78,7 @@ class Elsewhere:
             return  # nobody else can reach it
         self._jobs[job.id] = job
         self._version = None
-        if not self._running:
+        if not self._running and self._root.running:
             self._running = True
             self._root.start(self._watch)
 

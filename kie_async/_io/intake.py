@@ -153,11 +153,11 @@ class Intake:
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
         return attrs.evolve(source, url=there.url, uploaded_at=there.uploaded_at)
 
-    async def _unsendable(self, job: LiveJob, why: str) -> errors.UploadError:
+    async def _unsendable(self, job: LiveJob, why: str) -> errors.KieError:
         msg = f"The job was not sent before its process ended, and cannot be sent now: {why}. Submit the request again."
         error = errors.UploadError(msg, intent_id=job.id)
         await self._parts.settler.withdrawn(job, error)
-        return error
+        return job.error or error  # where a suspect attempt may have been paid, that says so
 
     async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The same key again: go on with the row that has it, as far as its state allows."""

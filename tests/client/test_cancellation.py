@@ -167,6 +167,26 @@ async def test_a_keyed_submit_goes_on_without_its_caller() -> None:
     assert turn > 10
 
 
+async def test_a_keyed_submit_goes_on_if_nobody_comes_back() -> None:
+    """Leaving withdraws only what nobody else can have a handle to."""
+
+    async def call(world: World) -> Job:
+        return await world.kie.submit(ask(), key="order 7")
+
+    for turn in range(1, 10_000):
+        async with a_world() as world:
+            task = asyncio.create_task(call(world))
+            the_loop().at_turn(the_loop().turns + turn, task.cancel)
+            await asyncio.wait([task])
+            await anyio.sleep(300.0)
+
+            assert ["succeeded"] == [row.state for row in await world.rows()], f"turn {turn}"
+            assert 1 == len(world.truth.posts)
+            if not task.cancelled():
+                break
+    assert turn > 10
+
+
 async def test_a_submit_that_does_not_wait_goes_on_without_its_caller() -> None:
     """Once journaled it is everybody's: leaving ``submit(wait=False)`` withdraws nothing."""
     for turn in range(1, 10_000):

@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from kie_async import (
+    ConfigurationError,
     Event,
     EventName,
     JournalError,
@@ -24,6 +25,7 @@ from kie_async import (
     Limits,
     RetryPolicy,
     SqliteJournal,
+    SubmitInDoubtError,
 )
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async.testing import FakeKie, Fault, virtual_time
@@ -238,6 +240,7 @@ def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *
     taskId. What was on the disk all the same is in doubt at worst.
     """
     failed: list[str] = []
+    ran = Ran()
     for nth in itertools.count(1):
         caplog.clear()
         ran = virtual_time(partial(run, tmp_path / f"{nth}.db", nth, written=written))
@@ -262,3 +265,109 @@ def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *
         assert ran.recovered <= ({*different} if written else {KEYED}), "whoever was told an error may ask again"
     assert set(failed) == WRITES
     assert EXPECTED == ran.told
+
+
+# -- for longer --------------------------------------------------------------------------------------------------------
+
+
+class Full(SqliteJournal):
+    """A journal on a disk that is full for as long as *full* says so."""
+
+    full = False
+
+    async def add(self, intent: Intent) -> Intent:
+        self._check()
+        return await super().add(intent)
+
+    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        self._check()
+        return await super().move(seen, state, at=at, **changes)
+
+    def _check(self) -> None:
+        if self.full:
+            msg = "The disk is full. Make room."
+            raise JournalError(msg)
+
+
+async def test_with_a_full_disk_nothing_is_sent_and_what_was_sent_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task that is under way reaches its caller and the log, a new one is refused; later all is written."""
+    journal = Full(tmp_path / "kie.db")
+    async with FakeKie(latency=(1.0, 1.0)) as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+        videos: list[str] = []
+
+        async def generate() -> None:
+            videos.append((await kie.generate(ask(0))).task_id)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(generate)
+            await anyio.sleep(1.5)  # the create is on the wire
+            journal.full = True
+            with pytest.raises(JournalError, match="The disk is full"):
+                await kie.generate(ask(1))
+        (row,) = await journal.rows()
+        lost = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+
+        assert [*fake.truth.tasks] == videos
+        assert 1 == len(fake.truth.posts)
+        assert S.SENDING is row.state
+        assert any(videos[0] in text and row.id in text for text in lost)
+        journal.full = False
+        await anyio.sleep(60.0)
+        (row,) = await journal.rows()
+        assert (S.SUCCEEDED, videos[0]) == (row.state, row.task_id)
+
+
+async def test_a_process_that_ends_with_a_full_disk_leaves_a_job_in_doubt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row says that it was being sent; the next process does not send it again, and the log has the id."""
+    path = tmp_path / "kie.db"
+    journal = Full(path)
+    async with FakeKie(latency=(1.0, 1.0)) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=journal) as kie, anyio.create_task_group() as group:
+            group.start_soon(kie.submit, ask(0))
+            await anyio.sleep(1.5)
+            journal.full = True
+        (task_id,) = fake.truth.tasks
+        assert any(task_id in record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL)
+
+        async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
+            (job,) = await kie.recover()
+            with pytest.raises(SubmitInDoubtError):
+                await job
+            await job.resolve(task_id)
+            assert task_id == (await job).task_id
+        assert 1 == len(fake.truth.posts)
+
+
+async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Path) -> None:
+    """Until it can; a client never goes on without the journal that it was given."""
+    path = tmp_path / "kie.db"
+    path.write_text("shot,prompt")
+    async with FakeKie() as fake:
+        kie = KieClient(KEY, base_url=fake.url, journal=path)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            partial(kie.generate, ask(0)),
+            partial(kie.submit, ask(0), wait=False),
+            kie.recover,
+            kie.jobs,
+            kie.__aenter__,
+        ]
+        for call in calls:
+            with pytest.raises(JournalError, match="file is not a database"):
+                await call()
+        assert [] == fake.truth.posts
+        path.unlink()
+        assert (await kie.generate(ask(0))).task_id in fake.truth.tasks
+        await kie.aclose()
+
+
+async def test_two_clients_on_one_journal_object_are_refused(tmp_path: Path) -> None:
+    """They would take each other's jobs for their own; the first one works on."""
+    journal = SqliteJournal(tmp_path / "kie.db")
+    async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+        with pytest.raises(ConfigurationError, match="in use by another client"):
+            await KieClient(KEY, base_url=fake.url, journal=journal).recover()
+        assert (await kie.generate(ask(0))).task_id in fake.truth.tasks

@@ -22,7 +22,18 @@ from kie_async import (
     TransportError,
 )
 from kie_async.testing import Fault
-from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, World, a_world, ask, assert_settled
+from tests.client.world import (
+    CALLBACKS,
+    KEY,
+    PROMPT,
+    Anything,
+    World,
+    a_world,
+    ask,
+    assert_settled,
+    no_keepalive,
+    somebody_elses,
+)
 
 HOURS = 3600.0
 
@@ -79,6 +90,7 @@ async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) 
         error = raised.value
         row = await world.row()
 
+        assert anyio.current_time() <= 61.0
         assert (row.id, row.id, None) == (error.job.id, error.intent_id, error.task_id)
         assert "not sent again" in str(error)
         assert "in_doubt" == error.job.state == row.state
@@ -216,20 +228,43 @@ async def test_resolve_refuses_the_task_of_another_job(callback_url: str | None)
         await assert_settled(world.kie)
 
 
-async def test_resolve_asks_for_our_token_and_not_for_the_same_input() -> None:
-    """With a callback URL the same request of another intent is not taken for this one's."""
+@pytest.mark.parametrize(
+    ("ours", "prompt", "theirs"),
+    [
+        (None, f"{PROMPT}, take 1", None),
+        (None, f"{PROMPT}, take 0", f"{CALLBACKS}/somewhere"),
+        (CALLBACKS, f"{PROMPT}, take 0", None),
+        (CALLBACKS, f"{PROMPT}, take 0", CALLBACKS),
+        (CALLBACKS, f"{PROMPT}, take 0", f"{CALLBACKS}/kj_{'0' * 32}.1.{'A' * 22}"),
+    ],
+    ids=["another prompt", "another URL", "no URL", "no token", "a forged token"],
+)
+async def test_resolve_refuses_the_task_of_another_program(ours: str | None, prompt: str, theirs: str | None) -> None:
+    """With a callback URL nothing but our own token is a proof: the same request may have been made by others, too."""
+    async with a_world(client={"callback_url": ours}, faults=[lost(nth=1)]) as world:
+        error = await in_doubt(world)
+        task_id = await somebody_elses(world.fake.url, prompt, theirs)
+        with pytest.raises(ConfigurationError, match="another request"):
+            await error.job.resolve(task_id)
+
+        assert ("in_doubt", None) == (error.job.state, error.job.task_id)
+        world.truth.tasks.pop(task_id)  # not this client's to account for
+        await error.job.resolve(world.tasks[0])
+        await error.job
+
+
+async def test_resolve_refuses_the_callback_token_of_a_twin() -> None:
+    """The same request was made twice by this very client, and each task belongs to one of the two."""
     async with a_world(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as world:
         error = await in_doubt(world)
-        twin = await world.kie.submit(ask(1))
-        row = await world.journal.get(error.job.id)
-        assert row is not None
-        task = world.truth.tasks[world.tasks[1]]
-        task.input = world.truth.tasks[world.tasks[0]].input
-        assert twin.task_id is not None
+        twin = await world.kie.submit(ask(0))
         with pytest.raises(ConfigurationError, match="another request"):
-            await error.job.resolve(twin.task_id)
-        task.input = ask(1).input({})
-        await error.job.abandon()
+            await error.job.resolve(twin.task_id or "")
+        await error.job.resolve(world.tasks[0])
+
+        assert world.tasks[0] == (await error.job).task_id
+        assert world.tasks[1] == (await twin).task_id
+        world.truth.tasks[world.tasks[1]].input = {"prompt": "one prompt for two tasks is no fault here"}
 
 
 async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
@@ -403,16 +438,36 @@ async def test_no_patience_means_one_try() -> None:
 
 
 async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_a_token() -> None:
-    """The hundredth job waits 40 s for its token; the outage that it then meets is shorter than its patience."""
-    async with a_world(client={"retry": RetryPolicy(unsent_patience=60.0)}) as world:
+    """The last of a hundred jobs wait 40 s for their tokens; the outage that they then meet is a short one."""
+    options = {"retry": RetryPolicy(unsent_patience=60.0), "session_factory": no_keepalive}
+    async with a_world(client=options) as world:
         async with anyio.create_task_group() as group:
             for number in range(100):
                 group.start_soon(world.kie.submit, ask(number))
             await anyio.sleep(35.0)
             await world.fake.refuse_connections()
             await anyio.sleep(40.0)
+            assert 80 == len(world.truth.posts)
             await world.fake.accept_connections()
         assert 100 == len(world.truth.posts) == len(world.truth.created)
+        assert anyio.current_time() > 75.0
+
+
+async def test_patience_begins_anew_after_the_service_has_answered() -> None:
+    """Two outages of 40 s with a refusal in between are not one of 80 s."""
+    options = {"retry": RetryPolicy(unsent_patience=60.0), "session_factory": no_keepalive}
+    async with a_world(client=options, faults=[Fault("create", "code", code=429, nth=1)]) as world:
+        await world.fake.refuse_connections()
+        async with anyio.create_task_group() as group:
+            group.start_soon(world.kie.submit, ask())
+            await anyio.sleep(40.0)
+            await world.fake.accept_connections()
+            while not world.truth.posts:
+                await anyio.sleep(0.1)
+            await world.fake.refuse_connections()
+            await anyio.sleep(40.0)
+            await world.fake.accept_connections()
+        assert 1 == len(world.truth.created)
 
 
 async def test_a_timeout_names_the_job_in_doubt() -> None:

@@ -32,7 +32,7 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
-from tests.client.world import IMAGE, KEY, Anything, a_world, ask, assert_settled
+from tests.client.world import Anything, a_world, ask, assert_settled, somebody_elses
 
 # -- looks ------------------------------------------------------------------------------------------------------------
 
@@ -394,7 +394,7 @@ async def test_updates_of_a_job_that_is_refused_raise_why() -> None:
 async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) -> None:
     async with a_world(duration=50.0) as world:
         job = await world.kie.submit(ask())
-        handle = world.kie.attach(await _somebody_elses(world.fake.url)) if foreign else job
+        handle = world.kie.attach(await somebody_elses(world.fake.url)) if foreign else job
         async with aclosing(handle.updates()) as updates:
             async for record in updates:
                 assert record.state in ("waiting", "queuing", "generating")
@@ -404,19 +404,6 @@ async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) ->
         await assert_settled(world.kie)
         if foreign:
             world.truth.tasks.pop(handle.id)  # not this client's to account for
-
-
-async def _somebody_elses(url: str, number: int = 99) -> str:
-    """Create a task with another program."""
-    import aiohttp
-
-    body = {"model": ask().model, "input": {"prompt": f"somebody else's {number}", "image_url": IMAGE}}
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with (
-        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
-        session.post(f"{url}/api/v1/jobs/createTask", json=body, headers=headers) as answer,
-    ):
-        return str((await answer.json())["data"]["taskId"])
 
 
 async def test_refresh_asks_now_and_moves_the_job() -> None:
@@ -475,7 +462,7 @@ async def test_refresh_of_a_job_in_doubt_says_so() -> None:
 async def test_a_task_of_another_program_can_be_awaited() -> None:
     """It is followed as long as somebody waits, and never enters the journal."""
     async with a_world(duration=50.0) as world:
-        task_id = await _somebody_elses(world.fake.url)
+        task_id = await somebody_elses(world.fake.url)
         job = world.kie.attach(task_id)
         assert (task_id, task_id, None) == (job.id, job.task_id, job.state)
         with pytest.raises(TaskTimeoutError) as raised:
@@ -492,7 +479,7 @@ async def test_a_task_of_another_program_can_be_awaited() -> None:
 
 async def test_two_wait_for_a_task_of_another_program() -> None:
     async with a_world(duration=50.0) as world:
-        task_id = await _somebody_elses(world.fake.url)
+        task_id = await somebody_elses(world.fake.url)
         results: list[str] = []
 
         async def wait(timeout: float | None) -> None:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import aiohttp
 import anyio.lowlevel
 import attrs
 
 from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._io.journal import Journal
 from kie_async._io.memory import MemoryJournal
 from kie_async.testing import FakeKie
 
@@ -30,6 +32,8 @@ __all__ = [
     "ask",
     "assert_ledger",
     "assert_settled",
+    "no_keepalive",
+    "somebody_elses",
 ]
 
 #: Arguments that are passed on to whoever knows their types.
@@ -52,6 +56,26 @@ def ask(number: int = 0, **options: Anything) -> Wan22TurboImageToVideo:
     return Wan22TurboImageToVideo(**{"image": IMAGE, "prompt": f"{PROMPT}, take {number}", **options})
 
 
+async def somebody_elses(url: str, prompt: str = "somebody else's", callback_url: str | None = None) -> str:
+    """Create a task with another program of the same account; returns its id."""
+    body = {"model": ask().model, "input": ask(prompt=prompt).input({})}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        session.post(
+            f"{url}/api/v1/jobs/createTask",
+            json=body if callback_url is None else {**body, "callBackUrl": callback_url},
+            headers=headers,
+        ) as answer,
+    ):
+        return str((await answer.json())["data"]["taskId"])
+
+
+def no_keepalive(**kwargs: Anything) -> aiohttp.ClientSession:
+    """A session that connects anew for every request, so that an outage is felt at once."""
+    return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(limit=0, force_close=True)})
+
+
 @attrs.define(eq=False)
 class World:
     """
@@ -69,7 +93,7 @@ class World:
 
     kie: KieClient
     fake: FakeKie
-    journal: MemoryJournal
+    journal: Journal
     events: list[Event] = attrs.field(factory=list)
 
     @property
@@ -110,8 +134,9 @@ async def a_world(*, client: Mapping[str, Anything] | None = None, **service: An
 
         **service: Arguments of the fake.
     """
-    journal, events = MemoryJournal(), list[Event]()
-    options: dict[str, Any] = {"journal": journal, "on_event": events.append, **(client or {})}
+    events: list[Event] = []
+    options: dict[str, Any] = {"journal": MemoryJournal(), "on_event": events.append, **(client or {})}
+    journal: Journal = options["journal"]
     async with FakeKie(**service) as fake:
         async with KieClient(KEY, base_url=fake.url, **options) as kie:
             yield World(kie, fake, journal, events)

@@ -1,0 +1,108 @@
+"""Answers are lost by the dozen, and the process ends: the next one knows of every create, and sends none again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from kie_async import ConfigurationError, KieClient, KieError, SqliteJournal, SubmitInDoubtError
+from kie_async.testing import FakeKie, Fault
+from tests.client.world import CALLBACKS, KEY, Anything, ask, assert_ledger, assert_settled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kie_async import Job
+    from kie_async._core.lifecycle import Intent
+
+JOBS = 50
+
+#: The service has created the task; what becomes of the answer.
+LOST: dict[str, dict[str, Any]] = {
+    "reset": {"what": "reset"},
+    "silence": {"what": "silence"},
+    "half a body": {"what": "half_body"},
+    "502": {"what": "html"},
+    "504": {"what": "html", "status": 504},
+    "520": {"what": "html", "status": 520},
+    "data: null": {"what": "null_data"},
+    "truncated JSON": {"what": "truncated_json"},
+}
+
+
+async def all_told(kie: KieClient, *, key: str | None = None) -> Counter[str]:
+    """What the callers of fifty creates are told, by the class of the error."""
+    told = Counter[str]()
+
+    async def submit(number: int) -> None:
+        try:
+            await kie.submit(ask(number), key=None if key is None else f"{key}-{number}")
+        except KieError as error:
+            told[type(error).__name__] += 1
+
+    async with anyio.create_task_group() as group:
+        for number in range(JOBS):
+            group.start_soon(submit, number)
+    return told
+
+
+async def doubtful(jobs: list[Job]) -> int:
+    """How many of *jobs* end in doubt."""
+    count = 0
+    for job in jobs:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await job
+        count += job.id == raised.value.intent_id
+    return count
+
+
+async def rows_of(path: Path) -> list[Intent]:
+    journal = SqliteJournal(path)
+    await journal.open()
+    rows = list(await journal.rows())
+    await journal.close()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "callback_url"), [*((name, None) for name in LOST), ("reset", CALLBACKS), ("502", CALLBACKS)]
+)
+async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name: str, callback_url: str | None) -> None:
+    """Each caller is told; so is whoever recovers; and in none of it is anything sent again, nor by the same keys."""
+    path, how = tmp_path / "kie.db", dict(LOST[name])
+    options: Anything = {"journal": path, "callback_url": callback_url}
+    async with FakeKie(seed=len(name), faults=[Fault("create", how.pop("what"), after=True, **how)]) as fake:
+        async with KieClient(KEY, base_url=fake.url, **options) as kie:
+            assert {"SubmitInDoubtError": JOBS} == await all_told(kie, key="order")
+        assert {"in_doubt": JOBS} == Counter(row.state for row in await rows_of(path))
+
+        async with KieClient(KEY, base_url=fake.url, **options) as kie:
+            jobs = await kie.recover()
+            assert JOBS == len({job.id for job in jobs}) == await doubtful(jobs)
+            assert {"SubmitInDoubtError": JOBS} == await all_told(kie, key="order")
+            await anyio.sleep(7200.0)
+            assert {"unknown": JOBS} == Counter(row.state for row in await rows_of(path))
+            await assert_settled(kie)
+        async with KieClient(KEY, base_url=fake.url, **options) as kie:
+            await kie.recover()
+            unfinished = [job.id for job in await kie.jobs(unfinished=True)]
+            assert JOBS == len(unfinished) == await doubtful([kie.attach(job_id) for job_id in unfinished])
+
+        assert JOBS == len(fake.truth.posts) == len(fake.truth.created)
+        assert_ledger(await rows_of(path), fake.truth)
+
+
+async def test_fifty_redirects_are_fifty_refusals(tmp_path: Path) -> None:
+    """A create is not repeated at another address, and an address is a matter of configuration."""
+    path = tmp_path / "kie.db"
+    async with FakeKie(faults=[Fault("create", "redirect")]) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
+            assert {ConfigurationError.__name__: JOBS} == await all_told(kie)
+        async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
+            assert [] == await kie.recover()
+
+        assert {"rejected": JOBS} == Counter(row.state for row in await rows_of(path))
+        assert (JOBS, [], []) == (len(fake.truth.posts), fake.truth.created, fake.truth.strays)

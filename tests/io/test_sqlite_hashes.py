@@ -1,0 +1,119 @@
+"""A journal that keeps hashes only: no prompt and no image URL on the disk, and what that costs after a restart."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from kie_async import KieClient, KieError, Limits, ServiceError, SqliteJournal, SubmitInDoubtError, UploadError
+from kie_async._core.lifecycle import IntentState
+from kie_async.testing import FakeKie, Fault
+from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, ask
+from tests.requests.samples import PNG
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kie_async._core.lifecycle import Intent
+
+S = IntentState
+
+
+async def rows_of(path: Path) -> dict[IntentState, Intent]:
+    journal = SqliteJournal(path)
+    await journal.open()
+    rows = await journal.rows()
+    await journal.close()
+    return {row.state: row for row in rows}
+
+
+def bytes_of(path: Path) -> bytes:
+    """All that is on the disk of a journal, its log included."""
+    return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*") if file.is_file())
+
+
+@pytest.mark.parametrize("store_inputs", ["full", "hash"])
+async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store_inputs: Anything) -> None:
+    """
+    In every state: done, failed, refused, in doubt, given up, and not sent yet.
+
+    With ``"full"`` all of it can be found, so the search is one that finds.
+    """
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    image, path = tmp_path / "canary.png", folder / "kie.db"
+    image.write_bytes(PNG)
+    faults = [Fault("create", "html", after=True, nth=3), Fault("create", "code", code=422, nth=4)]
+    journal = SqliteJournal(path, store_inputs=store_inputs)
+    found = b""
+
+    async def attempt(number: int, **options: Anything) -> None:
+        with suppress(KieError):
+            await kie.generate(ask(number, image=image), **options)
+
+    async with FakeKie(faults=faults, duration=30.0) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=journal, limits=Limits(creates=4)) as kie:
+            async with anyio.create_task_group() as group:
+                for number in range(4):
+                    group.start_soon(partial(attempt, number, key=f"order-{number}"))
+                await anyio.sleep(1.0)
+                group.start_soon(partial(attempt, 4, timeout=3.0))
+                await anyio.sleep(5.0)
+                fake.fail(list(fake.truth.tasks)[1])
+                found += bytes_of(path)
+            for number in range(5, 10):
+                await kie.submit(ask(number, image=image), wait=False)
+            found += bytes_of(path)
+        found += bytes_of(path)
+    states = {S.SUCCEEDED, S.FAILED, S.REJECTED, S.IN_DOUBT, S.WITHDRAWN, S.INTENT, S.SUBMITTED}
+    secrets = [PROMPT.encode(), b"canary", str(fake.truth.uploads[0].path).encode()]
+
+    assert states <= {*await rows_of(path)}
+    assert b"order-1" in found
+    assert [store_inputs == "full"] * 3 == [secret in found for secret in secrets]
+    assert (store_inputs == "full") == all(row.input for row in (await rows_of(path)).values())
+
+
+async def test_what_was_not_sent_cannot_be_sent_by_the_next_process(tmp_path: Path) -> None:
+    """It is withdrawn, its waiter is told why, and the same key with the request at hand sends it."""
+    path = tmp_path / "kie.db"
+    options: Anything = {"limits": Limits(creates=1), "callback_url": CALLBACKS}
+    async with FakeKie() as fake:
+        journal = SqliteJournal(path, store_inputs="hash")
+        async with KieClient(KEY, base_url=fake.url, journal=journal, **options) as kie:
+            await kie.submit(ask(0))
+            left = [await kie.submit(ask(number), key=f"order-{number}", wait=False) for number in (1, 2)]
+
+        async with KieClient(KEY, base_url=fake.url, journal=journal, **options) as kie:
+            again = await kie.submit(ask(1), key="order-1", wait=False)
+            jobs = {job.id: job for job in await kie.recover()}
+            with pytest.raises(UploadError, match=r"keeps only hashes of inputs\. Submit the request again"):
+                await jobs[left[1].id]
+            assert left[0].id == again.id
+            assert (await again).task_id in fake.truth.tasks
+            assert "withdrawn" == (await rows_of(path))[S.WITHDRAWN].state
+            video = await kie.generate(ask(2), key="order-2")
+            assert left[1].id == video.intent_id
+        assert 3 == len(fake.truth.posts) == len(fake.truth.created)
+
+
+async def test_a_doubt_is_not_withdrawn_for_want_of_the_input(tmp_path: Path) -> None:
+    """What cannot be sent again was perhaps paid before: that is not forgotten."""
+    path = tmp_path / "kie.db"
+    async with FakeKie(faults=[Fault("create", "reset", after=True)]) as fake:
+        journal = SqliteJournal(path, store_inputs="hash")
+        async with KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+            with pytest.raises(SubmitInDoubtError) as raised:
+                await kie.submit(ask(0), key="order")
+            job = raised.value.job
+            await job.resubmit(allow_duplicate=True)
+            with pytest.raises(ServiceError, match="may have been paid"):
+                await job
+            with pytest.raises(ServiceError, match="may have been paid"):
+                await kie.submit(ask(0), key="order")
+        assert 1 == len(fake.truth.posts)
+        assert S.WITHDRAWN not in await rows_of(path)
