@@ -106,7 +106,7 @@ class TaskRecord:
         return self.completed_at - self.created_at
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Generation:
     """
     A finished task and its results.
@@ -120,6 +120,10 @@ class Generation:
     record: TaskRecord
     intent_id: str | None = None
     _saver: Saver = attrs.field(repr=False, eq=False, alias="saver")
+
+    def __repr__(self) -> str:
+        results = ", ".join(self.urls) or "no URL"
+        return f"<Generation task {self.task_id}, {self.credits} credits: {results}>"
 
     @property
     def task_id(self) -> str:

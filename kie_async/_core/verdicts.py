@@ -211,7 +211,7 @@ _NEXT: dict[int, tuple[type[errors.ApiError], str]] = {
     401: (errors.AuthenticationError, "Check the API key (KIE_API_KEY) at kie.ai/api-key."),
     402: (errors.InsufficientCreditsError, "Top up the account, then submit again."),
     403: (errors.AuthenticationError, "Check the key's permissions and its list of allowed addresses."),
-    404: (errors.InvalidRequestError, "Check the model's name and the base URL."),
+    404: (errors.InvalidRequestError, "Check the base URL (it ends after the host), and the model's name."),
     405: (errors.InvalidRequestError, "Check the base URL."),
     408: (errors.ServiceError, "The service had trouble upstream. Try again later."),
     413: (errors.InvalidRequestError, "Make the request smaller."),

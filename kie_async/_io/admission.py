@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 
 import attrs
 from tenacity import wait_exponential
@@ -24,6 +25,8 @@ from kie_async._io.slots import Slots
 from kie_async.policy import Limits
 
 __all__ = ["MAINTENANCE_PROBE_EVERY", "Admission", "Permit"]
+
+_log = logging.getLogger("kie_async")
 
 #: One probe a minute for the whole client, and up to a tenth more, so that a fleet does not probe in step.
 MAINTENANCE_PROBE_EVERY = 60.0
@@ -169,7 +172,7 @@ class Admission:
         return fresh and (probe or epoch == self.gate.epoch)
 
     def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
-        now, epoch = self._loop.time(), self.gate.epoch
+        now, epoch, refusals = self._loop.time(), self.gate.epoch, self.gate.refusals
         if verdict is Verdict.UNSENT:
             self.bucket.give_back()
         else:
@@ -177,6 +180,11 @@ class Admission:
         self.gate.leave(verdict, now=now, entered_at=permit.granted_at, probe=permit.probe, pause=self._pause(verdict))
         if verdict is Verdict.RATE_LIMITED and retry_after is not None:
             self.gate.hold(now + retry_after)
+        if self.gate.refusals > refusals:
+            _log.warning(
+                "A create was refused for coming too fast (429), and will be sent again. Other programs may be using"
+                " the account: Limits(creates=…) gives each its share."
+            )
         self._pump()
         return self.gate.epoch != epoch
 

@@ -110,6 +110,9 @@ class Downloads:
                         await fetched.part.discard()
                         raise
                     files.append(name)
+        except _BrokenOffError as error:
+            known = {"intent_id": generation.intent_id, "task_id": generation.task_id}
+            raise errors.DownloadError(error.message, **known) from None
         except errors.DownloadError as error:
             error.intent_id, error.task_id = generation.intent_id, generation.task_id
             raise

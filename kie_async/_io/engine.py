@@ -239,7 +239,12 @@ class Engine:
             job.trouble = closed_error(intent_id=job.own_id, task_id=job.task_id)
             job.publish()
             if job.row is not None and not self._parts.journal.durable:
-                _log.warning("The client ends before %s has: state %s, task %s.", job.id, job.state, job.task_id)
+                _log.warning(
+                    "The client ends, and %s has not: state %s, task %s. attach() goes on with a task.",
+                    job.id,
+                    job.state,
+                    job.task_id,
+                )
         await self._opened.aclose()
 
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:

@@ -73,6 +73,8 @@ class LiveJob:
 
         accepted_at: When its task was accepted, by the loop.
 
+        unseen: Whether the service has said that it does not know its task.
+
         empty_looks: How often in a row the service has said "success" without a result.
 
         look: The next look at it, if one is due.
@@ -98,6 +100,7 @@ class LiveJob:
     scope: anyio.CancelScope | None = None
     holds_slot: bool = False
     accepted_at: float = 0.0
+    unseen: bool = False
     empty_looks: int = 0
     look: Entry | None = None
     looking: bool = False

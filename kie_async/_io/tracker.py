@@ -163,19 +163,17 @@ class Tracker:
     async def on_look(self, job: LiveJob, look: Look) -> None:
         """Take what a look has shown."""
         if look.record is not None:
-            job.trouble = None
+            job.trouble, job.unseen = None, False
             await self.apply(job, look.record)
         elif look.verdict is LookVerdict.DENIED:
             # The task runs on, whatever became of the key; whoever waits now should hear of it.
             job.trouble = error_of_look(look.verdict, intent_id=job.own_id, task_id=job.task_id)
             job.publish()
-        elif (
-            look.verdict is LookVerdict.NOT_VISIBLE
-            and job.foreign
-            and self._surroundings.now() - job.began_at > VISIBLE_AFTER
-        ):
-            job.error = error_of_look(look.verdict, intent_id=None, task_id=job.task_id)
-            self.let_go(job)
+        elif look.verdict is LookVerdict.NOT_VISIBLE and job.foreign:
+            job.unseen = True
+            if self._surroundings.now() - job.began_at > VISIBLE_AFTER:
+                job.error = error_of_look(look.verdict, intent_id=None, task_id=job.task_id)
+                self.let_go(job)
 
     async def apply(self, job: LiveJob, record: TaskRecord) -> None:
         """Take a record of a job's task."""

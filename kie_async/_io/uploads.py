@@ -126,7 +126,10 @@ class Uploads:
             wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._surroundings.random),
             sleep=anyio.sleep,
         )
-        url: str = await retrying(partial(self._once, image))
+        try:
+            url: str = await retrying(partial(self._once, image))
+        except _UnansweredError as error:
+            raise errors.UploadError(error.message) from None
         uploaded = Uploaded(url, image.sha256, self._surroundings.wall())
         self._known[image.sha256] = uploaded
         if len(self._known) > MAX_KNOWN:
@@ -137,7 +140,7 @@ class Uploads:
         try:
             answer = await (self._base64 if len(image.data) <= SMALL else self._stream)(image)
         except errors.TransportError as error:
-            msg = f"The upload of {image.name} got no answer. Nothing was paid: try again."
+            msg = f"An image was not uploaded: {error.message} Nothing was paid: check KIE_BASE_URL and KIE_UPLOAD_URL."
             raise _UnansweredError(msg) from error
         if (url := read_upload_url(answer.body)) is not None:
             return url
@@ -150,7 +153,8 @@ class Uploads:
         said = f": {reply.message}" if reply.message else ""
         refused = reply.code not in (None, 200, 429, 500) and answer.status < _SERVER_ERROR
         kind = errors.UploadError if refused else _UnansweredError
-        msg = f"The upload of {image.name} was refused with code {reply.code or answer.status}{said}. Nothing was paid."
+        code = reply.code or answer.status
+        msg = f"The upload of an image was refused with code {code}{said}. Nothing was paid: try again."
         raise kind(msg)
 
     async def _base64(self, image: LocalImage) -> Answer:

@@ -8,6 +8,7 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._core.looks import LookVerdict
 from kie_async._core.outcomes import error_of_look
 from kie_async._io.live import LiveJob
 from kie_async._io.outcomes import raise_trouble
@@ -79,6 +80,8 @@ class Waiting:
                 return await self.ended(job, patient=timeout is not None)
             finally:
                 self.leave(job)
+        if job is not None and job.unseen:
+            raise error_of_look(LookVerdict.NOT_VISIBLE, intent_id=None, task_id=job.task_id)
         raise timed_out(timeout or 0.0, job)
 
     async def refresh(self, job_id: str) -> TaskRecord:

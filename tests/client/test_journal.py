@@ -147,6 +147,24 @@ async def test_who_was_about_to_send_when_a_402_was_read_sends_nothing() -> None
         await assert_settled(world.kie)
 
 
+async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -> None:
+    """Maintenance sees one request, and then one a minute."""
+    journal = Troubled(seconds={IntentState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
+    async with a_world(client={"journal": journal}, duration=1.0) as world:
+        world.fake.maintenance = True
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(world.kie.generate, ask(number))
+            await anyio.sleep(59.0)
+            assert 1 == len(world.truth.posts)
+            await anyio.sleep(70.0)
+            assert 2 <= len(world.truth.posts) <= 3
+            world.fake.maintenance = False
+        assert 20 == len(world.truth.created)
+        assert len(world.truth.posts) <= 23
+        await assert_settled(world.kie)
+
+
 async def test_who_leaves_during_the_write_ahead_pays_nothing() -> None:
     journal = Troubled(seconds={IntentState.SENDING: {1: 5.0}})
     async with a_world(client={"journal": journal}) as world:

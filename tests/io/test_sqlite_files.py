@@ -23,13 +23,24 @@ from tests.io.intents import an_intent, moved, opened
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from kie_async._io.owners import Owners
+
 NOBODY = 65534
 
 
 class Impatient(SqliteJournal):
-    """A journal that gives another process hardly any time."""
+    """A journal that gives another process hardly any time, and whose statements are listened to."""
 
     busy_timeout = 0.01
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.statements: list[str] = []
+
+    def _connect(self, owners: Owners) -> sqlite3.Connection:
+        connection = super()._connect(owners)
+        connection.set_trace_callback(self.statements.append)
+        return connection
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -368,6 +379,7 @@ async def test_a_file_that_another_process_keeps_locked_is_told(tmp_path: Path) 
         async with anyio.create_task_group() as group:
             for number in range(1, 100):
                 group.start_soon(add, number)
+        assert journal.statements.count("BEGIN IMMEDIATE") <= 3
         assert 99 == len(told) == len({id(error) for error in told})
         assert "database is locked" in str(told[0])
         assert row == await journal.get(row.id)
@@ -382,6 +394,38 @@ async def test_a_new_file_that_another_process_keeps_locked_is_told(tmp_path: Pa
         await refused(path, "database is locked")
     async with opened(path) as journal:
         await journal.add(an_intent(1))
+
+
+LOOK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM intents").fetchone()[0])
+connection.close()
+"""
+
+
+async def test_opening_the_file_again_drops_no_lock_on_it(tmp_path: Path) -> None:
+    """
+    A process loses its locks on a file with the first descriptor that it closes.
+
+    Whoever closed the file next would take himself for the last one, and remove the log under all others.
+    """
+    path = tmp_path / "kie.db"
+
+    def look() -> int:
+        command = [sys.executable, "-c", LOOK, str(path)]
+        return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+    async with opened(path) as journal:
+        await journal.add(an_intent(1))
+        async with opened(path) as another:
+            await another.add(an_intent(2))
+            assert 2 == look()
+            assert "kie.db-wal" in names_in(tmp_path)
+            await another.add(an_intent(3))
+        assert 3 == look()
+        await journal.add(an_intent(4))
+        assert 4 == look()
 
 
 LATER = """

