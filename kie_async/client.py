@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from operator import methodcaller
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -113,7 +114,8 @@ class KieClient:
         check_kind("retry", retry, RetryPolicy)
         self._limits = limits if limits is not None else Limits()
         self._retry = retry if retry is not None else RetryPolicy()
-        self._journal = journal
+        # Made absolute now: a relative path would be another file after a change of the working directory.
+        self._journal = Path(journal).absolute() if isinstance(journal, (str, os.PathLike)) else journal
         self._callback_url = check_callback_url(callback_url)
         self._download_hosts = check_hosts(download_hosts)
         self._on_event = on_event

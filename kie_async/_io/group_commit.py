@@ -65,7 +65,6 @@ class GroupCommit:
         self._connection: sqlite3.Connection | None = None
         self._waiting: list[_Work] = []
         self._busy = False
-        self._closed = False
 
     async def open(self) -> None:
         """Connect; whatever goes wrong, nothing stays open."""
@@ -78,8 +77,7 @@ class GroupCommit:
             raise
 
     async def close(self) -> None:
-        """Do what is waiting, and disconnect."""
-        self._closed = True
+        """Do what is waiting, and disconnect; nothing may be asked for any more."""
         last, self._waiting = self._waiting, []
         await self.loop.run_in_executor(self._thread, self._end, last)
         self._tell(last)
@@ -87,7 +85,6 @@ class GroupCommit:
 
     def abandon(self) -> Future[None]:
         """Disconnect, although the loop has ended or the caller has left; the thread says when that is done."""
-        self._closed = True
         done = self._thread.submit(self._end, [])
         self._thread.shutdown(wait=False)
         return done
@@ -103,10 +100,7 @@ class GroupCommit:
             writes: Whether it writes; its result comes when that is on the disk.
         """
         done: asyncio.Future[_T] = self.loop.create_future()
-        work = _Work(action, writes, done)
-        if self._closed:
-            raise self._unusable(sqlite3.ProgrammingError("it is closed"))
-        self._waiting.append(work)
+        self._waiting.append(_Work(action, writes, done))
         if not self._busy:
             self._start()
         return await done
@@ -161,7 +155,7 @@ class GroupCommit:
         """Do a batch in one transaction, and return what went wrong; then nothing of it is done."""
         connection = self._connection
         if connection is None:
-            return sqlite3.ProgrammingError("it is closed")
+            return sqlite3.ProgrammingError("it could not be opened")
         writes = any(work.writes for work in batch)
         try:
             if writes:

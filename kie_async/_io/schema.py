@@ -50,6 +50,9 @@ _STEPS: tuple[str, ...] = (
 )
 VERSION = len(_STEPS)
 
+#: How often a file is switched to WAL while others do the same: each of them is in the way once at most.
+_TRIES = 100
+
 #: The columns, in the order of the fields of a row.
 COLUMNS = tuple(field.name for field in attrs.fields(Intent))
 
@@ -62,7 +65,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         JournalError: If the file is of a newer version, or is no journal, or lies where it cannot be shared safely.
     """
     _version(connection, path)  # before anything is changed
-    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+    if _to_wal(connection) != "wal":
         msg = f"{path} cannot be used safely (no WAL: a network drive?). Put the journal on a local disk."
         raise JournalError(msg)
     connection.execute("BEGIN IMMEDIATE")
@@ -82,11 +85,31 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
+def _to_wal(connection: sqlite3.Connection) -> str:
+    """Switch the file to WAL, and return the mode that it is in then."""
+    for _ in range(_TRIES):
+        try:
+            return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError:
+            # The switch does not wait for others who are making the file; a transaction does, as long as it may.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("COMMIT")
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The version of a file; 0 where it is empty."""
-    version = _pragma(connection, "user_version")
-    mark = _pragma(connection, "application_id")
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    # In one transaction: another process may be making the file between two looks.
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute("BEGIN")
+    try:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        version = _pragma(connection, "user_version")
+        mark = _pragma(connection, "application_id")
+    finally:
+        if alone:
+            connection.execute("COMMIT")
     if mark != APPLICATION_ID and (mark or version or tables):
         msg = f"{path} is a database of something else. Give the journal another name."
         raise JournalError(msg)

@@ -59,7 +59,7 @@ class SqliteJournal:
         if store_inputs not in ("full", "hash"):
             msg = f"store_inputs={store_inputs!r} is not possible: it must be 'full' or 'hash'."
             raise ConfigurationError(msg)
-        self._path = Path(path)
+        self._path = Path(path).absolute()  # the process may go to another folder
         self._full = store_inputs == "full"
         self._commits: GroupCommit | None = None
         self._owners: Owners | None = None
@@ -102,7 +102,7 @@ class SqliteJournal:
         # close any other descriptor of it would drop all locks that this process has on it.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self._path.absolute(), timeout=self.busy_timeout, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=self.busy_timeout, isolation_level=None)
         try:
             migrate(connection, self._path)
             connection.execute("PRAGMA synchronous = FULL")

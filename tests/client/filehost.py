@@ -11,11 +11,11 @@ import attrs
 from aiohttp import web
 from multidict import CIMultiDict
 
-from kie_async import Generation
+from kie_async import Generation, MarketRequest
 from kie_async.testing import Fault
-from tests.client.world import Anything, World, a_world, ask
+from tests.client.world import PROMPT, Anything, World, a_world, ask
 
-__all__ = ["MP4", "FileHost", "a_result", "files_in"]
+__all__ = ["MP4", "FileHost", "a_picture", "a_result", "files_in"]
 
 #: The beginning of an MP4, and some more.
 MP4 = b"\0\0\0\x20ftypisom" + bytes(range(256)) * 400
@@ -104,6 +104,11 @@ async def a_result(
             result = json.dumps({"resultUrls": urls})
             world.fake.inject(Fault("poll", "alter", data={"resultJson": result}))
             yield await world.kie.generate(ask()), host, world
+
+
+async def a_picture(world: World) -> Generation:
+    """A result of the fake's own, that is made faster than a video."""
+    return await world.kie.generate(MarketRequest(model="z-image", input={"prompt": PROMPT}))
 
 
 def files_in(folder: Anything) -> dict[str, bytes]:

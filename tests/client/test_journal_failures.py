@@ -117,7 +117,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
     """Let all jobs run while the nth write fails; then let another client recover what is left."""
     journal, events, ran = Failing(path, nth, written=written), list[Event](), Ran()
     faults = [attrs.evolve(fault, when=partial(_is_of, number)) for number, fault in ANSWERS.items()]
-    policy = RetryPolicy(max_age=300.0, in_doubt_hold=100.0)
+    policy = RetryPolicy(max_age=90.0, in_doubt_hold=90.0)
 
     def client(journal: Failing | Path) -> KieClient:
         limits = Limits(creates=4)

@@ -29,9 +29,12 @@ owners = Owners(Path(sys.argv[1]), "other")
 owners.enter()
 child = 0
 if sys.argv[2] == "fork":
+    ready, say = os.pipe()
     if (child := os.fork()) == 0:
+        os.write(say, b"!")
         os.read(0, 1)
         os._exit(0)
+    os.read(ready, 1)
 elif sys.argv[2] == "spawn":
     child = subprocess.Popen(["cat"], close_fds=False).pid
 print(child, flush=True)

@@ -182,6 +182,7 @@ async def test_claiming_gives_the_open_rows_that_are_ones_own(journal: Journal) 
     assert mine[1:3] == list(await journal.claim([row.id for row in mine[1:3]]))
     assert [] == list(await journal.claim([an_intent(99).id]))
     assert {} == await journal.orphans()
+    assert all([await journal.alive(row) for row in mine])
 
 
 async def test_only_others_change_the_version(journal: Journal) -> None:

@@ -267,6 +267,18 @@ def test_leaving_the_opening_at_any_turn_leaves_nothing_open(tmp_path: Path) -> 
     assert not left[-1]
 
 
+async def test_what_is_asked_while_the_opening_fails_fails(tmp_path: Path) -> None:
+    """With the reason, and not with an empty answer."""
+    (tmp_path / "kie.db").write_text("no database")
+    journal = SqliteJournal(tmp_path / "kie.db")
+    opening = asyncio.create_task(journal.open())
+    await asyncio.sleep(0)
+    with pytest.raises(JournalError, match="could not be opened"):
+        await journal.rows()
+    with pytest.raises(JournalError, match="not a database"):
+        await opening
+
+
 # -- clients and loops -------------------------------------------------------------------------------------------------
 
 

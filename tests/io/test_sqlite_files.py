@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import pytest
 from kie_async import ConfigurationError, JournalError, SqliteJournal
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._io.schema import APPLICATION_ID, VERSION, migrate
+from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
@@ -100,17 +102,27 @@ async def test_any_name_is_a_name(tmp_path: Path, name: str) -> None:
         assert an_intent(1).id == row.id == (await journal.rows())[0].id
 
 
-async def test_a_relative_name_stays_where_it_was_meant(tmp_path: Path) -> None:
-    """Also after the process has gone to another folder."""
+def test_a_relative_name_stays_where_it_was_meant(tmp_path: Path) -> None:
+    """Also after the process has gone to another folder; and nobody who is alive is looked for in vain there."""
     before = Path.cwd()
+
+    async def main(one: SqliteJournal, other: SqliteJournal) -> None:
+        await one.open()
+        row = await one.add(an_intent(1))
+        os.chdir("/")
+        await other.open()
+        assert [row] == list(await other.rows())
+        assert await other.alive(row)
+        await other.close()
+        await one.close()
+
     try:
         os.chdir(tmp_path)
-        async with opened(Path("kie.db")) as journal:
-            os.chdir("/")
-            await journal.add(an_intent(1))
+        virtual_time(main, SqliteJournal("kie.db"), SqliteJournal("kie.db"))
     finally:
         os.chdir(before)
     assert ["kie.db", "kie.db.owners"] == names_in(tmp_path)
+    assert [] == names_in(tmp_path / "kie.db.owners")
 
 
 async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
@@ -171,6 +183,15 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert ["duplicates"] == [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
     assert 0 == connection.execute("PRAGMA user_version").fetchone()[0]
     connection.close()
+
+
+def test_a_database_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    """SQLite says so by staying in another mode; one in memory is the easiest to have."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        with pytest.raises(JournalError, match="no WAL: a network drive"):
+            migrate(connection, tmp_path / "kie.db")
+
+        assert 0 == connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
 async def test_a_newer_journal_is_not_touched(tmp_path: Path) -> None:
@@ -473,9 +494,27 @@ async def test_two_journals_on_one_file_know_of_each_others_rows(tmp_path: Path)
         assert version != await other.version()
         assert row == await other.add(an_intent(2, key="order-7"))
         assert (True, False) == (one.owns(row), other.owns(row))
+        assert (True, True) == (await one.alive(row), await other.alive(row))
         assert ([], [row], {}) == (list(await other.claim()), list(await one.claim()), dict(await other.orphans()))
         assert await other.move(row, IntentState.SENDING, at=2.0, attempts=1) is not None
         assert await one.move(row, IntentState.SENDING, at=2.0, attempts=1) is None
+
+
+async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
+    """None of four fails because another one has written in between; each key has one row, whoever was first."""
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        journals = [await stack.enter_async_context(opened(tmp_path / "kie.db")) for _ in range(4)]
+        adding = [
+            group.create_task(journal.add(an_intent(number * 4 + place, key=f"order-{number}")))
+            for number in range(100)
+            for place, journal in enumerate(journals)
+        ]
+        await asyncio.wait(adding)
+        rows = list(await journals[0].rows())
+
+    assert {f"order-{number}" for number in range(100)} == {row.key for row in rows}
+    assert 100 == len(rows)
+    assert {row.id for row in rows} == {task.result().id for task in adding}
 
 
 async def test_whoever_brings_a_row_back_owns_it(tmp_path: Path) -> None:
@@ -495,6 +534,7 @@ async def test_what_a_closed_journal_has_left_is_taken_over_once(tmp_path: Path,
             await moved(gone, await gone.add(an_intent(number)), state)
         left = [row for row in await gone.rows() if row.state in OPEN]
     async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
+        assert not any([await one.alive(row) for row in left])
         ids = [row.id for row in left[:2]] if some else None
         taken = list(await one.claim(ids))
 

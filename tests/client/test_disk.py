@@ -1,0 +1,167 @@
+"""A disk that does not do as it should: no part of a result is left on it."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kie_async import (
+    DownloadError,
+    Generation,
+    NoResultError,
+    TransportError,
+)
+from kie_async.testing import Fault, VirtualLoop
+from tests.client.filehost import MP4, a_picture, a_result, files_in
+from tests.client.world import a_world, ask, assert_settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def _below_a_file(folder: Path) -> Path:
+    (folder / "file").write_bytes(b"")
+    return folder / "file" / "cat.mp4"
+
+
+def _name_too_long(folder: Path) -> Path:
+    return folder / ("x" * 300 + ".mp4")
+
+
+def _loop_of_links(folder: Path) -> Path:
+    (folder / "loop").symlink_to(folder / "loop")
+    return folder / "loop" / "cat.mp4"
+
+
+def _nul(folder: Path) -> Path:
+    return folder / "a\0b.mp4"
+
+
+def _nowhere(_: Path) -> Path:
+    return Path("/proc/kie/cat.mp4")
+
+
+@pytest.mark.parametrize("where", [_below_a_file, _name_too_long, _loop_of_links, _nul, _nowhere])
+async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
+    where: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """With the ids, and without a part of a file left; the result can still be saved elsewhere."""
+    target = where(tmp_path)
+    before = files_in(tmp_path)
+    async with a_world(duration=0.0) as world:
+        picture = await a_picture(world)
+        with pytest.raises(DownloadError, match="could not be written") as raised:
+            await picture.save(target)
+
+        assert before == files_in(tmp_path)
+        assert (picture.intent_id, picture.task_id) == (raised.value.intent_id, raised.value.task_id)
+        await picture.save(tmp_path / "cat.png")
+        await assert_settled(world.kie)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond *size* bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    async with a_result() as (video, host, world):
+        host.at("/a.mp4", MP4 * 60)
+        with files_of_at_most(4 * 2**20), pytest.raises(DownloadError, match="could not be written"):
+            await video.save(tmp_path / "cat.mp4")
+
+        assert {} == files_in(tmp_path)
+        assert 1 == len(host.seen)
+        (file,) = await video.save(tmp_path / "cat.mp4")
+        assert MP4 * 60 == file.read_bytes()
+        await assert_settled(world.kie)
+
+
+async def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"keep me")
+    (tmp_path / "cat.mp4").symlink_to(precious)
+    async with a_result() as (video, _, _):
+        await video.save(tmp_path / "cat.mp4")
+
+        assert b"keep me" == precious.read_bytes()
+        assert MP4 == (tmp_path / "cat.mp4").read_bytes()
+        assert not (tmp_path / "cat.mp4").is_symlink()
+
+
+async def test_saving_twice_at_once_gives_one_whole_file(tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(video.save, tmp_path / "cat.mp4")
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+        assert 4 == len(host.seen)
+
+
+async def test_a_save_can_be_left_at_every_turn_of_the_loop(tmp_path: Path) -> None:
+    """Then there is a whole file or none, never a part, and no descriptor is left open."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    async with a_result() as (video, host, world):
+        await video.save(tmp_path / "first.mp4")
+        (tmp_path / "first.mp4").unlink()
+        for turn in range(1, 1000):
+            task = asyncio.create_task(_save(video, tmp_path / "cat.mp4"))
+            loop.at_turn(loop.turns + turn, task.cancel)
+            await asyncio.wait([task])
+            await anyio.sleep(0.1)
+            assert files_in(tmp_path) in ({}, {"cat.mp4": MP4}), f"turn {turn}"
+            (tmp_path / "cat.mp4").unlink(missing_ok=True)
+            if not task.cancelled():
+                break
+        assert turn > 10
+        await assert_settled(world.kie)
+        assert [] == [name for name in open_files() if str(tmp_path) in name]
+        assert len(host.seen) > 5
+
+
+def open_files() -> list[str]:
+    """What the descriptors of this process stand for."""
+    names: list[str] = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one by which the folder itself is read
+            names.append(str(descriptor.readlink()))
+    return names
+
+
+async def _save(video: Generation, path: Path) -> None:
+    await video.save(path)
+
+
+async def test_a_generation_without_urls_has_nothing_to_save(tmp_path: Path) -> None:
+    """Text models answer with an object; it is in the record."""
+    fault = Fault("poll", "alter", data={"resultJson": '{"resultObject":{"text":"a cat"}}'})
+    async with a_world(duration=0.0, faults=[fault]) as world:
+        answer = await world.kie.generate(ask())
+        assert ((), {"resultObject": {"text": "a cat"}}) == (answer.urls, answer.record.result)
+        with pytest.raises(NoResultError) as raised:
+            await answer.save(tmp_path)
+        assert (answer.intent_id, answer.task_id) == (raised.value.intent_id, raised.value.task_id)
+
+
+async def test_a_download_that_gets_no_connection_is_told_as_such(tmp_path: Path) -> None:
+    async with a_world(duration=0.0) as world:
+        video = await world.kie.generate(ask())
+        await world.kie.aclose()  # its connections, too
+        await world.fake.refuse_connections()
+        with pytest.raises(DownloadError) as raised:
+            await video.save(tmp_path)
+        assert not isinstance(raised.value, TransportError)

@@ -1,0 +1,308 @@
+"""What a handle to a job, or to any task, can do."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import aclosing
+
+import anyio
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    ConfigurationError,
+    KieError,
+    ProtocolError,
+    SubmitInDoubtError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+    TransportError,
+)
+from kie_async.testing import Fault
+from tests.client.world import a_world, ask, assert_settled, somebody_elses
+
+
+async def test_a_job_keeps_its_task_id() -> None:
+    """None until it is known, and then what it is, whatever becomes of the job."""
+    async with a_world(create_seconds=5.0, duration=20.0) as world:
+        job = await world.kie.submit(ask(0), wait=False)
+        assert (None, "intent") == (job.task_id, job.state)
+        assert job.id.startswith("kj_")
+        await anyio.sleep(1.0)
+        assert (None, "sending") == (job.task_id, job.state)
+        await anyio.sleep(5.0)
+        assert (world.tasks[0], "submitted") == (job.task_id, job.state)
+        await job
+        assert (world.tasks[0], "succeeded") == (job.task_id, job.state)
+
+        waited = await world.kie.submit(ask(1))
+        await anyio.sleep(100.0)
+        assert world.tasks[1] == waited.task_id
+
+
+async def test_submit_without_waiting_returns_when_the_job_is_journaled() -> None:
+    async with a_world(create_seconds=5.0) as world:
+        job = await world.kie.submit(ask(), wait=False)
+
+        assert anyio.current_time() < 0.1
+        assert [] == world.truth.posts
+        assert job.id == (await world.row()).id
+        assert world.truth.posts is not None
+        await job
+
+
+async def test_wait_ends_at_its_time_out_and_the_task_lives_on() -> None:
+    async with a_world(duration=100.0) as world:
+        job = await world.kie.submit(ask())
+        with pytest.raises(TaskTimeoutError, match="wait again") as raised:
+            await job.wait(timeout=30.0)
+        assert 30.0 <= anyio.current_time() < 31.0
+        assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+        assert 0 == world.kie.statistics().waiters
+
+        await job
+        assert world.tasks[0] == (await job.wait(timeout=0.0)).task_id
+        await assert_settled(world.kie)
+
+
+async def test_awaiting_a_job_again_asks_nobody() -> None:
+    async with a_world() as world:
+        job = await world.kie.submit(ask())
+        first = await job
+        polls = len(world.truth.polls)
+        second = await world.kie.attach(job.id)
+        third = await world.kie.attach(world.tasks[0])
+
+        assert first.record == second.record == third.record
+        assert job.id == second.intent_id == third.intent_id
+        assert polls == len(world.truth.polls)
+
+
+async def test_updates_yield_each_change_once_and_end_with_the_task() -> None:
+    async with a_world(duration=100.0, seed=5) as world:
+        states = ("waiting", "queuing", "generating")
+        job = await world.kie.submit(ask())
+        world.truth.created[0].stages = ((0.0, states[0]), (0.2, states[1]), (0.5, states[2]))
+        seen = [record.state async for record in job.updates()]
+
+        assert [*states, "success"] == seen
+        assert [] == [record.state async for record in job.updates()][1:]
+        await assert_settled(world.kie)
+
+
+async def test_updates_of_a_failing_task_end_with_its_record() -> None:
+    async with a_world(fail_rate=1.0) as world:
+        job = await world.kie.submit(ask())
+
+        assert "fail" == [record.state async for record in job.updates()][-1]
+        await assert_settled(world.kie)
+
+
+async def test_updates_show_states_that_nobody_has_heard_of() -> None:
+    fault = Fault("poll", "alter", data={"state": "reviewing"}, times=3)
+    async with a_world(faults=[fault], duration=1.0) as world:
+        job = await world.kie.submit(ask())
+
+        assert ["reviewing", "success"] == [record.state async for record in job.updates()]
+
+
+async def test_updates_of_a_job_that_is_refused_raise_why() -> None:
+    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
+        job = await world.kie.submit(ask(), wait=False)
+        with pytest.raises(SubmitInDoubtError):
+            [record async for record in job.updates()]
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) -> None:
+    async with a_world(duration=50.0) as world:
+        job = await world.kie.submit(ask())
+        handle = world.kie.attach(await somebody_elses(world.fake.url)) if foreign else job
+        async with aclosing(handle.updates()) as updates:
+            async for record in updates:
+                assert record.state in ("waiting", "queuing", "generating")
+                break
+        assert (1, 1) == ((now := world.kie.statistics()).jobs, now.watched)
+        await job
+        await assert_settled(world.kie)
+        if foreign:
+            world.truth.tasks.pop(handle.id)  # not this client's to account for
+
+
+async def test_refresh_asks_now_and_moves_the_job() -> None:
+    async with a_world(duration=1e6) as world:
+        job = await world.kie.submit(ask())
+        before = anyio.current_time()
+        assert "waiting" == (await job.refresh()).state
+        world.fake.finish(world.tasks[0])
+        record = await job.refresh()
+
+        assert anyio.current_time() - before < 0.1
+        assert ("success", world.tasks[0]) == (record.state, record.task_id)
+        assert record == (await job).record
+        await assert_settled(world.kie)
+
+
+async def test_refresh_waits_for_the_task_id() -> None:
+    async with a_world(create_seconds=5.0, duration=50.0) as world:
+        job = await world.kie.submit(ask(), wait=False)
+
+        record = await job.refresh()
+        assert world.tasks == [record.task_id]
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault("poll", "reset"), TransportError),
+        (Fault("poll", "silence"), TransportError),
+        (Fault("poll", "html"), ProtocolError),
+        (Fault("poll", "code", code=401), AuthenticationError),
+        (Fault("poll", "code", code=422, msg="recordInfo is null"), TaskNotFoundError),
+    ],
+    ids=["reset", "silence", "html", "401", "422"],
+)
+async def test_refresh_says_why_there_is_no_record(fault: Fault, expected: type[KieError]) -> None:
+    """With the ids, and without a change of the job."""
+    async with a_world(faults=[fault], duration=1e6) as world:
+        job = await world.kie.submit(ask())
+        with pytest.raises(expected) as raised:
+            await job.refresh()
+
+        assert "submitted" == job.state
+        if expected is not TransportError:
+            assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+
+
+async def test_refresh_of_a_job_in_doubt_says_so() -> None:
+    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await world.kie.submit(ask())
+        with pytest.raises(SubmitInDoubtError):
+            await raised.value.job.refresh()
+
+
+async def test_a_task_of_another_program_can_be_awaited() -> None:
+    """It is followed as long as somebody waits, and never enters the journal."""
+    async with a_world(duration=50.0) as world:
+        task_id = await somebody_elses(world.fake.url)
+        job = world.kie.attach(task_id)
+        assert (task_id, task_id, None) == (job.id, job.task_id, job.state)
+        with pytest.raises(TaskTimeoutError) as raised:
+            await job.wait(timeout=10.0)
+        assert (None, task_id) == (raised.value.intent_id, raised.value.task_id)
+        await assert_settled(world.kie)
+        video = await job
+
+        assert (task_id, None) == (video.task_id, video.intent_id)
+        assert [] == await world.rows()
+        await assert_settled(world.kie)
+        world.truth.tasks.clear()  # not this client's to account for
+
+
+async def test_two_wait_for_a_task_of_another_program() -> None:
+    async with a_world(duration=50.0) as world:
+        task_id = await somebody_elses(world.fake.url)
+        results: list[str] = []
+
+        async def wait(timeout: float | None) -> None:
+            results.append((await world.kie.attach(task_id).wait(timeout)).task_id)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait, None)
+            group.start_soon(wait, 500.0)
+            with anyio.move_on_after(5.0):
+                await wait(None)
+        assert [task_id, task_id] == results
+        await assert_settled(world.kie)
+        world.truth.tasks.clear()
+
+
+async def test_a_task_that_nobody_knows_is_not_waited_for_for_ever() -> None:
+    """It may be so new that it is not visible yet; after 90 s it is not found."""
+    async with a_world() as world:
+        job = world.kie.attach("f" * 32)
+        with pytest.raises(TaskNotFoundError) as raised:
+            await job
+
+        assert 90.0 <= anyio.current_time() <= 100.0
+        assert "f" * 32 == raised.value.task_id
+        await assert_settled(world.kie)
+        with pytest.raises(TaskNotFoundError):
+            await job.refresh()
+        await assert_settled(world.kie)
+
+
+async def test_a_job_that_the_journal_does_not_know_is_not_found_at_once() -> None:
+    async with a_world() as world:
+        job = world.kie.attach("kj_" + "0" * 32)
+        assert (None, None) == (job.task_id, job.state)
+        for call in (job.wait, job.refresh, job.abandon, lambda: anext(job.updates())):
+            with pytest.raises(TaskNotFoundError, match="journal"):
+                await call()
+        assert [] == world.truth.polls
+        await assert_settled(world.kie)
+
+
+async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:
+    async with a_world() as world:
+        start = asyncio.get_running_loop().wall_time()  # type: ignore[attr-defined]  # the virtual loop has one
+        old = await world.kie.submit(ask(0), key="old")
+        await old
+        await anyio.sleep(1000.0)
+        recent = await world.kie.submit(ask(1))
+        await recent
+        running = await world.kie.submit(ask(2))
+
+        assert [old.id, recent.id, running.id] == [job.id for job in await world.kie.jobs()]
+        assert 0 == await world.kie.forget(before=start)
+        assert 1 == await world.kie.forget(before=start + 900.0)
+        assert [recent.id, running.id] == [job.id for job in await world.kie.jobs()]
+        assert 1 == await world.kie.forget(before=math.inf)
+        assert [running.id] == [job.id for job in await world.kie.jobs()]
+        with pytest.raises(TaskNotFoundError):
+            await old
+        world.truth.tasks.pop(world.tasks[0])
+        world.truth.tasks.pop(world.tasks[0])
+        await running
+
+
+async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:
+    async with a_world(duration=50.0) as world:
+        done = await world.kie.generate(ask(0))
+        job = await world.kie.submit(ask(1))
+
+        assert [job.id] == [each.id for each in await world.kie.recover()]
+        assert done.intent_id != job.id
+        await job
+        assert [] == await world.kie.recover()
+        assert 2 == len(world.truth.posts)
+
+
+async def test_credits_are_the_accounts() -> None:
+    async with a_world(credits=1234.5) as world:
+        assert 1234.5 == await world.kie.credits()
+        await world.kie.submit(ask())
+        assert 1154.5 == await world.kie.credits()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault("credit", "code", code=401), AuthenticationError),
+        (Fault("credit", "html", status=401), AuthenticationError),
+        (Fault("credit", "html"), ProtocolError),
+        (Fault("credit", "null_data"), ProtocolError),
+        (Fault("credit", "reset"), TransportError),
+        (Fault("credit", "silence"), TransportError),
+        (Fault("credit", "redirect"), ConfigurationError),
+    ],
+    ids=["401", "bare 401", "html", "null", "reset", "silence", "redirect"],
+)
+async def test_credits_say_why_there_is_no_answer(fault: Fault, expected: type[KieError]) -> None:
+    async with a_world(faults=[fault]) as world:
+        with pytest.raises(expected) as raised:
+            await world.kie.credits()
+        assert expected is type(raised.value)
+        assert [] == world.truth.strays

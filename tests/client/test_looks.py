@@ -1,0 +1,282 @@
+"""What a look at a running task may show, and what that means for its job."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import anyio
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    EventName,
+    Limits,
+    NoResultError,
+    RetryPolicy,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kie_async.testing import Fault
+from kie_async.testing.truth import busiest_window
+from tests.client.world import a_world, ask, assert_settled
+
+
+@pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
+async def test_a_job_ends_soon_after_its_task(duration: float) -> None:
+    """Known within one interval of the look, which grows with the task's age; told with all that the service says."""
+    async with a_world(duration=duration, latency=(0.02, 0.2)) as world:
+        video = await world.kie.generate(ask())
+        (task,) = world.truth.created
+        interval = 2.5 if duration < 30 else 5.0 if duration < 120 else 15.0
+
+        assert anyio.current_time() - task.ends_at <= interval + 1.0
+        assert (task.task_id, (task.result_url,), 80.0) == (video.task_id, video.urls, video.credits)
+        assert task.result_url == video.url
+        assert math.isclose(duration, video.seconds or 0.0, abs_tol=0.01)
+        assert (task.model, task.task_id) == (video.record.model, video.record.raw["taskId"])
+        await assert_settled(world.kie)
+
+
+async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> None:
+    """Five looks in any second for 200 jobs, none of them refused, and every job ends."""
+    async with a_world(latency=(0.02, 0.2), duration=(90.0, 0.5), credits=1e6) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(200):
+                group.start_soon(world.kie.generate, ask(number))
+        asked_at = [poll.at for poll in world.truth.polls]
+
+        assert busiest_window(asked_at, 1.0) <= 5
+        assert [] == [poll for poll in world.truth.polls if poll.code == 429]
+        assert {"succeeded": 200} == await world.states()
+
+
+@pytest.mark.parametrize(
+    ("polls_per_second", "seconds", "most"), [(0.5, 2.0, 1), (1.0, 1.0, 1), (2.5, 0.8, 2), (10.0, 1.0, 10)]
+)
+async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, seconds: float, most: int) -> None:
+    limits = Limits(polls_per_second=polls_per_second)
+    async with a_world(client={"limits": limits}, duration=30.0, queries_per_second=1000.0) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(world.kie.generate, ask(number))
+        asked_at = [poll.at for poll in world.truth.polls]
+
+        assert most == busiest_window(asked_at, seconds)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        {"what": "html"},
+        {"what": "html", "status": 200},
+        {"what": "html", "status": 404},
+        {"what": "code", "code": 500},
+        {"what": "code", "code": 501},
+        {"what": "code", "code": 455},
+        {"what": "code", "code": 429},
+        {"what": "code", "code": 402},
+        {"what": "code", "code": 777},
+        {"what": "null_data"},
+        {"what": "truncated_json"},
+        {"what": "half_body"},
+        {"what": "half_status_line"},
+        {"what": "garbage"},
+        {"what": "reset"},
+        {"what": "silence"},
+        {"what": "slow_body", "seconds": 1.0},
+        {"what": "redirect"},
+        {"what": "body", "body": "[1, 2]"},
+        {"what": "body", "body": ""},
+        {"what": "body", "body": '{"code":200,"data":[]}'},
+        {"what": "alter", "data": {"taskId": "f" * 32, "state": "fail"}},
+        {"what": "alter", "data": {"state": None}},
+        {"what": "alter", "data": {"state": "reviewing"}},
+        {"what": "alter", "data": {"state": "waiting", "completeTime": 1}},
+    ],
+    ids=lambda look: "-".join(str(value) for value in look.values()),
+)
+async def test_a_look_that_says_nothing_changes_nothing(look: dict[str, Any]) -> None:
+    """Whatever comes instead of the record, the job goes on and ends well, and its create is not touched."""
+    async with a_world(faults=[Fault("poll", times=4, **look)], duration=1.0) as world:
+        job = await world.kie.submit(ask())
+        await anyio.sleep(3.0)
+        assert "submitted" == job.state
+        video = await job
+
+        assert world.tasks[0] == video.task_id
+        assert (1, []) == (len(world.truth.posts), world.truth.strays)
+        assert anyio.current_time() < 70.0
+        await assert_settled(world.kie)
+
+
+async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
+    fault = Fault("poll", "code", code=429, between=(0.0, 60.0))
+    async with a_world(faults=[fault], duration=1.0) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(world.kie.generate, ask(number))
+        refused = [poll for poll in world.truth.polls if poll.code == 429]
+
+        assert len(refused) <= 35  # five in ten seconds, once the pauses have grown
+        assert {"succeeded": 20} == await world.states()
+
+
+async def test_a_task_may_be_invisible_at_first() -> None:
+    """``recordInfo is null`` right after the create means "not yet"."""
+    async with a_world(invisible_seconds=80.0, duration=20.0) as world:
+        video = await world.kie.generate(ask())
+
+        assert world.tasks[0] == video.task_id
+        assert anyio.current_time() < 90.0
+
+
+async def test_a_task_of_ours_that_stays_invisible_is_stalled_and_not_failed() -> None:
+    """It was paid: whatever the service does not know now, it may know tomorrow."""
+    async with a_world(invisible_seconds=5000.0, duration=20.0) as world:
+        with pytest.raises(TaskTimeoutError):
+            await world.kie.generate(ask())
+        assert "stalled" == (await world.row()).state
+        await anyio.sleep(3600.0)
+
+        assert "succeeded" == (await world.row()).state
+        await assert_settled(world.kie)
+
+
+async def test_a_job_that_does_not_end_is_stalled_at_max_age_and_may_still_end() -> None:
+    """Its slot is free, its waiters are told, and it is looked at now and then."""
+    async with a_world(duration=9000.0) as world:
+        job = await world.kie.submit(ask())
+        with pytest.raises(TaskTimeoutError, match="may still end") as raised:
+            await job
+        assert 3600.0 <= anyio.current_time() < 3601.0
+        assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+        assert ("stalled", 0, 1) == (job.state, (now := world.kie.statistics()).in_flight, now.watched)
+        assert [job.id] == [event.job_id for event in world.reported(EventName.STALLED)]
+
+        polls = len(world.truth.polls)
+        with pytest.raises(TaskTimeoutError):
+            await job  # at once, since it would be for nothing
+        assert anyio.current_time() < 3601.0
+        video = await job.wait(timeout=10_000.0)
+        assert world.tasks[0] == video.task_id
+        assert 9000.0 <= anyio.current_time() <= 9301.0
+        assert 10 <= len(world.truth.polls) - polls <= 20
+        assert "succeeded" == (await world.row()).state
+        await assert_settled(world.kie)
+
+
+async def test_max_age_is_the_callers() -> None:
+    async with a_world(client={"retry": RetryPolicy(max_age=100.0)}, duration=1e6) as world:
+        with pytest.raises(TaskTimeoutError):
+            await world.kie.generate(ask())
+
+        assert 100.0 <= anyio.current_time() < 101.0
+
+
+@pytest.mark.parametrize("empty", ["", None, "{}", '{"resultUrls":[]}', '{"resultUrls":[""]}', {"resultUrls": []}])
+async def test_success_before_its_result_is_waited_for(empty: object) -> None:
+    """Seen in the wild: the state runs ahead of the result."""
+    fault = Fault("poll", "alter", data={"resultJson": empty}, times=2)  # type: ignore[dict-item]  # JSON, by a parameter
+    async with a_world(faults=[fault], duration=0.0) as world:
+        video = await world.kie.generate(ask())
+
+        assert (world.truth.created[0].result_url,) == video.urls
+        assert 3 == len(world.truth.polls)
+
+
+async def test_success_that_stays_without_a_result_is_an_error_of_its_own() -> None:
+    """It was paid, so it is not called failed: the error has the id to ask the service with."""
+    async with a_world(faults=[Fault("poll", "alter", data={"resultJson": ""})], duration=0.0) as world:
+        job = await world.kie.submit(ask())
+        for _ in range(2):
+            with pytest.raises(NoResultError) as raised:
+                await job
+            assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+        assert "succeeded" == (await world.row()).state
+        await assert_settled(world.kie)
+
+
+async def test_a_result_that_is_an_object_and_no_text_is_read() -> None:
+    result = {"resultUrls": ["https://tempfile.aiquickdraw.com/a.mp4", "https://tempfile.aiquickdraw.com/b.mp4"]}
+    async with a_world(faults=[Fault("poll", "alter", data={"resultJson": result})], duration=0.0) as world:  # type: ignore[dict-item]  # JSON
+        video = await world.kie.generate(ask())
+
+        assert tuple(result["resultUrls"]) == video.urls
+
+
+async def test_a_record_whose_json_is_broken_inside_param_is_read() -> None:
+    """Seen in the wild: quotes in ``param`` that nobody has escaped."""
+    async with a_world(duration=1e6) as world:
+        job = await world.kie.submit(ask())
+        url = "https://tempfile.aiquickdraw.com/a.mp4"
+        record = {
+            "taskId": world.tasks[0],
+            "state": "success",
+            "param": "PARAM",
+            "resultJson": json.dumps({"resultUrls": [url]}),
+        }
+        body = json.dumps({"code": 200, "msg": "success", "data": record})
+        broken = body.replace("PARAM", '{"input":"{\\"prompt\\":\\"say "hi" to her\\"}","model":"m"}')
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(broken)
+        world.fake.inject(Fault("poll", "body", body=broken))
+
+        assert (url,) == (await job).urls
+        await assert_settled(world.kie)
+
+
+async def test_a_failed_task_is_told_in_the_services_words() -> None:
+    """With its code, its text, and whether another try is worth it."""
+    async with a_world(duration=1e6) as world:
+        passing = await world.kie.submit(ask(0))
+        lasting = await world.kie.submit(ask(1))
+        world.fake.fail(world.tasks[0], "500", "Internal Error, Please try again later.")
+        world.fake.fail(world.tasks[1], "422", "The input was flagged as sensitive.")
+        errors: list[TaskFailedError] = []
+        for job in (passing, lasting, passing):
+            with pytest.raises(TaskFailedError) as raised:
+                await job
+            errors.append(raised.value)
+        first, second, again = errors
+
+        assert ("500", "Internal Error, Please try again later.", True) == (
+            first.fail_code,
+            first.fail_message,
+            first.worth_retrying,
+        )
+        assert ("422", False) == (second.fail_code, second.worth_retrying)
+        assert (passing.id, world.tasks[0]) == (first.intent_id, first.task_id)
+        assert str(first) == str(again)
+        assert {"failed": 2} == await world.states()
+        assert 2 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+async def test_a_key_that_is_not_accepted_for_looks_is_told_and_the_task_lives_on() -> None:
+    async with a_world(faults=[Fault("poll", "code", code=401, nth=[1, 2])], duration=20.0) as world:
+        job = await world.kie.submit(ask())
+        with pytest.raises(AuthenticationError, match="lives on"):
+            await job
+        assert "submitted" == job.state
+        await anyio.sleep(10.0)
+
+        assert world.tasks[0] == (await job).task_id
+        await assert_settled(world.kie)
+
+
+async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
+    """A slow look is overtaken by another one; what it brings home changes nothing."""
+    async with a_world(faults=[Fault("poll", "slow", seconds=8.0, nth=1)], duration=1.0) as world:
+        job = await world.kie.submit(ask())
+        await anyio.sleep(4.0)
+        await job.refresh()
+        assert world.tasks[0] == (await job).task_id
+        row = await world.row()
+        await anyio.sleep(20.0)
+
+        assert row == await world.row()
+        assert 1 == world.kie.statistics().late_records == len(world.reported(EventName.LATE_RECORD))
+        assert 1 == len(world.reported(EventName.ENDED))
+        await assert_settled(world.kie)

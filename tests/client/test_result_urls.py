@@ -1,0 +1,205 @@
+"""Where results are fetched from: every URL is judged, and one that has expired is minted again once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kie_async import (
+    DownloadError,
+    ResultExpiredError,
+)
+from kie_async.testing import Fault
+from tests.client.filehost import MP4, a_picture, a_result, files_in
+from tests.client.world import a_world, ask, assert_settled
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("hops", [1, 3])
+async def test_redirects_are_followed_by_hand_without_the_key(status: int, hops: int, tmp_path: Path) -> None:
+    """At most three, relative ones too, and every one of them by GET."""
+    async with a_result("/0") as (video, host, _):
+        for hop in range(hops):
+            host.redirect(f"/{hop}", f"{hop + 1}" if hop % 2 else f"{host.url}/{hop + 1}", status)
+        (file,) = await video.save(tmp_path / "cat.mp4")
+
+        assert MP4 == file.read_bytes()
+        assert [f"/{hop}" for hop in range(hops + 1)] == host.paths
+        assert [] == [headers for _, headers in host.seen if "Authorization" in headers or "Cookie" in headers]
+
+
+async def test_a_fourth_redirect_is_not_followed(tmp_path: Path) -> None:
+    async with a_result("/0") as (video, host, _):
+        for hop in range(9):
+            host.redirect(f"/{hop}", f"/{hop + 1}")
+        with pytest.raises(DownloadError, match="redirected more than 3 times"):
+            await video.save(tmp_path)
+
+        assert ["/0", "/1", "/2", "/3"] == host.paths
+
+
+INWARD = [
+    "http://127.0.0.1:1/secret",
+    "http://localhost/secret",
+    "http://169.254.169.254/latest/meta-data",
+    "https://169.254.169.254/latest/meta-data",
+    "https://10.0.0.1/secret",
+    "https://[::1]/secret",
+    "https://[::ffff:127.0.0.1]/secret",
+    "https://2130706433/secret",
+    "https://printer.local/secret",
+    "https://user:hunter2@example.com/a.mp4",
+    "http://example.com/a.mp4",
+    "https://[::1",
+    "https://example.com:99999/a.mp4",
+]
+
+
+@pytest.mark.parametrize("url", INWARD)
+async def test_a_result_that_lies_in_the_own_network_is_never_asked_for(url: str, tmp_path: Path) -> None:
+    async with a_result(url) as (video, host, world):
+        with pytest.raises(DownloadError, match="is not fetched") as raised:
+            await video.save(tmp_path)
+
+        assert ([], []) == (host.seen, world.truth.downloads)
+        assert {} == files_in(tmp_path)
+        assert "hunter2" not in str(raised.value)
+        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *INWARD,
+        "//10.0.0.1/secret",
+        "file:///etc/passwd",
+        "data:video/mp4;base64,AAAA",
+        "ftp://example.com/a.mp4",
+        "javascript:alert(1)",
+    ],
+)
+async def test_a_redirect_into_the_own_network_is_not_followed(location: str, tmp_path: Path) -> None:
+    """Every hop is judged as the first one was."""
+    async with a_result("/a.mp4") as (video, host, _):
+        host.redirect("/a.mp4", location)
+        with pytest.raises(DownloadError) as raised:
+            await video.save(tmp_path)
+
+        assert ["/a.mp4"] == host.paths
+        assert {} == files_in(tmp_path)
+        assert "hunter2" not in str(raised.value)
+        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+
+
+@pytest.mark.parametrize("location", ["", "/a.mp4", "http://", "?x=1"])
+async def test_a_redirect_to_itself_ends(location: str, tmp_path: Path) -> None:
+    async with a_result("/a.mp4") as (video, host, _):
+        host.redirect("/a.mp4", location)
+        with pytest.raises(DownloadError):
+            await video.save(tmp_path)
+        assert 1 <= len(host.paths) <= 4
+
+
+async def test_a_redirect_to_nowhere_is_refused(tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+        host.redirect("/a.mp4", None)
+        with pytest.raises(DownloadError, match="302"):
+            await video.save(tmp_path)
+
+
+async def test_a_host_that_nobody_has_configured_is_not_asked(tmp_path: Path) -> None:
+    """A private address is one that only the caller may name."""
+    async with a_result(known=False) as (video, host, _):
+        with pytest.raises(DownloadError, match="download_hosts"):
+            await video.save(tmp_path)
+        assert [] == host.seen
+
+
+async def test_download_hosts_limits_the_hosts(tmp_path: Path) -> None:
+    async with a_result("https://evil.example/a.mp4", client={"download_hosts": ["aiquickdraw.com"]}) as (
+        video,
+        host,
+        _,
+    ):
+        with pytest.raises(DownloadError, match="download_hosts"):
+            await video.save(tmp_path)
+        assert [] == host.seen
+
+
+async def test_an_expired_url_is_minted_again_once(tmp_path: Path) -> None:
+    async with a_world(duration=0.0, expires_after=DAY) as world:
+        video = await world.kie.generate(ask())
+        await anyio.sleep(2 * DAY)
+        (file,) = await video.save(tmp_path / "cat.mp4")
+
+        assert b"ftyp" == file.read_bytes()[4:8]
+        assert ["download_url"] == [query.place for query in world.truth.queries]
+        assert 2 == len(world.truth.downloads)
+        assert [False, False] == [download.authorized for download in world.truth.downloads]
+        await assert_settled(world.kie)
+
+
+async def test_a_result_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    """That a link could be minted proves nothing."""
+    async with a_world(duration=0.0) as world:
+        video = await world.kie.generate(ask())
+        await anyio.sleep(15 * DAY)
+        with pytest.raises(ResultExpiredError) as raised:
+            await video.save(tmp_path / "cat.mp4")
+
+        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert 1 == len(world.truth.queries)
+        assert 2 == len(world.truth.downloads)
+        assert {} == files_in(tmp_path)
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_gone_has_several_names(status: int, tmp_path: Path) -> None:
+    fault = Fault("download", "body", body="gone", status=status, times=1)
+    async with a_world(duration=0.0, faults=[fault]) as world:
+        picture = await a_picture(world)
+        await picture.save(tmp_path / "cat.png")
+
+        assert 1 == len(world.truth.queries)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("download_url", "reset"),
+        Fault("download_url", "silence"),
+        Fault("download_url", "html"),
+        Fault("download_url", "code", code=500),
+        Fault("download_url", "code", code=401),
+    ],
+    ids=["reset", "silence", "html", "500", "401"],
+)
+async def test_a_link_that_could_not_be_minted_does_not_mean_that_the_result_is_gone(
+    fault: Fault, tmp_path: Path
+) -> None:
+    """Who believes that a paid result is gone does not try again."""
+    async with a_world(duration=0.0, faults=[fault]) as world:
+        video = await world.kie.generate(ask())
+        await anyio.sleep(2 * DAY)
+        with pytest.raises(DownloadError) as raised:
+            await video.save(tmp_path)
+
+        assert not isinstance(raised.value, ResultExpiredError)
+        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+
+
+@pytest.mark.parametrize("link", ["http://10.0.0.1/a.mp4", "https://[::1]/a.mp4", "file:///etc/passwd"])
+async def test_a_minted_link_is_judged_as_well(link: str, tmp_path: Path) -> None:
+    body = json.dumps({"code": 200, "msg": "success", "data": link})
+    async with a_world(duration=0.0, faults=[Fault("download_url", "body", body=body)]) as world:
+        video = await world.kie.generate(ask())
+        await anyio.sleep(2 * DAY)
+        with pytest.raises(DownloadError):
+            await video.save(tmp_path)
+        assert {} == files_in(tmp_path)

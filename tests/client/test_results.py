@@ -1,0 +1,201 @@
+"""Results on their way to disk: each whole and what it claims to be, or not there at all."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from kie_async import (
+    DownloadError,
+    MarketRequest,
+    ResultExpiredError,
+)
+from kie_async.testing import Fault
+from tests.client.filehost import MP4, a_picture, a_result, files_in
+from tests.client.world import KEY, a_world, ask, assert_settled
+from tests.requests.samples import PNG
+
+
+async def test_a_result_is_saved_whole(tmp_path: Path) -> None:
+    """It is the very file that the service has, and the key stayed at home."""
+    async with a_world(duration=0.0) as world:
+        video = await world.kie.generate(ask(image=PNG))
+        target = tmp_path / "new" / "folder" / "cat.mp4"
+        files = await video.save(target)
+        again = await video.save(str(target))
+
+        assert [target] == files == again
+        content = target.read_bytes()
+        assert b"ftyp" == content[4:8]
+        assert world.tasks[0].encode() in content
+        assert {"new/folder/cat.mp4": content} == files_in(tmp_path)
+        assert [False, False] == [download.authorized for download in world.truth.downloads]
+        await assert_settled(world.kie)
+
+
+async def test_a_folder_names_files_by_task_and_by_what_they_are(tmp_path: Path) -> None:
+    async with a_world(duration=0.0) as world:
+        video = await world.kie.generate(ask())
+        picture = await world.kie.generate(MarketRequest(model="z-image", input={"prompt": "a cat"}))
+        files = [*(await video.save(tmp_path)), *(await picture.save(tmp_path))]
+
+        assert [tmp_path / f"{world.tasks[0]}-1.mp4", tmp_path / f"{world.tasks[1]}-1.png"] == files
+        assert b"\x89PNG" == files[1].read_bytes()[:4]
+
+
+async def test_several_results_are_numbered(tmp_path: Path) -> None:
+    async with a_result("/a.mp4", "/b", "/../../c.html") as (video, host, _):
+        host.at("/a.mp4", MP4 + b"1")
+        host.at("/b", PNG, content_type="image/png")
+        host.at("/c.html", MP4 + b"3")
+        assert [tmp_path / name for name in ("x.mp4", "x-2.mp4", "x-3.mp4")] == await video.save(tmp_path / "x.mp4")
+        named = await video.save(tmp_path)
+
+        assert [f"{video.task_id}-1.mp4", f"{video.task_id}-2.png", f"{video.task_id}-3.mp4"] == [
+            file.name for file in named
+        ]
+        assert 6 == len(files_in(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "path", ["/..%2f..%2fetc%2fpasswd", "/a%00b.mp4", "/CON", "/x.exe", "/" + "n" * 300 + ".mp4", "/ü.mp4?x=1#y"]
+)
+async def test_the_service_has_no_say_in_names(path: str, tmp_path: Path) -> None:
+    async with a_result(path) as (video, host, _):
+        header = {"Content-Disposition": 'attachment; filename="../../etc/passwd"'}
+
+        async def answer(_: web.Request) -> web.StreamResponse:
+            return web.Response(body=MP4, content_type="video/mp4", headers=header)
+
+        for seen in ("/../../etc/passwd", "/a\0b.mp4", *host.answers):
+            host.answers[seen] = answer
+        (file,) = await video.save(tmp_path)
+
+        assert {f"{video.task_id}-1.mp4": MP4} == files_in(tmp_path)
+        assert tmp_path / f"{video.task_id}-1.mp4" == file
+
+
+async def test_what_a_file_is_decides_its_suffix_and_not_its_url(tmp_path: Path) -> None:
+    async with a_result("/a.mp4", "/b.mp4") as (video, host, _):
+        host.at("/a.mp4", b"\x1a\x45\xdf\xa3....webm" + bytes(100), content_type="application/octet-stream")
+        host.at("/b.mp4", b"nobody knows what this is" * 10, content_type="application/octet-stream")
+        files = await video.save(tmp_path)
+
+        assert [".webm", ".bin"] == [file.suffix for file in files]
+
+
+async def test_a_file_that_was_there_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    target = tmp_path / "cat.png"
+    target.write_bytes(b"the old one")
+    async with a_world(duration=0.0, faults=[Fault("download", "half_body", times=3)]) as world:
+        picture = await a_picture(world)
+        with pytest.raises(DownloadError):
+            await picture.save(target)
+        assert {"cat.png": b"the old one"} == files_in(tmp_path)
+        await picture.save(target)
+        assert PNG[:8] == target.read_bytes()[:8]
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "closed at half": {"what": "half_body"},
+    "reset at half": {"what": "half_body", "cut": "reset"},
+    "closed": {"what": "close"},
+    "reset": {"what": "reset"},
+    "half a status line": {"what": "half_status_line"},
+    "no HTTP": {"what": "garbage"},
+    "silence": {"what": "silence"},
+    "500": {"what": "html", "status": 500},
+    "503": {"what": "html", "status": 503},
+    "a trickle": {"what": "slow_body", "seconds": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_download_that_breaks_leaves_nothing_on_disk(name: str, tmp_path: Path) -> None:
+    """Three tries, then ``DownloadError``; no file and no part of one, and the task stays done."""
+    async with a_world(duration=0.0, faults=[Fault("download", **BROKEN[name])]) as world:
+        picture = await a_picture(world)
+        with pytest.raises(DownloadError) as raised:
+            await picture.save(tmp_path / "cat.png")
+
+        assert {} == files_in(tmp_path)
+        assert 3 <= len(world.truth.downloads) <= 6  # aiohttp by itself repeats a GET once
+        assert (picture.intent_id, picture.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert KEY not in str(raised.value)
+        assert {"succeeded": 1} == await world.states()
+        world.fake.faults.clear()
+        await picture.save(tmp_path / "cat.png")
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("name", [name for name in BROKEN if name != "a trickle"])
+async def test_a_download_that_breaks_once_is_made_again(name: str, tmp_path: Path) -> None:
+    async with a_world(duration=0.0, faults=[Fault("download", times=1, **BROKEN[name])]) as world:
+        picture = await a_picture(world)
+        (file,) = await picture.save(tmp_path / "cat.png")
+
+        assert {"cat.png": file.read_bytes()} == files_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [
+        (b"<!doctype html><html>Error</html>", {"content_type": "text/html"}),
+        (b"<!doctype html><html>Error</html>", {"content_type": "video/mp4"}),
+        (b"  \n<html>", {"content_type": "application/octet-stream"}),
+        (b'{"code":404,"msg":"gone"}', {"content_type": "application/json"}),
+        (b'{"code":404,"msg":"gone"}', {"content_type": "video/mp4"}),
+        (b"", {"content_type": "video/mp4"}),
+        (b"", {"content_type": "application/octet-stream"}),
+        (PNG, {"content_type": "video/mp4"}),
+        (b"no video at all" * 10, {"content_type": "video/mp4"}),
+        (MP4, {"status": 206}),
+        (b"", {"status": 204}),
+        (b"", {"status": 304}),
+        (b"", {"status": 400}),
+        (b"", {"status": 429}),
+    ],
+)
+async def test_what_is_not_what_it_claims_is_not_kept(body: bytes, how: dict[str, Any], tmp_path: Path) -> None:
+    """An error page under a video's name would be found only by whoever plays it."""
+    async with a_result() as (video, host, world):
+        host.at("/a.mp4", body, **how)
+        with pytest.raises(DownloadError) as raised:
+            await video.save(tmp_path / "cat.mp4")
+
+        assert not isinstance(raised.value, ResultExpiredError)
+        assert "\n" not in str(raised.value)
+        assert {} == files_in(tmp_path)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip"])
+async def test_a_compressed_result_is_refused(encoding: str, tmp_path: Path) -> None:
+    """Media is compressed already; half a gigabyte of zeros fits into 509 KiB of gzip."""
+    async with a_result() as (video, host, _):
+        host.at("/a.mp4", gzip.compress(MP4), headers={"Content-Encoding": encoding})
+        with pytest.raises(DownloadError, match="compressed"):
+            await video.save(tmp_path)
+
+        assert {} == files_in(tmp_path)
+        assert ["identity"] == [headers["Accept-Encoding"] for _, headers in host.seen]
+
+
+async def test_a_result_that_announces_too_much_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+
+        async def huge(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Type": "video/mp4", "Content-Length": str(3 * 2**30)})
+            await response.prepare(request)
+            await response.write(MP4)
+            return response
+
+        host.answers["/a.mp4"] = huge
+        with pytest.raises(DownloadError, match="more than"):
+            await video.save(tmp_path)
+        assert {} == files_in(tmp_path)
+        assert ["/a.mp4"] == host.paths

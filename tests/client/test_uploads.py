@@ -1,0 +1,246 @@
+"""Images on their way to the service: whole, once for the same bytes, and again when that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    KeyConflictError,
+    KieError,
+    MarketRequest,
+    UploadError,
+)
+from kie_async.testing import Fault
+from kie_async.testing.faults import Call
+from tests.client.world import Anything, World, a_world, ask, assert_settled
+from tests.requests.samples import JPEG, PNG, WEBP, png_of
+
+DAY = 86_400.0
+
+
+def upload_paths(world: World) -> list[str]:
+    """Note the path of every upload from now on."""
+    paths: list[str] = []
+
+    def look(call: Call) -> bool:
+        paths.append(call.path)
+        return False
+
+    world.fake.inject(Fault("upload", "close", when=look))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("content", "mime", "path"),
+    [
+        (PNG, "image/png", "/api/file-base64-upload"),
+        (JPEG, "image/jpeg", "/api/file-base64-upload"),
+        (WEBP, "image/webp", "/api/file-base64-upload"),
+        (png_of(64 * 1024), "image/png", "/api/file-base64-upload"),
+        (png_of(64 * 1024 + 1), "image/png", "/api/file-stream-upload"),
+        (png_of(10 * 1024 * 1024), "image/png", "/api/file-stream-upload"),
+    ],
+    ids=["png", "jpeg", "webp", "64 KB", "64 KB and a byte", "10 MB"],
+)
+async def test_a_local_image_is_uploaded_whole(content: bytes, mime: str, path: str, tmp_path: Path) -> None:
+    """Small ones as base64 in JSON, large ones as a stream; the create names their URL."""
+    file = tmp_path / "cat.image"
+    file.write_bytes(content)
+    async with a_world(duration=0.0) as world:
+        paths = upload_paths(world)
+        await world.kie.generate(ask(image=file))
+        (upload,) = world.truth.uploads
+        (task,) = world.truth.created
+
+        assert [path] == paths
+        assert (len(content), mime) == (upload.size, upload.mime)
+        assert f"{world.fake.url}{upload.path}" == task.input["image_url"]
+        assert "cat.image" not in str(task.input["image_url"])
+        (source,) = (await world.row()).sources
+        assert ("image_url", str(file)) == (source.field, source.origin)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+async def test_the_same_bytes_are_uploaded_once_a_client(size: int, tmp_path: Path) -> None:
+    """One after another and at once, by whatever name."""
+    content = png_of(size)
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).write_bytes(content)
+    images: list[Any] = [content, bytearray(content), tmp_path / "a.png", str(tmp_path / "b.jpg")]
+    async with a_world(latency=(0.02, 0.2)) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(12):
+                group.start_soon(world.kie.submit, ask(number, image=images[number % 4]))
+        await world.kie.submit(ask(12, image=content))
+
+        assert 1 == len(world.truth.uploads)
+        assert 1 == len({task.input["image_url"] for task in world.truth.created})
+        assert 13 == len(world.truth.created)
+
+
+async def test_other_bytes_are_other_uploads_and_few_at_a_time() -> None:
+    running = most = 0
+    async with a_world(faults=[Fault("upload", "slow", seconds=10.0)]) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(12):
+                group.start_soon(world.kie.submit, ask(number, image=png_of(100 + number)))
+        starts = [upload.at for upload in world.truth.uploads]
+        for at in starts:
+            running = sum(at <= other < at + 9.9 for other in starts)
+            most = max(most, running)
+
+        assert 12 == len(world.truth.uploads)
+        assert 4 == most
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"what": "html"},
+        {"what": "code", "code": 500, "status": 500},
+        {"what": "reset"},
+        {"what": "silence"},
+        {"what": "half_body", "after": True},
+        {"what": "truncated_json", "after": True, "status": 200},
+        {"what": "body", "body": '{"success":true,"code":500,"msg":"busy"}'},
+    ],
+    ids=lambda how: how["what"],
+)
+@pytest.mark.parametrize("size", [1000, 200_000], ids=["base64", "stream"])
+async def test_an_upload_that_fails_is_made_again(how: dict[str, Any], size: int) -> None:
+    """It costs nothing, and names its file by the content."""
+    async with a_world(faults=[Fault("upload", times=2, **how)]) as world:
+        await world.kie.submit(ask(image=png_of(size)))
+
+        assert 3 == len(world.truth.uploads)
+        assert 1 == len(world.truth.created)
+        assert {size} == {upload.size for upload in world.truth.uploads if upload.size}
+
+
+@pytest.mark.parametrize("call", ["submit", "generate", "upload"])
+async def test_an_upload_that_keeps_failing_ends_in_upload_error(call: str) -> None:
+    """Nothing was sent, nothing was paid, and nothing is left behind."""
+    async with a_world(faults=[Fault("upload", "html")]) as world:
+        argument = PNG if call == "upload" else ask(image=PNG)
+        with pytest.raises(UploadError, match="Nothing was paid"):
+            await getattr(world.kie, call)(argument)
+
+        assert 3 == len(world.truth.uploads)
+        assert [] == world.truth.posts
+        assert [] == await world.rows()
+        await assert_settled(world.kie)
+
+
+async def test_an_upload_that_is_refused_is_not_made_again() -> None:
+    fault = Fault("upload", "body", status=400, body='{"success":false,"code":400,"msg":"no such folder"}')
+    async with a_world(faults=[fault]) as world:
+        with pytest.raises(UploadError, match="no such folder"):
+            await world.kie.submit(ask(image=PNG))
+
+        assert 1 == len(world.truth.uploads)
+        await assert_settled(world.kie)
+
+
+async def test_a_bad_key_is_told_by_the_upload() -> None:
+    async with a_world(api_keys=["another"]) as world:
+        with pytest.raises(AuthenticationError):
+            await world.kie.submit(ask(image=PNG))
+        assert [] == world.truth.posts
+
+
+@pytest.mark.parametrize("url", ["", "/relative.png", "ftp://example.com/a.png", None, 7])
+async def test_an_upload_without_a_usable_url_is_no_upload(url: Anything) -> None:
+    async with a_world(
+        faults=[Fault("upload", "alter", after=True, data={"downloadUrl": url, "fileUrl": url})]
+    ) as world:
+        with pytest.raises(UploadError):
+            await world.kie.submit(ask(image=PNG))
+        assert [] == world.truth.posts
+
+
+async def test_a_failed_upload_does_not_take_the_key() -> None:
+    async with a_world(faults=[Fault("upload", "html", times=3)]) as world:
+        with pytest.raises(UploadError):
+            await world.kie.submit(ask(image=PNG), key="order 7")
+        await world.kie.generate(ask(image=PNG), key="order 7")
+
+        assert 1 == len(world.truth.posts)
+        await assert_settled(world.kie)
+
+
+async def test_an_upload_is_used_no_longer_than_it_is_kept() -> None:
+    """The service keeps it for three days."""
+    async with a_world(duration=0.0) as world:
+        await world.kie.generate(ask(0, image=PNG))
+        await anyio.sleep(2 * DAY)
+        await world.kie.generate(ask(1, image=PNG))
+        assert 1 == len(world.truth.uploads)
+        await anyio.sleep(0.9 * DAY)
+        await world.kie.generate(ask(2, image=PNG))
+        assert 2 == len(world.truth.uploads)
+
+
+async def test_upload_returns_a_url_for_any_request() -> None:
+    async with a_world(duration=0.0) as world:
+        url = await world.kie.upload(PNG)
+        assert url == await world.kie.upload(PNG)
+        await world.kie.generate(MarketRequest(model="z-image", input={"image_url": url}))
+
+        assert 1 == len(world.truth.uploads)
+        assert url == world.truth.created[0].input["image_url"]
+
+
+async def test_the_same_key_means_the_same_image_content(tmp_path: Path) -> None:
+    """Where it lies does not matter, and what it holds does."""
+    first, copy, other = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"
+    first.write_bytes(PNG)
+    copy.write_bytes(PNG)
+    other.write_bytes(png_of(500))
+    async with a_world() as world:
+        job = await world.kie.submit(ask(image=first), key="order 7")
+        assert job.id == (await world.kie.submit(ask(image=copy), key="order 7")).id
+        for request in (ask(image=other), ask(image="https://example.com/cat.png")):
+            with pytest.raises(KeyConflictError) as raised:
+                await world.kie.submit(request, key="order 7")
+            assert ("image_url",) == raised.value.differs
+        await job
+        with pytest.raises(KeyConflictError) as raised:
+            await world.kie.submit(ask(image=other), key="order 7")
+        assert ("image_url",) == raised.value.differs
+        assert 1 == len(world.truth.posts) == len(world.truth.uploads)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("then", ["the same", "changed", "gone", "given as bytes"])
+async def test_a_job_that_is_sent_days_later_uploads_its_image_again(then: str, tmp_path: Path) -> None:
+    """If it is still what it was; a picture that has changed would be another request."""
+    file = tmp_path / "cat.png"
+    file.write_bytes(PNG)
+    async with a_world(credits=0.0, duration=0.0) as world:
+        with pytest.raises(KieError):
+            await world.kie.submit(ask(image=PNG if then == "given as bytes" else file), key="order 7")
+        await anyio.sleep(4 * DAY)
+        world.fake.credits = 1e4
+        if then == "changed":
+            file.write_bytes(png_of(500))
+        elif then == "gone":
+            file.unlink()
+        (job,) = await world.kie.recover()
+        if then == "the same":
+            await job
+            first, second = world.truth.uploads
+            assert f"{world.fake.url}{second.path}" == world.truth.created[0].input["image_url"]
+            assert first.at < second.at
+        else:
+            with pytest.raises(KieError, match="ubmit") as raised:
+                await job
+            assert job.id == raised.value.intent_id
+            assert [] == world.truth.created
+        await assert_settled(world.kie)
