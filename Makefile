@@ -13,7 +13,7 @@ help: ## show this
 check: format-check lint types imports coverage ## all that must pass before a change goes in
 
 format: $(VENV)/.installed ## put the code into shape
-	$(RUN) ruff check --fix --select I,RUF022,RUF100 .
+	$(RUN) ruff check --quiet --fix --fixable I,RUF022,RUF100 --exit-zero .
 	$(RUN) ruff format .
 
 format-check: $(VENV)/.installed ## is the code in shape?

@@ -15,6 +15,7 @@ from kie_async._version import __version__
 
 if TYPE_CHECKING:
     from kie_async._io.sqlite import SqliteJournal as SqliteJournal
+    from kie_async.callbacks import Callbacks as Callbacks
     from kie_async.client import KieClient as KieClient
     from kie_async.errors import ApiError as ApiError
     from kie_async.errors import AuthenticationError as AuthenticationError
@@ -64,6 +65,7 @@ __all__ = [
     "AuthenticationError",
     "BudgetExceededError",
     "CallbackRejectedError",
+    "Callbacks",
     "ClientClosedError",
     "ConfigurationError",
     "DownloadError",
@@ -108,6 +110,7 @@ __all__ = [
 #: Where each public name lives.
 _HOME = {
     "SqliteJournal": "kie_async._io.sqlite",
+    "Callbacks": "kie_async.callbacks",
     "KieClient": "kie_async.client",
     "ApiError": "kie_async.errors",
     "AuthenticationError": "kie_async.errors",

@@ -20,6 +20,7 @@ __all__ = [
     "check_key",
     "check_kind",
     "read_api_key",
+    "read_webhook_keys",
     "service_url",
 ]
 
@@ -79,6 +80,21 @@ def check_callback_url(url: str | None) -> str | None:
         msg = f"callback_url ({_shown(url)}) must be an http(s) URL that the service can reach. Give another."
         raise ConfigurationError(msg)
     return url
+
+
+def read_webhook_keys(given: str | Collection[str] | None) -> tuple[str, ...]:
+    """
+    The keys that callbacks are signed with: *given*, else ``KIE_WEBHOOK_KEY`` from the environment; none if neither is.
+
+    Raises:
+        ConfigurationError: If it is no text and no collection of texts, or one is empty. The message shows none.
+    """
+    found = given if given is not None else os.environ.get("KIE_WEBHOOK_KEY") or ()
+    keys = (found,) if _is_text(found) else found
+    if not _is_texts(keys) or not all(map(_can_be_stored, keys)) or "" in keys:
+        msg = "webhook_key must be the webhookHmacKey from kie.ai/settings, or a list of the new one and the old one."
+        raise ConfigurationError(msg)
+    return tuple(keys)
 
 
 def check_id(job_id: str) -> str:

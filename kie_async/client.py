@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -25,8 +26,10 @@ from kie_async._settings import (
     check_id,
     check_kind,
     read_api_key,
+    read_webhook_keys,
     service_url,
 )
+from kie_async.callbacks import Callbacks
 from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy
 from kie_async.requests.base import Request
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from kie_async.summary import JobSummary
 
 __all__ = ["KieClient"]
+
+_log = logging.getLogger("kie_async")
 
 
 class KieClient:
@@ -71,7 +76,11 @@ class KieClient:
             memory, which forgets with the process.
 
         callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets a token
-            of its own at the end of it. Without one, a create that was paid twice cannot be detected.
+            of its own at the end of it. Without one, a create that was paid twice cannot be detected, and one whose
+            answer was lost cannot come home by itself. What is posted there goes to ``callbacks``.
+
+        webhook_key: The account's ``webhookHmacKey``, if it has one: callbacks without its signature are then refused;
+            by default ``KIE_WEBHOOK_KEY``. Several, while it is being changed.
 
         download_hosts: Endings of the host names that results may be fetched from (``["aiquickdraw.com"]``); None for
             any public host.
@@ -98,6 +107,7 @@ class KieClient:
         retry: RetryPolicy | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
         callback_url: str | None = None,
+        webhook_key: str | Collection[str] | None = None,
         download_hosts: Collection[str] | None = None,
         on_event: Callable[[Event], None] | None = None,
         session_factory: SessionFactory | None = None,
@@ -117,6 +127,7 @@ class KieClient:
         # Made absolute now: a relative path would be another file after a change of the working directory.
         self._journal = Path(journal).absolute() if isinstance(journal, (str, os.PathLike)) else journal
         self._callback_url = check_callback_url(callback_url)
+        self._webhook_keys = read_webhook_keys(webhook_key)
         self._download_hosts = check_hosts(download_hosts)
         self._on_event = on_event
         self._session_factory = session_factory
@@ -125,6 +136,7 @@ class KieClient:
         self._bound_to = (0, 0)
         self._closed = False
         self._spent_until: list[float] = []
+        self._callbacks = Callbacks(self, self._api_key, self._callback_url)
 
     def __repr__(self) -> str:
         engine = self._bound
@@ -315,6 +327,11 @@ class KieClient:
         engine = await self._engine()
         return await engine.parts.journal.forget(before=before)
 
+    @property
+    def callbacks(self) -> Callbacks:
+        """What takes the service's callbacks: mount one of its adapters at ``callback_url``."""
+        return self._callbacks
+
     # -- the account and its files ----------------------------------------------------------------------------------
 
     async def credits(self) -> float:
@@ -404,14 +421,18 @@ class KieClient:
             limits=self._limits,
             retry=self._retry,
             callback_url=self._callback_url,
+            webhook_keys=self._webhook_keys,
             allowed_origins=origins,
-            on_event=self._on_event,
+            on_event=None if self._on_event is None else self._tell,
             transport=self._make_transport,
             job=lambda job_id: Job(self, job_id),
             saver=downloads.save,
             spent_until=self._spent_until,
         )
-        return Engine(settings, journal, loop)
+        engine = Engine(settings, journal, loop)
+        if self._callbacks.mounted:
+            engine.parts.net.receiving()
+        return engine
 
     def _make_transport(self) -> Transport:
         import aiohttp
@@ -443,6 +464,19 @@ class KieClient:
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.close()
+
+    def _expect_callbacks(self) -> None:
+        if self._bound is not None and not self._bound.over:
+            self._bound.parts.net.receiving()
+
+    def _tell(self, event: Event) -> None:
+        """Report an event; what the caller's code raises must not end ours."""
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:  # noqa: BLE001 (the caller's own code)
+            _log.exception("on_event has failed.")
 
     def _live(self, job_id: str) -> LiveJob | None:
         return None if self._bound is None else self._bound.parts.registry.get(job_id)

@@ -308,7 +308,18 @@ class JournalError(KieError):
 
 
 class CallbackRejectedError(KieError):
-    """Raised when a callback is not genuine: its token, signature or age is wrong."""
+    """
+    Raised when a callback is not taken: its token, signature or age is wrong, or it cannot be read.
+
+    Attributes:
+        status: The HTTP status that it is answered with.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 400, intent_id: str | None = None, task_id: str | None = None
+    ) -> None:
+        super().__init__(message, intent_id=intent_id, task_id=task_id)
+        self.status = status
 
 
 class ClientClosedError(KieError):

@@ -29,11 +29,17 @@ class Statistics:
 
         watched: Tasks that are looked at.
 
+        confirming: Jobs whose callbacks are being looked into.
+
         waiters: Callers that wait for a job.
 
         children: Tasks of the event loop that work for the client.
 
         looks: Looks so far: a total.
+
+        callbacks: Callbacks with a token of ours so far: a total.
+
+        confirmations: Looks that callbacks have caused, of all looks: a total.
 
         late_records: Last words about tasks that had ended: a total.
     """
@@ -46,7 +52,10 @@ class Statistics:
     in_flight: int = 0
     tokens_lent: int = 0
     watched: int = 0
+    confirming: int = 0
     waiters: int = 0
     children: int = 0
     looks: int = 0
+    callbacks: int = 0
+    confirmations: int = 0
     late_records: int = 0

@@ -153,6 +153,8 @@ class Intent:
 
         duplicates: Further tasks that turned out to belong to this intent.
 
+        hinted: Tasks that genuine callbacks have named while none was known, and that are not proved yet.
+
         owner: The name of the process that works on it, where several share a journal.
     """
 
@@ -175,4 +177,5 @@ class Intent:
     credits: float | None = None
     error: str | None = None
     duplicates: tuple[str, ...] = ()
+    hinted: tuple[str, ...] = ()
     owner: str | None = None

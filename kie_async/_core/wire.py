@@ -22,6 +22,7 @@ from kie_async.records import JSON, TaskRecord
 __all__ = [
     "Envelope",
     "Param",
+    "callback_ids",
     "read_credit",
     "read_download_url",
     "read_envelope",
@@ -199,9 +200,27 @@ def task_id_of(envelope: Envelope) -> str | None:
     >>> task_id_of(Envelope(200, "success", {"taskId": "task_wan_1765172522239"}))
     'task_wan_1765172522239'
     """
-    task_id = _member(envelope, "taskId")
-    as_text = task_id if isinstance(task_id, str) else text(task_id) if isinstance(task_id, int) else None
+    return _as_id(_member(envelope, "taskId"))
+
+
+def _as_id(value: JSON) -> str | None:
+    as_text = value if isinstance(value, str) else text(value) if isinstance(value, int) else None
     return as_text if as_text is not None and _TASK_ID.fullmatch(as_text) else None
+
+
+def callback_ids(document: JSON) -> set[str]:
+    """
+    The ids that a callback names, in the places where the service has been seen to put them; what is no id is not one.
+
+    >>> sorted(callback_ids({"taskId": "a", "data": {"taskId": "a", "task_id": "b"}}))
+    ['a', 'b']
+    """
+    if not isinstance(document, Mapping):
+        return set()
+    data = document.get("data")
+    inner = data if isinstance(data, Mapping) else {}
+    found = (document.get("taskId"), inner.get("taskId"), inner.get("task_id"))
+    return {known for value in found if (known := _as_id(value)) is not None}
 
 
 def read_record(envelope: Envelope) -> TaskRecord | None:

@@ -1,8 +1,9 @@
 """
-Rows that another process may move: those that it works on, and those of ours that are in doubt.
+Rows that another process may move: those that it works on, and those of ours that a callback may move anywhere.
 
 Only the owner of a job looks at its task; everybody else sees what the owner writes down, and takes over if it dies.
-One cheap question to the database (has anybody written?) serves all of them.
+But a callback lands on any process, which writes down what it has confirmed. One cheap question to the database (has
+anybody written?) serves all of them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import anyio
-
 from kie_async import errors
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.lifecycle import OPEN, Intent, IntentState
 from kie_async._core.stored import load_record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kie_async._io.agenda import Agenda
+    from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
     from kie_async._io.root import Root
@@ -40,11 +41,17 @@ class Elsewhere:
     Args:
         journal: Where they are.
 
-        root: What the watch runs in.
+        root: What the questions run in.
+
+        surroundings: The clock.
+
+        agenda: Where the next question goes.
 
         follow: Does what fits the row of a job that has changed.
 
         let_go: Forgets a job whose row is gone.
+
+        ended_elsewhere: Told of each job of ours whose end was written down by another process.
     """
 
     def __init__(
@@ -52,15 +59,23 @@ class Elsewhere:
         *,
         journal: Journal,
         root: Root,
+        surroundings: Surroundings,
+        agenda: Agenda,
         follow: Callable[[LiveJob], Awaitable[None]],
         let_go: Callable[[LiveJob], None],
+        ended_elsewhere: Callable[[LiveJob], None],
     ) -> None:
         self._journal = journal
         self._root = root
+        self._surroundings = surroundings
+        self._agenda = agenda
         self._follow = follow
         self._let_go = let_go
+        self._ended_elsewhere = ended_elsewhere
         self._jobs: dict[str, LiveJob] = {}
-        self._running = False
+        self._planned = False
+        self._questions = 0
+        self._well = True
         #: What the rows that are watched were read at; None where one of them may be older.
         self._version: int | None = None
 
@@ -78,40 +93,48 @@ class Elsewhere:
             return  # nobody else can reach it
         self._jobs[job.id] = job
         self._version = None
-        if not self._running and self._root.running:
-            self._running = True
-            self._root.start(self._watch)
+        self._plan()
 
     def leave(self, job: LiveJob) -> None:
         """Watch a job no more."""
         job.remote = False
         self._jobs.pop(job.id, None)
 
-    async def _watch(self) -> None:
-        turn, well = 0, True
+    def _plan(self) -> None:
+        if not self._planned:
+            self._planned = True
+            self._agenda.at(self._surroundings.now() + EVERY, self._ask)
+
+    def _ask(self) -> None:
+        self._planned = False
+        # What has ended here is nobody's business any more.
+        self._jobs = {job_id: job for job_id, job in self._jobs.items() if job.state in OPEN}
+        if self._jobs and self._root.running:
+            self._root.start(self._answer)
+
+    async def _answer(self) -> None:
+        self._questions += 1
         try:
-            while self._jobs:
-                await anyio.sleep(EVERY)
-                turn += 1
-                try:
-                    if (seen := await self._journal.version()) != self._version:
-                        self._version = seen
-                        await self._read()
-                    if turn % ALIVE_EVERY == 0:
-                        await self._take_over()
-                    well = True
-                except errors.JournalError:
-                    self._version = None
-                    if well:
-                        _log.exception("The journal cannot be read; jobs of other processes are looked at again soon.")
-                    well = False
+            if (seen := await self._journal.version()) != self._version:
+                self._version = seen
+                await self._read()
+            if self._questions % ALIVE_EVERY == 0:
+                await self._take_over()
+            self._well = True
+        except errors.JournalError:
+            self._version = None
+            if self._well:
+                _log.exception("The journal cannot be read; jobs of other processes are looked at again soon.")
+            self._well = False
         finally:
-            self._running = False
+            self._plan()
 
     async def _read(self) -> None:
-        for job in list(self._jobs.values()):
-            row = await self._journal.get(job.id)
-            if self._jobs.get(job.id) is not job:
+        watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unwritten is None}
+        rows = [job.row for job in watched.values() if job.row is not None]
+        for intent_id, row in (await self._journal.changed(rows)).items():
+            job = watched[intent_id]
+            if self._jobs.get(intent_id) is not job:
                 continue  # left meanwhile
             if row is None:
                 self._gone(job)
@@ -141,5 +164,7 @@ class Elsewhere:
         job.row = row
         if row.record is not None:
             job.saw(load_record(row.record))
+            if not job.remote:
+                self._ended_elsewhere(job)
         await self._follow(job)
         job.publish()

@@ -21,14 +21,17 @@ from kie_async._core.wire import read_credit, read_envelope
 from kie_async._io.admission import Admission
 from kie_async._io.agenda import Agenda
 from kie_async._io.clock import Surroundings
+from kie_async._io.confirmations import Confirmations
 from kie_async._io.doubts import Doubts
 from kie_async._io.intake import Intake
 from kie_async._io.live import Stop
 from kie_async._io.moves import Moves
+from kie_async._io.net import Net
 from kie_async._io.outcomes import Outcomes
 from kie_async._io.owner import Tools
 from kie_async._io.parts import Parts
 from kie_async._io.poller import Poller
+from kie_async._io.receiver import Receiver
 from kie_async._io.recovery import Recovery
 from kie_async._io.registry import Registry
 from kie_async._io.root import Root
@@ -110,6 +113,8 @@ class Engine:
             report=self._report,
         )
         poller.on_look = tracker.on_look
+        net = Net(poller=poller, registry=registry, surroundings=surroundings, agenda=agenda)
+        poller.weigh, tracker.on_end = net.weigh, net.ended
         settler = Settler(moves=moves, surroundings=surroundings, report=self._report)
         submitter = Submitter(
             tools=Tools(
@@ -134,10 +139,12 @@ class Engine:
             surroundings=surroundings,
             registry=registry,
             root=self.root,
+            agenda=agenda,
             transport=transport,
             admission=admission,
             uploads=Uploads(transport, surroundings),
             poller=poller,
+            net=net,
             tracker=tracker,
             settler=settler,
             submitter=submitter,
@@ -147,6 +154,9 @@ class Engine:
         self.intake = Intake(parts)
         self._recovery.send_again = self.intake.send_again
         tracker.follow = self._recovery.follow
+        self._confirmations = Confirmations(parts, self._recovery)
+        self._recovery.confirm = self._confirmations.ask
+        self.receiver = Receiver(parts, self._confirmations, report=self._report)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
         self.doubts = Doubts(parts, self.waiting, self._recovery)
 
@@ -191,9 +201,12 @@ class Engine:
             in_flight=parts.admission.slots.taken,
             tokens_lent=parts.admission.bucket.lent,
             watched=parts.poller.watched,
+            confirming=self._confirmations.pending,
             waiters=sum(job.waiters for job in parts.registry),
             children=self.root.children,
             looks=parts.poller.looks,
+            callbacks=self.receiver.callbacks,
+            confirmations=self._confirmations.looks,
             late_records=parts.tracker.late_records,
         )
 
@@ -250,8 +263,4 @@ class Engine:
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
         if self._settings.on_event is None:
             return
-        event = Event(name=name, job_id=job.own_id, task_id=job.task_id, detail=detail)
-        try:
-            self._settings.on_event(event)
-        except Exception:  # noqa: BLE001 (the caller's own code; it must not end ours)
-            _log.exception("on_event has failed.")
+        self._settings.on_event(Event(name=name, job_id=job.own_id, task_id=job.task_id, detail=detail))

@@ -26,6 +26,7 @@ class Changes(TypedDict, total=False):
     credits: float | None
     error: str | None
     duplicates: tuple[str, ...]
+    hinted: tuple[str, ...]
 
 
 class Journal(Protocol):
@@ -92,6 +93,23 @@ class Journal(Protocol):
 
     async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
         """The rows in one of *states* (all, if None), oldest first."""
+        ...
+
+    async def hinted(self) -> Sequence[Intent]:
+        """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
+        ...
+
+    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+        """
+        Which rows no longer stand as they were seen.
+
+        Args:
+            seen: Rows as the caller knows them.
+
+        Returns:
+            By their ids, the rows that another move, note or owner has changed, as they are now; None for one that is
+            gone.
+        """
         ...
 
     async def forget(self, *, before: float) -> int:

@@ -67,6 +67,8 @@ class LiveJob:
 
         stop: Why the owner should end, as soon as nothing is on the wire.
 
+        on_wire: Whether a byte of a create may have left, and its answer has not been read.
+
         scope: What can be cancelled of the owner while nothing is on the wire.
 
         holds_slot: Whether it holds a slot.
@@ -74,6 +76,8 @@ class LiveJob:
         accepted_at: When its task was accepted, by the loop.
 
         unseen: Whether the service has said that it does not know its task.
+
+        called_back: Whether a callback for it has come.
 
         empty_looks: How often in a row the service has said "success" without a result.
 
@@ -97,10 +101,12 @@ class LiveJob:
     owned: bool = False
     remote: bool = False
     stop: Stop | None = None
+    on_wire: bool = False
     scope: anyio.CancelScope | None = None
     holds_slot: bool = False
     accepted_at: float = 0.0
     unseen: bool = False
+    called_back: bool = False
     empty_looks: int = 0
     look: Entry | None = None
     looking: bool = False

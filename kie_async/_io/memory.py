@@ -76,6 +76,13 @@ class MemoryJournal:
     async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
         return [row for row in self._rows.values() if states is None or row.state in states]
 
+    async def hinted(self) -> Sequence[Intent]:
+        return [row for row in self._rows.values() if row.hinted]
+
+    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+        now = {row.id: self._rows.get(row.id) for row in seen}
+        return {row.id: now[row.id] for row in seen if now[row.id] != row}
+
     async def forget(self, *, before: float) -> int:
         old = [row.id for row in self._rows.values() if row.state in ENDED and row.updated_at < before]
         for intent_id in old:

@@ -113,7 +113,6 @@ class Owner:
         self._tools = tools
         self._job = job
         self._given = given
-        self._on_wire = False
         self._wrote_sending = False
         self._lost = False
         self._reason = ""
@@ -180,15 +179,15 @@ class Owner:
                 )
             )
             return _Attempt(Verdict.MAINTENANCE, again=False)
-        self._on_wire = False
+        job.on_wire = False
         try:
             exchange = await tools.transport.create(
                 self._body(), before_first_byte=lambda: self._before_first_byte(permit)
             )
         except BaseException:
             # Cancelled. Before the first byte the row goes back; after it the row stays as it is, and tells.
-            permit.end(Verdict.IN_DOUBT if self._on_wire else Verdict.UNSENT)
-            if not self._on_wire:
+            permit.end(Verdict.IN_DOUBT if job.on_wire else Verdict.UNSENT)
+            if not job.on_wire:
                 with anyio.CancelScope(shield=True):
                     await self._back()
             raise
@@ -209,6 +208,8 @@ class Owner:
     async def _before_first_byte(self, permit: Permit) -> None:
         """The write-ahead: SENDING is in the journal before a byte is on the wire."""
         job, tools = self._job, self._tools
+        if job.state is not IntentState.INTENT:
+            raise _LostError  # a callback has proved that a suspect attempt was accepted
         sending = False
         with anyio.CancelScope(shield=True):
             sending = await tools.moves.strictly(
@@ -222,7 +223,7 @@ class Owner:
         self._wrote_sending = True
         if job.stop is not None or not permit.still_good():
             raise _NotSentError
-        self._on_wire = True
+        job.on_wire = True
         job.publish()
 
     async def _back(self, **changes: Unpack[Changes]) -> None:
@@ -230,19 +231,28 @@ class Owner:
         if self._wrote_sending:
             self._wrote_sending = False
             # Somebody else may have moved it: a callback has proved that a suspect attempt was accepted, say.
-            self._lost = not await self._tools.moves.to(self._job, IntentState.INTENT, **changes)
+            self._lost = self._job.state is not IntentState.SENDING or not await self._tools.moves.to(
+                self._job, IntentState.INTENT, **changes
+            )
 
     async def _judge(self, permit: Permit, exchange: Exchange) -> _Attempt:
-        job, tools = self._job, self._tools
+        job = self._job
         reply = _reply_of(exchange)
         verdict = self._last = decide(reply)
         closed = permit.end(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
-        self._on_wire = False
+        on_wire, job.on_wire = job.on_wire, False
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
+        if on_wire and job.state is not IntentState.SENDING and verdict is not Verdict.ACCEPTED:
+            # A callback was faster, and has bound the task. The answer could only confirm it, or name one more.
+            return _Attempt(verdict, again=False)
+        return await self._settle(verdict, reply, exchange.error, closed=closed)
+
+    async def _settle(self, verdict: Verdict, reply: Reply, error: Exception | None, *, closed: bool) -> _Attempt:
+        job, tools = self._job, self._tools
         match verdict:
             case Verdict.UNSENT:
-                return await self._unsent(exchange.error)
+                return await self._unsent(error)
             case Verdict.SUSPECT:
                 return await self._suspect(reply)
             case Verdict.ACCEPTED:
@@ -260,7 +270,7 @@ class Owner:
                 await tools.settler.rejected(job, error_of(reply, intent_id=job.id))
             case Verdict.IN_DOUBT:
                 said = f"HTTP {reply.status}, code {reply.code}"
-                await tools.settler.doubted(job, said if exchange.error is None else describe(exchange.error))
+                await tools.settler.doubted(job, said if error is None else describe(error))
         return _Attempt(verdict, again=verdict in _AGAIN)
 
     async def _unsent(self, error: Exception | None) -> _Attempt:

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kie_async._io.admission import Admission
+    from kie_async._io.agenda import Agenda
     from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Journal
+    from kie_async._io.net import Net
     from kie_async._io.poller import Poller
     from kie_async._io.registry import Registry
     from kie_async._io.root import Root
@@ -42,9 +44,11 @@ class Settings:
 
         callback_url: The base of the callback URLs, or None.
 
+        webhook_keys: What the service signs callbacks with, or empty if it does not.
+
         allowed_origins: Origins that URLs may have although they are not public.
 
-        on_event: Takes events, or None.
+        on_event: Takes events, and never raises; or None.
 
         transport: Makes a transport.
 
@@ -60,6 +64,7 @@ class Settings:
     limits: Limits
     retry: RetryPolicy
     callback_url: str | None
+    webhook_keys: tuple[str, ...] = attrs.field(repr=False)
     allowed_origins: frozenset[str]
     on_event: Callable[[Event], None] | None
     transport: Callable[[], Transport]
@@ -77,10 +82,12 @@ class Parts:
     surroundings: Surroundings
     registry: Registry
     root: Root
+    agenda: Agenda
     transport: Transport
     admission: Admission
     uploads: Uploads
     poller: Poller
+    net: Net
     tracker: Tracker
     settler: Settler
     submitter: Submitter

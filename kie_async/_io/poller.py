@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from tenacity import wait_exponential
@@ -27,6 +27,9 @@ from kie_async._io.root import Root
 from kie_async._io.transport import Transport
 
 __all__ = ["Poller"]
+
+#: While looks are due, one of them follows this many urgent ones.
+MOST_URGENT_IN_A_ROW = 4
 
 
 class Poller:
@@ -49,6 +52,8 @@ class Poller:
 
     #: Awaited with each look at a watched job; set once, by whoever follows the jobs.
     on_look: Callable[[LiveJob, Look], Awaitable[None]]
+    #: What a look at a job is worth, up to 1; set once, by whoever knows what else tells of its end.
+    weigh: Callable[[LiveJob], float]
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class Poller:
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
         self.pacer = WindowBucket(tokens, tokens / polls_per_second)
         self._urgent: deque[tuple[str, asyncio.Future[Look]]] = deque()
+        self._urgent_in_a_row = 0
         self._due: deque[LiveJob] = deque()
         self._next: Entry | None = None
         self._closed_until = float("-inf")
@@ -94,9 +100,16 @@ class Poller:
             job.looking = False
             self.watched -= 1
 
+    def replan(self, jobs: Iterable[LiveJob]) -> None:
+        """Plan the next looks at *jobs* anew, since what they are worth has changed."""
+        for job in jobs:
+            if job.look is not None:
+                job.look.cancel()
+                self._plan(job)
+
     async def look_now(self, task_id: str) -> Look:
         """
-        Look at a task once, before all looks that are merely due.
+        Look at a task once, before looks that are merely due; but of these, each fifth look is one at least.
 
         Raises:
             TransportError: If no complete answer came.
@@ -116,7 +129,7 @@ class Poller:
                 answer.set_exception(closed_error(task_id=task_id))
 
     def _plan(self, job: LiveJob) -> None:
-        at = self._policy.next_look_at(accepted_at=job.accepted_at, now=self._loop.time())
+        at = self._policy.next_look_at(accepted_at=job.accepted_at, now=self._loop.time(), weight=self.weigh(job))
         job.look = self._agenda.at(at, partial(self._is_due, job))
 
     def _is_due(self, job: LiveJob) -> None:
@@ -140,14 +153,17 @@ class Poller:
             if (ready_at := max(ready_at, self._closed_until)) > now:
                 self._next = self._agenda.at(ready_at, self._pump)
                 return
-            if self._urgent:
+            # A flood of urgent looks must not starve the polling, which is the net under everything.
+            if self._urgent and (not self._due or self._urgent_in_a_row < MOST_URGENT_IN_A_ROW):
                 task_id, answer = self._urgent.popleft()
                 if not answer.done():
+                    self._urgent_in_a_row += 1
                     self.pacer.take(now)
                     self._root.start(self._look_urgently, task_id, answer)
                 continue
             job = self._due.popleft()
             if job.looking:
+                self._urgent_in_a_row = 0
                 self.pacer.take(now)
                 self._root.start(self._look_at, job)
 

@@ -13,7 +13,20 @@ from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState
 from kie_async._io.owners import Owners
 from kie_async._io.schema import COLUMNS, read_row, written
 
-__all__ = ["add", "by_task", "claim", "forget", "many", "move", "note", "one", "orphans", "version"]
+__all__ = [
+    "add",
+    "by_task",
+    "changed",
+    "claim",
+    "forget",
+    "hinted",
+    "many",
+    "move",
+    "note",
+    "one",
+    "orphans",
+    "version",
+]
 
 _INSERT = f"INSERT INTO intents ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 (ours)
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM intents"  # noqa: S608
@@ -55,6 +68,24 @@ def many(states: Collection[IntentState] | None, connection: sqlite3.Connection)
     """The rows in one of *states*, oldest first."""
     where = "" if states is None else f" WHERE {_in(states)}"
     return [read_row(values) for values in connection.execute(f"{_SELECT}{where} ORDER BY rowid")]
+
+
+def hinted(connection: sqlite3.Connection) -> list[Intent]:
+    """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
+    return [read_row(values) for values in connection.execute(f"{_SELECT} WHERE hinted <> '[]' ORDER BY rowid")]
+
+
+def changed(seen: Collection[Intent], connection: sqlite3.Connection) -> dict[str, Intent | None]:
+    """Which rows no longer stand as they were seen: their state, attempts, last change or owner is another one."""
+    stands = "id = ? AND state = ? AND attempts = ? AND updated_at = ? AND owner IS ?"
+    query = f"SELECT 1 FROM intents WHERE {stands}"  # noqa: S608 (ours)
+    moved = [
+        row.id
+        for row in seen
+        if connection.execute(query, (row.id, str(row.state), row.attempts, row.updated_at, row.owner)).fetchone()
+        is None
+    ]
+    return {intent_id: one("id = ?", (intent_id,), connection) for intent_id in moved}
 
 
 def forget(before: float, connection: sqlite3.Connection) -> int:

@@ -34,11 +34,19 @@ class Recovery:
 
     #: Makes an unsent job ready to be sent; set once, by whoever takes requests in.
     send_again: Callable[[LiveJob], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+    #: Looks into a callback that names a task of an intent; set once, by whoever does that.
+    confirm: Callable[[str, str], object]
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.elsewhere = Elsewhere(
-            journal=parts.journal, root=parts.root, follow=self.follow, let_go=parts.tracker.let_go
+            journal=parts.journal,
+            root=parts.root,
+            surroundings=parts.surroundings,
+            agenda=parts.agenda,
+            follow=self.follow,
+            let_go=parts.tracker.let_go,
+            ended_elsewhere=lambda job: parts.net.came(job.id, job),
         )
 
     async def recover(self) -> list[str]:
@@ -54,6 +62,10 @@ class Recovery:
             elif job is not None and job.remote:
                 job.row = row
                 await self.follow(job)
+        for row in await self._parts.journal.hinted():
+            # A callback has named its task, and the process ended before that was proved.
+            for task_id in row.hinted:
+                self.confirm(row.id, task_id)
         return found
 
     def adopt(self, row: Intent) -> LiveJob:
@@ -112,4 +124,6 @@ class Recovery:
             self.elsewhere.watch(job, remote=False)
         else:
             parts.tracker.submitted(job)
+            if row.callback_url is not None:
+                self.elsewhere.watch(job, remote=False)  # the callback may land on another process
         job.publish()

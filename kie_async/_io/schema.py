@@ -47,6 +47,10 @@ _STEPS: tuple[str, ...] = (
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted');
     CREATE TABLE duplicates (task_id TEXT PRIMARY KEY NOT NULL, intent_id TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE intents ADD COLUMN hinted TEXT NOT NULL DEFAULT '[]';
+    CREATE INDEX intents_hinted ON intents (id) WHERE hinted <> '[]';
+    """,
 )
 VERSION = len(_STEPS)
 
@@ -55,6 +59,8 @@ _TRIES = 100
 
 #: The columns, in the order of the fields of a row.
 COLUMNS = tuple(field.name for field in attrs.fields(Intent))
+#: Those that hold a list of texts, as JSON.
+_LISTS = frozenset({"duplicates", "hinted"})
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -124,7 +130,8 @@ def read_row(values: Sequence[object]) -> Intent:
     fields = dict(zip(COLUMNS, values, strict=True))
     fields["state"] = IntentState(str(fields["state"]))
     fields["sources"] = tuple(Source(**source) for source in json.loads(str(fields["sources"])))
-    fields["duplicates"] = tuple(json.loads(str(fields["duplicates"])))
+    for name in _LISTS:
+        fields[name] = tuple(json.loads(str(fields[name])))
     return Intent(**fields)  # type: ignore[arg-type]  # the columns are the fields
 
 
@@ -133,8 +140,8 @@ def written(fields: Mapping[str, object]) -> dict[str, object]:
     columns = dict(fields)
     if "sources" in columns:
         columns["sources"] = json.dumps([attrs.asdict(source) for source in columns["sources"]])  # type: ignore[attr-defined]  # a tuple of them
-    if "duplicates" in columns:
-        columns["duplicates"] = json.dumps(list(columns["duplicates"]))  # type: ignore[call-overload]  # a tuple of texts
+    for name in _LISTS & columns.keys():
+        columns[name] = json.dumps(list(columns[name]))  # type: ignore[call-overload]  # a tuple of texts
     if "state" in columns:
         columns["state"] = str(columns["state"])
     return columns

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kie_async._io.clock import Surroundings
+    from kie_async._io.journal import Changes
     from kie_async._io.live import LiveJob
     from kie_async._io.moves import Moves
 
@@ -42,10 +43,13 @@ class Settler:
 
     async def accepted(self, job: LiveJob, task_id: str) -> None:
         """Bind a taskId; one that cannot be written down still reaches the caller, and the log."""
-        moved = await self._bind(job, task_id)
+        moved = False
         while not moved and row_of(job).task_id is None and job.state in BINDABLE:
-            # Somebody has moved the row meanwhile, and does not know of the task.
+            seen = job.row
             moved = await self._bind(job, task_id)
+            if not moved and job.row is seen:
+                break  # its row is gone
+            # Else somebody has moved the row meanwhile, and does not know of the task.
         if not moved and row_of(job).task_id != task_id:
             await self.duplicate(job, task_id)
         job.error = None
@@ -54,7 +58,8 @@ class Settler:
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._surroundings.wall()
-        return await self._moves.to(job, IntentState.SUBMITTED, task_id=task_id, accepted_at=at, error=None)
+        changes: Changes = {"task_id": task_id, "accepted_at": at, "error": None, "hinted": ()}
+        return await self._moves.to(job, IntentState.SUBMITTED, **changes)
 
     async def duplicate(self, job: LiveJob, task_id: str) -> None:
         """Tie a further task to its intent, and say so: it was paid for nothing."""

@@ -18,7 +18,7 @@ from typing import Literal, Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import Intent, IntentState, may_move
+from kie_async._core.lifecycle import OPEN, Intent, IntentState, may_move
 from kie_async._core.stored import dump_record, load_record
 from kie_async._io import queries
 from kie_async._io.clock import Surroundings
@@ -126,8 +126,8 @@ class SqliteJournal:
         if not may_move(seen.state, state):
             raise illegal_move(seen, state)
         fields = {"state": state, "updated_at": at, **self._kept(changes)}
-        if state is IntentState.INTENT:
-            fields["owner"] = self._owner.name  # whoever brings it back is the one who sends it
+        if state is IntentState.INTENT or seen.state not in OPEN:
+            fields["owner"] = self._owner.name  # whoever brings it back is the one who goes on with it
         return await self._open.do(partial(queries.move, seen, fields), writes=True)
 
     async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
@@ -151,6 +151,14 @@ class SqliteJournal:
     async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
         """The rows in one of *states* (all, if None), oldest first."""
         return await self._open.do(partial(queries.many, states), writes=False)
+
+    async def hinted(self) -> Sequence[Intent]:
+        """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
+        return await self._open.do(queries.hinted, writes=False)
+
+    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+        """Which rows no longer stand as they were seen; see ``Journal.changed``."""
+        return await self._open.do(partial(queries.changed, seen), writes=False)
 
     async def forget(self, *, before: float) -> int:
         """Delete old rows that have ended; see ``Journal.forget``."""

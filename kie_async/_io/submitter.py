@@ -111,6 +111,15 @@ class Submitter:
         if job.scope is not None and job.state is not IntentState.SENDING:
             job.scope.cancel()
 
+    def found(self, job: LiveJob) -> None:
+        """
+        End the owner of a job whose task was proved to exist before its create was answered, or is sent once more.
+
+        A create that is on the wire goes through to its answer, which may name one more task.
+        """
+        if job.owned and job.scope is not None and not job.on_wire:
+            job.scope.cancel()
+
     def halt(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
         """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
         for job in list(self._owners.values()) if jobs is None else jobs:

@@ -63,6 +63,8 @@ class Tracker:
 
     #: Does what fits the row of a job; set once, by whoever can.
     follow: Callable[[LiveJob], Awaitable[None]]
+    #: Told of each job whose end was seen here; set once, by whoever learns from it.
+    on_end: Callable[[LiveJob], None]
 
     def __init__(
         self,
@@ -194,6 +196,7 @@ class Tracker:
                 await self.follow(job)
                 return
             self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
+            self.on_end(job)
         self.let_go(job)
 
     def _late(self, job: LiveJob, record: TaskRecord) -> None:

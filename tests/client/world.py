@@ -174,5 +174,5 @@ async def assert_settled(kie: KieClient) -> None:
     """Everything but the totals is zero: no job, slot, token, look, waiter or task of the loop is left."""
     for _ in range(3):  # whoever has just ended may have a turn of the loop to go
         await anyio.lowlevel.checkpoint()
-    left = attrs.evolve(kie.statistics(), looks=0, late_records=0)
+    left = attrs.evolve(kie.statistics(), looks=0, callbacks=0, confirmations=0, late_records=0)
     assert Statistics() == left, left

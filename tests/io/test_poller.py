@@ -33,8 +33,8 @@ class Every:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def next_look_at(self, *, accepted_at: float, now: float) -> float:  # noqa: ARG002 (as the poller calls it)
-        return now + self._seconds
+    def next_look_at(self, *, accepted_at: float, now: float, weight: float) -> float:  # noqa: ARG002 (as it is called)
+        return now + self._seconds / weight
 
 
 def record(task_id: str, state: str = "waiting") -> Answer:
@@ -96,6 +96,7 @@ async def a_poller(
         root=root,
     )
     poller.on_look = on_look
+    poller.weigh = lambda _: 1.0
     await root.up()
     try:
         yield poller, told

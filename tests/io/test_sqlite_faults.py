@@ -62,7 +62,7 @@ def test_a_place_that_cannot_hold_a_journal_is_refused_at_once(
     ("fault", "of", "failures"),
     [
         # The disk is full from the nth write into the log on; before that, moves were acknowledged.
-        *((f"pwrite64:error=ENOSPC:when={nth}+", "kie.db-wal", True) for nth in (25, 40, 60, 75)),
+        *((f"pwrite64:error=ENOSPC:when={nth}+", "kie.db-wal", True) for nth in (32, 45, 60, 75)),
         # Only the checkpoints fail: the log holds all there is, and grows.
         ("pwrite64:error=ENOSPC:when=2+", "kie.db", False),
         ("fdatasync:error=EIO:when=2+", "kie.db", False),

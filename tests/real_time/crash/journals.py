@@ -57,6 +57,12 @@ class _Around:
     async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
         return await self.inner.rows(states)
 
+    async def hinted(self) -> Sequence[Intent]:
+        return await self.inner.hinted()
+
+    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+        return await self.inner.changed(seen)
+
     async def forget(self, *, before: float) -> int:
         return await self.inner.forget(before=before)
 

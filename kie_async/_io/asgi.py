@@ -1,0 +1,115 @@
+"""The receiver of callbacks as an ASGI application: pure ASGI 3, with nothing from any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import anyio
+
+from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS
+
+if TYPE_CHECKING:
+    from kie_async._io.door import Door
+
+__all__ = ["ASGIApp", "CallbackApp"]
+
+_NOT_ALLOWED = 405
+
+_Message: TypeAlias = MutableMapping[str, object]
+_Receive: TypeAlias = Callable[[], Awaitable[_Message]]
+_Send: TypeAlias = Callable[[_Message], Awaitable[None]]
+
+
+class ASGIApp(Protocol):
+    """What a server or a framework calls for each connection."""
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Serve one connection."""
+        ...
+
+
+class _GoneError(Exception):
+    """The client has gone before its request was complete."""
+
+
+class CallbackApp:
+    """
+    The application.
+
+    Args:
+        door: Where callbacks are handed in.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Serve one connection."""
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "lifespan":
+                await _live(receive, send)
+            case _:
+                await send({"type": "websocket.close", "code": 1000})
+
+    async def _serve(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        path = str(scope["path"])
+        whole = False
+        if scope["method"] != "POST":
+            status, body = self._door.refuse("it is no POST", status=_NOT_ALLOWED)
+        elif not self._door.admits(path):
+            status, body = self._door.refuse("its URL has no token of ours", status=404)
+        else:
+            try:
+                with anyio.fail_after(MAX_SECONDS):
+                    given = await _read(receive)
+            except TimeoutError:
+                status, body = self._door.refuse("its body was too slow", status=408)
+            except _GoneError:
+                self._door.refuse("its body did not come to an end", status=400)
+                return
+            else:
+                whole = len(given) <= MAX_BODY
+                status, body = await self._door.handle(path, _headers(scope), given)
+        # What has not been read is not worth the time: the connection ends with the answer. (HTTP/2 has no such word.)
+        over = not whole and str(scope.get("http_version", "1.1")).startswith("1")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *([(b"allow", b"POST")] if status == _NOT_ALLOWED else []),
+            *([(b"connection", b"close")] if over else []),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _read(receive: _Receive) -> bytes:
+    """The body, or of one that is too large as much as shows that it is."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _GoneError
+        chunk = message.get("body", b"")
+        if isinstance(chunk, bytes):
+            chunks.append(chunk)
+            size += len(chunk)
+        if size > MAX_BODY or not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _headers(scope: _Message) -> list[tuple[str, str]]:
+    pairs = scope["headers"]
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]  # type: ignore[attr-defined]  # ASGI: pairs of bytes
+
+
+async def _live(receive: _Receive, send: _Send) -> None:
+    """Answer a server that runs this application alone; the client belongs to whoever made it."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

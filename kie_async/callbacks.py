@@ -1,0 +1,148 @@
+"""``Callbacks``: where a web server hands in what the service has posted to the client's ``callback_url``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kie_async import errors
+from kie_async.events import Event, EventName
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from kie_async._core.signature import CallbackToken
+    from kie_async._io.asgi import ASGIApp
+    from kie_async._io.door import Door
+    from kie_async.client import KieClient
+    from kie_async.records import JSON
+
+__all__ = ["Callbacks"]
+
+_OK = 200
+_SUCCESS = b'{"code":200,"msg":"success"}'
+_NOT_FOUND = 404
+_TRY_AGAIN = 503
+
+
+class Callbacks:
+    """
+    The receiver of one client, as ``KieClient.callbacks``.
+
+    A callback is taken if the token at the end of its URL is ours and its signature fits (if the client has a
+    ``webhook_key``). It is noted and answered at once; then ``recordInfo`` is asked how the task has ended.
+    Nobody can make a job end wrongly by posting something, and a job ends by its callback or by polling, whichever is
+    first.
+
+    Any process that shares the journal can take any callback.
+    """
+
+    def __init__(self, client: KieClient, api_key: str, callback_url: str | None) -> None:
+        self._client = client
+        self._api_key = api_key
+        self._callback_url = callback_url
+        self._secret: bytes | None = None
+        self._mounted = False
+
+    @property
+    def mounted(self) -> bool:
+        """Whether callbacks are expected to come here: until something takes them, every end is polled for."""
+        return self._mounted
+
+    async def handle(
+        self, path: str, headers: Mapping[str, str] | Iterable[tuple[str, str]], body: bytes
+    ) -> tuple[int, bytes]:
+        """
+        Take one callback, in any web framework: a POST whose body has been read.
+
+        Where the framework lets a handler decide before it reads the body, ask ``admits(path)`` first.
+
+        Args:
+            path: The request's path or URL, or only the token at its end.
+
+            headers: The request's headers.
+
+            body: The request's body, as it came.
+
+        Returns:
+            The HTTP status and the body (JSON) to answer with: 200 if it is taken, 404 if the token is not ours or the
+            journal does not know its job, 401 if the signature does not fit, 400 or 413 if it cannot be read, 503 if it
+            could not be noted, so that the service tries again.
+
+        Raises:
+            ConfigurationError: If the client is at work in another event loop or process.
+        """
+        self._mount()
+        token = self._token(path)
+        if token is None:
+            return self._refuse("its URL has no token of ours", status=_NOT_FOUND)
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        lowered = {str(name).lower(): str(value) for name, value in pairs}
+        try:
+            engine = await self._client._engine()  # noqa: SLF001 (a part of its client)
+            await engine.receiver.take(token, lowered, body)
+        except errors.CallbackRejectedError as error:
+            return self._refuse(error.message, status=error.status, job_id=token.intent_id)
+        except (errors.ClientClosedError, errors.JournalError):
+            why = "the client is closed, or its journal cannot be used"
+            return self._refuse(why, status=_TRY_AGAIN, job_id=token.intent_id)
+        return _OK, _SUCCESS
+
+    def admits(self, path: str) -> bool:
+        """
+        Whether a path or URL ends with a token of ours; nobody is asked, and it takes the same time for any other one.
+
+        Args:
+            path: The request's path or URL, or only the token.
+        """
+        return self._token(path) is not None
+
+    def asgi_app(self) -> ASGIApp:
+        """
+        An ASGI application, to be mounted at the path of ``callback_url``.
+
+        It fits FastAPI, Starlette, Litestar, Django, Quart, or a server that runs nothing else.
+        It reads no body before it has seen the token, reads at most 256 KiB within 10 s, and answers 405 to anything
+        but a POST.
+        """
+        from kie_async._io.asgi import CallbackApp
+
+        self._mount()
+        return CallbackApp(self._door())
+
+    def aiohttp_routes(self, path: str | None = None) -> list[web.RouteDef]:
+        """
+        Routes for an aiohttp application: ``app.add_routes(kie.callbacks.aiohttp_routes())``.
+
+        Args:
+            path: Where they are, if a proxy has changed it; by default the path of ``callback_url``.
+        """
+        from kie_async._io.aiohttp_routes import callback_routes
+
+        self._mount()
+        return callback_routes(self._door(), urlsplit(self._callback_url or "").path if path is None else path)
+
+    def _door(self) -> Door:
+        from kie_async._io.door import Door
+
+        return Door(admits=self.admits, handle=self.handle, refuse=self._refuse)
+
+    def _mount(self) -> None:
+        """Expect callbacks from now on; done by whatever takes them."""
+        if not self._mounted:
+            self._mounted = True
+            self._client._expect_callbacks()  # noqa: SLF001
+
+    def _refuse(self, why: str, *, status: int, job_id: str | None = None) -> tuple[int, bytes]:
+        """Report a callback that is not taken, and make the answer to it, which tells a stranger nothing."""
+        detail: dict[str, JSON] = {"reason": why, "status": status}
+        self._client._tell(Event(name=EventName.CALLBACK_REFUSED, job_id=job_id, detail=detail))  # noqa: SLF001
+        return status, b'{"code":%d,"msg":"refused"}' % status
+
+    def _token(self, path: str) -> CallbackToken | None:
+        from kie_async._core.signature import callback_secret, find_token
+
+        if self._secret is None:
+            self._secret = callback_secret(self._api_key)
+        return find_token(self._secret, path)
