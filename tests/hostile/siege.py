@@ -156,12 +156,9 @@ class Siege:
             told = error
         self.results[type(told).__name__] += 1
         if isinstance(told, (Generation, TaskFailedError)):
-            task = self.fake.truth.tasks[told.task_id or ""]
-            failed = isinstance(told, TaskFailedError)
-            right = (
-                self._is_of(task, job.id) and task.ended(anyio.current_time()) and failed == (task.failure is not None)
-            )
-            if not right or (isinstance(told, Generation) and told.urls != (task.result_url,)):
+            task = self._task_of(job.id, told.task_id)
+            failed, urls = isinstance(told, TaskFailedError), told.urls if isinstance(told, Generation) else ()
+            if task is None or not task.ended(anyio.current_time()) or _end_of(task) != (failed, urls):
                 self.wrong.append(f"a caller of {job.id} was told {told!r}, and the truth is {task}")
 
     async def _sample(self) -> None:
@@ -226,25 +223,25 @@ class Siege:
 
     def _untrue(self, row: Intent) -> str | None:
         """What is wrong with a row, or None."""
-        tasks = self.fake.truth.tasks
         if len(row.hinted) > MAX_HINTED:
             return f"{row.id} keeps {len(row.hinted)} hints"
         for task_id in (row.task_id, *row.duplicates):
-            if task_id is not None and not self._is_of(tasks[task_id], row.id):
+            if task_id is not None and self._task_of(row.id, task_id) is None:
                 return f"{row.id} is bound to {task_id}, which it has not created"
         if row.state not in (S.SUCCEEDED, S.FAILED):
             return None if row.record is None or row.state in (S.SUBMITTED, S.STALLED) else f"{row} has an end"
-        task, record = tasks[row.task_id or ""], load_record(row.record or "{}")
-        truth = (task.failure is None, (task.result_url,) if task.failure is None else ())
-        if truth != (row.state is S.SUCCEEDED, record.result_urls):
+        task, record = self._task_of(row.id, row.task_id), load_record(row.record or "{}")
+        if task is None or _end_of(task) != (row.state is S.FAILED, record.result_urls):
             return f"{row.id} is {row.state} with {record.result_urls}, and the truth is {task}"
         if row.updated_at < task.ended_ms / 1000 - 0.01:
             return f"{row.id} has ended before its task"
         return None
 
-    def _is_of(self, task: Task, intent_id: str) -> bool:
-        token = find_token(self._secret, task.callback_url or "")
-        return token is not None and token.intent_id == intent_id
+    def _task_of(self, intent_id: str, task_id: str | None) -> Task | None:
+        """A task, if it was created by an intent."""
+        task = self.fake.truth.tasks.get(task_id or "")
+        token = None if task is None else find_token(self._secret, task.callback_url or "")
+        return task if token is not None and token.intent_id == intent_id else None
 
     def _tokens(self) -> list[tuple[Task, CallbackToken]]:
         """The tasks that jobs have created, with the tokens that they were created with."""
@@ -254,6 +251,11 @@ class Siege:
     def _wall(self) -> float:
         loop = asyncio.get_running_loop()
         return float(loop.wall_time())  # type: ignore[attr-defined]  # a virtual loop
+
+
+def _end_of(task: Task) -> tuple[bool, tuple[str, ...]]:
+    """Whether a task fails, and what its results are."""
+    return (True, ()) if task.failure is not None else (False, (task.result_url,))
 
 
 @asynccontextmanager
