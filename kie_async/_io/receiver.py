@@ -30,6 +30,7 @@ _log = logging.getLogger("kie_async")
 
 _UNKNOWN = 404
 _UNSIGNED = 401
+_TOO_MANY = 429
 _TRY_AGAIN = 503
 
 
@@ -78,6 +79,9 @@ class Receiver:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
             step = step_of(row, task_id)
+            if step is not Step.NOTHING and not self._confirmations.has_room(intent_id, task_id):
+                msg = "too many callbacks for its job wait"
+                raise CallbackRejectedError(msg, status=_TOO_MANY)
             if step is Step.PROVE and row.task_id is None:
                 await self._write_down(row, task_id)
         except JournalError as error:

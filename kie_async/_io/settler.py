@@ -79,8 +79,8 @@ class Settler:
         job.error = error
         if suspect_attempts is None:
             suspect_attempts = row_of(job).suspect_attempts
-        await self._moves.to(job, IntentState.REJECTED, error=dump_error(error), suspect_attempts=suspect_attempts)
-        self._report(EventName.REJECTED, job)
+        changes: Changes = {"error": dump_error(error), "suspect_attempts": suspect_attempts}
+        await self._end(job, IntentState.REJECTED, EventName.REJECTED, changes)
 
     async def doubted(self, job: LiveJob, reason: str, *, suspect_attempts: int | None = None) -> None:
         """Write down that nobody can tell whether the service has accepted; *suspect_attempts* as for ``rejected``."""
@@ -103,5 +103,10 @@ class Settler:
             await self.rejected(job, errors.ServiceError(message, code=500, intent_id=job.id))
             return
         job.error = error
-        await self._moves.to(job, IntentState.WITHDRAWN, error=dump_error(error))
-        self._report(EventName.WITHDRAWN, job)
+        await self._end(job, IntentState.WITHDRAWN, EventName.WITHDRAWN, {"error": dump_error(error)})
+
+    async def _end(self, job: LiveJob, state: IntentState, event: EventName, changes: Changes) -> None:
+        if await self._moves.to(job, state, **changes):
+            self._report(event, job)
+        else:
+            job.error = None  # somebody else has moved it: a callback has proved that it was accepted, say
