@@ -139,7 +139,7 @@ async def a_called_world(
         yield world, backend
 
 
-def body_of(task_id: str, **data: Anything) -> bytes:
+def body_of(task_id: str, /, **data: Anything) -> bytes:
     """The body of a callback that names a task, and says what it is told to."""
     return json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success", **data}}).encode()
 
