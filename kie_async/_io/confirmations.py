@@ -196,7 +196,10 @@ class Confirmations:
         await parts.settler.accepted(job, task_id)
         row = row_of(job)
         if row.task_id != task_id or row.state is not IntentState.SUBMITTED:
-            return job  # one more than the intent's own, or somebody else was faster
+            # One more than the intent's own; or somebody else was faster, and has moved it on.
+            if job.state is not was and parts.registry.get(job.id) is job:
+                await self._recovery.follow(job)
+            return job
         _log.info("A callback has brought %s (%s until now) its task %s.", job.id, was, task_id)
         if (here := parts.registry.get(job.id)) is not job:
             if here is None and not parts.journal.owns(row):
@@ -222,4 +225,5 @@ class Confirmations:
         row = await self._parts.journal.get(intent_id)
         if row is not None and task_id in row.hinted:
             left = tuple(other for other in row.hinted if other != task_id)
-            await self._parts.journal.note(intent_id, at=self._parts.surroundings.wall(), hinted=left)
+            job = self._parts.registry.get(intent_id)
+            await self._parts.moves.note(job or LiveJob.of(row), hinted=left)

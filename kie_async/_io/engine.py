@@ -136,6 +136,7 @@ class Engine:
         self._parts = parts = Parts(
             settings=settings,
             journal=journal,
+            moves=moves,
             surroundings=surroundings,
             registry=registry,
             root=self.root,

@@ -58,18 +58,19 @@ class Settler:
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._surroundings.wall()
-        changes: Changes = {"task_id": task_id, "accepted_at": at, "error": None, "hinted": ()}
+        hinted = tuple(other for other in row_of(job).hinted if other != task_id)
+        changes: Changes = {"task_id": task_id, "accepted_at": at, "error": None, "hinted": hinted}
         return await self._moves.to(job, IntentState.SUBMITTED, **changes)
 
     async def duplicate(self, job: LiveJob, task_id: str) -> None:
         """Tie a further task to its intent, and say so: it was paid for nothing."""
-        row, at = row_of(job), self._surroundings.wall()
+        row = row_of(job)
         if task_id in row.duplicates:
             return
         _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
         self._report(EventName.DUPLICATE, job, duplicate=task_id)
         try:
-            job.row = await self._moves.journal.note(job.id, at=at, duplicates=(*row.duplicates, task_id)) or row
+            await self._moves.note(job, duplicates=(*row.duplicates, task_id))
         except errors.JournalError:
             _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
             self._report(EventName.JOURNAL_FAILED, job, duplicate=task_id)

@@ -168,6 +168,43 @@ async def test_an_answer_that_names_another_task_than_the_callback_on_another_wo
             assert ["f" * 32] == duplicates(host.events)
 
 
+@pytest.mark.parametrize("says", ["slow", "reset"])
+async def test_whoever_waits_anywhere_is_told_when_a_callback_lands_on_two_workers_at_once(
+    says: str, tmp_path: Path, backend: Backend
+) -> None:
+    """Both confirm, one is faster; the other one finds the row moved, and follows it."""
+    faults = [Fault("create", says, after=True, seconds=30.0)]  # type: ignore[arg-type]  # a parameter
+    async with FakeKie(duration=60.0 if says == "reset" else 5.0, faults=faults) as fake:
+        host = Workers(fake, backend, tmp_path / "kie.db")
+        async with host.worker() as ours, host.worker() as theirs:
+            found: list[str] = []
+
+            async def wait(worker: KieClient) -> None:
+                await anyio.sleep(1.0)
+                job_id = (await host.row()).id
+                found.append((await worker.attach(job_id).wait(timeout=300.0)).task_id)
+
+            async def generate() -> None:
+                found.append((await ours.generate(ask())).task_id)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(generate)
+                for worker in (ours, theirs):
+                    group.start_soon(wait, worker)
+                await anyio.sleep(60.0 if says == "reset" else 5.0)
+                (task,) = fake.truth.created
+                for worker in (ours, theirs, theirs, ours):
+                    group.start_soon(
+                        worker.callbacks.handle, str(task.callback_url), fake.sign(task.task_id), body_of(task.task_id)
+                    )
+            assert 3 * [task.task_id] == found
+            assert anyio.current_time() < 63.0
+            assert 1 == len([event for event in host.events if event.name is EventName.ENDED])
+            await anyio.sleep(60.0)
+            await assert_settled(ours)
+            await assert_settled(theirs)
+
+
 async def test_a_callback_for_the_job_of_a_dead_worker_is_written_down(tmp_path: Path, backend: Backend) -> None:
     """Whoever takes it need not have taken the job up."""
     async with FakeKie(duration=300.0) as fake:
