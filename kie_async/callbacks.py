@@ -67,8 +67,8 @@ class Callbacks:
 
         Returns:
             The HTTP status and the body (JSON) to answer with: 200 if it is taken, 404 if the token is not ours or the
-            journal does not know its job, 401 if the signature does not fit, 400 or 413 if it cannot be read, 503 if it
-            could not be noted, so that the service tries again.
+            journal does not know its job, 401 if the signature does not fit, 400 or 413 if it cannot be read, 429 if
+            too many others for its job wait, 503 if it could not be noted; then the service tries again.
 
         Raises:
             ConfigurationError: If the client is at work in another event loop or process.

@@ -39,10 +39,10 @@ VISIBLE_LOOKS = 8
 
 @attrs.define(eq=False)
 class _Case:
-    """The callbacks of one intent: the ids that they name, and how many looks they have caused so far."""
+    """The callbacks of one intent: how often each task that they name was looked at, and how many rounds there were."""
 
-    task_ids: list[str]
-    looks: int = 0
+    task_ids: dict[str, int]
+    rounds: int = 0
 
 
 class Confirmations:
@@ -67,6 +67,11 @@ class Confirmations:
         """How many intents have callbacks that are not settled."""
         return sum(bool(case.task_ids) for case in self._cases.values())
 
+    def has_room(self, intent_id: str, task_id: str) -> bool:
+        """Whether one more task can be noted for an intent, or this one is noted already."""
+        case = self._cases.get(intent_id)
+        return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_HINTED
+
     def ask(self, intent_id: str, task_id: str) -> bool:
         """
         Look into a genuine callback for an intent that names a task.
@@ -78,10 +83,10 @@ class Confirmations:
         if case is None:
             if len(self._cases) >= MAX_INTENTS:
                 return False
-            case = self._cases[intent_id] = _Case([])
+            case = self._cases[intent_id] = _Case({})
             self._start(intent_id)
-        if task_id not in case.task_ids and len(case.task_ids) < MAX_HINTED:
-            case.task_ids.append(task_id)
+        if self.has_room(intent_id, task_id):
+            case.task_ids.setdefault(task_id, 0)
         return True
 
     def _start(self, intent_id: str) -> None:
@@ -91,22 +96,25 @@ class Confirmations:
     async def _look_into(self, intent_id: str) -> None:
         """One round: a look for each id that is named."""
         case = self._cases[intent_id]
-        case.looks += 1
+        case.rounds += 1
         proved = True
         try:
             for task_id in list(case.task_ids):
-                settled, known = await self._settle(intent_id, task_id, case.looks)
+                case.task_ids[task_id] += 1
+                settled, known = await self._settle(intent_id, task_id, looks=case.task_ids[task_id])
                 if settled:
-                    case.task_ids.remove(task_id)
+                    del case.task_ids[task_id]
                 else:
                     proved = proved and known
         except BaseException:
             del self._cases[intent_id]
             raise
         # Even when all is settled, the case stays for the pause: what comes meanwhile waits for its end.
-        pause = again_after(case.looks, proved=proved)
+        pause = again_after(case.rounds, proved=proved)
         if pause is None:
-            del self._cases[intent_id]  # the polling goes on with it
+            del self._cases[intent_id]
+            if (job := self._parts.registry.get(intent_id)) is not None:
+                self._parts.poller.replan((job,))  # the polling goes on with it, and not as late as was planned
         else:
             self._parts.agenda.at(self._parts.surroundings.now() + pause, partial(self._next, intent_id))
 
@@ -117,9 +125,16 @@ class Confirmations:
         else:
             del self._cases[intent_id]
 
-    async def _settle(self, intent_id: str, task_id: str, looks: int) -> tuple[bool, bool]:
+    async def _settle(self, intent_id: str, task_id: str, *, looks: int) -> tuple[bool, bool]:
         """
         Ask how a task is, and do what follows.
+
+        Args:
+            intent_id: The intent.
+
+            task_id: The task that a callback for it has named.
+
+            looks: The how-manieth look at it this is.
 
         Returns:
             Whether that settles it, and whether the task is known to be the intent's.
@@ -129,7 +144,11 @@ class Confirmations:
             row = await self._row(intent_id)
             if row is None:
                 return True, True
-            if (step := step_of(row, task_id)) is Step.NOTHING:
+            step = step_of(row, task_id)
+            if step is not Step.PROVE:
+                # The answer to the create may have come since, or a look may have seen the end.
+                parts.net.came(intent_id, parts.registry.get(intent_id))
+            if step is Step.NOTHING:
                 await self._forget_hint(intent_id, task_id)
                 return True, True
             self.looks += 1
@@ -142,16 +161,19 @@ class Confirmations:
             if step is Step.PROVE and not echoes(look.record, intent_id, parts.secret):
                 await self._disprove(intent_id, task_id)
                 return True, False
-            return await self._apply(intent_id, task_id, look.record), True
-        except (errors.TransportError, errors.JournalError):
+            settled = await self._apply(intent_id, task_id, look.record)
+            if settled and step is Step.PROVE:
+                await self._forget_hint(intent_id, task_id)
+        except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
             return False, False
+        return settled, True
 
     async def _row(self, intent_id: str) -> Intent | None:
         job = self._parts.registry.get(intent_id)
         return job.row if job is not None and job.row is not None else await self._parts.journal.get(intent_id)
 
     async def _apply(self, intent_id: str, task_id: str, record: TaskRecord) -> bool:
-        """Take the record of a task that is an intent's; whether it has ended."""
+        """Take the record of a task that is an intent's; whether nothing more is to be done about it."""
         parts = self._parts
         job = parts.registry.get(intent_id)
         if job is None or job.row is None:
@@ -163,8 +185,10 @@ class Confirmations:
         if row_of(job).task_id != task_id:
             job = await self._bind(job, task_id)
         if row_of(job).task_id == task_id:
+            if record.ended:
+                parts.net.came(intent_id, job)  # of another process's job, too: callbacks do come
             await parts.tracker.apply(job, record)
-        return record.ended
+        return step_of(row_of(job), task_id) is Step.NOTHING
 
     async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
         """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""
@@ -172,14 +196,20 @@ class Confirmations:
         await parts.settler.accepted(job, task_id)
         row = row_of(job)
         if row.task_id != task_id or row.state is not IntentState.SUBMITTED:
-            return job  # one more than the intent's own, or somebody else was faster
-        parts.net.came(job.id, job)
-        _log.info("A callback has brought %s (%s until now) its task %s.", job.id, was, task_id)
-        if parts.registry.get(job.id) is not job:
-            if parts.journal.owns(row):
-                job = self._recovery.adopt(row)
+            # One more than the intent's own; or somebody else was faster, and has moved it on.
+            if job.state is not was and parts.registry.get(job.id) is job:
                 await self._recovery.follow(job)
-        elif job.owned:
+            return job
+        _log.info("A callback has brought %s (%s until now) its task %s.", job.id, was, task_id)
+        if (here := parts.registry.get(job.id)) is not job:
+            if here is None and not parts.journal.owns(row):
+                parts.net.came(job.id, job)
+                return job
+            # It had ended as far as this process knew, or has been taken up since it was looked for.
+            job = self._recovery.adopt(row)
+            job.row = row
+        parts.net.came(job.id, job)
+        if job.owned:
             parts.tracker.submitted(job)
             parts.submitter.found(job)
         else:
@@ -195,4 +225,5 @@ class Confirmations:
         row = await self._parts.journal.get(intent_id)
         if row is not None and task_id in row.hinted:
             left = tuple(other for other in row.hinted if other != task_id)
-            await self._parts.journal.note(intent_id, at=self._parts.surroundings.wall(), hinted=left)
+            job = self._parts.registry.get(intent_id)
+            await self._parts.moves.note(job or LiveJob.of(row), hinted=left)

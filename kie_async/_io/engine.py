@@ -136,6 +136,7 @@ class Engine:
         self._parts = parts = Parts(
             settings=settings,
             journal=journal,
+            moves=moves,
             surroundings=surroundings,
             registry=registry,
             root=self.root,
@@ -220,8 +221,7 @@ class Engine:
         for job in self._parts.registry:
             submitter.stop(job, Stop.CLOSED, closed_error(intent_id=job.id))
         with anyio.move_on_after(drain):
-            while owned := [job for job in self._parts.registry if job.owned]:
-                await owned[0].changed()
+            await submitter.drained()
         await self.root.end()
 
     async def _enter(self) -> None:
