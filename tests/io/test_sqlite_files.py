@@ -23,7 +23,7 @@ from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import Generator
 
     from kie_async._io.owners import Owners
 
@@ -321,14 +321,18 @@ def without_privileges() -> Generator[None]:
 
 
 @pytest.fixture
-async def read_only() -> AsyncGenerator[Path]:
+def read_only() -> Generator[Path]:
     """A folder that can be looked into, with a journal in it that can be read, and written by nobody."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         journal = SqliteJournal(folder / "kie.db")
-        await journal.open()
-        await journal.add(an_intent(1))
-        await journal.close()
+
+        async def fill() -> None:
+            await journal.open()
+            await journal.add(an_intent(1))
+            await journal.close()
+
+        asyncio.run(fill())
         (folder / "kie.db").chmod(0o444)
         folder.chmod(0o555)
         yield folder

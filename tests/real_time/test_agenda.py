@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_what_is_past_happens_before_what_is_to_come(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """uvloop makes no timer of an instant that is past; more is planned meanwhile all the same."""
+    """For an instant that is past, uvloop makes no timer; more is planned meanwhile all the same."""
     done: list[str] = []
 
     async def main() -> None:
