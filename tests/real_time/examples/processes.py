@@ -68,9 +68,10 @@ async def started(*arguments: str, cwd: Path, env: Mapping[str, str]) -> AsyncIt
     async with process:
         try:
             yield process
-        finally:
+        except BaseException:
             if process.returncode is None:
                 process.kill()
+            raise
 
 
 def lines_of(process: Process) -> BufferedByteReceiveStream:
