@@ -182,6 +182,7 @@ class Confirmations:
                 return True
             # Of another process, or ended as far as this one knew: its row is moved, and it is followed elsewhere.
             job = LiveJob.of(row)
+            job.called_back = True  # here, and so its end is not one that no callback has told of
         if row_of(job).task_id != task_id:
             job = await self._bind(job, task_id)
         if row_of(job).task_id == task_id:

@@ -91,7 +91,9 @@ def test_a_row_is_read_as_it_was(version: Path, tmp_path: Path) -> None:
 
     assert set(ENDS) == set(kept.rows) == set(found)
     for key, row in kept.rows.items():
-        texts = {name: json.loads(str(row[name])) for name in ("sources", "duplicates", "hinted") if name in row}
+        texts: dict[str, JSON] = {
+            name: json.loads(str(row[name])) for name in ("sources", "duplicates", "hinted") if name in row
+        }
         expected = {**row, **texts}
         assert expected == json.loads(json.dumps({name: found[key][name] for name in row}))
     assert [key for key in found if found[key]["sources"]] == ["succeeded"]
