@@ -111,13 +111,13 @@ class Fault:
     With a connection that is made (at ``connect``): ``close``, ``reset`` or ``silence``, once *at_byte* bytes have come
     in: none is on accept, 1 with the first packet, more is in the middle of an upload.
 
-    With the report of a task's end (at ``callback``): ``lost``; ``early``, *seconds* before the end (at once, if the task
-    does not last as long), when recordInfo still says that it runs; ``slow``, *seconds* later; ``copies``, made *copies*
-    times; ``alter``, a forgery; ``unsigned``; ``missigned``, signed with another key; ``stale``, signed *seconds* ago.
-    In each, *data* is laid over its ``data``. It is signed for the task that it then names, as by somebody who has the
-    key: ``Fault("callback", "alter", data={"taskId": other})`` is genuine in all but what it says, and ``fake.sign()``
-    makes any other. Whether a report is early is asked when its task is created, so its *nth* and *between* go by the
-    creates that name a callback URL; all else is asked when it is due, and goes by the ends.
+    With the report of a task's end (at ``callback``): ``lost``; ``early``, *seconds* before the end (at once, if the
+    task does not last as long), when recordInfo still says that it runs; ``slow``, *seconds* later; ``copies``, made
+    *copies* times; ``alter``, a forgery; ``unsigned``; ``missigned``, signed with another key; ``stale``, signed
+    *seconds* ago. In each, *data* is laid over its ``data``. It is signed for the task that it then names, as by
+    somebody who has the key: ``Fault("callback", "alter", data={"taskId": other})`` is genuine in all but what it says.
+    Whether a report is early is asked when its task is created, so its *nth* and *between* go by the creates that name
+    a callback URL; all else is asked when it is due, and goes by the ends.
 
     Whether it *happened*: with *after* the create was taken and paid (the upload is held), and only the answer suffers.
     Without it the service has done nothing, and for "the true answer" stands an empty success, ``{"code": 200, "msg":
