@@ -20,8 +20,11 @@ from kie_async._core.looks import LookVerdict
 from kie_async._core.matching import MAX_HINTED, Step, again_after, echoes, step_of
 from kie_async._io.live import LiveJob
 from kie_async._io.moves import row_of
+from kie_async.events import EventName
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kie_async._core.lifecycle import Intent
     from kie_async._io.parts import Parts
     from kie_async._io.recovery import Recovery
@@ -35,6 +38,9 @@ _log = logging.getLogger("kie_async")
 MAX_INTENTS = 10_000
 #: A new task may be invisible for 90 s; one that is still unknown at this look, two minutes later, does not exist.
 VISIBLE_LOOKS = 8
+
+#: What a callback was answered that turns out to be about a foreign task.
+_TAKEN = 200
 
 
 @attrs.define(eq=False)
@@ -53,11 +59,14 @@ class Confirmations:
         parts: The client's parts.
 
         recovery: Follows jobs that callbacks have brought back.
+
+        report: Takes events.
     """
 
-    def __init__(self, parts: Parts, recovery: Recovery) -> None:
+    def __init__(self, parts: Parts, recovery: Recovery, *, report: Callable[..., None]) -> None:
         self._parts = parts
         self._recovery = recovery
+        self._report = report
         self._cases: dict[str, _Case] = {}
         #: Looks so far.
         self.looks = 0
@@ -156,10 +165,10 @@ class Confirmations:
             if look.record is None:
                 if step is Step.CONFIRM or look.verdict is not LookVerdict.NOT_VISIBLE or looks < VISIBLE_LOOKS:
                     return False, step is Step.CONFIRM
-                await self._disprove(intent_id, task_id)
+                await self._disprove(row, task_id)
                 return True, False
             if step is Step.PROVE and not echoes(look.record, intent_id, parts.secret):
-                await self._disprove(intent_id, task_id)
+                await self._disprove(row, task_id)
                 return True, False
             settled = await self._apply(intent_id, task_id, look.record)
             if settled and step is Step.PROVE:
@@ -217,10 +226,12 @@ class Confirmations:
             await self._recovery.follow(job)
         return job
 
-    async def _disprove(self, intent_id: str, task_id: str) -> None:
+    async def _disprove(self, row: Intent, task_id: str) -> None:
         """Forget a task that is somebody else's, or nobody's."""
-        _log.warning("A callback for %s has named task %s, which is not its own; it is ignored.", intent_id, task_id)
-        await self._forget_hint(intent_id, task_id)
+        _log.warning("A callback for %s has named task %s, which is not its own; it is ignored.", row.id, task_id)
+        why = "the task that it names was not created by its job"
+        self._report(EventName.CALLBACK_REFUSED, LiveJob.of(row), reason=why, status=_TAKEN, named=task_id)
+        await self._forget_hint(row.id, task_id)
 
     async def _forget_hint(self, intent_id: str, task_id: str) -> None:
         row = await self._parts.journal.get(intent_id)

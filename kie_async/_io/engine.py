@@ -155,7 +155,7 @@ class Engine:
         self.intake = Intake(parts)
         self._recovery.send_again = self.intake.send_again
         tracker.follow = self._recovery.follow
-        self._confirmations = Confirmations(parts, self._recovery)
+        self._confirmations = Confirmations(parts, self._recovery, report=self._report)
         self._recovery.confirm = self._confirmations.ask
         self.receiver = Receiver(parts, self._confirmations, report=self._report)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery)

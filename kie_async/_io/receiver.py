@@ -92,7 +92,7 @@ class Receiver:
         self.callbacks += 1
         if step is not Step.PROVE:
             parts.net.came(intent_id, job)
-        self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt)
+        self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt, state=row.state)
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:
