@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -35,12 +36,14 @@ def callback_routes(door: Door, path: str) -> list[web.RouteDef]:
                     given = await _read(request)
             except TimeoutError:
                 status, body = door.refuse("its body was too slow", status=408)
+            except (ConnectionError, web.RequestPayloadError):
+                status, body = door.refuse("its body did not come to an end", status=400)
             else:
                 whole = len(given) <= MAX_BODY
                 status, body = await door.handle(request.path, request.headers, given)
         response = web.Response(status=status, body=body, content_type="application/json")
         if not whole:
-            response.force_close()  # what has not been read is not worth the time
+            await _send_off(request, response)
         return response
 
     return [web.post(f"{path.rstrip('/')}/{{token}}", receive)]
@@ -48,11 +51,23 @@ def callback_routes(door: Door, path: str) -> list[web.RouteDef]:
 
 async def _read(request: web.Request) -> bytes:
     """The body, or of one that is too large as much as shows that it is."""
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     async for chunk in request.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BODY:
+        body += chunk
+        if len(body) > MAX_BODY:
             break
-    return b"".join(chunks)
+    return bytes(body)
+
+
+async def _send_off(request: web.Request, response: web.Response) -> None:
+    """
+    Answer a request that was not read to its end, which is not worth the time.
+
+    Left to itself, aiohttp would go on reading for 10 s, and log an error if what it reads there is broken.
+    """
+    response.force_close()
+    if not request.content.is_eof():
+        with suppress(ConnectionError):  # gone already
+            await response.prepare(request)
+            await response.write_eof()
+        request.protocol.force_close()

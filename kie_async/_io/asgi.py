@@ -87,18 +87,16 @@ class CallbackApp:
 
 async def _read(receive: _Receive) -> bytes:
     """The body, or of one that is too large as much as shows that it is."""
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
             raise _GoneError
         chunk = message.get("body", b"")
         if isinstance(chunk, bytes):
-            chunks.append(chunk)
-            size += len(chunk)
-        if size > MAX_BODY or not message.get("more_body", False):
-            return b"".join(chunks)
+            body += chunk
+        if len(body) > MAX_BODY or not message.get("more_body", False):
+            return bytes(body)
 
 
 def _headers(scope: _Message) -> list[tuple[str, str]]:

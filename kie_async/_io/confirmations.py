@@ -160,8 +160,8 @@ class Confirmations:
             if step is Step.NOTHING:
                 await self._forget_hint(intent_id, task_id)
                 return True, True
-            self.looks += 1
             look = await parts.poller.look_now(task_id)
+            self.looks += 1
             if look.record is None:
                 if step is Step.CONFIRM or look.verdict is not LookVerdict.NOT_VISIBLE or looks < VISIBLE_LOOKS:
                     return False, step is Step.CONFIRM

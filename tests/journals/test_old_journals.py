@@ -91,10 +91,8 @@ def test_a_row_is_read_as_it_was(version: Path, tmp_path: Path) -> None:
 
     assert set(ENDS) == set(kept.rows) == set(found)
     for key, row in kept.rows.items():
-        texts: dict[str, JSON] = {
-            name: json.loads(str(row[name])) for name in ("sources", "duplicates", "hinted") if name in row
-        }
-        expected = {**row, **texts}
+        lists: set[str] = {"sources", "duplicates", "hinted"}
+        expected = {name: json.loads(str(value)) if name in lists else value for name, value in row.items()}
         assert expected == json.loads(json.dumps({name: found[key][name] for name in row}))
     assert [key for key in found if found[key]["sources"]] == ["succeeded"]
 

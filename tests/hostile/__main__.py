@@ -1,0 +1,37 @@
+"""The siege as a command: ``python -m tests.hostile 100000``; see ``docs/hostile-callbacks.md``."""
+
+# ruff: noqa: T201  # a command prints its result
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from kie_async._io.memory import MemoryJournal
+from kie_async._io.sqlite import SqliteJournal
+from kie_async.testing import virtual_time
+from tests.hostile.report import SIGNED, survive
+
+
+def main(count: int) -> int:
+    """Go through both sieges, and show the figures; the exit code tells whether something was wrong."""
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for signed in (True, False):
+            journal = MemoryJournal() if signed else SqliteJournal(Path(folder) / "kie.db")
+            share = round(count * SIGNED) if signed else count - round(count * SIGNED)
+            began = time.monotonic()
+            report = virtual_time(partial(survive, share, journal=journal, signed=signed))
+            print(f"{'signed, journal in memory' if signed else 'unsigned, journal on disk'}:")
+            print(report, f"{time.monotonic() - began:.0f} s", *report.problems, sep="\n")
+            wrong += len(report.problems)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Post hostile requests to both adapters of a client at work.")
+    parser.add_argument("count", type=int, nargs="?", default=100_000, help="how many requests")
+    sys.exit(main(parser.parse_args().count))

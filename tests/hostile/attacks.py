@@ -1,0 +1,456 @@
+"""
+What a liar posts: an attack is a choice of token, body, signature, delivery and method, with a bit of noise in each.
+
+Every choice that makes a request wrong says with which status it has to be refused. So what is expected of a request is
+known without asking the package: it is the status of the first thing that is wrong with it, in the documented order.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Literal, TypeAlias
+from urllib.parse import quote
+
+import attrs
+import hypothesis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from kie_async._core.signature import mint_token
+
+__all__ = ["FIXED", "WAYS", "Attack", "Request", "Scene", "Target", "Way", "aimed", "drawn"]
+
+#: The two adapters.
+Way: TypeAlias = Literal["asgi", "aiohttp"]
+WAYS: tuple[Way, ...] = ("asgi", "aiohttp")
+Header: TypeAlias = tuple[bytes, bytes]
+
+EVIL = "https://evil.example/virus.mp4"
+CAP = 262_144
+
+
+@attrs.frozen
+class Target:
+    """
+    A job that is attacked.
+
+    Attributes:
+        intent_id: Its own id.
+
+        attempts: How many times it was sent, at least 1.
+
+        task_id: A task that its creates have made, whether the client knows of it or not; else an id of nothing.
+    """
+
+    intent_id: str
+    attempts: int
+    task_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Scene:
+    """
+    What a liar may know at worst: genuine tokens, ids of tasks, and signatures that the service has made.
+
+    Attributes:
+        targets: The jobs, one at least.
+
+        strangers: Tasks of the account that no job has created.
+
+        secret: What genuine tokens are made with. (He has seen the tokens, not the secret.)
+
+        keys: What signatures are good under, the old one first; empty if callbacks are not signed.
+
+        wall: The time, in seconds since the epoch.
+    """
+
+    targets: Sequence[Target]
+    strangers: Sequence[str]
+    secret: bytes = attrs.field(repr=False)
+    keys: Sequence[str] = attrs.field(repr=False)
+    wall: float
+
+
+@attrs.frozen
+class Attack:
+    """
+    A choice of everything, by name; see the tables of this file.
+
+    Attributes:
+        number: Picks the job, and what else there are several of.
+
+        text: Noise for where a text goes.
+
+        blob: Noise for where bytes go.
+    """
+
+    token: str = "genuine"
+    body: str = "own"
+    signature: str = "right"
+    delivery: str = "whole"
+    method: str = "POST"
+    number: int = 0
+    text: str = ""
+    blob: bytes = b""
+
+
+@attrs.frozen
+class Request:
+    """
+    An attack, aimed at a scene.
+
+    Attributes:
+        attack: What it was made of.
+
+        path: The path as it goes over the wire, the query with it.
+
+        headers: The headers that are no business of the delivery.
+
+        body: The body.
+
+        expected: The answers that are right, by adapter; None is no answer.
+    """
+
+    attack: Attack
+    path: str
+    headers: list[Header]
+    body: bytes = attrs.field(repr=False)
+    expected: Mapping[Way, frozenset[int | None]]
+
+
+# -- tokens: the path's end, and the status that it is refused with -------------------------------------------------
+
+
+def _genuine(scene: Scene, attack: Attack, target: Target) -> str:
+    return mint_token(scene.secret, target.intent_id, 1 + attack.number % target.attempts)
+
+
+def _with_last_changed(token: str) -> str:
+    return token[:-1] + ("A" if token[-1] != "A" else "B")
+
+
+def _of_other_attempt(token: str) -> str:
+    intent_id, attempt, mac = token.split(".")
+    return f"{intent_id}.{int(attempt) + 1}.{mac}"
+
+
+_Token: TypeAlias = Callable[[Scene, Attack, Target], str]
+
+TOKENS: Mapping[str, tuple[_Token, int | None]] = {
+    "genuine": (_genuine, None),
+    "encoded": (lambda scene, attack, target: _genuine(scene, attack, target).replace(".", "%2E"), None),
+    "with a query": (
+        lambda scene, attack, target: f"{_genuine(scene, attack, target)}?next=/{quote(attack.text)}",
+        None,
+    ),
+    "of an attempt to come": (lambda scene, _, target: mint_token(scene.secret, target.intent_id, 999), None),
+    "of no job": (lambda scene, attack, _: mint_token(scene.secret, f"kj_{attack.number:032x}", 1), None),
+    "below": (lambda scene, attack, target: f"more/{_genuine(scene, attack, target)}", None),
+    "none": (lambda *_: "", 404),
+    "noise": (lambda _, attack, __: quote(attack.text, safe="") or "-", 404),
+    "noise in place of the mac": (lambda _, attack, target: f"{target.intent_id}.1.{quote(attack.text, safe='')}", 404),
+    "one letter changed": (lambda scene, attack, target: _with_last_changed(_genuine(scene, attack, target)), 404),
+    "one letter more": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}A", 404),
+    "of another attempt": (lambda scene, attack, target: _of_other_attempt(_genuine(scene, attack, target)), 404),
+    "of another account": (lambda _, __, target: mint_token(b"another", target.intent_id, 1), 404),
+    "in capitals": (lambda scene, attack, target: _genuine(scene, attack, target).upper(), 404),
+    "above": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}/more", 404),
+    "in the query": (lambda scene, attack, target: f"token?{_genuine(scene, attack, target)}", 404),
+}
+#: Where aiohttp's router finds no route of ours, or may find none.
+_ELSEWHERE = {"below", "none", "noise", "noise in place of the mac", "above"}
+
+# -- bodies: the bytes, the id that a signature would be of, and the status that they are refused with --------------
+
+
+def _claim(*ids: tuple[str, object], state: str = "success", **more: object) -> bytes:
+    """A body that lies about the result, in the shape of the service's."""
+    data: dict[str, object] = {"state": state, "resultJson": json.dumps({"resultUrls": [EVIL]}), **more}
+    document: dict[str, object] = {"code": 200 if state == "success" else 501, "msg": "success", "data": data}
+    for place, value in ids:
+        (document if place == "taskId" else data)[place.removeprefix("data.")] = value
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _own(target: Target) -> bytes:
+    return _claim(("data.taskId", target.task_id))
+
+
+def _stranger(scene: Scene, attack: Attack) -> str:
+    return scene.strangers[attack.number % len(scene.strangers)]
+
+
+def _neighbour(scene: Scene, attack: Attack) -> str:
+    return scene.targets[(attack.number * 7 + 1) % len(scene.targets)].task_id
+
+
+def _nobody(attack: Attack) -> str:
+    return hashlib.sha256(f"{attack.number}.{attack.blob.hex()}".encode()).hexdigest()[:32]
+
+
+def _about(task_id: str) -> tuple[bytes, str]:
+    return _claim(("data.taskId", task_id)), task_id
+
+
+_Body: TypeAlias = Callable[[Scene, Attack, Target], tuple[bytes, str]]
+
+#: The ones that name one task; what they say of it is false, or at best too early.
+CLAIMS: Mapping[str, _Body] = {
+    "own": lambda _, __, target: _about(target.task_id),
+    "own has failed": lambda _, __, target: (
+        _claim(("data.taskId", target.task_id), state="fail", failCode="500", failMsg="no"),
+        target.task_id,
+    ),
+    "own in all places": lambda _, __, target: (
+        _claim(*((place, target.task_id) for place in ("taskId", "data.taskId", "data.task_id"))),
+        target.task_id,
+    ),
+    "own with a forged echo": lambda scene, attack, target: (
+        _claim(
+            ("data.taskId", target.task_id), param=json.dumps({"callBackUrl": f"/{_genuine(scene, attack, target)}"})
+        ),
+        target.task_id,
+    ),
+    "own after another one": lambda _, attack, target: (
+        b'{"taskId":"%s",%s' % (_nobody(attack).encode(), _claim(("taskId", target.task_id))[1:]),
+        target.task_id,
+    ),
+    "own with a mark of the byte order": lambda _, __, target: (b"\xef\xbb\xbf" + _own(target), target.task_id),
+    "own with numbers beyond all floats": lambda _, __, target: (
+        b'{"a":NaN,"b":-1e999,"c":%s,%s' % (b"9" * 5000, _own(target)[1:]),
+        target.task_id,
+    ),
+    "own as large as it may be": lambda _, __, target: (_own(target).ljust(CAP), target.task_id),
+    "a stranger's": lambda scene, attack, _: _about(_stranger(scene, attack)),
+    "a neighbour's": lambda scene, attack, _: _about(_neighbour(scene, attack)),
+    "nobody's": lambda _, attack, __: _about(_nobody(attack)),
+    "a number's": lambda _, attack, __: (_claim(("taskId", attack.number)), str(attack.number)),
+}
+
+#: The ones that are refused, by their status.
+REFUSED_BODIES: Mapping[str, tuple[Callable[[Scene, Attack, Target], bytes], int]] = {
+    "own and a stranger's": (
+        lambda scene, attack, target: _claim(("data.taskId", target.task_id), ("taskId", _stranger(scene, attack))),
+        400,
+    ),
+    "own and another one": (
+        lambda _, attack, target: _claim(("data.taskId", target.task_id), ("data.task_id", _nobody(attack))),
+        400,
+    ),
+    "no task": (lambda *_: _claim(), 400),
+    "an id elsewhere": (lambda _, __, target: _claim(("data.id", target.task_id)), 400),
+    "an id that is none": (lambda _, attack, __: _claim(("taskId", f"/{attack.text}")), 400),
+    "an id in a list": (lambda _, __, target: _claim(("taskId", [target.task_id])), 400),
+    "nothing": (lambda *_: b"", 400),
+    "noise": (lambda _, attack, __: b"\0" + attack.blob, 400),
+    "noise after a good one": (lambda _, attack, target: _own(target) + b"!" + attack.blob, 400),
+    "truncated": (lambda _, attack, target: _own(target)[: -1 - attack.number % 100], 400),
+    "a list": (lambda _, __, target: b"[" + _own(target) + b"]", 400),
+    "a text": (lambda _, __, target: json.dumps(target.task_id).encode(), 400),
+    "not in UTF-8": (lambda _, __, target: _own(target).replace(b"success", b"succ\xe8s"), 400),
+    "in UTF-16": (lambda _, __, target: _own(target).decode().encode("utf-16"), 400),
+    "deep lists": (lambda *_: b"[" * 200_000, 400),
+    "deep objects": (lambda _, __, target: _own(target)[:-1] + b',"x":' + b'{"a":' * 5000 + b"1" + b"}" * 5001, 400),
+    "just too deep": (lambda _, __, target: _own(target)[:-1] + b',"x":' + b"[" * 64 + b"]" * 64 + b"}", 400),
+    "a byte too large": (lambda _, __, target: _own(target).ljust(CAP + 1), 413),
+    "300 KiB": (lambda _, __, target: _own(target)[:-1] + b',"x":"' + b"x" * 300 * 1024 + b'"}', 413),
+    "300 KiB of noise": (lambda *_: b"\xff" * 300 * 1024, 413),
+}
+
+# -- signatures: the headers, and the status that they are refused with --------------------------------------------
+
+
+def _digest(key: str, text: str) -> bytes:
+    return hmac.digest(key.encode(), text.encode(), "sha256")
+
+
+def _signed(signature: bytes, stamp: int | bytes) -> list[Header]:
+    time = stamp if isinstance(stamp, bytes) else str(stamp).encode()
+    return [(b"X-Webhook-Timestamp", time), (b"X-Webhook-Signature", signature)]
+
+
+def _right(scene: Scene, task_id: str, *, age: int = 0, key: str | None = None) -> list[Header]:
+    stamp = int(scene.wall) - age
+    good = scene.keys[-1] if scene.keys else "a key"
+    return _signed(base64.b64encode(_digest(good if key is None else key, f"{task_id}.{stamp}")), stamp)
+
+
+def _spelled(spell: Callable[[bytes], bytes]) -> Callable[[Scene, Attack, str], list[Header]]:
+    def headers(scene: Scene, _attack: Attack, task_id: str) -> list[Header]:
+        (_, stamp), (_, good) = _right(scene, task_id)
+        return _signed(spell(base64.b64decode(good)), stamp)
+
+    return headers
+
+
+_Signature: TypeAlias = Callable[[Scene, Attack, str], list[Header]]
+
+SIGNATURES: Mapping[str, tuple[_Signature, int | None]] = {
+    "right": (lambda scene, _, task_id: _right(scene, task_id), None),
+    "right and replayed": (lambda scene, _, task_id: _right(scene, task_id, age=200), None),
+    "right by a clock that is ahead": (lambda scene, _, task_id: _right(scene, task_id, age=-200), None),
+    "right under the old key": (lambda scene, _, task_id: _right(scene, task_id, key=[*scene.keys, ""][0]), None),
+    "right after a wrong one": (lambda scene, _, task_id: [*_signed(b"no", 5), *_right(scene, task_id)], None),
+    "wrong after a right one": (lambda scene, _, task_id: [*_right(scene, task_id), *_signed(b"no", 5)], 401),
+    "missing": (lambda *_: [], 401),
+    "without a time": (lambda scene, _, task_id: _right(scene, task_id)[1:], 401),
+    "without itself": (lambda scene, _, task_id: _right(scene, task_id)[:1], 401),
+    "of another task": (lambda scene, _, task_id: _right(scene, f"{task_id}0"), 401),
+    "under another key": (lambda scene, _, task_id: _right(scene, task_id, key="another key"), 401),
+    "stale": (lambda scene, _, task_id: _right(scene, task_id, age=400), 401),
+    "from the future": (lambda scene, _, task_id: _right(scene, task_id, age=-400), 401),
+    "in hex": (_spelled(lambda digest: digest.hex().encode()), 401),
+    "unpadded": (_spelled(lambda digest: base64.b64encode(digest).rstrip(b"=")), 401),
+    "padded twice": (_spelled(lambda digest: base64.b64encode(digest) + b"="), 401),
+    "beyond ASCII": (lambda scene, _, __: _signed("äöü€".encode() * 11, int(scene.wall)), 401),
+    "noise": (lambda scene, attack, _: _signed(attack.blob.hex().encode(), int(scene.wall)), 401),
+    "bytes": (lambda scene, _, __: _signed(bytes(range(0x80, 0x100)), int(scene.wall)), 401),
+    "four kilobytes": (lambda scene, _, __: _signed(b"A" * 4096, int(scene.wall)), 401),
+    "at no time": (lambda *_: _signed(b"A" * 43 + b"=", b"now"), 401),
+    "at a time in letters beyond ASCII": (
+        lambda *_: _signed(b"A" * 43 + b"=", "\N{FULLWIDTH DIGIT ONE}\N{FULLWIDTH DIGIT TWO}".encode()),
+        401,
+    ),
+    "at a fraction": (lambda scene, *_: _signed(b"A" * 43 + b"=", f"{scene.wall:.3f}".encode()), 401),
+    "at the end of time": (lambda *_: _signed(b"A" * 43 + b"=", b"9" * 3000), 401),
+}
+
+# -- deliveries: how the body comes, and what a request gets that is right else -------------------------------------
+
+#: What becomes of a request that is delivered like this. ``whole`` and ``pieces`` make no difference. Three announce
+#: more than they send: ``stalls`` sends half of the body and waits, ``dribbles`` sends a byte a second, ``goes`` sends
+#: half of it and goes away. ``endless`` sends blanks for ever; ``zipped noise`` says that noise is gzip, and a ``bomb``
+#: is gzip.
+DELIVERIES: Mapping[str, int | None] = {
+    "whole": None,
+    "pieces": None,
+    "stalls": 408,
+    "dribbles": 408,
+    "goes": None,
+    "endless": 413,
+    "zipped noise": 400,
+    "bomb": 413,
+}
+METHODS = ("POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+
+BOMB = gzip.compress(b" " * 10_000_000)
+BODIES = (*CLAIMS, *REFUSED_BODIES)
+
+
+def aimed(attack: Attack, scene: Scene) -> Request:
+    """The request of an attack."""
+    if attack.delivery == "zipped noise" and (attack.method != "POST" or attack.token in _ELSEWHERE):
+        # It would reach no route of ours, and aiohttp itself logs that it cannot unpack what nobody has asked for.
+        attack = attrs.evolve(attack, delivery="whole")
+    target = scene.targets[attack.number % len(scene.targets)]
+    tail, token_status = TOKENS[attack.token][0](scene, attack, target), TOKENS[attack.token][1]
+    body_status: int | None = None
+    if attack.body in CLAIMS:
+        body, named = CLAIMS[attack.body](scene, attack, target)
+    else:
+        make, body_status = REFUSED_BODIES[attack.body]
+        body, named = make(scene, attack, target), target.task_id
+    sign, signature_status = SIGNATURES[attack.signature]
+    headers = [(b"Content-Type", b"application/json"), *sign(scene, attack, named)]
+    if attack.delivery in ("zipped noise", "bomb"):
+        body = BOMB if attack.delivery == "bomb" else b"\0" + attack.blob
+        headers.append((b"Content-Encoding", b"gzip"))
+    unread = [405 if attack.method != "POST" else None, token_status]
+    read = [
+        DELIVERIES[attack.delivery],
+        body_status,
+        signature_status if scene.keys else None,
+        404 if attack.token == "of no job" else None,
+    ]
+    return Request(attack, f"/kie/{tail}", headers, body, {way: _expected(attack, way, unread, read) for way in WAYS})
+
+
+def _expected(
+    attack: Attack, way: Way, unread: Sequence[int | None], read: Sequence[int | None]
+) -> frozenset[int | None]:
+    """The first thing that is wrong decides; *unread* is what is seen before the body is read."""
+    first = next((status for status in unread if status is not None), None)
+    if attack.delivery == "goes" and (first is None or way == "aiohttp"):
+        return frozenset({None})  # nobody is there to be answered
+    if first is not None:
+        # Over sockets, an answer that comes before a large body was sent may be lost with the connection.
+        lost = {None} if way == "aiohttp" else set[None]()
+        return frozenset({404, 405, *lost} if way == "aiohttp" and attack.token in _ELSEWHERE else {first, *lost})
+    if way == "aiohttp" and attack.token in _ELSEWHERE:
+        return frozenset({404, None})
+    if way == "asgi" and attack.delivery == "bomb":
+        return frozenset({400})  # nobody unpacks it
+    status = next((status for status in read if status is not None), 200)
+    return frozenset({status, None} if way == "aiohttp" and status == 413 else {status})
+
+
+# -- which of them are posted --------------------------------------------------------------------------------------
+
+#: Each choice with everything else right, and what goes together badly.
+FIXED: Sequence[Attack] = (
+    *(Attack(token=token) for token in TOKENS),
+    *(Attack(body=body) for body in BODIES),
+    *(Attack(signature=signature) for signature in SIGNATURES),
+    *(Attack(delivery=delivery) for delivery in DELIVERIES),
+    *(Attack(method=method) for method in METHODS),
+    *(Attack(body="own", signature=signature, number=3) for signature in ("right", "right and replayed")),
+    *(
+        Attack(body=body, number=number)
+        for body, number in product(("a stranger's", "a neighbour's", "nobody's"), (1, 2))
+    ),
+    *(Attack(token="none", body=body) for body in ("300 KiB", "deep lists")),
+    *(Attack(token="of no job", body=body) for body in CLAIMS),
+    *(Attack(token="one letter changed", delivery=delivery) for delivery in ("stalls", "endless", "zipped noise")),
+    *(Attack(delivery="pieces", body=body) for body in ("own", "300 KiB", "deep lists", "own as large as it may be")),
+    *(Attack(method="GET", delivery=delivery) for delivery in ("stalls", "endless")),
+)
+
+#: Rarely what costs much time: half a second of it for each hundred requests would be half an hour in all.
+_LARGE = {"deep lists", "deep objects", "300 KiB", "300 KiB of noise", "a byte too large", "own as large as it may be"}
+_USUAL = [body for body in BODIES if body not in _LARGE]
+_numbers = st.integers(0, 10_000)
+
+
+def _rarely(usual: Sequence[str], rare: Sequence[str], one_in: int) -> st.SearchStrategy[str]:
+    """One of *usual*, and once in a while one of *rare*."""
+    return st.integers(1, one_in).flatmap(lambda drawn: st.sampled_from(rare if drawn == one_in else usual))
+
+
+_attacks = st.builds(
+    Attack,
+    token=_rarely(["genuine"], list(TOKENS), 3),
+    body=_rarely(_USUAL, sorted(_LARGE), 40),
+    signature=_rarely(["right", "right and replayed"], list(SIGNATURES), 3),
+    delivery=_rarely(["whole", "pieces"], list(DELIVERIES), 10),
+    method=_rarely(["POST"], METHODS, 10),
+    number=_numbers,
+    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    blob=st.binary(max_size=24),
+)
+_AT_ONCE = 25
+
+
+def drawn(seed: int, count: int) -> list[Attack]:
+    """Attacks that hypothesis has thought of: the same *seed*, the same ones."""
+    found: list[Attack] = []
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=-(-count // _AT_ONCE),
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(st.lists(_attacks, min_size=_AT_ONCE, max_size=_AT_ONCE))
+    def draw(attacks: list[Attack]) -> None:
+        found.extend(attacks)
+
+    draw()
+    return found[:count]

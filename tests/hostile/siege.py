@@ -1,0 +1,300 @@
+"""
+The siege: a client at work, with jobs in every state, while liars post to both of its adapters.
+
+Time is virtual, everything else is real: the service's answers come over sockets, and so does half of what is posted.
+Whoever is wrong is found by holding the client's account against the service's truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+from aiohttp import web
+
+from kie_async import Generation, KieClient, KieError, Limits, RetryPolicy, Statistics, TaskFailedError
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.matching import MAX_HINTED
+from kie_async._core.signature import CallbackToken, callback_secret, find_token
+from kie_async._core.stored import load_record
+from kie_async.testing import FakeKie, Fault
+from kie_async.testing.truth import busiest_window
+from tests.client.world import KEY, ask, somebody_elses
+from tests.hostile.attacks import Attack, Request, Scene, Target, Way, aimed
+from tests.hostile.posting import App, over_a_socket, through_asgi
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from kie_async import Job
+    from kie_async._io.journal import Journal
+    from kie_async.testing.tasks import Task
+
+__all__ = ["OLD_KEY", "WEBHOOK_KEY", "Siege", "besieged"]
+
+S = IntentState
+
+#: The service signs under the new one; the old one still counts.
+WEBHOOK_KEY = "canary-of-the-webhook-key"
+OLD_KEY = "canary-of-the-old-webhook-key"
+
+LIMITS = Limits(creates=5, polls_per_second=5.0)
+#: Short lives, so that jobs stall and doubts run out while the siege lasts.
+RETRY = RetryPolicy(max_age=300.0, in_doubt_hold=60.0)
+#: Hostile requests a second, and what part of it a batch is.
+RATE = 100.0
+#: How long, in seconds, the client works before the siege begins.
+PRELUDE = 600.0
+#: And how long it is left alone when the last wait has come to its end.
+AFTERMATH = 7200.0
+#: Rows that have ended are forgotten after this many seconds, and doubts beyond so many are given up.
+KEPT = 60.0
+MOST_DOUBTS = 6
+
+
+def _duration(_: str, rng: Random) -> float:
+    """A task in ten takes longer than a client waits."""
+    return 450.0 if rng.random() < 0.1 else rng.lognormvariate(4.0, 0.4)
+
+
+def _faults() -> list[Fault]:
+    """What goes wrong without any liar; it brings jobs into every state."""
+    return [
+        Fault("create", "reset", after=True, chance=0.06),
+        Fault("create", "reset", chance=0.04),
+        Fault("create", "code", code=500, after=True, chance=0.05),
+        Fault("create", "code", code=422, chance=0.04),
+        Fault("create", "slow", seconds=40.0, after=True, chance=0.08),
+        Fault("poll", "html", chance=0.02),
+        Fault("callback", "lost", chance=0.5),
+        Fault("callback", "copies", copies=3, chance=0.2),
+        Fault("callback", "slow", seconds=60.0, chance=0.1),
+    ]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Siege:
+    """
+    One service, one client, and what was seen of both.
+
+    Attributes:
+        answers: How often each status was answered; None for no answer.
+
+        wrong: Whatever was not as it must be, in words.
+
+        results: What callers were told, by kind.
+
+        seen: In how many batches there was a job in a state.
+
+        busiest_second: The most looks in any second, as the service has seen them.
+
+        net: Looks of the polling in each stretch of ten seconds.
+
+        left: The client's statistics when all is over, without the totals.
+    """
+
+    fake: FakeKie
+    kie: KieClient
+    journal: Journal
+    port: int
+    keys: Sequence[str]
+    answers: Counter[int | None] = attrs.field(factory=Counter)
+    wrong: list[str] = attrs.field(factory=list)
+    results: Counter[str] = attrs.field(factory=Counter)
+    seen: Counter[IntentState] = attrs.field(factory=Counter)
+    busiest_second: int = 0
+    net: list[int] = attrs.field(factory=list)
+    left: Statistics = attrs.field(factory=Statistics)
+    _strangers: list[str] = attrs.field(factory=list)
+    _secret: bytes = attrs.field(factory=lambda: callback_secret(KEY))
+    _instants: deque[float] = attrs.field(factory=deque)
+    _number: int = 0
+
+    # -- the client's own life -------------------------------------------------------------------------------------
+
+    async def settle_in(self, life: TaskGroup, waits: TaskGroup) -> None:
+        """Let strangers create tasks, and the client work until there are jobs in every state."""
+        for nth in range(6):
+            others = "https://app.example.com/kie/kj_" + "0" * 32 + ".1.AAAAAAAAAAAAAAAAAAAAAA"
+            self._strangers.append(
+                await somebody_elses(self.fake.url, f"a stranger's {nth}", others if nth % 2 else None)
+            )
+        self.fake.inject(*_faults())
+        life.start_soon(self._customers, waits)
+        life.start_soon(self._sample)
+        await anyio.sleep(PRELUDE)
+        await self.audit()
+
+    async def _customers(self, waits: TaskGroup) -> None:
+        """Ask for a little more than the limit allows, so that something is always waiting to be sent."""
+        while True:
+            if self.kie.statistics().waiting_for_token < 4:
+                self._number += 1
+                if self._number % 9 == 0:
+                    waits.start_soon(self._leave_at_once)
+                else:
+                    job = await self.kie.submit(ask(self._number), wait=False)
+                    waits.start_soon(self._wait, job)
+            await anyio.sleep(0.5)
+
+    async def _leave_at_once(self) -> None:
+        with anyio.move_on_after(0.2):
+            await self.kie.submit(ask(self._number))
+
+    async def _wait(self, job: Job) -> None:
+        """Wait for a job as a caller does, and hold what he is told against the truth."""
+        try:
+            told: Generation | KieError = await job
+        except KieError as error:
+            told = error
+        self.results[type(told).__name__] += 1
+        if isinstance(told, (Generation, TaskFailedError)):
+            task = self.fake.truth.tasks[told.task_id or ""]
+            failed = isinstance(told, TaskFailedError)
+            right = (
+                self._is_of(task, job.id) and task.ended(anyio.current_time()) and failed == (task.failure is not None)
+            )
+            if not right or (isinstance(told, Generation) and told.urls != (task.result_url,)):
+                self.wrong.append(f"a caller of {job.id} was told {told!r}, and the truth is {task}")
+
+    async def _sample(self) -> None:
+        """Count the looks that no callback has caused."""
+        before = 0
+        while True:
+            now = self.kie.statistics()
+            self.net.append(now.looks - now.confirmations - before)
+            before = now.looks - now.confirmations
+            await anyio.sleep(10.0)
+
+    # -- the liars -------------------------------------------------------------------------------------------------
+
+    async def post(self, attacks: Sequence[tuple[Attack, Way]]) -> None:
+        """Post a batch at ``RATE``, each attack to its adapter; then audit."""
+        app, scene = self.kie.callbacks.asgi_app(), await self._scene()
+        async with anyio.create_task_group() as group:
+            for attack, way in attacks:
+                group.start_soon(self._post, app, way, aimed(attack, scene))
+                await anyio.sleep(1 / RATE)
+        await self.audit()
+
+    async def _post(self, app: App, way: Way, request: Request) -> None:
+        status = await (through_asgi(app, request) if way == "asgi" else over_a_socket(self.port, request))
+        self.answers[status] += 1
+        if status not in request.expected[way]:
+            self.wrong.append(f"{way} answers {status} to {request.attack}, and not {set(request.expected[way])}")
+
+    async def _scene(self) -> Scene:
+        tasks = {token.intent_id: task for task, token in self._tokens()}
+        return Scene(
+            targets=[
+                Target(row.id, max(1, row.attempts), tasks[row.id].task_id if row.id in tasks else row.id[3:])
+                for row in await self.journal.rows()
+            ],
+            strangers=self._strangers,
+            secret=self._secret,
+            keys=self.keys,
+            wall=self._wall(),
+        )
+
+    # -- the truth -------------------------------------------------------------------------------------------------
+
+    async def audit(self) -> None:
+        """Hold the journal against the service's truth, and let both forget what is long over."""
+        rows, truth, now = await self.journal.rows(), self.fake.truth, anyio.current_time()
+        self.seen.update({row.state for row in rows})
+        self.wrong += [why for row in rows if (why := self._untrue(row))]
+        self._instants.extend(poll.at for poll in truth.polls)
+        self.busiest_second = max(self.busiest_second, busiest_window(self._instants, 1.0))
+        while self._instants and self._instants[0] < now - 2.0:
+            self._instants.popleft()
+        await self.kie.forget(before=self._wall() - KEPT)
+        for row in [row for row in rows if row.state is S.UNKNOWN][:-MOST_DOUBTS]:
+            await self.kie.attach(row.id).abandon()
+        for entries in (truth.polls, truth.posts, truth.callbacks):
+            entries.clear()
+        known = {row.id for row in await self.journal.rows()}
+        for task, token in list(self._tokens()):
+            if token.intent_id not in known and task.ended(now - KEPT):
+                del truth.tasks[task.task_id]
+
+    def _untrue(self, row: Intent) -> str | None:
+        """What is wrong with a row, or None."""
+        tasks = self.fake.truth.tasks
+        if len(row.hinted) > MAX_HINTED:
+            return f"{row.id} keeps {len(row.hinted)} hints"
+        for task_id in (row.task_id, *row.duplicates):
+            if task_id is not None and not self._is_of(tasks[task_id], row.id):
+                return f"{row.id} is bound to {task_id}, which it has not created"
+        if row.state not in (S.SUCCEEDED, S.FAILED):
+            return None if row.record is None or row.state in (S.SUBMITTED, S.STALLED) else f"{row} has an end"
+        task, record = tasks[row.task_id or ""], load_record(row.record or "{}")
+        truth = (task.failure is None, (task.result_url,) if task.failure is None else ())
+        if truth != (row.state is S.SUCCEEDED, record.result_urls):
+            return f"{row.id} is {row.state} with {record.result_urls}, and the truth is {task}"
+        if row.updated_at < task.ended_ms / 1000 - 0.01:
+            return f"{row.id} has ended before its task"
+        return None
+
+    def _is_of(self, task: Task, intent_id: str) -> bool:
+        token = find_token(self._secret, task.callback_url or "")
+        return token is not None and token.intent_id == intent_id
+
+    def _tokens(self) -> list[tuple[Task, CallbackToken]]:
+        """The tasks that jobs have created, with the tokens that they were created with."""
+        found = [(task, find_token(self._secret, task.callback_url or "")) for task in self.fake.truth.created]
+        return [(task, token) for task, token in found if token is not None]
+
+    def _wall(self) -> float:
+        loop = asyncio.get_running_loop()
+        return float(loop.wall_time())  # type: ignore[attr-defined]  # a virtual loop
+
+
+@asynccontextmanager
+async def besieged(*, journal: Journal, signed: bool) -> AsyncIterator[Siege]:
+    """
+    A client with both adapters that has been at work for a while; when it is left, every wait must come to its end.
+
+    Args:
+        journal: The client's journal.
+
+        signed: Whether the service signs callbacks, and the client has the keys.
+    """
+    keys = (OLD_KEY, WEBHOOK_KEY) if signed else ()
+    async with AsyncExitStack() as stack:
+        door = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        port = int(door.getsockname()[1])
+        fake = await stack.enter_async_context(
+            FakeKie(duration=_duration, fail_rate=0.2, webhook_key=keys[-1] if keys else None, credits=1e9)
+        )
+        kie = await stack.enter_async_context(
+            KieClient(
+                KEY,
+                base_url=fake.url,
+                limits=LIMITS,
+                retry=RETRY,
+                journal=journal,
+                callback_url=f"http://127.0.0.1:{port}/kie",
+                webhook_key=keys,
+            )
+        )
+        application = web.Application()
+        application.add_routes(kie.callbacks.aiohttp_routes())
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, door, backlog=1024).start()
+        siege = Siege(fake=fake, kie=kie, journal=journal, port=port, keys=keys)
+        async with anyio.create_task_group() as waits, anyio.create_task_group() as life:
+            await siege.settle_in(life, waits)
+            yield siege
+            life.cancel_scope.cancel()
+        await anyio.sleep(AFTERMATH)
+        await siege.audit()
+        siege.left = attrs.evolve(kie.statistics(), looks=0, callbacks=0, confirmations=0, late_records=0)

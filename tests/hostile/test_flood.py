@@ -1,0 +1,105 @@
+"""A flood: tokens that have leaked are posted a thousand times a second, for as long as the jobs run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import anyio
+import attrs
+import pytest
+
+from kie_async import Limits
+from kie_async._core.signature import callback_secret
+from kie_async.testing import Fault
+from kie_async.testing.truth import busiest_window
+from tests.client.world import CALLBACKS, KEY, World, a_world, ask, assert_settled, somebody_elses
+from tests.hostile.attacks import Attack, Request, Scene, Target, aimed
+from tests.hostile.posting import through_asgi
+from tests.hostile.watch import held_by
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kie_async import Job
+
+JOBS = 12
+#: What is posted at once, and every how many seconds: a thousand a second.
+AT_ONCE, EVERY = 50, 0.05
+
+
+@attrs.define(eq=False)
+class Flood:
+    """
+    Posts, and counts.
+
+    Attributes:
+        answers: How often each status was answered.
+
+        held: What the client held after each second, in bytes.
+    """
+
+    world: World
+    answers: Counter[int | None] = attrs.field(factory=Counter)
+    held: list[int] = attrs.field(factory=list)
+
+    async def pour(self, requests: Sequence[Request], jobs: Sequence[Job]) -> None:
+        """Post *requests* over and over, until every one of *jobs* has ended."""
+        app, ticks = self.world.kie.callbacks.asgi_app(), 0
+        while any(job.state == "submitted" for job in jobs):
+            for nth in range(AT_ONCE):
+                self.answers[await through_asgi(app, requests[(ticks * AT_ONCE + nth) % len(requests)])] += 1
+            await anyio.sleep(EVERY)
+            ticks += 1
+            if ticks % round(1 / EVERY) == 0:
+                self.held.append(held_by(self.world.kie))
+
+
+async def doubtful(world: World) -> None:
+    """Let the client learn that callbacks are lost here, so that it polls as often as it may."""
+    world.kie.callbacks.asgi_app()
+    for job in [await world.kie.submit(ask(number)) for number in range(10)]:
+        await job
+    await anyio.sleep(60.0)
+
+
+@pytest.mark.parametrize("claim", ["own", "a stranger's", "nobody's"])
+async def test_a_flood_of_genuine_tokens_neither_starves_the_polling_nor_fills_the_memory(claim: str) -> None:
+    """
+    Of five looks one belongs to the polling at least: of 12 jobs, each is looked at within some 12 s.
+
+    What is posted is taken, since the tokens are genuine; there is one confirmation at a time for each job, the pacer
+    bounds them all together, and nothing is kept of the rest.
+    """
+    lost = Fault("callback", "lost")
+    options = {"callback_url": CALLBACKS, "on_event": None, "limits": Limits(polls_per_second=5.0)}
+    async with a_world(client=options, duration=12.0, faults=[lost]) as world:
+        strangers = [await somebody_elses(world.fake.url) for _ in range(3)]
+        await doubtful(world)
+        jobs = [await world.kie.submit(ask(100 + number)) for number in range(JOBS)]
+        world.truth.polls.clear()
+        targets = [Target(job.id, 1, job.task_id or "") for job in jobs]
+        wall = asyncio.get_running_loop().time()
+        scene = Scene(targets=targets, strangers=strangers, secret=callback_secret(KEY), keys=(), wall=wall)
+        requests = [aimed(Attack(body=claim, number=number, blob=bytes([number % 7])), scene) for number in range(600)]
+        flood, began = Flood(world), world.kie.statistics()
+
+        await flood.pour(requests, jobs)
+
+        now = world.kie.statistics()
+        seconds = len(flood.held)
+        assert {200} == set(flood.answers)
+        assert sum(flood.answers.values()) >= 1000 * seconds
+        assert busiest_window((poll.at for poll in world.truth.polls), 1.0) <= 5
+        assert now.confirming <= JOBS
+        net = (now.looks - now.confirmations) - (began.looks - began.confirmations)
+        assert net >= seconds * 0.8
+        for row in [row for row in await world.rows() if row.id in {job.id for job in jobs}]:
+            task = world.truth.tasks[row.task_id or ""]
+            assert 0.0 <= row.updated_at - task.ended_ms / 1000 <= 15.0
+        assert max(flood.held[3:]) <= max(flood.held[:3]) + 50_000
+        await anyio.sleep(7200.0)
+        await assert_settled(world.kie)
+        for task_id in strangers:
+            del world.truth.tasks[task_id]  # they are no job's, and in no ledger

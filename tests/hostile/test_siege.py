@@ -1,0 +1,57 @@
+"""A tenth of the siege: 10,000 hostile requests against both adapters of a client with jobs in every state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from kie_async._io.memory import MemoryJournal
+from kie_async._io.sqlite import SqliteJournal
+from tests.hostile.attacks import BODIES, DELIVERIES, FIXED, METHODS, SIGNATURES, TOKENS, WAYS, Attack, Way
+from tests.hostile.report import batches, survive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_signed_callbacks_do_no_harm_whatever_is_posted() -> None:
+    """
+    No wrong result, no answer of 5xx, no exception and no secret in the log, no memory that grows.
+
+    The service is asked no more often than the pacer allows, and the polling gets its part of that. Every request is
+    answered with the status that belongs to the first thing that is wrong with it.
+    """
+    report = await survive(7000, journal=MemoryJournal(), signed=True)
+
+    assert [] == report.problems
+    assert 7000 == report.posted == sum(report.siege.answers.values())
+    assert {200, 400, 401, 404, 405, 408, 413} <= set(report.siege.answers)
+
+
+async def test_unsigned_callbacks_do_no_more_harm(tmp_path: Path) -> None:
+    """Without signatures more is taken for a hint, and a hint is all that it is."""
+    report = await survive(3000, journal=SqliteJournal(tmp_path / "kie.db"), signed=False)
+
+    assert [] == report.problems
+    assert 3000 == report.posted == sum(report.siege.answers.values())
+    assert 401 not in report.siege.answers
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_kind_of_attack_goes_to_both_adapters(way: Way) -> None:
+    """Each choice comes up with all else right, and hypothesis combines them; few attacks are made twice."""
+    posted = [attack for batch in batches(7000) for attack, to in batch if to == way]
+    kinds = {attrs.evolve(attack, number=0, text="", blob=b"") for attack in posted}
+    choices = {
+        *(Attack(token=token) for token in TOKENS),
+        *(Attack(body=body) for body in BODIES),
+        *(Attack(signature=signature) for signature in SIGNATURES),
+        *(Attack(delivery=delivery) for delivery in DELIVERIES),
+        *(Attack(method=method) for method in METHODS),
+    }
+
+    assert choices | {attrs.evolve(attack, number=0) for attack in FIXED} <= kinds
+    assert len(set(posted)) > 0.8 * len(posted)
+    assert len(kinds) > 700

@@ -1,0 +1,78 @@
+"""What a client is configured with: the keys that callbacks are signed with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async import ConfigurationError
+from kie_async._settings import read_webhook_keys
+
+_keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+@given(st.lists(_keys, max_size=4), st.sampled_from([list, tuple]))
+def test_webhook_keys_are_taken_as_they_are_in_their_order(keys: list[str], kind: type) -> None:
+    """The service makes them, so that nothing is known of what they look like: blanks and umlauts stay."""
+    assert tuple(keys) == read_webhook_keys(kind(keys))
+
+
+@given(_keys)
+def test_one_webhook_key_is_a_list_of_one(key: str) -> None:
+    """And not of its letters."""
+    assert (key,) == read_webhook_keys(key)
+
+
+def test_several_webhook_keys_may_be_a_set() -> None:
+    assert {"new", "old"} == set(read_webhook_keys({"new", "old"}))
+
+
+@pytest.mark.parametrize(
+    ("given_key", "environment", "keys"),
+    [
+        (None, None, ()),
+        (None, "", ()),
+        (None, "of the environment", ("of the environment",)),
+        ("given", "of the environment", ("given",)),
+        ([], "of the environment", ()),
+    ],
+)
+def test_what_is_given_goes_before_the_environment(
+    given_key: str | None, environment: str | None, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty list says that callbacks are not signed, whatever the environment says."""
+    if environment is None:
+        monkeypatch.delenv("KIE_WEBHOOK_KEY", raising=False)
+    else:
+        monkeypatch.setenv("KIE_WEBHOOK_KEY", environment)
+
+    assert keys == read_webhook_keys(given_key)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        [""],
+        ["canary", ""],
+        [None],
+        ["canary", 5],
+        b"canary",
+        [b"canary"],
+        5,
+        True,
+        object(),
+        ["\ud800"],
+        "canary\udfff",
+    ],
+)
+def test_what_can_be_no_key_is_refused_and_not_shown(wrong: Any) -> None:  # noqa: ANN401 (whatever somebody passes)
+    """An empty key would let anybody sign; half a character could not be signed with."""
+    with pytest.raises(ConfigurationError) as raised:
+        read_webhook_keys(wrong)
+
+    assert str(raised.value).startswith("webhook_key must be the webhookHmacKey from kie.ai/settings")
+    assert "canary" not in str(raised.value)
