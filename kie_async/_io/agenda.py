@@ -43,8 +43,9 @@ class Agenda:
         self._loop = loop
         self._heap: list[tuple[float, int, Entry]] = []
         self._count = itertools.count()
+        # uvloop's handle for an instant that is past does not know its instant; so it is kept beside it.
         self._timer: asyncio.Handle | None = None
-        self._armed_for: float | None = None
+        self._timer_at: float | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -72,13 +73,12 @@ class Agenda:
             heapq.heappop(self._heap)
         first = self._heap[0][0] if self._heap else None
         if self._timer is not None:
-            # Not asked of the timer: uvloop's for what is due already does not know its instant.
-            if self._armed_for == first:
+            if self._timer_at == first:
                 return
             self._timer.cancel()
             self._timer = None
         if first is not None:
-            self._timer, self._armed_for = self._loop.call_at(first, self._fire), first
+            self._timer, self._timer_at = self._loop.call_at(first, self._fire), first
 
     def _fire(self) -> None:
         self._timer = None

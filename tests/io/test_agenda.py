@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-import uvloop
 
 from kie_async._io.agenda import Agenda
 from kie_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kie_async._io.agenda import Entry
 
 
@@ -51,25 +48,6 @@ async def test_what_is_past_happens_at_the_next_turn_and_not_at_once(agenda: Age
     await anyio.sleep(0.001)
 
     assert ["past", "now"] == done
-
-
-@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_what_is_past_happens_on_every_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """uvloop does by a plain handle, which knows no instant, what asyncio does by a timer."""
-    done: list[str] = []
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        agenda, over = Agenda(loop), asyncio.Event()
-        agenda.at(loop.time() - 1.0, over.set)
-        agenda.at(loop.time() - 2.0, partial(done.append, "two seconds late"))
-        agenda.at(loop.time() - 1.5, partial(done.append, "a little less"))
-        assert [] == done
-        await over.wait()
-
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        runner.run(main())
-    assert ["two seconds late", "a little less"] == done
 
 
 async def test_what_is_called_off_does_not_happen(agenda: Agenda) -> None:
