@@ -8,7 +8,6 @@ Of the body, only the id of the task is read; how the task has ended is asked of
 from __future__ import annotations
 
 import base64
-import codecs
 import hashlib
 import hmac
 import re
@@ -31,6 +30,7 @@ SIGNATURE = "x-webhook-signature"
 TIMESTAMP = "x-webhook-timestamp"
 #: All that is read of a callback's headers, in lower case.
 SIGNATURE_HEADERS = frozenset({SIGNATURE, TIMESTAMP})
+_BOM = "\ufeff".encode()
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _TOO_LARGE = 413
 _UNREADABLE = 400
@@ -54,7 +54,7 @@ def read_task_id(body: bytes) -> str:
         msg = f"the body is larger than {MAX_BODY} bytes"
         raise CallbackRejectedError(msg, status=_TOO_LARGE)
     try:
-        document = decode(body.removeprefix(codecs.BOM_UTF8).decode())
+        document = decode(body.removeprefix(_BOM).decode())
     except ValueError as error:
         msg = "the body is no JSON in UTF-8"
         raise CallbackRejectedError(msg, status=_UNREADABLE) from error

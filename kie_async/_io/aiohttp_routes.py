@@ -27,7 +27,7 @@ def callback_routes(door: Door, path: str) -> list[web.RouteDef]:
 
     async def receive(request: web.Request) -> web.Response:
         whole = False
-        if (token := door.find(request.path)) is None:
+        if (token := door.find(request.match_info["token"])) is None:
             status, body = door.refuse("its URL has no token of ours", status=404)
         else:
             try:
