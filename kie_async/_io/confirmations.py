@@ -9,6 +9,7 @@ look now and then, whatever is posted with it, and nothing else.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ _log = logging.getLogger("kie_async")
 MAX_INTENTS = 10_000
 #: A new task may be invisible for 90 s; one that is still unknown at this look, two minutes later, does not exist.
 VISIBLE_LOOKS = 8
+#: How many looks are ready for each that may be under way, so that the pacer never waits for one.
+_AHEAD = 2
 
 #: What a callback was answered that turns out to be about a foreign task.
 _TAKEN = 200
@@ -68,6 +71,10 @@ class Confirmations:
         self._recovery = recovery
         self._report = report
         self._cases: dict[str, _Case] = {}
+        #: Those whose next look is due, by intent; as many are at work as keep the pacer busy.
+        self._due: deque[str] = deque()
+        self._at_work = 0
+        self._most_at_work = _AHEAD * parts.poller.pacer.limit
         #: Looks so far.
         self.looks = 0
 
@@ -99,8 +106,22 @@ class Confirmations:
         return True
 
     def _start(self, intent_id: str) -> None:
-        if self._parts.root.running:
-            self._parts.root.start(self._look_into, intent_id)
+        self._due.append(intent_id)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what the pacer may soon let through; a flood waits as names in a queue, not as a task each."""
+        root = self._parts.root
+        while self._due and self._at_work < self._most_at_work and root.running:
+            self._at_work += 1
+            root.start(self._work, self._due.popleft())
+
+    async def _work(self, intent_id: str) -> None:
+        try:
+            await self._look_into(intent_id)
+        finally:
+            self._at_work -= 1
+            self._go_on()
 
     async def _look_into(self, intent_id: str) -> None:
         """One round: a look for each id that is named."""

@@ -64,7 +64,8 @@ class Root:
 
     async def up(self) -> None:
         """Wait until children can be started; raises what ``enter`` raised."""
-        await asyncio.shield(self._up)
+        if self._group is None:
+            await asyncio.shield(self._up)
 
     def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
         """

@@ -7,6 +7,7 @@ import hashlib
 import heapq
 import hmac
 import ipaddress
+import math
 from collections.abc import Callable, Collection, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
@@ -116,8 +117,8 @@ class Courier:
         self._earlier = anyio.Event()
 
     def expect(self, task: Task) -> None:
-        """Report *task*, which has just been created, when it ends or before."""
-        if task.callback_url is not None:
+        """Report *task*, which has just been created, when it ends or before; one that hangs has no end to report."""
+        if task.callback_url is not None and math.isfinite(task.ends_at):
             fault = self._strike(path=task.callback_url, body=_body(task), early=True)
             seconds = (None if fault is None else fault.seconds) or 0.0
             self._plan(task, task.callback_url, at=max(task.created_at, task.ends_at - seconds), early=fault)

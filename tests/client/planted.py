@@ -74,7 +74,7 @@ class _Planted(KieClient):
         engine = super()._make_engine(loop)
         # A seam of ours: the engine hands these two to each other, and to nobody else.
         recovery, parts = engine._recovery, engine.parts  # noqa: SLF001
-        confirmations = self.confirmations(parts, recovery)
+        confirmations = self.confirmations(parts, recovery, report=engine._report)  # noqa: SLF001
         engine._confirmations, recovery.confirm = confirmations, confirmations.ask  # noqa: SLF001
         engine.receiver = self.receiver(parts, confirmations, report=engine._report)  # noqa: SLF001
         return engine
