@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -10,6 +11,8 @@ from kie_async import errors
 from kie_async.events import Event, EventName
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
     from kie_async._core.signature import CallbackToken
@@ -42,7 +45,7 @@ class Callbacks:
         self._client = client
         self._api_key = api_key
         self._callback_url = callback_url
-        self._secret: bytes | None = None
+        self._find: Callable[[str], CallbackToken | None] | None = None
         self._mounted = False
 
     @property
@@ -67,8 +70,8 @@ class Callbacks:
 
         Returns:
             The HTTP status and the body (JSON) to answer with: 200 if it is taken, 404 if the token is not ours or the
-            journal does not know its job, 401 if the signature does not fit, 400 or 413 if it cannot be read, 503 if it
-            could not be noted, so that the service tries again.
+            journal does not know its job, 401 if the signature does not fit, 400 or 413 if it cannot be read, 429 if
+            too many others for its job wait, 503 if it could not be noted; then the service tries again.
 
         Raises:
             ConfigurationError: If the client is at work in another event loop or process.
@@ -78,16 +81,7 @@ class Callbacks:
         if token is None:
             return self._refuse("its URL has no token of ours", status=_NOT_FOUND)
         pairs = headers.items() if isinstance(headers, Mapping) else headers
-        lowered = {str(name).lower(): str(value) for name, value in pairs}
-        try:
-            engine = await self._client._engine()  # noqa: SLF001 (a part of its client)
-            await engine.receiver.take(token, lowered, body)
-        except errors.CallbackRejectedError as error:
-            return self._refuse(error.message, status=error.status, job_id=token.intent_id)
-        except (errors.ClientClosedError, errors.JournalError):
-            why = "the client is closed, or its journal cannot be used"
-            return self._refuse(why, status=_TRY_AGAIN, job_id=token.intent_id)
-        return _OK, _SUCCESS
+        return await self._take(token, {str(name).lower(): str(value) for name, value in pairs}, body)
 
     def admits(self, path: str) -> bool:
         """
@@ -126,13 +120,25 @@ class Callbacks:
     def _door(self) -> Door:
         from kie_async._io.door import Door
 
-        return Door(admits=self.admits, handle=self.handle, refuse=self._refuse)
+        return Door(find=self._token, take=self._take, refuse=self._refuse)
 
     def _mount(self) -> None:
         """Expect callbacks from now on; done by whatever takes them."""
         if not self._mounted:
             self._mounted = True
             self._client._expect_callbacks()  # noqa: SLF001
+
+    async def _take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        """Take a callback whose token is genuine, with names of headers in lower case; see ``handle``."""
+        try:
+            engine = await self._client._engine()  # noqa: SLF001 (a part of its client)
+            await engine.receiver.take(token, headers, body)
+        except errors.CallbackRejectedError as error:
+            return self._refuse(error.message, status=error.status, job_id=token.intent_id)
+        except (errors.ClientClosedError, errors.JournalError):
+            why = "the client is closed, or its journal cannot be used"
+            return self._refuse(why, status=_TRY_AGAIN, job_id=token.intent_id)
+        return _OK, _SUCCESS
 
     def _refuse(self, why: str, *, status: int, job_id: str | None = None) -> tuple[int, bytes]:
         """Report a callback that is not taken, and make the answer to it, which tells a stranger nothing."""
@@ -141,8 +147,8 @@ class Callbacks:
         return status, b'{"code":%d,"msg":"refused"}' % status
 
     def _token(self, path: str) -> CallbackToken | None:
-        from kie_async._core.signature import callback_secret, find_token
+        if self._find is None:
+            from kie_async._core.signature import callback_secret, find_token
 
-        if self._secret is None:
-            self._secret = callback_secret(self._api_key)
-        return find_token(self._secret, path)
+            self._find = partial(find_token, callback_secret(self._api_key))
+        return self._find(path)

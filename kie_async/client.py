@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from operator import methodcaller
@@ -133,7 +132,7 @@ class KieClient:
         self._session_factory = session_factory
         self._trust_env = trust_env
         self._bound: Engine | None = None
-        self._bound_to = (0, 0)
+        self._bound_to = 0
         self._closed = False
         self._spent_until: list[float] = []
         self._callbacks = Callbacks(self, self._api_key, self._callback_url)
@@ -381,9 +380,9 @@ class KieClient:
 
             raise closed_error()
         loop = asyncio.get_running_loop()
-        engine, here = self._bound, (os.getpid(), threading.get_ident())
+        engine = self._bound
         if engine is not None and not engine.over and engine.loop is not loop:
-            if self._bound_to[0] != here[0]:
+            if self._bound_to != os.getpid():
                 msg = "The client is used after a fork. Make a client in each process."
                 raise errors.ConfigurationError(msg)
             if engine.loop.is_running():
@@ -392,7 +391,7 @@ class KieClient:
             engine = None  # that loop stands still for good: a later one has taken its place
         if engine is None or engine.over:
             engine = self._make_engine(loop)
-            self._bound, self._bound_to = engine, here
+            self._bound, self._bound_to = engine, os.getpid()
         await engine.root.up()
         return engine
 

@@ -30,7 +30,7 @@ class EventName(StrEnum):
     JOURNAL_FAILED = "journal_failed"  #: A paid task could not be written down; its id is here and in the log.
     LATE_RECORD = "late_record"  #: A further last word about a task that had ended.
     CALLBACK = "callback"  #: A callback with a token of ours has come; what it means is asked of the service.
-    CALLBACK_REFUSED = "callback_refused"  #: A callback was not taken; the detail says why.
+    CALLBACK_REFUSED = "callback_refused"  #: A callback was not taken, or names a foreign task; the detail says why.
 
 
 @attrs.frozen(kw_only=True)

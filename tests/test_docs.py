@@ -3,7 +3,8 @@ The documents are true: every Python block runs, every command exists, every lin
 
 The blocks of one page run in order, as one program with one namespace, in an empty folder that holds ``cat.png``, on
 virtual time, against a ``FakeKie`` called ``fake`` that the environment points to. ``await`` works at the top level,
-and ``asyncio.run(main())`` means ``await main()``. What readers need not see, a set-up or an assertion, is a comment::
+and ``asyncio.run(main())`` means ``await main()``. Within ``async with serving(app)`` an application is served, at the
+``PUBLIC_URL`` of the environment. What readers need not see, a set-up or an assertion, is a comment::
 
     <!-- python
     assert Path("cat.mp4").stat().st_size > 1000
@@ -18,23 +19,31 @@ import inspect
 import pkgutil
 import re
 import shlex
+import socket
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from types import CodeType, FunctionType
+from typing import Any
 
+import anyio
 import pytest
+import uvicorn
+from aiohttp import web
 
 import benchmarks
 import kie_async
 from kie_async.testing import FakeKie
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 MODULES = [
     name
     for package in (kie_async, benchmarks)
@@ -96,19 +105,48 @@ def png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def server_of(listener: socket.socket) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """What serves an application, of aiohttp or an ASGI one, at an address."""
+
+    @asynccontextmanager
+    async def serving(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 (a framework's own)
+        if isinstance(app, web.Application):
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            await web.SockSite(runner, listener.dup()).start()
+            try:
+                yield
+            finally:
+                await runner.cleanup()
+            return
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, [listener.dup()])
+            while not server.started:
+                await anyio.sleep(0.1)
+            yield
+            server.should_exit = True
+
+    return serving
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=id_of)
 async def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reader copies works."""
     (tmp_path / "cat.png").write_bytes(png())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KIE_API_KEY", "a-key-for-the-fake")
-    async with FakeKie() as fake:
-        monkeypatch.setenv("KIE_BASE_URL", fake.url)
-        namespace: dict[str, object] = {"__name__": "__main__", "fake": fake}
-        for code in programs(page):
-            answer: object = FunctionType(code, namespace)()
-            if inspect.iscoroutine(answer):
-                await answer
+    monkeypatch.setenv("KIE_WEBHOOK_KEY", "a-key-for-signatures")
+    async with FakeKie(webhook_key="a-key-for-signatures") as fake:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            monkeypatch.setenv("PUBLIC_URL", f"http://127.0.0.1:{port}")
+            monkeypatch.setenv("KIE_BASE_URL", fake.url)
+            namespace: dict[str, object] = {"__name__": "__main__", "fake": fake, "serving": server_of(listener)}
+            for code in programs(page):
+                answer: object = FunctionType(code, namespace)()
+                if inspect.iscoroutine(answer):
+                    await answer
 
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)

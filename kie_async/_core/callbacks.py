@@ -17,7 +17,7 @@ from kie_async._core.tolerant import decode
 from kie_async._core.wire import callback_ids
 from kie_async.errors import CallbackRejectedError
 
-__all__ = ["MAX_AGE", "MAX_BODY", "MAX_SECONDS", "check_signature", "read_task_id"]
+__all__ = ["MAX_AGE", "MAX_BODY", "MAX_SECONDS", "SIGNATURE_HEADERS", "check_signature", "read_task_id"]
 
 #: The largest body that is taken, in bytes. A callback echoes the request, so tens of kilobytes are usual.
 MAX_BODY = 256 * 1024
@@ -28,6 +28,9 @@ MAX_AGE = 300.0
 
 SIGNATURE = "x-webhook-signature"
 TIMESTAMP = "x-webhook-timestamp"
+#: All that is read of a callback's headers, in lower case.
+SIGNATURE_HEADERS = frozenset({SIGNATURE, TIMESTAMP})
+_BOM = "\ufeff".encode()
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _TOO_LARGE = 413
 _UNREADABLE = 400
@@ -51,7 +54,7 @@ def read_task_id(body: bytes) -> str:
         msg = f"the body is larger than {MAX_BODY} bytes"
         raise CallbackRejectedError(msg, status=_TOO_LARGE)
     try:
-        document = decode(body.decode("utf-8-sig"))
+        document = decode(body.removeprefix(_BOM).decode())
     except ValueError as error:
         msg = "the body is no JSON in UTF-8"
         raise CallbackRejectedError(msg, status=_UNREADABLE) from error
@@ -75,7 +78,7 @@ def check_signature(keys: Collection[str], task_id: str, headers: Mapping[str, s
 
         task_id: The task that the body names.
 
-        headers: The request's headers, with names in lower case.
+        headers: The request's headers, or ``SIGNATURE_HEADERS`` of them, with names in lower case.
 
         wall: Now, in seconds since the epoch.
 

@@ -89,7 +89,7 @@ def callback_url(base: str, secret: bytes, intent_id: str, attempt: int) -> str:
 
 def find_token(secret: bytes, url: str) -> CallbackToken | None:
     """
-    The genuine token at the end of the path of *url*, else None.
+    The genuine token at the end of the path of *url*, else None; a slash may follow it, since frameworks add one.
     """
-    path = re.split(r"[?#]", url, maxsplit=1)[0]
-    return read_token(secret, path.rsplit("/", 1)[-1])
+    path = url.partition("?")[0].partition("#")[0].removesuffix("/")
+    return read_token(secret, path.rpartition("/")[2])

@@ -68,7 +68,9 @@ def _decode(decoder: json.JSONDecoder, document: str) -> JSON:
         value = None
         depth = MAX_DEPTH + 1
     else:
-        depth = _depth(value)
+        # No document is deeper than it has opening brackets, and most have few: what is counted next is seldom needed.
+        brackets = document.count("{") + document.count("[")
+        depth = _depth(value) if brackets > MAX_DEPTH else brackets
     if depth > MAX_DEPTH:
         msg = f"nested deeper than {MAX_DEPTH} levels"
         raise ValueError(msg)

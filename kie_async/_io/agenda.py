@@ -43,7 +43,9 @@ class Agenda:
         self._loop = loop
         self._heap: list[tuple[float, int, Entry]] = []
         self._count = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
+        # uvloop's handle for an instant that is past does not know its instant; so it is kept beside it.
+        self._timer: asyncio.Handle | None = None
+        self._timer_at: float | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -71,12 +73,12 @@ class Agenda:
             heapq.heappop(self._heap)
         first = self._heap[0][0] if self._heap else None
         if self._timer is not None:
-            if self._timer.when() == first:
+            if self._timer_at == first:
                 return
             self._timer.cancel()
             self._timer = None
         if first is not None:
-            self._timer = self._loop.call_at(first, self._fire)
+            self._timer, self._timer_at = self._loop.call_at(first, self._fire), first
 
     def _fire(self) -> None:
         self._timer = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import anyio
 from aiohttp import web
 
-from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS
+from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
 
 if TYPE_CHECKING:
     from kie_async._io.door import Door
@@ -28,25 +28,31 @@ def callback_routes(door: Door, path: str) -> list[web.RouteDef]:
 
     async def receive(request: web.Request) -> web.Response:
         whole = False
-        if not door.admits(request.path):
+        if (token := door.find(request.match_info["token"])) is None:
             status, body = door.refuse("its URL has no token of ours", status=404)
         else:
             try:
-                with anyio.fail_after(MAX_SECONDS):
-                    given = await _read(request)
+                given = await _read_in_time(request)
             except TimeoutError:
                 status, body = door.refuse("its body was too slow", status=408)
             except (ConnectionError, web.RequestPayloadError):
                 status, body = door.refuse("its body did not come to an end", status=400)
             else:
                 whole = len(given) <= MAX_BODY
-                status, body = await door.handle(request.path, request.headers, given)
+                status, body = await door.take(token, _headers(request), given)
         response = web.Response(status=status, body=body, content_type="application/json")
         if not whole:
             await _send_off(request, response)
         return response
 
     return [web.post(f"{path.rstrip('/')}/{{token}}", receive)]
+
+
+async def _read_in_time(request: web.Request) -> bytes:
+    if request.content.is_eof():
+        return await _read(request)  # it came with the headers, as nearly always: that waits for nothing
+    async with asyncio.timeout(MAX_SECONDS):
+        return await _read(request)
 
 
 async def _read(request: web.Request) -> bytes:
@@ -71,3 +77,8 @@ async def _send_off(request: web.Request, response: web.Response) -> None:
             await response.prepare(request)
             await response.write_eof()
         request.protocol.force_close()
+
+
+def _headers(request: web.Request) -> dict[str, str]:
+    headers = request.headers
+    return {name: headers[name] for name in SIGNATURE_HEADERS if name in headers}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import anyio
-
-from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS
+from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
 
 if TYPE_CHECKING:
     from kie_async._io.door import Door
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["ASGIApp", "CallbackApp"]
 
 _NOT_ALLOWED = 405
+_SIGNATURE_HEADERS = frozenset(name.encode() for name in SIGNATURE_HEADERS)
 
 _Message: TypeAlias = MutableMapping[str, object]
 _Receive: TypeAlias = Callable[[], Awaitable[_Message]]
@@ -55,15 +55,14 @@ class CallbackApp:
                 await send({"type": "websocket.close", "code": 1000})
 
     async def _serve(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        path = str(scope["path"])
         whole = False
         if scope["method"] != "POST":
             status, body = self._door.refuse("it is no POST", status=_NOT_ALLOWED)
-        elif not self._door.admits(path):
+        elif (token := self._door.find(str(scope["path"]))) is None:
             status, body = self._door.refuse("its URL has no token of ours", status=404)
         else:
             try:
-                with anyio.fail_after(MAX_SECONDS):
+                async with asyncio.timeout(MAX_SECONDS):
                     given = await _read(receive)
             except TimeoutError:
                 status, body = self._door.refuse("its body was too slow", status=408)
@@ -72,7 +71,7 @@ class CallbackApp:
                 return
             else:
                 whole = len(given) <= MAX_BODY
-                status, body = await self._door.handle(path, _headers(scope), given)
+                status, body = await self._door.take(token, _headers(scope), given)
         # What has not been read is not worth the time: the connection ends with the answer. (HTTP/2 has no such word.)
         over = not whole and str(scope.get("http_version", "1.1")).startswith("1")
         headers = [
@@ -99,9 +98,9 @@ async def _read(receive: _Receive) -> bytes:
             return bytes(body)
 
 
-def _headers(scope: _Message) -> list[tuple[str, str]]:
+def _headers(scope: _Message) -> dict[str, str]:
     pairs = scope["headers"]
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]  # type: ignore[attr-defined]  # ASGI: pairs of bytes
+    return {name.decode(): value.decode("latin-1") for name, value in pairs if name in _SIGNATURE_HEADERS}  # type: ignore[attr-defined]  # ASGI: pairs of bytes
 
 
 async def _live(receive: _Receive, send: _Send) -> None:

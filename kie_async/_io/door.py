@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
+
+if TYPE_CHECKING:
+    from kie_async._core.signature import CallbackToken
 
 __all__ = ["Door"]
 
@@ -20,13 +23,14 @@ class Door:
     The way in.
 
     Attributes:
-        admits: Whether a path ends with a token of ours; asked before a body is read.
+        find: The token of ours that a path ends with, or None; asked before a body is read.
 
-        handle: Takes a callback by its path, headers and body, and returns status and body of the answer.
+        take: Takes a callback by its token, its ``SIGNATURE_HEADERS`` with names in lower case, and its body; returns
+            status and body of the answer.
 
         refuse: Reports a callback that is not taken, and returns status and body of the answer.
     """
 
-    admits: Callable[[str], bool]
-    handle: Callable[[str, Mapping[str, str] | Iterable[tuple[str, str]], bytes], Awaitable[tuple[int, bytes]]]
+    find: Callable[[str], CallbackToken | None]
+    take: Callable[[CallbackToken, Mapping[str, str], bytes], Awaitable[tuple[int, bytes]]]
     refuse: _Refuse

@@ -136,6 +136,7 @@ class Engine:
         self._parts = parts = Parts(
             settings=settings,
             journal=journal,
+            moves=moves,
             surroundings=surroundings,
             registry=registry,
             root=self.root,
@@ -154,7 +155,7 @@ class Engine:
         self.intake = Intake(parts)
         self._recovery.send_again = self.intake.send_again
         tracker.follow = self._recovery.follow
-        self._confirmations = Confirmations(parts, self._recovery)
+        self._confirmations = Confirmations(parts, self._recovery, report=self._report)
         self._recovery.confirm = self._confirmations.ask
         self.receiver = Receiver(parts, self._confirmations, report=self._report)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
@@ -220,8 +221,7 @@ class Engine:
         for job in self._parts.registry:
             submitter.stop(job, Stop.CLOSED, closed_error(intent_id=job.id))
         with anyio.move_on_after(drain):
-            while owned := [job for job in self._parts.registry if job.owned]:
-                await owned[0].changed()
+            await submitter.drained()
         await self.root.end()
 
     async def _enter(self) -> None:

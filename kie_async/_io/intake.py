@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.to_thread
 import attrs
 
@@ -112,19 +113,20 @@ class Intake:
         hashes = {source.field: source.sha256 for source in sources}
         now = self._parts.surroundings.wall()
         job.fingerprint = fingerprint(request.model, request.input(hashes), hashes)
-        row = await journal.add(
-            Intent(
-                id=job.id,
-                model=request.model,
-                input=_compact(given),
-                fingerprint=job.fingerprint,
-                created_at=now,
-                updated_at=now,
-                sources=sources,
-                key=job.key,
-                callback_url=self._parts.settings.callback_url,
-            )
+        row = Intent(
+            id=job.id,
+            model=request.model,
+            input=_compact(given),
+            fingerprint=job.fingerprint,
+            created_at=now,
+            updated_at=now,
+            sources=sources,
+            key=job.key,
+            callback_url=self._parts.settings.callback_url,
         )
+        # A caller who leaves now would leave a row behind that nobody withdraws, and that recover() sends.
+        with anyio.CancelScope(shield=True):
+            row = await journal.add(row)
         return (row, given) if row.id == job.id else await self._take_over(job, row, request)
 
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:

@@ -102,6 +102,21 @@ class Moves:
             self._behind[job.id] = job
             return True
 
+    async def note(self, job: LiveJob, **changes: Unpack[Changes]) -> None:
+        """
+        Change a job's row without moving it.
+
+        Where somebody else has moved it meanwhile, ``job.row`` does not say so yet: whoever follows the row has to see
+        that it has changed.
+
+        Raises:
+            JournalError: If it could not be written.
+        """
+        at = self._surroundings.wall()
+        noted = await self.journal.note(job.id, at=at, **changes)
+        if noted is not None and job.row is not None and job.unwritten is None:
+            job.row = attrs.evolve(job.row, updated_at=at, **changes)
+
     async def catch_up(self) -> None:
         """Try once more to write everything that could not be written."""
         for job in list(self._behind.values()):

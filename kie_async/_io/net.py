@@ -50,6 +50,7 @@ class Net:
         self._registry = registry
         self._surroundings = surroundings
         self._agenda = agenda
+        self._since = surroundings.now()
         self._trust = CallbackTrust()
         self._due: dict[str, Entry] = {}
         self._planned_at = self._trust.chance_lost
@@ -64,7 +65,9 @@ class Net:
     def weigh(self, job: LiveJob) -> float:
         """What a look at a job is worth, up to 1: the chance that no callback tells of its end."""
         promised = job.row is not None and job.row.callback_url is not None and not job.called_back
-        return self._trust.chance_lost if promised else 1.0
+        # Of a job from an earlier run, the callback may have come while nobody was there.
+        missed = job.accepted_at < self._since and job.record is None
+        return self._trust.chance_lost if promised and not missed else 1.0
 
     def came(self, intent_id: str, job: LiveJob | None) -> None:
         """A callback for an intent has come, to this process or to another one; counted once."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kie_async._io.agenda import Agenda
     from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Journal
+    from kie_async._io.moves import Moves
     from kie_async._io.net import Net
     from kie_async._io.poller import Poller
     from kie_async._io.registry import Registry
@@ -79,6 +80,7 @@ class Parts:
 
     settings: Settings
     journal: Journal
+    moves: Moves
     surroundings: Surroundings
     registry: Registry
     root: Root

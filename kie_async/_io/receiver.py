@@ -19,7 +19,6 @@ from kie_async.events import EventName
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kie_async._core.lifecycle import Intent
     from kie_async._core.signature import CallbackToken
     from kie_async._io.confirmations import Confirmations
     from kie_async._io.parts import Parts
@@ -30,6 +29,7 @@ _log = logging.getLogger("kie_async")
 
 _UNKNOWN = 404
 _UNSIGNED = 401
+_TOO_MANY = 429
 _TRY_AGAIN = 503
 
 
@@ -78,8 +78,11 @@ class Receiver:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
             step = step_of(row, task_id)
-            if step is Step.PROVE and row.task_id is None:
-                await self._write_down(row, task_id)
+            if step is not Step.NOTHING and not self._confirmations.has_room(intent_id, task_id):
+                msg = "too many callbacks for its job wait"
+                raise CallbackRejectedError(msg, status=_TOO_MANY)
+            if step is Step.PROVE:
+                await self._write_down(job or LiveJob.of(row), task_id)
         except JournalError as error:
             msg = "it could not be noted"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN) from error
@@ -89,7 +92,7 @@ class Receiver:
         self.callbacks += 1
         if step is not Step.PROVE:
             parts.net.came(intent_id, job)
-        self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt)
+        self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt, state=row.state)
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:
@@ -102,9 +105,10 @@ class Receiver:
             raise
         self._told = False
 
-    async def _write_down(self, row: Intent, task_id: str) -> None:
+    async def _write_down(self, job: LiveJob, task_id: str) -> None:
         """Keep the id of a task that nothing else would lead to, in case the process ends before it is proved."""
-        fresh = await self._parts.journal.get(row.id) or row
-        if fresh.task_id is None and task_id not in fresh.hinted and len(fresh.hinted) < MAX_HINTED:
-            hinted = (*fresh.hinted, task_id)
-            await self._parts.journal.note(row.id, at=self._parts.surroundings.wall(), hinted=hinted)
+        row = await self._parts.journal.get(job.id)
+        if row is None or step_of(row, task_id) is not Step.PROVE or task_id in row.hinted:
+            return
+        if len(row.hinted) < MAX_HINTED:
+            await self._parts.moves.note(job, hinted=(*row.hinted, task_id))

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 import anyio
@@ -52,8 +53,7 @@ class Root:
         self._stop = asyncio.Event()
         self._up: asyncio.Future[None] = loop.create_future()
         self._group: anyio.abc.TaskGroup | None = None
-        # An empty context: what a web framework keeps for one request must not be inherited by what outlives it.
-        self._context = contextvars.Context()
+        self._context = _own_context()
         self.children = 0
         self.task = loop.create_task(self._run(), name="kie_async root", context=self._context)
 
@@ -64,7 +64,8 @@ class Root:
 
     async def up(self) -> None:
         """Wait until children can be started; raises what ``enter`` raised."""
-        await asyncio.shield(self._up)
+        if self._group is None:
+            await asyncio.shield(self._up)
 
     def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
         """
@@ -128,6 +129,18 @@ class Root:
             _log.exception("A task of the client has failed. This is a bug: please report it.")
         finally:
             self.children -= 1
+
+
+def _own_context() -> contextvars.Context:
+    """An empty context: what a web framework keeps for one request must not be inherited by what outlives it."""
+    context = contextvars.Context()
+    # Children are started by timers, too, outside of any task. Where sniffio is installed, anyio asks it which library
+    # runs, and of its own accord it knows that only within tasks.
+    with suppress(ImportError):
+        from sniffio import current_async_library_cvar
+
+        context.run(current_async_library_cvar.set, "asyncio")
+    return context
 
 
 async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> None:

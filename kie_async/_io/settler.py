@@ -58,18 +58,19 @@ class Settler:
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._surroundings.wall()
-        changes: Changes = {"task_id": task_id, "accepted_at": at, "error": None, "hinted": ()}
+        hinted = tuple(other for other in row_of(job).hinted if other != task_id)
+        changes: Changes = {"task_id": task_id, "accepted_at": at, "error": None, "hinted": hinted}
         return await self._moves.to(job, IntentState.SUBMITTED, **changes)
 
     async def duplicate(self, job: LiveJob, task_id: str) -> None:
         """Tie a further task to its intent, and say so: it was paid for nothing."""
-        row, at = row_of(job), self._surroundings.wall()
+        row = row_of(job)
         if task_id in row.duplicates:
             return
         _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
         self._report(EventName.DUPLICATE, job, duplicate=task_id)
         try:
-            job.row = await self._moves.journal.note(job.id, at=at, duplicates=(*row.duplicates, task_id)) or row
+            await self._moves.note(job, duplicates=(*row.duplicates, task_id))
         except errors.JournalError:
             _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
             self._report(EventName.JOURNAL_FAILED, job, duplicate=task_id)
@@ -79,8 +80,8 @@ class Settler:
         job.error = error
         if suspect_attempts is None:
             suspect_attempts = row_of(job).suspect_attempts
-        await self._moves.to(job, IntentState.REJECTED, error=dump_error(error), suspect_attempts=suspect_attempts)
-        self._report(EventName.REJECTED, job)
+        changes: Changes = {"error": dump_error(error), "suspect_attempts": suspect_attempts}
+        await self._end(job, IntentState.REJECTED, EventName.REJECTED, changes)
 
     async def doubted(self, job: LiveJob, reason: str, *, suspect_attempts: int | None = None) -> None:
         """Write down that nobody can tell whether the service has accepted; *suspect_attempts* as for ``rejected``."""
@@ -103,5 +104,10 @@ class Settler:
             await self.rejected(job, errors.ServiceError(message, code=500, intent_id=job.id))
             return
         job.error = error
-        await self._moves.to(job, IntentState.WITHDRAWN, error=dump_error(error))
-        self._report(EventName.WITHDRAWN, job)
+        await self._end(job, IntentState.WITHDRAWN, EventName.WITHDRAWN, {"error": dump_error(error)})
+
+    async def _end(self, job: LiveJob, state: IntentState, event: EventName, changes: Changes) -> None:
+        if await self._moves.to(job, state, **changes):
+            self._report(event, job)
+        else:
+            job.error = None  # somebody else has moved it: a callback has proved that it was accepted, say

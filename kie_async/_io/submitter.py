@@ -57,7 +57,9 @@ class Submitter:
         self._owns = owns
         #: Whether no more owners are started.
         self.closing = False
-        self._owners: dict[str, LiveJob] = {}
+        # An ordered set of jobs, not of ids: one that a callback has ended may still wait for its answer when another
+        # one takes its row over, since its key came again.
+        self._owners: dict[LiveJob, None] = {}
         self._places = 0
 
     @property
@@ -68,7 +70,12 @@ class Submitter:
     @property
     def sending(self) -> int:
         """How many creates may be on the wire."""
-        return sum(job.state is IntentState.SENDING for job in self._owners.values())
+        return sum(job.state is IntentState.SENDING for job in self._owners)
+
+    async def drained(self) -> None:
+        """Wait until no owner is left."""
+        while self._owners:
+            await next(iter(self._owners)).changed()
 
     def start(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
         """
@@ -90,7 +97,7 @@ class Submitter:
         job.owned, job.remote = True, False
         job.error = job.stop = None
         self._registry.add(job)
-        self._owners[job.id] = job
+        self._owners[job] = None
         self._root.start(self._own, job, write_down)
 
     def stop(self, job: LiveJob, why: Stop, error: errors.KieError) -> None:
@@ -108,7 +115,7 @@ class Submitter:
             return
         job.stop = why
         job.error = error
-        if job.scope is not None and job.state is not IntentState.SENDING:
+        if job.scope is not None and job.state is not IntentState.SENDING and not job.on_wire:
             job.scope.cancel()
 
     def found(self, job: LiveJob) -> None:
@@ -122,7 +129,7 @@ class Submitter:
 
     def halt(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
         """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
-        for job in list(self._owners.values()) if jobs is None else jobs:
+        for job in list(self._owners) if jobs is None else jobs:
             own = error.again()
             own.intent_id = job.id
             self.stop(job, Stop.ACCOUNT, own)
@@ -130,9 +137,7 @@ class Submitter:
     def rename(self, job: LiveJob, job_id: str) -> None:
         """Give a job the id of the row that has its key already."""
         self._registry.drop(job)
-        del self._owners[job.id]
         job.id = job_id
-        self._owners[job.id] = job
         self._registry.add(job)
 
     async def _own(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
@@ -157,7 +162,7 @@ class Submitter:
             final, job.error = True, errors.KieError(msg, intent_id=job.id, task_id=job.task_id)
             raise
         finally:
-            del self._owners[job.id]
+            del self._owners[job]
             job.owned = False
             job.scope = None
             if job.row is None or job.successor is not None or (final and job.state is IntentState.INTENT):

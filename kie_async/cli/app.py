@@ -15,6 +15,7 @@ from kie_async.cli.exits import as_text
 from kie_async.cli.fake import fake
 from kie_async.cli.generate import generate
 from kie_async.cli.jobs import forget, ls
+from kie_async.cli.listen import listen
 from kie_async.cli.recover import recover
 from kie_async.cli.running import Invocation
 from kie_async.cli.tasks import status, wait
@@ -24,6 +25,7 @@ __all__ = ["app"]
 
 _ENVIRONMENT = (
     "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL lead to another service than Kie's own;"
+    " KIE_WEBHOOK_KEY is the account's webhookHmacKey, for `listen`;"
     " KIE_JOURNAL is the journal, by default kie-async/journal.db in XDG_STATE_HOME or ~/.local/state."
 )
 
@@ -50,6 +52,7 @@ for _name, _command in (
     ("forget", forget),
     ("credits", show_credits),
     ("upload", upload),
+    ("listen", listen),
     ("fake", fake),
 ):
     app.command(_name)(_command)

@@ -48,6 +48,8 @@ class Wish:
         wait: Whether to wait at all.
 
         key: The user's idempotency key.
+
+        callback_url: Where the service is to report its end.
     """
 
     request: Request
@@ -56,6 +58,7 @@ class Wish:
     timeout: float | None = None
     wait: bool = True
     key: str | None = None
+    callback_url: str | None = None
 
 
 async def carry_out(session: Session, wish: Wish) -> Exit:
@@ -74,7 +77,7 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
     trail.kept = wish.key is not None and session.journal is not None
     await anyio.to_thread.run_sync(check_target, wish.target)
     generation, files = None, []
-    async with session.client() as kie:
+    async with session.client(callback_url=wish.callback_url) as kie:
         with progress(session.output) as show:
             show(wish.name, "submitting")
             trail.accepted = lambda task_id: show(wish.name, f"accepted as task {task_id}", done=not wish.wait)
@@ -136,6 +139,10 @@ def generate(
         str | None,
         typer.Option(metavar="TEXT", help="A name of yours for the job: given again, it is the same job, paid once."),
     ] = None,
+    callback_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the service reports the end: a receiver that uses the same journal."),
+    ] = None,
     timeout: TimeoutOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Whether to wait for the result.")] = True,
     fake: Annotated[
@@ -164,9 +171,11 @@ def generate(
         else:
             request = _other_model(model, model_input, given)
             name = request.model
-        if key is not None and (no_journal or fake):
-            raise _wrong([Problem("--key", "a value", "nothing without a journal, which remembers it")])
-        wish = Wish(request=request, name=name, target=output, timeout=timeout, wait=wait, key=key)
+        if no_journal or fake:
+            _need_journal(key, callback_url)
+        wish = Wish(
+            request=request, name=name, target=output, timeout=timeout, wait=wait, key=key, callback_url=callback_url
+        )
         if not fake:
             return await carry_out(session, wish)
         from kie_async.testing import FakeKie
@@ -214,6 +223,15 @@ def _other_model(model: str | None, model_input: str | None, given: Mapping[str,
     if problems or model is None:
         raise _wrong(problems)
     return MarketRequest(model=model, input=cast("dict[str, JSON]", decoded))
+
+
+def _need_journal(key: str | None, callback_url: str | None) -> None:
+    allowed = {
+        "--key": (key, "nothing without a journal, which remembers it"),
+        "--callback-url": (callback_url, "nothing without a journal, by which the receiver knows the job"),
+    }
+    if problems := [Problem(name, "a value", why) for name, (value, why) in allowed.items() if value is not None]:
+        raise _wrong(problems)
 
 
 def _wrong(problems: Sequence[Problem]) -> InvalidRequestError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -102,12 +102,25 @@ class Session:
         return trail
 
     @asynccontextmanager
-    async def client(self, *, needs_key: bool = True) -> AsyncGenerator[KieClient]:
+    async def client(
+        self,
+        *,
+        needs_key: bool = True,
+        callback_url: str | None = None,
+        webhook_keys: Sequence[str] = (),
+        on_event: Callable[[Event], None] | None = None,
+    ) -> AsyncGenerator[KieClient]:
         """
         A client of the service. Left because the user has interrupted, it is closed within two seconds.
 
         Args:
             needs_key: Whether the service will be asked for anything.
+
+            callback_url: Where the service is to report ends; None for nowhere.
+
+            webhook_keys: What callbacks must be signed with, if anything.
+
+            on_event: Takes what the client reports, for a command that has no trail.
 
         Raises:
             ConfigurationError: If there is no key, or the environment makes no sense.
@@ -130,7 +143,9 @@ class Session:
             base_url=self.url,
             upload_url=self.url,
             journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.prepare),
-            on_event=None if self.trail is None else self.trail.saw,
+            callback_url=callback_url,
+            webhook_key=webhook_keys,
+            on_event=on_event if self.trail is None else self.trail.saw,
         )
         drain = DRAIN
         try:

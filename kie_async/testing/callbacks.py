@@ -7,13 +7,15 @@ import hashlib
 import heapq
 import hmac
 import ipaddress
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
+import attrs
 
 from kie_async.testing import dialect
 from kie_async.testing.truth import Callback
@@ -21,6 +23,7 @@ from kie_async.testing.truth import Callback
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from kie_async.records import JSON
     from kie_async.testing.faults import Fault
     from kie_async.testing.tasks import Task
     from kie_async.testing.truth import Truth
@@ -52,6 +55,22 @@ def sign(key: str, task_id: str, timestamp: int) -> dict[str, str]:
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": base64.b64encode(digest).decode()}
 
 
+class _Strike(Protocol):
+    def __call__(self, *, path: str, body: bytes, early: bool) -> Fault | None: ...
+
+
+@attrs.frozen(kw_only=True, order=True)
+class _Due:
+    """A report that is due at an instant, unless the task's end is moved before."""
+
+    at: float
+    number: int
+    task: Task = attrs.field(order=False)
+    url: str = attrs.field(order=False)
+    ends_at: float = attrs.field(order=False)
+    early: Fault | None = attrs.field(order=False)
+
+
 class Courier:
     """
     Posts the end of every task that has a callback URL: within ``ANSWER_WITHIN`` seconds, at most ``TRIES`` times.
@@ -78,7 +97,7 @@ class Courier:
         self,
         *,
         truth: Truth,
-        strike: Callable[[str, bytes], Fault | None],
+        strike: _Strike,
         wall: Callable[[float], float],
         key: str | None,
         delay: float,
@@ -92,15 +111,27 @@ class Courier:
         self._delay = delay
         self._retry_delay = retry_delay
         self._hosts = frozenset(hosts)
-        self._queue: list[tuple[float, int, Task, str]] = []
+        self._queue: list[_Due] = []
+        self._told_early: set[str] = set()
         self._numbers = count()
         self._earlier = anyio.Event()
 
     def expect(self, task: Task) -> None:
-        """Report *task* when it ends; to be called again when its end has been moved."""
-        if task.callback_url is not None:
-            heapq.heappush(self._queue, (task.ends_at, next(self._numbers), task, task.callback_url))
-            self._earlier.set()
+        """Report *task*, which has just been created, when it ends or before; one that hangs has no end to report."""
+        if task.callback_url is not None and math.isfinite(task.ends_at):
+            fault = self._strike(path=task.callback_url, body=_body(task), early=True)
+            seconds = (None if fault is None else fault.seconds) or 0.0
+            self._plan(task, task.callback_url, at=max(task.created_at, task.ends_at - seconds), early=fault)
+
+    def ended(self, task: Task) -> None:
+        """Report *task*, whose end has been moved to this instant, unless that was done before."""
+        if task.callback_url is not None and task.task_id not in self._told_early:
+            self._plan(task, task.callback_url, at=task.ends_at, early=None)
+
+    def _plan(self, task: Task, url: str, *, at: float, early: Fault | None) -> None:
+        due = _Due(at=at, number=next(self._numbers), task=task, url=url, ends_at=task.ends_at, early=early)
+        heapq.heappush(self._queue, due)
+        self._earlier.set()
 
     async def run(self) -> None:
         """Wait for ends, and report them; never returns."""
@@ -114,20 +145,22 @@ class Courier:
             while True:
                 self._earlier = anyio.Event()
                 self._send_due(session, group)
-                next_at = self._queue[0][0] if self._queue else float("inf")
+                next_at = self._queue[0].at if self._queue else float("inf")
                 with anyio.move_on_at(next_at):
                     await self._earlier.wait()
 
     def _send_due(self, session: aiohttp.ClientSession, group: TaskGroup) -> None:
-        while self._queue and self._queue[0][0] <= anyio.current_time():
-            ends_at, _, task, url = heapq.heappop(self._queue)
+        while self._queue and self._queue[0].at <= anyio.current_time():
+            due = heapq.heappop(self._queue)
             # A task whose end was moved stands here more than once.
-            if task.ends_at == ends_at:
-                group.start_soon(self._report, session, task, url)
+            if due.task.ends_at == due.ends_at:
+                if due.early is not None:
+                    self._told_early.add(due.task.task_id)
+                group.start_soon(self._report, session, due)
 
-    async def _report(self, session: aiohttp.ClientSession, task: Task, url: str) -> None:
-        fault = self._strike(url, dialect.compact(dialect.callback(task)).encode())
-        body = dialect.compact(dialect.callback(task, None if fault is None else fault.data)).encode()
+    async def _report(self, session: aiohttp.ClientSession, due: _Due) -> None:
+        task, url = due.task, due.url
+        fault = due.early or self._strike(path=url, body=_body(task), early=False)
         what = None if fault is None else fault.what
         if what == "lost":
             return
@@ -136,31 +169,30 @@ class Courier:
             self._truth.callbacks.append(Callback(anyio.current_time(), task.task_id, url, 1, error=error))
             return
         seconds = (fault.seconds if fault is not None and what == "slow" else None) or 0.0
-        await anyio.sleep(self._delay + seconds)
+        await anyio.sleep(0.0 if what == "early" else self._delay + seconds)
         for attempt in range(1, TRIES + 1):
             if attempt > 1:
                 await anyio.sleep(self._retry_delay)
-            if await self._post(session, task, url, body, attempt, fault):
+            if await self._post(session, task, url, attempt, fault):
                 break
         else:
             return
         for _ in range(1, (fault.copies if fault is not None else None) or 1):
-            await self._post(session, task, url, body, 1, fault)
+            await self._post(session, task, url, 1, fault)
 
     async def _post(
-        self,
-        session: aiohttp.ClientSession,
-        task: Task,
-        url: str,
-        body: bytes,
-        attempt: int,
-        fault: Fault | None,
+        self, session: aiohttp.ClientSession, task: Task, url: str, attempt: int, fault: Fault | None
     ) -> bool:
         """Make one attempt; whether the receiver has answered 200."""
         now = anyio.current_time()
+        forged = {} if fault is None else fault.data or {}
+        body = _body(task, forged)
         noted = Callback(now, task.task_id, url, attempt)
         self._truth.callbacks.append(noted)
-        headers = {"Content-Type": "application/json", **self._signature(task, now, fault)}
+        headers = {
+            "Content-Type": "application/json",
+            **self._signature(str(forged.get("taskId", task.task_id)), now, fault),
+        }
         try:
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 noted.status = answer.status
@@ -168,13 +200,13 @@ class Courier:
             noted.error = f"{type(error).__name__}: {error}"
         return noted.status == _OK
 
-    def _signature(self, task: Task, now: float, fault: Fault | None) -> dict[str, str]:
+    def _signature(self, task_id: str, now: float, fault: Fault | None) -> dict[str, str]:
         what = None if fault is None else fault.what
         if self._key is None or what == "unsigned":
             return {}
         age = (fault.seconds if fault is not None and what == "stale" else None) or 0.0
         key = self._key + "?" if what == "missigned" else self._key
-        return sign(key, task.task_id, int(self._wall(now) - age))
+        return sign(key, task_id, int(self._wall(now) - age))
 
     def _may_post_to(self, url: str) -> bool:
         try:
@@ -182,3 +214,7 @@ class Courier:
             return host in self._hosts or host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
+
+
+def _body(task: Task, forged: Mapping[str, JSON] | None = None) -> bytes:
+    return dialect.compact(dialect.callback(task, forged)).encode()

@@ -132,4 +132,4 @@ class Controls:
             raise ValueError(msg)
         task.ends_at, task.failure = now(), failure
         self._account.expect_refund(task)
-        self._courier.expect(task)
+        self._courier.ended(task)

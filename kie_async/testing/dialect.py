@@ -141,7 +141,7 @@ def record(task: Task, now: float) -> dict[str, JSON]:
 
 def callback(task: Task, forged: Mapping[str, JSON] | None = None) -> dict[str, JSON]:
     """
-    The body of the callback about *task*, which has ended, in the shape of August 2026.
+    The body of the callback about *task*, with what is true at its end, in the shape of August 2026.
 
     Times are rounded to full seconds; a failure has neither times nor results, and its top code is 501.
 

@@ -168,7 +168,7 @@ class FakeKie(Controls):
         )
         courier = Courier(
             truth=truth,
-            strike=lambda url, body: server.strike("callback", path=url, body=body),
+            strike=partial(server.strike, "callback"),
             wall=wall,
             key=webhook_key,
             delay=callback_delay / speed,

@@ -38,7 +38,7 @@ _AnswerFault: TypeAlias = Literal[
     "slow_body",
 ]
 _ConnectFault: TypeAlias = Literal["reset", "close", "silence"]
-_CallbackFault: TypeAlias = Literal["lost", "slow", "copies", "alter", "unsigned", "missigned", "stale"]
+_CallbackFault: TypeAlias = Literal["lost", "early", "slow", "copies", "alter", "unsigned", "missigned", "stale"]
 
 #: What may go wrong.
 What: TypeAlias = _AnswerFault | _ConnectFault | _CallbackFault
@@ -49,6 +49,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "status": ("status",),
     "body": ("body",),
     "alter": ("data",),
+    "early": ("seconds",),
     "slow": ("seconds",),
     "slow_body": ("seconds",),
     "copies": ("copies",),
@@ -72,7 +73,9 @@ class Call:
 
         headers: Its headers.
 
-        body: Its body.
+        body: Its body; of a callback, what it says if nothing goes wrong.
+
+        early: For a callback: whether it may still come before the task's end.
     """
 
     place: Place
@@ -81,6 +84,7 @@ class Call:
     path: str = ""
     headers: Mapping[str, str] = attrs.field(factory=dict)
     body: bytes = b""
+    early: bool = False
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -107,9 +111,13 @@ class Fault:
     With a connection that is made (at ``connect``): ``close``, ``reset`` or ``silence``, once *at_byte* bytes have come
     in: none is on accept, 1 with the first packet, more is in the middle of an upload.
 
-    With the report of a task's end (at ``callback``): ``lost``; ``slow``, *seconds* later; ``copies``, made *copies*
-    times; ``alter``, a forgery, with *data* laid over its ``data``; ``unsigned``; ``missigned``, signed with another
-    key; ``stale``, signed *seconds* ago.
+    With the report of a task's end (at ``callback``): ``lost``; ``early``, *seconds* before the end (at once, if the
+    task does not last as long), when recordInfo still says that it runs; ``slow``, *seconds* later; ``copies``, made
+    *copies* times; ``alter``, a forgery; ``unsigned``; ``missigned``, signed with another key; ``stale``, signed
+    *seconds* ago. In each, *data* is laid over its ``data``. It is signed for the task that it then names, as by
+    somebody who has the key: ``Fault("callback", "alter", data={"taskId": other})`` is genuine in all but what it says.
+    Whether a report is early is asked when its task is created, so its *nth* and *between* go by the creates that name
+    a callback URL; all else is asked when it is due, and goes by the ends.
 
     Whether it *happened*: with *after* the create was taken and paid (the upload is held), and only the answer suffers.
     Without it the service has done nothing, and for "the true answer" stands an empty success, ``{"code": 200, "msg":
@@ -147,7 +155,7 @@ class Fault:
 
         headers: Further headers of the answer.
 
-        data: Fields that replace those of the answer's ``data``.
+        data: Fields that replace those of the ``data`` of an answer or a callback.
 
         seconds: A delay, or an age.
 
@@ -198,7 +206,7 @@ class Fault:
 
     def fits(self, call: Call) -> bool:
         """Whether *call* meets all conditions that have no memory."""
-        if call.place != self.where:
+        if call.place != self.where or call.early != (self.what == "early"):
             return False
         if self.nth is not None and not (call.nth == self.nth if isinstance(self.nth, int) else call.nth in self.nth):
             return False

@@ -113,7 +113,7 @@ class Server:
         self._http_statuses = http_statuses
         self._rng = Random(f"{seed} latency")
         self._rays = Random(f"{seed} rays")
-        self._counts: Counter[Place] = Counter()
+        self._counts: Counter[tuple[Place, bool]] = Counter()
         self._started_at = 0.0
         self._listener: asyncio.Server | None = None
         self._protocols: Callable[[], asyncio.Protocol] = asyncio.Protocol
@@ -163,13 +163,21 @@ class Server:
             self._listener = None
 
     def strike(
-        self, place: Place, *, path: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        place: Place,
+        *,
+        path: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        early: bool = False,
     ) -> Fault | None:
-        """Count a call at *place*, and ask the script what strikes it."""
-        self._counts[place] += 1
+        """Count a call at *place*, and ask the script what strikes it; *early* ones are counted apart."""
+        self._counts[place, early] += 1
         at = asyncio.get_running_loop().time() - self._started_at
-        call = Call(place=place, nth=self._counts[place], at=at, path=path, headers=headers or {}, body=body)
-        return self._script.pick(call)
+        nth = self._counts[place, early]
+        return self._script.pick(
+            Call(place=place, nth=nth, at=at, path=path, headers=headers or {}, body=body, early=early)
+        )
 
     def _door(self) -> asyncio.Protocol:
         """What a new connection speaks to."""

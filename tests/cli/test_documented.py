@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import pytest
 
 from kie_async import Generation, JobSummary, TaskRecord
 from kie_async._core.lifecycle import IntentState
 from kie_async.cli.delivery import fields_of
 from kie_async.cli.exits import MEANINGS
+from kie_async.cli.hearing import Happening
 from kie_async.cli.jobs import State, describe_job
 from kie_async.cli.tasks import describe, describe_unsent
 
@@ -51,6 +53,7 @@ def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
         ("status", list(describe(RECORD, job_id=None, now=0.0))),
         ("status", list(describe_unsent(SUMMARY, now=0.0))),
         ("ls", list(describe_job(SUMMARY, now=0.0))),
+        ("listen", list(attrs.asdict(Happening(event="callback")))),
     ],
 )
 def test_the_fields_of_json_are_the_ones_that_are_written(command: str, fields: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -224,6 +225,79 @@ async def test_a_forged_callback_says_what_it_is_told_to(serve: Serve) -> None:
 
         assert forged.items() <= receiver.body()["data"].items()
         assert "success" == receiver.body()["data"]["state"]
+
+
+async def test_an_early_callback_comes_while_the_task_runs_and_says_how_it_will_have_ended(serve: Serve) -> None:
+    """Nothing recorded says in which order the callback and recordInfo come; there is no second one at the end."""
+    early = Fault("callback", "early", seconds=4.0)
+    async with listening() as receiver, serve(duration=60.0, webhook_key="secret", faults=[early]) as api:
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(57)
+        running = await api.record(task_id)
+        await asyncio.sleep(100)
+        ended, said = await api.record(task_id), receiver.body()["data"]
+
+        assert [56.0] == receiver.times
+        assert running["state"] not in ("success", "fail")
+        assert ("", "success") == (running["resultJson"], said["state"])
+        assert [ended[key] for key in ("resultJson", "costTime")] == [said[key] for key in ("resultJson", "costTime")]
+        headers = receiver.got[0][1]
+        assert sign("secret", task_id, int(headers["X-Webhook-Timestamp"])).items() <= dict(headers).items()
+
+
+async def test_a_callback_may_be_as_early_as_the_create(serve: Serve) -> None:
+    """A task that does not last as long as its callback is early is reported at once; another one is not."""
+    faults = [Fault("callback", "early", seconds=math.inf, nth=2)]
+    async with listening() as receiver, serve(duration=10.0, faults=faults) as api:
+        tasks = [await api.task(callback_url=receiver.url) for _ in range(2)]
+        await asyncio.sleep(60)
+
+        assert [0.0, 10.0] == receiver.times
+        assert tasks[::-1] == [receiver.body(number)["data"]["taskId"] for number in range(2)]
+
+
+@pytest.mark.parametrize(("pause", "times", "state"), [(5.0, [5.0], "fail"), (58.0, [56.0], "success")])
+async def test_an_early_callback_goes_by_the_end_that_was_planned(
+    serve: Serve, pause: float, times: list[float], state: str
+) -> None:
+    """A task that the test ends before is reported then; one that was reported already is not reported again."""
+    early = Fault("callback", "early", seconds=4.0)
+    async with listening() as receiver, serve(duration=60.0, faults=[early]) as api:
+        task_id = await api.task(callback_url=receiver.url)
+        await asyncio.sleep(pause)
+        api.fake.fail(task_id)
+        await asyncio.sleep(100)
+
+        assert times == receiver.times
+        assert state == receiver.body()["data"]["state"]
+        assert "fail" == (await api.record(task_id))["state"]
+
+
+async def test_faults_at_the_end_and_early_ones_are_asked_for_apart(serve: Serve) -> None:
+    """Which create it was decides what comes early; which end it was decides the rest."""
+    faults = [Fault("callback", "early", seconds=4.0, nth=1), Fault("callback", "lost", nth=1)]
+    async with listening() as receiver, serve(duration=10.0, faults=faults) as api:
+        first, *_ = [await api.task(callback_url=receiver.url) for _ in range(3)]
+        await asyncio.sleep(60)
+
+        assert [6.0, 10.0] == receiver.times
+        assert first == receiver.body()["data"]["taskId"]
+
+
+@pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("missigned", False)])
+async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(
+    serve: Serve, what: Anything, *, good: bool
+) -> None:
+    """The worst that somebody can post who has the key; and without the key, what he can."""
+    fault = Fault("callback", what, data={"taskId": "f" * 32}, copies=2)
+    async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
+        await api.create(callback_url=receiver.url)
+        await asyncio.sleep(2)
+        headers = dict(receiver.got[0][1])
+        right = sign("secret", "f" * 32, int(headers["X-Webhook-Timestamp"]))
+
+        assert "f" * 32 == receiver.body()["data"]["taskId"]
+        assert good is (right.items() <= headers.items())
 
 
 @pytest.mark.parametrize(

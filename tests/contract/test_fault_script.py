@@ -80,6 +80,7 @@ async def test_places_are_counted_apart(serve: Serve) -> None:
         ("poll", "alter", {}, "needs data="),
         ("poll", "slow", {}, "needs seconds="),
         ("callback", "copies", {}, "needs copies="),
+        ("callback", "early", {}, "needs seconds="),
     ],
 )
 def test_a_fault_that_makes_no_sense_is_refused(

@@ -159,8 +159,9 @@ def test_the_token_goes_to_the_end_of_the_path(base: str, url: str) -> None:
     assert url == callback_url(base, SECRET, INTENT, 7)
 
 
-@pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#"])
-def test_what_follows_the_path_does_not_matter(tail: str) -> None:
+@pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#", "/", "/?a=1", "/#part"])
+def test_what_follows_the_token_does_not_matter(tail: str) -> None:
+    """A slash neither: Litestar's mounts add one to every path."""
     assert CallbackToken(INTENT, 7) == find_token(SECRET, f"https://app.example.com/kie/{TOKEN}{tail}")
 
 
@@ -169,7 +170,7 @@ def test_what_follows_the_path_does_not_matter(tail: str) -> None:
     [
         "",
         "https://app.example.com/kie",
-        f"https://app.example.com/kie/{TOKEN}/",
+        f"https://app.example.com/kie/{TOKEN}//",
         f"https://app.example.com/kie/{TOKEN}/more",
         f"https://app.example.com/kie/x{TOKEN}",
         f"https://app.example.com/kie/{TOKEN}x",

@@ -43,6 +43,11 @@ def test_depth_counts_both_kinds_of_containers_and_only_those() -> None:
         decode("[1, [" + "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1) + "], 2]")
 
 
+def test_brackets_side_by_side_or_in_texts_are_no_depth() -> None:
+    wide = [[], {"a": "[{" * MAX_DEPTH}] * MAX_DEPTH
+    assert wide == decode(json.dumps(wide))
+
+
 @pytest.mark.parametrize(
     ("document", "value"),
     [

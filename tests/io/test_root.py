@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import anyio
@@ -62,6 +63,23 @@ async def test_children_run_until_the_end_which_ends_them() -> None:
     await root.end()
     with pytest.raises(ClientClosedError):
         root.start(child, "late", 1.0)
+
+
+async def test_a_timer_starts_children_whoever_else_uses_anyio() -> None:
+    """With sniffio installed, as by Litestar, anyio must be told which library runs where no task does."""
+    assert find_spec("sniffio") is not None
+    steps: Steps = []
+    root = a_root(steps)
+    await root.up()
+
+    async def child() -> None:
+        steps.append("child")
+
+    asyncio.get_running_loop().call_later(1.0, root.start, child, context=contextvars.Context())
+    await anyio.sleep(2.0)
+    await root.end()
+
+    assert ["enter", "child", "ending", "leave"] == steps
 
 
 async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,16 +105,22 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     pytest.fail(f"the process has ended without saying {text!r}")
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Generator[Service]:
+@contextmanager
+def serving(state: Path, *options: str) -> Generator[Service]:
     """``kie-async fake``, which is ended by Ctrl-C."""
-    state = tmp_path / "state"
-    with started("fake", "--port", "0", "--speed", "30", environment=clean_environment(state)) as process:
+    with started("fake", "--port", "0", "--speed", "30", *options, environment=clean_environment(state)) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         yield Service(url, read_until(process, "curl "), state)
         process.send_signal(signal.SIGINT)
         assert 0 == process.wait()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Generator[Service]:
+    """A fake service that signs nothing."""
+    with serving(tmp_path / "state") as service:
+        yield service
 
 
 def test_an_image_becomes_a_video_and_no_other_host_is_tried(service: Service, tmp_path: Path) -> None:
@@ -187,6 +193,49 @@ def test_what_a_killed_process_has_paid_is_in_the_journal_and_comes_home(service
     assert file.read_bytes() == again.read_bytes()
     assert (0, "") == run_to_its_end("ls", environment=environment)
     assert 1 == len(run_to_its_end("ls", "--all", environment=environment)[1].splitlines())
+
+
+def lines_of(process: subprocess.Popen[str], number: int) -> list[dict[str, object]]:
+    """The next lines that a process writes to standard output, which are JSON."""
+    assert process.stdout is not None
+    return [json.loads(process.stdout.readline()) for _ in range(number)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_one_process_submits_is_called_back_to_another_one(tmp_path: Path, number: signal.Signals) -> None:
+    """A service that signs, a receiver that checks, and a submitter, which share a journal and nothing else."""
+    with serving(tmp_path / "state", "--webhook-key", "secret") as service:
+        environment = {**service.environment, "KIE_WEBHOOK_KEY": "secret"}
+        with started("listen", "--port", "0", "--json", environment=environment) as receiver:
+            [listening] = lines_of(receiver, 1)
+            generate = ("generate", "-i", str(CAT), "-p", "Go", "--callback-url", str(listening["url"]), "--json")
+            code, shown = run_to_its_end(*generate, "-o", str(tmp_path / "cat.mp4"), environment=environment)
+            job = json.loads(shown)
+            called, ended = lines_of(receiver, 2)
+            receiver.send_signal(number)
+            rest, messages = receiver.communicate()
+
+    assert (0, 0, "") == (code, receiver.returncode, rest)
+    assert ("callback", job["job_id"], job["task_id"], 1) == tuple(
+        called[name] for name in ("event", "job_id", "task_id", "attempt")
+    )
+    assert ("ended", job["job_id"], "succeeded") == tuple(ended[name] for name in ("event", "job_id", "state"))
+    assert "kj_" not in messages, "no token, and nothing refused"
+
+
+def test_a_callback_with_another_signature_than_the_receivers_is_refused(tmp_path: Path) -> None:
+    """The submitter hears of the end all the same: polling is the net."""
+    with serving(tmp_path / "state", "--webhook-key", "secret") as service:
+        environment = {**service.environment, "KIE_WEBHOOK_KEY": "another"}
+        with started("listen", "--port", "0", "--json", environment=environment) as receiver:
+            [listening] = lines_of(receiver, 1)
+            generate = ("generate", "-i", str(CAT), "-p", "Go", "--callback-url", str(listening["url"]))
+            code, _ = run_to_its_end(*generate, "-o", str(tmp_path / "cat.mp4"), environment=environment)
+            [refused] = lines_of(receiver, 1)
+            receiver.send_signal(signal.SIGTERM)
+            receiver.communicate()
+
+    assert (0, 0, "refused", 401) == (code, receiver.returncode, refused["event"], refused["status"])
 
 
 def test_ctrl_c_does_not_wait_for_a_name_that_nobody_knows(tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""
+How soon after its callback has come in is a result there, in real time on the loopback interface.
+
+Forty tasks at a service in another process end half a second apart, so that no callback waits for another one. The
+clock starts when a callback's request has reached the web server, and stops when whoever waits for the job goes on. In
+between, this package checks token and signature, notes, asks ``recordInfo`` and writes the end down.
+
+Nobody who asks ``recordInfo`` can do with less than one exchange with the service: that is the bare handler, which
+does nothing else. A handler that believes the body is faster still, and believes every liar.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+import aiohttp
+import anyio
+from aiohttp import web
+
+from benchmarks.report import Report
+from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
+from kie_async._io.journal import Journal
+from kie_async._io.memory import MemoryJournal
+
+JOBS = 40
+APART = 0.5
+BOUND_MS = 50.0
+WEBHOOK_KEY = "a-webhook-key"
+
+#: Seconds from a callback to its result, of each job; and looks for each job.
+Figures: TypeAlias = tuple[list[float], float]
+#: Takes the URL of the service and of the receiver, and what takes requests; runs all jobs.
+Contender: TypeAlias = Callable[[str, "Receiver"], Awaitable[Figures]]
+
+SERVICE = f"""
+import asyncio
+from itertools import count
+from kie_async.testing import FakeKie
+
+async def main():
+    numbers = count()
+    how = dict(limit=10**6, queries_per_second=1e6, credits=1e9, webhook_key={WEBHOOK_KEY!r})
+    async with FakeKie(duration=lambda *_: 2.0 + {APART} * next(numbers), **how) as fake:
+        print(fake.url, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, input)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """The fake service in another process; gives its URL."""
+    command = [sys.executable, "-c", SERVICE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
+        if process.stdout is None:
+            raise AssertionError
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+class Receiver:
+    """A web server; notes when the callback of each task came in."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.came_at: dict[str, float] = {}
+        self.take: Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+    async def receive(self, request: web.Request) -> web.StreamResponse:
+        """Take one callback."""
+        came_at = time.perf_counter()
+        # aiohttp keeps the body, so that whoever comes next reads it for nothing.
+        self.came_at.setdefault(json.loads(await request.read())["data"]["taskId"], came_at)
+        return await self.take(request)
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    """A receiver that runs."""
+    receiver = Receiver()
+    application = web.Application()
+    application.router.add_post("/kie/{token}", receiver.receive)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    receiver.url = f"http://127.0.0.1:{site.port}/kie"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+def with_journal(make: Callable[[], Journal]) -> Contender:
+    """This package."""
+
+    async def run_jobs(url: str, receiver: Receiver) -> Figures:
+        limits = Limits(creates=10**6)
+        journal = make()
+        client = KieClient(
+            "a-key",
+            base_url=url,
+            journal=journal,
+            limits=limits,
+            callback_url=receiver.url,
+            webhook_key=WEBHOOK_KEY,
+        )
+
+        async def take(request: web.Request) -> web.StreamResponse:
+            status, body = await kie.callbacks.handle(request.path, request.headers, await request.read())
+            return web.Response(status=status, body=body)
+
+        lags: list[float] = []
+        async with client as kie:
+            kie.callbacks.aiohttp_routes()  # callbacks are expected from the first job on
+            receiver.take = take
+
+            async def job(number: int) -> None:
+                image = "https://example.com/cat.png"
+                video = await kie.generate(Wan22TurboImageToVideo(image=image, prompt=f"Take {number}"))
+                lags.append(time.perf_counter() - receiver.came_at[video.task_id])
+
+            async with anyio.create_task_group() as group:
+                for number in range(JOBS):
+                    group.start_soon(job, number)
+            return lags, kie.statistics().looks / JOBS
+
+    return run_jobs
+
+
+def bare(*, asks: bool) -> Contender:
+    """What people write: a handler that resolves a future by the callback's id."""
+
+    async def run_jobs(url: str, receiver: Receiver) -> Figures:
+        futures: dict[str, asyncio.Future[object]] = {}
+        lags: list[float] = []
+        looks = 0
+        headers = {"Authorization": "Bearer a-key"}
+        body = {
+            "model": "wan/2-2-a14b-image-to-video-turbo",
+            "input": {"image_url": "https://example.com/cat.png", "prompt": "Take one"},
+            "callBackUrl": f"{receiver.url}/a-job",
+        }
+
+        async def take(request: web.Request) -> web.StreamResponse:
+            nonlocal looks
+            data = (await request.json())["data"]
+            if asks:
+                looks += 1
+                path = f"{url}/api/v1/jobs/recordInfo"
+                async with session.get(path, params={"taskId": data["taskId"]}, headers=headers) as answer:
+                    data = (await answer.json())["data"]
+            futures[data["taskId"]].set_result(data)
+            return web.Response()
+
+        receiver.take = take
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+            async def job() -> None:
+                async with session.post(f"{url}/api/v1/jobs/createTask", json=body, headers=headers) as answer:
+                    task_id = (await answer.json())["data"]["taskId"]
+                done = futures[task_id] = asyncio.get_running_loop().create_future()
+                await done
+                lags.append(time.perf_counter() - receiver.came_at[task_id])
+
+            async with anyio.create_task_group() as group:
+                for _ in range(JOBS):
+                    group.start_soon(job)
+        return lags, looks / JOBS
+
+    return run_jobs
+
+
+async def measure(contender: Contender) -> Figures:
+    """Let a contender do its jobs at a service of its own."""
+    with service() as url:
+        async with receiving() as receiver:
+            return await contender(url, receiver)
+
+
+def run() -> Report:
+    """Measure each contender once."""
+    logging.getLogger("kie_async").setLevel(logging.ERROR)
+    rows: list[list[str | float]] = []
+    with TemporaryDirectory() as folder:
+        contenders: dict[str, Contender] = {
+            "kie_async, journal on disk": with_journal(lambda: SqliteJournal(Path(folder) / "kie.db")),
+            "kie_async, journal in memory": with_journal(MemoryJournal),
+            "a bare handler that asks recordInfo": bare(asks=True),
+            "a bare handler that believes the body": bare(asks=False),
+        }
+        for name, contender in contenders.items():
+            lags, looks = asyncio.run(measure(contender))
+            milliseconds = [lag * 1e3 for lag in lags]
+            rows.append([name, median(milliseconds), quantiles(milliseconds, n=20)[-1], max(milliseconds), looks])
+    return Report(
+        name="callbacks_latency",
+        question=f"{JOBS} tasks that end {APART:g} s apart: how long from callback to result?",
+        bound=f"set by ourselves: a median of {BOUND_MS:g} ms; whoever asks is no faster than a bare handler that asks",
+        columns=["with", "median ms", "95 % ms", "longest ms", "looks per job"],
+        rows=rows,
+    )

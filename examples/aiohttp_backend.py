@@ -1,0 +1,84 @@
+"""
+A web backend with aiohttp: an order is answered at once, its video comes by callback.
+
+Run it (README.md beside this file says what else it wants in the environment)::
+
+    python aiohttp_backend.py
+"""
+
+import os
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from kie_async import (
+    InvalidRequestError,
+    KeyConflictError,
+    KieClient,
+    KieError,
+    TaskFailedError,
+    TaskNotFoundError,
+    Wan22TurboImageToVideo,
+)
+
+kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
+    callback_url=os.environ["KIE_CALLBACK_URL"],
+    journal=os.environ.get("KIE_JOURNAL", "kie.db"),
+)
+routes = web.RouteTableDef()
+
+
+async def lifespan(_app: web.Application) -> AsyncIterator[None]:
+    """Open the client and close it with the server."""
+    async with kie:
+        await kie.recover()  # goes on with what an earlier process has left
+        yield
+
+
+@routes.post("/shots")
+async def order_shot(request: web.Request) -> web.Response:
+    """Write an order down, and answer with its id."""
+    try:
+        order = await request.json()
+        key, image_url, prompt = (str(order[name]) for name in ("key", "image_url", "prompt"))
+    except (ValueError, TypeError, KeyError):
+        return web.json_response({"why": "send an object with key, image_url and prompt"}, status=400)
+    if not key or not image_url.startswith("https://"):  # anything else would name a file of this server
+        return web.json_response({"why": "key must not be empty, and image_url must begin with https://"}, status=422)
+    try:
+        # The same key is the same order, and is never paid twice.
+        job = await kie.submit(Wan22TurboImageToVideo(image=image_url, prompt=prompt), key=key, wait=False)
+    except InvalidRequestError as error:
+        return web.json_response({"why": error.message}, status=422)
+    except KeyConflictError as error:
+        return web.json_response({"why": error.message}, status=409)
+    return web.json_response({"id": job.id}, status=202)
+
+
+@routes.get(r"/shots/{job_id:kj_\w+}")
+async def show_shot(request: web.Request) -> web.Response:
+    """Say how an order is; one that is not done within 20 s is asked for again."""
+    try:
+        video = await kie.attach(request.match_info["job_id"]).wait(timeout=20)
+    except TaskNotFoundError:
+        return web.json_response({"why": "no such order"}, status=404)
+    except TimeoutError:
+        return web.json_response({"state": "running"})
+    except TaskFailedError as error:
+        return web.json_response({"state": "failed", "why": error.message})
+    except KieError as error:  # somebody has to look: the message says whose move is next
+        return web.json_response({"state": "stuck", "why": error.message})
+    return web.json_response({"state": "done", "url": video.url})  # good for about a day; video.save() keeps it
+
+
+def make_app() -> web.Application:
+    """The application."""
+    app = web.Application()
+    app.add_routes(routes)
+    app.add_routes(kie.callbacks.aiohttp_routes())  # at the path of KIE_CALLBACK_URL
+    app.cleanup_ctx.append(lifespan)
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(make_app(), host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8000")))

@@ -1,0 +1,108 @@
+"""
+A web backend with Django (ASGI): an order is answered at once, its video comes by callback.
+
+Run it, with one process or with four (README.md beside this file says what else it wants in the environment)::
+
+    uvicorn django_backend:application
+    WEB_CONCURRENCY=4 uvicorn django_backend:application
+
+In a project of several files, the client goes into a module of its own, and ``application`` into ``asgi.py``.
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.http import HttpRequest, JsonResponse
+from django.urls import path, re_path
+from django.views.decorators.http import require_GET, require_POST
+
+from kie_async import (
+    InvalidRequestError,
+    KeyConflictError,
+    KieClient,
+    KieError,
+    Limits,
+    TaskFailedError,
+    TaskNotFoundError,
+    Wan22TurboImageToVideo,
+)
+
+# The account's limits hold for all workers together: each gets its share. uvicorn and gunicorn read the variable, too.
+workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
+
+kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
+    callback_url=os.environ["KIE_CALLBACK_URL"],
+    journal=os.environ.get("KIE_JOURNAL", "kie.db"),
+    limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
+)
+
+
+@require_POST
+async def order_shot(request: HttpRequest) -> JsonResponse:
+    """Write an order down, and answer with its id."""
+    try:
+        order = json.loads(request.body)
+        key, image_url, prompt = (str(order[name]) for name in ("key", "image_url", "prompt"))
+    except (ValueError, TypeError, KeyError):
+        return JsonResponse({"why": "send an object with key, image_url and prompt"}, status=400)
+    if not key or not image_url.startswith("https://"):  # anything else would name a file of this server
+        return JsonResponse({"why": "key must not be empty, and image_url must begin with https://"}, status=422)
+    try:
+        # The same key is the same order, and is never paid twice.
+        job = await kie.submit(Wan22TurboImageToVideo(image=image_url, prompt=prompt), key=key, wait=False)
+    except InvalidRequestError as error:
+        return JsonResponse({"why": error.message}, status=422)
+    except KeyConflictError as error:
+        return JsonResponse({"why": error.message}, status=409)
+    return JsonResponse({"id": job.id}, status=202)
+
+
+@require_GET
+async def show_shot(_request: HttpRequest, job_id: str) -> JsonResponse:
+    """Say how an order is; one that is not done within 20 s is asked for again."""
+    try:
+        video = await kie.attach(job_id).wait(timeout=20)
+    except TaskNotFoundError:
+        return JsonResponse({"why": "no such order"}, status=404)
+    except TimeoutError:
+        return JsonResponse({"state": "running"})
+    except TaskFailedError as error:
+        return JsonResponse({"state": "failed", "why": error.message})
+    except KieError as error:  # somebody has to look: the message says whose move is next
+        return JsonResponse({"state": "stuck", "why": error.message})
+    return JsonResponse({"state": "done", "url": video.url})  # good for about a day; video.save() keeps it
+
+
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Any], Awaitable[None]]
+
+urlpatterns = [path("shots", order_shot), re_path(r"^shots/(?P<job_id>kj_\w+)$", show_shot)]
+
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["localhost", "127.0.0.1"])
+django = get_asgi_application()
+callbacks = kie.callbacks.asgi_app()
+
+
+async def application(scope: Event, receive: Receive, send: Send) -> None:
+    """Send callbacks to the client, the server's start and end to the client's, and all else to Django."""
+    if scope["type"] == "lifespan":
+        await live(receive, send)
+    elif scope["type"] == "http" and scope["path"].startswith("/kie/"):  # the path of KIE_CALLBACK_URL
+        await callbacks(scope, receive, send)
+    else:
+        await django(scope, receive, send)
+
+
+async def live(receive: Receive, send: Send) -> None:
+    """Open the client and close it with the server: what other frameworks call a lifespan, and Django does not have."""
+    await receive()
+    async with kie:
+        await kie.recover()  # goes on with what an earlier process has left
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+    await send({"type": "lifespan.shutdown.complete"})

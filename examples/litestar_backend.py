@@ -1,0 +1,88 @@
+"""
+A web backend with Litestar: an order is answered at once, its video comes by callback.
+
+Run it, with one process or with four (README.md beside this file says what else it wants in the environment)::
+
+    uvicorn litestar_backend:app
+    WEB_CONCURRENCY=4 uvicorn litestar_backend:app
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from litestar import Litestar, asgi, get, post
+from litestar.exceptions import HTTPException, NotFoundException
+from litestar.params import Parameter
+from msgspec import Meta, Struct
+
+from kie_async import (
+    InvalidRequestError,
+    KeyConflictError,
+    KieClient,
+    KieError,
+    Limits,
+    TaskFailedError,
+    TaskNotFoundError,
+    Wan22TurboImageToVideo,
+)
+
+# The account's limits hold for all workers together: each gets its share. uvicorn and gunicorn read the variable, too.
+workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
+
+kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
+    callback_url=os.environ["KIE_CALLBACK_URL"],
+    journal=os.environ.get("KIE_JOURNAL", "kie.db"),
+    limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
+)
+
+
+@asynccontextmanager
+async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+    """Open the client and close it with the server."""
+    async with kie:
+        await kie.recover()  # goes on with what an earlier process has left
+        yield
+
+
+class Order(Struct):
+    """What a customer sends."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=100)]  # the order's number: the same key is never paid twice
+    image_url: Annotated[str, Meta(pattern="^https://")]  # anything else would name a file of this server
+    prompt: str
+
+
+@post("/shots", status_code=202)
+async def order_shot(data: Order) -> dict[str, str]:
+    """Write an order down, and answer with its id."""
+    request = Wan22TurboImageToVideo(image=data.image_url, prompt=data.prompt)
+    try:
+        job = await kie.submit(request, key=data.key, wait=False)
+    except InvalidRequestError as error:
+        raise HTTPException(status_code=422, detail=error.message) from error
+    except KeyConflictError as error:
+        raise HTTPException(status_code=409, detail=error.message) from error
+    return {"id": job.id}
+
+
+@get("/shots/{job_id:str}")
+async def show_shot(job_id: Annotated[str, Parameter(pattern=r"^kj_\w+$")]) -> dict[str, str]:
+    """Say how an order is; one that is not done within 20 s is asked for again."""
+    try:
+        video = await kie.attach(job_id).wait(timeout=20)
+    except TaskNotFoundError as error:
+        raise NotFoundException(detail="no such order") from error
+    except TimeoutError:
+        return {"state": "running"}
+    except TaskFailedError as error:
+        return {"state": "failed", "why": error.message}
+    except KieError as error:
+        return {"state": "stuck", "why": error.message}  # somebody has to look: the message says whose move is next
+    return {"state": "done", "url": video.url}  # good for about a day; video.save() keeps it
+
+
+callbacks = asgi("/kie", is_mount=True, copy_scope=True)(kie.callbacks.asgi_app())  # the path of KIE_CALLBACK_URL
+
+app = Litestar([order_shot, show_shot, callbacks], lifespan=[lifespan])

@@ -1,0 +1,56 @@
+"""``python -m tests.client.explore``: the machine of callbacks, for as many runs as wanted; what it finds is shrunk."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Annotated
+
+import typer
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.client.machine import Callbacks, CallbacksOnDisk
+from tests.client.planted import PLANTED, NoMac
+
+PLANTS = {plant.__name__: plant for plant in (*PLANTED, NoMac)}
+
+
+def main(
+    examples: int = 3000,
+    *,
+    disk: Annotated[bool, typer.Option(help="Two workers that share a journal on disk.")] = False,
+    plant: Annotated[str | None, typer.Option(help=f"Plant a bug: {', '.join(PLANTS)}.")] = None,
+) -> None:
+    """Let the machine run."""
+    logging.getLogger("kie_async").addHandler(logging.NullHandler())
+    machine = CallbacksOnDisk if disk else Callbacks
+    runs = 0
+
+    class Machine(machine):  # type: ignore[misc, valid-type]  # one of two
+        client = machine.client if plant is None else PLANTS[plant]
+
+        def __init__(self) -> None:
+            nonlocal runs
+            runs += 1
+            super().__init__()
+
+    began = time.monotonic()
+    checks = settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        # To shrink what was planted would only take time.
+        phases=[Phase.generate] if plant is not None else list(Phase),
+    )
+    try:
+        run_state_machine_as_test(Machine, settings=checks)
+    finally:
+        print(f"{runs} runs in {time.monotonic() - began:.0f} s")  # noqa: T201 (a command)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -1,0 +1,402 @@
+"""
+A world in which answers, callbacks, looks and restarts come in any order, as a state machine of hypothesis.
+
+The rules are synchronous and step the virtual loop by hand, down to single turns. The fake posts no callbacks: the
+machine holds those of all tasks that have ended, and hands them in when it likes, early, late, twice or never, beside
+forged ones whose token and signature are genuine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+from collections import defaultdict
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, SqliteJournal, TaskFailedError
+from kie_async._core.lifecycle import ENDED, Intent, IntentState, may_move
+from kie_async._io.memory import MemoryJournal
+from kie_async.testing import FakeKie, Fault, dialect
+from kie_async.testing.clock import VirtualLoop
+from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, assert_settled, somebody_elses
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from random import Random
+
+    from kie_async.testing.faults import Call
+    from kie_async.testing.tasks import Task
+
+__all__ = ["Callbacks", "CallbacksOnDisk"]
+
+T = TypeVar("T")
+S = IntentState
+WEBHOOK_KEY = "a-webhook-key"
+POLICY = RetryPolicy(max_age=900.0, in_doubt_hold=300.0, server_error_attempts=3)
+#: Long enough for everything that has a deadline; after that, nothing happens by itself but looks at stalled tasks.
+ALL_OVER = 4000.0
+UNCLEAR = "Internal Error, Please try again later."
+
+#: What becomes of one create: the task exists in all that begin with "paid".
+FATES: dict[str, dict[str, Any]] = {
+    "paid": {"what": "slow", "seconds": 0.0, "after": True},
+    "paid, answered after 3 s": {"what": "slow", "seconds": 3.0, "after": True},
+    "paid, answered after 40 s": {"what": "slow", "seconds": 40.0, "after": True},
+    "paid, answer lost": {"what": "reset", "after": True},
+    "paid, never answered": {"what": "silence", "after": True},
+    "paid, unclear": {"what": "code", "code": 500, "msg": UNCLEAR, "after": True},
+    "unclear": {"what": "code", "code": 500, "msg": UNCLEAR},
+    "lost": {"what": "reset"},
+    "too fast": {"what": "code", "code": 429},
+    "refused": {"what": "code", "code": 422},
+}
+
+MAX_REQUESTS = 5
+MAX_FOREIGN = 2
+
+fates = st.lists(st.sampled_from(sorted(FATES)), min_size=3, max_size=3)
+#: Where something stands in a list that is there; the last ones are what has happened last.
+places = st.integers(-3, 4)
+
+
+def _number_of(given: object) -> int:
+    """Which request an input belongs to, by its prompt; -1 for one of somebody else."""
+    prompt = str(given["prompt"]) if isinstance(given, dict) else ""
+    return int(prompt.rpartition(" ")[2]) if prompt.startswith(PROMPT) else -1
+
+
+class _Bugs(logging.Handler):
+    """Collects what the client calls a bug of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = logging.Formatter().format(record)
+        if "This is a bug" in text:
+            self.found.append(text)
+
+
+class Callbacks(RuleBasedStateMachine):
+    """One client, whose journal is in memory and outlives it."""
+
+    #: How many clients share the journal, which is on disk if there are several.
+    workers: ClassVar[int] = 1
+    #: The client; a variant in which a bug is planted goes here.
+    client: ClassVar[type[KieClient]] = KieClient
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.events: list[Event] = []
+        self.bugs = _Bugs()
+        logging.getLogger("kie_async").addHandler(self.bugs)
+        self.folder = tempfile.TemporaryDirectory()
+        self.memory = MemoryJournal()
+        self.fake = FakeKie(duration=self._duration, webhook_key=WEBHOOK_KEY, credits=1e6)
+        self.requests = 0
+        self.keys: dict[int, str | None] = {}
+        #: Final words, by request: (taskId, "success" or "fail").
+        self.told: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
+        self.callers: list[tuple[int, asyncio.Task[None]]] = []
+        self.posts: list[asyncio.Task[None]] = []
+        #: Tasks whose genuine callback was answered by 200.
+        self.taken: set[str] = set()
+        self.foreign: list[str] = []
+        self.seen: dict[str, Intent] = {}
+        self.run(self.fake.__aenter__())
+        self.clients = [self._new_client() for _ in range(self.workers)]
+        for kie in self.clients:
+            self.run(kie.recover())
+
+    # -- how the world moves ----------------------------------------------------------------------------------------
+
+    def run(self, what: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 (whatever it returns)
+        """Run something to its end; all else runs on meanwhile."""
+        return self.loop.run_until_complete(what)
+
+    def _duration(self, _model: str, random: Random) -> float:
+        return random.choice([0.5, 2.0, 20.0, 100.0, 1500.0])
+
+    def _new_client(self) -> KieClient:
+        kie = self.client(
+            KEY,
+            base_url=self.fake.url,
+            callback_url=CALLBACKS,
+            webhook_key=WEBHOOK_KEY,
+            retry=POLICY,
+            journal=self._journal(),
+            on_event=self.events.append,
+        )
+        kie.callbacks.asgi_app()  # a receiver is in use
+        return kie
+
+    def _journal(self) -> MemoryJournal | SqliteJournal:
+        return self.memory if self.workers == 1 else SqliteJournal(Path(self.folder.name) / "kie.db")
+
+    def _kie(self, which: int) -> KieClient:
+        return self.clients[which % self.workers]
+
+    async def _rows(self) -> Sequence[Intent]:
+        if self.workers == 1:
+            return await self.memory.rows()
+        journal = self._journal()
+        await journal.open()
+        try:
+            return await journal.rows()
+        finally:
+            await journal.close()
+
+    # -- rules: what callers do -------------------------------------------------------------------------------------
+    # None has a precondition, and whatever is picked is picked by its place: what a rule draws does not depend on the
+    # state of the world. With a journal on disk, threads have a say in that.
+
+    @rule(fates=fates, keyed=st.booleans(), which=places)
+    def generate(self, fates: list[str], which: int, *, keyed: bool) -> None:
+        """Somebody wants a video."""
+        number = self.requests
+        if number == MAX_REQUESTS:
+            return
+        self.requests += 1
+        self.keys[number] = f"order-{number}" if keyed else None
+        for fate in fates:
+            self.fake.inject(Fault("create", when=partial(_is_of, number), times=1, **FATES[fate]))
+        self._call(number, partial(self._kie(which).generate, ask(number), key=self.keys[number]))
+
+    @rule(place=places, which=places)
+    def generate_again(self, place: int, which: int) -> None:
+        """The same key comes again."""
+        for number in _pick([number for number, key in self.keys.items() if key is not None], place):
+            self._call(number, partial(self._kie(which).generate, ask(number), key=self.keys[number]))
+
+    @rule(place=places, which=places, patient=st.booleans())
+    def wait(self, place: int, which: int, *, patient: bool) -> None:
+        """Somebody waits for a job by its id."""
+        for row in _pick(self.run(self._rows()), place):
+            job = self._kie(which).attach(row.id)
+            self._call(_number_of(json.loads(row.input)), partial(job.wait, 1000.0 if patient else None))
+
+    @rule(place=places)
+    def leave(self, place: int) -> None:
+        """A caller goes away."""
+        for caller in _pick([caller for _, caller in self.callers if not caller.done()], place):
+            caller.cancel()
+
+    def _call(self, number: int, call: Callable[[], Awaitable[Any]]) -> None:
+        async def caller() -> None:
+            try:
+                video = await call()
+            except TaskFailedError as error:
+                self.told[number].add((str(error.task_id), "fail"))
+            except KieError:
+                pass  # not the last word: it may be asked again
+            else:
+                self.told[number].add((video.task_id, "success"))
+                assert self.fake.truth.tasks[video.task_id].result_url == video.url
+
+        self.callers.append((number, self.loop.create_task(caller())))
+
+    # -- rules: what the service does -------------------------------------------------------------------------------
+
+    @rule(place=places, fails=st.booleans())
+    def end(self, place: int, *, fails: bool) -> None:
+        """A task ends now."""
+        for task in _pick([task for task in self._ours() if not task.ended(self.loop.time())], place):
+            self.run(self._end(task.task_id, fails=fails))
+
+    async def _end(self, task_id: str, *, fails: bool) -> None:
+        (self.fake.fail if fails else self.fake.finish)(task_id)
+
+    def _ended(self) -> list[Task]:
+        return [task for task in self._ours() if task.ended(self.loop.time())]
+
+    def _ours(self) -> list[Task]:
+        return [task for task in self.fake.truth.created if task.task_id not in self.foreign]
+
+    @rule(place=places, which=places, copies=st.sampled_from([1, 1, 2, 5]))
+    def call_back(self, place: int, which: int, copies: int) -> None:
+        """A genuine callback is posted, once or several times, by whatever way it took."""
+        for task in copies * _pick(self._ended(), place):
+            self.posts.append(self.loop.create_task(self._deliver(task, which)))
+
+    async def _deliver(self, task: Task, which: int) -> None:
+        status = await self._post(which, str(task.callback_url), task.task_id, dialect.callback(task))
+        assert status in (200, 429, 503), status
+        if status == 200:
+            self.taken.add(task.task_id)
+
+    async def _post(self, which: int, url: str, task_id: str, body: dict[str, Any]) -> int:
+        """Post something, signed by the service's own key for the task that it names."""
+        given = json.dumps(body).encode()
+        return (await self._kie(which).callbacks.handle(url, self.fake.sign(task_id), given))[0]
+
+    # -- rules: what liars do ---------------------------------------------------------------------------------------
+
+    @rule(place=places, which=places, state=st.sampled_from(["success", "fail"]))
+    def lie(self, place: int, which: int, state: str) -> None:
+        """A token that has leaked is used for a body that lies about its own task."""
+        for task in _pick(self._ours(), place):
+            self._forge(which, str(task.callback_url), task.task_id, state)
+
+    @rule(place=places, other=places, which=places)
+    def forge(self, place: int, other: int, which: int) -> None:
+        """A token that has leaked is used for a body that names another task, or none that there is."""
+        for post in _pick(self.fake.truth.posts, place):
+            for task_id in _pick(["f" * 32, *self.fake.truth.tasks], other):
+                self._forge(which, post.callback_url or f"{CALLBACKS}/no-token", task_id, "success")
+
+    @rule(place=places, other=places, which=places)
+    def forge_token(self, place: int, other: int, which: int) -> None:
+        """A job's id is known, and its MAC is not."""
+        for post in _pick(self.fake.truth.posts, place):
+            for task_id in _pick(["f" * 32, *self.fake.truth.tasks], other):
+                self._forge(which, (post.callback_url or CALLBACKS)[:-22] + "A" * 22, task_id, "success")
+
+    def _forge(self, which: int, url: str, task_id: str, state: str) -> None:
+        lie = {"taskId": task_id, "state": state, "resultJson": '{"resultUrls":["https://example.com/evil.mp4"]}'}
+        body = {"code": 200, "msg": "success", "data": {**lie, "failCode": "500", "failMsg": "a lie"}}
+        self.posts.append(self.loop.create_task(self._ignored(self._post(which, url, task_id, body))))
+
+    async def _ignored(self, post: Coroutine[Any, Any, int]) -> None:
+        assert await post in (200, 404, 429, 503)
+
+    @rule()
+    def create_elsewhere(self) -> None:
+        """Another program of the account has a task of its own, which has ended."""
+        if len(self.foreign) == MAX_FOREIGN:
+            return
+        task_id = self.run(somebody_elses(self.fake.url))
+        self.foreign.append(task_id)
+        self.run(self._end(task_id, fails=False))
+
+    # -- rules: time, and the end of processes ----------------------------------------------------------------------
+
+    @rule(turns=st.integers(1, 40))
+    def turn(self, turns: int) -> None:
+        """The loop takes a few turns; no time passes."""
+        for _ in range(turns):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+
+    @rule(seconds=st.sampled_from([0.01, 0.6, 2.0, 10.0, 65.0, 400.0, 1000.0]))
+    def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        self.run(asyncio.sleep(seconds))
+
+    @rule(which=places, drain=st.sampled_from([0.0, 0.0, 5.0]), down=st.sampled_from([0.0, 30.0]))
+    def restart(self, which: int, drain: float, down: float) -> None:
+        """A process ends, at once or after what is on the wire, and another one begins."""
+        self.run(self._kie(which).aclose(drain=drain))
+        self.run(asyncio.sleep(down))
+        kie = self.clients[which % self.workers] = self._new_client()
+        self.run(kie.recover())
+
+    @rule(place=places, which=places, turns=st.integers(3, 60))
+    def call_back_and_restart(self, place: int, which: int, turns: int) -> None:
+        """A process ends when it has just answered a callback; aimed, since chance alone seldom hits that moment."""
+        self.call_back(place, which, copies=1)
+        self.turn(turns)
+        self.restart(which, drain=0.0, down=0.0)
+
+    # -- what must hold ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_called_a_bug(self) -> None:
+        assert [] == self.bugs.found
+        for task in [*self.posts, *(caller for _, caller in self.callers)]:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    @invariant()
+    def nobody_is_told_two_outcomes_and_each_is_true(self) -> None:
+        for number, told in self.told.items():
+            assert len(told) <= 1, told
+            for task_id, state in told:
+                task = self.fake.truth.tasks[task_id]
+                assert (number, state) == (_number_of(task.input), task.state(self.loop.time()))
+
+    @invariant()
+    def rows_only_move_forward(self) -> None:
+        for row in self.run(self._rows()):
+            before = self.seen.get(row.id, row)
+            assert _follows(before, row), (before, row)
+            if row.task_id is not None:
+                assert before.task_id in (None, row.task_id)
+                assert row.id in str(self.fake.truth.tasks[row.task_id].callback_url)
+            self.seen[row.id] = row
+
+    def teardown(self) -> None:
+        """Heal, wait until all is over, and hold the journal against the service's truth."""
+        try:
+            self._all_over()
+        finally:
+            logging.getLogger("kie_async").removeHandler(self.bugs)
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            with suppress(BaseException):
+                self.run(asyncio.sleep(10.0))
+            self.loop.close()
+            self.folder.cleanup()
+
+    def _all_over(self) -> None:
+        self.run(asyncio.sleep(ALL_OVER))
+        for number, caller in self.callers:
+            assert caller.done(), f"the wait for request {number} has no end"
+        self.nothing_is_called_a_bug()
+        self.nobody_is_told_two_outcomes_and_each_is_true()
+        self.rows_only_move_forward()
+        rows = self.run(self._rows())
+        for task_id in self.foreign:
+            assert not [row for row in rows if task_id in (row.task_id, *row.duplicates)]
+            del self.fake.truth.tasks[task_id]
+        assert_ledger(rows, self.fake.truth)
+        named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicates)}
+        for task_id in self.taken:
+            assert task_id in named, "a callback was answered by 200, and nobody knows of its task"
+            assert named[task_id].id in str(self.fake.truth.tasks[task_id].callback_url)
+        ends = [str(event.job_id) for event in self.events if event.name is EventName.ENDED]
+        ended = [row.id for row in rows if row.state in (S.SUCCEEDED, S.FAILED)]
+        # Once, or not at all where the process has ended between the journal and the event.
+        assert len({*ends}) == len(ends)
+        assert {*ends} <= {*ended}
+        for row in rows:
+            assert row.state in ENDED | {S.UNKNOWN}, row
+        for kie in self.clients:
+            self.run(assert_settled(kie))
+            self.run(kie.aclose())
+        self.run(self.fake.__aexit__(None, None, None))
+        self.run(asyncio.sleep(1.0))
+        assert [] == self.loop.leftovers()
+
+
+def _pick(things: Sequence[T], place: int) -> list[T]:
+    """The thing at a place, alone in a list; nothing if there is none at all."""
+    return [things[place % len(things)]] if things else []
+
+
+def _follows(before: Intent, after: Intent) -> bool:
+    """Whether a row may have become another one, by any number of moves."""
+    reached, front = {before.state}, {before.state}
+    while front:
+        front = {new for old in front for new in S if may_move(old, new)} - reached
+        reached |= front
+    return after.state in reached and after.attempts >= before.attempts
+
+
+def _is_of(number: int, call: Call) -> bool:
+    return f"{PROMPT}, take {number}".encode() in call.body
+
+
+class CallbacksOnDisk(Callbacks):
+    """Two workers that share a journal on disk; callbacks land on either."""
+
+    workers = 2

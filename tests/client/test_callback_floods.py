@@ -1,0 +1,49 @@
+"""Many callbacks at once: what waits for its confirmation costs next to nothing, and each gets its turn."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import anyio
+
+from kie_async import KieClient
+from kie_async.testing.tasks import Task
+from tests.client.world import CALLBACKS, a_world, ask, assert_settled
+
+JOBS = 60
+
+
+async def called_back(kie: KieClient, task: Task) -> int:
+    """Hand in a task's callback; the status of the answer."""
+    body = {"code": 200, "data": {"taskId": task.task_id}}
+    status, _ = await kie.callbacks.handle(task.callback_url or "", {}, json.dumps(body).encode())
+    return status
+
+
+async def test_a_flood_waits_as_a_queue_of_names_and_is_confirmed_in_order() -> None:
+    """
+    Five looks a second and a flood of callbacks: a few confirmations are at work, and the rest need no task each.
+
+    A callback that comes again while the first one waits adds nothing.
+    """
+    async with a_world(client={"callback_url": CALLBACKS}, duration=math.inf) as world:
+        kie = world.kie
+        kie.callbacks.asgi_app()  # callbacks are expected, and polls are rare
+        for number in range(JOBS):
+            await kie.submit(ask(number))
+        polled = len(world.truth.polls)
+        for task in world.truth.created:
+            world.fake.finish(task.task_id)
+        for task in 3 * world.truth.created:
+            assert 200 == await called_back(kie, task)
+        waiting = kie.statistics()
+        await anyio.sleep(JOBS / 5 + 2)
+
+        assert JOBS == waiting.confirming
+        assert waiting.children < JOBS / 2
+        assert JOBS == kie.statistics().confirmations
+        assert world.tasks == [poll.task_id for poll in world.truth.polls[polled:]]
+        assert {"succeeded": JOBS} == await world.states()
+        await anyio.sleep(5.0)
+        await assert_settled(kie)

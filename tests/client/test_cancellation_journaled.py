@@ -1,0 +1,40 @@
+"""A caller leaves while the journal's thread writes: the row that it leaves behind is withdrawn, and never sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import anyio
+
+from kie_async import KieClient, SqliteJournal
+from kie_async.testing import FakeKie, VirtualLoop
+from tests.client.world import KEY, ask, assert_settled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_what_was_left_while_it_was_written_down_is_not_sent_by_the_next_process(tmp_path: Path) -> None:
+    """At each turn of the loop up to the first byte: the caller has paid for nothing, nor will the next process."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    found = Counter[str]()
+    for turn in range(1, 1000):
+        path = tmp_path / f"{turn}.db"
+        async with FakeKie() as fake:
+            async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
+                caller = asyncio.create_task(kie.generate(ask()))
+                loop.at_turn(loop.turns + turn, caller.cancel)
+                await asyncio.wait([caller])
+                await anyio.sleep(10.0)
+                if fake.truth.posts:
+                    break
+                await assert_settled(kie)
+                rows = await kie.jobs()
+                found.update(str(row.state) for row in rows)
+                assert {"withdrawn"} >= {row.state for row in rows}, turn
+            async with KieClient(KEY, base_url=fake.url, journal=SqliteJournal(path)) as kie:
+                assert [] == await kie.recover()
+    assert 1 <= found["withdrawn"]

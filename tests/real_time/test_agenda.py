@@ -1,0 +1,36 @@
+"""The agenda on real loops: asyncio's own, and uvloop's, whose timers are others."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+
+from kie_async._io.agenda import Agenda
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_what_is_past_happens_before_what_is_to_come(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """For an instant that is past, uvloop makes no timer; more is planned meanwhile all the same."""
+    done: list[str] = []
+
+    async def main() -> None:
+        now = asyncio.get_running_loop().time()
+        agenda = Agenda(asyncio.get_running_loop())
+        over = asyncio.Event()
+        agenda.at(now - 1.0, partial(done.append, "past"))
+        agenda.at(now + 0.02, over.set)
+        agenda.at(now + 0.01, partial(done.append, "soon"))
+        agenda.at(now - 2.0, partial(done.append, "long past"))
+        await over.wait()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(main())
+
+    assert ["long past", "past", "soon"] == done
