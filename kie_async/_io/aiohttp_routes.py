@@ -81,4 +81,5 @@ async def _send_off(request: web.Request, response: web.Response) -> None:
 
 def _headers(request: web.Request) -> dict[str, str]:
     headers = request.headers
-    return {name: headers[name] for name in SIGNATURE_HEADERS if name in headers}
+    # Of one that comes twice the last counts, as everywhere else.
+    return {name: headers.getall(name)[-1] for name in SIGNATURE_HEADERS if name in headers}

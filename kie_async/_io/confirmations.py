@@ -88,9 +88,16 @@ class Confirmations:
         case = self._cases.get(intent_id)
         return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_HINTED
 
-    def ask(self, intent_id: str, task_id: str) -> bool:
+    def ask(self, intent_id: str, task_id: str, *, own: bool = False) -> bool:
         """
         Look into a genuine callback for an intent that names a task.
+
+        Args:
+            intent_id: The intent.
+
+            task_id: The task.
+
+            own: Whether the task is known to be the intent's, which is never crowded out by what is not.
 
         Returns:
             False if too many wait already; nothing was noted then.
@@ -101,7 +108,7 @@ class Confirmations:
                 return False
             case = self._cases[intent_id] = _Case({})
             self._start(intent_id)
-        if self.has_room(intent_id, task_id):
+        if own or self.has_room(intent_id, task_id):
             case.task_ids.setdefault(task_id, 0)
         return True
 

@@ -78,7 +78,6 @@ class Net:
             return  # of an old one, or one of several
         if job is not None:
             job.called_back = True
-            self._poller.replan((job,))  # nothing else will tell of its end now
         self._trust.came()
         self._told = False
         self._reconsider()

@@ -78,7 +78,7 @@ class Receiver:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
             step = step_of(row, task_id)
-            if step is not Step.NOTHING and not self._confirmations.has_room(intent_id, task_id):
+            if step is Step.PROVE and not self._confirmations.has_room(intent_id, task_id):
                 msg = "too many callbacks for its job wait"
                 raise CallbackRejectedError(msg, status=_TOO_MANY)
             if step is Step.PROVE:
@@ -86,7 +86,7 @@ class Receiver:
         except JournalError as error:
             msg = "it could not be noted"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN) from error
-        if step is not Step.NOTHING and not self._confirmations.ask(intent_id, task_id):
+        if step is not Step.NOTHING and not self._confirmations.ask(intent_id, task_id, own=step is Step.CONFIRM):
             msg = "too many callbacks wait"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN)
         self.callbacks += 1

@@ -88,7 +88,8 @@ async def test_a_flood_of_genuine_tokens_neither_starves_the_polling_nor_fills_t
 
         now = world.kie.statistics()
         seconds = len(flood.held)
-        assert {200} == set(flood.answers)
+        # A job of which four unproved ids are kept takes no fifth.
+        assert {200} <= set(flood.answers) <= ({200} if claim == "own" else {200, 429})
         assert sum(flood.answers.values()) >= 1000 * seconds
         assert busiest_window((poll.at for poll in world.truth.polls), 1.0) <= 5
         assert now.confirming <= JOBS
