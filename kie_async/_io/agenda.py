@@ -11,12 +11,18 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable
+from typing import TypeVarTuple
 
 import attrs
 
 __all__ = ["Agenda", "Entry"]
 
+_Args = TypeVarTuple("_Args")
+
 _log = logging.getLogger("kie_async")
+
+#: Entries that were called off stay in the heap until their instant, or until they are more than this and half of it.
+_MANY = 100
 
 
 @attrs.define(eq=False)
@@ -24,11 +30,15 @@ class Entry:
     """Something to do at an instant, until it is cancelled."""
 
     at: float
-    action: Callable[[], None] | None
+    action: Callable[..., None] | None
+    arguments: tuple[object, ...]
+    _agenda: Agenda
 
     def cancel(self) -> None:
         """Forget it; what it held is free at once."""
-        self.action = None
+        if self.action is not None:
+            self.action, self.arguments = None, ()
+            self._agenda.forget()
 
 
 class Agenda:
@@ -43,32 +53,45 @@ class Agenda:
         self._loop = loop
         self._heap: list[tuple[float, int, Entry]] = []
         self._count = itertools.count()
+        self._cancelled = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __len__(self) -> int:
-        return sum(entry.action is not None for _, _, entry in self._heap)
+        return len(self._heap) - self._cancelled
 
-    def at(self, instant: float, action: Callable[[], None]) -> Entry:
+    def at(self, instant: float, action: Callable[[*_Args], None], *arguments: *_Args) -> Entry:
         """
-        Call *action* at *instant*, or at the next turn of the loop if that is past.
+        Call ``action(*arguments)`` at *instant*, or at the next turn of the loop if that is past.
         """
-        entry = Entry(instant, action)
+        entry = Entry(instant, action, arguments, self)
         if self._closed:
             return entry
         heapq.heappush(self._heap, (instant, next(self._count), entry))
         self._arm()
         return entry
 
+    def forget(self) -> None:
+        """Take note that an entry was cancelled; when most of them are, they are let go."""
+        if self._closed:
+            return
+        self._cancelled += 1
+        if self._cancelled > _MANY and self._cancelled > len(self._heap) // 2:
+            self._heap = [item for item in self._heap if item[2].action is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
     def close(self) -> None:
         """Forget everything, and take nothing more."""
         self._closed = True
         self._heap.clear()
+        self._cancelled = 0
         self._arm()
 
     def _arm(self) -> None:
         while self._heap and self._heap[0][2].action is None:
             heapq.heappop(self._heap)
+            self._cancelled -= 1
         first = self._heap[0][0] if self._heap else None
         if self._timer is not None:
             if self._timer.when() == first:
@@ -84,8 +107,10 @@ class Agenda:
         try:
             while self._heap and self._heap[0][0] <= now:
                 entry = heapq.heappop(self._heap)[2]
-                if (action := entry.action) is not None:
-                    entry.action = None
-                    action()
+                if (action := entry.action) is None:
+                    self._cancelled -= 1
+                else:
+                    arguments, entry.action, entry.arguments = entry.arguments, None, ()
+                    action(*arguments)
         finally:
             self._arm()

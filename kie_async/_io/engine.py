@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
+from kie_async._core.durations import DurationsByKind
 from kie_async._core.outcomes import closed_error
-from kie_async._core.polling import ByAge
+from kie_async._core.polling import ByLag
 from kie_async._core.signature import callback_secret
 from kie_async._core.verdicts import Reply, error_of_answer
 from kie_async._core.wire import read_credit, read_envelope
@@ -93,7 +94,8 @@ class Engine:
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
-            policy=ByAge(),
+            policy=ByLag(draw=surroundings.random.randrange, old_after=settings.retry.max_age),
+            durations=DurationsByKind(),
             loop=loop,
             agenda=agenda,
             root=self.root,

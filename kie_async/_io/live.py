@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 
 import anyio
@@ -77,7 +78,7 @@ class LiveJob:
 
         empty_looks: How often in a row the service has said "success" without a result.
 
-        look: The next look at it, if one is due.
+        on_awaited: Called when somebody begins to wait for a change and nobody else does.
 
         deadline: What ends its life here, if anything does.
     """
@@ -102,8 +103,7 @@ class LiveJob:
     accepted_at: float = 0.0
     unseen: bool = False
     empty_looks: int = 0
-    look: Entry | None = None
-    looking: bool = False
+    on_awaited: Callable[[LiveJob], None] | None = None
     deadline: Entry | None = None
     slot_deadline: Entry | None = None
     waiters: int = 0
@@ -163,6 +163,8 @@ class LiveJob:
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         self.waiters += 1
+        if self.waiters == 1 and self.on_awaited is not None:
+            self.on_awaited(self)
         try:
             await asyncio.shield(self._changed)
         finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
@@ -101,15 +100,13 @@ class Tracker:
             self.release_slot(job)
         else:
             self._take_slot(job)  # the task runs, whether there is one or not
-            job.deadline = self._agenda.at(
-                job.accepted_at + self._retry.max_age, partial(self._start, self._stall, job)
-            )
+            job.deadline = self._agenda.at(job.accepted_at + self._retry.max_age, self._start, self._stall, job)
         self._poller.watch(job)
         job.publish()
 
     def foreign(self, job: LiveJob) -> None:
         """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
-        job.deadline = self._agenda.at(job.began_at + self._retry.max_age, partial(self._end_foreign, job))
+        job.deadline = self._agenda.at(job.began_at + self._retry.max_age, self._end_foreign, job)
         self._poller.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
@@ -126,10 +123,10 @@ class Tracker:
         now, age = self._surroundings.now(), max(0.0, self._surroundings.wall() - sent_at)
         patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_hold
         self.rest(job, keep_slot=True)
-        job.deadline = self._agenda.at(now - age + patience, partial(self._start, self._give_up, job))
+        job.deadline = self._agenda.at(now - age + patience, self._start, self._give_up, job)
         if age < self._retry.in_doubt_hold:
             self._take_slot(job)
-            job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, partial(self.release_slot, job))
+            job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, self.release_slot, job)
         else:
             self.release_slot(job)
         job.publish()
@@ -153,7 +150,9 @@ class Tracker:
             self.release_slot(job)
 
     def let_go(self, job: LiveJob) -> None:
-        """Forget a job that has ended: nothing of it stays but its row."""
+        """Forget a job that has ended: nothing of it stays but its row, and how long it took."""
+        if self._registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
+            self._poller.learn(job, record)
         self.rest(job)
         self._registry.drop(job)
         job.publish()
@@ -184,6 +183,8 @@ class Tracker:
             # Seen in the wild: the state says success before the result is there.
             job.empty_looks += 1
             return
+        if not record.ended:
+            self._saw_running(job, record)
         job.saw(record)
         if not record.ended:
             return
@@ -195,6 +196,13 @@ class Tracker:
                 return
             self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
         self.let_go(job)
+
+    def _saw_running(self, job: LiveJob, record: TaskRecord) -> None:
+        if job.foreign and job.record is None and record.created_at is not None:
+            # Only now it is known how old somebody else's task is.
+            age = max(0.0, self._surroundings.wall() - record.created_at)
+            job.accepted_at = self._surroundings.now() - age
+        self._poller.saw(job, record)
 
     def _late(self, job: LiveJob, record: TaskRecord) -> None:
         if record.ended:

@@ -29,6 +29,7 @@ MAX_BODY = 1024 * 1024
 CONNECT_TIMEOUT = 10.0
 #: From the first byte of a create to the last of its answer: recorded creates take 0.3 to 0.9 s.
 CREATE_TIMEOUT = 60.0
+#: The longest that a look may take, in seconds.
 LOOK_TIMEOUT = 10.0
 #: ``Retry-After`` is believed up to here; a proxy that asks for a day must not stop a client for a day.
 MAX_RETRY_AFTER = 300.0
@@ -212,14 +213,19 @@ class Transport:
                 return Exchange(sent=write_ahead.returned, error=error)
         return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no answer within {CREATE_TIMEOUT:g} s"))
 
-    async def look(self, task_id: str) -> Answer:
+    async def look(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:
         """
         Ask for a task's record.
 
+        Args:
+            task_id: The task's.
+
+            timeout: A bound on the whole, in seconds.
+
         Raises:
-            TransportError: If no complete answer came within ``LOOK_TIMEOUT``.
+            TransportError: If no complete answer came in time.
         """
-        return await self.ask("GET", "/api/v1/jobs/recordInfo", params={"taskId": task_id}, timeout=LOOK_TIMEOUT)
+        return await self.ask("GET", "/api/v1/jobs/recordInfo", params={"taskId": task_id}, timeout=timeout)
 
     async def ask(
         self,

@@ -25,13 +25,16 @@ from tests.client.world import a_world, ask, assert_settled
 
 @pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
 async def test_a_job_ends_soon_after_its_task(duration: float) -> None:
-    """Known within one interval of the look, which grows with the task's age; told with all that the service says."""
+    """
+    Told with all that the service says, by a client that has not seen one like it before.
+
+    The first look comes after five seconds or so, and the time between two grows with the task's age.
+    """
     async with a_world(duration=duration, latency=(0.02, 0.2)) as world:
         video = await world.kie.generate(ask())
         (task,) = world.truth.created
-        interval = 2.5 if duration < 30 else 5.0 if duration < 120 else 15.0
 
-        assert anyio.current_time() - task.ends_at <= interval + 1.0
+        assert anyio.current_time() - task.ends_at <= 6.0 + 0.02 * duration
         assert (task.task_id, (task.result_url,), 80.0) == (video.task_id, video.urls, video.credits)
         assert task.result_url == video.url
         assert math.isclose(duration, video.seconds or 0.0, abs_tol=0.01)
@@ -260,7 +263,7 @@ async def test_a_key_that_is_not_accepted_for_looks_is_told_and_the_task_lives_o
         with pytest.raises(AuthenticationError, match="lives on"):
             await job
         assert "submitted" == job.state
-        await anyio.sleep(10.0)
+        await anyio.sleep(30.0)
 
         assert world.tasks[0] == (await job).task_id
         await assert_settled(world.kie)
@@ -268,9 +271,10 @@ async def test_a_key_that_is_not_accepted_for_looks_is_told_and_the_task_lives_o
 
 async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
     """A slow look is overtaken by another one; what it brings home changes nothing."""
-    async with a_world(faults=[Fault("poll", "slow", seconds=8.0, nth=1)], duration=1.0) as world:
+    async with a_world(faults=[Fault("poll", "slow", seconds=0.8, nth=1)], duration=1.0) as world:
         job = await world.kie.submit(ask())
-        await anyio.sleep(4.0)
+        while not world.truth.polls:
+            await anyio.sleep(0.1)
         await job.refresh()
         assert world.tasks[0] == (await job).task_id
         row = await world.row()

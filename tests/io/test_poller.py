@@ -13,8 +13,10 @@ import anyio
 import pytest
 
 from kie_async import KieError, TransportError
+from kie_async._core.durations import DurationsByKind
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
+from kie_async._core.polling import Fixed
 from kie_async._io.agenda import Agenda
 from kie_async._io.live import LiveJob
 from kie_async._io.poller import Poller
@@ -24,17 +26,9 @@ from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Container
 
-
-class Every:
-    """A policy: look every so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def next_look_at(self, *, accepted_at: float, now: float) -> float:  # noqa: ARG002 (as the poller calls it)
-        return now + self._seconds
+    from kie_async._core.polling import PollingPolicy
 
 
 def record(task_id: str, state: str = "waiting") -> Answer:
@@ -48,7 +42,14 @@ REFUSED = Answer(200, b'{"code":429,"msg":"slow down"}')
 class Service:
     """A scripted transport that notes when it was asked for which task."""
 
-    def __init__(self, say: Callable[[str, int], Answer | Exception] | None = None, *, seconds: float = 0.05) -> None:
+    def __init__(
+        self,
+        say: Callable[[str, int], Answer | Exception] | None = None,
+        *,
+        seconds: float = 0.05,
+        silent: Container[int] = (),
+    ) -> None:
+        self.silent = silent
         self.asked: list[tuple[float, str]] = []
         self.running = 0
         self._say = say or (lambda task_id, _: record(task_id))
@@ -58,14 +59,19 @@ class Service:
     def asked_at(self) -> list[float]:
         return [at for at, _ in self.asked]
 
-    async def look(self, task_id: str) -> Answer:
+    async def look(self, task_id: str, *, timeout: float) -> Answer:
         self.asked.append((anyio.current_time(), task_id))
+        nth = len(self.asked)
         self.running += 1
         try:
-            await anyio.sleep(self._seconds)
+            with anyio.fail_after(timeout):
+                await anyio.sleep(self._seconds if nth not in self.silent else math.inf)
+        except TimeoutError:
+            msg = "silence"
+            raise TransportError(msg) from None
         finally:
             self.running -= 1
-        said = self._say(task_id, len(self.asked))
+        said = self._say(task_id, nth)
         if isinstance(said, Exception):
             raise said
         return said
@@ -73,7 +79,12 @@ class Service:
 
 @asynccontextmanager
 async def a_poller(
-    service: Service, *, polls_per_second: float = 5.0, every: float = 10.0
+    service: Service,
+    *,
+    polls_per_second: float = 5.0,
+    every: float = 10.0,
+    policy: PollingPolicy | None = None,
+    durations: DurationsByKind | None = None,
 ) -> AsyncIterator[tuple[Poller, list[tuple[str | None, LookVerdict]]]]:
     """A poller, and the looks that were told."""
     loop = asyncio.get_running_loop()
@@ -90,7 +101,8 @@ async def a_poller(
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=polls_per_second,
-        policy=Every(every),
+        policy=policy or Fixed(every),
+        durations=durations or DurationsByKind(),
         loop=loop,
         agenda=agenda,
         root=root,
@@ -181,11 +193,11 @@ async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
 
 
 async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
-    service = Service(seconds=5.0)
+    service = Service(seconds=0.9)
     async with a_poller(service, polls_per_second=1.0) as (poller, _):
-        with anyio.move_on_after(1.0):
+        with anyio.move_on_after(0.5):
             await poller.look_now("a")
-        with anyio.move_on_after(1.0):
+        with anyio.move_on_after(0.5):
             await poller.look_now("never sent")
         look = await poller.look_now("b")
 
@@ -208,29 +220,29 @@ async def test_a_job_is_looked_at_until_it_is_unwatched() -> None:
 
         assert (3, 0) == (len(told), poller.watched)
         poller.watch(job)
-        await anyio.sleep(11.0)
-        assert (4, 1) == (len(told), poller.watched)
+        await anyio.sleep(9.0)
+        assert (4, 1) == (len(told), poller.watched)  # at once, since it may have ended long ago
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["for good", "and back"])
 async def test_a_job_can_be_unwatched_while_it_is_looked_at(*, again: bool) -> None:
     """What the look brings is told all the same: it may be the last word."""
-    service = Service(seconds=5.0)
+    service = Service(seconds=0.9)
     (job,) = jobs(1)
     async with a_poller(service) as (poller, told):
         poller.watch(job)
-        await anyio.sleep(12.0)
+        await anyio.sleep(10.5)
         assert 1 == service.running
         poller.unwatch(job)
         if again:
+            job.accepted_at = 10.5
             poller.watch(job)
-        await anyio.sleep(4.0)
+        await anyio.sleep(1.0)
         assert 1 == len(told)
         assert (1 if again else 0) == poller.watched
-        await anyio.sleep(20.0)
+        await anyio.sleep(10.0)
 
-        assert (2 if again else 1) == len(told)
-        assert len(service.asked) - len(told) <= 1
+        assert (2 if again else 1) == len(told) == len(service.asked)
 
 
 async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_again() -> None:
