@@ -10,7 +10,9 @@ import typer
 
 import benchmarks
 
-NAMES = [name for _, name, _ in pkgutil.iter_modules(benchmarks.__path__) if name not in ("__main__", "report")]
+NAMES = [
+    name for _, name, _ in pkgutil.iter_modules(benchmarks.__path__) if name not in ("__main__", "optimum", "report")
+]
 
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -2,7 +2,7 @@
 How long tasks take, learned from those that have ended.
 
 The distribution of one kind of task is kept as the share that has ended by each of 129 ages, eight to an octave from a
-quarter of a second to four and a half hours. A task that ends adds one step to it, smoothed by 15 % of its age, and
+quarter of a second to four and a half hours. A task that ends adds one step to it, smoothed by 10 % of its age, and
 what was believed before weighs a little less: after *n* tasks the belief that everything began with counts for
 ``1 / (n + 1)``, and what is older than some 200 tasks fades, since services change.
 
@@ -41,8 +41,8 @@ _LOG_AGES = tuple(math.log(age) for age in _GRID)
 #: What leads from the binary logarithm of an age to the number of its cell; cell 0 ends at the youngest age.
 _FIRST = 1.0 - _PER_OCTAVE * math.log2(_YOUNGEST)
 
-#: The width of a step, in the logarithm: a task of 60 s says much about 55 to 65 s and little about 40.
-_SMOOTHING = 0.15
+#: The width of a step, in the logarithm: a task of 60 s says much about 54 to 66 s and little about 40.
+_SMOOTHING = 0.1
 #: A task never counts for less than this, so that what was learned long ago fades.
 _LEAST_WEIGHT = 1.0 / 200.0
 #: The share of tasks that are believed to be of the long-lasting sort.
@@ -159,7 +159,8 @@ class Durations:
             for (here, there), (more, less) in zip(pairwise(_AGES), pairwise(lasting), strict=True)
         )
         survival = [
-            (1.0 - _TAIL) * share + _TAIL / (1.0 + age / mean) ** 2 for share, age in zip(lasting, _AGES, strict=True)
+            (1.0 - _TAIL) * share + _TAIL * min(1.0, mean / (age or mean)) ** 2
+            for share, age in zip(lasting, _AGES, strict=True)
         ]
         integral = 0.0
         for (here, there), (more, less) in zip(pairwise(_AGES), pairwise(survival), strict=True):

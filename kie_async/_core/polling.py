@@ -130,7 +130,7 @@ class ByLag:
     Args:
         draw: Draws a number from 0 to below its argument.
 
-        floor: The lag that is worth a look, in seconds at a weight of 1. At 0.3 a task of a minute takes fewer than
+        floor: The lag that is worth a look, in seconds at a weight of 1. At 0.29 a task of a minute takes fewer than
             eight looks, and its end is seen 2.4 s late.
 
         shortest: The shortest time between two looks at a task, in seconds.
@@ -144,7 +144,7 @@ class ByLag:
     """
 
     draw: Callable[[int], int]
-    floor: float = 0.3
+    floor: float = 0.29
     shortest: float = 0.5
     longest: float = 30.0
     old_after: float = 3600.0

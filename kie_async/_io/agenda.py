@@ -60,6 +60,11 @@ class Agenda:
     def __len__(self) -> int:
         return len(self._heap) - self._cancelled
 
+    @property
+    def held(self) -> int:
+        """How many entries it holds, those that were called off included."""
+        return len(self._heap)
+
     def at(self, instant: float, action: Callable[[*_Args], None], *arguments: *_Args) -> Entry:
         """
         Call ``action(*arguments)`` at *instant*, or at the next turn of the loop if that is past.

@@ -60,6 +60,8 @@ class _Watch(Outlook):
     Attributes:
         job: The job.
 
+        task_id: Its taskId.
+
         planned: The entry of the look that is planned.
 
         place: Where it is among those that are due.
@@ -68,6 +70,7 @@ class _Watch(Outlook):
     """
 
     job: LiveJob
+    task_id: str
     planned: Entry | None = None
     place: int = _NOT_DUE
     silences: int = 0
@@ -173,11 +176,20 @@ class Poller:
     # -- which jobs -------------------------------------------------------------------------------------------------
 
     def watch(self, job: LiveJob) -> None:
-        """Look at a job from now on, until ``unwatch``."""
+        """
+        Look at a job from now on, until ``unwatch``.
+
+        Raises:
+            ValueError: If it has no taskId.
+        """
         if job in self._watches:
             return
+        if job.task_id is None:
+            msg = f"{job.id} has no taskId to look at"
+            raise ValueError(msg)
         whole = self._durations.of(_kind(job, job.record))
-        watch = self._watches[job] = _Watch(job=job, whole=whole, accepted_at=job.accepted_at)
+        watch = _Watch(job=job, task_id=job.task_id, whole=whole, accepted_at=job.accepted_at)
+        self._watches[job] = watch
         job.on_awaited = self._when_awaited
         if job.foreign:
             self._is_due(watch)  # nobody here knows how old it is: it may be over
@@ -261,7 +273,10 @@ class Poller:
         watch.planned = None
         watch.place = len(self._due)
         self._due.append(watch)
-        self._pump()
+        now = self._loop.time()
+        if self._next is None or self._next.at > now:
+            # Not at once: what else is due by now takes part in the choice.
+            self._pump_at(now)
 
     async def look_now(self, task_id: str) -> Look:
         """
@@ -296,7 +311,7 @@ class Poller:
             if ready_at is None or (self._refusals and self.pacer.lent):
                 return  # an answer that is under way comes back here
             if (ready_at := max(ready_at, self._closed_until)) > now:
-                self._next = self._agenda.at(ready_at, self._pump)
+                self._pump_at(ready_at)
                 return
             if self._urgent and (self._urgent_in_a_row < URGENT_IN_A_ROW or not self._due):
                 question = self._urgent.popleft()
@@ -310,6 +325,11 @@ class Poller:
                 self._unplan(watch)
                 self.pacer.take(now)
                 self._root.start(self._look_at, watch)
+
+    def _pump_at(self, instant: float) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._agenda.at(instant, self._pump)
 
     # -- a look -----------------------------------------------------------------------------------------------------
 
@@ -338,12 +358,9 @@ class Poller:
 
     async def _look_at(self, watch: _Watch) -> None:
         job, began_at = watch.job, self._loop.time()
-        if job.task_id is None:
-            msg = "a job without a taskId was watched"
-            raise RuntimeError(msg)
         until = began_at + self._patience(watch.silences)
         try:
-            look = await self._look(job.task_id, until)
+            look = await self._look(watch.task_id, until)
         except errors.TransportError:
             look = Look(LookVerdict.UNREADABLE)
             silent = self._loop.time() >= until

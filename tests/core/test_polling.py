@@ -61,7 +61,7 @@ def test_a_look_is_due_when_the_lag_is_worth_it(age: float, weight: float) -> No
     policy = ByLag(draw=no_chance, shortest=0.0, longest=1e6)
     at = policy.next_look_at(task, age)
 
-    assert weight * durations.lag(age, at - 0.011) < 0.3 <= weight * durations.lag(age, at) + 1e-6
+    assert weight * durations.lag(age, at - 0.011) < policy.floor <= weight * durations.lag(age, at) + 1e-6
 
 
 @given(instants, lengths, lengths)

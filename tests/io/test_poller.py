@@ -16,12 +16,13 @@ from kie_async import KieError, TransportError
 from kie_async._core.durations import DurationsByKind
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
-from kie_async._core.polling import Fixed
+from kie_async._core.polling import ByLag, Fixed
 from kie_async._io.agenda import Agenda
 from kie_async._io.live import LiveJob
 from kie_async._io.poller import Poller
 from kie_async._io.root import Root
 from kie_async._io.transport import Answer, Transport
+from kie_async.records import TaskRecord
 from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent
 
@@ -102,7 +103,7 @@ async def a_poller(
         transport=cast("Transport", service),
         polls_per_second=polls_per_second,
         policy=policy or Fixed(every),
-        durations=durations or DurationsByKind(),
+        durations=DurationsByKind() if durations is None else durations,
         loop=loop,
         agenda=agenda,
         root=root,
@@ -286,3 +287,235 @@ async def test_a_poller_whose_root_has_ended_says_so() -> None:
         pass
     with pytest.raises(KieError, match="closed"):
         await poller.look_now("a")
+
+
+# -- which one, and when ----------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_look_is_made_again_after_a_second_and_holds_up_nobody() -> None:
+    """With twice the patience each time; its token is free a window after it was given up."""
+    service = Service(silent=range(1, 4))
+    (job,) = jobs(1)
+    async with a_poller(service, polls_per_second=1.0) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(28.0)
+
+        # Given up after 1, 2 and 4 s, each a second before its token is free.
+        assert [10, 12, 15, 20] == [math.floor(at) for at in service.asked_at]
+        assert [LookVerdict.UNREADABLE] * 3 + [LookVerdict.RECORD] == [verdict for _, verdict in told]
+        assert 0 == service.running == poller.pacer.lent
+
+
+async def test_a_service_that_is_always_slow_is_answered_after_all() -> None:
+    """What it takes is learned from the first answer that came."""
+    service = Service(seconds=5.0)
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(60.0)
+        verdicts = [verdict for _, verdict in told]
+
+        assert 3 == verdicts.count(LookVerdict.UNREADABLE)
+        assert LookVerdict.RECORD is verdicts[3]
+        assert verdicts.count(LookVerdict.RECORD) >= 4
+
+
+async def test_five_silent_looks_in_a_hundred_cost_the_others_little() -> None:
+    """Of five tokens, one is away for a second more now and then; ten seconds would be a third of the throughput."""
+    silent = range(7, 10_000, 20)
+    looks: list[int] = []
+    for service in (Service(), Service(silent=silent)):
+        async with a_poller(service, every=1.0) as (poller, _):
+            for job in jobs(50):
+                poller.watch(job)
+            await anyio.sleep(200.0)
+            looks.append(poller.looks)
+    well, ill = looks
+
+    assert ill >= 0.85 * well
+
+
+async def test_an_urgent_look_that_is_silent_is_made_again_and_given_up_after_ten_seconds() -> None:
+    service = Service(silent=(1, 3, 4, 5))
+    async with a_poller(service) as (poller, _):
+        assert LookVerdict.RECORD is (await poller.look_now("a")).verdict
+        assert anyio.current_time() < 1.5
+        asked_at = anyio.current_time()
+        with pytest.raises(TransportError, match="silence"):
+            await poller.look_now("b")
+
+        assert math.isclose(10.0, anyio.current_time() - asked_at, abs_tol=0.01)
+        assert ["a", "a", "b", "b", "b"] == [task_id for _, task_id in service.asked]
+        assert 0 == poller.pacer.lent
+
+
+async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:
+    """One in five is for a job that is due, as long as any is."""
+    service = Service()
+    async with a_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
+        for job in jobs(3):
+            poller.watch(job)
+        await anyio.sleep(1.5)
+        begun = len(service.asked)
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(poller.look_now, f"urgent {number}")
+            await anyio.sleep(30.0)
+            group.cancel_scope.cancel()
+        urgent = [task_id.startswith("urgent") for _, task_id in service.asked[begun : begun + 25]]
+
+        assert 5 * [*4 * [True], False] == urgent
+
+
+def by_lag() -> ByLag:
+    return ByLag(draw=lambda _: 0)
+
+
+async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_for() -> None:
+    """As soon as somebody does; the other one is looked at all the same."""
+    service = Service()
+    awaited, other = jobs(2)
+    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
+        poller.watch(awaited)
+        poller.watch(other)
+        group.start_soon(awaited.changed)
+        await anyio.sleep(60.0)
+        first = {task_id: next(at for at, asked in service.asked if asked == task_id) for task_id in ("t0", "t1")}
+        counts = {name: sum(asked == name for _, asked in service.asked) for name in ("t0", "t1")}
+
+        assert first["t0"] + 2.0 < first["t1"]
+        assert counts["t0"] > 1.5 * counts["t1"] > 0
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["wait", "read"])
+async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to_wait(way: str) -> None:
+    service = Service()
+    (job,) = jobs(1)
+    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
+        poller.watch(job)
+        await anyio.sleep(7.0)
+        assert [] == service.asked
+        if way == "read":
+            job.add_reader()
+        group.start_soon(job.changed)
+        await anyio.sleep(1.0)
+        assert 1 == len(service.asked)
+        group.cancel_scope.cancel()
+
+
+async def test_jobs_of_which_somebody_else_tells_are_looked_at_rarely_and_never_not_at_all() -> None:
+    """Until nobody tells any more: then the looks that were planned are brought forward."""
+    service = Service()
+    chance = 0.02
+    waiting = jobs(600)
+    async with a_poller(service, polls_per_second=100.0, policy=by_lag()) as (poller, _):
+        poller.weigh = lambda _: chance
+        for job in waiting:
+            poller.watch(job)
+        await anyio.sleep(20.0)
+        assert [] == service.asked
+        chance = 1.0
+        poller.replan()
+        poller.unwatch(waiting.pop())
+        await anyio.sleep(10.0)
+        assert {job.task_id for job in waiting} == {task_id for _, task_id in service.asked}
+
+        chance = 0.02
+        poller.replan()
+        await anyio.sleep(30.0)
+        before = len(service.asked)
+        await anyio.sleep(300.0)
+        assert len(waiting) <= len(service.asked) - before <= 20 * len(waiting)
+
+
+async def test_what_a_job_was_seen_to_do_meanwhile_puts_its_look_off() -> None:
+    """Whoever has looked: a planned look, and one that is due already."""
+    service = Service()
+    planned, due, unknown = jobs(3)
+    async with a_poller(service, every=10.0, polls_per_second=0.05) as (poller, _):
+        await poller.look_now("the only token")
+        poller.watch(planned)
+        poller.watch(due)
+        await anyio.sleep(5.0)
+        poller.saw(planned, TaskRecord(task_id="t0", state="generating"))
+        await anyio.sleep(7.0)
+        poller.saw(planned, TaskRecord(task_id="t0", state="generating"))
+        poller.saw(due, TaskRecord(task_id="t1", state="generating"))
+        poller.saw(unknown, TaskRecord(task_id="t2", state="generating"))
+        await anyio.sleep(1.0)
+        poller.saw(due, TaskRecord(task_id="t1", state="generating"))
+        await anyio.sleep(17.0)
+
+        assert [(22, "t0")] == [(math.floor(at), task_id) for at, task_id in service.asked[1:]]
+
+
+def ended(seconds: float | None, **fields: str) -> TaskRecord:
+    times = {} if seconds is None else {"created_at": 1000.0, "completed_at": 1000.0 + seconds}
+    return TaskRecord(task_id="t0", state="success", **times, **fields)  # type: ignore[arg-type]  # as their names say
+
+
+async def test_how_long_a_task_took_is_learned_from_the_services_times_else_from_ours() -> None:
+    """By its kind, and by both clocks if it was seen to leave the queue."""
+    durations = DurationsByKind()
+    model = an_intent().model
+    one, two, three, stranger = (*jobs(3), LiveJob(id="a-task"))
+    async with a_poller(Service(), durations=durations) as (poller, _):
+        for job in (one, two, stranger):
+            poller.watch(job)
+        await anyio.sleep(4.0)
+        poller.saw(one, TaskRecord(task_id="t0", state="queuing"))
+        await anyio.sleep(4.0)
+        poller.saw(one, TaskRecord(task_id="t0", state="generating"))
+        poller.saw(stranger, TaskRecord(task_id="a-task", state="waiting", model=model))
+        known = durations.of((model,))
+        poller.learn(one, ended(70.0))
+        assert (1, 1) == (known.learned, known.generating.learned)
+        assert known.generating.survival(50.0) > 0.45 > known.generating.survival(90.0)
+        poller.learn(two, ended(None))
+        assert (2, 1) == (known.learned, known.generating.learned)
+        poller.learn(three, ended(60.0))  # another process has looked at it
+        poller.learn(three, ended(None))
+        poller.learn(stranger, ended(None))
+        poller.learn(stranger, ended(60.0))
+        assert 4 == known.learned
+
+
+async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_service_says() -> None:
+    """Nobody here knows how old it is, nor what was asked for."""
+    durations = DurationsByKind()
+    stranger = LiveJob(id="a-task")
+    param = json.dumps({"model": "m", "input": json.dumps({"resolution": "480p"})})
+    async with a_poller(Service(), durations=durations) as (poller, told):
+        poller.watch(stranger)
+        await anyio.sleep(0.1)
+        assert [("a-task", LookVerdict.RECORD)] == told
+        first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
+        poller.saw(stranger, first)
+        stranger.saw(first)
+        poller.saw(stranger, first)
+        poller.learn(stranger, ended(60.0))
+
+        assert 1 == durations.of(("m", "resolution=480p")).learned
+
+
+async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_looked() -> None:
+    """After a restart all of them are overdue; the pacer holds, and the oldest go first."""
+    service = Service()
+    taken_over = jobs(20)
+    async with a_poller(service, policy=by_lag()) as (poller, _):
+        await anyio.sleep(1000.0)
+        for number, job in enumerate(taken_over):
+            job.accepted_at = 50.0 * number
+            poller.watch(job)
+        await anyio.sleep(4.5)
+
+        assert busiest_window(service.asked_at, 1.0) <= 5
+        assert [f"t{number}" for number in range(20)] == [task_id for _, task_id in service.asked[:20]]
+
+
+async def test_a_job_without_a_task_is_not_watched() -> None:
+    async with a_poller(Service()) as (poller, _):
+        with pytest.raises(ValueError, match="no taskId"):
+            poller.watch(LiveJob(id="kj_1"))
+        assert 0 == poller.watched
