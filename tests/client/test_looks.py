@@ -126,6 +126,45 @@ async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
         assert {"succeeded": 20} == await world.states()
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_looks_that_hang_hold_up_nobody(seed: int) -> None:
+    """Five in a hundred for a minute each, and forty jobs of 3 s end within 2 s of when they would without."""
+    fault = Fault("poll", "slow", seconds=60.0, chance=0.05)
+    async with a_world(faults=[fault], duration=3.0, credits=1e6, seed=seed) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(world.kie.generate, ask(number))
+
+        assert anyio.current_time() <= 18.5
+        assert {"succeeded": 40} == await world.states()
+        await assert_settled(world.kie)
+
+
+async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -> None:
+    """``refresh()`` is answered after a second or so, and its connection is left behind."""
+    async with a_world(faults=[Fault("poll", "slow", seconds=60.0, nth=1)], duration=30.0) as world:
+        job = await world.kie.submit(ask())
+        asked_at = anyio.current_time()
+        assert world.tasks[0] == (await job.refresh()).task_id
+
+        assert anyio.current_time() - asked_at <= 1.2
+        assert 1 == world.kie.statistics().looks
+
+
+async def test_a_client_that_has_seen_its_tasks_knows_when_to_look_at_the_next_one() -> None:
+    """Ten alike, and the eleventh takes half as many looks as the first and is seen sooner."""
+    async with a_world(duration=60.0, credits=1e6) as world:
+        polls, lags = [0], []
+        for number in range(11):
+            await world.kie.generate(ask(number))
+            polls.append(len(world.truth.polls))
+            lags.append(anyio.current_time() - world.truth.created[number].ends_at)
+        first, last = polls[1] - polls[0], polls[-1] - polls[-2]
+
+        assert last <= first / 2
+        assert lags[-1] <= 2.5
+
+
 async def test_a_task_may_be_invisible_at_first() -> None:
     """``recordInfo is null`` right after the create means "not yet"."""
     async with a_world(invisible_seconds=80.0, duration=20.0) as world:
