@@ -77,7 +77,7 @@ class _Watch(Outlook):
 
     @property
     def looking(self) -> bool:
-        """Whether a look is under way."""
+        """Whether a look is under way, or none wanted any more."""
         return self.planned is None and self.place == _NOT_DUE
 
 
@@ -240,7 +240,7 @@ class Poller:
         self._weigh(self._watches[job])
 
     def _weigh(self, watch: _Watch) -> None:
-        if self._watches.get(watch.job) is watch and watch.weight != self._weight(watch.job):
+        if watch.weight != self._weight(watch.job):
             self._replan(watch)
 
     def _weight(self, job: LiveJob) -> float:

@@ -20,7 +20,7 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
-from tests.client.world import a_world, ask, assert_settled
+from tests.client.world import a_world, ask, assert_settled, somebody_elses
 
 
 @pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
@@ -149,6 +149,30 @@ async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -
 
         assert anyio.current_time() - asked_at <= 1.2
         assert 1 == world.kie.statistics().looks
+
+
+async def test_a_refresh_puts_the_next_look_off() -> None:
+    """What it has shown need not be looked at again."""
+    async with a_world(duration=30.0) as world:
+        job = await world.kie.submit(ask())
+        await anyio.sleep(5.0)
+        assert [] == world.truth.polls
+        await job.refresh()
+        await anyio.sleep(3.0)
+
+        assert 1 == len(world.truth.polls)
+
+
+async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
+    """Of ten minutes, it is not looked at every few seconds as one that has just begun."""
+    async with a_world(duration=1000.0) as world:
+        task_id = await somebody_elses(world.fake.url)
+        await anyio.sleep(600.0)
+        with pytest.raises(TaskTimeoutError):
+            await world.kie.attach(task_id).wait(timeout=60.0)
+
+        assert 3 <= len(world.truth.polls) <= 7
+        world.truth.tasks.clear()  # not this client's to account for
 
 
 async def test_a_client_that_has_seen_its_tasks_knows_when_to_look_at_the_next_one() -> None:

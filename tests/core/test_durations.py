@@ -84,6 +84,16 @@ def test_a_prior_that_is_wrong_by_five_is_forgotten_after_a_hundred_tasks(prior_
     assert len(true) == durations.learned
 
 
+def test_what_was_learned_counts_from_the_next_question_on() -> None:
+    durations = Durations()
+    before = durations.survival(30.0), durations.lag(20.0, 30.0), durations.mean
+    durations.learn(90.0)
+
+    assert durations.survival(30.0) > before[0]
+    assert durations.lag(20.0, 30.0) < before[1]
+    assert durations.mean > before[2]
+
+
 def test_what_is_old_fades() -> None:
     """A service that has become three times as fast is known to be after some hundreds of tasks."""
     durations = learned([90.0] * 500 + [30.0] * 500)

@@ -82,6 +82,14 @@ def test_a_task_of_a_minute_takes_few_looks_and_most_of_them_when_it_may_end() -
     assert all(1.0 <= later - earlier <= 8.0 for earlier, later in pairwise(seen[2:]))
 
 
+@pytest.mark.parametrize(("history", "age", "gap"), [([], 0.0, 30.0), ([], 1000.0, 500.0), ([200.0] * 100, 0.0, 200.0)])
+def test_who_weighs_next_to_nothing_is_looked_at_by_age(history: list[float], age: float, gap: float) -> None:
+    """Every 30 s, or half of its age, or what such a task takes."""
+    task = Outlook(whole=knows(*history), accepted_at=0.0, seen_at=age, weight=1e-6)
+
+    assert math.isclose(age + gap, ByLag(draw=no_chance).next_look_at(task, age), rel_tol=0.02)
+
+
 def test_a_task_that_is_overdue_is_looked_at_less_and_less_but_always() -> None:
     seen = looks(ByLag(draw=no_chance), Outlook(whole=knows(*MINUTE), accepted_at=0.0), 3000.0)
     gaps = [later - earlier for earlier, later in pairwise(seen) if earlier > 300.0]

@@ -33,6 +33,10 @@ def test_a_service_that_is_always_as_slow_is_not_called_silent(seconds: float) -
     assert patience >= seconds
 
 
+def test_a_service_that_was_slow_once_is_soon_known_to_be_fast() -> None:
+    assert after([5.0] + 40 * [0.2]).patience < 1.2
+
+
 @given(st.lists(st.floats(0.05, 0.4), min_size=10, max_size=50))
 def test_one_slow_answer_is_forgotten_after_ten(seconds: list[float]) -> None:
     assert after([0.2, 8.0]).patience > 8.0

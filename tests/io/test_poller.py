@@ -404,6 +404,19 @@ async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to
         group.cancel_scope.cancel()
 
 
+async def test_who_reads_the_changes_of_a_job_waits_for_it() -> None:
+    """Even while he is busy with the last one."""
+    service = Service()
+    read, other = jobs(2)
+    read.add_reader()
+    async with a_poller(service, policy=by_lag()) as (poller, _):
+        poller.watch(read)
+        poller.watch(other)
+        await anyio.sleep(7.0)
+
+        assert ["t0"] == [task_id for _, task_id in service.asked]
+
+
 async def test_jobs_of_which_somebody_else_tells_are_looked_at_rarely_and_never_not_at_all() -> None:
     """Until nobody tells any more: then the looks that were planned are brought forward."""
     service = Service()
@@ -505,7 +518,7 @@ async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_lo
     taken_over = jobs(20)
     async with a_poller(service, policy=by_lag()) as (poller, _):
         await anyio.sleep(1000.0)
-        for number, job in enumerate(taken_over):
+        for number, job in reversed(list(enumerate(taken_over))):
             job.accepted_at = 50.0 * number
             poller.watch(job)
         await anyio.sleep(4.5)
