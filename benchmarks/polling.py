@@ -262,6 +262,7 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         polls_per_second=float(BUDGET),
         policy=contender.make(chance),
         durations=DurationsByKind(contender.prior),
+        jobs=(),
         loop=loop,
         agenda=agenda,
         root=root,

@@ -35,6 +35,7 @@ _TELLING = (
     "sound",
     "upscale_factor",
 )
+_SETTING = (str, int, float)
 #: A longer value is no setting; it would only be kept.
 _LONGEST = 32
 
@@ -55,5 +56,5 @@ def kind_of(model: str | None, input: JSON) -> Kind:  # noqa: A002 (the service'
     """
     read = unwrapped(input)
     given = read if isinstance(read, Mapping) else {}
-    settings = (f"{name}={given[name]}" for name in _TELLING if isinstance(given.get(name), str | int | float))
+    settings = (f"{name}={given[name]}" for name in _TELLING if name in given and isinstance(given[name], _SETTING))
     return (model or "", *(setting for setting in settings if len(setting) <= _LONGEST))

@@ -28,7 +28,7 @@ _EXACT = 0.01
 _COMPARED = 512
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class Outlook:
     """
     What is known of one running task for the question when to look at it.

@@ -21,24 +21,21 @@ _Args = TypeVarTuple("_Args")
 
 _log = logging.getLogger("kie_async")
 
-#: Entries that were called off stay in the heap until their instant, or until they are more than this and half of it.
-_MANY = 100
+#: The heap is swept before it holds more entries than this, and twice as many as the last sweep has left.
+_FEW = 100
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class Entry:
     """Something to do at an instant, until it is cancelled."""
 
     at: float
     action: Callable[..., None] | None
     arguments: tuple[object, ...]
-    _agenda: Agenda
 
     def cancel(self) -> None:
         """Forget it; what it held is free at once."""
-        if self.action is not None:
-            self.action, self.arguments = None, ()
-            self._agenda.forget()
+        self.action, self.arguments = None, ()
 
 
 class Agenda:
@@ -53,12 +50,12 @@ class Agenda:
         self._loop = loop
         self._heap: list[tuple[float, int, Entry]] = []
         self._count = itertools.count()
-        self._cancelled = 0
+        self._sweep_at = _FEW
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._heap) - self._cancelled
+        return sum(entry.action is not None for _, _, entry in self._heap)
 
     @property
     def held(self) -> int:
@@ -69,34 +66,30 @@ class Agenda:
         """
         Call ``action(*arguments)`` at *instant*, or at the next turn of the loop if that is past.
         """
-        entry = Entry(instant, action, arguments, self)
+        entry = Entry(instant, action, arguments)
         if self._closed:
             return entry
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         heapq.heappush(self._heap, (instant, next(self._count), entry))
         self._arm()
         return entry
 
-    def forget(self) -> None:
-        """Take note that an entry was cancelled; when most of them are, they are let go."""
-        if self._closed:
-            return
-        self._cancelled += 1
-        if self._cancelled > _MANY and self._cancelled > len(self._heap) // 2:
-            self._heap = [item for item in self._heap if item[2].action is not None]
-            heapq.heapify(self._heap)
-            self._cancelled = 0
+    def _sweep(self) -> None:
+        """Let go of what was called off: a deadline may be an hour away, and most are called off."""
+        self._heap = [item for item in self._heap if item[2].action is not None]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(_FEW, 2 * len(self._heap))
 
     def close(self) -> None:
         """Forget everything, and take nothing more."""
         self._closed = True
         self._heap.clear()
-        self._cancelled = 0
         self._arm()
 
     def _arm(self) -> None:
         while self._heap and self._heap[0][2].action is None:
             heapq.heappop(self._heap)
-            self._cancelled -= 1
         first = self._heap[0][0] if self._heap else None
         if self._timer is not None:
             if self._timer.when() == first:
@@ -112,10 +105,9 @@ class Agenda:
         try:
             while self._heap and self._heap[0][0] <= now:
                 entry = heapq.heappop(self._heap)[2]
-                if (action := entry.action) is None:
-                    self._cancelled -= 1
-                else:
-                    arguments, entry.action, entry.arguments = entry.arguments, None, ()
+                if (action := entry.action) is not None:
+                    arguments = entry.arguments
+                    entry.cancel()
                     action(*arguments)
         finally:
             self._arm()

@@ -96,6 +96,7 @@ class Engine:
             polls_per_second=settings.limits.polls_per_second,
             policy=ByLag(draw=surroundings.random.randrange, old_after=settings.retry.max_age),
             durations=DurationsByKind(),
+            jobs=registry,
             loop=loop,
             agenda=agenda,
             root=self.root,

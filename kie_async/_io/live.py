@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -16,6 +17,9 @@ from kie_async._io.agenda import Entry
 from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
+
+if TYPE_CHECKING:
+    from kie_async._io.watchlist import Watch
 
 __all__ = ["LiveJob", "Stop"]
 
@@ -31,7 +35,7 @@ class Stop(Enum):
     CLOSED = auto()  #: The client closes.
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class LiveJob:
     """
     A job that somebody waits for, or that something may still happen to.
@@ -78,6 +82,8 @@ class LiveJob:
 
         empty_looks: How often in a row the service has said "success" without a result.
 
+        watch: What is known of its task for the looks at it, while it is looked at.
+
         on_awaited: Called when somebody begins to wait for a change and nobody else does.
 
         deadline: What ends its life here, if anything does.
@@ -103,6 +109,7 @@ class LiveJob:
     accepted_at: float = 0.0
     unseen: bool = False
     empty_looks: int = 0
+    watch: Watch | None = None
     on_awaited: Callable[[LiveJob], None] | None = None
     deadline: Entry | None = None
     slot_deadline: Entry | None = None

@@ -27,7 +27,7 @@ from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container
+    from collections.abc import AsyncIterator, Callable, Container, Iterable
 
     from kie_async._core.polling import PollingPolicy
 
@@ -86,6 +86,7 @@ async def a_poller(
     every: float = 10.0,
     policy: PollingPolicy | None = None,
     durations: DurationsByKind | None = None,
+    among: Iterable[LiveJob] = (),
 ) -> AsyncIterator[tuple[Poller, list[tuple[str | None, LookVerdict]]]]:
     """A poller, and the looks that were told."""
     loop = asyncio.get_running_loop()
@@ -104,6 +105,7 @@ async def a_poller(
         polls_per_second=polls_per_second,
         policy=policy or Fixed(every),
         durations=DurationsByKind() if durations is None else durations,
+        jobs=among,
         loop=loop,
         agenda=agenda,
         root=root,
@@ -422,7 +424,7 @@ async def test_jobs_of_which_somebody_else_tells_are_looked_at_rarely_and_never_
     service = Service()
     chance = 0.02
     waiting = jobs(600)
-    async with a_poller(service, polls_per_second=100.0, policy=by_lag()) as (poller, _):
+    async with a_poller(service, polls_per_second=100.0, policy=by_lag(), among=waiting) as (poller, _):
         poller.weigh = lambda _: chance
         for job in waiting:
             poller.watch(job)
