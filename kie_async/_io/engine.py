@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
-from kie_async._core.durations import DurationsByKind
 from kie_async._core.outcomes import closed_error
 from kie_async._core.polling import ByLag
 from kie_async._core.signature import callback_secret
@@ -95,7 +94,7 @@ class Engine:
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
             policy=ByLag(draw=surroundings.random.randrange, old_after=settings.retry.max_age),
-            durations=DurationsByKind(),
+            durations=settings.durations,
             jobs=registry,
             loop=loop,
             agenda=agenda,

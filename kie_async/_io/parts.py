@@ -9,6 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kie_async._core.durations import DurationsByKind
     from kie_async._io.admission import Admission
     from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Journal
@@ -54,6 +55,8 @@ class Settings:
 
         spent_until: When the tokens are free that were spent in the event loop before, by the wall clock; kept by the
             client from one engine to the next.
+
+        durations: What is known of how long tasks take; kept likewise.
     """
 
     api_key: str = attrs.field(repr=False)
@@ -66,6 +69,7 @@ class Settings:
     job: Callable[[str], Job]
     saver: Saver
     spent_until: list[float]
+    durations: DurationsByKind
 
 
 @attrs.frozen(kw_only=True)

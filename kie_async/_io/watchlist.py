@@ -122,10 +122,7 @@ class Watchlist:
         job.watch = watch = Watch(job=job, task_id=job.task_id, whole=whole, accepted_at=job.accepted_at)
         job.on_awaited = self._is_awaited
         self.watched += 1
-        if job.foreign:
-            self._fall_due(watch)  # nobody here knows how old it is: it may be over
-        else:
-            self.plan(watch)
+        self.plan(watch)
 
     def unwatch(self, job: LiveJob) -> None:
         """See ``Poller.unwatch``."""
@@ -169,8 +166,14 @@ class Watchlist:
             self._agenda.at(self._loop.time() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
 
     def _awaited(self, job: LiveJob) -> None:
-        if job.watch is not None and job.watch.weight != self._weight(job):
-            self._replan(job.watch)
+        watch = job.watch
+        if watch is None or watch.looking or watch.weight == self._weight(job):
+            return
+        self._unplan(watch)
+        if job.foreign:
+            self._fall_due(watch)  # nobody here knows how old it is: it may be over
+        else:
+            self.plan(watch)
 
     def _weight(self, job: LiveJob) -> float:
         return (1.0 if job.waiters or job.readers else UNAWAITED) * self.weigh(job)

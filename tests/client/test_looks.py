@@ -175,6 +175,18 @@ async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
         world.truth.tasks.clear()  # not this client's to account for
 
 
+async def test_a_refresh_of_a_strangers_task_is_one_look() -> None:
+    """Nobody waits for it, so nobody else looks."""
+    async with a_world(duration=1000.0) as world:
+        task_id = await somebody_elses(world.fake.url)
+        await world.kie.attach(task_id).refresh()
+        await anyio.sleep(60.0)
+
+        assert 1 == len(world.truth.polls)
+        await assert_settled(world.kie)
+        world.truth.tasks.clear()  # not this client's to account for
+
+
 async def test_a_client_that_has_seen_its_tasks_knows_when_to_look_at_the_next_one() -> None:
     """Ten alike, and the eleventh takes half as many looks as the first and is seen sooner."""
     async with a_world(duration=60.0, credits=1e6) as world:

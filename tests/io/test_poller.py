@@ -497,12 +497,15 @@ async def test_how_long_a_task_took_is_learned_from_the_services_times_else_from
 
 
 async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_service_says() -> None:
-    """Nobody here knows how old it is, nor what was asked for."""
+    """As soon as somebody waits: nobody here knows how old it is, nor what was asked for."""
     durations = DurationsByKind()
     stranger = LiveJob(id="a-task")
     param = json.dumps({"model": "m", "input": json.dumps({"resolution": "480p"})})
-    async with a_poller(Service(), durations=durations) as (poller, told):
+    async with a_poller(Service(), durations=durations) as (poller, told), anyio.create_task_group() as group:
         poller.watch(stranger)
+        await anyio.sleep(1.0)
+        assert [] == told
+        group.start_soon(stranger.changed)
         await anyio.sleep(0.1)
         assert [("a-task", LookVerdict.RECORD)] == told
         first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
