@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 import anyio
@@ -54,6 +55,7 @@ class Root:
         self._group: anyio.abc.TaskGroup | None = None
         # An empty context: what a web framework keeps for one request must not be inherited by what outlives it.
         self._context = contextvars.Context()
+        self._context.run(_say_that_this_is_asyncio)
         self.children = 0
         self.task = loop.create_task(self._run(), name="kie_async root", context=self._context)
 
@@ -128,6 +130,19 @@ class Root:
             _log.exception("A task of the client has failed. This is a bug: please report it.")
         finally:
             self.children -= 1
+
+
+def _say_that_this_is_asyncio() -> None:
+    """
+    Let anyio know where it is when it is called by a timer.
+
+    Where sniffio is installed, as with many other SDKs, anyio asks it; and sniffio by itself sees asyncio only in a
+    task.
+    """
+    with suppress(ImportError):
+        from sniffio import current_async_library_cvar
+
+        current_async_library_cvar.set("asyncio")
 
 
 async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib.util
 from typing import TYPE_CHECKING
 
 import anyio
@@ -194,3 +195,20 @@ async def test_children_run_in_a_context_of_their_own() -> None:
     assert ["none", "none"] == seen
     assert "the caller's" == variable.get()
     await root.end()
+
+
+async def test_a_timer_can_start_children_where_sniffio_is_installed() -> None:
+    """Many SDKs bring it along; anyio asks it then, and it takes a timer's callback for no asyncio at all."""
+    assert importlib.util.find_spec("sniffio") is not None
+    steps: Steps = []
+    root = a_root(steps)
+    await root.up()
+
+    async def child() -> None:
+        steps.append("child")
+
+    asyncio.get_running_loop().call_later(1.0, root.start, child)
+    await anyio.sleep(2.0)
+    await root.end()
+
+    assert ["enter", "child", "ending", "leave"] == steps
