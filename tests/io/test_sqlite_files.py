@@ -332,7 +332,7 @@ def read_only() -> Generator[Path]:
             await journal.add(an_intent(1))
             await journal.close()
 
-        anyio.run(fill)
+        asyncio.run(fill())
         (folder / "kie.db").chmod(0o444)
         folder.chmod(0o555)
         yield folder
