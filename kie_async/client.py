@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from operator import methodcaller
 from pathlib import Path
@@ -37,6 +36,8 @@ from kie_async.requests.urls import origin, shown_url
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from kie_async._io.engine import Engine
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
@@ -173,7 +174,7 @@ class KieClient:
         engine, self._bound = self._bound, None
         if engine is None or engine.loop.is_closed():
             return
-        if engine.loop is not asyncio.get_running_loop():
+        if engine.loop is not _running_loop():
             msg = "The client is bound to another event loop. Close it there, or let that loop end."
             raise errors.ConfigurationError(msg)
         with anyio.CancelScope(shield=True):
@@ -189,9 +190,11 @@ class KieClient:
         Raises:
             ConfigurationError: If it is not called from a task in the main thread, or the system has no such signal.
         """
+        from asyncio import current_task
+
         try:
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGTERM, methodcaller("cancel"), asyncio.current_task(loop))
+            loop = _running_loop()
+            loop.add_signal_handler(signal.SIGTERM, methodcaller("cancel"), current_task(loop))
         except (NotImplementedError, RuntimeError, ValueError) as error:
             msg = "SIGTERM can be handled only in the main thread, from a task, on POSIX. Call aclose() yourself."
             raise errors.ConfigurationError(msg) from error
@@ -233,7 +236,7 @@ class KieClient:
         with anyio.move_on_after(timeout):
             engine = await self._engine()
             job, created = await engine.intake.begin(request, key)
-            job = await self._leave_cleanly(engine, job, engine.waiting.answered(job), withdraw=created)
+            job = await engine.leave_cleanly(job, engine.waiting.answered(job), withdraw=created)
             return await engine.waiting.ended(job, patient=False)
         raise timed_out(timeout or 0.0, job)
 
@@ -259,19 +262,8 @@ class KieClient:
         engine = await self._engine()
         job, created = await engine.intake.begin(request, key)
         until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
-        job = await self._leave_cleanly(engine, job, until, withdraw=created and wait)
+        job = await engine.leave_cleanly(job, until, withdraw=created and wait)
         return Job(self, job.id, job)
-
-    async def _leave_cleanly(
-        self, engine: Engine, job: LiveJob, until: Awaitable[LiveJob], *, withdraw: bool
-    ) -> LiveJob:
-        """Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun."""
-        try:
-            return await until
-        except asyncio.CancelledError:
-            if withdraw and job.key is None:
-                engine.withdraw(job)
-            raise
 
     def attach(self, job_id: str) -> Job:
         """
@@ -379,7 +371,7 @@ class KieClient:
             from kie_async._core.outcomes import closed_error
 
             raise closed_error()
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         engine = self._bound
         if engine is not None and not engine.over and engine.loop is not loop:
             if self._bound_to != os.getpid():
@@ -395,7 +387,7 @@ class KieClient:
         await engine.root.up()
         return engine
 
-    def _make_engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
+    def _make_engine(self, loop: AbstractEventLoop) -> Engine:
         # Imported here, so that importing the package loads no aiohttp.
         from kie_async._io.clock import Surroundings
         from kie_async._io.downloads import Downloads
@@ -411,7 +403,7 @@ class KieClient:
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
-            new_id=lambda: Surroundings(asyncio.get_running_loop()).new_id(),
+            new_id=lambda: Surroundings(_running_loop()).new_id(),
             allowed_origins=origins,
             hosts=self._download_hosts,
         )
@@ -453,7 +445,7 @@ class KieClient:
     async def _open_transport(self) -> AsyncGenerator[Transport]:
         """The engine's transport, or for a result that is saved after the client was closed, one for the moment."""
         engine = self._bound
-        if engine is not None and engine.loop is asyncio.get_running_loop() and not engine.over and engine.root.running:
+        if engine is not None and engine.loop is _running_loop() and not engine.over and engine.root.running:
             yield engine.parts.transport
             return
         transport = self._make_transport()
@@ -479,3 +471,10 @@ class KieClient:
 
     def _live(self, job_id: str) -> LiveJob | None:
         return None if self._bound is None else self._bound.parts.registry.get(job_id)
+
+
+def _running_loop() -> AbstractEventLoop:
+    """The event loop; asyncio is imported here, so that a program which only names the client does not load it."""
+    from asyncio import get_running_loop
+
+    return get_running_loop()

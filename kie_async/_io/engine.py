@@ -6,6 +6,7 @@ A client is bound to a loop when it is first used in it. When that loop is over 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ from kie_async.events import Event
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Awaitable
 
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
@@ -171,10 +172,24 @@ class Engine:
         """The parts."""
         return self._parts
 
-    def withdraw(self, job: LiveJob) -> None:
-        """Give a job up whose caller has left, if nothing is on the wire."""
-        error = errors.TransportError("The job was withdrawn before it was sent; nothing was paid.", intent_id=job.id)
-        self._parts.submitter.stop(job, Stop.WITHDRAWN, error)
+    async def leave_cleanly(self, job: LiveJob, until: Awaitable[LiveJob], *, withdraw: bool) -> LiveJob:
+        """
+        Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun.
+
+        Args:
+            job: The job.
+
+            until: What is waited for.
+
+            withdraw: Whether it was this call that has begun the job; one with a key stays in any case.
+        """
+        try:
+            return await until
+        except asyncio.CancelledError:
+            if withdraw and job.key is None:
+                msg = "The job was withdrawn before it was sent; nothing was paid."
+                self._parts.submitter.stop(job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=job.id))
+            raise
 
     async def recover(self) -> list[str]:
         """Go on with everything that is unfinished; see ``KieClient.recover``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import attrs
@@ -47,6 +46,8 @@ class ModelRequest:
         known = [attribute.name for attribute in attrs.fields(cls)]
         for option in options:
             if option not in known:
+                import difflib
+
                 near = difflib.get_close_matches(option, known, n=1, cutoff=0.7)
                 hint = f"; did you mean {near[0]!r}?" if near else "."
                 msg = f"{cls.__name__} has no option {option!r}{hint} Its options: {', '.join(known)}."
