@@ -74,5 +74,5 @@ def _parts(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> 
     return {(0, "model"): model, **fields, **contents}
 
 
-def _canonical(value: object) -> str:
-    return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"), default=dict)
+#: Made once: ``json.dumps`` would make an encoder for each value.
+_canonical = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"), default=dict).encode

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -25,7 +25,7 @@ from kie_async._io.clock import Surroundings
 from kie_async._io.confirmations import Confirmations
 from kie_async._io.doubts import Doubts
 from kie_async._io.intake import Intake
-from kie_async._io.live import Stop
+from kie_async._io.live import BEFORE_AN_ANSWER, Stop
 from kie_async._io.moves import Moves
 from kie_async._io.net import Net
 from kie_async._io.outcomes import Outcomes
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
+_T = TypeVar("_T")
 _log = logging.getLogger("kie_async")
 
 _SUCCESS = 200
@@ -97,7 +98,7 @@ class Engine:
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
-            policy=ByAge(),
+            policy=settings.polling or ByAge(),
             loop=loop,
             agenda=agenda,
             root=self.root,
@@ -172,7 +173,7 @@ class Engine:
         """The parts."""
         return self._parts
 
-    async def leave_cleanly(self, job: LiveJob, until: Awaitable[LiveJob], *, withdraw: bool) -> LiveJob:
+    async def leave_cleanly(self, job: LiveJob, until: Awaitable[_T], *, withdraw: bool) -> _T:
         """
         Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun.
 
@@ -186,7 +187,7 @@ class Engine:
         try:
             return await until
         except asyncio.CancelledError:
-            if withdraw and job.key is None:
+            if withdraw and job.key is None and job.state in BEFORE_AN_ANSWER:
                 msg = "The job was withdrawn before it was sent; nothing was paid."
                 self._parts.submitter.stop(job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=job.id))
             raise

@@ -41,6 +41,7 @@ class Intake:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._kinds: set[type] = set()
 
     async def begin(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
         """
@@ -96,9 +97,11 @@ class Intake:
         return changed or row, given
 
     async def _check(self, request: Request) -> None:
-        if not _is_request(request):
+        # Of each type once: to compare an object with a Protocol, Python reads all of its attributes.
+        if type(request) not in self._kinds and not _is_request(request):
             msg = f"A {type(request).__name__} is no request. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
             raise errors.ConfigurationError(msg)
+        self._kinds.add(type(request))
         find = partial(request.problems, allowed_origins=self._parts.settings.allowed_origins)
         # Only a local image takes a look at the disk, which must not hold the loop up.
         problems = await anyio.to_thread.run_sync(find) if request.images() else find()

@@ -16,7 +16,10 @@ from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
 
-__all__ = ["LiveJob", "Stop"]
+__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Stop"]
+
+#: The states in which a create has not been answered; None while there is no row.
+BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
 
 #: Changes that a slow reader of ``Job.updates()`` has not taken yet; a task has a handful of states.
 MAX_UPDATES = 64
@@ -113,7 +116,8 @@ class LiveJob:
     deadline: Entry | None = None
     slot_deadline: Entry | None = None
     waiters: int = 0
-    _changed: asyncio.Future[None] | None = attrs.field(default=None, init=False)
+    _waiting: list[asyncio.Future[None]] | None = attrs.field(default=None, init=False)
+    _waiting_for_news: list[asyncio.Future[None]] | None = attrs.field(default=None, init=False)
     _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
 
     @classmethod
@@ -164,21 +168,46 @@ class LiveJob:
         """How many read its changes."""
         return len(self._readers or ())
 
-    async def changed(self) -> None:
-        """Wait for the next change of anything; leaving the wait disturbs no other waiter."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
+    @property
+    def on_course(self) -> bool:
+        """Whether all goes as it should and has not ended: whoever waits for the end has no reason to look."""
+        if self.trouble is not None or self.successor is not None:
+            return False
+        return self.state is IntentState.SUBMITTED or (self.attended and self.state in BEFORE_AN_ANSWER)
+
+    async def changed(self, *, news: bool = False) -> None:
+        """
+        Wait for the next change; leaving the wait disturbs no other waiter.
+
+        Args:
+            news: Whether changes that leave the job on its course are no reason to wake.
+        """
+        waiting = self._waiting_for_news if news else self._waiting
+        if waiting is None:
+            waiting = []
+            if news:
+                self._waiting_for_news = waiting
+            else:
+                self._waiting = waiting
+        changed = asyncio.get_running_loop().create_future()
+        waiting.append(changed)
         self.waiters += 1
         try:
-            await asyncio.shield(self._changed)
+            await changed
         finally:
             self.waiters -= 1
+            if changed.cancelled():
+                waiting.remove(changed)
 
     def publish(self) -> None:
         """Wake everybody who waits for a change."""
-        changed, self._changed = self._changed, None
-        if changed is not None and not changed.done():
-            changed.set_result(None)
+        woken, self._waiting = self._waiting or (), None
+        if self._waiting_for_news is not None and not self.on_course:
+            woken = (*woken, *self._waiting_for_news)
+            self._waiting_for_news = None
+        for changed in woken:
+            if not changed.done():  # else its waiter is just leaving
+                changed.set_result(None)
 
     def saw(self, record: TaskRecord) -> None:
         """Take the service's last word, and wake everybody if it says something new."""

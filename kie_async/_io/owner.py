@@ -43,6 +43,8 @@ _log = logging.getLogger("kie_async")
 
 _GATED = frozenset({Verdict.RATE_LIMITED, Verdict.MAINTENANCE})
 _AGAIN = _GATED | {Verdict.UNSENT}
+#: The ceiling of the wait after a failure: 0.5, 1, 2 … 30 seconds.
+_UNSENT_WAIT = wait_exponential(multiplier=0.5, max=30.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -119,7 +121,6 @@ class Owner:
         self._failures = 0
         self._unsent_since: float | None = None
         self._last = Verdict.UNSENT
-        self._jitter = FullJitter(wait_exponential(multiplier=0.5, max=30.0), tools.surroundings.random)
 
     async def run(self) -> bool:
         """
@@ -128,15 +129,11 @@ class Owner:
         Returns:
             False if somebody else has moved the row meanwhile, and so works on it; nothing was sent then.
         """
-        retrying: AsyncRetrying = AsyncRetrying(
-            reraise=True,
-            retry=retry_if_result(lambda attempt: attempt.again),
-            stop=self._out_of_patience,
-            wait=self._backoff,
-            sleep=self._sleep,
-            retry_error_callback=_last_attempt,
-        )
-        attempt: _Attempt = await retrying(self._attempt)
+        attempt = await self._attempt()
+        if attempt.again and not self._out_of_patience():
+            # Not before it is needed: tenacity's bookkeeping costs a tenth of all that a job costs.
+            await self._sleep(self._backoff())
+            attempt = await self._attempts()
         if attempt.again:
             patience = self._tools.retry.unsent_patience
             await self._withdraw(
@@ -150,14 +147,28 @@ class Owner:
 
     # -- how tenacity goes on: all synchronous, all by the loop's clock ---------------------------------------------
 
-    def _out_of_patience(self, _: RetryCallState) -> bool:
+    async def _attempts(self) -> _Attempt:
+        retrying: AsyncRetrying = AsyncRetrying(
+            reraise=True,
+            retry=retry_if_result(lambda attempt: attempt.again),
+            stop=self._out_of_patience,
+            wait=self._backoff,
+            sleep=self._sleep,
+            retry_error_callback=_last_attempt,
+        )
+        attempt: _Attempt = await retrying(self._attempt)
+        return attempt
+
+    def _out_of_patience(self, _: RetryCallState | None = None) -> bool:
         if self._unsent_since is None:
             return False
         return self._tools.surroundings.now() - self._unsent_since >= self._tools.retry.unsent_patience
 
-    def _backoff(self, _: RetryCallState) -> float:
+    def _backoff(self, _: RetryCallState | None = None) -> float:
         # Counted by kind: ten refusals by the rate limit do not make the first broken connection wait for minutes.
-        return pause_after(self._jitter, self._failures) if self._failures else 0.0
+        if not self._failures:
+            return 0.0
+        return pause_after(FullJitter(_UNSENT_WAIT, self._tools.surroundings.random), self._failures)
 
     async def _sleep(self, seconds: float) -> None:
         # After a 429 or a 455 the gate that all jobs share does the waiting, and keeps their order.

@@ -9,6 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kie_async._core.polling import PollingPolicy
     from kie_async._io.admission import Admission
     from kie_async._io.agenda import Agenda
     from kie_async._io.clock import Surroundings
@@ -43,6 +44,8 @@ class Settings:
 
         retry: How often and for how long things are tried.
 
+        polling: When tasks are looked at; None for the usual.
+
         callback_url: The base of the callback URLs, or None.
 
         webhook_keys: What the service signs callbacks with, or empty if it does not.
@@ -64,6 +67,7 @@ class Settings:
     api_key: str = attrs.field(repr=False)
     limits: Limits
     retry: RetryPolicy
+    polling: PollingPolicy | None
     callback_url: str | None
     webhook_keys: tuple[str, ...] = attrs.field(repr=False)
     allowed_origins: frozenset[str]

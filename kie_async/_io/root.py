@@ -1,8 +1,10 @@
 """
-The root task: owns the one task group in which everything of a client runs, in one event loop.
+The root task: owns all tasks of a client in one event loop, its children.
 
-A task group must be entered and left by the same task, and callers come and go; so the group belongs to a task of its
-own, the only one that is made without an owner.
+Callers come and go, so their tasks cannot own what outlives them; the root task is the only one without an owner. Its
+children are few in kind and many in number: one for each create and one for each look. So they are asyncio's tasks, each
+with one scope of anyio's, by which the root ends it and which honours shields; a task group of anyio's takes three times
+as long to start one, and can start none from a timer where sniffio is installed (which sees asyncio only in a task).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 import anyio
@@ -52,36 +53,41 @@ class Root:
         self._leave = leave
         self._stop = asyncio.Event()
         self._up: asyncio.Future[None] = loop.create_future()
-        self._group: anyio.abc.TaskGroup | None = None
-        self._context = _own_context()
-        self.children = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scopes: set[anyio.CancelScope] = set()
+        # An empty context: what a web framework keeps for one request must not be inherited by what outlives it.
+        self._context = contextvars.Context()
+        self._loop = loop
+        #: Whether children can be started.
+        self.running = False
         self.task = loop.create_task(self._run(), name="kie_async root", context=self._context)
 
     @property
-    def running(self) -> bool:
-        """Whether children can be started."""
-        return self._group is not None
+    def children(self) -> int:
+        """How many there are."""
+        return len(self._tasks)
 
     async def up(self) -> None:
         """Wait until children can be started; raises what ``enter`` raised."""
-        if self._group is None:
+        if not self.running:
             await asyncio.shield(self._up)
 
     def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
         """
-        Run ``child(*args)`` in the group; what it raises is logged, and touches no other child.
+        Run ``child(*args)`` in a task of its own; what it raises is logged, and touches no other child.
 
         Raises:
             ClientClosedError: If the root task ends, or has ended.
         """
-        if self._group is None:
+        if not self.running:
             raise closed_error()
-        self.children += 1
-        self._context.copy().run(self._group.start_soon, self._guard, child, args)
+        task = self._loop.create_task(self._guard(child, args), context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def run(self, action: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
         """
-        Run ``action(*args)`` in the group and wait for it: it goes through to its end if the caller leaves.
+        Run ``action(*args)`` as a child and wait for it: it goes through to its end if the caller leaves.
 
         For what writes to the journal first and does something about it then: both, or neither.
 
@@ -103,15 +109,14 @@ class Root:
     async def _run(self) -> None:
         try:
             await self._enter()
-            async with anyio.create_task_group() as group:
-                self._group = group
-                self._up.set_result(None)
-                try:
-                    await self._stop.wait()
-                finally:
-                    self._group = None
-                    self._ending()
-                    group.cancel_scope.cancel()
+            self.running = True
+            self._up.set_result(None)
+            try:
+                await self._stop.wait()
+            finally:
+                self.running = False
+                self._ending()
+                await self._end_children()
         except Exception as error:  # the caller who waits for up() is told
             if self._up.done():
                 raise
@@ -122,25 +127,23 @@ class Root:
             with anyio.CancelScope(shield=True):
                 await self._leave()
 
+    async def _end_children(self) -> None:
+        for scope in list(self._scopes):
+            scope.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def _guard(self, child: Callable[[*_Args], Awaitable[None]], args: tuple[*_Args]) -> None:
-        try:
-            await child(*args)
-        except Exception:  # noqa: BLE001 (one child's bug must not end all others)
-            _log.exception("A task of the client has failed. This is a bug: please report it.")
-        finally:
-            self.children -= 1
-
-
-def _own_context() -> contextvars.Context:
-    """An empty context: what a web framework keeps for one request must not be inherited by what outlives it."""
-    context = contextvars.Context()
-    # Children are started by timers, too, outside of any task. Where sniffio is installed, anyio asks it which library
-    # runs, and of its own accord it knows that only within tasks.
-    with suppress(ImportError):
-        from sniffio import current_async_library_cvar
-
-        context.run(current_async_library_cvar.set, "asyncio")
-    return context
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            if not self.running:
+                scope.cancel()  # the end has come before the beginning
+            try:
+                await child(*args)
+            except Exception:  # noqa: BLE001 (one child's bug must not end all others)
+                _log.exception("A task of the client has failed. This is a bug: please report it.")
+            finally:
+                self._scopes.discard(scope)
 
 
 async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> None:

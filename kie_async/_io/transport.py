@@ -9,6 +9,7 @@ belongs.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import Protocol
@@ -16,6 +17,7 @@ from typing import Protocol
 import aiohttp
 import anyio
 import attrs
+from yarl import URL
 
 from kie_async import errors
 from kie_async._core.outcomes import closed_error
@@ -34,10 +36,21 @@ LOOK_TIMEOUT = 10.0
 MAX_RETRY_AFTER = 300.0
 _DIGITS = 5
 SILENCE_TIMEOUT = 60.0
+#: Creates, and likewise looks, on the wire at once. More would be more connections, each with a handshake of its own,
+#: and not more answers: a client that may take a thousand looks at once takes them over these, in turns.
+MOST_AT_ONCE = 48
 #: Bursts of creates are a window (10 s) apart; a connection that is kept longer than that saves two round trips in
 #: each.
 CREATE_KEEPALIVE = 15.0
 
+
+def _bound(seconds: float) -> aiohttp.ClientTimeout:
+    """A bound on the whole of an exchange: aiohttp's own, which costs half of a scope of anyio's with a deadline."""
+    # To the point: by itself aiohttp would round it up to the next full second.
+    return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT, ceil_threshold=math.inf)
+
+
+_LOOK_BOUND = _bound(LOOK_TIMEOUT)
 _USER_AGENT = f"kie_async/{__version__} aiohttp/{aiohttp.__version__}"
 
 
@@ -135,12 +148,15 @@ class Transport:
     ) -> None:
         self._authorization = {"Authorization": f"Bearer {api_key}"}
         self._base_url = base_url
+        self._record_info = URL(f"{base_url}/api/v1/jobs/recordInfo")
         self._upload_url = upload_url
         self._session_factory = session_factory
         self._trust_env = trust_env
         self._known_hosts = known_hosts
         self._creates: aiohttp.ClientSession | None = None
         self._rest: aiohttp.ClientSession | None = None
+        self._create_places = anyio.Semaphore(MOST_AT_ONCE, fast_acquire=True)
+        self._look_places = anyio.Semaphore(MOST_AT_ONCE, fast_acquire=True)
 
     async def open(self) -> None:
         """Make the sessions; called in the task that closes them."""
@@ -166,7 +182,7 @@ class Transport:
             raise errors.ConfigurationError(msg)
         self._rest = self._session_factory(
             connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(self._known_hosts)),
-            # Each exchange has a bound of its own on the whole; this one ends a download that has gone silent.
+            # Exchanges have bounds of their own on the whole; this one ends a download that has gone silent.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE_TIMEOUT),
             **common,
         )
@@ -197,19 +213,20 @@ class Transport:
             raise closed_error()
         scope = anyio.CancelScope()
         write_ahead = _WriteAhead(before_first_byte, scope)
-        with scope:
-            try:
-                async with self._creates.post(
-                    f"{self._base_url}/api/v1/jobs/createTask",
-                    data=body,
-                    headers=self._headers(body),
-                    allow_redirects=False,
-                    trace_request_ctx=write_ahead,
-                ) as response:
-                    return Exchange(sent=True, answer=await _read(response))
-            except Exception as error:  # noqa: BLE001 (whatever it is, it must not hide what was sent)
-                # Which exception it is does not tell whether the service has the request; the hook does.
-                return Exchange(sent=write_ahead.returned, error=error)
+        async with self._create_places:
+            with scope:
+                try:
+                    async with self._creates.post(
+                        f"{self._base_url}/api/v1/jobs/createTask",
+                        data=body,
+                        headers=self._headers(body),
+                        allow_redirects=False,
+                        trace_request_ctx=write_ahead,
+                    ) as response:
+                        return Exchange(sent=True, answer=await _read(response))
+                except Exception as error:  # noqa: BLE001 (whatever it is, it must not hide what was sent)
+                    # Which exception it is does not tell whether the service has the request; the hook does.
+                    return Exchange(sent=write_ahead.returned, error=error)
         return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no answer within {CREATE_TIMEOUT:g} s"))
 
     async def look(self, task_id: str) -> Answer:
@@ -217,9 +234,10 @@ class Transport:
         Ask for a task's record.
 
         Raises:
-            TransportError: If no complete answer came within ``LOOK_TIMEOUT``.
+            TransportError: If no complete answer came within ``LOOK_TIMEOUT`` of being asked for on the wire.
         """
-        return await self.ask("GET", "/api/v1/jobs/recordInfo", params={"taskId": task_id}, timeout=LOOK_TIMEOUT)
+        async with self._look_places:
+            return await self._exchange("GET", self._record_info.with_query(f"taskId={task_id}"), _LOOK_BOUND)
 
     async def ask(
         self,
@@ -250,18 +268,22 @@ class Transport:
         Raises:
             TransportError: If no complete answer came in time.
         """
-        url = f"{self._upload_url if upload else self._base_url}{path}"
+        url = URL(f"{self._upload_url if upload else self._base_url}{path}").update_query(params)
+        return await self._exchange(method, url, _bound(timeout), data)
+
+    async def _exchange(
+        self, method: str, url: URL, bound: aiohttp.ClientTimeout, data: bytes | aiohttp.FormData | None = None
+    ) -> Answer:
         try:
-            with anyio.fail_after(timeout):
-                async with self.rest.request(
-                    method, url, params=params, data=data, headers=self._headers(data), allow_redirects=False
-                ) as response:
-                    return await _read(response)
+            async with self.rest.request(
+                method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=bound
+            ) as response:
+                return await _read(response)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = describe(error)
         # Raised outside, so that aiohttp's frames are not attached: their variables hold the key, and tools that
         # report errors show variables.
-        msg = f"{method} {path} got no answer ({reason}). Try again."
+        msg = f"{method} {url.path} got no answer ({reason}). Try again."
         raise errors.TransportError(msg)
 
     def _headers(self, data: object) -> dict[str, str]:
@@ -274,7 +296,7 @@ class Transport:
 async def _read(response: aiohttp.ClientResponse) -> Answer:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.content.iter_any():
+    while chunk := await response.content.readany():
         size += len(chunk)
         if size > MAX_BODY:
             response.close()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
-from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._core.lifecycle import OPEN
 from kie_async._core.looks import LookVerdict
 from kie_async._core.outcomes import error_of_look
-from kie_async._io.live import LiveJob
+from kie_async._io.live import BEFORE_AN_ANSWER, LiveJob
 from kie_async._io.outcomes import raise_trouble
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kie_async.records import Generation, TaskRecord
 
 __all__ = ["Waiting"]
-
-_BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
 
 
 class Waiting:
@@ -54,7 +52,7 @@ class Waiting:
 
     async def answered(self, job: LiveJob) -> LiveJob:
         """Wait until a job's owner has an answer, or has given up."""
-        while job.final.attended and job.final.state in _BEFORE_AN_ANSWER:
+        while job.final.attended and job.final.state in BEFORE_AN_ANSWER:
             raise_trouble(job.final)
             await job.final.changed()
         return job.final
@@ -68,7 +66,7 @@ class Waiting:
     async def ended(self, job: LiveJob, *, patient: bool) -> Generation:
         """Wait until a job has ended; *patient* waits for a stalled one, too."""
         while (done := self._outcomes.of(job.final, patient=patient)) is None:
-            await job.final.changed()
+            await job.final.changed(news=True)
         return done
 
     async def wait(self, job_id: str, timeout: float | None) -> Generation:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from random import Random
 
-import anyio
 import attrs
 import pytest
 
@@ -42,7 +42,7 @@ def cut_at(calls: list[Call], place: int, folder: Path) -> Damage:
             steps[number] = step
     folder.mkdir()
     disk.cut(Random(place), folder)
-    found = anyio.run(steps_in, folder / "kie.db")
+    found = asyncio.run(steps_in(folder / "kie.db"))
     with closing(sqlite3.connect(folder / "kie.db")) as connection:
         assert [("ok",)] == connection.execute("PRAGMA integrity_check").fetchall()
     lost = [f"job {number}: {step} was acknowledged" for number, step in steps.items() if found.get(number, -1) < step]

@@ -1,0 +1,54 @@
+"""
+One run of one client in a process of its own: ``python -m benchmarks.clients NAME URL JOBS INTERVAL``.
+
+Prints what it took, as JSON: CPU seconds and the growth of the memory's peak from the first job to the last, and how
+late each result came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import resource
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.clients import Generate
+
+WARM_UP = 50
+
+
+def cpu() -> float:
+    """CPU seconds of this process, those of the system for it included."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def memory(which: str) -> int:
+    """Bytes by the kernel's count: ``VmRSS`` now, ``VmHWM`` at the most."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition(f"{which}:")[2].split(maxsplit=1)[0])
+
+
+async def lag(generate: Generate, number: int) -> float:
+    """Do a job, and return how long after its result was there it was handed over, in seconds."""
+    url = await generate(number)
+    return time.monotonic() - float(url.rpartition("/")[2].removesuffix(".mp4"))
+
+
+async def run(name: str, url: str, jobs: int, interval: float | None) -> dict[str, object]:
+    """Do all jobs at once."""
+    async with import_module(f"benchmarks.clients.{name}").connect(url, interval) as generate:
+        await asyncio.gather(*(lag(generate, number) for number in range(WARM_UP)))
+        gc.collect()
+        memory_before, cpu_before = memory("VmRSS"), cpu()
+        lags = await asyncio.gather(*(lag(generate, number) for number in range(jobs)))
+        return {"cpu": cpu() - cpu_before, "memory": memory("VmHWM") - memory_before, "lags": lags}
+
+
+if __name__ == "__main__":
+    _, name, url, jobs, interval = sys.argv
+    print(json.dumps(asyncio.run(run(name, url, int(jobs), float(interval) if interval != "default" else None))))

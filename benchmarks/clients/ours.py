@@ -1,0 +1,30 @@
+"""This package, with its limits out of the way and, where an interval is given, a fixed one between looks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from benchmarks.clients import PROMPT, Generate
+from kie_async import KieClient, Limits, Wan22TurboImageToVideo
+from kie_async._core.polling import ByAge
+
+#: High enough that nothing waits for them.
+LIMITS = Limits(creates=100_000, in_flight=100_000, polls_per_second=100_000)
+
+
+@asynccontextmanager
+async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
+    """One client; its journal is in memory."""
+    logging.getLogger("kie_async").setLevel(logging.ERROR)
+    kie = KieClient("a-key-for-the-stub", base_url=url, limits=LIMITS)
+    if interval is not None:
+        kie._polling = ByAge(steps=((float("inf"), interval),))  # noqa: SLF001  # for benchmarks
+    async with kie:
+
+        async def generate(number: int) -> str:
+            request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt=PROMPT.format(number))
+            return (await kie.generate(request)).url
+
+        yield generate
