@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
@@ -236,7 +236,7 @@ class KieClient:
         from kie_async._io.waiting import timed_out
 
         job: LiveJob | None = None
-        with anyio.move_on_after(timeout):
+        with nullcontext() if timeout is None else anyio.move_on_after(timeout):
             engine = await self._engine()
             job, created = await engine.intake.begin(request, key)
             return await engine.leave_cleanly(job, engine.waiting.ended(job, patient=False), withdraw=created)

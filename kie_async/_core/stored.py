@@ -18,6 +18,8 @@ def _as_is(value: JSON, _: object = None) -> JSON:
 
 
 _journal = make_converter(detailed_validation=False)
+#: Made once: ``json.dumps`` would make an encoder for each record.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _verbatim = override(struct_hook=_as_is, unstruct_hook=_as_is)
 _journal.register_structure_hook(
     TaskRecord, make_dict_structure_fn(TaskRecord, _journal, result=_verbatim, raw=_verbatim)
@@ -34,7 +36,7 @@ def dump_record(record: TaskRecord) -> str:
     Returns:
         JSON in ASCII, which can be stored whatever the service has said; ``load_record`` makes the same record of it.
     """
-    return json.dumps(_journal.unstructure(record), separators=(",", ":"))
+    return _encode(_journal.unstructure(record))
 
 
 def load_record(dumped: str) -> TaskRecord:

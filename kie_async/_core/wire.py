@@ -352,7 +352,8 @@ def write_create(  # what comes here is what goes out, so "input" is called that
     '{"model":"z-image","input":{"prompt":"Ä"},"callBackUrl":"https://a.example/1"}'
     """
     create = Param(model=model, callback_url=callback_url, input=input)
-    document = json.dumps(
-        _kie.unstructure(create), ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict
-    )
-    return document.encode()
+    return _encode(_kie.unstructure(create)).encode()
+
+
+#: Made once: ``json.dumps`` would make an encoder for each create.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict).encode

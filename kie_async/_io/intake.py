@@ -113,9 +113,9 @@ class Intake:
         if job.key is not None and (row := await journal.by_key(job.key)) is not None:
             return await self._take_over(job, row, request)
         sources, given = await self._upload(request)
-        hashes = {source.field: source.sha256 for source in sources}
         now = self._parts.surroundings.wall()
-        job.fingerprint = fingerprint(request.model, request.input(hashes), hashes)
+        hashes = {source.field: source.sha256 for source in sources}
+        job.fingerprint = fingerprint(request.model, request.input(hashes) if sources else given, hashes)
         row = Intent(
             id=job.id,
             model=request.model,
@@ -217,5 +217,5 @@ def _conflict(
     return errors.KeyConflictError(msg, differs=names, intent_id=job_id)
 
 
-def _compact(given: Mapping[str, JSON]) -> str:
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+#: Made once: ``json.dumps`` would make an encoder for each request.
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import attrs
@@ -43,7 +44,7 @@ class ModelRequest:
         Raises:
             TypeError: If an option is not known; the text names the nearest one and all others.
         """
-        known = [attribute.name for attribute in attrs.fields(cls)]
+        known = [name for name, _, _ in _rules(cls)]
         for option in options:
             if option not in known:
                 import difflib
@@ -95,7 +96,13 @@ class ModelRequest:
 
     def _given(self) -> Iterator[tuple[str, Rule, JSON | ImageSource]]:
         """The fields that count: what must be given, and what was given."""
-        for attribute in attrs.fields(type(self)):
-            value = getattr(self, attribute.name)
-            if value is not None or attribute.default is attrs.NOTHING:
-                yield attribute.name, attribute.metadata[Rule], value
+        for name, rule, needed in _rules(type(self)):
+            value = getattr(self, name)
+            if value is not None or needed:
+                yield name, rule, value
+
+
+@cache
+def _rules(model: type[ModelRequest]) -> list[tuple[str, Rule, bool]]:
+    """The fields of a model: name, rule, and whether it must be given."""
+    return [(field.name, field.metadata[Rule], field.default is attrs.NOTHING) for field in attrs.fields(model)]
