@@ -10,7 +10,11 @@ import typer
 
 import benchmarks
 
-NAMES = [name for _, name, _ in pkgutil.iter_modules(benchmarks.__path__) if name not in ("__main__", "report")]
+NAMES = [
+    name
+    for _, name, has_parts in pkgutil.iter_modules(benchmarks.__path__)
+    if not has_parts and name not in ("__main__", "report")
+]
 
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -13,6 +13,7 @@ import json
 import resource
 import sys
 import time
+import urllib.request
 from importlib import import_module
 from pathlib import Path
 
@@ -39,14 +40,23 @@ async def lag(generate: Generate, number: int) -> float:
     return time.monotonic() - float(url.rpartition("/")[2].removesuffix(".mp4"))
 
 
+def requests(url: str) -> int:
+    """How many requests the stub has had since it was last asked, by whomever."""
+    with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
+        counted: int = json.load(answer)["requests"]
+        return counted
+
+
 async def run(name: str, url: str, jobs: int, interval: float | None) -> dict[str, object]:
     """Do all jobs at once."""
     async with import_module(f"benchmarks.clients.{name}").connect(url, interval) as generate:
         await asyncio.gather(*(lag(generate, number) for number in range(WARM_UP)))
         gc.collect()
+        requests(url)
         memory_before, cpu_before = memory("VmRSS"), cpu()
         lags = await asyncio.gather(*(lag(generate, number) for number in range(jobs)))
-        return {"cpu": cpu() - cpu_before, "memory": memory("VmHWM") - memory_before, "lags": lags}
+        spent = {"cpu": cpu() - cpu_before, "memory": memory("VmHWM") - memory_before}
+        return {**spent, "lags": lags, "requests": requests(url)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""This package, with its limits out of the way and, where an interval is given, a fixed one between looks."""
+"""This package: with its defaults or, where an interval is given, with that one and with its limits out of the way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = Limits(creates=100_000, in_flight=100_000, polls_per_second=100_000)
 async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
     """One client; its journal is in memory."""
     logging.getLogger("kie_async").setLevel(logging.ERROR)
-    kie = KieClient("a-key-for-the-stub", base_url=url, limits=LIMITS)
+    kie = KieClient("a-key-for-the-stub", base_url=url, limits=None if interval is None else LIMITS)
     if interval is not None:
         kie._polling = ByAge(steps=((float("inf"), interval),))  # noqa: SLF001  # for benchmarks
     async with kie:

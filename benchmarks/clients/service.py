@@ -1,9 +1,9 @@
 """
 A stub that speaks the dialects of Kie, fal and Runway, as fast as it can: ``python -m benchmarks.clients.service``.
 
-It parses no more of HTTP than its clients need, so that the machine's time is theirs. Each task takes the seconds that
-the service was started with, spread evenly; a result's URL names the instant at which it was there, by the clock that
-all processes of a machine share, so that a client can tell how late it has heard of it.
+It parses no more of HTTP than its clients need, so that the machine's time is theirs. A result's URL names the instant
+at which it was there, by the clock that all processes of a machine share, so that a client can tell how late it has
+heard of it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import cast
 
 from benchmarks.clients import PROMPT
 
-__all__ = ["RESULT", "main"]
+__all__ = ["RESULT", "Service", "main", "served"]
 
 RESULT = "https://results.example/{:.6f}.mp4"
 
@@ -35,14 +37,14 @@ class Service:
     The tasks of a service.
 
     Args:
-        shortest: What the shortest task takes, in seconds.
+        duration: What the task of a number takes, in seconds.
 
-        longest: What the longest one takes.
+        now: Tells the time.
     """
 
-    def __init__(self, shortest: float, longest: float) -> None:
-        self._shortest = shortest
-        self._longest = longest
+    def __init__(self, duration: Callable[[int], float], now: Callable[[], float] = time.monotonic) -> None:
+        self._duration = duration
+        self._now = now
         self._tasks: list[tuple[float, float]] = []
         #: Where it listens; set once it does.
         self.url = ""
@@ -54,8 +56,8 @@ class Service:
         """What is answered to a request."""
         path, _, query = target.partition("?")
         if path == "/counts":
-            counts = {"requests": self.requests, "sockets": self.most_sockets}
-            self.requests, self.most_sockets = 0, self.sockets
+            counts = {"requests": self.requests, "sockets": self.most_sockets - 1}  # that of who asks
+            self.requests = 0
             return counts
         self.requests += 1
         if method == "POST":
@@ -69,8 +71,8 @@ class Service:
 
     def _create(self) -> int:
         number = len(self._tasks)
-        now = time.monotonic()
-        self._tasks.append((now, now + self._shortest + (self._longest - self._shortest) * (number * _GOLDEN % 1.0)))
+        now = self._now()
+        self._tasks.append((now, now + self._duration(number)))
         return number
 
     def _created(self, path: str, number: int) -> object:
@@ -92,7 +94,7 @@ class Service:
     def _state(self, number: int) -> tuple[str, str | None]:
         """The state of a task, and its result's URL once there is one."""
         began, ends = self._tasks[number]
-        share = (time.monotonic() - began) / (ends - began)
+        share = (self._now() - began) / (ends - began)
         if share >= 1.0:
             return "success", RESULT.format(ends)
         return next(state for until, state in _STATES if share < until), None
@@ -190,14 +192,20 @@ class Connection(asyncio.Protocol):
                 )
 
 
+@asynccontextmanager
+async def served(service: Service) -> AsyncIterator[str]:
+    """Let a service listen; gives its URL."""
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=4096)
+    async with server:
+        service.url = "http://{}:{}".format(*server.sockets[0].getsockname())
+        yield service.url
+
+
 async def main(shortest: float, longest: float) -> None:
-    """Print the URL, and serve until standard input is closed."""
-    service = Service(shortest, longest)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=4096)
-    service.url = "http://{}:{}".format(*server.sockets[0].getsockname())
-    print(service.url, flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+    """Serve tasks of so many seconds, spread evenly: print the URL, and go on until standard input is closed."""
+    async with served(Service(lambda number: shortest + (longest - shortest) * (number * _GOLDEN % 1.0))) as url:
+        print(url, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":

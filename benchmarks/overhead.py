@@ -1,0 +1,223 @@
+"""
+What a job costs beyond its HTTP requests, and what one costs with other SDKs.
+
+All jobs are wanted at once; the service is a stub in a process of its own, and so is each client, whose CPU time is
+taken from the system. (1) 1,000 jobs of 2 to 4 seconds, looked at every 2 s by all contenders, the limits out of the
+way: the client's CPU for a job. The bound is bare aiohttp: a coroutine written by hand that makes the same requests and
+checks nothing. (2) 5,000 of them: sockets, memory, and whether a request costs more than it does with 500. (3) 100 jobs
+with a median of a minute, everybody with defaults, in virtual time: requests for a job, and how late its end is known.
+
+The more often one looks the less late one is, so the two only make sense together. Let a client look at a rate r(t) at a
+task of the age t, whose duration has the density f and outlasts t with the chance S: it takes ∫ S r looks and is late by
+∫ f / 2r. By Cauchy and Schwarz the product is never less than (∫ √(f S))² / 2, whoever polls, and however well he knows
+the durations: 18.3 s here. That is the curve beside the figures; a fixed interval comes to 31.9 s, so nobody can make do
+with less than 0.57 of its looks at the same lag, and a third is out of reach (not so with callbacks, which cost none).
+
+Figures of a machine that others use vary, so contenders take turns, and ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from statistics import NormalDist, fmean, median, quantiles
+from typing import TypeAlias
+
+import attrs
+
+from benchmarks.clients.ours import LIMITS
+from benchmarks.clients.service import Service, served
+from benchmarks.report import Report
+from kie_async.testing import virtual_time
+
+JOBS = 1_000
+MANY = 5_000
+FEW = 500
+INTERVAL = 2.0
+DURATION = (2.0, 4.0)
+ROUNDS = 5
+#: As the module of each is called, and with which it is shown.
+CONTENDERS = {"ours": "kie_async", "bare": "bare aiohttp", "runway": "runwayml", "fal": "fal-client"}
+
+DEFAULT_JOBS = 100
+MEDIAN, SIGMA = 60.0, 0.35
+
+Row: TypeAlias = list[str | float]
+
+
+@attrs.frozen
+class Run:
+    """
+    What one run took.
+
+    Attributes:
+        cpu: ms of the client's CPU for a job.
+
+        requests: Requests for a job.
+
+        sockets: Most connections at once.
+
+        memory: KiB by which the peak has grown, for a job.
+
+        lag: Seconds from a job's end to the hand-over of its result, on average.
+
+        p95: The 95th percentile of that.
+    """
+
+    cpu: float
+    requests: float
+    sockets: float
+    memory: float
+    lag: float
+    p95: float
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """The stub in a process of its own; gives its URL."""
+    command = [sys.executable, "-m", "benchmarks.clients.service", *map(str, DURATION)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+def measure(contender: str, jobs: int) -> Run:
+    """One run of one contender against a service of its own."""
+    with service() as url:
+        command = [sys.executable, "-m", "benchmarks.clients", contender, url, str(jobs), str(INTERVAL)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout  # noqa: S603  # ours
+        with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
+            counts = json.load(answer)
+    spent = json.loads(said)
+    return Run(
+        cpu=spent["cpu"] / jobs * 1e3,
+        requests=spent["requests"] / jobs,
+        sockets=counts["sockets"],
+        memory=spent["memory"] / jobs / 1024,
+        lag=fmean(spent["lags"]),
+        p95=quantiles(spent["lags"], n=20)[-1],
+    )
+
+
+def middle(runs: list[Run]) -> Run:
+    """The median of each figure."""
+    return Run(*(median(values) for values in zip(*(attrs.astuple(run) for run in runs), strict=True)))
+
+
+# -- 1: a job ----------------------------------------------------------------------------------------------------------
+
+
+def a_job() -> Iterator[Row]:
+    """Rows of the first question. fal-client takes a minute for a round, so it has only one."""
+    runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
+    for nth in range(ROUNDS):
+        for name, found in runs.items():
+            if name != "fal" or nth == 0:
+                found.append(measure(name, JOBS))
+    case = f"{JOBS:,} jobs, a look every {INTERVAL:g} s"
+    for name, found in runs.items():
+        run = middle(found)
+        times = median(one.cpu / bare.cpu for one, bare in zip(found, runs["bare"], strict=False))
+        shown = CONTENDERS[name]
+        yield [case, shown, "CPU ms a job", run.cpu, "-"]
+        yield [case, shown, "times the CPU of bare aiohttp", times, 1.25 if name == "ours" else "-"]
+        yield [case, shown, "requests a job", run.requests, "-"]
+        yield [case, shown, "mean lag s", run.lag, 1.1 if name == "ours" else "-"]
+        yield [case, shown, "95 % lag s", run.p95, 2.0 if name == "ours" else "-"]
+    best = min((median(run.cpu for run in runs[name]), name) for name in ("runway", "fal"))[1]
+    times = median(one.cpu / peer.cpu for one, peer in zip(runs["ours"], runs[best], strict=False))
+    yield [case, CONTENDERS["ours"], f"times the CPU of the best peer, {CONTENDERS[best]}", times, 1 / 3]
+
+
+# -- 2: many at once ---------------------------------------------------------------------------------------------------
+
+
+def many() -> Iterator[Row]:
+    """Rows of the second question."""
+    case = f"{MANY:,} jobs"
+    for name in ("ours", "bare"):
+        few, lot = list[Run](), list[Run]()
+        for _ in range(3):
+            few.append(measure(name, FEW))
+            lot.append(measure(name, MANY))
+        run = middle(lot)
+        times = median((b.cpu / b.requests) / (a.cpu / a.requests) for a, b in zip(few, lot, strict=True))
+        ours = name == "ours"
+        shown = CONTENDERS[name]
+        yield [case, shown, "sockets", run.sockets, 100 if ours else "-"]
+        yield [case, shown, "KiB a job at the peak", run.memory, 15 if ours else "-"]
+        yield [case, shown, f"times the CPU of a request with {FEW}", times, 1.2 if ours else "-"]
+        yield [case, shown, "mean lag s", run.lag, 1.1 if ours else "-"]
+        yield [case, shown, "95 % lag s", run.p95, 2.0 if ours else "-"]
+
+
+# -- 3: with the defaults of each --------------------------------------------------------------------------------------
+
+
+def a_minute(number: int) -> float:
+    """The duration of a task: lognormal, each quantile once, in an order that is always the same."""
+    place = random.Random(0).sample(range(DEFAULT_JOBS), DEFAULT_JOBS)[number % DEFAULT_JOBS]
+    return MEDIAN * math.exp(SIGMA * NormalDist().inv_cdf((place + 0.5) / DEFAULT_JOBS))
+
+
+async def with_defaults(contender: str) -> tuple[float, float]:
+    """Requests for a job, and the mean lag in seconds."""
+    loop = asyncio.get_running_loop()
+    stub = Service(a_minute, loop.time)
+
+    async def lag(number: int) -> float:
+        url = await generate(number)
+        return loop.time() - float(url.rpartition("/")[2].removesuffix(".mp4"))
+
+    async with served(stub) as url, import_module(f"benchmarks.clients.{contender}").connect(url, None) as generate:
+        lags = await asyncio.gather(*(lag(number) for number in range(DEFAULT_JOBS)))
+        return stub.requests / DEFAULT_JOBS, fmean(lags)
+
+
+def least_requests(lag: float) -> float:
+    """The create, and the fewest looks with which anybody can be late by no more than *lag* on average."""
+    normal, step = NormalDist(), 0.01
+
+    def root(age: float) -> float:
+        place = math.log(age / MEDIAN) / SIGMA
+        return math.sqrt(normal.pdf(place) / (age * SIGMA) * normal.cdf(-place))
+
+    return 1 + (step * sum(root(step * nth) for nth in range(1, 60_000))) ** 2 / 2 / lag
+
+
+def defaults() -> Iterator[Row]:
+    """Rows of the third question."""
+    case = f"{DEFAULT_JOBS} jobs of a minute, defaults"
+    found = {name: virtual_time(with_defaults, name, seed=0) for name in CONTENDERS}
+    for name, (requests, lag) in found.items():
+        shown = CONTENDERS[name]
+        yield [case, shown, "requests a job", requests, "-"]
+        yield [case, shown, "mean lag s", lag, "-"]
+        yield [case, shown, "the fewest requests at that lag", least_requests(lag), "-"]
+        if name != "ours":
+            times = found["ours"][0] / requests
+            yield [case, CONTENDERS["ours"], f"times the requests of {shown}", times, 1 / 3 if name != "bare" else "-"]
+
+
+def run() -> Report:
+    """Measure all three."""
+    rows = [*a_job(), *many(), *defaults()]
+    return Report(
+        name="overhead",
+        question=f"What does a job cost beyond its requests? Ours with {LIMITS}, where a look is every {INTERVAL:g} s",
+        bound="bare aiohttp; beside the figures what we have set ourselves",
+        columns=["case", "contender", "figure", "value", "bound"],
+        rows=rows,
+    )
