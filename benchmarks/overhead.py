@@ -1,17 +1,17 @@
 """
 What a job costs beyond its HTTP requests, and what one costs with other SDKs.
 
-All jobs are wanted at once; the service is a stub in a process of its own, and so is each client, whose CPU time is
-taken from the system. (1) 1,000 jobs of 2 to 4 seconds, looked at every 2 s by all contenders, the limits out of the
-way: the client's CPU for a job. The bound is bare aiohttp: a coroutine written by hand that makes the same requests and
-checks nothing. (2) 5,000 of them: sockets, memory, and whether a request costs more than it does with 500. (3) 100 jobs
-with a median of a minute, everybody with defaults, in virtual time: requests for a job, and how late its end is known.
+All jobs are wanted at once. (1) 1,000 jobs of 2 to 4 seconds, looked at every 2 s by all contenders, the limits out of
+the way: the CPU that the client, in a process of its own, uses for a job. The bound is bare aiohttp: a coroutine
+written by hand that makes the same requests and checks nothing. (2) 5,000 of them: sockets, memory, and whether a
+request costs more than it does with 500. (3) 100 jobs with a median of a minute, everybody with defaults, in virtual
+time: requests for a job, and how late its end is known.
 
-The more often one looks the less late one is, so the two only make sense together. Let a client look at a rate r(t) at a
-task of the age t, whose duration has the density f and outlasts t with the chance S: it takes ∫ S r looks and is late by
-∫ f / 2r. By Cauchy and Schwarz the product is never less than (∫ √(f S))² / 2, whoever polls, and however well he knows
-the durations: 18.3 s here. That is the curve beside the figures; a fixed interval comes to 31.9 s, so nobody can make do
-with less than 0.57 of its looks at the same lag, and a third is out of reach (not so with callbacks, which cost none).
+The more often one looks the less late one is, so the two only make sense together. Let a client look at a rate r(t) at
+a task of the age t, whose duration has the density f and outlasts t with the chance S: it takes ∫ S r looks and is
+late by ∫ f / 2r. By Cauchy and Schwarz the product is never less than (∫ √(f S))² / 2, whoever polls, and however well
+the durations are known: 18.3 s here. That is the curve beside the figures. A fixed interval comes to 31.9 s; so nobody
+can do with less than 0.57 of its looks and be no later, and a third is out of reach (not so with callbacks).
 
 Figures of a machine that others use vary, so contenders take turns, and ratios are taken within a round.
 """

@@ -142,14 +142,7 @@ class KieClient:
         self._callbacks = Callbacks(self, self._api_key, self._callback_url)
 
     def __repr__(self) -> str:
-        engine = self._bound
-        if engine is None or engine.over:
-            return f"<KieClient {self._base_url} idle>"
-        now = self.statistics()
-        return (
-            f"<KieClient {self._base_url} jobs={now.jobs} submitting={now.submitting} sending={now.sending}"
-            f" in_flight={now.in_flight}/{self._limits.in_flight}>"
-        )
+        return f"<KieClient {self._base_url} {self.statistics()}>"
 
     # -- life -------------------------------------------------------------------------------------------------------
 

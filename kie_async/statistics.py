@@ -59,3 +59,13 @@ class Statistics:
     callbacks: int = 0
     confirmations: int = 0
     late_records: int = 0
+
+    def __str__(self) -> str:
+        """
+        What is not zero.
+
+        >>> print(Statistics(jobs=3, in_flight=2, looks=41))
+        jobs=3 in_flight=2 looks=41
+        """
+        figures = {name: value for name, value in attrs.asdict(self).items() if value}
+        return " ".join(f"{name}={value}" for name, value in figures.items()) or "idle"

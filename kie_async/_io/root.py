@@ -1,10 +1,10 @@
 """
 The root task: owns all tasks of a client in one event loop, its children.
 
-Callers come and go, so their tasks cannot own what outlives them; the root task is the only one without an owner. Its
-children are few in kind and many in number: one for each create and one for each look. So they are asyncio's tasks, each
-with one scope of anyio's, by which the root ends it and which honours shields; a task group of anyio's takes three times
-as long to start one, and can start none from a timer where sniffio is installed (which sees asyncio only in a task).
+Callers come and go, so their tasks cannot own what outlives them; the root task is the only one without an owner. There
+is a child for each create and for each look, so they must be cheap: a child is a task of asyncio's with one scope of
+anyio's, by which the root ends it and which honours shields. A task group of anyio's takes three times as long to start
+one, and can start none from a timer where sniffio is installed, which sees asyncio only in a task.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class ModelRequest:
         Raises:
             TypeError: If an option is not known; the text names the nearest one and all others.
         """
-        known = [name for name, _, _ in _rules(cls)]
+        known = [name for name, _, _ in _rules(cls)]  # type: ignore[arg-type]  # as below
         for option in options:
             if option not in known:
                 import difflib
@@ -96,13 +96,13 @@ class ModelRequest:
 
     def _given(self) -> Iterator[tuple[str, Rule, JSON | ImageSource]]:
         """The fields that count: what must be given, and what was given."""
-        for name, rule, needed in _rules(type(self)):
+        for name, rule, needed in _rules(type(self)):  # type: ignore[arg-type]  # mypy does not see that types are hashable
             value = getattr(self, name)
             if value is not None or needed:
                 yield name, rule, value
 
 
 @cache
-def _rules(model: type[ModelRequest]) -> list[tuple[str, Rule, bool]]:
+def _rules(model: type[attrs.AttrsInstance]) -> list[tuple[str, Rule, bool]]:
     """The fields of a model: name, rule, and whether it must be given."""
     return [(field.name, field.metadata[Rule], field.default is attrs.NOTHING) for field in attrs.fields(model)]

@@ -66,6 +66,19 @@ async def test_wait_ends_at_its_time_out_and_the_task_lives_on() -> None:
         await assert_settled(world.kie)
 
 
+async def test_a_client_shows_its_statistics() -> None:
+    """What is not zero; a program that hangs is asked what it is doing."""
+    async with a_world(duration=100.0) as world:
+        await world.kie.submit(ask())
+        await anyio.sleep(10.0)
+        now = world.kie.statistics()
+
+        assert f"<KieClient {world.fake.url} jobs=1 in_flight=1 watched=1 looks={now.looks}>" == repr(world.kie)
+        await world.kie.attach(world.tasks[0])
+        await anyio.sleep(1.0)
+        assert f"<KieClient {world.fake.url} looks={world.kie.statistics().looks}>" == repr(world.kie)
+
+
 async def test_awaiting_a_job_again_asks_nobody() -> None:
     async with a_world() as world:
         job = await world.kie.submit(ask())
