@@ -92,8 +92,15 @@ class Job:
 
             KieError: If it was never accepted: the error says why.
         """
-        engine = await self._client._engine()  # noqa: SLF001
-        generation = await engine.waiting.wait(self._id, timeout)
+        waiting = (await self._client._engine()).waiting  # noqa: SLF001
+        if timeout is not None:
+            generation = await waiting.wait(self._id, timeout)
+        else:
+            live = await waiting.find(self._id)
+            try:
+                generation = await waiting.ended(live, patient=False)
+            finally:
+                waiting.leave(live)
         self._task_id = generation.task_id
         return generation
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from enum import Enum, auto
+from typing import TypeAlias
 
 import anyio
 import attrs
@@ -16,7 +17,7 @@ from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
 
-__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Stop"]
+__all__ = ["BEFORE_AN_ANSWER", "Deadline", "LiveJob", "Stop"]
 
 #: The states in which a create has not been answered; None while there is no row.
 BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
@@ -33,7 +34,11 @@ class Stop(Enum):
     CLOSED = auto()  #: The client closes.
 
 
-@attrs.define(eq=False, kw_only=True)
+#: An instant, a number that no other has, and the job that is given up then.
+Deadline: TypeAlias = "tuple[float, int, LiveJob]"
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class LiveJob:
     """
     A job that somebody waits for, or that something may still happen to.
@@ -86,7 +91,9 @@ class LiveJob:
 
         look: The next look at it, if one is due.
 
-        deadline: What ends its life here, if anything does.
+        given_up: When it is given up while its task runs.
+
+        deadline: What ends its life here at other times, if anything does.
     """
 
     id: str
@@ -113,11 +120,12 @@ class LiveJob:
     empty_looks: int = 0
     look: Entry | None = None
     looking: bool = False
+    given_up: Deadline | None = None
     deadline: Entry | None = None
     slot_deadline: Entry | None = None
     waiters: int = 0
-    _waiting: list[asyncio.Future[None]] | None = attrs.field(default=None, init=False)
-    _waiting_for_news: list[asyncio.Future[None]] | None = attrs.field(default=None, init=False)
+    _waiting: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
+    _waiting_for_news: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
     _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
 
     @classmethod
@@ -175,39 +183,41 @@ class LiveJob:
             return False
         return self.state is IntentState.SUBMITTED or (self.attended and self.state in BEFORE_AN_ANSWER)
 
-    async def changed(self, *, news: bool = False) -> None:
-        """
-        Wait for the next change; leaving the wait disturbs no other waiter.
-
-        Args:
-            news: Whether changes that leave the job on its course are no reason to wake.
-        """
-        waiting = self._waiting_for_news if news else self._waiting
-        if waiting is None:
-            waiting = []
-            if news:
-                self._waiting_for_news = waiting
-            else:
-                self._waiting = waiting
-        changed = asyncio.get_running_loop().create_future()
-        waiting.append(changed)
+    async def changed(self) -> None:
+        """Wait for the next change; leaving the wait disturbs no other waiter."""
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting = (*self._waiting, changed)
         self.waiters += 1
         try:
             await changed
         finally:
             self.waiters -= 1
-            if changed.cancelled():
-                waiting.remove(changed)
+            self._waiting = _without(changed, self._waiting)
+
+    def news(self) -> asyncio.Future[None]:
+        """
+        Done at the next change that takes the job from its course; ``heard`` follows, whatever becomes of the wait.
+
+        No coroutine, since a hundred thousand callers may wait at once.
+        """
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for_news = (*self._waiting_for_news, news)
+        self.waiters += 1
+        return news
+
+    def heard(self, news: asyncio.Future[None]) -> None:
+        """End a wait for news."""
+        self.waiters -= 1
+        self._waiting_for_news = _without(news, self._waiting_for_news)
 
     def publish(self) -> None:
         """Wake everybody who waits for a change."""
-        woken, self._waiting = self._waiting or (), None
-        if self._waiting_for_news is not None and not self.on_course:
-            woken = (*woken, *self._waiting_for_news)
-            self._waiting_for_news = None
-        for changed in woken:
-            if not changed.done():  # else its waiter is just leaving
-                changed.set_result(None)
+        woken, self._waiting = self._waiting, ()
+        if self._waiting_for_news and not self.on_course:
+            woken, self._waiting_for_news = (*woken, *self._waiting_for_news), ()
+        for waiting in woken:
+            if not waiting.done():  # else its waiter is just leaving
+                waiting.set_result(None)
 
     def saw(self, record: TaskRecord) -> None:
         """Take the service's last word, and wake everybody if it says something new."""
@@ -231,3 +241,10 @@ class LiveJob:
         """Stop filling a queue."""
         readers = [other for other in self._readers or () if other is not reader]
         self._readers = readers or None
+
+
+def _without(
+    waiting: asyncio.Future[None], others: tuple[asyncio.Future[None], ...]
+) -> tuple[asyncio.Future[None], ...]:
+    """*others* without one that is not waited for any more; nobody else has left when all were woken."""
+    return tuple(other for other in others if other is not waiting) if others else ()

@@ -16,6 +16,7 @@ from kie_async._core.outcomes import error_of_look, has_result
 from kie_async._core.stored import dump_record
 from kie_async._io.agenda import Agenda
 from kie_async._io.clock import Surroundings
+from kie_async._io.deadlines import Deadlines
 from kie_async._io.live import LiveJob
 from kie_async._io.moves import Moves
 from kie_async._io.poller import Poller
@@ -88,6 +89,7 @@ class Tracker:
         self._agenda = agenda
         self._retry = retry
         self._report = report
+        self._running = Deadlines(agenda, surroundings.now, partial(self._start, self._stall))
         self.late_records = 0
 
     # -- after the create -------------------------------------------------------------------------------------------
@@ -103,9 +105,7 @@ class Tracker:
             self.release_slot(job)
         else:
             self._take_slot(job)  # the task runs, whether there is one or not
-            job.deadline = self._agenda.at(
-                job.accepted_at + self._retry.max_age, partial(self._start, self._stall, job)
-            )
+            self._running.set(job, job.accepted_at + self._retry.max_age)
         self._poller.watch(job)
         job.publish()
 
@@ -233,3 +233,4 @@ class Tracker:
             if entry is not None:
                 entry.cancel()
         job.deadline = job.slot_deadline = None
+        self._running.drop(job)

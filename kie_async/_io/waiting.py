@@ -65,22 +65,31 @@ class Waiting:
 
     async def ended(self, job: LiveJob, *, patient: bool) -> Generation:
         """Wait until a job has ended; *patient* waits for a stalled one, too."""
-        while (done := self._outcomes.of(job.final, patient=patient)) is None:
-            await job.final.changed(news=True)
+        while (done := self.outcome(job, patient=patient)) is None:
+            job = job.final
+            news = job.news()
+            try:
+                await news
+            finally:
+                job.heard(news)
         return done
 
-    async def wait(self, job_id: str, timeout: float | None) -> Generation:
-        """Wait for a job by its id; see ``Job.wait``."""
+    def outcome(self, job: LiveJob, *, patient: bool) -> Generation | None:
+        """The result of a job, None while it is worth waiting for; raises why there is none."""
+        return self._outcomes.of(job.final, patient=patient)
+
+    async def wait(self, job_id: str, timeout: float) -> Generation:
+        """Wait for a job by its id, no longer than *timeout* seconds; see ``Job.wait``."""
         job: LiveJob | None = None
         with anyio.move_on_after(timeout):
             job = await self.find(job_id)
             try:
-                return await self.ended(job, patient=timeout is not None)
+                return await self.ended(job, patient=True)
             finally:
                 self.leave(job)
         if job is not None and job.unseen:
             raise error_of_look(LookVerdict.NOT_VISIBLE, intent_id=None, task_id=job.task_id)
-        raise timed_out(timeout or 0.0, job)
+        raise timed_out(timeout, job)
 
     async def refresh(self, job_id: str) -> TaskRecord:
         """Look at a task now; see ``Job.refresh``."""

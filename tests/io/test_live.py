@@ -1,0 +1,111 @@
+"""Who waits for a job: woken by what concerns them, and nothing is left of those who leave."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+
+from kie_async import TransportError
+from kie_async._core.lifecycle import IntentState
+from kie_async._io.live import LiveJob
+from tests.io.intents import an_intent
+
+
+def a_job(state: IntentState) -> LiveJob:
+    job = LiveJob.of(an_intent(1, state=state))
+    job.owned = state in (IntentState.INTENT, IntentState.SENDING)
+    return job
+
+
+async def told_of(job: LiveJob, told: list[str]) -> None:
+    news = job.news()
+    try:
+        await news
+    finally:
+        job.heard(news)
+    told.append("news")
+
+
+async def told_of_any_change(job: LiveJob, told: list[str]) -> None:
+    await job.changed()
+    told.append("change")
+
+
+def held(job: LiveJob) -> tuple[int, int, int]:
+    """The waiters, and what is held for them."""
+    return job.waiters, len(job._waiting), len(job._waiting_for_news)  # noqa: SLF001 (what must not grow)
+
+
+async def test_news_is_what_takes_a_job_from_its_course() -> None:
+    """From the wish to the task all goes as it should; a hundred thousand waiters need not be woken to hear that."""
+    job, told = a_job(IntentState.INTENT), list[str]()
+    async with anyio.create_task_group() as group:
+        group.start_soon(told_of, job, told)
+        for state in (IntentState.SENDING, IntentState.SUBMITTED):
+            group.start_soon(told_of_any_change, job, told)
+            await anyio.sleep(1.0)
+            job.row, job.owned = an_intent(1, state=state), state is IntentState.SENDING
+            job.publish()
+            await anyio.sleep(1.0)
+        assert ["change", "change"] == told
+        job.row = an_intent(1, state=IntentState.STALLED)
+        job.publish()
+
+    assert ["change", "change", "news"] == told
+    assert 0 == job.waiters
+
+
+async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
+    def troubled(job: LiveJob) -> None:
+        job.trouble = TransportError("The client is closed.")
+
+    def succeeded(job: LiveJob) -> None:
+        job.successor = a_job(IntentState.SUBMITTED)
+
+    def ended(job: LiveJob) -> None:
+        job.row = an_intent(1, state=IntentState.SUCCEEDED)
+
+    def in_doubt(job: LiveJob) -> None:
+        job.row = an_intent(1, state=IntentState.IN_DOUBT)
+
+    def left_alone(job: LiveJob) -> None:
+        job.row, job.owned = an_intent(1, state=IntentState.INTENT), False
+
+    for happens in (troubled, succeeded, ended, in_doubt, left_alone):
+        job, told = a_job(IntentState.SENDING), list[str]()
+        async with anyio.create_task_group() as group:
+            group.start_soon(told_of, job, told)
+            await anyio.sleep(1.0)
+            happens(job)
+            job.publish()
+        assert ["news"] == told
+
+
+async def test_waits_that_are_left_leave_nothing_behind_and_disturb_nobody() -> None:
+    """A caller may wait with a time-out again and again, while others wait for the same job."""
+    job, told = a_job(IntentState.SUBMITTED), list[str]()
+    async with anyio.create_task_group() as group:
+        for wait in (told_of, told_of_any_change):
+            group.start_soon(wait, job, told)
+            for _ in range(100):
+                with anyio.move_on_after(1.0):
+                    await wait(job, told)
+        assert (2, 1, 1) == held(job)
+        job.row = an_intent(1, state=IntentState.FAILED)
+        job.publish()
+
+    assert ["change", "news"] == sorted(told)
+    assert (0, 0, 0) == held(job)
+
+
+async def test_a_waiter_that_is_cancelled_as_it_is_woken_has_left() -> None:
+    job = a_job(IntentState.SUBMITTED)
+    tasks = [asyncio.create_task(told_of_any_change(job, [])), asyncio.create_task(told_of_any_change(job, []))]
+    await anyio.sleep(1.0)
+    tasks[0].cancel()
+    job.publish()
+    await asyncio.wait(tasks)
+
+    assert [True, False] == [task.cancelled() for task in tasks]
+    assert (0, 0, 0) == held(job)
