@@ -1,4 +1,4 @@
-"""Deadlines of running jobs: each at its instant, none for a job that has ended, and one entry of the agenda for all."""
+"""Deadlines of running jobs: each at its instant, none for a job that has ended, one entry of the agenda for all."""
 
 from __future__ import annotations
 

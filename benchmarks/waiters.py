@@ -1,0 +1,266 @@
+"""
+What it takes to hold a hundred thousand jobs in one client.
+
+All have been accepted, and their ends are far away; the service is a stand-in that answers each look at once, with
+nothing. (1) Memory of a job in flight, as Python counts it: nobody awaits it, or a task does. Its row in the journal
+is not counted; it was there before. (2) CPU of an event of the scheduler: the look at a job falls due, is made in its
+turn, and the next one is planned; for this the looks run without a task of their own, which is no scheduling. (3) With
+their tasks: the CPU of a look, and how late the event loop is for others meanwhile. As many looks a second are wanted
+whatever the number of jobs, and Python's garbage collection is off, so that it is the scheduling that is measured.
+
+The baseline is what people write: a coroutine for each job, which sleeps between its looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from statistics import median, quantiles
+from typing import TypeAlias
+
+import attrs
+
+from benchmarks.report import Report
+from kie_async import KieClient, Limits
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._io.memory import MemoryJournal
+from kie_async._io.transport import Answer, Transport
+
+JOBS = 100_000
+FEW = 1_000
+LOOKS_PER_SECOND = 5_000
+#: For how long it is measured, after a first round of looks, which spreads them.
+SECONDS = 4.0
+ROUNDS = 3
+TICK = 0.01
+
+UNAWAITED_BOUND = 600
+AWAITED_BOUND = 1_500
+EVENT_BOUND = 10.0
+GROWTH_BOUND = 1.3
+LAG_BOUND = 5.0
+
+Row: TypeAlias = list[str | float]
+#: Holds so many jobs, which are looked at after so many seconds on average, says when it begins, and gives a way to
+#: wait for the job of a number.
+Contender: TypeAlias = Callable[
+    [int, float, Callable[[], None]], AbstractAsyncContextManager[Callable[[int], Awaitable[object]]]
+]
+
+
+@attrs.frozen
+class Spread:
+    """Looks at a job at random distances, so that the events of many are spread evenly."""
+
+    mean: float
+
+    def next_look_at(self, *, accepted_at: float, now: float, weight: float) -> float:  # noqa: ARG002  # the protocol's
+        """The instant of the next look."""
+        return now + self.mean * random.uniform(0.2, 1.8)
+
+
+class _Mute(Transport):
+    looks = 0
+
+    async def look(self, task_id: str) -> Answer:  # noqa: ARG002  # whichever it is
+        """Nothing, and at once."""
+        _Mute.looks += 1
+        return Answer(200, b"{}")
+
+
+class _Client(KieClient):
+    def _make_transport(self) -> Transport:
+        return _Mute(
+            api_key="a-key",
+            base_url="http://127.0.0.1",
+            upload_url="http://127.0.0.1",
+            session_factory=_no_session,  # type: ignore[arg-type]  # it is never opened
+            trust_env=False,
+            known_hosts=frozenset(),
+        )
+
+
+class _no_session:  # noqa: N801  # in the place of a function
+    closed = False
+
+    def __init__(self, **kwargs: object) -> None:
+        self.trace_configs = kwargs.get("trace_configs", [])
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def a_row(number: int) -> Intent:
+    """The row of a job that was accepted."""
+    now = time.time()
+    return Intent(
+        id=f"kj_{number:032x}",
+        model="wan/2-2-a14b-image-to-video-turbo",
+        input="{}",
+        fingerprint=f"{number:064x}",
+        created_at=now,
+        updated_at=now,
+        state=IntentState.SUBMITTED,
+        attempts=1,
+        sending_at=now,
+        task_id=f"{number:032x}",
+        accepted_at=now,
+    )
+
+
+# -- the contenders ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def without_tasks(
+    jobs: int, mean: float, began: Callable[[], None]
+) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+    """As ours, but a look, which never has to wait for the stand-in, is run where it is started."""
+
+    def run_at_once(child: Callable[..., Coroutine[object, None, None]], *args: object) -> None:
+        with suppress(StopIteration):
+            child(*args).send(None)
+
+    async with ours(jobs, mean, began, start=run_at_once) as wait:
+        yield wait
+
+
+@asynccontextmanager
+async def ours(
+    jobs: int, mean: float, began: Callable[[], None], *, start: Callable[..., None] | None = None
+) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+    """One client, whose journal has the jobs; *start* starts the looks, if given."""
+    journal = MemoryJournal()
+    for number in range(jobs):
+        await journal.add(a_row(number))
+    limits = Limits(in_flight=jobs, polls_per_second=10**6)
+    kie = _Client("a-key", base_url="http://127.0.0.1", journal=journal, limits=limits)
+    kie._polling = Spread(mean)  # noqa: SLF001  # for benchmarks
+    async with kie:
+        engine = await kie._engine()  # noqa: SLF001  # kie.recover(), without a list of handles
+        began()
+        await engine.recover()
+        if start is not None:
+            setattr(engine.root, "start", start)  # noqa: B010  # mypy minds the assignment, and it is meant
+        yield lambda number: kie.attach(f"kj_{number:032x}").wait()
+
+
+@asynccontextmanager
+async def coroutines(
+    jobs: int, mean: float, began: Callable[[], None]
+) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+    """A task for each job; whoever waits, waits for that task."""
+
+    async def follow(task_id: str) -> None:
+        while task_id:
+            await asyncio.sleep(mean * random.uniform(0.2, 1.8))
+            _Mute.looks += 1
+
+    ids = [f"{number:032x}" for number in range(jobs)]
+    began()
+    tasks = [asyncio.create_task(follow(task_id)) for task_id in ids]
+    await asyncio.sleep(0)
+
+    async def wait(number: int) -> None:
+        await asyncio.shield(tasks[number])
+
+    yield wait
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+CONTENDERS: dict[str, Contender] = {"kie_async": ours, "a coroutine each": coroutines}
+
+
+# -- 1: memory ---------------------------------------------------------------------------------------------------------
+
+
+async def memory_of(contender: Contender) -> tuple[float, float]:
+    """Bytes of a job that nobody awaits, and of one that a task awaits."""
+    at_first = 0
+
+    def began() -> None:
+        nonlocal at_first
+        gc.collect()
+        tracemalloc.start()
+        at_first = tracemalloc.get_traced_memory()[0]
+
+    async with contender(JOBS, 1e6, began) as wait:
+        gc.collect()
+        unawaited = tracemalloc.get_traced_memory()[0] - at_first
+
+        async def one(number: int) -> None:
+            await wait(number)
+
+        tasks = [asyncio.create_task(one(number)) for number in range(JOBS)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gc.collect()
+        awaited = tracemalloc.get_traced_memory()[0] - at_first
+        tracemalloc.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    return unawaited / JOBS, awaited / JOBS
+
+
+# -- 2 and 3: events ---------------------------------------------------------------------------------------------------
+
+
+async def looks_of(contender: Contender, jobs: int) -> tuple[float, float]:
+    """µs of CPU for a look, and the 99th percentile of the event loop's lag in ms."""
+    mean = jobs / LOOKS_PER_SECOND
+    async with contender(jobs, mean, lambda: None):
+        await asyncio.sleep(1.8 * mean)
+        gc.collect()
+        gc.disable()
+        lags = list[float]()
+        looks, cpu, until = _Mute.looks, time.process_time(), time.monotonic() + SECONDS
+        while (now := time.monotonic()) < until:
+            await asyncio.sleep(TICK)
+            lags.append(time.monotonic() - now - TICK)
+        spent = (time.process_time() - cpu) / (_Mute.looks - looks)
+        gc.enable()
+    return spent * 1e6, quantiles(lags, n=100)[-1] * 1e3
+
+
+def median_looks(contender: Contender) -> tuple[float, float, float]:
+    """µs of CPU for a look with all jobs, as a multiple of that with few, and the lag of the loop with all, in ms."""
+    few, many = list[tuple[float, float]](), list[tuple[float, float]]()
+    for _ in range(ROUNDS):
+        few.append(asyncio.run(looks_of(contender, FEW)))
+        many.append(asyncio.run(looks_of(contender, JOBS)))
+    growth = median(b / a for (a, _), (b, _) in zip(few, many, strict=True))
+    return median(cpu for cpu, _ in many), growth, median(lag for _, lag in many)
+
+
+def run() -> Report:
+    """Measure all of it."""
+    logging.getLogger("kie_async").setLevel(logging.CRITICAL)
+    rows: list[Row] = []
+    for name, contender in CONTENDERS.items():
+        unawaited, awaited = asyncio.run(memory_of(contender))
+        rows.append(["bytes of a job", name, unawaited, UNAWAITED_BOUND])
+        rows.append(["bytes of a job with a task that awaits it", name, awaited, AWAITED_BOUND])
+        if contender is ours:
+            event, growth, _ = median_looks(without_tasks)
+            rows.append([f"µs of CPU for an event at {JOBS:,}", name, event, EVENT_BOUND])
+            rows.append([f"times that at {FEW:,}", name, growth, GROWTH_BOUND])
+        look, growth, lag = median_looks(contender)
+        rows.append([f"µs of CPU for a look at {JOBS:,}", name, look, "-"])
+        rows.append([f"times that at {FEW:,}", name, growth, GROWTH_BOUND])
+        rows.append([f"ms of lag of the loop at {JOBS:,}, 99 %", name, lag, LAG_BOUND])
+    return Report(
+        name="waiters",
+        question=f"What does it take to hold {JOBS:,} jobs, with {LOOKS_PER_SECOND:,} looks a second?",
+        bound="set by ourselves, beside the figures",
+        columns=["figure", "contender", "value", "bound"],
+        rows=rows,
+    )
