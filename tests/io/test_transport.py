@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import ClientClosedError, KieClient, TransportError
 from kie_async._io.resolver import PublicResolver
-from kie_async._io.transport import CREATE_TIMEOUT, MAX_BODY, Exchange, Transport
+from kie_async._io.transport import CREATE_TIMEOUT, LOOK_TIMEOUT, MAX_BODY, MOST_AT_ONCE, Answer, Exchange, Transport
 from tests.client.world import KEY, Anything, ask
 from tests.io.peer import OK, Act, Peer, a_peer, answer, black_hole, free_port, request, reset, tls
 
@@ -517,3 +517,33 @@ async def test_a_name_is_resolved_to_public_addresses_only() -> None:
     finally:
         await public.close()
         await known.close()
+
+
+async def answers_after_a_second(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        peer.received[-1] += await reader.readuntil(b"\r\n\r\n")
+        if peer.received[-1].rpartition(b"HTTP/1.1")[0].endswith(b"createTask "):
+            peer.received[-1] += await reader.readexactly(len(BODY))
+        await asyncio.sleep(1.0)
+        writer.write(OK)
+
+
+async def test_a_thousand_at_once_share_a_few_connections() -> None:
+    """Whatever the limits allow. A look's time counts from when it is on the wire, and not from when it was wanted."""
+    answers: list[Answer | None] = []
+
+    async def look(transport: Transport) -> None:
+        answers.append(await transport.look("t1"))
+
+    async def one_create(transport: Transport) -> None:
+        answers.append((await transport.create(BODY, before_first_byte=nothing)).answer)
+
+    async with a_peer(answers_after_a_second) as peer, a_transport(peer.url) as transport:
+        async with anyio.create_task_group() as group:
+            for _ in range(500):
+                group.start_soon(look, transport)
+                group.start_soon(one_create, transport)
+        assert anyio.current_time() > LOOK_TIMEOUT
+        assert 2 * MOST_AT_ONCE == len(peer.received)
+
+    assert [200] * 1000 == [0 if answer is None else answer.status for answer in answers]
