@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from kie_async.summary import JobSummary
 
 __all__ = ["KieClient"]
-
-_log = logging.getLogger("kie_async")
 
 
 class KieClient:
@@ -379,8 +376,7 @@ class KieClient:
         if engine is None or engine.over:
             engine = self._make_engine(loop)
             self._bound, self._bound_to = engine, os.getpid()
-        if not engine.root.running:
-            await engine.root.up()
+        await engine.root.up()
         return engine
 
     def _make_engine(self, loop: AbstractEventLoop) -> Engine:
@@ -463,8 +459,10 @@ class KieClient:
             return
         try:
             self._on_event(event)
-        except Exception:  # noqa: BLE001 (the caller's own code)
-            _log.exception("on_event has failed.")
+        except Exception:
+            import logging
+
+            logging.getLogger("kie_async").exception("on_event has failed.")
 
     def _live(self, job_id: str) -> LiveJob | None:
         return None if self._bound is None else self._bound.parts.registry.get(job_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 __all__ = ["Rule", "choice", "flag", "image", "is_unicode", "text", "whole_number"]
-
-_logger = logging.getLogger("kie_async")
 
 
 class Rule(ABC):
@@ -128,7 +125,9 @@ class _Image(Rule):
 # an old value make one line in the log, not a million.
 @functools.cache
 def say_once_that_it_is_old(field: str, value: str) -> None:
-    _logger.warning(
+    import logging
+
+    logging.getLogger("kie_async").warning(
         "%s=%r is not in the service's documentation any more; it is sent as it is, and may be ignored or refused",
         field,
         value,

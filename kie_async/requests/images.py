@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import stat
@@ -128,6 +127,8 @@ class ImageSource:
         if isinstance(outcome, Unusable):
             raise invalid_request(type(self).__name__, [outcome.problem("image")])
         data, media = outcome
+        import hashlib
+
         return LocalImage(data, media.mime, media.suffix, hashlib.sha256(data).hexdigest())
 
     def _open(self) -> tuple[bytes, Media] | Unusable:
