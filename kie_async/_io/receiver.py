@@ -78,10 +78,10 @@ class Receiver:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
             step = step_of(row, task_id)
-            if step is Step.PROVE and not self._confirmations.has_room(intent_id, task_id):
-                msg = "too many callbacks for its job wait"
-                raise CallbackRejectedError(msg, status=_TOO_MANY)
             if step is Step.PROVE:
+                if not self._confirmations.has_room(intent_id, task_id):
+                    msg = "too many callbacks for its job wait"
+                    raise CallbackRejectedError(msg, status=_TOO_MANY)
                 await self._write_down(job or LiveJob.of(row), task_id)
         except JournalError as error:
             msg = "it could not be noted"
