@@ -14,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
@@ -28,6 +26,7 @@ import aiohttp
 import anyio
 from aiohttp import web
 
+from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
 from kie_async._io.journal import Journal
@@ -57,19 +56,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@contextmanager
-def service() -> Iterator[str]:
-    """The fake service in another process; gives its URL."""
-    command = [sys.executable, "-c", SERVICE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
-        if process.stdout is None:
-            raise AssertionError
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
 
 
 class Receiver:
@@ -187,7 +173,7 @@ def bare(*, asks: bool) -> Contender:
 
 async def measure(contender: Contender) -> Figures:
     """Let a contender do its jobs at a service of its own."""
-    with service() as url:
+    with service("-c", SERVICE) as url:
         async with receiving() as receiver:
             return await contender(url, receiver)
 

@@ -17,8 +17,6 @@ import asyncio
 import json
 import logging
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,6 +28,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent, IntentState
@@ -256,19 +255,6 @@ def moving(folder: Path) -> Iterator[Row]:
 # -- 3: a job ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def service() -> Iterator[str]:
-    """The fake service in another process; gives its URL."""
-    command = [sys.executable, "-c", SERVICE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
-        if process.stdout is None:
-            raise AssertionError
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
-
-
 async def cpu_of_a_job(url: str, journal: Journal) -> float:
     """CPU seconds that a client uses for one job, those of the journal's thread and of the system included."""
     limits = Limits(creates=10**6, in_flight=CONCURRENT, polls_per_second=1e6)
@@ -288,7 +274,7 @@ async def cpu_of_a_job(url: str, journal: Journal) -> float:
 def working(folder: Path) -> Iterator[Row]:
     """Rows of the third question; the two take turns, since a machine is not always as fast."""
     disk, memory = list[float](), list[float]()
-    with service() as url:
+    with service("-c", SERVICE) as url:
         for nth in range(ROUNDS):
             memory.append(asyncio.run(cpu_of_a_job(url, MemoryJournal())))
             disk.append(asyncio.run(cpu_of_a_job(url, SqliteJournal(folder / f"jobs{nth}.db"))))

@@ -26,7 +26,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from statistics import NormalDist, fmean, median, quantiles
 from typing import TypeAlias
@@ -35,6 +34,7 @@ import attrs
 
 from benchmarks.clients.ours import LIMITS
 from benchmarks.clients.service import Service, served
+from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async.testing import virtual_time
 
@@ -80,22 +80,9 @@ class Run:
     p95: float
 
 
-@contextmanager
-def service() -> Iterator[str]:
-    """The stub in a process of its own; gives its URL."""
-    command = [sys.executable, "-m", "benchmarks.clients.service", *map(str, DURATION)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
-        if process.stdin is None or process.stdout is None:
-            raise AssertionError
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.stdin.close()
-
-
 def measure(contender: str, jobs: int) -> Run:
     """One run of one contender against a service of its own."""
-    with service() as url:
+    with service("-m", "benchmarks.clients.service", *map(str, DURATION)) as url:
         command = [sys.executable, "-m", "benchmarks.clients", contender, url, str(jobs), str(INTERVAL)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout  # noqa: S603  # ours
         with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
