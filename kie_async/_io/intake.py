@@ -91,9 +91,7 @@ class Intake:
         hashes = await _hashes(request)
         return fingerprint(request.model, request.input(hashes), hashes)
 
-    async def conflict(
-        self, row: Intent | None, request: Request, *, key: str, job_id: str
-    ) -> errors.KeyConflictError:
+    async def conflict(self, row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
         """The error for a request whose key belongs to another one."""
         return _conflict(row, request, await _hashes(request), key=key, job_id=job_id)
 

@@ -11,7 +11,7 @@ import attrs
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState, may_move
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.journal import Changes, illegal_move
-from kie_async.errors import JournalError
+from kie_async.errors import JournalError, KeyConflictError
 
 __all__ = ["MemoryJournal"]
 
@@ -76,7 +76,7 @@ class MemoryJournal:
                 f"The key {key!r} has ended earlier in this process, and is not paid again; the journal in memory keeps"
                 f" the last {self._keep_ended} only. Use KieClient(journal='kie.db') to have the result again."
             )
-            raise JournalError(msg)
+            raise KeyConflictError(msg)
         return None if known is None else self._rows[known]
 
     async def by_task(self, task_id: str) -> Intent | None:
