@@ -35,7 +35,9 @@ def main(count: int, *, disk: bool) -> int:
     if count >= 2 * WARM:
         slope = volume.slope(WARM)
         first, last = volume.weights[WARM], volume.weights[max(volume.weights)]
-        print(f"{slope:.1f} bytes a row after the first {WARM}; {first / 2**20:.1f} MB by then, {last / 2**20:.1f} MB now")
+        print(
+            f"{slope:.1f} bytes a row after the first {WARM}; {first / 2**20:.1f} MB by then, {last / 2**20:.1f} MB now"
+        )
         wrong = wrong or slope > SLOPE
     print(f"{time.monotonic() - began:.0f} s")
     return int(wrong)
