@@ -47,8 +47,8 @@ __all__ = ["Mapper"]
 
 #: What concerns every row: none can be sent until the user has done something about it.
 _FOR_ALL = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
-#: What the system says of a disk on which nothing more can be written.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+#: What the system says where nothing more can be written.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: After the deadline, an async source may let us wait for a row for so many seconds.
 _LATE_PATIENCE = 1.0
 #: 64 bits of a fingerprint, in hexadecimal digits.
