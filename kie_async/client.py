@@ -395,7 +395,7 @@ class KieClient:
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
-            new_id=lambda: Surroundings(_running_loop()).new_id(),
+            surroundings=lambda: Surroundings(_running_loop()),
             allowed_origins=origins,
             hosts=self._download_hosts,
         )
