@@ -178,6 +178,30 @@ async def test_a_wrong_answer_to_the_question_for_the_rest_never_gets_into_the_f
         await assert_settled(world.kie)
 
 
+async def test_a_rest_that_is_shorter_than_was_said_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
+    """In chunks, that is, which have an end of their own; and of a kind of file whose structure tells nothing."""
+    content = b"\x1a\x45\xdf\xa3....webm" + bytes(100_000)
+    async with a_result() as (video, host, _):
+        file = Breaking(content, piece=50_000)
+
+        async def short(request: web.Request) -> web.StreamResponse:
+            if len(file.asked) != 1:
+                return await file(request)
+            file.asked.append((0, request.headers["If-Range"]))
+            last = len(content) - 1
+            headers = {"ETag": TAG, "Content-Type": "video/webm", "Content-Range": f"bytes 50000-{last}/{last + 1}"}
+            response = web.StreamResponse(status=206, headers=headers)
+            await response.prepare(request)
+            await response.write(content[50_000:60_000])
+            file.piece = None
+            return response
+
+        host.answers["/a.mp4"] = short
+        await video.save(tmp_path / "cat.webm")
+        assert {"cat.webm": content} == files_in(tmp_path)
+        assert (60_000, TAG) == file.asked[-1]
+
+
 @pytest.mark.parametrize("status", [416, 200])
 async def test_a_host_that_refuses_the_part_may_give_the_whole(status: int, tmp_path: Path) -> None:
     async with a_result() as (video, host, _):
