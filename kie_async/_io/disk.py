@@ -101,7 +101,10 @@ class PartFile:
         """
         self._buffer.clear()
         self.size, self.head, self.version = 0, b"", version
-        await _in_thread(partial(self._begin, version))
+        # Of a smaller file nothing would be taken up.
+        noted = version is not None and self._path != self._spare and (version.size or STEP + 1) > STEP
+        if noted or self._noted or self._written or self._found:
+            await _in_thread(partial(self._begin, version if noted else None))
 
     async def write(self, data: bytes) -> None:
         """Add *data* to the file, now or soon."""
@@ -110,27 +113,25 @@ class PartFile:
         self.size += len(data)
         self._buffer += data
         if len(self._buffer) >= _BUFFER:
-            await self._flush()
+            await _in_thread(partial(self._write, self._gathered()))
 
     async def is_whole(self, media: Media) -> bool:
         """Whether the file ends where, as a file of its kind, it should."""
-        await self._flush()
-        return await _in_thread(partial(self._is_whole, media))
+        return await _in_thread(partial(self._is_whole, self._gathered(), media))
 
     async def become(self, name: Path) -> SavedFile:
         """Bring everything to the disk, and give the file its real name, in place of what had it before."""
-        await self._flush()
-        return await _in_thread(partial(self._become, name))
+        return await _in_thread(partial(self._become, self._gathered(), name))
 
     async def discard(self) -> None:
         """Remove the file, even if a thread is about to make it."""
         with anyio.CancelScope(shield=True):
             await _in_thread(self._discard)
 
-    async def _flush(self) -> None:
+    def _gathered(self) -> bytes:
         data = bytes(self._buffer)
         self._buffer.clear()
-        await _in_thread(partial(self._write, data))
+        return data
 
     # -- in threads -------------------------------------------------------------------------------------------------
 
@@ -181,9 +182,8 @@ class PartFile:
                 os.fsync(self._descriptor)
             self._written, self._digest = 0, hashlib.sha256()
             self._note.unlink(missing_ok=True)
-            # Of a smaller file nothing would be taken up.
-            self._noted = version is not None and self._path != self._spare and (version.size or STEP + 1) > STEP
-            if version is not None and self._noted:
+            self._noted = version is not None
+            if version is not None:
                 descriptor = os.open(self._note, _FLAGS | os.O_EXCL, 0o666)
                 with os.fdopen(descriptor, "wb") as note:
                     note.write(write_version(version).encode("ascii"))
@@ -199,11 +199,13 @@ class PartFile:
                 if self._noted and self._written % STEP == 0:
                     os.fsync(self._descriptor)
 
-    def _is_whole(self, media: Media) -> bool:
+    def _is_whole(self, data: bytes, media: Media) -> bool:
+        self._write(data)
         with self._lock:
             return is_whole(_View(self._descriptor, self._written), media)
 
-    def _become(self, name: Path) -> SavedFile:
+    def _become(self, data: bytes, name: Path) -> SavedFile:
+        self._write(data)
         with self._lock:
             os.fsync(self._descriptor)
             # First, so that there is no note without its part.
