@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-import sys
 import threading
 from contextlib import suppress
 from functools import partial
@@ -25,17 +23,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
-import attrs
 
 from kie_async._core.ranges import Version, read_version, write_version
-from kie_async._io.owners import NO_LOCKS
+from kie_async._io.files import FLAGS, View, open_alone, sync_folder
 from kie_async._io.transport import describe
 from kie_async.errors import DownloadError
 from kie_async.records import SavedFile
 from kie_async.requests.media import HEAD, Media, is_whole
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +44,6 @@ _BUFFER = 1024 * 1024
 #: A part that is taken up from another process ends at a multiple of so many bytes.
 STEP = 4 * 1024 * 1024
 _LONGEST_NOTE = 1024
-# A link that somebody has laid there is not followed; Windows has other flags.
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class PartFile:
@@ -144,12 +136,12 @@ class PartFile:
             if self._discarded:
                 return
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _open_alone(self._path)
+            self._descriptor = open_alone(self._path)
             if self._descriptor >= 0:
                 self._take_up()
             else:
                 self._path = self._spare
-                self._descriptor = os.open(self._path, _FLAGS | os.O_EXCL, 0o666)
+                self._descriptor = os.open(self._path, FLAGS | os.O_EXCL, 0o666)
 
     def _take_up(self) -> None:
         size = os.fstat(self._descriptor).st_size
@@ -166,7 +158,7 @@ class PartFile:
 
     def _read_note(self) -> Version | None:
         with suppress(OSError, ValueError):  # ValueError: it is not text
-            descriptor = os.open(self._note, (_FLAGS & ~os.O_CREAT) | getattr(os, "O_NONBLOCK", 0))
+            descriptor = os.open(self._note, (FLAGS & ~os.O_CREAT) | getattr(os, "O_NONBLOCK", 0))
             with os.fdopen(descriptor, "rb") as note:
                 return read_version(note.read(_LONGEST_NOTE).decode("ascii"))
         return None
@@ -184,7 +176,7 @@ class PartFile:
             self._note.unlink(missing_ok=True)
             self._noted = version is not None
             if version is not None:
-                descriptor = os.open(self._note, _FLAGS | os.O_EXCL, 0o666)
+                descriptor = os.open(self._note, FLAGS | os.O_EXCL, 0o666)
                 with os.fdopen(descriptor, "wb") as note:
                     note.write(write_version(version).encode("ascii"))
 
@@ -202,7 +194,7 @@ class PartFile:
     def _is_whole(self, data: bytes, media: Media) -> bool:
         self._write(data)
         with self._lock:
-            return is_whole(_View(self._descriptor, self._written), media)
+            return is_whole(View(self._descriptor, self._written), media)
 
     def _become(self, data: bytes, name: Path) -> SavedFile:
         self._write(data)
@@ -212,7 +204,7 @@ class PartFile:
             self._note.unlink(missing_ok=True)
             self._path.replace(name)
             self._close()  # only now: with the file goes the lock, and the next one may have the old name
-            _sync_folder(name.parent)
+            sync_folder(name.parent)
             return SavedFile(path=name, size=self._written, sha256=self._digest.hexdigest())
 
     def _discard(self) -> None:
@@ -228,30 +220,6 @@ class PartFile:
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
-
-
-@attrs.frozen
-class _View:
-    """The bytes of an open file, read as they are asked for."""
-
-    _descriptor: int
-    _size: int
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, piece: slice) -> bytes:
-        first, last, _ = piece.indices(self._size)
-        os.lseek(self._descriptor, first, os.SEEK_SET)
-        data = os.read(self._descriptor, max(last - first, 0))
-        os.lseek(self._descriptor, 0, os.SEEK_END)
-        return data
-
-    def find(self, what: bytes, start: int, /) -> int:
-        for at in range(start, self._size, _BUFFER):
-            if (found := self[at : at + _BUFFER + len(what) - 1].find(what)) >= 0:
-                return at + found
-        return -1
 
 
 async def is_folder(path: Path) -> bool:
@@ -271,35 +239,3 @@ async def _in_thread(action: Callable[[], _T]) -> _T:
         said = describe(error) if isinstance(error, OSError) else str(error)
         msg = f"The result could not be written ({said}). The task stays done: mend that and save again."
         raise DownloadError(msg) from error
-
-
-def _open_alone(path: Path) -> int:
-    """Open a part that nobody else works on; -1 if somebody does, or if that cannot be told."""
-    if sys.platform == "win32":
-        return -1
-    descriptor = -1
-    try:
-        descriptor = os.open(path, _FLAGS | os.O_NONBLOCK, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours, there = os.fstat(descriptor), path.lstat()
-    except OSError as error:  # locked; or no regular file; or removed; or a file system without locks
-        if descriptor >= 0:
-            os.close(descriptor)
-            if error.errno in NO_LOCKS:
-                path.unlink(missing_ok=True)  # nobody can ever work on it
-        return -1
-    # Whoever held the lock before may have given the file its real name in the meantime: then it must not be touched.
-    if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino) and stat.S_ISREG(ours.st_mode) and ours.st_nlink == 1:
-        return descriptor
-    os.close(descriptor)
-    return -1
-
-
-def _sync_folder(folder: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
