@@ -19,7 +19,7 @@ import logging
 import random
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from statistics import median, quantiles
 from typing import TypeAlias
@@ -29,8 +29,9 @@ import attrs
 from benchmarks.report import Report
 from kie_async import KieClient, Limits
 from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.polling import Outlook
 from kie_async._io.memory import MemoryJournal
-from kie_async._io.transport import Answer, Transport
+from kie_async._io.transport import LOOK_TIMEOUT, Answer, Transport
 
 JOBS = 100_000
 FEW = 1_000
@@ -60,15 +61,19 @@ class Spread:
 
     mean: float
 
-    def next_look_at(self, *, accepted_at: float, now: float, weight: float) -> float:  # noqa: ARG002  # the protocol's
+    def next_look_at(self, task: Outlook, now: float) -> float:  # noqa: ARG002  # the protocol's
         """The instant of the next look."""
         return now + self.mean * random.uniform(0.2, 1.8)
+
+    def choose(self, due: Sequence[Outlook], now: float) -> int:  # noqa: ARG002  # the protocol's
+        """Any of them."""
+        return len(due) - 1
 
 
 class _Mute(Transport):
     looks = 0
 
-    async def look(self, task_id: str) -> Answer:  # noqa: ARG002  # whichever it is
+    async def look(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # noqa: ARG002  # as it is
         """Nothing, and at once."""
         _Mute.looks += 1
         return Answer(200, b"{}")

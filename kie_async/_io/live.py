@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -17,7 +18,11 @@ from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
 
-__all__ = ["BEFORE_AN_ANSWER", "Deadline", "LiveJob", "Stop"]
+if TYPE_CHECKING:
+    from kie_async._io.alarms import Alarm
+    from kie_async._io.watchlist import Watch
+
+__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Stop"]
 
 #: The states in which a create has not been answered; None while there is no row.
 BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
@@ -32,10 +37,6 @@ class Stop(Enum):
     WITHDRAWN = auto()  #: The caller has left.
     ACCOUNT = auto()  #: The account cannot pay.
     CLOSED = auto()  #: The client closes.
-
-
-#: An instant, a number that no other has, and the job that is given up then.
-Deadline: TypeAlias = "tuple[float, int, LiveJob]"
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
@@ -89,9 +90,11 @@ class LiveJob:
 
         empty_looks: How often in a row the service has said "success" without a result.
 
-        look: The next look at it, if one is due.
+        watch: What is known of its task for the looks at it, while it is looked at.
 
-        given_up: When it is given up while its task runs.
+        on_awaited: Called when somebody begins to wait for a change and nobody else does.
+
+        alarm: When it is given up while its task runs.
 
         deadline: What ends its life here at other times, if anything does.
     """
@@ -118,9 +121,9 @@ class LiveJob:
     unseen: bool = False
     called_back: bool = False
     empty_looks: int = 0
-    look: Entry | None = None
-    looking: bool = False
-    given_up: Deadline | None = None
+    alarm: Alarm | None = None
+    watch: Watch | None = None
+    on_awaited: Callable[[LiveJob], None] | None = None
     deadline: Entry | None = None
     slot_deadline: Entry | None = None
     waiters: int = 0
@@ -188,6 +191,8 @@ class LiveJob:
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting = (*self._waiting, changed)
         self.waiters += 1
+        if self.waiters == 1 and self.on_awaited is not None:
+            self.on_awaited(self)
         try:
             await changed
         finally:
@@ -203,6 +208,8 @@ class LiveJob:
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting_for_news = (*self._waiting_for_news, news)
         self.waiters += 1
+        if self.waiters == 1 and self.on_awaited is not None:
+            self.on_awaited(self)
         return news
 
     def heard(self, news: asyncio.Future[None]) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
 from kie_async._core.outcomes import error_of_look, has_result
 from kie_async._core.stored import dump_record
 from kie_async._io.agenda import Agenda
+from kie_async._io.alarms import Alarms
 from kie_async._io.clock import Surroundings
-from kie_async._io.deadlines import Deadlines
 from kie_async._io.live import LiveJob
 from kie_async._io.moves import Moves
 from kie_async._io.poller import Poller
@@ -89,7 +88,7 @@ class Tracker:
         self._agenda = agenda
         self._retry = retry
         self._report = report
-        self._running = Deadlines(agenda, surroundings.now, partial(self._start, self._stall))
+        self._running = Alarms[LiveJob](agenda, surroundings.now, self._give_up_running)
         self.late_records = 0
 
     # -- after the create -------------------------------------------------------------------------------------------
@@ -111,7 +110,7 @@ class Tracker:
 
     def foreign(self, job: LiveJob) -> None:
         """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
-        job.deadline = self._agenda.at(job.began_at + self._retry.max_age, partial(self._end_foreign, job))
+        job.deadline = self._agenda.at(job.began_at + self._retry.max_age, self._end_foreign, job)
         self._poller.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
@@ -128,10 +127,10 @@ class Tracker:
         now, age = self._surroundings.now(), max(0.0, self._surroundings.wall() - sent_at)
         patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_hold
         self.rest(job, keep_slot=True)
-        job.deadline = self._agenda.at(now - age + patience, partial(self._start, self._give_up, job))
+        job.deadline = self._agenda.at(now - age + patience, self._start, self._give_up, job)
         if age < self._retry.in_doubt_hold:
             self._take_slot(job)
-            job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, partial(self.release_slot, job))
+            job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, self.release_slot, job)
         else:
             self.release_slot(job)
         job.publish()
@@ -155,7 +154,9 @@ class Tracker:
             self.release_slot(job)
 
     def let_go(self, job: LiveJob) -> None:
-        """Forget a job that has ended: nothing of it stays but its row."""
+        """Forget a job that has ended: nothing of it stays but its row, and how long it took."""
+        if self._registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
+            self._poller.learn(job, record)
         self.rest(job)
         self._registry.drop(job)
         job.publish()
@@ -186,6 +187,8 @@ class Tracker:
             # Seen in the wild: the state says success before the result is there.
             job.empty_looks += 1
             return
+        if not record.ended:
+            self._saw_running(job, record)
         job.saw(record)
         if not record.ended:
             return
@@ -199,12 +202,22 @@ class Tracker:
             self.on_end(job)
         self.let_go(job)
 
+    def _saw_running(self, job: LiveJob, record: TaskRecord) -> None:
+        if job.foreign and job.record is None and record.created_at is not None:
+            # Only now it is known how old somebody else's task is.
+            age = max(0.0, self._surroundings.wall() - record.created_at)
+            job.accepted_at = self._surroundings.now() - age
+        self._poller.saw(job, record)
+
     def _late(self, job: LiveJob, record: TaskRecord) -> None:
         if record.ended:
             self.late_records += 1
             self._report(EventName.LATE_RECORD, job, state=record.state)
 
     # -- deadlines --------------------------------------------------------------------------------------------------
+
+    def _give_up_running(self, job: LiveJob) -> None:
+        self._start(self._stall, job)
 
     def _start(self, action: Callable[[LiveJob], Awaitable[None]], job: LiveJob) -> None:
         job.deadline = None

@@ -8,7 +8,7 @@ import random
 import anyio
 
 from kie_async._io.agenda import Agenda
-from kie_async._io.deadlines import Deadlines
+from kie_async._io.alarms import Alarms
 from kie_async._io.live import LiveJob
 
 
@@ -19,7 +19,7 @@ class World:
         loop = asyncio.get_running_loop()
         self.agenda = Agenda(loop)
         self.called: list[tuple[str, float]] = []
-        self.deadlines = Deadlines(self.agenda, loop.time, lambda job: self.called.append((job.id, loop.time())))
+        self.deadlines = Alarms[LiveJob](self.agenda, loop.time, lambda job: self.called.append((job.id, loop.time())))
 
     def job(self, name: str, at: float) -> LiveJob:
         job = LiveJob(id=name)
