@@ -19,7 +19,7 @@ import logging
 import random
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from statistics import median, quantiles
 from typing import TypeAlias
@@ -51,7 +51,7 @@ Row: TypeAlias = list[str | float]
 #: Holds so many jobs, which are looked at after so many seconds on average, says when it begins, and gives a way to
 #: wait for the job of a number.
 Contender: TypeAlias = Callable[
-    [int, float, Callable[[], None]], AbstractAsyncContextManager[Callable[[int], Awaitable[object]]]
+    [int, float, Callable[[], None]], AbstractAsyncContextManager[Callable[[int], Coroutine[object, object, object]]]
 ]
 
 
@@ -125,7 +125,7 @@ def a_row(number: int) -> Intent:
 @asynccontextmanager
 async def without_tasks(
     jobs: int, mean: float, began: Callable[[], None]
-) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
     """As ours, but a look, which never has to wait for the stand-in, is run where it is started."""
 
     def run_at_once(child: Callable[..., Coroutine[object, None, None]], *args: object) -> None:
@@ -139,7 +139,7 @@ async def without_tasks(
 @asynccontextmanager
 async def ours(
     jobs: int, mean: float, began: Callable[[], None], *, start: Callable[..., None] | None = None
-) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
     """One client, whose journal has the jobs; *start* starts the looks, if given."""
     journal = MemoryJournal()
     for number in range(jobs):
@@ -153,13 +153,14 @@ async def ours(
         await engine.recover()
         if start is not None:
             setattr(engine.root, "start", start)  # noqa: B010  # mypy minds the assignment, and it is meant
-        yield lambda number: kie.attach(f"kj_{number:032x}").wait()
+        ids = [job.id for job in engine.parts.registry]
+        yield lambda number: kie.attach(ids[number]).wait()
 
 
 @asynccontextmanager
 async def coroutines(
     jobs: int, mean: float, began: Callable[[], None]
-) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
     """A task for each job; whoever waits, waits for that task."""
 
     async def follow(task_id: str) -> None:
@@ -201,10 +202,7 @@ async def memory_of(contender: Contender) -> tuple[float, float]:
         gc.collect()
         unawaited = tracemalloc.get_traced_memory()[0] - at_first
 
-        async def one(number: int) -> None:
-            await wait(number)
-
-        tasks = [asyncio.create_task(one(number)) for number in range(JOBS)]
+        tasks = [asyncio.create_task(wait(number)) for number in range(JOBS)]
         for _ in range(5):
             await asyncio.sleep(0)
         gc.collect()

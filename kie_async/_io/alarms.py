@@ -8,28 +8,36 @@ no more than a place: a third of what an entry of the agenda takes.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from kie_async._io.agenda import Agenda, Entry
 
-__all__ = ["Alarm", "Alarms"]
+__all__ = ["Alarm", "Alarmed", "Alarms"]
 
 #: The heap is swept when it holds more than this, and less than half of it still counts.
 _FEW = 100
 
-#: An instant, a number that no other has, and what it is the instant of.
-Alarm: TypeAlias = tuple[float, int, object]
+#: An instant, and what it is the instant of.
+Alarm: TypeAlias = tuple[float, object]
 
 
-class _Alarmed(Protocol):
-    """Knows its alarm, or that it has none."""
+class Alarmed:
+    """
+    Knows its alarm, or that it has none.
+
+    Of two at one instant neither is earlier: a number to tell them apart would take as much memory as the instant.
+    """
+
+    __slots__ = ()
 
     alarm: Alarm | None
 
+    def __lt__(self, _: object) -> bool:
+        return False
 
-_T = TypeVar("_T", bound=_Alarmed)
+
+_T = TypeVar("_T", bound=Alarmed)
 
 
 class Alarms(Generic[_T]):
@@ -42,14 +50,19 @@ class Alarms(Generic[_T]):
         now: Tells the time of the agenda's loop.
 
         reached: Called with what has reached its instant.
+
+        after: How long after the instants that they are given they are called, in seconds. What has a deadline keeps
+            the instant from which it counts anyway; this one is then no other.
     """
 
-    def __init__(self, agenda: Agenda, now: Callable[[], float], reached: Callable[[_T], None]) -> None:
+    def __init__(
+        self, agenda: Agenda, now: Callable[[], float], reached: Callable[[_T], None], *, after: float = 0.0
+    ) -> None:
         self._agenda = agenda
         self._now = now
         self._reached = reached
-        self._heap: list[tuple[float, int, _T]] = []
-        self._count = itertools.count()
+        self._after = after
+        self._heap: list[tuple[float, _T]] = []
         self._dropped = 0
         self._next: Entry | None = None
         self._firing = False
@@ -61,7 +74,7 @@ class Alarms(Generic[_T]):
         """Give a thing its instant, in place of the one that it had."""
         if thing.alarm is not None:
             self.drop(thing)
-        thing.alarm = alarm = (at, next(self._count), thing)
+        thing.alarm = alarm = (at, thing)
         heapq.heappush(self._heap, alarm)
         if self._heap[0] is alarm:
             self._arm()
@@ -86,7 +99,7 @@ class Alarms(Generic[_T]):
         while self._heap and not _counts(self._heap[0]):
             heapq.heappop(self._heap)
             self._dropped -= 1
-        first = self._heap[0][0] if self._heap else None
+        first = self._heap[0][0] + self._after if self._heap else None
         if self._next is not None:
             if self._next.at == first:
                 return
@@ -100,11 +113,11 @@ class Alarms(Generic[_T]):
         now = self._now()
         self._firing = True
         try:
-            while self._heap and self._heap[0][0] <= now:
+            while self._heap and self._heap[0][0] + self._after <= now:
                 alarm = heapq.heappop(self._heap)
                 if _counts(alarm):
-                    alarm[2].alarm = None
-                    self._reached(alarm[2])
+                    alarm[1].alarm = None
+                    self._reached(alarm[1])
                 else:
                     self._dropped -= 1
         finally:
@@ -112,6 +125,6 @@ class Alarms(Generic[_T]):
             self._arm()
 
 
-def _counts(alarm: tuple[float, int, _Alarmed]) -> bool:
+def _counts(alarm: tuple[float, Alarmed]) -> bool:
     """Whether it is still the alarm of its thing."""
-    return alarm[2].alarm is alarm
+    return alarm[1].alarm is alarm

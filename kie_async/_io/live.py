@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,15 @@ import attrs
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.stored import load_record
 from kie_async._io.agenda import Entry
+from kie_async._io.alarms import Alarm, Alarmed
 from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
 
 if TYPE_CHECKING:
-    from kie_async._io.alarms import Alarm
     from kie_async._io.watchlist import Watch
 
-__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Stop"]
+__all__ = ["BEFORE_AN_ANSWER", "Errand", "LiveJob", "Stop"]
 
 #: The states in which a create has not been answered; None while there is no row.
 BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
@@ -40,7 +39,36 @@ class Stop(Enum):
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
-class LiveJob:
+class Errand:
+    """
+    What a job needs on its way to a taskId, and not for the hours after that.
+
+    Attributes:
+        place: Its place in the queue.
+
+        began_at: When it was asked for, by the loop.
+
+        stop: Why the owner should end, as soon as nothing is on the wire.
+
+        on_wire: Whether a byte of a create may have left, and its answer has not been read.
+
+        scope: What can be cancelled of the owner while nothing is on the wire.
+    """
+
+    place: int = 0
+    began_at: float = 0.0
+    stop: Stop | None = None
+    on_wire: bool = False
+    scope: anyio.CancelScope | None = None
+
+    def interrupt(self) -> None:
+        """Cancel the owner, unless a create may be on the wire."""
+        if self.scope is not None and not self.on_wire:
+            self.scope.cancel()
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class LiveJob(Alarmed):
     """
     A job that somebody waits for, or that something may still happen to.
 
@@ -50,10 +78,6 @@ class LiveJob:
         key: The caller's key.
 
         fingerprint: The identity of the request, where it is known already.
-
-        place: Its place in the queue.
-
-        began_at: When it was asked for, or when its task was accepted in an earlier run, by the loop.
 
         row: Its row, once it is journaled; None for a task of somebody else.
 
@@ -70,15 +94,9 @@ class LiveJob:
 
         trouble: Why it cannot be looked at just now; the task itself is not concerned.
 
-        owned: Whether an owner is bringing it to a taskId.
+        errand: What its owner here needs to bring it to a taskId; None while it has none.
 
         remote: Whether another process works on it.
-
-        stop: Why the owner should end, as soon as nothing is on the wire.
-
-        on_wire: Whether a byte of a create may have left, and its answer has not been read.
-
-        scope: What can be cancelled of the owner while nothing is on the wire.
 
         holds_slot: Whether it holds a slot.
 
@@ -92,16 +110,12 @@ class LiveJob:
 
         watch: What is known of its task for the looks at it, while it is looked at.
 
-        on_awaited: Called when somebody begins to wait for a change and nobody else does.
-
         alarm: When it is given up while its task runs.
 
-        deadline: What ends its life here at other times, if anything does.
+        deadlines: What else is to happen to it at an instant, if anything is.
     """
 
     id: str
-    place: int = 0
-    began_at: float = 0.0
     key: str | None = None
     fingerprint: str | None = None
     row: Intent | None = None
@@ -111,11 +125,8 @@ class LiveJob:
     record: TaskRecord | None = None
     error: KieError | None = None
     trouble: KieError | None = None
-    owned: bool = False
+    errand: Errand | None = None
     remote: bool = False
-    stop: Stop | None = None
-    on_wire: bool = False
-    scope: anyio.CancelScope | None = None
     holds_slot: bool = False
     accepted_at: float = 0.0
     unseen: bool = False
@@ -123,9 +134,7 @@ class LiveJob:
     empty_looks: int = 0
     alarm: Alarm | None = None
     watch: Watch | None = None
-    on_awaited: Callable[[LiveJob], None] | None = None
-    deadline: Entry | None = None
-    slot_deadline: Entry | None = None
+    deadlines: tuple[Entry, ...] = ()
     waiters: int = 0
     _waiting: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
     _waiting_for_news: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
@@ -150,6 +159,11 @@ class LiveJob:
     def own_id(self) -> str | None:
         """Its id, if that is one of ours."""
         return None if self.foreign else self.id
+
+    @property
+    def owned(self) -> bool:
+        """Whether an owner is bringing it to a taskId."""
+        return self.errand is not None
 
     @property
     def attended(self) -> bool:
@@ -191,8 +205,6 @@ class LiveJob:
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting = (*self._waiting, changed)
         self.waiters += 1
-        if self.waiters == 1 and self.on_awaited is not None:
-            self.on_awaited(self)
         try:
             await changed
         finally:
@@ -208,8 +220,6 @@ class LiveJob:
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting_for_news = (*self._waiting_for_news, news)
         self.waiters += 1
-        if self.waiters == 1 and self.on_awaited is not None:
-            self.on_awaited(self)
         return news
 
     def heard(self, news: asyncio.Future[None]) -> None:

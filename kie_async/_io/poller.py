@@ -170,6 +170,10 @@ class Poller:
         """Weigh *jobs* anew, and plan the looks at those whose weight has changed; a few at a time."""
         self._list.replan(jobs)
 
+    def awaited(self, job: LiveJob) -> None:
+        """Say that somebody has begun to wait for a job: it is looked at before those that nobody waits for."""
+        self._list.weigh_anew(job)
+
     async def look_now(self, task_id: str) -> Look:
         """
         Look at a task once, before most looks that are merely due.
@@ -260,7 +264,7 @@ class Poller:
         job, began_at = watch.job, self._loop.time()
         until = began_at + self._patience(watch.silences)
         try:
-            look = await self._look(watch.task_id, until)
+            look = await self._look(job.task_id or "", until)
         except errors.TransportError:
             look = Look(LookVerdict.UNREADABLE)
             silent = self._loop.time() >= until

@@ -18,7 +18,7 @@ from kie_async._core.kinds import Kind, kind_of
 from kie_async._core.polling import Outlook, PollingPolicy
 from kie_async._core.wire import read_param
 from kie_async._io.agenda import Agenda
-from kie_async._io.alarms import Alarm, Alarms
+from kie_async._io.alarms import Alarm, Alarmed, Alarms
 from kie_async._io.live import LiveJob
 from kie_async.records import TaskRecord
 
@@ -34,14 +34,12 @@ _NOT_DUE = -1
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
-class Watch(Outlook):
+class Watch(Outlook, Alarmed):
     """
     A job that is looked at.
 
     Attributes:
         job: The job.
-
-        task_id: Its taskId.
 
         alarm: When the look is due that is planned.
 
@@ -51,7 +49,6 @@ class Watch(Outlook):
     """
 
     job: LiveJob
-    task_id: str
     alarm: Alarm | None = None
     place: int = _NOT_DUE
     silences: int = 0
@@ -94,8 +91,6 @@ class Watchlist:
         self._when_due = when_due
         self._due: list[Watch] = []
         self._planned = Alarms[Watch](agenda, loop.time, self._fall_due)
-        # One object for all jobs.
-        self._is_awaited = self._awaited
         #: See ``Poller.weigh``.
         self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
         #: How many jobs are looked at.
@@ -116,8 +111,7 @@ class Watchlist:
             msg = f"{job.id} has no taskId to look at"
             raise ValueError(msg)
         whole = self._durations.of(_kind(job, job.record))
-        job.watch = watch = Watch(job=job, task_id=job.task_id, whole=whole, accepted_at=job.accepted_at)
-        job.on_awaited = self._is_awaited
+        job.watch = watch = Watch(job=job, whole=whole, accepted_at=job.accepted_at)
         self.watched += 1
         self.plan(watch)
 
@@ -125,7 +119,7 @@ class Watchlist:
         """See ``Poller.unwatch``."""
         if job.watch is not None:
             self._unplan(job.watch)
-            job.watch = job.on_awaited = None
+            job.watch = None
             self.watched -= 1
 
     def saw(self, job: LiveJob, record: TaskRecord) -> None:
@@ -158,11 +152,12 @@ class Watchlist:
     def _weigh_anew(self, jobs: Iterator[LiveJob]) -> None:
         stretch = list(islice(jobs, _AT_A_STRETCH))
         for job in stretch:
-            self._awaited(job)
+            self.weigh_anew(job)
         if stretch:
             self._agenda.at(self._loop.time() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
 
-    def _awaited(self, job: LiveJob) -> None:
+    def weigh_anew(self, job: LiveJob) -> None:
+        """Plan the look at one job again, if its weight has changed."""
         watch = job.watch
         if watch is None or watch.looking or watch.weight == self._weight(job):
             return
@@ -173,7 +168,11 @@ class Watchlist:
             self.plan(watch)
 
     def _weight(self, job: LiveJob) -> float:
-        return (1.0 if job.waiters or job.readers else UNAWAITED) * self.weigh(job)
+        weight = self.weigh(job)
+        if job.waiters or job.readers:
+            return weight
+        # Most weigh 1, and share one number.
+        return UNAWAITED if weight == 1.0 else UNAWAITED * weight
 
     # -- when -------------------------------------------------------------------------------------------------------
 

@@ -387,6 +387,16 @@ def by_lag() -> ByLag:
     return ByLag(draw=lambda _: 0)
 
 
+async def wait_for(poller: Poller, job: LiveJob) -> None:
+    """As callers do."""
+    news = job.news()
+    poller.awaited(job)
+    try:
+        await news
+    finally:
+        job.heard(news)
+
+
 async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_for() -> None:
     """As soon as somebody does; the other one is looked at all the same."""
     service = Service()
@@ -394,7 +404,7 @@ async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_f
     async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
         poller.watch(awaited)
         poller.watch(other)
-        group.start_soon(awaited.changed)
+        group.start_soon(wait_for, poller, awaited)
         await anyio.sleep(60.0)
         first = {task_id: next(at for at, asked in service.asked if asked == task_id) for task_id in ("t0", "t1")}
         counts = {name: sum(asked == name for _, asked in service.asked) for name in ("t0", "t1")}
@@ -414,7 +424,9 @@ async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to
         assert [] == service.asked
         if way == "read":
             job.add_reader()
-        group.start_soon(job.changed)
+            poller.awaited(job)
+        else:
+            group.start_soon(wait_for, poller, job)
         await anyio.sleep(1.0)
         assert 1 == len(service.asked)
         group.cancel_scope.cancel()
@@ -519,7 +531,7 @@ async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_servi
         poller.watch(stranger)
         await anyio.sleep(1.0)
         assert [] == told
-        group.start_soon(stranger.changed)
+        group.start_soon(wait_for, poller, stranger)
         await anyio.sleep(0.1)
         assert [("a-task", LookVerdict.RECORD)] == told
         first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
