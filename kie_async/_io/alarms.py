@@ -51,16 +51,25 @@ class Alarms(Generic[_T]):
 
         reached: Called with what has reached its instant.
 
+        then: Called when all that have reached their instants by now were called with.
+
         after: How long after the instants that they are given they are called, in seconds. What has a deadline keeps
             the instant from which it counts anyway; this one is then no other.
     """
 
     def __init__(
-        self, agenda: Agenda, now: Callable[[], float], reached: Callable[[_T], None], *, after: float = 0.0
+        self,
+        agenda: Agenda,
+        now: Callable[[], float],
+        reached: Callable[[_T], None],
+        *,
+        then: Callable[[], None] | None = None,
+        after: float = 0.0,
     ) -> None:
         self._agenda = agenda
         self._now = now
         self._reached = reached
+        self._then = then
         self._after = after
         self._heap: list[tuple[float, _T]] = []
         self._dropped = 0
@@ -120,6 +129,8 @@ class Alarms(Generic[_T]):
                     self._reached(alarm[1])
                 else:
                     self._dropped -= 1
+            if self._then is not None:
+                self._then()
         finally:
             self._firing = False
             self._arm()

@@ -107,7 +107,7 @@ class Poller:
         self._loop = loop
         self._agenda = agenda
         self._root = root
-        self._list = Watchlist(policy=policy, durations=durations, loop=loop, agenda=agenda, when_due=self._pump_soon)
+        self._list = Watchlist(policy=policy, durations=durations, loop=loop, agenda=agenda, when_due=self._pump)
         tokens = max(1, round(polls_per_second))
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
         self.pacer = WindowBucket(tokens, tokens / polls_per_second)
@@ -198,9 +198,6 @@ class Poller:
         if not self._root.running:
             return
         now = self._loop.time()
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
         while self._on_wire < MOST_AT_ONCE and (self._urgent or self._list.due):
             ready_at = self.pacer.ready_at(now)
             # After a refusal one look at a time asks whether it is over.
@@ -224,14 +221,20 @@ class Poller:
         self.pacer.take(now)
         self._on_wire += 1
 
-    def _pump_soon(self) -> None:
-        now = self._loop.time()
-        if self._next is None or self._next.at > now:
-            # Not at once: what else is due by now takes part in the choice.
-            self._pump_at(now)
+    def ended(self, *, answered_at: float) -> None:
+        """Say that a look is off the wire."""
+        self._on_wire -= 1
+        self.pacer.spent(answered_at=answered_at)
+
+    def plan(self, watch: Watch) -> None:
+        """Plan the next look at a job whose look has ended, unless it is looked at no more."""
+        if watch.job.watch is watch:
+            self._list.plan(watch)
 
     def _pump_at(self, instant: float) -> None:
-        if self._next is not None:
+        if self._next is not None and self._next.action is not None:
+            if self._next.at <= instant:
+                return  # it will come back here, if it is too early
             self._next.cancel()
         self._next = self._agenda.at(instant, self._pump)
 
@@ -278,8 +281,7 @@ class Poller:
         try:
             await self.on_look(job, look)
         finally:
-            if job.watch is watch:
-                self._list.plan(watch)
+            self.plan(watch)
 
     def _patience(self, silences: int) -> float:
         return min(LOOK_TIMEOUT, self._round_trips.patience * 2.0 ** min(silences, _MOST_DOUBLINGS))
@@ -301,7 +303,6 @@ class Poller:
                 pause = answer.retry_after or pause_after(self._refused_wait, self._refusals)
                 self._closed_until = max(self._closed_until, self._refused_at + pause)
         finally:
-            self._on_wire -= 1
-            self.pacer.spent(answered_at=self._loop.time())
+            self.ended(answered_at=self._loop.time())
             self._pump()
         return look

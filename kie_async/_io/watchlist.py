@@ -72,7 +72,7 @@ class Watchlist:
 
         agenda: Where timers go.
 
-        when_due: Called when a look has become due.
+        when_due: Called when looks have become due.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Watchlist:
         self._agenda = agenda
         self._when_due = when_due
         self._due: list[Watch] = []
-        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due)
+        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due, then=when_due)
         #: See ``Poller.weigh``.
         self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
         #: How many jobs are looked at.
@@ -163,7 +163,9 @@ class Watchlist:
             return
         self._unplan(watch)
         if job.foreign:
-            self._fall_due(watch)  # nobody here knows how old it is: it may be over
+            # Nobody here knows how old it is: it may be over.
+            self._fall_due(watch)
+            self._when_due()
         else:
             self.plan(watch)
 
@@ -205,7 +207,6 @@ class Watchlist:
     def _fall_due(self, watch: Watch) -> None:
         watch.place = len(self._due)
         self._due.append(watch)
-        self._when_due()
 
 
 def _kind(job: LiveJob, record: TaskRecord | None) -> Kind:
