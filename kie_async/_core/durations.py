@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import log2
 
 import attrs
@@ -43,6 +43,10 @@ _FIRST = 1.0 - _PER_OCTAVE * math.log2(_YOUNGEST)
 
 #: The width of a step, in the logarithm: a task of 60 s says much about 54 to 66 s and little about 40.
 _SMOOTHING = 0.1
+#: A step lies within so many cells to either side of its middle: six times its width.
+_STEP_CELLS = 8
+#: Shares are written anew when what they are multiplied by has become as small as this.
+_LEAST_KEPT = 1e-9
 #: A task never counts for less than this, so that what was learned long ago fades.
 _LEAST_WEIGHT = 1.0 / 200.0
 #: The share of tasks that are believed to be of the long-lasting sort.
@@ -77,7 +81,9 @@ class Durations:
     prior_median: float = PRIOR_MEDIAN
     #: How many tasks it was learned from.
     learned: int = attrs.field(default=0, init=False)
-    _ended: list[float] = attrs.field(init=False, repr=False)
+    # The share of tasks that end in each cell, times the weight that everything older has kept.
+    _shares: list[float] = attrs.field(init=False, repr=False)
+    _kept: float = attrs.field(default=1.0, init=False, repr=False)
     _mean: float = attrs.field(default=0.0, init=False, repr=False)
     # Of each cell (area, level, half): S(x) is level + 2 half x, and its integral from 0 is area + x (level + half x).
     # Empty when out of date.
@@ -86,7 +92,8 @@ class Durations:
 
     def __attrs_post_init__(self) -> None:
         middle = math.log(self.prior_median)
-        self._ended = [_normal((age - middle) / _PRIOR_SPREAD) for age in _LOG_AGES]
+        ended = [0.0, *(_normal((age - middle) / _PRIOR_SPREAD) for age in _LOG_AGES)]
+        self._shares = [there - here for here, there in pairwise(ended)]
 
     @property
     def generating(self) -> Durations:
@@ -109,11 +116,17 @@ class Durations:
             seconds: Its duration; by clocks that disagree it may come out as nothing or less.
         """
         weight = max(1.0 / (self.learned + 2), _LEAST_WEIGHT)
-        kept, middle = 1.0 - weight, math.log(min(max(seconds, _YOUNGEST), _OLDEST))
-        self._ended = [
-            kept * share + weight * _normal((age - middle) / _SMOOTHING)
-            for share, age in zip(self._ended, _LOG_AGES, strict=True)
-        ]
+        # Instead of all shares, what they are multiplied by becomes smaller: this is done for each task that ends.
+        self._kept *= 1.0 - weight
+        weight /= self._kept
+        seconds = min(max(seconds, _YOUNGEST), _OLDEST)
+        middle, cell, ended = math.log(seconds), _cell(seconds), 0.0
+        for place in range(max(0, cell - _STEP_CELLS), min(cell + _STEP_CELLS, len(_GRID))):
+            before, ended = ended, _normal((_LOG_AGES[place] - middle) / _SMOOTHING)
+            self._shares[place] += weight * (ended - before)
+        if self._kept < _LEAST_KEPT:
+            self._shares = [share * self._kept for share in self._shares]
+            self._kept = 1.0
         self.learned += 1
         self._cells.clear()
 
@@ -153,7 +166,7 @@ class Durations:
         """Compute what is asked for from what was learned, once for all that was learned meanwhile."""
         if self._cells:
             return
-        lasting = [1.0, *(1.0 - share for share in self._ended)]
+        lasting = [1.0, *(1.0 - self._kept * ended for ended in accumulate(self._shares))]
         self._mean = mean = sum(
             (there - here) * (more + less) / 2.0
             for (here, there), (more, less) in zip(pairwise(_AGES), pairwise(lasting), strict=True)
