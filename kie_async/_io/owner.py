@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kie_async._io.admission import Admission, Permit
     from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Changes
-    from kie_async._io.live import LiveJob
+    from kie_async._io.live import Errand, LiveJob
     from kie_async._io.moves import Moves
     from kie_async._io.settler import Settler
     from kie_async._io.transport import Transport
@@ -108,12 +108,15 @@ class Owner:
 
         job: The job.
 
+        errand: What it takes along.
+
         given: The ``input`` to send.
     """
 
-    def __init__(self, tools: Tools, job: LiveJob, given: Mapping[str, JSON]) -> None:
+    def __init__(self, tools: Tools, job: LiveJob, errand: Errand, given: Mapping[str, JSON]) -> None:
         self._tools = tools
         self._job = job
+        self._errand = errand
         self._given = given
         self._wrote_sending = False
         self._lost = False
@@ -178,8 +181,8 @@ class Owner:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _attempt(self) -> _Attempt:
-        job, tools = self._job, self._tools
-        permit = await tools.admission.permit(job.place, since=job.began_at)
+        job, tools, errand = self._job, self._tools, self._errand
+        permit = await tools.admission.permit(errand.place, since=errand.began_at)
         if permit is None:
             await self._withdraw(
                 errors.MaintenanceError(
@@ -190,15 +193,15 @@ class Owner:
                 )
             )
             return _Attempt(Verdict.MAINTENANCE, again=False)
-        job.on_wire = False
+        errand.on_wire = False
         try:
             exchange = await tools.transport.create(
                 self._body(), before_first_byte=lambda: self._before_first_byte(permit)
             )
         except BaseException:
             # Cancelled. Before the first byte the row goes back; after it the row stays as it is, and tells.
-            permit.end(Verdict.IN_DOUBT if job.on_wire else Verdict.UNSENT)
-            if not job.on_wire:
+            permit.end(Verdict.IN_DOUBT if errand.on_wire else Verdict.UNSENT)
+            if not errand.on_wire:
                 with anyio.CancelScope(shield=True):
                     await self._back()
             raise
@@ -207,7 +210,7 @@ class Owner:
         with anyio.CancelScope(shield=True):
             attempt = await self._judge(permit, exchange)
         # A caller who left while the create was on the wire is heard now, if nothing was accepted.
-        return attempt if job.stop is None and not self._lost else attrs.evolve(attempt, again=False)
+        return attempt if errand.stop is None and not self._lost else attrs.evolve(attempt, again=False)
 
     def _body(self) -> bytes:
         row = row_of(self._job)
@@ -232,9 +235,9 @@ class Owner:
         if not sending:
             raise _LostError
         self._wrote_sending = True
-        if job.stop is not None or not permit.still_good():
+        if self._errand.stop is not None or not permit.still_good():
             raise _NotSentError
-        job.on_wire = True
+        self._errand.on_wire = True
         job.publish()
 
     async def _back(self, **changes: Unpack[Changes]) -> None:
@@ -251,7 +254,7 @@ class Owner:
         reply = _reply_of(exchange)
         verdict = self._last = decide(reply)
         closed = permit.end(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
-        on_wire, job.on_wire = job.on_wire, False
+        on_wire, self._errand.on_wire = self._errand.on_wire, False
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
         if on_wire and job.state is not IntentState.SENDING and verdict is not Verdict.ACCEPTED:
