@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -359,7 +360,7 @@ class Mapper:
         if isinstance(error, _FOR_ALL) and row.state is not IntentState.REJECTED:
             self._halt(error)
             return None
-        if row.unsent and row.begun and row.job is not None and row.job.stop is not None:
+        if row.unsent and row.withdrawn:
             return self._of_unsent(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is IntentState.UNKNOWN:
             return row.in_doubt(error)
@@ -378,6 +379,13 @@ class Mapper:
         while True:
             try:
                 return await self._waiting.ended(row.job, patient=False)
+            except errors.TaskTimeoutError:
+                if row.looked_at or row.state is not IntentState.STALLED:
+                    raise
+                # It is looked at now and then only, and may have ended since.
+                row.looked_at = True
+                with suppress(errors.KieError):
+                    await self._waiting.refresh(row.job.id)
             except errors.SubmitInDoubtError:
                 row.job = row.job.final
                 if row.state not in (IntentState.SENDING, IntentState.IN_DOUBT):
@@ -492,7 +500,8 @@ class Mapper:
             self._verdict = verdict
         self._feeding.cancel()
         for row in self._rows:
-            if row.begun and row.job is not None:
+            if row.begun and row.job is not None and row.job.errand is not None:
+                row.withdrawn = True
                 own = verdict.again()
                 own.intent_id = row.job.id
                 self._parts.submitter.stop(row.job, Stop.ACCOUNT, own)
@@ -501,7 +510,8 @@ class Mapper:
         """Withdraw what this run has begun and nothing was sent of."""
         msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
         for row in self._rows:
-            if row.begun and row.job is not None:
+            if row.begun and row.job is not None and row.job.errand is not None:
+                row.withdrawn = True
                 self._parts.submitter.stop(row.job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=row.job.id))
 
 
