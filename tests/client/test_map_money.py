@@ -25,6 +25,7 @@ from kie_async import (
     Request,
     RetryPolicy,
     Skipped,
+    TaskFailedError,
 )
 from kie_async.testing import Fault
 from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
@@ -347,3 +348,28 @@ async def test_in_doubt_rows_are_told_before_the_accounts_error() -> None:
         assert isinstance(error, InsufficientCreditsError)
         assert 1 == sum(isinstance(outcome, InDoubt) for outcome in found)
         assert len(world.tasks) == len(found)
+
+
+@pytest.mark.parametrize("how", ["deadline", "stop"])
+async def test_a_task_that_fails_when_nothing_more_is_sent_is_not_made_again(how: str) -> None:
+    async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
+        async with world.kie.map(table(5), retry_failed=3, deadline=10.0 if how == "deadline" else None) as run:
+            await anyio.sleep(5.0)
+            if how == "stop":
+                run.stop()
+            found = [outcome async for outcome in run]
+
+        assert {"Failed": 5} == kinds(found)
+        assert 5 == len(world.tasks)
+
+
+async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_before_has_failed() -> None:
+    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
+        async with world.kie.map(table(1), retry_failed=3, deadline=100.0) as run:
+            await anyio.sleep(2.0)
+            world.fake.maintenance = True
+            (failed,) = [outcome async for outcome in run]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, TaskFailedError)
+        assert 1 == len(world.tasks)
