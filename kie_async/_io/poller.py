@@ -53,14 +53,14 @@ class _Question:
 
         answer: Where it is told.
 
-        until: When it is given up; known when it is asked first.
+        left: How long its looks may still be on the wire, in seconds; the wait for its turn does not count.
 
         silences: How many looks have got no answer.
     """
 
     task_id: str
     answer: asyncio.Future[Look]
-    until: float | None = None
+    left: float = LOOK_TIMEOUT
     silences: int = 0
 
     def fail(self, error: Exception) -> None:
@@ -241,14 +241,15 @@ class Poller:
     # -- a look -----------------------------------------------------------------------------------------------------
 
     async def _look_urgently(self, question: _Question) -> None:
-        now = self._loop.time()
-        until = question.until = now + LOOK_TIMEOUT if question.until is None else question.until
+        patience = question.left
         if question.silences < _URGENT_REPEATS:
-            until = min(now + self._patience(question.silences), until)
+            patience = min(self._patience(question.silences), patience)
+        until = self._loop.time() + patience
         try:
             look = await self._look(question.task_id, until)
         except errors.TransportError as error:
-            if until <= self._loop.time() < question.until:
+            question.left -= patience
+            if self._loop.time() >= until and question.left > 0.0:
                 question.silences += 1
                 self._urgent.appendleft(question)
                 self._pump()

@@ -17,6 +17,7 @@ from kie_async import (
     RetryPolicy,
     TaskFailedError,
     TaskTimeoutError,
+    TransportError,
 )
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
@@ -149,6 +150,19 @@ async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -
 
         assert anyio.current_time() - asked_at <= 1.2
         assert 1 == world.kie.statistics().looks
+
+
+async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_all_the_same() -> None:
+    """The pacer's only token is free eleven seconds after the first look, which is later than ten."""
+    fault = Fault("poll", "slow", seconds=600.0, times=3)
+    async with a_world(client={"limits": Limits(polls_per_second=0.1)}, faults=[fault], duration=900.0) as world:
+        job = await world.kie.submit(ask())
+        asked_at = anyio.current_time()
+        with pytest.raises(TransportError, match="timed out"):
+            await job.refresh()
+
+        # One, two and seven seconds on the wire, and ten between them.
+        assert math.isclose(30.0, anyio.current_time() - asked_at, abs_tol=0.1)
 
 
 async def test_a_refresh_puts_the_next_look_off() -> None:
