@@ -267,21 +267,21 @@ class Poller:
     async def _look_at(self, watch: Watch) -> None:
         job, began_at = watch.job, self._loop.time()
         until = began_at + self._patience(watch.silences)
+        look, silent = Look(LookVerdict.UNREADABLE), False
         try:
-            look = await self._look(job.task_id or "", until)
-        except errors.TransportError:
-            look = Look(LookVerdict.UNREADABLE)
-            silent = self._loop.time() >= until
-        else:
-            silent = False
-        watch.silences = watch.silences + 1 if silent else 0
-        if not silent and look.verdict is not LookVerdict.RATE_LIMITED:
-            # Whatever came instead of a record, the next look is as far away as after one; but a look that was silent
-            # or refused is as good as none, and its job as overdue as before.
-            watch.seen_at = max(watch.seen_at, began_at)
-        try:
+            try:
+                look = await self._look(job.task_id or "", until)
+            except errors.TransportError:
+                silent = self._loop.time() >= until
+            finally:
+                watch.silences = watch.silences + 1 if silent else 0
+                if not silent and look.verdict is not LookVerdict.RATE_LIMITED:
+                    # Whatever came instead of a record, the next look is as far away as after one; but a look that was
+                    # silent or refused is as good as none, and its job as overdue as before.
+                    watch.seen_at = max(watch.seen_at, began_at)
             await self.on_look(job, look)
         finally:
+            # Whatever went wrong, in a hook of the caller's own session for example: the task is not forgotten.
             self.plan(watch)
 
     def _patience(self, silences: int) -> float:

@@ -273,6 +273,22 @@ async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_agai
         assert [("t0", LookVerdict.UNREADABLE), ("t0", LookVerdict.RECORD)] == told
 
 
+async def test_a_look_that_fails_by_a_bug_is_logged_and_its_job_is_looked_at_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a trace hook of the caller's own session, say: as late as after any other look."""
+    service = Service(lambda task_id, nth: ValueError("a bug") if nth == 1 else record(task_id))
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(25.0)
+
+        assert [10, 20] == [math.floor(at) for at in service.asked_at]
+        assert [("t0", LookVerdict.RECORD)] == told
+        assert 0 == poller.pacer.lent
+    assert 1 == len(caplog.records)
+
+
 async def test_a_refused_burst_slows_all_looks_once() -> None:
     """1, 2, 4 … seconds, up to ten; then one look at a time asks whether it is over."""
     service = Service(lambda task_id, nth: REFUSED if nth <= 12 else record(task_id), seconds=0.0)
