@@ -189,6 +189,18 @@ async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
         world.truth.tasks.clear()  # not this client's to account for
 
 
+async def test_a_strangers_old_task_that_is_once_not_visible_is_not_gone() -> None:
+    """It was seen before: one answer that contradicts all others ends no wait."""
+    fault = Fault("poll", "code", code=422, msg="recordInfo is null", nth=2)
+    async with a_world(duration=700.0, faults=[fault]) as world:
+        task_id = await somebody_elses(world.fake.url)
+        await anyio.sleep(600.0)
+        assert task_id == (await world.kie.attach(task_id)).task_id
+
+        assert {422, 200} == {poll.code for poll in world.truth.polls}
+        world.truth.tasks.clear()  # not this client's to account for
+
+
 async def test_a_refresh_of_a_strangers_task_is_one_look() -> None:
     """Nobody waits for it, so nobody else looks."""
     async with a_world(duration=1000.0) as world:
