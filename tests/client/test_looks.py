@@ -165,6 +165,18 @@ async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_a
         assert math.isclose(30.0, anyio.current_time() - asked_at, abs_tol=0.1)
 
 
+async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
+    """No look, and no deadline, which is an hour away and would hold it until then."""
+    async with a_world(duration=5.0) as world:
+        agenda = (await world.kie._engine()).parts.agenda  # noqa: SLF001 (what is planned is nowhere to be read)
+        await world.kie.submit(ask())
+        assert 2 <= len(agenda)
+        await anyio.sleep(60.0)
+
+        assert 0 == len(agenda)
+        await assert_settled(world.kie)
+
+
 async def test_a_refresh_puts_the_next_look_off() -> None:
     """What it has shown need not be looked at again."""
     async with a_world(duration=30.0) as world:

@@ -128,6 +128,16 @@ def test_what_is_old_fades() -> None:
     assert durations.survival(60.0) < 0.15
 
 
+def test_what_is_known_does_not_drift_however_much_was_learned() -> None:
+    """Shares are written anew now and then, which changes nothing; the last ones show whether it does."""
+    durations = learned([*([10.0, 100.0] * 2500), *([20.0, 200.0] * 50)])
+    newest = 1.0 - 0.995**100
+
+    assert math.isclose(1.0 - 0.5 * (1.0 - newest), durations.survival(14.0), abs_tol=0.04)
+    assert math.isclose(0.5, durations.survival(50.0), abs_tol=0.04)
+    assert math.isclose(0.5 * newest, durations.survival(140.0), abs_tol=0.04)
+
+
 @given(lengths)
 def test_one_task_is_half_of_what_is_known_after_it(seconds: float) -> None:
     """The first one counts for as much as all that was believed before."""
