@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import anyio
+import attrs
 import pytest
 
 from kie_async import KieError, TransportError
@@ -616,6 +618,39 @@ async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_lo
 
         assert busiest_window(service.asked_at, 1.0) <= 5
         assert [f"t{number}" for number in range(20)] == [task_id for _, task_id in service.asked[:20]]
+
+
+async def test_tasks_that_the_service_has_lost_take_no_looks_from_those_that_run() -> None:
+    """Thousands that are stalled are looked at with what is left, and never not at all."""
+    counts: list[int] = []
+    asked: list[bool] = []
+    for lost in (0, 3000):
+        service = Service()
+        made = jobs(lost + 20)
+        async with (
+            a_poller(service, policy=ByLag(draw=random.Random(0).randrange)) as (poller, _),
+            anyio.create_task_group() as group,
+        ):
+            await anyio.sleep(4000.0)
+            for job in made[20:]:
+                assert job.row is not None
+                job.row = attrs.evolve(job.row, state=IntentState.STALLED)
+                poller.watch(job)
+            await anyio.sleep(900.0)
+            before = len(service.asked)
+            for job in made[:20]:
+                job.accepted_at = anyio.current_time()
+                poller.watch(job)
+                group.start_soon(wait_for, poller, job)
+            await anyio.sleep(120.0)
+            running = {job.task_id for job in made[:20]}
+            asked = [task_id in running for _, task_id in service.asked[before:]]
+            counts.append(sum(asked))
+            group.cancel_scope.cancel()
+    alone, beside = counts
+
+    assert beside >= 0.6 * alone
+    assert asked.count(False) >= 0.1 * len(asked)
 
 
 async def test_a_job_without_a_task_is_not_watched() -> None:
