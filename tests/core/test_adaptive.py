@@ -291,8 +291,8 @@ def test_a_lower_limit_is_learned_in_one_window() -> None:
     assert 12 == bucket.available(10.0)
 
 
-def test_a_refused_probe_is_followed_by_one_after_twice_the_pause() -> None:
-    """The first goes after two windows, and the pauses grow to a minute."""
+def test_after_refused_probes_the_pauses_double() -> None:
+    """The first two are two windows, and they grow to a minute."""
     bucket, now, probed_at = learned(AdaptiveBucket(3, 10.0), 2), 0.0, list[float]()
     for _ in range(5):
         probe = next_probe(bucket, now)
@@ -343,7 +343,26 @@ def test_the_pause_is_short_again_only_when_all_tokens_are_back() -> None:
 
     loan = bucket.take(ready(bucket, 100.0))
     bucket.refused(loan, now=100.0)
-    assert 120.0 == next_probe(bucket, 100.0).taken_at
+    for probed_at in (120.0, 140.0):
+        probe = next_probe(bucket, 100.0)
+        assert probed_at == probe.taken_at
+        bucket.refused(probe, now=probed_at)
+
+
+def test_a_token_that_is_regained_and_refused_again_was_luck() -> None:
+    """It counts as a refused probe: the pauses double on, 20, 20, 40, 60, and do not stand still."""
+    bucket = learned(AdaptiveBucket(4, 10.0), 1)
+    bucket.refused(next_probe(bucket, 0.0), now=20.0)
+    lucky = next_probe(bucket, 20.0)
+    finish(bucket, lucky, 40.0)
+    assert (2, 40.0) == (bucket.tokens, lucky.taken_at)
+    loan = bucket.take(60.0)
+    bucket.refused(loan, now=60.0)
+    assert (1, False) == (bucket.tokens, loan.probe)
+
+    probe = next_probe(bucket, 60.0)
+    bucket.refused(probe, now=100.0)
+    assert (100.0, 160.0) == (probe.taken_at, next_probe(bucket, 100.0).taken_at)
 
 
 def test_a_probe_without_an_answer_tells_nothing_and_may_have_been_counted() -> None:
@@ -514,13 +533,14 @@ def test_ten_minutes_at_a_limit_that_is_not_the_one_configured(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_three_clients_that_know_nothing_of_each_other_share_an_account(seed: int) -> None:
+    """At the limit together; nobody is starved, but chance decides who gets more for minutes."""
     traffic = Traffic(SlidingLog(always(20)), [AdaptiveBucket(20, 10.0) for _ in range(3)], seed)
     traffic.run(600.0)
     accepted = [len(times) for times in traffic.accepted]
 
     assert len(traffic.refused) <= 0.08 * sum(accepted)
     assert sum(accepted) >= 0.97 * 1200
-    assert min(accepted) >= 0.2 * sum(accepted)
+    assert min(accepted) >= 0.15 * sum(accepted)
 
 
 def test_a_service_that_counts_in_a_longer_window_is_found_out() -> None:
