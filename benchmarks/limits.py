@@ -6,9 +6,11 @@ Kie counts is not known, so this service counts in three ways: by a sliding log,
 This package meets each of them in every case, the others where they differ.
 
 In the first cases 400 creates are wanted at once. Each way over the network takes 20 to 200 ms, evenly distributed,
-and: nothing else; a connection takes 250 to 500 ms to be made; the way is lognormal (60 ms, sigma 0.8); the loop stands
-still for a second, now and then; 3 % of the answers are lost; a third of the callers leaves; the service thinks for 0.3
-to 2 s before it answers a create. What is used is the rate from the 20th create on, since the first burst is free.
+and: nothing else; a connection takes 250 to 500 ms to be made; the way is lognormal (60 ms, sigma 0.8); the client's
+loop stands still for a second, now and then; 3 % of the answers are lost; a third of the callers leaves; the service
+thinks for 0.3 to 2 s before it answers a create; the client ends after 30 creates, and another goes on at once, which
+has the journal of the first; the network stands still for a second, now and then. What is used is the rate between the
+20th create and the last whole twenty: the first burst is free, and a last one that is not full says nothing.
 
 In the others there are 1,500 creates, for ten minutes, at an account that does not take what it documents: 12 in 10 s;
 8 from 150 to 350 s; or the 20 are used by three clients that know nothing of each other. What is used is the share of
@@ -20,123 +22,40 @@ that a place is used once in a window and a round trip: W / (W + E[RTT]), for 20
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
-from typing import Literal, TypeAlias, cast, get_args
+from tempfile import TemporaryDirectory
+from typing import cast, get_args
 
-import aiohttp
 import anyio
 import attrs
 
 from benchmarks.contenders import Contender, Service, aiolimiter_bucket, ours, pyrate_log, semaphore, tenacity_alone
+from benchmarks.contenders.circumstances import (
+    CASES,
+    LEARNING,
+    LIMIT,
+    MINUTES,
+    WINDOW,
+    Case,
+    Counting,
+    account,
+    sessions,
+)
 from benchmarks.report import Report
-from kie_async.testing import FakeKie, Fault, Truth, virtual_time
+from kie_async.testing import Truth, virtual_time
 
-LIMIT = 20
-WINDOW = 10.0
 SEEDS = range(3)
 #: Creates that are wanted at once; and those that keep a backlog for ten minutes.
 JOBS, BACKLOG = 400, 1500
-MINUTES = 600.0
-
-#: When the loop stands still for a second: at the first burst, in the second, and later on.
-STALLS = (0.05, 10.2, 51.3, 92.5, 133.7)
-
-Counting: TypeAlias = Literal["sliding", "fixed", "bucket"]
-Way: TypeAlias = Callable[[random.Random], float]
 
 CONTENDERS = cast("list[Contender]", [ours, semaphore, aiolimiter_bucket, pyrate_log, tenacity_alone])
-
-
-def evenly(rng: random.Random) -> float:
-    """20 to 200 ms."""
-    return rng.uniform(0.02, 0.2)
-
-
-def heavily(rng: random.Random) -> float:
-    """60 ms as a rule, and a second now and then."""
-    return rng.lognormvariate(math.log(0.06), 0.8)
-
-
-def with_stalls(rng: random.Random) -> float:
-    """Whatever is on its way while the client's loop stands still comes through when that is over."""
-    now, way = asyncio.get_running_loop().time(), evenly(rng)
-    for at in STALLS:
-        if at <= now < at + 1.0:
-            return at + 1.0 - now + way
-        if at <= now + way < at + 1.0:
-            return at + 1.0 - now
-    return way
-
-
-@attrs.frozen(kw_only=True)
-class Case:
-    """
-    One set of circumstances.
-
-    Attributes:
-        name: Its name.
-
-        way: Seconds each way.
-
-        round_trip: What a round trip takes on average, for the bound.
-
-        create_seconds: What the service takes for a create after it was counted.
-
-        cold: Seconds that a connection takes to be made.
-
-        lost: The share of answers that are lost.
-
-        leaving: The share of callers that leave.
-
-        clients: How many clients share the account.
-
-        limits: What the account takes, from each instant on; None for what it documents, and the first kind of case.
-    """
-
-    name: str
-    way: Way = evenly
-    round_trip: float = 0.22
-    create_seconds: tuple[float, float] = (0.0, 0.0)
-    cold: tuple[float, float] | None = None
-    lost: float = 0.0
-    leaving: float = 0.0
-    clients: int = 1
-    limits: tuple[tuple[float, int], ...] | None = None
-
-    @property
-    def bound(self) -> float:
-        """The share, in percent, that a client can use which cannot see when its creates arrive."""
-        return 100 * WINDOW / (WINDOW + self.round_trip)
-
-    def available(self) -> float:
-        """What the account takes in the time of the second kind of case."""
-        steps = [*(self.limits or ()), (MINUTES, 0)]
-        return sum(limit * (end - at) / WINDOW for (at, limit), (end, _) in pairwise(steps))
-
-
-CASES = [
-    Case(name="400 at once"),
-    Case(name="cold connections", cold=(0.25, 0.5)),
-    Case(name="heavy tail", way=heavily, round_trip=2 * 0.06 * math.exp(0.8**2 / 2)),
-    Case(name="loop stalled for 1 s", way=with_stalls),
-    Case(name="3 % of answers lost", lost=0.03),
-    Case(name="callers leave", leaving=1 / 3),
-    Case(name="slow creates, 0.3-2 s", create_seconds=(0.3, 2.0)),
-]
-#: Ten minutes each; how the service counts makes no difference to what is learned.
-LEARNING = [
-    Case(name="12 where 20 are configured", limits=((0.0, 12),)),
-    Case(name="20, then 8, then 20", limits=((0.0, 20), (150.0, 8), (350.0, 20))),
-    Case(name="three clients, one account", limits=((0.0, 20),), clients=3),
-]
 
 
 @attrs.frozen
@@ -154,7 +73,8 @@ class Figures:
         """Count."""
         created_at = [post.at for post in truth.posts if post.task_id is not None]
         if case.limits is None:
-            used = (len(created_at) - LIMIT) / (created_at[-1] - created_at[LIMIT - 1]) / (LIMIT / WINDOW)
+            whole = len(created_at) // LIMIT * LIMIT
+            used = (whole - LIMIT) / (created_at[whole - 1] - created_at[LIMIT - 1]) / (LIMIT / WINDOW)
         else:
             used = len(created_at) / case.available()
         return cls(
@@ -166,82 +86,45 @@ class Figures:
         )
 
 
-def sessions(case: Case, seed: int) -> Callable[..., aiohttp.ClientSession]:
-    """What makes sessions, whose connections take as long to be made as the case says."""
-    rng = random.Random(f"{seed} connections")
-
-    async def wait(
-        _session: aiohttp.ClientSession, _context: SimpleNamespace, _: aiohttp.TraceConnectionCreateStartParams
-    ) -> None:
-        await asyncio.sleep(rng.uniform(*case.cold) if case.cold is not None else 0.0)
-
-    def make(**kwargs: object) -> aiohttp.ClientSession:
-        slow = aiohttp.TraceConfig()
-        slow.on_connection_create_start.append(wait)
-        traces = [*cast("list[aiohttp.TraceConfig]", kwargs.pop("trace_configs", [])), *([slow] if case.cold else [])]
-        return aiohttp.ClientSession(**kwargs, trace_configs=traces)  # type: ignore[arg-type]  # passed on as they are
-
-    return make
-
-
-@asynccontextmanager
-async def account(case: Case, counting: Counting, seed: int) -> AsyncGenerator[FakeKie]:
-    """The service, as the case has it."""
-    # Half of them are reset, half are never answered.
-    faults = [
-        Fault("create", "reset", after=True, chance=case.lost / 2),
-        Fault("create", "silence", after=True, chance=case.lost / 2 / (1 - case.lost / 2)),
-    ]
-    async with (
-        FakeKie(
-            seed=seed,
-            limit=LIMIT,
-            window=WINDOW,
-            limiter=counting,
-            latency=case.way,
-            create_seconds=case.create_seconds,
-            credits=1e9,
-            faults=faults if case.lost else [],
-        ) as fake,
-        anyio.create_task_group() as group,
-    ):
-
-        async def change() -> None:
-            began_at = anyio.current_time()
-            for at, limit in case.limits or ():
-                await anyio.sleep_until(began_at + at)
-                fake.limit = limit
-
-        group.start_soon(change)
-        yield fake
-        group.cancel_scope.cancel()
-
-
 async def measure(contender: Contender, case: Case, counting: Counting, seed: int) -> Figures:
     """Let *contender* make its creates at a service of its own."""
     random.seed(seed)  # tenacity's jitter
     rng = random.Random(f"{seed} leaving")
-    jobs = JOBS if case.limits is None else BACKLOG
+    with TemporaryDirectory() as directory:
+        async with account(case, counting, seed) as fake:
+            services = [
+                Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed), Path(directory))
+                for client in range(case.clients)
+            ]
+            began_at = anyio.current_time()
+            with anyio.move_on_after(math.inf if case.limits is None else MINUTES):
+                for numbers in lives(case):
+                    await live(contender, services, case, numbers, rng)
+            return Figures.of(fake.truth, case, began_at)
 
-    async with account(case, counting, seed) as fake, AsyncExitStack() as stack:
-        creates = [
-            await stack.enter_async_context(
-                contender.connect(Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed)))
-            )
-            for client in range(case.clients)
-        ]
+
+def lives(case: Case) -> Iterator[range]:
+    """The numbers of the creates that each process makes."""
+    jobs = JOBS if case.limits is None else BACKLOG
+    ends = [0, *([] if case.restarts_after is None else [case.restarts_after]), jobs]
+    return (range(*pair) for pair in pairwise(ends))
+
+
+async def live(
+    contender: Contender, services: Sequence[Service], case: Case, numbers: range, rng: random.Random
+) -> None:
+    """Make creates by one client, or several; they are all wanted at once."""
+    async with AsyncExitStack() as stack:
+        creates = [await stack.enter_async_context(contender.connect(service)) for service in services]
 
         async def job(number: int, patience: float) -> None:
             with anyio.move_on_after(patience):
-                await creates[number % case.clients](number)
+                await creates[number % len(creates)](number)
 
-        began_at = anyio.current_time()
-        with anyio.move_on_after(math.inf if case.limits is None else MINUTES):
-            async with anyio.create_task_group() as group:
-                for number in range(jobs):
-                    patience = rng.uniform(0.0, 150.0) if rng.random() < case.leaving else math.inf
-                    group.start_soon(job, number, patience)
-        return Figures.of(fake.truth, case, began_at)
+        async with anyio.create_task_group() as group:
+            for number in numbers:
+                patience = rng.uniform(0.0, 150.0) if rng.random() < case.leaving else math.inf
+                group.start_soon(job, number, patience)
 
 
 def row(contender: Contender, case: Case, counting: Counting) -> list[str | float]:
@@ -267,7 +150,7 @@ def rows() -> Iterator[list[str | float]]:
     for case in (*CASES, *LEARNING):
         for counting in get_args(Counting):
             for contender in CONTENDERS:
-                everywhere = case is CASES[0] or (contender.NAME == ours.NAME and case in CASES)
+                everywhere = case is CASES[0] or contender.NAME == ours.NAME
                 if counting == "sliding" or everywhere:
                     yield row(contender, case, counting)
 

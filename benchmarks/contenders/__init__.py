@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import aiohttp
@@ -28,13 +29,15 @@ class Service:
     Attributes:
         url: Its base URL.
 
-        key: A good API key.
+        key: A good API key, another one for each client.
 
         limit: How many creates it documents to take in a window.
 
         window: The window's length, in seconds.
 
-        session: Makes an ``aiohttp.ClientSession`` of its arguments; connections may be slow to make.
+        session: Makes an ``aiohttp.ClientSession`` of its arguments: the network and the machine are in it.
+
+        directory: What a contender writes down there, the next one of the same run finds.
     """
 
     url: str
@@ -42,6 +45,7 @@ class Service:
     limit: int
     window: float
     session: Callable[..., aiohttp.ClientSession]
+    directory: Path
 
 
 class Contender(Protocol):

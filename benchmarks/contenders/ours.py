@@ -1,4 +1,4 @@
-"""This package, with its defaults."""
+"""This package, with its defaults, and a journal on disk."""
 
 from __future__ import annotations
 
@@ -21,5 +21,11 @@ async def connect(service: Service) -> AsyncGenerator[Create]:
             await kie.submit(request)
 
     limits = Limits(creates=service.limit, window=service.window)
-    async with KieClient(service.key, base_url=service.url, limits=limits, session_factory=service.session) as kie:
+    async with KieClient(
+        service.key,
+        base_url=service.url,
+        limits=limits,
+        journal=service.directory / f"{service.key}.db",
+        session_factory=service.session,
+    ) as kie:
         yield create

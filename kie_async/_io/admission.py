@@ -137,7 +137,8 @@ class Admission:
             spent_until: When each token is free, by the wall clock; a clock that was set back does not stretch them.
         """
         now, wall, window = self._loop.time(), self._surroundings.wall(), self.bucket.window
-        for until in spent_until:
+        # The bucket takes as many as there are tokens: the ones that are spent for longest.
+        for until in sorted(spent_until, reverse=True):
             if until > wall:
                 self.bucket.carry(counted_at=now + min(until - wall, window) - window)
 

@@ -115,6 +115,19 @@ async def test_whatever_was_sent_costs_its_token(verdict: Verdict) -> None:
     assert 0 == admission.bucket.lent
 
 
+async def test_what_a_dead_process_had_sent_counts_and_of_more_than_there_are_tokens_the_latest() -> None:
+    """Each for a window, and a second more: it was written down before it was sent."""
+    admission, wall = an_admission(creates=3), Surroundings(asyncio.get_running_loop()).wall()
+    admission.count(wall - ago for ago in (10.8, 10.7, 10.4, 2.0, 1.0))
+    began_at, times = anyio.current_time(), list[float]()
+    for _ in range(4):
+        permit = await granted(admission)
+        times.append(round(anyio.current_time() - began_at, 2))
+        permit.end(Verdict.ACCEPTED)
+
+    assert [0.6, 9.0, 10.0, 10.6] == times
+
+
 async def test_waiters_who_leave_cost_no_token() -> None:
     """All who stay get theirs, at the same instants as if nobody had been in between."""
     admission = an_admission()
