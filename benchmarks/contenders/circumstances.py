@@ -23,9 +23,9 @@ WINDOW = 10.0
 #: How long, in seconds, cases of the second kind last.
 MINUTES = 600.0
 
-#: When the loop stands still for a second, counted from the beginning: in the first burst, in the second, and later on.
-STALLS = (0.05, 11.2, 52.3, 93.5, 134.7)
-#: When the network does.
+#: When the loop stands still for a second, counted from the beginning: in the first burst.
+STALL = 0.05
+#: When the network does: in bursts, too.
 OUTAGES = (0.05, 10.2, 51.3, 92.5, 133.7)
 
 Counting: TypeAlias = Literal["sliding", "fixed", "bucket"]
@@ -69,7 +69,7 @@ class Case:
 
         cold: Seconds that a connection takes to be made.
 
-        stalled: Whether the client's loop stands still for a second, now and then.
+        stalled: Whether the client's loop stands still for a second in the first burst.
 
         lost: The share of answers that are lost.
 
@@ -134,9 +134,8 @@ def sessions(case: Case, seed: int) -> Callable[..., aiohttp.ClientSession]:
     async def stand_still(*_: object) -> None:
         """Whatever the client was about to write, or to read, it does when the loop goes on."""
         now = asyncio.get_running_loop().time() - began_at
-        for at in STALLS:
-            if at <= now < at + 1.0:
-                await asyncio.sleep(at + 1.0 - now)
+        if STALL <= now < STALL + 1.0:
+            await asyncio.sleep(STALL + 1.0 - now)
 
     def make(**kwargs: object) -> aiohttp.ClientSession:
         slow = aiohttp.TraceConfig()
