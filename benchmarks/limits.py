@@ -3,7 +3,7 @@ How much of the account's 20 creates per 10 s is used, and how many creates are 
 
 Time is virtual, the contenders and the service talk over real sockets, and what the service has seen is counted. How
 Kie counts is not known, so this service counts in three ways: by a sliding log, by fixed windows, by a token bucket.
-This package meets each of them in every case, the others where they differ.
+This package meets each of them in all of the first cases, the others in the very first.
 
 In the first cases 400 creates are wanted at once. Each way over the network takes 20 to 200 ms, evenly distributed,
 and: nothing else; a connection takes 250 to 500 ms to be made; the way is lognormal (60 ms, sigma 0.8); the client's
@@ -12,7 +12,7 @@ service thinks for 0.3 to 2 s before it answers a create; the client ends after 
 which has the journal of the first; the network stands still for a second, five times. What is used is the rate between
 the 20th create and the last whole twenty: the first burst is free, and a last one that is not full says nothing.
 
-In the others there is no end of creates for ten minutes, at an account that does not take what it documents: 12 in 10 s;
+In the others there is no end of creates for ten minutes, and the account does not take what it documents: 12 in 10 s;
 8 from 150 to 350 s; or the 20 are used by three clients that know nothing of each other. What is used is the share of
 what the account would have taken.
 
@@ -92,8 +92,9 @@ async def measure(contender: Contender, case: Case, counting: Counting, seed: in
     rng = random.Random(f"{seed} leaving")
     with TemporaryDirectory() as directory:
         async with account(case, counting, seed) as fake:
+            kept = None if case.restarts_after is None else Path(directory)
             services = [
-                Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed), Path(directory))
+                Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed), kept)
                 for client in range(case.clients)
             ]
             began_at = anyio.current_time()
@@ -129,7 +130,9 @@ async def live(
 
 def row(contender: Contender, case: Case, counting: Counting) -> list[str | float]:
     """The figures of one contender in one case: of all seeds, on average and at worst."""
-    runs = [virtual_time(measure, contender, case, counting, seed, seed=seed) for seed in SEEDS]
+    # Who sends thousands of creates that are refused does so under any seed, and it takes long.
+    seeds = SEEDS if contender.NAME == ours.NAME or case in CASES else SEEDS[:1]
+    runs = [virtual_time(measure, contender, case, counting, seed, seed=seed) for seed in seeds]
     return [
         case.name,
         counting,
@@ -150,13 +153,13 @@ def rows() -> Iterator[list[str | float]]:
     for case in (*CASES, *LEARNING):
         for counting in get_args(Counting):
             for contender in CONTENDERS:
-                everywhere = case is CASES[0] or contender.NAME == ours.NAME
+                everywhere = case is CASES[0] or (contender.NAME == ours.NAME and case in CASES)
                 if counting == "sliding" or everywhere:
                     yield row(contender, case, counting)
 
 
 def run() -> Report:
-    """Measure, under three seeds each."""
+    """Measure."""
     # Each run ends with its tasks unfinished, which the client says at length.
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     return Report(

@@ -37,7 +37,7 @@ class Service:
 
         session: Makes an ``aiohttp.ClientSession`` of its arguments: the network and the machine are in it.
 
-        directory: What a contender writes down there, the next one of the same run finds.
+        directory: What a contender writes down there, the one that takes its place finds; None if there will be none.
     """
 
     url: str
@@ -45,7 +45,7 @@ class Service:
     limit: int
     window: float
     session: Callable[..., aiohttp.ClientSession]
-    directory: Path
+    directory: Path | None
 
 
 class Contender(Protocol):

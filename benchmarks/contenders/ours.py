@@ -1,4 +1,4 @@
-"""This package, with its defaults, and a journal on disk."""
+"""This package, with its defaults; with a journal on disk where there will be a restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def connect(service: Service) -> AsyncGenerator[Create]:
         service.key,
         base_url=service.url,
         limits=limits,
-        journal=service.directory / f"{service.key}.db",
+        journal=None if service.directory is None else service.directory / "kie.db",
         session_factory=service.session,
     ) as kie:
         yield create

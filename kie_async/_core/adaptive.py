@@ -12,10 +12,8 @@ the earlier of
   trip)``, 97.8 % for 20 in 10 s and 20 to 200 ms each way;
 * the instant at which it was written, and 1.25 times the longest of the last 64 round trips of *looks*, requests that
   cost the service no work: so a create that the service thinks about for seconds, or never answers, does not hold its
-  place for as long. Until a look has been answered, there is only the answer.
-
-The second is a guess: where the network suddenly stands still for longer than any recent look has taken, a create may
-arrive after that instant, and the window be one too full. What is refused then is sent again.
+  place for as long. Until a look has been answered, there is only the answer; and until anything has been answered that
+  was written no earlier than the create, the network may stand still, with the create in it.
 
 A client that does not see the service's clock cannot do better than 99.1 % (``window / (window + mean time of travel -
 least time of travel)``); subtracting a share of the least round trip gains 0.3 points, and is refused whenever the
@@ -143,8 +141,10 @@ class AdaptiveBucket:
     lent: int = attrs.field(default=0, init=False)
     #: Of these, the ones that hold a token until it is known when they were counted.
     _uncounted: int = attrs.field(default=0, init=False)
-    #: Of these, the ones that are written, in that order.
+    #: Of these, the ones that are written; first they are only that, then an answer has told that the network moves.
+    #: Both in the order of writing, with that instant, and with the one of that answer.
     _written: OrderedDict[Loan, float] = attrs.field(factory=OrderedDict, init=False)
+    _moving: OrderedDict[Loan, tuple[float, float]] = attrs.field(factory=OrderedDict, init=False)
     #: When requests were counted at the latest, in order: those that hold a token for ``span``, and all, refused or
     #: not, for ``window``.
     _counted: deque[float] = attrs.field(factory=deque, init=False)
@@ -253,6 +253,7 @@ class AdaptiveBucket:
         if not loan.counted:
             self._count(loan, answered_at)
         if passed:
+            self._answered(loan.written_at, answered_at)
             self.refused_since = None
             if loan.probe or self._dark_since is not None:
                 self._regain(answered_at, oldest)
@@ -267,8 +268,9 @@ class AdaptiveBucket:
         self._end(loan)
         if not loan.counted:
             self._uncounted -= 1
-            self._written.pop(loan, None)
+            self._forget(loan)
             _insert(self._sent, now)
+        self._answered(loan.written_at, now)
         if self.refused_since is None:
             self.refused_since = now
         lucky, self._regained = self._regained, False
@@ -289,12 +291,19 @@ class AdaptiveBucket:
 
     # -- what is known from elsewhere ---------------------------------------------------------------------------------
 
-    def round_trip(self, seconds: float) -> None:
+    def round_trip(self, seconds: float, *, answered_at: float) -> None:
         """
         Say how long a look has taken, from the request to its answer.
+
+        Args:
+            seconds: So long.
+
+            answered_at: When the answer came.
         """
+        self._collect(answered_at)
         self._round_trips.append(seconds)
         self._margin = SLACK * max(self._round_trips)
+        self._answered(answered_at - seconds, answered_at)
 
     def carry(self, *, counted_at: float) -> None:
         """
@@ -338,28 +347,44 @@ class AdaptiveBucket:
         """When one request more than *excess* of these, and of those under way, is *span* old; None if unknown."""
         if excess < 0:
             return now
-        ends = merge((at + span for at in counted), (at + self._margin + span for at in self._written.values()))
+        ends = merge((at + span for at in counted), (self._counted_at(*at) + span for at in self._moving.values()))
         end = next(islice(ends, excess, None), math.inf)
         return None if end == math.inf else end
 
     def _collect(self, now: float) -> None:
-        while self._written:
-            loan, written_at = next(iter(self._written.items()))
-            if written_at + self._margin > now:
+        while self._moving:
+            loan, instants = next(iter(self._moving.items()))
+            if (counted_at := self._counted_at(*instants)) > now:
                 break
-            self._count(loan, written_at + self._margin)
+            self._count(loan, counted_at)
         while self._counted and self._counted[0] + self.span <= now:
             self._counted.popleft()
         while self._sent and self._sent[0] + self.window <= now:
             self._sent.popleft()
 
+    def _counted_at(self, written_at: float, moving_at: float) -> float:
+        return max(written_at + self._margin, moving_at)
+
+    def _answered(self, asked_at: float | None, now: float) -> None:
+        """A request was answered, so what was written before it is not stuck in the network."""
+        while asked_at is not None and self._written:
+            loan, written_at = next(iter(self._written.items()))
+            if written_at > asked_at:
+                break
+            del self._written[loan]
+            self._moving[loan] = (written_at, now)
+
     def _count(self, loan: Loan, at: float) -> None:
         """The service has counted a request by the instant *at*."""
         loan.counted = True
-        self._written.pop(loan, None)
+        self._forget(loan)
         self._uncounted -= 1
         _insert(self._counted, at)
         _insert(self._sent, at)
+
+    def _forget(self, loan: Loan) -> None:
+        self._written.pop(loan, None)
+        self._moving.pop(loan, None)
 
     def _end(self, loan: Loan) -> None:
         if not self.lent:

@@ -163,9 +163,8 @@ class Admission:
         Args:
             seconds: From the look to its answer.
         """
-        margin = self.bucket.margin
-        self.bucket.round_trip(seconds)
-        if self.bucket.margin != margin:
+        self.bucket.round_trip(seconds, answered_at=self._loop.time())
+        if self._queue:
             self._pump()
 
     @property
@@ -204,7 +203,6 @@ class Admission:
 
     def _wrote(self, permit: Permit) -> None:
         self.bucket.wrote(permit.loan, self._loop.time())
-        self._pump()  # that the token comes back is certain now, whatever becomes of the answer
 
     def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
         now, epoch = self._loop.time(), self.gate.epoch

@@ -132,7 +132,7 @@ def test_what_travels_no_longer_than_looks_tell_is_counted_in_time(
     """The answers may take as long as they like, or never come."""
     bucket = AdaptiveBucket(limit, window)
     for look in looks:
-        bucket.round_trip(look)
+        bucket.round_trip(look, answered_at=start)
     caller = Caller(bucket, start)
     caller.go([attrs.evolve(trip, there=min(trip.there, bucket.margin)) for trip in trips])
     caller.end_those_until(NEVER)
@@ -199,7 +199,7 @@ def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
         elif deed == "carry":
             bucket.carry(counted_at=now)
         elif deed == "round trip":
-            bucket.round_trip(pause)
+            bucket.round_trip(pause, answered_at=now)
 
         assert len(unwritten) + len(written) == bucket.lent
         assert_sound(bucket, now)
@@ -253,7 +253,7 @@ def test_a_slow_create_returns_its_token_by_the_looks() -> None:
     finish(bucket, quick, 1.1)
     assert 11.1 == bucket.ready_at(1.1)
     for seconds in [9.0, *[0.4] * 64]:
-        bucket.round_trip(seconds)
+        bucket.round_trip(seconds, answered_at=1.1)
     assert 0.5 == bucket.margin
 
     bucket.take(11.1)
@@ -261,6 +261,28 @@ def test_a_slow_create_returns_its_token_by_the_looks() -> None:
     finish(bucket, slow, 11.3)
     assert 11.5 == bucket.ready_at(11.3)
     assert 1 == bucket.lent
+
+
+@pytest.mark.parametrize("what", ["a look", "a create", "a refused create"])
+def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: str) -> None:
+    """Only an answer to what was written after it tells that it is not."""
+    bucket = AdaptiveBucket(3, 10.0)
+    bucket.round_trip(0.4, answered_at=0.0)
+    early, stuck, late = bucket.take(1.0), bucket.take(1.0), bucket.take(1.0)
+    bucket.wrote(early, 2.0)
+    bucket.wrote(stuck, 3.0)
+    bucket.wrote(late, 4.0)
+    bucket.round_trip(0.4, answered_at=3.3)
+    finish(bucket, early, 3.4)
+    assert (13.3, 2) == (bucket.ready_at(3.4), bucket.lent)
+    bucket.take(13.3)
+    assert bucket.ready_at(13.3) is None
+
+    if what == "a look":
+        bucket.round_trip(0.4, answered_at=14.0)
+    else:
+        finish(bucket, late, 14.0, "passed" if what == "a create" else "refused")
+    assert 24.0 == bucket.ready_at(14.0)
 
 
 def test_what_an_earlier_bucket_had_counts_up_to_the_limit() -> None:
@@ -377,9 +399,9 @@ def test_a_probe_without_an_answer_tells_nothing_and_may_have_been_counted() -> 
 
 def test_an_answer_that_comes_after_its_token_has_come_back_burns_one_all_the_same() -> None:
     bucket = AdaptiveBucket(2, 10.0)
-    bucket.round_trip(0.4)
     slow = bucket.take(0.0)
     bucket.wrote(slow, 0.0)
+    bucket.round_trip(0.4, answered_at=0.5)
     assert 2 == bucket.available(11.0)
     bucket.refused(slow, now=11.0)
 
@@ -419,9 +441,9 @@ def test_in_a_blackout_a_single_prober_goes_after_1_2_4_seconds_up_to_a_window()
 def test_a_blackout_ends_with_the_first_request_that_passes() -> None:
     """It may be one that was under way already, its token burnt twice by answers that came late."""
     bucket = AdaptiveBucket(1, 10.0)
-    bucket.round_trip(0.4)
     slow = bucket.take(0.0)
     bucket.wrote(slow, 0.0)
+    bucket.round_trip(0.4, answered_at=0.5)
     other = bucket.take(11.0)
     bucket.refused(slow, now=11.0)
     assert 0 == bucket.tokens
