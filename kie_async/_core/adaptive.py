@@ -12,8 +12,8 @@ the earlier of
   trip)``, 97.8 % for 20 in 10 s and 20 to 200 ms each way;
 * the instant at which it was written, and 1.25 times the longest of the last 64 round trips of *looks*, requests that
   cost the service no work: so a create that the service thinks about for seconds, or never answers, does not hold its
-  place for as long. Until a look has been answered, there is only the answer; and until anything has been answered that
-  was written no earlier than the create, the network may stand still, with the create in it.
+  place for as long. Until a look has been answered, there is only the answer; and the network may stand still, with the
+  create in it, until something is answered that was written no earlier, or anything after the longest round trip.
 
 A client that does not see the service's clock cannot do better than 99.1 % (``window / (window + mean time of travel -
 least time of travel)``); subtracting a share of the least round trip gains 0.3 points, and is refused whenever the
@@ -366,10 +366,11 @@ class AdaptiveBucket:
         return max(written_at + self._margin, moving_at)
 
     def _answered(self, asked_at: float | None, now: float) -> None:
-        """A request was answered, so what was written before it is not stuck in the network."""
-        while asked_at is not None and self._written:
+        """What should have arrived by now, or was written before this request, is not stuck in the network."""
+        while self._written:
             loan, written_at = next(iter(self._written.items()))
-            if written_at > asked_at:
+            later = asked_at is not None and written_at <= asked_at
+            if not later and written_at + self._margin / SLACK > now:
                 break
             del self._written[loan]
             self._moving[loan] = (written_at, now)

@@ -164,6 +164,36 @@ async def test_creates_that_the_service_thinks_about_cost_no_refusal_and_little_
         assert 94.0 <= seen["utilisation"] <= 100.0
 
 
+async def test_a_limit_that_is_lower_than_configured_is_learned_and_used() -> None:
+    """12 where 20 are configured: 8 refusals at once, then about one a minute, and ten minutes are used to the last."""
+    async with a_world(limit=12, **SERVICE) as world:
+        with anyio.move_on_after(600.0):
+            async with anyio.create_task_group() as group:
+                for number in range(800):
+                    group.start_soon(world.kie.submit, ask(number))
+        refused = world.truth.refused
+
+        assert len([post for post in refused if post.at < 10.0]) <= 10
+        assert len(refused) <= 25
+        assert 0.97 * 720 <= len(world.truth.created) <= 732
+        assert world.truth.busiest_window(10.0) <= 20
+
+
+async def test_a_network_that_stands_still_costs_no_refusal() -> None:
+    """For a second, in a burst, when the looks have told how quick it usually is."""
+
+    def way(rng: random.Random) -> float:
+        now, seconds = anyio.current_time(), rng.uniform(0.02, 0.2)
+        return seconds if not 51.3 <= now + seconds < 52.3 else 52.3 - now
+
+    async with a_world(latency=way, credits=1e9) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(200):
+                group.start_soon(world.kie.submit, ask(number))
+
+        assert (0, 20) == (len(world.truth.refused), world.truth.busiest_window(10.0))
+
+
 async def test_an_error_leaves_nothing_either() -> None:
     """Every third create is refused for good: tokens are spent, and slots come back."""
     faults = [Fault("create", "code", code=422, nth=range(1, 100, 3))]
