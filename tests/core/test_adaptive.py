@@ -265,7 +265,7 @@ def test_a_slow_create_returns_its_token_by_the_looks() -> None:
 
 @pytest.mark.parametrize("what", ["a look", "a create", "a refused create"])
 def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: str) -> None:
-    """An answer to what was written no earlier tells that it is not, and any that comes after the longest round trip."""
+    """An answer to what was written no earlier tells that it is not, or any after the longest round trip."""
     bucket = AdaptiveBucket(3, 10.0)
     bucket.round_trip(0.4, answered_at=0.0)
     early, stuck, late = bucket.take(1.0), bucket.take(1.0), bucket.take(1.0)
