@@ -103,6 +103,8 @@ class Poller:
         agenda: Agenda,
         root: Root,
     ) -> None:
+        #: Told how long each look has taken that was answered, in seconds.
+        self.on_round_trip: Callable[[float], None] = lambda _: None
         self._transport = transport
         self._loop = loop
         self._agenda = agenda
@@ -292,7 +294,9 @@ class Poller:
         try:
             answer = await self._transport.look(task_id, timeout=until - began_at)
             self.looks += 1
-            self._round_trips.took(self._loop.time() - began_at)
+            round_trip = self._loop.time() - began_at
+            self._round_trips.took(round_trip)
+            self.on_round_trip(round_trip)
             envelope, record = read_record_body(answer.body)
             look = judge_look(task_id=task_id, status=answer.status, envelope=envelope, record=record)
             if look.verdict is not LookVerdict.RATE_LIMITED:

@@ -658,3 +658,18 @@ async def test_a_job_without_a_task_is_not_watched() -> None:
         with pytest.raises(ValueError, match="no taskId"):
             poller.watch(LiveJob(id="kj_1"))
         assert 0 == poller.watched
+
+
+async def test_of_each_look_that_was_answered_it_is_told_how_long_it_took() -> None:
+    """Whoever has asked for it; silence has no length."""
+    service, seconds = Service(seconds=0.4, silent=range(2, 9)), list[float]()
+    async with a_poller(service, every=1.0) as (poller, _):
+        poller.on_round_trip = seconds.append
+        await poller.look_now("t1")
+        (job,) = jobs(1)
+        poller.watch(job)
+        await anyio.sleep(60.0)
+        answered = len(service.asked) - service.running - 7
+
+    assert 10 < answered
+    assert [0.4] * answered == [round(each, 3) for each in seconds]
