@@ -41,7 +41,7 @@ coverage: $(VENV)/.installed strace openssl ## the tests, with branch coverage: 
 	@echo "Branch coverage of the package:"
 	@$(RUN) coverage report --fail-under=92
 
-bench: $(VENV)/.installed ## the benchmarks; ARGS="utilisation --save" runs one and keeps its result
+bench: $(VENV)/.installed ## the benchmarks; ARGS="limits --save" runs one and keeps its result
 	$(RUN) benchmarks $(ARGS)
 
 strace: ## what the power-cut test records a process with; from the distribution, where it is missing

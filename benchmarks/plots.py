@@ -21,7 +21,8 @@ PLOTS = Path(__file__).parents[1] / "docs" / "plots"
 
 Row: TypeAlias = Mapping[str, str | float]
 
-OURS, OTHERS, FAINT = "#1f6feb", "#8b949e", "#d0d7de"
+OURS, OTHERS = "#1f6feb", "#8b949e"
+GREYS = ("#424a53", "#6e7781", "#8c959f", "#afb8c1", "#d0d7de")
 #: Of the figure, in inches; its text is as large as the document's if it is as wide as that.
 SIZE = (7.2, 3.6)
 
@@ -50,7 +51,7 @@ def polling(axes: Axes) -> None:
     for place, contender in enumerate(contenders):
         lags = [number(row["mean lag"]) for row in rows if row["contender"] == contender]
         at = [nth + width * (place - len(contenders) / 2 + 0.5) for nth in range(len(groups))]
-        color = OURS if contender == "kie_async" else (OTHERS, FAINT)[place % 2]
+        color = OURS if contender == "kie_async" else GREYS[place - 1]
         bars = axes.bar(at, lags, width=width, color=color, label=contender)
         axes.bar_label(bars, fmt="{:.1f}", fontsize=6, padding=1)
     least = [next(number(row["least"]) for row in rows if row["in flight"] == group) for group in groups]
@@ -78,7 +79,7 @@ def limits(axes: Axes) -> None:
     for place, contender in enumerate(contenders):
         found = {str(row["case"]): row for row in rows if row["contender"] == contender}
         shown = [nth for nth, case in enumerate(cases) if case in found]
-        color = OURS if contender == "kie_async" else (OTHERS, FAINT)[place % 2]
+        color = OURS if contender == "kie_async" else GREYS[place - 1]
         bars = axes.barh(
             [nth + height * (place - len(contenders) / 2) for nth in shown],
             [number(found[cases[nth]]["used %"]) for nth in shown],
@@ -93,7 +94,8 @@ def limits(axes: Axes) -> None:
     axes.set_yticklabels(cases, fontsize=7)
     axes.invert_yaxis()
     axes.set_title("20 creates in 10 s, at a service that counts by a sliding log")
-    axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.4, -0.17), ncols=3)
+    axes.margins(y=0.01)
+    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=5)
 
 
 def overhead(axes: Axes) -> None:
@@ -110,7 +112,7 @@ def overhead(axes: Axes) -> None:
 
 
 DRAWN: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
-    "limits": (limits, (7.2, 11.0)),
+    "limits": (limits, (7.2, 9.5)),
     "polling": (polling, SIZE),
     "overhead": (overhead, (7.2, 2.2)),
 }

@@ -182,6 +182,8 @@ class Durations:
             area = integral - here * (level + half * here)
             self._cells.append((area, level, half))
             integral += (there - here) * (more + less) / 2.0
+        # An age a hair below the oldest may have the same logarithm, and then counts as in the cell beyond it.
+        self._cells.append(self._cells[-1])
 
 
 class DurationsByKind:

@@ -1,9 +1,9 @@
 """
 Whether the next create may go at all, whatever the tokens say: one gate for the whole client.
 
-Three answers of the service close it. A 429 closes it for a pause, once for all requests that were under way. A 455
-(maintenance) closes it until a probe is not answered by 455; there is one probe a pause. An account verdict (401, 402,
-433) closes it until a create that was asked for later succeeds; such a create is the probe, one at a time.
+Two answers of the service close it. A 455 (maintenance) closes it until a probe is not answered by 455; there is one
+probe a pause. An account verdict (401, 402, 433) closes it until a create that was asked for later succeeds; such a
+create is the probe, one at a time. A 429 costs a token and closes nothing, unless it names a time (``Retry-After``).
 """
 
 from __future__ import annotations
@@ -42,17 +42,12 @@ class Gate:
     62.0
     """
 
-    #: Rounds of 429 since the last success: how often in a row the gate has closed for a pause.
-    refusals: int = attrs.field(default=0, init=False)
-    #: When the first of them came; means something while there are any.
-    refused_since: float = attrs.field(default=0.0, init=False)
     #: Moves when what was granted before must not be sent any more.
     epoch: int = attrs.field(default=0, init=False)
     #: What holds it closed until a probe succeeds: MAINTENANCE, ACCOUNT or None.
     barrier: Verdict | None = attrs.field(default=None, init=False)
     #: Since when the service has been under maintenance, as far as it is known; None if it is not.
     maintenance_since: float | None = attrs.field(default=None, init=False)
-    _closed_at: float = attrs.field(default=float("-inf"), init=False)
     _closed_until: float = attrs.field(default=float("-inf"), init=False)
     _opened_at: float = attrs.field(default=float("-inf"), init=False)
     _probe_at: float = attrs.field(default=float("-inf"), init=False)
@@ -92,21 +87,10 @@ class Gate:
 
             probe: What ``enter`` returned.
 
-            pause: For how long, in seconds, this verdict closes the gate, if it does.
+            pause: For how long, in seconds, maintenance closes the gate.
         """
         if probe:
             self._probing = False
-        if verdict is Verdict.RATE_LIMITED:
-            # Of a burst that is refused, only the first refusal counts: the others were under way already.
-            if entered_at > self._closed_at:
-                if not self.refusals:
-                    self.refused_since = now
-                self.refusals += 1
-                self._closed_at = now
-                self._closed_until = max(self._closed_until, now + pause)
-        elif verdict is Verdict.ACCEPTED and entered_at > self._closed_at:
-            self.refusals = 0
-
         if probe and self.barrier is not None:
             self._judge_probe(verdict, now, pause)
         elif verdict in _CLOSING and entered_at >= self._opened_at:

@@ -153,7 +153,7 @@ TABLE: tuple[Row, ...] = (
         "code 429, or a bare HTTP 429",
         lambda r: r.says(429) or r.bare(429),
         Verdict.RATE_LIMITED,
-        "the gate closes for the whole client; the job keeps its place and is sent again",
+        "its token is burnt: a lower limit is learned; the job keeps its place and is sent again, within `max_age`",
     ),
     Row(
         "code 455",

@@ -17,9 +17,9 @@ from kie_async import errors
 from kie_async._core.outcomes import closed_error
 from kie_async._core.polling import ByLag
 from kie_async._core.signature import callback_secret
-from kie_async._core.verdicts import Reply, error_of_answer
+from kie_async._core.verdicts import Reply, Verdict, error_of_answer
 from kie_async._core.wire import read_credit, read_envelope
-from kie_async._io.admission import Admission
+from kie_async._io.admission import SENT_WITHIN, Admission
 from kie_async._io.agenda import Agenda
 from kie_async._io.clock import Surroundings
 from kie_async._io.confirmations import Confirmations
@@ -93,7 +93,10 @@ class Engine:
         )
         admission = Admission(
             settings.limits,
-            patience=settings.retry.maintenance_patience,
+            patience={
+                Verdict.MAINTENANCE: settings.retry.maintenance_patience,
+                Verdict.RATE_LIMITED: settings.retry.max_age,
+            },
             loop=loop,
             surroundings=surroundings,
             agenda=agenda,
@@ -119,7 +122,7 @@ class Engine:
             retry=settings.retry,
             report=self._report,
         )
-        poller.on_look = tracker.on_look
+        poller.on_look, poller.on_round_trip = tracker.on_look, admission.round_trip
         net = Net(poller=poller, registry=registry, surroundings=surroundings, agenda=agenda)
         poller.weigh, tracker.on_end = net.weigh, net.ended
         settler = Settler(moves=moves, surroundings=surroundings, report=self._report)
@@ -259,6 +262,11 @@ class Engine:
             stack.push_async_callback(self._parts.transport.close)
             await self._parts.transport.open()
             self._opened = stack.pop_all()
+        if not self._settings.spent_until:  # what this very client has spent is known better than from the journal
+            admission, wall = self._parts.admission, self._parts.surroundings.wall()
+            admission.count(
+                await self._parts.journal.sent_by_the_dead(since=wall - admission.bucket.window - SENT_WITHIN)
+            )
         if orphans := await self._parts.journal.orphans():
             shown = ", ".join(f"{count} {state}" for state, count in sorted(orphans.items()))
             _log.warning(

@@ -152,6 +152,15 @@ class Journal(Protocol):
         """How many open rows have no owner that is alive, by state."""
         ...
 
+    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
+        """
+        When the unfinished creates were sent that owners have sent who are not alive.
+
+        Args:
+            since: Only those after this instant, in seconds since the epoch.
+        """
+        ...
+
     async def version(self) -> int:
         """A number that changes when another process has written."""
         ...

@@ -7,7 +7,6 @@ From the first byte of a create on it goes through to an answer, and writes down
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Unpack
 
 import anyio
@@ -20,6 +19,7 @@ from kie_async._core.lifecycle import IntentState
 from kie_async._core.signature import callback_url
 from kie_async._core.verdicts import Reply, Verdict, decide, error_of
 from kie_async._core.wire import read_envelope, task_id_of, write_create
+from kie_async._io.admission import Permit
 from kie_async._io.moves import row_of
 from kie_async._io.retrying import FullJitter, pause_after
 from kie_async._io.transport import Exchange, describe
@@ -28,7 +28,7 @@ from kie_async.events import EventName
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from kie_async._io.admission import Admission, Permit
+    from kie_async._io.admission import Admission
     from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Changes
     from kie_async._io.live import Errand, LiveJob
@@ -175,25 +175,18 @@ class Owner:
         return pause_after(FullJitter(_UNSENT_WAIT, self._tools.surroundings.random), self._failures)
 
     async def _sleep(self, seconds: float) -> None:
-        # After a 429 or a 455 the gate that all jobs share does the waiting, and keeps their order.
+        # After a 429 or a 455 the queue that all jobs share does the waiting, and keeps their order.
         if self._last not in _GATED and seconds > 0:
             await anyio.sleep(seconds)
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _attempt(self) -> _Attempt:
-        job, tools, errand = self._job, self._tools, self._errand
-        permit = await tools.admission.permit(errand.place, since=math.inf if errand.patient else errand.began_at)
-        if permit is None:
-            await self._withdraw(
-                errors.MaintenanceError(
-                    f"The service has been under maintenance for more than {tools.retry.maintenance_patience:g} s."
-                    " Nothing was paid: try again later.",
-                    code=455,
-                    intent_id=job.id,
-                )
-            )
-            return _Attempt(Verdict.MAINTENANCE, again=False)
+        errand, tools = self._errand, self._tools
+        permit = await tools.admission.permit(errand.place, since=errand.began_at, patient=errand.patient)
+        if not isinstance(permit, Permit):
+            await self._withdraw(self._outlasted(permit))
+            return _Attempt(permit, again=False)
         errand.on_wire = False
         try:
             exchange = await tools.transport.create(
@@ -212,6 +205,18 @@ class Owner:
             attempt = await self._judge(permit, exchange)
         # A caller who left while the create was on the wire is heard now, if nothing was accepted.
         return attempt if errand.stop is None and not self._lost else attrs.evolve(attempt, again=False)
+
+    def _outlasted(self, reason: Verdict) -> errors.KieError:
+        retry, intent_id = self._tools.retry, self._job.id
+        if reason is Verdict.RATE_LIMITED:
+            said = f"The rate limit has refused every create for more than {retry.max_age:g} s."
+            return errors.RateLimitedError(
+                f"{said} Nothing was paid: find out who else uses the account, then submit again.",
+                code=429,
+                intent_id=intent_id,
+            )
+        said = f"The service has been under maintenance for more than {retry.maintenance_patience:g} s."
+        return errors.MaintenanceError(f"{said} Nothing was paid: try again later.", code=455, intent_id=intent_id)
 
     def _body(self) -> bytes:
         row = row_of(self._job)
@@ -239,6 +244,7 @@ class Owner:
         if self._errand.stop is not None or not permit.still_good():
             raise _NotSentError
         self._errand.on_wire = True
+        permit.wrote()
         job.publish()
 
     async def _back(self, **changes: Unpack[Changes]) -> None:
@@ -273,7 +279,8 @@ class Owner:
             case Verdict.ACCEPTED:
                 await tools.settler.accepted(job, reply.task_id or "")
             case Verdict.RATE_LIMITED:
-                return await self._rate_limited(reply)
+                tools.report(EventName.RATE_LIMITED, job)
+                await self._back()
             case Verdict.MAINTENANCE:
                 tools.report(EventName.MAINTENANCE, job)
                 await self._back()
@@ -314,15 +321,6 @@ class Owner:
         if self._unsent_since is None:
             self._unsent_since = self._tools.surroundings.now()
         return _Attempt(Verdict.UNSENT, again=True)
-
-    async def _rate_limited(self, reply: Reply) -> _Attempt:
-        job, tools = self._job, self._tools
-        tools.report(EventName.RATE_LIMITED, job)
-        await self._back()
-        if tools.admission.refused_for() < tools.retry.max_age:
-            return _Attempt(Verdict.RATE_LIMITED, again=True)
-        await self._withdraw(error_of(reply, intent_id=job.id))
-        return _Attempt(Verdict.RATE_LIMITED, again=False)
 
     async def _suspect(self, reply: Reply) -> _Attempt:
         job, tools = self._job, self._tools

@@ -53,14 +53,14 @@ class _Question:
 
         answer: Where it is told.
 
-        until: When it is given up; known when it is asked first.
+        left: How long its looks may still be on the wire, in seconds; the wait for its turn does not count.
 
         silences: How many looks have got no answer.
     """
 
     task_id: str
     answer: asyncio.Future[Look]
-    until: float | None = None
+    left: float = LOOK_TIMEOUT
     silences: int = 0
 
     def fail(self, error: Exception) -> None:
@@ -103,6 +103,8 @@ class Poller:
         agenda: Agenda,
         root: Root,
     ) -> None:
+        #: Told how long each look has taken that was answered, in seconds.
+        self.on_round_trip: Callable[[float], None] = lambda _: None
         self._transport = transport
         self._loop = loop
         self._agenda = agenda
@@ -241,14 +243,15 @@ class Poller:
     # -- a look -----------------------------------------------------------------------------------------------------
 
     async def _look_urgently(self, question: _Question) -> None:
-        now = self._loop.time()
-        until = question.until = now + LOOK_TIMEOUT if question.until is None else question.until
+        patience = question.left
         if question.silences < _URGENT_REPEATS:
-            until = min(now + self._patience(question.silences), until)
+            patience = min(self._patience(question.silences), patience)
+        until = self._loop.time() + patience
         try:
             look = await self._look(question.task_id, until)
         except errors.TransportError as error:
-            if until <= self._loop.time() < question.until:
+            question.left -= patience
+            if self._loop.time() >= until and question.left > 0.0:
                 question.silences += 1
                 self._urgent.appendleft(question)
                 self._pump()
@@ -266,21 +269,21 @@ class Poller:
     async def _look_at(self, watch: Watch) -> None:
         job, began_at = watch.job, self._loop.time()
         until = began_at + self._patience(watch.silences)
+        look, silent = Look(LookVerdict.UNREADABLE), False
         try:
-            look = await self._look(job.task_id or "", until)
-        except errors.TransportError:
-            look = Look(LookVerdict.UNREADABLE)
-            silent = self._loop.time() >= until
-        else:
-            silent = False
-        watch.silences = watch.silences + 1 if silent else 0
-        if not silent and look.verdict is not LookVerdict.RATE_LIMITED:
-            # Whatever came instead of a record, the next look is as far away as after one; but a look that was silent
-            # or refused is as good as none, and its job as overdue as before.
-            watch.seen_at = max(watch.seen_at, began_at)
-        try:
+            try:
+                look = await self._look(job.task_id or "", until)
+            except errors.TransportError:
+                silent = self._loop.time() >= until
+            finally:
+                watch.silences = watch.silences + 1 if silent else 0
+                if not silent and look.verdict is not LookVerdict.RATE_LIMITED:
+                    # Whatever came instead of a record, the next look is as far away as after one; but a look that was
+                    # silent or refused is as good as none, and its job as overdue as before.
+                    watch.seen_at = max(watch.seen_at, began_at)
             await self.on_look(job, look)
         finally:
+            # Whatever went wrong, in a hook of the caller's own session for example: the task is not forgotten.
             self.plan(watch)
 
     def _patience(self, silences: int) -> float:
@@ -291,7 +294,9 @@ class Poller:
         try:
             answer = await self._transport.look(task_id, timeout=until - began_at)
             self.looks += 1
-            self._round_trips.took(self._loop.time() - began_at)
+            round_trip = self._loop.time() - began_at
+            self._round_trips.took(round_trip)
+            self.on_round_trip(round_trip)
             envelope, record = read_record_body(answer.body)
             look = judge_look(task_id=task_id, status=answer.status, envelope=envelope, record=record)
             if look.verdict is not LookVerdict.RATE_LIMITED:

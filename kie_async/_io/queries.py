@@ -26,6 +26,7 @@ __all__ = [
     "one",
     "orphans",
     "paid",
+    "sent_by_the_dead",
     "version",
 ]
 
@@ -118,6 +119,13 @@ def orphans(owners: Owners, connection: sqlite3.Connection) -> dict[IntentState,
         for state, count in connection.execute(query, (name,)):
             counts[IntentState(state)] = counts.get(IntentState(state), 0) + count
     return counts
+
+
+def sent_by_the_dead(owners: Owners, since: float, connection: sqlite3.Connection) -> list[float]:
+    """When dead owners have sent what is unfinished, after an instant; by an index, whatever the file holds."""
+    # What is an intent (again) was not sent, or was refused.
+    query = f"SELECT sending_at FROM intents WHERE owner IS ? AND {_in(OPEN)} AND state <> 'intent' AND sending_at > ?"  # noqa: S608
+    return [at for name in _dead(owners, connection) for (at,) in connection.execute(query, (name, since))]
 
 
 def claim(owners: Owners, intent_ids: Collection[str] | None, connection: sqlite3.Connection) -> list[Intent]:

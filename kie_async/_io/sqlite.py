@@ -190,6 +190,10 @@ class SqliteJournal:
         """How many open rows have no owner that is alive, by state."""
         return await self._open.do(partial(queries.orphans, self._owner), writes=False)
 
+    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
+        """When dead owners have sent what is unfinished; see ``Journal.sent_by_the_dead``."""
+        return await self._open.do(partial(queries.sent_by_the_dead, self._owner, since), writes=False)
+
     async def version(self) -> int:
         """A number that changes when another process has written."""
         return await self._open.do(queries.version, writes=False)

@@ -185,9 +185,14 @@ class Submitter:
         return job.successor is None and row is not None and row.state is IntentState.INTENT and self._owns(row)
 
     async def _take_slot(self, job: LiveJob) -> None:
-        if not job.holds_slot:
-            await self._tools.admission.slots.acquire()
+        if job.holds_slot:
+            return
+        await self._tools.admission.slots.acquire()
+        if job.state is IntentState.INTENT:
             job.holds_slot = True
+        else:
+            # In the turn of the grant a callback has proved that its task exists already, which has its own slot.
+            self._tools.admission.slots.release()
 
     async def _stopped(self, job: LiveJob, why: Stop | None, error: errors.KieError) -> None:
         """Write down that an owner has ended before its create was accepted, if that is for good."""

@@ -174,8 +174,9 @@ class Tracker:
             job.trouble = error_of_look(look.verdict, intent_id=job.own_id, task_id=job.task_id)
             job.publish()
         elif look.verdict is LookVerdict.NOT_VISIBLE and job.foreign:
-            job.unseen = True
-            if self._surroundings.now() - job.accepted_at > VISIBLE_AFTER:
+            # One that was seen before is not gone because of one answer: it takes two in a row.
+            before, job.unseen = job.unseen, True
+            if before and self._surroundings.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = error_of_look(look.verdict, intent_id=None, task_id=job.task_id)
                 self.let_go(job)
 

@@ -15,6 +15,7 @@ import attrs
 
 from kie_async._core.durations import DurationsByKind
 from kie_async._core.kinds import Kind, kind_of
+from kie_async._core.lifecycle import IntentState
 from kie_async._core.polling import Outlook, PollingPolicy
 from kie_async._core.wire import read_param
 from kie_async._io.agenda import Agenda
@@ -26,6 +27,9 @@ __all__ = ["Watch", "Watchlist"]
 
 #: What a job weighs that nobody waits for: its looks are twice as far apart, and come after those at others.
 UNAWAITED = 0.5
+#: What one weighs that is stalled: its task is most likely lost. By its age alone it would go before all that run, and
+#: some thousands that the service has lost would take every look.
+STALLED = 0.02
 #: Jobs that are weighed anew at a stretch, and the pause between two stretches, in seconds: 256 take 2 ms.
 _AT_A_STRETCH = 256
 _BETWEEN_STRETCHES = 0.02
@@ -171,6 +175,8 @@ class Watchlist:
 
     def _weight(self, job: LiveJob) -> float:
         weight = self.weigh(job)
+        if job.state is IntentState.STALLED:
+            weight *= STALLED
         if job.waiters or job.readers:
             return weight
         # Most weigh 1, and share one number.

@@ -19,7 +19,7 @@ from kie_async.testing.hosting import Hosting
 from kie_async.testing.jobs import FAILURES, Duration, Jobs
 from kie_async.testing.limiters import LimiterKind, make_limiter
 from kie_async.testing.routes import Routes
-from kie_async.testing.server import Server
+from kie_async.testing.server import Latency, Server
 from kie_async.testing.truth import Truth
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class FakeKie(Controls):
 
         queries_per_second: How many queries of recordInfo each key may make.
 
-        latency: Time over the network each way, drawn evenly between the two. A request is stamped after the first way.
+        latency: Time over the network each way, drawn evenly between the two, or by a function of a ``random.Random``.
+            A request is stamped after the first way.
 
         create_seconds: What a create takes after it was counted, drawn evenly between the two (or always the same).
 
@@ -120,7 +121,7 @@ class FakeKie(Controls):
         window: float = 10.0,
         limiter: LimiterKind = "sliding",
         queries_per_second: float = 10.0,
-        latency: tuple[float, float] = (0.0, 0.0),
+        latency: Latency = (0.0, 0.0),
         create_seconds: float | tuple[float, float] = 0.0,
         duration: Duration = (60.0, 0.35),
         speed: float = 1.0,

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from kie_async.testing.truth import Entry, Truth
 
-__all__ = ["Exchange", "Server"]
+__all__ = ["Exchange", "Latency", "Server"]
+
+#: Seconds each way over the network: drawn evenly between the two, or by a function of the generator.
+Latency: TypeAlias = tuple[float, float] | Callable[[Random], float]
 
 #: As many connections may wait to be accepted as the kernel allows: a batch opens hundreds in one instant.
 _BACKLOG = 4096
@@ -87,7 +90,7 @@ class Server:
 
         script: The faults.
 
-        latency: Seconds each way, drawn evenly between the two.
+        latency: See ``Latency``.
 
         http_statuses: Whether refusals have the HTTP status of their code instead of 200.
 
@@ -101,7 +104,7 @@ class Server:
         port: int,
         truth: Truth,
         script: FaultScript,
-        latency: tuple[float, float],
+        latency: Latency,
         http_statuses: bool,
         seed: int,
     ) -> None:
@@ -235,7 +238,9 @@ class Server:
 
     async def _travel(self) -> None:
         """One way over the network."""
-        if self.latency != (0.0, 0.0):
+        if callable(self.latency):
+            await anyio.sleep(self.latency(self._rng))
+        elif self.latency != (0.0, 0.0):
             await anyio.sleep(self._rng.uniform(*self.latency))
 
     def _edge(self, request: web.Request) -> dict[str, str]:

@@ -13,7 +13,7 @@ from kie_async import EventName, KieClient, KieError, Limits, RetryPolicy, Servi
 from kie_async._core.signature import callback_secret, callback_url
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import a_backend, a_called_world, body_of, duplicates, post
-from tests.client.world import KEY, PROMPT, Anything, World, ask, assert_settled, somebody_elses
+from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, World, a_world, ask, assert_settled, somebody_elses
 
 if TYPE_CHECKING:
     from kie_async import Generation
@@ -315,6 +315,39 @@ async def test_a_job_that_was_sent_again_by_hand_has_the_task_that_ends_first_an
 
         assert {*world.tasks} == {video.task_id, *row.duplicates}
         assert 1 == len(row.duplicates) == row.suspect_attempts
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("first", ["grant", "proof"])
+async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the_task_is_one_slot(first: str) -> None:
+    """The owner waits for a slot to send the job again; the task of its first create takes one whether there is one."""
+    policy = RetryPolicy(in_doubt_hold=30.0)
+    options = {"retry": policy, "limits": Limits(in_flight=1), "callback_url": CALLBACKS}
+    async with a_world(client=options, duration=600.0, faults=[lost(nth=1)]) as world:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await world.kie.submit(ask())
+        await anyio.sleep(40.0)
+        running = await world.kie.submit(ask(1))
+        await raised.value.job.resubmit(allow_duplicate=True)
+        await anyio.sleep(1.0)
+        assert (1, 1) == (world.kie.statistics().in_flight, world.kie.statistics().waiting_for_slot)
+
+        parts = (await world.kie._engine()).parts  # noqa: SLF001 (two things must happen in one turn)
+        waits, runs = parts.registry.get(raised.value.job.id), parts.registry.get(running.id)
+        assert waits is not None
+        assert runs is not None
+        await parts.settler.accepted(waits, world.tasks[0])
+        if first == "grant":
+            parts.tracker.release_slot(runs)
+        parts.tracker.submitted(waits)
+        parts.submitter.found(waits)
+        if first == "proof":
+            parts.tracker.release_slot(runs)
+        await anyio.sleep(1.0)
+
+        assert (1, 0) == (world.kie.statistics().in_flight, world.kie.statistics().waiting_for_slot)
+        await raised.value.job
+        await running
         await assert_settled(world.kie)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import aclosing
+from itertools import pairwise
 
-import anyio
+import anyio.lowlevel
 import pytest
 
 from kie_async import (
     AuthenticationError,
     ConfigurationError,
+    KieClient,
     KieError,
     ProtocolError,
     SubmitInDoubtError,
@@ -19,8 +21,11 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
-from kie_async.testing import Fault
-from tests.client.world import a_world, ask, assert_settled, somebody_elses
+from kie_async._core.lifecycle import IntentState
+from kie_async._io.memory import MemoryJournal
+from kie_async.testing import FakeKie, Fault
+from tests.client.world import KEY, a_world, ask, assert_settled, somebody_elses
+from tests.io.intents import an_intent
 
 
 async def test_a_job_keeps_its_task_id() -> None:
@@ -279,6 +284,23 @@ async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:
         world.truth.tasks.pop(world.tasks[0])
         world.truth.tasks.pop(world.tasks[0])
         await running
+
+
+async def test_recover_lets_others_have_their_turn_between_a_few_jobs() -> None:
+    """However many the journal holds, the loop is never held up for longer than a few of them take."""
+    journal = MemoryJournal()
+    async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+        await kie.jobs()
+        for number in range(1000):
+            await journal.add(an_intent(number, state=IntentState.SUBMITTED, task_id=f"t{number}"))
+        taken_up = [0]
+        async with anyio.create_task_group() as group:
+            group.start_soon(kie.recover)
+            while taken_up[-1] < 1000:
+                await anyio.lowlevel.checkpoint()
+                taken_up.append(kie.statistics().jobs)
+
+        assert max(after - before for before, after in pairwise(taken_up)) <= 64
 
 
 async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:

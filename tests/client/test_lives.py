@@ -19,6 +19,7 @@ from kie_async import (
     Generation,
     Job,
     KieClient,
+    Limits,
     RetryPolicy,
     Statistics,
     SubmitInDoubtError,
@@ -32,6 +33,7 @@ from tests.client.world import KEY, Anything, a_world, ask, assert_ledger, asser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -271,6 +273,30 @@ def test_what_was_learned_of_durations_is_known_in_the_next_loop(port: int) -> N
     last = run(main(1), later=5000.0)
 
     assert last <= first / 2
+
+
+async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> None:
+    """What the last one had sent when it ended is in the journal, and counts; a neighbour's does not, being its own."""
+    async with FakeKie(latency=(0.02, 0.2)) as fake:
+        for number in range(2):
+            async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+                for take in range(15):
+                    await kie.submit(ask(20 * number + take))
+        assert 30 == len(fake.truth.created)
+        assert [] == fake.truth.refused
+        assert 20 == fake.truth.busiest_window(10.0)
+
+        before = anyio.current_time()
+        async with (
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "other.db", limits=Limits(creates=10)) as kie,
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "other.db", limits=Limits(creates=10)) as neighbour,
+        ):
+            await anyio.sleep(20.0)
+            before = anyio.current_time()
+            for each in (kie, neighbour):
+                for take in range(10):
+                    await each.submit(ask(take + 100))
+        assert anyio.current_time() <= before + 10.0
 
 
 async def test_use_from_another_thread_is_a_clear_error() -> None:

@@ -17,6 +17,7 @@ from kie_async import (
     RetryPolicy,
     TaskFailedError,
     TaskTimeoutError,
+    TransportError,
 )
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
@@ -151,6 +152,31 @@ async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -
         assert 1 == world.kie.statistics().looks
 
 
+async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_all_the_same() -> None:
+    """The pacer's only token is free eleven seconds after the first look, which is later than ten."""
+    fault = Fault("poll", "slow", seconds=600.0, times=3)
+    async with a_world(client={"limits": Limits(polls_per_second=0.1)}, faults=[fault], duration=900.0) as world:
+        job = await world.kie.submit(ask())
+        asked_at = anyio.current_time()
+        with pytest.raises(TransportError, match="timed out"):
+            await job.refresh()
+
+        # One, two and seven seconds on the wire, and ten between them.
+        assert math.isclose(30.0, anyio.current_time() - asked_at, abs_tol=0.1)
+
+
+async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
+    """No look, and no deadline, which is an hour away and would hold it until then."""
+    async with a_world(duration=5.0) as world:
+        agenda = (await world.kie._engine()).parts.agenda  # noqa: SLF001 (what is planned is nowhere to be read)
+        await world.kie.submit(ask())
+        assert 2 <= len(agenda)
+        await anyio.sleep(60.0)
+
+        assert 0 == len(agenda)
+        await assert_settled(world.kie)
+
+
 async def test_a_refresh_puts_the_next_look_off() -> None:
     """What it has shown need not be looked at again."""
     async with a_world(duration=30.0) as world:
@@ -172,6 +198,18 @@ async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
             await world.kie.attach(task_id).wait(timeout=60.0)
 
         assert 3 <= len(world.truth.polls) <= 7
+        world.truth.tasks.clear()  # not this client's to account for
+
+
+async def test_a_strangers_old_task_that_is_once_not_visible_is_not_gone() -> None:
+    """It was seen before: one answer that contradicts all others ends no wait."""
+    fault = Fault("poll", "code", code=422, msg="recordInfo is null", nth=2)
+    async with a_world(duration=700.0, faults=[fault]) as world:
+        task_id = await somebody_elses(world.fake.url)
+        await anyio.sleep(600.0)
+        assert task_id == (await world.kie.attach(task_id)).task_id
+
+        assert {422, 200} == {poll.code for poll in world.truth.polls}
         world.truth.tasks.clear()  # not this client's to account for
 
 

@@ -20,6 +20,7 @@ from kie_async import (
     MaintenanceError,
     MarketRequest,
     ModelPausedError,
+    RateLimitedError,
     RetryPolicy,
     ServiceError,
     SubmitInDoubtError,
@@ -111,6 +112,31 @@ async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
         await assert_settled(world.kie)
 
 
+async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
+    """For every waiter at once, each by its own patience, and nothing was paid."""
+    policy = RetryPolicy(max_age=300.0)
+    told_at: list[float] = []
+    async with a_world(client={"retry": policy}, faults=[Fault("create", "code", code=429)], latency=LATENCY) as world:
+
+        async def latecomer() -> None:
+            await anyio.sleep(200.0)
+            with pytest.raises(RateLimitedError, match="Nothing was paid"):
+                await world.kie.submit(ask(99))
+            told_at.append(anyio.current_time())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(latecomer)
+            ended, refused = await all_of(world, 60)
+            told_at.append(anyio.current_time())
+
+        assert ([], {"RateLimitedError": 60}) == (ended, kinds(refused))
+        assert 300.0 <= told_at[0] <= 302.0
+        assert 500.0 <= told_at[1] <= 502.0
+        assert {"withdrawn": 61} == await world.states()
+        assert len(world.truth.posts) <= 20 + 500 / 10 + 4
+        await assert_settled(world.kie)
+
+
 async def test_retry_after_is_waited_for() -> None:
     body = '{"code":429,"msg":"slow down"}'
     fault = Fault("create", "body", body=body, headers={"Retry-After": "30"}, nth=1)
@@ -138,6 +164,7 @@ async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() 
         ended, refused = await all_of(world, 60)
 
         assert (60, []) == (len(ended), refused)
+        assert len(world.truth.refused) <= 12 + 3
         assert world.truth.busiest_window(10.0, accepted=True) <= 8
         assert world.truth.busiest_window(10.0) <= 20
 

@@ -11,6 +11,8 @@ from kie_async.testing.limiters import FixedWindow, SlidingWindow, TokenBucket, 
 from kie_async.testing.truth import busiest_window
 
 if TYPE_CHECKING:
+    from random import Random
+
     from tests.contract.conftest import Api, Serve
 
 
@@ -133,3 +135,20 @@ def test_two_instants_a_window_apart_are_not_in_one_window() -> None:
     assert 3 == busiest_window(instants, 10.0)
     assert 5 == busiest_window(instants, 10.2)
     assert 0 == busiest_window([], 10.0)
+
+
+async def test_the_way_over_the_network_may_be_a_function_of_the_seed(serve: Serve) -> None:
+    """Asked for each way, so that it may change with time."""
+    drawn: list[float] = []
+
+    def latency(rng: Random) -> float:
+        drawn.append(rng.uniform(0.5, 1.0))
+        return drawn[-1]
+
+    async with serve(latency=latency) as api:
+        await api.create()
+        (post,) = api.fake.truth.posts
+
+        assert 2 == len(drawn)
+        assert post.answered_at is not None
+        assert [round(post.at, 3), round(post.answered_at, 3)] == [round(drawn[0], 3), round(sum(drawn), 3)]

@@ -63,6 +63,18 @@ def test_the_lag_is_the_integral_that_it_is_said_to_be(history: list[float], see
     )
 
 
+@pytest.mark.parametrize("hairs", range(4))
+def test_the_last_age_before_the_closed_form_has_a_lag_too(hairs: int) -> None:
+    """Its logarithm may be that of the oldest age that is kept."""
+    age = 16_384.0
+    for _ in range(hairs):
+        age = math.nextafter(age, 0.0)
+    durations = learned([60.0])
+
+    assert math.isclose(durations.lag(16_000.0, age), durations.lag(16_000.0, 16_383.9), rel_tol=0.1)
+    assert 0.0 <= durations.lag(age, age) < 1e-6
+
+
 @given(st.lists(st.floats(0.0, 1000.0), max_size=30), st.floats(4000.0, 1e6))
 def test_a_task_however_old_may_end_soon_and_may_not(history: list[float], age: float) -> None:
     """Four times older than all others, it is neither sure to have ended after a while nor sure not to have."""
@@ -84,6 +96,21 @@ def test_a_prior_that_is_wrong_by_five_is_forgotten_after_a_hundred_tasks(prior_
     assert len(true) == durations.learned
 
 
+@given(st.lists(st.floats(0.3, 4000.0), max_size=250), st.floats(0.3, 4000.0))
+def test_what_is_known_is_the_mixture_that_it_is_said_to_be(history: list[float], age: float) -> None:
+    """Of what was believed at first and a step for each task, computed one after the other, without the grid."""
+    share = 0.5 + 0.5 * math.erf(math.log(age / 15.0) / math.sqrt(2.0))
+    for number, seconds in enumerate(history):
+        weight = max(1.0 / (number + 2), 1.0 / 200.0)
+        step = 0.5 + 0.5 * math.erf(math.log(age / seconds) / 0.1 / math.sqrt(2.0))
+        share += weight * (step - share)
+    durations = learned(history)
+    tail = min(1.0, durations.mean / age) ** 2
+
+    # Between two ages of the grid, 9 % apart, a step of one task is not much more than a straight line.
+    assert math.isclose(0.97 * (1.0 - share) + 0.03 * tail, durations.survival(age), abs_tol=0.08)
+
+
 def test_what_was_learned_counts_from_the_next_question_on() -> None:
     durations = Durations()
     before = durations.survival(30.0), durations.lag(20.0, 30.0), durations.mean
@@ -99,6 +126,16 @@ def test_what_is_old_fades() -> None:
     durations = learned([90.0] * 500 + [30.0] * 500)
 
     assert durations.survival(60.0) < 0.15
+
+
+def test_what_is_known_does_not_drift_however_much_was_learned() -> None:
+    """Shares are written anew now and then, which changes nothing; the last ones show whether it does."""
+    durations = learned([*([10.0, 100.0] * 2500), *([20.0, 200.0] * 50)])
+    newest = 1.0 - 0.995**100
+
+    assert math.isclose(1.0 - 0.5 * (1.0 - newest), durations.survival(14.0), abs_tol=0.04)
+    assert math.isclose(0.5, durations.survival(50.0), abs_tol=0.04)
+    assert math.isclose(0.5 * newest, durations.survival(140.0), abs_tol=0.04)
 
 
 @given(lengths)

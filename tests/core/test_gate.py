@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -64,8 +64,6 @@ class Client(RuleBasedStateMachine):
         self.account_is_bad = False
         self.entered = 0
         self.entered_before_opening = 0
-        self.refused_at = NEVER
-        self.refusals = 0
 
     @rule(pause=durations)
     def time_passes(self, pause: float) -> None:
@@ -106,7 +104,6 @@ class Client(RuleBasedStateMachine):
         barrier, epoch = self.gate.barrier, self.gate.epoch
         self.gate.leave(verdict, now=self.now, entered_at=request.entered_at, probe=request.probe, pause=pause)
 
-        self._count_refusals(request, verdict, pause)
         if verdict is Verdict.MAINTENANCE and (request.probe or (barrier is None and self._is_news(request))):
             self.quiet_until = max(self.quiet_until, self.now + pause)
         if request.probe and verdict is Verdict.IN_DOUBT and barrier is Verdict.MAINTENANCE:
@@ -126,16 +123,6 @@ class Client(RuleBasedStateMachine):
     def _is_news(self, request: UnderWay) -> bool:
         """Whether it has entered since a probe has opened the gate; that probe's word counts more than an older one."""
         return request.number >= self.entered_before_opening
-
-    def _count_refusals(self, request: UnderWay, verdict: Verdict, pause: float) -> None:
-        if request.entered_at > self.refused_at:
-            if verdict is Verdict.RATE_LIMITED:
-                self.refusals += 1
-                self.refused_at = self.now
-                self.quiet_until = max(self.quiet_until, self.now + pause)
-            elif verdict is Verdict.ACCEPTED:
-                self.refusals = 0
-        assert self.refusals == self.gate.refusals
 
     @rule(pause=durations)
     def the_service_asks_for_a_pause(self, pause: float) -> None:
@@ -174,59 +161,23 @@ TestClient.settings = settings(stateful_step_count=40, max_examples=300)
 # -- 429 ----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(durations, min_size=1, max_size=20), st.floats(0.5, 60.0))
-@example([0.2, 0.3, 4.0], 1.0)
-def test_a_burst_that_is_refused_closes_the_gate_once(lags: list[float], pause: float) -> None:
-    """The answers to requests that were under way already say nothing new, however late they come."""
-    gate, answers = Gate(), sorted(lags)
-    for _ in answers:
-        sent(gate, 0.0)
-    for now in answers:
-        gate.leave(Verdict.RATE_LIMITED, now=now + 0.1, entered_at=0.0, probe=False, pause=pause)
+def test_a_refusal_by_the_rate_limit_closes_nothing() -> None:
+    """It costs a token, which is the bucket's business; and it does not recall what was granted."""
+    gate = closed_by(Verdict.RATE_LIMITED)
 
-    assert 1 == gate.refusals
-    assert answers[0] + 0.1 + pause == gate.ready_at(0.0)
+    assert (None, 0, 1.0) == (gate.barrier, gate.epoch, gate.ready_at(1.0))
+    assert not sent(gate, 1.0)
 
 
-@pytest.mark.parametrize("verdict", [Verdict.RATE_LIMITED, Verdict.MAINTENANCE])
-def test_a_closed_gate_lets_nobody_in_until_the_instant_that_it_names(verdict: Verdict) -> None:
-    gate = closed_by(verdict)
+def test_a_gate_that_is_held_lets_nobody_in_until_the_instant_that_was_asked_for() -> None:
+    """The service may ask for it with a 429: ``Retry-After``."""
+    gate = closed_by(Verdict.RATE_LIMITED)
+    gate.hold(61.0)
 
     with pytest.raises(ValueError, match="the gate is closed"):
         gate.enter(60.999)
     assert 61.0 == gate.ready_at(1.0)
     gate.enter(61.0)
-
-
-def test_every_further_round_of_refusals_counts_and_a_success_begins_anew() -> None:
-    """So that pauses of ``2 ** refusals`` double."""
-    gate, now, pauses = Gate(), 0.0, list[float]()
-    for _ in range(5):
-        pauses.append(2.0**gate.refusals)
-        gate.leave(Verdict.RATE_LIMITED, now=now + 0.5, entered_at=now, probe=sent(gate, now), pause=pauses[-1])
-        ready_at = gate.ready_at(now + 0.5)
-        assert now + 0.5 + pauses[-1] == ready_at
-        now = ready_at
-    assert [1.0, 2.0, 4.0, 8.0, 16.0] == pauses
-
-    gate.leave(Verdict.ACCEPTED, now=now + 0.5, entered_at=now, probe=sent(gate, now), pause=1.0)
-    assert 0 == gate.refusals
-
-
-def test_a_success_from_before_the_refusal_does_not_excuse_it() -> None:
-    gate = Gate()
-    sent(gate, 0.0)
-    sent(gate, 0.0)
-    gate.leave(Verdict.RATE_LIMITED, now=1.0, entered_at=0.0, probe=False, pause=8.0)
-    gate.leave(Verdict.ACCEPTED, now=1.1, entered_at=0.0, probe=False, pause=8.0)
-
-    assert 1 == gate.refusals
-    assert 9.0 == gate.ready_at(2.0)
-
-
-def test_a_refusal_by_the_rate_limit_does_not_recall_what_was_granted() -> None:
-    assert 0 == closed_by(Verdict.RATE_LIMITED).epoch
-    assert closed_by(Verdict.RATE_LIMITED).barrier is None
 
 
 @given(instants, durations, durations)
@@ -239,6 +190,15 @@ def test_holding_only_ever_delays(now: float, first: float, second: float) -> No
 
 
 # -- 455 ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_gate_lets_nobody_in_until_the_instant_that_it_names() -> None:
+    gate = closed_by(Verdict.MAINTENANCE)
+
+    with pytest.raises(ValueError, match="the gate is closed"):
+        gate.enter(60.999)
+    assert 61.0 == gate.ready_at(1.0)
+    gate.enter(61.0)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.MAINTENANCE, *SILENT])
@@ -259,7 +219,7 @@ def test_during_maintenance_there_is_one_probe_in_a_pause(verdict: Verdict) -> N
     assert 1.0 == gate.maintenance_since
 
 
-@pytest.mark.parametrize("verdict", [Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUSPECT])
+@pytest.mark.parametrize("verdict", [Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUSPECT, Verdict.RATE_LIMITED])
 def test_any_other_answer_to_the_probe_ends_maintenance(verdict: Verdict) -> None:
     gate = closed_by(Verdict.MAINTENANCE)
     gate.leave(verdict, now=62.0, entered_at=61.0, probe=sent(gate, 61.0), pause=60.0)
@@ -267,14 +227,6 @@ def test_any_other_answer_to_the_probe_ends_maintenance(verdict: Verdict) -> Non
     assert gate.barrier is None
     assert 62.0 == gate.ready_at(62.0)
     assert not sent(gate, 62.0)
-
-
-def test_a_refusal_by_the_rate_limit_ends_maintenance_and_counts_as_one() -> None:
-    gate = closed_by(Verdict.MAINTENANCE)
-    gate.leave(Verdict.RATE_LIMITED, now=62.0, entered_at=61.0, probe=sent(gate, 61.0), pause=4.0)
-
-    assert gate.barrier is None
-    assert 66.0 == gate.ready_at(62.0)
 
 
 def test_late_answers_of_the_burst_do_not_put_the_probe_off() -> None:
@@ -299,9 +251,8 @@ def test_an_account_that_has_not_proved_good_is_asked_again_by_one_request_at_a_
     gate.leave(verdict, now=3.0, entered_at=2.0, probe=True, pause=4.0)
 
     assert Verdict.ACCOUNT is gate.barrier
-    again_at = 7.0 if verdict is Verdict.RATE_LIMITED else 3.0
-    assert again_at == gate.ready_at(3.0)
-    assert sent(gate, again_at)
+    assert 3.0 == gate.ready_at(3.0)
+    assert sent(gate, 3.0)
 
 
 @pytest.mark.parametrize("verdict", THE_ACCOUNT_IS_GOOD)
@@ -356,8 +307,8 @@ def test_maintenance_does_not_make_a_bad_account_good() -> None:
     assert 63.0 == gate.ready_at(3.0)
     gate.leave(Verdict.RATE_LIMITED, now=64.0, entered_at=63.0, probe=sent(gate, 63.0), pause=4.0)
 
-    assert 68.0 == gate.ready_at(64.0)
-    assert sent(gate, 68.0), "a second probe, and not the whole queue"
+    assert 64.0 == gate.ready_at(64.0)
+    assert sent(gate, 64.0), "a second probe, and not the whole queue"
 
 
 def test_the_account_is_refused_during_maintenance() -> None:

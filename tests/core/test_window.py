@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from kie_async._core.window import WindowBucket
 from tests.core.strategies import durations, instants
+from tests.core.traffic import most_in_a_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,17 +77,6 @@ def arrivals_of(bucket: WindowBucket, trips: Iterable[Trip], *, start: float = 0
     caller.go(trips)
     caller.end_those_until(float("inf"))
     return sorted(caller.arrivals)
-
-
-def most_in_a_window(arrivals: Sequence[float], window: float) -> int:
-    """The largest number of arrivals in any window; the one that is a window old does not count any more."""
-    log, most = deque[float](), 0
-    for at in arrivals:
-        while log and log[0] + window <= at:
-            log.popleft()
-        log.append(at)
-        most = max(most, len(log))
-    return most
 
 
 def refused_by_sliding_log(arrivals: Sequence[float], limit: int, window: float) -> int:

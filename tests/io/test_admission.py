@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def an_admission(*, patience: float = 900.0, creates: int = 3, window: float = 10.0, in_flight: int = 5) -> Admission:
+def an_admission(
+    *, patience: float = 900.0, max_age: float = 3600.0, creates: int = 3, window: float = 10.0, in_flight: int = 5
+) -> Admission:
     loop = asyncio.get_running_loop()
     limits = Limits(creates=creates, window=window, in_flight=in_flight)
-    return Admission(limits, patience=patience, loop=loop, surroundings=Surroundings(loop), agenda=Agenda(loop))
+    patiences = {Verdict.MAINTENANCE: patience, Verdict.RATE_LIMITED: max_age}
+    return Admission(limits, patience=patiences, loop=loop, surroundings=Surroundings(loop), agenda=Agenda(loop))
 
 
 async def granted(admission: Admission, place: int = 0) -> Permit:
     permit = await admission.permit(place, since=anyio.current_time())
-    assert permit is not None
+    assert isinstance(permit, Permit)
     return permit
 
 
@@ -112,6 +115,19 @@ async def test_whatever_was_sent_costs_its_token(verdict: Verdict) -> None:
     assert 0 == admission.bucket.lent
 
 
+async def test_what_a_dead_process_had_sent_counts_and_of_more_than_there_are_tokens_the_latest() -> None:
+    """Each for a window, and a second more: it was written down before it was sent."""
+    admission, wall = an_admission(creates=3), Surroundings(asyncio.get_running_loop()).wall()
+    admission.count(wall - ago for ago in (10.8, 10.7, 10.4, 2.0, 1.0))
+    began_at, times = anyio.current_time(), list[float]()
+    for _ in range(4):
+        permit = await granted(admission)
+        times.append(round(anyio.current_time() - began_at, 2))
+        permit.end(Verdict.ACCEPTED)
+
+    assert [0.6, 9.0, 10.0, 10.6] == times
+
+
 async def test_waiters_who_leave_cost_no_token() -> None:
     """All who stay get theirs, at the same instants as if nobody had been in between."""
     admission = an_admission()
@@ -154,33 +170,113 @@ async def test_a_grant_that_meets_a_cancellation_is_given_back() -> None:
 
 
 async def test_after_a_429_the_refused_one_goes_first() -> None:
-    """After the pause, before everybody who has waited meanwhile."""
-    admission = an_admission(creates=5)
-    permit = await granted(admission, 2)
-    permit.end(Verdict.RATE_LIMITED)
+    """By the next token that there is, before everybody who has waited meanwhile; its own token is burnt."""
+    admission = an_admission(creates=2)
+    first, second = await granted(admission, 1), await granted(admission, 2)
+    first.end(Verdict.ACCEPTED)
+    second.end(Verdict.RATE_LIMITED)
     tasks = await asked(admission, 3, 4, 2)
     assert [] == done(tasks)
-    await anyio.sleep(0.9)
+    await anyio.sleep(9.9)
     assert [] == done(tasks)
     await anyio.sleep(0.2)
 
-    assert ["place 3", "place 4", "place 2"] == done(tasks)
-    at = {task.get_name(): task.result() for task in tasks}
-    assert at["place 2"].granted_at <= at["place 3"].granted_at
+    assert ["place 2"] == done(tasks)
+    assert 1 == admission.bucket.tokens
+    for task in tasks:
+        task.cancel()
 
 
-async def test_a_burst_of_429_closes_the_gate_once_and_the_pauses_grow() -> None:
-    """1, 2, 4 … seconds, up to a window."""
-    admission = an_admission(creates=1000)
-    granted_at: list[float] = []
-    for _ in range(7):
-        permits = [await granted(admission) for _ in range(5)]
+async def test_a_client_that_is_refused_everything_asks_once_and_again_until_it_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A window after the burst, and then 2, 4, 8 … seconds after each refusal, up to a window; one at a time."""
+    admission = an_admission(creates=5)
+    permits = [await granted(admission) for _ in range(5)]
+    for permit in permits:
+        permit.end(Verdict.RATE_LIMITED)
+    granted_at = [anyio.current_time()]
+    for _ in range(6):
+        permit = await granted(admission)
+        (other,) = await asked(admission, 9)
+        assert not other.done()
+        other.cancel()
         granted_at.append(anyio.current_time())
-        for permit in permits:
-            permit.end(Verdict.RATE_LIMITED)
+        permit.end(Verdict.RATE_LIMITED)
     pauses = [later - earlier for earlier, later in pairwise(granted_at)]
 
-    assert [1.0, 2.0, 4.0, 8.0, 10.0, 10.0] == [round(pause, 2) for pause in pauses]
+    assert [10.0, 2.0, 4.0, 8.0, 10.0, 10.0] == [round(pause, 1) for pause in pauses]
+    assert 1 == len(caplog.records), "of a burst, and of what follows, the first refusal says it all"
+    (await granted(admission)).end(Verdict.ACCEPTED)
+    assert 1 == admission.bucket.tokens
+
+
+async def test_a_rate_limit_that_outlasts_the_patience_ends_the_wait() -> None:
+    """Each waiter's counts from when it came, but not from before the first refusal."""
+    admission = an_admission(max_age=100.0)
+    early = anyio.current_time() - 1e4
+    (await granted(admission)).end(Verdict.RATE_LIMITED)
+    ended_at: dict[str, float] = {}
+
+    async def one(name: str, since: float) -> None:
+        while isinstance(permit := await admission.permit(0, since=since), Permit):
+            permit.end(Verdict.RATE_LIMITED)
+        assert Verdict.RATE_LIMITED is permit
+        ended_at[name] = round(anyio.current_time())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, "early", early)
+        await anyio.sleep(50.0)
+        group.start_soon(one, "late", anyio.current_time())
+    assert {"early": 100.0, "late": 150.0} == ended_at
+    assert 0 == admission.waiting
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in (Verdict.RATE_LIMITED, Verdict.IN_DOUBT)])
+async def test_what_is_answered_otherwise_is_not_refused_by_the_rate_limit(verdict: Verdict) -> None:
+    """Nobody is told after an hour of maintenance that it was the rate limit."""
+    admission = an_admission()
+    (await granted(admission)).end(Verdict.RATE_LIMITED)
+    (await granted(admission)).end(verdict)
+
+    assert (admission.bucket.refused_since is None) is (verdict is not Verdict.UNSENT)
+
+
+async def test_a_create_that_was_written_gives_its_token_back_without_an_answer() -> None:
+    """1.25 of the longest round trip of a look after it was written, and when one is answered that was sent later."""
+    admission = an_admission(creates=1)
+    admission.round_trip(0.4)
+    permit = await granted(admission)
+    (task,) = await asked(admission, 1)
+    await anyio.sleep(2.0)
+    permit.wrote()
+    await anyio.sleep(0.3)
+    admission.round_trip(0.4)
+    await anyio.sleep(5.0)
+    again = (await asked(admission, 2))[0]
+    admission.round_trip(0.4)
+    await anyio.sleep(20.0)
+
+    assert ["place 1"] == done([task, again])
+    assert 17.3 <= task.result().granted_at <= 17.31
+    permit.end(Verdict.ACCEPTED)
+    assert 1 == admission.bucket.lent
+    task.result().end(Verdict.UNSENT)
+    await again
+
+
+async def test_a_token_that_was_not_written_does_not_come_back_by_itself() -> None:
+    """It may be written at any time."""
+    admission = an_admission(creates=1)
+    admission.round_trip(0.4)
+    permit = await granted(admission)
+    (task,) = await asked(admission, 1)
+    await anyio.sleep(100.0)
+
+    assert not task.done()
+    permit.end(Verdict.UNSENT)
+    await anyio.sleep(0.001)
+    assert task.done()
 
 
 async def test_retry_after_holds_the_gate() -> None:
@@ -252,8 +348,9 @@ async def test_maintenance_that_outlasts_the_patience_ends_the_wait() -> None:
     ended_at: dict[str, float] = {}
 
     async def one(name: str, since: float) -> None:
-        while (permit := await admission.permit(0, since=since)) is not None:
+        while isinstance(permit := await admission.permit(0, since=since), Permit):
             permit.end(Verdict.MAINTENANCE)
+        assert Verdict.MAINTENANCE is permit
         ended_at[name] = round(anyio.current_time())
 
     async with anyio.create_task_group() as group:
@@ -314,7 +411,8 @@ async def test_whatever_happens_no_window_holds_more_than_the_limit(seed: int) -
     """
     A storm of answers of every kind, of lost ones, of callers who leave, over a network with a latency of its own.
 
-    As the service sees it: no ten seconds hold more arrivals than the limit. At the end nothing is lent or queued.
+    As the service sees it: no ten seconds hold more arrivals than the limit. At the end nothing is lent or queued, and
+    all that has not been burnt is there.
     """
     rng = random.Random(seed)
     admission = an_admission(creates=5)
@@ -369,4 +467,4 @@ async def test_whatever_happens_no_window_holds_more_than_the_limit(seed: int) -
     assert busiest_window(sorted(arrivals), 10.0) <= 5
     assert (0, 0) == (admission.bucket.lent, admission.waiting)
     await anyio.sleep(10.0)
-    assert 5 == admission.bucket.available(anyio.current_time())
+    assert admission.bucket.tokens == admission.bucket.available(anyio.current_time())

@@ -54,6 +54,17 @@ async def test_what_was_dropped_is_not_called_and_what_was_set_anew_is_called_th
     assert [("d", 0.5), ("b", 2.0), ("c", 5.0)] == [(name, round(at, 3)) for name, at in world.called]
 
 
+async def test_what_was_dropped_is_no_longer_counted_when_its_instant_has_passed() -> None:
+    """One that was dropped behind others is still in the heap then."""
+    world = World()
+    jobs = [world.job(name, at) for name, at in (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 5.0))]
+    world.alarms.drop(jobs[2])
+    await anyio.sleep(2.0)
+
+    assert 1 == len(world.alarms)
+    assert ["a", "b"] == sorted(name for name, _ in world.called)
+
+
 async def test_jobs_that_come_and_go_leave_nothing_behind() -> None:
     """A deadline is an hour away; what has ended long before must not be held until then."""
     rng = random.Random(0)

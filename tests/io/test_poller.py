@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import anyio
+import attrs
 import pytest
 
 from kie_async import KieError, TransportError
@@ -273,6 +275,37 @@ async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_agai
         assert [("t0", LookVerdict.UNREADABLE), ("t0", LookVerdict.RECORD)] == told
 
 
+async def test_a_look_that_fails_by_a_bug_is_logged_and_its_job_is_looked_at_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a trace hook of the caller's own session, say: as late as after any other look."""
+    service = Service(lambda task_id, nth: ValueError("a bug") if nth == 1 else record(task_id))
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(25.0)
+
+        assert [10, 20] == [math.floor(at) for at in service.asked_at]
+        assert [("t0", LookVerdict.RECORD)] == told
+        assert 0 == poller.pacer.lent
+    assert 1 == len(caplog.records)
+
+
+async def test_looks_without_an_answer_use_up_no_place_on_the_wire() -> None:
+    """However many fail, be it at once, by silence, or because whoever has asked left."""
+    service = Service(lambda _, nth: TransportError("no answer") if nth <= 100 else record("t0"), silent=range(50, 60))
+    (job,) = jobs(1)
+    async with a_poller(service, polls_per_second=100.0, every=1.0) as (poller, told):
+        poller.watch(job)
+        for _ in range(MOST_AT_ONCE):
+            with anyio.move_on_after(0.01):
+                await poller.look_now("left")
+        await anyio.sleep(200.0)
+
+        assert LookVerdict.RECORD is told[-1][1]
+        assert 0 == poller.pacer.lent
+
+
 async def test_a_refused_burst_slows_all_looks_once() -> None:
     """1, 2, 4 … seconds, up to ten; then one look at a time asks whether it is over."""
     service = Service(lambda task_id, nth: REFUSED if nth <= 12 else record(task_id), seconds=0.0)
@@ -320,6 +353,17 @@ async def test_a_silent_look_is_made_again_after_a_second_and_holds_up_nobody() 
         assert [10, 12, 15, 20] == [math.floor(at) for at in service.asked_at]
         assert [LookVerdict.UNREADABLE] * 3 + [LookVerdict.RECORD] == [verdict for _, verdict in told]
         assert 0 == service.running == poller.pacer.lent
+
+
+async def test_the_patience_with_a_job_is_as_before_once_it_was_answered() -> None:
+    service = Service(silent=(1, 2, 4))
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, _):
+        poller.watch(job)
+        await anyio.sleep(30.0)
+
+        # After 1 and 2 s at first; and after 1 s the next time.
+        assert [10.0, 11.0, 13.0, 23.0, 24.0] == [round(at, 1) for at in service.asked_at]
 
 
 async def test_a_service_that_is_always_slow_is_answered_after_all() -> None:
@@ -427,6 +471,24 @@ async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to
             poller.awaited(job)
         else:
             group.start_soon(wait_for, poller, job)
+        await anyio.sleep(1.0)
+        assert 1 == len(service.asked)
+        group.cancel_scope.cancel()
+
+
+async def test_a_job_that_is_just_looked_at_is_not_looked_at_twice_because_somebody_begins_to_wait() -> None:
+    service = Service(seconds=0.9)
+    (job,) = jobs(1)
+    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
+        poller.watch(job)
+        while not service.running:
+            await anyio.sleep(0.1)
+        group.start_soon(wait_for, poller, job)
+        await anyio.sleep(0.1)
+        poller.replan([job])
+        await anyio.sleep(0.1)
+
+        assert (1, 0) == (service.running, poller.due)
         await anyio.sleep(1.0)
         assert 1 == len(service.asked)
         group.cancel_scope.cancel()
@@ -558,8 +620,56 @@ async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_lo
         assert [f"t{number}" for number in range(20)] == [task_id for _, task_id in service.asked[:20]]
 
 
+async def test_tasks_that_the_service_has_lost_take_no_looks_from_those_that_run() -> None:
+    """Thousands that are stalled are looked at with what is left, and never not at all."""
+    counts: list[int] = []
+    asked: list[bool] = []
+    for lost in (0, 3000):
+        service = Service()
+        made = jobs(lost + 20)
+        async with (
+            a_poller(service, policy=ByLag(draw=random.Random(0).randrange)) as (poller, _),
+            anyio.create_task_group() as group,
+        ):
+            await anyio.sleep(4000.0)
+            for job in made[20:]:
+                assert job.row is not None
+                job.row = attrs.evolve(job.row, state=IntentState.STALLED)
+                poller.watch(job)
+            await anyio.sleep(900.0)
+            before = len(service.asked)
+            for job in made[:20]:
+                job.accepted_at = anyio.current_time()
+                poller.watch(job)
+                group.start_soon(wait_for, poller, job)
+            await anyio.sleep(120.0)
+            running = {job.task_id for job in made[:20]}
+            asked = [task_id in running for _, task_id in service.asked[before:]]
+            counts.append(sum(asked))
+            group.cancel_scope.cancel()
+    alone, beside = counts
+
+    assert beside >= 0.6 * alone
+    assert asked.count(False) >= 0.1 * len(asked)
+
+
 async def test_a_job_without_a_task_is_not_watched() -> None:
     async with a_poller(Service()) as (poller, _):
         with pytest.raises(ValueError, match="no taskId"):
             poller.watch(LiveJob(id="kj_1"))
         assert 0 == poller.watched
+
+
+async def test_of_each_look_that_was_answered_it_is_told_how_long_it_took() -> None:
+    """Whoever has asked for it; silence has no length."""
+    service, seconds = Service(seconds=0.4, silent=range(2, 9)), list[float]()
+    async with a_poller(service, every=1.0) as (poller, _):
+        poller.on_round_trip = seconds.append
+        await poller.look_now("t1")
+        (job,) = jobs(1)
+        poller.watch(job)
+        await anyio.sleep(60.0)
+        answered = len(service.asked) - service.running - 7
+
+    assert 10 < answered
+    assert [0.4] * answered == [round(each, 3) for each in seconds]

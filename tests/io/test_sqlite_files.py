@@ -137,6 +137,23 @@ async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
         assert dict.fromkeys(sorted(OPEN), 1) == dict(sorted((await journal.orphans()).items()))
 
 
+async def test_what_the_dead_have_sent_and_nobody_has_seen_the_end_of(tmp_path: Path) -> None:
+    """After an instant, and by those who are not alive; an intent was not sent, or was refused."""
+    ways = {IntentState.SENDING: 5.0, IntentState.SUBMITTED: 6.0, IntentState.STALLED: 2.0, IntentState.FAILED: 7.0}
+    async with opened(tmp_path / "kie.db") as journal:
+        for number, (state, sending_at) in enumerate(ways.items()):
+            row = await moved(journal, await journal.add(an_intent(number)), state)
+            await journal.note(row.id, at=sending_at, sending_at=sending_at)
+        sending = await moved(journal, await journal.add(an_intent(9)), IntentState.SENDING, sending_at=8.0)
+        await journal.move(sending, IntentState.INTENT, at=8.1)
+        assert [] == list(await journal.sent_by_the_dead(since=0.0))
+    async with opened(tmp_path / "kie.db") as journal:
+        await moved(journal, await journal.add(an_intent(8)), IntentState.SENDING, sending_at=9.0)
+
+        assert [2.0, 5.0, 6.0] == sorted(await journal.sent_by_the_dead(since=0.0))
+        assert [6.0] == list(await journal.sent_by_the_dead(since=5.0))
+
+
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 

@@ -84,6 +84,9 @@ class _Around:
     async def orphans(self) -> Mapping[IntentState, int]:
         return await self.inner.orphans()
 
+    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
+        return await self.inner.sent_by_the_dead(since=since)
+
     async def version(self) -> int:
         return await self.inner.version()
 

@@ -1,0 +1,183 @@
+"""
+How much of the account's 20 creates per 10 s is used, and how many creates are refused.
+
+Time is virtual, the contenders and the service talk over real sockets, and what the service has seen is counted. How
+Kie counts is not known, so this service counts in three ways: by a sliding log, by fixed windows, by a token bucket.
+This package meets each of them in all of the first cases, the others in the very first.
+
+In the first cases 400 creates are wanted at once. Each way over the network takes 20 to 200 ms, evenly distributed,
+and: nothing else; a connection takes 250 to 500 ms to be made; the way is lognormal (60 ms, sigma 0.8); the client's
+loop stands still for a second in the first burst; 3 % of the answers are lost; a third of the callers leaves; the
+service thinks for 0.3 to 2 s before it answers a create; the client ends after 30 creates, and another goes on at once,
+which has the journal of the first; the network stands still for a second, five times. What is used is the rate between
+the 20th create and the last whole twenty: the first burst is free, and a last one that is not full says nothing.
+
+In the others there is no end of creates for ten minutes, and the account does not take what it documents: 12 in 10 s;
+8 from 150 to 350 s; or the 20 are used by three clients that know nothing of each other. What is used is the share of
+what the account would have taken.
+
+A client cannot know when a create arrived, only when its answer came back; to be safe it must assume the latter, so
+that a place is used once in a window and a round trip: W / (W + E[RTT]), for 20 to 200 ms 10 / 10.22 = 97.8 %.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import cast, get_args
+
+import anyio
+import attrs
+
+from benchmarks.contenders import Contender, Service, aiolimiter_bucket, ours, pyrate_log, semaphore, tenacity_alone
+from benchmarks.contenders.circumstances import (
+    CASES,
+    LEARNING,
+    LIMIT,
+    MINUTES,
+    WINDOW,
+    Case,
+    Counting,
+    account,
+    sessions,
+)
+from benchmarks.report import Report
+from kie_async.testing import Truth, virtual_time
+
+SEEDS = range(3)
+#: Creates that are wanted at once; and as many as keep a backlog for ten minutes, for each client.
+JOBS, BACKLOG = 400, 1300
+
+CONTENDERS = cast("list[Contender]", [ours, semaphore, aiolimiter_bucket, pyrate_log, tenacity_alone])
+
+
+@attrs.frozen
+class Figures:
+    """What the service saw of one run."""
+
+    refused: int
+    refused_at_once: int
+    requests_per_create: float
+    used: float
+    busiest: int
+
+    @classmethod
+    def of(cls, truth: Truth, case: Case, began_at: float) -> Figures:
+        """Count."""
+        created_at = [post.at for post in truth.posts if post.task_id is not None]
+        if case.limits is None:
+            whole = len(created_at) // LIMIT * LIMIT
+            used = (whole - LIMIT) / (created_at[whole - 1] - created_at[LIMIT - 1]) / (LIMIT / WINDOW)
+        else:
+            used = len(created_at) / case.available()
+        return cls(
+            refused=len(truth.refused),
+            refused_at_once=sum(post.at < began_at + WINDOW for post in truth.refused),
+            requests_per_create=len(truth.posts) / len(created_at),
+            used=100 * used,
+            busiest=truth.busiest_window(WINDOW),
+        )
+
+
+async def measure(contender: Contender, case: Case, counting: Counting, seed: int) -> Figures:
+    """Let *contender* make its creates at a service of its own."""
+    random.seed(seed)  # tenacity's jitter
+    rng = random.Random(f"{seed} leaving")
+    with TemporaryDirectory() as directory:
+        async with account(case, counting, seed) as fake:
+            kept = None if case.restarts_after is None else Path(directory)
+            services = [
+                Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed), kept)
+                for client in range(case.clients)
+            ]
+            began_at = anyio.current_time()
+            with anyio.move_on_after(math.inf if case.limits is None else MINUTES):
+                for numbers in lives(case):
+                    await live(contender, services, case, numbers, rng)
+            return Figures.of(fake.truth, case, began_at)
+
+
+def lives(case: Case) -> Iterator[range]:
+    """The numbers of the creates that each process makes."""
+    jobs = JOBS if case.limits is None else BACKLOG * case.clients
+    ends = [0, *([] if case.restarts_after is None else [case.restarts_after]), jobs]
+    return (range(*pair) for pair in pairwise(ends))
+
+
+async def live(
+    contender: Contender, services: Sequence[Service], case: Case, numbers: range, rng: random.Random
+) -> None:
+    """Make creates by one client, or several; they are all wanted at once."""
+    async with AsyncExitStack() as stack:
+        creates = [await stack.enter_async_context(contender.connect(service)) for service in services]
+
+        async def job(number: int, patience: float) -> None:
+            with anyio.move_on_after(patience):
+                await creates[number % len(creates)](number)
+
+        async with anyio.create_task_group() as group:
+            for number in numbers:
+                patience = rng.uniform(0.0, 150.0) if rng.random() < case.leaving else math.inf
+                group.start_soon(job, number, patience)
+
+
+def row(contender: Contender, case: Case, counting: Counting) -> list[str | float]:
+    """The figures of one contender in one case: of all seeds, on average and at worst."""
+    # Who sends thousands of creates that are refused does so under any seed, and it takes long.
+    seeds = SEEDS if contender.NAME == ours.NAME or case in CASES else SEEDS[:1]
+    runs = [virtual_time(measure, contender, case, counting, seed, seed=seed) for seed in seeds]
+    return [
+        case.name,
+        counting,
+        contender.NAME,
+        fmean(figures.refused for figures in runs),
+        max(figures.refused for figures in runs),
+        max(figures.refused_at_once for figures in runs),
+        fmean(figures.requests_per_create for figures in runs),
+        fmean(figures.used for figures in runs),
+        min(figures.used for figures in runs),
+        case.bound,
+        max(figures.busiest for figures in runs),
+    ]
+
+
+def rows() -> Iterator[list[str | float]]:
+    """Every contender in every case at the sliding log; at the other services this package always, the others once."""
+    for case in (*CASES, *LEARNING):
+        for counting in get_args(Counting):
+            for contender in CONTENDERS:
+                everywhere = case is CASES[0] or (contender.NAME == ours.NAME and case in CASES)
+                if counting == "sliding" or everywhere:
+                    yield row(contender, case, counting)
+
+
+def run() -> Report:
+    """Measure."""
+    # Each run ends with its tasks unfinished, which the client says at length.
+    logging.getLogger("kie_async").setLevel(logging.ERROR)
+    return Report(
+        name="limits",
+        question=f"How much of {LIMIT} creates per {WINDOW:g} s is used, how many are refused?",
+        bound="no refusal, and W / (W + E[RTT]) of what there is, for a client that cannot see when its creates arrive",
+        columns=[
+            "case",
+            "service counts by",
+            "contender",
+            "refused",
+            "at worst",
+            "in the first 10 s",
+            "requests per create",
+            "used %",
+            "at worst %",
+            "bound %",
+            "busiest 10 s",
+        ],
+        rows=list(rows()),
+    )

@@ -1,0 +1,586 @@
+"""The bucket that learns: never more than configured, burnt tokens come back by probes, and windows are found out."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from statistics import fmean
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async._core.adaptive import AdaptiveBucket, Loan
+from tests.core.strategies import durations, instants
+from tests.core.traffic import Limit, SlidingLog, Traffic, TwoCounters, most_in_a_window
+
+NEVER = math.inf
+
+
+# -- a client that is driven by a script --------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Trip:
+    """One request: how much later than the one before, how long it travels there and back, and how it ends."""
+
+    after: float
+    there: float
+    back: float
+    end: str
+
+
+@attrs.define
+class Caller:
+    """A client that lives by a bucket, and when its requests arrive."""
+
+    bucket: AdaptiveBucket
+    now: float
+    arrivals: list[float] = attrs.field(factory=list, init=False)
+    _under_way: list[tuple[float, int, Loan, str]] = attrs.field(factory=list, init=False)
+
+    def go(self, trips: list[Trip]) -> None:
+        """Send one request after the other, each as soon as the bucket lets it."""
+        for number, trip in enumerate(trips):
+            self.end_those_until(self.now + trip.after)
+            while (ready_at := self.bucket.ready_at(self.now)) != self.now:
+                later = min([at for at in (ready_at,) if at is not None] + [at for at, *_ in self._under_way[:1]])
+                assert later > self.now, "the client waits, and its clock stands still"
+                self.end_those_until(later)
+            loan = self.bucket.take(self.now)
+            if trip.end != "unsent":
+                self.bucket.wrote(loan, self.now)
+                self.arrivals.append(self.now + trip.there)
+            heapq.heappush(self._under_way, (self.now + trip.there + trip.back, number, loan, trip.end))
+
+    def end_those_until(self, instant: float) -> None:
+        """Read the answers that come until *instant*, which is now then."""
+        while self._under_way and self._under_way[0][0] <= instant:
+            self.now, _, loan, end = heapq.heappop(self._under_way)
+            finish(self.bucket, loan, self.now, end)
+        self.now = instant
+
+
+def finish(bucket: AdaptiveBucket, loan: Loan, now: float, end: str = "passed") -> None:
+    """End a loan."""
+    if end == "unsent":
+        bucket.give_back(loan)
+    elif end == "refused":
+        bucket.refused(loan, now=now)
+    else:
+        bucket.spent(loan, answered_at=now, passed=end == "passed")
+
+
+def emptied(bucket: AdaptiveBucket, now: float, end: str = "passed") -> None:
+    """Take all tokens, and end them all alike, at once."""
+    for loan in [bucket.take(now) for _ in range(bucket.available(now))]:
+        finish(bucket, loan, now, end)
+
+
+def learned(bucket: AdaptiveBucket, tokens: int, now: float = 0.0) -> AdaptiveBucket:
+    """A bucket that was refused all but so many."""
+    loans = [bucket.take(now) for _ in range(bucket.limit)]
+    for number, loan in enumerate(loans):
+        finish(bucket, loan, now, "passed" if number < tokens else "refused")
+    return bucket
+
+
+def next_probe(bucket: AdaptiveBucket, now: float) -> Loan:
+    """Use tokens as they come, until a probe goes."""
+    while not (loan := bucket.take(ready(bucket, now))).probe:
+        now = loan.taken_at
+        assert now < 1e4, "no probe goes"
+        finish(bucket, loan, now)
+    return loan
+
+
+def ready(bucket: AdaptiveBucket, now: float) -> float:
+    """When a request can be taken, where that does not depend on an answer."""
+    ready_at = bucket.ready_at(now)
+    assert ready_at is not None
+    return ready_at
+
+
+# -- never too many -----------------------------------------------------------------------------------------------
+
+limits = st.integers(1, 5)
+windows = st.floats(1e-3, 1e3)
+#: Travelling times from none at all to several windows, and some that are the same: ties are where rounding bites.
+legs = st.sampled_from([0.0, 0.1, 0.2, 10.0]) | durations
+ends = st.sampled_from(["passed", "passed", "passed", "refused", "lost", "unsent"])
+trips = st.lists(st.builds(Trip, st.just(0.0) | legs, legs, legs, ends), max_size=40)
+
+
+@given(limits, windows, trips, instants)
+def test_no_window_ever_has_more_arrivals_than_configured(
+    limit: int, window: float, trips: list[Trip], start: float
+) -> None:
+    """Whatever the network does, the service refuses, and the bucket probes: those that are refused count as well."""
+    caller = Caller(AdaptiveBucket(limit, window), start)
+    caller.go(trips)
+    caller.end_those_until(NEVER)
+
+    assert most_in_a_window(sorted(caller.arrivals), window) <= limit
+    assert 0 == caller.bucket.lent
+
+
+@given(limits, windows, trips, instants, st.lists(durations, min_size=1, max_size=3))
+def test_what_travels_no_longer_than_looks_tell_is_counted_in_time(
+    limit: int, window: float, trips: list[Trip], start: float, looks: list[float]
+) -> None:
+    """The answers may take as long as they like, or never come."""
+    bucket = AdaptiveBucket(limit, window)
+    for look in looks:
+        bucket.round_trip(look, answered_at=start)
+    caller = Caller(bucket, start)
+    caller.go([attrs.evolve(trip, there=min(trip.there, bucket.margin)) for trip in trips])
+    caller.end_those_until(NEVER)
+
+    assert most_in_a_window(sorted(caller.arrivals), window) <= limit
+
+
+@given(limits, windows, trips, trips, instants, durations)
+def test_a_bucket_that_takes_over_from_another_keeps_the_limit_with_it(
+    limit: int, window: float, before: list[Trip], after: list[Trip], start: float, idle: float
+) -> None:
+    first = Caller(AdaptiveBucket(limit, window), start)
+    first.go([attrs.evolve(trip, end="passed") for trip in before])
+    first.end_those_until(max([first.now, *first.arrivals]) + idle)
+    second = Caller(AdaptiveBucket(limit, window), first.now)
+    for due_at in first.bucket.dues(first.now):
+        # A difference of instants is rounded.
+        second.bucket.carry(counted_at=math.nextafter(due_at - window, math.inf))
+    second.go(after)
+
+    assert most_in_a_window(sorted(first.arrivals + second.arrivals), window * (1 - 1e-9) - 1e-6) <= limit
+
+
+# -- every answer is an instant that holds ------------------------------------------------------------------------
+
+#: What is done to a bucket, and how much later than the thing before.
+kinds = ["take", "take", "wrote", "passed", "lost", "refused", "unsent", "carry", "round trip", "nothing"]
+deeds = st.lists(st.tuples(st.sampled_from(kinds), durations), max_size=60)
+
+
+def assert_sound(bucket: AdaptiveBucket, now: float) -> None:
+    """What holds at every instant."""
+    assert 0 <= bucket.tokens <= bucket.limit
+    assert bucket.window <= bucket.span <= 7 * bucket.window
+    ready_at = bucket.ready_at(now)
+    assert len(bucket.dues(now)) + bucket.available(now) >= bucket.tokens
+    if ready_at is None:
+        assert bucket.lent, "only an answer can be waited for"
+    elif ready_at > now:
+        with pytest.raises(ValueError, match="no token is free"):
+            bucket.take(now)
+        # Sleeping until then makes progress, in one step.
+        assert ready_at == bucket.ready_at(ready_at)
+    else:
+        assert now == ready_at
+
+
+@given(limits, windows, instants, deeds)
+def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
+    limit: int, window: float, now: float, deeds: list[tuple[str, float]]
+) -> None:
+    bucket, unwritten, written = AdaptiveBucket(limit, window), list[Loan](), list[Loan]()
+    for deed, pause in deeds:
+        now += pause
+        if deed == "take" and bucket.ready_at(now) == now:
+            unwritten.append(bucket.take(now))
+        elif deed == "wrote" and unwritten:
+            written.append(unwritten.pop(0))
+            bucket.wrote(written[-1], now)
+        elif deed == "unsent" and unwritten:
+            bucket.give_back(unwritten.pop())
+        elif deed in ("passed", "lost", "refused") and written:
+            finish(bucket, written.pop(0), now, deed)
+        elif deed == "carry":
+            bucket.carry(counted_at=now)
+        elif deed == "round trip":
+            bucket.round_trip(pause, answered_at=now)
+
+        assert len(unwritten) + len(written) == bucket.lent
+        assert_sound(bucket, now)
+    for loan in unwritten:
+        bucket.give_back(loan)
+    for loan in written:
+        finish(bucket, loan, now)
+    later = now + 8 * window + 60.0 + bucket.span
+    assert bucket.tokens == bucket.available(later)
+    assert later == bucket.ready_at(later)
+
+
+# -- a window after the answer ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "window", "named"),
+    [(0, 10.0, "limit"), (20, 0.0, "window"), (20, float("inf"), "window"), (20, float("nan"), "window")],
+)
+def test_a_bucket_that_could_not_work_is_not_made(limit: int, window: float, named: str) -> None:
+    with pytest.raises(ValueError, match=f"{named} must be"):
+        AdaptiveBucket(limit, window)
+
+
+def test_a_loan_ends_once() -> None:
+    bucket = AdaptiveBucket(1, 10.0)
+    loan = bucket.take(0.0)
+    bucket.give_back(loan)
+
+    with pytest.raises(ValueError, match="no token is lent"):
+        bucket.give_back(loan)
+
+
+def test_a_token_that_was_not_sent_is_free_at_once_and_one_that_was_a_window_after_its_end() -> None:
+    bucket = AdaptiveBucket(1, 10.0)
+    bucket.give_back(bucket.take(0.0))
+    loan = bucket.take(0.5)
+    bucket.wrote(loan, 0.5)
+    assert bucket.ready_at(5.0) is None
+    finish(bucket, loan, 60.5, "lost")
+
+    assert 70.5 == bucket.ready_at(60.5)
+
+
+def test_a_slow_create_returns_its_token_by_the_looks() -> None:
+    """A window after the earlier of its answer and 1.25 of the longest of the last 64 round trips after its writing."""
+    bucket = AdaptiveBucket(2, 10.0)
+    slow, quick = bucket.take(0.0), bucket.take(0.0)
+    bucket.wrote(slow, 1.0)
+    bucket.wrote(quick, 1.0)
+    finish(bucket, quick, 1.1)
+    assert 11.1 == bucket.ready_at(1.1)
+    for seconds in [9.0, *[0.4] * 64]:
+        bucket.round_trip(seconds, answered_at=1.1)
+    assert 0.5 == bucket.margin
+
+    bucket.take(11.1)
+    assert 11.5 == bucket.ready_at(11.2)
+    finish(bucket, slow, 11.3)
+    assert 11.5 == bucket.ready_at(11.3)
+    assert 1 == bucket.lent
+
+
+@pytest.mark.parametrize("what", ["a look", "a create", "a refused create"])
+def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: str) -> None:
+    """An answer to what was written no earlier tells that it is not, or any after the longest round trip."""
+    bucket = AdaptiveBucket(3, 10.0)
+    bucket.round_trip(0.4, answered_at=0.0)
+    early, stuck, late = bucket.take(1.0), bucket.take(1.0), bucket.take(1.0)
+    bucket.wrote(early, 2.0)
+    bucket.wrote(stuck, 3.0)
+    bucket.wrote(late, 4.0)
+    bucket.round_trip(0.4, answered_at=3.3)
+    finish(bucket, early, 3.3)
+    assert (13.3, 2) == (bucket.ready_at(3.3), bucket.lent)
+    bucket.take(13.3)
+    assert bucket.ready_at(13.3) is None
+
+    if what == "a look":
+        bucket.round_trip(0.4, answered_at=14.0)
+    else:
+        finish(bucket, late, 14.0, "passed" if what == "a create" else "refused")
+    assert 24.0 == bucket.ready_at(14.0)
+
+
+def test_what_an_earlier_bucket_had_counts_up_to_the_limit() -> None:
+    bucket = AdaptiveBucket(2, 10.0)
+    for counted_at in (3.0, 1.0, 2.0):
+        bucket.carry(counted_at=counted_at)
+
+    assert [11.0, 13.0] == bucket.dues(4.0)
+    assert 11.0 == bucket.ready_at(4.0)
+
+
+def test_what_is_under_way_counts_as_answered_when_it_is_handed_over() -> None:
+    bucket = AdaptiveBucket(3, 10.0)
+    loan, _ = bucket.take(0.0), bucket.take(0.0)
+    finish(bucket, loan, 1.0)
+
+    assert [11.0, 15.0] == bucket.dues(5.0)
+
+
+# -- burnt tokens, and probes -------------------------------------------------------------------------------------
+
+
+def test_a_lower_limit_is_learned_in_one_window() -> None:
+    bucket = learned(AdaptiveBucket(20, 10.0), 12)
+
+    assert (12, 0.0) == (bucket.tokens, bucket.refused_since)
+    assert 10.0 == bucket.ready_at(0.0)
+    assert 12 == bucket.available(10.0)
+
+
+def test_after_refused_probes_the_pauses_double() -> None:
+    """The first two are two windows, and they grow to a minute."""
+    bucket, now, probed_at = learned(AdaptiveBucket(3, 10.0), 2), 0.0, list[float]()
+    for _ in range(5):
+        probe = next_probe(bucket, now)
+        now = probe.taken_at
+        probed_at.append(now)
+        bucket.refused(probe, now=now)
+
+    assert [20.0, 40.0, 80.0, 140.0, 200.0] == probed_at
+    assert 2 == bucket.tokens
+
+
+def test_probes_go_one_at_a_time() -> None:
+    """And while one is under way it counts as a token in use: if it is accepted, it may be in the place of one."""
+    bucket = learned(AdaptiveBucket(4, 10.0), 2)
+    probe = next_probe(bucket, 0.0)
+    assert 20.0 == probe.taken_at
+    assert not bucket.take(ready(bucket, 30.0)).probe
+
+    assert bucket.ready_at(100.0) is None
+    bucket.give_back(probe)
+    assert 100.0 == bucket.ready_at(100.0)
+
+
+def test_an_accepted_probe_is_a_token_and_the_next_one_goes_at_once() -> None:
+    """Until all are back: a limit that was raised is regained in a round trip for each token."""
+    bucket, now = learned(AdaptiveBucket(5, 10.0), 1), 0.0
+    for tokens in (2, 3, 4, 5):
+        probe = next_probe(bucket, now)
+        now = probe.taken_at + 0.2
+        finish(bucket, probe, now)
+        assert tokens == bucket.tokens
+
+    assert 20.0 + 4 * 0.2 == pytest.approx(now)
+    assert bucket.take(ready(bucket, now)).probe is False
+
+
+def test_the_pause_is_short_again_only_when_all_tokens_are_back() -> None:
+    """A probe may be lucky; where the limit is really lower, luck must not make the next ones come sooner."""
+    bucket = learned(AdaptiveBucket(3, 10.0), 1)
+    bucket.refused(next_probe(bucket, 0.0), now=20.0)
+    lucky = next_probe(bucket, 20.0)
+    finish(bucket, lucky, lucky.taken_at)
+    bucket.refused(next_probe(bucket, 40.0), now=40.0)
+    again = next_probe(bucket, 40.0)
+    assert (2, 40.0, 80.0) == (bucket.tokens, lucky.taken_at, again.taken_at)
+    finish(bucket, again, 80.0)
+    assert 3 == bucket.tokens
+
+    loan = bucket.take(ready(bucket, 100.0))
+    bucket.refused(loan, now=100.0)
+    for probed_at in (120.0, 140.0):
+        probe = next_probe(bucket, 100.0)
+        assert probed_at == probe.taken_at
+        bucket.refused(probe, now=probed_at)
+
+
+def test_a_token_that_is_regained_and_refused_again_was_luck() -> None:
+    """It counts as a refused probe: the pauses double on, 20, 20, 40, 60, and do not stand still."""
+    bucket = learned(AdaptiveBucket(4, 10.0), 1)
+    bucket.refused(next_probe(bucket, 0.0), now=20.0)
+    lucky = next_probe(bucket, 20.0)
+    finish(bucket, lucky, 40.0)
+    assert (2, 40.0) == (bucket.tokens, lucky.taken_at)
+    loan = bucket.take(60.0)
+    bucket.refused(loan, now=60.0)
+    assert (1, False) == (bucket.tokens, loan.probe)
+
+    probe = next_probe(bucket, 60.0)
+    bucket.refused(probe, now=100.0)
+    assert (100.0, 160.0) == (probe.taken_at, next_probe(bucket, 100.0).taken_at)
+
+
+def test_a_probe_without_an_answer_tells_nothing_and_may_have_been_counted() -> None:
+    bucket = learned(AdaptiveBucket(3, 10.0), 2)
+    probe = next_probe(bucket, 0.0)
+    finish(bucket, probe, 25.0, "lost")
+
+    assert 2 == bucket.tokens
+    assert len(bucket.dues(25.0)) > bucket.tokens, "its place is nobody's for a window"
+    assert 45.0 == next_probe(bucket, 25.0).taken_at
+
+
+def test_an_answer_that_comes_after_its_token_has_come_back_burns_one_all_the_same() -> None:
+    bucket = AdaptiveBucket(2, 10.0)
+    slow = bucket.take(0.0)
+    bucket.wrote(slow, 0.0)
+    bucket.round_trip(0.4, answered_at=0.5)
+    assert 2 == bucket.available(11.0)
+    bucket.refused(slow, now=11.0)
+
+    assert (1, 0) == (bucket.tokens, bucket.lent)
+    assert 1 == bucket.available(11.0)
+
+
+def test_since_when_all_requests_have_been_refused() -> None:
+    bucket = AdaptiveBucket(5, 10.0)
+    loans = [bucket.take(0.0) for _ in range(5)]
+    seen: list[float | None] = []
+    for now, end in enumerate(["refused", "refused", "lost", "passed", "refused"]):
+        finish(bucket, loans[now], now, end)
+        seen.append(bucket.refused_since)
+
+    assert [0, 0, 0, None, 4] == seen
+
+
+# -- blackout -----------------------------------------------------------------------------------------------------
+
+
+def test_in_a_blackout_a_single_prober_goes_after_1_2_4_seconds_up_to_a_window() -> None:
+    """Where the window has room for them: a request of a burst that was refused counts in it as well."""
+    bucket, now, pauses = learned(AdaptiveBucket(20, 10.0), 1), 10.0, list[float]()
+    bucket.refused(bucket.take(now), now=now)
+    for _ in range(6):
+        probed_at = ready(bucket, now)
+        pauses.append(probed_at - now)
+        probe, now = bucket.take(probed_at), probed_at
+        assert bucket.ready_at(now) is None
+        bucket.refused(probe, now=now)
+
+    assert [1.0, 2.0, 4.0, 8.0, 10.0, 10.0] == pauses
+    assert 0 == bucket.tokens
+
+
+def test_a_blackout_ends_with_the_first_request_that_passes() -> None:
+    """It may be one that was under way already, its token burnt twice by answers that came late."""
+    bucket = AdaptiveBucket(1, 10.0)
+    slow = bucket.take(0.0)
+    bucket.wrote(slow, 0.0)
+    bucket.round_trip(0.4, answered_at=0.5)
+    other = bucket.take(11.0)
+    bucket.refused(slow, now=11.0)
+    assert 0 == bucket.tokens
+    finish(bucket, other, 11.2)
+
+    assert 1 == bucket.tokens
+
+
+def dark_for(bucket: AdaptiveBucket, seconds: float) -> float:
+    """Let a bucket be refused for so many seconds, a window after its last success; returns when that was over."""
+    emptied(bucket, 0.0)
+    emptied(bucket, 10.0, "refused")
+    while (now := ready(bucket, 10.0)) < 10.0 + seconds:
+        bucket.refused(bucket.take(now), now=now)
+    probe = bucket.take(now)
+    finish(bucket, probe, now)
+    return now
+
+
+@pytest.mark.parametrize(("seconds", "span"), [(11.0, 10.0), (40.0, None), (65.0, 10.0), (600.0, 10.0)])
+def test_a_blackout_of_some_windows_tells_of_a_longer_one(seconds: float, span: float | None) -> None:
+    """What was sent before it began had not left the service's window until it was over; a long one is an outage."""
+    bucket = AdaptiveBucket(5, 10.0)
+    over_at = dark_for(bucket, seconds)
+
+    assert (over_at if span is None else span) == bucket.span
+    assert 1 == bucket.tokens
+
+
+def test_a_window_that_was_learned_is_made_shorter_by_a_probe_that_it_does_not_explain() -> None:
+    """With all tokens in use, an accepted probe proves that the oldest request is not counted any more."""
+    bucket = AdaptiveBucket(2, 10.0)
+    now = dark_for(bucket, 40.0)
+    finish(bucket, next_probe(bucket, now), now)
+    assert (2, now) == (bucket.tokens, bucket.span)
+    bucket.refused(next_probe(bucket, now), now=now + 10.0)
+    probe = next_probe(bucket, now + 10.0)
+    assert now + 30.0 == probe.taken_at
+    finish(bucket, probe, now + 30.0)
+
+    assert 30.0 == bucket.span
+    assert 2 == bucket.tokens
+    # It is never shorter than the one configured.
+    finish(bucket, next_probe(bucket, now + 40.0), now + 40.0)
+    assert 10.0 == bucket.span
+
+
+# -- pacing -------------------------------------------------------------------------------------------------------
+
+
+def test_the_refusals_that_teach_a_lower_limit_switch_no_bursts_off() -> None:
+    bucket = learned(AdaptiveBucket(3, 10.0), 2)
+
+    assert not bucket.paced
+    assert 2 == bucket.available(10.0)
+
+
+def test_a_refusal_that_a_lower_limit_does_not_explain_switches_bursts_off_until_all_tokens_are_back() -> None:
+    """From then on requests keep a gap: a window by one more than there are tokens."""
+    bucket = learned(AdaptiveBucket(5, 10.0), 4)
+    bucket.refused(bucket.take(10.0), now=10.0)
+    assert (3, True) == (bucket.tokens, bucket.paced)
+    taken_at: list[float] = []
+    for _ in range(3):
+        loan = bucket.take(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
+        taken_at.append(loan.taken_at)
+        finish(bucket, loan, loan.taken_at)
+    assert [12.5, 15.0, 17.5] == taken_at
+
+    now = 17.5
+    while bucket.tokens < 5:
+        probe = next_probe(bucket, now)
+        now = probe.taken_at
+        finish(bucket, probe, now)
+    assert not bucket.paced
+
+
+# -- before services that know nothing of it ----------------------------------------------------------------------
+
+
+def always(limit: int) -> Limit:
+    return lambda _: limit
+
+
+def twenty_eight_twenty(now: float) -> int:
+    return 8 if 150.0 <= now < 350.0 else 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("limit", "available", "refusals", "used"),
+    [
+        pytest.param(always(20), 1200, 0, 0.97, id="20"),
+        pytest.param(always(12), 720, 25, 0.97, id="12"),
+        pytest.param(twenty_eight_twenty, 960, 16, 0.93, id="20, 8, 20"),
+    ],
+)
+def test_ten_minutes_at_a_limit_that_is_not_the_one_configured(
+    limit: Limit, available: int, refusals: int, used: float, seed: int
+) -> None:
+    traffic = Traffic(SlidingLog(limit), [AdaptiveBucket(20, 10.0)], seed)
+    traffic.run(600.0)
+
+    assert len(traffic.refused) <= refusals
+    assert len([at for at in traffic.refused if at < 10.0]) <= 10
+    assert len(traffic.accepted[0]) >= used * available
+    assert most_in_a_window(sorted([*traffic.accepted[0], *traffic.refused]), 10.0) <= 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_three_clients_that_know_nothing_of_each_other_share_an_account(seed: int) -> None:
+    """At the limit together; nobody is starved, but chance decides who gets more for minutes."""
+    traffic = Traffic(SlidingLog(always(20)), [AdaptiveBucket(20, 10.0) for _ in range(3)], seed)
+    traffic.run(600.0)
+    accepted = [len(times) for times in traffic.accepted]
+
+    assert len(traffic.refused) <= 0.08 * sum(accepted)
+    assert sum(accepted) >= 0.97 * 1200
+    assert min(accepted) >= 0.15 * sum(accepted)
+
+
+def test_a_service_that_counts_in_a_longer_window_is_found_out() -> None:
+    traffic = Traffic(SlidingLog(always(20), window=60.0), [AdaptiveBucket(20, 10.0)])
+    traffic.run(1200.0)
+
+    assert 50.0 <= traffic.buckets[0].span <= 70.0
+    assert len(traffic.refused) <= 60
+
+
+def test_a_service_that_refuses_bursts_is_paced() -> None:
+    """Without pacing 65 are refused in ten minutes, and 68 % of the limit is used."""
+    used, refused = list[float](), list[float]()
+    for seed in range(5):
+        traffic = Traffic(TwoCounters(20), [AdaptiveBucket(20, 10.0)], seed)
+        traffic.run(600.0)
+        used.append(len(traffic.accepted[0]) / 1200)
+        refused.append(len(traffic.refused))
+
+    assert fmean(used) >= 0.8
+    assert fmean(refused) <= 50

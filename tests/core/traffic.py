@@ -1,0 +1,131 @@
+"""Clients that live by buckets, and services that know nothing of them: what was accepted and refused, and when."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import attrs
+
+from kie_async._core.adaptive import AdaptiveBucket, Loan
+
+__all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "most_in_a_window"]
+
+#: How many requests a window takes, by the instant.
+Limit = Callable[[float], int]
+
+
+class Service(Protocol):
+    """Decides at the instant of arrival."""
+
+    def admits(self, now: float) -> bool:
+        """Whether a request that arrives at *now* is taken."""
+        ...
+
+
+@attrs.define
+class SlidingLog:
+    """Takes *limit* requests in any *window*; what is refused does not count."""
+
+    limit: Limit
+    window: float = 10.0
+    _taken: deque[float] = attrs.field(factory=deque, init=False)
+
+    def admits(self, now: float) -> bool:
+        while self._taken and self._taken[0] + self.window <= now:
+            self._taken.popleft()
+        if len(self._taken) >= self.limit(now):
+            return False
+        self._taken.append(now)
+        return True
+
+
+@attrs.define
+class TwoCounters:
+    """Estimates a sliding window from this fixed window and the one before, as some proxies do: it refuses bursts."""
+
+    limit: int
+    window: float = 10.0
+    _counts: dict[int, int] = attrs.field(factory=dict, init=False)
+
+    def admits(self, now: float) -> bool:
+        index, into = divmod(now, self.window)
+        current = self._counts.get(int(index), 0)
+        if self._counts.get(int(index) - 1, 0) * (1 - into / self.window) + current + 1 > self.limit:
+            return False
+        self._counts[int(index)] = current + 1
+        return True
+
+
+@attrs.define
+class Traffic:
+    """
+    Clients with an endless backlog, each with a bucket of its own, before one service; each way takes 20 to 200 ms.
+
+    Attributes:
+        accepted: When requests were accepted, one list a client.
+
+        refused: When requests were refused.
+    """
+
+    service: Service
+    buckets: Sequence[AdaptiveBucket]
+    seed: int = 0
+    accepted: list[list[float]] = attrs.field(init=False)
+    refused: list[float] = attrs.field(factory=list, init=False)
+    _events: list[tuple[float, int, Callable[[float], None]]] = attrs.field(factory=list, init=False)
+    _numbers: itertools.count[int] = attrs.field(factory=itertools.count, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.accepted = [[] for _ in self.buckets]
+
+    def run(self, seconds: float) -> None:
+        """Let all of them send, until so many seconds are over."""
+        rng = random.Random(self.seed)
+        wakes: dict[int, float] = {}
+
+        def send(number: int, now: float) -> None:
+            bucket = self.buckets[number]
+            while (ready_at := bucket.ready_at(now)) == now:
+                loan = bucket.take(now)
+                bucket.wrote(loan, now)
+                self._at(now + rng.uniform(0.02, 0.2), lambda at, loan=loan: arrive(number, loan, at))  # type: ignore[misc]  # its default
+            if ready_at is not None and not now < wakes.get(number, now) <= ready_at:
+                wakes[number] = ready_at
+                self._at(ready_at, lambda at: send(number, at))
+
+        def arrive(number: int, loan: Loan, now: float) -> None:
+            fine = self.service.admits(now)
+            (self.accepted[number] if fine else self.refused).append(now)
+            self._at(now + rng.uniform(0.02, 0.2), lambda at: answer(number, loan, at, fine=fine))
+
+        def answer(number: int, loan: Loan, now: float, *, fine: bool) -> None:
+            if fine:
+                self.buckets[number].spent(loan, answered_at=now, passed=True)
+            else:
+                self.buckets[number].refused(loan, now=now)
+            send(number, now)
+
+        for number in range(len(self.buckets)):
+            self._at(0.0, lambda at, number=number: send(number, at))  # type: ignore[misc]  # its default
+        while self._events and self._events[0][0] < seconds:
+            at, _, event = heapq.heappop(self._events)
+            event(at)
+
+    def _at(self, instant: float, event: Callable[[float], None]) -> None:
+        heapq.heappush(self._events, (instant, next(self._numbers), event))
+
+
+def most_in_a_window(arrivals: Sequence[float], window: float) -> int:
+    """The largest number of arrivals in any window; the one that is a window old does not count any more."""
+    log, most = deque[float](), 0
+    for at in arrivals:
+        while log and log[0] + window <= at:
+            log.popleft()
+        log.append(at)
+        most = max(most, len(log))
+    return most
