@@ -280,3 +280,27 @@ def test_both_journals_say_the_same_of_anything(steps: list[Step]) -> None:
 
     with TemporaryDirectory() as folder:
         virtual_time(main, folder)
+
+
+async def test_the_latest_rows_of_a_model_with_what_they_have_cost(journal: Journal) -> None:
+    """Of others, of other states, and of those whose price nobody has said, nothing is to be learned."""
+    for number in range(6):
+        row = await journal.add(an_intent(number, model="other" if number == 4 else "ours"))
+        for state in (S.SENDING, S.SUBMITTED, S.FAILED if number == 3 else S.SUCCEEDED):
+            changes: Anything = {"credits": 10.0 + number} if state is S.SUCCEEDED and number != 5 else {}
+            row = await journal.move(row, state, at=2.0, **changes) or row
+
+    assert [12.0, 11.0] == [row.credits for row in await journal.paid("ours", 2)]
+    assert [12.0, 11.0, 10.0] == [row.credits for row in await journal.paid("ours", 9)]
+    assert [] == list(await journal.paid("nobody's", 9))
+
+
+async def test_a_row_that_is_released_is_there_as_long_as_there_is_room(journal: Journal) -> None:
+    row = await journal.add(an_intent(1, key="shot-1"))
+    await journal.release(row.id)
+    await journal.release("kj_nobody")
+    row = await journal.move(row, S.WITHDRAWN, at=2.0) or row
+    await journal.release(row.id)
+
+    assert shown(row) == shown(await journal.by_key("shot-1"))
+    assert None is not await journal.move(row, S.INTENT, at=3.0)
