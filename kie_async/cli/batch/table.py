@@ -1,0 +1,294 @@
+"""A table of shots: checked whole before anything is spent, and read again, row by row, while it is worked on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import attrs
+
+from kie_async import JSON, ConfigurationError, Problem, Request
+from kie_async.cli.batch.columns import KEY, Columns, key_problem
+from kie_async.cli.batch.lines import read_lines
+from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
+from kie_async.requests.images import LocalImage
+from kie_async.requests.urls import looks_like_url
+
+__all__ = ["Flaw", "Shot", "Table"]
+
+_CSV = (".csv", ".tsv")
+_JSONL = (".jsonl", ".ndjson")
+
+#: How much of a hash makes a key, in hexadecimal digits: no two of a million rows are likely to share them.
+_DIGITS = 12
+_LONGEST_STEM = 40
+_UNFIT = re.compile(r"[^\w.-]+")
+
+
+@attrs.frozen
+class Flaw:
+    """
+    Something wrong with a table.
+
+    Attributes:
+        table: The table, as the user calls it.
+
+        line: The line, counted from 1; in a folder, the place of the image.
+
+        problem: The column, the value, and what is allowed.
+    """
+
+    table: str
+    line: int
+    problem: Problem
+
+    def __str__(self) -> str:
+        return f"{self.table}:{self.line}: {self.problem}"
+
+
+@attrs.frozen(kw_only=True)
+class Shot:
+    """
+    One row, ready to be sent.
+
+    Attributes:
+        line: The line on which it begins.
+
+        key: Its name: the table's, or one made of its image's name and its content.
+
+        request: The request.
+
+        input_hash: The SHA-256 of its model and input, images by content.
+
+        fields: What the service is told besides images, in its own names.
+
+        source: The image as the table has it: a path or a URL; None where there is none.
+
+        image: The image, where it is a local one, as it was when the row was read.
+    """
+
+    line: int
+    key: str
+    request: Request
+    input_hash: str
+    fields: Mapping[str, JSON]
+    source: str | None = None
+    image: LocalImage | None = attrs.field(default=None, repr=False)
+
+
+@attrs.define(kw_only=True)
+class Table:
+    """
+    A table and how it is read. Its methods block: they are a matter for a worker thread.
+
+    Args:
+        path: A CSV or JSONL file, or a folder of images.
+
+        columns: The columns that it may have.
+
+        defaults: Cells for all rows that lack them, as texts.
+
+        origins: Origins whose URLs need not be public.
+
+    Attributes:
+        count: How many rows are good, after ``check``.
+    """
+
+    path: Path
+    columns: Columns
+    defaults: Mapping[str, str] = attrs.field(factory=dict)
+    origins: frozenset[str] = frozenset()
+    count: int = 0
+    _digest: str | None = None
+
+    def check(self) -> Iterator[Flaw]:
+        """
+        Everything that is wrong with the table, in one pass; of all rows, only the hashes of keys are held.
+
+        Raises:
+            ConfigurationError: If there is no such table, or it is of no known kind.
+
+            OSError: If it cannot be read.
+        """
+        names: set[int] = set()
+        good = flawed = 0
+        with self._open() as reading:
+            for row in reading.rows:
+                problems = [*row.faults]
+                if not problems:
+                    _, found = self._request(row)
+                    problems = [problem for problem in found if problem.field not in reading.absent]
+                    problems += _problems_of_key(row.cells.get(KEY, ""), names)
+                good, flawed = good + (not problems), flawed + bool(problems)
+                yield from (Flaw(str(self.path), row.line, problem) for problem in problems)
+        self._digest = reading.hash.hexdigest()
+        self.count = good
+        if not good and not flawed:
+            yield Flaw(str(self.path), 1, Problem("table", "no rows", "at least one row"))
+
+    def shots(self) -> Iterator[Shot]:
+        """
+        The rows of a table that was checked, ready to be sent.
+
+        Raises:
+            ConfigurationError: If it is not the table any more that was checked. That is found before the first row,
+                and, should it change while it is read, after the last.
+        """
+        with self._open() as reading:
+            for _ in reading.rows:
+                pass
+        self._must_be(reading.hash.hexdigest())
+        keys = _Keys()
+        with self._open() as reading:
+            yield from (self._shot(row, keys) for row in reading.rows)
+        self._must_be(reading.hash.hexdigest())
+
+    def _must_be(self, digest: str) -> None:
+        if digest != self._digest:
+            msg = (
+                f"{self.path} has changed since it was checked. Run the same command again: it checks the table as it"
+                " is now, and pays for nothing twice."
+            )
+            raise ConfigurationError(msg)
+
+    def _request(self, row: Row) -> tuple[Request, list[Problem]]:
+        """The request of a row, and what is wrong with it; where a name is not known, that is all."""
+        unknown = [problem for name in row.cells if (problem := self.columns.unknown(name)) is not None]
+        filled = {**self.defaults, **{name: cell for name, cell in row.cells.items() if cell != "" or not self._texts}}
+        cells = {name: cell for name, cell in filled.items() if name != KEY and not self.columns.unknown(name)}
+        # A default is a text; in a table that has types, it is one all the same, and is read as such.
+        texts = frozenset(cells) if self._texts else frozenset(cells) - frozenset(row.cells)
+        request, problems = self.columns.request(cells, texts=texts, at=self._folder, origins=self.origins)
+        return request, [*unknown, *problems]
+
+    def _shot(self, row: Row, keys: _Keys) -> Shot:
+        request, problems = self._request(row)
+        # What has become bad since it was checked is refused by the client, which looks at it again.
+        images = {} if problems else {field: source.load() for field, source in request.images().items()}
+        hashes = {field: images[field].sha256 if field in images else "" for field in request.images()}
+        content = {"model": request.model, "input": request.input(hashes)}
+        input_hash = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        key, source = row.cells.get(KEY), _source({**self.defaults, **row.cells})
+        return Shot(
+            line=row.line,
+            key=key if isinstance(key, str) and key else keys.make(_stem(source), input_hash),
+            request=request,
+            input_hash=input_hash,
+            fields={name: value for name, value in request.input(hashes).items() if name not in hashes},
+            source=source,
+            image=next(iter(images.values()), None),
+        )
+
+    @property
+    def _texts(self) -> bool:
+        return self.path.suffix.lower() not in _JSONL
+
+    @property
+    def _folder(self) -> Path:
+        """Where relative paths of images start from: beside the table, wherever the program runs."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @contextmanager
+    def _open(self) -> Generator[_Reading]:
+        """The table, to be read once from its beginning."""
+        reading = _Reading()
+        note, suffix = reading.hash.update, self.path.suffix.lower()
+        if self.path.is_dir():
+            reading.rows = self._of_a_folder(reading)
+            yield reading
+            return
+        if suffix not in (*_CSV, *_JSONL):
+            msg = (
+                f"{self.path} is no table: it must be a folder of images, or a file that ends in"
+                f" {', '.join((*_CSV, *_JSONL))}. Nothing was sent: name another."
+            )
+            raise ConfigurationError(msg)
+        with self.path.open("rb") as file:
+            lines = read_lines(file, note)
+            reading.rows = jsonl_rows(lines) if suffix in _JSONL else csv_rows(lines, partial(self._judge, reading))
+            yield reading
+
+    def _of_a_folder(self, reading: _Reading) -> Iterator[Row]:
+        problems, _ = self._judge(reading, ["image"])
+        if problems:
+            yield Row(1, faults=tuple(problems))
+        yield from images_in(self.path, reading.hash.update)
+
+    def _judge(self, reading: _Reading, names: list[str]) -> tuple[list[Problem], list[str | None]]:
+        """What is wrong with the names of columns, and which columns count: the first of each that is known."""
+        given = [*names, *(name for name in self.defaults if name not in names)]
+        reading.absent = frozenset(self.columns.needed) - frozenset(given)
+        counts = [
+            name if name not in names[:place] and not self.columns.unknown(name) else None
+            for place, name in enumerate(names)
+        ]
+        return self.columns.header(given), counts
+
+
+@attrs.define
+class _Reading:
+    """
+    One passage through a table.
+
+    Attributes:
+        rows: Its rows.
+
+        hash: Of all that was read so far.
+
+        absent: Columns that it needs and does not have: one fault of the table, and not one of each row.
+    """
+
+    rows: Iterator[Row] = attrs.field(factory=lambda: iter(()))
+    hash: hashlib._Hash = attrs.field(factory=hashlib.sha256)
+    absent: frozenset[str] = frozenset()
+
+
+@attrs.define
+class _Keys:
+    """Names for rows that have none: made of what is in them, so that they stay the same wherever the rows go."""
+
+    _seen: set[int] = attrs.field(factory=set)
+    _again: Counter[int] = attrs.field(factory=Counter)
+
+    def make(self, stem: str, input_hash: str) -> str:
+        """The name of the next row with this content: the second one of the same gets another than the first."""
+        number = int(input_hash[:_DIGITS], 16)
+        key = f"{stem}-{input_hash[:_DIGITS]}"
+        if number not in self._seen:
+            self._seen.add(number)
+            return key
+        self._again[number] += 1
+        return f"{key}-{self._again[number] + 1}"
+
+
+def _source(cells: Mapping[str, object]) -> str | None:
+    """The image of a row: what the first column of that name, or with it in its name, says."""
+    texts = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell}
+    return texts.get("image") or next((cell for name, cell in texts.items() if "image" in name), None)
+
+
+def _stem(source: str | None) -> str:
+    """What an image is called, as far as it can stand in the name of a file; a URL's is the end of its path."""
+    path = source or ""
+    if looks_like_url(path):
+        path = path.partition("?")[0].partition("#")[0]
+    name = PurePosixPath(path).stem
+    return _UNFIT.sub("-", name)[:_LONGEST_STEM].strip("-.") or "shot"
+
+
+def _problems_of_key(key: object, seen: set[int]) -> list[Problem]:
+    if key == "":
+        return []
+    if (problem := key_problem(key)) is not None:
+        return [problem]
+    name = int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big")
+    if name in seen:
+        return [Problem(KEY, f"{key!a} again", "a key of its own for each row")]
+    seen.add(name)
+    return []
