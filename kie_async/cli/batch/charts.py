@@ -129,7 +129,9 @@ def timeline(instants: Sequence[float], *, limit: int, window: float) -> Timelin
     breaks = [place for place in range(1, len(times)) if times[place] - times[place - 1] > _LONG * window]
     parts = [times[a:b] for a, b in pairwise([0, *breaks, len(times)])]
     length = sum(part[-1] - part[0] for part in parts) or window
-    scale = (WIDTH - _CUT * len(breaks)) / length
+    # However short a part is, it is a bar; and however many there are, bars and cuts take no more than half of it all.
+    least, cut = min(WIDTH / _BARS, WIDTH / 4 / len(parts)), min(_CUT, WIDTH / 4 / len(parts))
+    scale = (WIDTH - least * len(parts) - cut * len(breaks)) / length
     peak = max(_within(times, time, window) for time in times)
     top = max(limit, peak) * _ROOM
     bars: list[Bar] = []
@@ -137,16 +139,16 @@ def timeline(instants: Sequence[float], *, limit: int, window: float) -> Timelin
     x = 0.0
     for place, part in enumerate(parts):
         if place:
-            cuts.append(Tick(round(x + _CUT / 2, 1), _span(part[0] - parts[place - 1][-1])))
-            x += _CUT
-        breadth = (part[-1] - part[0]) * scale
-        bars += _fullest(part, window=window, x=x, breadth=breadth or WIDTH / _BARS, top=top)
+            cuts.append(Tick(round(x + cut / 2, 1), _span(part[0] - parts[place - 1][-1])))
+            x += cut
+        breadth = least + (part[-1] - part[0]) * scale
+        bars += _fullest(part, window=window, x=x, breadth=breadth, top=top)
         x += breadth
     ticks = [Tick(0.0, "0"), Tick(WIDTH, _span(times[-1] - times[0]))]
     if not breaks and len(times) > 1:
         step = _nice(length / 6)
         inner = [place * step for place in range(1, math.ceil(length / step)) if place * step < length * 0.9]
-        ticks[1:1] = [Tick(round(at * scale, 1), _span(at)) for at in inner]
+        ticks[1:1] = [Tick(round(at / length * WIDTH, 1), _span(at)) for at in inner]
     return Timeline(
         bars=bars,
         ticks=ticks,

@@ -116,6 +116,9 @@
     at = card;
     find("viewer-title").textContent = card.querySelector(".key").textContent;
     find("viewer-prompt").textContent = card.querySelector(".prompt").textContent;
+    const notes = [...card.querySelectorAll(".reason, .command")].map((note) => note.cloneNode(true));
+    find("viewer-notes").replaceChildren(...notes);
+    find("viewer-notes").className = `s-${card.dataset.state}`;
     find("viewer-all").replaceChildren(...card.querySelector(".all").cloneNode(true).children);
     fill(find("viewer-input"), card.querySelector(".input"));
     fill(find("viewer-output"), card.querySelector(".output"));
