@@ -1,4 +1,4 @@
-"""What the two charts of the page show, as shapes with coordinates: the creates against the limit, and the durations."""
+"""The two charts of the page, as shapes with coordinates: creates against the limit, and how long tasks took."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _CUT = 18.0
 #: Room above the line of the limit.
 _ROOM = 1.25
 _STEPS = (1.0, 2.0, 5.0, 10.0)
+
+_MINUTE, _DAY = 60, 24
 
 
 @attrs.frozen
@@ -210,10 +212,7 @@ def histogram(seconds: Sequence[float]) -> Histogram | None:
         if count
     ]
     every = max(1, math.ceil(bins / 7))
-    ticks = [
-        Tick(round(place * breadth, 1), f"{_edge(begin + place, step)} s")
-        for place in range(0, bins + 1, every)
-    ]
+    ticks = [Tick(round(place * breadth, 1), f"{_edge(begin + place, step)} s") for place in range(0, bins + 1, every)]
     marks = [
         Tick(round((percentile(times, share) / step - begin) * breadth, 1), name)
         for share, name in ((0.5, "median"), (0.95, "95 %"))
@@ -254,10 +253,10 @@ def _edge(place: int, step: float) -> str:
 
 def _span(seconds: float) -> str:
     """A length of time, as short as can be."""
-    if seconds < 60:
+    if seconds < _MINUTE:
         return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    if minutes < _MINUTE:
         return f"{minutes}:{rest:02} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02} h" if hours < 48 else f"{hours // 24} days"
+    hours, minutes = divmod(minutes, _MINUTE)
+    return f"{hours}:{minutes:02} h" if hours < 2 * _DAY else f"{hours // _DAY} days"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Self
 
 import attrs
 
-from kie_async import JSON
+from kie_async import JSON, ConfigurationError
 from kie_async.cli.batch.writing import replaced
 
 __all__ = ["NAME", "Entry", "Manifest", "State"]
@@ -27,6 +28,7 @@ class State(StrEnum):
 
     DONE = "done"  #: It has its files.
     FAILED = "failed"  #: It has none, and none will come by itself.
+    RUNNING = "running"  #: The service is at work on it, and this program is not: it was stopped.
     IN_DOUBT = "in_doubt"  #: It was sent, and nobody can tell whether it was accepted.
     SKIPPED = "skipped"  #: Nothing was sent: the budget or the time was used up.
 
@@ -112,10 +114,14 @@ class Manifest:
 
     Args:
         folder: The folder, which is there.
+
+    Raises:
+        ConfigurationError: If another process is writing one there.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
+        self._claim = _claimed(folder)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         #: Of each key, by its hash: where its last line begins. An integer is all that a row costs here.
         self._places: dict[int, int] = {}
@@ -128,7 +134,12 @@ class Manifest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave it to others."""
         os.close(self._file)
+        os.close(self._claim)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -163,6 +174,15 @@ class Manifest:
         self._places[name] = self._end
         self._end += len(line)
 
+    def entry(self, key: str) -> Entry | None:
+        """What became of the row with this name, as far as it is written down."""
+        if (place := self._places.get(_hash_of(key))) is None:
+            return None
+        with self._path.open("rb") as file:
+            file.seek(place)
+            found = _entry_of(file.readline())
+        return found if found is not None and found.key == key else None
+
     def entries(self) -> Iterator[Entry]:
         """What became of each row, in the order in which their last lines stand in the file."""
         with self._path.open("rb") as file:
@@ -189,6 +209,18 @@ class Manifest:
         os.close(self._file)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._places, self._end = places, end
+
+
+def _claimed(folder: Path) -> int:
+    """The folder, held against other processes until it is closed, or the process has ended."""
+    claim = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(claim)
+        msg = f"Another kie-async batch is at work in {folder}. Nothing was sent: wait for it, or choose another --out."
+        raise ConfigurationError(msg) from None
+    return claim
 
 
 def _line_of(entry: Entry) -> bytes:

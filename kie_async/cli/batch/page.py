@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from heapq import merge
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -34,8 +31,11 @@ _WORDS: Mapping[str, str] = {
     State.DONE: "Done",
     State.FAILED: "Failed",
     State.IN_DOUBT: "In doubt",
+    State.RUNNING: "Running",
     State.SKIPPED: "Not sent",
 }
+#: From so many seconds on, tenths do not matter.
+_LONG = 20.0
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
 _FILMS = (".mp4", ".webm", ".mov", ".m4v")
 
@@ -213,8 +213,13 @@ def _shown(value: object) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """A figure with thin spaces between thousands."""
-    return "" if value is None else f"{value:,.6g}".replace(",", "\u202f") if abs(value) < 1e6 else f"{value:,.0f}".replace(",", "\u202f")
+    """
+    A figure, with narrow spaces between thousands.
+
+    >>> _figure(40.0), _figure(0.25)
+    ('40', '0.25')
+    """
+    return "" if value is None else f"{round(value, 2):,.12g}".replace(",", "\u202f")
 
 
 def _took(seconds: float | None) -> str:
@@ -226,4 +231,4 @@ def _took(seconds: float | None) -> str:
     """
     if seconds is None:
         return ""
-    return f"{seconds:.1f} s" if seconds < 20 else f"{seconds:.0f} s"
+    return f"{seconds:.1f} s" if seconds < _LONG else f"{seconds:.0f} s"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -28,7 +28,7 @@ _JSONL = (".jsonl", ".ndjson")
 #: How much of a hash makes a key, in hexadecimal digits: no two of a million rows are likely to share them.
 _DIGITS = 12
 _LONGEST_STEM = 40
-_UNFIT = re.compile(r"[^\w.-]+")
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class Shot:
     key: str
     request: Request
     input_hash: str
-    fields: Mapping[str, JSON]
+    fields: Mapping[str, JSON] = attrs.field(repr=False)
     source: str | None = None
     image: LocalImage | None = attrs.field(default=None, repr=False)
 
@@ -107,9 +107,12 @@ class Table:
     count: int = 0
     _digest: str | None = None
 
-    def check(self) -> Iterator[Flaw]:
+    def check(self, note: Callable[[Request], object] = bool) -> Iterator[Flaw]:
         """
         Everything that is wrong with the table, in one pass; of all rows, only the hashes of keys are held.
+
+        Args:
+            note: Takes the request of every row that is good.
 
         Raises:
             ConfigurationError: If there is no such table, or it is of no known kind.
@@ -122,9 +125,11 @@ class Table:
             for row in reading.rows:
                 problems = [*row.faults]
                 if not problems:
-                    _, found = self._request(row)
+                    request, found = self._request(row)
                     problems = [problem for problem in found if problem.field not in reading.absent]
                     problems += _problems_of_key(row.cells.get(KEY, ""), names)
+                    if not problems:
+                        note(request)
                 good, flawed = good + (not problems), flawed + bool(problems)
                 yield from (Flaw(str(self.path), row.line, problem) for problem in problems)
         self._digest = reading.hash.hexdigest()

@@ -26,7 +26,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def table(
-    folder: Path, name: str, content: str | bytes, *, model: str | None = None, defaults: Mapping[str, str] | None = None
+    folder: Path,
+    name: str,
+    content: str | bytes,
+    *,
+    model: str | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> Table:
     """A table of this content."""
     path = folder / name
@@ -39,7 +44,7 @@ def flaws(table: Table) -> Sequence[tuple[int, str, str, str]]:
     return [(flaw.line, flaw.problem.field, flaw.problem.value, flaw.problem.allowed) for flaw in table.check()]
 
 
-def inputs(table: Table) -> Sequence[tuple[int, dict[str, object]]]:
+def inputs(table: Table) -> Sequence[tuple[int, Mapping[str, object]]]:
     """What each row sends, the name of the uploaded image in place of its URL; the table has no flaw."""
     assert [] == flaws(table)
     return [
@@ -225,7 +230,8 @@ def test_a_row_without_a_key_is_called_by_its_image_and_its_content(folder: Path
 
 def test_the_content_of_an_image_is_a_part_of_what_is_sent(folder: Path) -> None:
     same = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n")
-    [before] = (flaws(same), *same.shots())[1:]
+    assert [] == flaws(same)
+    [before] = same.shots()
     shutil.copy(CAT.with_name("city.jpg"), folder / "cat.jpg")
     [after] = same.shots()
 

@@ -194,7 +194,7 @@
     else if (event.key === "?") help.showModal();
     else if (event.key === "t") turn();
     else if (event.key === "Escape") showAll();
-    else if (/^[1-5]$/.test(event.key)) document.querySelectorAll("input[name=state]")[event.key - 1]?.click();
+    else if (/^[1-6]$/.test(event.key)) document.querySelectorAll("input[name=state]")[event.key - 1]?.click();
     else return;
     event.preventDefault();
   });
