@@ -16,7 +16,7 @@ from kie_async.cli.batch.interruption import Interruption
 from kie_async.cli.batch.order import Order
 from kie_async.cli.batch.record import Record, exit_for
 from kie_async.cli.exits import Exit, worst
-from kie_async.cli.session import SHORT_DRAIN, Session
+from kie_async.cli.session import Session
 
 if TYPE_CHECKING:
     from kie_async import KieClient, Run, RunSummary
@@ -66,14 +66,16 @@ class Course:
             save_to=order.out / "{key}.mp4",
             retry_failed=order.retry_failed,
         ) as run:
-            with board.shown():
-                async with anyio.create_task_group() as group:
-                    await group.start(self.interruption.watch, run.stop)
-                    group.start_soon(board.move, kie, run)
-                    await self._take_outcomes(run, board)
-                    group.cancel_scope.cancel()
-            if self.interruption.came:
-                await run.aclose(drain=SHORT_DRAIN)  # it has had its time
+            try:
+                with board.shown():
+                    async with anyio.create_task_group() as group:
+                        await group.start(self.interruption.watch, run.stop)
+                        group.start_soon(board.move, kie, run)
+                        await self._take_outcomes(run, board)
+                        group.cancel_scope.cancel()
+            finally:
+                if self.interruption.came:
+                    await run.aclose(drain=0.0)  # it has had its time
         self._summary = run.summary()
         if record.open:
             unfinished = await kie.jobs(unfinished=True)
