@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from kie_async.outcomes import Skipped as Skipped
     from kie_async.policy import Limits as Limits
     from kie_async.policy import RetryPolicy as RetryPolicy
-    from kie_async.records import Generation as Generation
     from kie_async.records import JSON as JSON
+    from kie_async.records import Generation as Generation
     from kie_async.records import TaskRecord as TaskRecord
     from kie_async.records import TaskState as TaskState
     from kie_async.requests import MarketRequest as MarketRequest

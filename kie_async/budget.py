@@ -11,9 +11,7 @@ from kie_async.errors import ConfigurationError
 __all__ = ["Budget", "Estimate"]
 
 
-def _check_amount(instance: object, attribute: attrs.Attribute[float | None], value: object) -> None:
-    if value is None and attribute.default is None:
-        return
+def _check_amount(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         return
     msg = (
@@ -43,7 +41,7 @@ class Budget:
     """
 
     credits: float = attrs.field(validator=_check_amount)
-    price: float | None = attrs.field(default=None, validator=_check_amount)
+    price: float | None = attrs.field(default=None, validator=attrs.validators.optional(_check_amount))
 
 
 @attrs.frozen(kw_only=True)

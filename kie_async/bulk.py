@@ -6,8 +6,7 @@ from collections.abc import AsyncIterable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-import attrs
-
+from kie_async.errors import ConfigurationError
 from kie_async.outcomes import Outcome
 from kie_async.requests.base import Request
 from kie_async.run_summary import RunSummary
@@ -23,22 +22,31 @@ __all__ = ["Rows", "Run"]
 Rows: TypeAlias = "Iterable[Request | tuple[str, Request]] | AsyncIterable[Request | tuple[str, Request]]"
 
 
-@attrs.define(eq=False, repr=False)
 class Run:
     """
     What ``KieClient.map()`` returns: an async context manager, and within it an async iterator of outcomes.
 
     Rows are read, sent and fetched in the background as long as the outcomes are taken: a caller who is slow slows the
     run down, and nothing piles up.
+
+    When the account cannot pay (codes 401, 402 and 433), no more rows are read; what runs goes on to its end, and its
+    outcomes come. Then the iterator raises that error, and the same call again goes on.
     """
 
-    _client: KieClient
-    _rows: Rows
-    _plan: Plan
-    _mapper: Mapper | None = attrs.field(default=None, init=False)
+    def __init__(self, client: KieClient, rows: Rows, plan: Plan) -> None:
+        self._client = client
+        self._rows = rows
+        self._plan = plan
+        self._mapper: Mapper | None = None
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        if self._mapper is not None:
+            msg = "A run is entered once. Call map() again: what is done is not paid again."
+            raise ConfigurationError(msg)
+        engine = await self._client._engine()  # noqa: SLF001 (a run is a part of its client)
+        self._mapper = engine.mapper(self._rows, self._plan)
+        self._mapper.begin()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -49,7 +57,10 @@ class Run:
         return self
 
     async def __anext__(self) -> Outcome:
-        raise NotImplementedError
+        outcome = await self._entered().next()
+        if outcome is None:
+            raise StopAsyncIteration
+        return outcome
 
     def stop(self) -> None:
         """
@@ -57,7 +68,7 @@ class Run:
 
         Rows that were read and not sent have no outcome: the same call again takes them up.
         """
-        raise NotImplementedError
+        self._entered().stop()
 
     async def aclose(self, drain: float = 5.0) -> None:
         """
@@ -69,8 +80,14 @@ class Run:
         Args:
             drain: For how long what has begun may take to end, in seconds; ``math.inf`` waits for all that runs.
         """
-        raise NotImplementedError
+        await self._entered().leave(drain)
 
     def summary(self) -> RunSummary:
         """The figures so far; before the end and after it, too."""
-        raise NotImplementedError
+        return self._entered().summary()
+
+    def _entered(self) -> Mapper:
+        if self._mapper is None:
+            msg = "A run works within `async with client.map(…) as run`. Enter it first."
+            raise ConfigurationError(msg)
+        return self._mapper

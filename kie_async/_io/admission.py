@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 
 import attrs
 from tenacity import wait_exponential
@@ -149,7 +150,8 @@ class Admission:
         Args:
             place: The job's place in the queue; lower goes first.
 
-            since: When the job was asked for; its patience with maintenance does not count from before that.
+            since: When the job was asked for; its patience with maintenance does not count from before that. Infinity
+                for one that waits for as long as it takes.
 
         Returns:
             The permit, or None if maintenance has outlasted the patience.
@@ -228,5 +230,5 @@ class Admission:
             if max(waiter.since, maintenance_since) + self._patience <= now:
                 waiter.granted.set_result(None)
         ends = [max(w.since, maintenance_since) + self._patience for w in pending if not w.granted.done()]
-        if ends:
-            self._expiry = self._agenda.at(min(ends), self._pump)
+        if (first := min(ends, default=math.inf)) < math.inf:
+            self._expiry = self._agenda.at(first, self._pump)

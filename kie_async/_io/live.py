@@ -50,6 +50,8 @@ class LiveJob:
 
         fingerprint: The identity of the request, where it is known already.
 
+        patient: Whether it waits behind maintenance for as long as it takes.
+
         place: Its place in the queue.
 
         began_at: When it was asked for, or when its task was accepted in an earlier run, by the loop.
@@ -101,6 +103,7 @@ class LiveJob:
     began_at: float = 0.0
     key: str | None = None
     fingerprint: str | None = None
+    patient: bool = False
     row: Intent | None = None
     written: bool = False
     unwritten: list[tuple[Intent, Changes | None]] | None = None

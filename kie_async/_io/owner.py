@@ -7,6 +7,7 @@ From the first byte of a create on it goes through to an answer, and writes down
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Unpack
 
 import anyio
@@ -179,7 +180,7 @@ class Owner:
 
     async def _attempt(self) -> _Attempt:
         job, tools = self._job, self._tools
-        permit = await tools.admission.permit(job.place, since=job.began_at)
+        permit = await tools.admission.permit(job.place, since=math.inf if job.patient else job.began_at)
         if permit is None:
             await self._withdraw(
                 errors.MaintenanceError(
