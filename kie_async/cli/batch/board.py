@@ -26,8 +26,6 @@ __all__ = ["Board", "time_left"]
 #: How often the lines move, in seconds.
 _EVERY = 0.25
 
-_COLOURS = {State.DONE: "green", State.FAILED: "red", State.IN_DOUBT: "yellow", State.SKIPPED: "bright_black"}
-
 
 @attrs.define(kw_only=True)
 class Board:
@@ -65,17 +63,27 @@ class Board:
             self._live.update(self._lines(run.summary(), kie.statistics().in_flight), refresh=True)
             await anyio.sleep(_EVERY)
 
-    def ended(self, entry: Entry) -> None:
-        """Tell what became of a row; of one that is done, only where nothing moves."""
+    def ended(self, entry: Entry, *, replayed: bool) -> None:
+        """
+        Tell what became of a row; of one that is done, only where nothing moves, and only once.
+
+        Args:
+            entry: It.
+
+            replayed: Whether an earlier run has told it.
+        """
         self._ended += 1
+        if replayed and entry.state == State.DONE:
+            return
         told = {
             State.DONE: f"done{_figures(entry)}",
             State.FAILED: f"failed: {entry.reason}",
+            State.RUNNING: f"not ended: {entry.reason}",
             State.IN_DOUBT: f"in doubt: {entry.reason}",
             State.SKIPPED: f"not sent: {entry.reason}",
         }[State(entry.state)]
         if self._live is not None:
-            if entry.state in (State.FAILED, State.IN_DOUBT):
+            if entry.state != State.DONE:
                 self.output.say(f"{entry.key}: {told}")
             return
         seconds = anyio.current_time() - self._began_at

@@ -88,7 +88,7 @@ class Course:
                 async for outcome in run:
                     entry = await anyio.to_thread.run_sync(self.record.ended, outcome)
                     self._codes.add(exit_for(outcome))
-                    board.ended(entry)
+                    board.ended(entry, replayed=outcome.replayed)
                     if self.session.output.as_json:
                         self.session.output.result("", attrs.asdict(entry))
         except (KieError, OSError) as error:
@@ -133,8 +133,9 @@ class Course:
         page = order.out / NAME
         if self._summary is not None:
             output.say(f"{self._summary}.")
-        output.say(f"All of it, to look at: {page}")
-        if not output.as_json:
+        if output.as_json:
+            output.say(f"All of it, to look at: {page}")
+        else:
             output.result(str(page), {})
         if self._error is not None:
             raise self._error
