@@ -79,7 +79,7 @@ class Board:
             State.DONE: f"done{_figures(entry)}",
             State.FAILED: f"failed: {entry.reason}",
             State.RUNNING: f"not ended: {entry.reason}",
-            State.IN_DOUBT: f"in doubt: {entry.reason}",
+            State.IN_DOUBT: f"in doubt: {entry.reason} {entry.command}",
             State.SKIPPED: f"not sent: {entry.reason}",
         }[State(entry.state)]
         if self._live is not None:

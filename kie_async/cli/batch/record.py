@@ -33,13 +33,13 @@ _UNDER_WAY = ("submitted", "stalled")
 _DOUBTED = ("sending", "in_doubt", "unknown")
 
 _WHY_SKIPPED = {
-    "budget": "The budget is used up: nothing was sent.",
-    "deadline": "The time was over: nothing was sent.",
+    "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
+    "deadline": "The time was over: nothing was sent. The same command again goes on with it.",
 }
 _WHY_DOUBTED = (
     "It was sent, and no answer has told whether it was accepted: it may have been paid, and is not sent again by"
-    " itself. Look at kie.ai/logs. If the task is there, bind it; if not, `kie-async resubmit{journal} {job}"
-    " --allow-duplicate` sends it again, and `kie-async abandon{journal} {job}` gives it up."
+    " itself. Look at kie.ai/logs. If the task is there, `kie-async resolve` takes it; if not, `resubmit` in its place,"
+    " with --allow-duplicate, sends it again, and `abandon` gives it up."
 )
 
 
@@ -175,13 +175,8 @@ class Record:
         )
 
     def _doubted(self, entry: Entry) -> Entry:
-        journal = self.commands.journal
-        return attrs.evolve(
-            entry,
-            state=State.IN_DOUBT,
-            reason=_WHY_DOUBTED.format(journal=journal, job=entry.job_id),
-            command=f"kie-async resolve{journal} {entry.job_id} TASKID",
-        )
+        command = f"kie-async resolve{self.commands.journal} {entry.job_id} TASKID"
+        return attrs.evolve(entry, state=State.IN_DOUBT, reason=_WHY_DOUBTED, command=command)
 
     def _remedy(self, error: KieError) -> str | None:
         """What the user may do about a failure, as a line for the shell; None where it is the row that is wrong."""

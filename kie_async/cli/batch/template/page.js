@@ -54,6 +54,12 @@
     find("count").textContent = `${shown.length} of ${cards.length} shown`;
   }
 
+  function begin() {
+    show();
+    const top = grid.getBoundingClientRect().top - find("tools").offsetHeight - 20;
+    if (top < 0) scrollBy(0, top);
+  }
+
   function showAll() {
     search.value = "";
     document.querySelector("input[name=state]").checked = true;
@@ -63,10 +69,10 @@
   let soon = 0;
   search.addEventListener("input", () => {
     clearTimeout(soon);
-    soon = setTimeout(show, 80);
+    soon = setTimeout(begin, 80);
   });
-  sort.addEventListener("change", show);
-  document.querySelectorAll("input[name=state]").forEach((input) => input.addEventListener("change", show));
+  sort.addEventListener("change", begin);
+  document.querySelectorAll("input[name=state]").forEach((input) => input.addEventListener("change", begin));
   find("reset").addEventListener("click", showAll);
 
   // -- films: the poster is the first frame, and nothing else is read before somebody looks ---------------------------
