@@ -314,7 +314,7 @@ class KieClient:
             self._limits,
             budget=budget,
             deadline=deadline,
-            save_to=save_to,
+            save_to=None if save_to is None else str(save_to),
             ordered=ordered,
             retry_failed=retry_failed,
             look_ahead=look_ahead,

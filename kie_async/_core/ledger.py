@@ -63,11 +63,13 @@ class Ledger:
         self.reserved -= reserved
         self.spent += cost
 
-    def close(self, reserved: float, row: Intent | None) -> None:
+    def close(self, price: float, reserved: float, row: Intent | None) -> None:
         """
         Put what is known of a job that goes no further in the place of what was set aside for it.
 
         Args:
+            price: What each create of it is taken to have cost.
+
             reserved: What was set aside.
 
             row: The job's row; None for one that was never written down.
@@ -75,14 +77,14 @@ class Ledger:
         state = IntentState.WITHDRAWN if row is None else row.state
         suspects = 0 if row is None else row.suspect_attempts
         # Each of them may have been paid beside what the job itself has cost.
-        self.hold(suspects * reserved)
+        self.hold(suspects * price)
         if row is not None and state in (IntentState.SUCCEEDED, IntentState.FAILED):
-            unsaid = reserved if state is IntentState.SUCCEEDED else 0.0
+            unsaid = price if state is IntentState.SUCCEEDED else 0.0
             self.settle(reserved, unsaid if row.credits is None else row.credits)
             return
         self.settle(reserved, 0.0)
         if state not in (IntentState.INTENT, IntentState.WITHDRAWN, IntentState.REJECTED):
-            self.hold(reserved)
+            self.hold(price)
 
     def hold(self, amount: float) -> None:
         """Set *amount* aside for good."""

@@ -15,8 +15,6 @@ from kie_async.budget import Budget
 from kie_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from kie_async.policy import Limits
 
 __all__ = ["Plan", "default_key", "file_name", "retry_key"]
@@ -104,7 +102,7 @@ class Plan:
         *,
         budget: Budget | None,
         deadline: float | None,
-        save_to: str | PathLike[str] | None,
+        save_to: str | None,
         ordered: bool,
         retry_failed: int,
         look_ahead: int | None,
@@ -123,15 +121,14 @@ class Plan:
             _refuse("retry_failed", retry_failed, "a whole number, 0 or more")
         if look_ahead is not None and not (_is_whole(look_ahead) and look_ahead >= 1):
             _refuse("look_ahead", look_ahead, "a whole number of at least 1, or None")
-        template = None if save_to is None else str(save_to)
-        if template is not None and "{key}" not in template:
-            _refuse("save_to", template, 'a path with {key} in it, such as "out/{key}.mp4"')
+        if save_to is not None and "{key}" not in save_to:
+            _refuse("save_to", save_to, 'a path with {key} in it, such as "out/{key}.mp4"')
         ahead = 2 * limits.creates if look_ahead is None else look_ahead
         return cls(
             limits=limits,
             budget=budget,
             deadline=deadline,
-            save_to=template,
+            save_to=save_to,
             ordered=bool(ordered),
             retry_failed=retry_failed,
             look_ahead=ahead,

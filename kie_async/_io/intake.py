@@ -23,7 +23,7 @@ from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kie_async._io.parts import Parts
     from kie_async.records import JSON
@@ -69,7 +69,15 @@ class Intake:
             return known, False
         return self.start(request, key, identity), True
 
-    def start(self, request: Request, key: str | None, identity: str | None, *, patient: bool = False) -> LiveJob:
+    def start(
+        self,
+        request: Request,
+        key: str | None,
+        identity: str | None,
+        *,
+        patient: bool = False,
+        afford: Callable[[], bool] | None = None,
+    ) -> LiveJob:
         """
         Start the owner of a request that was checked; nothing waits in here.
 
@@ -81,8 +89,12 @@ class Intake:
             identity: What ``identify`` says of the request, where there is a key.
 
             patient: Whether it waits behind maintenance for as long as it takes.
+
+            afford: Asked before a create is sent once more that may have been paid already.
         """
-        job = LiveJob(id=self._parts.surroundings.new_id(), key=key, fingerprint=identity, patient=patient)
+        job = LiveJob(
+            id=self._parts.surroundings.new_id(), key=key, fingerprint=identity, patient=patient, afford=afford
+        )
         self._parts.submitter.start(job, partial(self._write_down, job, request))
         return job
 

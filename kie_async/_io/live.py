@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -56,6 +57,8 @@ class LiveJob:
 
         began_at: When it was asked for, or when its task was accepted in an earlier run, by the loop.
 
+        afford: Asked before a create is sent once more that may have been paid already; None where nobody counts.
+
         row: Its row, once it is journaled; None for a task of somebody else.
 
         written: Whether its owner has it in the journal, or has found it there.
@@ -104,6 +107,7 @@ class LiveJob:
     key: str | None = None
     fingerprint: str | None = None
     patient: bool = False
+    afford: Callable[[], bool] | None = None
     row: Intent | None = None
     written: bool = False
     unwritten: list[tuple[Intent, Changes | None]] | None = None

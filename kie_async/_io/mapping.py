@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -46,8 +47,8 @@ __all__ = ["Mapper"]
 
 #: What concerns every row: none can be sent until the user has done something about it.
 _FOR_ALL = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
-#: What the system says of a disk on which nothing more can be written.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+#: What the system says where nothing more can be written.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: After the deadline, an async source may let us wait for a row for so many seconds.
 _LATE_PATIENCE = 1.0
 #: 64 bits of a fingerprint, in hexadecimal digits.
@@ -116,6 +117,7 @@ class Mapper:
     def begin(self) -> None:
         """Start to read."""
         self._parts.root.start(self._feed)
+        self._late = self._plan.deadline == 0
         if self._plan.deadline is not None and self._plan.deadline < math.inf:
             self._parts.root.start(self._watch_the_clock, self._parts.surroundings.now() + self._plan.deadline)
 
@@ -236,7 +238,7 @@ class Mapper:
             await self._bell.rung()
         if self._late:
             return row.skipped(late=True)
-        row.reserved = price
+        row.price = row.reserved = price
         self._start(row)
         self._follow(row)
         return None
@@ -281,7 +283,7 @@ class Mapper:
                 self._ledger.settle(0.0, found.row.credits)
         elif self._plan.budget is not None:
             # It may have been paid already, so it counts whether the budget has that much left or not.
-            row.reserved = await self._price(row)
+            row.price = row.reserved = await self._price(row)
             self._ledger.claim(row.reserved)
         self._follow(row)
         return None
@@ -304,8 +306,17 @@ class Mapper:
     # -- one row ----------------------------------------------------------------------------------------------------
 
     def _start(self, row: Row) -> None:
-        row.job = self._intake.start(row.request, row.journal_key, row.identity, patient=True)
+        row.job = self._intake.start(
+            row.request, row.journal_key, row.identity, patient=True, afford=partial(self._afford, row)
+        )
         row.begun = True
+
+    def _afford(self, row: Row) -> bool:
+        """Set a row's price aside once more, if it is left: it may have been paid, and is to be sent again."""
+        if not self._ledger.reserve(row.price):
+            return False
+        row.reserved += row.price
+        return True
 
     def _follow(self, row: Row) -> None:
         row.ahead = not row.replayed
@@ -385,7 +396,7 @@ class Mapper:
         intent = None if row.job is None else row.job.row
         if row.replayed:
             return
-        self._ledger.close(row.reserved, intent)
+        self._ledger.close(row.price, row.reserved, intent)
         row.reserved = 0.0
         if intent is not None and intent.state is IntentState.SUCCEEDED:
             self._prices.learn(intent)
@@ -404,7 +415,7 @@ class Mapper:
         price = await self._price(row)
         if not self._ledger.reserve(price):
             return False
-        row.reserved = price
+        row.price = row.reserved = price
         row.replayed = False
         if again:
             await self._release(row)

@@ -329,7 +329,7 @@ class Owner:
         if tools.retry.on_server_error == "in_doubt":
             await tools.settler.doubted(job, f"code {reply.code}: {reply.message}", suspect_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
-        if suspects >= tools.retry.server_error_attempts:
+        if suspects >= tools.retry.server_error_attempts or (job.afford is not None and not job.afford()):
             await tools.settler.rejected(job, error_of(reply, intent_id=job.id), suspect_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
         _log.warning(

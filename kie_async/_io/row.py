@@ -49,7 +49,9 @@ class Row:
 
         retries: How often in this run.
 
-        reserved: What is set aside for it, in credits.
+        price: What a create of it is taken to cost, in credits.
+
+        reserved: What is set aside for it: as often its price as it may have been paid.
 
         job: Its job, once it has one.
 
@@ -70,6 +72,7 @@ class Row:
     identity: str = ""
     tries: int = 0
     retries: int = 0
+    price: float = 0.0
     reserved: float = 0.0
     job: LiveJob | None = None
     begun: bool = False
@@ -107,7 +110,8 @@ class Row:
 
     def failed(self, error: errors.KieError, generation: Generation | None = None) -> Failed:
         """The outcome of a row without a result, or without its files."""
-        return Failed(error=error, generation=generation, **self._common(generation))
+        # Of a thousand errors that are kept, nobody needs a thousand tracebacks through our own code.
+        return Failed(error=error.with_traceback(None), generation=generation, **self._common(generation))
 
     def in_doubt(self, error: errors.SubmitInDoubtError) -> InDoubt:
         """The outcome of a row of which nobody can tell whether it was accepted."""
