@@ -19,6 +19,8 @@ _BINS = 20
 #: A pause this long, in windows of the limit, is cut out: a run that was stopped for a night is two runs to look at.
 _LONG = 12.0
 _CUT = 18.0
+#: The service's clock tells milliseconds.
+_SHORTEST = 0.001
 #: Room above the line of the limit.
 _ROOM = 1.25
 _STEPS = (1.0, 2.0, 5.0, 10.0)
@@ -130,7 +132,7 @@ def timeline(instants: Sequence[float], *, limit: int, window: float) -> Timelin
         return None
     breaks = [place for place in range(1, len(times)) if times[place] - times[place - 1] > _LONG * window]
     parts = [times[a:b] for a, b in pairwise([0, *breaks, len(times)])]
-    length = sum(part[-1] - part[0] for part in parts) or window
+    length = max(sum(part[-1] - part[0] for part in parts), _SHORTEST)
     # However short a part is, it is a bar; and however many there are, bars and cuts take no more than half of it all.
     least, cut = min(WIDTH / _BARS, WIDTH / 4 / len(parts)), min(_CUT, WIDTH / 4 / len(parts))
     scale = (WIDTH - least * len(parts) - cut * len(breaks)) / length
