@@ -48,6 +48,7 @@ class Following:
         """Take what the client reports."""
         if event.name is EventName.SUBMITTED:
             self._created.append(anyio.current_time())
+            self.created_lately()  # forgets those before
         if event.name is EventName.IN_DOUBT:
             self._doubted = True
         if (text := NOTES.get(event.name)) is not None and (event.name in _OF_ONE or event.name not in self._told):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -213,6 +212,8 @@ class Manifest:
 
 def _claimed(folder: Path) -> int:
     """The folder, held against other processes until it is closed, or the process has ended."""
+    import fcntl  # POSIX alone has it: a command line without batch is better than none
+
     claim = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
@@ -17,6 +18,7 @@ from kie_async.cli.batch.manifest import NAME, Manifest
 from kie_async.cli.batch.order import JOURNAL, Order
 from kie_async.cli.exits import Exit
 from kie_async.testing import FakeKie, Fault
+from tests.cli.batch.bad_rows import BAD_ROWS, prepare
 from tests.cli.world import CAT, Streams, invoke
 
 
@@ -121,6 +123,29 @@ async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path)
     assert (Exit.USAGE, False) == (code, mine.out.exists())
     assert [f"error: {mine.table}:{n + 2}: seed: got 'x{n}'" in streams.err for n in range(3)] == [True] * 3
     assert "3 problems in" in streams.err
+    assert ([], [], []) == (fake.truth.posts, fake.truth.uploads, fake.truth.queries)
+
+
+async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_nothing(
+    fake: FakeKie, folder: Path
+) -> None:
+    """In one pass, whatever stands before and after a bad row; of the good row among them nothing is said."""
+    await anyio.to_thread.run_sync(prepare, folder)
+    kinds = [bad for bad in BAD_ROWS if bad.file == "shots.csv"]
+    path = folder / "shots.csv"
+    header, good, _, _ = kinds[0].between_good_ones().split(b"\n", 3)
+    path.write_bytes(b"\n".join([header, good, *(bad.raw.rstrip(b"\r\n") for bad in kinds)]))
+    code, streams = await run(fake, order(path))
+    told = [line for line in streams.err.splitlines() if line.startswith("error: ")]
+
+    assert (Exit.USAGE, len(kinds)) == (code, len(told))
+    assert 30 <= len(kinds)
+    line = 3
+    for bad, text in zip(kinds, told, strict=True):
+        assert text.startswith(f"error: {path}:{line}: {bad.column}: got ")
+        assert bad.value in text.partition("; allowed: ")[0]
+        assert bad.allowed in text.partition("; allowed: ")[2]
+        line += 1 + bad.raw.rstrip(b"\r\n").count(b"\n")
     assert ([], [], []) == (fake.truth.posts, fake.truth.uploads, fake.truth.queries)
 
 
