@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import pytest
 
@@ -254,6 +256,31 @@ async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Pa
             await carry_out(ended.session, mine)
 
     assert [] == fake.truth.posts
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_signal_stops_it_and_what_was_paid_is_known(fake: FakeKie, folder: Path, times: int) -> None:
+    """Once, manifest and page have all that was sent; twice, the journal does. The same command goes on with it."""
+    mine = order(table(folder, 30))
+    streams = Streams(fake)
+    codes: list[Exit] = []
+
+    async def work() -> None:
+        codes.append(await carry_out(streams.session, mine))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        for _ in range(times):
+            await anyio.sleep(2.0)
+            signal.raise_signal(signal.SIGINT)
+    paid = len(fake.truth.tasks)
+
+    assert ([Exit.INTERRUPTED], 20) == (codes, paid)
+    assert (20 if times == 1 else 0) == states(mine).count("running")
+    assert (times == 1) == (mine.out / "index.html").exists()
+    assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
+    code, _ = await run(fake, mine)
+    assert (Exit.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
 
 
 async def test_lines_in_a_pipe_are_one_a_row(fake: FakeKie, folder: Path) -> None:

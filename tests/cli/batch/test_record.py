@@ -100,9 +100,12 @@ def test_a_result_without_files_is_done(record: Record) -> None:
 def test_the_page_of_a_large_run_shows_those_that_need_somebody(tmp_path: Path) -> None:
     """Two thousand of all, the failed ones among them, in the order of the table."""
     entries = [shot(n, State.FAILED if n in (5, 2900) else State.DONE) for n in range(1, 3001)]
+    entries[4] = attrs.evolve(entries[4], image=None, source=None)
+    entries[2899] = attrs.evolve(entries[2899], image=None, source="http://[no-address")
     write_page(tmp_path, entries, Facts(title="shots.csv", total=3000, made_at="today"))
     page = (tmp_path / "index.html").read_text()
 
+    assert "No image" in page, "neither kept nor at a URL"
     assert MOST == page.count('<li class="card')
     assert 2 == page.count('<li class="card s-failed"')
     assert "2\u202f000 of 3\u202f000 shots" in page
