@@ -32,7 +32,7 @@ class RunSummary:
 
         credits_held: What is set aside for tasks that run, and what creates in doubt may have cost.
 
-        p50: The median of how long the service took for a task, in seconds, within 1 %; None before the first end.
+        p50: The median of how long the service took for a task, in seconds, within 0.3 %; None before the first end.
 
         p95: The time within which 95 % of the tasks ended, likewise.
 

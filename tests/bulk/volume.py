@@ -1,5 +1,5 @@
 """
-A table of any length through ``map()``, in virtual time: how much memory each row leaves behind, how much of the limit is used.
+A table of any length through ``map()``, in virtual time: what each row leaves behind, how much of the limit is used.
 
 The service tells the truth and keeps it, so here a bookkeeper adds up what it has seen and takes the pages out: what is
 measured grows by the client alone.

@@ -6,12 +6,12 @@ import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from kie_async import KieClient, Outcome, Request
+from kie_async import KieClient, Outcome, Request, Run
 from kie_async._io.memory import MemoryJournal
 from kie_async.testing import FakeKie
 from tests.client.world import KEY, Anything, World, ask
 
-__all__ = ["a_world_without_a_ledger", "by_key", "files_of_at_most", "outcomes", "table"]
+__all__ = ["a_world_without_a_ledger", "by_key", "files_of_at_most", "outcomes", "table", "to_the_end"]
 
 
 def table(count: int) -> list[tuple[str, Request]]:
@@ -23,6 +23,17 @@ async def outcomes(world: World, rows: Anything, **options: Anything) -> list[Ou
     """Everything that a run yields."""
     async with world.kie.map(rows, **options) as run:
         return [outcome async for outcome in run]
+
+
+async def to_the_end(run: Run) -> tuple[list[Outcome], Exception | None]:
+    """What a run yields, and what it raises after that."""
+    found: list[Outcome] = []
+    try:
+        async for outcome in run:
+            found.append(outcome)  # noqa: PERF401 (those before the error are the point)
+    except Exception as error:  # noqa: BLE001 (the source's own, too)
+        return found, error
+    return found, None
 
 
 def by_key(found: list[Outcome]) -> dict[str, Outcome]:
