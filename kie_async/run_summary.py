@@ -42,7 +42,8 @@ class RunSummary:
 
         window: Length of that window, in seconds.
 
-        used: The share of the limit that was used from the first create to the last, 0 to 1; 0 before the first.
+        used: The share of the limit that was used from the first create to the last, 0 to 1: 1 if nobody could have
+            made as many creates in less time. 0 before the first.
 
         seconds: How long the run has taken so far.
     """

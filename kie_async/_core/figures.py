@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from kie_async._core.quantiles import Quantiles
@@ -67,8 +68,8 @@ class Figures:
     def summary(self, now: float) -> RunSummary:
         """The figures at *now*."""
         limits = self._limits
-        # Each create occupies its place for a window: so twenty at once and none after are all of the limit.
-        possible = limits.creates * (self._last - self._first + limits.window) / limits.window
+        # The fastest that is allowed is a full set at the beginning of each window, and the rest in the last.
+        windows = (self._last - self._first + limits.window) / limits.window
         return RunSummary(
             replayed=self._replayed,
             ok=self._ok,
@@ -84,6 +85,6 @@ class Figures:
             created=self._created,
             limit=limits.creates,
             window=limits.window,
-            used=self._created / possible,
+            used=math.ceil(self._created / limits.creates) / windows,
             seconds=now - self._began_at,
         )
