@@ -201,7 +201,9 @@ async def test_a_failure_that_is_worth_it_names_the_command(folder: Path) -> Non
     assert "Internal Error" in str(line["reason"])
 
 
-async def test_what_is_in_doubt_is_never_sent_again_and_says_how_to_settle_it(fake: FakeKie, folder: Path) -> None:
+async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_settled(
+    fake: FakeKie, folder: Path
+) -> None:
     fake.inject(Fault("create", "reset", after=True, nth=2))
     mine = order(table(folder, 3))
     code, streams = await run(fake, mine)
@@ -213,6 +215,11 @@ async def test_what_is_in_doubt_is_never_sent_again_and_says_how_to_settle_it(fa
     job_id = doubtful[0]["job_id"]
     assert f"kie-async resolve --journal {mine.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
     assert str(doubtful[0]["command"]) in streams.err
+    [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in manifest(mine)}
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
+        await kie.attach(str(job_id)).resolve(task_id)
+    settled, _ = await run(fake, mine)
+    assert (Exit.DONE, ["done"] * 3, 3) == (settled, states(mine), len(fake.truth.tasks))
 
 
 async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder: Path) -> None:
