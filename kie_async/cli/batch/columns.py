@@ -15,11 +15,10 @@ from typing import Any, cast, get_type_hints
 import attrs
 
 from kie_async import MarketRequest, Problem, Request, Wan22TurboImageToVideo
-from kie_async._settings import MAX_KEY
 from kie_async.requests._shown import shown
 from kie_async.requests.urls import looks_like_url
 
-__all__ = ["KEY", "Columns", "columns_of", "key_problem"]
+__all__ = ["KEY", "Columns", "columns_of"]
 
 #: The column that names a row; it is no field of a request.
 KEY = "key"
@@ -98,13 +97,6 @@ def columns_of(model: str | None) -> Columns:
     """
     documented = _DOCUMENTED.get(Wan22TurboImageToVideo.MODEL if model is None else model)
     return _Market(model or "") if documented is None else _Documented(documented)
-
-
-def key_problem(key: object) -> Problem | None:
-    """What keeps a value from naming a row, or None."""
-    if isinstance(key, str) and 0 < len(key) <= MAX_KEY and key.isprintable():
-        return None
-    return Problem(KEY, shown(key), f"a text of 1 to {MAX_KEY} characters, all of them printable")
 
 
 class _Documented(Columns):

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import attrs
 
 from kie_async import JSON, ConfigurationError, Problem, Request
-from kie_async.cli.batch.columns import KEY, Columns, key_problem
+from kie_async.cli.batch.columns import KEY, Columns
+from kie_async.cli.batch.keys import Keys, problems_of_key, source_of, stem_of
 from kie_async.cli.batch.lines import read_lines
 from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
 from kie_async.requests.images import LocalImage
-from kie_async.requests.urls import looks_like_url
 
 __all__ = ["Flaw", "Shot", "Table"]
 
 _CSV = (".csv", ".tsv")
 _JSONL = (".jsonl", ".ndjson")
-
-#: How much of a hash makes a key, in hexadecimal digits: no two of a million rows are likely to share them.
-_DIGITS = 12
-_LONGEST_STEM = 40
-_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @attrs.frozen
@@ -127,7 +120,7 @@ class Table:
                 if not problems:
                     request, found = self._request(row)
                     problems = [problem for problem in found if problem.field not in reading.absent]
-                    problems += _problems_of_key(row.cells.get(KEY, ""), names)
+                    problems += problems_of_key(row.cells.get(KEY, ""), names)
                     if not problems:
                         note(request)
                 good, flawed = good + (not problems), flawed + bool(problems)
@@ -149,7 +142,7 @@ class Table:
             for _ in reading.rows:
                 pass
         self._must_be(reading.hash.hexdigest())
-        keys = _Keys()
+        keys = Keys()
         with self._open() as reading:
             yield from (self._shot(row, keys) for row in reading.rows)
         self._must_be(reading.hash.hexdigest())
@@ -172,17 +165,17 @@ class Table:
         request, problems = self.columns.request(cells, texts=texts, at=self._folder, origins=self.origins)
         return request, [*unknown, *problems]
 
-    def _shot(self, row: Row, keys: _Keys) -> Shot:
+    def _shot(self, row: Row, keys: Keys) -> Shot:
         request, problems = self._request(row)
         # What has become bad since it was checked is refused by the client, which looks at it again.
         images = {} if problems else {field: source.load() for field, source in request.images().items()}
         hashes = {field: images[field].sha256 if field in images else "" for field in request.images()}
         content = {"model": request.model, "input": request.input(hashes)}
         input_hash = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        key, source = row.cells.get(KEY), _source({**self.defaults, **row.cells})
+        key, source = row.cells.get(KEY), source_of({**self.defaults, **row.cells})
         return Shot(
             line=row.line,
-            key=key if isinstance(key, str) and key else keys.make(_stem(source), input_hash),
+            key=key if isinstance(key, str) and key else keys.make(stem_of(source), input_hash),
             request=request,
             input_hash=input_hash,
             fields={name: value for name, value in request.input(hashes).items() if name not in hashes},
@@ -252,48 +245,3 @@ class _Reading:
     rows: Iterator[Row] = attrs.field(factory=lambda: iter(()))
     hash: hashlib._Hash = attrs.field(factory=hashlib.sha256)
     absent: frozenset[str] = frozenset()
-
-
-@attrs.define
-class _Keys:
-    """Names for rows that have none: made of what is in them, so that they stay the same wherever the rows go."""
-
-    _seen: set[int] = attrs.field(factory=set)
-    _again: Counter[int] = attrs.field(factory=Counter)
-
-    def make(self, stem: str, input_hash: str) -> str:
-        """The name of the next row with this content: the second one of the same gets another than the first."""
-        number = int(input_hash[:_DIGITS], 16)
-        key = f"{stem}-{input_hash[:_DIGITS]}"
-        if number not in self._seen:
-            self._seen.add(number)
-            return key
-        self._again[number] += 1
-        return f"{key}-{self._again[number] + 1}"
-
-
-def _source(cells: Mapping[str, object]) -> str | None:
-    """The image of a row: what the first column of that name, or with it in its name, says."""
-    texts = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell}
-    return texts.get("image") or next((cell for name, cell in texts.items() if "image" in name), None)
-
-
-def _stem(source: str | None) -> str:
-    """What an image is called, as far as it can stand in the name of a file; a URL's is the end of its path."""
-    path = source or ""
-    if looks_like_url(path):
-        path = path.partition("?")[0].partition("#")[0]
-    name = PurePosixPath(path).stem
-    return _UNFIT.sub("-", name)[:_LONGEST_STEM].strip("-.") or "shot"
-
-
-def _problems_of_key(key: object, seen: set[int]) -> list[Problem]:
-    if key == "":
-        return []
-    if (problem := key_problem(key)) is not None:
-        return [problem]
-    name = int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big")
-    if name in seen:
-        return [Problem(KEY, f"{key!a} again", "a key of its own for each row")]
-    seen.add(name)
-    return []
