@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Report"]
+__all__ = ["RESULTS", "Report"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -63,7 +63,7 @@ class Report:
         return "\n".join([self.question, f"Bound: {self.bound}", "", *lines])
 
     def save(self) -> Path:
-        """Write the figures with commit, Python and machine to ``results/NAME-COMMIT.json``, and return the path."""
+        """Write the figures with commit, Python and machine to ``results/NAME.json``, and return the path."""
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"],  # noqa: S607  # the git that made the checkout
             cwd=RESULTS.parent,
@@ -85,7 +85,7 @@ class Report:
             "results": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
         }
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{self.name}-{commit}.json"
+        path = RESULTS / f"{self.name}.json"
         path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
         return path
 

@@ -2,11 +2,12 @@
 What it takes to hold a hundred thousand jobs in one client.
 
 All have been accepted, and their ends are far away; the service is a stand-in that answers each look at once, with
-nothing. (1) Memory of a job in flight, as Python counts it: nobody awaits it, or a task does. Its row in the journal
-is not counted; it was there before. (2) CPU of an event of the scheduler: the look at a job falls due, is made in its
-turn, and the next one is planned; for this the looks run without a task of their own, which is no scheduling. (3) With
-their tasks: the CPU of a look, and how late the event loop is for others meanwhile. As many looks a second are wanted
-whatever the number of jobs, and Python's garbage collection is off, so that it is the scheduling that is measured.
+nothing. (1) Memory of a job in flight, as Python counts it: nobody awaits it, or a task does, whose own memory is
+counted. Its row in the journal is not counted; it was there before. (2) CPU of an event of the scheduler: the look at a
+job falls due, has its turn, and the next one is planned; the look itself is left out. (3) With the looks: the CPU of
+one, with its task and what it makes of the answer, and how late the event loop is for others meanwhile. As many looks a
+second are wanted whatever the number of jobs, and Python's garbage collection is off, so that it is the scheduling that
+is measured.
 
 The baseline is what people write: a coroutine for each job, which sleeps between its looks.
 """
@@ -19,8 +20,8 @@ import logging
 import random
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import median, quantiles
 from typing import TypeAlias
 
@@ -29,8 +30,11 @@ import attrs
 from benchmarks.report import Report
 from kie_async import KieClient, Limits
 from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.polling import Outlook
+from kie_async._io.engine import Engine
 from kie_async._io.memory import MemoryJournal
-from kie_async._io.transport import Answer, Transport
+from kie_async._io.transport import LOOK_TIMEOUT, Answer, Transport
+from kie_async._io.watchlist import Watch
 
 JOBS = 100_000
 FEW = 1_000
@@ -50,7 +54,7 @@ Row: TypeAlias = list[str | float]
 #: Holds so many jobs, which are looked at after so many seconds on average, says when it begins, and gives a way to
 #: wait for the job of a number.
 Contender: TypeAlias = Callable[
-    [int, float, Callable[[], None]], AbstractAsyncContextManager[Callable[[int], Awaitable[object]]]
+    [int, float, Callable[[], None]], AbstractAsyncContextManager[Callable[[int], Coroutine[object, object, object]]]
 ]
 
 
@@ -60,15 +64,19 @@ class Spread:
 
     mean: float
 
-    def next_look_at(self, *, accepted_at: float, now: float, weight: float) -> float:  # noqa: ARG002  # the protocol's
+    def next_look_at(self, task: Outlook, now: float) -> float:  # noqa: ARG002  # the protocol's
         """The instant of the next look."""
         return now + self.mean * random.uniform(0.2, 1.8)
+
+    def choose(self, due: Sequence[Outlook], now: float) -> int:  # noqa: ARG002  # the protocol's
+        """Any of them."""
+        return len(due) - 1
 
 
 class _Mute(Transport):
     looks = 0
 
-    async def look(self, task_id: str) -> Answer:  # noqa: ARG002  # whichever it is
+    async def look(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # noqa: ARG002  # as it is
         """Nothing, and at once."""
         _Mute.looks += 1
         return Answer(200, b"{}")
@@ -120,22 +128,29 @@ def a_row(number: int) -> Intent:
 @asynccontextmanager
 async def without_tasks(
     jobs: int, mean: float, began: Callable[[], None]
-) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
-    """As ours, but a look, which never has to wait for the stand-in, is run where it is started."""
+) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
+    """As ours, but a look is over in the instant in which it would go on the wire: what is left is the scheduling."""
 
-    def run_at_once(child: Callable[..., Coroutine[object, None, None]], *args: object) -> None:
-        with suppress(StopIteration):
-            child(*args).send(None)
+    def over_at_once(engine: Engine) -> Callable[..., None]:
+        poller, now = engine.parts.poller, engine.loop.time
 
-    async with ours(jobs, mean, began, start=run_at_once) as wait:
+        def start(_: object, watch: Watch) -> None:
+            watch.seen_at = now()
+            poller.ended(answered_at=watch.seen_at)
+            poller.plan(watch)
+            _Mute.looks += 1
+
+        return start
+
+    async with ours(jobs, mean, began, starts=over_at_once) as wait:
         yield wait
 
 
 @asynccontextmanager
 async def ours(
-    jobs: int, mean: float, began: Callable[[], None], *, start: Callable[..., None] | None = None
-) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
-    """One client, whose journal has the jobs; *start* starts the looks, if given."""
+    jobs: int, mean: float, began: Callable[[], None], *, starts: Callable[[Engine], Callable[..., None]] | None = None
+) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
+    """One client, whose journal has the jobs; *starts* makes what starts the looks, if given."""
     journal = MemoryJournal()
     for number in range(jobs):
         await journal.add(a_row(number))
@@ -146,15 +161,16 @@ async def ours(
         engine = await kie._engine()  # noqa: SLF001  # kie.recover(), without a list of handles
         began()
         await engine.recover()
-        if start is not None:
-            setattr(engine.root, "start", start)  # noqa: B010  # mypy minds the assignment, and it is meant
-        yield lambda number: kie.attach(f"kj_{number:032x}").wait()
+        if starts is not None:
+            setattr(engine.root, "start", starts(engine))  # noqa: B010  # mypy minds the assignment, and it is meant
+        ids = [job.id for job in engine.parts.registry]
+        yield lambda number: kie.attach(ids[number]).wait()
 
 
 @asynccontextmanager
 async def coroutines(
     jobs: int, mean: float, began: Callable[[], None]
-) -> AsyncIterator[Callable[[int], Awaitable[object]]]:
+) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
     """A task for each job; whoever waits, waits for that task."""
 
     async def follow(task_id: str) -> None:
@@ -196,10 +212,7 @@ async def memory_of(contender: Contender) -> tuple[float, float]:
         gc.collect()
         unawaited = tracemalloc.get_traced_memory()[0] - at_first
 
-        async def one(number: int) -> None:
-            await wait(number)
-
-        tasks = [asyncio.create_task(one(number)) for number in range(JOBS)]
+        tasks = [asyncio.create_task(wait(number)) for number in range(JOBS)]
         for _ in range(5):
             await asyncio.sleep(0)
         gc.collect()

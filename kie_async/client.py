@@ -37,6 +37,7 @@ from kie_async.statistics import Statistics
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from kie_async._core.durations import DurationsByKind
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.engine import Engine
     from kie_async._io.journal import Journal
@@ -138,6 +139,7 @@ class KieClient:
         self._bound_to = 0
         self._closed = False
         self._spent_until: list[float] = []
+        self._durations: DurationsByKind | None = None
         self._callbacks = Callbacks(self, self._api_key, self._callback_url)
 
     def __repr__(self) -> str:
@@ -455,6 +457,7 @@ class KieClient:
 
     def _make_engine(self, loop: AbstractEventLoop) -> Engine:
         # Imported here, so that importing the package loads no aiohttp.
+        from kie_async._core.durations import DurationsByKind
         from kie_async._io.clock import Surroundings
         from kie_async._io.downloads import Downloads
         from kie_async._io.engine import Engine
@@ -464,12 +467,14 @@ class KieClient:
 
         if self._journal is None:
             self._journal = MemoryJournal()
+        if self._durations is None:
+            self._durations = DurationsByKind()
         # Of a file, each engine has a journal of its own: one that still drains is another owner than the next one.
         journal = SqliteJournal(self._journal) if isinstance(self._journal, (str, os.PathLike)) else self._journal
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
-            new_id=lambda: Surroundings(_running_loop()).new_id(),
+            surroundings=lambda: Surroundings(_running_loop()),
             allowed_origins=origins,
             hosts=self._download_hosts,
         )
@@ -486,6 +491,7 @@ class KieClient:
             job=lambda job_id: Job(self, job_id),
             saver=downloads.save,
             spent_until=self._spent_until,
+            durations=self._durations,
         )
         engine = Engine(settings, journal, loop)
         if self._callbacks.mounted:

@@ -17,13 +17,13 @@ import attrs
 
 from kie_async.errors import NoResultError
 
-__all__ = ["JSON", "Generation", "TaskRecord", "TaskState"]
+__all__ = ["JSON", "Generation", "SavedFile", "TaskRecord", "TaskState"]
 
 #: Anything that JSON can say.
 JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | str | int | float | bool | None"
 
 #: Fetches the results of a generation into a path and returns the files that it wrote.
-Saver: TypeAlias = Callable[["Generation", Path], Awaitable[list[Path]]]
+Saver: TypeAlias = Callable[["Generation", Path], Awaitable[list["SavedFile"]]]
 
 
 class TaskState(StrEnum):
@@ -106,6 +106,24 @@ class TaskRecord:
         return self.completed_at - self.created_at
 
 
+@attrs.frozen(kw_only=True)
+class SavedFile:
+    """
+    A result on disk.
+
+    Attributes:
+        path: Where it is.
+
+        size: How many bytes it has.
+
+        sha256: The hash of its content, in hexadecimal, computed while it came in.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+
+
 @attrs.frozen(kw_only=True, repr=False)
 class Generation:
     """
@@ -162,7 +180,9 @@ class Generation:
         """
         Fetch the results and put them on disk, each whole or not at all.
 
-        Works after the client is closed, too. An expired URL is minted again once.
+        Works after the client is closed, too. An expired URL is minted again once. A client fetches eight files at a
+        time, the soonest to expire first; a download that breaks goes on where it was, and so does one of a process
+        that was killed, where the same result is saved to the same path.
 
         Args:
             path: A file's name for the first result (further ones get ``-2``, ``-3``, … before the suffix), or a
@@ -176,4 +196,4 @@ class Generation:
 
             DownloadError: If a result could not be fetched, or is not what it claims.
         """
-        return await self._saver(self, Path(path))
+        return [file.path for file in await self._saver(self, Path(path))]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from kie_async._core.kinds import Kind
 from kie_async.budget import Estimate
 from kie_async.records import JSON
 
-__all__ = ["PRICE_LIST", "PRICE_LIST_SOURCE", "SeenPrices", "kind_of", "listed"]
+__all__ = ["PRICE_LIST", "PRICE_LIST_SOURCE", "SeenPrices", "listed"]
 
 #: Credits for a task, by model and by resolution; "" is the resolution that the service takes by itself.
 PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
@@ -21,34 +21,9 @@ PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
 #: Where the list is from.
 PRICE_LIST_SOURCE = "price list of kie.ai, read on 2026-06-30"
 
-#: Fields that models are priced by; what is not among them (prompts, seeds, images) makes no other kind of task.
-_PRICED_BY = (
-    "duration",
-    "generate_audio",
-    "image_size",
-    "max_images",
-    "mode",
-    "n_frames",
-    "num_images",
-    "quality",
-    "resolution",
-    "size",
-    "sound",
-)
 #: How many prices are remembered of each kind, and how many kinds.
 _LAST = 20
 _KINDS = 500
-
-
-def kind_of(model: str, given: Mapping[str, JSON]) -> str:
-    """
-    What a task is as far as its price goes.
-
-    >>> kind_of("m", {"prompt": "x", "resolution": "480p", "seed": 7})
-    'm {"resolution":"480p"}'
-    """
-    priced = {name: given[name] for name in _PRICED_BY if isinstance(given.get(name), (str, int, float))}
-    return f"{model} {json.dumps(priced, sort_keys=True, separators=(',', ':'))}"
 
 
 def listed(model: str, given: Mapping[str, JSON]) -> Estimate | None:
@@ -70,9 +45,9 @@ class SeenPrices:
     """
 
     def __init__(self) -> None:
-        self._kinds: OrderedDict[str, deque[float]] = OrderedDict()
+        self._kinds: OrderedDict[Kind, deque[float]] = OrderedDict()
 
-    def learn(self, kind: str, credits: float | None) -> None:
+    def learn(self, kind: Kind, credits: float | None) -> None:
         """Take what a task that has succeeded has cost; a failed one costs nothing, and says nothing."""
         if credits is None:
             return
@@ -81,7 +56,7 @@ class SeenPrices:
         if len(self._kinds) > _KINDS:
             self._kinds.popitem(last=False)
 
-    def of(self, kind: str) -> Estimate | None:
+    def of(self, kind: Kind) -> Estimate | None:
         """The estimate for a kind of task, or None where none was seen."""
         seen = self._kinds.get(kind)
         if seen is None:

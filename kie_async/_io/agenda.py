@@ -11,24 +11,31 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable
+from typing import TypeVarTuple
 
 import attrs
 
 __all__ = ["Agenda", "Entry"]
 
+_Args = TypeVarTuple("_Args")
+
 _log = logging.getLogger("kie_async")
 
+#: The heap is swept before it holds more entries than this, and twice as many as the last sweep has left.
+_FEW = 100
 
-@attrs.define(eq=False)
+
+@attrs.define(eq=False, weakref_slot=False)
 class Entry:
     """Something to do at an instant, until it is cancelled."""
 
     at: float
-    action: Callable[[], None] | None
+    action: Callable[..., None] | None
+    arguments: tuple[object, ...]
 
     def cancel(self) -> None:
         """Forget it; what it held is free at once."""
-        self.action = None
+        self.action, self.arguments = None, ()
 
 
 class Agenda:
@@ -43,6 +50,7 @@ class Agenda:
         self._loop = loop
         self._heap: list[tuple[float, int, Entry]] = []
         self._count = itertools.count()
+        self._sweep_at = _FEW
         # uvloop's handle for an instant that is past does not know its instant; so it is kept beside it.
         self._timer: asyncio.Handle | None = None
         self._timer_at: float | None = None
@@ -51,16 +59,29 @@ class Agenda:
     def __len__(self) -> int:
         return sum(entry.action is not None for _, _, entry in self._heap)
 
-    def at(self, instant: float, action: Callable[[], None]) -> Entry:
+    @property
+    def held(self) -> int:
+        """How many entries it holds, those that were called off included."""
+        return len(self._heap)
+
+    def at(self, instant: float, action: Callable[[*_Args], None], *arguments: *_Args) -> Entry:
         """
-        Call *action* at *instant*, or at the next turn of the loop if that is past.
+        Call ``action(*arguments)`` at *instant*, or at the next turn of the loop if that is past.
         """
-        entry = Entry(instant, action)
+        entry = Entry(instant, action, arguments)
         if self._closed:
             return entry
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         heapq.heappush(self._heap, (instant, next(self._count), entry))
         self._arm()
         return entry
+
+    def _sweep(self) -> None:
+        """Let go of what was called off: a deadline may be an hour away, and most are called off."""
+        self._heap = [item for item in self._heap if item[2].action is not None]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(_FEW, 2 * len(self._heap))
 
     def close(self) -> None:
         """Forget everything, and take nothing more."""
@@ -87,7 +108,8 @@ class Agenda:
             while self._heap and self._heap[0][0] <= now:
                 entry = heapq.heappop(self._heap)[2]
                 if (action := entry.action) is not None:
-                    entry.action = None
-                    action()
+                    arguments = entry.arguments
+                    entry.cancel()
+                    action(*arguments)
         finally:
             self._arm()

@@ -1,69 +1,52 @@
 """
 Results on their way to disk: each file whole and what it claims to be, or not there at all.
 
-A result URL comes from the service and leads to another host. So it is judged before it is followed, at every redirect
-again; it never sees the API key; and what it answers is bounded, counted and looked at before it gets its name.
+A few at a time, the soonest to expire first. A try that breaks is followed by one for the rest; an expired URL is
+minted again once. Who asks which host for what, and what is taken as an answer, is in ``fetching``; how a part becomes
+a file, in ``disk``.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
-import aiohttp
 import anyio
-import attrs
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-from yarl import URL
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from kie_async import errors
-from kie_async._core.claims import claims_other, looks_like_text
+from kie_async._core.lifetimes import expires_at
 from kie_async._core.wire import read_download_url, read_envelope
 from kie_async._core.wire_files import write_download_url
 from kie_async._io.disk import PartFile, is_folder
+from kie_async._io.fetching import MAX_BYTES, BrokenOffError, GoneError, Terms, bring
+from kie_async._io.places import Places
+from kie_async._io.retrying import pause_after
 from kie_async._io.transport import Transport, describe
-from kie_async.requests.media import HEAD, Media, identify
-from kie_async.requests.urls import check_result_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from kie_async.records import Generation
+    from kie_async._io.clock import Surroundings
+    from kie_async.records import Generation, SavedFile
+    from kie_async.requests.media import Media
 
 __all__ = ["Downloads"]
 
-MAX_BYTES = 2 * 1024**3
-MAX_REDIRECTS = 3
+#: Files that are fetched at once.
+AT_ONCE = 8
+#: Tries in a row that bring less than ``PROGRESS`` bytes each.
 ATTEMPTS = 3
-#: A download may take a minute, and a second more for each of these many bytes that have come.
-GRACE = 60.0
-MIN_RATE = 16 * 1024
+PROGRESS = 16 * 1024
+#: A file takes no longer than this, in seconds, from its turn to its name: 2 GiB at 600 kB/s.
+MAX_SECONDS = 3600.0
 
-_OK = 200
-_GONE = (403, 404, 410)
 #: The codes with which a fresh link is refused because there is nothing to link to.
 _NOT_HELD = (404, 422)
-_REDIRECTS = (301, 302, 303, 307, 308)
-_SERVER_ERROR = 500
-
+_PAUSES = wait_exponential(multiplier=0.5, max=5.0)
 _LATER = "The task stays done: save again."
-
-
-class _BrokenOffError(errors.DownloadError):
-    """A download that is worth another try."""
-
-
-class _GoneError(Exception):
-    """The host does not have the file, or does not give it."""
-
-
-@attrs.frozen
-class _Fetched:
-    """A complete download under a name of its own, beside the file that it will become."""
-
-    part: PartFile
-    media: Media | None
 
 
 class Downloads:
@@ -71,46 +54,50 @@ class Downloads:
     Fetches results, with the client's sessions or, when it is closed, with sessions of its own.
 
     Args:
-        transport: Opens a transport for the time of one save.
+        transport: Opens a transport for the time of one file.
 
-        new_id: Makes names for files that are not whole yet.
+        surroundings: Gives the clock and new names of the running loop.
 
         allowed_origins: Origins that are taken as they are, because the caller configured them.
 
         hosts: Endings of the host names that results may come from; None for any public host.
+
+        max_bytes: How large a result may be.
     """
 
     def __init__(
         self,
         *,
         transport: Callable[[], AbstractAsyncContextManager[Transport]],
-        new_id: Callable[[], str],
+        surroundings: Callable[[], Surroundings],
         allowed_origins: frozenset[str],
         hosts: tuple[str, ...] | None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._transport = transport
-        self._new_id = new_id
-        self._allowed_origins = allowed_origins
-        self._hosts = hosts
+        self._surroundings = surroundings
+        self._terms = Terms(allowed_origins, hosts, max_bytes)
+        self._places = Places(AT_ONCE)
 
-    async def save(self, generation: Generation, path: Path) -> list[Path]:
-        """Put all results of *generation* on disk; see ``Generation.save``."""
-        files: list[Path] = []
+    @property
+    def waiting(self) -> int:
+        """How many results wait for their turn."""
+        return self._places.waiting
+
+    async def save(self, generation: Generation, path: Path) -> list[SavedFile]:
+        """
+        Put all results of *generation* on disk; see ``Generation.save``.
+
+        However many do so at once, a few files are fetched at a time; who waits costs no more than its own task.
+        """
+        wall = self._surroundings().wall
+        files: list[SavedFile] = []
         try:
-            async with self._transport() as transport:
-                into_folder = await is_folder(path)
-                for index, url in enumerate(generation.urls or (generation.url,), 1):
-                    fetched = await self._fetch(transport, url, path if into_folder else path.parent)
-                    name = (
-                        _name(path, index, generation.task_id, fetched.media) if into_folder else _numbered(path, index)
-                    )
-                    try:
-                        await fetched.part.become(name)
-                    except BaseException:
-                        await fetched.part.discard()
-                        raise
-                    files.append(name)
-        except _BrokenOffError as error:
+            into_folder = await is_folder(path)
+            for index, url in enumerate(generation.urls or (generation.url,), 1):
+                async with self._places.take(expires_at(generation.record.completed_at, wall())):
+                    files.append(await self._save(generation, index, url, path, into_folder=into_folder))
+        except BrokenOffError as error:
             known = {"intent_id": generation.intent_id, "task_id": generation.task_id}
             raise errors.DownloadError(error.message, **known) from None
         except errors.DownloadError as error:
@@ -118,24 +105,37 @@ class Downloads:
             raise
         return files
 
-    async def _fetch(self, transport: Transport, url: str, folder: Path) -> _Fetched:
-        retrying: AsyncRetrying = AsyncRetrying(
-            reraise=True,
-            retry=retry_if_exception_type(_BrokenOffError),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(multiplier=0.5, max=5.0),
-            sleep=anyio.sleep,
+    async def _save(self, generation: Generation, index: int, url: str, path: Path, *, into_folder: bool) -> SavedFile:
+        # Nothing of the service's gets into a name as it is.
+        target = f"{generation.task_id}\n{index}\n{'' if into_folder else path.name}"
+        part = PartFile(
+            path if into_folder else path.parent,
+            hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()[:24],
+            spare=self._surroundings().new_id(),
         )
-        fetched: _Fetched
         try:
-            fetched = await retrying(self._once, transport, url, folder)
-        except _GoneError:
-            fresh = await self._mint(transport, url)
-            try:
-                fetched = await retrying(self._once, transport, fresh, folder)
-            except _GoneError:
-                raise _expired() from None
-        return fetched
+            await part.open()
+            media = await self._fetch(url, part)
+            name = _named(path, index, generation.task_id, media) if into_folder else _numbered(path, index)
+            return await part.become(name)
+        except BaseException:
+            await part.discard()
+            raise
+
+    async def _fetch(self, url: str, part: PartFile) -> Media | None:
+        with anyio.move_on_after(MAX_SECONDS):
+            async with self._transport() as transport:
+                patience = _Patience(part)
+                try:
+                    return await patience.bring(transport, url, self._terms)
+                except GoneError:
+                    fresh = await self._mint(transport, url)
+                try:
+                    return await patience.bring(transport, fresh, self._terms)
+                except GoneError:
+                    raise _expired() from None
+        msg = f"The download took more than {MAX_SECONDS:g} s. {_LATER}"
+        raise errors.DownloadError(msg)
 
     async def _mint(self, transport: Transport, url: str) -> str:
         """A fresh link for an expired URL; that there is one does not prove that there is a file."""
@@ -151,94 +151,43 @@ class Downloads:
             raise _expired()
         raise _not_minted(str(answer.status if envelope is None else envelope.code))
 
-    async def _once(self, transport: Transport, url: str, folder: Path) -> _Fetched:
-        try:
-            for _ in range(MAX_REDIRECTS + 1):
-                wrong = check_result_url(url, allowed_origins=self._allowed_origins, hosts=self._hosts)
-                if wrong is not None:
-                    msg = (
-                        f"The result is not fetched: {wrong}. If its host is right, pass download_hosts to the client."
-                    )
-                    raise errors.DownloadError(msg)
-                async with transport.rest.get(
-                    URL(url, encoded=url.isascii()),
-                    allow_redirects=False,
-                    auto_decompress=False,
-                    headers={"Accept-Encoding": "identity"},
-                ) as response:
-                    if response.status not in _REDIRECTS or "Location" not in response.headers:
-                        return await self._receive(response, folder)
-                    url = _joined(response.url, response.headers["Location"])
-        except (aiohttp.ClientError, OSError) as error:  # the disk's own are DownloadErrors already
-            msg = f"The download was broken off ({describe(error)}). {_LATER}"
-            raise _BrokenOffError(msg) from error
-        msg = f"The download was redirected more than {MAX_REDIRECTS} times. {_LATER}"
-        raise errors.DownloadError(msg)
 
-    async def _receive(self, response: aiohttp.ClientResponse, folder: Path) -> _Fetched:
-        _check_headers(response)
-        part = PartFile(folder / f".{self._new_id()}.part")
-        await part.create()
-        try:
-            media = _judge(response.content_type, await _pour(response, part))
-            await part.close()
-        except BaseException:
-            await part.discard()
-            raise
-        return _Fetched(part, media)
+class _Patience:
+    """
+    Tries again for as long as it helps.
 
+    Args:
+        part: What is tried for.
+    """
 
-def _joined(url: URL, location: str) -> str:
-    try:
-        return str(url.join(URL(location, encoded=location.isascii())))
-    except ValueError:
-        msg = f"The download was redirected to something that is no URL. {_LATER}"
-        raise errors.DownloadError(msg) from None
+    def __init__(self, part: PartFile) -> None:
+        self._part = part
+        self._most = part.size
+        self._in_vain = 0
 
+    async def bring(self, transport: Transport, url: str, terms: Terms) -> Media | None:
+        """Bring the file, in as many tries as it takes; raises what the last one raised."""
+        self._in_vain = 0
+        retrying: AsyncRetrying = AsyncRetrying(
+            reraise=True,
+            retry=retry_if_exception_type(BrokenOffError),
+            after=self._count,
+            stop=lambda _: self._in_vain >= ATTEMPTS,
+            wait=lambda _: pause_after(_PAUSES, max(self._in_vain, 1)),
+            sleep=anyio.sleep,
+        )
 
-def _check_headers(response: aiohttp.ClientResponse) -> None:
-    if response.status in _GONE:
-        raise _GoneError
-    if response.status != _OK:
-        kind = _BrokenOffError if response.status >= _SERVER_ERROR else errors.DownloadError
-        msg = f"The result's host answered with HTTP {response.status}. {_LATER}"
-        raise kind(msg)
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        # Media is compressed already: an encoding on top of it can be a bomb, and nothing else.
-        msg = f"The result came compressed, which is refused. {_LATER}"
-        raise errors.DownloadError(msg)
-    if (response.content_length or 0) > MAX_BYTES:
-        raise _too_large()
+        async def once() -> Media | None:
+            return await bring(transport.rest, url, self._part, terms)
 
+        media: Media | None = await retrying(once)
+        return media
 
-def _judge(content_type: str, head: bytes) -> Media | None:
-    media = identify(head)
-    if claims_other(content_type, media) or (media is None and looks_like_text(head)):
-        msg = f"The result claims to be {content_type}, and begins with {head[:16]!r}. {_LATER}"
-        raise errors.DownloadError(msg)
-    return media
-
-
-async def _pour(response: aiohttp.ClientResponse, part: PartFile) -> bytes:
-    """Write the body out as it comes, and return its first bytes."""
-    head, size = b"", 0
-    with anyio.CancelScope(deadline=anyio.current_time() + GRACE) as scope:
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise _too_large()
-            if len(head) < HEAD:
-                head = (head + chunk)[:HEAD]
-            scope.deadline += len(chunk) / MIN_RATE
-            await part.write(chunk)
-    if scope.cancelled_caught:
-        msg = f"The download was too slow: {size} bytes so far. {_LATER}"
-        raise _BrokenOffError(msg)
-    return head
-
-
-def _too_large() -> errors.DownloadError:
-    return errors.DownloadError(f"The result has more than {MAX_BYTES} bytes. Fetch its URL by other means.")
+    def _count(self, _: RetryCallState) -> None:
+        if self._part.size >= self._most + PROGRESS:
+            self._most, self._in_vain = self._part.size, 0
+        else:
+            self._in_vain += 1
 
 
 def _not_minted(why: str) -> errors.DownloadError:
@@ -251,7 +200,7 @@ def _expired() -> errors.ResultExpiredError:
     )
 
 
-def _name(folder: Path, index: int, task_id: str, media: Media | None) -> Path:
+def _named(folder: Path, index: int, task_id: str, media: Media | None) -> Path:
     return folder / f"{task_id}-{index}{'.bin' if media is None else media.suffix}"
 
 

@@ -15,7 +15,7 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.outcomes import closed_error
-from kie_async._core.polling import ByAge
+from kie_async._core.polling import ByLag
 from kie_async._core.signature import callback_secret
 from kie_async._core.verdicts import Reply, error_of_answer
 from kie_async._core.wire import read_credit, read_envelope
@@ -102,7 +102,8 @@ class Engine:
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
-            policy=settings.polling or ByAge(),
+            policy=settings.polling or ByLag(draw=surroundings.random.randrange, old_after=settings.retry.max_age),
+            durations=settings.durations,
             loop=loop,
             agenda=agenda,
             root=self.root,

@@ -15,7 +15,7 @@ from kie_async import errors
 from kie_async._core.identity import differs, fingerprint
 from kie_async._core.lifecycle import Intent, IntentState, Source
 from kie_async._core.outcomes import load_error
-from kie_async._io.live import LiveJob
+from kie_async._io.live import Errand, LiveJob
 from kie_async._io.moves import row_of
 from kie_async._io.uploads import KEPT_FOR
 from kie_async._settings import check_key
@@ -92,10 +92,9 @@ class Intake:
 
             afford: Asked before a create is sent once more that may have been paid already.
         """
-        job = LiveJob(
-            id=self._parts.surroundings.new_id(), key=key, fingerprint=identity, patient=patient, afford=afford
-        )
-        self._parts.submitter.start(job, partial(self._write_down, job, request))
+        job = LiveJob(id=self._parts.surroundings.new_id(), key=key, fingerprint=identity)
+        errand = Errand(patient=patient, afford=afford)
+        self._parts.submitter.start(job, partial(self._write_down, job, request), errand)
         return job
 
     async def identify(self, request: Request) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -14,11 +14,15 @@ import attrs
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.stored import load_record
 from kie_async._io.agenda import Entry
+from kie_async._io.alarms import Alarm, Alarmed
 from kie_async._io.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
 
-__all__ = ["BEFORE_AN_ANSWER", "Deadline", "LiveJob", "Stop"]
+if TYPE_CHECKING:
+    from kie_async._io.watchlist import Watch
+
+__all__ = ["BEFORE_AN_ANSWER", "Errand", "LiveJob", "Stop"]
 
 #: The states in which a create has not been answered; None while there is no row.
 BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
@@ -35,12 +39,43 @@ class Stop(Enum):
     CLOSED = auto()  #: The client closes.
 
 
-#: An instant, a number that no other has, and the job that is given up then.
-Deadline: TypeAlias = "tuple[float, int, LiveJob]"
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Errand:
+    """
+    What a job needs on its way to a taskId, and not for the hours after that.
+
+    Attributes:
+        place: Its place in the queue.
+
+        began_at: When it was asked for, by the loop.
+
+        patient: Whether it waits behind maintenance for as long as it takes.
+
+        afford: Asked before a create is sent once more that may have been paid already; None where nobody counts.
+
+        stop: Why the owner should end, as soon as nothing is on the wire.
+
+        on_wire: Whether a byte of a create may have left, and its answer has not been read.
+
+        scope: What can be cancelled of the owner while nothing is on the wire.
+    """
+
+    place: int = 0
+    began_at: float = 0.0
+    patient: bool = False
+    afford: Callable[[], bool] | None = None
+    stop: Stop | None = None
+    on_wire: bool = False
+    scope: anyio.CancelScope | None = None
+
+    def interrupt(self) -> None:
+        """Cancel the owner, unless a create may be on the wire."""
+        if self.scope is not None and not self.on_wire:
+            self.scope.cancel()
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
-class LiveJob:
+class LiveJob(Alarmed):
     """
     A job that somebody waits for, or that something may still happen to.
 
@@ -50,14 +85,6 @@ class LiveJob:
         key: The caller's key.
 
         fingerprint: The identity of the request, where it is known already.
-
-        patient: Whether it waits behind maintenance for as long as it takes.
-
-        place: Its place in the queue.
-
-        began_at: When it was asked for, or when its task was accepted in an earlier run, by the loop.
-
-        afford: Asked before a create is sent once more that may have been paid already; None where nobody counts.
 
         row: Its row, once it is journaled; None for a task of somebody else.
 
@@ -74,15 +101,9 @@ class LiveJob:
 
         trouble: Why it cannot be looked at just now; the task itself is not concerned.
 
-        owned: Whether an owner is bringing it to a taskId.
+        errand: What its owner here needs to bring it to a taskId; None while it has none.
 
         remote: Whether another process works on it.
-
-        stop: Why the owner should end, as soon as nothing is on the wire.
-
-        on_wire: Whether a byte of a create may have left, and its answer has not been read.
-
-        scope: What can be cancelled of the owner while nothing is on the wire.
 
         holds_slot: Whether it holds a slot.
 
@@ -94,20 +115,16 @@ class LiveJob:
 
         empty_looks: How often in a row the service has said "success" without a result.
 
-        look: The next look at it, if one is due.
+        watch: What is known of its task for the looks at it, while it is looked at.
 
-        given_up: When it is given up while its task runs.
+        alarm: When it is given up while its task runs.
 
-        deadline: What ends its life here at other times, if anything does.
+        deadlines: What else is to happen to it at an instant, if anything is.
     """
 
     id: str
-    place: int = 0
-    began_at: float = 0.0
     key: str | None = None
     fingerprint: str | None = None
-    patient: bool = False
-    afford: Callable[[], bool] | None = None
     row: Intent | None = None
     written: bool = False
     unwritten: list[tuple[Intent, Changes | None]] | None = None
@@ -115,21 +132,16 @@ class LiveJob:
     record: TaskRecord | None = None
     error: KieError | None = None
     trouble: KieError | None = None
-    owned: bool = False
+    errand: Errand | None = None
     remote: bool = False
-    stop: Stop | None = None
-    on_wire: bool = False
-    scope: anyio.CancelScope | None = None
     holds_slot: bool = False
     accepted_at: float = 0.0
     unseen: bool = False
     called_back: bool = False
     empty_looks: int = 0
-    look: Entry | None = None
-    looking: bool = False
-    given_up: Deadline | None = None
-    deadline: Entry | None = None
-    slot_deadline: Entry | None = None
+    alarm: Alarm | None = None
+    watch: Watch | None = None
+    deadlines: tuple[Entry, ...] = ()
     waiters: int = 0
     _waiting: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
     _waiting_for_news: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
@@ -154,6 +166,11 @@ class LiveJob:
     def own_id(self) -> str | None:
         """Its id, if that is one of ours."""
         return None if self.foreign else self.id
+
+    @property
+    def owned(self) -> bool:
+        """Whether an owner is bringing it to a taskId."""
+        return self.errand is not None
 
     @property
     def attended(self) -> bool:

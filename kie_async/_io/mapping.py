@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,21 +20,21 @@ from kie_async import errors
 from kie_async._core.figures import Figures
 from kie_async._core.ledger import Ledger
 from kie_async._core.lifecycle import OPEN, IntentState
-from kie_async._core.occurrences import Occurrences
-from kie_async._core.outcomes import closed_error, worth_retrying
-from kie_async._core.plan import default_key
+from kie_async._core.outcomes import closed_error
 from kie_async._io.bell import Bell
-from kie_async._io.live import LiveJob, Stop
+from kie_async._io.finding import Finding
+from kie_async._io.handing_out import HandingOut
+from kie_async._io.live import Stop
 from kie_async._io.reading import Reader
 from kie_async._io.row import Row
 from kie_async._io.saving import Saving
-from kie_async._settings import check_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
     from kie_async._core.plan import Plan
     from kie_async._io.intake import Intake
+    from kie_async._io.live import LiveJob
     from kie_async._io.parts import Parts
     from kie_async._io.prices import Prices
     from kie_async._io.reading import Given
@@ -51,8 +51,6 @@ _FOR_ALL = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: After the deadline, an async source may let us wait for a row for so many seconds.
 _LATE_PATIENCE = 1.0
-#: 64 bits of a fingerprint, in hexadecimal digits.
-_SHORT = 16
 
 
 class Mapper:
@@ -88,20 +86,15 @@ class Mapper:
         self._waiting = waiting
         self._prices = prices
         self._plan = plan
+        self._finding = Finding(parts, intake=intake, waiting=waiting, prices=prices, plan=plan)
         self._reader = Reader(rows)
         self._saving = Saving(plan)
         self._bell = Bell()
         self._ledger = Ledger(None if plan.budget is None else plan.budget.credits)
         self._figures = Figures(parts.settings.limits, self._ledger, parts.surroundings.now())
-        self._occurrences = Occurrences()
-        self._index = 0
+        self._out = HandingOut(ordered=plan.ordered)
         self._rows: dict[Row, None] = {}  # an ordered set
         self._ahead = 0
-        self._ready: deque[Outcome] = deque()
-        self._untaken = 0
-        # Where outcomes come in order: those that wait for an earlier one; None for a row without one.
-        self._parked: dict[int, Outcome | None] = {}
-        self._next_out = 0
         self._reading = True
         self._feeding = anyio.CancelScope()
         self._for_the_source = anyio.CancelScope()
@@ -128,16 +121,15 @@ class Mapper:
         Raises:
             KieError: What the account or the source has said, once, after the last outcome.
         """
-        while not self._ready:
+        while not self._out:
             if not self._reading and not self._rows:
                 verdict, self._verdict = self._verdict, None
                 if verdict is not None:
                     raise verdict
                 return None
             await self._bell.rung()
-        self._untaken -= 1
         self._bell.ring()
-        return self._ready.popleft()
+        return self._out.take()
 
     def summary(self) -> RunSummary:
         """The figures so far."""
@@ -163,7 +155,7 @@ class Mapper:
             for row in self._rows:
                 if row.scope is not None:
                     row.scope.cancel()
-            self._ready.clear()
+            self._out.drop()
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -184,7 +176,7 @@ class Mapper:
 
     async def _read(self) -> list[Given]:
         plan = self._plan
-        while (most := min(plan.look_ahead - self._ahead, plan.window - self._untaken)) <= 0:
+        while (most := min(plan.look_ahead - self._ahead, plan.window - self._out.untaken)) <= 0:
             await self._bell.rung()
         # Every row of a table is told of, but a source that waits for something must not make the run endless.
         with anyio.CancelScope(deadline=self._patience()) as self._for_the_source:
@@ -195,12 +187,11 @@ class Mapper:
         return anyio.current_time() + _LATE_PATIENCE if self._late else math.inf
 
     async def _take(self, given: Given) -> None:
-        index, self._index = self._index, self._index + 1
-        self._untaken += 1
-        row = await self._sorted_out(index, given)
-        if row is None:
-            return
+        index = self._out.expect()
+        key, request = given if isinstance(given, tuple) else (None, given)
+        row = Row(index=index, key=f"row {index + 1}" if key is None else str(key), request=request)
         try:
+            await self._finding.identify(row, key)
             outcome = await self._begin(row)
         except _FOR_ALL as error:
             outcome = None
@@ -210,28 +201,12 @@ class Mapper:
         if outcome is not None:
             self._deliver(row.index, outcome)
 
-    async def _sorted_out(self, index: int, given: Given) -> Row | None:
-        """The row of what was given, or None where that is no good, and told so."""
-        key, request = given if isinstance(given, tuple) else (None, given)
-        row = Row(index=index, key=f"row {index + 1}" if key is None else str(key), request=request)
-        try:
-            check_key(key)
-            await self._intake.check(request)
-            row.identity = await self._intake.identify(request)
-        except errors.KieError as error:
-            self._deliver(index, row.failed(error))
-            return None
-        if key is None:
-            row.key = default_key(row.identity, self._occurrences.add(int(row.identity[:_SHORT], 16)))
-        return row
-
     async def _begin(self, row: Row) -> Outcome | None:
         """Start what is to be done for a row; the outcome, where that is nothing."""
-        while (found := await self._find(row)) is not None:
-            if not await self._to_be_made_again(row, found):
-                return await self._join(row, found)
-            row.tries += 1
-        price = await self._price(row)
+        if (found := await self._finding.job(row)) is not None:
+            await self._join(row, found)
+            return None
+        price = await self._finding.price(row.request)
         while not self._late and not self._ledger.reserve(price):
             if not self._ledger.may_fit(price):
                 return row.skipped(late=False)
@@ -243,38 +218,7 @@ class Mapper:
         self._follow(row)
         return None
 
-    async def _find(self, row: Row) -> LiveJob | None:
-        """The job that has the key of a row, unless it was never sent and nobody is at it."""
-        key, parts = row.journal_key, self._parts
-        job = parts.registry.by_key(key)
-        if job is None:
-            intent = await parts.journal.by_key(key)
-            if intent is None:
-                return None
-            job = LiveJob.of(intent)
-        if job.fingerprint != row.identity:
-            raise await self._intake.conflict(job.row, row.request, key=row.key, job_id=job.id)
-        if job.attended or job.row is None:
-            return job
-        if job.row.state in (IntentState.INTENT, IntentState.WITHDRAWN):
-            return None
-        if job.row.state is IntentState.REJECTED and not job.row.suspect_attempts:
-            return None
-        return job if job.row.state not in OPEN else await self._waiting.find(job.id)
-
-    async def _to_be_made_again(self, row: Row, found: LiveJob) -> bool:
-        """Whether a row's job has failed, and its next try is in the journal or allowed."""
-        if found.state is not IntentState.FAILED or not _worth_it(found):
-            return False
-        if row.tries < self._plan.retry_failed:
-            return True
-        row.tries += 1
-        try:
-            return await self._parts.journal.by_key(row.journal_key) is not None
-        finally:
-            row.tries -= 1
-
-    async def _join(self, row: Row, found: LiveJob) -> Outcome | None:
+    async def _join(self, row: Row, found: LiveJob) -> None:
         """Go on with a job that there is: wait for it, or tell how it has ended."""
         row.job = found
         row.replayed = not found.attended and found.state not in OPEN
@@ -283,25 +227,9 @@ class Mapper:
                 self._ledger.settle(0.0, found.row.credits)
         elif self._plan.budget is not None:
             # It may have been paid already, so it counts whether the budget has that much left or not.
-            row.price = row.reserved = await self._price(row)
+            row.price = row.reserved = await self._finding.price(row.request)
             self._ledger.claim(row.reserved)
         self._follow(row)
-        return None
-
-    async def _price(self, row: Row) -> float:
-        budget = self._plan.budget
-        if budget is None:
-            return 0.0
-        if budget.price is not None:
-            return budget.price
-        estimate = await self._prices.of(row.request)
-        if estimate is None:
-            msg = (
-                f"No price is known for {row.request.model}, so that the budget could not hold. Nothing was sent: give"
-                " Budget(price=…), what such a task costs at most."
-            )
-            raise errors.ConfigurationError(msg)
-        return estimate.credits
 
     # -- one row ----------------------------------------------------------------------------------------------------
 
@@ -359,7 +287,7 @@ class Mapper:
         if isinstance(error, _FOR_ALL) and row.state is not IntentState.REJECTED:
             self._halt(error)
             return None
-        if row.unsent and row.begun and row.job is not None and row.job.stop is not None:
+        if row.unsent and row.withdrawn:
             return self._of_unsent(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is IntentState.UNKNOWN:
             return row.in_doubt(error)
@@ -378,6 +306,13 @@ class Mapper:
         while True:
             try:
                 return await self._waiting.ended(row.job, patient=False)
+            except errors.TaskTimeoutError:
+                if row.looked_at or row.state is not IntentState.STALLED:
+                    raise
+                # It is looked at now and then only, and may have ended since.
+                row.looked_at = True
+                with suppress(errors.KieError):
+                    await self._waiting.refresh(row.job.id)
             except errors.SubmitInDoubtError:
                 row.job = row.job.final
                 if row.state not in (IntentState.SENDING, IntentState.IN_DOUBT):
@@ -410,15 +345,15 @@ class Mapper:
         again = again and row.tries < self._plan.retry_failed
         # Somebody else had begun it, and had less patience with the service's maintenance than a run has.
         waited = isinstance(error, errors.MaintenanceError) and row.unsent and not row.begun
-        if not (again or waited) or self._late or self._stopped or self._verdict is not None:
+        if not (again or waited):
             return False
-        price = await self._price(row)
-        if not self._ledger.reserve(price):
+        await self._release(row)
+        price = await self._finding.price(row.request)
+        if self._late or self._stopped or self._verdict is not None or not self._ledger.reserve(price):
             return False
         row.price = row.reserved = price
         row.replayed = False
         if again:
-            await self._release(row)
             row.failure = error
             row.tries += 1
             row.retries += 1
@@ -454,20 +389,8 @@ class Mapper:
         """Hand an outcome out, in its turn; None where a row has none."""
         if outcome is not None:
             self._figures.count(outcome)
-        if not self._plan.ordered:
-            self._hand_out(outcome)
-        else:
-            self._parked[index] = outcome
-            while self._next_out in self._parked:
-                self._hand_out(self._parked.pop(self._next_out))
-                self._next_out += 1
+        self._out.put(index, outcome)
         self._bell.ring()
-
-    def _hand_out(self, outcome: Outcome | None) -> None:
-        if outcome is None or self._left:
-            self._untaken -= 1
-        else:
-            self._ready.append(outcome)
 
     def _end_if_over(self) -> None:
         if not self._reading and not self._rows:
@@ -492,7 +415,8 @@ class Mapper:
             self._verdict = verdict
         self._feeding.cancel()
         for row in self._rows:
-            if row.begun and row.job is not None:
+            if row.begun and row.job is not None and row.job.errand is not None:
+                row.withdrawn = True
                 own = verdict.again()
                 own.intent_id = row.job.id
                 self._parts.submitter.stop(row.job, Stop.ACCOUNT, own)
@@ -501,10 +425,6 @@ class Mapper:
         """Withdraw what this run has begun and nothing was sent of."""
         msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
         for row in self._rows:
-            if row.begun and row.job is not None:
+            if row.begun and row.job is not None and row.job.errand is not None:
+                row.withdrawn = True
                 self._parts.submitter.stop(row.job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=row.job.id))
-
-
-def _worth_it(job: LiveJob) -> bool:
-    record = job.last_record()
-    return record is not None and worth_retrying(record)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kie_async._io.admission import Admission, Permit
     from kie_async._io.clock import Surroundings
     from kie_async._io.journal import Changes
-    from kie_async._io.live import LiveJob
+    from kie_async._io.live import Errand, LiveJob
     from kie_async._io.moves import Moves
     from kie_async._io.settler import Settler
     from kie_async._io.transport import Transport
@@ -109,12 +109,15 @@ class Owner:
 
         job: The job.
 
+        errand: What it takes along.
+
         given: The ``input`` to send.
     """
 
-    def __init__(self, tools: Tools, job: LiveJob, given: Mapping[str, JSON]) -> None:
+    def __init__(self, tools: Tools, job: LiveJob, errand: Errand, given: Mapping[str, JSON]) -> None:
         self._tools = tools
         self._job = job
+        self._errand = errand
         self._given = given
         self._wrote_sending = False
         self._lost = False
@@ -179,8 +182,8 @@ class Owner:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _attempt(self) -> _Attempt:
-        job, tools = self._job, self._tools
-        permit = await tools.admission.permit(job.place, since=math.inf if job.patient else job.began_at)
+        job, tools, errand = self._job, self._tools, self._errand
+        permit = await tools.admission.permit(errand.place, since=math.inf if errand.patient else errand.began_at)
         if permit is None:
             await self._withdraw(
                 errors.MaintenanceError(
@@ -191,15 +194,15 @@ class Owner:
                 )
             )
             return _Attempt(Verdict.MAINTENANCE, again=False)
-        job.on_wire = False
+        errand.on_wire = False
         try:
             exchange = await tools.transport.create(
                 self._body(), before_first_byte=lambda: self._before_first_byte(permit)
             )
         except BaseException:
             # Cancelled. Before the first byte the row goes back; after it the row stays as it is, and tells.
-            permit.end(Verdict.IN_DOUBT if job.on_wire else Verdict.UNSENT)
-            if not job.on_wire:
+            permit.end(Verdict.IN_DOUBT if errand.on_wire else Verdict.UNSENT)
+            if not errand.on_wire:
                 with anyio.CancelScope(shield=True):
                     await self._back()
             raise
@@ -208,7 +211,7 @@ class Owner:
         with anyio.CancelScope(shield=True):
             attempt = await self._judge(permit, exchange)
         # A caller who left while the create was on the wire is heard now, if nothing was accepted.
-        return attempt if job.stop is None and not self._lost else attrs.evolve(attempt, again=False)
+        return attempt if errand.stop is None and not self._lost else attrs.evolve(attempt, again=False)
 
     def _body(self) -> bytes:
         row = row_of(self._job)
@@ -233,9 +236,9 @@ class Owner:
         if not sending:
             raise _LostError
         self._wrote_sending = True
-        if job.stop is not None or not permit.still_good():
+        if self._errand.stop is not None or not permit.still_good():
             raise _NotSentError
-        job.on_wire = True
+        self._errand.on_wire = True
         job.publish()
 
     async def _back(self, **changes: Unpack[Changes]) -> None:
@@ -252,7 +255,7 @@ class Owner:
         reply = _reply_of(exchange)
         verdict = self._last = decide(reply)
         closed = permit.end(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
-        on_wire, job.on_wire = job.on_wire, False
+        on_wire, self._errand.on_wire = self._errand.on_wire, False
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
         if on_wire and job.state is not IntentState.SENDING and verdict is not Verdict.ACCEPTED:
@@ -329,7 +332,7 @@ class Owner:
         if tools.retry.on_server_error == "in_doubt":
             await tools.settler.doubted(job, f"code {reply.code}: {reply.message}", suspect_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
-        if suspects >= tools.retry.server_error_attempts or (job.afford is not None and not job.afford()):
+        if suspects >= tools.retry.server_error_attempts or not self._affordable():
             await tools.settler.rejected(job, error_of(reply, intent_id=job.id), suspect_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
         _log.warning(
@@ -342,6 +345,10 @@ class Owner:
         self._failures = suspects
         await self._back(suspect_attempts=suspects)
         return _Attempt(Verdict.SUSPECT, again=True)
+
+    def _affordable(self) -> bool:
+        """Whether whoever counts the money has enough to pay once more for what may have been paid already."""
+        return self._errand.afford is None or self._errand.afford()
 
     async def _withdraw(self, error: errors.KieError) -> None:
         if self._lost:

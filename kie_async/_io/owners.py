@@ -18,9 +18,10 @@ from kie_async.errors import JournalError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Owners"]
+__all__ = ["NO_LOCKS", "Owners"]
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+#: What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Owners:
@@ -133,7 +134,7 @@ def _lock(descriptor: int, *, exclusive: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        why = "no locks (a network drive?)" if error.errno in _NO_LOCKS else f"failed to lock ({error.strerror})"
+        why = "no locks (a network drive?)" if error.errno in NO_LOCKS else f"failed to lock ({error.strerror})"
         msg = f"The journal's file system has {why}. Put the journal on a local disk."
         raise JournalError(msg) from error
     return True

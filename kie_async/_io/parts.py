@@ -9,6 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kie_async._core.durations import DurationsByKind
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.admission import Admission
     from kie_async._io.agenda import Agenda
@@ -62,6 +63,8 @@ class Settings:
 
         spent_until: When the tokens are free that were spent in the event loop before, by the wall clock; kept by the
             client from one engine to the next.
+
+        durations: What is known of how long tasks take; kept likewise.
     """
 
     api_key: str = attrs.field(repr=False)
@@ -76,6 +79,7 @@ class Settings:
     job: Callable[[str], Job]
     saver: Saver
     spent_until: list[float]
+    durations: DurationsByKind
 
 
 @attrs.frozen(kw_only=True)

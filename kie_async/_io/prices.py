@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from kie_async._core.prices import SeenPrices, kind_of, listed
+from kie_async._core.kinds import kind_of
+from kie_async._core.prices import SeenPrices, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,4 +47,4 @@ class Prices:
     def learn(self, row: Intent) -> None:
         """Take what a task that has succeeded has cost."""
         if row.input:
-            self._seen.learn(kind_of(row.model, json.loads(row.input)), row.credits)
+            self._seen.learn(kind_of(row.model, row.input), row.credits)

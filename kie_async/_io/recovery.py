@@ -74,7 +74,6 @@ class Recovery:
         if job is None:
             job = LiveJob.of(row)
             job.remote = True  # attended, until it is known by whom
-            job.began_at = self._parts.surroundings.now()
             self._parts.registry.add(job)
         return job
 

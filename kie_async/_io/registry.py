@@ -15,7 +15,6 @@ class Registry:
     def __init__(self) -> None:
         self._jobs: dict[str, LiveJob] = {}
         self._keys: dict[str, LiveJob] = {}
-        self._tasks: dict[str, LiveJob] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -36,15 +35,8 @@ class Registry:
         if job.key is not None:
             self._keys[job.key] = job
 
-    def bind(self, job: LiveJob) -> None:
-        """Find a job by its taskId from now on."""
-        if job.task_id is not None:
-            self._tasks[job.task_id] = job
-
     def drop(self, job: LiveJob) -> None:
         """Let a job go."""
-        if job.task_id is not None and self._tasks.get(job.task_id) is job:
-            del self._tasks[job.task_id]
         if self._jobs.get(job.id) is job:
             del self._jobs[job.id]
         if job.key is not None and self._keys.get(job.key) is job:
@@ -59,5 +51,9 @@ class Registry:
         return self._keys.get(key)
 
     def by_task(self, task_id: str) -> LiveJob | None:
-        """The job of a taskId: one of ours, or one of somebody else that is waited for."""
-        return self._tasks.get(task_id) or self._jobs.get(task_id)
+        """
+        The job of a taskId that the journal does not know; all jobs are looked through.
+
+        Only a row that could not be written is found here and not there: an index would cost every job 50 bytes.
+        """
+        return next((job for job in self._jobs.values() if job.task_id == task_id), None)

@@ -1,7 +1,8 @@
 """
 A resolver that answers with public addresses only.
 
-Result URLs come from the service; a name in one of them must not lead a client into the network that it runs in.
+Result URLs come from the service; a name in one of them must not lead a client into the network that it runs in. What
+is judged here is what aiohttp connects to: it asks no second time, so that a name whose answers change gains nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ class PublicResolver(AbstractResolver):
 
     Args:
         known_hosts: Hosts whose addresses are taken as they are: the caller has configured them.
+
+        resolver: What does the work; by default aiohttp's own.
     """
 
-    def __init__(self, known_hosts: frozenset[str]) -> None:
+    def __init__(self, known_hosts: frozenset[str], resolver: AbstractResolver | None = None) -> None:
         self._known_hosts = known_hosts
-        self._resolver = DefaultResolver()
+        self._resolver = resolver or DefaultResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

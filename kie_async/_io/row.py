@@ -57,6 +57,10 @@ class Row:
 
         begun: Whether this run has begun the job, and may withdraw it.
 
+        withdrawn: Whether this run has asked the job's owner to send nothing.
+
+        looked_at: Whether its task, given up as too slow, was looked at once more.
+
         ahead: Whether it counts among the rows that were read and not sent.
 
         replayed: Whether it had ended before this run asked for it.
@@ -76,6 +80,8 @@ class Row:
     reserved: float = 0.0
     job: LiveJob | None = None
     begun: bool = False
+    withdrawn: bool = False
+    looked_at: bool = False
     ahead: bool = False
     replayed: bool = False
     failure: errors.KieError | None = None

@@ -16,7 +16,7 @@ __all__ = ["Slots"]
 
 class Slots:
     """
-    Counts running tasks.
+    Counts running tasks; whoever takes a slot knows whether he has one.
 
     Args:
         limit: How many new tasks may run at once.
@@ -24,42 +24,48 @@ class Slots:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._holders: set[str] = set()
-        self._queue: OrderedDict[asyncio.Future[None], str] = OrderedDict()
-
-    @property
-    def taken(self) -> int:
-        """How many slots are taken."""
-        return len(self._holders)
+        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        #: How many slots are taken.
+        self.taken = 0
 
     @property
     def waiting(self) -> int:
         """How many wait for one."""
         return len(self._queue)
 
-    async def acquire(self, job_id: str) -> None:
-        """Wait for a slot and take it in the name of *job_id*."""
-        if len(self._holders) < self._limit and not self._queue:
-            self._holders.add(job_id)
+    async def acquire(self) -> None:
+        """Wait for a slot and take it."""
+        if self.taken < self._limit and not self._queue:
+            self.taken += 1
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue[granted] = job_id
+        self._queue[granted] = None
         try:
             await granted
         except asyncio.CancelledError:
-            if self._queue.pop(granted, None) is None:
-                self.release(job_id)  # the grant and the cancellation have met in one turn of the loop
+            if granted.cancelled():
+                self._queue.pop(granted, None)
+            else:
+                self.release()  # the grant and the cancellation have met in one turn of the loop
             raise
 
-    def take(self, job_id: str) -> None:
+    def take(self) -> None:
         """Take a slot for a task that runs already, whether there is one or not."""
-        self._holders.add(job_id)
+        self.taken += 1
 
-    def release(self, job_id: str) -> None:
-        """Give a slot back."""
-        self._holders.discard(job_id)
-        while self._queue and len(self._holders) < self._limit:
-            granted, next_id = self._queue.popitem(last=False)
+    def release(self) -> None:
+        """
+        Give a slot back.
+
+        Raises:
+            ValueError: If none is taken: somebody has given his back twice.
+        """
+        if not self.taken:
+            msg = "no slot is taken"
+            raise ValueError(msg)
+        self.taken -= 1
+        while self._queue and self.taken < self._limit:
+            granted, _ = self._queue.popitem(last=False)
             if not granted.done():
-                self._holders.add(next_id)
+                self.taken += 1
                 granted.set_result(None)

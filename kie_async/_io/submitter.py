@@ -15,7 +15,7 @@ import anyio
 from kie_async import errors
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.outcomes import closed_error
-from kie_async._io.live import Stop
+from kie_async._io.live import Errand, Stop
 from kie_async._io.owner import Owner, Tools
 
 if TYPE_CHECKING:
@@ -77,7 +77,12 @@ class Submitter:
         while self._owners:
             await next(iter(self._owners)).changed()
 
-    def start(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
+    def start(
+        self,
+        job: LiveJob,
+        write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
+        errand: Errand | None = None,
+    ) -> None:
         """
         Start the owner of a job, at the end of the queue; nothing waits in here.
 
@@ -86,19 +91,20 @@ class Submitter:
 
             write_down: Brings the row into the journal (uploads come first), and returns it with the input to send.
 
+            errand: How its owner is to go about it; None for the usual.
+
         Raises:
             ClientClosedError: If the client closes.
         """
         if self.closing:
             raise closed_error(intent_id=job.id)
         self._places += 1
-        job.place = self._places
-        job.began_at = self._tools.surroundings.now()
-        job.owned, job.remote = True, False
-        job.error = job.stop = None
+        job.errand = errand = errand or Errand()
+        errand.place, errand.began_at = self._places, self._tools.surroundings.now()
+        job.remote, job.error = False, None
         self._registry.add(job)
         self._owners[job] = None
-        self._root.start(self._own, job, write_down)
+        self._root.start(self._own, job, errand, write_down)
 
     def stop(self, job: LiveJob, why: Stop, error: errors.KieError) -> None:
         """
@@ -111,12 +117,13 @@ class Submitter:
 
             error: What its waiters are told.
         """
-        if not job.owned or job.stop is not None:
+        errand = job.errand
+        if errand is None or errand.stop is not None:
             return
-        job.stop = why
+        errand.stop = why
         job.error = error
-        if job.scope is not None and job.state is not IntentState.SENDING and not job.on_wire:
-            job.scope.cancel()
+        if job.state is not IntentState.SENDING:
+            errand.interrupt()
 
     def found(self, job: LiveJob) -> None:
         """
@@ -124,8 +131,8 @@ class Submitter:
 
         A create that is on the wire goes through to its answer, which may name one more task.
         """
-        if job.owned and job.scope is not None and not job.on_wire:
-            job.scope.cancel()
+        if job.errand is not None:
+            job.errand.interrupt()
 
     def halt(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
         """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
@@ -140,21 +147,23 @@ class Submitter:
         job.id = job_id
         self._registry.add(job)
 
-    async def _own(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
+    async def _own(
+        self, job: LiveJob, errand: Errand, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]
+    ) -> None:
         final = False
         try:
-            with anyio.CancelScope() as job.scope:
-                if job.stop is None:
+            with anyio.CancelScope() as errand.scope:
+                if errand.stop is None:
                     job.row, given = await write_down()
                     job.written = True
                     job.publish()
                     if self._is_ours_to_send(job):
                         await self._take_slot(job)
-                        final = await Owner(self._tools, job, given).run()
+                        final = await Owner(self._tools, job, errand, given).run()
             if job.state is IntentState.INTENT and job.error is not None:
                 final = True
                 with anyio.CancelScope(shield=True):
-                    await self._stopped(job, job.error)
+                    await self._stopped(job, errand.stop, job.error)
         except errors.KieError as error:
             final, job.error = True, error
         except Exception as error:
@@ -163,8 +172,7 @@ class Submitter:
             raise
         finally:
             del self._owners[job]
-            job.owned = False
-            job.scope = None
+            job.errand = None
             if job.row is None or job.successor is not None or (final and job.state is IntentState.INTENT):
                 self._tracker.let_go(job)
         if self._registry.get(job.id) is job:
@@ -178,12 +186,12 @@ class Submitter:
 
     async def _take_slot(self, job: LiveJob) -> None:
         if not job.holds_slot:
-            await self._tools.admission.slots.acquire(job.id)
+            await self._tools.admission.slots.acquire()
             job.holds_slot = True
 
-    async def _stopped(self, job: LiveJob, error: errors.KieError) -> None:
+    async def _stopped(self, job: LiveJob, why: Stop | None, error: errors.KieError) -> None:
         """Write down that an owner has ended before its create was accepted, if that is for good."""
         # With a key, the account's refusal leaves the intent where it is: it goes on with the same key, or recover().
         # A closed client leaves it, too: it is in the journal, and recover() sends it.
-        if job.stop is Stop.WITHDRAWN or (job.stop is Stop.ACCOUNT and job.key is None):
+        if why is Stop.WITHDRAWN or (why is Stop.ACCOUNT and job.key is None):
             await self._tools.settler.withdrawn(job, error)

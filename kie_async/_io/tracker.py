@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
 from kie_async._core.outcomes import error_of_look, has_result
 from kie_async._core.stored import dump_record
 from kie_async._io.agenda import Agenda
+from kie_async._io.alarms import Alarms
 from kie_async._io.clock import Surroundings
-from kie_async._io.deadlines import Deadlines
 from kie_async._io.live import LiveJob
 from kie_async._io.moves import Moves
 from kie_async._io.poller import Poller
@@ -89,7 +88,7 @@ class Tracker:
         self._agenda = agenda
         self._retry = retry
         self._report = report
-        self._running = Deadlines(agenda, surroundings.now, partial(self._start, self._stall))
+        self._running = Alarms[LiveJob](agenda, surroundings.now, self._reach_max_age, after=retry.max_age)
         self.late_records = 0
 
     # -- after the create -------------------------------------------------------------------------------------------
@@ -99,19 +98,18 @@ class Tracker:
         row = job.row
         age = 0.0 if row is None or row.accepted_at is None else max(0.0, self._surroundings.wall() - row.accepted_at)
         job.accepted_at = self._surroundings.now() - age
-        self._registry.bind(job)
         self.forget_deadlines(job)
         if job.state is not IntentState.SUBMITTED:
             self.release_slot(job)
         else:
             self._take_slot(job)  # the task runs, whether there is one or not
-            self._running.set(job, job.accepted_at + self._retry.max_age)
+            self._running.set(job, job.accepted_at)
         self._poller.watch(job)
         job.publish()
 
     def foreign(self, job: LiveJob) -> None:
         """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
-        job.deadline = self._agenda.at(job.began_at + self._retry.max_age, partial(self._end_foreign, job))
+        job.deadlines = (self._agenda.at(job.accepted_at + self._retry.max_age, self._end_foreign, job),)
         self._poller.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
@@ -128,10 +126,12 @@ class Tracker:
         now, age = self._surroundings.now(), max(0.0, self._surroundings.wall() - sent_at)
         patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_hold
         self.rest(job, keep_slot=True)
-        job.deadline = self._agenda.at(now - age + patience, partial(self._start, self._give_up, job))
+        deadline = self._agenda.at(now - age + patience, self._start, self._give_up, job)
+        job.deadlines = (deadline,)
         if age < self._retry.in_doubt_hold:
             self._take_slot(job)
-            job.slot_deadline = self._agenda.at(now - age + self._retry.in_doubt_hold, partial(self.release_slot, job))
+            until = now - age + self._retry.in_doubt_hold
+            job.deadlines = (deadline, self._agenda.at(until, self.release_slot, job))
         else:
             self.release_slot(job)
         job.publish()
@@ -140,12 +140,12 @@ class Tracker:
         """Give a job's slot back, if it has one."""
         if job.holds_slot:
             job.holds_slot = False
-            self._slots.release(job.id)
+            self._slots.release()
 
     def _take_slot(self, job: LiveJob) -> None:
         if not job.holds_slot:
             job.holds_slot = True
-            self._slots.take(job.id)
+            self._slots.take()
 
     def rest(self, job: LiveJob, *, keep_slot: bool = False) -> None:
         """Do nothing about a job for now: no look, no deadline, no slot."""
@@ -155,7 +155,9 @@ class Tracker:
             self.release_slot(job)
 
     def let_go(self, job: LiveJob) -> None:
-        """Forget a job that has ended: nothing of it stays but its row."""
+        """Forget a job that has ended: nothing of it stays but its row, and how long it took."""
+        if self._registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
+            self._poller.learn(job, record)
         self.rest(job)
         self._registry.drop(job)
         job.publish()
@@ -173,7 +175,7 @@ class Tracker:
             job.publish()
         elif look.verdict is LookVerdict.NOT_VISIBLE and job.foreign:
             job.unseen = True
-            if self._surroundings.now() - job.began_at > VISIBLE_AFTER:
+            if self._surroundings.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = error_of_look(look.verdict, intent_id=None, task_id=job.task_id)
                 self.let_go(job)
 
@@ -186,6 +188,8 @@ class Tracker:
             # Seen in the wild: the state says success before the result is there.
             job.empty_looks += 1
             return
+        if not record.ended:
+            self._saw_running(job, record)
         job.saw(record)
         if not record.ended:
             return
@@ -199,6 +203,13 @@ class Tracker:
             self.on_end(job)
         self.let_go(job)
 
+    def _saw_running(self, job: LiveJob, record: TaskRecord) -> None:
+        if job.foreign and job.record is None and record.created_at is not None:
+            # Only now it is known how old somebody else's task is.
+            age = max(0.0, self._surroundings.wall() - record.created_at)
+            job.accepted_at = self._surroundings.now() - age
+        self._poller.saw(job, record)
+
     def _late(self, job: LiveJob, record: TaskRecord) -> None:
         if record.ended:
             self.late_records += 1
@@ -206,8 +217,10 @@ class Tracker:
 
     # -- deadlines --------------------------------------------------------------------------------------------------
 
+    def _reach_max_age(self, job: LiveJob) -> None:
+        self._start(self._stall, job)
+
     def _start(self, action: Callable[[LiveJob], Awaitable[None]], job: LiveJob) -> None:
-        job.deadline = None
         if self._root.running:
             self._root.start(action, job)
 
@@ -229,8 +242,7 @@ class Tracker:
 
     def forget_deadlines(self, job: LiveJob) -> None:
         """Let a job live on without the deadlines that it had."""
-        for entry in (job.deadline, job.slot_deadline):
-            if entry is not None:
-                entry.cancel()
-        job.deadline = job.slot_deadline = None
+        for entry in job.deadlines:
+            entry.cancel()
+        job.deadlines = ()
         self._running.drop(job)

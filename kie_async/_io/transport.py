@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Protocol
 
@@ -44,13 +45,13 @@ MOST_AT_ONCE = 48
 CREATE_KEEPALIVE = 15.0
 
 
+@lru_cache(maxsize=64)
 def _bound(seconds: float) -> aiohttp.ClientTimeout:
     """A bound on the whole of an exchange: aiohttp's own, which costs half of a scope of anyio's with a deadline."""
     # To the point: by itself aiohttp would round it up to the next full second.
     return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT, ceil_threshold=math.inf)
 
 
-_LOOK_BOUND = _bound(LOOK_TIMEOUT)
 _USER_AGENT = f"kie_async/{__version__} aiohttp/{aiohttp.__version__}"
 
 
@@ -156,7 +157,6 @@ class Transport:
         self._creates: aiohttp.ClientSession | None = None
         self._rest: aiohttp.ClientSession | None = None
         self._create_places = anyio.Semaphore(MOST_AT_ONCE, fast_acquire=True)
-        self._look_places = anyio.Semaphore(MOST_AT_ONCE, fast_acquire=True)
 
     async def open(self) -> None:
         """Make the sessions; called in the task that closes them."""
@@ -229,15 +229,19 @@ class Transport:
                     return Exchange(sent=write_ahead.returned, error=error)
         return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no answer within {CREATE_TIMEOUT:g} s"))
 
-    async def look(self, task_id: str) -> Answer:
+    async def look(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:
         """
         Ask for a task's record.
 
+        Args:
+            task_id: The task's.
+
+            timeout: A bound on the whole, in seconds.
+
         Raises:
-            TransportError: If no complete answer came within ``LOOK_TIMEOUT`` of being asked for on the wire.
+            TransportError: If no complete answer came in time.
         """
-        async with self._look_places:
-            return await self._exchange("GET", self._record_info.with_query(f"taskId={task_id}"), _LOOK_BOUND)
+        return await self._exchange("GET", self._record_info.with_query(f"taskId={task_id}"), _bound(timeout))
 
     async def ask(
         self,

@@ -87,7 +87,7 @@ class Uploads:
         self._surroundings = surroundings
         self._limiter = anyio.CapacityLimiter(AT_ONCE)
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
-        self._turns: dict[str, anyio.Lock] = {}
+        self._running: dict[str, anyio.Event] = {}
 
     async def put(self, source: Loadable) -> Uploaded:
         """
@@ -100,16 +100,21 @@ class Uploads:
 
             AuthenticationError: If the service does not accept the API key.
         """
-        # The limiter bounds memory too: a file is in memory only while it has a place.
-        async with self._limiter:
-            image = await anyio.to_thread.run_sync(source.load)
-            turn = self._turns.setdefault(image.sha256, anyio.Lock())
-            try:
-                async with turn:
-                    return self._find(image.sha256) or await self._upload(image)
-            finally:
-                if not turn.statistics().locked and not turn.statistics().tasks_waiting:
-                    self._turns.pop(image.sha256, None)
+        while True:
+            # The limiter bounds memory too: a file is in memory only while it has a place.
+            async with self._limiter:
+                image = await anyio.to_thread.run_sync(source.load)
+                if (known := self._find(image.sha256)) is not None:
+                    return known
+                running = self._running.get(image.sha256)
+                if running is None:
+                    return await self._upload(image)
+            # Somebody else uploads the same bytes: who waits for that holds neither a place nor the bytes.
+            sha256 = image.sha256
+            del image
+            await running.wait()
+            if (known := self._find(sha256)) is not None:
+                return known
 
     def _find(self, sha256: str) -> Uploaded | None:
         known = self._known.get(sha256)
@@ -126,10 +131,14 @@ class Uploads:
             wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._surroundings.random),
             sleep=anyio.sleep,
         )
+        ended = self._running[image.sha256] = anyio.Event()
         try:
             url: str = await retrying(partial(self._once, image))
         except _UnansweredError as error:
             raise errors.UploadError(error.message) from None
+        finally:
+            del self._running[image.sha256]
+            ended.set()
         uploaded = Uploaded(url, image.sha256, self._surroundings.wall())
         self._known[image.sha256] = uploaded
         if len(self._known) > MAX_KNOWN:

@@ -14,6 +14,7 @@ from kie_async._io.live import BEFORE_AN_ANSWER, LiveJob
 from kie_async._io.outcomes import raise_trouble
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import AsyncGenerator
 
     from kie_async._io.outcomes import Outcomes
@@ -67,12 +68,19 @@ class Waiting:
         """Wait until a job has ended; *patient* waits for a stalled one, too."""
         while (done := self.outcome(job, patient=patient)) is None:
             job = job.final
-            news = job.news()
+            news = self.news(job)
             try:
                 await news
             finally:
                 job.heard(news)
         return done
+
+    def news(self, job: LiveJob) -> Future[None]:
+        """See ``LiveJob.news``; a job that was not awaited until now is looked at earlier."""
+        news = job.news()
+        if job.waiters == 1:
+            self._parts.poller.awaited(job)
+        return news
 
     def outcome(self, job: LiveJob, *, patient: bool) -> Generation | None:
         """The result of a job, None while it is worth waiting for; raises why there is none."""
@@ -111,6 +119,7 @@ class Waiting:
         """The records of a job's task, each time that they say something new; see ``Job.updates``."""
         job = await self.find(job_id)
         reader = job.add_reader()
+        self._parts.poller.awaited(job)
         try:
             while True:
                 while reader:
@@ -134,7 +143,7 @@ class Waiting:
             TaskNotFoundError: If it is an id of ours that the journal does not know.
         """
         registry, journal = self._parts.registry, self._parts.journal
-        if (job := registry.get(job_id) or registry.by_task(job_id)) is not None:
+        if (job := registry.get(job_id)) is not None:
             return job
         ours = job_id.startswith("kj_")
         row = await (journal.get(job_id) if ours else journal.by_task(job_id))
@@ -143,11 +152,11 @@ class Waiting:
                 "The journal does not know this job. Check the id, and that this is the journal that it was written to."
             )
             raise errors.TaskNotFoundError(msg, intent_id=job_id)
-        if (job := registry.get(job_id if row is None else row.id)) is not None:
-            return job  # made while the journal was asked
+        if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
+            return job
         now = self._parts.surroundings.now()
         if row is None:
-            job = LiveJob(id=job_id, began_at=now, accepted_at=now)
+            job = LiveJob(id=job_id, accepted_at=now)
             registry.add(job)
             self._parts.tracker.foreign(job)
             return job

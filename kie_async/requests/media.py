@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 import attrs
 
-__all__ = ["HEAD", "Media", "identify", "is_whole"]
+__all__ = ["HEAD", "Content", "Media", "identify", "is_whole"]
 
 #: How many bytes of a file's beginning ``identify`` wants to see.
 HEAD = 64
+
+#: Whoever looks for a file's end takes no more steps than this: a file of nothing but empty pieces has no other end.
+_MOST_PIECES = 100_000
+_BOX_HEADER = 8
+
+
+class Content(Protocol):
+    """A whole file: bytes at hand, or a view of what lies on disk."""
+
+    def __len__(self) -> int:
+        """How many bytes it has."""
+        ...
+
+    def __getitem__(self, piece: slice, /) -> bytes:
+        """A piece of it."""
+        ...
+
+    def find(self, what: bytes, start: int, /) -> int:
+        """Where *what* is next, from *start* on; -1 if nowhere."""
+        ...
 
 
 @attrs.frozen
@@ -79,18 +100,19 @@ def identify(head: bytes) -> Media | None:
     return next((media for pattern, media in _TABLE if pattern.match(head)), None)
 
 
-def is_whole(data: bytes, media: Media) -> bool:
+def is_whole(data: Content, media: Media) -> bool:
     r"""
-    Whether an image file has an end, as far as its outermost structure tells; nothing is decoded.
+    Whether a file has an end, as far as its outermost structure tells; nothing is decoded.
 
-    A broken copy or download stops short of it. Such a file would be accepted for upload, and paid for.
+    A broken copy or download stops short of it. Such an image would be accepted for upload, and paid for.
 
     Args:
         data: The whole file.
 
-        media: What ``identify`` says of it; only JPEG, PNG and WebP are looked into.
+        media: What ``identify`` says of it; JPEG, PNG, WebP and the family of MP4 are looked into, and all else counts
+            as whole.
 
-    Source: ITU-T T.81 annex B (JPEG), the PNG specification §5.3, RFC 9649 (WebP).
+    Source: ITU-T T.81 annex B (JPEG), the PNG specification §5.3, RFC 9649 (WebP), ISO/IEC 14496-12 §4.2 (MP4).
 
     >>> is_whole(b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IEND" + bytes(4), Media("image", "image/png", ".png"))
     True
@@ -99,14 +121,16 @@ def is_whole(data: bytes, media: Media) -> bool:
     return look is None or look(data)
 
 
-def _jpeg_has_end(data: bytes) -> bool:
+def _jpeg_has_end(data: Content) -> bool:
     """
     Walk from marker to marker as far as the picture's own data, and look for the end after it.
 
     An end marker before that belongs to a thumbnail inside of a segment.
     """
     at = 2
-    while at + 4 <= len(data) and data[at : at + 1] == b"\xff":
+    for _ in range(_MOST_PIECES):
+        if at + 4 > len(data) or data[at : at + 1] != b"\xff":
+            break
         marker = data[at + 1 : at + 2]
         if marker == b"\xda":  # the scan: what follows is the picture
             return data.find(b"\xff\xd9", at) >= 0
@@ -115,9 +139,11 @@ def _jpeg_has_end(data: bytes) -> bool:
     return False
 
 
-def _png_has_end(data: bytes) -> bool:
+def _png_has_end(data: Content) -> bool:
     at = 8
-    while at + 12 <= len(data):
+    for _ in range(_MOST_PIECES):
+        if at + 12 > len(data):
+            break
         length = int.from_bytes(data[at : at + 4], "big")
         if data[at + 4 : at + 8] == b"IEND":
             return True
@@ -125,8 +151,32 @@ def _png_has_end(data: bytes) -> bool:
     return False
 
 
-def _webp_has_end(data: bytes) -> bool:
+def _webp_has_end(data: Content) -> bool:
     return len(data) >= 8 + int.from_bytes(data[4:8], "little")
 
 
-_ENDS = {"image/jpeg": _jpeg_has_end, "image/png": _png_has_end, "image/webp": _webp_has_end}
+def _iso_has_end(data: Content) -> bool:
+    """
+    Walk from box to box: a file that is cut off has less than its last box says.
+
+    What follows after the last box, and is none, does not matter.
+    """
+    at = 0
+    for _ in range(_MOST_PIECES):
+        if at + _BOX_HEADER > len(data):
+            break
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length == 1:  # a large one: its length stands after its name
+            length = max(int.from_bytes(data[at + 8 : at + 16], "big"), 16)
+        if length < _BOX_HEADER:  # 0: it goes on to the end of the file, wherever that is
+            break
+        at += length
+    return at <= len(data)
+
+
+_ENDS = {
+    "image/jpeg": _jpeg_has_end,
+    "image/png": _png_has_end,
+    "image/webp": _webp_has_end,
+    **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4", "image/avif", "image/heic"), _iso_has_end),
+}

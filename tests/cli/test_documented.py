@@ -17,13 +17,14 @@ from kie_async.cli.exits import MEANINGS
 from kie_async.cli.hearing import Happening
 from kie_async.cli.jobs import State, describe_job
 from kie_async.cli.tasks import describe, describe_unsent
+from kie_async.records import SavedFile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 RECORD = TaskRecord(task_id="t1", state="success")
 SUMMARY = JobSummary(id="kj_1", state="intent", model="a/b", created_at=0.0, updated_at=0.0)
 
 
-async def nowhere(_generation: Generation, _path: Path) -> list[Path]:
+async def nowhere(_generation: Generation, _path: Path) -> list[SavedFile]:
     """Saves nothing."""
     return []
 

@@ -15,10 +15,21 @@ from kie_async import Generation, MarketRequest
 from kie_async.testing import Fault
 from tests.client.world import PROMPT, Anything, World, a_world, ask
 
-__all__ = ["MP4", "FileHost", "a_picture", "a_result", "files_in"]
+__all__ = ["MP4", "FileHost", "a_picture", "a_result", "files_in", "mp4_of"]
 
-#: The beginning of an MP4, and some more.
-MP4 = b"\0\0\0\x20ftypisom" + bytes(range(256)) * 400
+
+def mp4_of(size: int) -> bytes:
+    """A file of *size* bytes that is an MP4 by its outermost structure."""
+    return (
+        b"\0\0\0\x10ftypisom\0\0\2\0"
+        + (size - 16).to_bytes(4, "big")
+        + b"mdat"
+        + (bytes(range(251)) * (size // 251 + 1))[: size - 24]
+    )
+
+
+#: An MP4 of 100 KB.
+MP4 = mp4_of(102_412)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

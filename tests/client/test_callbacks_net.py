@@ -107,13 +107,12 @@ async def test_looks_become_rare_when_callbacks_come_and_usual_again_when_they_s
         found += [await looks_per_job(JOBS * phase) for phase in (4, 5, 6, 7)]
 
     unknown, rare, stopped_coming, usual, *come_again = found
-    assert 8.0 <= unknown
+    assert 5.0 <= unknown
     assert rare <= 0.2
     assert 0.9 <= stopped_coming  # the one that remains
-    # 2.5 s in the first half minute, then every 5 s.
-    assert 13.0 <= usual
-    assert come_again[1:] == sorted(come_again[1:], reverse=True)
-    assert come_again[-1] <= 0.2
+    # As many as a task of about a minute takes by polling alone.
+    assert 5.0 <= usual
+    assert max(come_again[1:]) <= 0.2
     assert 1 == warnings == sum("do not come" in record.message for record in caplog.records)
 
 

@@ -83,7 +83,7 @@ async def test_submit_can_be_left_at_every_turn_of_the_loop(latency: tuple[float
 
 @pytest.mark.parametrize("create_seconds", [0.0, 3.0], ids=["answered at once", "answered slowly"])
 async def test_generate_can_be_left_at_every_turn_of_the_loop(create_seconds: float) -> None:
-    met = await sweep(generate, duration=8.0, create_seconds=create_seconds)
+    met = await sweep(generate, duration=12.0, create_seconds=create_seconds)
 
     assert {"intent", "sending", "submitted"} <= set(met)
     assert sum(met.values()) > 30

@@ -256,6 +256,23 @@ def test_the_limit_holds_from_one_loop_to_the_next(port: int) -> None:
     assert busiest_window(sent_at, 10.0) <= 20
 
 
+def test_what_was_learned_of_durations_is_known_in_the_next_loop(port: int) -> None:
+    """The first task of its kind takes many looks; ten later, in a loop of its own, one takes few."""
+    kie, _ = client(port)
+
+    async def main(jobs: int) -> int:
+        async with FakeKie(port=port, seed=jobs, duration=60.0) as fake:
+            for number in range(jobs):
+                await kie.generate(ask(number))
+            return len(fake.truth.polls)
+
+    first = run(main(1))
+    run(main(10), later=1000.0)
+    last = run(main(1), later=5000.0)
+
+    assert last <= first / 2
+
+
 async def test_use_from_another_thread_is_a_clear_error() -> None:
     """And it disturbs nobody in the first."""
     async with a_world() as world:

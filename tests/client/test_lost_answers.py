@@ -280,7 +280,7 @@ async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
     ("look", "expected"),
     [
         (Fault("poll", "reset", times=2), TransportError),  # aiohttp repeats a GET once
-        (Fault("poll", "silence", times=1), TransportError),
+        (Fault("poll", "silence", times=3), TransportError),  # a silent look is made again twice
         (Fault("poll", "html", times=1), ProtocolError),
         (Fault("poll", "code", code=429, times=1), RateLimitedError),
         (Fault("poll", "code", code=401, times=1), AuthenticationError),

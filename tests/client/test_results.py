@@ -17,7 +17,7 @@ from kie_async import (
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, a_picture, a_result, files_in
 from tests.client.world import KEY, a_world, ask, assert_settled
-from tests.requests.samples import PNG
+from tests.requests.samples import JPEG, PNG, WEBP
 
 
 async def test_a_result_is_saved_whole(tmp_path: Path) -> None:
@@ -171,6 +171,37 @@ async def test_what_is_not_what_it_claims_is_not_kept(body: bytes, how: dict[str
         assert "\n" not in str(raised.value)
         assert {} == files_in(tmp_path)
         await assert_settled(world.kie)
+
+
+def _photo(size: int) -> bytes:
+    """A JPEG whose picture is *size* bytes longer than it needs to be."""
+    end = JPEG.rindex(b"\xff\xd9")
+    return JPEG[:end] + bytes(size) + JPEG[end:]
+
+
+@pytest.mark.parametrize(
+    ("content", "mime"),
+    [
+        (PNG, "image/png"),
+        (WEBP, "image/webp"),
+        (_photo(0), "image/jpeg"),
+        (_photo(3 * 2**20), "image/jpeg"),
+        (MP4, "video/mp4"),
+    ],
+    ids=["png", "webp", "jpeg", "large jpeg", "mp4"],
+)
+async def test_what_is_cut_off_is_not_kept_even_if_its_length_says_so(
+    content: bytes, mime: str, tmp_path: Path
+) -> None:
+    """A host that has half of a file announces half of it."""
+    async with a_result() as (result, host, _):
+        host.at("/a.mp4", content[:-16], content_type=mime)
+        with pytest.raises(DownloadError, match="cut off"):
+            await result.save(tmp_path / "cat")
+        assert {} == files_in(tmp_path)
+        host.at("/a.mp4", content, content_type=mime)
+        await result.save(tmp_path / "cat")
+        assert {"cat": content} == files_in(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip"])

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, Limits
+from kie_async._core.kinds import kind_of
 from kie_async._core.plan import Plan, default_key, file_name, retry_key
-from kie_async._core.prices import SeenPrices, kind_of, listed
+from kie_async._core.prices import SeenPrices, listed
 
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
 names = keys | st.sampled_from([".", "..", "a~2", "a", "a-2", "CON", "nul.txt", "com1", "a/../b", "\0", "%2E", "~"])
@@ -97,16 +98,16 @@ def test_the_price_list_goes_by_model_and_resolution(given_input: dict[str, str]
 
 def test_what_was_seen_is_the_highest_of_the_last_few() -> None:
     seen = SeenPrices()
-    seen.learn("k", None)
-    assert None is seen.of("k")
+    seen.learn(("k",), None)
+    assert None is seen.of(("k",))
     for credits in [90.0, 40.0, 60.0]:
-        seen.learn("k", credits)
-    estimate = seen.of("k")
+        seen.learn(("k",), credits)
+    estimate = seen.of(("k",))
     assert estimate is not None
     assert (90.0, "the highest of the last 3 such tasks in the journal") == (estimate.credits, estimate.source)
     for _ in range(20):
-        seen.learn("k", 40.0)
-    estimate = seen.of("k")
+        seen.learn(("k",), 40.0)
+    estimate = seen.of(("k",))
     assert estimate is not None
     assert 40.0 == estimate.credits
 

@@ -94,7 +94,7 @@ async def test_a_flood_of_genuine_tokens_neither_starves_the_polling_nor_fills_t
         assert busiest_window((poll.at for poll in world.truth.polls), 1.0) <= 5
         assert now.confirming <= JOBS
         net = (now.looks - now.confirmations) - (began.looks - began.confirmations)
-        assert net >= seconds * 0.8
+        assert net >= JOBS  # none is due until a task may have ended, and then each has its turn
         for row in [row for row in await world.rows() if row.id in {job.id for job in jobs}]:
             task = world.truth.tasks[row.task_id or ""]
             assert 0.0 <= row.updated_at - task.ended_ms / 1000 <= 15.0

@@ -155,3 +155,45 @@ def test_a_hundred_thousand_plans_are_one_timer() -> None:
 
     with asyncio.Runner(loop_factory=CountingLoop) as runner:
         assert 1 == runner.run(main())
+
+
+async def test_an_action_gets_its_arguments(agenda: Agenda) -> None:
+    """So that a plan is one object, and no closure; what was called off or done holds nothing any more."""
+    done: list[tuple[int, str]] = []
+    kept = agenda.at(1.0, lambda number, word: done.append((number, word)), 1, "a")
+    gone = agenda.at(1.0, lambda number, word: done.append((number, word)), 2, "b")
+    gone.cancel()
+    assert () == gone.arguments
+    await anyio.sleep(2.0)
+
+    assert [(1, "a")] == done
+    assert () == kept.arguments
+
+
+async def test_what_was_called_off_is_let_go_before_its_instant(agenda: Agenda) -> None:
+    """Deadlines are an hour away and most are called off: what ended long ago must not be kept that long."""
+    done: list[int] = []
+    for number in range(1000):
+        agenda.at(2.0 + number % 7, done.append, number)
+        agenda.at(3600.0, done.append, -1).cancel()
+        agenda.at(1.0, done.append, -2).cancel()
+    assert 1000 == len(agenda)
+    assert agenda.held <= 2000
+    for _ in range(5000):
+        agenda.at(3600.0, done.append, -1).cancel()
+    assert agenda.held <= 2000
+    await anyio.sleep(10.0)
+
+    assert [number for _, number in sorted((2.0 + number % 7, number) for number in range(1000))] == done
+    assert 0 == len(agenda)
+    for _ in range(2000):
+        agenda.at(3600.0, done.append, -1).cancel()
+    assert agenda.held <= 100
+
+
+async def test_calling_off_what_a_closed_agenda_held_changes_nothing(agenda: Agenda) -> None:
+    entry = agenda.at(1.0, agenda.close)
+    agenda.close()
+    entry.cancel()
+
+    assert (0, 0) == (len(agenda), agenda.held)

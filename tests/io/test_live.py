@@ -8,13 +8,13 @@ import anyio
 
 from kie_async import TransportError
 from kie_async._core.lifecycle import IntentState
-from kie_async._io.live import LiveJob
+from kie_async._io.live import Errand, LiveJob
 from tests.io.intents import an_intent
 
 
 def a_job(state: IntentState) -> LiveJob:
     job = LiveJob.of(an_intent(1, state=state))
-    job.owned = state in (IntentState.INTENT, IntentState.SENDING)
+    job.errand = Errand() if state in (IntentState.INTENT, IntentState.SENDING) else None
     return job
 
 
@@ -45,7 +45,7 @@ async def test_news_is_what_takes_a_job_from_its_course() -> None:
         for state in (IntentState.SENDING, IntentState.SUBMITTED):
             group.start_soon(told_of_any_change, job, told)
             await anyio.sleep(1.0)
-            job.row, job.owned = an_intent(1, state=state), state is IntentState.SENDING
+            job.row, job.errand = an_intent(1, state=state), Errand() if state is IntentState.SENDING else None
             job.publish()
             await anyio.sleep(1.0)
         assert ["change", "change"] == told
@@ -70,7 +70,7 @@ async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
         job.row = an_intent(1, state=IntentState.IN_DOUBT)
 
     def left_alone(job: LiveJob) -> None:
-        job.row, job.owned = an_intent(1, state=IntentState.INTENT), False
+        job.row, job.errand = an_intent(1, state=IntentState.INTENT), None
 
     for happens in (troubled, succeeded, ended, in_doubt, left_alone):
         job, told = a_job(IntentState.SENDING), list[str]()

@@ -13,28 +13,23 @@ import anyio
 import pytest
 
 from kie_async import KieError, TransportError
+from kie_async._core.durations import DurationsByKind
 from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
+from kie_async._core.polling import ByLag, Fixed
 from kie_async._io.agenda import Agenda
 from kie_async._io.live import LiveJob
 from kie_async._io.poller import Poller
 from kie_async._io.root import Root
-from kie_async._io.transport import Answer, Transport
+from kie_async._io.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
+from kie_async.records import TaskRecord
 from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Container
 
-
-class Every:
-    """A policy: look every so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def next_look_at(self, *, accepted_at: float, now: float, weight: float) -> float:  # noqa: ARG002 (as it is called)
-        return now + self._seconds / weight
+    from kie_async._core.polling import PollingPolicy
 
 
 def record(task_id: str, state: str = "waiting") -> Answer:
@@ -48,7 +43,14 @@ REFUSED = Answer(200, b'{"code":429,"msg":"slow down"}')
 class Service:
     """A scripted transport that notes when it was asked for which task."""
 
-    def __init__(self, say: Callable[[str, int], Answer | Exception] | None = None, *, seconds: float = 0.05) -> None:
+    def __init__(
+        self,
+        say: Callable[[str, int], Answer | Exception] | None = None,
+        *,
+        seconds: float = 0.05,
+        silent: Container[int] = (),
+    ) -> None:
+        self.silent = silent
         self.asked: list[tuple[float, str]] = []
         self.running = 0
         self._say = say or (lambda task_id, _: record(task_id))
@@ -58,14 +60,19 @@ class Service:
     def asked_at(self) -> list[float]:
         return [at for at, _ in self.asked]
 
-    async def look(self, task_id: str) -> Answer:
+    async def look(self, task_id: str, *, timeout: float) -> Answer:
         self.asked.append((anyio.current_time(), task_id))
+        nth = len(self.asked)
         self.running += 1
         try:
-            await anyio.sleep(self._seconds)
+            with anyio.fail_after(timeout):
+                await anyio.sleep(self._seconds if nth not in self.silent else math.inf)
+        except TimeoutError:
+            msg = "silence"
+            raise TransportError(msg) from None
         finally:
             self.running -= 1
-        said = self._say(task_id, len(self.asked))
+        said = self._say(task_id, nth)
         if isinstance(said, Exception):
             raise said
         return said
@@ -73,7 +80,12 @@ class Service:
 
 @asynccontextmanager
 async def a_poller(
-    service: Service, *, polls_per_second: float = 5.0, every: float = 10.0
+    service: Service,
+    *,
+    polls_per_second: float = 5.0,
+    every: float = 10.0,
+    policy: PollingPolicy | None = None,
+    durations: DurationsByKind | None = None,
 ) -> AsyncIterator[tuple[Poller, list[tuple[str | None, LookVerdict]]]]:
     """A poller, and the looks that were told."""
     loop = asyncio.get_running_loop()
@@ -90,13 +102,13 @@ async def a_poller(
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=polls_per_second,
-        policy=Every(every),
+        policy=policy or Fixed(every),
+        durations=DurationsByKind() if durations is None else durations,
         loop=loop,
         agenda=agenda,
         root=root,
     )
     poller.on_look = on_look
-    poller.weigh = lambda _: 1.0
     await root.up()
     try:
         yield poller, told
@@ -127,6 +139,22 @@ async def test_looks_are_never_faster_than_the_limit(polls_per_second: float, se
 
         assert busiest_window(service.asked_at, window) <= max(1, polls_per_second)
         assert len(service.asked) >= 0.2 * 110.0 * polls_per_second / max(1.0, seconds)
+
+
+async def test_a_thousand_looks_at_once_are_made_in_turns() -> None:
+    """Whatever the limit allows. A look's time counts from when it is on the wire, and not from when it was wanted."""
+    service = Service(seconds=0.9)
+    most = 0
+    async with a_poller(service, polls_per_second=10_000.0, every=1.0) as (poller, told):
+        for job in jobs(1000):
+            poller.watch(job)
+        while len(told) < 1000:
+            await anyio.sleep(0.1)
+            most = max(most, service.running)
+        assert anyio.current_time() > LOOK_TIMEOUT
+
+    assert MOST_AT_ONCE == most
+    assert {LookVerdict.RECORD} == {verdict for _, verdict in told}
 
 
 async def test_every_task_has_its_turn() -> None:
@@ -182,11 +210,11 @@ async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
 
 
 async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
-    service = Service(seconds=5.0)
+    service = Service(seconds=0.9)
     async with a_poller(service, polls_per_second=1.0) as (poller, _):
-        with anyio.move_on_after(1.0):
+        with anyio.move_on_after(0.5):
             await poller.look_now("a")
-        with anyio.move_on_after(1.0):
+        with anyio.move_on_after(0.5):
             await poller.look_now("never sent")
         look = await poller.look_now("b")
 
@@ -209,29 +237,29 @@ async def test_a_job_is_looked_at_until_it_is_unwatched() -> None:
 
         assert (3, 0) == (len(told), poller.watched)
         poller.watch(job)
-        await anyio.sleep(11.0)
-        assert (4, 1) == (len(told), poller.watched)
+        await anyio.sleep(9.0)
+        assert (4, 1) == (len(told), poller.watched)  # at once, since it may have ended long ago
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["for good", "and back"])
 async def test_a_job_can_be_unwatched_while_it_is_looked_at(*, again: bool) -> None:
     """What the look brings is told all the same: it may be the last word."""
-    service = Service(seconds=5.0)
+    service = Service(seconds=0.9)
     (job,) = jobs(1)
     async with a_poller(service) as (poller, told):
         poller.watch(job)
-        await anyio.sleep(12.0)
+        await anyio.sleep(10.5)
         assert 1 == service.running
         poller.unwatch(job)
         if again:
+            job.accepted_at = 10.5
             poller.watch(job)
-        await anyio.sleep(4.0)
+        await anyio.sleep(1.0)
         assert 1 == len(told)
         assert (1 if again else 0) == poller.watched
-        await anyio.sleep(20.0)
+        await anyio.sleep(10.0)
 
-        assert (2 if again else 1) == len(told)
-        assert len(service.asked) - len(told) <= 1
+        assert (2 if again else 1) == len(told) == len(service.asked)
 
 
 async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_again() -> None:
@@ -275,3 +303,263 @@ async def test_a_poller_whose_root_has_ended_says_so() -> None:
         pass
     with pytest.raises(KieError, match="closed"):
         await poller.look_now("a")
+
+
+# -- which one, and when ----------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_look_is_made_again_after_a_second_and_holds_up_nobody() -> None:
+    """With twice the patience each time; its token is free a window after it was given up."""
+    service = Service(silent=range(1, 4))
+    (job,) = jobs(1)
+    async with a_poller(service, polls_per_second=1.0) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(28.0)
+
+        # Given up after 1, 2 and 4 s, each a second before its token is free.
+        assert [10, 12, 15, 20] == [math.floor(at) for at in service.asked_at]
+        assert [LookVerdict.UNREADABLE] * 3 + [LookVerdict.RECORD] == [verdict for _, verdict in told]
+        assert 0 == service.running == poller.pacer.lent
+
+
+async def test_a_service_that_is_always_slow_is_answered_after_all() -> None:
+    """What it takes is learned from the first answer that came."""
+    service = Service(seconds=5.0)
+    (job,) = jobs(1)
+    async with a_poller(service) as (poller, told):
+        poller.watch(job)
+        await anyio.sleep(60.0)
+        verdicts = [verdict for _, verdict in told]
+
+        assert 3 == verdicts.count(LookVerdict.UNREADABLE)
+        assert LookVerdict.RECORD is verdicts[3]
+        assert verdicts.count(LookVerdict.RECORD) >= 4
+
+
+async def test_five_silent_looks_in_a_hundred_cost_the_others_little() -> None:
+    """Of five tokens, one is away for a second more now and then; ten seconds would be a third of the throughput."""
+    silent = range(7, 10_000, 20)
+    looks: list[int] = []
+    for service in (Service(), Service(silent=silent)):
+        async with a_poller(service, every=1.0) as (poller, _):
+            for job in jobs(50):
+                poller.watch(job)
+            await anyio.sleep(200.0)
+            looks.append(poller.looks)
+    well, ill = looks
+
+    assert ill >= 0.85 * well
+
+
+async def test_an_urgent_look_that_is_silent_is_made_again_and_given_up_after_ten_seconds() -> None:
+    service = Service(silent=(1, 3, 4, 5))
+    async with a_poller(service) as (poller, _):
+        assert LookVerdict.RECORD is (await poller.look_now("a")).verdict
+        assert anyio.current_time() < 1.5
+        asked_at = anyio.current_time()
+        with pytest.raises(TransportError, match="silence"):
+            await poller.look_now("b")
+
+        assert math.isclose(10.0, anyio.current_time() - asked_at, abs_tol=0.01)
+        assert ["a", "a", "b", "b", "b"] == [task_id for _, task_id in service.asked]
+        assert 0 == poller.pacer.lent
+
+
+async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:
+    """One in five is for a job that is due, as long as any is."""
+    service = Service()
+    async with a_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
+        for job in jobs(3):
+            poller.watch(job)
+        await anyio.sleep(1.5)
+        begun = len(service.asked)
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(poller.look_now, f"urgent {number}")
+            await anyio.sleep(30.0)
+            group.cancel_scope.cancel()
+        urgent = [task_id.startswith("urgent") for _, task_id in service.asked[begun : begun + 25]]
+
+        assert 5 * [*4 * [True], False] == urgent
+
+
+def by_lag() -> ByLag:
+    return ByLag(draw=lambda _: 0)
+
+
+async def wait_for(poller: Poller, job: LiveJob) -> None:
+    """As callers do."""
+    news = job.news()
+    poller.awaited(job)
+    try:
+        await news
+    finally:
+        job.heard(news)
+
+
+async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_for() -> None:
+    """As soon as somebody does; the other one is looked at all the same."""
+    service = Service()
+    awaited, other = jobs(2)
+    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
+        poller.watch(awaited)
+        poller.watch(other)
+        group.start_soon(wait_for, poller, awaited)
+        await anyio.sleep(60.0)
+        first = {task_id: next(at for at, asked in service.asked if asked == task_id) for task_id in ("t0", "t1")}
+        counts = {name: sum(asked == name for _, asked in service.asked) for name in ("t0", "t1")}
+
+        assert first["t0"] + 2.0 < first["t1"]
+        assert counts["t0"] > 1.5 * counts["t1"] > 0
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["wait", "read"])
+async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to_wait(way: str) -> None:
+    service = Service()
+    (job,) = jobs(1)
+    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
+        poller.watch(job)
+        await anyio.sleep(7.0)
+        assert [] == service.asked
+        if way == "read":
+            job.add_reader()
+            poller.awaited(job)
+        else:
+            group.start_soon(wait_for, poller, job)
+        await anyio.sleep(1.0)
+        assert 1 == len(service.asked)
+        group.cancel_scope.cancel()
+
+
+async def test_who_reads_the_changes_of_a_job_waits_for_it() -> None:
+    """Even while he is busy with the last one."""
+    service = Service()
+    read, other = jobs(2)
+    read.add_reader()
+    async with a_poller(service, policy=by_lag()) as (poller, _):
+        poller.watch(read)
+        poller.watch(other)
+        await anyio.sleep(7.0)
+
+        assert ["t0"] == [task_id for _, task_id in service.asked]
+
+
+async def test_jobs_of_which_somebody_else_tells_are_looked_at_rarely_and_never_not_at_all() -> None:
+    """Until nobody tells any more: then the looks that were planned are brought forward."""
+    service = Service()
+    chance = 0.02
+    waiting = jobs(600)
+    async with a_poller(service, polls_per_second=100.0, policy=by_lag()) as (poller, _):
+        poller.weigh = lambda _: chance
+        for job in waiting:
+            poller.watch(job)
+        await anyio.sleep(20.0)
+        assert [] == service.asked
+        chance = 1.0
+        poller.replan(waiting)
+        poller.unwatch(waiting.pop())
+        await anyio.sleep(10.0)
+        assert {job.task_id for job in waiting} == {task_id for _, task_id in service.asked}
+
+        chance = 0.02
+        poller.replan(waiting)
+        await anyio.sleep(30.0)
+        before = len(service.asked)
+        await anyio.sleep(650.0)
+        assert len(waiting) <= len(service.asked) - before <= 3 * len(waiting)
+
+
+async def test_what_a_job_was_seen_to_do_meanwhile_puts_its_look_off() -> None:
+    """Whoever has looked: a planned look, and one that is due already."""
+    service = Service()
+    planned, due, unknown = jobs(3)
+    async with a_poller(service, every=10.0, polls_per_second=0.05) as (poller, _):
+        await poller.look_now("the only token")
+        poller.watch(planned)
+        poller.watch(due)
+        await anyio.sleep(5.0)
+        poller.saw(planned, TaskRecord(task_id="t0", state="generating"))
+        await anyio.sleep(7.0)
+        poller.saw(planned, TaskRecord(task_id="t0", state="generating"))
+        poller.saw(due, TaskRecord(task_id="t1", state="generating"))
+        poller.saw(unknown, TaskRecord(task_id="t2", state="generating"))
+        await anyio.sleep(1.0)
+        poller.saw(due, TaskRecord(task_id="t1", state="generating"))
+        await anyio.sleep(17.0)
+
+        assert [(22, "t0")] == [(math.floor(at), task_id) for at, task_id in service.asked[1:]]
+
+
+def ended(seconds: float | None, **fields: str) -> TaskRecord:
+    times = {} if seconds is None else {"created_at": 1000.0, "completed_at": 1000.0 + seconds}
+    return TaskRecord(task_id="t0", state="success", **times, **fields)  # type: ignore[arg-type]  # as their names say
+
+
+async def test_how_long_a_task_took_is_learned_from_the_services_times_else_from_ours() -> None:
+    """By its kind, and by both clocks if it was seen to leave the queue."""
+    durations = DurationsByKind()
+    model = an_intent().model
+    one, two, three, stranger = (*jobs(3), LiveJob(id="a-task"))
+    async with a_poller(Service(), durations=durations) as (poller, _):
+        for job in (one, two, stranger):
+            poller.watch(job)
+        await anyio.sleep(4.0)
+        poller.saw(one, TaskRecord(task_id="t0", state="queuing"))
+        await anyio.sleep(4.0)
+        poller.saw(one, TaskRecord(task_id="t0", state="generating"))
+        poller.saw(stranger, TaskRecord(task_id="a-task", state="waiting", model=model))
+        known = durations.of((model,))
+        poller.learn(one, ended(70.0))
+        assert (1, 1) == (known.learned, known.generating.learned)
+        assert known.generating.survival(50.0) > 0.45 > known.generating.survival(90.0)
+        poller.learn(two, ended(None))
+        assert (2, 1) == (known.learned, known.generating.learned)
+        poller.learn(three, ended(60.0))  # another process has looked at it
+        poller.learn(three, ended(None))
+        poller.learn(stranger, ended(None))
+        poller.learn(stranger, ended(60.0))
+        assert 4 == known.learned
+
+
+async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_service_says() -> None:
+    """As soon as somebody waits: nobody here knows how old it is, nor what was asked for."""
+    durations = DurationsByKind()
+    stranger = LiveJob(id="a-task")
+    param = json.dumps({"model": "m", "input": json.dumps({"resolution": "480p"})})
+    async with a_poller(Service(), durations=durations) as (poller, told), anyio.create_task_group() as group:
+        poller.watch(stranger)
+        await anyio.sleep(1.0)
+        assert [] == told
+        group.start_soon(wait_for, poller, stranger)
+        await anyio.sleep(0.1)
+        assert [("a-task", LookVerdict.RECORD)] == told
+        first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
+        poller.saw(stranger, first)
+        stranger.saw(first)
+        poller.saw(stranger, first)
+        poller.learn(stranger, ended(60.0))
+
+        assert 1 == durations.of(("m", "resolution=480p")).learned
+
+
+async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_looked() -> None:
+    """After a restart all of them are overdue; the pacer holds, and the oldest go first."""
+    service = Service()
+    taken_over = jobs(20)
+    async with a_poller(service, policy=by_lag()) as (poller, _):
+        await anyio.sleep(1000.0)
+        for number, job in reversed(list(enumerate(taken_over))):
+            job.accepted_at = 50.0 * number
+            poller.watch(job)
+        await anyio.sleep(4.5)
+
+        assert busiest_window(service.asked_at, 1.0) <= 5
+        assert [f"t{number}" for number in range(20)] == [task_id for _, task_id in service.asked[:20]]
+
+
+async def test_a_job_without_a_task_is_not_watched() -> None:
+    async with a_poller(Service()) as (poller, _):
+        with pytest.raises(ValueError, match="no taskId"):
+            poller.watch(LiveJob(id="kj_1"))
+        assert 0 == poller.watched

@@ -59,7 +59,7 @@ async def test_the_same_bytes_at_once_are_one_upload() -> None:
         urls.append((await putting.put(ImageSource(PNG))).url)
 
     async with anyio.create_task_group() as group:
-        for _ in range(10):
+        for _ in range(100):
             group.start_soon(one)
     there = await putting.put(ImageSource(PNG))
 
@@ -94,6 +94,24 @@ async def test_other_bytes_are_uploaded_a_few_at_a_time() -> None:
             group.start_soon(putting.put, ImageSource(png_of(100 + number)))
 
     assert (20, AT_ONCE) == (len(host.asked), host.most)
+
+
+async def test_who_waits_for_the_same_bytes_keeps_nobody_elses_image_waiting() -> None:
+    host = Host()
+    putting = uploads(host)
+    done: list[tuple[int, float]] = []
+
+    async def one(number: int) -> None:
+        await putting.put(ImageSource(png_of(100 + number)))
+        done.append((number, anyio.current_time()))
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for number in [0] * 50 + [1, 2, 3]:
+            group.start_soon(one, number)
+
+    assert (4, 4) == (len(host.asked), host.most)
+    assert all(at - began < 1.1 for _, at in done)
 
 
 async def test_an_upload_is_forgotten_before_the_service_forgets_it() -> None:

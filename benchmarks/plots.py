@@ -1,0 +1,133 @@
+"""
+Draws the kept results as SVG for the documents: ``python -m benchmarks.plots``.
+
+Nothing is measured in here; what is drawn is what ``--save`` has written into ``results``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.report import RESULTS
+
+PLOTS = Path(__file__).parents[1] / "docs" / "plots"
+
+Row: TypeAlias = Mapping[str, str | float]
+
+OURS, OTHERS, FAINT = "#1f6feb", "#8b949e", "#d0d7de"
+#: Of the figure, in inches; its text is as large as the document's if it is as wide as that.
+SIZE = (7.2, 3.6)
+
+
+def results(name: str) -> list[Row]:
+    """The rows of the kept result of a benchmark."""
+    rows: list[Row] = json.loads((RESULTS / f"{name}.json").read_text())["results"]
+    return rows
+
+
+def number(value: str | float) -> float:
+    """A cell that is a number."""
+    if isinstance(value, str):
+        msg = f"{value!r} is not a number"
+        raise TypeError(msg)
+    return value
+
+
+def polling(axes: Axes) -> None:
+    """Mean lag where the looks do not suffice for all, for every contender; the least that is possible as a line."""
+    rows = [row for row in results("polling") if row["tasks take"] == "60 s, sigma .35"]
+    rows = [row for row in rows if str(row["in flight"]).isdigit() and int(row["in flight"]) > 1]
+    groups = list(dict.fromkeys(str(row["in flight"]) for row in rows))
+    contenders = list(dict.fromkeys(str(row["contender"]) for row in rows))
+    width = 0.8 / len(contenders)
+    for place, contender in enumerate(contenders):
+        lags = [number(row["mean lag"]) for row in rows if row["contender"] == contender]
+        at = [nth + width * (place - len(contenders) / 2 + 0.5) for nth in range(len(groups))]
+        color = OURS if contender == "kie_async" else (OTHERS, FAINT)[place % 2]
+        bars = axes.bar(at, lags, width=width, color=color, label=contender)
+        axes.bar_label(bars, fmt="{:.1f}", fontsize=6, padding=1)
+    least = [next(number(row["least"]) for row in rows if row["in flight"] == group) for group in groups]
+    axes.hlines(
+        least,
+        [nth - 0.42 for nth in range(len(groups))],
+        [nth + 0.42 for nth in range(len(groups))],
+        color="black",
+        lw=1,
+        ls=":",
+        label="least possible",
+    )
+    axes.set(xlabel="tasks in flight, each of about a minute", ylabel="mean lag, s", xticks=range(len(groups)))
+    axes.set_xticklabels(groups)
+    axes.set_title("How late an end is seen, with 10 looks a second for all")
+    axes.legend(fontsize=7, frameon=False)
+
+
+def limits(axes: Axes) -> None:
+    """What is used of the limit, and what was refused, by each contender in each case at the sliding log."""
+    rows = [row for row in results("limits") if row["service counts by"] == "sliding"]
+    cases = list(dict.fromkeys(str(row["case"]) for row in rows))
+    contenders = list(dict.fromkeys(str(row["contender"]) for row in rows))
+    height = 0.8 / len(contenders)
+    for place, contender in enumerate(contenders):
+        found = {str(row["case"]): row for row in rows if row["contender"] == contender}
+        shown = [nth for nth, case in enumerate(cases) if case in found]
+        color = OURS if contender == "kie_async" else (OTHERS, FAINT)[place % 2]
+        bars = axes.barh(
+            [nth + height * (place - len(contenders) / 2) for nth in shown],
+            [number(found[cases[nth]]["used %"]) for nth in shown],
+            height=height,
+            color=color,
+            label=contender,
+        )
+        axes.bar_label(
+            bars, [f"{number(found[cases[nth]]['refused']):.0f} refused" for nth in shown], fontsize=5, padding=2
+        )
+    axes.set(xlim=(0, 120), xlabel="% of the limit used", yticks=range(len(cases)))
+    axes.set_yticklabels(cases, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_title("20 creates in 10 s, at a service that counts by a sliding log")
+    axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.4, -0.17), ncols=3)
+
+
+def overhead(axes: Axes) -> None:
+    """CPU of the client for a job, for each contender; logarithmic, since they are far apart."""
+    rows = [row for row in results("overhead") if row["figure"] == "CPU ms a job"]
+    rows = [row for row in rows if row["case"] == rows[0]["case"]]
+    names = [str(row["contender"]) for row in rows]
+    spent = [number(row["value"]) for row in rows]
+    bars = axes.barh(names, spent, color=[OURS if name == "kie_async" else OTHERS for name in names])
+    axes.bar_label(bars, [f"{ms:.2f} ms" for ms in spent], fontsize=8, padding=3)
+    axes.set(xscale="log", xlabel="ms of CPU for a job of three requests", xlim=(min(spent) / 2, 4 * max(spent)))
+    axes.invert_yaxis()
+    axes.set_title(f"What a job costs the client ({rows[0]['case']})")
+
+
+DRAWN: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
+    "limits": (limits, (7.2, 11.0)),
+    "polling": (polling, SIZE),
+    "overhead": (overhead, (7.2, 2.2)),
+}
+
+
+def draw(names: Iterable[str] = tuple(DRAWN)) -> None:
+    """Draw them all into ``docs/plots``; the same results give the same bytes."""
+    rcParams.update({"svg.hashsalt": "kie_async", "svg.fonttype": "none", "font.size": 8})
+    PLOTS.mkdir(exist_ok=True)
+    for name in names:
+        drawing, size = DRAWN[name]
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        drawing(axes)
+        figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    draw()

@@ -1,0 +1,336 @@
+"""
+How late the end of a task is seen, when a budget of looks is shared by all tasks in flight.
+
+A closed system: as soon as the end of a task is seen another one begins, so that always the same number is in flight.
+The real poller asks a scripted service that answers within 4 ms and refuses an eleventh query in any second; time is
+virtual. (The pacer loses a round trip in every second; the network is left out here, so that the whole budget is used
+and the figures are the policy's.) A lag is the time from the end of a task, at the service, to the moment at which the
+client knows.
+
+What no policy can pass is the optimum for one task, found by dynamic programming (``optimum.py``), under each task's
+share of the budget; and Little's law, since each end takes a look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from statistics import fmean, quantiles
+from typing import cast
+
+import anyio
+import attrs
+
+from benchmarks.optimum import bound, frontier, least_lag
+from benchmarks.report import Report
+from kie_async._core.durations import PRIOR_MEDIAN, DurationsByKind
+from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.looks import Look
+from kie_async._core.polling import ByLag, Fixed, Outlook, PollingPolicy
+from kie_async._io.agenda import Agenda
+from kie_async._io.live import LiveJob
+from kie_async._io.poller import Poller
+from kie_async._io.root import Root
+from kie_async._io.transport import Answer, Transport
+from kie_async.testing import VirtualLoop, virtual_time
+
+BUDGET = 10
+LATENCY = (0.001, 0.002)
+SEEDS = (1, 2, 3)
+#: Ends that are left out at first: the client has to learn.
+LEARNING = 100
+#: Likewise, for each task in flight: the system has to come to rest.
+SETTLING = 3
+
+Draw = Callable[[random.Random], float]
+Make = Callable[[random.Random], PollingPolicy]
+
+
+@attrs.frozen
+class Tasks:
+    """
+    A distribution of durations.
+
+    Attributes:
+        name: Its name.
+
+        parts: Shares, with the median and the sigma of the lognormal distribution that each has.
+    """
+
+    name: str
+    parts: Sequence[tuple[float, float, float]]
+
+    @property
+    def mean(self) -> float:
+        """The mean duration, in seconds."""
+        return sum(share * median * math.exp(sigma**2 / 2.0) for share, median, sigma in self.parts)
+
+    def survival(self, age: float) -> float:
+        """The share that lasts longer."""
+        if age <= 0.0:
+            return 1.0
+        return sum(
+            share * 0.5 * math.erfc(math.log(age / median) / sigma / math.sqrt(2.0))
+            for share, median, sigma in self.parts
+        )
+
+    def draw(self, rng: random.Random) -> float:
+        """One duration."""
+        (_, median, sigma) = rng.choices(self.parts, [share for share, _, _ in self.parts])[0]
+        return rng.lognormvariate(math.log(median), sigma)
+
+
+LOGNORMAL = Tasks("60 s, sigma .35", [(1.0, 60.0, 0.35)])
+BIMODAL = Tasks("70 % 15 s, 30 % 120 s", [(0.7, 15.0, 0.3), (0.3, 120.0, 0.3)])
+
+
+@attrs.frozen
+class Case:
+    """
+    What is measured.
+
+    Attributes:
+        name: Its name.
+
+        tasks: What the tasks take.
+
+        in_flight: How many there are at any time.
+
+        skipped: Ends that are left out at first.
+
+        ends: Ends that count.
+    """
+
+    name: str
+    tasks: Tasks
+    in_flight: int
+    skipped: int
+    ends: int
+
+    @classmethod
+    def settled(cls, tasks: Tasks, in_flight: int) -> Case:
+        """What it is like when it has been going on for a while."""
+        skipped = max(LEARNING, SETTLING * in_flight)
+        return cls(f"{in_flight}", tasks, in_flight, skipped, max(700, 4 * in_flight))
+
+
+class Exponential:
+    """Look after 2 s, then 4, 8, 16, and every 30: what waiters of cloud SDKs do."""
+
+    def next_look_at(self, task: Outlook, now: float) -> float:
+        """Each gap is the age at the last look and two seconds, which doubles them."""
+        return max(now, task.seen_at + min(30.0, task.seen_at - task.accepted_at + 2.0))
+
+    def choose(self, due: Sequence[Outlook], now: float) -> int:
+        """First come, first served."""
+        since = [self.next_look_at(task, -math.inf) - now for task in due]
+        return since.index(min(since))
+
+
+@attrs.frozen
+class Contender:
+    """
+    Who polls.
+
+    Attributes:
+        name: Its name.
+
+        make: Makes the policy.
+
+        prior: What it believes of durations at first: the median, in seconds.
+    """
+
+    name: str
+    make: Make
+    prior: float = PRIOR_MEDIAN
+
+
+def learned(rng: random.Random) -> PollingPolicy:
+    """What the client does."""
+    return ByLag(draw=rng.randrange)
+
+
+def every(seconds: float) -> Contender:
+    """What people write, though through the one pacer, so that nothing is refused."""
+    return Contender(f"every {seconds:g} s", lambda _: Fixed(seconds))
+
+
+OURS = Contender("kie_async", learned)
+BASELINES = [*map(every, (1.0, 2.0, 5.0, 10.0)), Contender("2 s, doubled up to 30 s", lambda _: Exponential())]
+WRONG = [
+    Contender("kie_async, believes 12 s at first", learned, prior=12.0),
+    Contender("kie_async, believes 300 s at first", learned, prior=300.0),
+]
+
+
+class Service:
+    """Answers looks, and refuses the eleventh in a second."""
+
+    def __init__(self, loop: VirtualLoop, rng: random.Random) -> None:
+        self._loop = loop
+        self._rng = rng
+        self._asked_at: deque[float] = deque(maxlen=BUDGET)
+        self.ends_at: dict[str, float] = {}
+        self.created_at: dict[str, float] = {}
+        self.refused = 0
+
+    async def look(self, task_id: str, *, timeout: float) -> Answer:
+        """A task's record, as ``Transport.look`` gives it."""
+        with anyio.fail_after(timeout):
+            await anyio.sleep(self._rng.uniform(*LATENCY))
+            answer = self._answer(task_id, self._loop.time())
+            await anyio.sleep(self._rng.uniform(*LATENCY))
+        return answer
+
+    def _answer(self, task_id: str, now: float) -> Answer:
+        if len(self._asked_at) == BUDGET and now - self._asked_at[0] < 1.0:
+            self.refused += 1
+            return Answer(200, b'{"code":429,"msg":"slow down"}')
+        self._asked_at.append(now)
+        data: dict[str, object] = {
+            "taskId": task_id,
+            "state": "waiting",
+            "createTime": self._ms(self.created_at[task_id]),
+        }
+        if now >= self.ends_at[task_id]:
+            data |= {"state": "success", "completeTime": self._ms(self.ends_at[task_id])}
+        return Answer(200, json.dumps({"code": 200, "msg": "success", "data": data}).encode())
+
+    def _ms(self, at: float) -> int:
+        return round((self._loop.wall_time() - self._loop.time() + at) * 1000)
+
+
+@attrs.frozen
+class Figures:
+    """
+    One run.
+
+    Attributes:
+        lags: The lags, in seconds.
+
+        looks: Looks at all tasks, for as long as these ends were waited for.
+
+        refused: Looks that were refused.
+    """
+
+    lags: Sequence[float]
+    looks: int
+    refused: int
+
+    @classmethod
+    def of(cls, runs: Sequence[Figures]) -> Figures:
+        """Several runs as one."""
+        return cls(
+            [lag for run in runs for lag in run.lags], sum(run.looks for run in runs), sum(run.refused for run in runs)
+        )
+
+    @property
+    def looks_each(self) -> float:
+        """Looks for a task."""
+        return self.looks / len(self.lags)
+
+    @property
+    def row(self) -> list[float]:
+        """Looks for a task; mean, 95th percentile and largest lag; refused."""
+        return [self.looks_each, fmean(self.lags), quantiles(self.lags, n=20)[-1], max(self.lags), self.refused]
+
+
+async def measure(contender: Contender, case: Case, seed: int) -> Figures:
+    """Let *contender* see enough ends."""
+    tasks, in_flight, skipped, ends = case.tasks, case.in_flight, case.skipped, case.ends
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, VirtualLoop):
+        raise TypeError
+    # Apart, so that all contenders meet the same tasks.
+    chance, durations = random.Random(seed), random.Random(1000 + seed)
+    agenda = Agenda(loop)
+    service = Service(loop, random.Random(2000 + seed))
+    lags: list[float] = []
+    done = asyncio.Event()
+    looks_at_first = 0
+
+    async def nothing() -> None:
+        pass
+
+    root = Root(loop, enter=nothing, ending=agenda.close, leave=nothing)
+    poller = Poller(
+        transport=cast("Transport", service),
+        polls_per_second=float(BUDGET),
+        policy=contender.make(chance),
+        durations=DurationsByKind(contender.prior),
+        loop=loop,
+        agenda=agenda,
+        root=root,
+    )
+
+    def begin(number: int) -> None:
+        now, task_id = loop.time(), f"{number:032x}"
+        row = Intent(
+            id=f"kj_{task_id}",
+            model="m",
+            input="{}",
+            fingerprint="",
+            created_at=0.0,
+            updated_at=0.0,
+            state=IntentState.SUBMITTED,
+            task_id=task_id,
+        )
+        service.created_at[task_id], service.ends_at[task_id] = now, now + tasks.draw(durations)
+        # Somebody waits for each.
+        poller.watch(LiveJob(id=row.id, row=row, accepted_at=now, waiters=1))
+
+    async def on_look(job: LiveJob, look: Look) -> None:
+        nonlocal looks_at_first
+        if (record := look.record) is None:
+            return
+        if not record.ended:
+            poller.saw(job, record)
+            return
+        lags.append(loop.time() - service.ends_at[record.task_id])
+        poller.learn(job, record)
+        poller.unwatch(job)
+        begin(in_flight + len(lags))
+        if len(lags) == skipped:
+            looks_at_first = poller.looks
+        elif len(lags) == skipped + ends:
+            done.set()
+
+    poller.on_look = on_look
+    await root.up()
+    for number in range(in_flight):
+        # Spread over the time that a task takes, as if it had always been going on.
+        agenda.at(tasks.mean * number / in_flight, begin, number)
+    await done.wait()
+    await root.end()
+    return Figures(lags[skipped : skipped + ends], poller.looks - looks_at_first, service.refused)
+
+
+def run() -> Report:
+    """Measure every contender in every case."""
+    rows: list[list[str | float]] = []
+    for tasks in (LOGNORMAL, BIMODAL):
+        points = frontier(tasks.survival)
+        cases = [Case.settled(tasks, in_flight) for in_flight in (1, 100, 300, 600)]
+        early = Case("100, from the 101st end on", tasks, 100, LEARNING, 1000)
+        tried = [(case, contender) for case in cases for contender in (OURS, *BASELINES)]
+        for case, contender in [*tried, *((early, contender) for contender in (OURS, *WRONG))]:
+            figures = Figures.of([virtual_time(measure, contender, case, seed, seed=seed) for seed in SEEDS])
+            if case.in_flight == 1:
+                least = least_lag(points, figures.looks_each)
+            else:
+                least = bound(points, tasks.mean, case.in_flight, BUDGET)
+            rows.append([contender.name, tasks.name, case.name, *figures.row, least])
+    return Report(
+        name="polling",
+        question=f"How late is the end of a task seen, with {BUDGET} looks a second for all tasks in flight?",
+        bound=(
+            "column 'least': for one task, the optimum (dynamic programming) with as many looks; for many, the optimum"
+            " under each one's share of the budget, or Little's law"
+        ),
+        columns=["contender", "tasks take", "in flight", "looks", "mean lag", "p95", "largest", "refused", "least"],
+        rows=rows,
+    )

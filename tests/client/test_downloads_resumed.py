@@ -1,0 +1,407 @@
+"""Downloads that break, in the middle of a file or of a process: the rest is fetched, if it is the rest of the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import attrs
+import pytest
+from aiohttp import web
+
+from kie_async import DownloadError, Generation
+from kie_async._core.ranges import Version
+from kie_async._io.disk import STEP, PartFile
+from kie_async.testing import Fault
+from tests.client.filehost import MP4, FileHost, a_result, files_in, mp4_of
+from tests.client.world import KEY, a_world, ask, assert_settled
+
+KILO = 1024
+TAG = '"one"'
+
+
+class Breaking:
+    """
+    A file on a host that breaks every connection after some bytes, and knows ranges.
+
+    Args:
+        content: The file.
+
+        piece: After how many bytes a connection breaks; None for never.
+
+        headers: What the file is known by.
+    """
+
+    def __init__(self, content: bytes, *, piece: int | None, headers: dict[str, str] | None = None) -> None:
+        self.content = content
+        self.piece = piece
+        self.headers = {"ETag": TAG} if headers is None else headers
+        self.sent = 0
+        #: What was asked for: the first byte, and under which condition.
+        self.asked: list[tuple[int, str | None]] = []
+        #: May change the headers of an answer with a part.
+        self.change: Callable[[dict[str, str]], dict[str, str]] = lambda headers: headers
+        self.status = 206
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        condition = request.headers.get("If-Range")
+        wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        at = int(wanted[1]) if wanted else 0
+        self.asked.append((at, condition))
+        known = self.headers.get("ETag") or self.headers.get("Last-Modified")
+        headers, status = {"Content-Type": "video/mp4", **self.headers}, 200
+        if wanted and condition == known:
+            size = len(self.content)
+            status = self.status
+            headers = self.change({**headers, "Content-Range": f"bytes {at}-{size - 1}/{size}"})
+        else:
+            at = 0
+        rest = self.content[at:]
+        response = web.StreamResponse(status=status, headers={"Content-Length": str(len(rest)), **headers})
+        await response.prepare(request)
+        piece = rest[: self.piece]
+        self.sent += len(piece)
+        await response.write(piece)
+        if len(piece) < len(rest):
+            assert request.transport is not None
+            await anyio.sleep(0.01)
+            request.transport.close()
+        return response
+
+
+async def test_a_download_that_breaks_every_64_kb_is_put_together_of_its_parts(tmp_path: Path) -> None:
+    """Each byte is asked for once, and for each part the version is named."""
+    content = mp4_of(1024 * KILO + 77)
+    async with a_result() as (video, host, world):
+        file = host.answers["/a.mp4"] = Breaking(content, piece=64 * KILO)
+        (path,) = await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": content} == files_in(tmp_path)
+        assert tmp_path / "cat.mp4" == path
+        assert [(0, None), *((n * 64 * KILO, TAG) for n in range(1, 17))] == file.asked
+        assert len(content) == file.sent
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("at", [1, 15, 16, 17, 63, 64, 65, 100_000, len(MP4) - 1])
+async def test_wherever_it_breaks_once_the_file_is_right(at: int, tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+        file = Breaking(MP4, piece=at)
+
+        async def once(request: web.Request) -> web.StreamResponse:
+            response = await file(request)
+            file.piece = None
+            return response
+
+        host.answers["/a.mp4"] = once
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+        assert [(0, None), (at, TAG)] == file.asked
+
+
+async def test_a_file_that_has_changed_begins_anew(tmp_path: Path) -> None:
+    """Two halves of two files would be a file that nobody has made."""
+    before, after = mp4_of(200 * KILO), mp4_of(150 * KILO)
+    async with a_result() as (video, host, _):
+        file = Breaking(before, piece=100 * KILO)
+
+        async def changing(request: web.Request) -> web.StreamResponse:
+            response = await file(request)
+            file.content, file.headers, file.piece = after, {"ETag": '"two"'}, None
+            return response
+
+        host.answers["/a.mp4"] = changing
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": after} == files_in(tmp_path)
+        assert [(0, None), (100 * KILO, TAG)] == file.asked
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"ETag": f"W/{TAG}"}, {"Last-Modified": "Wed, 01 Jan 2098 00:00:00 GMT"}],
+    ids=["none", "weak", "new"],
+)
+async def test_a_file_of_no_certain_version_begins_anew(headers: dict[str, str], tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+        file = host.answers["/a.mp4"] = Breaking(MP4, piece=50_000, headers=headers)
+        with pytest.raises(DownloadError, match="broken off"):
+            await video.save(tmp_path / "cat.mp4")
+        assert {(0, None)} == set(file.asked)
+        file.piece = None
+        await video.save(tmp_path / "cat.mp4")
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+
+
+async def test_a_file_that_goes_by_its_date_is_gone_on_with(tmp_path: Path) -> None:
+    date = "Wed, 01 Jan 2020 00:00:00 GMT"
+    async with a_result() as (video, host, _):
+        file = host.answers["/a.mp4"] = Breaking(MP4, piece=60_000, headers={"Last-Modified": date})
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+        assert [(0, None), (60_000, date)] == file.asked
+
+
+WRONG: dict[str, dict[str, str]] = {
+    "another beginning": {"Content-Range": "bytes 0-102411/102412"},
+    "another end": {"Content-Range": "bytes 50000-60000/102412", "Content-Length": "10001"},
+    "another size": {"Content-Range": "bytes 50000-102411/102413"},
+    "no range": {"Content-Range": ""},
+    "no size": {"Content-Range": "bytes 50000-102411/*"},
+    "another version": {"ETag": '"two"'},
+    "several parts": {"Content-Range": "", "Content-Type": "multipart/byteranges; boundary=x"},
+    "compressed": {"Content-Encoding": "gzip"},
+    "a video that is a page": {"Content-Type": "image/png"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_answer_to_the_question_for_the_rest_never_gets_into_the_file(wrong: str, tmp_path: Path) -> None:
+    """It is absent or right, and as soon as the host does better it is there."""
+    async with a_result() as (video, host, world):
+        file = host.answers["/a.mp4"] = Breaking(MP4, piece=50_000)
+        file.change = lambda headers: {**headers, **WRONG[wrong]}
+        with pytest.raises(DownloadError):
+            await video.save(tmp_path / "cat.mp4")
+
+        assert {} == files_in(tmp_path)
+        assert len(file.asked) <= 6
+        file.change = lambda headers: headers
+        await video.save(tmp_path / "cat.mp4")
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+        await assert_settled(world.kie)
+
+
+async def test_a_rest_that_is_shorter_than_was_said_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
+    """In chunks, that is, which have an end of their own; and of a kind of file whose structure tells nothing."""
+    content = b"\x1a\x45\xdf\xa3....webm" + bytes(100_000)
+    async with a_result() as (video, host, _):
+        file = Breaking(content, piece=50_000)
+
+        async def short(request: web.Request) -> web.StreamResponse:
+            if len(file.asked) != 1:
+                return await file(request)
+            file.asked.append((0, request.headers["If-Range"]))
+            last = len(content) - 1
+            headers = {"ETag": TAG, "Content-Type": "video/webm", "Content-Range": f"bytes 50000-{last}/{last + 1}"}
+            response = web.StreamResponse(status=206, headers=headers)
+            await response.prepare(request)
+            await response.write(content[50_000:60_000])
+            file.piece = None
+            return response
+
+        host.answers["/a.mp4"] = short
+        await video.save(tmp_path / "cat.webm")
+        assert {"cat.webm": content} == files_in(tmp_path)
+        assert (60_000, TAG) == file.asked[-1]
+
+
+@pytest.mark.parametrize("status", [416, 200])
+async def test_a_host_that_refuses_the_part_may_give_the_whole(status: int, tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+        file = Breaking(MP4, piece=50_000)
+        file.status = status
+        if status == 200:
+            file.change = lambda _: {"Content-Type": "video/mp4", "ETag": TAG, "Content-Length": str(len(MP4))}
+
+        async def whole(request: web.Request) -> web.StreamResponse:
+            if len(file.asked) == 2:
+                file.piece = None
+            if len(file.asked) == 1 and status == 200:
+                return web.Response(body=MP4, content_type="video/mp4", headers={"ETag": TAG})
+            return await file(request)
+
+        host.answers["/a.mp4"] = whole
+        await video.save(tmp_path / "cat.mp4")
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+
+
+async def test_a_url_that_expires_in_the_middle_is_minted_again_and_gone_on_with(tmp_path: Path) -> None:
+    """The fresh link leads to the same version of the same file."""
+    faults = [
+        Fault("download", "half_body", times=1),
+        Fault("download", "body", body="gone", status=403, times=1),
+    ]
+    async with a_world(duration=0.0, faults=faults) as world:
+        video = await world.kie.generate(ask())
+        (path,) = await video.save(tmp_path / "cat.mp4")
+
+        assert b"ftyp" == path.read_bytes()[4:8]
+        assert [path.name] == list(files_in(tmp_path))
+        assert ["download_url"] == [query.place for query in world.truth.queries]
+
+
+# -- what a killed process leaves -------------------------------------------------------------------------------------
+
+
+async def what_a_killed_process_leaves(video: Generation, host: FileHost, folder: Path, size: int) -> Breaking:
+    """Save in a process of its own, as far as *size*, and kill it: here, by keeping what a save would remove."""
+    file = Breaking(mp4_of(3 * STEP), piece=None)
+    seen: list[dict[str, bytes]] = []
+
+    async def stuck(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Length": str(3 * STEP), "ETag": TAG, "Content-Type": "video/mp4"}
+        )
+        await response.prepare(request)
+        await response.write(file.content[:size])
+        while sum(map(len, files_in(folder).values())) < size - 2 * 2**20:
+            await anyio.sleep(0.01)
+        seen.append(files_in(folder))
+        while request.transport is not None and not request.transport.is_closing():
+            await anyio.sleep(0.1)
+        return response
+
+    host.answers["/a.mp4"] = stuck
+    with anyio.move_on_after(5.0):
+        await video.save(folder / "cat.mp4")
+    assert {} == files_in(folder)
+    for name, content in seen[0].items():
+        (folder / name).write_bytes(content)
+    host.answers["/a.mp4"] = file
+    return file
+
+
+async def test_the_next_process_goes_on_at_the_last_mark(tmp_path: Path) -> None:
+    """What lies before it had reached the disk; nobody knows that of the rest."""
+    async with a_result() as (video, host, _):
+        file = await what_a_killed_process_leaves(video, host, tmp_path, 2 * STEP + 3 * 2**20)
+        (part, note) = sorted(files_in(tmp_path))
+        assert f'{3 * STEP}\n"one"\n'.encode() == files_in(tmp_path)[note]
+        assert (".part", ".version") == (Path(part).suffix, Path(note).suffix)
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": file.content} == files_in(tmp_path)
+        assert [(2 * STEP, TAG)] == file.asked
+
+
+@pytest.mark.parametrize("harm", ["changed", "no note", "half a note", "another size", "a note of nonsense", "no part"])
+async def test_the_next_process_begins_anew_where_it_cannot_be_sure(harm: str, tmp_path: Path) -> None:
+    async with a_result() as (video, host, _):
+        file = await what_a_killed_process_leaves(video, host, tmp_path, STEP + 3 * 2**20)
+        part, note = (tmp_path / name for name in sorted(files_in(tmp_path)))
+        match harm:
+            case "changed":
+                file.content, file.headers = mp4_of(STEP), {"ETag": '"two"'}
+            case "no note":
+                note.unlink()
+            case "half a note":
+                note.write_bytes(note.read_bytes()[:-2])
+            case "another size":
+                note.write_bytes(b'77\n"one"\n')
+            case "a note of nonsense":
+                note.write_bytes(bytes(range(256)) * 100)
+            case _:
+                part.unlink()
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": file.content} == files_in(tmp_path)
+
+
+@pytest.mark.parametrize("trap", ["link", "dangling link", "hard link", "folder", "pipe"])
+async def test_what_somebody_has_laid_in_a_parts_place_is_not_written_to(trap: str, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"keep me" * 1000)
+    (tmp_path / "out").mkdir()
+    async with a_result() as (video, host, _):
+        await what_a_killed_process_leaves(video, host, tmp_path / "out", STEP + 3 * 2**20)
+        part, note = (tmp_path / "out" / name for name in sorted(files_in(tmp_path / "out")))
+        part.unlink()
+        match trap:
+            case "link":
+                part.symlink_to(precious)
+            case "dangling link":
+                part.symlink_to(tmp_path / "nothing")
+            case "hard link":
+                part.hardlink_to(precious)
+            case "folder":
+                part.mkdir()
+            case _:
+                os.mkfifo(part)
+        host.answers["/a.mp4"] = Breaking(MP4, piece=None)
+        await video.save(tmp_path / "out" / "cat.mp4")
+
+        assert MP4 == (tmp_path / "out" / "cat.mp4").read_bytes()
+        assert b"keep me" * 1000 == precious.read_bytes()
+        assert not (tmp_path / "nothing").exists()
+        assert note.exists()
+
+
+async def test_a_part_that_another_one_works_on_is_left_alone(tmp_path: Path) -> None:
+    """Two processes that save the same result to the same path get one whole file, twice."""
+    first, second = (PartFile(tmp_path, "same", spare=spare) for spare in ("a", "b"))
+    await first.open()
+    await second.open()
+    for part in (first, second):
+        await part.begin(Version(TAG, len(MP4)))
+        await part.write(MP4)
+    assert [".b.part", ".same.part"] == sorted(files_in(tmp_path))
+    saved = await first.become(tmp_path / "cat.mp4")
+    third = PartFile(tmp_path, "same", spare="c")
+    await third.open()
+    assert saved == await second.become(tmp_path / "cat.mp4")
+    await second.discard()
+    assert 0 == third.size
+    await third.discard()
+
+    assert {"cat.mp4": MP4} == files_in(tmp_path)
+    assert (len(MP4), hashlib.sha256(MP4).hexdigest()) == (saved.size, saved.sha256)
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_few_files_are_fetched_at_once_the_soonest_to_expire_first(tmp_path: Path) -> None:
+    running = most = 0
+    order: list[str] = []
+
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        nonlocal running, most
+        order.append(request.path)
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(1.0)
+        running -= 1
+        return web.Response(body=MP4, content_type="video/mp4")
+
+    async with a_result() as (video, host, world):
+        ended = video.record.completed_at
+        assert ended is not None
+        ages = [(number * 37) % 100 for number in range(100)]
+        many = [
+            attrs.evolve(
+                video,
+                record=attrs.evolve(video.record, completed_at=ended - 60.0 * age, result_urls=(f"{host.url}/{age}",)),
+            )
+            for age in ages
+        ]
+        for age in ages:
+            host.answers[f"/{age}"] = slowly
+        async with anyio.create_task_group() as group:
+            for number, one in enumerate(many):
+                group.start_soon(one.save, tmp_path / f"{number}.mp4")
+
+        assert 8 == most
+        assert 100 == len(files_in(tmp_path)) == len(order)
+        # The first eight were there before the others had come.
+        later = [int(path[1:]) for path in order[8:]]
+        assert all(max(later[n + 8 :], default=0) <= later[n] for n in range(len(later)))
+        await assert_settled(world.kie)
+
+
+async def test_the_hash_that_is_told_is_that_of_the_file(tmp_path: Path) -> None:
+    content = mp4_of(STEP + 12_345)
+    async with a_result() as (video, host, _):
+        host.answers["/a.mp4"] = Breaking(content, piece=1_000_000)
+        (file,) = await video._saver(video, tmp_path / "cat.mp4")  # noqa: SLF001 (what map() calls)
+
+        assert (tmp_path / "cat.mp4", len(content)) == (file.path, file.size)
+        assert hashlib.sha256(content).hexdigest() == file.sha256
+        assert content == file.path.read_bytes()
+        assert [] == [headers for _, headers in host.seen if KEY in "".join(headers.values())]

@@ -1,0 +1,116 @@
+"""Places go to whoever has the least time left, and none of them gets lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import anyio.lowlevel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async._io.places import Places
+from kie_async.testing import virtual_time
+
+
+async def hold(places: Places, until: float, order: list[float], seconds: float = 1.0) -> None:
+    async with places.take(until):
+        order.append(until)
+        await anyio.sleep(seconds)
+
+
+async def test_the_soonest_to_expire_goes_first_and_equals_go_as_they_came() -> None:
+    places = Places(1)
+    order: list[float] = []
+    async with anyio.create_task_group() as group:
+        for until in (9.0, 5.0, 7.0, 5.0, -1.0, 8.0):
+            group.start_soon(hold, places, until, order)
+            await anyio.lowlevel.checkpoint()
+        await anyio.sleep(0.5)
+        assert (1, 5) == (places.taken, places.waiting)
+
+    assert [9.0, -1.0, 5.0, 5.0, 7.0, 8.0] == order
+    assert (0, 0) == (places.taken, places.waiting)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5), st.none() | st.integers(0, 8)), max_size=30),
+    st.integers(1, 4),
+)
+def test_whoever_leaves_whenever_no_more_are_in_than_places_and_all_who_stay_get_one(
+    visits: list[tuple[int, int, int | None]], total: int
+) -> None:
+    inside = most = served = 0
+    places = Places(total)
+
+    async def visit(until: int, seconds: int, patience: int | None) -> None:
+        nonlocal inside, most, served
+        with anyio.move_on_after(patience):
+            async with places.take(until):
+                inside += 1
+                most = max(most, inside)
+                try:
+                    await anyio.sleep(seconds)
+                    served += 1
+                finally:
+                    inside -= 1
+
+    async def all_of_them() -> None:
+        async with anyio.create_task_group() as group:
+            for one in visits:
+                group.start_soon(visit, *one)
+
+    virtual_time(all_of_them)
+    assert most <= total
+    assert served >= sum(patience is None for _, _, patience in visits)
+    assert (0, 0) == (places.taken, places.waiting)
+
+
+async def test_a_place_that_is_given_to_somebody_who_leaves_at_that_moment_goes_on() -> None:
+    places = Places(1)
+    order: list[float] = []
+    first = asyncio.create_task(hold(places, 1.0, order, 5.0))
+    await anyio.lowlevel.checkpoint()
+    second = asyncio.create_task(hold(places, 2.0, order))
+    third = asyncio.create_task(hold(places, 3.0, order))
+    await anyio.sleep(1.0)
+    first.cancel()
+    while places.waiting == 2 and not first.done():
+        await asyncio.sleep(0)
+    second.cancel()  # its future is done, and it has not run yet
+    await asyncio.wait([first, second, third])
+
+    assert [1.0, 3.0] == order
+    assert (0, 0) == (places.taken, places.waiting)
+
+
+async def test_who_has_left_leaves_nothing_behind() -> None:
+    """A place may be held for an hour, and callers may come and go meanwhile by the thousand."""
+    places = Places(1)
+    async with places.take(0.0), anyio.create_task_group() as group:
+        for number in range(5000):
+            group.start_soon(hold, places, float(number), [])
+        await anyio.sleep(1.0)
+        assert 5000 == places.waiting
+        group.cancel_scope.cancel()
+    assert 0 == places.waiting
+    assert len(places._heap) < 10  # noqa: SLF001 (what is asked is whether anything is left)
+
+
+def test_in_the_next_loop_all_places_are_free() -> None:
+    """A result can be saved long after its client is closed, in another ``asyncio.run``."""
+    places = Places(1)
+    held = places.take(0.0)
+
+    async def hold_on() -> None:
+        await held.__aenter__()
+
+    async def take() -> None:
+        async with places.take(0.0):
+            assert (1, 0) == (places.taken, places.waiting)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(hold_on())
+    loop.close()  # in the middle of it all, as after a KeyboardInterrupt
+    virtual_time(take)
+    assert 0 == places.taken
