@@ -17,6 +17,7 @@ from kie_async import (
     InvalidRequestError,
     JobSummary,
     KieError,
+    SavedFile,
     TaskFailedError,
     TaskRecord,
     TaskTimeoutError,
@@ -87,7 +88,7 @@ def test_a_task_that_has_not_ended_in_time_is_running(record: Record) -> None:
 def test_a_result_without_files_is_done(record: Record) -> None:
     """Some models answer with a text."""
 
-    async def nowhere(_generation: Generation, _path: Path) -> list[Path]:
+    async def nowhere(_generation: Generation, _path: Path) -> list[SavedFile]:
         return []
 
     [(key, request)] = record.requests()
