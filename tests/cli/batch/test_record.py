@@ -17,7 +17,6 @@ from kie_async import (
     InvalidRequestError,
     JobSummary,
     KieError,
-    SavedFile,
     TaskFailedError,
     TaskRecord,
     TaskTimeoutError,
@@ -29,6 +28,7 @@ from kie_async.cli.batch.order import Order
 from kie_async.cli.batch.page import MOST, Facts, write_page
 from kie_async.cli.batch.record import Record
 from kie_async.cli.batch.table import Table
+from kie_async.records import SavedFile
 from tests.cli.batch.folder import shot
 from tests.cli.world import CAT
 
