@@ -15,6 +15,9 @@ from kie_async._version import __version__
 
 if TYPE_CHECKING:
     from kie_async._io.sqlite import SqliteJournal as SqliteJournal
+    from kie_async.budget import Budget as Budget
+    from kie_async.budget import Estimate as Estimate
+    from kie_async.bulk import Run as Run
     from kie_async.callbacks import Callbacks as Callbacks
     from kie_async.client import KieClient as KieClient
     from kie_async.errors import ApiError as ApiError
@@ -47,6 +50,11 @@ if TYPE_CHECKING:
     from kie_async.events import Event as Event
     from kie_async.events import EventName as EventName
     from kie_async.job import Job as Job
+    from kie_async.outcomes import Done as Done
+    from kie_async.outcomes import Failed as Failed
+    from kie_async.outcomes import InDoubt as InDoubt
+    from kie_async.outcomes import Outcome as Outcome
+    from kie_async.outcomes import Skipped as Skipped
     from kie_async.policy import Limits as Limits
     from kie_async.policy import RetryPolicy as RetryPolicy
     from kie_async.records import JSON as JSON
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
     from kie_async.requests import MarketRequest as MarketRequest
     from kie_async.requests import Request as Request
     from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
+    from kie_async.run_summary import RunSummary as RunSummary
     from kie_async.statistics import Statistics as Statistics
     from kie_async.summary import JobSummary as JobSummary
 
@@ -63,15 +72,20 @@ __all__ = [
     "JSON",
     "ApiError",
     "AuthenticationError",
+    "Budget",
     "BudgetExceededError",
     "CallbackRejectedError",
     "Callbacks",
     "ClientClosedError",
     "ConfigurationError",
+    "Done",
     "DownloadError",
+    "Estimate",
     "Event",
     "EventName",
+    "Failed",
     "Generation",
+    "InDoubt",
     "InsufficientCreditsError",
     "InvalidRequestError",
     "Job",
@@ -86,13 +100,17 @@ __all__ = [
     "MarketRequest",
     "ModelPausedError",
     "NoResultError",
+    "Outcome",
     "Problem",
     "ProtocolError",
     "RateLimitedError",
     "Request",
     "ResultExpiredError",
     "RetryPolicy",
+    "Run",
+    "RunSummary",
     "ServiceError",
+    "Skipped",
     "SqliteJournal",
     "Statistics",
     "SubmitInDoubtError",
@@ -110,6 +128,9 @@ __all__ = [
 #: Where each public name lives.
 _HOME = {
     "SqliteJournal": "kie_async._io.sqlite",
+    "Budget": "kie_async.budget",
+    "Estimate": "kie_async.budget",
+    "Run": "kie_async.bulk",
     "Callbacks": "kie_async.callbacks",
     "KieClient": "kie_async.client",
     "ApiError": "kie_async.errors",
@@ -142,6 +163,11 @@ _HOME = {
     "Event": "kie_async.events",
     "EventName": "kie_async.events",
     "Job": "kie_async.job",
+    "Done": "kie_async.outcomes",
+    "Failed": "kie_async.outcomes",
+    "InDoubt": "kie_async.outcomes",
+    "Outcome": "kie_async.outcomes",
+    "Skipped": "kie_async.outcomes",
     "Limits": "kie_async.policy",
     "RetryPolicy": "kie_async.policy",
     "Generation": "kie_async.records",
@@ -151,6 +177,7 @@ _HOME = {
     "MarketRequest": "kie_async.requests",
     "Request": "kie_async.requests",
     "Wan22TurboImageToVideo": "kie_async.requests",
+    "RunSummary": "kie_async.run_summary",
     "Statistics": "kie_async.statistics",
     "JobSummary": "kie_async.summary",
 }

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
     from kie_async._io.transport import SessionFactory, Transport
+    from kie_async.budget import Budget, Estimate
+    from kie_async.bulk import Rows, Run
     from kie_async.events import Event
     from kie_async.records import Generation
     from kie_async.summary import JobSummary
@@ -258,6 +260,78 @@ class KieClient:
         until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
         job = await engine.leave_cleanly(job, until, withdraw=created and wait)
         return Job(self, job.id, job)
+
+    def map(
+        self,
+        requests: Rows,
+        *,
+        budget: Budget | None = None,
+        deadline: float | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        ordered: bool = False,
+        retry_failed: int = 0,
+        look_ahead: int | None = None,
+    ) -> Run:
+        """
+        Do a whole table: all of the allowed rate, one failure loses no other row, and the same call goes on with it.
+
+        Each row has a key. One that was done before, by this process or by one that was killed, comes back as it was
+        (``replayed``); one that runs is waited for; nothing is paid twice. What is remembered is in the client's
+        journal: to go on after the process has ended takes ``KieClient(journal="kie.db")``.
+
+        Rows are read a little ahead of what is sent, never more, so the table may be endless. A generator is read in a
+        worker thread; pass an async one where that does not suit it.
+
+        Args:
+            requests: Requests, or pairs of a key of yours and a request, from anything that can be iterated over. The
+                key of a row without one is made of its content, and of how often that has come before.
+
+            budget: What all rows may cost together; see ``Budget``.
+
+            deadline: After how many seconds nothing more is sent. What runs by then is waited for.
+
+            save_to: Where files go, such as ``"out/{key}.mp4"``; ``{key}`` must be in it, and is percent-encoded so
+                that no key leaves the folder. Of several results, the second is ``out/{key}~2.mp4``. Files that are
+                there are not fetched again.
+
+            ordered: Whether outcomes come in the order of the rows; a row that takes long then holds up the next ones.
+                Else they come as rows end.
+
+            retry_failed: How often a request is made again whose task has failed and is worth it
+                (``TaskFailedError.worth_retrying``).
+
+            look_ahead: How many rows are read, checked and uploaded before they are sent; None for twice
+                ``Limits.creates``.
+
+        Returns:
+            The run: ``async with`` it, and iterate over it.
+
+        Raises:
+            ConfigurationError: If an option makes no sense.
+        """
+        from kie_async._core.plan import Plan
+        from kie_async.bulk import Run
+
+        plan = Plan.of(
+            self._limits,
+            budget=budget,
+            deadline=deadline,
+            save_to=None if save_to is None else str(save_to),
+            ordered=ordered,
+            retry_failed=retry_failed,
+            look_ahead=look_ahead,
+        )
+        return Run(self, requests, plan)
+
+    async def estimate(self, request: Request) -> Estimate | None:
+        """
+        What a task of this request will probably cost; the service alone sets prices.
+
+        Returns:
+            What such tasks have cost lately by the journal, else what a small price list says, else None.
+        """
+        engine = await self._engine()
+        return await engine.prices.of(request)
 
     def attach(self, job_id: str) -> Job:
         """

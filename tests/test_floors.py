@@ -16,6 +16,7 @@ CORE = sorted((ROOT / "kie_async" / "_core").glob("*.py"))
 #: All that deciding needs; whatever waits, tells the time, rolls dice or touches the system is not here.
 CORE_STANDS_ON = {
     "__future__",
+    "array",
     "attrs",
     "base64",
     "bisect",
@@ -31,6 +32,7 @@ CORE_STANDS_ON = {
     "kie_async",
     "math",
     "operator",
+    "pathlib",
     "re",
     "types",
     "typing",

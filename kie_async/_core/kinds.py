@@ -1,4 +1,4 @@
-"""What kind of task a request makes, as far as its duration is concerned."""
+"""What kind of task a request makes, as far as its duration and its price are concerned."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ __all__ = ["Kind", "kind_of"]
 #: The model, then ``name=value`` of what else matters.
 Kind: TypeAlias = tuple[str, ...]
 
-#: Fields of ``input`` that make a task longer or shorter, in the words of the service's model pages.
+#: Fields of ``input`` that make a task longer or shorter, or dearer, in the words of the service's model pages.
 _TELLING = (
     "acceleration",
     "duration",
     "frames_per_second",
     "generate_audio",
     "image_resolution",
+    "image_size",
     "max_images",
     "mode",
     "multi_shots",
@@ -32,6 +33,7 @@ _TELLING = (
     "quality",
     "rendering_speed",
     "resolution",
+    "size",
     "sound",
     "upscale_factor",
 )
@@ -42,7 +44,7 @@ _LONGEST = 32
 
 def kind_of(model: str | None, input: JSON) -> Kind:  # noqa: A002 (the service's word)
     """
-    The kind of a request: tasks of one kind should take about as long as each other.
+    The kind of a request: tasks of one kind should take about as long as each other, and cost the same.
 
     Args:
         model: The model's name, where it is known.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -179,7 +180,8 @@ class Admission:
         Args:
             place: The job's place in the queue; lower goes first.
 
-            since: When the job was asked for; its patience does not count from before that.
+            since: When the job was asked for; its patience does not count from before that. Infinity for one that waits
+                for as long as it takes.
 
         Returns:
             The permit; or what has outlasted the patience, MAINTENANCE or RATE_LIMITED.
@@ -274,5 +276,5 @@ class Admission:
                     waiter.granted.set_result(reason)
                 else:
                     ends.append(end)
-        if ends:
-            self._expiry = self._agenda.at(min(ends), self._pump)
+        if (first := min(ends, default=math.inf)) < math.inf:
+            self._expiry = self._agenda.at(first, self._pump)

@@ -32,6 +32,7 @@ from kie_async._io.outcomes import Outcomes
 from kie_async._io.owner import Tools
 from kie_async._io.parts import Parts
 from kie_async._io.poller import Poller
+from kie_async._io.prices import Prices
 from kie_async._io.receiver import Receiver
 from kie_async._io.recovery import Recovery
 from kie_async._io.registry import Registry
@@ -45,11 +46,14 @@ from kie_async.events import Event
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncIterable, Awaitable, Iterable
 
+    from kie_async._core.plan import Plan
     from kie_async._io.journal import Journal
     from kie_async._io.live import LiveJob
+    from kie_async._io.mapping import Mapper
     from kie_async._io.parts import Settings
+    from kie_async._io.reading import Given
     from kie_async.events import EventName
     from kie_async.records import JSON
 
@@ -166,6 +170,7 @@ class Engine:
         self.receiver = Receiver(parts, self._confirmations, report=self._report)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
         self.doubts = Doubts(parts, self.waiting, self._recovery)
+        self.prices = Prices(journal)
 
     @property
     def over(self) -> bool:
@@ -195,6 +200,12 @@ class Engine:
                 msg = "The job was withdrawn before it was sent; nothing was paid."
                 self._parts.submitter.stop(job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=job.id))
             raise
+
+    def mapper(self, rows: Iterable[Given] | AsyncIterable[Given], plan: Plan) -> Mapper:
+        """What does a table; see ``KieClient.map``."""
+        from kie_async._io.mapping import Mapper
+
+        return Mapper(self._parts, intake=self.intake, waiting=self.waiting, prices=self.prices, rows=rows, plan=plan)
 
     async def recover(self) -> list[str]:
         """Go on with everything that is unfinished; see ``KieClient.recover``."""

@@ -15,7 +15,7 @@ from kie_async import errors
 from kie_async._core.identity import differs, fingerprint
 from kie_async._core.lifecycle import Intent, IntentState, Source
 from kie_async._core.outcomes import load_error
-from kie_async._io.live import LiveJob
+from kie_async._io.live import Errand, LiveJob
 from kie_async._io.moves import row_of
 from kie_async._io.uploads import KEPT_FOR
 from kie_async._settings import check_key
@@ -23,7 +23,7 @@ from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kie_async._io.parts import Parts
     from kie_async.records import JSON
@@ -61,16 +61,50 @@ class Intake:
             KeyConflictError: If another request has the same key.
         """
         check_key(key)
-        await self._check(request)
-        hashes = {} if key is None else await _hashes(request)
-        identity = None if key is None else fingerprint(request.model, request.input(hashes), hashes)
+        await self.check(request)
+        identity = None if key is None else await self.identify(request)
         if key is not None and (known := self._parts.registry.by_key(key)) is not None:
             if known.fingerprint != identity:
-                raise _conflict(known.row, request, hashes, key=key, job_id=known.id)
+                raise await self.conflict(known.row, request, key=key, job_id=known.id)
             return known, False
+        return self.start(request, key, identity), True
+
+    def start(
+        self,
+        request: Request,
+        key: str | None,
+        identity: str | None,
+        *,
+        patient: bool = False,
+        afford: Callable[[], bool] | None = None,
+    ) -> LiveJob:
+        """
+        Start the owner of a request that was checked; nothing waits in here.
+
+        Args:
+            request: What is asked for.
+
+            key: The caller's key, or None; no job that is alive has it.
+
+            identity: What ``identify`` says of the request, where there is a key.
+
+            patient: Whether it waits behind maintenance for as long as it takes.
+
+            afford: Asked before a create is sent once more that may have been paid already.
+        """
         job = LiveJob(id=self._parts.surroundings.new_id(), key=key, fingerprint=identity)
-        self._parts.submitter.start(job, partial(self._write_down, job, request))
-        return job, True
+        errand = Errand(patient=patient, afford=afford)
+        self._parts.submitter.start(job, partial(self._write_down, job, request), errand)
+        return job
+
+    async def identify(self, request: Request) -> str:
+        """The identity of a request: its model, its input and the content of its images, which are read."""
+        hashes = await _hashes(request)
+        return fingerprint(request.model, request.input(hashes), hashes)
+
+    async def conflict(self, row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
+        """The error for a request whose key belongs to another one."""
+        return _conflict(row, request, await _hashes(request), key=key, job_id=job_id)
 
     async def send_again(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
         """
@@ -96,7 +130,15 @@ class Intake:
         changed = await self._parts.journal.note(row.id, at=now, sources=tuple(sources), input=_compact(given))
         return changed or row, given
 
-    async def _check(self, request: Request) -> None:
+    async def check(self, request: Request) -> None:
+        """
+        Look for what is wrong with a request, offline.
+
+        Raises:
+            InvalidRequestError: If something is.
+
+            ConfigurationError: If it is no request.
+        """
         # Of each type once: to compare an object with a Protocol, Python reads all of its attributes.
         if type(request) not in self._kinds and not _is_request(request):
             msg = f"A {type(request).__name__} is no request. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
@@ -167,7 +209,7 @@ class Intake:
     async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The same key again: go on with the row that has it, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
-            raise _conflict(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
+            raise await self.conflict(row, request, key=job.key or "", job_id=row.id)
         journal = self._parts.journal
         if row.state is IntentState.INTENT and not journal.owns(row):
             row = next(iter(await journal.claim([row.id])), row)

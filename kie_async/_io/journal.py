@@ -116,6 +116,18 @@ class Journal(Protocol):
         """Delete the ended rows that last changed before the instant *before*, and return how many."""
         ...
 
+    async def release(self, intent_id: str) -> None:
+        """
+        Say that the caller of a row that has ended has had its result.
+
+        A journal that must not grow may let such rows go, the oldest first; their keys are not paid again all the same.
+        """
+        ...
+
+    async def paid(self, model: str, most: int) -> Sequence[Intent]:
+        """Rows of a model that have succeeded, with what they have cost: some of the latest, at most *most*."""
+        ...
+
     def owns(self, row: Intent) -> bool:
         """Whether a row is this process's to work on."""
         ...

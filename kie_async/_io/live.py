@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,10 @@ class Errand:
 
         began_at: When it was asked for, by the loop.
 
+        patient: Whether it waits behind maintenance for as long as it takes.
+
+        afford: Asked before a create is sent once more that may have been paid already; None where nobody counts.
+
         stop: Why the owner should end, as soon as nothing is on the wire.
 
         on_wire: Whether a byte of a create may have left, and its answer has not been read.
@@ -57,6 +62,8 @@ class Errand:
 
     place: int = 0
     began_at: float = 0.0
+    patient: bool = False
+    afford: Callable[[], bool] | None = None
     stop: Stop | None = None
     on_wire: bool = False
     scope: anyio.CancelScope | None = None

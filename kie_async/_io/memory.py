@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Unpack
 
 import attrs
 
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState, may_move
+from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.journal import Changes, illegal_move
-from kie_async.errors import JournalError
+from kie_async.errors import JournalError, KeyConflictError
 
 __all__ = ["MemoryJournal"]
 
@@ -19,8 +21,9 @@ class MemoryJournal:
     Rows in a dict.
 
     Args:
-        keep_ended: How many ended rows without a key are kept; beyond that, the first to have ended are forgotten. Rows
-            with a key stay until ``forget``: forgetting one would let the same key be paid again.
+        keep_ended: How many ended rows are kept that nobody will ask for by a key: those without one, and those that
+            are released. Beyond that, the first to have ended are forgotten. Other rows with a key stay until
+            ``forget``. Of a released key its hash stays, in 13 bytes, so that it is refused and not paid again.
     """
 
     def __init__(self, *, keep_ended: int = 10_000) -> None:
@@ -29,6 +32,7 @@ class MemoryJournal:
         self._by_task: dict[str, str] = {}
         self._ended: dict[str, None] = {}  # an ordered set
         self._keep_ended = keep_ended
+        self._let_go = Occurrences()
 
     #: Whether rows outlive the process.
     durable = False
@@ -40,8 +44,8 @@ class MemoryJournal:
         """The rows stay: the next event loop goes on with them."""
 
     async def add(self, intent: Intent) -> Intent:
-        if intent.key is not None and (known := self._by_key.get(intent.key)) is not None:
-            return self._rows[known]
+        if intent.key is not None and (known := await self.by_key(intent.key)) is not None:
+            return known
         if intent.id in self._rows:
             msg = f"{intent.id} is in the journal already."
             raise JournalError(msg, intent_id=intent.id)
@@ -67,6 +71,12 @@ class MemoryJournal:
 
     async def by_key(self, key: str) -> Intent | None:
         known = self._by_key.get(key)
+        if known is None and short_hash(key) in self._let_go:
+            msg = (
+                f"The key {key!r} has ended earlier in this process, and is not paid again; the journal in memory keeps"
+                f" the last {self._keep_ended} only. Use KieClient(journal='kie.db') to have the result again."
+            )
+            raise KeyConflictError(msg)
         return None if known is None else self._rows[known]
 
     async def by_task(self, task_id: str) -> Intent | None:
@@ -88,6 +98,19 @@ class MemoryJournal:
         for intent_id in old:
             self._drop(intent_id)
         return len(old)
+
+    async def release(self, intent_id: str) -> None:
+        row = self._rows.get(intent_id)
+        if row is not None and row.state in ENDED:
+            self._may_go(row)
+
+    async def paid(self, model: str, most: int) -> Sequence[Intent]:
+        found = (
+            row
+            for row in reversed(self._rows.values())
+            if row.model == model and row.state is IntentState.SUCCEEDED and row.credits is not None
+        )
+        return list(islice(found, most))
 
     def owns(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
         """Whether a row is this process's: always."""
@@ -119,12 +142,18 @@ class MemoryJournal:
             if task_id is not None:
                 self._by_task[task_id] = row.id
         if row.state in ENDED and row.key is None:
-            self._ended[row.id] = None
-            if len(self._ended) > self._keep_ended:
-                self._drop(next(iter(self._ended)))
-        else:
+            self._may_go(row)
+        elif row.state not in ENDED:
             self._ended.pop(row.id, None)
         return row
+
+    def _may_go(self, row: Intent) -> None:
+        self._ended[row.id] = None
+        if len(self._ended) > self._keep_ended:
+            first = self._rows[next(iter(self._ended))]
+            self._drop(first.id)
+            if first.key is not None:
+                self._let_go.add(short_hash(first.key))
 
     def _drop(self, intent_id: str) -> None:
         self._ended.pop(intent_id, None)

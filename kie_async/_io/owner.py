@@ -7,6 +7,7 @@ From the first byte of a create on it goes through to an answer, and writes down
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Unpack
 
 import anyio
@@ -183,7 +184,7 @@ class Owner:
 
     async def _attempt(self) -> _Attempt:
         errand, tools = self._errand, self._tools
-        permit = await tools.admission.permit(errand.place, since=errand.began_at)
+        permit = await tools.admission.permit(errand.place, since=math.inf if errand.patient else errand.began_at)
         if not isinstance(permit, Permit):
             await self._withdraw(self._outlasted(permit))
             return _Attempt(permit, again=False)
@@ -330,7 +331,7 @@ class Owner:
         if tools.retry.on_server_error == "in_doubt":
             await tools.settler.doubted(job, f"code {reply.code}: {reply.message}", suspect_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
-        if suspects >= tools.retry.server_error_attempts:
+        if suspects >= tools.retry.server_error_attempts or not self._affordable():
             await tools.settler.rejected(job, error_of(reply, intent_id=job.id), suspect_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
         _log.warning(
@@ -343,6 +344,10 @@ class Owner:
         self._failures = suspects
         await self._back(suspect_attempts=suspects)
         return _Attempt(Verdict.SUSPECT, again=True)
+
+    def _affordable(self) -> bool:
+        """Whether whoever counts the money has enough to pay once more for what may have been paid already."""
+        return self._errand.afford is None or self._errand.afford()
 
     async def _withdraw(self, error: errors.KieError) -> None:
         if self._lost:

@@ -25,6 +25,7 @@ __all__ = [
     "note",
     "one",
     "orphans",
+    "paid",
     "sent_by_the_dead",
     "version",
 ]
@@ -95,6 +96,14 @@ def forget(before: float, connection: sqlite3.Connection) -> int:
     # The states are ours.
     connection.execute(f"DELETE FROM duplicates WHERE intent_id IN (SELECT id FROM intents WHERE {old})", (before,))  # noqa: S608
     return connection.execute(f"DELETE FROM intents WHERE {old}", (before,)).rowcount  # noqa: S608
+
+
+def paid(model: str, most: int, connection: sqlite3.Connection) -> list[Intent]:
+    """Some of the latest rows of a model that have succeeded; old ones are not looked for in a large file."""
+    recent = "rowid > (SELECT max(rowid) FROM intents) - 10000"
+    where = f"{recent} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
+    found = connection.execute(f"{_SELECT} WHERE {where} ORDER BY rowid DESC LIMIT ?", (model, most))
+    return [read_row(values) for values in found]
 
 
 def version(connection: sqlite3.Connection) -> int:

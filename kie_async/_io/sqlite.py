@@ -164,6 +164,13 @@ class SqliteJournal:
         """Delete old rows that have ended; see ``Journal.forget``."""
         return await self._open.do(partial(queries.forget, before), writes=True)
 
+    async def release(self, intent_id: str) -> None:
+        """Do nothing: rows cost space on a disk, and no memory."""
+
+    async def paid(self, model: str, most: int) -> Sequence[Intent]:
+        """Some of the latest rows of a model that have succeeded; see ``Journal.paid``."""
+        return await self._open.do(partial(queries.paid, model, most), writes=False)
+
     # -- owners -----------------------------------------------------------------------------------------------------
 
     def owns(self, row: Intent) -> bool:

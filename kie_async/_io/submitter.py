@@ -77,7 +77,12 @@ class Submitter:
         while self._owners:
             await next(iter(self._owners)).changed()
 
-    def start(self, job: LiveJob, write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]) -> None:
+    def start(
+        self,
+        job: LiveJob,
+        write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
+        errand: Errand | None = None,
+    ) -> None:
         """
         Start the owner of a job, at the end of the queue; nothing waits in here.
 
@@ -86,17 +91,20 @@ class Submitter:
 
             write_down: Brings the row into the journal (uploads come first), and returns it with the input to send.
 
+            errand: How its owner is to go about it; None for the usual.
+
         Raises:
             ClientClosedError: If the client closes.
         """
         if self.closing:
             raise closed_error(intent_id=job.id)
         self._places += 1
-        job.errand = Errand(place=self._places, began_at=self._tools.surroundings.now())
+        job.errand = errand = errand or Errand()
+        errand.place, errand.began_at = self._places, self._tools.surroundings.now()
         job.remote, job.error = False, None
         self._registry.add(job)
         self._owners[job] = None
-        self._root.start(self._own, job, job.errand, write_down)
+        self._root.start(self._own, job, errand, write_down)
 
     def stop(self, job: LiveJob, why: Stop, error: errors.KieError) -> None:
         """

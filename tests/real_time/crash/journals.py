@@ -66,6 +66,12 @@ class _Around:
     async def forget(self, *, before: float) -> int:
         return await self.inner.forget(before=before)
 
+    async def release(self, intent_id: str) -> None:
+        await self.inner.release(intent_id)
+
+    async def paid(self, model: str, most: int) -> Sequence[Intent]:
+        return await self.inner.paid(model, most)
+
     def owns(self, row: Intent) -> bool:
         return self.inner.owns(row)
 

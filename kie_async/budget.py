@@ -1,0 +1,59 @@
+"""What tasks may cost together, and what one is expected to cost: ``Budget`` and ``Estimate``."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from kie_async.errors import ConfigurationError
+
+__all__ = ["Budget", "Estimate"]
+
+
+def _check_amount(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return
+    msg = (
+        f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a number of credits, 0 or"
+        " more. Give another value."
+    )
+    raise ConfigurationError(msg)
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """
+    How much the rows of a ``map()`` may cost together.
+
+    Before a create is sent its price is set aside, and when the task has ended what the service says it cost takes the
+    place of that. Rows that were done by an earlier run count with what they have cost, so that a run which is killed
+    and started again does not get the budget twice. What a create in doubt may have cost stays set aside.
+
+    Args:
+        credits: The limit.
+
+        price: What each task is taken to cost, in credits. None for the highest price that the journal has seen lately
+            for such a request, or else the one of a small price list; a request with neither is not sent.
+
+    Raises:
+        ConfigurationError: If a value makes no sense.
+    """
+
+    credits: float = attrs.field(validator=_check_amount)
+    price: float | None = attrs.field(default=None, validator=attrs.validators.optional(_check_amount))
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """
+    What a task of a request will probably cost. It is never more than that: the service alone sets prices.
+
+    Attributes:
+        credits: The price, in credits.
+
+        source: Where it comes from, for people: such tasks that the journal has seen, or a price list with its date.
+    """
+
+    credits: float
+    source: str

@@ -1,0 +1,138 @@
+"""A run that was killed, left or closed is gone on with by the same call on the same journal; nothing is paid twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kie_async import Done, Failed, KeyConflictError, KieClient, Outcome, RetryPolicy
+from kie_async._io.memory import MemoryJournal
+from kie_async._io.sqlite import SqliteJournal
+from kie_async.testing import FakeKie, Fault
+from tests.bulk.volume import go_through
+from tests.client.tables import by_key, outcomes, table
+from tests.client.world import KEY, Anything, World, a_world, ask, assert_ledger
+
+ROWS = 120
+
+
+async def some(kie: KieClient, *, seconds: float, **options: Anything) -> list[Outcome]:
+    """What a run yields until its client is closed under it."""
+    found: list[Outcome] = []
+    async with kie.map(table(ROWS), **options) as run:
+        with anyio.move_on_after(seconds):
+            async for outcome in run:
+                found.append(outcome)  # noqa: PERF401 (those before the end are the point)
+        await kie.aclose(drain=0.0)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_run_that_is_closed_again_and_again_comes_to_its_end_and_pays_each_row_once(
+    tmp_path: Path, seed: int
+) -> None:
+    """With tasks that fail, creates that are lost and answers that are late, in processes one after another."""
+    faults = [Fault("create", "reset", after=True, chance=0.02), Fault("create", "silence", chance=0.02)]
+    path = tmp_path / "kie.db"
+    retry = RetryPolicy(in_doubt_hold=120.0)
+    async with FakeKie(
+        duration=(30.0, 0.5), latency=(0.02, 0.2), fail_rate=0.05, faults=faults, credits=1e6, seed=seed
+    ) as fake:
+        told: Counter[str] = Counter()
+        for life in range(3):
+            kie = KieClient(KEY, base_url=fake.url, journal=path, retry=retry)
+            told.update(outcome.key for outcome in await some(kie, seconds=7.3 + seed + 11.0 * life))
+        kie = KieClient(KEY, base_url=fake.url, journal=path, retry=retry)
+        async with kie, kie.map(table(ROWS)) as run:
+            found = by_key([outcome async for outcome in run])
+        summary = run.summary()
+        journal = SqliteJournal(path)
+        await journal.open()
+        rows = await journal.rows()
+        await journal.close()
+
+        assert ROWS == len(found) == len(rows)
+        assert {row.key for row in rows} == set(found)
+        assert_ledger(rows, fake.truth, lives=4)
+        assert max(Counter(str(task.input["prompt"]) for task in fake.truth.created).values()) == 1
+        assert set(told) <= {key for key, outcome in found.items() if outcome.replayed}
+        assert summary.replayed == sum(outcome.replayed for outcome in found.values())
+        assert str(summary).startswith(f"{summary.replayed} replayed, ")
+
+
+async def test_recover_before_the_same_call_makes_no_difference(tmp_path: Path) -> None:
+    async with FakeKie(duration=30.0, credits=1e6) as fake:
+        path = tmp_path / "kie.db"
+        await some(KieClient(KEY, base_url=fake.url, journal=path), seconds=15.0)
+        async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
+            await kie.recover()
+            async with kie.map(table(ROWS)) as run:
+                found = by_key([outcome async for outcome in run])
+
+        assert ROWS == len(found) == len(fake.truth.tasks)
+        assert all(isinstance(outcome, Done) for outcome in found.values())
+
+
+async def test_two_processes_that_do_the_same_table_pay_each_row_once(tmp_path: Path) -> None:
+    async with FakeKie(duration=30.0, credits=1e6) as fake:
+        path = tmp_path / "kie.db"
+        found: list[list[Outcome]] = []
+
+        async def one() -> None:
+            # Two clients with journals of their own on one file are what two processes are.
+            async with KieClient(KEY, base_url=fake.url, journal=path) as kie, kie.map(table(30)) as run:
+                found.append([outcome async for outcome in run])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            group.start_soon(one)
+        assert [30, 30] == list(map(len, found))
+        assert 30 == len(fake.truth.tasks)
+
+
+async def test_a_journal_in_memory_lets_finished_rows_go_and_still_pays_none_twice() -> None:
+    async with a_world(client={"journal": MemoryJournal(keep_ended=10)}, duration=5.0) as world:
+        await ended(world)
+        async with world.kie.map(table(25), ordered=True) as run:
+            again = [outcome async for outcome in run]
+
+        assert 25 == len(world.tasks)
+        assert {"Failed": 15, "Done": 10} == Counter(type(outcome).__name__ for outcome in again)
+        assert all(outcome.replayed for outcome in again if isinstance(outcome, Done))
+        forgotten = next(outcome for outcome in again if isinstance(outcome, Failed))
+        assert isinstance(forgotten, Failed)
+        assert isinstance(forgotten.error, KeyConflictError)
+        assert "journal='kie.db'" in str(forgotten.error)
+        with pytest.raises(KeyConflictError, match="is not paid again"):
+            await world.kie.submit(forgotten.request, key=forgotten.key)
+        # The ledger knows only what is in the journal.
+        world.truth.tasks.clear()
+        await world.kie.forget(before=1e12)
+
+
+async def ended(world: World) -> None:
+    """Do a table, in order, so that it is known which rows were the last to end."""
+    assert 25 == len(await outcomes(world, table(25), ordered=True))
+
+
+async def test_a_key_of_the_callers_own_job_stays_in_memory() -> None:
+    """Only rows that a run has told of may go: a backend that asks for its key again gets its job."""
+    async with a_world(client={"journal": MemoryJournal(keep_ended=1)}, duration=5.0) as world:
+        first = await world.kie.generate(ask(0), key="order 1")
+        for number in range(1, 5):
+            await world.kie.generate(ask(number), key=f"order {number + 1}")
+
+        assert first.task_id == (await world.kie.generate(ask(0), key="order 1")).task_id
+        assert 5 == len(world.tasks)
+
+
+async def test_a_long_table_leaves_nothing_behind_and_uses_the_limit() -> None:
+    """Six hundred rows here; ``python -m tests.bulk 50000`` weighs what each leaves behind."""
+    volume = await go_through(600, journal=MemoryJournal(keep_ended=50))
+
+    assert (600, 600, 600, 0, 20) == (volume.rows, volume.ok, volume.created, volume.refused, volume.busiest)
+    assert volume.used >= 0.97
+    assert volume.most_ahead < 300

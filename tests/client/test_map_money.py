@@ -1,0 +1,349 @@
+"""A run's budget holds, its deadline ends the sending, and an account that cannot pay ends the reading."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+
+from kie_async import (
+    AuthenticationError,
+    Budget,
+    ConfigurationError,
+    Done,
+    Estimate,
+    Failed,
+    InDoubt,
+    InsufficientCreditsError,
+    KeyLimitError,
+    Limits,
+    MarketRequest,
+    Outcome,
+    Request,
+    RetryPolicy,
+    Skipped,
+)
+from kie_async.testing import Fault
+from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
+from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+
+Z = "z-image"
+
+
+def kinds(found: list[Outcome]) -> dict[str, int]:
+    return dict(Counter(type(outcome).__name__ for outcome in found))
+
+
+# -- budget ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(creates=50)], ids=["the account's limit", "50 at once"])
+async def test_a_budget_of_1000_and_50_rows_of_80_create_exactly_12(limits: Limits) -> None:
+    async with a_world(client={"limits": limits}, limit=limits.creates, duration=60.0) as world:
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert 12 == len(world.tasks)
+        assert {"Done": 12, "Skipped": 38} == kinds(found)
+        skipped = [outcome for outcome in found if isinstance(outcome, Skipped)]
+        assert {("budget", "unsent", None)} == {(o.reason, o.state, o.job_id) for o in skipped}
+        assert (12, 38, 960.0, 0.0) == (
+            run.summary().ok, run.summary().skipped, run.summary().credits, run.summary().credits_held
+        )  # fmt: skip
+        assert 12 == len(await world.rows())
+        await assert_settled(world.kie)
+
+
+async def test_what_a_failed_task_gives_back_is_spent_on_a_later_row() -> None:
+    """The budget is used up: rows are not skipped while something that runs may cost nothing in the end."""
+    async with a_world(duration=30.0, fail_rate=0.4) as world:
+        found = await outcomes(world, table(50), budget=Budget(credits=1000))
+
+        assert 12 == kinds(found)["Done"]
+        assert len(world.tasks) == 12 + kinds(found)["Failed"] > 12
+        assert 960.0 == world.truth.spent(anyio.current_time())
+
+
+async def test_the_service_says_what_a_task_has_cost_and_the_next_rows_go_by_that() -> None:
+    """The list says 80, the service takes 30: what was set aside for the first ones is free again."""
+    async with a_world(duration=30.0, prices={ask().model: 30.0}) as world:
+        found = await outcomes(world, table(50), budget=Budget(credits=1000))
+
+        assert {"Done": 33, "Skipped": 17} == kinds(found)
+        assert 990.0 == world.truth.spent(anyio.current_time())
+
+
+async def test_a_price_of_your_own_goes_before_all_others() -> None:
+    budget = Budget(credits=1000, price=200)
+    async with a_world(duration=math.inf) as world, world.kie.map(table(50), budget=budget) as run:
+        await anyio.sleep(60.0)
+        assert 5 == len(world.tasks)
+        assert 1000.0 == run.summary().credits_held
+        await run.aclose(drain=0.0)
+
+
+async def test_rows_of_other_prices_fit_where_a_dearer_one_does_not() -> None:
+    rows = [("a", ask(1)), ("b", ask(2)), ("c", ask(3, resolution="480p"))]
+    async with a_world(duration=10.0) as world:
+        found = by_key(await outcomes(world, rows, budget=Budget(credits=130)))
+
+        assert ["Done", "Skipped", "Done"] == [type(found[key]).__name__ for key in "abc"]
+
+
+async def test_without_a_price_nothing_is_sent_and_the_row_says_what_to_do() -> None:
+    rows = [MarketRequest(model=Z, input={"prompt": "x"}), ask(1)]
+    async with a_world(duration=10.0, models=[Z]) as world:
+        failed, done = await outcomes(world, rows, budget=Budget(credits=100), ordered=True)
+
+        assert isinstance(done, Done)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert "Budget(price=" in str(failed.error)
+        assert 1 == len(world.tasks)
+
+
+async def test_what_was_done_before_counts_so_that_a_second_start_gets_no_second_budget() -> None:
+    async with a_world(duration=30.0) as world:
+        assert {"Done": 12, "Skipped": 38} == kinds(await outcomes(world, table(50), budget=Budget(credits=1000)))
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            assert {"Done": 12, "Skipped": 38} == kinds([outcome async for outcome in run])
+        assert 12 == run.summary().replayed
+        assert 12 == len(world.tasks)
+        assert (0.0, 960.0) == (run.summary().credits, run.summary().credits_replayed)
+        assert str(run.summary()).startswith("12 replayed, 12 ok")
+
+        assert {"Done": 25, "Skipped": 25} == kinds(await outcomes(world, table(50), budget=Budget(credits=2000)))
+
+
+async def test_what_runs_already_counts_before_it_has_ended() -> None:
+    async with a_world(duration=100.0) as world:
+        for number in range(10):
+            await world.kie.submit(ask(number), key=f"shot-{number}")
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            await anyio.sleep(50.0)
+            assert 12 == len(world.tasks)
+            found = [outcome async for outcome in run]
+        assert {"Done": 12, "Skipped": 38} == kinds(found)
+
+
+async def test_what_a_create_in_doubt_may_have_cost_stays_set_aside() -> None:
+    faults = [Fault("create", "reset", after=True, nth=range(3, 5))]
+    async with a_world(duration=30.0, faults=faults) as world:
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 10, "InDoubt": 2, "Skipped": 38} == kinds(found)
+        assert 12 == len(world.tasks)
+        assert (800.0, 160.0) == (run.summary().credits, run.summary().credits_held)
+
+
+async def test_what_an_unclear_error_may_have_cost_is_not_paid_once_more_without_the_money_for_it() -> None:
+    """All is set aside for twelve rows when the first one is refused unclearly: it may have been paid."""
+    faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
+    async with a_world(duration=30.0, faults=faults) as world:
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 11, "Failed": 1, "Skipped": 38} == kinds(found)
+        assert (880.0, 80.0) == (run.summary().credits, run.summary().credits_held)
+        assert 960.0 == world.truth.spent(anyio.current_time())
+
+
+async def test_each_attempt_that_may_have_been_paid_is_set_aside() -> None:
+    faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
+    async with a_world(duration=30.0, faults=faults) as world:
+        async with world.kie.map(table(2), budget=Budget(credits=400)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 1, "Failed": 1} == kinds(found)
+        assert (80.0, 240.0) == (run.summary().credits, run.summary().credits_held)
+        assert 320.0 == world.truth.spent(anyio.current_time())
+
+
+async def test_a_retry_needs_its_money_too() -> None:
+    async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
+        async with world.kie.map(table(2), budget=Budget(credits=80), retry_failed=3) as run:
+            found = [outcome async for outcome in run]
+        assert {"Failed": 2} == kinds(found)
+        assert 8 == len(world.tasks)
+        assert 0.0 == run.summary().credits
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"credits": -1}, {"credits": math.inf}, {"credits": "1"}, {"credits": 1, "price": -1}]
+)
+def test_a_budget_that_makes_no_sense_is_refused(wrong: Anything) -> None:
+    with pytest.raises(ConfigurationError, match="number of credits"):
+        Budget(**wrong)
+
+
+# -- prices ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_estimate_is_of_the_list_until_the_journal_has_seen_such_a_task() -> None:
+    small = ask(1, resolution="480p")
+    async with a_world(duration=10.0, prices={ask().model: 37.5}) as world:
+        listed = await world.kie.estimate(ask())
+        assert listed is not None
+        assert (80.0, True) == (listed.credits, "2026" in listed.source)
+        await world.kie.generate(small)
+        await outcomes(world, table(6)[5:])
+
+        assert Estimate(credits=37.5, source="the highest of the last such task in the journal") == (
+            await world.kie.estimate(ask())
+        )
+        assert None is await world.kie.estimate(MarketRequest(model="another", input={}))
+
+
+# -- deadline -------------------------------------------------------------------------------------------------------
+
+
+async def test_after_the_deadline_nothing_is_sent_and_what_runs_is_waited_for() -> None:
+    async with a_world(duration=60.0) as world:
+        async with world.kie.map(table(100), deadline=25.0) as run:
+            found = by_key([outcome async for outcome in run])
+
+        assert 60 == len(world.tasks)
+        assert {f"shot-{number}" for number in range(60)} == {k for k, o in found.items() if isinstance(o, Done)}
+        late = [outcome for outcome in found.values() if isinstance(outcome, Skipped)]
+        assert {"deadline"} == {outcome.reason for outcome in late}
+        assert 40 == len(late) == run.summary().skipped
+        assert max(task.created_at for task in world.truth.created) <= 25.0 + min(
+            task.created_at for task in world.truth.created
+        )
+        again = by_key(await outcomes(world, table(100)))
+        assert 60 == sum(outcome.replayed for outcome in again.values())
+        assert 100 == len(world.tasks)
+        await assert_settled(world.kie)
+
+
+async def test_rows_that_are_done_come_after_the_deadline_too() -> None:
+    async with a_world(duration=10.0) as world:
+        await outcomes(world, table(5))
+        found = await outcomes(world, table(10), deadline=0.0)
+
+        assert {"Done": 5, "Skipped": 5} == kinds(found)
+
+
+async def test_the_deadline_ends_a_wait_for_the_budget_and_for_the_source() -> None:
+    async def rows() -> AsyncIterator[tuple[str, Request]]:
+        for row in table(14):
+            yield row
+        await anyio.sleep_forever()
+
+    async with a_world(duration=500.0) as world:
+        began = anyio.current_time()
+        found = await outcomes(world, rows(), budget=Budget(credits=1000), deadline=100.0)
+
+        assert {"Done": 12, "Skipped": 2} == kinds(found)
+        assert {"deadline"} == {outcome.reason for outcome in found if isinstance(outcome, Skipped)}
+        assert anyio.current_time() - began < 540.0
+
+
+async def test_maintenance_is_waited_out_however_long_it_takes() -> None:
+    """A single job has its patience; a table goes on when the service does."""
+    async with a_world(client={"retry": RetryPolicy(maintenance_patience=100.0)}, duration=10.0) as world:
+        world.fake.maintenance = True
+        async with world.kie.map(table(30)) as run, anyio.create_task_group() as group:
+
+            async def mend() -> None:
+                await anyio.sleep(5000.0)
+                world.fake.maintenance = False
+
+            group.start_soon(mend)
+            found = [outcome async for outcome in run]
+        assert {"Done": 30} == kinds(found)
+        assert {"succeeded": 30} == await world.states()
+        assert len(world.truth.posts) < 200
+        await assert_settled(world.kie)
+
+
+async def test_a_job_of_less_patience_is_taken_over_by_the_run_that_waits_for_it() -> None:
+    async with a_world(client={"retry": RetryPolicy(maintenance_patience=100.0)}, duration=10.0) as world:
+        world.fake.maintenance = True
+        job = await world.kie.submit(ask(0), key="shot-0", wait=False)
+        async with world.kie.map(table(1)) as run:
+            await anyio.sleep(1000.0)
+            world.fake.maintenance = False
+            (done,) = [outcome async for outcome in run]
+        assert isinstance(done, Done)
+        assert job.id == done.job_id
+
+
+async def test_the_deadline_ends_a_wait_behind_maintenance() -> None:
+    async with a_world(duration=10.0) as world:
+        world.fake.maintenance = True
+        found = await outcomes(world, table(60), deadline=2000.0)
+
+        assert {"Skipped": 60} == kinds(found)
+        assert 0 == len(world.tasks)
+        assert {"withdrawn"} == set(await world.states())
+        await assert_settled(world.kie)
+
+
+# -- the account ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_an_empty_account_ends_the_reading_and_the_same_call_goes_on(*, ordered: bool) -> None:
+    """What runs comes to its end and is yielded, then the error; after a top-up nothing is paid twice."""
+    read = 0
+
+    def rows() -> Iterator[tuple[str, Request]]:
+        nonlocal read
+        for row in table(200):
+            read += 1
+            yield row
+
+    async with a_world(duration=60.0, credits=80.0 * 33) as world:
+        async with world.kie.map(rows(), ordered=ordered) as run:
+            found, error = await to_the_end(run)
+            assert isinstance(error, InsufficientCreditsError)
+            assert "Top up" in str(error)
+            assert [] == [outcome async for outcome in run]
+        assert {"Done": 33} == kinds(found)
+        assert 33 == len(world.tasks)
+        assert read < 100
+        assert {"intent", "succeeded"} == set(await world.states())
+        await assert_settled(world.kie)
+
+        world.fake.credits = 1e6
+        again = by_key(await outcomes(world, rows(), ordered=ordered))
+        assert 200 == len(again) == len(world.tasks)
+        assert 33 == sum(outcome.replayed for outcome in again.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(401, AuthenticationError), (402, InsufficientCreditsError), (433, KeyLimitError)]
+)
+async def test_each_verdict_on_the_account_is_raised_as_itself(code: int, kind: type[Exception]) -> None:
+    faults = [Fault("create", "code", code=code, nth=range(5, 8))]
+    async with a_world(duration=20.0, faults=faults) as world:
+        async with world.kie.map(table(50)) as run:
+            assert isinstance((await to_the_end(run))[1], kind)
+        assert len(world.tasks) == run.summary().ok
+        found = await outcomes(world, table(50))
+        assert {"Done": 50} == kinds(found)
+        assert 50 == len(world.tasks)
+
+
+async def test_a_key_that_is_no_good_for_looking_any_more_ends_the_run_and_loses_nothing() -> None:
+    async with a_world(duration=60.0, api_keys=[KEY]) as world:
+        async with world.kie.map(table(20)) as run:
+            await anyio.sleep(30.0)
+            world.fake.revoke(KEY)
+            assert isinstance((await to_the_end(run))[1], AuthenticationError)
+        assert {"submitted": 20} == await world.states()
+
+
+async def test_in_doubt_rows_are_told_before_the_accounts_error() -> None:
+    faults = [Fault("create", "reset", after=True, nth=1), Fault("create", "code", code=402, nth=10)]
+    async with a_world(duration=20.0, faults=faults) as world:
+        async with world.kie.map(table(50)) as run:
+            found, error = await to_the_end(run)
+        assert isinstance(error, InsufficientCreditsError)
+        assert 1 == sum(isinstance(outcome, InDoubt) for outcome in found)
+        assert len(world.tasks) == len(found)
