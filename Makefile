@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help check format format-check lint types imports test coverage bench strace openssl clean
+.PHONY: help check format format-check lint types imports test coverage bench strace openssl chromium clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +31,10 @@ types: $(VENV)/.installed ## mypy over everything, pyright over the package and 
 imports: $(VENV)/.installed ## imports go down only
 	$(VENV)/bin/lint-imports --no-logo
 
-test: $(VENV)/.installed strace openssl ## the tests alone; ARGS="-k admission" picks some
+test: $(VENV)/.installed strace openssl chromium ## the tests alone; ARGS="-k admission" picks some
 	$(RUN) pytest $(ARGS)
 
-coverage: $(VENV)/.installed strace openssl ## the tests, with branch coverage: 100 % of the core, at least 92 % of the package
+coverage: $(VENV)/.installed strace openssl chromium ## the tests, with branch coverage: 100 % of the core, at least 92 % of the package
 	$(RUN) coverage run -m pytest --quiet
 	@echo "Branch coverage of kie_async/_core:"
 	@$(RUN) coverage report --include='kie_async/_core/*' --fail-under=100
@@ -46,8 +46,9 @@ bench: $(VENV)/.installed ## the benchmarks; ARGS="limits --save" runs one and k
 
 strace: ## what the power-cut test records a process with; from the distribution, where it is missing
 openssl: ## what computes signatures independently of us; from the distribution, where it is missing
+chromium: ## what the page of a batch is looked at with; from the distribution, where it is missing
 
-strace openssl:
+strace openssl chromium:
 	@command -v $@ >/dev/null || { sudo=$$(command -v sudo || true); \
 		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $@ >/dev/null; }
 

@@ -9,6 +9,7 @@ import typer
 
 from kie_async import __version__
 from kie_async.cli.account import show_credits
+from kie_async.cli.batch.command import batch
 from kie_async.cli.demo import demo
 from kie_async.cli.doubts import abandon, resolve, resubmit
 from kie_async.cli.exits import as_text
@@ -42,6 +43,7 @@ app: typer.Typer = typer.Typer(
 for _name, _command in (
     ("demo", demo),
     ("generate", generate),
+    ("batch", batch),
     ("status", status),
     ("wait", wait),
     ("ls", ls),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
 
@@ -24,7 +24,7 @@ from kie_async import (
     UploadError,
 )
 
-__all__ = ["MEANINGS", "Exit", "as_text", "exit_of"]
+__all__ = ["MEANINGS", "Exit", "as_text", "exit_of", "worst"]
 
 
 class Exit(IntEnum):
@@ -85,6 +85,20 @@ def exit_of(error: KieError) -> Exit:
             return Exit.NO_ANSWER
         case _:
             return Exit.REFUSED
+
+
+#: Which code stands for all, where several jobs end differently: the first of these.
+_WORST_FIRST = (Exit.INTERRUPTED, Exit.IN_DOUBT, Exit.NOT_YET, Exit.NO_ANSWER, Exit.REFUSED, Exit.USAGE, Exit.DONE)
+
+
+def worst(codes: Iterable[Exit]) -> Exit:
+    """
+    The code for a command whose jobs have ended differently: what money hangs on comes first.
+
+    >>> worst([Exit.DONE, Exit.REFUSED, Exit.IN_DOUBT]), worst([])
+    (<Exit.IN_DOUBT: 3>, <Exit.DONE: 0>)
+    """
+    return min(codes, key=_WORST_FIRST.index, default=Exit.DONE)
 
 
 def as_text() -> str:

@@ -12,7 +12,7 @@ import typer
 
 from kie_async import Generation, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli.delivery import accepted, report, save_and_show, wait_and_show
-from kie_async.cli.exits import Exit, exit_of
+from kie_async.cli.exits import Exit, exit_of, worst
 from kie_async.cli.jobs import warn_of_duplicates
 from kie_async.cli.journals import choose
 from kie_async.cli.options import JournalOption, JsonOption
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from kie_async import Job, JobSummary
 
 __all__ = ["Plan", "carry_out", "recover"]
-
-#: Which exit code stands for all, where several jobs end differently: the first of these.
-_WORST_FIRST = (Exit.IN_DOUBT, Exit.NOT_YET, Exit.NO_ANSWER, Exit.REFUSED, Exit.USAGE, Exit.DONE)
 
 
 @attrs.frozen
@@ -98,7 +95,7 @@ async def carry_out(session: Session, plan: Plan) -> Exit:
     codes += [_tell_doubt(session, summary.id) for summary in known.values() if summary.state == "unknown"]
     if not codes:
         session.output.say("Nothing is unfinished that another process does not work on.")
-    return min(codes, key=_WORST_FIRST.index, default=Exit.DONE)
+    return worst(codes)
 
 
 def _name(job_id: str, known: Mapping[str, JobSummary]) -> str:

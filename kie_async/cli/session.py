@@ -17,10 +17,10 @@ from kie_async.cli.output import Output
 from kie_async.cli.trail import Trail
 
 if TYPE_CHECKING:
-    from kie_async import Event, KieClient
+    from kie_async import Event, KieClient, Limits, RetryPolicy
     from kie_async.testing import FakeKie
 
-__all__ = ["Followed", "Session"]
+__all__ = ["DRAIN", "SHORT_DRAIN", "Followed", "Session"]
 
 #: How long a create on the wire is waited for at the end, in seconds; and when the user has lost patience.
 DRAIN = 5.0
@@ -109,6 +109,8 @@ class Session:
         callback_url: str | None = None,
         webhook_keys: Sequence[str] = (),
         on_event: Callable[[Event], None] | None = None,
+        limits: Limits | None = None,
+        retry: RetryPolicy | None = None,
     ) -> AsyncGenerator[KieClient]:
         """
         A client of the service. Left because the user has interrupted, it is closed within two seconds.
@@ -121,6 +123,10 @@ class Session:
             webhook_keys: What callbacks must be signed with, if anything.
 
             on_event: Takes what the client reports, for a command that has no trail.
+
+            limits: How much is asked of the account; None for the usual.
+
+            retry: How often and for how long it is tried; None for the usual.
 
         Raises:
             ConfigurationError: If there is no key, or the environment makes no sense.
@@ -142,6 +148,8 @@ class Session:
             key,
             base_url=self.url,
             upload_url=self.url,
+            limits=limits,
+            retry=retry,
             journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.prepare),
             callback_url=callback_url,
             webhook_key=webhook_keys,

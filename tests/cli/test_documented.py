@@ -11,6 +11,7 @@ import pytest
 
 from kie_async import Generation, JobSummary, TaskRecord
 from kie_async._core.lifecycle import IntentState
+from kie_async.cli.batch.manifest import Entry
 from kie_async.cli.delivery import fields_of
 from kie_async.cli.exits import MEANINGS
 from kie_async.cli.hearing import Happening
@@ -54,6 +55,7 @@ def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
         ("status", list(describe(RECORD, job_id=None, now=0.0))),
         ("status", list(describe_unsent(SUMMARY, now=0.0))),
         ("ls", list(describe_job(SUMMARY, now=0.0))),
+        ("batch", [field.name for field in attrs.fields(Entry)]),
         ("listen", list(attrs.asdict(Happening(event="callback")))),
     ],
 )

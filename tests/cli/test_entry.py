@@ -16,8 +16,8 @@ from kie_async.cli.exits import MEANINGS
 from tests.cli.world import invoke
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "generate", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon", "forget"]
-COMMANDS += ["credits", "upload", "fake"]
+COMMANDS = ["demo", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]
+COMMANDS += ["forget", "credits", "upload", "fake"]
 
 #: A child in which a package cannot be imported, as if it were not installed.
 WITHOUT = """
@@ -55,6 +55,15 @@ def test_without_the_extra_one_line_says_how_to_install_it(package: str) -> None
 
     assert (2, "", 1) == (ended.returncode, ended.stdout, ended.stderr.count("\n"))
     assert "pip install 'kie-async[cli]'" in ended.stderr
+
+
+def test_without_jinja2_nothing_is_sent_for_a_page_that_could_not_be_made(tmp_path: Path) -> None:
+    """The other commands do without."""
+    ended = without("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
+
+    assert 2 == ended.returncode
+    assert "Nothing was sent. Install it with: pip install 'kie-async[cli]'" in ended.stderr
+    assert 0 == without("jinja2", "--version").returncode
 
 
 def test_what_else_is_missing_is_not_blamed_on_the_extra() -> None:

@@ -1,0 +1,255 @@
+"""The command ``batch``: a table of shots, checked, priced, made, written down, and shown on a page."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import anyio.to_thread
+import typer
+
+from kie_async import AuthenticationError, ConfigurationError, InvalidRequestError, KieError, Limits, Problem
+from kie_async.cli.batch.columns import columns_of
+from kie_async.cli.batch.course import Course
+from kie_async.cli.batch.following import Following
+from kie_async.cli.batch.interruption import Interruption
+from kie_async.cli.batch.manifest import Manifest, State
+from kie_async.cli.batch.order import JOURNAL, Order
+from kie_async.cli.batch.prices import Forecast, Kinds
+from kie_async.cli.batch.record import Record
+from kie_async.cli.batch.table import Table
+from kie_async.cli.exits import Exit
+from kie_async.cli.journals import JournalFile
+from kie_async.cli.options import JsonOption
+from kie_async.cli.running import run
+from kie_async.cli.session import DRAIN, Session
+from kie_async.requests.urls import origin
+
+if TYPE_CHECKING:
+    from kie_async import KieClient
+
+__all__ = ["batch", "carry_out"]
+
+_RATE = re.compile(r"(\d+)/(\d+(?:\.\d+)?)")
+
+
+async def carry_out(session: Session, order: Order) -> Exit:
+    """
+    Make all that a table asks for.
+
+    Args:
+        session: The command's session; the folder's journal becomes its own.
+
+        order: What is to be made.
+
+    Returns:
+        The code of the worst that has happened to a row.
+
+    Raises:
+        KieError: If nothing can be made, or nothing more.
+
+        OSError: If there is no such table, or no room for the results.
+    """
+    _need_the_page()
+    table = Table(
+        path=order.table, columns=columns_of(order.model), defaults=order.defaults, origins=_own_origins(session)
+    )
+    kinds = Kinds()
+    flaws = await anyio.to_thread.run_sync(_tell_flaws, session, table, kinds, abandon_on_cancel=True)
+    if flaws:
+        session.output.say(f"{_count(flaws, 'problem')} in {table.path}. Nothing was sent.")
+        return Exit.USAGE
+    commands = order.commands()
+    session.journal = JournalFile(order.out / JOURNAL, option=commands.journal)
+    following = Following(note=session.output.warn, command=commands.again, window=order.limits.window)
+    interruption = Interruption(drain=DRAIN, say=session.output.say)
+    async with _manifest_of(order.out) as manifest:
+        record = Record(table=table, folder=order.out, manifest=manifest, commands=commands)
+        course = Course(session=session, order=order, record=record, following=following, interruption=interruption)
+        try:
+            with interruption.hurried:
+                async with session.client(limits=order.limits, retry=order.retry, on_event=following.saw) as kie:
+                    if not await _agreed(session, order, record, kinds, kie):
+                        session.output.say("Nothing was sent.")
+                        return Exit.INTERRUPTED
+                    session.trail = following
+                    await course.take(kie)
+            return await course.end()
+        finally:
+            interruption.over()
+
+
+def _need_the_page() -> None:
+    """Find out before anything is paid whether the page can be made."""
+    try:
+        import_module("jinja2")
+    except ImportError:
+        msg = "batch needs jinja2 for its page. Nothing was sent. Install it with: pip install 'kie-async[cli]'"
+        raise ConfigurationError(msg) from None
+
+
+def _own_origins(session: Session) -> frozenset[str]:
+    """Where the user has said that the service is: images may be there, wherever that is."""
+    urls = (session.url, os.environ.get("KIE_BASE_URL"), os.environ.get("KIE_UPLOAD_URL"))
+    origins = set()
+    for url in filter(None, urls):
+        try:
+            origins.add(origin(url))
+        except ValueError:
+            continue  # the client says what is wrong with it
+    return frozenset(origins)
+
+
+def _tell_flaws(session: Session, table: Table, kinds: Kinds) -> int:
+    flaws = 0
+    for flaw in table.check(kinds.note):
+        session.output.error(str(flaw))
+        flaws += 1
+    return flaws
+
+
+@asynccontextmanager
+async def _manifest_of(folder: Path) -> AsyncGenerator[Manifest]:
+    def open_it() -> Manifest:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Manifest(folder)
+
+    manifest = await anyio.to_thread.run_sync(open_it)
+    try:
+        yield manifest
+    finally:
+        manifest.close()
+
+
+async def _agreed(session: Session, order: Order, record: Record, kinds: Kinds, kie: KieClient) -> bool:
+    """Say what will be made and what it will probably cost, and ask."""
+    output, count = session.output, record.table.count
+    done = await anyio.to_thread.run_sync(lambda: sum(entry.state == State.DONE for entry in record.manifest.entries()))
+    before = f", {min(done, count):,} of them done already" if done else ""
+    output.say(f"{order.table}: {_count(count, 'shot')}{before}.")
+    forecast = (
+        await kinds.forecast(kie.estimate)
+        if order.price is None
+        else Forecast(order.price * count, count, ("--price",))
+    )
+    output.say(f"{_cost(forecast, count, done)} {await _balance(kie)}".strip())
+    if order.budget is not None:
+        output.say(f"Nothing is sent that would cost more than {order.budget:g} credits in all.")
+    if order.ask is None:
+        return True
+    return await anyio.to_thread.run_sync(order.ask, abandon_on_cancel=True)
+
+
+def _cost(forecast: Forecast, count: int, done: int) -> str:
+    if not forecast.priced:
+        return "What a shot costs is not known here."
+    left = forecast.credits * max(0, count - done) / count
+    some = "" if forecast.priced == count else f", for the {forecast.priced:,} whose price is known"
+    return (
+        f"What is left will cost about {left:,.0f} credits{some} ({'; '.join(forecast.sources)}); the service alone"
+        " sets prices."
+    )
+
+
+async def _balance(kie: KieClient) -> str:
+    """What the account has; a key that is no good ends it here."""
+    try:
+        return f"The account has {await kie.credits():,g}."
+    except AuthenticationError:
+        raise
+    except KieError:
+        return ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _ask() -> bool:
+    if not sys.stdin.isatty():
+        msg = "Nobody can be asked whether to go on. Nothing was sent: add --yes to go on unasked."
+        raise ConfigurationError(msg)
+    return typer.confirm("Go on?", default=False, err=True)
+
+
+def batch(
+    context: typer.Context,
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A .csv or .jsonl file, or a folder of images. Rows are shots.")
+    ],
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="The folder for results, manifest.jsonl and index.html.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Another model than Wan 2.2 Turbo; columns are its input's names."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The prompt of rows that have none.")
+    ] = None,
+    defaults: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="COLUMN=VALUE", help="The cell of rows that have none. Repeatable."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="CREDITS", min=0.0, help="What all rows may cost together.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(metavar="CREDITS", min=0.0, help="What each row costs, if you know better.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.0, help="When nothing more is sent; what runs is awaited.")
+    ] = None,
+    retry_failed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How often a failed task is made again that is worth it.")
+    ] = 0,
+    rate: Annotated[
+        str,
+        typer.Option(
+            metavar="N/SECONDS", help="Creates in any so many seconds. Give each process of an account its share."
+        ),
+    ] = "20/10",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a whole table of shots; the same command again goes on where it stopped, and pays for nothing twice."""
+    given = [*(defaults or ()), *([] if prompt is None else [f"prompt={prompt}"])]
+
+    async def command(session: Session) -> Exit:
+        order = Order(
+            table=table,
+            out=out,
+            model=model,
+            defaults=_defaults(given),
+            budget=budget,
+            price=price,
+            deadline=deadline,
+            retry_failed=retry_failed,
+            ask=None if yes else _ask,
+            limits=_limits(rate),
+        )
+        return await carry_out(session, order)
+
+    run(context, command, as_json=as_json)
+
+
+def _defaults(given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]:
+        msg = "The options do not make a batch."
+        raise InvalidRequestError(msg, problems=wrong)
+    return {name: value for name, _, value in pairs}
+
+
+def _limits(rate: str) -> Limits:
+    if (found := _RATE.fullmatch(rate)) is None:
+        msg = "The options do not make a batch."
+        raise InvalidRequestError(msg, problems=[Problem("--rate", repr(rate), "N/SECONDS, such as 20/10")])
+    return Limits(creates=int(found[1]), window=float(found[2]))

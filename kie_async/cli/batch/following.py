@@ -1,0 +1,81 @@
+"""What becomes known of the jobs of a run while it goes on: how fast they are created, and what hangs in the air."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import anyio
+import attrs
+
+from kie_async import Event, EventName
+from kie_async.cli.trail import NOTES
+
+__all__ = ["Following"]
+
+#: What each job may have, and is told each time; all else concerns the whole run, and is told once.
+_OF_ONE = (EventName.SUSPECT, EventName.DUPLICATE)
+
+
+@attrs.define(kw_only=True)
+class Following:
+    """
+    The jobs of one run.
+
+    Args:
+        note: Takes what the user should know at once.
+
+        command: What goes on with the run.
+
+        window: Length of the limit's window, in seconds.
+
+    Attributes:
+        unanswered: Whether a create is on the wire.
+
+        left: How many rows were read and have not ended.
+    """
+
+    note: Callable[[str], None]
+    command: str
+    window: float
+    unanswered: bool = False
+    left: int = 0
+    _doubted: bool = attrs.field(default=False, init=False)
+    _told: set[EventName] = attrs.field(factory=set, init=False)
+    _created: deque[float] = attrs.field(factory=deque, init=False)
+
+    def saw(self, event: Event) -> None:
+        """Take what the client reports."""
+        if event.name is EventName.SUBMITTED:
+            self._created.append(anyio.current_time())
+            self.created_lately()  # forgets those before
+        if event.name is EventName.IN_DOUBT:
+            self._doubted = True
+        if (text := NOTES.get(event.name)) is not None and (event.name in _OF_ONE or event.name not in self._told):
+            self._told.add(event.name)
+            self.note(f"{event.job_id}: {text}")
+
+    def was_doubted(self, job_id: str | None, *, unclear: bool) -> None:  # noqa: ARG002 (one doubt is like another)
+        """Take an error that says that a create may have been paid."""
+        self._doubted = True
+
+    @property
+    def may_be_paid(self) -> bool:
+        """Whether a create was sent, and nobody can tell what became of it."""
+        return self.unanswered or self._doubted
+
+    @property
+    def lives_on(self) -> bool:
+        """Whether there is something to wait for."""
+        return self.left > 0
+
+    def created_lately(self) -> int:
+        """How many tasks were created in the window that ends now."""
+        since = anyio.current_time() - self.window
+        while self._created and self._created[0] <= since:
+            self._created.popleft()
+        return len(self._created)
+
+    def outlook(self) -> str:
+        """What goes on without the command, and how to go on with it."""
+        return f"Nothing is lost, and nothing is paid twice. To go on where it stopped: {self.command}"

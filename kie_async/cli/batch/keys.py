@@ -1,0 +1,77 @@
+"""What rows are called: their own keys, which must be good; or names made of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+import attrs
+
+from kie_async import Problem
+from kie_async._settings import MAX_KEY
+from kie_async.cli.batch.columns import KEY
+from kie_async.requests._shown import shown
+from kie_async.requests.urls import looks_like_url
+
+__all__ = ["Keys", "problems_of_key", "source_of", "stem_of"]
+
+#: How much of a hash makes a key, in hexadecimal digits: no two of a million rows are likely to share them.
+_DIGITS = 16
+_LONGEST_STEM = 40
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@attrs.define
+class Keys:
+    """Names for rows that have none: made of what is in them, so that they stay the same wherever the rows go."""
+
+    _seen: set[int] = attrs.field(factory=set)
+    _again: Counter[int] = attrs.field(factory=Counter)
+
+    def make(self, stem: str, input_hash: str) -> str:
+        """The name of the next row with this content: the second one of the same gets another than the first."""
+        number = int(input_hash[:_DIGITS], 16)
+        key = f"{stem}-{input_hash[:_DIGITS]}"
+        if number not in self._seen:
+            self._seen.add(number)
+            return key
+        self._again[number] += 1
+        return f"{key}-{self._again[number] + 1}"
+
+
+def source_of(cells: Mapping[str, object]) -> str | None:
+    """The image of a row: what the first column of that name, or with it in its name, says."""
+    texts = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell}
+    return texts.get("image") or next((cell for name, cell in texts.items() if "image" in name), None)
+
+
+def stem_of(source: str | None) -> str:
+    """What an image is called, as far as it can stand in the name of a file; a URL's is the end of its path."""
+    path = source or ""
+    if looks_like_url(path):
+        path = path.partition("?")[0].partition("#")[0]
+    name = PurePosixPath(path).stem
+    return _UNFIT.sub("-", name)[:_LONGEST_STEM].strip("-.") or "shot"
+
+
+def problems_of_key(key: object, seen: set[int]) -> list[Problem]:
+    """
+    What keeps a value from naming a row.
+
+    Args:
+        key: It; an empty text is none, and a name will be made.
+
+        seen: The hashes of the names so far; the new one is added.
+    """
+    if key == "":
+        return []
+    if not (isinstance(key, str) and len(key) <= MAX_KEY and key.isprintable()):
+        return [Problem(KEY, shown(key), f"a text of 1 to {MAX_KEY} characters, all of them printable")]
+    name = int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big")
+    if name in seen:
+        return [Problem(KEY, f"{key!a} again", "a key of its own for each row")]
+    seen.add(name)
+    return []

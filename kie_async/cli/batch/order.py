@@ -1,0 +1,103 @@
+"""What a user wants of a batch, and the commands that go on with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+
+from kie_async import Limits, RetryPolicy
+
+__all__ = ["JOURNAL", "Commands", "Order"]
+
+#: What the journal is called, in the folder of the results: whoever has the folder can go on.
+JOURNAL = "journal.db"
+
+
+@attrs.frozen(kw_only=True)
+class Commands:
+    """
+    What goes on with a run, as lines for the shell.
+
+    Attributes:
+        again: The same command again.
+
+        retry: The same, with failed tasks made again.
+
+        journal: What other commands must be given to find the journal, such as ``" --journal out/journal.db"``.
+    """
+
+    again: str
+    retry: str
+    journal: str
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """
+    What is to be made.
+
+    Attributes:
+        table: A CSV or JSONL file, or a folder of images.
+
+        out: The folder for results, journal, manifest and page.
+
+        model: The model; None for Wan 2.2 Turbo.
+
+        defaults: Cells for all rows that lack them, as texts.
+
+        budget: What all rows may cost together, in credits, or None.
+
+        price: What each row is taken to cost, or None for what is known.
+
+        deadline: After how many seconds nothing more is sent, or None.
+
+        retry_failed: How often a failed task is made again that is worth it.
+
+        ask: Asks whether to go on; None to go on unasked.
+
+        limits: How much is asked of the account.
+
+        retry: How often and for how long it is tried.
+    """
+
+    table: Path
+    out: Path
+    model: str | None = None
+    defaults: Mapping[str, str] = attrs.field(factory=dict)
+    budget: float | None = None
+    price: float | None = None
+    deadline: float | None = None
+    retry_failed: int = 0
+    ask: Callable[[], bool] | None = None
+    limits: Limits = attrs.field(factory=Limits)
+    retry: RetryPolicy = attrs.field(factory=RetryPolicy)
+
+    def commands(self) -> Commands:
+        """
+        What goes on with it.
+
+        >>> Order(table=Path("my shots.csv"), out=Path("out"), budget=500.0).commands().again
+        "kie-async batch 'my shots.csv' --out out --budget 500"
+        """
+        rate = None if self.limits == Limits() else f"{self.limits.creates}/{self.limits.window:g}"
+        options: list[tuple[str, object]] = [
+            ("--model", self.model),
+            *(("--set", f"{name}={value}") for name, value in self.defaults.items()),
+            ("--budget", self.budget),
+            ("--price", self.price),
+            ("--deadline", self.deadline),
+            ("--rate", rate),
+        ]
+        words = ["kie-async", "batch", str(self.table), "--out", str(self.out)]
+        for name, value in options:
+            if value is not None:
+                words += [name, f"{value:.12g}" if isinstance(value, float) else str(value)]
+        again = [*words, "--retry-failed", str(self.retry_failed)] if self.retry_failed else words
+        return Commands(
+            again=shlex.join(again),
+            retry=shlex.join([*words, "--retry-failed", str(max(1, self.retry_failed))]),
+            journal=f" --journal {shlex.quote(str(self.out / JOURNAL))}",
+        )

@@ -1,0 +1,202 @@
+"""The rows of a run on their way: from the table to the client, and from their outcomes to the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+import attrs
+
+from kie_async import (
+    Done,
+    DownloadError,
+    Failed,
+    InDoubt,
+    JobSummary,
+    KieError,
+    Outcome,
+    Request,
+    Skipped,
+    TaskFailedError,
+    TaskTimeoutError,
+)
+from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.order import Commands
+from kie_async.cli.batch.table import Shot, Table
+from kie_async.cli.batch.writing import hash_of, kept
+from kie_async.cli.exits import Exit, exit_of
+
+__all__ = ["Record", "exit_for"]
+
+#: What the journal says of a job that the service may be at work on.
+_UNDER_WAY = ("submitted", "stalled")
+_DOUBTED = ("sending", "in_doubt", "unknown")
+
+_WHY_SKIPPED = {
+    "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
+    "deadline": "The time was over: nothing was sent. The same command again goes on with it.",
+}
+_WHY_DOUBTED = (
+    "It was sent, and no answer has told whether it was accepted: it may have been paid, and is not sent again by"
+    " itself. Look at kie.ai/logs. If the task is there, `kie-async resolve` takes it; if not, `resubmit` in its place,"
+    " with --allow-duplicate, sends it again, and `abandon` gives it up."
+)
+
+
+@attrs.define(kw_only=True)
+class Record:
+    """
+    The rows of a run. Its methods block: they are a matter for a worker thread.
+
+    Args:
+        table: Where they come from; it was checked.
+
+        folder: The folder of the results.
+
+        manifest: Where it is written down what became of them.
+
+        commands: What goes on with them.
+
+    Attributes:
+        open: The rows that were read and have not ended, by key: the only ones that are held.
+    """
+
+    table: Table
+    folder: Path
+    manifest: Manifest
+    commands: Commands
+    open: dict[str, Entry] = attrs.field(factory=dict, init=False)
+
+    def requests(self) -> Iterator[tuple[str, Request]]:
+        """
+        Keys and requests, for ``KieClient.map()``, which reads them as it needs them.
+
+        Raises:
+            ConfigurationError: If the table has changed since it was checked.
+
+            OSError: If it cannot be read, or an image cannot be kept.
+        """
+        for shot in self.table.shots():
+            self.open[shot.key] = self._begun(shot)
+            yield shot.key, shot.request
+
+    def _begun(self, shot: Shot) -> Entry:
+        return Entry(
+            key=shot.key,
+            line=shot.line,
+            state=State.RUNNING,
+            model=shot.request.model,
+            input_hash=shot.input_hash,
+            input=shot.fields,
+            source=shot.source,
+            image=None if shot.image is None else kept(self.folder, shot.image),
+        )
+
+    def ended(self, outcome: Outcome) -> Entry:
+        """
+        Write down what became of a row.
+
+        Args:
+            outcome: It.
+
+        Raises:
+            OSError: If the disk is full, or worse.
+        """
+        entry = attrs.evolve(
+            self.open[outcome.key],
+            task_id=outcome.task_id,
+            job_id=outcome.job_id,
+            credits=outcome.credits,
+            seconds=outcome.seconds,
+            created_at=outcome.created_at,
+        )
+        match outcome:
+            case Done():
+                entry = self._done(entry, outcome.files)
+            case Failed():
+                unfinished = isinstance(outcome.error, TaskTimeoutError) and outcome.task_id is not None
+                entry = attrs.evolve(
+                    entry,
+                    state=State.RUNNING if unfinished else State.FAILED,
+                    reason=outcome.error.message,
+                    command=self._remedy(outcome.error),
+                )
+            case InDoubt():
+                entry = self._doubted(entry)
+            case Skipped():
+                reason = _WHY_SKIPPED[outcome.reason]
+                entry = attrs.evolve(entry, state=State.SKIPPED, reason=reason, command=self.commands.again)
+        self.manifest.record(entry)
+        del self.open[outcome.key]
+        return entry
+
+    def interrupted(self, summaries: Iterable[JobSummary]) -> int:
+        """
+        Write down the rows that the run has left behind, where something was sent for them.
+
+        Args:
+            summaries: What the journal has unfinished.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            OSError: If the disk is full, or worse.
+        """
+        left = 0
+        for summary in summaries:
+            entry = self.open.get(summary.key or "")
+            if entry is None or summary.state not in (*_UNDER_WAY, *_DOUBTED):
+                continue
+            left += 1
+            entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id, created_at=summary.created_at)
+            if summary.state in _DOUBTED:
+                self.manifest.record(self._doubted(entry))
+            else:
+                reason = "The service is at work on it. The same command again waits for it."
+                self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.again))
+        return left
+
+    def _done(self, entry: Entry, files: Collection[Path]) -> Entry:
+        if not files:
+            return attrs.evolve(entry, state=State.DONE)
+        first, *others = files
+        name, size = str(first.relative_to(self.folder)), first.stat().st_size
+        before = self.manifest.entry(entry.key)
+        # A run that is repeated need not read again what an earlier one has measured.
+        known = before if before is not None and (before.file, before.size) == (name, size) else None
+        return attrs.evolve(
+            entry,
+            state=State.DONE,
+            file=name,
+            sha256=known.sha256 if known is not None and known.sha256 else hash_of(first),
+            size=size,
+            more={str(file.relative_to(self.folder)): hash_of(file) for file in others},
+        )
+
+    def _doubted(self, entry: Entry) -> Entry:
+        command = f"kie-async resolve{self.commands.journal} {entry.job_id} TASKID"
+        return attrs.evolve(entry, state=State.IN_DOUBT, reason=_WHY_DOUBTED, command=command)
+
+    def _remedy(self, error: KieError) -> str | None:
+        """What the user may do about a failure, as a line for the shell; None where it is the row that is wrong."""
+        match error:
+            case TaskFailedError():
+                return self.commands.retry if error.worth_retrying else None
+            case DownloadError() | TaskTimeoutError():
+                return self.commands.again
+            case _:
+                return self.commands.again if exit_of(error) is Exit.NO_ANSWER else None
+
+
+def exit_for(outcome: Outcome) -> Exit:
+    """What an outcome makes of the exit code."""
+    match outcome:
+        case Done():
+            return Exit.DONE
+        case Failed():
+            return exit_of(outcome.error)
+        case InDoubt():
+            return Exit.IN_DOUBT
+        case Skipped():
+            return Exit.NO_ANSWER

@@ -1,0 +1,66 @@
+"""A folder as a run leaves it: media, manifest and page, made without a service."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.page import Facts, write_page
+from kie_async.testing.video import bundled_clip
+from tests.cli.world import CAT
+
+__all__ = ["MARKUP", "make_folder", "shot"]
+
+#: A prompt that would run, load and break out, were it anything but text.
+MARKUP = """</p></script><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)> & "'{{ 7 * 7 }}"""
+
+_MODEL = "wan/2-2-a14b-image-to-video-turbo"
+_BEGAN_AT = 1_790_000_000.0
+_COMMAND = "kie-async resolve --journal out/journal.db kj_{line} TASKID"
+
+
+def shot(line: int, state: State = State.DONE, *, prompt: str = "The cat turns its head", **other: object) -> Entry:
+    """What became of a row; ``other`` replaces what is usual for its state."""
+    key = f"cat-{hashlib.sha256(str(line).encode()).hexdigest()[:12]}"
+    known: dict[str, object] = {
+        "key": key,
+        "line": line,
+        "state": state,
+        "model": _MODEL,
+        "input": {"prompt": prompt, "seed": line * 7, "resolution": "480p"},
+        "source": "cat.jpg",
+        "image": "inputs/cat.jpg",
+    }
+    if state in (State.DONE, State.FAILED):
+        known |= {"task_id": f"task{line}", "created_at": _BEGAN_AT + line / 2, "seconds": 20.0 + line * 37 % 41}
+    if state == State.DONE:
+        known |= {"file": f"{key}.mp4", "credits": 40.0, "sha256": "ab" * 32}
+    else:
+        known |= {"reason": f"It is {state}, for a reason.", "command": _COMMAND.format(line=line)}
+    return Entry(**{**known, **other})  # type: ignore[arg-type]  # its fields, by name
+
+
+def make_folder(folder: Path, entries: Sequence[Entry], *, total: int | None = None) -> Path:
+    """The page of a folder in which these rows have ended."""
+    inputs = folder / "inputs"
+    inputs.mkdir(parents=True)
+    (inputs / "cat.jpg").write_bytes(CAT.read_bytes())
+    (inputs / "clip.mp4").write_bytes(bundled_clip())
+    for entry in entries:
+        if entry.file is not None:
+            os.link(inputs / "clip.mp4", folder / entry.file)
+    with Manifest(folder) as manifest:
+        for entry in entries:
+            manifest.record(entry)
+        manifest.compact()
+        facts = Facts(
+            title="shots.csv",
+            total=len(entries) if total is None else total,
+            made_at="25 November 2026, 09:41 UTC",
+            command="kie-async batch shots.csv --out out",
+        )
+        write_page(folder, manifest.entries(), facts)
+    return folder / "index.html"

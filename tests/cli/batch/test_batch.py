@@ -1,0 +1,359 @@
+"""The command ``batch``, in this process, on virtual time, against the fake."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
+from kie_async.cli.batch.command import carry_out
+from kie_async.cli.batch.manifest import NAME, Manifest
+from kie_async.cli.batch.order import JOURNAL, Order
+from kie_async.cli.exits import Exit
+from kie_async.testing import FakeKie, Fault
+from tests.cli.batch.bad_rows import BAD_ROWS, prepare
+from tests.cli.world import CAT, Streams, invoke
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeKie]:
+    """A service that makes a clip in twenty seconds."""
+    async with FakeKie(duration=20.0) as fake:
+        yield fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two pictures."""
+    for name in ("cat.jpg", "city.jpg"):
+        shutil.copy(CAT.with_name(name), tmp_path / name)
+    return tmp_path
+
+
+def table(folder: Path, count: int, **columns: str) -> Path:
+    """A table of so many shots of two pictures; a column may name the number of the row."""
+    path = folder / "shots.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "prompt", "resolution", *columns])
+        writer.writeheader()
+        for n in range(count):
+            row = {"image": ("cat.jpg", "city.jpg")[n % 2], "prompt": f"Shot {n}", "resolution": "480p"}
+            writer.writerow({**row, **{name: text.format(n=n) for name, text in columns.items()}})
+    return path
+
+
+def order(table: Path, **options: object) -> Order:
+    """What is to be made of a table, in a folder beside it."""
+    return Order(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
+
+
+async def run(fake: FakeKie, order: Order, *, as_json: bool = False) -> tuple[Exit, Streams]:
+    """The command to its end."""
+    streams = Streams(fake, as_json=as_json)
+    return await carry_out(streams.session, order), streams
+
+
+def manifest(order: Order) -> Sequence[Mapping[str, object]]:
+    """The manifest of a folder."""
+    return [json.loads(line) for line in (order.out / NAME).read_text().splitlines()]
+
+
+def states(order: Order) -> Sequence[object]:
+    """What became of each row."""
+    return [line["state"] for line in manifest(order)]
+
+
+async def test_a_table_becomes_files_a_manifest_and_a_page(fake: FakeKie, folder: Path) -> None:
+    """All of the allowed rate; each file is what the manifest says; images are there once, and were uploaded once."""
+    mine = order(table(folder, 50, key="shot {n}"))
+    code, streams = await run(fake, mine)
+    lines = manifest(mine)
+
+    assert Exit.DONE == code
+    assert [(f"shot {n}", n + 2, "done", 40.0, 20.0) for n in range(50)] == [
+        (line["key"], line["line"], line["state"], line["credits"], line["seconds"]) for line in lines
+    ]
+    assert [line["sha256"] for line in lines] == [
+        hashlib.sha256((mine.out / str(line["file"])).read_bytes()).hexdigest() for line in lines
+    ]
+    assert {line["task_id"] for line in lines} == set(fake.truth.tasks)
+    assert (2, 2) == (len(list((mine.out / "inputs").iterdir())), len(fake.truth.uploads))
+    assert "shot%202.mp4" in (mine.out / "index.html").read_text()
+    assert f"{mine.out / 'index.html'}\n" == streams.out
+    assert (20, 0) == (fake.truth.busiest_window(), len(fake.truth.refused))
+
+
+async def test_the_same_command_again_pays_nothing_and_changes_nothing(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 5))
+    await run(fake, mine)
+    before = (mine.out / NAME).read_bytes()
+    code, streams = await run(fake, mine)
+
+    assert (Exit.DONE, 5) == (code, len(fake.truth.tasks))
+    assert before == (mine.out / NAME).read_bytes()
+    assert "5 of them done already" in streams.err
+    assert "5 replayed" in streams.err
+    assert "5/5" not in streams.err, "what was told is not told again"
+
+
+async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) -> None:
+    """What was made stays made, wherever its row stands now; what is gone from the table is still in the manifest."""
+    mine = order(table(folder, 4))
+    await run(fake, mine)
+    lines = mine.table.read_text().splitlines()
+    mine.table.write_text("\n".join([lines[0], "cat.jpg,A new one,480p", lines[4], lines[1]]))
+    code, _ = await run(fake, mine)
+
+    assert (Exit.DONE, 5) == (code, len(fake.truth.tasks))
+    assert ["done"] * 5 == states(mine)
+
+
+async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path) -> None:
+    """All of it is told, and not even a folder is made."""
+    mine = order(table(folder, 3, seed="x{n}"))
+    code, streams = await run(fake, mine)
+
+    assert (Exit.USAGE, False) == (code, mine.out.exists())
+    assert [f"error: {mine.table}:{n + 2}: seed: got 'x{n}'" in streams.err for n in range(3)] == [True] * 3
+    assert "3 problems in" in streams.err
+    assert ([], [], []) == (fake.truth.posts, fake.truth.uploads, fake.truth.queries)
+
+
+async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_nothing(
+    fake: FakeKie, folder: Path
+) -> None:
+    """In one pass, whatever stands before and after a bad row; of the good row among them nothing is said."""
+    await anyio.to_thread.run_sync(prepare, folder)
+    kinds = [bad for bad in BAD_ROWS if bad.file == "shots.csv"]
+    path = folder / "shots.csv"
+    header, good, _, _ = kinds[0].between_good_ones().split(b"\n", 3)
+    path.write_bytes(b"\n".join([header, good, *(bad.raw.rstrip(b"\r\n") for bad in kinds)]))
+    code, streams = await run(fake, order(path))
+    told = [line for line in streams.err.splitlines() if line.startswith("error: ")]
+
+    assert (Exit.USAGE, len(kinds)) == (code, len(told))
+    assert 30 <= len(kinds)
+    line = 3
+    for bad, text in zip(kinds, told, strict=True):
+        assert text.startswith(f"error: {path}:{line}: {bad.column}: got ")
+        assert bad.value in text.partition("; allowed: ")[0]
+        assert bad.allowed in text.partition("; allowed: ")[2]
+        line += 1 + bad.raw.rstrip(b"\r\n").count(b"\n")
+    assert ([], [], []) == (fake.truth.posts, fake.truth.uploads, fake.truth.queries)
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agreed: bool) -> None:  # noqa: FBT001
+    """It says how many, what they will probably cost, by whose word, and what there is."""
+    mine = order(table(folder, 3), ask=lambda: agreed)
+    code, streams = await run(fake, mine)
+
+    assert (Exit.DONE if agreed else Exit.INTERRUPTED, 3 * agreed) == (code, len(fake.truth.posts))
+    assert "3 shots." in streams.err
+    assert "about 120 credits (price list of kie.ai" in streams.err
+    assert "the service alone sets prices" in streams.err
+    assert "The account has 10,000." in streams.err
+    assert ("Nothing was sent." in streams.err) is not agreed
+
+
+async def test_a_model_without_a_price_says_so_and_yours_counts(folder: Path) -> None:
+    path = folder / "other.jsonl"
+    path.write_text('{"prompt": "Go", "image_url": "https://example.com/cat.png"}\n')
+    async with FakeKie(models=["other/model"], duration=20.0) as fake:
+        mine = order(path, model="other/model")
+        _, unknown = await run(fake, mine)
+        _, known = await run(fake, order(path, model="other/model", price=7.0))
+
+    assert "What a shot costs is not known here." in unknown.err
+    assert "(--price)" in known.err
+    assert ["https://example.com/cat.png"] == [line["source"] for line in manifest(mine)]
+
+
+async def test_a_task_that_fails_is_told_with_the_command_that_makes_it_again(fake: FakeKie, folder: Path) -> None:
+    fake.fail_rate = 1.0
+    mine = order(table(folder, 2), budget=5000.0)
+    code, streams = await run(fake, mine)
+    fake.fail_rate = 0.0
+    again, _ = await run(fake, order(mine.table, budget=5000.0, retry_failed=1))
+
+    assert (Exit.REFUSED, Exit.DONE) == (code, again)
+    assert 2 == streams.err.count(": failed: ")
+    assert ["done"] * 2 == states(mine)
+    assert 4 == len(fake.truth.tasks)
+
+
+async def test_a_failure_that_is_worth_it_names_the_command(folder: Path) -> None:
+    async with FakeKie(duration=5.0, fails=[("500", "Internal Error, Please try again later")], fail_rate=1.0) as fake:
+        mine = order(table(folder, 1))
+        await run(fake, mine)
+    [line] = manifest(mine)
+
+    assert f"kie-async batch {mine.table} --out {mine.out} --retry-failed 1" == line["command"]
+    assert "Internal Error" in str(line["reason"])
+
+
+async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_settled(
+    fake: FakeKie, folder: Path
+) -> None:
+    fake.inject(Fault("create", "reset", after=True, nth=2))
+    mine = order(table(folder, 3))
+    code, streams = await run(fake, mine)
+    again, _ = await run(fake, mine)
+    doubtful = [line for line in manifest(mine) if line["state"] == "in_doubt"]
+
+    assert (Exit.IN_DOUBT, Exit.IN_DOUBT) == (code, again)
+    assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
+    job_id = doubtful[0]["job_id"]
+    assert f"kie-async resolve --journal {mine.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
+    assert str(doubtful[0]["command"]) in streams.err
+    [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in manifest(mine)}
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
+        await kie.attach(str(job_id)).resolve(task_id)
+    settled, _ = await run(fake, mine)
+    assert (Exit.DONE, ["done"] * 3, 3) == (settled, states(mine), len(fake.truth.tasks))
+
+
+async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 10), budget=130.0)
+    code, _ = await run(fake, mine)
+    skipped = states(mine).count("skipped")
+    more, _ = await run(fake, order(mine.table, budget=400.0))
+
+    assert (Exit.NO_ANSWER, 7, Exit.DONE) == (code, skipped, more)
+    assert ["done"] * 10 == states(mine)
+
+
+async def test_after_the_deadline_nothing_more_is_sent(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 45), deadline=15.0)
+    code, _ = await run(fake, mine)
+
+    assert (Exit.NO_ANSWER, 40) == (code, len(fake.truth.posts))
+    assert (40, 5) == (states(mine).count("done"), states(mine).count("skipped"))
+
+
+async def test_an_empty_account_ends_it_and_the_same_command_goes_on(fake: FakeKie, folder: Path) -> None:
+    """What ran has ended and is written down; the error says what to do."""
+    fake.inject(Fault("create", "code", code=402, nth=4))
+    mine = order(table(folder, 10))
+    with pytest.raises(InsufficientCreditsError):
+        await run(fake, mine)
+    before = states(mine)
+    page = (mine.out / "index.html").read_text()
+    code, _ = await run(fake, mine)
+
+    assert (Exit.DONE, ["done"] * 10, 10) == (code, states(mine), len(fake.truth.tasks))
+    assert {"done"} == set(before)
+    assert "To go on where it stopped" in page
+
+
+async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Path) -> None:
+    mine = order(table(folder, 1), ask=lambda: pytest.fail("asked"))
+    async with FakeKie(api_keys=["another"]) as fake:
+        ended = Streams(fake)
+        with pytest.raises(AuthenticationError):
+            await carry_out(ended.session, mine)
+
+    assert [] == fake.truth.posts
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_signal_stops_it_and_what_was_paid_is_known(fake: FakeKie, folder: Path, times: int) -> None:
+    """Once, manifest and page have all that was sent; twice, the journal does. The same command goes on with it."""
+    mine = order(table(folder, 30))
+    streams = Streams(fake)
+    codes: list[Exit] = []
+
+    async def work() -> None:
+        codes.append(await carry_out(streams.session, mine))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        for _ in range(times):
+            await anyio.sleep(2.0)
+            signal.raise_signal(signal.SIGINT)
+    paid = len(fake.truth.tasks)
+
+    assert ([Exit.INTERRUPTED], 20) == (codes, paid)
+    assert (20 if times == 1 else 0) == states(mine).count("running")
+    assert (times == 1) == (mine.out / "index.html").exists()
+    assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
+    code, _ = await run(fake, mine)
+    assert (Exit.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
+
+
+async def test_lines_in_a_pipe_are_one_a_row(fake: FakeKie, folder: Path) -> None:
+    """Plain, and one a change of state at most."""
+    _, streams = await run(fake, order(table(folder, 30, key="k{n}")))
+    told = [line for line in streams.err.splitlines() if ": done" in line]
+
+    assert sorted(f"k{n}" for n in range(30)) == sorted(line.split()[3].rstrip(":") for line in told)
+    assert "\x1b" not in streams.err
+    assert len(streams.err.splitlines()) <= 30 + 5
+
+
+async def test_json_is_the_lines_of_the_manifest(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 3))
+    _, streams = await run(fake, mine, as_json=True)
+    told = sorted((json.loads(line) for line in streams.out.splitlines()), key=lambda line: int(line["line"]))
+
+    assert told == list(manifest(mine))
+
+
+async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, folder: Path) -> None:
+    fake.inject(Fault("create", "code", code=429, nth=1), Fault("create", "code", code=429, nth=3))
+    code, streams = await run(fake, order(table(folder, 5)))
+
+    assert (Exit.DONE, 1) == (code, streams.err.count("(429)"))
+
+
+async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 1))
+    mine.out.mkdir()
+    with Manifest(mine.out), pytest.raises(ConfigurationError, match="Another kie-async batch"):
+        await run(fake, mine)
+
+    assert [] == fake.truth.posts
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "resolution"], "--set: got 'resolution'; allowed: COLUMN=VALUE"),
+        (["--set", "=480p"], "--set: got ''"),
+        (["--rate", "fast"], "--rate: got 'fast'; allowed: N/SECONDS, such as 20/10"),
+        (["--rate", "0/10"], "Limits(creates=0) is not possible"),
+        (["--budget", "-1"], "budget"),
+        ([], "Nobody can be asked whether to go on"),
+    ],
+)
+def test_options_that_make_no_sense_are_told_before_it_begins(options: Sequence[str], said: str, folder: Path) -> None:
+    path = table(folder, 1)
+    ended = invoke(
+        "batch", str(path), "--out", str(folder / "out"), *options, KIE_API_KEY="k", KIE_BASE_URL="http://127.0.0.1:9"
+    )
+
+    assert (2, 1) == (ended.code, ended.err.count(said))
+
+
+def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
+    ended = invoke("batch", "no.csv", "--out", str(tmp_path / "out"), "--yes", KIE_API_KEY="k")
+
+    assert (2, True) == (ended.code, "No such file or directory: no.csv" in ended.err)
+
+
+async def test_the_journal_in_the_folder_is_what_other_commands_find(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 1, key="mine"))
+    await run(fake, mine)
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
+        [job] = await kie.jobs()
+
+    assert ("mine", "succeeded") == (job.key, job.state)

@@ -1,0 +1,301 @@
+"""The page of a batch in a real Chromium, opened from the file system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+from kie_async.cli.batch.manifest import State
+from tests.cli.batch.folder import MARKUP, make_folder, shot
+
+#: axe-core itself, as this package carries it.
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
+SCHEMES = ("light", "dark")
+
+Opened: TypeAlias = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run of 200 shots in which something of everything has happened."""
+    states = {7: State.FAILED, 12: State.IN_DOUBT, 19: State.SKIPPED, 88: State.FAILED}
+    shots = [
+        shot(line, states.get(line, State.DONE), prompt=f"Shot {line} of the cat, number {line * line}")
+        for line in range(2, 202)
+    ]
+    shots[1] = shot(3, prompt=MARKUP)
+    shots[2] = shot(4, image=None, source="https://images.example/cat.png")
+    return make_folder(tmp_path_factory.mktemp("run") / "out", shots, total=210)
+
+
+class Visit:
+    """Everything that a page has asked for, and complained of."""
+
+    def __init__(self, page: Page, folder: Path) -> None:
+        self.own = (folder.as_uri(), "data:")
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        self.complaints.append(message.text)
+
+
+@pytest.fixture
+def open_page(chromium: Browser, index: Path) -> Generator[Opened]:
+    """Opens the page in a fresh profile; it must end without a complaint, and without a request to elsewhere."""
+    visits: list[Visit] = []
+
+    def opened(*, size: str = "wide", path: Path = index, **options: Any) -> Page:  # noqa: ANN401 (the browser's own)
+        width, height = SIZES[size]
+        page = chromium.new_context(viewport={"width": width, "height": height}, **options).new_page()
+        visits.append(Visit(page, path.parent))
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in chromium.contexts:
+        context.close()
+    assert [[] for _ in visits] == [visit.complaints for visit in visits]
+    assert [] == [url for visit in visits for url in visit.requests if not url.startswith(visit.own)]
+
+
+def shown(page: Page) -> list[str]:
+    """The lines of the shots that are to be seen, in order."""
+    lines: list[str] = page.evaluate(
+        "[...document.querySelectorAll('.card:not([hidden])')].map(card => card.dataset.line)"
+    )
+    return lines
+
+
+def until(page: Page, expression: str) -> None:
+    """
+    Wait until something holds; bounded.
+
+    Playwright's own way evaluates a text inside of the page, which the page's policy forbids, rightly.
+    """
+    for _ in range(500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    pytest.fail(f"never: {expression}")
+
+
+def second_of(page: Page, film: str) -> float:
+    """Where a film stands, in seconds."""
+    return float(page.evaluate(f"document.querySelector('{film}').currentTime"))
+
+
+def test_a_video_plays_while_it_is_pointed_at(open_page: Opened) -> None:
+    """Nothing of it is read before; its time goes on then, and stands when the pointer has left."""
+    page = open_page()
+    film = "#shot-1 video"
+    assert 0 == page.evaluate(f"document.querySelector('{film}').readyState")
+
+    page.locator("#shot-1").hover()
+    until(page, f"document.querySelector('{film}').currentTime > 0.3")
+    page.mouse.move(1, 1)
+    until(page, f"document.querySelector('{film}').paused")
+    stood_at = second_of(page, film)
+    page.wait_for_timeout(200)
+
+    assert stood_at == second_of(page, film)
+
+
+def test_pictures_and_posters_come_when_they_are_near(open_page: Opened) -> None:
+    page = open_page()
+
+    assert 0 == page.locator("#shot-200 video[poster]").count()
+    page.locator("#shot-200").scroll_into_view_if_needed()
+    until(page, "document.querySelector('#shot-200 video').poster.endsWith('inputs/cat.jpg')")
+
+
+def test_prompts_with_markup_stay_text(open_page: Opened) -> None:
+    """As text they are on the page, and neither as elements nor as scripts, small or large."""
+    page = open_page()
+    expect(page.locator("#shot-2 .prompt")).to_have_text(MARKUP)
+    page.locator("#shot-2 .open").click()
+    expect(page.locator("#viewer-prompt")).to_have_text(MARKUP)
+
+    assert 0 == page.locator("[src*=evil]").count()
+    assert 1 == page.locator("script").count()
+
+
+def test_what_somebody_else_may_write_into_the_page_does_not_run(open_page: Opened) -> None:
+    """Should a text get through all the same, the page's own policy stands: it names the one script that runs."""
+    policy = open_page().locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content") or ""
+
+    assert "default-src 'none'" in policy
+    assert "script-src 'sha256-" in policy
+    assert "unsafe" not in policy
+
+
+def test_one_state_can_be_shown_and_words_found(open_page: Opened) -> None:
+    page = open_page()
+    assert [str(line) for line in range(2, 202)] == shown(page)
+
+    page.get_by_text("Failed 2").click()
+    assert ["7", "88"] == shown(page)
+    page.get_by_role("searchbox").fill("number 7744")
+    expect(page.locator("#count")).to_have_text("1 of 200 shown")
+    assert ["88"] == shown(page)
+    page.get_by_role("searchbox").fill("nobody wrote this")
+    page.get_by_role("button", name="Show all").click()
+    assert 200 == len(shown(page))
+
+
+def test_shots_can_be_sorted(open_page: Opened) -> None:
+    """Those without a figure are last, whichever way."""
+    page = open_page()
+    seconds = {str(line): 20.0 + line * 37 % 41 for line in range(2, 202) if line not in (12, 19)}
+
+    page.locator("#sort").select_option("-seconds")
+    slowest = shown(page)
+    page.locator("#sort").select_option("seconds")
+    fastest = shown(page)
+
+    assert sorted(seconds, key=lambda line: (-seconds[line], int(line))) == slowest[:-2]
+    assert sorted(seconds, key=lambda line: (seconds[line], int(line))) == fastest[:-2]
+    assert ["12", "19"] == slowest[-2:] == fastest[-2:]
+
+
+def test_it_can_be_worked_by_keys_alone(open_page: Opened) -> None:
+    page = open_page()
+    press = page.keyboard.press
+    focused = "document.activeElement.closest('.card')?.id"
+
+    press("j")
+    press("ArrowRight")
+    assert "shot-2" == page.evaluate(focused)
+    press("ArrowDown")
+    assert "shot-5" == page.evaluate(focused), "three in a row"
+    until(page, "document.querySelector('#shot-5 video').currentTime > 0")
+    press("Enter")
+    press("ArrowRight")
+    expect(page.locator("#viewer-title")).to_have_text(page.locator("#shot-6 h3").inner_text())
+    press("Escape")
+    until(page, f"{focused} === 'shot-6'")
+    press("4")
+    assert ["12"] == shown(page)[:1]
+    press("/")
+    page.keyboard.type("no such shot")
+    expect(page.locator("#empty")).to_be_visible()
+    press("Escape")
+    assert 200 == len(shown(page))
+    press("?")
+    expect(page.locator("#help")).to_be_visible()
+
+
+def test_who_needs_somebody_says_why_and_what_to_do(open_page: Opened) -> None:
+    """The command is there to be copied, beside the shot and in its large view."""
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    doubtful = page.locator("#shot-11")
+    expect(doubtful.locator(".reason")).to_have_text("It is in_doubt, for a reason.")
+    doubtful.get_by_role("button", name="Copy").click()
+    expect(doubtful.locator(".copy")).to_have_text("Copied")
+
+    assert "kie-async resolve --journal out/journal.db kj_12 TASKID" == page.evaluate("navigator.clipboard.readText()")
+    doubtful.locator(".none").click()
+    expect(page.locator("#viewer-notes pre")).to_have_text("kie-async resolve --journal out/journal.db kj_12 TASKID")
+
+
+def test_an_image_at_a_url_is_named_and_not_fetched(open_page: Opened) -> None:
+    page = open_page()
+    link = page.locator("#shot-3 .input a")
+
+    expect(link).to_have_text("images.example")
+    assert "noreferrer noopener" == link.get_attribute("rel")
+
+
+def test_colours_follow_the_system_or_the_reader(open_page: Opened) -> None:
+    page = open_page(color_scheme="dark")
+    back = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(back)
+    page.get_by_role("button", name="Auto colours").click()
+    light = page.evaluate(back)
+
+    assert ("rgb(14, 16, 20)", "rgb(244, 245, 247)") == (dark, light)
+    page.reload()
+    assert light == page.evaluate(back), "it is remembered"
+
+
+def test_it_works_without_scripts(open_page: Opened) -> None:
+    """All shots are there, and each picture leads to its video."""
+    page = open_page(java_script_enabled=False)
+
+    expect(page.locator(".card")).to_have_count(200)
+    assert (page.locator("#shot-1 .open").get_attribute("href") or "").endswith(".mp4")
+    expect(page.locator("#tools")).to_be_hidden()
+
+
+def test_the_whole_run_is_summed_up(open_page: Opened) -> None:
+    page = open_page()
+    tiles = page.locator(".tile").all_inner_texts()
+
+    assert ["Done", "Failed", "In doubt", "Not sent", "Not reached", "Credits", "Median time", "Fullest 10 s"] == [
+        tile.split("\n")[0] for tile in tiles
+    ]
+    assert ["196 of 210", "2", "1", "1", "10"] == [" ".join(tile.split("\n")[1:]) for tile in tiles[:5]]
+    expect(page.get_by_role("img", name="Creates in 10 seconds")).to_be_visible()
+    expect(page.get_by_role("img", name="Durations")).to_be_visible()
+
+
+def violations(page: Page) -> list[tuple[str, list[str]]]:
+    """What axe-core says against a page as it stands: the rule, and where it is broken."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    assert found["passes"]
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in found["violations"]]
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_axe_finds_nothing_in_a_long_run(open_page: Opened, size: str) -> None:
+    """No violation of the rules that a machine can check in 200 shots, at either width."""
+    assert [] == violations(open_page(size=size))
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run of a shot in each state."""
+    return make_folder(tmp_path_factory.mktemp("short") / "out", [shot(n, state) for n, state in enumerate(State, 1)])
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("view", ["page", "shot", "doubt", "keys"])
+def test_axe_finds_nothing(open_page: Opened, short: Path, size: str, scheme: str, view: str) -> None:
+    """Nor in any state, scheme and view."""
+    page = open_page(size=size, color_scheme=scheme, path=short)
+    if view in ("shot", "doubt"):
+        page.locator("#shot-1 .open" if view == "shot" else "#shot-3 .none").click()
+    elif view == "keys":
+        page.keyboard.press("?")
+
+    assert [] == violations(page)
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1440, 2560])
+def test_nothing_is_wider_than_the_window(open_page: Opened, width: int) -> None:
+    page = open_page()
+    page.set_viewport_size({"width": width, "height": 800})
+
+    assert width == page.evaluate("document.documentElement.scrollWidth")
+
+
+def test_names_that_are_no_urls_lead_to_their_files(open_page: Opened, tmp_path: Path) -> None:
+    """Names as ``save_to`` writes them, percent signs and all, are files and no URLs."""
+    name = "a%2Fb #1?x&y.mp4"
+    page = open_page(path=make_folder(tmp_path / "out", [shot(1, file=name)]))
+    page.locator("#shot-1").hover()
+
+    until(page, "document.querySelector('#shot-1 video').currentTime > 0")
