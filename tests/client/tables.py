@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from kie_async import KieClient, Outcome, Request, Run
 from kie_async._io.memory import MemoryJournal
 from kie_async.testing import FakeKie
 from tests.client.world import KEY, Anything, World, ask
 
-__all__ = ["a_world_without_a_ledger", "by_key", "files_of_at_most", "outcomes", "table", "to_the_end"]
+__all__ = ["a_world_without_a_ledger", "by_key", "outcomes", "table", "to_the_end"]
 
 
 def table(count: int) -> list[tuple[str, Request]]:
@@ -48,14 +47,3 @@ async def a_world_without_a_ledger(**service: Anything) -> AsyncIterator[World]:
     journal = MemoryJournal()
     async with FakeKie(**service) as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
         yield World(kie, fake, journal)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond *size* bytes, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

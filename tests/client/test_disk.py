@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import resource
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,10 @@ from kie_async import (
 from kie_async.testing import Fault, VirtualLoop
 from tests.client.filehost import MP4, a_picture, a_result, files_in
 from tests.client.world import a_world, ask, assert_settled
+from tests.full_disk import files_of_at_most
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 def _below_a_file(folder: Path) -> Path:
@@ -64,17 +64,6 @@ async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
         assert (picture.intent_id, picture.task_id) == (raised.value.intent_id, raised.value.task_id)
         await picture.save(tmp_path / "cat.png")
         await assert_settled(world.kie)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond *size* bytes, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:

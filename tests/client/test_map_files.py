@@ -10,8 +10,9 @@ import pytest
 
 from kie_async import Done, DownloadError, Failed, Limits, MarketRequest
 from kie_async.testing import Fault
-from tests.client.tables import by_key, files_of_at_most, outcomes, table, to_the_end
+from tests.client.tables import by_key, outcomes, table, to_the_end
 from tests.client.world import a_world, ask, assert_settled
+from tests.full_disk import files_of_at_most
 
 
 def names(folder: Path) -> set[str]:

@@ -211,17 +211,18 @@ async def test_a_client_that_is_refused_everything_asks_once_and_again_until_it_
     assert 1 == admission.bucket.tokens
 
 
-async def test_a_rate_limit_that_outlasts_the_patience_ends_the_wait() -> None:
-    """Each waiter's counts from when it came, but not from before the first refusal."""
-    admission = an_admission(max_age=100.0)
+@pytest.mark.parametrize("reason", [Verdict.RATE_LIMITED, Verdict.MAINTENANCE])
+async def test_what_outlasts_the_patience_ends_the_wait(reason: Verdict) -> None:
+    """Each waiter's counts from when it came, but not from before it began."""
+    admission = an_admission(patience=100.0, max_age=100.0)
     early = anyio.current_time() - 1e4
-    (await granted(admission)).end(Verdict.RATE_LIMITED)
+    (await granted(admission)).end(reason)
     ended_at: dict[str, float] = {}
 
     async def one(name: str, since: float) -> None:
         while isinstance(permit := await admission.permit(0, since=since), Permit):
-            permit.end(Verdict.RATE_LIMITED)
-        assert Verdict.RATE_LIMITED is permit
+            permit.end(reason)
+        assert reason is permit
         ended_at[name] = round(anyio.current_time())
 
     async with anyio.create_task_group() as group:
@@ -338,27 +339,6 @@ async def test_behind_maintenance_one_probe_a_minute_goes() -> None:
     assert 6 == len(probed_at)
     assert all(60.0 <= gap <= 60.0 * 1.1 + 3.1 for gap in gaps)
     assert 0 == admission.bucket.lent
-
-
-async def test_maintenance_that_outlasts_the_patience_ends_the_wait() -> None:
-    """Each waiter's counts from when it came, but not from before the maintenance began."""
-    admission = an_admission(patience=100.0)
-    early = anyio.current_time() - 1e4
-    (await granted(admission)).end(Verdict.MAINTENANCE)
-    ended_at: dict[str, float] = {}
-
-    async def one(name: str, since: float) -> None:
-        while isinstance(permit := await admission.permit(0, since=since), Permit):
-            permit.end(Verdict.MAINTENANCE)
-        assert Verdict.MAINTENANCE is permit
-        ended_at[name] = round(anyio.current_time())
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(one, "early", early)
-        await anyio.sleep(50.0)
-        group.start_soon(one, "late", anyio.current_time())
-    assert {"early": 100.0, "late": 150.0} == ended_at
-    assert 0 == admission.waiting
 
 
 async def test_behind_an_account_that_cannot_pay_one_goes_at_a_time() -> None:

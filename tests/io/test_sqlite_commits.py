@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import sqlite3
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +15,10 @@ from kie_async import ConfigurationError, JournalError, SqliteJournal
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async.testing import virtual_time
 from kie_async.testing.clock import VirtualLoop
+from tests.full_disk import files_of_at_most
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from kie_async._io.owners import Owners
 
 S = IntentState
@@ -38,17 +35,6 @@ class Traced(SqliteJournal):
         connection = super()._connect(owners)
         connection.set_trace_callback(self.statements.append)
         return connection
-
-
-@contextmanager
-def no_room_beyond(size: int) -> Generator[None]:
-    """No file of this process can grow past *size* bytes: the disk is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def all_at_once(journal: SqliteJournal, rows: list[Intent]) -> dict[int, JournalError]:
@@ -143,7 +129,7 @@ async def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "kie.db"
     async with opened(path) as journal:
         before = [await journal.add(an_intent(number)) for number in range(5)]
-        with no_room_beyond((tmp_path / "kie.db-wal").stat().st_size):
+        with files_of_at_most((tmp_path / "kie.db-wal").stat().st_size):
             wrong = await all_at_once(journal, [an_intent(number) for number in range(5, 30)])
             with pytest.raises(JournalError, match="cannot be used"):
                 await moved(journal, before[0], S.SENDING)
@@ -158,7 +144,7 @@ async def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path) -> None:
 async def test_a_disk_that_is_full_from_the_beginning_is_told(tmp_path: Path) -> None:
     """Then it is as if the file had been empty."""
     path = tmp_path / "kie.db"
-    with no_room_beyond(0), pytest.raises(JournalError, match="cannot be used"):
+    with files_of_at_most(0), pytest.raises(JournalError, match="cannot be used"):
         await SqliteJournal(path).open()
     async with opened(path) as journal:
         assert [] == list(await journal.rows())
