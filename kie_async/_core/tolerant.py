@@ -141,7 +141,7 @@ def unwrapped(value: JSON) -> JSON:
     ({'a': 1}, '{broken', {'a': 1})
     """
     for _ in range(_MOST_WRAPPERS):
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value:  # a task that runs has an empty result
             break
         try:
             value = decode(value)

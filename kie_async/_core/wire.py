@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 
 import attrs
@@ -167,9 +168,14 @@ def read_envelope(body: bytes) -> Envelope | None:
     Envelope(code=422, message='recordInfo is null', data=None)
     """
     try:
-        return _envelope(decode(body.decode("utf-8-sig")))
+        return _envelope(decode(_unmarked(body)))
     except ValueError:
         return None
+
+
+def _unmarked(body: bytes) -> str:
+    """The text of a body, without a byte order mark; the codec that does both takes as long as all the rest."""
+    return body.removeprefix(BOM_UTF8).decode()
 
 
 def _envelope(document: JSON) -> Envelope | None:
@@ -277,7 +283,7 @@ def read_record_body(body: bytes) -> tuple[Envelope | None, TaskRecord | None]:
     envelope = read_envelope(body)
     if envelope is None:
         try:
-            envelope = _envelope(decode_around(body.decode("utf-8-sig"), "param"))
+            envelope = _envelope(decode_around(_unmarked(body), "param"))
         except ValueError:
             return None, None
     return envelope, None if envelope is None else read_record(envelope)
