@@ -186,6 +186,11 @@ class Mapper:
     def _patience(self) -> float:
         return anyio.current_time() + _LATE_PATIENCE if self._late else math.inf
 
+    @property
+    def _ends(self) -> bool:
+        """Whether nothing more is to be begun, whatever it is."""
+        return self._stopped or self._verdict is not None
+
     async def _take(self, given: Given) -> None:
         index = self._out.expect()
         key, request = given if isinstance(given, tuple) else (None, given)
@@ -211,6 +216,8 @@ class Mapper:
             if not self._ledger.may_fit(price):
                 return row.skipped(late=False)
             await self._bell.rung()
+        if self._ends:
+            return None  # the cancellation is on its way, and has not come yet
         if self._late:
             return row.skipped(late=True)
         row.price = row.reserved = price
@@ -349,7 +356,7 @@ class Mapper:
             return False
         await self._release(row)
         price = await self._finding.price(row.request)
-        if self._late or self._stopped or self._verdict is not None or not self._ledger.reserve(price):
+        if self._late or self._ends or not self._ledger.reserve(price):
             return False
         row.price = row.reserved = price
         row.replayed = False
@@ -376,7 +383,7 @@ class Mapper:
         """The outcome of a row that we have withdrawn, or the account has halted."""
         if row.failure is not None:
             return row.failed(row.failure)
-        return row.skipped(late=True) if self._late and not self._stopped and self._verdict is None else None
+        return row.skipped(late=True) if self._late and not self._ends else None
 
     async def _release(self, row: Row) -> None:
         """Let a row of the journal go that nobody will ask for, where it must be small."""
