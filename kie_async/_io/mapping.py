@@ -212,6 +212,7 @@ class Mapper:
             await self._join(row, found)
             return None
         price = await self._finding.price(row.request)
+        self._ledger.hold(row.suspects * price)
         while not self._late and not self._ledger.reserve(price):
             if not self._ledger.may_fit(price):
                 return row.skipped(late=False)
@@ -229,13 +230,16 @@ class Mapper:
         """Go on with a job that there is: wait for it, or tell how it has ended."""
         row.job = found
         row.replayed = not found.attended and found.state not in OPEN
-        if row.replayed:
-            if found.row is not None and found.row.credits is not None:
-                self._ledger.settle(0.0, found.row.credits)
-        elif self._plan.budget is not None:
-            # It may have been paid already, so it counts whether the budget has that much left or not.
-            row.price = row.reserved = await self._finding.price(row.request)
-            self._ledger.claim(row.reserved)
+        if self._plan.budget is not None:
+            # What it has cost, or may have cost, counts whether the budget has that much left or not.
+            with suppress(errors.ConfigurationError):  # of a model without a price nothing is sent
+                row.price = await self._finding.price(row.request)
+            if row.replayed:
+                self._ledger.close(row.price, 0.0, found.row)
+            else:
+                row.reserved = row.price
+                self._ledger.claim(row.reserved)
+                self._ledger.hold(row.suspects * row.price)
         self._follow(row)
 
     # -- one row ----------------------------------------------------------------------------------------------------
@@ -338,8 +342,8 @@ class Mapper:
         intent = None if row.job is None else row.job.row
         if row.replayed:
             return
-        self._ledger.close(row.price, row.reserved, intent)
-        row.reserved = 0.0
+        self._ledger.close(row.price, row.reserved, intent, held=row.suspects)
+        row.reserved, row.suspects = 0.0, 0
         if intent is not None and intent.state is IntentState.SUCCEEDED:
             self._prices.learn(intent)
         if row.has_ended and intent is not None:
