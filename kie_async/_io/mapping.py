@@ -169,10 +169,14 @@ class Mapper:
             self._verdict = self._verdict or error
         finally:
             # Cancelled by the root task and not by us: the client is being closed.
-            self._closed = not self._parts.root.running
-            await self._reader.close()
-            self._reading = False
-            self._end_if_over()
+            self._closed = self._closed or not self._parts.root.running
+            try:
+                await self._reader.close()
+            except Exception as error:  # noqa: BLE001 (the source's own, as above)
+                self._verdict = self._verdict or error
+            finally:
+                self._reading = False
+                self._end_if_over()
 
     async def _read(self) -> list[Given]:
         plan = self._plan
