@@ -63,7 +63,7 @@ class Ledger:
         self.reserved -= reserved
         self.spent += cost
 
-    def close(self, price: float, reserved: float, row: Intent | None) -> None:
+    def close(self, price: float, reserved: float, row: Intent | None, *, held: int = 0) -> None:
         """
         Put what is known of a job that goes no further in the place of what was set aside for it.
 
@@ -73,11 +73,13 @@ class Ledger:
             reserved: What was set aside.
 
             row: The job's row; None for one that was never written down.
+
+            held: For how many of its suspect attempts the price is held already.
         """
         state = IntentState.WITHDRAWN if row is None else row.state
         suspects = 0 if row is None else row.suspect_attempts
         # Each of them may have been paid beside what the job itself has cost.
-        self.hold(suspects * price)
+        self.hold((suspects - held) * price)
         if row is not None and state in (IntentState.SUCCEEDED, IntentState.FAILED):
             unsaid = price if state is IntentState.SUCCEEDED else 0.0
             self.settle(reserved, unsaid if row.credits is None else row.credits)

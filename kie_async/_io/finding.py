@@ -107,8 +107,10 @@ class Finding:
         if job is None:
             intent = await parts.journal.by_key(key)
             if intent is None:
+                row.suspects = 0
                 return None
             job = LiveJob.of(intent)
+        row.suspects = 0 if job.row is None else job.row.suspect_attempts
         if job.fingerprint != row.identity:
             raise await self._intake.conflict(job.row, row.request, key=row.key, job_id=job.id)
         if job.attended or job.row is None:

@@ -169,10 +169,14 @@ class Mapper:
             self._verdict = self._verdict or error
         finally:
             # Cancelled by the root task and not by us: the client is being closed.
-            self._closed = not self._parts.root.running
-            await self._reader.close()
-            self._reading = False
-            self._end_if_over()
+            self._closed = self._closed or not self._parts.root.running
+            try:
+                await self._reader.close()
+            except Exception as error:  # noqa: BLE001 (the source's own, as above)
+                self._verdict = self._verdict or error
+            finally:
+                self._reading = False
+                self._end_if_over()
 
     async def _read(self) -> list[Given]:
         plan = self._plan
@@ -185,6 +189,11 @@ class Mapper:
 
     def _patience(self) -> float:
         return anyio.current_time() + _LATE_PATIENCE if self._late else math.inf
+
+    @property
+    def _ends(self) -> bool:
+        """Whether nothing more is to be begun, whatever it is."""
+        return self._stopped or self._verdict is not None
 
     async def _take(self, given: Given) -> None:
         index = self._out.expect()
@@ -207,10 +216,13 @@ class Mapper:
             await self._join(row, found)
             return None
         price = await self._finding.price(row.request)
+        self._ledger.hold(row.suspects * price)
         while not self._late and not self._ledger.reserve(price):
             if not self._ledger.may_fit(price):
                 return row.skipped(late=False)
             await self._bell.rung()
+        if self._ends:
+            return None  # the cancellation is on its way, and has not come yet
         if self._late:
             return row.skipped(late=True)
         row.price = row.reserved = price
@@ -222,13 +234,16 @@ class Mapper:
         """Go on with a job that there is: wait for it, or tell how it has ended."""
         row.job = found
         row.replayed = not found.attended and found.state not in OPEN
-        if row.replayed:
-            if found.row is not None and found.row.credits is not None:
-                self._ledger.settle(0.0, found.row.credits)
-        elif self._plan.budget is not None:
-            # It may have been paid already, so it counts whether the budget has that much left or not.
-            row.price = row.reserved = await self._finding.price(row.request)
-            self._ledger.claim(row.reserved)
+        if self._plan.budget is not None:
+            # What it has cost, or may have cost, counts whether the budget has that much left or not.
+            with suppress(errors.ConfigurationError):  # of a model without a price nothing is sent
+                row.price = await self._finding.price(row.request)
+            if row.replayed:
+                self._ledger.close(row.price, 0.0, found.row)
+            else:
+                row.reserved = row.price
+                self._ledger.claim(row.reserved)
+                self._ledger.hold(row.suspects * row.price)
         self._follow(row)
 
     # -- one row ----------------------------------------------------------------------------------------------------
@@ -331,8 +346,8 @@ class Mapper:
         intent = None if row.job is None else row.job.row
         if row.replayed:
             return
-        self._ledger.close(row.price, row.reserved, intent)
-        row.reserved = 0.0
+        self._ledger.close(row.price, row.reserved, intent, held=row.suspects)
+        row.reserved, row.suspects = 0.0, 0
         if intent is not None and intent.state is IntentState.SUCCEEDED:
             self._prices.learn(intent)
         if row.has_ended and intent is not None:
@@ -349,7 +364,7 @@ class Mapper:
             return False
         await self._release(row)
         price = await self._finding.price(row.request)
-        if self._late or self._stopped or self._verdict is not None or not self._ledger.reserve(price):
+        if self._late or self._ends or not self._ledger.reserve(price):
             return False
         row.price = row.reserved = price
         row.replayed = False
@@ -376,7 +391,7 @@ class Mapper:
         """The outcome of a row that we have withdrawn, or the account has halted."""
         if row.failure is not None:
             return row.failed(row.failure)
-        return row.skipped(late=True) if self._late and not self._stopped and self._verdict is None else None
+        return row.skipped(late=True) if self._late and not self._ends else None
 
     async def _release(self, row: Row) -> None:
         """Let a row of the journal go that nobody will ask for, where it must be small."""

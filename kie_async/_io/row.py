@@ -53,6 +53,8 @@ class Row:
 
         reserved: What is set aside for it: as often its price as it may have been paid.
 
+        suspects: How many of its attempts may have been paid before this run asked for it.
+
         job: Its job, once it has one.
 
         begun: Whether this run has begun the job, and may withdraw it.
@@ -78,6 +80,7 @@ class Row:
     retries: int = 0
     price: float = 0.0
     reserved: float = 0.0
+    suspects: int = 0
     job: LiveJob | None = None
     begun: bool = False
     withdrawn: bool = False

@@ -394,6 +394,42 @@ async def test_stop_yields_what_runs_and_ends() -> None:
         await assert_settled(world.kie)
 
 
+async def test_a_source_that_fails_when_it_is_told_to_end_holds_nobody_up() -> None:
+    async def rows() -> AsyncIterator[tuple[str, Request]]:
+        try:
+            for row in table(1000):
+                yield row
+        finally:
+            raise LookupError
+
+    async with a_world(duration=30.0) as world:
+        with anyio.fail_after(100.0):
+            async with world.kie.map(rows()) as run:
+                assert isinstance(await anext(run), Done)
+                run.stop()
+                found, error = await to_the_end(run)
+
+        assert len(world.tasks) == len(found) + 1
+        assert isinstance(error, LookupError)
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("look_ahead", [None, 5])
+async def test_nothing_is_begun_after_stop_even_where_the_next_rows_are_about_to_be_read(
+    look_ahead: int | None,
+) -> None:
+    """One ring tells the caller of an outcome and the reader of room for more: the caller may be the first to hear."""
+    faults = [Fault("create", "code", code=422)]
+    async with a_world(faults=faults) as world, world.kie.map(table(100), look_ahead=look_ahead) as run:
+        assert isinstance(await anext(run), Failed)
+        run.stop()
+        begun = len(await world.rows())
+        assert (await to_the_end(run))[1] is None
+        await anyio.sleep(60.0)
+
+        assert begun == len(await world.rows())
+
+
 async def test_a_client_that_closes_under_a_run_ends_it_with_an_error() -> None:
     async with a_world(duration=30.0) as world:
         async with world.kie.map(table(30)) as run:

@@ -15,6 +15,7 @@ from kie_async import (
     ConfigurationError,
     Done,
     Estimate,
+    EventName,
     Failed,
     InDoubt,
     InsufficientCreditsError,
@@ -27,6 +28,7 @@ from kie_async import (
     Skipped,
     TaskFailedError,
 )
+from kie_async._core.lifecycle import IntentState
 from kie_async.testing import Fault
 from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, a_world, ask, assert_settled
@@ -162,6 +164,56 @@ async def test_each_attempt_that_may_have_been_paid_is_set_aside() -> None:
         assert {"Done": 1, "Failed": 1} == kinds(found)
         assert (80.0, 240.0) == (run.summary().credits, run.summary().credits_held)
         assert 320.0 == world.truth.spent(anyio.current_time())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("create", "reset", after=True, when=lambda call: "take 3" in str(call.body)),
+        Fault("create", "code", code=500, after=True, when=lambda call: "take 3" in str(call.body)),
+    ],
+    ids=["in doubt", "unclear"],
+)
+async def test_what_an_earlier_run_may_have_paid_is_held_by_the_next_one_too(fault: Fault) -> None:
+    async with a_world(duration=30.0, faults=[fault]) as world:
+        first = kinds(await outcomes(world, table(50), budget=Budget(credits=1000)))
+        tasks = len(world.tasks)
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            assert first == kinds([outcome async for outcome in run])
+
+        assert tasks == len(world.tasks) <= 12
+        assert 80.0 <= run.summary().credits_held
+
+
+async def test_what_an_earlier_run_may_have_paid_is_held_where_it_was_killed_before_the_next_attempt() -> None:
+    """The journal knows an intent of which one attempt was answered by an unclear error; it is sent once more."""
+    retry = RetryPolicy(server_error_attempts=1_000_000)
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    async with a_world(client={"retry": retry}, duration=30.0, faults=faults) as world:
+        async with world.kie.map(table(1)) as run:
+            while not world.reported(EventName.SUSPECT):
+                await anyio.sleep(0.01)
+            await world.kie.aclose()
+        assert [(IntentState.INTENT, 1)] == [(row.state, row.suspect_attempts) for row in await world.rows()]
+        await world.kie.__aenter__()
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 11, "Skipped": 39} == kinds(found)
+        assert (880.0, 80.0) == (run.summary().credits, run.summary().credits_held)
+        assert 12 == len(world.tasks)
+
+
+async def test_a_job_that_is_there_is_told_as_it_is_where_its_price_is_not_known() -> None:
+    """Of a model without a price nothing is sent, and what was sent of it before is no failure for that."""
+    rows = [("old", MarketRequest(model=Z, input={"prompt": "x"})), ("new", MarketRequest(model=Z, input={}))]
+    async with a_world(duration=10.0, models=[Z], prices={Z: 0.0}) as world:
+        await world.kie.submit(rows[0][1], key="old")
+        old, new = await outcomes(world, rows, budget=Budget(credits=100), ordered=True)
+
+        assert isinstance(old, Done)
+        assert isinstance(new, Failed)
+        assert isinstance(new.error, ConfigurationError)
 
 
 async def test_a_retry_needs_its_money_too() -> None:

@@ -80,3 +80,12 @@ def test_what_a_job_that_goes_no_further_has_cost(ended: Intent | None, spent: f
     ledger.close(80, 160, ended)
 
     assert (0.0, spent, held) == (ledger.reserved, ledger.spent, ledger.held)
+
+
+def test_a_suspect_attempt_that_is_held_already_is_not_held_twice() -> None:
+    ledger = Ledger(1000)
+    ledger.hold(80)
+    ledger.reserve(160)
+    ledger.close(80, 160, row(S.SUCCEEDED, credits=70.0, suspects=2), held=1)
+
+    assert (0.0, 70.0, 160.0) == (ledger.reserved, ledger.spent, ledger.held)
