@@ -44,7 +44,7 @@ PROMPTS = {
 _OTHER_PROMPT = "The scene comes to life, and the camera moves slowly through it"
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_MB = 1_000_000
+_KB = 1_000
 
 #: A world in which no task is an outlier, and most of them show all of their states.
 _SEED = 7
@@ -222,14 +222,14 @@ def _table(videos: Sequence[Video], *, out: Path, wished: int, seconds: float) -
     table = Table("file", title=f"Saved in {out}", box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
     spent = sum(video.generation.credits or 0.0 for video in videos)
     table.columns[0].footer = f"{len(videos)} of {wished}"
-    table.add_column("size", f"{sum(video.size for video in videos) / _MB:.1f} MB", justify="right")
+    table.add_column("size", f"{sum(video.size for video in videos) / _KB:,.0f} kB", justify="right")
     table.add_column("task id", overflow="fold")
     table.add_column("credits", f"{spent:g}", justify="right")
     table.add_column("took", f"{seconds:.1f} s", justify="right")
     for video in videos:
         table.add_row(
             video.file.name,
-            f"{video.size / _MB:.1f} MB",
+            f"{video.size / _KB:,.0f} kB",
             video.generation.task_id,
             f"{video.generation.credits or 0.0:g}",
             f"{video.seconds:.1f} s",

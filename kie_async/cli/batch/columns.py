@@ -68,7 +68,7 @@ class Columns(ABC):
             if name and count > 1
         ]
         missing = [name for name in self.needed if name not in given]
-        return [*problems, *(Problem(name, "no such column", "a column, or --set for all rows") for name in missing)]
+        return [*problems, *(_lacking(name) for name in missing)]
 
     @abstractmethod
     def request(
@@ -86,6 +86,11 @@ class Columns(ABC):
 
             origins: Origins whose URLs need not be public.
         """
+
+
+def _lacking(name: str) -> Problem:
+    option = f"--{name}" if name == "prompt" else "--set"
+    return Problem(name, "no such column", f"a column, or {option} for all rows")
 
 
 def columns_of(model: str | None) -> Columns:

@@ -129,38 +129,53 @@ async def _manifest_of(folder: Path) -> AsyncGenerator[Manifest]:
 
 async def _agreed(session: Session, order: Order, record: Record, kinds: Kinds, kie: KieClient) -> bool:
     """Say what will be made and what it will probably cost, and ask."""
-    output, count = session.output, record.table.count
-    done = await anyio.to_thread.run_sync(lambda: sum(entry.state == State.DONE for entry in record.manifest.entries()))
-    before = f", {min(done, count):,} of them done already" if done else ""
-    output.say(f"{order.table}: {_count(count, 'shot')}{before}.")
+    output = session.output
+    done, left, kinds = await anyio.to_thread.run_sync(_left, record, kinds, order.retry_failed)
+    before = f", {done:,} of them done already" if done else ""
+    output.say(f"{order.table}: {_count(record.table.count, 'shot')}{before}.")
     forecast = (
-        await kinds.forecast(kie.estimate)
-        if order.price is None
-        else Forecast(order.price * count, count, ("--price",))
+        await kinds.forecast(kie.estimate) if order.price is None else Forecast(order.price * left, left, ("--price",))
     )
-    output.say(f"{_cost(forecast, count, done)} {await _balance(kie)}".strip())
+    output.say(f"{_cost(forecast, left)} {await _balance(kie)}".strip())
     if order.budget is not None:
-        output.say(f"Nothing is sent that would cost more than {order.budget:g} credits in all.")
+        output.say(f"Nothing is sent that would cost more than {order.budget:,.12g} credits in all.")
     if order.ask is None:
         return True
     return await anyio.to_thread.run_sync(order.ask, abandon_on_cancel=True)
 
 
-def _cost(forecast: Forecast, count: int, done: int) -> str:
+def _left(record: Record, kinds: Kinds, retries: int) -> tuple[int, int, Kinds]:
+    """How many rows of the table are done, how many may still cost something, and of which kinds those are."""
+    if not len(record.manifest):
+        return 0, record.table.count, kinds
+    done = left = 0
+    rest = Kinds()
+    for shot in record.table.shots():
+        entry = record.manifest.entry(shot.key)
+        if entry is not None and entry.state == State.DONE:
+            done += 1
+        elif entry is None or entry.state != State.FAILED or entry.task_id is None or retries:
+            left += 1
+            rest.note(shot.request)
+    return done, left, rest
+
+
+def _cost(forecast: Forecast, left: int) -> str:
+    if not left:
+        return "Nothing is left that costs anything."
     if not forecast.priced:
         return "What a shot costs is not known here."
-    left = forecast.credits * max(0, count - done) / count
-    some = "" if forecast.priced == count else f", for the {forecast.priced:,} whose price is known"
+    some = "" if forecast.priced == left else f", for the {forecast.priced:,} whose price is known"
     return (
-        f"What is left will cost about {left:,.0f} credits{some} ({'; '.join(forecast.sources)}); the service alone"
-        " sets prices."
+        f"What is left will cost about {forecast.credits:,.0f} credits{some} ({'; '.join(forecast.sources)}); the"
+        " service alone sets prices."
     )
 
 
 async def _balance(kie: KieClient) -> str:
     """What the account has; a key that is no good ends it here."""
     try:
-        return f"The account has {await kie.credits():,g}."
+        return f"The account has {await kie.credits():,.12g}."
     except AuthenticationError:
         raise
     except KieError:

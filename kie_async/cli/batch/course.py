@@ -120,7 +120,7 @@ class Course:
             made_at=f"{now.day} {now:%B %Y, %H:%M} UTC",
             limit=order.limits.creates,
             window=order.limits.window,
-            command=None if finished and self._codes <= {Exit.DONE} else record.commands.again,
+            command=None if finished and self._codes <= {Exit.DONE} else record.again,
             stopped=None if finished else self._why(),
         )
 

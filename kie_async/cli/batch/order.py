@@ -26,11 +26,14 @@ class Commands:
 
         retry: The same, with failed tasks made again.
 
+        richer: The same, with a larger budget to be put in.
+
         journal: What other commands must be given to find the journal, such as ``" --journal out/journal.db"``.
     """
 
     again: str
     retry: str
+    richer: str
     journal: str
 
 
@@ -81,23 +84,29 @@ class Order:
 
         >>> Order(table=Path("my shots.csv"), out=Path("out"), budget=500.0).commands().again
         "kie-async batch 'my shots.csv' --out out --budget 500"
+        >>> Order(table=Path("shots.csv"), out=Path("out"), budget=500.0).commands().richer
+        'kie-async batch shots.csv --out out --budget CREDITS'
         """
+        return Commands(
+            again=self._line(budget=self.budget, retries=self.retry_failed),
+            retry=self._line(budget=self.budget, retries=max(1, self.retry_failed)),
+            richer=self._line(budget="CREDITS", retries=self.retry_failed),
+            journal=f" --journal {shlex.quote(str(self.out / JOURNAL))}",
+        )
+
+    def _line(self, *, budget: object, retries: int) -> str:
         rate = None if self.limits == Limits() else f"{self.limits.creates}/{self.limits.window:g}"
         options: list[tuple[str, object]] = [
             ("--model", self.model),
             *(("--set", f"{name}={value}") for name, value in self.defaults.items()),
-            ("--budget", self.budget),
+            ("--budget", budget),
             ("--price", self.price),
             ("--deadline", self.deadline),
             ("--rate", rate),
+            ("--retry-failed", retries or None),
         ]
         words = ["kie-async", "batch", str(self.table), "--out", str(self.out)]
         for name, value in options:
             if value is not None:
                 words += [name, f"{value:.12g}" if isinstance(value, float) else str(value)]
-        again = [*words, "--retry-failed", str(self.retry_failed)] if self.retry_failed else words
-        return Commands(
-            again=shlex.join(again),
-            retry=shlex.join([*words, "--retry-failed", str(max(1, self.retry_failed))]),
-            journal=f" --journal {shlex.quote(str(self.out / JOURNAL))}",
-        )
+        return shlex.join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -13,6 +14,9 @@ __all__ = ["Forecast", "Kinds"]
 
 #: How many kinds of rows are told apart; what comes beyond them has no price.
 _MOST = 500
+
+#: Of how many tasks a price is: of kinds with different numbers it is said once, without them.
+_COUNTED = re.compile(r"the last (?:\d+ such tasks|such task)\b")
 
 #: What a price does not hang on.
 _FREE = frozenset({"prompt", "seed"})
@@ -60,9 +64,10 @@ class Kinds:
         Args:
             estimate: The price of one.
         """
-        total, priced, sources = 0.0, 0, dict[str, None]()
+        total, priced, sources = 0.0, 0, dict[str, str]()
         for kind, count in self._counts.items():
             if (price := await estimate(self._samples[kind])) is not None:
                 total, priced = total + price.credits * count, priced + count
-                sources[price.source] = None
-        return Forecast(total, priced, tuple(sources))
+                plain = _COUNTED.sub("the last such tasks", price.source)
+                sources[plain] = price.source if sources.get(plain, price.source) == price.source else plain
+        return Forecast(total, priced, tuple(sources.values()))

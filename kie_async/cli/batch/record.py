@@ -59,6 +59,8 @@ class Record:
 
     Attributes:
         open: The rows that were read and have not ended, by key: the only ones that are held.
+
+        again: The command that goes on with the run as a whole.
     """
 
     table: Table
@@ -66,6 +68,7 @@ class Record:
     manifest: Manifest
     commands: Commands
     open: dict[str, Entry] = attrs.field(factory=dict, init=False)
+    again: str = attrs.field(default=attrs.Factory(lambda self: self.commands.again, takes_self=True), init=False)
 
     def requests(self) -> Iterator[tuple[str, Request]]:
         """
@@ -124,8 +127,10 @@ class Record:
             case InDoubt():
                 entry = self._doubted(entry)
             case Skipped():
-                reason = _WHY_SKIPPED[outcome.reason]
-                entry = attrs.evolve(entry, state=State.SKIPPED, reason=reason, command=self.commands.again)
+                if outcome.reason == "budget":
+                    self.again = self.commands.richer  # the same command would find no more room
+                command = self.commands.richer if outcome.reason == "budget" else self.commands.again
+                entry = attrs.evolve(entry, state=State.SKIPPED, reason=_WHY_SKIPPED[outcome.reason], command=command)
         self.manifest.record(entry)
         del self.open[outcome.key]
         return entry

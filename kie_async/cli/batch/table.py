@@ -16,6 +16,7 @@ from kie_async.cli.batch.columns import KEY, Columns
 from kie_async.cli.batch.keys import Keys, problems_of_key, source_of, stem_of
 from kie_async.cli.batch.lines import read_lines
 from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
+from kie_async.requests._shown import shown
 from kie_async.requests.images import LocalImage
 
 __all__ = ["Flaw", "Shot", "Table"]
@@ -226,7 +227,9 @@ class Table:
             name if name not in names[:place] and not self.columns.unknown(name) else None
             for place, name in enumerate(names)
         ]
-        return self.columns.header(given), counts
+        problems = self.columns.header(given)
+        by_option = {shown(name) for name in self.defaults if name not in names}
+        return [attrs.evolve(one, field="--set") if one.value in by_option else one for one in problems], counts
 
 
 @attrs.define

@@ -111,10 +111,34 @@ async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) ->
     await run(fake, mine)
     lines = mine.table.read_text().splitlines()
     mine.table.write_text("\n".join([lines[0], "cat.jpg,A new one,480p", lines[4], lines[1]]))
-    code, _ = await run(fake, mine)
+    code, streams = await run(fake, mine)
 
     assert (Exit.DONE, 5) == (code, len(fake.truth.tasks))
     assert ["done"] * 5 == states(mine)
+    assert "3 shots, 2 of them done already." in streams.err
+    assert "about 40 credits" in streams.err
+
+
+async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: FakeKie, folder: Path) -> None:
+    """A row that has failed costs nothing, unless it is to be made again; where prices come from is said once."""
+    rows = ["cheap,cat.jpg,Go,480p", "dear,cat.jpg,Go,720p", "dearer,city.jpg,Go,720p", "bad,city.jpg,Go,480p"]
+    mine = order(folder / "shots.csv", budget=2500.0)
+    mine.table.write_text("\n".join(["key,image,prompt,resolution", *rows[:3]]))
+    await run(fake, mine)
+    fake.fail_rate = 1.0
+    mine.table.write_text("\n".join(["key,image,prompt,resolution", *rows]))
+    await run(fake, mine)
+    fake.fail_rate = 0.0
+    _, nothing = await run(fake, mine)
+    new = ["new,cat.jpg,Stop,720p", "newer,cat.jpg,Stop,480p", "newest,city.jpg,Stop,480p"]
+    mine.table.write_text("\n".join(["key,image,prompt,resolution", *rows, *new]))
+    _, some = await run(fake, mine)
+
+    assert "4 shots, 3 of them done already." in nothing.err
+    assert "Nothing is left that costs anything." in nothing.err
+    assert "7 shots, 3 of them done already." in some.err
+    assert "about 160 credits (the highest of the last such tasks in the journal); the service" in some.err
+    assert "more than 2,500 credits in all" in some.err
 
 
 async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path) -> None:
@@ -171,7 +195,7 @@ async def test_a_model_without_a_price_says_so_and_yours_counts(folder: Path) ->
     async with FakeKie(models=["other/model"], duration=20.0) as fake:
         mine = order(path, model="other/model")
         _, unknown = await run(fake, mine)
-        _, known = await run(fake, order(path, model="other/model", price=7.0))
+        _, known = await run(fake, Order(table=path, out=folder / "another", model="other/model", price=7.0))
 
     assert "What a shot costs is not known here." in unknown.err
     assert "(--price)" in known.err
@@ -225,10 +249,13 @@ async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_se
 async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder: Path) -> None:
     mine = order(table(folder, 10), budget=130.0)
     code, _ = await run(fake, mine)
-    skipped = states(mine).count("skipped")
+    skipped = [line["command"] for line in manifest(mine) if line["state"] == "skipped"]
+    page = (mine.out / "index.html").read_text()
     more, _ = await run(fake, order(mine.table, budget=400.0))
 
-    assert (Exit.NO_ANSWER, 7, Exit.DONE) == (code, skipped, more)
+    assert (Exit.NO_ANSWER, Exit.DONE) == (code, more)
+    assert [f"kie-async batch {mine.table} --out {mine.out} --budget CREDITS"] * 7 == skipped
+    assert "--budget 130" not in page, "the same command would find no more room"
     assert ["done"] * 10 == states(mine)
 
 

@@ -136,9 +136,9 @@ def test_a_folder_needs_a_prompt_and_an_image(folder: Path) -> None:
     (folder / "empty").mkdir()
     empty = Table(path=folder / "empty", columns=columns_of(None), defaults={"prompt": "Go"})
 
-    assert [(1, "prompt", "no such column")] == [
-        flaw[:3] for flaw in flaws(Table(path=folder, columns=columns_of(None)))
-    ]
+    assert [(1, "prompt", "no such column", "a column, or --prompt for all rows")] == flaws(
+        Table(path=folder, columns=columns_of(None))
+    )
     assert [(1, "folder", "no image")] == [flaw[:3] for flaw in flaws(empty)]
 
 
@@ -155,8 +155,8 @@ def test_a_default_may_be_as_wrong_as_a_cell(folder: Path) -> None:
     unknown = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n", defaults={"sead": "7"})
 
     assert [(2, "resolution", "'1080p'")] == [flaw[:3] for flaw in flaws(wrong)]
-    [(line, column, value, allowed)] = flaws(unknown)
-    assert (1, "column", "'sead'", True) == (line, column, value, allowed.endswith("(did you mean 'seed'?)"))
+    [(line, option, value, allowed)] = flaws(unknown)
+    assert (1, "--set", "'sead'", True) == (line, option, value, allowed.endswith("(did you mean 'seed'?)"))
 
 
 def test_the_names_of_columns_are_judged_once_and_not_in_each_row(folder: Path) -> None:
