@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from codecs import BOM_UTF8
 from collections.abc import Mapping
 
 import attrs
@@ -173,9 +172,13 @@ def read_envelope(body: bytes) -> Envelope | None:
         return None
 
 
+#: The byte order mark of UTF-8.
+_MARK = b"\xef\xbb\xbf"
+
+
 def _unmarked(body: bytes) -> str:
     """The text of a body, without a byte order mark; the codec that does both takes as long as all the rest."""
-    return body.removeprefix(BOM_UTF8).decode()
+    return body.removeprefix(_MARK).decode()
 
 
 def _envelope(document: JSON) -> Envelope | None:
