@@ -162,14 +162,14 @@ class Mapper:
     async def _feed(self) -> None:
         try:
             with self._feeding:
-                while given := await self._read():
+                while not self._ends and (given := await self._read()):
                     for one in given:
-                        await self._take(one)
+                        if not self._ends:
+                            await self._take(one)
         except Exception as error:  # noqa: BLE001 (the source's own: for whoever iterates)
             self._verdict = self._verdict or error
         finally:
-            # Cancelled by the root task and not by us: the client is being closed.
-            self._closed = self._closed or not self._parts.root.running
+            self._closed = self._closed or self._parts.submitter.closing
             try:
                 await self._reader.close()
             except Exception as error:  # noqa: BLE001 (the source's own, as above)
@@ -193,7 +193,7 @@ class Mapper:
     @property
     def _ends(self) -> bool:
         """Whether nothing more is to be begun, whatever it is."""
-        return self._stopped or self._verdict is not None
+        return self._stopped or self._verdict is not None or self._parts.submitter.closing
 
     async def _take(self, given: Given) -> None:
         index = self._out.expect()
@@ -278,7 +278,7 @@ class Mapper:
             raise
         finally:
             self._sent(row)
-            self._closed = self._closed or not self._parts.root.running
+            self._closed = self._closed or self._parts.submitter.closing
             del self._rows[row]
             self._deliver(row.index, outcome)
             self._end_if_over()

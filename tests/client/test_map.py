@@ -440,6 +440,35 @@ async def test_a_client_that_closes_under_a_run_ends_it_with_an_error() -> None:
         assert 30 == len(await outcomes(world, table(30))) == len(world.tasks)
 
 
+async def test_a_client_that_closes_under_a_run_reads_no_more_and_no_row_has_failed_for_that() -> None:
+    """Creates on the wire have a few seconds to be answered, in which the table is not read to its end."""
+    async with a_world(duration=30.0, latency=(3.0, 3.0)) as world:
+        async with world.kie.map(table(5000)) as run:
+            await anyio.sleep(1.0)
+            async with anyio.create_task_group() as group:
+                group.start_soon(world.kie.aclose)
+                found, error = await to_the_end(run)
+
+        assert [] == found
+        assert isinstance(error, ClientClosedError)
+        assert 20 == len(world.tasks)
+        await world.kie.__aenter__()
+        assert 30 == len(await outcomes(world, table(30))) == len(world.tasks)
+
+
+async def test_a_task_that_fails_while_the_client_closes_is_not_made_again() -> None:
+    slow = [Fault("create", "slow", seconds=40.0, after=True, when=lambda call: "take 1" in str(call.body))]
+    async with a_world(duration=10.0, fail_rate=1.0, faults=slow) as world:
+        async with world.kie.map(table(2), retry_failed=1) as run:
+            await anyio.sleep(8.0)
+            async with anyio.create_task_group() as group:
+                group.start_soon(world.kie.aclose, 60.0)
+                found, error = await to_the_end(run)
+
+        assert [(Failed, TaskFailedError)] == [(type(o), type(o.error)) for o in found if isinstance(o, Failed)]
+        assert isinstance(error, ClientClosedError)
+
+
 async def test_two_runs_of_one_client_share_the_limit_and_a_table() -> None:
     """Each has an outcome for every row, and every row was created once."""
     async with a_world(duration=20.0) as world:
