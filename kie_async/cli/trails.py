@@ -9,14 +9,36 @@ import attrs
 from kie_async import Event, EventName
 from kie_async.cli.trail import NOTES
 
-__all__ = ["Trails"]
+__all__ = ["Doubts", "Trails"]
 
 #: What ends a job for this command.
 _ENDED = (EventName.ENDED, EventName.WITHDRAWN, EventName.REJECTED)
 
 
 @attrs.define(kw_only=True)
-class Trails:
+class Doubts:
+    """
+    What hangs in the air of many jobs: whether any of their creates may have been paid.
+
+    Attributes:
+        unanswered: Whether a create is on the wire.
+    """
+
+    unanswered: bool = False
+    _doubted: bool = attrs.field(default=False, init=False)
+
+    def was_doubted(self, job_id: str | None, *, unclear: bool) -> None:  # noqa: ARG002 (one doubt is like another)
+        """Take an error that says that a create may have been paid."""
+        self._doubted = True
+
+    @property
+    def may_be_paid(self) -> bool:
+        """Whether a create was sent, and nobody can tell what became of it."""
+        return self.unanswered or self._doubted
+
+
+@attrs.define(kw_only=True)
+class Trails(Doubts):
     """
     The trails of jobs that the journal has.
 
@@ -24,16 +46,11 @@ class Trails:
         note: Takes what the user should know at once.
 
         journal: What a command must be given to find the journal, such as ``" --journal kie.db"``.
-
-    Attributes:
-        unanswered: Whether a create is on the wire.
     """
 
     note: Callable[[str], None]
     journal: str = ""
-    unanswered: bool = False
     _left: set[str] = attrs.field(factory=set, init=False)
-    _doubted: bool = attrs.field(default=False, init=False)
 
     def begin(self, job_ids: Iterable[str]) -> None:
         """Take the jobs that the command has begun with."""
@@ -47,15 +64,6 @@ class Trails:
             self._doubted = True
         if (note := NOTES.get(event.name)) is not None:
             self.note(f"{event.job_id}: {note}")
-
-    def was_doubted(self, job_id: str | None, *, unclear: bool) -> None:  # noqa: ARG002 (one doubt is like another)
-        """Take an error that says that a create may have been paid."""
-        self._doubted = True
-
-    @property
-    def may_be_paid(self) -> bool:
-        """Whether a create was sent, and nobody can tell what became of it."""
-        return self.unanswered or self._doubted
 
     @property
     def lives_on(self) -> bool:

@@ -10,6 +10,7 @@ import attrs
 
 from kie_async import Event, EventName
 from kie_async.cli.trail import NOTES
+from kie_async.cli.trails import Doubts
 
 __all__ = ["Following"]
 
@@ -18,7 +19,7 @@ _OF_ONE = (EventName.SUSPECT, EventName.DUPLICATE)
 
 
 @attrs.define(kw_only=True)
-class Following:
+class Following(Doubts):
     """
     The jobs of one run.
 
@@ -30,17 +31,13 @@ class Following:
         window: Length of the limit's window, in seconds.
 
     Attributes:
-        unanswered: Whether a create is on the wire.
-
         left: How many rows were read and have not ended.
     """
 
     note: Callable[[str], None]
     command: str
     window: float
-    unanswered: bool = False
     left: int = 0
-    _doubted: bool = attrs.field(default=False, init=False)
     _told: set[EventName] = attrs.field(factory=set, init=False)
     _created: deque[float] = attrs.field(factory=deque, init=False)
 
@@ -54,15 +51,6 @@ class Following:
         if (text := NOTES.get(event.name)) is not None and (event.name in _OF_ONE or event.name not in self._told):
             self._told.add(event.name)
             self.note(f"{event.job_id}: {text}")
-
-    def was_doubted(self, job_id: str | None, *, unclear: bool) -> None:  # noqa: ARG002 (one doubt is like another)
-        """Take an error that says that a create may have been paid."""
-        self._doubted = True
-
-    @property
-    def may_be_paid(self) -> bool:
-        """Whether a create was sent, and nobody can tell what became of it."""
-        return self.unanswered or self._doubted
 
     @property
     def lives_on(self) -> bool:
