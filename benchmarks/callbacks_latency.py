@@ -29,8 +29,8 @@ from aiohttp import web
 from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
-from kie_async._io.journal import Journal
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.memory import MemoryJournal
 
 JOBS = 40
 APART = 0.5

@@ -32,9 +32,9 @@ from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent, IntentState
-from kie_async._io import queries
-from kie_async._io.journal import Journal
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals import queries
+from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
 
 INTENTS = 100_000

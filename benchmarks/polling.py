@@ -32,10 +32,10 @@ from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.looks import Look
 from kie_async._core.polling import ByLag, Fixed, Outlook, PollingPolicy
 from kie_async._io.agenda import Agenda
-from kie_async._io.live import LiveJob
-from kie_async._io.poller import Poller
+from kie_async._io.http.transport import Answer, Transport
+from kie_async._io.jobs.live import LiveJob
 from kie_async._io.root import Root
-from kie_async._io.transport import Answer, Transport
+from kie_async._io.watching.poller import Poller
 from kie_async.testing import VirtualLoop, virtual_time
 
 BUDGET = 10

@@ -51,14 +51,14 @@ from benchmarks.report import Report
 from kie_async import JSON, KieClient, Limits, SqliteJournal
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.signature import callback_secret, callback_url
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, dialect
 from kie_async.testing.callbacks import sign
 from kie_async.testing.tasks import Task
 
 if TYPE_CHECKING:
-    from kie_async._io.asgi import ASGIApp
-    from kie_async._io.journal import Journal
+    from kie_async._io.callbacks.asgi import ASGIApp
+    from kie_async._io.journals.journal import Journal
 
 TURNS = 9
 #: Callbacks in one turn.

@@ -32,9 +32,9 @@ from kie_async import KieClient, Limits
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.polling import Outlook
 from kie_async._io.engine import Engine
-from kie_async._io.memory import MemoryJournal
-from kie_async._io.transport import LOOK_TIMEOUT, Answer, Transport
-from kie_async._io.watchlist import Watch
+from kie_async._io.http.transport import LOOK_TIMEOUT, Answer, Transport
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.watching.watchlist import Watch
 
 JOBS = 100_000
 FEW = 1_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kie_async._version import __version__
 
 if TYPE_CHECKING:
-    from kie_async._io.sqlite import SqliteJournal as SqliteJournal
+    from kie_async._io.journals.sqlite import SqliteJournal as SqliteJournal
     from kie_async.budget import Budget as Budget
     from kie_async.budget import Estimate as Estimate
     from kie_async.bulk import Run as Run
@@ -127,7 +127,7 @@ __all__ = [
 
 #: Where each public name lives.
 _HOME = {
-    "SqliteJournal": "kie_async._io.sqlite",
+    "SqliteJournal": "kie_async._io.journals.sqlite",
     "Budget": "kie_async.budget",
     "Estimate": "kie_async.budget",
     "Run": "kie_async.bulk",

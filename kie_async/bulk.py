@@ -13,7 +13,7 @@ from kie_async.run_summary import RunSummary
 
 if TYPE_CHECKING:
     from kie_async._core.plan import Plan
-    from kie_async._io.mapping import Mapper
+    from kie_async._io.mapping.loop import Mapper
     from kie_async.client import KieClient
 
 __all__ = ["Rows", "Run"]

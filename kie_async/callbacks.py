@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from kie_async._core.signature import CallbackToken
-    from kie_async._io.asgi import ASGIApp
-    from kie_async._io.door import Door
+    from kie_async._io.callbacks.asgi import ASGIApp
+    from kie_async._io.callbacks.door import Door
     from kie_async.client import KieClient
     from kie_async.records import JSON
 
@@ -100,7 +100,7 @@ class Callbacks:
         It reads no body before it has seen the token, reads at most 256 KiB within 10 s, and answers 405 to anything
         but a POST.
         """
-        from kie_async._io.asgi import CallbackApp
+        from kie_async._io.callbacks.asgi import CallbackApp
 
         self._mount()
         return CallbackApp(self._door())
@@ -112,13 +112,13 @@ class Callbacks:
         Args:
             path: Where they are, if a proxy has changed it; by default the path of ``callback_url``.
         """
-        from kie_async._io.aiohttp_routes import callback_routes
+        from kie_async._io.callbacks.aiohttp_routes import callback_routes
 
         self._mount()
         return callback_routes(self._door(), urlsplit(self._callback_url or "").path if path is None else path)
 
     def _door(self) -> Door:
-        from kie_async._io.door import Door
+        from kie_async._io.callbacks.door import Door
 
         return Door(find=self._token, take=self._take, refuse=self._refuse)
 

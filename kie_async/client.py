@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.engine import Engine
-    from kie_async._io.journal import Journal
-    from kie_async._io.live import LiveJob
-    from kie_async._io.transport import SessionFactory, Transport
+    from kie_async._io.http.transport import SessionFactory, Transport
+    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.journals.journal import Journal
     from kie_async.budget import Budget, Estimate
     from kie_async.bulk import Rows, Run
     from kie_async.events import Event
@@ -227,7 +227,7 @@ class KieClient:
 
             KieError: Any other, by whose move is next.
         """
-        from kie_async._io.waiting import timed_out
+        from kie_async._io.jobs.waiting import timed_out
 
         job: LiveJob | None = None
         with nullcontext() if timeout is None else anyio.move_on_after(timeout):
@@ -368,7 +368,7 @@ class KieClient:
         Args:
             unfinished: Only those that have not ended, or whose outcome nobody knows.
         """
-        from kie_async._io.summaries import summaries
+        from kie_async._io.journals.summaries import summaries
 
         engine = await self._engine()
         return await summaries(engine.parts.journal, unfinished=unfinished)
@@ -459,11 +459,11 @@ class KieClient:
         # Imported here, so that importing the package loads no aiohttp.
         from kie_async._core.durations import DurationsByKind
         from kie_async._io.clock import Surroundings
-        from kie_async._io.downloads import Downloads
         from kie_async._io.engine import Engine
-        from kie_async._io.memory import MemoryJournal
+        from kie_async._io.files.downloads import Downloads
+        from kie_async._io.journals.memory import MemoryJournal
+        from kie_async._io.journals.sqlite import SqliteJournal
         from kie_async._io.parts import Settings
-        from kie_async._io.sqlite import SqliteJournal
 
         if self._journal is None:
             self._journal = MemoryJournal()
@@ -501,7 +501,7 @@ class KieClient:
     def _make_transport(self) -> Transport:
         import aiohttp
 
-        from kie_async._io.transport import Transport
+        from kie_async._io.http.transport import Transport
 
         return Transport(
             api_key=self._api_key,

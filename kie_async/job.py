@@ -10,7 +10,7 @@ from kie_async import errors
 from kie_async._settings import check_id
 
 if TYPE_CHECKING:
-    from kie_async._io.live import LiveJob
+    from kie_async._io.jobs.live import LiveJob
     from kie_async.client import KieClient
     from kie_async.records import Generation, TaskRecord
     from kie_async.summary import JobSummary
@@ -133,7 +133,7 @@ class Job:
         Returns:
             It, or None for a job or a task of which the journal knows nothing.
         """
-        from kie_async._io.summaries import summary
+        from kie_async._io.journals.summaries import summary
 
         engine = await self._client._engine()  # noqa: SLF001
         return await summary(engine.parts.journal, self._id)

@@ -90,7 +90,7 @@ def test_the_pytest_plugin_loads_nothing_until_a_fixture_is_used() -> None:
 def test_the_client_loads_its_machinery_on_first_use() -> None:
     """A program may name the client at import time and pay for it when it is used."""
     assert loaded_by("from kie_async import KieClient, MarketRequest, Wan22TurboImageToVideo").isdisjoint(
-        {"aiohttp", "asyncio", "cattrs", "hashlib", "logging", "tenacity", "kie_async._io.transport"}
+        {"aiohttp", "asyncio", "cattrs", "hashlib", "logging", "tenacity", "kie_async._io.http.transport"}
     )
 
 

@@ -19,29 +19,29 @@ from kie_async._core.polling import ByLag
 from kie_async._core.signature import callback_secret
 from kie_async._core.verdicts import Reply, Verdict, error_of_answer
 from kie_async._core.wire import read_credit, read_envelope
-from kie_async._io.admission import SENT_WITHIN, Admission
 from kie_async._io.agenda import Agenda
+from kie_async._io.callbacks.confirmations import Confirmations
+from kie_async._io.callbacks.receiver import Receiver
 from kie_async._io.clock import Surroundings
-from kie_async._io.confirmations import Confirmations
-from kie_async._io.doubts import Doubts
-from kie_async._io.intake import Intake
-from kie_async._io.live import BEFORE_AN_ANSWER, Stop
-from kie_async._io.moves import Moves
-from kie_async._io.net import Net
-from kie_async._io.outcomes import Outcomes
-from kie_async._io.owner import Tools
+from kie_async._io.creating.admission import SENT_WITHIN, Admission
+from kie_async._io.creating.intake import Intake
+from kie_async._io.creating.owner import Tools
+from kie_async._io.creating.settler import Settler
+from kie_async._io.creating.submitter import Submitter
+from kie_async._io.files.uploads import Uploads
+from kie_async._io.jobs.doubts import Doubts
+from kie_async._io.jobs.live import BEFORE_AN_ANSWER, Stop
+from kie_async._io.jobs.moves import Moves
+from kie_async._io.jobs.outcomes import Outcomes
+from kie_async._io.jobs.recovery import Recovery
+from kie_async._io.jobs.registry import Registry
+from kie_async._io.jobs.waiting import Waiting
+from kie_async._io.mapping.prices import Prices
 from kie_async._io.parts import Parts
-from kie_async._io.poller import Poller
-from kie_async._io.prices import Prices
-from kie_async._io.receiver import Receiver
-from kie_async._io.recovery import Recovery
-from kie_async._io.registry import Registry
 from kie_async._io.root import Root
-from kie_async._io.settler import Settler
-from kie_async._io.submitter import Submitter
-from kie_async._io.tracker import Tracker
-from kie_async._io.uploads import Uploads
-from kie_async._io.waiting import Waiting
+from kie_async._io.watching.net import Net
+from kie_async._io.watching.poller import Poller
+from kie_async._io.watching.tracker import Tracker
 from kie_async.events import Event
 from kie_async.statistics import Statistics
 
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Iterable
 
     from kie_async._core.plan import Plan
-    from kie_async._io.journal import Journal
-    from kie_async._io.live import LiveJob
-    from kie_async._io.mapping import Mapper
+    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.mapping.loop import Mapper
+    from kie_async._io.mapping.reading import Given
     from kie_async._io.parts import Settings
-    from kie_async._io.reading import Given
     from kie_async.events import EventName
     from kie_async.records import JSON
 
@@ -203,7 +203,7 @@ class Engine:
 
     def mapper(self, rows: Iterable[Given] | AsyncIterable[Given], plan: Plan) -> Mapper:
         """What does a table; see ``KieClient.map``."""
-        from kie_async._io.mapping import Mapper
+        from kie_async._io.mapping.loop import Mapper
 
         return Mapper(self._parts, intake=self.intake, waiting=self.waiting, prices=self.prices, rows=rows, plan=plan)
 

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.polling import PollingPolicy
-    from kie_async._io.admission import Admission
     from kie_async._io.agenda import Agenda
     from kie_async._io.clock import Surroundings
-    from kie_async._io.journal import Journal
-    from kie_async._io.moves import Moves
-    from kie_async._io.net import Net
-    from kie_async._io.poller import Poller
-    from kie_async._io.registry import Registry
+    from kie_async._io.creating.admission import Admission
+    from kie_async._io.creating.settler import Settler
+    from kie_async._io.creating.submitter import Submitter
+    from kie_async._io.files.uploads import Uploads
+    from kie_async._io.http.transport import Transport
+    from kie_async._io.jobs.moves import Moves
+    from kie_async._io.jobs.registry import Registry
+    from kie_async._io.journals.journal import Journal
     from kie_async._io.root import Root
-    from kie_async._io.settler import Settler
-    from kie_async._io.submitter import Submitter
-    from kie_async._io.tracker import Tracker
-    from kie_async._io.transport import Transport
-    from kie_async._io.uploads import Uploads
+    from kie_async._io.watching.net import Net
+    from kie_async._io.watching.poller import Poller
+    from kie_async._io.watching.tracker import Tracker
     from kie_async.events import Event
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy

@@ -11,7 +11,7 @@ import tracemalloc
 from functools import partial
 from pathlib import Path
 
-from kie_async._io.sqlite import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import virtual_time
 from tests.bulk.volume import go_through
 

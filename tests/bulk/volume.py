@@ -17,7 +17,7 @@ import anyio
 import attrs
 
 from kie_async import Done, KieClient, Limits, Wan22TurboImageToVideo
-from kie_async._io.journal import Journal
+from kie_async._io.journals.journal import Journal
 from kie_async.testing import FakeKie, Truth
 
 #: Every so many virtual seconds the books are closed; tasks that have ended are kept for as long again.

@@ -15,7 +15,7 @@ from kie_async import Event, EventName, KieClient
 from tests.client.world import Anything, World, a_world
 
 if TYPE_CHECKING:
-    from kie_async._io.asgi import ASGIApp
+    from kie_async._io.callbacks.asgi import ASGIApp
 
 __all__ = [
     "ADAPTERS",

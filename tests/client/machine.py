@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, SqliteJournal, TaskFailedError
 from kie_async._core.lifecycle import ENDED, Intent, IntentState, may_move
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault, dialect
 from kie_async.testing.clock import VirtualLoop
 from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, assert_settled, somebody_elses

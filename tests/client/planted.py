@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from kie_async import KieClient
 from kie_async._core.signature import CallbackToken
 from kie_async._core.wire import read_record_body
-from kie_async._io.confirmations import Confirmations
-from kie_async._io.receiver import Receiver
+from kie_async._io.callbacks.confirmations import Confirmations
+from kie_async._io.callbacks.receiver import Receiver
 from kie_async.callbacks import Callbacks
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kie_async._io.engine import Engine
-    from kie_async._io.live import LiveJob
+    from kie_async._io.jobs.live import LiveJob
 
 __all__ = ["PLANTED", "NoMac"]
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kie_async import KieClient, Outcome, Request, Run
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
 from tests.client.world import KEY, Anything, World, ask
 

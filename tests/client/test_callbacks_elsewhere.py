@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kie_async._core.lifecycle import Intent
-    from kie_async._io.journal import Changes
+    from kie_async._io.journals.journal import Changes
 
 LOST = Fault("create", "reset", after=True)
 

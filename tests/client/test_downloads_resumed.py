@@ -15,7 +15,7 @@ from aiohttp import web
 
 from kie_async import DownloadError, Generation
 from kie_async._core.ranges import Version
-from kie_async._io.disk import STEP, PartFile
+from kie_async._io.files.disk import STEP, PartFile
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, FileHost, a_result, files_in, mp4_of
 from tests.client.world import KEY, a_world, ask, assert_settled

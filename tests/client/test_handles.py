@@ -22,7 +22,7 @@ from kie_async import (
     TransportError,
 )
 from kie_async._core.lifecycle import IntentState
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault
 from tests.client.world import KEY, a_world, ask, assert_settled, somebody_elses
 from tests.io.intents import an_intent

@@ -9,7 +9,7 @@ import pytest
 
 from kie_async import EventName, InsufficientCreditsError, JournalError, SubmitInDoubtError
 from kie_async._core.lifecycle import IntentState
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import Fault
 from tests.client.world import Anything, a_world, ask, assert_settled
 

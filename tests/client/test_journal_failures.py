@@ -34,7 +34,7 @@ from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, asser
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kie_async._io.journal import Changes
+    from kie_async._io.journals.journal import Changes
     from kie_async.testing.faults import Call
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from kie_async import (
     SubmitInDoubtError,
     TaskTimeoutError,
 )
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, VirtualLoop
 from kie_async.testing.clock import START
 from kie_async.testing.truth import busiest_window

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from kie_async import Done, Failed, KeyConflictError, KieClient, Outcome, RetryPolicy
-from kie_async._io.memory import MemoryJournal
-from kie_async._io.sqlite import SqliteJournal
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import FakeKie, Fault
 from tests.bulk.volume import go_through
 from tests.client.tables import by_key, outcomes, table

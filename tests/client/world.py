@@ -14,8 +14,8 @@ import attrs
 
 from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent, IntentState
-from kie_async._io.journal import Journal
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
 
 if TYPE_CHECKING:

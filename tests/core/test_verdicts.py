@@ -21,8 +21,8 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.verdicts import TABLE, Reply, Verdict, as_markdown, decide, error_of, error_of_answer
-from kie_async._io.owner import _reply_of
-from kie_async._io.transport import Answer, Exchange
+from kie_async._io.creating.owner import _reply_of
+from kie_async._io.http.transport import Answer, Exchange
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
 from tests.strategies import json_values
 

@@ -10,8 +10,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from kie_async._io.memory import MemoryJournal
-from kie_async._io.sqlite import SqliteJournal
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import virtual_time
 from tests.hostile.report import SIGNED, survive
 

@@ -16,7 +16,7 @@ from tests.hostile.siege import LIMITS, OLD_KEY, WEBHOOK_KEY, Siege, besieged
 from tests.hostile.watch import Log, held_by, resident
 
 if TYPE_CHECKING:
-    from kie_async._io.journal import Journal
+    from kie_async._io.journals.journal import Journal
 
 __all__ = ["SIGNED", "Report", "batches", "survive"]
 

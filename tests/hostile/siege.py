@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from kie_async import Job
-    from kie_async._io.journal import Journal
+    from kie_async._io.journals.journal import Journal
     from kie_async.testing.tasks import Task
 
 __all__ = ["OLD_KEY", "WEBHOOK_KEY", "Siege", "besieged"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from kie_async._io.memory import MemoryJournal
-from kie_async._io.sqlite import SqliteJournal
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteJournal
 from tests.hostile.attacks import BODIES, DELIVERIES, FIXED, METHODS, SIGNATURES, TOKENS, WAYS, Attack, Way
 from tests.hostile.report import batches, survive
 

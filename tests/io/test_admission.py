@@ -12,9 +12,9 @@ import pytest
 
 from kie_async import Limits
 from kie_async._core.verdicts import Verdict
-from kie_async._io.admission import TOKEN_BEST_BEFORE, Admission, Permit
 from kie_async._io.agenda import Agenda
 from kie_async._io.clock import Surroundings
+from kie_async._io.creating.admission import TOKEN_BEST_BEFORE, Admission, Permit
 from kie_async.testing import VirtualLoop
 from kie_async.testing.truth import busiest_window
 

@@ -9,7 +9,7 @@ import anyio
 
 from kie_async._io.agenda import Agenda
 from kie_async._io.alarms import Alarms
-from kie_async._io.live import LiveJob
+from kie_async._io.jobs.live import LiveJob
 
 
 class World:

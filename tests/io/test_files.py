@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._io.files import View, open_alone
+from kie_async._io.files.system import View, open_alone
 
 
 def test_a_file_is_opened_by_one_at_a_time(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import DownloadError, Generation, TaskRecord
 from kie_async._io.clock import Surroundings
-from kie_async._io.downloads import Downloads
-from kie_async._io.fetching import Terms
-from kie_async._io.resolver import PublicResolver
+from kie_async._io.files.downloads import Downloads
+from kie_async._io.files.fetching import Terms
+from kie_async._io.http.resolver import PublicResolver
 from tests.client.filehost import MP4, files_in, mp4_of
 from tests.client.world import KEY, Anything
 from tests.io.peer import Peer, a_peer, answer, reset

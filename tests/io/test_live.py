@@ -8,7 +8,7 @@ import anyio
 
 from kie_async import TransportError
 from kie_async._core.lifecycle import IntentState
-from kie_async._io.live import Errand, LiveJob
+from kie_async._io.jobs.live import Errand, LiveJob
 from tests.io.intents import an_intent
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kie_async import JournalError
 from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, IntentState
-from kie_async._io.memory import MemoryJournal
+from kie_async._io.journals.memory import MemoryJournal
 from tests.io.intents import an_intent, moved
 
 S = IntentState

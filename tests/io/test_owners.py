@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kie_async import JournalError
-from kie_async._io.owners import Owners
+from kie_async._io.journals.owners import Owners
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENTER = """
 import os, subprocess, sys
 from pathlib import Path
-from kie_async._io.owners import Owners
+from kie_async._io.journals.owners import Owners
 
 owners = Owners(Path(sys.argv[1]), "other")
 owners.enter()

@@ -9,7 +9,7 @@ import anyio.lowlevel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._io.places import Places
+from kie_async._io.files.places import Places
 from kie_async.testing import virtual_time
 
 

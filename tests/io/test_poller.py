@@ -20,10 +20,10 @@ from kie_async._core.lifecycle import IntentState
 from kie_async._core.looks import Look, LookVerdict
 from kie_async._core.polling import ByLag, Fixed
 from kie_async._io.agenda import Agenda
-from kie_async._io.live import LiveJob
-from kie_async._io.poller import Poller
+from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
+from kie_async._io.jobs.live import LiveJob
 from kie_async._io.root import Root
-from kie_async._io.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
+from kie_async._io.watching.poller import Poller
 from kie_async.records import TaskRecord
 from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent

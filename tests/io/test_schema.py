@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from kie_async._io.schema import APPLICATION_ID, VERSION, migrate
+from kie_async._io.journals.schema import APPLICATION_ID, VERSION, migrate
 
 OPENERS = 6
 

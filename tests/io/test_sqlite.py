@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from kie_async import JournalError
 from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, IntentState
-from kie_async._io.journal import Journal
-from kie_async._io.memory import MemoryJournal
-from kie_async._io.sqlite import SqliteJournal
+from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import virtual_time
 from tests.io.intents import Anything, an_intent, anonymous, moved, opened
 

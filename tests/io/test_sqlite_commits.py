@@ -19,7 +19,7 @@ from tests.full_disk import files_of_at_most
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
-    from kie_async._io.owners import Owners
+    from kie_async._io.journals.owners import Owners
 
 S = IntentState
 

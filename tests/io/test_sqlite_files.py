@@ -18,14 +18,14 @@ import pytest
 
 from kie_async import ConfigurationError, JournalError, SqliteJournal
 from kie_async._core.lifecycle import OPEN, IntentState
-from kie_async._io.schema import APPLICATION_ID, VERSION, migrate
+from kie_async._io.journals.schema import APPLICATION_ID, VERSION, migrate
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from kie_async._io.owners import Owners
+    from kie_async._io.journals.owners import Owners
 
 NOBODY = 65534
 

@@ -13,8 +13,8 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import ClientClosedError, KieClient, TransportError
-from kie_async._io.resolver import PublicResolver
-from kie_async._io.transport import CREATE_TIMEOUT, MAX_BODY, MOST_AT_ONCE, Answer, Exchange, Transport
+from kie_async._io.http.resolver import PublicResolver
+from kie_async._io.http.transport import CREATE_TIMEOUT, MAX_BODY, MOST_AT_ONCE, Answer, Exchange, Transport
 from tests.client.world import KEY, Anything, ask
 from tests.io.peer import OK, Act, Peer, a_peer, answer, black_hole, free_port, request, reset, tls
 

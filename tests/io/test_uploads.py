@@ -12,8 +12,8 @@ import pytest
 
 from kie_async import TransportError, UploadError
 from kie_async._io.clock import Surroundings
-from kie_async._io.transport import Answer, Transport
-from kie_async._io.uploads import AT_ONCE, KEPT_FOR, Uploads
+from kie_async._io.files.uploads import AT_ONCE, KEPT_FOR, Uploads
+from kie_async._io.http.transport import Answer, Transport
 from kie_async.requests.images import ImageSource
 from tests.client.world import Anything
 from tests.requests.samples import PNG, png_of

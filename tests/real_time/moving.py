@@ -19,7 +19,7 @@ from tests.io.intents import an_intent
 if TYPE_CHECKING:
     import sqlite3
 
-    from kie_async._io.owners import Owners
+    from kie_async._io.journals.owners import Owners
 
 S = IntentState
 

@@ -9,7 +9,7 @@ import anyio
 import attrs
 
 from kie_async._core.lifecycle import OPEN, Intent, IntentState
-from kie_async._io.journal import Changes, Journal
+from kie_async._io.journals.journal import Changes, Journal
 from tests.real_time.crash.perils import Perils
 
 __all__ = ["PLANTS", "PerilousJournal"]

@@ -15,8 +15,8 @@ import anyio._backends._asyncio
 import attrs
 
 # Else these two, and anyio's backend above, would be imported on first use, in each process anew.
-import kie_async._io.downloads
-import kie_async._io.engine  # noqa: F401
+import kie_async._io.engine
+import kie_async._io.files.downloads  # noqa: F401
 from kie_async import (
     JSON,
     Job,
@@ -37,7 +37,7 @@ from tests.real_time.crash.perils import Diary, Perils, Point
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kie_async._io.journal import Journal
+    from kie_async._io.journals.journal import Journal
 
 __all__ = ["KEY", "SHOTS", "WITH_IMAGE", "Orders", "complain", "first", "prompt", "second", "wait_for"]
 

@@ -1,0 +1,269 @@
+"""
+Looking into callbacks: ``recordInfo`` decides how the task has ended, and whose it is where that is not known.
+
+There is one confirmation at a time for each intent, and it asks before the polling does. What cannot be settled at once
+(a callback may be faster than ``recordInfo``) is asked again, later and later. A token that has leaked can thus cause a
+look now and then, whatever is posted with it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kie_async import errors
+from kie_async._core.lifecycle import IntentState
+from kie_async._core.looks import LookVerdict
+from kie_async._core.matching import MAX_HINTED, Step, again_after, echoes, step_of
+from kie_async._io.jobs.live import LiveJob
+from kie_async._io.jobs.moves import row_of
+from kie_async.events import EventName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kie_async._core.lifecycle import Intent
+    from kie_async._io.jobs.recovery import Recovery
+    from kie_async._io.parts import Parts
+    from kie_async.records import TaskRecord
+
+__all__ = ["Confirmations"]
+
+_log = logging.getLogger("kie_async")
+
+#: How many intents may have callbacks that are being looked into; beyond that, the service is asked to try again.
+MAX_INTENTS = 10_000
+#: A new task may be invisible for 90 s; one that is still unknown at this look, two minutes later, does not exist.
+VISIBLE_LOOKS = 8
+#: How many looks are ready for each that may be under way, so that the pacer never waits for one.
+_AHEAD = 2
+
+#: What a callback was answered that turns out to be about a foreign task.
+_TAKEN = 200
+
+
+@attrs.define(eq=False)
+class _Case:
+    """The callbacks of one intent: how often each task that they name was looked at, and how many rounds there were."""
+
+    task_ids: dict[str, int]
+    rounds: int = 0
+
+
+class Confirmations:
+    """
+    Looks into callbacks.
+
+    Args:
+        parts: The client's parts.
+
+        recovery: Follows jobs that callbacks have brought back.
+
+        report: Takes events.
+    """
+
+    def __init__(self, parts: Parts, recovery: Recovery, *, report: Callable[..., None]) -> None:
+        self._parts = parts
+        self._recovery = recovery
+        self._report = report
+        self._cases: dict[str, _Case] = {}
+        #: Those whose next look is due, by intent; as many are at work as keep the pacer busy.
+        self._due: deque[str] = deque()
+        self._at_work = 0
+        self._most_at_work = _AHEAD * parts.poller.pacer.limit
+        #: Looks so far.
+        self.looks = 0
+
+    @property
+    def pending(self) -> int:
+        """How many intents have callbacks that are not settled."""
+        return sum(bool(case.task_ids) for case in self._cases.values())
+
+    def has_room(self, intent_id: str, task_id: str) -> bool:
+        """Whether one more task can be noted for an intent, or this one is noted already."""
+        case = self._cases.get(intent_id)
+        return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_HINTED
+
+    def ask(self, intent_id: str, task_id: str, *, own: bool = False) -> bool:
+        """
+        Look into a genuine callback for an intent that names a task.
+
+        Args:
+            intent_id: The intent.
+
+            task_id: The task.
+
+            own: Whether the task is known to be the intent's, which is never crowded out by what is not.
+
+        Returns:
+            False if too many wait already; nothing was noted then.
+        """
+        case = self._cases.get(intent_id)
+        if case is None:
+            if len(self._cases) >= MAX_INTENTS:
+                return False
+            case = self._cases[intent_id] = _Case({})
+            self._start(intent_id)
+        if own or self.has_room(intent_id, task_id):
+            case.task_ids.setdefault(task_id, 0)
+        return True
+
+    def _start(self, intent_id: str) -> None:
+        self._due.append(intent_id)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what the pacer may soon let through; a flood waits as names in a queue, not as a task each."""
+        root = self._parts.root
+        while self._due and self._at_work < self._most_at_work and root.running:
+            self._at_work += 1
+            root.start(self._work, self._due.popleft())
+
+    async def _work(self, intent_id: str) -> None:
+        try:
+            await self._look_into(intent_id)
+        finally:
+            self._at_work -= 1
+            self._go_on()
+
+    async def _look_into(self, intent_id: str) -> None:
+        """One round: a look for each id that is named."""
+        case = self._cases[intent_id]
+        case.rounds += 1
+        proved = True
+        try:
+            for task_id in list(case.task_ids):
+                case.task_ids[task_id] += 1
+                settled, known = await self._settle(intent_id, task_id, looks=case.task_ids[task_id])
+                if settled:
+                    del case.task_ids[task_id]
+                else:
+                    proved = proved and known
+        except BaseException:
+            del self._cases[intent_id]
+            raise
+        # Even when all is settled, the case stays for the pause: what comes meanwhile waits for its end.
+        pause = again_after(case.rounds, proved=proved)
+        if pause is None:
+            del self._cases[intent_id]
+            if (job := self._parts.registry.get(intent_id)) is not None:
+                self._parts.poller.replan((job,))  # the polling goes on with it, and not as late as was planned
+        else:
+            self._parts.agenda.at(self._parts.surroundings.now() + pause, partial(self._next, intent_id))
+
+    def _next(self, intent_id: str) -> None:
+        case = self._cases[intent_id]
+        if case.task_ids:
+            self._start(intent_id)
+        else:
+            del self._cases[intent_id]
+
+    async def _settle(self, intent_id: str, task_id: str, *, looks: int) -> tuple[bool, bool]:
+        """
+        Ask how a task is, and do what follows.
+
+        Args:
+            intent_id: The intent.
+
+            task_id: The task that a callback for it has named.
+
+            looks: The how-manieth look at it this is.
+
+        Returns:
+            Whether that settles it, and whether the task is known to be the intent's.
+        """
+        parts = self._parts
+        try:
+            row = await self._row(intent_id)
+            if row is None:
+                return True, True
+            step = step_of(row, task_id)
+            if step is not Step.PROVE:
+                # The answer to the create may have come since, or a look may have seen the end.
+                parts.net.came(intent_id, parts.registry.get(intent_id))
+            if step is Step.NOTHING:
+                await self._forget_hint(intent_id, task_id)
+                return True, True
+            look = await parts.poller.look_now(task_id)
+            self.looks += 1
+            if look.record is None:
+                if step is Step.CONFIRM or look.verdict is not LookVerdict.NOT_VISIBLE or looks < VISIBLE_LOOKS:
+                    return False, step is Step.CONFIRM
+                await self._disprove(row, task_id)
+                return True, False
+            if step is Step.PROVE and not echoes(look.record, intent_id, parts.secret):
+                await self._disprove(row, task_id)
+                return True, False
+            settled = await self._apply(intent_id, task_id, look.record)
+            if settled and step is Step.PROVE:
+                await self._forget_hint(intent_id, task_id)
+        except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
+            return False, False
+        return settled, True
+
+    async def _row(self, intent_id: str) -> Intent | None:
+        job = self._parts.registry.get(intent_id)
+        return job.row if job is not None and job.row is not None else await self._parts.journal.get(intent_id)
+
+    async def _apply(self, intent_id: str, task_id: str, record: TaskRecord) -> bool:
+        """Take the record of a task that is an intent's; whether nothing more is to be done about it."""
+        parts = self._parts
+        job = parts.registry.get(intent_id)
+        if job is None or job.row is None:
+            row = await parts.journal.get(intent_id)
+            if row is None:
+                return True
+            # Of another process, or ended as far as this one knew: its row is moved, and it is followed elsewhere.
+            job = LiveJob.of(row)
+            job.called_back = True  # here, and so its end is not one that no callback has told of
+        if row_of(job).task_id != task_id:
+            job = await self._bind(job, task_id)
+        if row_of(job).task_id == task_id:
+            if record.ended:
+                parts.net.came(intent_id, job)  # of another process's job, too: callbacks do come
+            await parts.tracker.apply(job, record)
+        return step_of(row_of(job), task_id) is Step.NOTHING
+
+    async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
+        """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""
+        parts, was = self._parts, job.state
+        await parts.settler.accepted(job, task_id)
+        row = row_of(job)
+        if row.task_id != task_id or row.state is not IntentState.SUBMITTED:
+            # One more than the intent's own; or somebody else was faster, and has moved it on.
+            if job.state is not was and parts.registry.get(job.id) is job:
+                await self._recovery.follow(job)
+            return job
+        _log.info("A callback has brought %s (%s until now) its task %s.", job.id, was, task_id)
+        if (here := parts.registry.get(job.id)) is not job:
+            if here is None and not parts.journal.owns(row):
+                parts.net.came(job.id, job)
+                return job
+            # It had ended as far as this process knew, or has been taken up since it was looked for.
+            job = self._recovery.adopt(row)
+            job.row = row
+        parts.net.came(job.id, job)
+        if job.owned:
+            parts.tracker.submitted(job)
+            parts.submitter.found(job)
+        else:
+            await self._recovery.follow(job)
+        return job
+
+    async def _disprove(self, row: Intent, task_id: str) -> None:
+        """Forget a task that is somebody else's, or nobody's."""
+        _log.warning("A callback for %s has named task %s, which is not its own; it is ignored.", row.id, task_id)
+        why = "the task that it names was not created by its job"
+        self._report(EventName.CALLBACK_REFUSED, LiveJob.of(row), reason=why, status=_TAKEN, named=task_id)
+        await self._forget_hint(row.id, task_id)
+
+    async def _forget_hint(self, intent_id: str, task_id: str) -> None:
+        row = await self._parts.journal.get(intent_id)
+        if row is not None and task_id in row.hinted:
+            left = tuple(other for other in row.hinted if other != task_id)
+            job = self._parts.registry.get(intent_id)
+            await self._parts.moves.note(job or LiveJob.of(row), hinted=left)

@@ -1,0 +1,1 @@
+"""From a request to a taskId: taken in, written down, admitted, sent once."""

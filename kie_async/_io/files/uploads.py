@@ -1,0 +1,180 @@
+"""
+Local files on their way to the upload host: the same bytes once per client, a few at a time.
+
+Uploads cost nothing and name their file by its content, so a failed one is simply made again.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import OrderedDict
+from functools import partial
+from typing import Protocol
+
+import aiohttp
+import anyio
+import anyio.to_thread
+import attrs
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from kie_async import errors
+from kie_async._core.verdicts import Reply, error_of_answer
+from kie_async._core.wire import read_envelope, read_upload_url
+from kie_async._core.wire_files import upload_fields, write_base64_upload
+from kie_async._io.clock import Surroundings
+from kie_async._io.http.retrying import FullJitter
+from kie_async._io.http.transport import Answer, Transport
+from kie_async.requests.images import LocalImage
+
+__all__ = ["Uploaded", "Uploads"]
+
+#: Up to this size the bytes travel as base64 in JSON: one small body instead of a multipart form.
+SMALL = 64 * 1024
+AT_ONCE = 4
+ATTEMPTS = 3
+TIMEOUT = 120.0
+#: The service keeps uploads for three days; ours are used for two and a half.
+KEPT_FOR = 2.5 * 86_400
+MAX_KNOWN = 10_000
+
+_UNAUTHORIZED = 401
+_SERVER_ERROR = 500
+
+
+class Loadable(Protocol):
+    """Something local with bytes in it."""
+
+    def load(self) -> LocalImage:
+        """Read the bytes; called in a thread."""
+        ...
+
+
+@attrs.frozen
+class Uploaded:
+    """
+    Where some bytes are.
+
+    Attributes:
+        url: Their URL.
+
+        sha256: Their hash, in hex.
+
+        uploaded_at: When they were uploaded, in seconds since the epoch.
+    """
+
+    url: str
+    sha256: str
+    uploaded_at: float
+
+
+class _UnansweredError(errors.UploadError):
+    """An upload that is worth another try."""
+
+
+class Uploads:
+    """
+    Uploads local bytes.
+
+    Args:
+        transport: What carries them.
+
+        surroundings: Clock and randomness.
+    """
+
+    def __init__(self, transport: Transport, surroundings: Surroundings) -> None:
+        self._transport = transport
+        self._surroundings = surroundings
+        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+        self._known: OrderedDict[str, Uploaded] = OrderedDict()
+        self._running: dict[str, anyio.Event] = {}
+
+    async def put(self, source: Loadable) -> Uploaded:
+        """
+        Upload the bytes of *source*, unless they are there already.
+
+        Raises:
+            InvalidRequestError: If the bytes are not what they should be.
+
+            UploadError: If they could not be uploaded.
+
+            AuthenticationError: If the service does not accept the API key.
+        """
+        while True:
+            # The limiter bounds memory too: a file is in memory only while it has a place.
+            async with self._limiter:
+                image = await anyio.to_thread.run_sync(source.load)
+                if (known := self._find(image.sha256)) is not None:
+                    return known
+                running = self._running.get(image.sha256)
+                if running is None:
+                    return await self._upload(image)
+            # Somebody else uploads the same bytes: who waits for that holds neither a place nor the bytes.
+            sha256 = image.sha256
+            del image
+            await running.wait()
+            if (known := self._find(sha256)) is not None:
+                return known
+
+    def _find(self, sha256: str) -> Uploaded | None:
+        known = self._known.get(sha256)
+        if known is not None and self._surroundings.wall() - known.uploaded_at < KEPT_FOR:
+            self._known.move_to_end(sha256)
+            return known
+        return None
+
+    async def _upload(self, image: LocalImage) -> Uploaded:
+        retrying: AsyncRetrying = AsyncRetrying(
+            reraise=True,
+            retry=retry_if_exception_type(_UnansweredError),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._surroundings.random),
+            sleep=anyio.sleep,
+        )
+        ended = self._running[image.sha256] = anyio.Event()
+        try:
+            url: str = await retrying(partial(self._once, image))
+        except _UnansweredError as error:
+            raise errors.UploadError(error.message) from None
+        finally:
+            del self._running[image.sha256]
+            ended.set()
+        uploaded = Uploaded(url, image.sha256, self._surroundings.wall())
+        self._known[image.sha256] = uploaded
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return uploaded
+
+    async def _once(self, image: LocalImage) -> str:
+        try:
+            answer = await (self._base64 if len(image.data) <= SMALL else self._stream)(image)
+        except errors.TransportError as error:
+            msg = f"An image was not uploaded: {error.message} Nothing was paid: check KIE_BASE_URL and KIE_UPLOAD_URL."
+            raise _UnansweredError(msg) from error
+        if (url := read_upload_url(answer.body)) is not None:
+            return url
+        envelope = read_envelope(answer.body)
+        reply = Reply(
+            sent=True, status=answer.status, envelope=envelope if envelope and envelope.code is not None else None
+        )
+        if _UNAUTHORIZED in (reply.code, answer.status):
+            raise error_of_answer(reply, what="the upload")
+        said = f": {reply.message}" if reply.message else ""
+        refused = reply.code not in (None, 200, 429, 500) and answer.status < _SERVER_ERROR
+        kind = errors.UploadError if refused else _UnansweredError
+        code = reply.code or answer.status
+        msg = f"The upload of an image was refused with code {code}{said}. Nothing was paid: try again."
+        raise kind(msg)
+
+    async def _base64(self, image: LocalImage) -> Answer:
+        text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
+        return await self._transport.ask(
+            "POST", "/api/file-base64-upload", data=write_base64_upload(text, image.name), upload=True, timeout=TIMEOUT
+        )
+
+    async def _stream(self, image: LocalImage) -> Answer:
+        form = aiohttp.FormData()
+        for field, value in upload_fields(image.name).items():
+            form.add_field(field, value)
+        form.add_field("file", io.BytesIO(image.data), filename=image.name, content_type=image.mime)
+        return await self._transport.ask("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)

@@ -1,0 +1,1 @@
+"""One exchange over HTTP, whom it may reach, and when it is worth another try."""

@@ -1,0 +1,1 @@
+"""A job between its create and its end: its row, who follows it, and what its waiters are told."""

@@ -1,0 +1,174 @@
+"""
+What is asked of the journal's tables, as functions of a connection.
+
+Each is called within a transaction, or reads only; none waits for anything but the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+
+from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState
+from kie_async._io.journals.owners import Owners
+from kie_async._io.journals.schema import COLUMNS, read_row, written
+
+__all__ = [
+    "add",
+    "by_task",
+    "changed",
+    "claim",
+    "forget",
+    "hinted",
+    "many",
+    "move",
+    "note",
+    "one",
+    "orphans",
+    "paid",
+    "sent_by_the_dead",
+    "version",
+]
+
+_INSERT = f"INSERT INTO intents ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 (ours)
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM intents"  # noqa: S608
+
+
+def add(intent: Intent, connection: sqlite3.Connection) -> Intent:
+    """Write a row down, or find the one that has its key."""
+    if intent.key is not None and (known := one("key = ?", (intent.key,), connection)) is not None:
+        return known
+    columns = written({name: getattr(intent, name) for name in COLUMNS})
+    connection.execute(_INSERT, [columns[name] for name in COLUMNS])
+    return intent
+
+
+def move(seen: Intent, fields: Mapping[str, object], connection: sqlite3.Connection) -> Intent | None:
+    """Change a row if state and attempts are still as they were seen."""
+    found = "id = ? AND state = ? AND attempts = ?"
+    return _change(seen.id, found, (seen.id, str(seen.state), seen.attempts), fields, connection)
+
+
+def note(intent_id: str, fields: Mapping[str, object], connection: sqlite3.Connection) -> Intent | None:
+    """Change a row, whatever its state."""
+    return _change(intent_id, "id = ?", (intent_id,), fields, connection)
+
+
+def one(where: str, values: tuple[object, ...], connection: sqlite3.Connection) -> Intent | None:
+    """The row that fulfils a condition."""
+    found = connection.execute(f"{_SELECT} WHERE {where} LIMIT 1", values).fetchone()
+    return None if found is None else read_row(found)
+
+
+def by_task(task_id: str, connection: sqlite3.Connection) -> Intent | None:
+    """The row of a taskId, or the one that it is a duplicate of."""
+    own = one("task_id = ?", (task_id,), connection)
+    return own or one("id = (SELECT intent_id FROM duplicates WHERE task_id = ?)", (task_id,), connection)
+
+
+def many(states: Collection[IntentState] | None, connection: sqlite3.Connection) -> list[Intent]:
+    """The rows in one of *states*, oldest first."""
+    where = "" if states is None else f" WHERE {_in(states)}"
+    return [read_row(values) for values in connection.execute(f"{_SELECT}{where} ORDER BY rowid")]
+
+
+def hinted(connection: sqlite3.Connection) -> list[Intent]:
+    """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
+    return [read_row(values) for values in connection.execute(f"{_SELECT} WHERE hinted <> '[]' ORDER BY rowid")]
+
+
+def changed(seen: Collection[Intent], connection: sqlite3.Connection) -> dict[str, Intent | None]:
+    """Which rows no longer stand as they were seen: their state, attempts, last change or owner is another one."""
+    stands = "id = ? AND state = ? AND attempts = ? AND updated_at = ? AND owner IS ?"
+    query = f"SELECT 1 FROM intents WHERE {stands}"  # noqa: S608 (ours)
+    moved = [
+        row.id
+        for row in seen
+        if connection.execute(query, (row.id, str(row.state), row.attempts, row.updated_at, row.owner)).fetchone()
+        is None
+    ]
+    return {intent_id: one("id = ?", (intent_id,), connection) for intent_id in moved}
+
+
+def forget(before: float, connection: sqlite3.Connection) -> int:
+    """Delete the ended rows that last changed before an instant."""
+    old = f"{_in(ENDED)} AND updated_at < ?"
+    # The states are ours.
+    connection.execute(f"DELETE FROM duplicates WHERE intent_id IN (SELECT id FROM intents WHERE {old})", (before,))  # noqa: S608
+    return connection.execute(f"DELETE FROM intents WHERE {old}", (before,)).rowcount  # noqa: S608
+
+
+def paid(model: str, most: int, connection: sqlite3.Connection) -> list[Intent]:
+    """Some of the latest rows of a model that have succeeded; old ones are not looked for in a large file."""
+    recent = "rowid > (SELECT max(rowid) FROM intents) - 10000"
+    where = f"{recent} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
+    found = connection.execute(f"{_SELECT} WHERE {where} ORDER BY rowid DESC LIMIT ?", (model, most))
+    return [read_row(values) for values in found]
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """A number that changes when another connection has written."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def orphans(owners: Owners, connection: sqlite3.Connection) -> dict[IntentState, int]:
+    """How many open rows have no owner that is alive."""
+    counts: dict[IntentState, int] = {}
+    for name in _dead(owners, connection):
+        query = f"SELECT state, count(*) FROM intents WHERE owner IS ? AND {_in(OPEN)} GROUP BY state"  # noqa: S608
+        for state, count in connection.execute(query, (name,)):
+            counts[IntentState(state)] = counts.get(IntentState(state), 0) + count
+    return counts
+
+
+def sent_by_the_dead(owners: Owners, since: float, connection: sqlite3.Connection) -> list[float]:
+    """When dead owners have sent what is unfinished, after an instant; by an index, whatever the file holds."""
+    # What is an intent (again) was not sent, or was refused.
+    query = f"SELECT sending_at FROM intents WHERE owner IS ? AND {_in(OPEN)} AND state <> 'intent' AND sending_at > ?"  # noqa: S608
+    return [at for name in _dead(owners, connection) for (at,) in connection.execute(query, (name, since))]
+
+
+def claim(owners: Owners, intent_ids: Collection[str] | None, connection: sqlite3.Connection) -> list[Intent]:
+    """Take over the open rows (of these) that dead owners have left; return all (of these) that are ours then."""
+    dead = _dead(owners, connection)
+    mine = f"owner = ? AND {_in(OPEN)}"
+    take = f"UPDATE intents SET owner = ? WHERE owner IS ? AND {_in(OPEN)}"  # noqa: S608
+    if intent_ids is None:
+        connection.executemany(take, [(owners.name, name) for name in dead])
+        for name in dead:
+            if name is not None:
+                owners.bury(name)
+        return [read_row(row) for row in connection.execute(f"{_SELECT} WHERE {mine} ORDER BY rowid", (owners.name,))]
+    connection.executemany(f"{take} AND id = ?", [(owners.name, name, asked) for name in dead for asked in intent_ids])
+    found = [one(f"id = ? AND {mine}", (intent_id, owners.name), connection) for intent_id in intent_ids]
+    return [row for row in found if row is not None]
+
+
+def _change(
+    intent_id: str,
+    where: str,
+    values: tuple[object, ...],
+    fields: Mapping[str, object],
+    connection: sqlite3.Connection,
+) -> Intent | None:
+    columns = written(fields)
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    # The names are those of our fields.
+    changed = connection.execute(f"UPDATE intents SET {assignments} WHERE {where}", (*columns.values(), *values))  # noqa: S608
+    if not changed.rowcount:
+        return None
+    row = one("id = ?", (intent_id,), connection)
+    if row is not None and "duplicates" in fields:
+        pairs = [(task_id, intent_id) for task_id in row.duplicates]
+        connection.executemany("INSERT OR REPLACE INTO duplicates (task_id, intent_id) VALUES (?, ?)", pairs)
+    return row
+
+
+def _dead(owners: Owners, connection: sqlite3.Connection) -> Sequence[str | None]:
+    names = connection.execute(f"SELECT DISTINCT owner FROM intents WHERE {_in(OPEN)}")  # noqa: S608
+    return [name for (name,) in names.fetchall() if not owners.alive(name)]
+
+
+def _in(states: Collection[IntentState]) -> str:
+    names = ", ".join(f"'{state}'" for state in sorted(states))
+    return f"state IN ({names})"

@@ -1,0 +1,1 @@
+"""``KieClient.map()``: rows in, each seen through, outcomes out."""

@@ -1,0 +1,50 @@
+"""What a task will probably cost, by what the journal has seen and by the price list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kie_async._core.kinds import kind_of
+from kie_async._core.prices import SeenPrices, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kie_async._core.lifecycle import Intent
+    from kie_async._io.journals.journal import Journal
+    from kie_async.budget import Estimate
+    from kie_async.records import JSON
+    from kie_async.requests.base import Request
+
+__all__ = ["Prices"]
+
+#: So many rows of a model are read when it is first asked about.
+_ROWS = 100
+
+
+class Prices:
+    """
+    Estimates prices.
+
+    Args:
+        journal: What is asked for what was seen before, once for each model.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._seen = SeenPrices()
+        self._asked: set[str] = set()
+
+    async def of(self, request: Request) -> Estimate | None:
+        """The estimate for a request, or None where there is none."""
+        if request.model not in self._asked:
+            self._asked.add(request.model)
+            for row in reversed(await self._journal.paid(request.model, _ROWS)):
+                self.learn(row)
+        given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
+        return self._seen.of(kind_of(request.model, given)) or listed(request.model, given)
+
+    def learn(self, row: Intent) -> None:
+        """Take what a task that has succeeded has cost."""
+        if row.input:
+            self._seen.learn(kind_of(row.model, row.input), row.credits)

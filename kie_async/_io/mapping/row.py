@@ -1,0 +1,142 @@
+"""One row of a table: what is known of it, and the outcome that it comes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kie_async import errors
+from kie_async._core.facts import Facts, facts
+from kie_async._core.lifecycle import ENDED, IntentState
+from kie_async._core.plan import retry_key
+from kie_async.outcomes import Done, Failed, InDoubt, Skipped
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anyio
+
+    from kie_async._io.jobs.live import LiveJob
+    from kie_async.records import Generation
+    from kie_async.requests.base import Request
+
+__all__ = ["Row"]
+
+
+class _Common(Facts):
+    key: str
+    request: Request
+    replayed: bool
+    retries: int
+
+
+@attrs.define(eq=False, kw_only=True)
+class Row:
+    """
+    A row that was read.
+
+    Attributes:
+        index: Its place in the table.
+
+        key: Its key.
+
+        request: What is asked for.
+
+        identity: What makes the request the same as another one.
+
+        tries: How often it was made again, in this run or an earlier one.
+
+        retries: How often in this run.
+
+        price: What a create of it is taken to cost, in credits.
+
+        reserved: What is set aside for it: as often its price as it may have been paid.
+
+        suspects: How many of its attempts may have been paid before this run asked for it.
+
+        job: Its job, once it has one.
+
+        begun: Whether this run has begun the job, and may withdraw it.
+
+        withdrawn: Whether this run has asked the job's owner to send nothing.
+
+        looked_at: Whether its task, given up as too slow, was looked at once more.
+
+        ahead: Whether it counts among the rows that were read and not sent.
+
+        replayed: Whether it had ended before this run asked for it.
+
+        failure: How its last try has failed.
+
+        scope: What ends its way before its time.
+    """
+
+    index: int
+    key: str
+    request: Request
+    identity: str = ""
+    tries: int = 0
+    retries: int = 0
+    price: float = 0.0
+    reserved: float = 0.0
+    suspects: int = 0
+    job: LiveJob | None = None
+    begun: bool = False
+    withdrawn: bool = False
+    looked_at: bool = False
+    ahead: bool = False
+    replayed: bool = False
+    failure: errors.KieError | None = None
+    scope: anyio.CancelScope | None = None
+
+    @property
+    def journal_key(self) -> str:
+        """The key under which its present try is in the journal."""
+        return retry_key(self.key, self.tries)
+
+    @property
+    def state(self) -> IntentState | None:
+        """The state of its job, or None where it has none."""
+        return None if self.job is None else self.job.state
+
+    @property
+    def unsent(self) -> bool:
+        """Whether nothing was sent that may have been accepted."""
+        row = None if self.job is None else self.job.row
+        if row is None:
+            return True
+        return row.state in (IntentState.INTENT, IntentState.WITHDRAWN) and not row.suspect_attempts
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its job has come to an end that the journal knows."""
+        return self.state in ENDED
+
+    def done(self, generation: Generation, files: tuple[Path, ...]) -> Done:
+        """The outcome of a row whose task has succeeded, and whose files are on disk."""
+        return Done(generation=generation, files=files, **self._common(generation))
+
+    def failed(self, error: errors.KieError, generation: Generation | None = None) -> Failed:
+        """The outcome of a row without a result, or without its files."""
+        # Of a thousand errors that are kept, nobody needs a thousand tracebacks through our own code.
+        return Failed(error=error.with_traceback(None), generation=generation, **self._common(generation))
+
+    def in_doubt(self, error: errors.SubmitInDoubtError) -> InDoubt:
+        """The outcome of a row of which nobody can tell whether it was accepted."""
+        return InDoubt(error=error, job=error.job, **self._common(None))
+
+    def skipped(self, *, late: bool) -> Skipped:
+        """The outcome of a row that was not sent, because of the deadline, or else because of the budget."""
+        return Skipped(reason="deadline" if late else "budget", key=self.key, request=self.request)
+
+    def _common(self, generation: Generation | None) -> _Common:
+        job = self.job
+        record = generation.record if generation is not None else None if job is None else job.last_record()
+        return {
+            "key": self.key,
+            "request": self.request,
+            "replayed": self.replayed,
+            "retries": self.retries,
+            **facts(None if job is None else job.row, record),
+        }

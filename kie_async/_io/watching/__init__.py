@@ -1,0 +1,1 @@
+"""What runs at the service: which task is looked at when, and what a look changes."""

@@ -1,0 +1,224 @@
+"""
+The jobs that are looked at: the look at each is planned, or due, or under way.
+
+The client's one timer says when a look is due, and the policy says which of those that are due goes next. There is
+nothing else for a job than a place in a heap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import attrs
+
+from kie_async._core.durations import DurationsByKind
+from kie_async._core.kinds import Kind, kind_of
+from kie_async._core.lifecycle import IntentState
+from kie_async._core.polling import Outlook, PollingPolicy
+from kie_async._core.wire import read_param
+from kie_async._io.agenda import Agenda
+from kie_async._io.alarms import Alarm, Alarmed, Alarms
+from kie_async._io.jobs.live import LiveJob
+from kie_async.records import TaskRecord
+
+__all__ = ["Watch", "Watchlist"]
+
+#: What a job weighs that nobody waits for: its looks are twice as far apart, and come after those at others.
+UNAWAITED = 0.5
+#: What one weighs that is stalled: its task is most likely lost. By its age alone it would go before all that run, and
+#: some thousands that the service has lost would take every look.
+STALLED = 0.02
+#: Jobs that are weighed anew at a stretch, and the pause between two stretches, in seconds: 256 take 2 ms.
+_AT_A_STRETCH = 256
+_BETWEEN_STRETCHES = 0.02
+
+_NOT_DUE = -1
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Watch(Outlook, Alarmed):
+    """
+    A job that is looked at.
+
+    Attributes:
+        job: The job.
+
+        alarm: When the look is due that is planned.
+
+        place: Where it is among those that are due.
+
+        silences: How many looks in a row have got no answer.
+    """
+
+    job: LiveJob
+    alarm: Alarm | None = None
+    place: int = _NOT_DUE
+    silences: int = 0
+
+    @property
+    def looking(self) -> bool:
+        """Whether a look is under way, or none wanted any more."""
+        return self.alarm is None and self.place == _NOT_DUE
+
+
+class Watchlist:
+    """
+    Knows when to look at which job.
+
+    Args:
+        policy: When a task is due, and which goes first.
+
+        durations: What is known of how long tasks take.
+
+        loop: The loop.
+
+        agenda: Where timers go.
+
+        when_due: Called when looks have become due.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: PollingPolicy,
+        durations: DurationsByKind,
+        loop: asyncio.AbstractEventLoop,
+        agenda: Agenda,
+        when_due: Callable[[], None],
+    ) -> None:
+        self._policy = policy
+        self._durations = durations
+        self._loop = loop
+        self._agenda = agenda
+        self._when_due = when_due
+        self._due: list[Watch] = []
+        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due, then=when_due)
+        #: See ``Poller.weigh``.
+        self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
+        #: How many jobs are looked at.
+        self.watched = 0
+
+    @property
+    def due(self) -> int:
+        """How many looks are due."""
+        return len(self._due)
+
+    # -- which jobs -------------------------------------------------------------------------------------------------
+
+    def watch(self, job: LiveJob) -> None:
+        """See ``Poller.watch``."""
+        if job.watch is not None:
+            return
+        if job.task_id is None:
+            msg = f"{job.id} has no taskId to look at"
+            raise ValueError(msg)
+        whole = self._durations.of(_kind(job, job.record))
+        job.watch = watch = Watch(job=job, whole=whole, accepted_at=job.accepted_at)
+        self.watched += 1
+        self.plan(watch)
+
+    def unwatch(self, job: LiveJob) -> None:
+        """See ``Poller.unwatch``."""
+        if job.watch is not None:
+            self._unplan(job.watch)
+            job.watch = None
+            self.watched -= 1
+
+    def saw(self, job: LiveJob, record: TaskRecord) -> None:
+        """See ``Poller.saw``."""
+        watch = job.watch
+        if watch is None:
+            return
+        if job.foreign and record.model is not None and job.record is None:
+            # Its first record: nothing was known of it before.
+            watch.is_of(self._durations.of(_kind(job, record)), job.accepted_at)
+        watch.saw(record.state, self._loop.time())
+        self._replan(watch)
+
+    def learn(self, job: LiveJob, record: TaskRecord) -> None:
+        """See ``Poller.learn``."""
+        if job.watch is None:  # somebody else has looked at it
+            if record.seconds is not None:
+                self._durations.of(_kind(job, record)).learn(record.seconds)
+        elif record.seconds is not None:
+            job.watch.ended(record.seconds)
+        elif not job.foreign:
+            job.watch.ended(self._loop.time() - job.accepted_at)
+
+    # -- what they weigh --------------------------------------------------------------------------------------------
+
+    def replan(self, jobs: Iterable[LiveJob]) -> None:
+        """See ``Poller.replan``."""
+        self._weigh_anew(iter(list(jobs)))
+
+    def _weigh_anew(self, jobs: Iterator[LiveJob]) -> None:
+        stretch = list(islice(jobs, _AT_A_STRETCH))
+        for job in stretch:
+            self.weigh_anew(job)
+        if stretch:
+            self._agenda.at(self._loop.time() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
+
+    def weigh_anew(self, job: LiveJob) -> None:
+        """Plan the look at one job again, if its weight has changed."""
+        watch = job.watch
+        if watch is None or watch.looking or watch.weight == self._weight(job):
+            return
+        self._unplan(watch)
+        if job.foreign:
+            # Nobody here knows how old it is: it may be over.
+            self._fall_due(watch)
+            self._when_due()
+        else:
+            self.plan(watch)
+
+    def _weight(self, job: LiveJob) -> float:
+        weight = self.weigh(job)
+        if job.state is IntentState.STALLED:
+            weight *= STALLED
+        if job.waiters or job.readers:
+            return weight
+        # Most weigh 1, and share one number.
+        return UNAWAITED if weight == 1.0 else UNAWAITED * weight
+
+    # -- when -------------------------------------------------------------------------------------------------------
+
+    def plan(self, watch: Watch) -> None:
+        """Plan the next look at a job of which no look is planned or due."""
+        watch.weight = self._weight(watch.job)
+        self._planned.set(watch, self._policy.next_look_at(watch, self._loop.time()))
+
+    def take(self) -> Watch:
+        """The job to look at now; there is one that is due."""
+        watch = self._due[self._policy.choose(self._due, self._loop.time())]
+        self._unplan(watch)
+        return watch
+
+    def _replan(self, watch: Watch) -> None:
+        if not watch.looking:
+            self._unplan(watch)
+            self.plan(watch)
+
+    def _unplan(self, watch: Watch) -> None:
+        if watch.alarm is not None:
+            self._planned.drop(watch)
+        elif watch.place != _NOT_DUE:
+            # The last takes its place: the order among those that are due means nothing.
+            last = self._due.pop()
+            if last is not watch:
+                self._due[watch.place], last.place = last, watch.place
+            watch.place = _NOT_DUE
+
+    def _fall_due(self, watch: Watch) -> None:
+        watch.place = len(self._due)
+        self._due.append(watch)
+
+
+def _kind(job: LiveJob, record: TaskRecord | None) -> Kind:
+    """By what was asked for, where that is known; of somebody else's task, by what the service says of it."""
+    if job.row is not None:
+        return kind_of(job.row.model, job.row.input)
+    echo = None if record is None else read_param(record)
+    model = None if record is None else record.model
+    return kind_of(model, None if echo is None else echo.input)
