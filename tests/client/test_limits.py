@@ -151,6 +151,24 @@ async def test_three_windows_of_creates_are_done_in_three_windows(*, http_status
         await assert_settled(world.kie)
 
 
+@pytest.mark.parametrize("seed", range(8))
+async def test_looks_that_get_no_answer_do_not_hold_the_jobs_up(seed: int) -> None:
+    """Each twentieth look hangs for a minute: 40 jobs of 3 s, the last of them sent after 10 s, take at most 20 s."""
+    rng = random.Random(seed)
+    hang = Fault("poll", "slow", seconds=60.0, nth={nth for nth in range(1, 10_000) if rng.random() < 0.05})
+
+    async with a_world(faults=[hang], duration=3.0, credits=1e9) as world:
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(world.kie.generate, ask(number))
+        took = anyio.current_time()
+        print(f"\n40 ends after {took:.1f} s")  # noqa: T201 (for `pytest -s`)
+
+        assert 40 == len(world.truth.posts)
+        assert took <= 20.0
+        await assert_settled(world.kie)
+
+
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
 async def test_creates_that_the_service_thinks_about_cost_no_refusal_and_little_time(limiter: str) -> None:
     """The looks tell how long a create travels: 94 %, where by the answers alone it would be 86 %."""

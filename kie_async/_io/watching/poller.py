@@ -3,9 +3,9 @@ The one place that looks at running tasks: looks that are due wait together for 
 
 There is no loop and no task per job: a look that is due runs as soon as the pacer lets it.
 
-A look that has got no answer for longer than answers usually take is given up and made again, with twice the patience:
-to look costs nothing, a connection that has gone silent is left behind, and neither the task nor the pacer's token is
-held up for longer than that.
+A look that has got no answer for longer than answers usually take is given up and made again, and if that one is silent
+too, each further one with twice the patience: to look costs nothing, a connection that has gone silent is left behind,
+and neither the task nor the pacer's token is held up for longer than that.
 """
 
 from __future__ import annotations
@@ -287,7 +287,9 @@ class Poller:
             self.plan(watch)
 
     def _patience(self, silences: int) -> float:
-        return min(LOOK_TIMEOUT, self._round_trips.patience * 2.0 ** min(silences, _MOST_DOUBLINGS))
+        # One silence is bad luck; from the second on it may be that answers have become slow.
+        doublings = min(max(0, silences - 1), _MOST_DOUBLINGS)
+        return min(LOOK_TIMEOUT, self._round_trips.patience * 2.0**doublings)
 
     async def _look(self, task_id: str, until: float) -> Look:
         began_at = self._loop.time()
