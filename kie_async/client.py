@@ -149,7 +149,7 @@ class KieClient:
 
     async def __aenter__(self) -> Self:
         self._closed = False
-        await self._engine()
+        await self._engine(reminds=False)
         return self
 
     async def __aexit__(
@@ -357,7 +357,7 @@ class KieClient:
         Returns:
             Handles to the unfinished jobs that are this client's now; those of other processes stay theirs.
         """
-        engine = await self._engine()
+        engine = await self._engine(reminds=False)
         found = await engine.root.run(engine.recover)
         return [Job(self, job_id, self._live(job_id)) for job_id in found]
 
@@ -433,8 +433,8 @@ class KieClient:
 
     # -- the engine -------------------------------------------------------------------------------------------------
 
-    async def _engine(self) -> Engine:
-        """The engine for the running loop, made on first use."""
+    async def _engine(self, *, reminds: bool = True) -> Engine:
+        """The engine for the running loop, made on first use; the first use *reminds* of what can be recovered."""
         if self._closed:
             from kie_async._core.outcomes import closed_error
 
@@ -453,6 +453,8 @@ class KieClient:
             engine = self._make_engine(loop)
             self._bound, self._bound_to = engine, os.getpid()
         await engine.root.up()
+        if reminds and engine.orphans:
+            engine.remind()
         return engine
 
     def _make_engine(self, loop: AbstractEventLoop) -> Engine:

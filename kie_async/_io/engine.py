@@ -46,8 +46,9 @@ from kie_async.events import Event
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Iterable
+    from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 
+    from kie_async._core.lifecycle import IntentState
     from kie_async._core.plan import Plan
     from kie_async._io.jobs.live import LiveJob
     from kie_async._io.journals.journal import Journal
@@ -83,6 +84,8 @@ class Engine:
         self._agenda = agenda = Agenda(loop)
         self.root = Root(loop, enter=self._enter, ending=self._ending, leave=self._leave)
         self._closing = False
+        #: How many jobs of dead processes the journal has, by their states, until they are recovered or reminded of.
+        self.orphans: Mapping[IntentState, int] = {}
         self._opened = AsyncExitStack()
         surroundings = Surroundings(loop)
         registry = Registry()
@@ -207,8 +210,15 @@ class Engine:
 
         return Mapper(self._parts, intake=self.intake, waiting=self.waiting, prices=self.prices, rows=rows, plan=plan)
 
+    def remind(self) -> None:
+        """Say once what is there to be recovered: whoever calls ``recover()`` before all else knows."""
+        shown = ", ".join(f"{count} {state}" for state, count in sorted(self.orphans.items()))
+        self.orphans = {}
+        _log.warning("The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown)
+
     async def recover(self) -> list[str]:
         """Go on with everything that is unfinished; see ``KieClient.recover``."""
+        self.orphans = {}
         return await self._recovery.recover()
 
     async def credits(self) -> float:
@@ -267,11 +277,7 @@ class Engine:
             admission.count(
                 await self._parts.journal.sent_by_the_dead(since=wall - admission.bucket.window - SENT_WITHIN)
             )
-        if orphans := await self._parts.journal.orphans():
-            shown = ", ".join(f"{count} {state}" for state, count in sorted(orphans.items()))
-            _log.warning(
-                "The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown
-            )
+        self.orphans = await self._parts.journal.orphans()
 
     def _ending(self) -> None:
         """Start nothing more, whoever has ended the root task: the client, or the loop."""

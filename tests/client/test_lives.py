@@ -299,6 +299,20 @@ async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> N
         assert anyio.current_time() <= before + 10.0
 
 
+@pytest.mark.parametrize("recovers", [False, True], ids=["asks for jobs", "recovers"])
+async def test_who_does_not_recover_at_once_is_told_of_what_a_dead_process_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, recovers: bool
+) -> None:
+    async with FakeKie() as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            await kie.submit(ask())
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            await (kie.recover() if recovers else kie.jobs())
+
+    said = [warning for warning in warnings_of(caplog) if "nobody works on (1 submitted)" in warning]
+    assert (not recovers) == bool(said)
+
+
 async def test_use_from_another_thread_is_a_clear_error() -> None:
     """And it disturbs nobody in the first."""
     async with a_world() as world:
