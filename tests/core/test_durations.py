@@ -175,3 +175,18 @@ def test_ages_between_the_ones_that_are_kept_are_on_a_straight_line() -> None:
     shares = [durations.survival(number / 10) for number in range(1, 20_000)]
 
     assert max(more - less for more, less in pairwise(shares)) < 0.02
+
+
+def test_what_weighs_two_in_a_hundred_is_taken_into_account_at_once() -> None:
+    """One task in two hundred may be ignored; the fourth of its sort brings all of them in."""
+    durations = Durations()
+    for _ in range(1000):
+        durations.learn(60.0)
+    before, seen = durations.survival(30.0), []
+    for _ in range(8):
+        durations.learn(10.0)
+        seen.append(durations.survival(30.0))
+
+    assert all(before - heard / 200 - 0.02 <= now <= before for heard, now in enumerate(seen, 1))
+    assert seen[-1] <= before - 4 / 200 * 0.97
+    assert len(set(seen)) <= 3
