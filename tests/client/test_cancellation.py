@@ -139,7 +139,7 @@ async def test_a_refused_create_can_be_left_at_every_turn() -> None:
                 assert [] == world.truth.created
             assert {row.state for row in await world.rows()} <= {"succeeded" if world.truth.created else "withdrawn"}
             await assert_settled(world.kie)
-    assert free > 10
+    assert free >= 10  # how many turns there are is the loop's
     assert paid > 0
 
 
