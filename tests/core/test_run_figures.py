@@ -93,8 +93,10 @@ def test_figures_add_up() -> None:
         figures.created(110.0 + 10.0 * (number // 20))
     figures.paid(80.0)
     figures.paid(None)
-    ledger.reserve(40)
-    ledger.hold(7)
+    figures.paid_before(80.0)
+    figures.paid_before(None)
+    ledger.reserve("a", 40)
+    ledger.hold("b", 7, 1, expected=False)
     figures.retried += 1
     figures.count(Done(key="a", request=REQUEST, generation=GENERATION, seconds=60.0, credits=80.0))
     figures.count(Done(key="b", request=REQUEST, generation=GENERATION, seconds=9.0, credits=80.0, replayed=True))

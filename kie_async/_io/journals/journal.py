@@ -87,6 +87,14 @@ class Journal(Protocol):
         """The row of a caller's key."""
         ...
 
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        """The rows of callers' keys, of those that have one."""
+        ...
+
+    async def has_keys(self) -> bool:
+        """Whether any row has a caller's key."""
+        ...
+
     async def by_task(self, task_id: str) -> Intent | None:
         """The row of a taskId."""
         ...

@@ -1,4 +1,4 @@
-"""What a row of a table is: its key, what it costs, and the job that it has already."""
+"""What a row of a table stands for already: the job that it has, and what a create of it is taken to cost."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, IntentState
-from kie_async._core.occurrences import Occurrences
 from kie_async._core.outcomes import worth_retrying
-from kie_async._core.plan import default_key, retry_key
+from kie_async._core.plan import retry_key
 from kie_async._io.jobs.live import LiveJob
-from kie_async._io.mapping.row import Row
-from kie_async._settings import check_key
 
 if TYPE_CHECKING:
     from kie_async._core.plan import Plan
     from kie_async._io.creating.intake import Intake
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.mapping.prices import Prices
+    from kie_async._io.mapping.row import Row
     from kie_async._io.parts import Parts
     from kie_async.requests.base import Request
 
 __all__ = ["Finding"]
-
-#: 64 bits of a fingerprint, in hexadecimal digits.
-_SHORT = 16
 
 
 class Finding:
@@ -34,7 +29,7 @@ class Finding:
     Args:
         parts: The client's parts.
 
-        intake: Checks requests.
+        intake: Says what differs between two requests of one key.
 
         waiting: Takes up jobs that were found in the journal.
 
@@ -49,34 +44,19 @@ class Finding:
         self._waiting = waiting
         self._prices = prices
         self._plan = plan
-        self._occurrences = Occurrences()
-
-    async def identify(self, row: Row, key: str | None) -> None:
-        """
-        Check what a row asks for, and give it its identity and its key.
-
-        Args:
-            row: The row.
-
-            key: The caller's key, or None for one of the content and its occurrence.
-
-        Raises:
-            KieError: If the request or the key is no good.
-        """
-        check_key(key)
-        await self._intake.check(row.request)
-        row.identity = await self._intake.identify(row.request)
-        if key is None:
-            row.key = default_key(row.identity, self._occurrences.add(int(row.identity[:_SHORT], 16)))
 
     async def job(self, row: Row) -> LiveJob | None:
         """
         The job that a row has already, the one of its last try; None where it is to be sent.
 
+        The tries before that are left in ``row.failed_tries``.
+
         Raises:
             KeyConflictError: If its key belongs to another request.
         """
         while (found := await self._job(row)) is not None and await self._is_made_again(row, found):
+            if found.row is not None:
+                row.failed_tries.append(found.row)
             row.tries += 1
         return found
 
@@ -90,16 +70,14 @@ class Finding:
         budget = self._plan.budget
         if budget is None:
             return 0.0
-        if budget.price is not None:
-            return budget.price
-        estimate = await self._prices.of(request)
-        if estimate is None:
+        price = await self._prices.at_most(request, budget.price)
+        if price is None:
             msg = (
                 f"No price is known for {request.model}, so that the budget could not hold. Nothing was sent: give"
                 " Budget(price=…), what such a task costs at most."
             )
             raise errors.ConfigurationError(msg)
-        return estimate.credits
+        return price
 
     async def _job(self, row: Row) -> LiveJob | None:
         key, parts = row.journal_key, self._parts

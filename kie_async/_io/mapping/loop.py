@@ -21,23 +21,27 @@ from kie_async._core.figures import Figures
 from kie_async._core.ledger import Ledger
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.outcomes import closed_error
+from kie_async._core.plan import retry_key
 from kie_async._io.jobs.live import Stop
+from kie_async._io.mapping.beforehand import Beforehand
 from kie_async._io.mapping.bell import Bell
 from kie_async._io.mapping.finding import Finding
 from kie_async._io.mapping.handing_out import HandingOut
+from kie_async._io.mapping.naming import Naming
 from kie_async._io.mapping.reading import Reader
-from kie_async._io.mapping.row import Row
 from kie_async._io.mapping.saving import Saving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
+    from kie_async._core.lifecycle import Intent
     from kie_async._core.plan import Plan
     from kie_async._io.creating.intake import Intake
     from kie_async._io.jobs.live import LiveJob
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.mapping.prices import Prices
     from kie_async._io.mapping.reading import Given
+    from kie_async._io.mapping.row import Row
     from kie_async._io.parts import Parts
     from kie_async.outcomes import Outcome
     from kie_async.records import Generation
@@ -87,10 +91,13 @@ class Mapper:
         self._prices = prices
         self._plan = plan
         self._finding = Finding(parts, intake=intake, waiting=waiting, prices=prices, plan=plan)
+        self._naming = Naming(intake)
+        self._table = rows
         self._reader = Reader(rows)
         self._saving = Saving(plan)
         self._bell = Bell()
         self._ledger = Ledger(None if plan.budget is None else plan.budget.credits)
+        self._began_at = parts.surroundings.wall()
         self._figures = Figures(parts.settings.limits, self._ledger, parts.surroundings.now())
         self._out = HandingOut(ordered=plan.ordered)
         self._rows: dict[Row, None] = {}  # an ordered set
@@ -162,6 +169,7 @@ class Mapper:
     async def _feed(self) -> None:
         try:
             with self._feeding:
+                await self._look_back()
                 while not self._ends and (given := await self._read()):
                     for one in given:
                         if not self._ends:
@@ -177,6 +185,17 @@ class Mapper:
             finally:
                 self._reading = False
                 self._end_if_over()
+
+    async def _look_back(self) -> None:
+        """Count what the table has cost before the first row of it is sent, where it can be read twice."""
+        budget = self._plan.budget
+        if budget is None:
+            return
+        self._ledger.expected = budget.spent
+        if isinstance(self._table, (list, tuple)):
+            beforehand = Beforehand(self._parts, intake=self._intake, prices=self._prices, price=budget.price)
+            spent = await beforehand.cost(Reader(self._table), wanted=lambda: not self._late and not self._ends)
+            self._ledger.expected = max(budget.spent, spent)
 
     async def _read(self) -> list[Given]:
         plan = self._plan
@@ -196,11 +215,9 @@ class Mapper:
         return self._stopped or self._verdict is not None or self._parts.submitter.closing
 
     async def _take(self, given: Given) -> None:
-        index = self._out.expect()
-        key, request = given if isinstance(given, tuple) else (None, given)
-        row = Row(index=index, key=f"row {index + 1}" if key is None else str(key), request=request)
+        row = self._naming.row(given, self._out.expect())
         try:
-            await self._finding.identify(row, key)
+            await self._naming.identify(row)
             outcome = await self._begin(row)
         except _FOR_ALL as error:
             outcome = None
@@ -212,54 +229,84 @@ class Mapper:
 
     async def _begin(self, row: Row) -> Outcome | None:
         """Start what is to be done for a row; the outcome, where that is nothing."""
-        if (found := await self._finding.job(row)) is not None:
-            await self._join(row, found)
-            return None
-        price = await self._finding.price(row.request)
-        self._ledger.hold(row.suspects * price)
-        while not self._late and not self._ledger.reserve(price):
-            if not self._ledger.may_fit(price):
-                return row.skipped(late=False)
-            await self._bell.rung()
-        if self._ends:
-            return None  # the cancellation is on its way, and has not come yet
-        if self._late:
-            return row.skipped(late=True)
-        row.price = row.reserved = price
-        self._start(row)
+        found = await self._finding.job(row)
+        await self._count_before(row)
+        if found is not None:
+            self._join(row, found, await self._price(row))
+        elif not await self._set_out(row):
+            return None if self._ends else row.skipped(late=self._late)
         self._follow(row)
         return None
 
-    async def _join(self, row: Row, found: LiveJob) -> None:
-        """Go on with a job that there is: wait for it, or tell how it has ended."""
-        row.job = found
-        row.replayed = not found.attended and found.state not in OPEN
-        if self._plan.budget is not None:
-            # What it has cost, or may have cost, counts whether the budget has that much left or not.
-            with suppress(errors.ConfigurationError):  # of a model without a price nothing is sent
-                row.price = await self._finding.price(row.request)
-            if row.replayed:
-                self._ledger.close(row.price, 0.0, found.row)
-            else:
-                row.reserved = row.price
-                self._ledger.claim(row.reserved)
-                self._ledger.hold(row.suspects * row.price)
-        self._follow(row)
+    async def _count_before(self, row: Row) -> None:
+        """Count what is in the journal of a row beside its present job: earlier tries, and what they may have cost."""
+        if not row.failed_tries and not row.suspects:
+            return
+        price = await self._price(row)
+        for number, failed in enumerate(row.failed_tries, row.tries - len(row.failed_tries)):
+            self._ledger.count(retry_key(row.key, number), price, failed, expected=self._is_expected(failed))
+        self._ledger.hold(row.journal_key, price, row.suspects, expected=True)
+
+    async def _price(self, row: Row) -> float:
+        """What a create of a row is taken to have cost; nothing, where nobody can tell: of such nothing is sent."""
+        try:
+            return await self._finding.price(row.request)
+        except errors.ConfigurationError:
+            return 0.0
+
+    def _is_expected(self, intent: Intent | None) -> bool:
+        """Whether a job was sent before this run, so that it was counted when what was spent by then was."""
+        return intent is not None and intent.sending_at is not None and intent.sending_at <= self._began_at
 
     # -- one row ----------------------------------------------------------------------------------------------------
+
+    async def _set_out(self, row: Row) -> bool:
+        """
+        Begin a row's job, or join whoever has begun it meanwhile.
+
+        Returns:
+            Whether there is a job now; else there is no money for it, or nothing more is sent.
+
+        Raises:
+            ConfigurationError: If there is a budget, and no price.
+        """
+        price = await self._finding.price(row.request)
+        # From here to the start nothing waits but for the bell: whoever has an account begins the job in the same turn.
+        while not self._late and not self._ends:
+            there = self._parts.registry.by_key(row.journal_key)
+            if there is not None and there.attended and there.fingerprint == row.identity:
+                self._join(row, there, price)
+                return True
+            # A row of the same key that is about to end has its account still: it says in a moment what that has cost.
+            if not self._ledger.is_open(row.journal_key):
+                row.account = self._ledger.reserve(row.journal_key, price)
+                if row.account is not None:
+                    self._start(row)
+                    return True
+                if not self._ledger.may_fit(price):
+                    return False
+            await self._bell.rung()
+        return False
 
     def _start(self, row: Row) -> None:
         row.job = self._intake.start(
             row.request, row.journal_key, row.identity, patient=True, afford=partial(self._afford, row)
         )
-        row.begun = True
+        row.begun, row.replayed = True, False
+
+    def _join(self, row: Row, found: LiveJob, price: float) -> None:
+        """Go on with a job that there is: wait for it, or tell how it has ended. What it costs counts in any case."""
+        row.job, row.begun = found, False
+        row.replayed = not found.attended and found.state not in OPEN
+        expected = self._is_expected(found.row)
+        if not row.replayed:
+            row.account = self._ledger.claim(row.journal_key, price, expected=expected)
+        elif found.row is not None and self._ledger.count(row.journal_key, price, found.row, expected=expected):
+            self._figures.paid_before(found.row.credits)
 
     def _afford(self, row: Row) -> bool:
         """Set a row's price aside once more, if it is left: it may have been paid, and is to be sent again."""
-        if not self._ledger.reserve(row.price):
-            return False
-        row.reserved += row.price
-        return True
+        return row.account is not None and self._ledger.once_more(row.account)
 
     def _follow(self, row: Row) -> None:
         row.ahead = not row.replayed
@@ -302,7 +349,7 @@ class Mapper:
         if isinstance(error, _FOR_ALL) and row.state is not IntentState.REJECTED:
             self._halt(error)
             return None
-        if row.unsent and row.withdrawn:
+        if row.unsent and (row.withdrawn or not row.begun):
             return self._of_unsent(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is IntentState.UNKNOWN:
             return row.in_doubt(error)
@@ -314,7 +361,13 @@ class Mapper:
         if row.job is None:
             msg = "a row without a job was followed"
             raise RuntimeError(msg)
-        row.job = await self._waiting.answered(row.job)
+        asked = row.job
+        try:
+            await self._waiting.answered(asked)
+        finally:
+            row.job = asked.final
+            # Another run, or another process, may have been the first to begin it.
+            row.begun = row.begun and row.job is asked and self._is_ours(asked)
         self._sent(row)
         if row.begun and row.job.task_id is not None:
             self._figures.created(self._parts.surroundings.now())
@@ -334,6 +387,10 @@ class Mapper:
                     raise
                 await row.job.changed()
 
+    def _is_ours(self, job: LiveJob) -> bool:
+        """Whether it is this process that has a job's row, or would have it."""
+        return job.row is None or self._parts.journal.owns(job.row)
+
     def _sent(self, row: Row) -> None:
         """A row counts no longer among those that were read and not sent."""
         if row.ahead:
@@ -344,36 +401,33 @@ class Mapper:
     def _settle(self, row: Row) -> None:
         """Take what a row has cost, or what it may have cost."""
         intent = None if row.job is None else row.job.row
-        if row.replayed:
-            return
-        self._ledger.close(row.price, row.reserved, intent, held=row.suspects)
-        row.reserved, row.suspects = 0.0, 0
+        account, row.account = row.account, None
+        if account is not None:
+            self._ledger.settle(account, intent)
+        if account is not None and intent is not None and row.has_ended:
+            self._figures.paid(intent.credits)
         if intent is not None and intent.state is IntentState.SUCCEEDED:
             self._prices.learn(intent)
-        if row.has_ended and intent is not None:
-            self._figures.paid(intent.credits)
         self._bell.ring()
 
     async def _go_on(self, row: Row, error: errors.KieError) -> bool:
         """Begin a row again, where that is allowed and may help."""
         again = isinstance(error, errors.TaskFailedError) and error.worth_retrying
         again = again and row.tries < self._plan.retry_failed
-        # Somebody else had begun it, and had less patience with the service's maintenance than a run has.
-        waited = isinstance(error, errors.MaintenanceError) and row.unsent and not row.begun
-        if not (again or waited):
+        # Somebody else had begun it, and has given it up before anything was sent.
+        dropped = row.unsent and not row.begun and not isinstance(error, (errors.ClientClosedError, *_FOR_ALL))
+        if dropped:
+            return await self._set_out(row)
+        if not again:
             return False
         await self._release(row)
-        price = await self._finding.price(row.request)
-        if self._late or self._ends or not self._ledger.reserve(price):
+        row.tries += 1
+        if not await self._set_out(row):
+            row.tries -= 1
             return False
-        row.price = row.reserved = price
-        row.replayed = False
-        if again:
-            row.failure = error
-            row.tries += 1
-            row.retries += 1
-            self._figures.retried += 1
-        self._start(row)
+        row.failure = error
+        row.retries += 1
+        self._figures.retried += row.begun
         return True
 
     async def _saved(self, row: Row, generation: Generation) -> Outcome:
@@ -388,10 +442,10 @@ class Mapper:
         return row.done(generation, files)
 
     def _of_unsent(self, row: Row) -> Outcome | None:
-        """The outcome of a row that we have withdrawn, or the account has halted."""
+        """The outcome of a row that nobody has sent: it was withdrawn, the account has halted, or no money is left."""
         if row.failure is not None:
             return row.failed(row.failure)
-        return row.skipped(late=True) if self._late and not self._ends else None
+        return None if self._ends else row.skipped(late=self._late)
 
     async def _release(self, row: Row) -> None:
         """Let a row of the journal go that nobody will ask for, where it must be small."""
@@ -429,6 +483,7 @@ class Mapper:
         if self._verdict is None:
             self._verdict = verdict
         self._feeding.cancel()
+        self._bell.ring()
         for row in self._rows:
             if row.begun and row.job is not None and row.job.errand is not None:
                 row.withdrawn = True

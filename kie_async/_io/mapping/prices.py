@@ -44,6 +44,13 @@ class Prices:
         given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
         return self._seen.of(kind_of(request.model, given)) or listed(request.model, given)
 
+    async def at_most(self, request: Request, price: float | None) -> float | None:
+        """What a task of a request is taken to cost: *price*, or else the estimate; None where there is neither."""
+        if price is not None:
+            return price
+        estimate = await self.of(request)
+        return None if estimate is None else estimate.credits
+
     def learn(self, row: Intent) -> None:
         """Take what a task that has succeeded has cost."""
         if row.input:

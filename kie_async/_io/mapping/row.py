@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import anyio
 
+    from kie_async._core.ledger import Account
+    from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live import LiveJob
     from kie_async.records import Generation
     from kie_async.requests.base import Request
@@ -41,6 +43,8 @@ class Row:
 
         key: Its key.
 
+        own_key: The caller's key, or None where it was made of the content.
+
         request: What is asked for.
 
         identity: What makes the request the same as another one.
@@ -49,11 +53,11 @@ class Row:
 
         retries: How often in this run.
 
-        price: What a create of it is taken to cost, in credits.
+        failed_tries: What is in the journal of tries before the present one that an earlier run has made.
 
-        reserved: What is set aside for it: as often its price as it may have been paid.
+        account: What is set aside for it; None where nothing is, or another row of the same key counts.
 
-        suspects: How many of its attempts may have been paid before this run asked for it.
+        suspects: How many attempts of the present try may have been paid before this run asked for it.
 
         job: Its job, once it has one.
 
@@ -75,11 +79,12 @@ class Row:
     index: int
     key: str
     request: Request
+    own_key: str | None = None
     identity: str = ""
     tries: int = 0
     retries: int = 0
-    price: float = 0.0
-    reserved: float = 0.0
+    failed_tries: list[Intent] = attrs.field(factory=list)
+    account: Account | None = None
     suspects: int = 0
     job: LiveJob | None = None
     begun: bool = False
