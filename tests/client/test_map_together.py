@@ -1,4 +1,4 @@
-"""Runs that do one table at once: whoever leaves first, the others send what it has not sent, and each row is paid once."""
+"""Runs that do one table at once: whoever leaves first, the others send what is left, and each row is paid once."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ async def some_of_it(world: World, count: int, **options: Anything) -> AsyncIter
 @pytest.mark.parametrize("leaving", ["stop", "leave", "deadline"])
 async def test_what_a_run_that_leaves_has_begun_and_not_sent_the_other_sends(leaving: str) -> None:
     async with a_world(duration=30.0) as world:
-        async with some_of_it(world, 50, deadline=5.0 if leaving == "deadline" else None) as first:
-            async with world.kie.map(table(50)) as second:
-                await anyio.sleep(1.0)
-                if leaving == "stop":
-                    first.stop()
-                if leaving == "leave":
-                    await first.aclose()
-                found = by_key([outcome async for outcome in second])
+        deadline = 5.0 if leaving == "deadline" else None
+        async with some_of_it(world, 50, deadline=deadline) as first, world.kie.map(table(50)) as second:
+            await anyio.sleep(1.0)
+            if leaving == "stop":
+                first.stop()
+            if leaving == "leave":
+                await first.aclose()
+            found = by_key([outcome async for outcome in second])
 
         assert {"Done": 50} == kinds(list(found.values()))
         assert 50 == len(world.tasks)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from kie_async._core.occurrences import Occurrences
 from kie_async._core.plan import default_key
 from kie_async._io.mapping.row import Row
 from kie_async._settings import check_key
+from kie_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from kie_async._io.creating.intake import Intake
     from kie_async._io.mapping.reading import Given
+    from kie_async.requests.base import Request
 
 __all__ = ["Naming"]
 
@@ -33,7 +35,7 @@ class Naming:
 
     def row(self, given: Given, index: int) -> Row:
         """What was given, as a row; without a key of the caller's it is called by its place until it is identified."""
-        key, request = given if isinstance(given, tuple) else (None, given)
+        key, request = given if _is_pair(given) else (None, given)
         return Row(index=index, key=f"row {index + 1}" if key is None else str(key), own_key=key, request=request)
 
     async def identify(self, row: Row) -> None:
@@ -44,6 +46,7 @@ class Naming:
             KieError: If the request or the key is no good.
         """
         check_key(row.own_key)
+        _check_row(row)
         await self._intake.check(row.request)
         row.identity = await self._intake.identify(row.request)
         if row.own_key is None:
@@ -60,3 +63,16 @@ class Naming:
             await self.identify(row)
         else:
             check_key(row.own_key)
+
+
+def _is_pair(given: Given) -> TypeGuard[tuple[str, Request]]:
+    return isinstance(given, tuple) and len(given) == 2
+
+
+def _check_row(row: Row) -> None:
+    if row.own_key is None and isinstance(row.request, tuple):
+        msg = (
+            f"Row {row.index + 1} is a tuple of {len(row.request)}: a row is a request, or a pair of a key and a"
+            " request. Nothing was sent for it; give one of these."
+        )
+        raise ConfigurationError(msg)
