@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kie_async import Budget, Done, Failed, InsufficientCreditsError, KieClient, Outcome, Run
+from kie_async import Budget, InsufficientCreditsError, KieClient, Outcome, Run, Skipped
 from kie_async.testing import FakeKie
 from tests.client.tables import by_key, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, World, a_world, ask, assert_settled
@@ -72,7 +72,7 @@ async def test_what_another_run_has_dropped_needs_its_money_here() -> None:
             await first.aclose()
             found = [outcome async for outcome in second]
         assert {"Done": 25, "Skipped": 15} == kinds(found)
-        assert {"budget"} == {outcome.reason for outcome in found if not isinstance(outcome, (Done, Failed))}
+        assert {"budget"} == {outcome.reason for outcome in found if isinstance(outcome, Skipped)}
         assert 25 == len(world.tasks)
         assert (2000.0, 0.0) == (second.summary().credits, second.summary().credits_held)
 

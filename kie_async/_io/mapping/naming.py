@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from kie_async._core.occurrences import Occurrences
 from kie_async._core.plan import default_key
@@ -35,7 +35,13 @@ class Naming:
 
     def row(self, given: Given, index: int) -> Row:
         """What was given, as a row; without a key of the caller's it is called by its place until it is identified."""
-        key, request = given if _is_pair(given) else (None, given)
+        key: str | None
+        request: Request
+        match given:
+            case tuple((key, request)):
+                pass
+            case _:
+                key, request = None, given
         return Row(index=index, key=f"row {index + 1}" if key is None else str(key), own_key=key, request=request)
 
     async def identify(self, row: Row) -> None:
@@ -63,10 +69,6 @@ class Naming:
             await self.identify(row)
         else:
             check_key(row.own_key)
-
-
-def _is_pair(given: Given) -> TypeGuard[tuple[str, Request]]:
-    return isinstance(given, tuple) and len(given) == 2
 
 
 def _check_row(row: Row) -> None:
