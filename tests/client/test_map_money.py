@@ -415,6 +415,25 @@ async def test_a_task_that_fails_when_nothing_more_is_sent_is_not_made_again(how
         assert 5 == len(world.tasks)
 
 
+async def test_a_retry_that_was_not_sent_is_not_sent_by_a_run_that_retries_nothing() -> None:
+    """It is in the journal, withdrawn; that the task is paid once more takes ``retry_failed``, in this run, too."""
+    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
+        async with world.kie.map(table(1), retry_failed=1, deadline=100.0) as run:
+            await anyio.sleep(2.0)
+            world.fake.maintenance = True
+            await to_the_end(run)
+        world.fake.maintenance = False
+        assert {"failed": 1, "withdrawn": 1} == await world.states()
+        (failed,) = await outcomes(world, table(1))
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, TaskFailedError)
+        assert failed.replayed
+        assert 1 == len(world.tasks)
+        (again,) = await outcomes(world, table(1), retry_failed=1)
+        assert (2, 1) == (len(world.tasks), again.retries)
+
+
 async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_before_has_failed() -> None:
     async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
         async with world.kie.map(table(1), retry_failed=3, deadline=100.0) as run:

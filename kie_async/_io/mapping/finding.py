@@ -11,6 +11,7 @@ from kie_async._core.plan import retry_key
 from kie_async._io.jobs.live import LiveJob
 
 if TYPE_CHECKING:
+    from kie_async._core.lifecycle import Intent
     from kie_async._core.plan import Plan
     from kie_async._io.creating.intake import Intake
     from kie_async._io.jobs.waiting import Waiting
@@ -49,14 +50,14 @@ class Finding:
         """
         The job that a row has already, the one of its last try; None where it is to be sent.
 
-        The tries before that are left in ``row.failed_tries``.
+        What else the journal has of the row is left in ``row.other_tries``.
 
         Raises:
             KeyConflictError: If its key belongs to another request.
         """
         while (found := await self._job(row)) is not None and await self._is_made_again(row, found):
             if found.row is not None:
-                row.failed_tries.append(found.row)
+                row.other_tries.append(found.row)
             row.tries += 1
         return found
 
@@ -93,9 +94,7 @@ class Finding:
             raise await self._intake.conflict(job.row, row.request, key=row.key, job_id=job.id)
         if job.attended or job.row is None:
             return job
-        if job.row.state in (IntentState.INTENT, IntentState.WITHDRAWN):
-            return None
-        if job.row.state is IntentState.REJECTED and not job.row.suspect_attempts:
+        if _is_unsent(job.row):
             return None
         return job if job.row.state not in OPEN else await self._waiting.find(job.id)
 
@@ -106,4 +105,19 @@ class Finding:
             return False
         if row.tries < self._plan.retry_failed:
             return True
-        return await self._parts.journal.by_key(retry_key(row.key, row.tries + 1)) is not None
+        # Whoever retries no more gets what a retry has made, and sends none that was left behind.
+        key, parts = retry_key(row.key, row.tries + 1), self._parts
+        if (live := parts.registry.by_key(key)) is not None and live.attended:
+            return True
+        left = await parts.journal.by_key(key)
+        if left is None or not _is_unsent(left):
+            return left is not None
+        row.other_tries.append(left)
+        return False
+
+
+def _is_unsent(row: Intent) -> bool:
+    """Whether a job that nobody works on is sent by whoever asks for its key."""
+    if row.state is IntentState.REJECTED:
+        return not row.suspect_attempts
+    return row.state in (IntentState.INTENT, IntentState.WITHDRAWN)

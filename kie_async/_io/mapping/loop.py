@@ -21,7 +21,6 @@ from kie_async._core.figures import Figures
 from kie_async._core.ledger import Ledger
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.outcomes import closed_error
-from kie_async._core.plan import retry_key
 from kie_async._io.jobs.live import Stop
 from kie_async._io.mapping.beforehand import Beforehand
 from kie_async._io.mapping.bell import Bell
@@ -235,16 +234,18 @@ class Mapper:
             self._join(row, found, await self._price(row))
         elif not await self._set_out(row):
             return None if self._ends else row.skipped(late=self._late)
+        elif row.tries:
+            self._count_retry(row)
         self._follow(row)
         return None
 
     async def _count_before(self, row: Row) -> None:
         """Count what is in the journal of a row beside its present job: earlier tries, and what they may have cost."""
-        if not row.failed_tries and not row.suspects:
+        if not row.other_tries and not row.suspects:
             return
         price = await self._price(row)
-        for number, failed in enumerate(row.failed_tries, row.tries - len(row.failed_tries)):
-            self._ledger.count(retry_key(row.key, number), price, failed, expected=self._is_expected(failed))
+        for other in row.other_tries:
+            self._ledger.count(other.key or row.key, price, other, expected=self._is_expected(other))
         self._ledger.hold(row.journal_key, price, row.suspects, expected=True)
 
     async def _price(self, row: Row) -> float:
@@ -426,9 +427,12 @@ class Mapper:
             row.tries -= 1
             return False
         row.failure = error
+        self._count_retry(row)
+        return True
+
+    def _count_retry(self, row: Row) -> None:
         row.retries += 1
         self._figures.retried += row.begun
-        return True
 
     async def _saved(self, row: Row, generation: Generation) -> Outcome:
         try:

@@ -53,7 +53,7 @@ class Row:
 
         retries: How often in this run.
 
-        failed_tries: What is in the journal of tries before the present one that an earlier run has made.
+        other_tries: What the journal has of it beside its job: tries that have failed before.
 
         account: What is set aside for it; None where nothing is, or another row of the same key counts.
 
@@ -83,7 +83,7 @@ class Row:
     identity: str = ""
     tries: int = 0
     retries: int = 0
-    failed_tries: list[Intent] = attrs.field(factory=list)
+    other_tries: list[Intent] = attrs.field(factory=list)
     account: Account | None = None
     suspects: int = 0
     job: LiveJob | None = None
