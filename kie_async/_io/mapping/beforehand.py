@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio.lowlevel
+
 from kie_async import errors
 from kie_async._core.ledger import may_have_cost
 from kie_async._core.lifecycle import IntentState
@@ -79,6 +81,7 @@ class Beforehand:
                 if seen.add(short_hash(row.key)) == 1:
                     requests[row.key] = row.request
             total += await self._of(requests)
+            await anyio.lowlevel.checkpoint()  # a journal in memory waits for nothing
         return total
 
     async def _of(self, requests: Mapping[str, Request]) -> float:

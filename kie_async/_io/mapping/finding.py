@@ -1,10 +1,9 @@
-"""What a row of a table stands for already: the job that it has, and what a create of it is taken to cost."""
+"""What the journal has of a row: the job of its last try, and what else there is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kie_async import errors
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.outcomes import worth_retrying
 from kie_async._core.plan import retry_key
@@ -15,10 +14,8 @@ if TYPE_CHECKING:
     from kie_async._core.plan import Plan
     from kie_async._io.creating.intake import Intake
     from kie_async._io.jobs.waiting import Waiting
-    from kie_async._io.mapping.prices import Prices
     from kie_async._io.mapping.row import Row
     from kie_async._io.parts import Parts
-    from kie_async.requests.base import Request
 
 __all__ = ["Finding"]
 
@@ -34,16 +31,13 @@ class Finding:
 
         waiting: Takes up jobs that were found in the journal.
 
-        prices: Estimates prices.
-
         plan: How the run is to go.
     """
 
-    def __init__(self, parts: Parts, *, intake: Intake, waiting: Waiting, prices: Prices, plan: Plan) -> None:
+    def __init__(self, parts: Parts, *, intake: Intake, waiting: Waiting, plan: Plan) -> None:
         self._parts = parts
         self._intake = intake
         self._waiting = waiting
-        self._prices = prices
         self._plan = plan
 
     async def job(self, row: Row) -> LiveJob | None:
@@ -61,40 +55,20 @@ class Finding:
             row.tries += 1
         return found
 
-    async def price(self, request: Request) -> float:
-        """
-        What a create is taken to cost; nothing, where nobody counts.
-
-        Raises:
-            ConfigurationError: If there is a budget, and no price.
-        """
-        budget = self._plan.budget
-        if budget is None:
-            return 0.0
-        price = await self._prices.at_most(request, budget.price)
-        if price is None:
-            msg = (
-                f"No price is known for {request.model}, so that the budget could not hold. Nothing was sent: give"
-                " Budget(price=…), what such a task costs at most."
-            )
-            raise errors.ConfigurationError(msg)
-        return price
-
     async def _job(self, row: Row) -> LiveJob | None:
         key, parts = row.journal_key, self._parts
         job = parts.registry.by_key(key)
         if job is None:
             intent = await parts.journal.by_key(key)
             if intent is None:
-                row.suspects = 0
                 return None
             job = LiveJob.of(intent)
-        row.suspects = 0 if job.row is None else job.row.suspect_attempts
         if job.fingerprint != row.identity:
             raise await self._intake.conflict(job.row, row.request, key=row.key, job_id=job.id)
         if job.attended or job.row is None:
             return job
         if _is_unsent(job.row):
+            row.other_tries.append(job.row)  # of which attempts may have been paid all the same
             return None
         return job if job.row.state not in OPEN else await self._waiting.find(job.id)
 

@@ -53,11 +53,9 @@ class Row:
 
         retries: How often in this run.
 
-        other_tries: What the journal has of it beside its job: tries that have failed before.
+        other_tries: What the journal has of it beside its job: tries that have failed, or were not accepted.
 
         account: What is set aside for it; None where nothing is, or another row of the same key counts.
-
-        suspects: How many attempts of the present try may have been paid before this run asked for it.
 
         job: Its job, once it has one.
 
@@ -85,7 +83,6 @@ class Row:
     retries: int = 0
     other_tries: list[Intent] = attrs.field(factory=list)
     account: Account | None = None
-    suspects: int = 0
     job: LiveJob | None = None
     begun: bool = False
     withdrawn: bool = False
