@@ -216,6 +216,37 @@ async def test_a_job_that_is_there_is_told_as_it_is_where_its_price_is_not_known
         assert isinstance(new.error, ConfigurationError)
 
 
+async def test_a_retry_without_a_price_is_not_made_and_says_what_to_do() -> None:
+    request = MarketRequest(model=Z, input={"prompt": "x"})
+    async with a_world_without_a_ledger(duration=10.0, models=[Z], prices={Z: 5.0}, fail_rate=1.0) as world:
+        await world.kie.submit(request, key="a")
+        async with world.kie.map([("a", request)], budget=Budget(credits=100), retry_failed=1) as run:
+            (failed,) = [outcome async for outcome in run]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert "Budget(price=" in str(failed.error)
+        assert 1 == len(world.tasks)
+        (again,) = await outcomes(world, [("a", request)], budget=Budget(credits=100, price=5.0), retry_failed=1)
+        assert (2, 1) == (len(world.tasks), again.retries)
+
+
+async def test_what_another_has_dropped_and_has_no_price_here_says_what_to_do() -> None:
+    row = ("a", MarketRequest(model=Z, input={"prompt": "x"}))
+    async with a_world(duration=10.0, models=[Z], prices={Z: 5.0}) as world:
+        world.fake.maintenance = True
+        async with world.kie.map([row]) as first:
+            await anyio.sleep(2.0)
+            async with world.kie.map([row], budget=Budget(credits=100)) as second:
+                await anyio.sleep(1.0)
+                await first.aclose()
+                (failed,) = [outcome async for outcome in second]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert [] == world.tasks
+
+
 async def test_a_retry_needs_its_money_too() -> None:
     async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
         async with world.kie.map(table(2), budget=Budget(credits=80), retry_failed=3) as run:
