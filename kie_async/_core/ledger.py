@@ -69,7 +69,7 @@ class Ledger:
         self._open: set[str] = set()
         # Of a million keys that are settled, only hashes are kept; of few there are suspect attempts.
         self._settled = Occurrences()
-        self._suspects: dict[str, int] = {}
+        self._suspects: dict[str, float] = {}
         self.expected = 0.0
         self.spent = 0.0
         self.held = 0.0
@@ -155,24 +155,24 @@ class Ledger:
         self._add(key, price, row, expected=expected)
         return True
 
-    def hold(self, key: str, price: float, suspects: int, *, expected: bool) -> None:
+    def hold(self, key: str, price: float, row: Intent, *, expected: bool) -> None:
         """
-        Set aside for good what attempts of a job may have cost that were answered by an unclear error.
+        Set aside what attempts of a job may have cost that were answered by an unclear error, beside the job itself.
 
         Args:
             key: Its key.
 
             price: What each may have cost.
 
-            suspects: How many there are; those that are held already count no second time.
+            row: The job's row. What it says takes the place of what is held for the key already.
 
             expected: Whether they may be among what is expected.
         """
-        more = max(0, suspects - self._suspects.get(key, 0))
-        if more:
-            self._suspects[key] = suspects
-            self.held += more * price
-            self._take(more * price, expected=expected)
+        amount, known = _suspects(row) * price, self._suspects.get(key, 0.0)
+        if amount != known:
+            self._suspects[key] = amount
+            self.held += amount - known
+            self._take(max(0.0, amount - known), expected=expected)
 
     def _counts(self, key: str) -> bool:
         return key in self._open or short_hash(key) in self._settled
@@ -182,8 +182,7 @@ class Ledger:
         self.spent += spent
         self.held += held
         self._take(spent + held, expected=expected)
-        # Each of them may have been paid beside what the job itself has cost.
-        self.hold(key, price, row.suspect_attempts, expected=expected)
+        self.hold(key, price, row, expected=expected)
         if row.state not in _FREE:
             self._settled.add(short_hash(key))
 
@@ -205,7 +204,16 @@ def may_have_cost(row: Intent, price: float) -> float:
 
         price: What each create of it is taken to cost, where the service does not say.
     """
-    return sum(_cost(row, price)) + row.suspect_attempts * price
+    return sum(_cost(row, price)) + _suspects(row) * price
+
+
+def _suspects(row: Intent) -> int:
+    """
+    How many attempts of a job may have been paid beside what the job itself has cost.
+
+    One of them may be the very one that the job's task, or its doubt, is of: nothing is paid more often than it is sent.
+    """
+    return min(row.suspect_attempts, row.attempts - (row.state not in _FREE))
 
 
 def _cost(row: Intent, price: float) -> tuple[float, float]:

@@ -140,6 +140,19 @@ async def test_a_deadline_ends_the_counting_too() -> None:
         assert {"Done": 5, "Skipped": 5} == kinds(found)
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, again: bool) -> None:
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    policy = RetryPolicy(on_server_error="in_doubt", in_doubt_hold=60.0)
+    async with a_world(client={"retry": policy}, duration=30.0, faults=faults) as world:
+        for _ in range(1 + again):
+            async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+                found = [outcome async for outcome in run]
+            assert {"Done": 11, "InDoubt": 1, "Skipped": 38} == kinds(found)
+            assert 80.0 == run.summary().credits_held
+        assert 12 == len(world.tasks)
+
+
 # -- each key once --------------------------------------------------------------------------------------------------
 
 

@@ -14,10 +14,11 @@ S = IntentState
 amounts = st.floats(0.0, 200.0).map(lambda amount: round(amount, 2))
 
 
-def row(state: IntentState, *, credits: float | None = None, suspects: int = 0) -> Intent:
+def row(state: IntentState, *, credits: float | None = None, suspects: int = 0, attempts: int | None = None) -> Intent:
+    """A row; unless it is said otherwise, an attempt more was sent than were answered unclearly."""
     return Intent(
         id="kj_1", model="m", input="{}", fingerprint="f", created_at=0.0, updated_at=0.0, state=state,
-        credits=credits, suspect_attempts=suspects,
+        credits=credits, suspect_attempts=suspects, attempts=suspects + 1 if attempts is None else attempts,
     )  # fmt: skip
 
 
@@ -101,6 +102,9 @@ def test_what_runs_already_is_claimed_beyond_the_limit_and_nothing_more_is_grant
         (row(S.SUCCEEDED, credits=70.0), 70.0, 0.0),
         (row(S.SUCCEEDED), 80.0, 0.0),
         (row(S.SUCCEEDED, credits=70.0, suspects=1), 70.0, 80.0),
+        (row(S.SUCCEEDED, credits=70.0, suspects=1, attempts=1), 70.0, 0.0),
+        (row(S.UNKNOWN, suspects=1, attempts=1), 0.0, 80.0),
+        (row(S.REJECTED, suspects=1, attempts=1), 0.0, 80.0),
         (row(S.FAILED, credits=0.0), 0.0, 0.0),
         (row(S.FAILED), 0.0, 0.0),
         (row(S.FAILED, credits=10.0), 10.0, 0.0),
@@ -131,12 +135,22 @@ def test_a_price_is_set_aside_once_more_only_where_that_much_is_left() -> None:
 
 def test_a_suspect_attempt_that_is_held_already_is_not_held_twice() -> None:
     ledger = Ledger(1000)
-    ledger.hold("a", 80, 1, expected=False)
+    ledger.hold("a", 80, row(S.INTENT, suspects=1), expected=False)
     account = reserved(ledger, "a", 80)
     ledger.settle(account, row(S.SUCCEEDED, credits=70.0, suspects=2))
-    ledger.hold("a", 80, 2, expected=False)
+    ledger.hold("a", 80, row(S.SUCCEEDED, credits=70.0, suspects=2), expected=False)
 
     assert (0.0, 70.0, 160.0) == (ledger.reserved, ledger.spent, ledger.held)
+
+
+def test_a_suspect_attempt_that_turns_out_to_be_the_task_is_held_no_longer() -> None:
+    """A callback has proved that it was accepted."""
+    ledger = Ledger(1000)
+    ledger.hold("a", 80, row(S.INTENT, suspects=1, attempts=1), expected=False)
+    assert 80.0 == ledger.held
+    ledger.settle(reserved(ledger, "a", 80), row(S.SUCCEEDED, credits=80.0, suspects=1, attempts=1))
+
+    assert (0.0, 80.0, 0.0) == (ledger.reserved, ledger.spent, ledger.held)
 
 
 @pytest.mark.parametrize("state", [S.SUCCEEDED, S.FAILED, S.UNKNOWN, S.STALLED])
@@ -171,7 +185,7 @@ def test_what_is_expected_is_not_left_and_is_taken_by_the_rows_that_it_was_for()
     assert (100.0, 300.0) == (ledger.spent, ledger.expected)
     assert ledger.claim("runs", 80, expected=True)
     assert (80.0, 220.0) == (ledger.reserved, ledger.expected)
-    ledger.hold("unclear", 80, 1, expected=True)
+    ledger.hold("unclear", 80, row(S.INTENT, suspects=1), expected=True)
     assert (80.0, 140.0) == (ledger.held, ledger.expected)
     assert ledger.count("of today", 80, row(S.SUCCEEDED, credits=90.0), expected=False)
     assert 140.0 == ledger.expected

@@ -114,7 +114,7 @@ class Till:
         if not row.replayed:
             row.account = self._ledger.claim(row.journal_key, price, expected=expected)
             if row.account is not None and intent is not None:
-                self._ledger.hold(row.journal_key, price, intent.suspect_attempts, expected=expected)
+                self._ledger.hold(row.journal_key, price, intent, expected=expected)
         elif intent is not None and self._ledger.count(row.journal_key, price, intent, expected=expected):
             self.figures.paid_before(intent.credits)
 
