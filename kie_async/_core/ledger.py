@@ -211,7 +211,7 @@ def _suspects(row: Intent) -> int:
     """
     How many attempts of a job may have been paid beside what the job itself has cost.
 
-    One of them may be the very one that the job's task, or its doubt, is of: nothing is paid more often than it is sent.
+    One of them may be the very one that the job's task, or its doubt, is of: nothing is paid more often than sent.
     """
     return min(row.suspect_attempts, row.attempts - (row.state not in _FREE))
 

@@ -195,6 +195,7 @@ class Seeing:
         except Exception as error:
             msg = f"The row has failed within the client ({type(error).__name__}). This is a bug: please report it."
             outcome = row.failed(errors.KieError(msg))
+            self._settle(row)  # another row of the same key may wait for that
             raise
         finally:
             self._sent(row)
