@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -20,6 +21,7 @@ from kie_async import (
     InDoubt,
     InsufficientCreditsError,
     KeyLimitError,
+    KieClient,
     Limits,
     MarketRequest,
     Outcome,
@@ -29,7 +31,7 @@ from kie_async import (
     TaskFailedError,
 )
 from kie_async._core.lifecycle import IntentState
-from kie_async.testing import Fault
+from kie_async.testing import FakeKie, Fault
 from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, a_world, ask, assert_settled
 
@@ -280,6 +282,26 @@ async def test_an_estimate_is_of_the_list_until_the_journal_has_seen_such_a_task
             await world.kie.estimate(ask())
         )
         assert None is await world.kie.estimate(MarketRequest(model="another", input={}))
+
+
+async def test_who_asks_while_the_journal_is_read_for_prices_is_told_what_it_has_seen(tmp_path: Path) -> None:
+    """Two runs begin at once with a model whose price the journal alone knows: neither is refused."""
+    request = MarketRequest(model=Z, input={"prompt": "x"})
+    told: list[Estimate | None] = []
+
+    async def ask_for_it(kie: KieClient) -> None:
+        told.append(await kie.estimate(request))
+
+    async with FakeKie(duration=5.0, models=[Z], prices={Z: 7.0}) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            await kie.generate(request)
+        async with (
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie,
+            anyio.create_task_group() as group,
+        ):
+            for _ in range(3):
+                group.start_soon(ask_for_it, kie)
+    assert [7.0] * 3 == [estimate.credits for estimate in told if estimate is not None]
 
 
 # -- deadline -------------------------------------------------------------------------------------------------------
