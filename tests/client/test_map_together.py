@@ -116,3 +116,36 @@ async def test_what_a_run_of_another_process_has_dropped_this_one_sends(tmp_path
         assert {"Done": 40} == kinds(found)
         assert 40 == len(fake.truth.tasks)
         assert max(Counter(str(task.input["prompt"]) for task in fake.truth.created).values()) == 1
+
+
+@pytest.mark.parametrize("how", ["deadline", "stop"])
+async def test_a_run_that_sends_nothing_more_does_not_wait_for_what_another_one_has_not_sent(how: str) -> None:
+    async with a_world(duration=30.0) as world:
+        world.fake.maintenance = True
+        async with world.kie.map(table(5)) as first:
+            await anyio.sleep(1.0)
+            began = anyio.current_time()
+            async with world.kie.map(table(5), deadline=100.0 if how == "deadline" else None) as second:
+                await anyio.sleep(50.0)
+                if how == "stop":
+                    second.stop()
+                with anyio.fail_after(100.0):
+                    found = [outcome async for outcome in second]
+            assert anyio.current_time() - began < 105.0
+            assert ({"Skipped": 5} if how == "deadline" else {}) == kinds(found)
+            assert 0.0 == second.summary().credits_held
+            world.fake.maintenance = False
+            assert {"Done": 5} == kinds([outcome async for outcome in first])
+        assert 5 == len(world.tasks)
+        await assert_settled(world.kie)
+
+
+async def test_a_deadline_ends_the_wait_for_a_job_of_the_callers_own_too() -> None:
+    async with a_world(duration=30.0) as world:
+        world.fake.maintenance = True
+        job = await world.kie.submit(ask(0), key="shot-0", wait=False)
+        with anyio.fail_after(200.0):
+            assert {"Skipped": 2} == kinds(await outcomes(world, table(2), deadline=100.0))
+        world.fake.maintenance = False
+        await job
+        assert 1 == len(world.tasks)

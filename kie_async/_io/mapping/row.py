@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 
 from kie_async import errors
@@ -14,8 +15,6 @@ from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import anyio
 
     from kie_async._core.ledger import Account
     from kie_async._core.lifecycle import Intent
@@ -63,6 +62,8 @@ class Row:
 
         withdrawn: Whether this run has asked the job's owner to send nothing.
 
+        dropped: Whether this run waits no longer for somebody else to send it.
+
         looked_at: Whether its task, given up as too slow, was looked at once more.
 
         ahead: Whether it counts among the rows that were read and not sent.
@@ -86,11 +87,12 @@ class Row:
     job: LiveJob | None = None
     begun: bool = False
     withdrawn: bool = False
+    dropped: bool = False
     looked_at: bool = False
     ahead: bool = False
     replayed: bool = False
     failure: errors.KieError | None = None
-    scope: anyio.CancelScope | None = None
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
 
     @property
     def journal_key(self) -> str:
@@ -105,7 +107,7 @@ class Row:
     @property
     def unsent(self) -> bool:
         """Whether nothing was sent that may have been accepted."""
-        row = None if self.job is None else self.job.row
+        row = None if self.job is None else self.job.final.row
         if row is None:
             return True
         return row.state in (IntentState.INTENT, IntentState.WITHDRAWN) and not row.suspect_attempts

@@ -114,7 +114,7 @@ class Seeing:
         return None
 
     def withdraw(self) -> None:
-        """Withdraw what this run has begun and nothing was sent of."""
+        """Withdraw what this run has begun and not sent, and wait no longer for what others have not sent."""
         msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
         self._stop_owners(Stop.WITHDRAWN, lambda job: errors.TransportError(msg, intent_id=job.id))
 
@@ -132,14 +132,16 @@ class Seeing:
     def abandon(self) -> None:
         """See no row through any further; what was sent lives on."""
         for row in self.rows:
-            if row.scope is not None:
-                row.scope.cancel()
+            row.scope.cancel()
 
     def _stop_owners(self, why: Stop, error: Callable[[LiveJob], errors.KieError]) -> None:
         for row in self.rows:
             if row.begun and row.job is not None and row.job.errand is not None:
                 row.withdrawn = True
                 self._parts.submitter.stop(row.job, why, error(row.job))
+            elif row.unsent:
+                row.dropped = True
+                row.scope.cancel()
 
     # -- beginning --------------------------------------------------------------------------------------------------
 
@@ -190,8 +192,11 @@ class Seeing:
     async def _see_through(self, row: Row) -> None:
         outcome = None
         try:
-            with anyio.CancelScope() as row.scope:
+            with row.scope:
                 outcome = await self._outcome(row)
+            if row.scope.cancelled_caught and row.dropped:
+                self._settle(row)
+                outcome = self._of_unsent(row)
         except Exception as error:
             msg = f"The row has failed within the client ({type(error).__name__}). This is a bug: please report it."
             outcome = row.failed(errors.KieError(msg))
