@@ -8,17 +8,31 @@ import attrs
 
 from kie_async.errors import ConfigurationError
 
-__all__ = ["Budget", "Estimate"]
+__all__ = ["Budget", "Estimate", "check_amount"]
+
+
+def check_amount(whose: str, name: str, value: object) -> None:
+    """
+    Refuse what is no number of credits.
+
+    Args:
+        whose: What takes it, such as ``"Budget"``.
+
+        name: What it is called there.
+
+        value: It.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return
+    msg = f"{whose}({name}={value!r}) is not possible: it must be a number of credits, 0 or more. Give another value."
+    raise ConfigurationError(msg)
 
 
 def _check_amount(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return
-    msg = (
-        f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a number of credits, 0 or"
-        " more. Give another value."
-    )
-    raise ConfigurationError(msg)
+    check_amount(type(instance).__name__, attribute.name, value)
 
 
 @attrs.frozen(kw_only=True)

@@ -347,7 +347,16 @@ class KieClient:
 
         Returns:
             The sum, in credits. Each key counts once, with its retries.
+
+        Raises:
+            ConfigurationError: If *requests* is no table, or *price* no number of credits.
+
+            JournalError: If the journal cannot be read.
         """
+        from kie_async.budget import check_amount
+
+        if price is not None:
+            check_amount("spent", "price", price)
         engine = await self._engine()
         return await engine.spent(requests, price)
 

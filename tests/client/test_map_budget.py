@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
 
-from kie_async import Budget, KieClient, MarketRequest, Outcome, Request, RetryPolicy
+from kie_async import Budget, ConfigurationError, JournalError, KieClient, MarketRequest, Outcome, Request, RetryPolicy
+from kie_async._core.lifecycle import Intent
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault
-from tests.client.tables import a_world_without_a_ledger, outcomes, table
+from tests.client.tables import a_world_without_a_ledger, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, a_world, ask, assert_settled
 
 Z = "z-image"
@@ -131,6 +133,34 @@ async def test_what_runs_was_spent_at_its_price() -> None:
             await world.kie.submit(request, key=key)
         assert 80.0 == await world.kie.spent(rows)
         assert 60.0 == await world.kie.spent(rows, price=30.0)
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), "80", True])
+async def test_a_price_that_is_none_is_refused(price: Anything) -> None:
+    async with a_world() as world:
+        with pytest.raises(ConfigurationError, match="number of credits"):
+            await world.kie.spent(table(1), price=price)
+        with pytest.raises(ConfigurationError, match="Pass a list"):
+            await world.kie.spent("shots.csv")  # type: ignore[arg-type]  # the subject
+
+
+class Unreadable(MemoryJournal):
+    """A journal whose rows cannot be looked up by their keys."""
+
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:  # noqa: ARG002 (whichever they are)
+        msg = "The disk is gone."
+        raise JournalError(msg)
+
+
+async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent() -> None:
+    async with a_world(client={"journal": Unreadable()}, duration=10.0) as world:
+        await world.kie.generate(ask(0), key="shot-0")
+        async with world.kie.map(table(5), budget=Budget(credits=1000)) as run:
+            found, error = await to_the_end(run)
+
+        assert [] == found
+        assert isinstance(error, JournalError)
+        assert 1 == len(world.tasks)
 
 
 async def test_a_deadline_ends_the_counting_too() -> None:

@@ -11,8 +11,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio
-
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._io.jobs.live import Stop
