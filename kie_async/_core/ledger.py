@@ -155,6 +155,13 @@ class Ledger:
         self._add(key, price, row, expected=expected)
         return True
 
+    def count_unknown(self, key: str, price: float) -> None:
+        """Count a job of which no more is known than that it has ended: its price is held, unless it counts already."""
+        if not self._counts(key):
+            self._settled.add(short_hash(key))
+            self.held += price
+            self._take(price, expected=True)
+
     def hold(self, key: str, price: float, row: Intent, *, expected: bool) -> None:
         """
         Set aside what attempts of a job may have cost that were answered by an unclear error, beside the job itself.

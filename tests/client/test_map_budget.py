@@ -183,6 +183,23 @@ async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, 
         assert 12 == len(world.tasks)
 
 
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_what_a_journal_in_memory_has_let_go_counts_at_its_price(
+    kind: Callable[[list[Anything]], Anything],
+) -> None:
+    """It is not paid again, and nobody knows any more what it has cost."""
+    async with a_world_without_a_ledger(journal=MemoryJournal(keep_ended=5), duration=10.0) as world:
+        first = await outcomes(world, kind(table(50)), budget=Budget(credits=1000), ordered=True)
+        assert {"Done": 12, "Skipped": 38} == kinds(first)
+        async with world.kie.map(kind(table(50)), budget=Budget(credits=1000)) as run:
+            again = [outcome async for outcome in run]
+
+        assert {"Done": 5, "Failed": 7, "Skipped": 38} == kinds(again)
+        assert 12 == len(world.tasks)
+        assert 560.0 == run.summary().credits_held
+        assert 960.0 == await world.kie.spent(table(50))
+
+
 # -- each key once --------------------------------------------------------------------------------------------------
 
 

@@ -191,3 +191,13 @@ def test_what_is_expected_is_not_left_and_is_taken_by_the_rows_that_it_was_for()
     assert 140.0 == ledger.expected
     assert ledger.count("dear", 80, row(S.SUCCEEDED, credits=200.0), expected=True)
     assert 0.0 == ledger.expected
+
+
+def test_what_nothing_more_is_known_of_is_held_once() -> None:
+    ledger = Ledger(1000)
+    ledger.expected = 80.0
+    for _ in range(2):
+        ledger.count_unknown("a", 80)
+
+    assert (80.0, 0.0) == (ledger.held, ledger.expected)
+    assert not ledger.count("a", 80, row(S.SUCCEEDED, credits=80.0), expected=False)

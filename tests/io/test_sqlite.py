@@ -87,6 +87,7 @@ async def test_rows_are_found_by_their_keys_as_far_as_there_are_any(journal: Jou
     assert await journal.has_keys()
     assert rows[:2] == list(await journal.by_keys(["order-2", "order-9", "order-3"]))
     assert [] == list(await journal.by_keys([]))
+    assert [] == list(await journal.let_go(["order-2", "order-9"]))
 
 
 async def test_an_id_cannot_be_added_twice(journal: Journal) -> None:

@@ -92,7 +92,11 @@ class Journal(Protocol):
         ...
 
     async def has_keys(self) -> bool:
-        """Whether any row has a caller's key."""
+        """Whether any row has a caller's key, or had one and was let go."""
+        ...
+
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
+        """Which of these callers' keys had rows that were let go, so that nothing more is known of them."""
         ...
 
     async def by_task(self, task_id: str) -> Intent | None:

@@ -83,7 +83,10 @@ class MemoryJournal:
         return [self._rows[self._by_key[key]] for key in keys if key in self._by_key]
 
     async def has_keys(self) -> bool:
-        return bool(self._by_key)
+        return bool(self._by_key) or len(self._let_go) > 0
+
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
+        return [key for key in keys if key not in self._by_key and short_hash(key) in self._let_go]
 
     async def by_task(self, task_id: str) -> Intent | None:
         known = self._by_task.get(task_id)

@@ -152,6 +152,10 @@ class SqliteJournal:
         """Whether any row has a caller's key."""
         return await self._open.do(queries.has_keys, writes=False)
 
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:  # noqa: ARG002 (none ever is)
+        """Which of these callers' keys were let go: none."""
+        return ()
+
     async def by_task(self, task_id: str) -> Intent | None:
         """The row of a taskId."""
         return await self._open.do(partial(queries.by_task, task_id), writes=False)

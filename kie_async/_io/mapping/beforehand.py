@@ -92,6 +92,8 @@ class Beforehand:
             found = {tries[row.key]: row for row in await self._parts.journal.by_keys(list(tries)) if row.key in tries}
             for key, row in found.items():
                 total += await self._of_one(row, left[key])
+            for key in await self._parts.journal.let_go(list(tries)):
+                total += await self._price_of(left[tries[key]])
             left = {key: left[key] for key, row in found.items() if row.state is IntentState.FAILED}
             number += 1
         return total
@@ -102,4 +104,7 @@ class Beforehand:
             row = live.row  # what could not be written down is known here
         if not may_have_cost(row, 1.0):
             return 0.0
-        return may_have_cost(row, await self._prices.at_most(request, self._price) or 0.0)
+        return may_have_cost(row, await self._price_of(request))
+
+    async def _price_of(self, request: Request) -> float:
+        return await self._prices.at_most(request, self._price) or 0.0

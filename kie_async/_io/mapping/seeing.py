@@ -97,7 +97,11 @@ class Seeing:
         Raises:
             KieError: If it cannot be sent.
         """
-        found = await self._finding.job(row)
+        try:
+            found = await self._finding.job(row)
+        except errors.KeyConflictError:
+            await self._till.count_let_go(row)
+            raise
         await self._till.count_others(row)
         if found is not None:
             self._join(row, found, await self._till.price_of_found(row.request))

@@ -108,6 +108,11 @@ class Till:
         for other in others:
             self._ledger.count(other.key or row.key, price, other, expected=self._is_expected(other))
 
+    async def count_let_go(self, row: Row) -> None:
+        """Count what a row may have cost of which the journal has let everything go but the key."""
+        if self._budget is not None and await self._parts.journal.let_go([row.journal_key]):
+            self._ledger.count_unknown(row.journal_key, await self.price_of_found(row.request))
+
     def count_found(self, row: Row, found: LiveJob, price: float) -> None:
         """Count the job that a row has already, whether the budget has that much left or not."""
         intent, expected = found.row, self._is_expected(found.row)

@@ -57,6 +57,9 @@ class _Around:
     async def has_keys(self) -> bool:
         return await self.inner.has_keys()
 
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
+        return await self.inner.let_go(keys)
+
     async def by_task(self, task_id: str) -> Intent | None:
         return await self.inner.by_task(task_id)
 
