@@ -140,6 +140,18 @@ async def test_a_run_that_sends_nothing_more_does_not_wait_for_what_another_one_
         await assert_settled(world.kie)
 
 
+async def test_rows_that_are_read_after_the_deadline_do_not_wait_for_what_another_run_has_not_sent() -> None:
+    async with a_world(duration=30.0) as world:
+        world.fake.maintenance = True
+        async with world.kie.map(table(70), look_ahead=70) as first:
+            await anyio.sleep(1.0)
+            with anyio.fail_after(200.0):
+                assert {"Skipped": 70} == kinds(await outcomes(world, table(70), deadline=100.0, look_ahead=10))
+            world.fake.maintenance = False
+            assert {"Done": 70} == kinds([outcome async for outcome in first])
+        assert 70 == len(world.tasks)
+
+
 async def test_a_deadline_ends_the_wait_for_a_job_of_the_callers_own_too() -> None:
     async with a_world(duration=30.0) as world:
         world.fake.maintenance = True

@@ -105,6 +105,9 @@ class Seeing:
         await self._till.count_others(row)
         if found is not None:
             self._join(row, found, await self._till.price_of_found(row.request))
+            if self._sending.late and row.unsent and not row.replayed:
+                self._settle(row)  # whoever has begun it may send it at any time, or never
+                return row.skipped(late=True)
         elif not await self._set_out(row):
             return None if self._sending.ends else row.skipped(late=self._sending.late)
         elif row.tries:
@@ -141,7 +144,7 @@ class Seeing:
             if row.begun and row.job is not None and row.job.errand is not None:
                 row.withdrawn = True
                 self._parts.submitter.stop(row.job, why, error(row.job))
-            elif row.unsent:
+            elif row.unsent and _is_anothers(row):
                 row.dropped = True
                 row.scope.cancel()
 
@@ -330,3 +333,8 @@ class Seeing:
         """Let a row of the journal go that nobody will ask for, where it must be small."""
         if row.job is not None and not self._parts.journal.durable and row.has_ended:
             await self._parts.journal.release(row.job.id)
+
+
+def _is_anothers(row: Row) -> bool:
+    """Whether it is another run, another process or the caller who has begun a row's job, as far as that has shown."""
+    return row.job is not None and (not row.begun or row.job.final is not row.job or row.job.remote)
