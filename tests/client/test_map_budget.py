@@ -145,17 +145,33 @@ async def test_a_price_that_is_none_is_refused(price: Anything) -> None:
 
 
 class Unreadable(MemoryJournal):
-    """A journal whose rows cannot be looked up by their keys."""
+    """A journal whose rows cannot be looked up by their keys any more, once that is so."""
 
-    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:  # noqa: ARG002 (whichever they are)
-        msg = "The disk is gone."
-        raise JournalError(msg)
+    gone = False
+
+    async def by_key(self, key: str) -> Intent | None:
+        self._fail_if_gone()
+        return await super().by_key(key)
+
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        self._fail_if_gone()
+        return await super().by_keys(keys)
+
+    def _fail_if_gone(self) -> None:
+        if self.gone:
+            msg = "The disk is gone."
+            raise JournalError(msg)
 
 
-async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent() -> None:
-    async with a_world(client={"journal": Unreadable()}, duration=10.0) as world:
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent(
+    kind: Callable[[list[Anything]], Anything],
+) -> None:
+    journal = Unreadable()
+    async with a_world(client={"journal": journal}, duration=10.0) as world:
         await world.kie.generate(ask(0), key="shot-0")
-        async with world.kie.map(table(5), budget=Budget(credits=1000)) as run:
+        journal.gone = True
+        async with world.kie.map(kind(table(5)), budget=Budget(credits=1000)) as run:
             found, error = await to_the_end(run)
 
         assert [] == found

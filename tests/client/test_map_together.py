@@ -12,7 +12,7 @@ import pytest
 
 from kie_async import Budget, InsufficientCreditsError, KieClient, Outcome, Run, Skipped
 from kie_async.testing import FakeKie
-from tests.client.tables import by_key, outcomes, table, to_the_end
+from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, World, a_world, ask, assert_settled
 from tests.full_disk import files_of_at_most
 
@@ -138,6 +138,20 @@ async def test_a_run_that_sends_nothing_more_does_not_wait_for_what_another_one_
             assert {"Done": 5} == kinds([outcome async for outcome in first])
         assert 5 == len(world.tasks)
         await assert_settled(world.kie)
+
+
+async def test_a_run_that_retries_nothing_gets_what_the_retry_of_another_one_makes() -> None:
+    async with a_world_without_a_ledger(duration=20.0) as world, world.kie.map(table(1), retry_failed=1) as first:
+        await anyio.sleep(5.0)
+        world.fake.fail(world.tasks[0])
+        await anyio.sleep(20.0)
+        assert 2 == len(world.tasks)
+        (told,) = await outcomes(world, table(1))
+        (made,) = [outcome async for outcome in first]
+
+        assert (world.tasks[1], "Done", 0) == (told.task_id, type(told).__name__, told.retries)
+        assert (world.tasks[1], "Done", 1) == (made.task_id, type(made).__name__, made.retries)
+        assert 2 == len(world.tasks)
 
 
 async def test_rows_that_are_read_after_the_deadline_do_not_wait_for_what_another_run_has_not_sent() -> None:
