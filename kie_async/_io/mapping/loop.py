@@ -14,6 +14,7 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.outcomes import closed_error
+from kie_async._io.mapping.beginning import Beginning
 from kie_async._io.mapping.finding import Finding
 from kie_async._io.mapping.handing_out import HandingOut
 from kie_async._io.mapping.naming import Naming
@@ -76,11 +77,11 @@ class Mapper:
         self._naming = Naming(intake)
         self._sending = Sending(parts.submitter)
         self._till = Till(parts, intake=intake, prices=prices, plan=plan)
+        finding = Finding(parts, intake=intake, waiting=waiting, plan=plan)
         self._seeing = Seeing(
             parts,
-            intake=intake,
+            beginning=Beginning(parts, intake=intake, finding=finding, till=self._till, sending=self._sending),
             waiting=waiting,
-            finding=Finding(parts, intake=intake, waiting=waiting, plan=plan),
             till=self._till,
             plan=plan,
             sending=self._sending,

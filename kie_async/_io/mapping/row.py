@@ -52,6 +52,8 @@ class Row:
 
         retries: How often in this run.
 
+        counted_tries: Up to which of its tries they are counted: one that is begun again counts once.
+
         other_tries: What the journal has of it beside its job: tries that have failed, or were not accepted.
 
         account: What is set aside for it; None where nothing is, or another row of the same key counts.
@@ -82,6 +84,7 @@ class Row:
     identity: str = ""
     tries: int = 0
     retries: int = 0
+    counted_tries: int = 0
     other_tries: list[Intent] = attrs.field(factory=list)
     account: Account | None = None
     job: LiveJob | None = None

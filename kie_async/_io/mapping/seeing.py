@@ -1,5 +1,5 @@
 """
-Seeing a row through: from its key to a job that is begun or found, to that job's end, and to the row's outcome.
+Seeing rows through: from a job that was begun or found to its end, its files, and the row's outcome.
 
 Each row that has a job is seen through in a child of the client's root task of its own, from its create to its files.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from kie_async import errors
-from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._core.lifecycle import IntentState
 from kie_async._io.jobs.live import Stop
 from kie_async._io.mapping.saving import Saving
 
@@ -20,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kie_async._core.plan import Plan
-    from kie_async._io.creating.intake import Intake
     from kie_async._io.jobs.live import LiveJob
     from kie_async._io.jobs.waiting import Waiting
-    from kie_async._io.mapping.finding import Finding
+    from kie_async._io.mapping.beginning import Beginning
     from kie_async._io.mapping.row import Row
     from kie_async._io.mapping.sending import Sending
     from kie_async._io.mapping.till import Till
@@ -46,11 +44,9 @@ class Seeing:
     Args:
         parts: The client's parts.
 
-        intake: Takes requests in.
+        beginning: Begins jobs, or finds them.
 
         waiting: Waits for jobs.
-
-        finding: Finds the jobs that rows have already.
 
         till: Counts what they cost.
 
@@ -70,18 +66,16 @@ class Seeing:
         self,
         parts: Parts,
         *,
-        intake: Intake,
+        beginning: Beginning,
         waiting: Waiting,
-        finding: Finding,
         till: Till,
         plan: Plan,
         sending: Sending,
         deliver: Callable[[Row, Outcome | None], None],
     ) -> None:
         self._parts = parts
-        self._intake = intake
+        self._beginning = beginning
         self._waiting = waiting
-        self._finding = finding
         self._till = till
         self._plan = plan
         self._sending = sending
@@ -97,21 +91,11 @@ class Seeing:
         Raises:
             KieError: If it cannot be sent.
         """
-        try:
-            found = await self._finding.job(row)
-        except errors.KeyConflictError:
-            await self._till.count_let_go(row)
-            raise
-        await self._till.count_others(row)
-        if found is not None:
-            self._join(row, found, await self._till.price_of_found(row.request))
-            if self._sending.late and row.unsent and not row.replayed:
-                self._settle(row)  # whoever has begun it may send it at any time, or never
-                return row.skipped(late=True)
-        elif not await self._set_out(row):
+        if not await self._beginning.find(row) and not await self._beginning.set_out(row):
             return None if self._sending.ends else row.skipped(late=self._sending.late)
-        elif row.tries:
-            self._count_retry(row)
+        if self._sending.late and row.unsent and not row.replayed:
+            self._settle(row)  # whoever has begun it may send it at any time, or never
+            return row.skipped(late=True)
         row.ahead = not row.replayed
         self.ahead += row.ahead
         self.rows[row] = None
@@ -147,50 +131,6 @@ class Seeing:
             elif row.unsent and _is_anothers(row):
                 row.dropped = True
                 row.scope.cancel()
-
-    # -- beginning --------------------------------------------------------------------------------------------------
-
-    async def _set_out(self, row: Row) -> bool:
-        """
-        Begin a row's job, or join whoever has begun it meanwhile.
-
-        Returns:
-            Whether there is a job now; else there is no money for it, or nothing more is sent.
-
-        Raises:
-            ConfigurationError: If there is a budget, and no price.
-        """
-        price = await self._till.price(row.request)
-        # Between the last ring and the start nothing waits: whoever is paid for begins the job in the same turn.
-        while not self._sending.late and not self._sending.ends:
-            there = self._parts.registry.by_key(row.journal_key)
-            if there is not None and there.attended and there.fingerprint == row.identity:
-                self._join(row, there, price)
-                return True
-            if not self._till.is_busy(row):
-                if self._till.pay(row, price):
-                    self._start(row)
-                    return True
-                if not self._till.may_pay(price):
-                    return False
-            await self._sending.bell.rung()
-        return False
-
-    def _start(self, row: Row) -> None:
-        row.job = self._intake.start(
-            row.request, row.journal_key, row.identity, patient=True, afford=partial(self._till.pay_again, row)
-        )
-        row.begun, row.replayed = True, False
-
-    def _join(self, row: Row, found: LiveJob, price: float) -> None:
-        """Go on with a job that there is: wait for it, or tell how it has ended."""
-        row.job, row.begun = found, False
-        row.replayed = not found.attended and found.state not in OPEN
-        self._till.count_found(row, found, price)
-
-    def _count_retry(self, row: Row) -> None:
-        row.retries += 1
-        self._till.figures.retried += row.begun
 
     # -- to the end -------------------------------------------------------------------------------------------------
 
@@ -282,17 +222,18 @@ class Seeing:
         if isinstance(error, (errors.ClientClosedError, *FOR_ALL)):
             return False
         if row.unsent and not row.begun:
-            return await self._set_out(row)  # somebody else had begun it, and has given it up before it was sent
+            return await self._beginning.set_out(
+                row
+            )  # somebody else had begun it, and has given it up before it was sent
         again = isinstance(error, errors.TaskFailedError) and error.worth_retrying
         if not again or row.tries >= self._plan.retry_failed:
             return False
         await self._release(row)
         row.tries += 1
-        if not await self._set_out(row):
+        if not await self._beginning.set_out(row):
             row.tries -= 1
             return False
         row.failure = error
-        self._count_retry(row)
         return True
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
