@@ -93,7 +93,7 @@ class Seeing:
         """
         if not await self._beginning.find(row) and not await self._beginning.set_out(row):
             return None if self._sending.ends else row.skipped(late=self._sending.late)
-        if self._sending.late and row.unsent and not row.replayed:
+        if self._sending.late and row.unsent and not row.begun and not row.replayed:
             self._settle(row)  # whoever has begun it may send it at any time, or never
             return row.skipped(late=True)
         row.ahead = not row.replayed
@@ -222,9 +222,8 @@ class Seeing:
         if isinstance(error, (errors.ClientClosedError, *FOR_ALL)):
             return False
         if row.unsent and not row.begun:
-            return await self._beginning.set_out(
-                row
-            )  # somebody else had begun it, and has given it up before it was sent
+            # Somebody else had begun it, and has given it up before it was sent.
+            return await self._beginning.set_out(row)
         again = isinstance(error, errors.TaskFailedError) and error.worth_retrying
         if not again or row.tries >= self._plan.retry_failed:
             return False
