@@ -19,6 +19,7 @@ __all__ = [
     "check_id",
     "check_key",
     "check_kind",
+    "is_retry_key",
     "read_api_key",
     "read_webhook_keys",
     "service_url",
@@ -30,6 +31,8 @@ UPLOAD_URL = "https://kieai.redpandaai.co"
 _KEY = re.compile(r"[!-~]{1,512}")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 MAX_KEY = 512
+#: How the key of a retry ends: no other may, or a row could be taken for the retry of another.
+_RETRY = re.compile(r"~retry[1-9][0-9]*\Z")
 
 
 def read_api_key(given: str | None) -> str:
@@ -115,11 +118,24 @@ def check_key(key: str | None) -> None:
     Refuse an idempotency key that cannot be one.
 
     Raises:
-        ConfigurationError: If it is not a text of 1 to ``MAX_KEY`` characters.
+        ConfigurationError: If it is not a text of 1 to ``MAX_KEY`` characters, or may be the key of a retry of ours.
     """
     if key is not None and not (_is_text(key) and 0 < len(key) <= MAX_KEY and _can_be_stored(key)):
         msg = f"key={str(key)[:80]!r} is not possible: it must be a text of 1 to {MAX_KEY} characters. Give another."
         raise ConfigurationError(msg)
+    if key is not None and is_retry_key(key):
+        msg = f"key={key[-80:]!r} is not possible: keys that end so are those of map()'s own retries. Give another."
+        raise ConfigurationError(msg)
+
+
+def is_retry_key(key: str) -> bool:
+    """
+    Whether a key ends as those that ``map()`` gives to the retries of a row.
+
+    >>> is_retry_key("shot-7~retry1"), is_retry_key("shot-7~retry"), is_retry_key("shot-7~retry01")
+    (True, False, False)
+    """
+    return _RETRY.search(key) is not None
 
 
 def check_kind(name: str, value: object, kind: type) -> None:

@@ -8,17 +8,31 @@ import attrs
 
 from kie_async.errors import ConfigurationError
 
-__all__ = ["Budget", "Estimate"]
+__all__ = ["Budget", "Estimate", "check_amount"]
+
+
+def check_amount(whose: str, name: str, value: object) -> None:
+    """
+    Refuse what is no number of credits.
+
+    Args:
+        whose: What takes it, such as ``"Budget"``.
+
+        name: What it is called there.
+
+        value: It.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return
+    msg = f"{whose}({name}={value!r}) is not possible: it must be a number of credits, 0 or more. Give another value."
+    raise ConfigurationError(msg)
 
 
 def _check_amount(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return
-    msg = (
-        f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a number of credits, 0 or"
-        " more. Give another value."
-    )
-    raise ConfigurationError(msg)
+    check_amount(type(instance).__name__, attribute.name, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -27,8 +41,12 @@ class Budget:
     How much the rows of a ``map()`` may cost together.
 
     Before a create is sent its price is set aside, and when the task has ended what the service says it cost takes the
-    place of that. Rows that were done by an earlier run count with what they have cost, so that a run which is killed
-    and started again does not get the budget twice. What a create in doubt may have cost stays set aside.
+    place of that. What a create in doubt may have cost stays set aside.
+
+    A budget is for the table, however often its run is killed and started again: rows that an earlier run has sent
+    count with what they have cost, or may have. Of a list or a tuple all of them count before anything is sent, in
+    whatever order they come. Of any other source each counts when it is read, since it may have no end: rows above it
+    that were not sent before are sent without regard to it. Where that may happen, say what they have cost: *spent*.
 
     Args:
         credits: The limit.
@@ -36,12 +54,16 @@ class Budget:
         price: What each task is taken to cost, in credits. None for the highest price that the journal has seen lately
             for such a request, or else the one of a small price list; a request with neither is not sent.
 
+        spent: What the rows of this table have cost before this run, in credits: ``KieClient.spent()`` tells it. It
+            counts from the start; a row that it covers does not count again when it is read.
+
     Raises:
         ConfigurationError: If a value makes no sense.
     """
 
     credits: float = attrs.field(validator=_check_amount)
     price: float | None = attrs.field(default=None, validator=attrs.validators.optional(_check_amount))
+    spent: float = attrs.field(default=0.0, validator=_check_amount)
 
 
 @attrs.frozen(kw_only=True)

@@ -333,6 +333,33 @@ class KieClient:
         engine = await self._engine()
         return await engine.prices.of(request)
 
+    async def spent(self, requests: Rows, *, price: float | None = None) -> float:
+        """
+        What the rows of a table have cost already, or may have, by the journal: for ``Budget(spent=…)``.
+
+        Of a list or a tuple, ``map()`` finds it out by itself.
+
+        Args:
+            requests: The table, as ``map()`` takes it; it is read to its end.
+
+            price: What each task is taken to cost of which the service has not said it, in credits: because it runs,
+                or because nobody can tell whether it was accepted. None for what ``estimate()`` says, or else nothing.
+
+        Returns:
+            The sum, in credits. Each key counts once, with its retries.
+
+        Raises:
+            ConfigurationError: If *requests* is no table, or *price* no number of credits.
+
+            JournalError: If the journal cannot be read.
+        """
+        from kie_async.budget import check_amount
+
+        if price is not None:
+            check_amount("spent", "price", price)
+        engine = await self._engine()
+        return await engine.spent(requests, price)
+
     def attach(self, job_id: str) -> Job:
         """
         A handle to a job (``kj_…``) or to any task (its taskId).

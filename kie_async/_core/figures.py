@@ -49,11 +49,14 @@ class Figures:
         """Add what a task of this run has cost."""
         self._credits += credits or 0.0
 
+    def paid_before(self, credits: float | None) -> None:
+        """Add what a task of an earlier run has cost."""
+        self._credits_replayed += credits or 0.0
+
     def count(self, outcome: Outcome) -> None:
         """Count an outcome."""
         if outcome.replayed:
             self._replayed += 1
-            self._credits_replayed += outcome.credits or 0.0
         if isinstance(outcome, Done):
             self._ok += 1
             if not outcome.replayed and outcome.seconds is not None:

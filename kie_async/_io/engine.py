@@ -216,6 +216,17 @@ class Engine:
         self.orphans = {}
         _log.warning("The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown)
 
+    async def spent(self, rows: Iterable[Given] | AsyncIterable[Given], price: float | None) -> float:
+        """What the rows of a table have cost, or may have; see ``KieClient.spent``."""
+        from kie_async._io.mapping.beforehand import Beforehand
+        from kie_async._io.mapping.reading import Reader
+
+        reader = Reader(rows)
+        try:
+            return await Beforehand(self._parts, intake=self.intake, prices=self.prices, price=price).cost(reader)
+        finally:
+            await reader.close()
+
     async def recover(self) -> list[str]:
         """Go on with everything that is unfinished; see ``KieClient.recover``."""
         self.orphans = {}

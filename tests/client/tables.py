@@ -42,8 +42,10 @@ def by_key(found: list[Outcome]) -> dict[str, Outcome]:
 
 
 @asynccontextmanager
-async def a_world_without_a_ledger(**service: Anything) -> AsyncIterator[World]:
+async def a_world_without_a_ledger(
+    *, journal: MemoryJournal | None = None, **service: Anything
+) -> AsyncIterator[World]:
     """A world in which one request may be made more than once, since that is wanted."""
-    journal = MemoryJournal()
+    journal = journal or MemoryJournal()
     async with FakeKie(**service) as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
         yield World(kie, fake, journal)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import anyio
 import pytest
 
 from kie_async import (
+    Budget,
     ClientClosedError,
     ConfigurationError,
     Done,
@@ -253,6 +254,62 @@ async def test_what_the_source_raises_comes_after_the_outcomes_of_the_rows_befor
             assert [] == [outcome async for outcome in run]
         assert 3 == len(found) == sum(isinstance(outcome, Done) for outcome in found)
         await assert_settled(world.kie)
+
+
+async def test_of_a_sequence_of_your_own_whose_row_cannot_be_had_no_row_before_it_is_lost() -> None:
+    class Rows(Sequence[Request]):
+        """A table that reads its rows as they are asked for."""
+
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, place: Anything) -> Anything:
+            if place == 3:
+                raise LookupError
+            return ask(place)
+
+    async with a_world(duration=10.0) as world:
+        async with world.kie.map(Rows()) as run:
+            found, error = await to_the_end(run)
+        assert [Done] * 3 == [type(outcome) for outcome in found]
+        assert isinstance(error, LookupError)
+
+
+@pytest.mark.parametrize("row", [(), ("a",), ("a", ask(7), 3), ("a", "b", "c", "d")])
+async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_is_allowed(row: Anything) -> None:
+    rows: list[Anything] = [("a", ask(0)), row, ("b", ask(1))]
+    async with a_world(duration=10.0) as world:
+        first, failed, last = await outcomes(world, rows, ordered=True, budget=Budget(credits=1000))
+
+        assert isinstance(first, Done)
+        assert isinstance(last, Done)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert f"Row 2 is a tuple of {len(row)}: " in str(failed.error)
+        assert "a request, or a pair of a key and a request" in str(failed.error)
+        assert 2 == len(world.tasks)
+
+
+@pytest.mark.parametrize("key", ["a~retry1", "a~retry12", "~retry3"])
+async def test_a_key_that_a_retry_of_ours_may_have_is_refused_before_it_costs_anything(key: str) -> None:
+    async with a_world(duration=10.0) as world:
+        (failed,) = await outcomes(world, [(key, ask(0))])
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert "~retry" in str(failed.error)
+        for call in (world.kie.submit, world.kie.generate):
+            with pytest.raises(ConfigurationError, match="own retries"):
+                await call(ask(0), key=key)
+        assert [] == world.tasks
+
+
+async def test_a_key_that_only_looks_like_a_retry_is_as_good_as_any() -> None:
+    keys = ["a~retry", "a~retry0", "a~retry01", "a~retry1x", "retry1", "a~retry1\n", "a~retry\u0661"]
+    async with a_world(duration=10.0) as world:
+        rows = [(key, ask(number)) for number, key in enumerate(keys)]
+        found = by_key(await outcomes(world, rows, retry_failed=2))
+
+        assert [Done] * len(keys) == [type(found[key]) for key in keys]
 
 
 async def test_a_failed_task_is_made_again_as_often_as_is_allowed_and_counted() -> None:

@@ -57,6 +57,36 @@ async def test_files_that_are_there_are_not_fetched_again_and_missing_ones_are(t
         assert all(isinstance(outcome, Done) and outcome.replayed and outcome.files for outcome in found)
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_where_the_name_is_that_of_a_folder_the_file_is_in_it_and_is_told_of(
+    tmp_path: Path, *, again: bool
+) -> None:
+    folder = tmp_path / "shot-0"
+    await anyio.Path(folder).mkdir()
+    async with a_world(duration=10.0) as world:
+        if again:
+            await outcomes(world, table(1), save_to=tmp_path / "{key}")
+        (done,) = await outcomes(world, table(1), save_to=tmp_path / "{key}")
+
+        assert isinstance(done, Done)
+        (file,) = done.files
+        assert folder == file.parent
+        assert {str(file.relative_to(tmp_path))} == names(tmp_path)
+        assert world.tasks[0] in file.name
+
+
+async def test_a_folder_that_has_come_in_the_place_of_a_file_is_not_taken_for_it(tmp_path: Path) -> None:
+    async with a_world(duration=10.0) as world:
+        await outcomes(world, table(1), save_to=tmp_path / "{key}")
+        (tmp_path / "shot-0").unlink()
+        (tmp_path / "shot-0").mkdir()
+        (tmp_path / "shot-0" / "notes.txt").write_text("mine")
+        (done,) = await outcomes(world, table(1), save_to=tmp_path / "{key}")
+
+        assert isinstance(done, Done)
+        assert all(file.is_file() for file in done.files)
+
+
 async def test_a_file_of_something_else_under_the_same_name_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "shot-0.mp4"
     await anyio.Path(file).write_bytes(b"of last week")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -20,6 +21,7 @@ from kie_async import (
     InDoubt,
     InsufficientCreditsError,
     KeyLimitError,
+    KieClient,
     Limits,
     MarketRequest,
     Outcome,
@@ -29,7 +31,7 @@ from kie_async import (
     TaskFailedError,
 )
 from kie_async._core.lifecycle import IntentState
-from kie_async.testing import Fault
+from kie_async.testing import FakeKie, Fault
 from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, a_world, ask, assert_settled
 
@@ -216,6 +218,37 @@ async def test_a_job_that_is_there_is_told_as_it_is_where_its_price_is_not_known
         assert isinstance(new.error, ConfigurationError)
 
 
+async def test_a_retry_without_a_price_is_not_made_and_says_what_to_do() -> None:
+    request = MarketRequest(model=Z, input={"prompt": "x"})
+    async with a_world_without_a_ledger(duration=10.0, models=[Z], prices={Z: 5.0}, fail_rate=1.0) as world:
+        await world.kie.submit(request, key="a")
+        async with world.kie.map([("a", request)], budget=Budget(credits=100), retry_failed=1) as run:
+            (failed,) = [outcome async for outcome in run]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert "Budget(price=" in str(failed.error)
+        assert 1 == len(world.tasks)
+        (again,) = await outcomes(world, [("a", request)], budget=Budget(credits=100, price=5.0), retry_failed=1)
+        assert (2, 1) == (len(world.tasks), again.retries)
+
+
+async def test_what_another_has_dropped_and_has_no_price_here_says_what_to_do() -> None:
+    row = ("a", MarketRequest(model=Z, input={"prompt": "x"}))
+    async with a_world(duration=10.0, models=[Z], prices={Z: 5.0}) as world:
+        world.fake.maintenance = True
+        async with world.kie.map([row]) as first:
+            await anyio.sleep(2.0)
+            async with world.kie.map([row], budget=Budget(credits=100)) as second:
+                await anyio.sleep(1.0)
+                await first.aclose()
+                (failed,) = [outcome async for outcome in second]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert [] == world.tasks
+
+
 async def test_a_retry_needs_its_money_too() -> None:
     async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
         async with world.kie.map(table(2), budget=Budget(credits=80), retry_failed=3) as run:
@@ -249,6 +282,26 @@ async def test_an_estimate_is_of_the_list_until_the_journal_has_seen_such_a_task
             await world.kie.estimate(ask())
         )
         assert None is await world.kie.estimate(MarketRequest(model="another", input={}))
+
+
+async def test_who_asks_while_the_journal_is_read_for_prices_is_told_what_it_has_seen(tmp_path: Path) -> None:
+    """Two runs begin at once with a model whose price the journal alone knows: neither is refused."""
+    request = MarketRequest(model=Z, input={"prompt": "x"})
+    told: list[Estimate | None] = []
+
+    async def ask_for_it(kie: KieClient) -> None:
+        told.append(await kie.estimate(request))
+
+    async with FakeKie(duration=5.0, models=[Z], prices={Z: 7.0}) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            await kie.generate(request)
+        async with (
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie,
+            anyio.create_task_group() as group,
+        ):
+            for _ in range(3):
+                group.start_soon(ask_for_it, kie)
+    assert [7.0] * 3 == [estimate.credits for estimate in told if estimate is not None]
 
 
 # -- deadline -------------------------------------------------------------------------------------------------------
@@ -413,6 +466,25 @@ async def test_a_task_that_fails_when_nothing_more_is_sent_is_not_made_again(how
 
         assert {"Failed": 5} == kinds(found)
         assert 5 == len(world.tasks)
+
+
+async def test_a_retry_that_was_not_sent_is_not_sent_by_a_run_that_retries_nothing() -> None:
+    """It is in the journal, withdrawn; that the task is paid once more takes ``retry_failed``, in this run, too."""
+    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
+        async with world.kie.map(table(1), retry_failed=1, deadline=100.0) as run:
+            await anyio.sleep(2.0)
+            world.fake.maintenance = True
+            await to_the_end(run)
+        world.fake.maintenance = False
+        assert {"failed": 1, "withdrawn": 1} == await world.states()
+        (failed,) = await outcomes(world, table(1))
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, TaskFailedError)
+        assert failed.replayed
+        assert 1 == len(world.tasks)
+        (again,) = await outcomes(world, table(1), retry_failed=1)
+        assert (2, 1) == (len(world.tasks), again.retries)
 
 
 async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_before_has_failed() -> None:

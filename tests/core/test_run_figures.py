@@ -93,8 +93,20 @@ def test_figures_add_up() -> None:
         figures.created(110.0 + 10.0 * (number // 20))
     figures.paid(80.0)
     figures.paid(None)
-    ledger.reserve(40)
-    ledger.hold(7)
+    figures.paid_before(80.0)
+    figures.paid_before(None)
+    ledger.reserve("a", 40)
+    unclear = Intent(
+        id="kj_1",
+        model="m",
+        input="{}",
+        fingerprint="f",
+        created_at=1.0,
+        updated_at=9.0,
+        attempts=1,
+        suspect_attempts=1,
+    )
+    ledger.hold("b", 7, unclear, expected=False)
     figures.retried += 1
     figures.count(Done(key="a", request=REQUEST, generation=GENERATION, seconds=60.0, credits=80.0))
     figures.count(Done(key="b", request=REQUEST, generation=GENERATION, seconds=9.0, credits=80.0, replayed=True))

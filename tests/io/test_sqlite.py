@@ -79,6 +79,17 @@ async def test_a_key_that_is_there_gives_its_row_and_changes_nothing(journal: Jo
     assert [first] == list(await journal.rows())
 
 
+async def test_rows_are_found_by_their_keys_as_far_as_there_are_any(journal: Journal) -> None:
+    await journal.add(an_intent(1))
+    assert not await journal.has_keys()
+    rows = [await journal.add(an_intent(number, key=f"order-{number}")) for number in range(2, 5)]
+
+    assert await journal.has_keys()
+    assert rows[:2] == list(await journal.by_keys(["order-2", "order-9", "order-3"]))
+    assert [] == list(await journal.by_keys([]))
+    assert [] == list(await journal.let_go(["order-2", "order-9"]))
+
+
 async def test_an_id_cannot_be_added_twice(journal: Journal) -> None:
     first = await journal.add(an_intent(1))
     with pytest.raises(JournalError):

@@ -87,6 +87,18 @@ class Journal(Protocol):
         """The row of a caller's key."""
         ...
 
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        """The rows of callers' keys, of those that have one."""
+        ...
+
+    async def has_keys(self) -> bool:
+        """Whether any row has a caller's key, or had one and was let go."""
+        ...
+
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
+        """Which of these callers' keys had rows that were let go, so that nothing more is known of them."""
+        ...
+
     async def by_task(self, task_id: str) -> Intent | None:
         """The row of a taskId."""
         ...

@@ -79,6 +79,15 @@ class MemoryJournal:
             raise KeyConflictError(msg)
         return None if known is None else self._rows[known]
 
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        return [self._rows[self._by_key[key]] for key in keys if key in self._by_key]
+
+    async def has_keys(self) -> bool:
+        return bool(self._by_key) or len(self._let_go) > 0
+
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
+        return [key for key in keys if key not in self._by_key and short_hash(key) in self._let_go]
+
     async def by_task(self, task_id: str) -> Intent | None:
         known = self._by_task.get(task_id)
         return None if known is None else self._rows[known]

@@ -15,10 +15,12 @@ from kie_async._io.journals.schema import COLUMNS, read_row, written
 
 __all__ = [
     "add",
+    "by_keys",
     "by_task",
     "changed",
     "claim",
     "forget",
+    "has_keys",
     "hinted",
     "many",
     "move",
@@ -64,6 +66,17 @@ def by_task(task_id: str, connection: sqlite3.Connection) -> Intent | None:
     """The row of a taskId, or the one that it is a duplicate of."""
     own = one("task_id = ?", (task_id,), connection)
     return own or one("id = (SELECT intent_id FROM duplicates WHERE task_id = ?)", (task_id,), connection)
+
+
+def by_keys(keys: Collection[str], connection: sqlite3.Connection) -> list[Intent]:
+    """The rows of callers' keys."""
+    found = [one("key = ?", (key,), connection) for key in keys]
+    return [row for row in found if row is not None]
+
+
+def has_keys(connection: sqlite3.Connection) -> bool:
+    """Whether any row has a caller's key."""
+    return connection.execute("SELECT 1 FROM intents WHERE key IS NOT NULL LIMIT 1").fetchone() is not None
 
 
 def many(states: Collection[IntentState] | None, connection: sqlite3.Connection) -> list[Intent]:

@@ -144,6 +144,18 @@ class SqliteJournal:
         """The row of a caller's key."""
         return await self._open.do(partial(queries.one, "key = ?", (key,)), writes=False)
 
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        """The rows of callers' keys, of those that have one."""
+        return await self._open.do(partial(queries.by_keys, keys), writes=False)
+
+    async def has_keys(self) -> bool:
+        """Whether any row has a caller's key."""
+        return await self._open.do(queries.has_keys, writes=False)
+
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:  # noqa: ARG002 (none ever is)
+        """Which of these callers' keys were let go: none."""
+        return ()
+
     async def by_task(self, task_id: str) -> Intent | None:
         """The row of a taskId."""
         return await self._open.do(partial(queries.by_task, task_id), writes=False)

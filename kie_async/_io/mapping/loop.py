@@ -1,54 +1,43 @@
 """
-The loop of ``KieClient.map()``: reads rows, sees each through to its outcome, and hands the outcomes out.
+The loop of ``KieClient.map()``: reads rows, has each seen through to its outcome, and hands the outcomes out.
 
-One child of the client's root task reads; one more sees each row through, from its create to its files. Rows that were
-read and not sent are bounded, so are rows whose outcome was not taken; so whoever is slow, the source, the service, the
-disk or the caller, slows the run down and fills no memory.
+One child of the client's root task reads. Rows that were read and not sent are bounded, so are rows whose outcome was
+not taken; so whoever is slow, the source, the service, the disk or the caller, slows the run down and fills no memory.
 """
 
 from __future__ import annotations
 
-import errno
 import math
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from kie_async import errors
-from kie_async._core.figures import Figures
-from kie_async._core.ledger import Ledger
-from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.outcomes import closed_error
-from kie_async._io.jobs.live import Stop
-from kie_async._io.mapping.bell import Bell
+from kie_async._io.mapping.beginning import Beginning
 from kie_async._io.mapping.finding import Finding
 from kie_async._io.mapping.handing_out import HandingOut
+from kie_async._io.mapping.naming import Naming
 from kie_async._io.mapping.reading import Reader
-from kie_async._io.mapping.row import Row
-from kie_async._io.mapping.saving import Saving
+from kie_async._io.mapping.seeing import FOR_ALL, Seeing
+from kie_async._io.mapping.sending import Sending
+from kie_async._io.mapping.till import Till
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
     from kie_async._core.plan import Plan
     from kie_async._io.creating.intake import Intake
-    from kie_async._io.jobs.live import LiveJob
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.mapping.prices import Prices
     from kie_async._io.mapping.reading import Given
+    from kie_async._io.mapping.row import Row
     from kie_async._io.parts import Parts
     from kie_async.outcomes import Outcome
-    from kie_async.records import Generation
     from kie_async.run_summary import RunSummary
 
 __all__ = ["Mapper"]
 
-#: What concerns every row: none can be sent until the user has done something about it.
-_FOR_ALL = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
-#: What the system says where nothing more can be written.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: After the deadline, an async source may let us wait for a row for so many seconds.
 _LATE_PATIENCE = 1.0
 
@@ -82,35 +71,34 @@ class Mapper:
         plan: Plan,
     ) -> None:
         self._parts = parts
-        self._intake = intake
-        self._waiting = waiting
-        self._prices = prices
         self._plan = plan
-        self._finding = Finding(parts, intake=intake, waiting=waiting, prices=prices, plan=plan)
+        self._table = rows
         self._reader = Reader(rows)
-        self._saving = Saving(plan)
-        self._bell = Bell()
-        self._ledger = Ledger(None if plan.budget is None else plan.budget.credits)
-        self._figures = Figures(parts.settings.limits, self._ledger, parts.surroundings.now())
+        self._naming = Naming(intake)
+        self._sending = Sending(parts.submitter)
+        self._till = Till(parts, intake=intake, prices=prices, plan=plan)
+        finding = Finding(parts, intake=intake, waiting=waiting, plan=plan)
+        self._seeing = Seeing(
+            parts,
+            beginning=Beginning(parts, intake=intake, finding=finding, till=self._till, sending=self._sending),
+            waiting=waiting,
+            till=self._till,
+            plan=plan,
+            sending=self._sending,
+            deliver=self._ended,
+        )
         self._out = HandingOut(ordered=plan.ordered)
-        self._rows: dict[Row, None] = {}  # an ordered set
-        self._ahead = 0
         self._reading = True
-        self._feeding = anyio.CancelScope()
         self._for_the_source = anyio.CancelScope()
         self._clock = anyio.CancelScope()
-        self._late = False
-        self._stopped = False
         self._left = False
-        self._closed = False
-        self._verdict: Exception | None = None
 
     # -- for the caller ---------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Start to read."""
         self._parts.root.start(self._feed)
-        self._late = self._plan.deadline == 0
+        self._sending.late = self._plan.deadline == 0
         if self._plan.deadline is not None and self._plan.deadline < math.inf:
             self._parts.root.start(self._watch_the_clock, self._parts.surroundings.now() + self._plan.deadline)
 
@@ -122,25 +110,23 @@ class Mapper:
             KieError: What the account or the source has said, once, after the last outcome.
         """
         while not self._out:
-            if not self._reading and not self._rows:
-                verdict, self._verdict = self._verdict, None
+            if not self._reading and not self._seeing.rows:
+                verdict, self._sending.verdict = self._sending.verdict, None
                 if verdict is not None:
                     raise verdict
                 return None
-            await self._bell.rung()
-        self._bell.ring()
+            await self._sending.bell.rung()
+        self._sending.bell.ring()
         return self._out.take()
 
     def summary(self) -> RunSummary:
         """The figures so far."""
-        return self._figures.summary(self._parts.surroundings.now())
+        return self._till.figures.summary(self._parts.surroundings.now())
 
     def stop(self) -> None:
         """Read nothing more and send nothing more."""
-        self._stopped = True
-        self._feeding.cancel()
-        self._withdraw()
-        self._bell.ring()
+        self._sending.stop()
+        self._seeing.withdraw()
 
     async def leave(self, drain: float) -> None:
         """Stop, and let what has begun end within *drain* seconds."""
@@ -148,298 +134,84 @@ class Mapper:
         self.stop()
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + drain, shield=True):
-                while self._reading or self._rows:
-                    await self._bell.rung()
+                while self._reading or self._seeing.rows:
+                    await self._sending.bell.rung()
         finally:
             self._clock.cancel()
-            for row in self._rows:
-                if row.scope is not None:
-                    row.scope.cancel()
+            self._seeing.abandon()
             self._out.drop()
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     async def _feed(self) -> None:
         try:
-            with self._feeding:
-                while not self._ends and (given := await self._read()):
+            with self._sending.feeding:
+                await self._till.look_back(self._table, wanted=lambda: not self._sending.late)
+                while not self._sending.ends and (given := await self._read()):
                     for one in given:
-                        if not self._ends:
+                        if not self._sending.ends:
                             await self._take(one)
         except Exception as error:  # noqa: BLE001 (the source's own: for whoever iterates)
-            self._verdict = self._verdict or error
+            self._sending.fail(error)
         finally:
-            self._closed = self._closed or self._parts.submitter.closing
+            self._sending.mark_closing()
             try:
                 await self._reader.close()
             except Exception as error:  # noqa: BLE001 (the source's own, as above)
-                self._verdict = self._verdict or error
+                self._sending.fail(error)
             finally:
                 self._reading = False
                 self._end_if_over()
 
     async def _read(self) -> list[Given]:
         plan = self._plan
-        while (most := min(plan.look_ahead - self._ahead, plan.window - self._out.untaken)) <= 0:
-            await self._bell.rung()
+        while (most := min(plan.look_ahead - self._seeing.ahead, plan.window - self._out.untaken)) <= 0:
+            await self._sending.bell.rung()
         # Every row of a table is told of, but a source that waits for something must not make the run endless.
         with anyio.CancelScope(deadline=self._patience()) as self._for_the_source:
             return await self._reader.read(most)
         return []
 
     def _patience(self) -> float:
-        return anyio.current_time() + _LATE_PATIENCE if self._late else math.inf
-
-    @property
-    def _ends(self) -> bool:
-        """Whether nothing more is to be begun, whatever it is."""
-        return self._stopped or self._verdict is not None or self._parts.submitter.closing
+        return anyio.current_time() + _LATE_PATIENCE if self._sending.late else math.inf
 
     async def _take(self, given: Given) -> None:
-        index = self._out.expect()
-        key, request = given if isinstance(given, tuple) else (None, given)
-        row = Row(index=index, key=f"row {index + 1}" if key is None else str(key), request=request)
+        row = self._naming.row(given, self._out.expect())
         try:
-            await self._finding.identify(row, key)
-            outcome = await self._begin(row)
-        except _FOR_ALL as error:
+            await self._naming.identify(row)
+            outcome = await self._seeing.begin(row)
+        except FOR_ALL as error:
             outcome = None
-            self._halt(error)
+            self._seeing.halt(error)
         except errors.KieError as error:
             outcome = row.failed(error)
         if outcome is not None:
-            self._deliver(row.index, outcome)
-
-    async def _begin(self, row: Row) -> Outcome | None:
-        """Start what is to be done for a row; the outcome, where that is nothing."""
-        if (found := await self._finding.job(row)) is not None:
-            await self._join(row, found)
-            return None
-        price = await self._finding.price(row.request)
-        self._ledger.hold(row.suspects * price)
-        while not self._late and not self._ledger.reserve(price):
-            if not self._ledger.may_fit(price):
-                return row.skipped(late=False)
-            await self._bell.rung()
-        if self._ends:
-            return None  # the cancellation is on its way, and has not come yet
-        if self._late:
-            return row.skipped(late=True)
-        row.price = row.reserved = price
-        self._start(row)
-        self._follow(row)
-        return None
-
-    async def _join(self, row: Row, found: LiveJob) -> None:
-        """Go on with a job that there is: wait for it, or tell how it has ended."""
-        row.job = found
-        row.replayed = not found.attended and found.state not in OPEN
-        if self._plan.budget is not None:
-            # What it has cost, or may have cost, counts whether the budget has that much left or not.
-            with suppress(errors.ConfigurationError):  # of a model without a price nothing is sent
-                row.price = await self._finding.price(row.request)
-            if row.replayed:
-                self._ledger.close(row.price, 0.0, found.row)
-            else:
-                row.reserved = row.price
-                self._ledger.claim(row.reserved)
-                self._ledger.hold(row.suspects * row.price)
-        self._follow(row)
-
-    # -- one row ----------------------------------------------------------------------------------------------------
-
-    def _start(self, row: Row) -> None:
-        row.job = self._intake.start(
-            row.request, row.journal_key, row.identity, patient=True, afford=partial(self._afford, row)
-        )
-        row.begun = True
-
-    def _afford(self, row: Row) -> bool:
-        """Set a row's price aside once more, if it is left: it may have been paid, and is to be sent again."""
-        if not self._ledger.reserve(row.price):
-            return False
-        row.reserved += row.price
-        return True
-
-    def _follow(self, row: Row) -> None:
-        row.ahead = not row.replayed
-        self._ahead += row.ahead
-        self._rows[row] = None
-        self._parts.root.start(self._see_through, row)
-
-    async def _see_through(self, row: Row) -> None:
-        outcome = None
-        try:
-            with anyio.CancelScope() as row.scope:
-                outcome = await self._outcome(row)
-        except Exception as error:
-            msg = f"The row has failed within the client ({type(error).__name__}). This is a bug: please report it."
-            outcome = row.failed(errors.KieError(msg))
-            raise
-        finally:
-            self._sent(row)
-            self._closed = self._closed or self._parts.submitter.closing
-            del self._rows[row]
-            self._deliver(row.index, outcome)
-            self._end_if_over()
-
-    async def _outcome(self, row: Row) -> Outcome | None:
-        """See a row through; None where it has no outcome in this run."""
-        while True:
-            try:
-                generation = await self._ended(row)
-            except errors.KieError as raised:
-                error = raised
-                self._settle(row)
-            else:
-                self._settle(row)
-                return await self._saved(row, generation)
-            if not await self._go_on(row, error):
-                break
-        if isinstance(error, errors.ClientClosedError):
-            self._closed = True
-            return None
-        if isinstance(error, _FOR_ALL) and row.state is not IntentState.REJECTED:
-            self._halt(error)
-            return None
-        if row.unsent and row.withdrawn:
-            return self._of_unsent(row)
-        if isinstance(error, errors.SubmitInDoubtError) and row.state is IntentState.UNKNOWN:
-            return row.in_doubt(error)
-        await self._release(row)
-        return row.failed(error)
-
-    async def _ended(self, row: Row) -> Generation:
-        """The result of a row's job; what is in doubt is waited for until nobody can tell."""
-        if row.job is None:
-            msg = "a row without a job was followed"
-            raise RuntimeError(msg)
-        row.job = await self._waiting.answered(row.job)
-        self._sent(row)
-        if row.begun and row.job.task_id is not None:
-            self._figures.created(self._parts.surroundings.now())
-        while True:
-            try:
-                return await self._waiting.ended(row.job, patient=False)
-            except errors.TaskTimeoutError:
-                if row.looked_at or row.state is not IntentState.STALLED:
-                    raise
-                # It is looked at now and then only, and may have ended since.
-                row.looked_at = True
-                with suppress(errors.KieError):
-                    await self._waiting.refresh(row.job.id)
-            except errors.SubmitInDoubtError:
-                row.job = row.job.final
-                if row.state not in (IntentState.SENDING, IntentState.IN_DOUBT):
-                    raise
-                await row.job.changed()
-
-    def _sent(self, row: Row) -> None:
-        """A row counts no longer among those that were read and not sent."""
-        if row.ahead:
-            row.ahead = False
-            self._ahead -= 1
-            self._bell.ring()
-
-    def _settle(self, row: Row) -> None:
-        """Take what a row has cost, or what it may have cost."""
-        intent = None if row.job is None else row.job.row
-        if row.replayed:
-            return
-        self._ledger.close(row.price, row.reserved, intent, held=row.suspects)
-        row.reserved, row.suspects = 0.0, 0
-        if intent is not None and intent.state is IntentState.SUCCEEDED:
-            self._prices.learn(intent)
-        if row.has_ended and intent is not None:
-            self._figures.paid(intent.credits)
-        self._bell.ring()
-
-    async def _go_on(self, row: Row, error: errors.KieError) -> bool:
-        """Begin a row again, where that is allowed and may help."""
-        again = isinstance(error, errors.TaskFailedError) and error.worth_retrying
-        again = again and row.tries < self._plan.retry_failed
-        # Somebody else had begun it, and had less patience with the service's maintenance than a run has.
-        waited = isinstance(error, errors.MaintenanceError) and row.unsent and not row.begun
-        if not (again or waited):
-            return False
-        await self._release(row)
-        price = await self._finding.price(row.request)
-        if self._late or self._ends or not self._ledger.reserve(price):
-            return False
-        row.price = row.reserved = price
-        row.replayed = False
-        if again:
-            row.failure = error
-            row.tries += 1
-            row.retries += 1
-            self._figures.retried += 1
-        self._start(row)
-        return True
-
-    async def _saved(self, row: Row, generation: Generation) -> Outcome:
-        try:
-            files = await self._saving.save(row.key, generation, fresh=row.begun)
-        except errors.KieError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
-                self._halt(error)  # the next ones would be paid, and could not be written either
-            return row.failed(error, generation)
-        await self._release(row)
-        return row.done(generation, files)
-
-    def _of_unsent(self, row: Row) -> Outcome | None:
-        """The outcome of a row that we have withdrawn, or the account has halted."""
-        if row.failure is not None:
-            return row.failed(row.failure)
-        return row.skipped(late=True) if self._late and not self._ends else None
-
-    async def _release(self, row: Row) -> None:
-        """Let a row of the journal go that nobody will ask for, where it must be small."""
-        if row.job is not None and not self._parts.journal.durable and row.has_ended:
-            await self._parts.journal.release(row.job.id)
+            self._deliver(row, outcome)
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    def _deliver(self, index: int, outcome: Outcome | None) -> None:
+    def _ended(self, row: Row, outcome: Outcome | None) -> None:
+        self._deliver(row, outcome)
+        self._end_if_over()
+
+    def _deliver(self, row: Row, outcome: Outcome | None) -> None:
         """Hand an outcome out, in its turn; None where a row has none."""
         if outcome is not None:
-            self._figures.count(outcome)
-        self._out.put(index, outcome)
-        self._bell.ring()
+            self._till.figures.count(outcome)
+        self._out.put(row.index, outcome)
+        self._sending.bell.ring()
 
     def _end_if_over(self) -> None:
-        if not self._reading and not self._rows:
-            if self._closed and not self._left:
-                self._verdict = self._verdict or closed_error()
+        if not self._reading and not self._seeing.rows:
+            if self._sending.closed and not self._left:
+                self._sending.fail(closed_error())
             self._clock.cancel()
-        self._bell.ring()
-
-    # -- the end of sending -----------------------------------------------------------------------------------------
+        self._sending.bell.ring()
 
     async def _watch_the_clock(self, deadline: float) -> None:
         with self._clock:
             await anyio.sleep_until(deadline)
-            self._late = True
+            self._sending.late = True
             self._for_the_source.deadline = self._patience()
-            self._withdraw()
-            self._bell.ring()
-
-    def _halt(self, verdict: errors.KieError) -> None:
-        """Read nothing more and send nothing more, since the account cannot pay; what runs goes on to its end."""
-        if self._verdict is None:
-            self._verdict = verdict
-        self._feeding.cancel()
-        for row in self._rows:
-            if row.begun and row.job is not None and row.job.errand is not None:
-                row.withdrawn = True
-                own = verdict.again()
-                own.intent_id = row.job.id
-                self._parts.submitter.stop(row.job, Stop.ACCOUNT, own)
-
-    def _withdraw(self) -> None:
-        """Withdraw what this run has begun and nothing was sent of."""
-        msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
-        for row in self._rows:
-            if row.begun and row.job is not None and row.job.errand is not None:
-                row.withdrawn = True
-                self._parts.submitter.stop(row.job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=row.job.id))
+            self._seeing.withdraw()
+            self._sending.bell.ring()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
+
 from kie_async._core.kinds import kind_of
 from kie_async._core.prices import SeenPrices, listed
 
@@ -34,15 +36,29 @@ class Prices:
         self._journal = journal
         self._seen = SeenPrices()
         self._asked: set[str] = set()
+        self._asking = anyio.Lock()
 
     async def of(self, request: Request) -> Estimate | None:
         """The estimate for a request, or None where there is none."""
         if request.model not in self._asked:
-            self._asked.add(request.model)
-            for row in reversed(await self._journal.paid(request.model, _ROWS)):
-                self.learn(row)
+            async with self._asking:
+                await self._ask(request.model)
         given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
         return self._seen.of(kind_of(request.model, given)) or listed(request.model, given)
+
+    async def _ask(self, model: str) -> None:
+        if model in self._asked:
+            return  # somebody else has asked meanwhile
+        for row in reversed(await self._journal.paid(model, _ROWS)):
+            self.learn(row)
+        self._asked.add(model)
+
+    async def at_most(self, request: Request, price: float | None) -> float | None:
+        """What a task of a request is taken to cost: *price*, or else the estimate; None where there is neither."""
+        if price is not None:
+            return price
+        estimate = await self.of(request)
+        return None if estimate is None else estimate.credits
 
     def learn(self, row: Intent) -> None:
         """Take what a task that has succeeded has cost."""

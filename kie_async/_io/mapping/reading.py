@@ -7,7 +7,7 @@ and several at once while it turns out to be fast.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -54,7 +54,8 @@ class Reader:
 
     def __init__(self, rows: Iterable[Given] | AsyncIterable[Given]) -> None:
         self._source = rows
-        self._there = isinstance(rows, Sequence)
+        # Any other sequence may read a file for each row: it is read as a generator is.
+        self._there = isinstance(rows, (list, tuple))
         self._sync: Iterator[Given] | None = None
         self._async: AsyncIterator[Given] | None = None
         if isinstance(rows, AsyncIterable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 
 from kie_async import errors
@@ -15,8 +16,8 @@ from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import anyio
-
+    from kie_async._core.ledger import Account
+    from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live import LiveJob
     from kie_async.records import Generation
     from kie_async.requests.base import Request
@@ -41,6 +42,8 @@ class Row:
 
         key: Its key.
 
+        own_key: The caller's key, or None where it was made of the content.
+
         request: What is asked for.
 
         identity: What makes the request the same as another one.
@@ -49,17 +52,19 @@ class Row:
 
         retries: How often in this run.
 
-        price: What a create of it is taken to cost, in credits.
+        counted_tries: Up to which of its tries they are counted: one that is begun again counts once.
 
-        reserved: What is set aside for it: as often its price as it may have been paid.
+        other_tries: What the journal has of it beside its job: tries that have failed, or were not accepted.
 
-        suspects: How many of its attempts may have been paid before this run asked for it.
+        account: What is set aside for it; None where nothing is, or another row of the same key counts.
 
         job: Its job, once it has one.
 
         begun: Whether this run has begun the job, and may withdraw it.
 
         withdrawn: Whether this run has asked the job's owner to send nothing.
+
+        dropped: Whether this run waits no longer for somebody else to send it.
 
         looked_at: Whether its task, given up as too slow, was looked at once more.
 
@@ -75,20 +80,22 @@ class Row:
     index: int
     key: str
     request: Request
+    own_key: str | None = None
     identity: str = ""
     tries: int = 0
     retries: int = 0
-    price: float = 0.0
-    reserved: float = 0.0
-    suspects: int = 0
+    counted_tries: int = 0
+    other_tries: list[Intent] = attrs.field(factory=list)
+    account: Account | None = None
     job: LiveJob | None = None
     begun: bool = False
     withdrawn: bool = False
+    dropped: bool = False
     looked_at: bool = False
     ahead: bool = False
     replayed: bool = False
     failure: errors.KieError | None = None
-    scope: anyio.CancelScope | None = None
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
 
     @property
     def journal_key(self) -> str:
@@ -103,7 +110,7 @@ class Row:
     @property
     def unsent(self) -> bool:
         """Whether nothing was sent that may have been accepted."""
-        row = None if self.job is None else self.job.row
+        row = None if self.job is None else self.job.final.row
         if row is None:
             return True
         return row.state in (IntentState.INTENT, IntentState.WITHDRAWN) and not row.suspect_attempts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import anyio
@@ -43,7 +44,8 @@ class Saving:
             fresh: Whether nobody can have fetched them yet, so that a file under their name is another one.
 
         Returns:
-            The files; none where the plan has no place for them, or the result has no URL.
+            The files, where they really are: a name that is a folder's has its file in that folder. None where the plan
+            has no place for them, or the result has no URL.
 
         Raises:
             DownloadError: If one could not be fetched, or is not what it claims.
@@ -51,12 +53,15 @@ class Saving:
         paths = self._plan.files(key, len(generation.urls)) if generation.urls else ()
         if not paths:
             return ()
+        files: list[Path] = []
         async with self._limiter:
             for path, url in zip(paths, generation.urls, strict=True):
-                if fresh or not await _is_there(path, since=generation.record.created_at or 0.0):
+                if not fresh and await _is_there(path, since=generation.record.created_at or 0.0):
+                    files.append(path)
+                else:
                     alone = attrs.evolve(generation.record, result_urls=(url,))
-                    await attrs.evolve(generation, record=alone).save(path)
-        return paths
+                    files += await attrs.evolve(generation, record=alone).save(path)
+        return tuple(files)
 
 
 async def _is_there(path: Path, *, since: float) -> bool:
@@ -65,4 +70,4 @@ async def _is_there(path: Path, *, since: float) -> bool:
         found = await anyio.Path(path).stat()
     except (OSError, ValueError):
         return False
-    return found.st_size > 0 and found.st_mtime >= since
+    return S_ISREG(found.st_mode) and found.st_size > 0 and found.st_mtime >= since

@@ -61,7 +61,7 @@ class Course:
         board = Board(output=self.session.output, total=record.table.count, following=self.following)
         async with kie.map(
             record.requests(),
-            budget=None if order.budget is None else Budget(credits=order.budget, price=order.price),
+            budget=None if order.budget is None else await self._budget(kie, order.budget),
             deadline=order.deadline,
             save_to=order.out / "{key}.mp4",
             retry_failed=order.retry_failed,
@@ -80,6 +80,11 @@ class Course:
         if record.open:
             unfinished = await kie.jobs(unfinished=True)
             self.following.left = await anyio.to_thread.run_sync(record.interrupted, unfinished)
+
+    async def _budget(self, kie: KieClient, credits: float) -> Budget:
+        """The budget for the whole table, of which earlier runs have spent some, whichever rows they have come to."""
+        rows = ((shot.key, shot.request) for shot in self.record.table.shots())
+        return Budget(credits=credits, price=self.order.price, spent=await kie.spent(rows, price=self.order.price))
 
     async def _take_outcomes(self, run: Run, board: Board) -> None:
         """Write down what comes; what ends it is kept, not raised: a task group would wrap it."""

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import attrs
 
 from kie_async import Problem
-from kie_async._settings import MAX_KEY
+from kie_async._settings import MAX_KEY, is_retry_key
 from kie_async.cli.batch.columns import KEY
 from kie_async.requests._shown import shown
 from kie_async.requests.urls import looks_like_url
@@ -70,6 +70,8 @@ def problems_of_key(key: object, seen: set[int]) -> list[Problem]:
         return []
     if not (isinstance(key, str) and len(key) <= MAX_KEY and key.isprintable()):
         return [Problem(KEY, shown(key), f"a text of 1 to {MAX_KEY} characters, all of them printable")]
+    if is_retry_key(key):
+        return [Problem(KEY, shown(key), "a text that does not end in ~retry and a number, as the keys of retries do")]
     name = int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big")
     if name in seen:
         return [Problem(KEY, f"{key!a} again", "a key of its own for each row")]

@@ -122,6 +122,7 @@ BAD_ROWS = [
     _cell("a key that another row has", "key", "good", "'good' again", "a key of its own for each row"),
     _cell("a key that is too long", "key", "k" * 513, "513 characters", "a text of 1 to 512 characters"),
     _cell("a key with a line break", "key", "a\nb", r"'a\nb'", "all of them printable"),
+    _cell("a key of a retry", "key", "a~retry1", r"'a~retry1'", "does not end in ~retry"),
     _line("too few cells", b"a,cat.jpg,Go", "3 cells", "8, one for each column"),
     _line("too many cells", b"a,cat.jpg,Go,,,,,,,", "10 cells", "8, one for each column"),
     _line("a quote in the middle", b'a,cat.jpg,"Go" on,,,,,', "what is no CSV", '" is written ""'),

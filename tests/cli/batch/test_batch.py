@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -257,6 +258,21 @@ async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder
     assert [f"kie-async batch {mine.table} --out {mine.out} --budget CREDITS"] * 7 == skipped
     assert "--budget 130" not in page, "the same command would find no more room"
     assert ["done"] * 10 == states(mine)
+
+
+async def test_rows_above_those_that_were_paid_get_no_budget_of_their_own(fake: FakeKie, folder: Path) -> None:
+    """The journal alone knows what the first run has paid: it was killed before it could write the manifest."""
+    rows = table(folder, 10, key="shot {n}").read_text().splitlines(keepends=True)
+    (folder / "shots.csv").write_text("".join([rows[0], *rows[6:]]))
+    mine = order(folder / "shots.csv", budget=130.0)
+    await run(fake, mine)
+    (mine.out / NAME).unlink()
+    (folder / "shots.csv").write_text("".join(rows))
+    code, _ = await run(fake, mine)
+
+    assert Exit.NO_ANSWER == code
+    assert 3 == len(fake.truth.created)
+    assert {"done": 3, "skipped": 7} == Counter(states(mine))
 
 
 async def test_after_the_deadline_nothing_more_is_sent(fake: FakeKie, folder: Path) -> None:

@@ -51,6 +51,15 @@ class _Around:
     async def by_key(self, key: str) -> Intent | None:
         return await self.inner.by_key(key)
 
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        return await self.inner.by_keys(keys)
+
+    async def has_keys(self) -> bool:
+        return await self.inner.has_keys()
+
+    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
+        return await self.inner.let_go(keys)
+
     async def by_task(self, task_id: str) -> Intent | None:
         return await self.inner.by_task(task_id)
 

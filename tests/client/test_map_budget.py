@@ -1,0 +1,274 @@
+"""A budget is for the table: over restarts, in whatever order rows come, and each key of the journal counts once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kie_async import Budget, ConfigurationError, JournalError, KieClient, MarketRequest, Outcome, Request, RetryPolicy
+from kie_async._core.lifecycle import Intent
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async.testing import FakeKie, Fault
+from tests.client.tables import a_world_without_a_ledger, outcomes, table, to_the_end
+from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+
+Z = "z-image"
+
+
+def kinds(found: list[Outcome]) -> dict[str, int]:
+    return dict(Counter(type(outcome).__name__ for outcome in found))
+
+
+def without_keys(count: int) -> list[Request]:
+    return [request for _, request in table(count)]
+
+
+# -- over restarts, whatever the order ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [table, without_keys], ids=["keys of your own", "keys of the content"])
+@pytest.mark.parametrize("kind", [list, tuple])
+async def test_rows_that_an_earlier_run_has_paid_count_before_the_rows_above_them(
+    kind: Callable[[list[Anything]], Anything], rows: Callable[[int], list[Anything]]
+) -> None:
+    async with a_world(duration=30.0) as world:
+        await outcomes(world, kind(rows(50)[20:]), budget=Budget(credits=1000))
+        assert 12 == len(world.tasks)
+        async with world.kie.map(kind(rows(50)), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 12, "Skipped": 38} == kinds(found)
+        assert 12 == len(world.tasks) == run.summary().replayed
+        assert (0.0, 960.0, 0.0) == (
+            run.summary().credits, run.summary().credits_replayed, run.summary().credits_held
+        )  # fmt: skip
+        assert {"Done": 25, "Skipped": 25} == kinds(await outcomes(world, kind(rows(50)), budget=Budget(credits=2000)))
+        await assert_settled(world.kie)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_table_that_is_shuffled_and_killed_again_and_again_never_costs_more_than_its_budget(
+    tmp_path: Path, seed: int
+) -> None:
+    """Tasks fail, answers are lost, and processes end with tasks under way; what may have been paid counts."""
+    from random import Random
+
+    chance = Random(seed)
+    faults = [
+        Fault("create", "reset", after=True, chance=0.05),
+        Fault("create", "code", code=500, after=True, chance=0.05),
+    ]
+    async with FakeKie(
+        duration=(30.0, 0.5), latency=(0.02, 0.2), fail_rate=0.1, faults=faults, credits=1e6, seed=seed
+    ) as fake:
+        for life in range(5):
+            rows = table(40)
+            chance.shuffle(rows)
+            kie = KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db", retry=RetryPolicy(in_doubt_hold=60.0))
+            async with kie, kie.map(rows, budget=Budget(credits=1000), retry_failed=1) as run:
+                with anyio.move_on_after(11.0 + 17.0 * life):
+                    async for _ in run:
+                        pass
+                await kie.aclose(drain=0.0)
+            assert fake.truth.spent(anyio.current_time() + 1000.0) <= 1000.0
+
+
+async def test_tasks_that_run_count_before_rows_above_them_are_sent() -> None:
+    async with a_world(duration=100.0) as world:
+        for number in range(40, 50):
+            await world.kie.submit(ask(number), key=f"shot-{number}")
+        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            await anyio.sleep(50.0)
+            assert 12 == len(world.tasks)
+            found = [outcome async for outcome in run]
+        assert {"Done": 12, "Skipped": 38} == kinds(found)
+
+
+async def test_what_may_have_been_paid_counts_before_rows_above_it_are_sent() -> None:
+    faults = [
+        Fault("create", "reset", after=True, nth=range(3, 5)),
+        Fault("create", "code", code=500, after=True, nth=7),
+    ]
+    async with a_world(duration=30.0, faults=faults) as world:
+        await outcomes(world, table(50)[40:], budget=Budget(credits=1000))
+        spent = world.truth.spent(anyio.current_time())
+        assert 880.0 == spent
+        found = await outcomes(world, table(50), budget=Budget(credits=1000))
+        assert 960.0 == world.truth.spent(anyio.current_time())
+        assert 2 == kinds(found)["InDoubt"]
+
+
+async def test_of_a_generator_rows_count_when_they_are_read_or_as_spent_says() -> None:
+    def rows() -> Iterator[tuple[str, Request]]:
+        yield from table(50)
+
+    async with a_world(duration=30.0) as world:
+        await outcomes(world, table(50)[20:], budget=Budget(credits=1000))
+        spent = await world.kie.spent(rows())
+        assert 960.0 == spent
+        found = await outcomes(world, rows(), budget=Budget(credits=1000, spent=spent))
+        assert {"Done": 12, "Skipped": 38} == kinds(found)
+        assert 12 == len(world.tasks)
+        more = await outcomes(world, rows(), budget=Budget(credits=1080, spent=spent))
+        assert {"Done": 13, "Skipped": 37} == kinds(more)
+
+
+async def test_what_was_spent_before_is_told_of_each_key_once_with_its_retries() -> None:
+    async with a_world_without_a_ledger(duration=10.0, fail_rate=0.5) as world:
+        assert 0.0 == await world.kie.spent(table(20))
+        await outcomes(world, table(20), retry_failed=3)
+        paid = world.truth.spent(anyio.current_time())
+        assert paid > 0.0
+        assert paid == await world.kie.spent([*table(20), *table(5), ("other", ask(99)), ask(98)])
+
+
+async def test_what_runs_was_spent_at_its_price() -> None:
+    rows: list[Anything] = [("a", ask(0)), ("b", MarketRequest(model=Z, input={"prompt": "x"})), ("bad", 7), "bad"]
+    async with a_world(duration=100.0, models=[Z], prices={Z: 7.0}) as world:
+        for key, request in rows[:2]:
+            await world.kie.submit(request, key=key)
+        assert 80.0 == await world.kie.spent(rows)
+        assert 60.0 == await world.kie.spent(rows, price=30.0)
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), "80", True])
+async def test_a_price_that_is_none_is_refused(price: Anything) -> None:
+    async with a_world() as world:
+        with pytest.raises(ConfigurationError, match="number of credits"):
+            await world.kie.spent(table(1), price=price)
+        with pytest.raises(ConfigurationError, match="Pass a list"):
+            await world.kie.spent("shots.csv")  # type: ignore[arg-type]  # the subject
+
+
+class Unreadable(MemoryJournal):
+    """A journal whose rows cannot be looked up by their keys any more, once that is so."""
+
+    gone = False
+
+    async def by_key(self, key: str) -> Intent | None:
+        self._fail_if_gone()
+        return await super().by_key(key)
+
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        self._fail_if_gone()
+        return await super().by_keys(keys)
+
+    def _fail_if_gone(self) -> None:
+        if self.gone:
+            msg = "The disk is gone."
+            raise JournalError(msg)
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent(
+    kind: Callable[[list[Anything]], Anything],
+) -> None:
+    journal = Unreadable()
+    async with a_world(client={"journal": journal}, duration=10.0) as world:
+        await world.kie.generate(ask(0), key="shot-0")
+        journal.gone = True
+        async with world.kie.map(kind(table(5)), budget=Budget(credits=1000)) as run:
+            found, error = await to_the_end(run)
+
+        assert [] == found
+        assert isinstance(error, JournalError)
+        assert 1 == len(world.tasks)
+
+
+async def test_a_deadline_ends_the_counting_too() -> None:
+    async with a_world(duration=10.0) as world:
+        await outcomes(world, table(5))
+        found = await outcomes(world, table(10), budget=Budget(credits=1000), deadline=0.0)
+        assert {"Done": 5, "Skipped": 5} == kinds(found)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, again: bool) -> None:
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    policy = RetryPolicy(on_server_error="in_doubt", in_doubt_hold=60.0)
+    async with a_world(client={"retry": policy}, duration=30.0, faults=faults) as world:
+        for _ in range(1 + again):
+            async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+                found = [outcome async for outcome in run]
+            assert {"Done": 11, "InDoubt": 1, "Skipped": 38} == kinds(found)
+            assert 80.0 == run.summary().credits_held
+        assert 12 == len(world.tasks)
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_what_a_journal_in_memory_has_let_go_counts_at_its_price(
+    kind: Callable[[list[Anything]], Anything],
+) -> None:
+    """It is not paid again, and nobody knows any more what it has cost."""
+    async with a_world_without_a_ledger(journal=MemoryJournal(keep_ended=5), duration=10.0) as world:
+        first = await outcomes(world, kind(table(50)), budget=Budget(credits=1000), ordered=True)
+        assert {"Done": 12, "Skipped": 38} == kinds(first)
+        async with world.kie.map(kind(table(50)), budget=Budget(credits=1000)) as run:
+            again = [outcome async for outcome in run]
+
+        assert {"Done": 5, "Failed": 7, "Skipped": 38} == kinds(again)
+        assert 12 == len(world.tasks)
+        assert 560.0 == run.summary().credits_held
+        assert 960.0 == await world.kie.spent(table(50))
+
+
+# -- each key once --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+async def test_a_key_that_a_table_has_again_and_again_is_counted_once(*, replayed: bool) -> None:
+    rows = [("a", ask(0)), *(row for number in range(1, 6) for row in (("a", ask(0)), (f"b{number}", ask(number))))]
+    async with a_world(duration=10.0) as world:
+        if replayed:
+            await outcomes(world, rows[:1])
+        async with world.kie.map(iter(rows), budget=Budget(credits=480)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 11} == kinds(found)
+        assert 6 == len(world.tasks)
+        summary = run.summary()
+        assert (480.0, 6) == (summary.credits + summary.credits_replayed, summary.created + replayed)
+        assert (80.0 if replayed else 0.0) == summary.credits_replayed
+        assert 0.0 == summary.credits_held
+        await assert_settled(world.kie)
+
+
+async def test_a_key_that_comes_again_after_its_task_has_ended_is_counted_once() -> None:
+    async with a_world(duration=10.0) as world:
+        rows = [("a", ask(0)), ("b", ask(1)), ("a", ask(0)), ("a", ask(0)), ("c", ask(2))]
+        async with world.kie.map(iter(rows), budget=Budget(credits=240), look_ahead=1) as run:
+            found = [outcome async for outcome in run]
+        assert {"Done": 5} == kinds(found)
+        assert (240.0, 0.0, 0.0) == (run.summary().credits, run.summary().credits_replayed, run.summary().credits_held)
+
+
+async def test_rows_of_one_key_whose_task_fails_make_it_again_once_and_it_counts_once() -> None:
+    async with a_world_without_a_ledger(duration=10.0, fail_rate=1.0) as world:
+        rows = [("a", ask(0))] * 3
+        async with world.kie.map(rows, budget=Budget(credits=160), retry_failed=2) as run:
+            found = [outcome async for outcome in run]
+        assert {"Failed": 3} == kinds(found)
+        assert 3 == len(world.tasks) == run.summary().created
+        assert (2, 0.0) == (run.summary().retried, run.summary().credits_held)
+
+
+async def test_what_an_earlier_try_may_have_cost_is_held_by_the_next_run_too() -> None:
+    """The first try was answered unclearly once, then accepted, and has failed; the second has succeeded."""
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    async with a_world_without_a_ledger(duration=10.0, faults=faults) as world:
+        async with world.kie.map(table(1), budget=Budget(credits=1000), retry_failed=1) as run:
+            await anyio.sleep(8.0)
+            world.fake.fail(world.tasks[1])
+            first = [outcome async for outcome in run]
+        assert [("Done", 1)] == [(type(o).__name__, o.retries) for o in first]
+        assert (80.0, 80.0) == (run.summary().credits, run.summary().credits_held)
+        async with world.kie.map(iter(table(50)), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 11, "Skipped": 39} == kinds(found)
+        assert (80.0, 80.0) == (run.summary().credits_replayed, run.summary().credits_held)
+        assert 960.0 == world.truth.spent(anyio.current_time())
