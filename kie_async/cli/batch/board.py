@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.following import Following
-from kie_async.cli.batch.manifest import Entry, State
 from kie_async.cli.output import Output
 
 if TYPE_CHECKING:

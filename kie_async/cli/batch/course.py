@@ -11,6 +11,7 @@ import attrs
 
 from kie_async import Budget, KieError
 from kie_async.cli.batch.board import Board
+from kie_async.cli.batch.folder import PAGE, RESULT
 from kie_async.cli.batch.following import Following
 from kie_async.cli.batch.interruption import Interruption
 from kie_async.cli.batch.order import Order
@@ -63,7 +64,7 @@ class Course:
             record.requests(),
             budget=None if order.budget is None else Budget(credits=order.budget, price=order.price),
             deadline=order.deadline,
-            save_to=order.out / "{key}.mp4",
+            save_to=order.out / f"{{key}}{RESULT}",
             retry_failed=order.retry_failed,
         ) as run:
             try:
@@ -106,7 +107,7 @@ class Course:
 
             OSError: If there is no room for them.
         """
-        from kie_async.cli.batch.page import NAME, Facts, write_page
+        from kie_async.cli.batch.page import Facts, write_page
 
         output, record, order = self.session.output, self.record, self.order
         if self.interruption.hurried.cancelled_caught:
@@ -130,7 +131,7 @@ class Course:
 
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(leave_behind)
-        page = order.out / NAME
+        page = order.out / PAGE
         if self._summary is not None:
             output.say(f"{self._summary}.")
         if output.as_json:

@@ -20,17 +20,16 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
-from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.order import Commands
-from kie_async.cli.batch.table import Shot, Table
+from kie_async.cli.batch.shot import Shot
+from kie_async.cli.batch.table import Table
+from kie_async.cli.batch.tally import DOUBTED, by_row
 from kie_async.cli.batch.writing import hash_of, kept
 from kie_async.cli.exits import Exit, exit_of
 
 __all__ = ["Record", "exit_for"]
-
-#: What the journal says of a job that the service may be at work on.
-_UNDER_WAY = ("submitted", "stalled")
-_DOUBTED = ("sending", "in_doubt", "unknown")
 
 _WHY_SKIPPED = {
     "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
@@ -149,13 +148,12 @@ class Record:
             OSError: If the disk is full, or worse.
         """
         left = 0
-        for summary in summaries:
-            entry = self.open.get(summary.key or "")
-            if entry is None or summary.state not in (*_UNDER_WAY, *_DOUBTED):
+        for key, summary in by_row(summaries).items():
+            if (entry := self.open.get(key)) is None:
                 continue
             left += 1
             entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id, created_at=summary.created_at)
-            if summary.state in _DOUBTED:
+            if summary.state in DOUBTED:
                 self.manifest.record(self._doubted(entry))
             else:
                 reason = "The service is at work on it. The same command again waits for it."
@@ -204,4 +202,4 @@ def exit_for(outcome: Outcome) -> Exit:
         case InDoubt():
             return Exit.IN_DOUBT
         case Skipped():
-            return Exit.NO_ANSWER
+            return Exit.REFUSED if outcome.reason == "budget" else Exit.NO_ANSWER

@@ -97,7 +97,7 @@ def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[
 def _record(line: int, columns: list[str | None], cells: list[str]) -> Row:
     if len(cells) != len(columns):
         allowed = f"{len(columns)}, one for each column; a cell with a comma or a line break stands in quotes"
-        return Row(line, faults=(Problem("row", f"{len(cells)} cells", allowed),))
+        return Row(line, faults=(Problem("row", "1 cell" if len(cells) == 1 else f"{len(cells)} cells", allowed),))
     return Row(line, {name: cell for name, cell in zip(columns, cells, strict=True) if name is not None})
 
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.page import Facts, write_page
 from kie_async.testing.video import bundled_clip
 from tests.cli.world import CAT

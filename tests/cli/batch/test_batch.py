@@ -12,12 +12,15 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import attrs
 import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
 from kie_async.cli.batch.command import carry_out
-from kie_async.cli.batch.manifest import NAME, Manifest
-from kie_async.cli.batch.order import JOURNAL, Order
+from kie_async.cli.batch.folder import JOURNAL
+from kie_async.cli.batch.folder import MANIFEST as NAME
+from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.order import Order
 from kie_async.cli.exits import Exit
 from kie_async.testing import FakeKie, Fault
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
@@ -185,7 +188,7 @@ async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agr
     assert "3 shots." in streams.err
     assert "about 120 credits (price list of kie.ai" in streams.err
     assert "the service alone sets prices" in streams.err
-    assert "The account has 10,000." in streams.err
+    assert "The account has 10,000 credits." in streams.err
     assert ("Nothing was sent." in streams.err) is not agreed
 
 
@@ -253,7 +256,7 @@ async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder
     page = (mine.out / "index.html").read_text()
     more, _ = await run(fake, order(mine.table, budget=400.0))
 
-    assert (Exit.NO_ANSWER, Exit.DONE) == (code, more)
+    assert (Exit.REFUSED, Exit.DONE) == (code, more), "repeating it would help nothing"
     assert [f"kie-async batch {mine.table} --out {mine.out} --budget CREDITS"] * 7 == skipped
     assert "--budget 130" not in page, "the same command would find no more room"
     assert ["done"] * 10 == states(mine)
@@ -335,6 +338,67 @@ async def test_json_is_the_lines_of_the_manifest(fake: FakeKie, folder: Path) ->
     assert told == list(manifest(mine))
 
 
+async def test_what_is_paid_and_runs_is_no_part_of_what_is_left_to_pay(fake: FakeKie, folder: Path) -> None:
+    """Whether the manifest has it, or the journal alone, as after kill -9; rows that the table lost are told of."""
+    mine = order(table(folder, 30, key="k{n}"))
+    await interrupted(fake, mine)
+    _, told = await run(fake, attrs.evolve(mine, ask=lambda: False))
+    await anyio.to_thread.run_sync((mine.out / NAME).unlink)
+    _, still = await run(fake, attrs.evolve(mine, ask=lambda: False))
+    lines = mine.table.read_text().splitlines()
+    mine.table.write_text("\n".join([lines[0], *lines[3:]]))
+    _, fewer = await run(fake, attrs.evolve(mine, ask=lambda: False))
+
+    for streams in (told, still):
+        assert "30 shots, 20 of them at work at the service." in streams.err
+        assert "about 400 credits" in streams.err
+    assert "28 shots, 18 of them at work" in fewer.err
+    assert f"2 jobs of rows that the table does not have any more: kie-async recover --journal {mine.out}" in fewer.err
+
+
+async def interrupted(fake: FakeKie, order: Order, *, times: int = 1) -> tuple[Exit, Streams, float]:
+    """The command, stopped after two seconds, and again as often; and how long the last one took to end it."""
+    streams = Streams(fake)
+    codes: list[Exit] = []
+    stopped_at = ended_at = 0.0
+
+    async def work() -> None:
+        nonlocal ended_at
+        codes.append(await carry_out(streams.session, order))
+        ended_at = anyio.current_time()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        for _ in range(times):
+            await anyio.sleep(2.0)
+            signal.raise_signal(signal.SIGINT)
+            stopped_at = anyio.current_time()
+    return codes[0], streams, ended_at - stopped_at
+
+
+@pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
+async def test_a_folder_of_somebody_elses_is_left_as_it_is(fake: FakeKie, folder: Path, name: str) -> None:
+    mine = order(table(folder, 1, key="k{n}"))
+    mine.out.mkdir()
+    (mine.out / name).write_text("somebody's own")
+    with pytest.raises(ConfigurationError, match="batch has not made it"):
+        await run(fake, mine)
+
+    assert [(name, "somebody's own")] == [(path.name, path.read_text()) for path in mine.out.iterdir()]
+    assert [] == fake.truth.posts
+
+
+@pytest.mark.parametrize(("out", "said"), [("shots.csv", "is a file"), ("shots.csv/out", "Nothing can be kept in")])
+async def test_a_folder_that_cannot_be_is_told_before_anything_is_sent(
+    fake: FakeKie, folder: Path, out: str, said: str
+) -> None:
+    mine = attrs.evolve(order(table(folder, 1)), out=folder / out)
+    with pytest.raises(ConfigurationError, match=said):
+        await run(fake, mine)
+
+    assert [] == fake.truth.posts
+
+
 async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, folder: Path) -> None:
     fake.inject(Fault("create", "code", code=429, nth=1), Fault("create", "code", code=429, nth=3))
     code, streams = await run(fake, order(table(folder, 5)))
@@ -345,7 +409,8 @@ async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, fold
 async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path) -> None:
     mine = order(table(folder, 1))
     mine.out.mkdir()
-    with Manifest(mine.out), pytest.raises(ConfigurationError, match="Another kie-async batch"):
+    other = await anyio.to_thread.run_sync(Manifest, mine.out)
+    with other, pytest.raises(ConfigurationError, match="Another kie-async batch"):
         await run(fake, mine)
 
     assert [] == fake.truth.posts
@@ -374,7 +439,8 @@ def test_options_that_make_no_sense_are_told_before_it_begins(options: Sequence[
 def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
     ended = invoke("batch", "no.csv", "--out", str(tmp_path / "out"), "--yes", KIE_API_KEY="k")
 
-    assert (2, True) == (ended.code, "No such file or directory: no.csv" in ended.err)
+    assert 2 == ended.code
+    assert "error: The table no.csv cannot be read: there is no such file or folder. Nothing was sent" in ended.err
 
 
 async def test_the_journal_in_the_folder_is_what_other_commands_find(fake: FakeKie, folder: Path) -> None:

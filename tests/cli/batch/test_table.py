@@ -289,3 +289,31 @@ def test_too_large_is_measured_as_the_service_does(folder: Path) -> None:
 
     [(_, column, _, allowed)] = flaws(table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n"))
     assert ("image", True) == (column, f"has more than {MAX_BYTES} bytes" in allowed)
+
+
+def test_the_check_names_the_rows_as_they_are_sent(folder: Path) -> None:
+    """In one pass over the table, where a second start looks up what is done."""
+    path = folder / "shots.csv"
+    path.write_text("key,image,prompt\nmine,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Stop\n")
+    mine = Table(path=path, columns=columns_of(None))
+    named: list[str | None] = []
+    unnamed: list[str | None] = []
+    assert [] == [
+        *mine.check(lambda _, key: unnamed.append(key)),
+        *mine.check(lambda _, key: named.append(key), keyed=True),
+    ]
+
+    assert ["mine", None, None, None] == unnamed
+    assert named == [shot.key for shot in mine.shots()]
+
+
+def test_a_key_that_another_row_would_get_is_named_where_rows_are_named(folder: Path) -> None:
+    """Such as one that was copied from the manifest."""
+    path = folder / "shots.csv"
+    path.write_text("image,prompt\ncat.jpg,Go\n")
+    mine = Table(path=path, columns=columns_of(None))
+    assert [] == list(mine.check())
+    [shot] = mine.shots()
+    path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{shot.key},cat.jpg,Stop\n")
+
+    assert [(3, "key")] == [(flaw.line, flaw.problem.field) for flaw in mine.check(keyed=True)]

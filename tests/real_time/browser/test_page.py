@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from kie_async.cli.batch.manifest import State
+from kie_async.cli.batch.entry import State
 from tests.cli.batch.folder import MARKUP, make_folder, shot
 
 #: axe-core itself, as this package carries it.
