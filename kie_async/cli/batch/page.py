@@ -57,6 +57,8 @@ class Facts:
         command: What goes on with the run; None where nothing is left to be done.
 
         stopped: Why it has ended before its end, for people, or None.
+
+        going: Whether it is still at work.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Facts:
     window: float = 10.0
     command: str | None = None
     stopped: str | None = None
+    going: bool = False
 
 
 @attrs.frozen

@@ -25,7 +25,7 @@ from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.order import Commands
 from kie_async.cli.batch.shot import Shot
 from kie_async.cli.batch.table import Table
-from kie_async.cli.batch.tally import DOUBTED, by_row
+from kie_async.cli.batch.tally import DOUBTED, ENDED_WELL, by_row
 from kie_async.cli.batch.writing import hash_of, kept
 from kie_async.cli.exits import Exit, exit_of
 
@@ -35,6 +35,8 @@ _WHY_SKIPPED = {
     "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
     "deadline": "The time was over: nothing was sent. The same command again goes on with it.",
 }
+_WHY_RUNNING = "The service is at work on it. The same command again waits for it."
+_WHY_UNSAVED = "The service has made it, and it was not fetched yet. The same command again fetches it."
 _WHY_DOUBTED = (
     "It was sent, and no answer has told whether it was accepted: it may have been paid, and is not sent again by"
     " itself. Look at kie.ai/logs. If the task is there, `kie-async resolve` takes it; if not, `resubmit` in its place,"
@@ -139,7 +141,7 @@ class Record:
         Write down the rows that the run has left behind, where something was sent for them.
 
         Args:
-            summaries: What the journal has unfinished.
+            summaries: What the journal has unfinished, and what has ended and was not saved.
 
         Returns:
             How many there are.
@@ -156,7 +158,7 @@ class Record:
             if summary.state in DOUBTED:
                 self.manifest.record(self._doubted(entry))
             else:
-                reason = "The service is at work on it. The same command again waits for it."
+                reason = _WHY_UNSAVED if summary.state == ENDED_WELL else _WHY_RUNNING
                 self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.again))
         return left
 

@@ -13,11 +13,13 @@ from kie_async.cli.batch.entry import State
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.prices import Kinds
 
-__all__ = ["DOUBTED", "RETRY", "UNDER_WAY", "Tally", "by_row"]
+__all__ = ["DOUBTED", "ENDED_WELL", "RETRY", "UNDER_WAY", "Tally", "by_row"]
 
 #: What the journal says of a job that the service may be at work on, and of one that may have been paid.
 UNDER_WAY = ("submitted", "stalled")
 DOUBTED = ("sending", "in_doubt", "unknown")
+#: What it says of one that has its result.
+ENDED_WELL = "succeeded"
 
 #: What ``map()`` adds to the key of a row that it makes again.
 RETRY = re.compile(r"~retry\d+$")
@@ -25,12 +27,13 @@ RETRY = re.compile(r"~retry\d+$")
 
 def by_row(summaries: Iterable[JobSummary]) -> Mapping[str, JobSummary]:
     """
-    Jobs that something was sent for and that have not ended, by the keys of their rows.
+    Jobs that something was sent for, by the keys of their rows.
 
     Args:
-        summaries: What the journal has unfinished, oldest first.
+        summaries: What the journal has of them, oldest first.
     """
-    sent = [job for job in summaries if job.key is not None and job.state in (*UNDER_WAY, *DOUBTED)]
+    paid = (*UNDER_WAY, *DOUBTED, ENDED_WELL)
+    sent = [job for job in summaries if job.key is not None and job.state in paid]
     return {RETRY.sub("", job.key or ""): job for job in sent}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import json
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Sized
 from pathlib import Path
 
 import anyio
@@ -17,12 +18,12 @@ import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
 from kie_async.cli.batch.command import carry_out
-from kie_async.cli.batch.folder import JOURNAL
+from kie_async.cli.batch.folder import JOURNAL, PAGE
 from kie_async.cli.batch.folder import MANIFEST as NAME
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.order import Order
 from kie_async.cli.exits import Exit
-from kie_async.testing import FakeKie, Fault
+from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
 from tests.cli.world import CAT, Streams, invoke
 
@@ -295,29 +296,113 @@ async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Pa
     assert [] == fake.truth.posts
 
 
-@pytest.mark.parametrize("times", [1, 2])
-async def test_a_signal_stops_it_and_what_was_paid_is_known(fake: FakeKie, folder: Path, times: int) -> None:
-    """Once, manifest and page have all that was sent; twice, the journal does. The same command goes on with it."""
+async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, folder: Path) -> None:
+    """Nothing is on the wire, so it is left at once; manifest and page have all that was sent."""
     mine = order(table(folder, 30))
-    streams = Streams(fake)
-    codes: list[Exit] = []
+    code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
 
-    async def work() -> None:
-        codes.append(await carry_out(streams.session, mine))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(work)
-        for _ in range(times):
-            await anyio.sleep(2.0)
-            signal.raise_signal(signal.SIGINT)
-    paid = len(fake.truth.tasks)
-
-    assert ([Exit.INTERRUPTED], 20) == (codes, paid)
-    assert (20 if times == 1 else 0) == states(mine).count("running")
-    assert (times == 1) == (mine.out / "index.html").exists()
+    assert (Exit.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
+    assert took <= 0.2
+    assert "It was stopped." in (mine.out / PAGE).read_text()
     assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
     code, _ = await run(fake, mine)
     assert (Exit.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
+
+
+async def test_the_first_signal_waits_for_a_create_on_the_wire(fake: FakeKie, folder: Path) -> None:
+    """So that its task is known."""
+    fake.inject(Fault("create", "slow", after=True, seconds=4.0, nth=20))
+    mine = order(table(folder, 30))
+    _, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+
+    assert 3.0 < took < 4.0, "as long as it takes, and no longer"
+    assert {str(line["task_id"]) for line in manifest(mine)} == set(fake.truth.tasks)
+
+
+async def test_the_first_signal_waits_for_what_is_being_saved_but_not_for_ever(fake: FakeKie, folder: Path) -> None:
+    fake.inject(
+        Fault("download", "slow", after=True, seconds=3.0, nth=1),
+        Fault("download", "slow", after=True, seconds=60.0, nth=2),
+    )
+    mine = order(table(folder, 2))
+    _, _, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=2)
+
+    assert 4.9 < took < 5.5
+    assert ["done", "running"] == sorted(map(str, states(mine)))
+    assert ["not fetched yet" in str(line["reason"]) for line in manifest(mine) if line["state"] == "running"] == [True]
+    code, _ = await run(fake, mine)
+    assert (Exit.DONE, ["done"] * 2, 2) == (code, states(mine), len(fake.truth.tasks))
+
+
+async def test_the_second_signal_leaves_at_once(fake: FakeKie, folder: Path) -> None:
+    """The journal has what the manifest has no time for; the same command goes on with it."""
+    fake.inject(Fault("download", "slow", after=True, seconds=60.0, nth=range(1, 21)))
+    mine = order(table(folder, 20))
+    code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=8, times=2)
+
+    assert (Exit.INTERRUPTED, []) == (code, states(mine))
+    assert took <= 0.2
+    assert "The run was at work when this was written" in (mine.out / PAGE).read_text()
+    assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
+    code, _ = await run(fake, mine)
+    assert (Exit.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), states(mine))
+
+
+async def interrupted(
+    fake: FakeKie, order: Order, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
+) -> tuple[Exit, Streams, float]:
+    """The command, stopped once there are so many of something; and how long it took to end after the last signal."""
+    streams = Streams(fake)
+    codes: list[Exit] = []
+    stopped_at = ended_at = 0.0
+
+    async def work() -> None:
+        nonlocal ended_at
+        codes.append(await carry_out(streams.session, order))
+        ended_at = anyio.current_time()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        while len(after(fake.truth)) < count:
+            await anyio.sleep(0.1)
+        for _ in range(times):
+            await anyio.sleep(0.5)
+            stopped_at = anyio.current_time()
+            signal.raise_signal(signal.SIGINT)
+    return codes[0], streams, ended_at - stopped_at
+
+
+async def test_the_page_is_there_from_the_beginning_and_keeps_up(folder: Path) -> None:
+    """Whoever looks while it works, or after kill -9, sees what has ended, and what goes on with it."""
+    mine = order(table(folder, 100))
+    pages: list[str] = []
+
+    async def look() -> None:
+        for _ in range(3):
+            await anyio.sleep(12.0)
+            pages.append(await anyio.Path(mine.out / PAGE).read_text())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(look)
+        async with FakeKie(duration=3.0) as fake:
+            await run(fake, mine)
+    shown = [page.count('<li class="card s-done"') for page in pages]
+
+    assert 0 < shown[0] < shown[1] < shown[2] < 100
+    assert ["To come" in page for page in pages] == [True] * 3
+    assert [html.escape(mine.commands().again) in page for page in pages] == [True] * 3
+    last = (mine.out / PAGE).read_text()
+    assert (100, False) == (last.count('<li class="card s-done"'), "at work" in last)
+
+
+async def test_a_page_that_cannot_be_written_is_told_before_anything_is_sent(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 1))
+    (mine.out / PAGE).mkdir(parents=True)
+    (mine.out / NAME).touch()
+    with pytest.raises(OSError, match="directory"):
+        await run(fake, mine)
+
+    assert [] == fake.truth.posts
 
 
 async def test_lines_in_a_pipe_are_one_a_row(fake: FakeKie, folder: Path) -> None:
@@ -341,7 +426,7 @@ async def test_json_is_the_lines_of_the_manifest(fake: FakeKie, folder: Path) ->
 async def test_what_is_paid_and_runs_is_no_part_of_what_is_left_to_pay(fake: FakeKie, folder: Path) -> None:
     """Whether the manifest has it, or the journal alone, as after kill -9; rows that the table lost are told of."""
     mine = order(table(folder, 30, key="k{n}"))
-    await interrupted(fake, mine)
+    await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
     _, told = await run(fake, attrs.evolve(mine, ask=lambda: False))
     await anyio.to_thread.run_sync((mine.out / NAME).unlink)
     _, still = await run(fake, attrs.evolve(mine, ask=lambda: False))
@@ -354,26 +439,6 @@ async def test_what_is_paid_and_runs_is_no_part_of_what_is_left_to_pay(fake: Fak
         assert "about 400 credits" in streams.err
     assert "28 shots, 18 of them at work" in fewer.err
     assert f"2 jobs of rows that the table does not have any more: kie-async recover --journal {mine.out}" in fewer.err
-
-
-async def interrupted(fake: FakeKie, order: Order, *, times: int = 1) -> tuple[Exit, Streams, float]:
-    """The command, stopped after two seconds, and again as often; and how long the last one took to end it."""
-    streams = Streams(fake)
-    codes: list[Exit] = []
-    stopped_at = ended_at = 0.0
-
-    async def work() -> None:
-        nonlocal ended_at
-        codes.append(await carry_out(streams.session, order))
-        ended_at = anyio.current_time()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(work)
-        for _ in range(times):
-            await anyio.sleep(2.0)
-            signal.raise_signal(signal.SIGINT)
-            stopped_at = anyio.current_time()
-    return codes[0], streams, ended_at - stopped_at
 
 
 @pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
