@@ -92,7 +92,8 @@ class Course:
         if record.open:
             unfinished = await kie.jobs(unfinished=True)
             unsaved = [await kie.attach(job_id).summary() for job_id in self.following.being_saved]
-            self.following.left = await anyio.to_thread.run_sync(record.interrupted, [*unfinished, *unsaved])
+            left = [*unfinished, *filter(None, unsaved)]
+            self.following.left = await anyio.to_thread.run_sync(record.interrupted, left)
 
     async def _leave_when_quiet(self, kie: KieClient) -> None:
         """After the first Ctrl-C, tasks that run are left to the service: only what is on the wire is waited for."""

@@ -49,12 +49,8 @@ class Following(Doubts):
             self.created_lately()  # forgets those before
         if event.name is EventName.IN_DOUBT:
             self._doubted = True
-        if (
-            event.name is EventName.ENDED
-            and event.job_id is not None
-            and event.detail.get("state") == TaskState.SUCCESS
-        ):
-            self._ended.add(event.job_id)
+        if event.name is EventName.ENDED and event.detail.get("state") == TaskState.SUCCESS:
+            self._ended.add(event.job_id or "")
         if (text := NOTES.get(event.name)) is not None and (event.name in _OF_ONE or event.name not in self._told):
             self._told.add(event.name)
             self.note(f"{event.job_id}: {text}")
