@@ -85,6 +85,7 @@ class Board:
             State.IN_DOUBT: f"in doubt: {entry.reason} {entry.command}",
             State.SKIPPED: f"not sent: {entry.reason}",
         }[State(entry.state)]
+        told = " ".join(told.split())  # a line is a line, whatever the service says
         if self._live is not None:
             if entry.state != State.DONE:
                 self.output.say(f"{entry.key}: {told}")

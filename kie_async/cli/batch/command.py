@@ -16,7 +16,7 @@ import typer
 
 from kie_async import ConfigurationError, InvalidRequestError, JobSummary, Limits, Problem
 from kie_async.cli.batch.asking import agreed, ask, counted
-from kie_async.cli.batch.columns import columns_of
+from kie_async.cli.batch.columns import KEY, columns_of
 from kie_async.cli.batch.course import Course
 from kie_async.cli.batch.folder import JOURNAL, is_ours
 from kie_async.cli.batch.following import Following
@@ -207,7 +207,11 @@ def batch(
 
 def _defaults(given: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
-    if wrong := [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]:
+    wrong = [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]
+    wrong += [
+        Problem("--set", repr(name), "another column: each row has its own key") for name, *_ in pairs if name == KEY
+    ]
+    if wrong:
         msg = "The options do not make a batch."
         raise InvalidRequestError(msg, problems=wrong)
     return {name: value for name, _, value in pairs}

@@ -18,13 +18,15 @@ from kie_async.requests._shown import shown
 from kie_async.requests.images import ImageSource
 from kie_async.requests.urls import looks_like_url
 
-__all__ = ["Hashes", "Keys", "input_hash_of", "problems_of_key", "source_of", "stem_of"]
+__all__ = ["RETRY", "Hashes", "Keys", "input_hash_of", "problems_of_key", "source_of", "stem_of"]
 
 #: How much of a hash makes a key, in hexadecimal digits: no two of a million rows are likely to share them.
 _DIGITS = 16
 _LONGEST_STEM = 40
 #: Of so many images the hash is remembered.
 _REMEMBERED = 1000
+#: What ``map()`` adds to the key of a row that it makes again.
+RETRY = re.compile(r"~retry\d+$")
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -106,8 +108,12 @@ def problems_of_key(key: object, seen: set[int]) -> list[Problem]:
         return []
     if not (isinstance(key, str) and len(key) <= MAX_KEY and key.isprintable()):
         return [Problem(KEY, shown(key), f"a text of 1 to {MAX_KEY} characters, all of them printable")]
-    name = int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big")
+    if RETRY.search(key):
+        return [Problem(KEY, shown(key), "a key without ~retry and a number at its end, which a retry would get")]
+    # What is not ASCII is spelt out in the names of files, so capitals of ASCII are all that a file system may not see.
+    name = int.from_bytes(hashlib.blake2b(key.encode().lower(), digest_size=8).digest(), "big")
     if name in seen:
-        return [Problem(KEY, f"{key!a} again", "a key of its own for each row")]
+        allowed = "a key of its own for each row; capitals alone do not tell files apart everywhere"
+        return [Problem(KEY, f"{key!a} again", allowed)]
     seen.add(name)
     return []

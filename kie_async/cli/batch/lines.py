@@ -67,4 +67,8 @@ def _decoded(number: int, raw: bytes, *, whole: bool) -> Line:
         return Line(number, raw.decode())
     except UnicodeDecodeError as error:
         got = f"byte 0x{raw[error.start]:02x} at place {error.start + 1}"
-        return Line(number, raw.decode(errors="replace"), Problem("line", got, "a text in UTF-8"))
+        return Line(
+            number,
+            raw.decode(errors="replace"),
+            Problem("line", got, "a text in UTF-8 (a spreadsheet saves it as CSV UTF-8)"),
+        )

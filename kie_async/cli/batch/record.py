@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
 from kie_async import (
+    JSON,
+    ConfigurationError,
     Done,
     DownloadError,
     Failed,
@@ -28,6 +31,7 @@ from kie_async.cli.batch.table import Table
 from kie_async.cli.batch.tally import DOUBTED, ENDED_WELL, by_row
 from kie_async.cli.batch.writing import hash_of, kept
 from kie_async.cli.exits import Exit, exit_of
+from kie_async.requests.urls import looks_like_url
 
 __all__ = ["Record", "exit_for"]
 
@@ -76,11 +80,17 @@ class Record:
         Keys and requests, for ``KieClient.map()``, which reads them as it needs them.
 
         Raises:
-            ConfigurationError: If the table has changed since it was checked.
+            ConfigurationError: If the table has changed since it was checked, or two rows have one key.
 
             OSError: If it cannot be read, or an image cannot be kept.
         """
         for shot in self.table.shots():
+            if shot.key in self.open:
+                msg = (
+                    f"{self.table.path}:{shot.line}: the key {shot.key!a} is another row's, too. Give it another; the"
+                    " same command again goes on, and pays for nothing twice."
+                )
+                raise ConfigurationError(msg)
             self.open[shot.key] = self._begun(shot)
             yield shot.key, shot.request
 
@@ -91,8 +101,8 @@ class Record:
             state=State.RUNNING,
             model=shot.request.model,
             input_hash=shot.input_hash,
-            input=shot.fields,
-            source=shot.source,
+            input={name: _told(value) for name, value in shot.fields.items()},
+            source=None if shot.source is None else str(_told(shot.source)),
             image=None if shot.image is None else kept(self.folder, shot.image),
         )
 
@@ -192,6 +202,23 @@ class Record:
                 return self.commands.again
             case _:
                 return self.commands.again if exit_of(error) is Exit.NO_ANSWER else None
+
+
+def _told(value: JSON) -> JSON:
+    """A value for others to read: of URLs, what may hold a signature or a whole image is left out."""
+    match value:
+        case str():
+            return _bare(value) if looks_like_url(value) else value
+        case list():
+            return [_told(part) for part in value]
+        case dict():
+            return {name: _told(part) for name, part in value.items()}
+        case _:
+            return value
+
+
+def _bare(url: str) -> str:
+    return "data:…" if url.lower().startswith("data:") else re.split(r"[?#]", url, maxsplit=1)[0]
 
 
 def exit_for(outcome: Outcome) -> Exit:

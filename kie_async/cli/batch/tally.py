@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -10,19 +9,17 @@ import attrs
 
 from kie_async import JobSummary, Request
 from kie_async.cli.batch.entry import State
+from kie_async.cli.batch.keys import RETRY
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.prices import Kinds
 
-__all__ = ["DOUBTED", "ENDED_WELL", "RETRY", "UNDER_WAY", "Tally", "by_row"]
+__all__ = ["DOUBTED", "ENDED_WELL", "UNDER_WAY", "Tally", "by_row"]
 
 #: What the journal says of a job that the service may be at work on, and of one that may have been paid.
 UNDER_WAY = ("submitted", "stalled")
 DOUBTED = ("sending", "in_doubt", "unknown")
 #: What it says of one that has its result.
 ENDED_WELL = "succeeded"
-
-#: What ``map()`` adds to the key of a row that it makes again.
-RETRY = re.compile(r"~retry\d+$")
 
 
 def by_row(summaries: Iterable[JobSummary]) -> Mapping[str, JobSummary]:

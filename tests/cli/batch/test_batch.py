@@ -486,6 +486,7 @@ async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path
     [
         (["--set", "resolution"], "--set: got 'resolution'; allowed: COLUMN=VALUE"),
         (["--set", "=480p"], "--set: got ''"),
+        (["--set", "key=a"], "--set: got 'key'; allowed: another column"),
         (["--rate", "fast"], "--rate: got 'fast'; allowed: N/SECONDS, such as 20/10"),
         (["--rate", "0/10"], "Limits(creates=0) is not possible"),
         (["--budget", "-1"], "budget"),
@@ -506,6 +507,32 @@ def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
 
     assert 2 == ended.code
     assert "error: The table no.csv cannot be read: there is no such file or folder. Nothing was sent" in ended.err
+
+
+async def test_nothing_in_the_folder_tells_a_secret(fake: FakeKie, folder: Path) -> None:
+    """Neither the key, nor what signs a URL; whoever is sent the folder sees where an image was, and no more."""
+    path = folder / "shots.jsonl"
+    signed = "https://bucket.example/cat.png?X-Signature=s3cret#s3cret"
+    path.write_text(json.dumps({"image": signed, "prompt": "Go"}) + "\n")
+    mine = order(path)
+    _, streams = await run(fake, mine, as_json=True)
+    told = [streams.out, streams.err, *(file.read_text() for file in (mine.out / NAME, mine.out / PAGE))]
+
+    assert [] == [text for text in told if "s3cret" in text]
+    assert ["https://bucket.example/cat.png"] == [line["source"] for line in manifest(mine)]
+    assert [] == [file for file in mine.out.iterdir() if file.is_file() and b"key-for-the-fake" in file.read_bytes()]
+
+
+async def test_what_the_service_says_is_shown_and_not_obeyed(folder: Path) -> None:
+    """One line for a row, whatever is in it."""
+    async with FakeKie(duration=5.0, fails=[("500", "\x1b[2J\nall is \u202enwod")], fail_rate=1.0) as fake:
+        _, streams = await run(fake, order(table(folder, 2, key="k{n}")))
+    told = [line for line in streams.err.splitlines() if ": failed: " in line]
+
+    assert 2 == len(told)
+    assert "\x1b" not in streams.err
+    assert "\u202e" not in streams.err
+    assert "\\x1b[2J all is \\u202enwod" in told[0]
 
 
 async def test_the_journal_in_the_folder_is_what_other_commands_find(fake: FakeKie, folder: Path) -> None:

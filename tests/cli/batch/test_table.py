@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kie_async import ConfigurationError
+from kie_async._core.plan import file_name
 from kie_async.cli.batch.columns import columns_of
 from kie_async.cli.batch.lines import LONGEST
 from kie_async.cli.batch.table import Table
@@ -317,3 +318,46 @@ def test_a_key_that_another_row_would_get_is_named_where_rows_are_named(folder: 
     path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{shot.key},cat.jpg,Stop\n")
 
     assert [(3, "key")] == [(flaw.line, flaw.problem.field) for flaw in mine.check(keyed=True)]
+
+
+def test_rows_and_files_that_nobody_meant_are_passed_over(folder: Path) -> None:
+    """What spreadsheets and desktops leave behind."""
+    shots = table(folder, "shots.csv", "\ufeffimage;prompt\r\ncat.jpg;Go\r\n;\r\n\r\n;\r\n")
+    (folder / "._cat.jpg").write_bytes(b"not an image")
+
+    assert [] == flaws(shots)
+    assert [2] == [shot.line for shot in shots.shots()]
+    images = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    assert [] == list(images.check())
+    assert ["cat.jpg"] == [shot.source for shot in images.shots()]
+
+
+def test_odd_files_among_images_are_named(folder: Path) -> None:
+    (folder / "away.png").symlink_to(folder / "gone.png")
+    (folder / "box.jpg").mkdir()
+    (folder / "\x1b[2J.jpg").write_bytes(CAT.read_bytes())
+    images = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    found = [str(flaw) for flaw in images.check()]
+
+    assert 2 == len(found)
+    assert "'away.png'; allowed: an image; No such file or directory" in found[0]
+    assert "box.jpg" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [(["Shot", "shot"], 3), (["STRASSE", "strasse"], 3), (["a~retry1", "b"], 2)],
+)
+def test_keys_whose_files_or_jobs_would_be_one_are_named(folder: Path, keys: Sequence[str], line: int) -> None:
+    rows = "".join(f"{key},cat.jpg,Go\n" for key in keys)
+
+    assert [(line, "key")] == [flaw[:2] for flaw in flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))]
+
+
+def test_keys_that_look_alike_have_files_of_their_own(folder: Path) -> None:
+    """Whatever is not ASCII is spelt out in their names."""
+    keys = ["Ä", "ä", "a\u0308", "a/b", "a%2Fb", "a b", "..", "con"]
+    rows = "".join(f"{key},cat.jpg,Go\n" for key in keys)
+
+    assert [] == flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))
+    assert len(keys) == len({file_name(key).lower() for key in keys})

@@ -131,6 +131,25 @@ def test_prompts_with_markup_stay_text(open_page: Opened) -> None:
     assert 1 == page.locator("script").count()
 
 
+def test_whatever_is_said_of_a_row_stays_text(open_page: Opened, tmp_path: Path) -> None:
+    """Its key, its reason, its command, where its image was, and what the table is called."""
+    told = {"key": f"\u05d0 {MARKUP}", "reason": MARKUP, "command": MARKUP, "source": f"https://a.example/{MARKUP}"}
+    shots = [
+        shot(1, State.FAILED, **told, image=None, task_id=MARKUP, job_id=MARKUP),
+        shot(2, prompt="\x00\x1b[2J\u202e" + "long" * 2000, key="k" * 512, input={"prompt": MARKUP, MARKUP: MARKUP}),
+    ]
+    page = open_page(path=make_folder(tmp_path / "out", shots, title=f"{MARKUP}.csv"))
+    expect(page.locator("#shot-1 .key")).to_have_text(told["key"])
+    expect(page.locator("#shot-1 .reason")).to_have_text(MARKUP)
+    page.locator("#shot-1 .none").click()
+    expect(page.locator("#viewer-notes pre")).to_have_text(MARKUP)
+
+    assert 0 == page.locator("[src*=evil]").count()
+    assert 1 == page.locator("script").count()
+    assert f"{MARKUP}.csv" == page.locator("h1").text_content()
+    assert 1440 == page.evaluate("document.documentElement.scrollWidth")
+
+
 def test_what_somebody_else_may_write_into_the_page_does_not_run(open_page: Opened) -> None:
     """Should a text get through all the same, the page's own policy stands: it names the one script that runs."""
     policy = open_page().locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content") or ""
