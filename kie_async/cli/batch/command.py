@@ -112,7 +112,7 @@ def _own_origins(session: Session) -> frozenset[str]:
 
 def _tell_flaws(session: Session, table: Table, tally: Tally) -> int:
     flaws = 0
-    for flaw in table.check(tally.note, keyed=tally.keyed):
+    for flaw in table.check(tally.count, keyed=tally.keyed):
         session.output.error(str(flaw))
         flaws += 1
     return flaws

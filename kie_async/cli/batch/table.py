@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 
@@ -18,10 +19,14 @@ from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
 from kie_async.cli.batch.shot import Flaw, Shot
 from kie_async.requests._shown import shown
 
-__all__ = ["Table"]
+__all__ = ["Judge", "Table"]
 
 _CSV = (".csv", ".tsv")
 _JSONL = (".jsonl", ".ndjson")
+
+
+#: Takes a good row: its request, its key and the hash of its input, both as far as they are known. It may find fault.
+Judge: TypeAlias = "Callable[[Request, str, str], Sequence[Problem]]"
 
 
 @attrs.define(kw_only=True)
@@ -49,17 +54,14 @@ class Table:
     count: int = 0
     _digest: str | None = None
 
-    def check(
-        self, note: Callable[[Request, str | None], object] | None = None, *, keyed: bool = False
-    ) -> Iterator[Flaw]:
+    def check(self, judge: Judge | None = None, *, keyed: bool = False) -> Iterator[Flaw]:
         """
         Everything that is wrong with the table, in one pass; of all rows, only the hashes of keys are held.
 
         Args:
-            note: Takes the request and the key of every row that is good.
+            judge: Takes every row that is good.
 
-            keyed: Whether rows that have no key get theirs now, for which their images are read once more; else it is
-                None.
+            keyed: Whether it is told what rows are called and what they are, for which images are read once more.
 
         Raises:
             ConfigurationError: If there is no such table, or it is of no known kind.
@@ -78,12 +80,14 @@ class Table:
                     found += self.columns.problems(request, cells, origins=self.origins)
                     problems = [problem for problem in found if problem.field not in reading.absent]
                     key = row.cells.get(KEY, "")
-                    if keyed and key == "" and not problems:
+                    input_hash = ""
+                    if keyed and not problems:
                         hashes = {field: image_hashes.of(source) for field, source in request.images().items()}
-                        key = keys.make(stem_of(self._source(row)), input_hash_of(request, hashes))
+                        input_hash = input_hash_of(request, hashes)
+                        key = key or keys.make(stem_of(self._source(row)), input_hash)
                     problems += problems_of_key(key, names)
-                    if not problems and note is not None:
-                        note(request, str(key) or None)
+                    if not problems and judge is not None:
+                        problems += judge(request, str(key), input_hash)
                 good, flawed = good + (not problems), flawed + bool(problems)
                 yield from (Flaw(str(self.path), row.line, problem) for problem in problems)
         self._digest = reading.hash.hexdigest()

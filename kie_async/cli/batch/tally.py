@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from kie_async import JobSummary, Request
-from kie_async.cli.batch.entry import State
+from kie_async import JobSummary, Problem, Request
+from kie_async.cli.batch.columns import KEY
+from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.keys import RETRY
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.prices import Kinds
+from kie_async.requests._shown import shown
 
 __all__ = ["DOUBTED", "ENDED_WELL", "UNDER_WAY", "Tally", "by_row"]
 
@@ -64,35 +66,44 @@ class Tally:
 
     @property
     def keyed(self) -> bool:
-        """Whether rows are looked up, so that each needs its key."""
+        """Whether rows are looked up, so that each needs its key and its hash."""
         return bool(self.sent) or (self.manifest is not None and len(self.manifest) > 0)
 
-    def note(self, request: Request, key: str | None) -> None:
+    def count(self, request: Request, key: str, input_hash: str) -> list[Problem]:
         """
         Count a row.
 
         Args:
             request: What it asks for.
 
-            key: Its name; None where nobody has made one.
+            key: Its name; empty where nobody has made one.
+
+            input_hash: The hash of what it asks for, likewise.
+
+        Returns:
+            What is wrong with it, after what was sent for it before.
         """
-        state = None if key is None else self._state(key)
+        entry = None if self.manifest is None or not key else self.manifest.entry(key)
+        if entry is not None and entry.job_id is not None and entry.input_hash != input_hash:
+            allowed = "what was sent under this key; another shot needs a key of its own"
+            return [Problem(KEY, f"{shown(key)} with another content than before", allowed)]
+        state = self._state(key, entry)
         if state is None:
             self.left += 1
             self.kinds.note(request)
         else:
             self.states[state] += 1
+        return []
 
     def strays(self) -> list[JobSummary]:
         """The unfinished jobs whose rows are not in the table."""
         return [job for key, job in self.sent.items() if key not in self._met]
 
-    def _state(self, key: str) -> State | None:
+    def _state(self, key: str, entry: Entry | None) -> State | None:
         """What became of a row that costs nothing any more; None for one that may."""
         if (job := self.sent.get(key)) is not None:
             self._met.add(key)
             return State.RUNNING if job.state in UNDER_WAY else State.IN_DOUBT
-        entry = None if self.manifest is None else self.manifest.entry(key)
         if entry is None or entry.state == State.SKIPPED:
             return None
         if entry.state == State.FAILED and (entry.task_id is None or self.retries):

@@ -123,6 +123,25 @@ async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) ->
     assert "about 40 credits" in streams.err
 
 
+async def test_a_key_with_another_content_than_before_is_told_before_anything_is_sent(
+    fake: FakeKie, folder: Path
+) -> None:
+    """Its result stays in the manifest; a row that was never sent may be changed."""
+    mine = order(table(folder, 3, key="k{n}"), budget=90.0)
+    await run(fake, mine)
+    before = (mine.out / NAME).read_bytes()
+    text = mine.table.read_text()
+    mine.table.write_text(text.replace("Shot 0", "Something else").replace("Shot 2", "A better one"))
+    code, streams = await run(fake, mine)
+
+    assert (Exit.USAGE, 2, before) == (code, len(fake.truth.posts), (mine.out / NAME).read_bytes())
+    assert f"error: {mine.table}:2: key: got 'k0' with another content than before; allowed: what" in streams.err
+    assert "1 problem in" in streams.err
+    mine.table.write_text(text.replace("Shot 2", "A better one"))
+    code, _ = await run(fake, attrs.evolve(mine, budget=None))
+    assert (Exit.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.posts))
+
+
 async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: FakeKie, folder: Path) -> None:
     """A row that has failed costs nothing, unless it is to be made again; where prices come from is said once."""
     rows = ["cheap,cat.jpg,Go,480p", "dear,cat.jpg,Go,720p", "dearer,city.jpg,Go,720p", "bad,city.jpg,Go,480p"]

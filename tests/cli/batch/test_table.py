@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kie_async import ConfigurationError
+from kie_async import ConfigurationError, Problem, Request
 from kie_async._core.plan import file_name
 from kie_async.cli.batch.columns import columns_of
 from kie_async.cli.batch.lines import LONGEST
@@ -297,15 +297,15 @@ def test_the_check_names_the_rows_as_they_are_sent(folder: Path) -> None:
     path = folder / "shots.csv"
     path.write_text("key,image,prompt\nmine,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Stop\n")
     mine = Table(path=path, columns=columns_of(None))
-    named: list[str | None] = []
-    unnamed: list[str | None] = []
-    assert [] == [
-        *mine.check(lambda _, key: unnamed.append(key)),
-        *mine.check(lambda _, key: named.append(key), keyed=True),
-    ]
+    told: list[tuple[str, str]] = []
 
-    assert ["mine", None, None, None] == unnamed
-    assert named == [shot.key for shot in mine.shots()]
+    def judge(_: Request, *row: str) -> list[Problem]:
+        told.append((row[0], row[1]))
+        return []
+
+    assert [] == [*mine.check(judge), *mine.check(judge, keyed=True)]
+    assert [("mine", ""), ("", ""), ("", ""), ("", "")] == told[:4]
+    assert told[4:] == [(shot.key, shot.input_hash) for shot in mine.shots()]
 
 
 def test_a_key_that_another_row_would_get_is_named_where_rows_are_named(folder: Path) -> None:
