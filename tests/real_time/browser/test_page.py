@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from importlib.resources import files
 from pathlib import Path
@@ -301,6 +302,36 @@ def test_axe_finds_nothing(open_page: Opened, short: Path, size: str, scheme: st
         page.keyboard.press("?")
 
     assert [] == violations(page)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_axe_cannot_decide_is_words_in_the_drawings_and_they_can_be_read(
+    open_page: Opened, short: Path, scheme: str
+) -> None:
+    """It does not look through a drawing to what is behind it; so contrast is computed here, by WCAG 2.2, 1.4.3."""
+    page = open_page(path=short, color_scheme=scheme)
+    page.evaluate(AXE)
+    undecided = page.evaluate("axe.run()")["incomplete"]
+    words = page.evaluate(
+        "[...document.querySelectorAll('figure text')].map(text => [getComputedStyle(text).fill,"
+        " getComputedStyle(text.closest('figure')).backgroundColor])"
+    )
+
+    assert {True} == {node["html"].startswith("<text") for rule in undecided for node in rule["nodes"]}
+    assert 4.5 <= min(contrast(*pair) for pair in words)
+
+
+def contrast(text: str, back: str) -> float:
+    """How well a colour is told from another one, 1 to 21, by the formula of WCAG 2.2."""
+    light, dark = sorted((luminance(text), luminance(back)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """How light a colour is, as the browser writes it: ``rgb(1, 2, 3)``."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440, 2560])
