@@ -90,9 +90,18 @@ def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[
             return
         except csv.Error as error:
             cells = []
-            faults.append(Problem("row", f"what is no CSV ({error})", 'cells in which " is written ""'))
+            faults.append(_no_csv(str(error)))
         yield begins, cells, tuple(faults)
         faults.clear()
+
+
+def _no_csv(error: str) -> Problem:
+    """What keeps a row from being one, in words of ours where the parser's are for programmers."""
+    if error.startswith("unexpected end"):
+        return Problem("row", 'a " that is never closed', 'a " at both ends of a cell, and "" within')
+    if error.startswith("new-line character"):
+        return Problem("row", "a line that ends in CR alone", "lines that end in LF or CRLF")
+    return Problem("row", f"what is no CSV ({error})", 'cells in which " is written ""')
 
 
 def _record(line: int, columns: list[str | None], cells: list[str]) -> Row:

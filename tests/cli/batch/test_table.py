@@ -178,7 +178,7 @@ def test_the_names_of_columns_are_judged_once_and_not_in_each_row(folder: Path) 
         ("shots.csv", b"image,prompt\n", "no rows"),
         ("shots.jsonl", b"\n\n", "no rows"),
         ("shots.csv", "image,prompt\n".encode("utf-16"), "UTF-16"),
-        ("shots.csv", b'"image,prompt\n', "what is no CSV"),
+        ("shots.csv", b'"image,prompt\n', 'a " that is never closed'),
         ("shots.csv", b"im\xffage,prompt\n", "byte 0xff at place 3"),
     ],
 )
@@ -361,3 +361,37 @@ def test_keys_that_look_alike_have_files_of_their_own(folder: Path) -> None:
 
     assert [] == flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))
     assert len(keys) == len({file_name(key).lower() for key in keys})
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "got", "allowed"),
+    [
+        ('image,prompt\ncat.jpg,"Go\ncat.jpg,Go\n', 2, 'a " that is never closed', '"" within'),
+        ("image,prompt\rcat.jpg,Go\r", 1, "ends in CR alone", "LF or CRLF"),
+        ("image;prompt\ncat.jpg;Grün\n".encode("cp1252"), 2, "byte 0xfc at place 11", "CSV UTF-8"),
+        ("image;prompt\ncat.jpg;Go\n".encode("utf-16"), 1, "UTF-16", "save it as one"),
+        ("image;prompt\ncat.jpg;Go\n".encode("utf-16-le"), 1, "UTF-16", "save it as one"),
+        ("image,prompt\ncat.jpg\n", 2, "1 cell", "2, one for each column"),
+    ],
+)
+def test_what_spreadsheets_save_wrongly_is_told_in_plain_words(
+    folder: Path, content: str | bytes, line: int, got: str, allowed: str
+) -> None:
+    [found] = flaws(table(folder, "shots.csv", content))
+
+    assert line == found[0]
+    assert got in found[2]
+    assert allowed in found[3]
+
+
+def test_a_table_that_changes_while_it_is_read_is_told(folder: Path) -> None:
+    """Before the first row, or after the last: what was sent meanwhile is known by its key."""
+    mine = table(folder, "shots.csv", "image,prompt\n" + f"cat.jpg,{'Go ' * 1000}\n" * 100)
+    assert [] == flaws(mine)
+    rows = mine.shots()
+    assert 2 == next(rows).line
+    mine.path.write_text("image,prompt\ncat.jpg,Something else\n")
+
+    for shots in (rows, mine.shots()):
+        with pytest.raises(ConfigurationError, match="has changed since it was checked"):
+            list(shots)
