@@ -180,6 +180,7 @@ def write_page(folder: Path, entries: Iterable[Entry], facts: Facts) -> None:
         facts=facts,
         cards=[_Card(entry) for entry in shown],
         known=total.states.total(),
+        whole=max(facts.total, total.states.total()),
         states=[(state, word, total.states[state]) for state, word in _WORDS.items() if total.states[state]],
         left=max(0, facts.total - total.states.total()),
         credits=total.credits,

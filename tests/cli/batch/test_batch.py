@@ -121,6 +121,18 @@ async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) ->
     assert ["done"] * 5 == states(mine)
     assert "3 shots, 2 of them done already." in streams.err
     assert "about 40 credits" in streams.err
+    assert "3 shots and 2 that the table does not have any more" in (mine.out / PAGE).read_text()
+
+
+async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake: FakeKie, folder: Path) -> None:
+    """By a power cut, or by somebody; the journal knows what was paid."""
+    mine = order(table(folder, 5))
+    await run(fake, mine)
+    whole = (mine.out / NAME).read_bytes()
+    (mine.out / NAME).write_bytes(whole[: len(whole) // 2])
+    code, _ = await run(fake, mine)
+
+    assert (Exit.DONE, 5, whole) == (code, len(fake.truth.tasks), (mine.out / NAME).read_bytes())
 
 
 async def test_a_key_with_another_content_than_before_is_told_before_anything_is_sent(
