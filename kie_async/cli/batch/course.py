@@ -94,6 +94,8 @@ class Course:
             unsaved = [await kie.attach(job_id).summary() for job_id in self.following.being_saved]
             left = [*unfinished, *filter(None, unsaved)]
             self.following.left = await anyio.to_thread.run_sync(record.interrupted, left)
+        if self.interruption.came:
+            await kie.aclose(drain=0.0)  # the same time is not given twice
 
     async def _leave_when_quiet(self, kie: KieClient) -> None:
         """After the first Ctrl-C, tasks that run are left to the service: only what is on the wire is waited for."""

@@ -350,6 +350,17 @@ async def test_the_first_signal_waits_for_a_create_on_the_wire(fake: FakeKie, fo
     assert {str(line["task_id"]) for line in manifest(mine)} == set(fake.truth.tasks)
 
 
+async def test_a_create_without_an_answer_holds_nobody_longer_than_the_drain(fake: FakeKie, folder: Path) -> None:
+    """It is in doubt then, and told so."""
+    fake.inject(Fault("create", "silence", after=True, nth=20))
+    mine = order(table(folder, 30))
+    code, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+
+    assert Exit.INTERRUPTED == code
+    assert 4.9 < took < 5.5
+    assert (19, 1) == (states(mine).count("running"), states(mine).count("in_doubt"))
+
+
 async def test_the_first_signal_waits_for_what_is_being_saved_but_not_for_ever(fake: FakeKie, folder: Path) -> None:
     fake.inject(
         Fault("download", "slow", after=True, seconds=3.0, nth=1),
