@@ -67,7 +67,7 @@ async def carry_out(session: Session, order: Order) -> Exit:
         # A folder that has a manifest has rows that cost nothing any more; else nothing is made before all is good.
         old = await anyio.to_thread.run_sync(is_ours, order.out)
         manifest = await folder.enter_async_context(_manifest_of(order.out)) if old else None
-        tally = Tally(manifest=manifest, sent=await _unfinished(session, order), retries=order.retry_failed)
+        tally = Tally(manifest=manifest, sent=await _sent(session, order, manifest), retries=order.retry_failed)
         flaws = await anyio.to_thread.run_sync(_tell_flaws, session, table, tally, abandon_on_cancel=True)
         if flaws:
             session.output.say(f"{counted(flaws, 'problem')} in {table.path}. Nothing was sent.")
@@ -118,12 +118,13 @@ def _tell_flaws(session: Session, table: Table, tally: Tally) -> int:
     return flaws
 
 
-async def _unfinished(session: Session, order: Order) -> Mapping[str, JobSummary]:
-    """What earlier runs have left at the service, by the rows' keys; the service is not asked."""
+async def _sent(session: Session, order: Order, manifest: Manifest | None) -> Mapping[str, JobSummary]:
+    """What the journal has of earlier runs and the manifest has not, by the rows' keys; the service is not asked."""
     if not await anyio.Path(order.out / JOURNAL).exists():
         return {}
     async with session.client(needs_key=False) as kie:
-        return by_row(await kie.jobs(unfinished=True))
+        # Without a manifest, because somebody has deleted it, all that was paid would seem to be left to pay.
+        return by_row(await kie.jobs(unfinished=bool(manifest)))
 
 
 @asynccontextmanager

@@ -23,6 +23,13 @@ DOUBTED = ("sending", "in_doubt", "unknown")
 #: What it says of one that has its result.
 ENDED_WELL = "succeeded"
 
+#: What a row is whose job is that.
+_STATES = {
+    **dict.fromkeys(UNDER_WAY, State.RUNNING),
+    **dict.fromkeys(DOUBTED, State.IN_DOUBT),
+    ENDED_WELL: State.DONE,
+}
+
 
 def by_row(summaries: Iterable[JobSummary]) -> Mapping[str, JobSummary]:
     """
@@ -31,8 +38,7 @@ def by_row(summaries: Iterable[JobSummary]) -> Mapping[str, JobSummary]:
     Args:
         summaries: What the journal has of them, oldest first.
     """
-    paid = (*UNDER_WAY, *DOUBTED, ENDED_WELL)
-    sent = [job for job in summaries if job.key is not None and job.state in paid]
+    sent = [job for job in summaries if job.key is not None and job.state in _STATES]
     return {RETRY.sub("", job.key or ""): job for job in sent}
 
 
@@ -44,7 +50,7 @@ class Tally:
     Args:
         manifest: What is known of earlier runs; None for a folder without any.
 
-        sent: The journal's unfinished jobs, by the keys of their rows.
+        sent: The journal's jobs that the manifest may not know, by the keys of their rows.
 
         retries: How often a failed task is made again.
 
@@ -97,13 +103,13 @@ class Tally:
 
     def strays(self) -> list[JobSummary]:
         """The unfinished jobs whose rows are not in the table."""
-        return [job for key, job in self.sent.items() if key not in self._met]
+        return [job for key, job in self.sent.items() if key not in self._met and job.state != ENDED_WELL]
 
     def _state(self, key: str, entry: Entry | None) -> State | None:
         """What became of a row that costs nothing any more; None for one that may."""
         if (job := self.sent.get(key)) is not None:
             self._met.add(key)
-            return State.RUNNING if job.state in UNDER_WAY else State.IN_DOUBT
+            return _STATES[job.state]
         if entry is None or entry.state == State.SKIPPED:
             return None
         if entry.state == State.FAILED and (entry.task_id is None or self.retries):

@@ -133,6 +133,11 @@ async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake:
     code, _ = await run(fake, mine)
 
     assert (Exit.DONE, 5, whole) == (code, len(fake.truth.tasks), (mine.out / NAME).read_bytes())
+    await anyio.to_thread.run_sync((mine.out / NAME).unlink)
+    _, streams = await run(fake, mine)
+    assert "5 shots, 5 of them done already." in streams.err
+    assert "Nothing is left that costs anything." in streams.err
+    assert whole == (mine.out / NAME).read_bytes()
 
 
 async def test_a_key_with_another_content_than_before_is_told_before_anything_is_sent(
