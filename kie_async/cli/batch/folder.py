@@ -66,8 +66,8 @@ def claimed(folder: Path) -> int:
         os.close(claim)
         msg = f"Another kie-async batch is at work in {folder}. Nothing was sent: wait for it, or choose another --out."
         raise ConfigurationError(msg) from None
-    for name in (MANIFEST, PAGE):
-        for left in folder.glob(f".{name}.*"):
+    for pattern in (f".{MANIFEST}.*", f".{PAGE}.*", f"{INPUTS}/.*.*.*"):
+        for left in folder.glob(pattern):
             with suppress(OSError):
                 left.unlink()
     return claim

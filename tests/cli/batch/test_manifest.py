@@ -201,3 +201,14 @@ def test_an_entry_that_compacting_did_not_reach_is_there_all_the_same(tmp_path: 
         manifest.compact()
 
     assert [(1, "done"), (2, "failed")] == [(line["line"], line["state"]) for line in lines(tmp_path)]
+
+
+def test_what_a_killed_process_has_left_half_written_is_gone_after_the_next_start(tmp_path: Path) -> None:
+    """And nothing else is, hidden or not."""
+    (tmp_path / "inputs").mkdir()
+    stay = {".DS_Store", "inputs", "inputs/.DS_Store", "inputs/a.png", NAME}
+    for name in (*stay - {"inputs"}, f".{NAME}.x1", ".index.html.x2", "inputs/.a.png.x3"):
+        (tmp_path / name).touch()
+    write(tmp_path)
+
+    assert stay == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
