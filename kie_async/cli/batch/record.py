@@ -122,7 +122,8 @@ class Record:
             job_id=outcome.job_id,
             credits=outcome.credits,
             seconds=outcome.seconds,
-            created_at=outcome.created_at,
+            # Without a task, it is our own clock's time, which is no create of the service's.
+            created_at=None if outcome.task_id is None else outcome.created_at,
         )
         match outcome:
             case Done():
@@ -164,7 +165,7 @@ class Record:
             if (entry := self.open.get(key)) is None:
                 continue
             left += 1
-            entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id, created_at=summary.created_at)
+            entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id)
             if summary.state in DOUBTED:
                 self.manifest.record(self._doubted(entry))
             else:

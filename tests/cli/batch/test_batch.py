@@ -276,6 +276,7 @@ async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_se
 
     assert (Exit.IN_DOUBT, Exit.IN_DOUBT) == (code, again)
     assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
+    assert doubtful[0]["created_at"] is None, "our own clock's time is no create of the service's"
     job_id = doubtful[0]["job_id"]
     assert f"kie-async resolve --journal {mine.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
     assert str(doubtful[0]["command"]) in streams.err
@@ -338,6 +339,7 @@ async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, f
     code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
 
     assert (Exit.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
+    assert [None] * 20 == [line["created_at"] for line in manifest(mine)], "the service has not said"
     assert took <= 0.2
     assert "It was stopped." in (mine.out / PAGE).read_text()
     assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
