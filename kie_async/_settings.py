@@ -22,6 +22,7 @@ __all__ = [
     "is_retry_key",
     "read_api_key",
     "read_webhook_keys",
+    "row_key",
     "service_url",
 ]
 
@@ -136,6 +137,16 @@ def is_retry_key(key: str) -> bool:
     (True, False, False)
     """
     return _RETRY.search(key) is not None
+
+
+def row_key(key: str) -> str:
+    """
+    The key of the row that a job of ``map()`` is for, be it the first try or a retry.
+
+    >>> row_key("shot-7~retry1"), row_key("shot-7")
+    ('shot-7', 'shot-7')
+    """
+    return _RETRY.sub("", key)
 
 
 def check_kind(name: str, value: object, kind: type) -> None:

@@ -43,7 +43,7 @@ class Exit(IntEnum):
 MEANINGS: Mapping[Exit, str] = MappingProxyType(
     {
         Exit.DONE: "done",
-        Exit.REFUSED: "the service said no, or the task has failed",
+        Exit.REFUSED: "the service said no, the task has failed, or the budget has no room: repeating it helps nothing",
         Exit.USAGE: "wrong options, bad input, no key or no journal: nothing was sent",
         Exit.IN_DOUBT: "a create may have been paid: look at kie.ai/logs before you repeat",
         Exit.NOT_YET: "the task exists, its result is not here: go on with `kie-async wait TASKID`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import TextIO
@@ -12,10 +13,23 @@ from rich.text import Text
 
 from kie_async import JSON
 
-__all__ = ["Output"]
+__all__ = ["Output", "plain"]
 
 #: The width of a table in a pipe, where nobody says how wide it may be.
 _PIPE_WIDTH = 120
+
+#: What moves the cursor, or turns the text around it; tabs and the ends of lines are harmless.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    r"""
+    A text that a terminal shows and does not obey: names of files and the service's words may hold anything.
+
+    >>> plain("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Output:
@@ -63,12 +77,12 @@ class Output:
 
     def say(self, text: str) -> None:
         """Tell something."""
-        self.messages.print(Text(text))
+        self.messages.print(Text(plain(text)))
 
     def warn(self, text: str) -> None:
         """Tell something that may cost money or time."""
-        self.messages.print(Text.assemble(("warning: ", "bold yellow"), text))
+        self.messages.print(Text.assemble(("warning: ", "bold yellow"), plain(text)))
 
     def error(self, text: str) -> None:
         """Tell what went wrong."""
-        self.messages.print(Text.assemble(("error: ", "bold red"), text))
+        self.messages.print(Text.assemble(("error: ", "bold red"), plain(text)))

@@ -11,7 +11,7 @@ import pytest
 
 from kie_async import Generation, JobSummary, TaskRecord
 from kie_async._core.lifecycle import IntentState
-from kie_async.cli.batch.manifest import Entry
+from kie_async.cli.batch.entry import Entry
 from kie_async.cli.delivery import fields_of
 from kie_async.cli.exits import MEANINGS
 from kie_async.cli.hearing import Happening

@@ -28,7 +28,7 @@ from anyio.streams.text import TextReceiveStream
 
 from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.command import carry_out
-from kie_async.cli.batch.manifest import NAME
+from kie_async.cli.batch.folder import MANIFEST as NAME
 from kie_async.cli.batch.order import Order
 from kie_async.cli.conclusion import conclude
 from kie_async.cli.output import Output

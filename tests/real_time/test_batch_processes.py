@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.cli.batch.manifest import NAME
+from kie_async.cli.batch.folder import MANIFEST as NAME
 from tests.cli.world import CAT
 from tests.real_time.test_cli_processes import Service, read_until, serving, started
 
@@ -120,6 +120,7 @@ def test_killed_and_started_again_it_pays_for_nothing_twice(table: Path, quick: 
             read_until(process, f"{place}/{SHOTS}")
             process.kill()
         manifest(out)  # whole lines, whenever
+        assert "The run was at work when this was written" in (out / "index.html").read_text()
     with batch(table, out, quick, "--rate", "20/1") as process:
         _, messages = process.communicate()
     lines = manifest(out)

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.following import Following
-from kie_async.cli.batch.manifest import Entry, State
 from kie_async.cli.output import Output
 
 if TYPE_CHECKING:
@@ -38,13 +38,16 @@ class Board:
         total: How many rows the table has.
 
         following: What is known of the jobs.
+
+    Attributes:
+        count: How many rows have ended.
     """
 
     output: Output
     total: int
     following: Following
+    count: int = attrs.field(default=0, init=False)
     _live: Live | None = attrs.field(default=None, init=False)
-    _ended: int = attrs.field(default=0, init=False)
     _began_at: float = attrs.field(factory=anyio.current_time, init=False)
 
     @contextmanager
@@ -72,7 +75,7 @@ class Board:
 
             replayed: Whether an earlier run has told it.
         """
-        self._ended += 1
+        self.count += 1
         if replayed and entry.state == State.DONE:
             return
         told = {
@@ -82,12 +85,13 @@ class Board:
             State.IN_DOUBT: f"in doubt: {entry.reason} {entry.command}",
             State.SKIPPED: f"not sent: {entry.reason}",
         }[State(entry.state)]
+        told = " ".join(told.split())  # a line is a line, whatever the service says
         if self._live is not None:
             if entry.state != State.DONE:
                 self.output.say(f"{entry.key}: {told}")
             return
         seconds = anyio.current_time() - self._began_at
-        self.output.say(f"{seconds:6.1f} s  {self._ended}/{self.total}  {entry.key}: {told}")
+        self.output.say(f"{seconds:6.1f} s  {self.count}/{self.total}  {entry.key}: {told}")
 
     def _lines(self, summary: RunSummary, in_flight: int) -> Group:
         first = Table.grid(padding=(0, 1), expand=True)

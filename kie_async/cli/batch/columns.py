@@ -70,12 +70,26 @@ class Columns(ABC):
         missing = [name for name in self.needed if name not in given]
         return [*problems, *(_lacking(name) for name in missing)]
 
-    @abstractmethod
-    def request(
-        self, cells: Mapping[str, object], *, texts: frozenset[str], at: Path, origins: frozenset[str]
-    ) -> tuple[Request, list[Problem]]:
+    def problems(self, request: Request, cells: Mapping[str, object], *, origins: frozenset[str]) -> list[Problem]:
         """
-        The request of a row, and everything that is wrong with it; a local image is read.
+        Everything that is wrong with a request; the image is read.
+
+        Args:
+            request: It.
+
+            cells: What it was made of.
+
+            origins: Origins whose URLs need not be public.
+        """
+        missing = [name for name in self.needed if name not in cells]
+        problems = request.problems(allowed_origins=origins)
+        nothing = [attrs.evolve(problem, value="nothing") for problem in problems if problem.field in missing]
+        return [*nothing, *(problem for problem in problems if problem.field not in missing)]
+
+    @abstractmethod
+    def request(self, cells: Mapping[str, object], *, texts: frozenset[str], at: Path) -> tuple[Request, list[Problem]]:
+        """
+        The request of a row, and what could not be read of its cells; whether it is any good, ``problems`` tells.
 
         Args:
             cells: The row's cells, by column; the key is not among them, and neither is a cell that is empty.
@@ -83,8 +97,6 @@ class Columns(ABC):
             texts: Of these, the ones that are texts because they could not be written as anything else.
 
             at: The folder that the paths of images start from.
-
-            origins: Origins whose URLs need not be public.
         """
 
 
@@ -113,9 +125,7 @@ class _Documented(Columns):
         self.names = (KEY, *(field.name for field in fields))
         self.needed = tuple(field.name for field in fields if field.default is attrs.NOTHING)
 
-    def request(
-        self, cells: Mapping[str, object], *, texts: frozenset[str], at: Path, origins: frozenset[str]
-    ) -> tuple[Request, list[Problem]]:
+    def request(self, cells: Mapping[str, object], *, texts: frozenset[str], at: Path) -> tuple[Request, list[Problem]]:
         readers = _readers(self._model)
         values = {
             name: readers[name](cell) if name in texts and name in readers else cell for name, cell in cells.items()
@@ -125,10 +135,7 @@ class _Documented(Columns):
             values["image"] = at / image
         missing = [name for name in self.needed if name not in values]
         made = cast("Any", self._model)(**dict.fromkeys(missing, ""), **values)
-        request = cast("Request", made)
-        problems = request.problems(allowed_origins=origins)
-        nothing = [attrs.evolve(problem, value="nothing") for problem in problems if problem.field in missing]
-        return request, [*nothing, *(problem for problem in problems if problem.field not in missing)]
+        return cast("Request", made), []
 
 
 @cache
@@ -164,9 +171,7 @@ class _Market(Columns):
         self.names = None
         self.needed = ()
 
-    def request(
-        self, cells: Mapping[str, object], *, texts: frozenset[str], at: Path, origins: frozenset[str]
-    ) -> tuple[Request, list[Problem]]:
+    def request(self, cells: Mapping[str, object], *, texts: frozenset[str], at: Path) -> tuple[Request, list[Problem]]:
         del at
         problems, values = [], {}
         for column, cell in cells.items():
@@ -175,5 +180,4 @@ class _Market(Columns):
                 values[name] = json.loads(str(cell)) if as_json else cell
             except ValueError:
                 problems.append(Problem(column, shown(cell), "JSON, as the end of the column's name says"))
-        request = MarketRequest(model=self._model, input=cast("Any", values))
-        return request, [*problems, *request.problems(allowed_origins=origins)]
+        return MarketRequest(model=self._model, input=cast("Any", values)), problems

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import anyio
 import anyio.to_thread
 import typer
 
-from kie_async import AuthenticationError, ConfigurationError, InvalidRequestError, KieError, Limits, Problem
-from kie_async.cli.batch.columns import columns_of
+from kie_async import ConfigurationError, InvalidRequestError, JobSummary, Limits, Problem
+from kie_async.cli.batch.asking import agreed, ask, counted
+from kie_async.cli.batch.columns import KEY, columns_of
 from kie_async.cli.batch.course import Course
+from kie_async.cli.batch.folder import JOURNAL, is_ours
 from kie_async.cli.batch.following import Following
 from kie_async.cli.batch.interruption import Interruption
-from kie_async.cli.batch.manifest import Manifest, State
-from kie_async.cli.batch.order import JOURNAL, Order
-from kie_async.cli.batch.prices import Forecast, Kinds
+from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.order import Order
 from kie_async.cli.batch.record import Record
 from kie_async.cli.batch.table import Table
+from kie_async.cli.batch.tally import Tally, by_row
 from kie_async.cli.exits import Exit
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.options import JsonOption
 from kie_async.cli.running import run
 from kie_async.cli.session import DRAIN, Session
 from kie_async.requests.urls import origin
-
-if TYPE_CHECKING:
-    from kie_async import KieClient
 
 __all__ = ["batch", "carry_out"]
 
@@ -60,22 +59,27 @@ async def carry_out(session: Session, order: Order) -> Exit:
     table = Table(
         path=order.table, columns=columns_of(order.model), defaults=order.defaults, origins=_own_origins(session)
     )
-    kinds = Kinds()
-    flaws = await anyio.to_thread.run_sync(_tell_flaws, session, table, kinds, abandon_on_cancel=True)
-    if flaws:
-        session.output.say(f"{_count(flaws, 'problem')} in {table.path}. Nothing was sent.")
-        return Exit.USAGE
     commands = order.commands()
     session.journal = JournalFile(order.out / JOURNAL, option=commands.journal)
     following = Following(note=session.output.warn, command=commands.again, window=order.limits.window)
     interruption = Interruption(drain=DRAIN, say=session.output.say)
-    async with _manifest_of(order.out) as manifest:
+    async with AsyncExitStack() as folder:
+        # A folder that has a manifest has rows that cost nothing any more; else nothing is made before all is good.
+        old = await anyio.to_thread.run_sync(is_ours, order.out)
+        manifest = await folder.enter_async_context(_manifest_of(order.out)) if old else None
+        tally = Tally(manifest=manifest, sent=await _sent(session, order, manifest), retries=order.retry_failed)
+        flaws = await anyio.to_thread.run_sync(_tell_flaws, session, table, tally, abandon_on_cancel=True)
+        if flaws:
+            session.output.say(f"{counted(flaws, 'problem')} in {table.path}. Nothing was sent.")
+            return Exit.USAGE
+        if manifest is None:
+            manifest = await folder.enter_async_context(_manifest_of(order.out))
         record = Record(table=table, folder=order.out, manifest=manifest, commands=commands)
         course = Course(session=session, order=order, record=record, following=following, interruption=interruption)
         try:
             with interruption.hurried:
                 async with session.client(limits=order.limits, retry=order.retry, on_event=following.saw) as kie:
-                    if not await _agreed(session, order, record, kinds, kie):
+                    if not await agreed(session.output, order, tally, total=table.count, kie=kie):
                         session.output.say("Nothing was sent.")
                         return Exit.INTERRUPTED
                     session.trail = following
@@ -106,91 +110,38 @@ def _own_origins(session: Session) -> frozenset[str]:
     return frozenset(origins)
 
 
-def _tell_flaws(session: Session, table: Table, kinds: Kinds) -> int:
+def _tell_flaws(session: Session, table: Table, tally: Tally) -> int:
     flaws = 0
-    for flaw in table.check(kinds.note):
+    for flaw in table.check(tally.count, keyed=tally.keyed):
         session.output.error(str(flaw))
         flaws += 1
     return flaws
 
 
+async def _sent(session: Session, order: Order, manifest: Manifest | None) -> Mapping[str, JobSummary]:
+    """What the journal has of earlier runs and the manifest has not, by the rows' keys; the service is not asked."""
+    if not await anyio.Path(order.out / JOURNAL).exists():
+        return {}
+    async with session.client(needs_key=False) as kie:
+        # Without a manifest, because somebody has deleted it, all that was paid would seem to be left to pay.
+        return by_row(await kie.jobs(unfinished=bool(manifest)))
+
+
 @asynccontextmanager
 async def _manifest_of(folder: Path) -> AsyncGenerator[Manifest]:
     def open_it() -> Manifest:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Manifest(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return Manifest(folder)
+        except OSError as error:
+            msg = f"Nothing can be kept in {folder} ({error.strerror}). Nothing was sent: choose another --out."
+            raise ConfigurationError(msg) from error
 
     manifest = await anyio.to_thread.run_sync(open_it)
     try:
         yield manifest
     finally:
         manifest.close()
-
-
-async def _agreed(session: Session, order: Order, record: Record, kinds: Kinds, kie: KieClient) -> bool:
-    """Say what will be made and what it will probably cost, and ask."""
-    output = session.output
-    done, left, kinds = await anyio.to_thread.run_sync(_left, record, kinds, order.retry_failed)
-    before = f", {done:,} of them done already" if done else ""
-    output.say(f"{order.table}: {_count(record.table.count, 'shot')}{before}.")
-    forecast = (
-        await kinds.forecast(kie.estimate) if order.price is None else Forecast(order.price * left, left, ("--price",))
-    )
-    output.say(f"{_cost(forecast, left)} {await _balance(kie)}".strip())
-    if order.budget is not None:
-        output.say(f"Nothing is sent that would cost more than {order.budget:,.12g} credits in all.")
-    if order.ask is None:
-        return True
-    return await anyio.to_thread.run_sync(order.ask, abandon_on_cancel=True)
-
-
-def _left(record: Record, kinds: Kinds, retries: int) -> tuple[int, int, Kinds]:
-    """How many rows of the table are done, how many may still cost something, and of which kinds those are."""
-    if not len(record.manifest):
-        return 0, record.table.count, kinds
-    done = left = 0
-    rest = Kinds()
-    for shot in record.table.shots():
-        entry = record.manifest.entry(shot.key)
-        if entry is not None and entry.state == State.DONE:
-            done += 1
-        elif entry is None or entry.state != State.FAILED or entry.task_id is None or retries:
-            left += 1
-            rest.note(shot.request)
-    return done, left, rest
-
-
-def _cost(forecast: Forecast, left: int) -> str:
-    if not left:
-        return "Nothing is left that costs anything."
-    if not forecast.priced:
-        return "What a shot costs is not known here."
-    some = "" if forecast.priced == left else f", for the {forecast.priced:,} whose price is known"
-    return (
-        f"What is left will cost about {forecast.credits:,.0f} credits{some} ({'; '.join(forecast.sources)}); the"
-        " service alone sets prices."
-    )
-
-
-async def _balance(kie: KieClient) -> str:
-    """What the account has; a key that is no good ends it here."""
-    try:
-        return f"The account has {await kie.credits():,.12g}."
-    except AuthenticationError:
-        raise
-    except KieError:
-        return ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _ask() -> bool:
-    if not sys.stdin.isatty():
-        msg = "Nobody can be asked whether to go on. Nothing was sent: add --yes to go on unasked."
-        raise ConfigurationError(msg)
-    return typer.confirm("Go on?", default=False, err=True)
 
 
 def batch(
@@ -247,7 +198,7 @@ def batch(
             price=price,
             deadline=deadline,
             retry_failed=retry_failed,
-            ask=None if yes else _ask,
+            ask=None if yes else ask,
             limits=_limits(rate),
         )
         return await carry_out(session, order)
@@ -257,7 +208,11 @@ def batch(
 
 def _defaults(given: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
-    if wrong := [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]:
+    wrong = [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]
+    wrong += [
+        Problem("--set", repr(name), "another column: each row has its own key") for name, *_ in pairs if name == KEY
+    ]
+    if wrong:
         msg = "The options do not make a batch."
         raise InvalidRequestError(msg, problems=wrong)
     return {name: value for name, _, value in pairs}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import attrs
 
 from kie_async import Budget, KieError
 from kie_async.cli.batch.board import Board
+from kie_async.cli.batch.entry import Entry
+from kie_async.cli.batch.folder import PAGE, RESULT
 from kie_async.cli.batch.following import Following
 from kie_async.cli.batch.interruption import Interruption
 from kie_async.cli.batch.order import Order
 from kie_async.cli.batch.record import Record, exit_for
+from kie_async.cli.batch.renewal import Renewal
 from kie_async.cli.exits import Exit, worst
 from kie_async.cli.session import Session
 
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
     from kie_async import KieClient, Run, RunSummary
 
 __all__ = ["Course"]
+
+#: How often it is looked whether anything is on the wire, once the user wants to leave, in seconds.
+_LOOK = 0.05
 
 
 @attrs.define(kw_only=True)
@@ -59,18 +67,22 @@ class Course:
         """
         order, record = self.order, self.record
         board = Board(output=self.session.output, total=record.table.count, following=self.following)
+        renewal = Renewal(write=self._write_page_of_now, count=lambda: board.count)
+        await renewal.once()
         async with kie.map(
             record.requests(),
             budget=None if order.budget is None else await self._budget(kie, order.budget),
             deadline=order.deadline,
-            save_to=order.out / "{key}.mp4",
+            save_to=order.out / f"{{key}}{RESULT}",
             retry_failed=order.retry_failed,
         ) as run:
             try:
                 with board.shown():
                     async with anyio.create_task_group() as group:
                         await group.start(self.interruption.watch, run.stop)
+                        group.start_soon(self._leave_when_quiet, kie)
                         group.start_soon(board.move, kie, run)
+                        group.start_soon(renewal.go_on)
                         await self._take_outcomes(run, board)
                         group.cancel_scope.cancel()
             finally:
@@ -79,7 +91,20 @@ class Course:
         self._summary = run.summary()
         if record.open:
             unfinished = await kie.jobs(unfinished=True)
-            self.following.left = await anyio.to_thread.run_sync(record.interrupted, unfinished)
+            unsaved = [await kie.attach(job_id).summary() for job_id in self.following.being_saved]
+            left = [*unfinished, *filter(None, unsaved)]
+            self.following.left = await anyio.to_thread.run_sync(record.interrupted, left)
+        if self.interruption.came:
+            await kie.aclose(drain=0.0)  # the same time is not given twice
+
+    async def _leave_when_quiet(self, kie: KieClient) -> None:
+        """After the first Ctrl-C, tasks that run are left to the service: only what is on the wire is waited for."""
+        await self.interruption.first.wait()
+        while True:
+            await anyio.sleep(_LOOK)
+            if not (kie.statistics().sending or self.following.being_saved):
+                self.interruption.patient.cancel()
+                return
 
     async def _budget(self, kie: KieClient, credits: float) -> Budget:
         """The budget for the whole table, of which earlier runs have spent some, whichever rows they have come to."""
@@ -93,6 +118,7 @@ class Course:
                 async for outcome in run:
                     entry = await anyio.to_thread.run_sync(self.record.ended, outcome)
                     self._codes.add(exit_for(outcome))
+                    self.following.told(outcome.job_id)
                     board.ended(entry, replayed=outcome.replayed)
                     if self.session.output.as_json:
                         self.session.output.result("", attrs.asdict(entry))
@@ -111,31 +137,21 @@ class Course:
 
             OSError: If there is no room for them.
         """
-        from kie_async.cli.batch.page import NAME, Facts, write_page
-
-        output, record, order = self.session.output, self.record, self.order
+        output, record = self.session.output, self.record
         if self.interruption.hurried.cancelled_caught:
             output.say(self.following.outlook())
             return Exit.INTERRUPTED
         finished = self._error is None and not self.interruption.came
-        now = datetime.now(UTC)
-        facts = Facts(
-            title=order.table.name,
-            total=record.table.count,
-            made_at=f"{now.day} {now:%B %Y, %H:%M} UTC",
-            limit=order.limits.creates,
-            window=order.limits.window,
-            command=None if finished and self._codes <= {Exit.DONE} else record.again,
-            stopped=None if finished else self._why(),
-        )
+        command = None if finished and self._codes <= {Exit.DONE} else record.again
+        stopped = None if finished else self._why()
 
         def leave_behind() -> None:
             record.manifest.compact()
-            write_page(order.out, record.manifest.entries(), facts)
+            self._write_page(record.manifest.entries(), command=command, stopped=stopped)
 
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(leave_behind)
-        page = order.out / NAME
+        page = self.order.out / PAGE
         if self._summary is not None:
             output.say(f"{self._summary}.")
         if output.as_json:
@@ -148,6 +164,34 @@ class Course:
             output.say(self.following.outlook())
             return Exit.INTERRUPTED
         return worst(self._codes)
+
+    def _write_page_of_now(self) -> None:
+        """Write the page of a run that is at work, in a worker thread; who leaves does not wait for it."""
+
+        def entries() -> Iterator[Entry]:
+            for entry in self.record.manifest.entries():
+                anyio.from_thread.check_cancelled()
+                yield entry
+
+        self._write_page(entries(), command=self.record.commands.again, going=True)
+
+    def _write_page(
+        self, entries: Iterable[Entry], *, command: str | None, stopped: str | None = None, going: bool = False
+    ) -> None:
+        from kie_async.cli.batch.page import Facts, write_page
+
+        now = datetime.now(UTC)
+        facts = Facts(
+            title=self.order.table.name,
+            total=self.record.table.count,
+            made_at=f"{now.day} {now:%B %Y, %H:%M} UTC",
+            limit=self.order.limits.creates,
+            window=self.order.limits.window,
+            command=command,
+            stopped=stopped,
+            going=going,
+        )
+        write_page(self.order.out, entries, facts)
 
     def _why(self) -> str:
         return "It was stopped." if self._error is None else str(self._error)

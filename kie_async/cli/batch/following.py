@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import anyio
 import attrs
 
-from kie_async import Event, EventName
+from kie_async import Event, EventName, TaskState
 from kie_async.cli.trail import NOTES
 from kie_async.cli.trails import Doubts
 
@@ -40,6 +40,7 @@ class Following(Doubts):
     left: int = 0
     _told: set[EventName] = attrs.field(factory=set, init=False)
     _created: deque[float] = attrs.field(factory=deque, init=False)
+    _ended: set[str] = attrs.field(factory=set, init=False)
 
     def saw(self, event: Event) -> None:
         """Take what the client reports."""
@@ -48,9 +49,20 @@ class Following(Doubts):
             self.created_lately()  # forgets those before
         if event.name is EventName.IN_DOUBT:
             self._doubted = True
+        if event.name is EventName.ENDED and event.detail.get("state") == TaskState.SUCCESS:
+            self._ended.add(event.job_id or "")
         if (text := NOTES.get(event.name)) is not None and (event.name in _OF_ONE or event.name not in self._told):
             self._told.add(event.name)
             self.note(f"{event.job_id}: {text}")
+
+    def told(self, job_id: str | None) -> None:
+        """The row of a job has its outcome."""
+        self._ended.discard(job_id or "")
+
+    @property
+    def being_saved(self) -> Collection[str]:
+        """The jobs that have ended well and whose rows have no outcome yet: their files are on their way."""
+        return tuple(self._ended)
 
     @property
     def lives_on(self) -> bool:

@@ -30,11 +30,13 @@ class Interruption:
         say: Takes what the user should know.
 
     Attributes:
-        patient: The scope of what the first one bounds: it ends in *drain* seconds from then.
+        patient: The scope of what the first one bounds: it ends in *drain* seconds from then, or when it is cancelled.
 
         hurried: The scope of everything: the second one cancels it.
 
         came: How often it came.
+
+        first: Set by the first one.
     """
 
     drain: float
@@ -42,6 +44,7 @@ class Interruption:
     patient: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     hurried: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     came: int = attrs.field(default=0, init=False)
+    first: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _impatience: threading.Timer | None = attrs.field(default=None, init=False)
 
     async def watch(self, stop: Callable[[], None], *, task_status: TaskStatus[None]) -> None:
@@ -59,11 +62,12 @@ class Interruption:
                 self.came += 1
                 if self.came == 1:
                     self.say(
-                        f"Interrupted: nothing more is sent. What is on the wire or being saved has {self.drain:g} s to"
-                        " end; Ctrl-C again leaves at once."
+                        "Interrupted: nothing more is sent. What is on the wire or being saved has up to"
+                        f" {self.drain:g} s to end; Ctrl-C again leaves at once."
                     )
                     self.patient.deadline = anyio.current_time() + self.drain
                     stop()
+                    self.first.set()
                 else:
                     # A disk or a name server that hangs must not hold anybody: the journal can take it.
                     self._impatience = threading.Timer(_PATIENCE, os._exit, (Exit.INTERRUPTED,))

@@ -49,7 +49,7 @@ def read_lines(file: BinaryIO, note: Callable[[bytes], object]) -> Iterator[Line
     while raw := file.readline(LONGEST):
         note(raw)
         if number == 1 and not within:
-            if raw.startswith(_WIDE):
+            if raw.startswith(_WIDE) or b"\0" in raw:
                 yield Line(1, "", Problem("file", "a text in UTF-16", "a text in UTF-8: save it as one"))
                 return
             raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -67,4 +67,8 @@ def _decoded(number: int, raw: bytes, *, whole: bool) -> Line:
         return Line(number, raw.decode())
     except UnicodeDecodeError as error:
         got = f"byte 0x{raw[error.start]:02x} at place {error.start + 1}"
-        return Line(number, raw.decode(errors="replace"), Problem("line", got, "a text in UTF-8"))
+        return Line(
+            number,
+            raw.decode(errors="replace"),
+            Problem("line", got, "a text in UTF-8 (a spreadsheet saves it as CSV UTF-8)"),
+        )

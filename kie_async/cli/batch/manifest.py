@@ -3,107 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
-from enum import StrEnum
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import attrs
-
-from kie_async import JSON, ConfigurationError
+from kie_async import ConfigurationError
+from kie_async.cli.batch.entry import Entry, entry_of, line_of
+from kie_async.cli.batch.folder import MANIFEST, claimed
 from kie_async.cli.batch.writing import replaced
 
-__all__ = ["NAME", "Entry", "Manifest", "State"]
+__all__ = ["Manifest"]
 
-#: What the file is called, in the folder of the results.
-NAME = "manifest.jsonl"
-
-
-class State(StrEnum):
-    """What may have become of a row."""
-
-    DONE = "done"  #: It has its files.
-    FAILED = "failed"  #: It has none, and none will come by itself.
-    RUNNING = "running"  #: The service is at work on it, and this program is not: it was stopped.
-    IN_DOUBT = "in_doubt"  #: It was sent, and nobody can tell whether it was accepted.
-    SKIPPED = "skipped"  #: Nothing was sent: the budget or the time was used up.
-
-
-@attrs.frozen(kw_only=True)
-class Entry:
-    """
-    What became of one row.
-
-    Attributes:
-        key: Its name.
-
-        line: Where it stands in the table.
-
-        state: What became of it; see ``State``.
-
-        model: The model's name.
-
-        input_hash: The SHA-256 of model and input, images by content.
-
-        task_id: The service's id, or None.
-
-        job_id: The job's id in the journal, or None.
-
-        credits: What it has cost, or None where nobody said.
-
-        seconds: How long the service took, or None.
-
-        file: The result, by its path from the manifest's folder; None while there is none.
-
-        sha256: The file's hash.
-
-        size: How large it is, in bytes.
-
-        more: Further results, by path: their hashes.
-
-        created_at: When the service created the task, in seconds since the epoch, or None.
-
-        input: What the service was told besides images.
-
-        source: The image as the table has it: a path or a URL.
-
-        image: The image beside the page, by its path from the manifest's folder; None for one at a URL.
-
-        reason: Why there is no result.
-
-        command: What to do about it, as a line for the shell.
-    """
-
-    key: str
-    line: int
-    state: str
-    model: str = ""
-    input_hash: str = ""
-    task_id: str | None = None
-    job_id: str | None = None
-    credits: float | None = None
-    seconds: float | None = None
-    file: str | None = None
-    sha256: str | None = None
-    size: int | None = None
-    more: Mapping[str, str] = attrs.field(factory=dict)
-    created_at: float | None = None
-    input: Mapping[str, JSON] = attrs.field(factory=dict)
-    source: str | None = None
-    image: str | None = None
-    reason: str | None = None
-    command: str | None = None
-
-
-_FIELDS = frozenset(field.name for field in attrs.fields(Entry))
+#: How a line begins that was torn by a full disk, or a power cut.
+_BEGINS = b'{"key": "'
 
 
 class Manifest:
     """
-    The manifest of a folder. Its methods block: they are a matter for a worker thread, one at a time.
+    The manifest of a folder.
+
+    Its methods block: they are a matter for a worker thread, one at a time. Only ``entries`` may be read in another one
+    while rows are recorded.
 
     While rows end, lines are appended, each by one call to the system, so that a process which is killed leaves whole
     lines behind; the last line of a key is the one that counts. ``compact`` leaves one line a key, in the order of the
@@ -115,17 +38,24 @@ class Manifest:
         folder: The folder, which is there.
 
     Raises:
-        ConfigurationError: If another process is writing one there.
+        ConfigurationError: If another process is writing one there, or a line of it says nothing: compacting would lose
+            what somebody has written.
+
+        OSError: If the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        self._claim = _claimed(folder)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._path = folder / MANIFEST
         #: Of each key, by its hash: where its last line begins. An integer is all that a row costs here.
         self._places: dict[int, int] = {}
         self._end = 0
-        self._read()
+        with ExitStack() as opened:
+            self._claim = claimed(folder)
+            opened.callback(os.close, self._claim)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            opened.callback(os.close, self._file)
+            self._read()
+            opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -144,14 +74,25 @@ class Manifest:
         return len(self._places)
 
     def _read(self) -> None:
+        ends = True
         with open(self._file, "rb", closefd=False) as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # torn by a full disk, or a power cut: the journal knows better
-                if (entry := _entry_of(line)) is not None:
+            for number, line in enumerate(file, 1):
+                ends = line.endswith(b"\n")
+                if (entry := entry_of(line)) is not None:
                     self._places[_hash_of(entry.key)] = self._end
+                elif not ends and (line.startswith(_BEGINS) or _BEGINS.startswith(line) or not line.strip(b"\0")):
+                    ends = True
+                    break  # torn by a full disk, or a power cut: the journal knows better
+                elif line.strip():
+                    msg = (
+                        f"Line {number} of {self._path} is none that batch has written. Nothing was sent: correct it or"
+                        " remove it (the journal knows what was paid), or choose another --out."
+                    )
+                    raise ConfigurationError(msg)
                 self._end += len(line)
         os.ftruncate(self._file, self._end)
+        if not ends:
+            self._end += os.write(self._file, b"\n")  # an editor has left it out
 
     def record(self, entry: Entry) -> None:
         """
@@ -160,7 +101,7 @@ class Manifest:
         Raises:
             OSError: If the disk is full, or worse; the file is then as it was.
         """
-        line, name = _line_of(entry), _hash_of(entry.key)
+        line, name = line_of(entry), _hash_of(entry.key)
         if (place := self._places.get(name)) is not None and os.pread(self._file, len(line), place) == line:
             return
         try:
@@ -177,17 +118,17 @@ class Manifest:
         """What became of the row with this name, as far as it is written down."""
         if (place := self._places.get(_hash_of(key))) is None:
             return None
-        with self._path.open("rb") as file:
+        with open(self._file, "rb", closefd=False) as file:
             file.seek(place)
-            found = _entry_of(file.readline())
+            found = entry_of(file.readline())
         return found if found is not None and found.key == key else None
 
     def entries(self) -> Iterator[Entry]:
         """What became of each row, in the order in which their last lines stand in the file."""
         with self._path.open("rb") as file:
-            for place in sorted(self._places.values()):
+            for place in sorted(self._places.copy().values()):
                 file.seek(place)
-                if (entry := _entry_of(file.readline())) is not None:
+                if (entry := entry_of(file.readline())) is not None:
                     yield entry
 
     def compact(self) -> None:
@@ -208,33 +149,6 @@ class Manifest:
         os.close(self._file)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._places, self._end = places, end
-
-
-def _claimed(folder: Path) -> int:
-    """The folder, held against other processes until it is closed, or the process has ended."""
-    import fcntl  # POSIX alone has it: a command line without batch is better than none
-
-    claim = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(claim)
-        msg = f"Another kie-async batch is at work in {folder}. Nothing was sent: wait for it, or choose another --out."
-        raise ConfigurationError(msg) from None
-    return claim
-
-
-def _line_of(entry: Entry) -> bytes:
-    return f"{json.dumps(attrs.asdict(entry), ensure_ascii=False)}\n".encode(errors="replace")
-
-
-def _entry_of(line: bytes) -> Entry | None:
-    """What a line says; None where it was not written by this program."""
-    try:
-        found = json.loads(line)
-        return Entry(**{name: value for name, value in found.items() if name in _FIELDS})
-    except (ValueError, TypeError, AttributeError):
-        return None
 
 
 def _hash_of(key: str) -> int:

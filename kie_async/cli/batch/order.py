@@ -9,11 +9,9 @@ from pathlib import Path
 import attrs
 
 from kie_async import Limits, RetryPolicy
+from kie_async.cli.batch.folder import JOURNAL
 
-__all__ = ["JOURNAL", "Commands", "Order"]
-
-#: What the journal is called, in the folder of the results: whoever has the folder can go on.
-JOURNAL = "journal.db"
+__all__ = ["Commands", "Order"]
 
 
 @attrs.frozen(kw_only=True)

@@ -15,13 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kie_async.cli.batch.charts import HEIGHT, WIDTH, histogram, percentile, timeline
-from kie_async.cli.batch.manifest import Entry, State
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.folder import PAGE
 from kie_async.cli.batch.writing import replaced
 
-__all__ = ["MOST", "NAME", "Facts", "write_page"]
-
-#: What the file is called, in the folder of the results.
-NAME = "index.html"
+__all__ = ["MOST", "Facts", "write_page"]
 
 #: How many shots the page shows; a browser is slow with more. Those that need somebody come before those that are done.
 MOST = 2000
@@ -59,6 +57,8 @@ class Facts:
         command: What goes on with the run; None where nothing is left to be done.
 
         stopped: Why it has ended before its end, for people, or None.
+
+        going: Whether it is still at work.
     """
 
     title: str
@@ -68,6 +68,7 @@ class Facts:
     window: float = 10.0
     command: str | None = None
     stopped: str | None = None
+    going: bool = False
 
 
 @attrs.frozen
@@ -179,6 +180,7 @@ def write_page(folder: Path, entries: Iterable[Entry], facts: Facts) -> None:
         facts=facts,
         cards=[_Card(entry) for entry in shown],
         known=total.states.total(),
+        whole=max(facts.total, total.states.total()),
         states=[(state, word, total.states[state]) for state, word in _WORDS.items() if total.states[state]],
         left=max(0, facts.total - total.states.total()),
         credits=total.credits,
@@ -194,7 +196,7 @@ def write_page(folder: Path, entries: Iterable[Entry], facts: Facts) -> None:
         script_hash=_hash(script),
     )
     page.enable_buffering(64)
-    with replaced(folder / NAME) as file:
+    with replaced(folder / PAGE) as file:
         for part in page:
             file.write(part.encode(errors="replace"))
 

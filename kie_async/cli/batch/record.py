@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
 from kie_async import (
+    JSON,
+    ConfigurationError,
     Done,
     DownloadError,
     Failed,
@@ -20,22 +23,24 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
-from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.order import Commands
-from kie_async.cli.batch.table import Shot, Table
+from kie_async.cli.batch.shot import Shot
+from kie_async.cli.batch.table import Table
+from kie_async.cli.batch.tally import DOUBTED, ENDED_WELL, by_row
 from kie_async.cli.batch.writing import hash_of, kept
 from kie_async.cli.exits import Exit, exit_of
+from kie_async.requests.urls import looks_like_url
 
 __all__ = ["Record", "exit_for"]
-
-#: What the journal says of a job that the service may be at work on.
-_UNDER_WAY = ("submitted", "stalled")
-_DOUBTED = ("sending", "in_doubt", "unknown")
 
 _WHY_SKIPPED = {
     "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
     "deadline": "The time was over: nothing was sent. The same command again goes on with it.",
 }
+_WHY_RUNNING = "The service is at work on it. The same command again waits for it."
+_WHY_UNSAVED = "The service has made it, and it was not fetched yet. The same command again fetches it."
 _WHY_DOUBTED = (
     "It was sent, and no answer has told whether it was accepted: it may have been paid, and is not sent again by"
     " itself. Look at kie.ai/logs. If the task is there, `kie-async resolve` takes it; if not, `resubmit` in its place,"
@@ -75,11 +80,17 @@ class Record:
         Keys and requests, for ``KieClient.map()``, which reads them as it needs them.
 
         Raises:
-            ConfigurationError: If the table has changed since it was checked.
+            ConfigurationError: If the table has changed since it was checked, or two rows have one key.
 
             OSError: If it cannot be read, or an image cannot be kept.
         """
         for shot in self.table.shots():
+            if shot.key in self.open:
+                msg = (
+                    f"{self.table.path}:{shot.line}: the key {shot.key!a} is another row's, too. Give it another; the"
+                    " same command again goes on, and pays for nothing twice."
+                )
+                raise ConfigurationError(msg)
             self.open[shot.key] = self._begun(shot)
             yield shot.key, shot.request
 
@@ -90,8 +101,8 @@ class Record:
             state=State.RUNNING,
             model=shot.request.model,
             input_hash=shot.input_hash,
-            input=shot.fields,
-            source=shot.source,
+            input={name: _told(value) for name, value in shot.fields.items()},
+            source=None if shot.source is None else str(_told(shot.source)),
             image=None if shot.image is None else kept(self.folder, shot.image),
         )
 
@@ -111,7 +122,8 @@ class Record:
             job_id=outcome.job_id,
             credits=outcome.credits,
             seconds=outcome.seconds,
-            created_at=outcome.created_at,
+            # Without a task, it is our own clock's time, which is no create of the service's.
+            created_at=None if outcome.task_id is None else outcome.created_at,
         )
         match outcome:
             case Done():
@@ -140,7 +152,7 @@ class Record:
         Write down the rows that the run has left behind, where something was sent for them.
 
         Args:
-            summaries: What the journal has unfinished.
+            summaries: What the journal has unfinished, and what has ended and was not saved.
 
         Returns:
             How many there are.
@@ -149,16 +161,15 @@ class Record:
             OSError: If the disk is full, or worse.
         """
         left = 0
-        for summary in summaries:
-            entry = self.open.get(summary.key or "")
-            if entry is None or summary.state not in (*_UNDER_WAY, *_DOUBTED):
+        for key, summary in by_row(summaries).items():
+            if (entry := self.open.get(key)) is None:
                 continue
             left += 1
-            entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id, created_at=summary.created_at)
-            if summary.state in _DOUBTED:
+            entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id)
+            if summary.state in DOUBTED:
                 self.manifest.record(self._doubted(entry))
             else:
-                reason = "The service is at work on it. The same command again waits for it."
+                reason = _WHY_UNSAVED if summary.state == ENDED_WELL else _WHY_RUNNING
                 self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.again))
         return left
 
@@ -194,6 +205,23 @@ class Record:
                 return self.commands.again if exit_of(error) is Exit.NO_ANSWER else None
 
 
+def _told(value: JSON) -> JSON:
+    """A value for others to read: of URLs, what may hold a signature or a whole image is left out."""
+    match value:
+        case str():
+            return _bare(value) if looks_like_url(value) else value
+        case list():
+            return [_told(part) for part in value]
+        case dict():
+            return {name: _told(part) for name, part in value.items()}
+        case _:
+            return value
+
+
+def _bare(url: str) -> str:
+    return "data:…" if url.lower().startswith("data:") else re.split(r"[?#]", url, maxsplit=1)[0]
+
+
 def exit_for(outcome: Outcome) -> Exit:
     """What an outcome makes of the exit code."""
     match outcome:
@@ -204,4 +232,4 @@ def exit_for(outcome: Outcome) -> Exit:
         case InDoubt():
             return Exit.IN_DOUBT
         case Skipped():
-            return Exit.NO_ANSWER
+            return Exit.REFUSED if outcome.reason == "budget" else Exit.NO_ANSWER

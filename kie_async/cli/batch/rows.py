@@ -14,6 +14,7 @@ import attrs
 
 from kie_async import Problem
 from kie_async.cli.batch.lines import LONGEST, Line
+from kie_async.requests._shown import shown
 
 __all__ = ["Header", "Row", "csv_rows", "images_in", "jsonl_rows"]
 
@@ -65,7 +66,7 @@ def csv_rows(lines: Iterator[Line], judge: Header) -> Iterator[Row]:
     for begins, cells, faults in records:
         if faults:
             yield Row(begins, faults=faults)
-        elif cells:
+        elif any(cells):  # spreadsheets leave empty rows behind
             yield _record(begins, columns, cells)
 
 
@@ -89,15 +90,24 @@ def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[
             return
         except csv.Error as error:
             cells = []
-            faults.append(Problem("row", f"what is no CSV ({error})", 'cells in which " is written ""'))
+            faults.append(_no_csv(str(error)))
         yield begins, cells, tuple(faults)
         faults.clear()
+
+
+def _no_csv(error: str) -> Problem:
+    """What keeps a row from being one, in words of ours where the parser's are for programmers."""
+    if error.startswith("unexpected end"):
+        return Problem("row", 'a " that is never closed', 'a " at both ends of a cell, and "" within')
+    if error.startswith("new-line character"):
+        return Problem("row", "a line that ends in CR alone", "lines that end in LF or CRLF")
+    return Problem("row", f"what is no CSV ({error})", 'cells in which " is written ""')
 
 
 def _record(line: int, columns: list[str | None], cells: list[str]) -> Row:
     if len(cells) != len(columns):
         allowed = f"{len(columns)}, one for each column; a cell with a comma or a line break stands in quotes"
-        return Row(line, faults=(Problem("row", f"{len(cells)} cells", allowed),))
+        return Row(line, faults=(Problem("row", "1 cell" if len(cells) == 1 else f"{len(cells)} cells", allowed),))
     return Row(line, {name: cell for name, cell in zip(columns, cells, strict=True) if name is not None})
 
 
@@ -159,16 +169,21 @@ def _refuse(constant: str) -> object:
 
 def images_in(folder: Path, note: Callable[[bytes], object]) -> Iterator[Row]:
     """
-    A row for each image of a folder, by name; its line is its place.
+    A row for each image of a folder, by name; its line is its place. Hidden ones are not meant.
 
     Args:
         folder: The folder.
 
         note: Takes the names and sizes, and when the files were last written.
     """
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    shown_ones = (path for path in folder.iterdir() if not path.name.startswith("."))
+    images = sorted(path for path in shown_ones if path.suffix.lower() in _SUFFIXES)
     for place, path in enumerate(images, 1):
-        seen = path.stat()
+        try:
+            seen = path.stat()
+        except OSError as error:
+            yield Row(place, faults=(Problem("image", shown(path.name), f"an image; {error.strerror}"),))
+            continue
         note(f"{path.name}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode(errors="surrogateescape"))
         yield Row(place, {"image": path.name})
     if not images:

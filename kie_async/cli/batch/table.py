@@ -3,77 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 
-from kie_async import JSON, ConfigurationError, Problem, Request
+from kie_async import ConfigurationError, InvalidRequestError, Problem, Request
 from kie_async.cli.batch.columns import KEY, Columns
-from kie_async.cli.batch.keys import Keys, problems_of_key, source_of, stem_of
+from kie_async.cli.batch.keys import Hashes, Keys, input_hash_of, problems_of_key, source_of, stem_of
 from kie_async.cli.batch.lines import read_lines
 from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
+from kie_async.cli.batch.shot import Flaw, Shot
 from kie_async.requests._shown import shown
-from kie_async.requests.images import LocalImage
 
-__all__ = ["Flaw", "Shot", "Table"]
+__all__ = ["Judge", "Table"]
 
 _CSV = (".csv", ".tsv")
 _JSONL = (".jsonl", ".ndjson")
 
 
-@attrs.frozen
-class Flaw:
-    """
-    Something wrong with a table.
-
-    Attributes:
-        table: The table, as the user calls it.
-
-        line: The line, counted from 1; in a folder, the place of the image.
-
-        problem: The column, the value, and what is allowed.
-    """
-
-    table: str
-    line: int
-    problem: Problem
-
-    def __str__(self) -> str:
-        return f"{self.table}:{self.line}: {self.problem}"
-
-
-@attrs.frozen(kw_only=True)
-class Shot:
-    """
-    One row, ready to be sent.
-
-    Attributes:
-        line: The line on which it begins.
-
-        key: Its name: the table's, or one made of its image's name and its content.
-
-        request: The request.
-
-        input_hash: The SHA-256 of its model and input, images by content.
-
-        fields: What the service is told besides images, in its own names.
-
-        source: The image as the table has it: a path or a URL; None where there is none.
-
-        image: The image, where it is a local one, as it was when the row was read.
-    """
-
-    line: int
-    key: str
-    request: Request
-    input_hash: str
-    fields: Mapping[str, JSON] = attrs.field(repr=False)
-    source: str | None = None
-    image: LocalImage | None = attrs.field(default=None, repr=False)
+#: Takes a good row: its request, its key and the hash of its input, both as far as they are known. It may find fault.
+Judge: TypeAlias = "Callable[[Request, str, str], Sequence[Problem]]"
 
 
 @attrs.define(kw_only=True)
@@ -101,12 +54,14 @@ class Table:
     count: int = 0
     _digest: str | None = None
 
-    def check(self, note: Callable[[Request], object] = bool) -> Iterator[Flaw]:
+    def check(self, judge: Judge | None = None, *, keyed: bool = False) -> Iterator[Flaw]:
         """
         Everything that is wrong with the table, in one pass; of all rows, only the hashes of keys are held.
 
         Args:
-            note: Takes the request of every row that is good.
+            judge: Takes every row that is good.
+
+            keyed: Whether it is told what rows are called and what they are, for which images are read once more.
 
         Raises:
             ConfigurationError: If there is no such table, or it is of no known kind.
@@ -114,16 +69,25 @@ class Table:
             OSError: If it cannot be read.
         """
         names: set[int] = set()
+        keys, image_hashes = Keys(), Hashes()
         good = flawed = 0
         with self._open() as reading:
             for row in reading.rows:
                 problems = [*row.faults]
                 if not problems:
-                    request, found = self._request(row)
+                    cells = self._cells(row)
+                    request, found = self._request(row, cells)
+                    found += self.columns.problems(request, cells, origins=self.origins)
                     problems = [problem for problem in found if problem.field not in reading.absent]
-                    problems += problems_of_key(row.cells.get(KEY, ""), names)
-                    if not problems:
-                        note(request)
+                    key = row.cells.get(KEY, "")
+                    input_hash = ""
+                    if keyed and not problems:
+                        hashes = {field: image_hashes.of(source) for field, source in request.images().items()}
+                        input_hash = input_hash_of(request, hashes)
+                        key = key or keys.make(stem_of(self._source(row)), input_hash)
+                    problems += problems_of_key(key, names)
+                    if not problems and judge is not None:
+                        problems += judge(request, str(key), input_hash)
                 good, flawed = good + (not problems), flawed + bool(problems)
                 yield from (Flaw(str(self.path), row.line, problem) for problem in problems)
         self._digest = reading.hash.hexdigest()
@@ -156,24 +120,28 @@ class Table:
             )
             raise ConfigurationError(msg)
 
-    def _request(self, row: Row) -> tuple[Request, list[Problem]]:
-        """The request of a row, and what is wrong with it; where a name is not known, that is all."""
-        unknown = [problem for name in row.cells if (problem := self.columns.unknown(name)) is not None]
+    def _cells(self, row: Row) -> dict[str, object]:
+        """What a row says of its request: its own cells, the caller's for those that it lacks, and no unknown ones."""
         filled = {**self.defaults, **{name: cell for name, cell in row.cells.items() if cell != "" or not self._texts}}
-        cells = {name: cell for name, cell in filled.items() if name != KEY and not self.columns.unknown(name)}
+        return {name: cell for name, cell in filled.items() if name != KEY and not self.columns.unknown(name)}
+
+    def _request(self, row: Row, cells: Mapping[str, object]) -> tuple[Request, list[Problem]]:
+        """The request of a row, and what could not be read of it."""
+        unknown = [problem for name in row.cells if (problem := self.columns.unknown(name)) is not None]
         # A default is a text; in a table that has types, it is one all the same, and is read as such.
         texts = frozenset(cells) if self._texts else frozenset(cells) - frozenset(row.cells)
-        request, problems = self.columns.request(cells, texts=texts, at=self._folder, origins=self.origins)
+        request, problems = self.columns.request(cells, texts=texts, at=self._folder)
         return request, [*unknown, *problems]
 
     def _shot(self, row: Row, keys: Keys) -> Shot:
-        request, problems = self._request(row)
-        # What has become bad since it was checked is refused by the client, which looks at it again.
-        images = {} if problems else {field: source.load() for field, source in request.images().items()}
+        request, _ = self._request(row, self._cells(row))
+        try:
+            images = {field: source.load() for field, source in request.images().items()}
+        except InvalidRequestError:  # it has become bad since it was checked: the client will refuse it
+            images = {}
         hashes = {field: images[field].sha256 if field in images else "" for field in request.images()}
-        content = {"model": request.model, "input": request.input(hashes)}
-        input_hash = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        key, source = row.cells.get(KEY), source_of({**self.defaults, **row.cells})
+        input_hash = input_hash_of(request, hashes)
+        key, source = row.cells.get(KEY), self._source(row)
         return Shot(
             line=row.line,
             key=key if isinstance(key, str) and key else keys.make(stem_of(source), input_hash),
@@ -183,6 +151,9 @@ class Table:
             source=source,
             image=next(iter(images.values()), None),
         )
+
+    def _source(self, row: Row) -> str | None:
+        return source_of({**self.defaults, **row.cells})
 
     @property
     def _texts(self) -> bool:
@@ -202,13 +173,19 @@ class Table:
             reading.rows = self._of_a_folder(reading)
             yield reading
             return
-        if suffix not in (*_CSV, *_JSONL):
+        if suffix not in (*_CSV, *_JSONL) and self.path.exists():
             msg = (
                 f"{self.path} is no table: it must be a folder of images, or a file that ends in"
                 f" {', '.join((*_CSV, *_JSONL))}. Nothing was sent: name another."
             )
             raise ConfigurationError(msg)
-        with self.path.open("rb") as file:
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            why = "there is no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
+            msg = f"The table {self.path} cannot be read: {why}. Nothing was sent: name another."
+            raise ConfigurationError(msg) from error
+        with file:
             lines = read_lines(file, note)
             reading.rows = jsonl_rows(lines) if suffix in _JSONL else csv_rows(lines, partial(self._judge, reading))
             yield reading

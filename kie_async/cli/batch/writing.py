@@ -10,12 +10,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO, cast
 
+from kie_async.cli.batch.folder import INPUTS
 from kie_async.requests.images import LocalImage
 
-__all__ = ["INPUTS", "hash_of", "kept", "replaced"]
-
-#: The folder of the images that were sent, beside the results.
-INPUTS = "inputs"
+__all__ = ["hash_of", "kept", "replaced"]
 
 _MODE = 0o644
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.page import Facts, write_page
 from kie_async.testing.video import bundled_clip
 from tests.cli.world import CAT
@@ -43,7 +44,7 @@ def shot(line: int, state: State = State.DONE, *, prompt: str = "The cat turns i
     return Entry(**{**known, **other})  # type: ignore[arg-type]  # its fields, by name
 
 
-def make_folder(folder: Path, entries: Sequence[Entry], *, total: int | None = None) -> Path:
+def make_folder(folder: Path, entries: Sequence[Entry], *, total: int | None = None, title: str = "shots.csv") -> Path:
     """The page of a folder in which these rows have ended."""
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
@@ -57,7 +58,7 @@ def make_folder(folder: Path, entries: Sequence[Entry], *, total: int | None = N
             manifest.record(entry)
         manifest.compact()
         facts = Facts(
-            title="shots.csv",
+            title=title,
             total=len(entries) if total is None else total,
             made_at="25 November 2026, 09:41 UTC",
             command="kie-async batch shots.csv --out out",

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import json
 import shutil
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Sized
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import attrs
 import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
 from kie_async.cli.batch.command import carry_out
-from kie_async.cli.batch.manifest import NAME, Manifest
-from kie_async.cli.batch.order import JOURNAL, Order
+from kie_async.cli.batch.folder import JOURNAL, PAGE
+from kie_async.cli.batch.folder import MANIFEST as NAME
+from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.order import Order
 from kie_async.cli.exits import Exit
-from kie_async.testing import FakeKie, Fault
+from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
 from tests.cli.world import CAT, Streams, invoke
 
@@ -118,6 +122,42 @@ async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) ->
     assert ["done"] * 5 == states(mine)
     assert "3 shots, 2 of them done already." in streams.err
     assert "about 40 credits" in streams.err
+    assert "3 shots and 2 that the table does not have any more" in (mine.out / PAGE).read_text()
+
+
+async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake: FakeKie, folder: Path) -> None:
+    """By a power cut, or by somebody; the journal knows what was paid."""
+    mine = order(table(folder, 5))
+    await run(fake, mine)
+    whole = (mine.out / NAME).read_bytes()
+    (mine.out / NAME).write_bytes(whole[: len(whole) // 2])
+    code, _ = await run(fake, mine)
+
+    assert (Exit.DONE, 5, whole) == (code, len(fake.truth.tasks), (mine.out / NAME).read_bytes())
+    await anyio.to_thread.run_sync((mine.out / NAME).unlink)
+    _, streams = await run(fake, mine)
+    assert "5 shots, 5 of them done already." in streams.err
+    assert "Nothing is left that costs anything." in streams.err
+    assert whole == (mine.out / NAME).read_bytes()
+
+
+async def test_a_key_with_another_content_than_before_is_told_before_anything_is_sent(
+    fake: FakeKie, folder: Path
+) -> None:
+    """Its result stays in the manifest; a row that was never sent may be changed."""
+    mine = order(table(folder, 3, key="k{n}"), budget=90.0)
+    await run(fake, mine)
+    before = (mine.out / NAME).read_bytes()
+    text = mine.table.read_text()
+    mine.table.write_text(text.replace("Shot 0", "Something else").replace("Shot 2", "A better one"))
+    code, streams = await run(fake, mine)
+
+    assert (Exit.USAGE, 2, before) == (code, len(fake.truth.posts), (mine.out / NAME).read_bytes())
+    assert f"error: {mine.table}:2: key: got 'k0' with another content than before; allowed: what" in streams.err
+    assert "1 problem in" in streams.err
+    mine.table.write_text(text.replace("Shot 2", "A better one"))
+    code, _ = await run(fake, attrs.evolve(mine, budget=None))
+    assert (Exit.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.posts))
 
 
 async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: FakeKie, folder: Path) -> None:
@@ -186,7 +226,7 @@ async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agr
     assert "3 shots." in streams.err
     assert "about 120 credits (price list of kie.ai" in streams.err
     assert "the service alone sets prices" in streams.err
-    assert "The account has 10,000." in streams.err
+    assert "The account has 10,000 credits." in streams.err
     assert ("Nothing was sent." in streams.err) is not agreed
 
 
@@ -237,6 +277,7 @@ async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_se
 
     assert (Exit.IN_DOUBT, Exit.IN_DOUBT) == (code, again)
     assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
+    assert doubtful[0]["created_at"] is None, "our own clock's time is no create of the service's"
     job_id = doubtful[0]["job_id"]
     assert f"kie-async resolve --journal {mine.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
     assert str(doubtful[0]["command"]) in streams.err
@@ -254,7 +295,7 @@ async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder
     page = (mine.out / "index.html").read_text()
     more, _ = await run(fake, order(mine.table, budget=400.0))
 
-    assert (Exit.NO_ANSWER, Exit.DONE) == (code, more)
+    assert (Exit.REFUSED, Exit.DONE) == (code, more), "repeating it would help nothing"
     assert [f"kie-async batch {mine.table} --out {mine.out} --budget CREDITS"] * 7 == skipped
     assert "--budget 130" not in page, "the same command would find no more room"
     assert ["done"] * 10 == states(mine)
@@ -270,7 +311,7 @@ async def test_rows_above_those_that_were_paid_get_no_budget_of_their_own(fake: 
     (folder / "shots.csv").write_text("".join(rows))
     code, _ = await run(fake, mine)
 
-    assert Exit.NO_ANSWER == code
+    assert Exit.REFUSED == code
     assert 3 == len(fake.truth.created)
     assert {"done": 3, "skipped": 7} == Counter(states(mine))
 
@@ -308,29 +349,125 @@ async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Pa
     assert [] == fake.truth.posts
 
 
-@pytest.mark.parametrize("times", [1, 2])
-async def test_a_signal_stops_it_and_what_was_paid_is_known(fake: FakeKie, folder: Path, times: int) -> None:
-    """Once, manifest and page have all that was sent; twice, the journal does. The same command goes on with it."""
+async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, folder: Path) -> None:
+    """Nothing is on the wire, so it is left at once; manifest and page have all that was sent."""
     mine = order(table(folder, 30))
-    streams = Streams(fake)
-    codes: list[Exit] = []
+    code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
 
-    async def work() -> None:
-        codes.append(await carry_out(streams.session, mine))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(work)
-        for _ in range(times):
-            await anyio.sleep(2.0)
-            signal.raise_signal(signal.SIGINT)
-    paid = len(fake.truth.tasks)
-
-    assert ([Exit.INTERRUPTED], 20) == (codes, paid)
-    assert (20 if times == 1 else 0) == states(mine).count("running")
-    assert (times == 1) == (mine.out / "index.html").exists()
+    assert (Exit.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
+    assert [None] * 20 == [line["created_at"] for line in manifest(mine)], "the service has not said"
+    assert took <= 0.2
+    assert "It was stopped." in (mine.out / PAGE).read_text()
     assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
     code, _ = await run(fake, mine)
     assert (Exit.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
+
+
+async def test_the_first_signal_waits_for_a_create_on_the_wire(fake: FakeKie, folder: Path) -> None:
+    """So that its task is known."""
+    fake.inject(Fault("create", "slow", after=True, seconds=4.0, nth=20))
+    mine = order(table(folder, 30))
+    _, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+
+    assert 3.0 < took < 4.0, "as long as it takes, and no longer"
+    assert {str(line["task_id"]) for line in manifest(mine)} == set(fake.truth.tasks)
+
+
+async def test_a_create_without_an_answer_holds_nobody_longer_than_the_drain(fake: FakeKie, folder: Path) -> None:
+    """It is in doubt then, and told so."""
+    fake.inject(Fault("create", "silence", after=True, nth=20))
+    mine = order(table(folder, 30))
+    code, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+
+    assert Exit.INTERRUPTED == code
+    assert 4.9 < took < 5.5
+    assert (19, 1) == (states(mine).count("running"), states(mine).count("in_doubt"))
+
+
+async def test_the_first_signal_waits_for_what_is_being_saved_but_not_for_ever(fake: FakeKie, folder: Path) -> None:
+    fake.inject(
+        Fault("download", "slow", after=True, seconds=3.0, nth=1),
+        Fault("download", "slow", after=True, seconds=60.0, nth=2),
+    )
+    mine = order(table(folder, 2))
+    _, _, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=2)
+
+    assert 4.9 < took < 5.5
+    assert ["done", "running"] == sorted(map(str, states(mine)))
+    assert ["not fetched yet" in str(line["reason"]) for line in manifest(mine) if line["state"] == "running"] == [True]
+    code, _ = await run(fake, mine)
+    assert (Exit.DONE, ["done"] * 2, 2) == (code, states(mine), len(fake.truth.tasks))
+
+
+async def test_the_second_signal_leaves_at_once(fake: FakeKie, folder: Path) -> None:
+    """The journal has what the manifest has no time for; the same command goes on with it."""
+    fake.inject(Fault("download", "slow", after=True, seconds=60.0, nth=range(1, 21)))
+    mine = order(table(folder, 20))
+    code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=8, times=2)
+
+    assert (Exit.INTERRUPTED, []) == (code, states(mine))
+    assert took <= 0.2
+    assert "The run was at work when this was written" in (mine.out / PAGE).read_text()
+    assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
+    code, _ = await run(fake, mine)
+    assert (Exit.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), states(mine))
+
+
+async def interrupted(
+    fake: FakeKie, order: Order, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
+) -> tuple[Exit, Streams, float]:
+    """The command, stopped once there are so many of something; and how long it took to end after the last signal."""
+    streams = Streams(fake)
+    codes: list[Exit] = []
+    stopped_at = ended_at = 0.0
+
+    async def work() -> None:
+        nonlocal ended_at
+        codes.append(await carry_out(streams.session, order))
+        ended_at = anyio.current_time()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        while len(after(fake.truth)) < count:
+            await anyio.sleep(0.1)
+        for _ in range(times):
+            await anyio.sleep(0.5)
+            stopped_at = anyio.current_time()
+            signal.raise_signal(signal.SIGINT)
+    return codes[0], streams, ended_at - stopped_at
+
+
+async def test_the_page_is_there_from_the_beginning_and_keeps_up(folder: Path) -> None:
+    """Whoever looks while it works, or after kill -9, sees what has ended, and what goes on with it."""
+    mine = order(table(folder, 100))
+    pages: list[str] = []
+
+    async def look() -> None:
+        for _ in range(3):
+            await anyio.sleep(12.0)
+            pages.append(await anyio.Path(mine.out / PAGE).read_text())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(look)
+        async with FakeKie(duration=3.0) as fake:
+            await run(fake, mine)
+    shown = [page.count('<li class="card s-done"') for page in pages]
+
+    assert 0 < shown[0] < shown[1] < shown[2] < 100
+    assert ["To come" in page for page in pages] == [True] * 3
+    assert [html.escape(mine.commands().again) in page for page in pages] == [True] * 3
+    last = (mine.out / PAGE).read_text()
+    assert (100, False) == (last.count('<li class="card s-done"'), "at work" in last)
+
+
+async def test_a_page_that_cannot_be_written_is_told_before_anything_is_sent(fake: FakeKie, folder: Path) -> None:
+    mine = order(table(folder, 1))
+    (mine.out / PAGE).mkdir(parents=True)
+    (mine.out / NAME).touch()
+    with pytest.raises(OSError, match="directory"):
+        await run(fake, mine)
+
+    assert [] == fake.truth.posts
 
 
 async def test_lines_in_a_pipe_are_one_a_row(fake: FakeKie, folder: Path) -> None:
@@ -351,6 +488,47 @@ async def test_json_is_the_lines_of_the_manifest(fake: FakeKie, folder: Path) ->
     assert told == list(manifest(mine))
 
 
+async def test_what_is_paid_and_runs_is_no_part_of_what_is_left_to_pay(fake: FakeKie, folder: Path) -> None:
+    """Whether the manifest has it, or the journal alone, as after kill -9; rows that the table lost are told of."""
+    mine = order(table(folder, 30, key="k{n}"))
+    await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+    _, told = await run(fake, attrs.evolve(mine, ask=lambda: False))
+    await anyio.to_thread.run_sync((mine.out / NAME).unlink)
+    _, still = await run(fake, attrs.evolve(mine, ask=lambda: False))
+    lines = mine.table.read_text().splitlines()
+    mine.table.write_text("\n".join([lines[0], *lines[3:]]))
+    _, fewer = await run(fake, attrs.evolve(mine, ask=lambda: False))
+
+    for streams in (told, still):
+        assert "30 shots, 20 of them at work at the service." in streams.err
+        assert "about 400 credits" in streams.err
+    assert "28 shots, 18 of them at work" in fewer.err
+    assert f"2 jobs of rows that the table does not have any more: kie-async recover --journal {mine.out}" in fewer.err
+
+
+@pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
+async def test_a_folder_of_somebody_elses_is_left_as_it_is(fake: FakeKie, folder: Path, name: str) -> None:
+    mine = order(table(folder, 1, key="k{n}"))
+    mine.out.mkdir()
+    (mine.out / name).write_text("somebody's own")
+    with pytest.raises(ConfigurationError, match="batch has not made it"):
+        await run(fake, mine)
+
+    assert [(name, "somebody's own")] == [(path.name, path.read_text()) for path in mine.out.iterdir()]
+    assert [] == fake.truth.posts
+
+
+@pytest.mark.parametrize(("out", "said"), [("shots.csv", "is a file"), ("shots.csv/out", "Nothing can be kept in")])
+async def test_a_folder_that_cannot_be_is_told_before_anything_is_sent(
+    fake: FakeKie, folder: Path, out: str, said: str
+) -> None:
+    mine = attrs.evolve(order(table(folder, 1)), out=folder / out)
+    with pytest.raises(ConfigurationError, match=said):
+        await run(fake, mine)
+
+    assert [] == fake.truth.posts
+
+
 async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, folder: Path) -> None:
     fake.inject(Fault("create", "code", code=429, nth=1), Fault("create", "code", code=429, nth=3))
     code, streams = await run(fake, order(table(folder, 5)))
@@ -361,7 +539,8 @@ async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, fold
 async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path) -> None:
     mine = order(table(folder, 1))
     mine.out.mkdir()
-    with Manifest(mine.out), pytest.raises(ConfigurationError, match="Another kie-async batch"):
+    other = await anyio.to_thread.run_sync(Manifest, mine.out)
+    with other, pytest.raises(ConfigurationError, match="Another kie-async batch"):
         await run(fake, mine)
 
     assert [] == fake.truth.posts
@@ -372,6 +551,7 @@ async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path
     [
         (["--set", "resolution"], "--set: got 'resolution'; allowed: COLUMN=VALUE"),
         (["--set", "=480p"], "--set: got ''"),
+        (["--set", "key=a"], "--set: got 'key'; allowed: another column"),
         (["--rate", "fast"], "--rate: got 'fast'; allowed: N/SECONDS, such as 20/10"),
         (["--rate", "0/10"], "Limits(creates=0) is not possible"),
         (["--budget", "-1"], "budget"),
@@ -390,7 +570,34 @@ def test_options_that_make_no_sense_are_told_before_it_begins(options: Sequence[
 def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
     ended = invoke("batch", "no.csv", "--out", str(tmp_path / "out"), "--yes", KIE_API_KEY="k")
 
-    assert (2, True) == (ended.code, "No such file or directory: no.csv" in ended.err)
+    assert 2 == ended.code
+    assert "error: The table no.csv cannot be read: there is no such file or folder. Nothing was sent" in ended.err
+
+
+async def test_nothing_in_the_folder_tells_a_secret(fake: FakeKie, folder: Path) -> None:
+    """Neither the key, nor what signs a URL; whoever is sent the folder sees where an image was, and no more."""
+    path = folder / "shots.jsonl"
+    signed = "https://bucket.example/cat.png?X-Signature=s3cret#s3cret"
+    path.write_text(json.dumps({"image": signed, "prompt": "Go"}) + "\n")
+    mine = order(path)
+    _, streams = await run(fake, mine, as_json=True)
+    told = [streams.out, streams.err, *(file.read_text() for file in (mine.out / NAME, mine.out / PAGE))]
+
+    assert [] == [text for text in told if "s3cret" in text]
+    assert ["https://bucket.example/cat.png"] == [line["source"] for line in manifest(mine)]
+    assert [] == [file for file in mine.out.iterdir() if file.is_file() and b"key-for-the-fake" in file.read_bytes()]
+
+
+async def test_what_the_service_says_is_shown_and_not_obeyed(folder: Path) -> None:
+    """One line for a row, whatever is in it."""
+    async with FakeKie(duration=5.0, fails=[("500", "\x1b[2J\nall is \u202enwod")], fail_rate=1.0) as fake:
+        _, streams = await run(fake, order(table(folder, 2, key="k{n}")))
+    told = [line for line in streams.err.splitlines() if ": failed: " in line]
+
+    assert 2 == len(told)
+    assert "\x1b" not in streams.err
+    assert "\u202e" not in streams.err
+    assert "\\x1b[2J all is \\u202enwod" in told[0]
 
 
 async def test_the_journal_in_the_folder_is_what_other_commands_find(fake: FakeKie, folder: Path) -> None:

@@ -10,8 +10,8 @@ import anyio
 
 from kie_async import Event, EventName, KieClient, RunSummary
 from kie_async.cli.batch.board import Board, time_left
+from kie_async.cli.batch.entry import State
 from kie_async.cli.batch.following import Following
-from kie_async.cli.batch.manifest import State
 from kie_async.cli.output import Output
 from kie_async.testing import FakeKie
 from tests.cli.batch.folder import shot

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.cli.batch.manifest import NAME, Entry, Manifest, State
+from kie_async import ConfigurationError
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.folder import MANIFEST as NAME
+from kie_async.cli.batch.manifest import Manifest
 from tests.cli.batch.folder import shot
 
 #: Writes rows until it is killed, and says so after the first.
@@ -30,6 +33,10 @@ with Manifest(Path(sys.argv[1])) as manifest:
         if line % 40 == 0:
             manifest.compact()
 """
+
+
+#: A line in which somebody has edited a figure so that it is none.
+EDITED = '{"state": "done", "key": "a", "line": 1, "credits": "forty"}'
 
 
 def lines(folder: Path) -> Sequence[dict[str, object]]:
@@ -98,12 +105,32 @@ def test_a_line_that_a_power_cut_has_torn_is_gone(tmp_path: Path) -> None:
     assert [1, 3] == [line["line"] for line in lines(tmp_path)]
 
 
-@pytest.mark.parametrize("foreign", ["7", "[]", "{}", "no JSON", '{"key": "a"}'])
-def test_a_line_of_somebody_elses_does_not_count(tmp_path: Path, foreign: str) -> None:
-    (tmp_path / NAME).write_text(f"{foreign}\n")
-    write(tmp_path, shot(1), compact=True)
+@pytest.mark.parametrize("foreign", ["7", "[]", "{}", "no JSON", '{ "key": "a" }', EDITED])
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_line_that_is_none_is_named_and_stays(tmp_path: Path, foreign: str, end: str) -> None:
+    """Somebody has edited the file, or it is of somebody else's: it is his to say what becomes of it."""
+    write(tmp_path, shot(1))
+    path = tmp_path / NAME
+    edited = f"{path.read_text()}{foreign}{end}"
+    path.write_text(edited)
+    with pytest.raises(ConfigurationError, match=r"Line 2 of .* is none that batch has written"):
+        Manifest(tmp_path)
 
-    assert [1] == [line["line"] for line in lines(tmp_path)]
+    assert edited == path.read_text()
+    path.write_text(edited.splitlines()[0])
+    write(tmp_path, shot(2))
+    assert [1, 2] == [line["line"] for line in lines(tmp_path)], "the folder is free, and a last line needs no end"
+
+
+def test_texts_that_mislead_are_written_as_escapes(tmp_path: Path) -> None:
+    """Whoever looks at the file in a terminal sees what is there; whoever reads it gets the text as it was."""
+    prompt = "\x1b[2J\x9b2J \u202eesrever\u2028 next, Größe"
+    write(tmp_path, shot(1, prompt=prompt))
+    text = (tmp_path / NAME).read_text()
+
+    assert [] == [sign for sign in text[:-1] if not sign.isprintable()]
+    assert "Größe" in text
+    assert [prompt] == [entry["input"]["prompt"] for entry in lines(tmp_path)]  # type: ignore[index]  # an object
 
 
 def test_what_a_later_version_writes_can_be_read(tmp_path: Path) -> None:
@@ -174,3 +201,14 @@ def test_an_entry_that_compacting_did_not_reach_is_there_all_the_same(tmp_path: 
         manifest.compact()
 
     assert [(1, "done"), (2, "failed")] == [(line["line"], line["state"]) for line in lines(tmp_path)]
+
+
+def test_what_a_killed_process_has_left_half_written_is_gone_after_the_next_start(tmp_path: Path) -> None:
+    """And nothing else is, hidden or not."""
+    (tmp_path / "inputs").mkdir()
+    stay = {".DS_Store", "inputs", "inputs/.DS_Store", "inputs/a.png", NAME}
+    for name in (*stay - {"inputs"}, f".{NAME}.x1", ".index.html.x2", "inputs/.a.png.x3"):
+        (tmp_path / name).touch()
+    write(tmp_path)
+
+    assert stay == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}

@@ -23,7 +23,8 @@ from kie_async import (
     TransportError,
 )
 from kie_async.cli.batch.columns import columns_of
-from kie_async.cli.batch.manifest import Entry, Manifest, State
+from kie_async.cli.batch.entry import Entry, State
+from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.order import Order
 from kie_async.cli.batch.page import MOST, Facts, write_page
 from kie_async.cli.batch.record import Record

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kie_async import ConfigurationError
+from kie_async import ConfigurationError, Problem, Request
+from kie_async._core.plan import file_name
 from kie_async.cli.batch.columns import columns_of
 from kie_async.cli.batch.lines import LONGEST
 from kie_async.cli.batch.table import Table
@@ -177,7 +178,7 @@ def test_the_names_of_columns_are_judged_once_and_not_in_each_row(folder: Path) 
         ("shots.csv", b"image,prompt\n", "no rows"),
         ("shots.jsonl", b"\n\n", "no rows"),
         ("shots.csv", "image,prompt\n".encode("utf-16"), "UTF-16"),
-        ("shots.csv", b'"image,prompt\n', "what is no CSV"),
+        ("shots.csv", b'"image,prompt\n', 'a " that is never closed'),
         ("shots.csv", b"im\xffage,prompt\n", "byte 0xff at place 3"),
     ],
 )
@@ -289,3 +290,108 @@ def test_too_large_is_measured_as_the_service_does(folder: Path) -> None:
 
     [(_, column, _, allowed)] = flaws(table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n"))
     assert ("image", True) == (column, f"has more than {MAX_BYTES} bytes" in allowed)
+
+
+def test_the_check_names_the_rows_as_they_are_sent(folder: Path) -> None:
+    """In one pass over the table, where a second start looks up what is done."""
+    path = folder / "shots.csv"
+    path.write_text("key,image,prompt\nmine,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Stop\n")
+    mine = Table(path=path, columns=columns_of(None))
+    told: list[tuple[str, str]] = []
+
+    def judge(_: Request, *row: str) -> list[Problem]:
+        told.append((row[0], row[1]))
+        return []
+
+    assert [] == [*mine.check(judge), *mine.check(judge, keyed=True)]
+    assert [("mine", ""), ("", ""), ("", ""), ("", "")] == told[:4]
+    assert told[4:] == [(shot.key, shot.input_hash) for shot in mine.shots()]
+
+
+def test_a_key_that_another_row_would_get_is_named_where_rows_are_named(folder: Path) -> None:
+    """Such as one that was copied from the manifest."""
+    path = folder / "shots.csv"
+    path.write_text("image,prompt\ncat.jpg,Go\n")
+    mine = Table(path=path, columns=columns_of(None))
+    assert [] == list(mine.check())
+    [shot] = mine.shots()
+    path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{shot.key},cat.jpg,Stop\n")
+
+    assert [(3, "key")] == [(flaw.line, flaw.problem.field) for flaw in mine.check(keyed=True)]
+
+
+def test_rows_and_files_that_nobody_meant_are_passed_over(folder: Path) -> None:
+    """What spreadsheets and desktops leave behind."""
+    shots = table(folder, "shots.csv", "\ufeffimage;prompt\r\ncat.jpg;Go\r\n;\r\n\r\n;\r\n")
+    (folder / "._cat.jpg").write_bytes(b"not an image")
+
+    assert [] == flaws(shots)
+    assert [2] == [shot.line for shot in shots.shots()]
+    images = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    assert [] == list(images.check())
+    assert ["cat.jpg"] == [shot.source for shot in images.shots()]
+
+
+def test_odd_files_among_images_are_named(folder: Path) -> None:
+    (folder / "away.png").symlink_to(folder / "gone.png")
+    (folder / "box.jpg").mkdir()
+    (folder / "\x1b[2J.jpg").write_bytes(CAT.read_bytes())
+    images = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    found = [str(flaw) for flaw in images.check()]
+
+    assert 2 == len(found)
+    assert "'away.png'; allowed: an image; No such file or directory" in found[0]
+    assert "box.jpg" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [(["Shot", "shot"], 3), (["STRASSE", "strasse"], 3), (["a~retry1", "b"], 2)],
+)
+def test_keys_whose_files_or_jobs_would_be_one_are_named(folder: Path, keys: Sequence[str], line: int) -> None:
+    rows = "".join(f"{key},cat.jpg,Go\n" for key in keys)
+
+    assert [(line, "key")] == [flaw[:2] for flaw in flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))]
+
+
+def test_keys_that_look_alike_have_files_of_their_own(folder: Path) -> None:
+    """Whatever is not ASCII is spelt out in their names."""
+    keys = ["Ä", "ä", "a\u0308", "a/b", "a%2Fb", "a b", "..", "con"]
+    rows = "".join(f"{key},cat.jpg,Go\n" for key in keys)
+
+    assert [] == flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))
+    assert len(keys) == len({file_name(key).lower() for key in keys})
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "got", "allowed"),
+    [
+        ('image,prompt\ncat.jpg,"Go\ncat.jpg,Go\n', 2, 'a " that is never closed', '"" within'),
+        ("image,prompt\rcat.jpg,Go\r", 1, "ends in CR alone", "LF or CRLF"),
+        ("image;prompt\ncat.jpg;Grün\n".encode("cp1252"), 2, "byte 0xfc at place 11", "CSV UTF-8"),
+        ("image;prompt\ncat.jpg;Go\n".encode("utf-16"), 1, "UTF-16", "save it as one"),
+        ("image;prompt\ncat.jpg;Go\n".encode("utf-16-le"), 1, "UTF-16", "save it as one"),
+        ("image,prompt\ncat.jpg\n", 2, "1 cell", "2, one for each column"),
+    ],
+)
+def test_what_spreadsheets_save_wrongly_is_told_in_plain_words(
+    folder: Path, content: str | bytes, line: int, got: str, allowed: str
+) -> None:
+    [found] = flaws(table(folder, "shots.csv", content))
+
+    assert line == found[0]
+    assert got in found[2]
+    assert allowed in found[3]
+
+
+def test_a_table_that_changes_while_it_is_read_is_told(folder: Path) -> None:
+    """Before the first row, or after the last: what was sent meanwhile is known by its key."""
+    mine = table(folder, "shots.csv", "image,prompt\n" + f"cat.jpg,{'Go ' * 1000}\n" * 100)
+    assert [] == flaws(mine)
+    rows = mine.shots()
+    assert 2 == next(rows).line
+    mine.path.write_text("image,prompt\ncat.jpg,Something else\n")
+
+    for shots in (rows, mine.shots()):
+        with pytest.raises(ConfigurationError, match="has changed since it was checked"):
+            list(shots)

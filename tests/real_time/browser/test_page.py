@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from kie_async.cli.batch.manifest import State
+from kie_async.cli.batch.entry import State
 from tests.cli.batch.folder import MARKUP, make_folder, shot
 
 #: axe-core itself, as this package carries it.
@@ -129,6 +130,25 @@ def test_prompts_with_markup_stay_text(open_page: Opened) -> None:
 
     assert 0 == page.locator("[src*=evil]").count()
     assert 1 == page.locator("script").count()
+
+
+def test_whatever_is_said_of_a_row_stays_text(open_page: Opened, tmp_path: Path) -> None:
+    """Its key, its reason, its command, where its image was, and what the table is called."""
+    told = {"key": f"\u05d0 {MARKUP}", "reason": MARKUP, "command": MARKUP, "source": f"https://a.example/{MARKUP}"}
+    shots = [
+        shot(1, State.FAILED, **told, image=None, task_id=MARKUP, job_id=MARKUP),
+        shot(2, prompt="\x00\x1b[2J\u202e" + "long" * 2000, key="k" * 512, input={"prompt": MARKUP, MARKUP: MARKUP}),
+    ]
+    page = open_page(path=make_folder(tmp_path / "out", shots, title=f"{MARKUP}.csv"))
+    expect(page.locator("#shot-1 .key")).to_have_text(told["key"])
+    expect(page.locator("#shot-1 .reason")).to_have_text(MARKUP)
+    page.locator("#shot-1 .none").click()
+    expect(page.locator("#viewer-notes pre")).to_have_text(MARKUP)
+
+    assert 0 == page.locator("[src*=evil]").count()
+    assert 1 == page.locator("script").count()
+    assert f"{MARKUP}.csv" == page.locator("h1").text_content()
+    assert 1440 == page.evaluate("document.documentElement.scrollWidth")
 
 
 def test_what_somebody_else_may_write_into_the_page_does_not_run(open_page: Opened) -> None:
@@ -282,6 +302,36 @@ def test_axe_finds_nothing(open_page: Opened, short: Path, size: str, scheme: st
         page.keyboard.press("?")
 
     assert [] == violations(page)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_axe_cannot_decide_is_words_in_the_drawings_and_they_can_be_read(
+    open_page: Opened, short: Path, scheme: str
+) -> None:
+    """It does not look through a drawing to what is behind it; so contrast is computed here, by WCAG 2.2, 1.4.3."""
+    page = open_page(path=short, color_scheme=scheme)
+    page.evaluate(AXE)
+    undecided = page.evaluate("axe.run()")["incomplete"]
+    words = page.evaluate(
+        "[...document.querySelectorAll('figure text')].map(text => [getComputedStyle(text).fill,"
+        " getComputedStyle(text.closest('figure')).backgroundColor])"
+    )
+
+    assert {True} == {node["html"].startswith("<text") for rule in undecided for node in rule["nodes"]}
+    assert 4.5 <= min(contrast(*pair) for pair in words)
+
+
+def contrast(text: str, back: str) -> float:
+    """How well a colour is told from another one, 1 to 21, by the formula of WCAG 2.2."""
+    light, dark = sorted((luminance(text), luminance(back)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """How light a colour is, as the browser writes it: ``rgb(1, 2, 3)``."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440, 2560])
