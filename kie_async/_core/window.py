@@ -80,7 +80,8 @@ class WindowBucket:
         """
         The earliest instant, not before *now*, at which a token can be taken; None if that depends on an answer.
         """
-        self._collect(now)
+        if self._due and self._due[0] <= now:
+            self._collect(now)
         if self._free:
             return now
         return self._due[0] if self._due else None
@@ -92,7 +93,8 @@ class WindowBucket:
         Raises:
             ValueError: If there is none; ask ``ready_at`` first.
         """
-        self._collect(now)
+        if self._due and self._due[0] <= now:
+            self._collect(now)
         if not self._free:
             msg = "no token is free"
             raise ValueError(msg)

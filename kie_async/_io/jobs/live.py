@@ -14,7 +14,7 @@ import attrs
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.stored import load_record
 from kie_async._io.agenda import Entry
-from kie_async._io.alarms import Alarm, Alarmed
+from kie_async._io.alarms import Alarmed
 from kie_async._io.journals.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
@@ -139,7 +139,7 @@ class LiveJob(Alarmed):
     unseen: bool = False
     called_back: bool = False
     empty_looks: int = 0
-    alarm: Alarm | None = None
+    alarm: float | None = None
     watch: Watch | None = None
     deadlines: tuple[Entry, ...] = ()
     waiters: int = 0
@@ -198,7 +198,7 @@ class LiveJob(Alarmed):
     @property
     def readers(self) -> int:
         """How many read its changes."""
-        return len(self._readers or ())
+        return 0 if self._readers is None else len(self._readers)
 
     @property
     def on_course(self) -> bool:

@@ -127,7 +127,7 @@ class Poller:
     @property
     def due(self) -> int:
         """How many looks are due."""
-        return self._list.due
+        return len(self._list.due)
 
     @property
     def watched(self) -> int:

@@ -19,7 +19,7 @@ from kie_async._core.lifecycle import IntentState
 from kie_async._core.polling import Outlook, PollingPolicy
 from kie_async._core.wire import read_param
 from kie_async._io.agenda import Agenda
-from kie_async._io.alarms import Alarm, Alarmed, Alarms
+from kie_async._io.alarms import Alarmed, Alarms
 from kie_async._io.jobs.live import LiveJob
 from kie_async.records import TaskRecord
 
@@ -33,6 +33,9 @@ STALLED = 0.02
 #: Jobs that are weighed anew at a stretch, and the pause between two stretches, in seconds: 256 take 2 ms.
 _AT_A_STRETCH = 256
 _BETWEEN_STRETCHES = 0.02
+
+#: How long after looks have fallen due no others do, in seconds. Their instants are not more exact than that.
+_REST = 0.004
 
 _NOT_DUE = -1
 
@@ -53,7 +56,7 @@ class Watch(Outlook, Alarmed):
     """
 
     job: LiveJob
-    alarm: Alarm | None = None
+    alarm: float | None = None
     place: int = _NOT_DUE
     silences: int = 0
 
@@ -93,17 +96,13 @@ class Watchlist:
         self._loop = loop
         self._agenda = agenda
         self._when_due = when_due
-        self._due: list[Watch] = []
-        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due, then=when_due)
+        #: Those whose look is due, in no order.
+        self.due: list[Watch] = []
+        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due, then=when_due, rest=_REST)
         #: See ``Poller.weigh``.
         self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
         #: How many jobs are looked at.
         self.watched = 0
-
-    @property
-    def due(self) -> int:
-        """How many looks are due."""
-        return len(self._due)
 
     # -- which jobs -------------------------------------------------------------------------------------------------
 
@@ -175,7 +174,8 @@ class Watchlist:
 
     def _weight(self, job: LiveJob) -> float:
         weight = self.weigh(job)
-        if job.state is IntentState.STALLED:
+        row = job.row
+        if row is not None and row.state is IntentState.STALLED:
             weight *= STALLED
         if job.waiters or job.readers:
             return weight
@@ -191,7 +191,7 @@ class Watchlist:
 
     def take(self) -> Watch:
         """The job to look at now; there is one that is due."""
-        watch = self._due[self._policy.choose(self._due, self._loop.time())]
+        watch = self.due[self._policy.choose(self.due, self._loop.time())]
         self._unplan(watch)
         return watch
 
@@ -205,14 +205,14 @@ class Watchlist:
             self._planned.drop(watch)
         elif watch.place != _NOT_DUE:
             # The last takes its place: the order among those that are due means nothing.
-            last = self._due.pop()
+            last = self.due.pop()
             if last is not watch:
-                self._due[watch.place], last.place = last, watch.place
+                self.due[watch.place], last.place = last, watch.place
             watch.place = _NOT_DUE
 
     def _fall_due(self, watch: Watch) -> None:
-        watch.place = len(self._due)
-        self._due.append(watch)
+        watch.place = len(self.due)
+        self.due.append(watch)
 
 
 def _kind(job: LiveJob, record: TaskRecord | None) -> Kind:
