@@ -93,7 +93,7 @@ class WindowBucket:
         Raises:
             ValueError: If there is none; ask ``ready_at`` first.
         """
-        if self._due and self._due[0] <= now:
+        if not self._free:
             self._collect(now)
         if not self._free:
             msg = "no token is free"

@@ -93,7 +93,7 @@ class Watchlist:
     ) -> None:
         self._policy = policy
         self._durations = durations
-        self._loop = loop
+        self._now = loop.time
         self._agenda = agenda
         self._when_due = when_due
         #: Those whose look is due, in no order.
@@ -133,7 +133,7 @@ class Watchlist:
         if job.foreign and record.model is not None and job.record is None:
             # Its first record: nothing was known of it before.
             watch.is_of(self._durations.of(_kind(job, record)), job.accepted_at)
-        watch.saw(record.state, self._loop.time())
+        watch.saw(record.state, self._now())
         self._replan(watch)
 
     def learn(self, job: LiveJob, record: TaskRecord) -> None:
@@ -144,7 +144,7 @@ class Watchlist:
         elif record.seconds is not None:
             job.watch.ended(record.seconds)
         elif not job.foreign:
-            job.watch.ended(self._loop.time() - job.accepted_at)
+            job.watch.ended(self._now() - job.accepted_at)
 
     # -- what they weigh --------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Watchlist:
         for job in stretch:
             self.weigh_anew(job)
         if stretch:
-            self._agenda.at(self._loop.time() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
+            self._agenda.at(self._now() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
 
     def weigh_anew(self, job: LiveJob) -> None:
         """Plan the look at one job again, if its weight has changed."""
@@ -187,13 +187,11 @@ class Watchlist:
     def plan(self, watch: Watch) -> None:
         """Plan the next look at a job of which no look is planned or due."""
         watch.weight = self._weight(watch.job)
-        self._planned.set(watch, self._policy.next_look_at(watch, self._loop.time()))
+        self._planned.set(watch, self._policy.next_look_at(watch, self._now()))
 
     def take(self) -> Watch:
         """The job to look at now; there is one that is due."""
-        watch = self.due[self._policy.choose(self.due, self._loop.time())]
-        self._unplan(watch)
-        return watch
+        return self._take_from(self._policy.choose(self.due, self._now()))
 
     def _replan(self, watch: Watch) -> None:
         if not watch.looking:
@@ -204,11 +202,17 @@ class Watchlist:
         if watch.alarm is not None:
             self._planned.drop(watch)
         elif watch.place != _NOT_DUE:
-            # The last takes its place: the order among those that are due means nothing.
-            last = self.due.pop()
-            if last is not watch:
-                self.due[watch.place], last.place = last, watch.place
-            watch.place = _NOT_DUE
+            self._take_from(watch.place)
+
+    def _take_from(self, place: int) -> Watch:
+        # The last takes its place: the order among those that are due means nothing.
+        last = self.due.pop()
+        if place == len(self.due):
+            taken = last
+        else:
+            taken, self.due[place], last.place = self.due[place], last, place
+        taken.place = _NOT_DUE
+        return taken
 
     def _fall_due(self, watch: Watch) -> None:
         watch.place = len(self.due)
