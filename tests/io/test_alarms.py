@@ -116,6 +116,33 @@ async def test_what_falls_into_the_rest_after_a_call_is_called_at_its_end_and_in
     assert [("a", 0.0), ("b", 2.0), ("c", 3.0), ("d", 3.0), ("e", 4.0), ("f", 9.0)] == calls
 
 
+async def test_what_is_called_may_drop_and_set_others_and_itself() -> None:
+    """As a job that ends others; those that are set for now are called in the same turn."""
+    loop = asyncio.get_running_loop()
+    called: list[tuple[str, float]] = []
+
+    def reached(job: LiveJob) -> None:
+        called.append((job.id, round(loop.time(), 3)))
+        if len(called) == 1:
+            for other in others[:-1]:
+                alarms.drop(other)
+            alarms.set(others[0], loop.time() - 1.0)
+            alarms.set(others[1], 4.0)
+            alarms.set(job, 6.0)
+
+    alarms = Alarms[LiveJob](Agenda(loop), loop.time, reached)
+    first, others = LiveJob(id="first"), [LiveJob(id=str(number)) for number in range(200)]
+    alarms.set(first, 1.0)
+    for other in others:
+        alarms.set(other, 5.0)
+    await anyio.sleep(2.0)
+    assert 3 == len(alarms)
+    assert alarms.held <= 101
+    await anyio.sleep(8.0)
+
+    assert [("first", 1.0), ("0", 1.0), ("1", 4.0), ("199", 5.0), ("first", 6.0)] == called
+
+
 #: In seconds.
 _FARTHEST = 1e7
 _DISTANCES = st.one_of(
