@@ -189,9 +189,9 @@ class Watchlist:
         watch.weight = self._weight(watch.job)
         self._planned.set(watch, self._policy.next_look_at(watch, self._now()))
 
-    def take(self) -> Watch:
-        """The job to look at now; there is one that is due."""
-        return self._take_from(self._policy.choose(self.due, self._now()))
+    def take(self, now: float) -> Watch:
+        """The job to look at *now*; there is one that is due."""
+        return self._take_from(self._policy.choose(self.due, now))
 
     def _replan(self, watch: Watch) -> None:
         if not watch.looking:
