@@ -93,9 +93,7 @@ class Job:
             KieError: If it was never accepted: the error says why.
         """
         waiting = (await self._client._engine()).waiting  # noqa: SLF001
-        if timeout is not None:
-            generation = await waiting.wait(self._id, timeout)
-        else:
+        if timeout is None:
             live = await waiting.find(self._id)
             try:
                 # As waiting.ended() does it; a coroutine more would cost each of 100,000 waiters 250 bytes.
@@ -106,11 +104,13 @@ class Job:
                         await news
                     finally:
                         live.heard(news)
+                self._task_id = done.task_id
+                return done
             finally:
                 waiting.leave(live)
-            generation = done
-        self._task_id = generation.task_id
-        return generation
+        done = await waiting.wait(self._id, timeout)
+        self._task_id = done.task_id
+        return done
 
     async def refresh(self) -> TaskRecord:
         """

@@ -22,6 +22,8 @@ import attrs
 
 __all__ = ["WindowBucket"]
 
+_NONE_LENT = "no token is lent"
+
 
 @attrs.define
 class WindowBucket:
@@ -80,7 +82,8 @@ class WindowBucket:
         """
         The earliest instant, not before *now*, at which a token can be taken; None if that depends on an answer.
         """
-        self._collect(now)
+        if self._due and self._due[0] <= now:
+            self._collect(now)
         if self._free:
             return now
         return self._due[0] if self._due else None
@@ -92,7 +95,8 @@ class WindowBucket:
         Raises:
             ValueError: If there is none; ask ``ready_at`` first.
         """
-        self._collect(now)
+        if not self._free:
+            self._collect(now)
         if not self._free:
             msg = "no token is free"
             raise ValueError(msg)
@@ -104,7 +108,9 @@ class WindowBucket:
         """
         End a loan whose request was sent: its token is free a window after *answered_at*, the end of the request.
         """
-        self._end_loan()
+        if not self._lent:
+            raise ValueError(_NONE_LENT)
+        self._lent -= 1
         heapq.heappush(self._due, answered_at + self.window)
 
     def carry(self, *, due_at: float) -> None:
@@ -126,14 +132,10 @@ class WindowBucket:
         """
         End a loan whose request was never sent: its token is free at once.
         """
-        self._end_loan()
-        self._free += 1
-
-    def _end_loan(self) -> None:
         if not self._lent:
-            msg = "no token is lent"
-            raise ValueError(msg)
+            raise ValueError(_NONE_LENT)
         self._lent -= 1
+        self._free += 1
 
     def _collect(self, now: float) -> None:
         while self._due and self._due[0] <= now:

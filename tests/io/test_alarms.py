@@ -6,21 +6,24 @@ import asyncio
 import random
 
 import anyio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kie_async._io.agenda import Agenda
 from kie_async._io.alarms import Alarms
 from kie_async._io.jobs.live import LiveJob
+from kie_async.testing import virtual_time
 
 
 class World:
     """Alarms, and what they have called, with the instants."""
 
-    def __init__(self, after: float = 0.0) -> None:
+    def __init__(self, after: float = 0.0, rest: float = 0.0) -> None:
         loop = asyncio.get_running_loop()
         self.agenda = Agenda(loop)
         self.called: list[tuple[str, float]] = []
         self.alarms = Alarms[LiveJob](
-            self.agenda, loop.time, lambda job: self.called.append((job.id, loop.time())), after=after
+            self.agenda, loop.time, lambda job: self.called.append((job.id, loop.time())), after=after, rest=rest
         )
 
     def job(self, name: str, at: float) -> LiveJob:
@@ -80,7 +83,7 @@ async def test_jobs_that_come_and_go_leave_nothing_behind() -> None:
             del due[ended]
         assert len(world.alarms) == len(alive)
         assert 1 == len(world.agenda)
-        assert len(world.alarms._heap) <= 2 * len(alive) + 1  # noqa: SLF001 (what must not grow)
+        assert world.alarms.held <= 2 * len(alive) + 1
     await anyio.sleep(4000.0)
 
     assert sorted(due, key=lambda name: due[name]) == [name for name, _ in world.called]
@@ -101,3 +104,103 @@ async def test_without_jobs_there_is_no_timer() -> None:
     world.alarms.drop(world.job("a", 3600.0))
 
     assert 0 == len(world.agenda)
+
+
+async def test_what_falls_into_the_rest_after_a_call_is_called_at_its_end_and_in_order() -> None:
+    world = World(rest=1.0)
+    for name, at in (("b", 2.0), ("e", 3.5), ("c", 2.5), ("a", -1.0), ("d", 3.0), ("f", 9.0)):
+        world.job(name, at)
+    await anyio.sleep(10.0)
+
+    calls = [(name, round(at, 3)) for name, at in world.called]
+    assert [("a", 0.0), ("b", 2.0), ("c", 3.0), ("d", 3.0), ("e", 4.0), ("f", 9.0)] == calls
+
+
+async def test_what_is_called_may_drop_and_set_others_and_itself() -> None:
+    """As a job that ends others; those that are set for now are called in the same turn."""
+    loop = asyncio.get_running_loop()
+    called: list[tuple[str, float]] = []
+
+    def reached(job: LiveJob) -> None:
+        called.append((job.id, round(loop.time(), 3)))
+        if len(called) == 1:
+            for other in others[:-1]:
+                alarms.drop(other)
+            alarms.set(others[0], loop.time() - 1.0)
+            alarms.set(others[1], 4.0)
+            alarms.set(job, 6.0)
+
+    alarms = Alarms[LiveJob](Agenda(loop), loop.time, reached)
+    first, others = LiveJob(id="first"), [LiveJob(id=str(number)) for number in range(200)]
+    alarms.set(first, 1.0)
+    for other in others:
+        alarms.set(other, 5.0)
+    await anyio.sleep(2.0)
+    assert 3 == len(alarms)
+    assert alarms.held <= 101
+    await anyio.sleep(8.0)
+
+    assert [("first", 1.0), ("0", 1.0), ("1", 4.0), ("199", 5.0), ("first", 6.0)] == called
+
+
+#: In seconds.
+_FARTHEST = 1e7
+_DISTANCES = st.one_of(
+    st.sampled_from([-1.0, 0.0, 0.125, 0.25, 0.5, 1.0, 16.0, 3600.0]),
+    st.floats(-1e4, 1.0),
+    st.floats(0.0, 100.0),
+    st.floats(0.0, _FARTHEST),
+)
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), st.integers(0, 40), _DISTANCES),
+        st.tuples(st.just("drop"), st.integers(0, 40), st.just(0.0)),
+        st.tuples(st.just("sleep"), st.just(0), st.one_of(st.floats(0.0, 1.0), st.floats(0.0, 1e5))),
+    ),
+    max_size=150,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=_STEPS, after=st.sampled_from([0.0, 3600.0]), rest=st.sampled_from([0.0, 0.5]))
+def test_whatever_is_set_moved_and_dropped_each_is_called_once_in_order_and_on_time(
+    steps: list[tuple[str, int, float]], after: float, rest: float
+) -> None:
+    async def live() -> None:
+        loop = asyncio.get_running_loop()
+        wanted: dict[LiveJob, tuple[float, float]] = {}
+        fine: list[bool] = []
+
+        def reached(job: LiveJob) -> None:
+            at, since = wanted.pop(job)
+            late = loop.time() - max(at + after, since)
+            fine.append(
+                job.alarm is None
+                and at + after <= loop.time()
+                and late < rest + 1e-3
+                and all(at <= other for other, _ in wanted.values())
+            )
+
+        alarms = Alarms[LiveJob](Agenda(loop), loop.time, reached, after=after, rest=rest)
+        jobs = [LiveJob(id=str(number)) for number in range(41)]
+        for step, number, much in steps:
+            job = jobs[number]
+            if step == "set":
+                wanted[job] = loop.time() - after + much, loop.time()
+                alarms.set(job, wanted[job][0])
+            elif step == "drop":
+                wanted.pop(job, None)
+                alarms.drop(job)
+            else:
+                await anyio.sleep(much)
+            assert {job: at for job, (at, _) in wanted.items()} == {
+                job: job.alarm for job in jobs if job.alarm is not None
+            }
+            assert all(fine)
+            assert len(wanted) == len(alarms)
+            assert alarms.held <= max(2 * len(wanted) + 1, 101)
+        await anyio.sleep(2.0 * _FARTHEST)
+        assert all(fine)
+        assert (0, 0) == (len(wanted), alarms.held)
+
+    virtual_time(live, time_limit=1e12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import anyio
 
@@ -34,7 +35,13 @@ async def told_of_any_change(job: LiveJob, told: list[str]) -> None:
 
 def held(job: LiveJob) -> tuple[int, int, int]:
     """The waiters, and what is held for them."""
-    return job.waiters, len(job._waiting), len(job._waiting_for_news)  # noqa: SLF001 (what must not grow)
+    waiting, waiting_for_news = job._waiting, job._waiting_for_news  # noqa: SLF001 (what must not grow)
+    one = asyncio.Future
+    return (
+        job.waiters,
+        1 if isinstance(waiting, one) else len(waiting),
+        1 if isinstance(waiting_for_news, one) else len(waiting_for_news),
+    )
 
 
 async def test_news_is_what_takes_a_job_from_its_course() -> None:
@@ -109,3 +116,26 @@ async def test_a_waiter_that_is_cancelled_as_it_is_woken_has_left() -> None:
 
     assert [True, False] == [task.cancelled() for task in tasks]
     assert (0, 0, 0) == held(job)
+
+
+async def test_however_waiters_come_and_leave_those_that_stay_are_woken_once_and_all() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        job, told = a_job(IntentState.SUBMITTED), list[str]()
+        staying: list[asyncio.Task[None]] = []
+        for _ in range(rng.randrange(12)):
+            if staying and rng.random() < 0.5:
+                leaving = staying.pop(rng.randrange(len(staying)))
+                leaving.cancel()
+                await asyncio.wait([leaving])
+            else:
+                staying.append(asyncio.create_task(rng.choice((told_of, told_of_any_change))(job, told)))
+                await asyncio.sleep(0)
+            assert len(staying) == job.waiters == sum(held(job)[1:])
+        job.row = an_intent(1, state=IntentState.FAILED)
+        job.publish()
+        if staying:
+            await asyncio.wait(staying)
+
+        assert len(staying) == len(told)
+        assert (0, 0, 0) == held(job)

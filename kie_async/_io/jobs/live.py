@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import attrs
@@ -14,7 +14,7 @@ import attrs
 from kie_async._core.lifecycle import Intent, IntentState
 from kie_async._core.stored import load_record
 from kie_async._io.agenda import Entry
-from kie_async._io.alarms import Alarm, Alarmed
+from kie_async._io.alarms import Alarmed
 from kie_async._io.journals.journal import Changes
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
@@ -29,6 +29,10 @@ BEFORE_AN_ANSWER = (None, IntentState.INTENT, IntentState.SENDING)
 
 #: Changes that a slow reader of ``Job.updates()`` has not taken yet; a task has a handful of states.
 MAX_UPDATES = 64
+
+
+#: Who waits. Mostly it is one, and a tuple for a hundred thousand of them would cost each 48 bytes.
+_Waiting: TypeAlias = asyncio.Future[None] | tuple[asyncio.Future[None], ...]
 
 
 class Stop(Enum):
@@ -139,12 +143,12 @@ class LiveJob(Alarmed):
     unseen: bool = False
     called_back: bool = False
     empty_looks: int = 0
-    alarm: Alarm | None = None
+    alarm: float | None = None
     watch: Watch | None = None
     deadlines: tuple[Entry, ...] = ()
     waiters: int = 0
-    _waiting: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
-    _waiting_for_news: tuple[asyncio.Future[None], ...] = attrs.field(default=(), init=False)
+    _waiting: _Waiting = attrs.field(default=(), init=False)
+    _waiting_for_news: _Waiting = attrs.field(default=(), init=False)
     _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
 
     @classmethod
@@ -198,7 +202,7 @@ class LiveJob(Alarmed):
     @property
     def readers(self) -> int:
         """How many read its changes."""
-        return len(self._readers or ())
+        return 0 if self._readers is None else len(self._readers)
 
     @property
     def on_course(self) -> bool:
@@ -210,7 +214,7 @@ class LiveJob(Alarmed):
     async def changed(self) -> None:
         """Wait for the next change; leaving the wait disturbs no other waiter."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting = (*self._waiting, changed)
+        self._waiting = _with(changed, self._waiting)
         self.waiters += 1
         try:
             await changed
@@ -225,7 +229,7 @@ class LiveJob(Alarmed):
         No coroutine, since a hundred thousand callers may wait at once.
         """
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_for_news = (*self._waiting_for_news, news)
+        self._waiting_for_news = _with(news, self._waiting_for_news)
         self.waiters += 1
         return news
 
@@ -236,9 +240,9 @@ class LiveJob(Alarmed):
 
     def publish(self) -> None:
         """Wake everybody who waits for a change."""
-        woken, self._waiting = self._waiting, ()
-        if self._waiting_for_news and not self.on_course:
-            woken, self._waiting_for_news = (*woken, *self._waiting_for_news), ()
+        woken, self._waiting = _each(self._waiting), ()
+        if self._waiting_for_news != () and not self.on_course:
+            woken, self._waiting_for_news = (*woken, *_each(self._waiting_for_news)), ()
         for waiting in woken:
             if not waiting.done():  # else its waiter is just leaving
                 waiting.set_result(None)
@@ -267,8 +271,15 @@ class LiveJob(Alarmed):
         self._readers = readers or None
 
 
-def _without(
-    waiting: asyncio.Future[None], others: tuple[asyncio.Future[None], ...]
-) -> tuple[asyncio.Future[None], ...]:
-    """*others* without one that is not waited for any more; nobody else has left when all were woken."""
-    return tuple(other for other in others if other is not waiting) if others else ()
+def _each(waiting: _Waiting) -> tuple[asyncio.Future[None], ...]:
+    return waiting if isinstance(waiting, tuple) else (waiting,)
+
+
+def _with(one: asyncio.Future[None], waiting: _Waiting) -> _Waiting:
+    return (*_each(waiting), one) if waiting != () else one
+
+
+def _without(one: asyncio.Future[None], waiting: _Waiting) -> _Waiting:
+    """*waiting* without one that is not waited for any more; when all were woken, it is not among them."""
+    others = tuple(other for other in _each(waiting) if other is not one)
+    return others[0] if len(others) == 1 else others

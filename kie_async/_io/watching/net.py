@@ -64,10 +64,12 @@ class Net:
 
     def weigh(self, job: LiveJob) -> float:
         """What a look at a job is worth, up to 1: the chance that no callback tells of its end."""
-        promised = job.row is not None and job.row.callback_url is not None and not job.called_back
+        row = job.row
+        if row is None or row.callback_url is None or job.called_back:
+            return 1.0
         # Of a job from an earlier run, the callback may have come while nobody was there.
         missed = job.accepted_at < self._since and job.record is None
-        return self._trust.chance_lost if promised and not missed else 1.0
+        return 1.0 if missed else self._trust.chance_lost
 
     def came(self, intent_id: str, job: LiveJob | None) -> None:
         """A callback for an intent has come, to this process or to another one; counted once."""

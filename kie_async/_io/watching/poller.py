@@ -127,7 +127,7 @@ class Poller:
     @property
     def due(self) -> int:
         """How many looks are due."""
-        return self._list.due
+        return len(self._list.due)
 
     @property
     def watched(self) -> int:
@@ -217,7 +217,7 @@ class Poller:
             else:
                 self._urgent_in_a_row = 0
                 self._begin(now)
-                self._root.start(self._look_at, self._list.take())
+                self._root.start(self._look_at, self._list.take(now))
 
     def _begin(self, now: float) -> None:
         self.pacer.take(now)

@@ -19,7 +19,7 @@ from kie_async._core.lifecycle import IntentState
 from kie_async._core.polling import Outlook, PollingPolicy
 from kie_async._core.wire import read_param
 from kie_async._io.agenda import Agenda
-from kie_async._io.alarms import Alarm, Alarmed, Alarms
+from kie_async._io.alarms import Alarmed, Alarms
 from kie_async._io.jobs.live import LiveJob
 from kie_async.records import TaskRecord
 
@@ -33,6 +33,9 @@ STALLED = 0.02
 #: Jobs that are weighed anew at a stretch, and the pause between two stretches, in seconds: 256 take 2 ms.
 _AT_A_STRETCH = 256
 _BETWEEN_STRETCHES = 0.02
+
+#: How long after looks have fallen due no others do, in seconds. Their instants are not more exact than that.
+_REST = 0.004
 
 _NOT_DUE = -1
 
@@ -53,7 +56,7 @@ class Watch(Outlook, Alarmed):
     """
 
     job: LiveJob
-    alarm: Alarm | None = None
+    alarm: float | None = None
     place: int = _NOT_DUE
     silences: int = 0
 
@@ -90,20 +93,16 @@ class Watchlist:
     ) -> None:
         self._policy = policy
         self._durations = durations
-        self._loop = loop
+        self._now = loop.time
         self._agenda = agenda
         self._when_due = when_due
-        self._due: list[Watch] = []
-        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due, then=when_due)
+        #: Those whose look is due, in no order.
+        self.due: list[Watch] = []
+        self._planned = Alarms[Watch](agenda, loop.time, self._fall_due, then=when_due, rest=_REST)
         #: See ``Poller.weigh``.
         self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
         #: How many jobs are looked at.
         self.watched = 0
-
-    @property
-    def due(self) -> int:
-        """How many looks are due."""
-        return len(self._due)
 
     # -- which jobs -------------------------------------------------------------------------------------------------
 
@@ -134,7 +133,7 @@ class Watchlist:
         if job.foreign and record.model is not None and job.record is None:
             # Its first record: nothing was known of it before.
             watch.is_of(self._durations.of(_kind(job, record)), job.accepted_at)
-        watch.saw(record.state, self._loop.time())
+        watch.saw(record.state, self._now())
         self._replan(watch)
 
     def learn(self, job: LiveJob, record: TaskRecord) -> None:
@@ -145,7 +144,7 @@ class Watchlist:
         elif record.seconds is not None:
             job.watch.ended(record.seconds)
         elif not job.foreign:
-            job.watch.ended(self._loop.time() - job.accepted_at)
+            job.watch.ended(self._now() - job.accepted_at)
 
     # -- what they weigh --------------------------------------------------------------------------------------------
 
@@ -158,7 +157,7 @@ class Watchlist:
         for job in stretch:
             self.weigh_anew(job)
         if stretch:
-            self._agenda.at(self._loop.time() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
+            self._agenda.at(self._now() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
 
     def weigh_anew(self, job: LiveJob) -> None:
         """Plan the look at one job again, if its weight has changed."""
@@ -175,7 +174,8 @@ class Watchlist:
 
     def _weight(self, job: LiveJob) -> float:
         weight = self.weigh(job)
-        if job.state is IntentState.STALLED:
+        row = job.row
+        if row is not None and row.state is IntentState.STALLED:
             weight *= STALLED
         if job.waiters or job.readers:
             return weight
@@ -187,13 +187,11 @@ class Watchlist:
     def plan(self, watch: Watch) -> None:
         """Plan the next look at a job of which no look is planned or due."""
         watch.weight = self._weight(watch.job)
-        self._planned.set(watch, self._policy.next_look_at(watch, self._loop.time()))
+        self._planned.set(watch, self._policy.next_look_at(watch, self._now()))
 
-    def take(self) -> Watch:
-        """The job to look at now; there is one that is due."""
-        watch = self._due[self._policy.choose(self._due, self._loop.time())]
-        self._unplan(watch)
-        return watch
+    def take(self, now: float) -> Watch:
+        """The job to look at *now*; there is one that is due."""
+        return self._take_from(self._policy.choose(self.due, now))
 
     def _replan(self, watch: Watch) -> None:
         if not watch.looking:
@@ -204,15 +202,21 @@ class Watchlist:
         if watch.alarm is not None:
             self._planned.drop(watch)
         elif watch.place != _NOT_DUE:
-            # The last takes its place: the order among those that are due means nothing.
-            last = self._due.pop()
-            if last is not watch:
-                self._due[watch.place], last.place = last, watch.place
-            watch.place = _NOT_DUE
+            self._take_from(watch.place)
+
+    def _take_from(self, place: int) -> Watch:
+        # The last takes its place: the order among those that are due means nothing.
+        last = self.due.pop()
+        if place == len(self.due):
+            taken = last
+        else:
+            taken, self.due[place], last.place = self.due[place], last, place
+        taken.place = _NOT_DUE
+        return taken
 
     def _fall_due(self, watch: Watch) -> None:
-        watch.place = len(self._due)
-        self._due.append(watch)
+        watch.place = len(self.due)
+        self.due.append(watch)
 
 
 def _kind(job: LiveJob, record: TaskRecord | None) -> Kind:
