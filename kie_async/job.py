@@ -62,6 +62,9 @@ class Job:
         self._live = self._client._live(self._id) or self._live  # noqa: SLF001 (a job is a part of its client)
         return self._live
 
+    def _found(self, live: LiveJob) -> None:
+        self._live = live
+
     def __repr__(self) -> str:
         return f"<Job {self._id} {self.state or ''} task {self.task_id}>"
 
@@ -94,7 +97,7 @@ class Job:
         """
         waiting = (await self._client._engine()).waiting  # noqa: SLF001
         if timeout is None:
-            live = await waiting.find(self._id)
+            self._live = live = await waiting.find(self._id)
             try:
                 # As waiting.ended() does it; a coroutine more would cost each of 100,000 waiters 250 bytes.
                 while (done := waiting.outcome(live, patient=False)) is None:
@@ -108,7 +111,7 @@ class Job:
                 return done
             finally:
                 waiting.leave(live)
-        done = await waiting.wait(self._id, timeout)
+        done = await waiting.wait(self._id, timeout, found=self._found)
         self._task_id = done.task_id
         return done
 

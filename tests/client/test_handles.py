@@ -97,6 +97,21 @@ async def test_awaiting_a_job_again_asks_nobody() -> None:
         assert polls == len(world.truth.polls)
 
 
+@pytest.mark.parametrize("timeout", [None, 1000.0], ids=["for its life", "with a time-out"])
+@pytest.mark.parametrize("ended", [False, True], ids=["while it runs", "when it has ended"])
+async def test_a_handle_that_has_waited_knows_the_state(timeout: float | None, *, ended: bool) -> None:
+    async with a_world(duration=100.0) as world:
+        submitted = await world.kie.submit(ask())
+        if ended:
+            await submitted
+        job = world.kie.attach(submitted.id)
+        before = job.state
+        await job.wait(timeout)
+
+        assert (None if ended else "submitted") == before
+        assert ("succeeded", world.tasks[0]) == (job.state, job.task_id)
+
+
 async def test_updates_yield_each_change_once_and_end_with_the_task() -> None:
     async with a_world(duration=100.0, seed=5) as world:
         states = ("waiting", "queuing", "generating")

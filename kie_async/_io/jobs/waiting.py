@@ -15,7 +15,7 @@ from kie_async._io.jobs.outcomes import raise_trouble
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from kie_async._io.jobs.outcomes import Outcomes
     from kie_async._io.jobs.recovery import Recovery
@@ -86,11 +86,12 @@ class Waiting:
         """The result of a job, None while it is worth waiting for; raises why there is none."""
         return self._outcomes.of(job.final, patient=patient)
 
-    async def wait(self, job_id: str, timeout: float) -> Generation:
-        """Wait for a job by its id, no longer than *timeout* seconds; see ``Job.wait``."""
+    async def wait(self, job_id: str, timeout: float, *, found: Callable[[LiveJob], None]) -> Generation:
+        """Wait for a job by its id, no longer than *timeout* seconds, and tell which it is; see ``Job.wait``."""
         job: LiveJob | None = None
         with anyio.move_on_after(timeout):
             job = await self.find(job_id)
+            found(job)
             try:
                 return await self.ended(job, patient=True)
             finally:
