@@ -42,6 +42,8 @@ WINDOW, TASK, HOLD = 0.1, 0.6, 6.0
 #: Of all tasks, so many fail; of all creates, so many get no answer.
 FAILING, LOST = 0.05, 0.02
 KILLS = 3
+#: What the manifest says of a row for which nothing more will happen by itself.
+ENDED = ("done", "failed", "in_doubt")
 #: What creates are answered with.
 _EMPTY, _MAINTENANCE = 402, 455
 
@@ -57,6 +59,8 @@ class Account:
         paid_twice: Prompts for which there was more than one.
 
         lost: Tasks that neither the manifest knows, nor a row in doubt stands for.
+
+        nothing: Rows in doubt that there is no task for: killed when they were written down, and not yet sent.
 
         wrong: Files that are not what the service has made for their row, or not what the manifest says.
 
@@ -80,6 +84,7 @@ class Account:
     tasks: int
     paid_twice: Sequence[str]
     lost: int
+    nothing: int
     wrong: Sequence[str]
     states: Mapping[str, int]
     refused: int
@@ -147,13 +152,19 @@ async def siege(folder: Path, *, rows: int, maintenance: float = 0.0) -> Account
         began_at = anyio.current_time()
         async with anyio.create_task_group() as group:
             group.start_soon(_trouble, fake, rows, maintenance)
-            while len(fake.truth.tasks) < rows or starts <= KILLS:
+            while starts <= KILLS or not await anyio.to_thread.run_sync(_all_ended, table, rows):
                 starts += 1
                 await attempt(table, fake.url, kill_after=max(3, rows // 8) if starts <= KILLS else None)
         # Once more, for whatever the last one has left: a run that has nothing to do.
         await attempt(table, fake.url, kill_after=None)
         seconds = anyio.current_time() - began_at
         return await anyio.to_thread.run_sync(_account, fake, table.parent / "out", starts, seconds)
+
+
+def _all_ended(table: Path, rows: int) -> bool:
+    """Whether the manifest has an outcome for every row."""
+    lines = (table.parent / "out" / NAME).read_text().splitlines()
+    return sum(json.loads(line)["state"] in ENDED for line in lines) == rows
 
 
 async def _trouble(fake: FakeKie, rows: int, maintenance: float) -> None:
@@ -172,13 +183,13 @@ async def _trouble(fake: FakeKie, rows: int, maintenance: float) -> None:
 
 def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
     lines = [json.loads(line) for line in (out / NAME).read_text().splitlines()]
-    prompts = Counter(
-        str(post.body["input"]["prompt"])  # type: ignore[index,call-overload]  # JSON that was checked by the fake
+    known = {line["task_id"] for line in lines} - {None}
+    doubted = {line["input"]["prompt"] for line in lines if line["state"] == "in_doubt"}
+    made = {
+        post.task_id: str(post.body["input"]["prompt"])  # type: ignore[index,call-overload]  # JSON that was checked by the fake
         for post in fake.truth.posts
         if post.task_id is not None
-    )
-    known = {line["task_id"] for line in lines} - {None}
-    doubted = sum(line["state"] == "in_doubt" for line in lines)
+    }
     wrong = []
     for line in lines:
         if line["state"] == "done":
@@ -189,8 +200,9 @@ def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
     page = (out / "index.html").read_text()
     return Account(
         tasks=len(fake.truth.tasks),
-        paid_twice=[prompt for prompt, count in prompts.items() if count > 1],
-        lost=len(set(fake.truth.tasks) - known) - doubted,
+        paid_twice=[prompt for prompt, count in Counter(made.values()).items() if count > 1],
+        lost=sum(task_id not in known and prompt not in doubted for task_id, prompt in made.items()),
+        nothing=len(doubted - set(made.values())),
         wrong=wrong,
         states=Counter(line["state"] for line in lines),
         refused=len(fake.truth.refused),

@@ -12,9 +12,10 @@ async def test_a_table_that_is_killed_three_times_is_done_and_paid_once(tmp_path
     account = await siege(tmp_path, rows=200)
 
     assert ([], 0, []) == (account.paid_twice, account.lost, account.wrong)
-    assert (200, 200) == (account.tasks, sum(account.states.values()))
+    assert (200, 200) == (account.tasks + account.nothing, sum(account.states.values()))
     assert {"done", "failed", "in_doubt"} == set(account.states)
-    assert 4 == account.states["in_doubt"]
+    # Four answers are lost; a kill may come between writing a create down and sending it, or before its answer.
+    assert 4 + account.nothing <= account.states["in_doubt"] <= 4 + 20 * KILLS
     assert account.page
     assert account.starts > KILLS
     assert account.emptied > 0
