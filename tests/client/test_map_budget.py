@@ -179,11 +179,36 @@ async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent(
         assert 1 == len(world.tasks)
 
 
+class Slow(MemoryJournal):
+    """A journal in which it takes ten seconds to look some keys up."""
+
+    asked = 0
+
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        self.asked += 1
+        await anyio.sleep(10.0)
+        return await super().by_keys(keys)
+
+
 async def test_a_deadline_ends_the_counting_too() -> None:
-    async with a_world(duration=10.0) as world:
+    """Nothing is sent any more: what the other rows have cost matters no longer."""
+    journal = Slow()
+    async with a_world(client={"journal": journal}, duration=10.0) as world:
         await outcomes(world, table(5))
-        found = await outcomes(world, table(10), budget=Budget(credits=1000), deadline=0.0)
-        assert {"Done": 5, "Skipped": 5} == kinds(found)
+        found = await outcomes(world, table(1500), budget=Budget(credits=1000), deadline=15.0)
+        assert {"Done": 5, "Skipped": 1495} == kinds(found)
+        assert 2 == journal.asked
+
+
+async def test_what_is_sent_while_it_is_counted_what_was_spent_counts_once() -> None:
+    async with a_world(client={"journal": Slow()}, duration=30.0) as world:
+        await world.kie.submit(ask(9), key="another table's")
+        async with world.kie.map(table(3), budget=Budget(credits=240)) as run:
+            await anyio.sleep(5.0)
+            await world.kie.submit(ask(1), key="shot-1")
+            found = [outcome async for outcome in run]
+        assert {"Done": 3} == kinds(found)
+        assert (240.0, 4) == (run.summary().credits, len(world.tasks))
 
 
 @pytest.mark.parametrize("again", [False, True])

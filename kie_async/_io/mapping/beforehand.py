@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import anyio.lowlevel
@@ -41,13 +42,18 @@ class Beforehand:
         prices: Estimates prices.
 
         price: What each task is taken to cost where the service has not said; None for the estimate.
+
+        until: What was sent after this instant is left out, in seconds since the epoch.
     """
 
-    def __init__(self, parts: Parts, *, intake: Intake, prices: Prices, price: float | None) -> None:
+    def __init__(
+        self, parts: Parts, *, intake: Intake, prices: Prices, price: float | None, until: float = math.inf
+    ) -> None:
         self._parts = parts
         self._intake = intake
         self._prices = prices
         self._price = price
+        self._until = until
 
     async def cost(self, reader: Reader, *, wanted: Callable[[], bool] = lambda: True) -> float:
         """
@@ -102,7 +108,8 @@ class Beforehand:
         live = self._parts.registry.get(row.id)
         if live is not None and live.row is not None:
             row = live.row  # what could not be written down is known here
-        if not may_have_cost(row, 1.0):
+        late = row.sending_at is not None and row.sending_at > self._until
+        if late or not may_have_cost(row, 1.0):
             return 0.0
         return may_have_cost(row, await self._price_of(request))
 
