@@ -211,6 +211,31 @@ async def test_what_is_sent_while_it_is_counted_what_was_spent_counts_once() -> 
         assert (240.0, 4) == (run.summary().credits, len(world.tasks))
 
 
+async def test_what_is_sent_while_it_is_counted_frees_nothing_that_an_earlier_run_has_paid() -> None:
+    async with a_world(client={"journal": Slow()}, duration=30.0) as world:
+        await world.kie.generate(ask(9), key="shot-9")
+        async with world.kie.map(table(10), budget=Budget(credits=240)) as run:
+            await anyio.sleep(5.0)
+            await world.kie.submit(ask(0), key="shot-0")
+            found = [outcome async for outcome in run]
+        assert {"Done": 3, "Skipped": 7} == kinds(found)
+        assert 3 == len(world.tasks)
+
+
+async def test_attempts_of_a_job_under_way_that_may_have_been_paid_count_before_it_has_ended() -> None:
+    """Of a generator, too: they are set aside when the row is read, and not only once its task has ended."""
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    async with a_world(duration=100.0, faults=faults) as world:
+        await world.kie.submit(ask(0), key="shot-0")
+        assert 2 == len(world.tasks)
+        async with world.kie.map(iter(table(50)), budget=Budget(credits=1000)) as run:
+            await anyio.sleep(50.0)
+            assert 12 == len(world.tasks)
+            assert 960.0 == run.summary().credits_held
+            found = [outcome async for outcome in run]
+        assert {"Done": 11, "Skipped": 39} == kinds(found)
+
+
 @pytest.mark.parametrize("again", [False, True])
 async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, again: bool) -> None:
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
