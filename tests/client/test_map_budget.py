@@ -222,6 +222,17 @@ async def test_what_is_sent_while_it_is_counted_frees_nothing_that_an_earlier_ru
         assert 3 == len(world.tasks)
 
 
+async def test_what_a_task_under_way_did_not_cost_in_the_end_is_free_once_its_row_is_read() -> None:
+    """Its row is read when it has ended: what it was taken to cost beforehand counts no longer."""
+    rows = [*table(3), *table(10)[9:], *table(5)[4:]]
+    durations = iter([10.0, *[30.0] * 4])
+    async with a_world(duration=lambda *_: next(durations)) as world:
+        await world.kie.submit(ask(9), key="shot-9")
+        found = await outcomes(world, rows, budget=Budget(credits=600, price=200))
+        assert {"Done": 5} == kinds(found)
+        assert 400.0 == world.truth.spent(anyio.current_time())
+
+
 async def test_attempts_of_a_job_under_way_that_may_have_been_paid_count_before_it_has_ended() -> None:
     """Of a generator, too: they are set aside when the row is read, and not only once its task has ended."""
     faults = [Fault("create", "code", code=500, after=True, nth=1)]

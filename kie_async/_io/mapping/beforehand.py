@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from kie_async import errors
 from kie_async._core.ledger import may_have_cost
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._core.plan import retry_key
 from kie_async._io.mapping.naming import Naming
@@ -44,6 +44,9 @@ class Beforehand:
         price: What each task is taken to cost where the service has not said; None for the estimate.
 
         until: What was sent after this instant is left out, in seconds since the epoch.
+
+    Attributes:
+        foreseen: What jobs were taken to cost that had not ended, by the journal's key.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Beforehand:
         self._prices = prices
         self._price = price
         self._until = until
+        self.foreseen: dict[str, float] = {}
 
     async def cost(self, reader: Reader, *, wanted: Callable[[], bool] = lambda: True) -> float:
         """
@@ -97,7 +101,10 @@ class Beforehand:
             tries = {retry_key(key, number): key for key in left}
             found = {tries[row.key]: row for row in await self._parts.journal.by_keys(list(tries)) if row.key in tries}
             for key, row in found.items():
-                total += await self._of_one(row, left[key])
+                amount = await self._of_one(row, left[key])
+                total += amount
+                if amount and row.state in OPEN:
+                    self.foreseen[retry_key(key, number)] = amount
             for key in await self._parts.journal.let_go(list(tries)):
                 total += await self._price_of(left[tries[key]])
             left = {key: left[key] for key, row in found.items() if row.state is IntentState.FAILED}

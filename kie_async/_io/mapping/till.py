@@ -80,6 +80,8 @@ class Till:
             )
             spent = await beforehand.cost(Reader(table), wanted=wanted)
             self._ledger.expected = max(self._budget.spent, spent)
+            if spent >= self._budget.spent:  # else nobody knows what the larger sum has of each job
+                self._ledger.foreseen = beforehand.foreseen
 
     async def price(self, request: Request) -> float:
         """
