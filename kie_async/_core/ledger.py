@@ -49,6 +49,9 @@ class Ledger:
         expected: What rows have cost already, or may have, that were not read yet. What turns out to be theirs when
             they are read is taken from it, so that nothing counts twice.
 
+        foreseen: Of what is expected, the share of each job that had not ended when that was added up, by its key. By
+            the time its row is read it may have cost something else.
+
         spent: What tasks have cost, as the service says.
 
         held: What is set aside for good: creates of which nobody can tell whether they were paid.
@@ -71,6 +74,7 @@ class Ledger:
         self._settled = Occurrences()
         self._suspects: dict[str, float] = {}
         self.expected = 0.0
+        self.foreseen: dict[str, float] = {}
         self.spent = 0.0
         self.held = 0.0
         self.reserved = 0.0
@@ -112,6 +116,7 @@ class Ledger:
         if self._counts(key):
             return None
         self._open.add(key)
+        self.foreseen.pop(key, None)
         self.reserved += price
         self._take(price, expected=expected)
         return Account(key, price, price)
@@ -152,7 +157,10 @@ class Ledger:
         """
         if self._counts(key):
             return False
-        self._add(key, price, row, expected=expected)
+        share = self.foreseen.pop(key, None)
+        if share is not None:
+            self._take(share, expected=True)
+        self._add(key, price, row, expected=expected and share is None)
         return True
 
     def count_unknown(self, key: str, price: float) -> None:

@@ -179,11 +179,72 @@ async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent(
         assert 1 == len(world.tasks)
 
 
+class Slow(MemoryJournal):
+    """A journal in which it takes ten seconds to look some keys up."""
+
+    asked = 0
+
+    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
+        self.asked += 1
+        await anyio.sleep(10.0)
+        return await super().by_keys(keys)
+
+
 async def test_a_deadline_ends_the_counting_too() -> None:
-    async with a_world(duration=10.0) as world:
+    """Nothing is sent any more: what the other rows have cost matters no longer."""
+    journal = Slow()
+    async with a_world(client={"journal": journal}, duration=10.0) as world:
         await outcomes(world, table(5))
-        found = await outcomes(world, table(10), budget=Budget(credits=1000), deadline=0.0)
-        assert {"Done": 5, "Skipped": 5} == kinds(found)
+        found = await outcomes(world, table(1500), budget=Budget(credits=1000), deadline=15.0)
+        assert {"Done": 5, "Skipped": 1495} == kinds(found)
+        assert 2 == journal.asked
+
+
+async def test_what_is_sent_while_it_is_counted_what_was_spent_counts_once() -> None:
+    async with a_world(client={"journal": Slow()}, duration=30.0) as world:
+        await world.kie.submit(ask(9), key="another table's")
+        async with world.kie.map(table(3), budget=Budget(credits=240)) as run:
+            await anyio.sleep(5.0)
+            await world.kie.submit(ask(1), key="shot-1")
+            found = [outcome async for outcome in run]
+        assert {"Done": 3} == kinds(found)
+        assert (240.0, 4) == (run.summary().credits, len(world.tasks))
+
+
+async def test_what_is_sent_while_it_is_counted_frees_nothing_that_an_earlier_run_has_paid() -> None:
+    async with a_world(client={"journal": Slow()}, duration=30.0) as world:
+        await world.kie.generate(ask(9), key="shot-9")
+        async with world.kie.map(table(10), budget=Budget(credits=240)) as run:
+            await anyio.sleep(5.0)
+            await world.kie.submit(ask(0), key="shot-0")
+            found = [outcome async for outcome in run]
+        assert {"Done": 3, "Skipped": 7} == kinds(found)
+        assert 3 == len(world.tasks)
+
+
+async def test_what_a_task_under_way_did_not_cost_in_the_end_is_free_once_its_row_is_read() -> None:
+    """Its row is read when it has ended: what it was taken to cost beforehand counts no longer."""
+    rows = [*table(3), *table(10)[9:], *table(5)[4:]]
+    durations = iter([10.0, *[30.0] * 4])
+    async with a_world(duration=lambda *_: next(durations)) as world:
+        await world.kie.submit(ask(9), key="shot-9")
+        found = await outcomes(world, rows, budget=Budget(credits=600, price=200))
+        assert {"Done": 5} == kinds(found)
+        assert 400.0 == world.truth.spent(anyio.current_time())
+
+
+async def test_attempts_of_a_job_under_way_that_may_have_been_paid_count_before_it_has_ended() -> None:
+    """Of a generator, too: they are set aside when the row is read, and not only once its task has ended."""
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    async with a_world(duration=100.0, faults=faults) as world:
+        await world.kie.submit(ask(0), key="shot-0")
+        assert 2 == len(world.tasks)
+        async with world.kie.map(iter(table(50)), budget=Budget(credits=1000)) as run:
+            await anyio.sleep(50.0)
+            assert 12 == len(world.tasks)
+            assert 960.0 == run.summary().credits_held
+            found = [outcome async for outcome in run]
+        assert {"Done": 11, "Skipped": 39} == kinds(found)
 
 
 @pytest.mark.parametrize("again", [False, True])

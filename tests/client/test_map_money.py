@@ -497,3 +497,18 @@ async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_befor
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, TaskFailedError)
         assert 1 == len(world.tasks)
+
+
+@pytest.mark.parametrize("options", [{"deadline": 0.0}, {"budget": Budget(credits=0)}], ids=["deadline", "budget"])
+async def test_a_task_that_failed_in_an_earlier_run_is_no_skipped_row_where_its_retry_cannot_be_sent(
+    options: Anything,
+) -> None:
+    """``Skipped`` says that nothing was sent."""
+    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
+        await outcomes(world, table(1), retry_failed=1)
+        (failed,) = await outcomes(world, table(1), retry_failed=2, **options)
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, TaskFailedError)
+        assert (True, 0, world.tasks[1]) == (failed.replayed, failed.retries, failed.task_id)
+        assert 2 == len(world.tasks)

@@ -175,3 +175,24 @@ async def test_a_deadline_ends_the_wait_for_a_job_of_the_callers_own_too() -> No
         world.fake.maintenance = False
         await job
         assert 1 == len(world.tasks)
+
+
+@pytest.mark.parametrize("kind", ["budget", "deadline"])
+async def test_a_row_that_another_process_has_done_while_it_waited_for_its_money_is_not_told_as_unsent(
+    tmp_path: Path, kind: str
+) -> None:
+    """When the money is known to be gone, or the time, the row is in the journal."""
+    durations = iter([100.0, 10.0])
+    async with FakeKie(duration=lambda *_: next(durations), credits=1e6) as fake:
+        path = tmp_path / "kie.db"
+        async with (
+            KieClient(KEY, base_url=fake.url, journal=path) as other,
+            KieClient(KEY, base_url=fake.url, journal=path) as kie,
+            kie.map(table(2), budget=Budget(credits=80), deadline=60.0 if kind == "deadline" else None) as run,
+        ):
+            await anyio.sleep(5.0)
+            await other.generate(ask(1), key="shot-1")
+            found = [outcome async for outcome in run]
+        assert {"Done": 2} == kinds(found)
+        assert (160.0, 0.0) == (run.summary().credits + run.summary().credits_replayed, run.summary().credits_held)
+        assert 2 == len(fake.truth.tasks)

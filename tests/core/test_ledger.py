@@ -193,6 +193,28 @@ def test_what_is_expected_is_not_left_and_is_taken_by_the_rows_that_it_was_for()
     assert 0.0 == ledger.expected
 
 
+@pytest.mark.parametrize("cost", [30.0, 80.0, 200.0])
+def test_a_job_that_ended_before_its_row_was_read_takes_what_was_foreseen_for_it_whatever_it_has_cost(
+    cost: float,
+) -> None:
+    ledger = Ledger(1000)
+    ledger.expected, ledger.foreseen = 400.0, {"a": 80.0, "b": 80.0}
+    assert ledger.count("a", 80, row(S.SUCCEEDED, credits=cost), expected=True)
+    assert (cost, 320.0) == (ledger.spent, ledger.expected)
+    assert not ledger.count("a", 80, row(S.SUCCEEDED, credits=cost), expected=True)
+    assert 320.0 == ledger.expected
+
+
+def test_a_job_that_runs_when_its_row_is_read_gives_back_once_what_was_foreseen_for_it() -> None:
+    ledger = Ledger(1000)
+    ledger.expected, ledger.foreseen = 400.0, {"a": 80.0}
+    account = ledger.claim("a", 80, expected=True)
+    assert account is not None
+    ledger.settle(account, row(S.WITHDRAWN))
+    assert ledger.count("a", 80, row(S.WITHDRAWN), expected=True)
+    assert (0.0, 320.0) == (ledger.reserved, ledger.expected)
+
+
 def test_what_nothing_more_is_known_of_is_held_once() -> None:
     ledger = Ledger(1000)
     ledger.expected = 80.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
 from kie_async import errors
 from kie_async._core.ledger import may_have_cost
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._core.plan import retry_key
 from kie_async._io.mapping.naming import Naming
@@ -41,13 +42,22 @@ class Beforehand:
         prices: Estimates prices.
 
         price: What each task is taken to cost where the service has not said; None for the estimate.
+
+        until: What was sent after this instant is left out, in seconds since the epoch.
+
+    Attributes:
+        foreseen: What jobs were taken to cost that had not ended, by the journal's key.
     """
 
-    def __init__(self, parts: Parts, *, intake: Intake, prices: Prices, price: float | None) -> None:
+    def __init__(
+        self, parts: Parts, *, intake: Intake, prices: Prices, price: float | None, until: float = math.inf
+    ) -> None:
         self._parts = parts
         self._intake = intake
         self._prices = prices
         self._price = price
+        self._until = until
+        self.foreseen: dict[str, float] = {}
 
     async def cost(self, reader: Reader, *, wanted: Callable[[], bool] = lambda: True) -> float:
         """
@@ -91,7 +101,10 @@ class Beforehand:
             tries = {retry_key(key, number): key for key in left}
             found = {tries[row.key]: row for row in await self._parts.journal.by_keys(list(tries)) if row.key in tries}
             for key, row in found.items():
-                total += await self._of_one(row, left[key])
+                amount = await self._of_one(row, left[key])
+                total += amount
+                if amount and row.state in OPEN:
+                    self.foreseen[retry_key(key, number)] = amount
             for key in await self._parts.journal.let_go(list(tries)):
                 total += await self._price_of(left[tries[key]])
             left = {key: left[key] for key, row in found.items() if row.state is IntentState.FAILED}
@@ -102,7 +115,8 @@ class Beforehand:
         live = self._parts.registry.get(row.id)
         if live is not None and live.row is not None:
             row = live.row  # what could not be written down is known here
-        if not may_have_cost(row, 1.0):
+        late = row.sending_at is not None and row.sending_at > self._until
+        if late or not may_have_cost(row, 1.0):
             return 0.0
         return may_have_cost(row, await self._price_of(request))
 

@@ -70,8 +70,10 @@ class Beginning:
 
         Raises:
             ConfigurationError: If there is a budget, and no price.
+
+            KeyConflictError: If its key belongs to another request by now.
         """
-        price = await self._till.price(row.request)
+        price, waited = await self._till.price(row.request), False
         # Between the last ring and the start nothing waits: whoever is paid for begins the job in the same turn.
         while not self._sending.late and not self._sending.ends:
             there = self._parts.registry.by_key(row.journal_key)
@@ -85,9 +87,11 @@ class Beginning:
                     self._count_retry(row)
                     return True
                 if not self._till.may_pay(price):
-                    return False
+                    break
             await self._sending.bell.rung()
-        return False
+            waited = True
+        # Meanwhile another run may have sent it, and it may have ended, too.
+        return waited and not self._sending.ends and await self.find(row)
 
     def _start(self, row: Row) -> None:
         row.job = self._intake.start(

@@ -52,6 +52,7 @@ class Finding:
         while (found := await self._job(row)) is not None and await self._is_made_again(row, found):
             if found.row is not None:
                 row.other_tries.append(found.row)
+            row.job, row.replayed = found, True  # what there is to tell, if the next try cannot be sent
             row.tries += 1
         return found
 

@@ -92,7 +92,11 @@ class Seeing:
             KieError: If it cannot be sent.
         """
         if not await self._beginning.find(row) and not await self._beginning.set_out(row):
-            return None if self._sending.ends else row.skipped(late=self._sending.late)
+            if self._sending.ends:
+                return None
+            if row.job is None:
+                return row.skipped(late=self._sending.late)
+            row.tries -= 1  # the next one cannot be sent: the last one, which has failed, is the row's
         if self._sending.late and row.unsent and not row.begun and not row.replayed:
             self._settle(row)  # whoever has begun it may send it at any time, or never
             return row.skipped(late=True)

@@ -70,9 +70,18 @@ class Till:
             return
         self._ledger.expected = self._budget.spent
         if isinstance(table, (list, tuple)):
-            beforehand = Beforehand(self._parts, intake=self._intake, prices=self._prices, price=self._budget.price)
+            # What is sent while it looks counts when its row is read, as that of any other run does.
+            beforehand = Beforehand(
+                self._parts,
+                intake=self._intake,
+                prices=self._prices,
+                price=self._budget.price,
+                until=self._began_at,
+            )
             spent = await beforehand.cost(Reader(table), wanted=wanted)
             self._ledger.expected = max(self._budget.spent, spent)
+            if spent >= self._budget.spent:  # else nobody knows what the larger sum has of each job
+                self._ledger.foreseen = beforehand.foreseen
 
     async def price(self, request: Request) -> float:
         """
