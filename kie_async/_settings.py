@@ -22,6 +22,7 @@ __all__ = [
     "is_retry_key",
     "read_api_key",
     "read_webhook_keys",
+    "retry_key",
     "row_key",
     "service_url",
 ]
@@ -127,6 +128,16 @@ def check_key(key: str | None) -> None:
     if key is not None and is_retry_key(key):
         msg = f"key={key[-80:]!r} is not possible: keys that end so are those of map()'s own retries. Give another."
         raise ConfigurationError(msg)
+
+
+def retry_key(key: str, number: int) -> str:
+    """
+    The journal's key of a row's *number*-th retry; of the first try, it is the row's own.
+
+    >>> retry_key("shot", 0), retry_key("shot", 2)
+    ('shot', 'shot~retry2')
+    """
+    return f"{key}~retry{number}" if number else key
 
 
 def is_retry_key(key: str) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import ConfigurationError
-from kie_async._settings import read_webhook_keys
+from kie_async._settings import is_retry_key, read_webhook_keys, retry_key, row_key
 
 _keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
@@ -76,3 +76,11 @@ def test_what_can_be_no_key_is_refused_and_not_shown(wrong: Any) -> None:  # noq
 
     assert str(raised.value).startswith("webhook_key must be the webhookHmacKey from kie.ai/settings")
     assert "canary" not in str(raised.value)
+
+
+@given(st.text(min_size=1).filter(lambda key: not is_retry_key(key)), st.integers(1, 1000))
+def test_the_key_of_a_retry_says_of_which_row_it_is(key: str, number: int) -> None:
+    retry = retry_key(key, number)
+
+    assert (key, False) == (retry_key(key, 0), is_retry_key(key))
+    assert (True, key, key) == (is_retry_key(retry), row_key(retry), row_key(key))

@@ -17,7 +17,7 @@ from kie_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from kie_async.policy import Limits
 
-__all__ = ["Plan", "default_key", "file_name", "retry_key"]
+__all__ = ["Plan", "default_key", "file_name"]
 
 #: Of a default key, so many hexadecimal digits are of the content's hash: 96 bits.
 _DIGITS = 24
@@ -35,16 +35,6 @@ def default_key(identity: str, occurrence: int) -> str:
     ('0123456789abcdef01234567', '0123456789abcdef01234567.2')
     """
     return identity[:_DIGITS] if occurrence == 1 else f"{identity[:_DIGITS]}.{occurrence}"
-
-
-def retry_key(key: str, number: int) -> str:
-    """
-    The journal's key of a row's *number*-th retry; of the first try, it is the row's own.
-
-    >>> retry_key("shot", 0), retry_key("shot", 2)
-    ('shot', 'shot~retry2')
-    """
-    return f"{key}~retry{number}" if number else key
 
 
 def file_name(key: str) -> str:

@@ -77,17 +77,6 @@ async def test_a_table_that_is_shuffled_and_killed_again_and_again_never_costs_m
             assert fake.truth.spent(anyio.current_time() + 1000.0) <= 1000.0
 
 
-async def test_tasks_that_run_count_before_rows_above_them_are_sent() -> None:
-    async with a_world(duration=100.0) as world:
-        for number in range(40, 50):
-            await world.kie.submit(ask(number), key=f"shot-{number}")
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
-            await anyio.sleep(50.0)
-            assert 12 == len(world.tasks)
-            found = [outcome async for outcome in run]
-        assert {"Done": 12, "Skipped": 38} == kinds(found)
-
-
 async def test_what_may_have_been_paid_counts_before_rows_above_it_are_sent() -> None:
     faults = [
         Fault("create", "reset", after=True, nth=range(3, 5)),

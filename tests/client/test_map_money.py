@@ -123,9 +123,10 @@ async def test_what_was_done_before_counts_so_that_a_second_start_gets_no_second
         assert {"Done": 25, "Skipped": 25} == kinds(await outcomes(world, table(50), budget=Budget(credits=2000)))
 
 
-async def test_what_runs_already_counts_before_it_has_ended() -> None:
+@pytest.mark.parametrize("running", [range(10), range(40, 50)], ids=["the first rows", "rows below"])
+async def test_what_runs_already_counts_before_it_has_ended(running: range) -> None:
     async with a_world(duration=100.0) as world:
-        for number in range(10):
+        for number in running:
             await world.kie.submit(ask(number), key=f"shot-{number}")
         async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
             await anyio.sleep(50.0)

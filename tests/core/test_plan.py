@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, Limits
 from kie_async._core.kinds import kind_of
-from kie_async._core.plan import Plan, default_key, file_name, retry_key
+from kie_async._core.plan import Plan, default_key, file_name
 from kie_async._core.prices import SeenPrices, listed
 
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
@@ -46,9 +46,8 @@ def test_an_option_that_makes_no_sense_is_named(wrong: dict[str, Any]) -> None:
         Plan.of(Limits(), **{**options, **wrong})
 
 
-def test_default_keys_and_those_of_retries() -> None:
+def test_default_keys_are_of_the_content_and_of_how_often_it_has_come() -> None:
     assert ("a" * 24, "a" * 24 + ".2") == (default_key("a" * 64, 1), default_key("a" * 64, 2))
-    assert ("k", "k~retry1") == (retry_key("k", 0), retry_key("k", 1))
 
 
 @given(names, names)

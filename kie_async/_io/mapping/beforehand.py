@@ -11,8 +11,8 @@ from kie_async import errors
 from kie_async._core.ledger import may_have_cost
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.occurrences import Occurrences, short_hash
-from kie_async._core.plan import retry_key
 from kie_async._io.mapping.naming import Naming
+from kie_async._settings import retry_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

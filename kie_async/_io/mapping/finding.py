@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from kie_async._core.lifecycle import OPEN, IntentState
 from kie_async._core.outcomes import worth_retrying
-from kie_async._core.plan import retry_key
 from kie_async._io.jobs.live import LiveJob
+from kie_async._settings import retry_key
 
 if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent

@@ -10,7 +10,7 @@ import attrs
 from kie_async import errors
 from kie_async._core.facts import Facts, facts
 from kie_async._core.lifecycle import ENDED, IntentState
-from kie_async._core.plan import retry_key
+from kie_async._settings import retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 
 if TYPE_CHECKING:

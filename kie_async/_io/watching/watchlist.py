@@ -2,7 +2,7 @@
 The jobs that are looked at: the look at each is planned, or due, or under way.
 
 The client's one timer says when a look is due, and the policy says which of those that are due goes next. There is
-nothing else for a job than a place in a heap.
+nothing else for a job than its place among the alarms.
 """
 
 from __future__ import annotations
