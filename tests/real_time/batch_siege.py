@@ -60,7 +60,7 @@ class Account:
 
         lost: Tasks that neither the manifest knows, nor a row in doubt stands for.
 
-        nothing: Rows in doubt that there is no task for: killed just before they were sent, or refused by an answer that
+        nothing: Rows in doubt without a task: killed just before they were sent, or refused by an answer that
             was lost.
 
         wrong: Files that are not what the service has made for their row, or not what the manifest says.
