@@ -123,7 +123,7 @@ def with_journal(make: Callable[[], Journal]) -> Contender:
             async with anyio.create_task_group() as group:
                 for number in range(JOBS):
                     group.start_soon(job, number)
-            return lags, kie.statistics().looks / JOBS
+            return lags, kie.statistics().polls / JOBS
 
     return run_jobs
 
@@ -134,7 +134,7 @@ def bare(*, asks: bool) -> Contender:
     async def run_jobs(url: str, receiver: Receiver) -> Figures:
         futures: dict[str, asyncio.Future[object]] = {}
         lags: list[float] = []
-        looks = 0
+        polls = 0
         headers = {"Authorization": "Bearer a-key"}
         body = {
             "model": "wan/2-2-a14b-image-to-video-turbo",
@@ -143,10 +143,10 @@ def bare(*, asks: bool) -> Contender:
         }
 
         async def take(request: web.Request) -> web.StreamResponse:
-            nonlocal looks
+            nonlocal polls
             data = (await request.json())["data"]
             if asks:
-                looks += 1
+                polls += 1
                 path = f"{url}/api/v1/jobs/recordInfo"
                 async with session.get(path, params={"taskId": data["taskId"]}, headers=headers) as answer:
                     data = (await answer.json())["data"]
@@ -166,7 +166,7 @@ def bare(*, asks: bool) -> Contender:
             async with anyio.create_task_group() as group:
                 for _ in range(JOBS):
                     group.start_soon(job)
-        return lags, looks / JOBS
+        return lags, polls / JOBS
 
     return run_jobs
 
@@ -190,9 +190,9 @@ def run() -> Report:
             "a bare handler that believes the body": bare(asks=False),
         }
         for name, contender in contenders.items():
-            lags, looks = asyncio.run(measure(contender))
+            lags, polls = asyncio.run(measure(contender))
             milliseconds = [lag * 1e3 for lag in lags]
-            rows.append([name, median(milliseconds), quantiles(milliseconds, n=20)[-1], max(milliseconds), looks])
+            rows.append([name, median(milliseconds), quantiles(milliseconds, n=20)[-1], max(milliseconds), polls])
     return Report(
         name="callbacks_latency",
         question=f"{JOBS} tasks that end {APART:g} s apart: how long from callback to result?",

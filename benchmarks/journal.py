@@ -31,7 +31,7 @@ import attrs
 from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._io.journals import queries
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
@@ -49,7 +49,7 @@ RECOVER_BOUND = 2.0
 MOVE_BOUND = 50.0
 JOB_BOUND = 1.3
 
-S = IntentState
+S = JobState
 Row: TypeAlias = list[str | float]
 
 #: The service in a process of its own: as fast as it can, so that the client is what is measured.
@@ -66,7 +66,7 @@ asyncio.run(main())
 """
 
 
-def an_intent(number: int, state: IntentState = S.INTENT) -> Intent:
+def an_intent(number: int, state: JobState = S.INTENT) -> Intent:
     """A row as an ordinary request makes it; if it has ended, with the record of its end."""
     ended = state is S.SUCCEEDED
     sent = state is not S.INTENT

@@ -45,7 +45,7 @@ def frontier(survival: Callable[[float], float]) -> list[Point]:
 def _optimum(shares: Sequence[float], area: Sequence[float], price: float) -> Point:
     last = len(shares) - 1
     reach = round(_FURTHEST / _STEP)
-    cost, looks = [0.0] * (last + 1), [0.0] * (last + 1)
+    cost, polls = [0.0] * (last + 1), [0.0] * (last + 1)
     for seen in range(last - 1, -1, -1):
         share = shares[seen]
         best, best_at = math.inf, last
@@ -56,8 +56,8 @@ def _optimum(shares: Sequence[float], area: Sequence[float], price: float) -> Po
             if wasted + cost[at] < best:
                 best, best_at = wasted + cost[at], at
         cost[seen] = best + price * share
-        looks[seen] = share + looks[best_at]
-    return looks[0], cost[0] - price * looks[0]
+        polls[seen] = share + polls[best_at]
+    return polls[0], cost[0] - price * polls[0]
 
 
 def bound(points: Sequence[Point], mean: float, in_flight: int, budget: float) -> float:
@@ -77,12 +77,12 @@ def bound(points: Sequence[Point], mean: float, in_flight: int, budget: float) -
     low, high = 0.0, max(100.0, 2.0 * in_flight / budget)
     while high - low > 1e-3:
         lag = (low + high) / 2.0
-        looks = budget * (mean + lag) / in_flight
-        low, high = (low, lag) if least_lag(points, looks) <= lag else (lag, high)
+        polls = budget * (mean + lag) / in_flight
+        low, high = (low, lag) if least_lag(points, polls) <= lag else (lag, high)
     return max(little, high)
 
 
-def least_lag(points: Sequence[Point], looks: float) -> float:
-    """Where the hull of the frontier has *looks*: the largest of the tangents, each of which bounds from below."""
+def least_lag(points: Sequence[Point], polls: float) -> float:
+    """Where the hull of the frontier has *polls*: the largest of the tangents, each of which bounds from below."""
     # At an optimum for a price, lag + price x looks is least: no policy lies below that line.
-    return max(lag + price * (at - looks) for price, (at, lag) in zip(_PRICES, points, strict=True))
+    return max(lag + price * (at - polls) for price, (at, lag) in zip(_PRICES, points, strict=True))

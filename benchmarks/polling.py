@@ -28,14 +28,14 @@ import attrs
 from benchmarks.optimum import bound, frontier, least_lag
 from benchmarks.report import Report
 from kie_async._core.durations import PRIOR_MEDIAN, DurationsByKind
-from kie_async._core.lifecycle import Intent, IntentState
-from kie_async._core.looks import Look
+from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.poll_results import PollResult
 from kie_async._core.polling import ByLag, Fixed, Outlook, PollingPolicy
-from kie_async._io.agenda import Agenda
 from kie_async._io.http.transport import Answer, Transport
-from kie_async._io.jobs.live import LiveJob
-from kie_async._io.root import Root
-from kie_async._io.watching.poller import Poller
+from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.polling.poller import Poller
+from kie_async._io.supervisor import Supervisor
+from kie_async._io.timers import Timers
 from kie_async.testing import VirtualLoop, virtual_time
 
 BUDGET = 10
@@ -178,7 +178,7 @@ class Service:
         self.created_at: dict[str, float] = {}
         self.refused = 0
 
-    async def look(self, task_id: str, *, timeout: float) -> Answer:
+    async def poll(self, task_id: str, *, timeout: float) -> Answer:
         """A task's record, as ``Transport.look`` gives it."""
         with anyio.fail_after(timeout):
             await anyio.sleep(self._rng.uniform(*LATENCY))
@@ -212,26 +212,26 @@ class Figures:
     Attributes:
         lags: The lags, in seconds.
 
-        looks: Looks at all tasks, for as long as these ends were waited for.
+        polls: Looks at all tasks, for as long as these ends were waited for.
 
         refused: Looks that were refused.
     """
 
     lags: Sequence[float]
-    looks: int
+    polls: int
     refused: int
 
     @classmethod
     def of(cls, runs: Sequence[Figures]) -> Figures:
         """Several runs as one."""
         return cls(
-            [lag for run in runs for lag in run.lags], sum(run.looks for run in runs), sum(run.refused for run in runs)
+            [lag for run in runs for lag in run.lags], sum(run.polls for run in runs), sum(run.refused for run in runs)
         )
 
     @property
     def looks_each(self) -> float:
         """Looks for a task."""
-        return self.looks / len(self.lags)
+        return self.polls / len(self.lags)
 
     @property
     def row(self) -> list[float]:
@@ -247,7 +247,7 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         raise TypeError
     # Apart, so that all contenders meet the same tasks.
     chance, durations = random.Random(seed), random.Random(1000 + seed)
-    agenda = Agenda(loop)
+    timers = Timers(loop)
     service = Service(loop, random.Random(2000 + seed))
     lags: list[float] = []
     done = asyncio.Event()
@@ -256,15 +256,15 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
     async def nothing() -> None:
         pass
 
-    root = Root(loop, enter=nothing, ending=agenda.close, leave=nothing)
+    root = Supervisor(loop, enter=nothing, ending=timers.close, leave=nothing)
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=float(BUDGET),
         policy=contender.make(chance),
         durations=DurationsByKind(contender.prior),
         loop=loop,
-        agenda=agenda,
-        root=root,
+        timers=timers,
+        supervisor=root,
     )
 
     def begin(number: int) -> None:
@@ -276,16 +276,16 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
             fingerprint="",
             created_at=0.0,
             updated_at=0.0,
-            state=IntentState.SUBMITTED,
+            state=JobState.SUBMITTED,
             task_id=task_id,
         )
         service.created_at[task_id], service.ends_at[task_id] = now, now + tasks.draw(durations)
         # Somebody waits for each.
         poller.watch(LiveJob(id=row.id, row=row, accepted_at=now, waiters=1))
 
-    async def on_look(job: LiveJob, look: Look) -> None:
+    async def on_poll(job: LiveJob, poll: PollResult) -> None:
         nonlocal looks_at_first
-        if (record := look.record) is None:
+        if (record := poll.record) is None:
             return
         if not record.ended:
             poller.saw(job, record)
@@ -295,18 +295,18 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         poller.unwatch(job)
         begin(in_flight + len(lags))
         if len(lags) == skipped:
-            looks_at_first = poller.looks
+            looks_at_first = poller.polls
         elif len(lags) == skipped + ends:
             done.set()
 
-    poller.on_look = on_look
+    poller.on_poll = on_poll
     await root.up()
     for number in range(in_flight):
         # Spread over the time that a task takes, as if it had always been going on.
-        agenda.at(tasks.mean * number / in_flight, begin, number)
+        timers.at(tasks.mean * number / in_flight, begin, number)
     await done.wait()
     await root.end()
-    return Figures(lags[skipped : skipped + ends], poller.looks - looks_at_first, service.refused)
+    return Figures(lags[skipped : skipped + ends], poller.polls - looks_at_first, service.refused)
 
 
 def run() -> Report:

@@ -49,8 +49,8 @@ from aiohttp import web
 
 from benchmarks.report import Report
 from kie_async import JSON, KieClient, Limits, SqliteJournal
-from kie_async._core.lifecycle import Intent, IntentState
-from kie_async._core.signature import callback_secret, callback_url
+from kie_async._core.callback_token import callback_secret, callback_url
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, dialect
 from kie_async.testing.callbacks import sign
@@ -104,7 +104,7 @@ Row: TypeAlias = list[str | float]
 # -- jobs, and the callbacks for them ----------------------------------------------------------------------------------
 
 
-def intent_id(number: int) -> str:
+def job_id(number: int) -> str:
     """The id of a job."""
     return f"kj_{number:032x}"
 
@@ -115,7 +115,7 @@ def a_task(number: int) -> Task:
         task_id=f"{number:032x}",
         model=MODEL,
         input=INPUT,
-        callback_url=callback_url(CALLBACK_URL, callback_secret(API_KEY), intent_id(number), 1),
+        callback_url=callback_url(CALLBACK_URL, callback_secret(API_KEY), job_id(number), 1),
         output="video",
         created_at=0.0,
         created_ms=round((time.time() - 60.0) * 1000),
@@ -131,14 +131,14 @@ def a_row(number: int) -> Intent:
     """What the journal has of it."""
     now = time.time()
     return Intent(
-        id=intent_id(number),
+        id=job_id(number),
         model=MODEL,
         input=json.dumps(INPUT),
         fingerprint=f"{number:064x}",
         created_at=now,
         updated_at=now,
         callback_url=CALLBACK_URL,
-        state=IntentState.SUBMITTED,
+        state=JobState.SUBMITTED,
         attempts=1,
         sending_at=now,
         task_id=f"{number:032x}",

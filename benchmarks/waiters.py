@@ -29,12 +29,12 @@ import attrs
 
 from benchmarks.report import Report
 from kie_async import KieClient, Limits
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._core.polling import Outlook
 from kie_async._io.engine import Engine
 from kie_async._io.http.transport import LOOK_TIMEOUT, Answer, Transport
 from kie_async._io.journals.memory import MemoryJournal
-from kie_async._io.watching.watchlist import Watch
+from kie_async._io.polling.watchlist import Watch
 
 JOBS = 100_000
 FEW = 1_000
@@ -75,11 +75,11 @@ class Spread:
 
 
 class _Mute(Transport):
-    looks = 0
+    polls = 0
 
-    async def look(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # noqa: ARG002  # as it is
+    async def poll(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # noqa: ARG002  # as it is
         """Nothing, and at once."""
-        _Mute.looks += 1
+        _Mute.polls += 1
         return Answer(200, b"{}")
 
 
@@ -115,7 +115,7 @@ def a_row(number: int) -> Intent:
         fingerprint=f"{number:064x}",
         created_at=now,
         updated_at=now,
-        state=IntentState.SUBMITTED,
+        state=JobState.SUBMITTED,
         attempts=1,
         sending_at=now,
         task_id=f"{number:032x}",
@@ -139,7 +139,7 @@ async def without_tasks(
             watch.seen_at = now()
             poller.ended(answered_at=watch.seen_at)
             poller.plan(watch)
-            _Mute.looks += 1
+            _Mute.polls += 1
 
         return start
 
@@ -163,9 +163,9 @@ async def ours(
         began()
         await engine.recover()
         if starts is not None:
-            setattr(engine.root, "start", starts(engine))  # noqa: B010  # mypy minds the assignment, and it is meant
+            setattr(engine.supervisor, "start", starts(engine))  # noqa: B010  # mypy minds the assignment, and it is meant
         ids = [job.id for job in engine.parts.registry]
-        yield lambda number: kie.attach(ids[number]).wait()
+        yield lambda number: kie.job(ids[number]).wait()
 
 
 @asynccontextmanager
@@ -177,7 +177,7 @@ async def coroutines(
     async def follow(task_id: str) -> None:
         while task_id:
             await asyncio.sleep(mean * random.uniform(0.2, 1.8))
-            _Mute.looks += 1
+            _Mute.polls += 1
 
     ids = [f"{number:032x}" for number in range(jobs)]
     began()
@@ -236,11 +236,11 @@ async def looks_of(contender: Contender, jobs: int) -> tuple[float, float]:
         gc.collect()
         gc.disable()
         lags = list[float]()
-        looks, cpu, until = _Mute.looks, time.process_time(), time.monotonic() + SECONDS
+        polls, cpu, until = _Mute.polls, time.process_time(), time.monotonic() + SECONDS
         while (now := time.monotonic()) < until:
             await asyncio.sleep(TICK)
             lags.append(time.monotonic() - now - TICK)
-        spent = (time.process_time() - cpu) / (_Mute.looks - looks)
+        spent = (time.process_time() - cpu) / (_Mute.polls - polls)
         gc.enable()
     return spent * 1e6, quantiles(lags, n=100)[-1] * 1e3
 
@@ -267,8 +267,8 @@ def run() -> Report:
             event, growth, _ = median_looks(without_tasks)
             rows.append([f"µs of CPU for an event at {JOBS:,}", name, event, EVENT_BOUND])
             rows.append([f"times that at {FEW:,}", name, growth, GROWTH_BOUND])
-        look, growth, lag = median_looks(contender)
-        rows.append([f"µs of CPU for a look at {JOBS:,}", name, look, "-"])
+        poll, growth, lag = median_looks(contender)
+        rows.append([f"µs of CPU for a look at {JOBS:,}", name, poll, "-"])
         rows.append([f"times that at {FEW:,}", name, growth, GROWTH_BOUND])
         rows.append([f"ms of lag of the loop at {JOBS:,}, 99 %", name, lag, LAG_BOUND])
     return Report(

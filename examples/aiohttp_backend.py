@@ -59,7 +59,7 @@ async def order_shot(request: web.Request) -> web.Response:
 async def show_shot(request: web.Request) -> web.Response:
     """Say how an order is; one that is not done within 20 s is asked for again."""
     try:
-        video = await kie.attach(request.match_info["job_id"]).wait(timeout=20)
+        video = await kie.job(request.match_info["job_id"]).wait(timeout=20)
     except TaskNotFoundError:
         return web.json_response({"why": "no such order"}, status=404)
     except TimeoutError:

@@ -65,7 +65,7 @@ async def order_shot(request: HttpRequest) -> JsonResponse:
 async def show_shot(_request: HttpRequest, job_id: str) -> JsonResponse:
     """Say how an order is; one that is not done within 20 s is asked for again."""
     try:
-        video = await kie.attach(job_id).wait(timeout=20)
+        video = await kie.job(job_id).wait(timeout=20)
     except TaskNotFoundError:
         return JsonResponse({"why": "no such order"}, status=404)
     except TimeoutError:

@@ -71,7 +71,7 @@ async def order_shot(data: Order) -> dict[str, str]:
 async def show_shot(job_id: Annotated[str, Parameter(pattern=r"^kj_\w+$")]) -> dict[str, str]:
     """Say how an order is; one that is not done within 20 s is asked for again."""
     try:
-        video = await kie.attach(job_id).wait(timeout=20)
+        video = await kie.job(job_id).wait(timeout=20)
     except TaskNotFoundError as error:
         raise NotFoundException(detail="no such order") from error
     except TimeoutError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kie_async.bulk import Run as Run
     from kie_async.callbacks import Callbacks as Callbacks
     from kie_async.client import KieClient as KieClient
-    from kie_async.errors import ApiError as ApiError
+    from kie_async.errors import APIError as APIError
     from kie_async.errors import AuthenticationError as AuthenticationError
     from kie_async.errors import BudgetExceededError as BudgetExceededError
     from kie_async.errors import CallbackRejectedError as CallbackRejectedError
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from kie_async.errors import NoResultError as NoResultError
     from kie_async.errors import Problem as Problem
     from kie_async.errors import ProtocolError as ProtocolError
-    from kie_async.errors import RateLimitedError as RateLimitedError
+    from kie_async.errors import RateLimitError as RateLimitError
     from kie_async.errors import ResultExpiredError as ResultExpiredError
-    from kie_async.errors import ServiceError as ServiceError
+    from kie_async.errors import ServerError as ServerError
     from kie_async.errors import SubmitInDoubtError as SubmitInDoubtError
     from kie_async.errors import TaskFailedError as TaskFailedError
     from kie_async.errors import TaskNotFoundError as TaskNotFoundError
@@ -66,11 +66,11 @@ if TYPE_CHECKING:
     from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
     from kie_async.run_summary import RunSummary as RunSummary
     from kie_async.statistics import Statistics as Statistics
-    from kie_async.summary import JobSummary as JobSummary
+    from kie_async.summary import JobInfo as JobInfo
 
 __all__ = [
     "JSON",
-    "ApiError",
+    "APIError",
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
@@ -89,7 +89,7 @@ __all__ = [
     "InsufficientCreditsError",
     "InvalidRequestError",
     "Job",
-    "JobSummary",
+    "JobInfo",
     "JournalError",
     "KeyConflictError",
     "KeyLimitError",
@@ -103,13 +103,13 @@ __all__ = [
     "Outcome",
     "Problem",
     "ProtocolError",
-    "RateLimitedError",
+    "RateLimitError",
     "Request",
     "ResultExpiredError",
     "RetryPolicy",
     "Run",
     "RunSummary",
-    "ServiceError",
+    "ServerError",
     "Skipped",
     "SqliteJournal",
     "Statistics",
@@ -133,7 +133,7 @@ _HOME = {
     "Run": "kie_async.bulk",
     "Callbacks": "kie_async.callbacks",
     "KieClient": "kie_async.client",
-    "ApiError": "kie_async.errors",
+    "APIError": "kie_async.errors",
     "AuthenticationError": "kie_async.errors",
     "BudgetExceededError": "kie_async.errors",
     "CallbackRejectedError": "kie_async.errors",
@@ -151,9 +151,9 @@ _HOME = {
     "NoResultError": "kie_async.errors",
     "Problem": "kie_async.errors",
     "ProtocolError": "kie_async.errors",
-    "RateLimitedError": "kie_async.errors",
+    "RateLimitError": "kie_async.errors",
     "ResultExpiredError": "kie_async.errors",
-    "ServiceError": "kie_async.errors",
+    "ServerError": "kie_async.errors",
     "SubmitInDoubtError": "kie_async.errors",
     "TaskFailedError": "kie_async.errors",
     "TaskNotFoundError": "kie_async.errors",
@@ -179,7 +179,7 @@ _HOME = {
     "Wan22TurboImageToVideo": "kie_async.requests",
     "RunSummary": "kie_async.run_summary",
     "Statistics": "kie_async.statistics",
-    "JobSummary": "kie_async.summary",
+    "JobInfo": "kie_async.summary",
 }
 
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
+from kie_async._urls import shown_url
 from kie_async.errors import ConfigurationError
-from kie_async.requests.urls import shown_url
 
 __all__ = [
     "BASE_URL",

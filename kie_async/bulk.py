@@ -12,8 +12,8 @@ from kie_async.requests.base import Request
 from kie_async.run_summary import RunSummary
 
 if TYPE_CHECKING:
-    from kie_async._core.plan import Plan
-    from kie_async._io.mapping.loop import Mapper
+    from kie_async._core.map_options import MapOptions
+    from kie_async._io.mapping.map_run import MapRun
     from kie_async.client import KieClient
 
 __all__ = ["Rows", "Run"]
@@ -33,19 +33,19 @@ class Run:
     outcomes come. Then the iterator raises that error, and the same call again goes on.
     """
 
-    def __init__(self, client: KieClient, rows: Rows, plan: Plan) -> None:
+    def __init__(self, client: KieClient, rows: Rows, plan: MapOptions) -> None:
         self._client = client
         self._rows = rows
         self._plan = plan
-        self._mapper: Mapper | None = None
+        self._map_run: MapRun | None = None
 
     async def __aenter__(self) -> Self:
-        if self._mapper is not None:
+        if self._map_run is not None:
             msg = "A run is entered once. Call map() again: what is done is not paid again."
             raise ConfigurationError(msg)
         engine = await self._client._engine()  # noqa: SLF001 (a run is a part of its client)
-        self._mapper = engine.mapper(self._rows, self._plan)
-        self._mapper.begin()
+        self._map_run = engine.map_run(self._rows, self._plan)
+        self._map_run.begin()
         return self
 
     async def __aexit__(
@@ -86,8 +86,8 @@ class Run:
         """The figures so far; before the end and after it, too."""
         return self._entered().summary()
 
-    def _entered(self) -> Mapper:
-        if self._mapper is None:
+    def _entered(self) -> MapRun:
+        if self._map_run is None:
             msg = "A run works within `async with client.map(…) as run`. Enter it first."
             raise ConfigurationError(msg)
-        return self._mapper
+        return self._map_run

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from kie_async._core.signature import CallbackToken
+    from kie_async._core.callback_token import CallbackToken
     from kie_async._io.callbacks.asgi import ASGIApp
-    from kie_async._io.callbacks.door import Door
+    from kie_async._io.callbacks.handler import CallbackHandler
     from kie_async.client import KieClient
     from kie_async.records import JSON
 
@@ -117,10 +117,10 @@ class Callbacks:
         self._mount()
         return callback_routes(self._door(), urlsplit(self._callback_url or "").path if path is None else path)
 
-    def _door(self) -> Door:
-        from kie_async._io.callbacks.door import Door
+    def _door(self) -> CallbackHandler:
+        from kie_async._io.callbacks.handler import CallbackHandler
 
-        return Door(find=self._token, take=self._take, refuse=self._refuse)
+        return CallbackHandler(find=self._token, take=self._take, refuse=self._refuse)
 
     def _mount(self) -> None:
         """Expect callbacks from now on; done by whatever takes them."""
@@ -134,10 +134,10 @@ class Callbacks:
             engine = await self._client._engine()  # noqa: SLF001 (a part of its client)
             await engine.receiver.take(token, headers, body)
         except errors.CallbackRejectedError as error:
-            return self._refuse(error.message, status=error.status, job_id=token.intent_id)
+            return self._refuse(error.message, status=error.status, job_id=token.job_id)
         except (errors.ClientClosedError, errors.JournalError):
             why = "the client is closed, or its journal cannot be used"
-            return self._refuse(why, status=_TRY_AGAIN, job_id=token.intent_id)
+            return self._refuse(why, status=_TRY_AGAIN, job_id=token.job_id)
         return _OK, _SUCCESS
 
     def _refuse(self, why: str, *, status: int, job_id: str | None = None) -> tuple[int, bytes]:
@@ -148,7 +148,7 @@ class Callbacks:
 
     def _token(self, path: str) -> CallbackToken | None:
         if self._find is None:
-            from kie_async._core.signature import callback_secret, find_token
+            from kie_async._core.callback_token import callback_secret, find_token
 
             self._find = partial(find_token, callback_secret(self._api_key))
         return self._find(path)

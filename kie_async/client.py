@@ -26,12 +26,12 @@ from kie_async._settings import (
     read_webhook_keys,
     service_url,
 )
+from kie_async._urls import origin, shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy
 from kie_async.requests.base import Request
 from kie_async.requests.images import ImageInput, ImageSource, as_image
-from kie_async.requests.urls import origin, shown_url
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.engine import Engine
     from kie_async._io.http.transport import SessionFactory, Transport
-    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
     from kie_async.budget import Budget, Estimate
     from kie_async.bulk import Rows, Run
     from kie_async.events import Event
     from kie_async.records import Generation
-    from kie_async.summary import JobSummary
+    from kie_async.summary import JobInfo
 
 __all__ = ["KieClient"]
 
@@ -203,7 +203,7 @@ class KieClient:
         Submit a request and wait for its result.
 
         Cancelled or timed out before anything was sent, a request without a key is withdrawn and costs nothing. After
-        that the task lives on: the error carries its ids, and ``attach()`` waits for it again.
+        that the task lives on: the error carries its ids, and ``job()`` waits for it again.
 
         Args:
             request: What to generate.
@@ -266,7 +266,7 @@ class KieClient:
         requests: Rows,
         *,
         budget: Budget | None = None,
-        deadline: float | None = None,
+        stop_after: float | None = None,
         save_to: str | os.PathLike[str] | None = None,
         ordered: bool = False,
         retry_failed: int = 0,
@@ -288,7 +288,7 @@ class KieClient:
 
             budget: What all rows may cost together; see ``Budget``.
 
-            deadline: After how many seconds nothing more is sent. What runs by then is waited for.
+            stop_after: After how many seconds nothing more is sent. What runs by then is waited for.
 
             save_to: Where files go, such as ``"out/{key}.mp4"``; ``{key}`` must be in it, and is percent-encoded so
                 that no key leaves the folder. Of several results, the second is ``out/{key}~2.mp4``. Files that are
@@ -309,13 +309,13 @@ class KieClient:
         Raises:
             ConfigurationError: If an option makes no sense.
         """
-        from kie_async._core.plan import Plan
+        from kie_async._core.map_options import MapOptions
         from kie_async.bulk import Run
 
-        plan = Plan.of(
+        plan = MapOptions.of(
             self._limits,
             budget=budget,
-            deadline=deadline,
+            stop_after=stop_after,
             save_to=None if save_to is None else str(save_to),
             ordered=ordered,
             retry_failed=retry_failed,
@@ -360,7 +360,7 @@ class KieClient:
         engine = await self._engine()
         return await engine.spent(requests, price)
 
-    def attach(self, job_id: str) -> Job:
+    def job(self, job_id: str) -> Job:
         """
         A handle to a job (``kj_…``) or to any task (its taskId).
 
@@ -385,12 +385,12 @@ class KieClient:
             Handles to the unfinished jobs that are this client's now; those of other processes stay theirs.
         """
         engine = await self._engine(reminds=False)
-        found = await engine.root.run(engine.recover)
+        found = await engine.supervisor.run(engine.recover)
         return [Job(self, job_id, self._live(job_id)) for job_id in found]
 
-    async def jobs(self, *, unfinished: bool = False) -> list[JobSummary]:
+    async def jobs(self, *, unfinished: bool = False) -> list[JobInfo]:
         """
-        What the journal says of its jobs, oldest first; ``attach(summary.id)`` makes a handle.
+        What the journal says of its jobs, oldest first; ``job(summary.id)`` makes a handle.
 
         Args:
             unfinished: Only those that have not ended, or whose outcome nobody knows.
@@ -463,7 +463,7 @@ class KieClient:
     async def _engine(self, *, reminds: bool = True) -> Engine:
         """The engine for the running loop, made on first use; the first use *reminds* of what can be recovered."""
         if self._closed:
-            from kie_async._core.outcomes import closed_error
+            from kie_async._core.job_errors import closed_error
 
             raise closed_error()
         loop = _running_loop()
@@ -479,7 +479,7 @@ class KieClient:
         if engine is None or engine.over:
             engine = self._make_engine(loop)
             self._bound, self._bound_to = engine, os.getpid()
-        await engine.root.up()
+        await engine.supervisor.up()
         if reminds and engine.orphans:
             engine.remind()
         return engine
@@ -487,12 +487,12 @@ class KieClient:
     def _make_engine(self, loop: AbstractEventLoop) -> Engine:
         # Imported here, so that importing the package loads no aiohttp.
         from kie_async._core.durations import DurationsByKind
-        from kie_async._io.clock import Surroundings
         from kie_async._io.engine import Engine
         from kie_async._io.files.downloads import Downloads
         from kie_async._io.journals.memory import MemoryJournal
         from kie_async._io.journals.sqlite import SqliteJournal
         from kie_async._io.parts import Settings
+        from kie_async._io.runtime import Runtime
 
         if self._journal is None:
             self._journal = MemoryJournal()
@@ -503,7 +503,7 @@ class KieClient:
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
-            surroundings=lambda: Surroundings(_running_loop()),
+            runtime=lambda: Runtime(_running_loop()),
             allowed_origins=origins,
             hosts=self._download_hosts,
         )
@@ -547,7 +547,7 @@ class KieClient:
     async def _open_transport(self) -> AsyncGenerator[Transport]:
         """The engine's transport, or for a result that is saved after the client was closed, one for the moment."""
         engine = self._bound
-        if engine is not None and engine.loop is _running_loop() and not engine.over and engine.root.running:
+        if engine is not None and engine.loop is _running_loop() and not engine.over and engine.supervisor.running:
             yield engine.parts.transport
             return
         transport = self._make_transport()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kie_async.job import Job
 
 __all__ = [
-    "ApiError",
+    "APIError",
     "AuthenticationError",
     "BudgetExceededError",
     "CallbackRejectedError",
@@ -35,9 +35,9 @@ __all__ = [
     "NoResultError",
     "Problem",
     "ProtocolError",
-    "RateLimitedError",
+    "RateLimitError",
     "ResultExpiredError",
-    "ServiceError",
+    "ServerError",
     "SubmitInDoubtError",
     "TaskFailedError",
     "TaskNotFoundError",
@@ -59,14 +59,14 @@ class KieError(Exception):
     The root of all errors of this package.
 
     Attributes:
-        intent_id: The job's own id (``kj_…``), or None where no job is concerned.
+        job_id: The job's own id (``kj_…``), or None where no job is concerned.
 
         task_id: The service's id of the task, or None while it is not known.
     """
 
-    def __init__(self, message: str, *, intent_id: str | None = None, task_id: str | None = None) -> None:
+    def __init__(self, message: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
         super().__init__(message)
-        self.intent_id = intent_id
+        self.job_id = job_id
         self.task_id = task_id
 
     def again(self) -> Self:
@@ -89,7 +89,7 @@ class KieError(Exception):
 
     def __str__(self) -> str:
         known = [
-            f"{name} {value}" for name, value in (("job", self.intent_id), ("task", self.task_id)) if value is not None
+            f"{name} {value}" for name, value in (("job", self.job_id), ("task", self.task_id)) if value is not None
         ]
         return f"{self.message} [{', '.join(known)}]" if known else self.message
 
@@ -111,12 +111,12 @@ class SubmitInDoubtError(KieError):
             ``await job.abandon()`` settle it; a callback may settle it by itself.
     """
 
-    def __init__(self, message: str, *, job: Job, intent_id: str | None = None, task_id: str | None = None) -> None:
-        super().__init__(message, intent_id=intent_id, task_id=task_id)
+    def __init__(self, message: str, *, job: Job, job_id: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(message, job_id=job_id, task_id=task_id)
         self.job = job
 
 
-class ApiError(KieError):
+class APIError(KieError):
     """
     Raised when the service has refused a request; its subclasses say why.
 
@@ -132,23 +132,23 @@ class ApiError(KieError):
         *,
         code: int | None = None,
         service_message: str = "",
-        intent_id: str | None = None,
+        job_id: str | None = None,
         task_id: str | None = None,
     ) -> None:
-        super().__init__(message, intent_id=intent_id, task_id=task_id)
+        super().__init__(message, job_id=job_id, task_id=task_id)
         self.code = code
         self.service_message = service_message
 
 
-class AuthenticationError(ApiError):
+class AuthenticationError(APIError):
     """Raised when the service does not accept the API key: set another one."""
 
 
-class InsufficientCreditsError(ApiError):
+class InsufficientCreditsError(APIError):
     """Raised when the account has not enough credits: top up."""
 
 
-class KeyLimitError(ApiError):
+class KeyLimitError(APIError):
     """Raised when the API key has reached its own hourly, daily or total cap (code 433): raise it or wait."""
 
 
@@ -173,7 +173,7 @@ class Problem:
         return f"{self.field}: got {self.value}; allowed: {self.allowed}"
 
 
-class InvalidRequestError(ApiError):
+class InvalidRequestError(APIError):
     """
     Raised when a request cannot be fulfilled as it stands: correct it.
 
@@ -189,26 +189,26 @@ class InvalidRequestError(ApiError):
         problems: Sequence[Problem] = (),
         code: int | None = None,
         service_message: str = "",
-        intent_id: str | None = None,
+        job_id: str | None = None,
         task_id: str | None = None,
     ) -> None:
-        super().__init__(message, code=code, service_message=service_message, intent_id=intent_id, task_id=task_id)
+        super().__init__(message, code=code, service_message=service_message, job_id=job_id, task_id=task_id)
         self.problems: tuple[Problem, ...] = tuple(problems)
 
 
-class RateLimitedError(ApiError):
+class RateLimitError(APIError):
     """Raised when the service kept refusing a request because too many were made: slow down, then repeat."""
 
 
-class MaintenanceError(ApiError):
+class MaintenanceError(APIError):
     """Raised when the service was under maintenance for longer than the caller would wait: try again later."""
 
 
-class ServiceError(ApiError):
+class ServerError(APIError):
     """Raised when the service has failed: try again later."""
 
 
-class ModelPausedError(ApiError):
+class ModelPausedError(APIError):
     """Raised when the service has switched the model off for now: use another one or wait."""
 
 
@@ -221,9 +221,9 @@ class ProtocolError(KieError):
     """
 
     def __init__(
-        self, message: str, *, head: bytes = b"", intent_id: str | None = None, task_id: str | None = None
+        self, message: str, *, head: bytes = b"", job_id: str | None = None, task_id: str | None = None
     ) -> None:
-        super().__init__(message, intent_id=intent_id, task_id=task_id)
+        super().__init__(message, job_id=job_id, task_id=task_id)
         self.head: bytes = head[:256]
 
 
@@ -246,10 +246,10 @@ class TaskFailedError(KieError):
         fail_code: str | None = None,
         fail_message: str | None = None,
         worth_retrying: bool = False,
-        intent_id: str | None = None,
+        job_id: str | None = None,
         task_id: str | None = None,
     ) -> None:
-        super().__init__(message, intent_id=intent_id, task_id=task_id)
+        super().__init__(message, job_id=job_id, task_id=task_id)
         self.fail_code = fail_code
         self.fail_message = fail_message
         self.worth_retrying = worth_retrying
@@ -260,7 +260,7 @@ class NoResultError(KieError):
 
 
 class TaskTimeoutError(KieError, TimeoutError):
-    """Raised when a wait has reached its deadline; the task itself lives on: ``client.attach(id)`` waits again."""
+    """Raised when a wait has reached its deadline; the task itself lives on: ``client.job(id)`` waits again."""
 
 
 class TaskNotFoundError(KieError):
@@ -296,10 +296,10 @@ class KeyConflictError(KieError):
         message: str,
         *,
         differs: Sequence[str] = (),
-        intent_id: str | None = None,
+        job_id: str | None = None,
         task_id: str | None = None,
     ) -> None:
-        super().__init__(message, intent_id=intent_id, task_id=task_id)
+        super().__init__(message, job_id=job_id, task_id=task_id)
         self.differs: tuple[str, ...] = tuple(differs)
 
 
@@ -316,9 +316,9 @@ class CallbackRejectedError(KieError):
     """
 
     def __init__(
-        self, message: str, *, status: int = 400, intent_id: str | None = None, task_id: str | None = None
+        self, message: str, *, status: int = 400, job_id: str | None = None, task_id: str | None = None
     ) -> None:
-        super().__init__(message, intent_id=intent_id, task_id=task_id)
+        super().__init__(message, job_id=job_id, task_id=task_id)
         self.status = status
 
 

@@ -18,10 +18,10 @@ class EventName(StrEnum):
     SUBMITTED = "submitted"  #: A taskId is known.
     ENDED = "ended"  #: The service has said its last word.
     STALLED = "stalled"  #: Not ended within ``max_age``.
-    WITHDRAWN = "withdrawn"  #: Given up before anything was sent.
+    CANCELLED = "cancelled"  #: Given up before anything was sent.
     REJECTED = "rejected"  #: Refused by the service.
     IN_DOUBT = "in_doubt"  #: Sent, and nobody can tell whether it was accepted.
-    UNKNOWN = "unknown"  #: In doubt for too long: the caller decides.
+    UNRESOLVED = "unresolved"  #: In doubt for too long: the caller decides.
     RATE_LIMITED = "rate_limited"  #: A create was answered by 429.
     MAINTENANCE = "maintenance"  #: A create was answered by 455.
     ACCOUNT_PAUSED = "account_paused"  #: A create was answered by 401, 402 or 433.

@@ -10,10 +10,10 @@ from kie_async import errors
 from kie_async._settings import check_id
 
 if TYPE_CHECKING:
-    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob
     from kie_async.client import KieClient
     from kie_async.records import Generation, TaskRecord
-    from kie_async.summary import JobSummary
+    from kie_async.summary import JobInfo
 
 __all__ = ["Job"]
 
@@ -22,7 +22,7 @@ class Job:
     """
     A task that was asked for.
 
-    Made by ``KieClient.submit()`` and ``KieClient.attach()``. Any number of handles to one
+    Made by ``KieClient.submit()`` and ``KieClient.job()``. Any number of handles to one
     task may be made, dropped and awaited, at once too.
     """
 
@@ -52,7 +52,7 @@ class Job:
         """
         What the journal says of the job, as far as it was seen here, such as ``"submitted"`` or ``"in_doubt"``.
 
-        None for a handle of ``attach()`` that nobody has waited for, and for a task of somebody else.
+        None for a handle of ``job()`` that nobody has waited for, and for a task of somebody else.
         """
         live = self._now()
         return None if live is None or live.state is None else str(live.state)
@@ -115,7 +115,7 @@ class Job:
         self._task_id = done.task_id
         return done
 
-    async def refresh(self) -> TaskRecord:
+    async def status(self) -> TaskRecord:
         """
         Ask the service for the task's record now.
 
@@ -127,9 +127,9 @@ class Job:
             KieError: If there was no answer, or none that could be read.
         """
         engine = await self._client._engine()  # noqa: SLF001
-        return await engine.waiting.refresh(self._id)
+        return await engine.waiting.status(self._id)
 
-    async def summary(self) -> JobSummary | None:
+    async def info(self) -> JobInfo | None:
         """
         What the journal says of the job; it is only read, and nothing is taken up.
 
@@ -168,7 +168,7 @@ class Job:
         """
         check_id(task_id)
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.root.run(engine.doubts.resolve, self._id, task_id)
+        await engine.supervisor.run(engine.doubts.resolve, self._id, task_id)
 
     async def resubmit(self, *, allow_duplicate: bool = False) -> None:
         """
@@ -182,9 +182,9 @@ class Job:
         """
         if allow_duplicate is not True:
             msg = "Sending the create again may pay twice. Pass allow_duplicate=True if that is wanted."
-            raise errors.ConfigurationError(msg, intent_id=self._id)
+            raise errors.ConfigurationError(msg, job_id=self._id)
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.root.run(engine.doubts.resubmit, self._id)
+        await engine.supervisor.run(engine.doubts.resubmit, self._id)
 
     async def abandon(self) -> None:
         """
@@ -196,4 +196,4 @@ class Job:
             ConfigurationError: If the job is not in doubt.
         """
         engine = await self._client._engine()  # noqa: SLF001
-        await engine.root.run(engine.doubts.abandon, self._id)
+        await engine.supervisor.run(engine.doubts.abandon, self._id)

@@ -27,7 +27,7 @@ class _Row:
 
         request: What was asked for.
 
-        job_id: The job's own id (``kj_…``), or None where there is none: ``client.attach(job_id)`` makes a handle.
+        job_id: The job's own id (``kj_…``), or None where there is none: ``client.job(job_id)`` makes a handle.
 
         task_id: The service's id, or None where no task is known.
 
@@ -118,10 +118,10 @@ class Skipped(_Row):
     A row for which nothing was sent.
 
     Attributes:
-        reason: ``"budget"``, if it would have cost more than was left; ``"deadline"``, if the time was over.
+        reason: ``"budget"``, if it would have cost more than was left; ``"stop_after"``, if the time was over.
     """
 
-    reason: Literal["budget", "deadline"]
+    reason: Literal["budget", "stop_after"]
 
 
 #: What ``KieClient.map()`` yields.

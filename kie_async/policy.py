@@ -90,17 +90,17 @@ class RetryPolicy:
 
         on_server_error: ``"retry"``, or ``"in_doubt"``: never send again, and raise ``SubmitInDoubtError`` instead.
 
-        unsent_patience: For how long a create that could not be sent (no name, no connection) is tried again, from its
+        unsent_timeout: For how long a create that could not be sent (no name, no connection) is tried again, from its
             first failure.
 
-        maintenance_patience: For how long a job waits behind the service's maintenance.
+        maintenance_timeout: For how long a job waits behind the service's maintenance.
 
-        in_doubt_hold: For how long a create in doubt keeps its slot; without a callback URL, also when it becomes
-            UNKNOWN.
+        in_doubt_timeout: For how long a create in doubt keeps its slot; without a callback URL, also when it becomes
+            UNRESOLVED.
 
         max_age: For how long a task is waited for, from its acceptance; for how long a create is tried again while the
             rate limit refuses every one; with a callback URL, also when a create in
-            doubt becomes UNKNOWN, from when it was sent.
+            doubt becomes UNRESOLVED, from when it was sent.
 
     Raises:
         ConfigurationError: If a value makes no sense.
@@ -108,7 +108,7 @@ class RetryPolicy:
 
     server_error_attempts: int = attrs.field(default=3, validator=_whole(at_least=1))
     on_server_error: Literal["retry", "in_doubt"] = attrs.field(default="retry", validator=_check_on_server_error)
-    unsent_patience: float = attrs.field(default=120.0, validator=_number(at_least=0.0))
-    maintenance_patience: float = attrs.field(default=900.0, validator=_number(at_least=0.0))
-    in_doubt_hold: float = attrs.field(default=600.0, validator=_number(above=0.0))
+    unsent_timeout: float = attrs.field(default=120.0, validator=_number(at_least=0.0))
+    maintenance_timeout: float = attrs.field(default=900.0, validator=_number(at_least=0.0))
+    in_doubt_timeout: float = attrs.field(default=600.0, validator=_number(above=0.0))
     max_age: float = attrs.field(default=3600.0, validator=_number(above=0.0))

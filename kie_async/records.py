@@ -132,11 +132,11 @@ class Generation:
     Attributes:
         record: The service's last word about the task.
 
-        intent_id: The job's own id (``kj_…``), or None where the task is not one of this journal's.
+        job_id: The job's own id (``kj_…``), or None where the task is not one of this journal's.
     """
 
     record: TaskRecord
-    intent_id: str | None = None
+    job_id: str | None = None
     _saver: Saver = attrs.field(repr=False, eq=False, alias="saver")
 
     def __repr__(self) -> str:
@@ -163,7 +163,7 @@ class Generation:
         """
         if not self.record.result_urls:
             msg = "This result has no URL. Read record.result."
-            raise NoResultError(msg, intent_id=self.intent_id, task_id=self.task_id)
+            raise NoResultError(msg, job_id=self.job_id, task_id=self.task_id)
         return self.record.result_urls[0]
 
     @property

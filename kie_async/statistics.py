@@ -25,7 +25,7 @@ class Statistics:
 
         in_flight: Slots that are taken: tasks that may be running at the service.
 
-        tokens_lent: Creates under way.
+        tokens_in_use: Creates under way.
 
         watched: Tasks that are looked at.
 
@@ -33,15 +33,15 @@ class Statistics:
 
         waiters: Callers that wait for a job.
 
-        children: Tasks of the event loop that work for the client.
+        loop_tasks: Tasks of the event loop that work for the client.
 
-        looks: Looks so far: a total.
+        polls: Looks so far: a total.
 
         callbacks: Callbacks with a token of ours so far: a total.
 
-        confirmations: Looks that callbacks have caused, of all looks: a total.
+        confirmations: Looks that callbacks have caused, of all polls: a total.
 
-        late_records: Last words about tasks that had ended: a total.
+        duplicate_records: Last words about tasks that had ended: a total.
     """
 
     jobs: int = 0
@@ -50,22 +50,22 @@ class Statistics:
     waiting_for_token: int = 0
     sending: int = 0
     in_flight: int = 0
-    tokens_lent: int = 0
+    tokens_in_use: int = 0
     watched: int = 0
     confirming: int = 0
     waiters: int = 0
-    children: int = 0
-    looks: int = 0
+    loop_tasks: int = 0
+    polls: int = 0
     callbacks: int = 0
     confirmations: int = 0
-    late_records: int = 0
+    duplicate_records: int = 0
 
     def __str__(self) -> str:
         """
         What is not zero.
 
-        >>> print(Statistics(jobs=3, in_flight=2, looks=41))
-        jobs=3 in_flight=2 looks=41
+        >>> print(Statistics(jobs=3, in_flight=2, polls=41))
+        jobs=3 in_flight=2 polls=41
         """
         figures = {name: value for name, value in attrs.asdict(self).items() if value}
         return " ".join(f"{name}={value}" for name, value in figures.items()) or "idle"

@@ -1,14 +1,14 @@
-"""``JobSummary``: what the journal says of one job, as a value."""
+"""``JobInfo``: what the journal says of one job, as a value."""
 
 from __future__ import annotations
 
 import attrs
 
-__all__ = ["JobSummary"]
+__all__ = ["JobInfo"]
 
 
 @attrs.frozen(kw_only=True)
-class JobSummary:
+class JobInfo:
     """
     What the journal said of a job when it was asked.
 

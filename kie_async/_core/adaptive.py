@@ -10,7 +10,7 @@ the earlier of
 
 * its answer: nothing is assumed, and the price is one round trip in a window, a use of ``window / (window + mean round
   trip)``, 97.8 % for 20 in 10 s and 20 to 200 ms each way;
-* the instant at which it was written, and 1.25 times the longest of the last 64 round trips of *looks*, requests that
+* the instant at which it was written, and 1.25 times the longest of the last 64 round trips of *polls*, requests that
   cost the service no work: so a create that the service thinks about for seconds, or never answers, does not hold its
   place for as long. Until a look has been answered, there is only the answer; and the network may stand still, with the
   create in it, until something is answered that was written no earlier, or anything after the longest round trip.
@@ -57,7 +57,7 @@ from itertools import chain, islice
 
 import attrs
 
-__all__ = ["AdaptiveBucket", "Loan"]
+__all__ = ["AdaptiveBucket", "TokenLease"]
 
 #: How many round trips of looks are remembered, and how much longer than the longest of them a request may travel.
 ROUND_TRIPS = 64
@@ -74,7 +74,7 @@ OUTAGE_WINDOWS = 6
 
 
 @attrs.define(eq=False)
-class Loan:
+class TokenLease:
     """
     A request that may be sent, or is under way; ended by one ``give_back``, ``spent`` or ``refused``.
 
@@ -143,8 +143,8 @@ class AdaptiveBucket:
     _uncounted: int = attrs.field(default=0, init=False)
     #: Of these, the ones that are written; first they are only that, then an answer has told that the network moves.
     #: Both in the order of writing, with that instant, and with the one of that answer.
-    _written: OrderedDict[Loan, float] = attrs.field(factory=OrderedDict, init=False)
-    _moving: OrderedDict[Loan, tuple[float, float]] = attrs.field(factory=OrderedDict, init=False)
+    _written: OrderedDict[TokenLease, float] = attrs.field(factory=OrderedDict, init=False)
+    _moving: OrderedDict[TokenLease, tuple[float, float]] = attrs.field(factory=OrderedDict, init=False)
     #: When requests were counted at the latest, in order: those that hold a token for ``span``, and all, refused or
     #: not, for ``window``.
     _counted: deque[float] = attrs.field(factory=deque, init=False)
@@ -203,7 +203,7 @@ class AdaptiveBucket:
             ready_at = max(ready_at, self._taken_at + self.span / (self.tokens + 1))
         return max(now, room_at, ready_at)
 
-    def take(self, now: float) -> Loan:
+    def take(self, now: float) -> TokenLease:
         """
         Lend a token at the instant *now*, or the right to ask for one more.
 
@@ -213,72 +213,72 @@ class AdaptiveBucket:
         if self.ready_at(now) != now:
             msg = "no token is free"
             raise ValueError(msg)
-        loan = Loan(now, probe=self._held >= self.tokens, learned=self.tokens < self.limit)
-        self._probing = self._probing or loan.probe
+        lease = TokenLease(now, probe=self._held >= self.tokens, learned=self.tokens < self.limit)
+        self._probing = self._probing or lease.probe
         self._taken_at = now
         self.lent += 1
         self._uncounted += 1
-        return loan
+        return lease
 
     # -- what became of it --------------------------------------------------------------------------------------------
 
-    def wrote(self, loan: Loan, now: float) -> None:
+    def wrote(self, lease: TokenLease, now: float) -> None:
         """
         Say that a request is being written to the wire; they are written in the order of their instants.
         """
-        loan.written_at = now
-        self._written[loan] = now
+        lease.written_at = now
+        self._written[lease] = now
 
-    def give_back(self, loan: Loan) -> None:
+    def give_back(self, lease: TokenLease) -> None:
         """
         End a loan whose request was never sent: what it held is free at once.
         """
-        self._end(loan)
+        self._end(lease)
         self._uncounted -= 1
 
-    def spent(self, loan: Loan, *, answered_at: float, passed: bool) -> None:
+    def spent(self, lease: TokenLease, *, answered_at: float, passed: bool) -> None:
         """
         End a loan whose request was sent and not refused by the rate limit.
 
         Args:
-            loan: The loan.
+            lease: The loan.
 
             answered_at: When the request ended, with an answer or without.
 
             passed: Whether an answer has told that the rate limit let it pass.
         """
         self._collect(answered_at)
-        self._end(loan)
+        self._end(lease)
         oldest = self._counted[0] if self._counted else answered_at
-        if not loan.counted:
-            self._count(loan, answered_at)
+        if not lease.counted:
+            self._count(lease, answered_at)
         if passed:
-            self._answered(loan.written_at, answered_at)
+            self._answered(lease.written_at, answered_at)
             self.refused_since = None
-            if loan.probe or self._dark_since is not None:
+            if lease.probe or self._dark_since is not None:
                 self._regain(answered_at, oldest)
-        elif loan.probe:
+        elif lease.probe:
             self._probe_at = answered_at + self._pause  # it has told nothing
 
-    def refused(self, loan: Loan, *, now: float) -> None:
+    def refused(self, lease: TokenLease, *, now: float) -> None:
         """
         End a loan whose request was refused by the rate limit: its token is burnt.
         """
         self._collect(now)
-        self._end(loan)
-        if not loan.counted:
+        self._end(lease)
+        if not lease.counted:
             self._uncounted -= 1
-            self._forget(loan)
+            self._forget(lease)
             _insert(self._sent, now)
-        self._answered(loan.written_at, now)
+        self._answered(lease.written_at, now)
         if self.refused_since is None:
             self.refused_since = now
         lucky, self._regained = self._regained, False
-        if loan.probe:
+        if lease.probe:
             self._probe_at = now + self._pause
             self._pause = self._next_pause
             return
-        self.paced = self.paced or loan.learned
+        self.paced = self.paced or lease.learned
         self.tokens = max(0, self.tokens - 1)
         if self.tokens or self._dark_since is not None:
             self._probe_at = max(self._probe_at, now + self._pause)
@@ -353,10 +353,10 @@ class AdaptiveBucket:
 
     def _collect(self, now: float) -> None:
         while self._moving:
-            loan, instants = next(iter(self._moving.items()))
+            lease, instants = next(iter(self._moving.items()))
             if (counted_at := self._counted_at(*instants)) > now:
                 break
-            self._count(loan, counted_at)
+            self._count(lease, counted_at)
         while self._counted and self._counted[0] + self.span <= now:
             self._counted.popleft()
         while self._sent and self._sent[0] + self.window <= now:
@@ -368,31 +368,31 @@ class AdaptiveBucket:
     def _answered(self, asked_at: float | None, now: float) -> None:
         """What should have arrived by now, or was written before this request, is not stuck in the network."""
         while self._written:
-            loan, written_at = next(iter(self._written.items()))
+            lease, written_at = next(iter(self._written.items()))
             later = asked_at is not None and written_at <= asked_at
             if not later and written_at + self._margin / SLACK > now:
                 break
-            del self._written[loan]
-            self._moving[loan] = (written_at, now)
+            del self._written[lease]
+            self._moving[lease] = (written_at, now)
 
-    def _count(self, loan: Loan, at: float) -> None:
+    def _count(self, lease: TokenLease, at: float) -> None:
         """The service has counted a request by the instant *at*."""
-        loan.counted = True
-        self._forget(loan)
+        lease.counted = True
+        self._forget(lease)
         self._uncounted -= 1
         _insert(self._counted, at)
         _insert(self._sent, at)
 
-    def _forget(self, loan: Loan) -> None:
-        self._written.pop(loan, None)
-        self._moving.pop(loan, None)
+    def _forget(self, lease: TokenLease) -> None:
+        self._written.pop(lease, None)
+        self._moving.pop(lease, None)
 
-    def _end(self, loan: Loan) -> None:
+    def _end(self, lease: TokenLease) -> None:
         if not self.lent:
             msg = "no token is lent"
             raise ValueError(msg)
         self.lent -= 1
-        if loan.probe:
+        if lease.probe:
             self._probing = False
 
     def _regain(self, now: float, oldest: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kie_async.requests.media import Media
+from kie_async._media import Media
 
 __all__ = ["claims_other", "looks_like_text"]
 

@@ -27,7 +27,7 @@ from math import log2
 
 import attrs
 
-from kie_async._core.kinds import Kind
+from kie_async._core.task_kinds import Kind
 
 __all__ = ["Durations", "DurationsByKind"]
 

@@ -9,7 +9,7 @@ The states of an intent, one wish to create one task, with the moves between the
     INTENT ── slot, token ──> SENDING(n) ──> SUBMITTED(taskId) ──> SUCCEEDED | FAILED | STALLED (may still end)
        │                          ├──> REJECTED
        │                          └──> IN_DOUBT ── callback with our token, echoed by recordInfo ──> SUBMITTED
-       └──> WITHDRAWN (free)            └── deadline ──> UNKNOWN: resolve | resubmit | abandon -> ABANDONED
+       └──> CANCELLED (free)            └── deadline ──> UNRESOLVED: resolve | resubmit | abandon -> ABANDONED
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from enum import StrEnum
 
 import attrs
 
-__all__ = ["BINDABLE", "ENDED", "IN_FLIGHT", "MOVES", "OPEN", "UNSENT", "Intent", "IntentState", "Source", "may_move"]
+__all__ = ["BINDABLE", "ENDED", "IN_FLIGHT", "MOVES", "OPEN", "UNSENT", "Intent", "JobState", "Source", "may_move"]
 
 
-class IntentState(StrEnum):
+class JobState(StrEnum):
     """What the journal knows of an intent."""
 
     INTENT = "intent"  #: Written down; nothing was sent.
@@ -32,26 +32,26 @@ class IntentState(StrEnum):
     STALLED = "stalled"  #: Not ended within ``max_age``; it may still end.
     REJECTED = "rejected"  #: The service has refused the create.
     IN_DOUBT = "in_doubt"  #: Sent, no answer that tells whether it was accepted.
-    UNKNOWN = "unknown"  #: In doubt for longer than the deadline: the caller decides.
-    WITHDRAWN = "withdrawn"  #: Given up before anything was sent: nothing was paid.
+    UNRESOLVED = "unresolved"  #: In doubt for longer than the deadline: the caller decides.
+    CANCELLED = "cancelled"  #: Given up before anything was sent: nothing was paid.
     ABANDONED = "abandoned"  #: In doubt, and given up by the caller.
 
 
-_S = IntentState
+_S = JobState
 
 #: From each state, the states that may follow. A move that is not here is a bug of ours, and the journal refuses it.
-MOVES: dict[IntentState, frozenset[IntentState]] = {
+MOVES: dict[JobState, frozenset[JobState]] = {
     # Submitted: a suspect attempt, answered by an unclear 500, turns out to have been accepted.
-    _S.INTENT: frozenset({_S.SENDING, _S.WITHDRAWN, _S.REJECTED, _S.SUBMITTED}),
+    _S.INTENT: frozenset({_S.SENDING, _S.CANCELLED, _S.REJECTED, _S.SUBMITTED}),
     _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT}),
     # Succeeded and failed may follow at once: a stalled job, or one whose row could not be written in between.
     _S.SUBMITTED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.STALLED}),
     _S.STALLED: frozenset({_S.SUCCEEDED, _S.FAILED}),
-    _S.IN_DOUBT: frozenset({_S.SUBMITTED, _S.UNKNOWN, _S.INTENT, _S.ABANDONED}),
-    _S.UNKNOWN: frozenset({_S.SUBMITTED, _S.INTENT, _S.ABANDONED}),
+    _S.IN_DOUBT: frozenset({_S.SUBMITTED, _S.UNRESOLVED, _S.INTENT, _S.ABANDONED}),
+    _S.UNRESOLVED: frozenset({_S.SUBMITTED, _S.INTENT, _S.ABANDONED}),
     # The same key again sends these anew; a late, authentic callback proves that a suspect attempt was accepted.
     _S.REJECTED: frozenset({_S.INTENT, _S.SUBMITTED}),
-    _S.WITHDRAWN: frozenset({_S.INTENT}),
+    _S.CANCELLED: frozenset({_S.INTENT}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.ABANDONED: frozenset(),
@@ -64,19 +64,19 @@ IN_FLIGHT = frozenset({_S.SENDING, _S.SUBMITTED, _S.IN_DOUBT})
 #: Something may still happen by itself.
 OPEN = frozenset({_S.INTENT, _S.SENDING, _S.SUBMITTED, _S.IN_DOUBT, _S.STALLED})
 #: The service has said its last word, or nobody waits for one.
-ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.WITHDRAWN, _S.ABANDONED})
+ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.CANCELLED, _S.ABANDONED})
 #: A task may be bound to the intent by proof (a callback of ours that ``recordInfo`` echoes, or the caller's
 #: ``resolve``).
-BINDABLE = frozenset({_S.INTENT, _S.SENDING, _S.IN_DOUBT, _S.UNKNOWN, _S.REJECTED})
+BINDABLE = frozenset({_S.INTENT, _S.SENDING, _S.IN_DOUBT, _S.UNRESOLVED, _S.REJECTED})
 
 
-def may_move(old: IntentState, new: IntentState) -> bool:
+def may_move(old: JobState, new: JobState) -> bool:
     """
     Whether *new* may follow *old*.
 
-    >>> may_move(IntentState.INTENT, IntentState.SENDING)
+    >>> may_move(JobState.INTENT, JobState.SENDING)
     True
-    >>> may_move(IntentState.SUCCEEDED, IntentState.INTENT)
+    >>> may_move(JobState.SUCCEEDED, JobState.INTENT)
     False
     """
     return new in MOVES[old]
@@ -133,7 +133,7 @@ class Intent:
 
         callback_url: The base of the callback URL that its creates carry, or None.
 
-        state: See ``IntentState``.
+        state: See ``JobState``.
 
         attempts: How many times SENDING was entered: the number of the latest attempt.
 
@@ -167,7 +167,7 @@ class Intent:
     sources: tuple[Source, ...] = ()
     key: str | None = None
     callback_url: str | None = None
-    state: IntentState = IntentState.INTENT
+    state: JobState = JobState.INTENT
     attempts: int = 0
     suspect_attempts: int = 0
     sending_at: float | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from kie_async._core.signature import find_token
+from kie_async._core.callback_token import find_token
 from kie_async._core.wire import read_param
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def step_of(row: Intent, task_id: str) -> Step:
     return Step.CONFIRM if row.record is None else Step.NOTHING
 
 
-def echoes(record: TaskRecord, intent_id: str, secret: bytes) -> bool:
+def echoes(record: TaskRecord, job_id: str, secret: bytes) -> bool:
     """
     Whether a task was created by an intent: its record echoes a callback URL with our token for it.
 
     Args:
         record: What ``recordInfo`` says, over a connection that nobody else can speak on.
 
-        intent_id: The intent.
+        job_id: The intent.
 
         secret: What our tokens are made with.
     """
@@ -72,18 +72,18 @@ def echoes(record: TaskRecord, intent_id: str, secret: bytes) -> bool:
     if param is None or param.callback_url is None:
         return False
     token = find_token(secret, param.callback_url)
-    return token is not None and token.intent_id == intent_id
+    return token is not None and token.job_id == job_id
 
 
-def again_after(looks: int, *, proved: bool) -> float | None:
+def again_after(polls: int, *, proved: bool) -> float | None:
     """
-    How long after its *looks*-th look, in seconds, a callback is looked into once more; None if it is left at that.
+    How long after its *polls*-th poll, in seconds, a callback is looked into once more; None if it is left at that.
 
     A callback may come before ``recordInfo`` says the same. A task that is polled anyway is soon left to that; for one
     that nobody else would look at, the callback is the only way home.
 
     Args:
-        looks: How many looks it has caused.
+        polls: How many looks it has caused.
 
         proved: Whether the task is known to be the intent's, and polled.
 
@@ -92,6 +92,6 @@ def again_after(looks: int, *, proved: bool) -> float | None:
     >>> again_after(63, proved=False), again_after(64, proved=False)
     (60.0, None)
     """
-    if looks >= (_LOOKS if proved else _MOST_LOOKS):
+    if polls >= (_LOOKS if proved else _MOST_LOOKS):
         return None
-    return min(2.0 ** min(looks - 1, 10), _LONGEST_PAUSE)
+    return min(2.0 ** min(polls - 1, 10), _LONGEST_PAUSE)

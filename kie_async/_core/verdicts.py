@@ -135,7 +135,7 @@ TABLE: tuple[Row, ...] = (
         "the write-ahead hook had not returned: DNS, refused, TLS, a stale token, cancelled before the first byte",
         lambda r: not r.sent,
         Verdict.UNSENT,
-        "again, with back-off, within `unsent_patience`; then `TransportError`, and the intent is WITHDRAWN",
+        "again, with back-off, within `unsent_timeout`; then `TransportError`, and the intent is CANCELLED",
     ),
     Row(
         "code 200 with a taskId, whatever the HTTP status",
@@ -159,7 +159,7 @@ TABLE: tuple[Row, ...] = (
         "code 455",
         lambda r: r.says(455),
         Verdict.MAINTENANCE,
-        "one probe a minute for the whole client, within `maintenance_patience`; then `MaintenanceError`",
+        "one probe a minute for the whole client, within `maintenance_timeout`; then `MaintenanceError`",
     ),
     Row(
         "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the text of 402",
@@ -177,7 +177,7 @@ TABLE: tuple[Row, ...] = (
         "code 500 or 501, anything else",
         lambda r: r.says(500, 501),
         Verdict.SUSPECT,
-        "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServiceError`, REJECTED",
+        "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServerError`, REJECTED",
     ),
     Row(
         "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 400, 403, 404, 413 or 422",
@@ -206,30 +206,30 @@ def decide(reply: Reply) -> Verdict:
     return next(row.verdict for row in TABLE if row.fits(reply))
 
 
-_NEXT: dict[int, tuple[type[errors.ApiError], str]] = {
+_NEXT: dict[int, tuple[type[errors.APIError], str]] = {
     400: (errors.InvalidRequestError, "Correct the request."),
     401: (errors.AuthenticationError, "Check the API key (KIE_API_KEY) at kie.ai/api-key."),
     402: (errors.InsufficientCreditsError, "Top up the account, then submit again."),
     403: (errors.AuthenticationError, "Check the key's permissions and its list of allowed addresses."),
     404: (errors.InvalidRequestError, "Check the base URL (it ends after the host), and the model's name."),
     405: (errors.InvalidRequestError, "Check the base URL."),
-    408: (errors.ServiceError, "The service had trouble upstream. Try again later."),
+    408: (errors.ServerError, "The service had trouble upstream. Try again later."),
     413: (errors.InvalidRequestError, "Make the request smaller."),
     415: (errors.InvalidRequestError, "Check the base URL."),
     422: (errors.InvalidRequestError, "Correct the request."),
-    429: (errors.RateLimitedError, "Slow down, then repeat; other programs may be using the same account."),
+    429: (errors.RateLimitError, "Slow down, then repeat; other programs may be using the same account."),
     433: (errors.KeyLimitError, "Raise the key's cap in the dashboard, or wait until it is over."),
     451: (errors.InvalidRequestError, "Use other content, or an image that the service may fetch."),
     455: (errors.MaintenanceError, "The service is under maintenance. Try again later."),
-    500: (errors.ServiceError, "Try again later."),
-    501: (errors.ServiceError, "Try again later."),
+    500: (errors.ServerError, "Try again later."),
+    501: (errors.ServerError, "Try again later."),
     505: (errors.ModelPausedError, "Use another model, or wait until it is back."),
-    550: (errors.ServiceError, "Try again later."),
+    550: (errors.ServerError, "Try again later."),
 }
 
 
 def error_of_answer(
-    reply: Reply, *, what: str, intent_id: str | None = None, task_id: str | None = None
+    reply: Reply, *, what: str, job_id: str | None = None, task_id: str | None = None
 ) -> errors.KieError:
     """
     The typed error for an answer that was no success.
@@ -239,16 +239,16 @@ def error_of_answer(
 
         what: What was asked for, as the subject of a sentence: ``"createTask"``.
 
-        intent_id: The job's own id, if there is one.
+        job_id: The job's own id, if there is one.
 
         task_id: The service's id, if it is known.
     """
     if reply.status is None:
-        return errors.TransportError(f"{what} got no answer. Try again.", intent_id=intent_id, task_id=task_id)
+        return errors.TransportError(f"{what} got no answer. Try again.", job_id=job_id, task_id=task_id)
     if 300 <= reply.status < 400:  # noqa: PLR2004 (the class of redirects)
         return errors.ConfigurationError(
             f"{what} was answered by a redirect (HTTP {reply.status}), which is not followed. Check the base URL.",
-            intent_id=intent_id,
+            job_id=job_id,
             task_id=task_id,
         )
     code = reply.code if reply.code is not None else reply.status
@@ -262,7 +262,7 @@ def error_of_answer(
     elif code == 403 and "1010" in (reply.message or reply.head):  # noqa: PLR2004 (a proxy's code)
         # Recorded of the proxy in front of the service: an odd or empty User-Agent looks like a bad key.
         kind, advice = (
-            errors.ApiError,
+            errors.APIError,
             "The proxy in front of the service refuses the client: set an ordinary User-Agent.",
         )
     if kind is None:
@@ -270,7 +270,7 @@ def error_of_answer(
             f"{what} got an answer that could not be understood (HTTP {reply.status}, code {reply.code})."
             " Report it with the first bytes of the answer, which the error keeps.",
             head=reply.head.encode()[:256],
-            intent_id=intent_id,
+            job_id=job_id,
             task_id=task_id,
         )
     said = f": {shortened(reply.message)}" if reply.message else ""
@@ -278,7 +278,7 @@ def error_of_answer(
         f"{what} was refused with code {code}{said}. {advice}",
         code=code,
         service_message=reply.message,
-        intent_id=intent_id,
+        job_id=job_id,
         task_id=task_id,
     )
 
@@ -294,9 +294,9 @@ def shortened(message: str) -> str:
     return message if len(message) <= MAX_SAID else message[:MAX_SAID] + "…"
 
 
-def error_of(reply: Reply, *, intent_id: str | None = None) -> errors.KieError:
+def error_of(reply: Reply, *, job_id: str | None = None) -> errors.KieError:
     """The typed error for a create that was not accepted."""
-    return error_of_answer(reply, what="createTask", intent_id=intent_id)
+    return error_of_answer(reply, what="createTask", job_id=job_id)
 
 
 def as_markdown() -> str:

@@ -16,7 +16,7 @@ import attrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
-from kie_async._core.tolerant import decode, decode_around, number, text, unwrapped
+from kie_async._core.lenient_json import decode, decode_around, number, text, unwrapped
 from kie_async.records import JSON, TaskRecord
 
 __all__ = [

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from math import frexp, ldexp
 from typing import Generic, TypeVar
 
-from kie_async._io.agenda import Agenda, Entry
+from kie_async._io.timers import Timer, Timers
 
 __all__ = ["Alarmed", "Alarms"]
 
@@ -54,7 +54,7 @@ class Alarms(Generic[_T]):
     them comes first is the one that counts.
 
     Args:
-        agenda: Where the entry goes.
+        timers: Where the entry goes.
 
         now: Tells the time of the agenda's loop.
 
@@ -71,7 +71,7 @@ class Alarms(Generic[_T]):
 
     def __init__(
         self,
-        agenda: Agenda,
+        timers: Timers,
         now: Callable[[], float],
         reached: Callable[[_T], None],
         *,
@@ -79,7 +79,7 @@ class Alarms(Generic[_T]):
         after: float = 0.0,
         rest: float = 0.0,
     ) -> None:
-        self._agenda = agenda
+        self._timers = timers
         self._now = now
         self._reached = reached
         self._then = then
@@ -94,7 +94,7 @@ class Alarms(Generic[_T]):
         self._here = now() - after
         self._held = 0
         self._dropped = 0
-        self._next: Entry | None = None
+        self._next: Timer | None = None
         self._firing = False
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class Alarms(Generic[_T]):
             self._next.cancel()
             self._next = None
         if first is not None:
-            self._next = self._agenda.at(first, self._fire)
+            self._next = self._timers.at(first, self._fire)
 
     def _fire(self) -> None:
         self._next = None

@@ -14,46 +14,46 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from kie_async import errors
-from kie_async._core.outcomes import closed_error
+from kie_async._core.callback_token import callback_secret
+from kie_async._core.job_errors import closed_error
 from kie_async._core.polling import ByLag
-from kie_async._core.signature import callback_secret
 from kie_async._core.verdicts import Reply, Verdict, error_of_answer
 from kie_async._core.wire import read_credit, read_envelope
-from kie_async._io.agenda import Agenda
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
-from kie_async._io.clock import Surroundings
-from kie_async._io.creating.admission import SENT_WITHIN, Admission
-from kie_async._io.creating.intake import Intake
-from kie_async._io.creating.owner import Tools
-from kie_async._io.creating.settler import Settler
-from kie_async._io.creating.submitter import Submitter
 from kie_async._io.files.uploads import Uploads
-from kie_async._io.jobs.doubts import Doubts
-from kie_async._io.jobs.live import BEFORE_AN_ANSWER, Stop
-from kie_async._io.jobs.moves import Moves
+from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, Stop
 from kie_async._io.jobs.outcomes import Outcomes
 from kie_async._io.jobs.recovery import Recovery
 from kie_async._io.jobs.registry import Registry
+from kie_async._io.jobs.resolution import Resolution
+from kie_async._io.jobs.transitions import Transitions
 from kie_async._io.jobs.waiting import Waiting
 from kie_async._io.mapping.prices import Prices
 from kie_async._io.parts import Parts
-from kie_async._io.root import Root
-from kie_async._io.watching.net import Net
-from kie_async._io.watching.poller import Poller
-from kie_async._io.watching.tracker import Tracker
+from kie_async._io.polling.callback_weight import CallbackWeight
+from kie_async._io.polling.poller import Poller
+from kie_async._io.polling.tracker import Tracker
+from kie_async._io.runtime import Runtime
+from kie_async._io.submitting.admission import SENT_WITHIN, Admission
+from kie_async._io.submitting.attempts import SubmissionContext
+from kie_async._io.submitting.intake import Intake
+from kie_async._io.submitting.results import ResultWriter
+from kie_async._io.submitting.submitter import Submitter
+from kie_async._io.supervisor import Supervisor
+from kie_async._io.timers import Timers
 from kie_async.events import Event
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 
-    from kie_async._core.lifecycle import IntentState
-    from kie_async._core.plan import Plan
-    from kie_async._io.jobs.live import LiveJob
+    from kie_async._core.lifecycle import JobState
+    from kie_async._core.map_options import MapOptions
+    from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
-    from kie_async._io.mapping.loop import Mapper
-    from kie_async._io.mapping.reading import Given
+    from kie_async._io.mapping.map_run import MapRun
+    from kie_async._io.mapping.row_source import Given
     from kie_async._io.parts import Settings
     from kie_async.events import EventName
     from kie_async.records import JSON
@@ -81,61 +81,61 @@ class Engine:
     def __init__(self, settings: Settings, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._settings = settings
-        self._agenda = agenda = Agenda(loop)
-        self.root = Root(loop, enter=self._enter, ending=self._ending, leave=self._leave)
+        self._timers = timers = Timers(loop)
+        self.supervisor = Supervisor(loop, enter=self._enter, ending=self._ending, leave=self._leave)
         self._closing = False
         #: How many jobs of dead processes the journal has, by their states, until they are recovered or reminded of.
-        self.orphans: Mapping[IntentState, int] = {}
+        self.orphans: Mapping[JobState, int] = {}
         self._opened = AsyncExitStack()
-        surroundings = Surroundings(loop)
+        runtime = Runtime(loop)
         registry = Registry()
         transport = settings.transport()
         secret = callback_secret(settings.api_key)
-        self._moves = moves = Moves(
-            journal=journal, surroundings=surroundings, agenda=agenda, root=self.root, report=self._report
+        self._transitions = transitions = Transitions(
+            journal=journal, runtime=runtime, timers=timers, supervisor=self.supervisor, report=self._report
         )
         admission = Admission(
             settings.limits,
             patience={
-                Verdict.MAINTENANCE: settings.retry.maintenance_patience,
+                Verdict.MAINTENANCE: settings.retry.maintenance_timeout,
                 Verdict.RATE_LIMITED: settings.retry.max_age,
             },
             loop=loop,
-            surroundings=surroundings,
-            agenda=agenda,
+            runtime=runtime,
+            timers=timers,
         )
         admission.carry(settings.spent_until)
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
-            policy=settings.polling or ByLag(draw=surroundings.random.randrange, old_after=settings.retry.max_age),
+            policy=settings.polling or ByLag(draw=runtime.random.randrange, old_after=settings.retry.max_age),
             durations=settings.durations,
             loop=loop,
-            agenda=agenda,
-            root=self.root,
+            timers=timers,
+            supervisor=self.supervisor,
         )
         tracker = Tracker(
-            moves=moves,
+            transitions=transitions,
             slots=admission.slots,
             registry=registry,
             poller=poller,
-            root=self.root,
-            surroundings=surroundings,
-            agenda=agenda,
+            supervisor=self.supervisor,
+            runtime=runtime,
+            timers=timers,
             retry=settings.retry,
             report=self._report,
         )
-        poller.on_look, poller.on_round_trip = tracker.on_look, admission.round_trip
-        net = Net(poller=poller, registry=registry, surroundings=surroundings, agenda=agenda)
+        poller.on_poll, poller.on_round_trip = tracker.on_poll, admission.round_trip
+        net = CallbackWeight(poller=poller, registry=registry, runtime=runtime, timers=timers)
         poller.weigh, tracker.on_end = net.weigh, net.ended
-        settler = Settler(moves=moves, surroundings=surroundings, report=self._report)
+        result_writer = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
         submitter = Submitter(
-            tools=Tools(
+            tools=SubmissionContext(
                 transport=transport,
                 admission=admission,
-                moves=moves,
-                settler=settler,
-                surroundings=surroundings,
+                transitions=transitions,
+                result_writer=result_writer,
+                runtime=runtime,
                 retry=settings.retry,
                 secret=secret,
                 report=self._report,
@@ -143,24 +143,24 @@ class Engine:
             ),
             registry=registry,
             tracker=tracker,
-            root=self.root,
+            supervisor=self.supervisor,
             owns=journal.owns,
         )
         self._parts = parts = Parts(
             settings=settings,
             journal=journal,
-            moves=moves,
-            surroundings=surroundings,
+            transitions=transitions,
+            runtime=runtime,
             registry=registry,
-            root=self.root,
-            agenda=agenda,
+            supervisor=self.supervisor,
+            timers=timers,
             transport=transport,
             admission=admission,
-            uploads=Uploads(transport, surroundings),
+            uploads=Uploads(transport, runtime),
             poller=poller,
             net=net,
             tracker=tracker,
-            settler=settler,
+            result_writer=result_writer,
             submitter=submitter,
             secret=secret,
         )
@@ -172,13 +172,13 @@ class Engine:
         self._recovery.confirm = self._confirmations.ask
         self.receiver = Receiver(parts, self._confirmations, report=self._report)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
-        self.doubts = Doubts(parts, self.waiting, self._recovery)
+        self.doubts = Resolution(parts, self.waiting, self._recovery)
         self.prices = Prices(journal)
 
     @property
     def over(self) -> bool:
         """Whether it can do nothing any more."""
-        return self._closing or self.root.task.done() or self.loop.is_closed()
+        return self._closing or self.supervisor.task.done() or self.loop.is_closed()
 
     @property
     def parts(self) -> Parts:
@@ -201,14 +201,14 @@ class Engine:
         except asyncio.CancelledError:
             if withdraw and job.key is None and job.state in BEFORE_AN_ANSWER:
                 msg = "The job was withdrawn before it was sent; nothing was paid."
-                self._parts.submitter.stop(job, Stop.WITHDRAWN, errors.TransportError(msg, intent_id=job.id))
+                self._parts.submitter.stop(job, Stop.CANCELLED, errors.TransportError(msg, job_id=job.id))
             raise
 
-    def mapper(self, rows: Iterable[Given] | AsyncIterable[Given], plan: Plan) -> Mapper:
+    def map_run(self, rows: Iterable[Given] | AsyncIterable[Given], plan: MapOptions) -> MapRun:
         """What does a table; see ``KieClient.map``."""
-        from kie_async._io.mapping.loop import Mapper
+        from kie_async._io.mapping.map_run import MapRun
 
-        return Mapper(self._parts, intake=self.intake, waiting=self.waiting, prices=self.prices, rows=rows, plan=plan)
+        return MapRun(self._parts, intake=self.intake, waiting=self.waiting, prices=self.prices, rows=rows, plan=plan)
 
     def remind(self) -> None:
         """Say once what is there to be recovered: whoever calls ``recover()`` before all else knows."""
@@ -218,12 +218,12 @@ class Engine:
 
     async def spent(self, rows: Iterable[Given] | AsyncIterable[Given], price: float | None) -> float:
         """What the rows of a table have cost, or may have; see ``KieClient.spent``."""
-        from kie_async._io.mapping.beforehand import Beforehand
-        from kie_async._io.mapping.reading import Reader
+        from kie_async._io.mapping.prior_spend import PriorSpend
+        from kie_async._io.mapping.row_source import RowSource
 
-        reader = Reader(rows)
+        reader = RowSource(rows)
         try:
-            return await Beforehand(self._parts, intake=self.intake, prices=self.prices, price=price).cost(reader)
+            return await PriorSpend(self._parts, intake=self.intake, prices=self.prices, price=price).cost(reader)
         finally:
             await reader.close()
 
@@ -252,15 +252,15 @@ class Engine:
             waiting_for_token=parts.admission.waiting,
             sending=parts.submitter.sending,
             in_flight=parts.admission.slots.taken,
-            tokens_lent=parts.admission.bucket.lent,
+            tokens_in_use=parts.admission.bucket.lent,
             watched=parts.poller.watched,
             confirming=self._confirmations.pending,
             waiters=sum(job.waiters for job in parts.registry),
-            children=self.root.children,
-            looks=parts.poller.looks,
+            loop_tasks=self.supervisor.children,
+            polls=parts.poller.polls,
             callbacks=self.receiver.callbacks,
-            confirmations=self._confirmations.looks,
-            late_records=parts.tracker.late_records,
+            confirmations=self._confirmations.polls,
+            duplicate_records=parts.tracker.duplicate_records,
         )
 
     async def close(self, drain: float) -> None:
@@ -271,10 +271,10 @@ class Engine:
         submitter = self._parts.submitter
         submitter.closing = True
         for job in self._parts.registry:
-            submitter.stop(job, Stop.CLOSED, closed_error(intent_id=job.id))
+            submitter.stop(job, Stop.CLOSED, closed_error(job_id=job.id))
         with anyio.move_on_after(drain):
             await submitter.drained()
-        await self.root.end()
+        await self.supervisor.end()
 
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
@@ -284,7 +284,7 @@ class Engine:
             await self._parts.transport.open()
             self._opened = stack.pop_all()
         if not self._settings.spent_until:  # what this very client has spent is known better than from the journal
-            admission, wall = self._parts.admission, self._parts.surroundings.wall()
+            admission, wall = self._parts.admission, self._parts.runtime.wall()
             admission.count(
                 await self._parts.journal.sent_by_the_dead(since=wall - admission.bucket.window - SENT_WITHIN)
             )
@@ -293,20 +293,20 @@ class Engine:
     def _ending(self) -> None:
         """Start nothing more, whoever has ended the root task: the client, or the loop."""
         self._closing = self._parts.submitter.closing = True
-        self._agenda.close()
+        self._timers.close()
         self._settings.spent_until[:] = self._parts.admission.spent_until()
 
     async def _leave(self) -> None:
         """End what is left."""
         self._ending()
         self._parts.poller.close()
-        await self._moves.catch_up()
+        await self._transitions.catch_up()
         for job in self._parts.registry:
-            job.trouble = closed_error(intent_id=job.own_id, task_id=job.task_id)
+            job.trouble = closed_error(job_id=job.own_id, task_id=job.task_id)
             job.publish()
             if job.row is not None and not self._parts.journal.durable:
                 _log.warning(
-                    "The client ends, and %s has not: state %s, task %s. attach() goes on with a task.",
+                    "The client ends, and %s has not: state %s, task %s. job() goes on with a task.",
                     job.id,
                     job.state,
                     job.task_id,

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.polling import PollingPolicy
-    from kie_async._io.agenda import Agenda
-    from kie_async._io.clock import Surroundings
-    from kie_async._io.creating.admission import Admission
-    from kie_async._io.creating.settler import Settler
-    from kie_async._io.creating.submitter import Submitter
     from kie_async._io.files.uploads import Uploads
     from kie_async._io.http.transport import Transport
-    from kie_async._io.jobs.moves import Moves
     from kie_async._io.jobs.registry import Registry
+    from kie_async._io.jobs.transitions import Transitions
     from kie_async._io.journals.journal import Journal
-    from kie_async._io.root import Root
-    from kie_async._io.watching.net import Net
-    from kie_async._io.watching.poller import Poller
-    from kie_async._io.watching.tracker import Tracker
+    from kie_async._io.polling.callback_weight import CallbackWeight
+    from kie_async._io.polling.poller import Poller
+    from kie_async._io.polling.tracker import Tracker
+    from kie_async._io.runtime import Runtime
+    from kie_async._io.submitting.admission import Admission
+    from kie_async._io.submitting.results import ResultWriter
+    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.supervisor import Supervisor
+    from kie_async._io.timers import Timers
     from kie_async.events import Event
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy
@@ -88,17 +88,17 @@ class Parts:
 
     settings: Settings
     journal: Journal
-    moves: Moves
-    surroundings: Surroundings
+    transitions: Transitions
+    runtime: Runtime
     registry: Registry
-    root: Root
-    agenda: Agenda
+    supervisor: Supervisor
+    timers: Timers
     transport: Transport
     admission: Admission
     uploads: Uploads
     poller: Poller
-    net: Net
+    net: CallbackWeight
     tracker: Tracker
-    settler: Settler
+    result_writer: ResultWriter
     submitter: Submitter
     secret: bytes = attrs.field(repr=False)

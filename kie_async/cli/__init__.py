@@ -18,7 +18,7 @@ def main() -> None:
     Run ``kie-async`` with the arguments of this process.
 
     Raises:
-        SystemExit: Always, with one of the codes of ``kie_async.cli.exits``.
+        SystemExit: Always, with one of the codes of ``kie_async.cli.exit_codes``.
     """
     signal.signal(signal.SIGINT, stop_before_anything)
     try:

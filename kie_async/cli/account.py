@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.options import JsonOption
 from kie_async.cli.running import run
 from kie_async.cli.session import Session

@@ -11,13 +11,13 @@ from kie_async import __version__
 from kie_async.cli.account import show_credits
 from kie_async.cli.batch.command import batch
 from kie_async.cli.demo import demo
-from kie_async.cli.doubts import abandon, resolve, resubmit
-from kie_async.cli.exits import as_text
+from kie_async.cli.exit_codes import as_text
 from kie_async.cli.fake import fake
 from kie_async.cli.generate import generate
 from kie_async.cli.jobs import forget, ls
 from kie_async.cli.listen import listen
 from kie_async.cli.recover import recover
+from kie_async.cli.resolve import abandon, resolve, resubmit
 from kie_async.cli.running import Invocation
 from kie_async.cli.tasks import status, wait
 from kie_async.cli.upload import upload

@@ -18,13 +18,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kie_async import ConfigurationError, Generation, InvalidRequestError, KieError, Wan22TurboImageToVideo
-from kie_async.cli.delivery import check_target, fields_of, wait_and_show
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.options import JsonOption
 from kie_async.cli.output import Output
 from kie_async.cli.progress import Show, progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
+from kie_async.cli.wait_and_save import check_target, fields_of, wait_and_show
 
 if TYPE_CHECKING:
     from kie_async import KieClient

@@ -13,14 +13,14 @@ import attrs
 import typer
 
 from kie_async import InvalidRequestError, MarketRequest, Problem, TaskTimeoutError, Wan22TurboImageToVideo
-from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.fake import new_seed
 from kie_async.cli.journals import choose
 from kie_async.cli.options import JournalOption, JsonOption, NoJournalOption, OutputOption, TimeoutOption
 from kie_async.cli.progress import progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
+from kie_async.cli.wait_and_save import check_target, report, save_and_show, wait_and_show
 
 if TYPE_CHECKING:
     from kie_async import JSON, Request
@@ -91,7 +91,7 @@ async def carry_out(session: Session, wish: Wish) -> Exit:
                     generation = await wait_and_show(job, show, name=wish.name, timeout=None)
             if scope.cancelled_caught:
                 msg = f"There is no result after {wish.timeout:g} s."
-                raise TaskTimeoutError(msg, intent_id=trail.job_id, task_id=trail.task_id)
+                raise TaskTimeoutError(msg, job_id=trail.job_id, task_id=trail.task_id)
             if generation is not None:
                 files = await save_and_show(generation, wish.target, show, name=wish.name)
     if generation is not None:

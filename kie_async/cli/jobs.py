@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import choose
 from kie_async.cli.options import JournalOption, JsonOption
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
 
 if TYPE_CHECKING:
-    from kie_async import JSON, JobSummary
+    from kie_async import JSON, JobInfo
     from kie_async.cli.output import Output
 
 __all__ = [
@@ -44,13 +44,13 @@ class State(StrEnum):
     STALLED = "stalled"
     REJECTED = "rejected"
     IN_DOUBT = "in_doubt"
-    UNKNOWN = "unknown"
-    WITHDRAWN = "withdrawn"
+    UNRESOLVED = "unresolved"
+    CANCELLED = "cancelled"
     ABANDONED = "abandoned"
 
 
 #: The states that end only when the user says how.
-_DOUBTFUL = (State.IN_DOUBT, State.UNKNOWN)
+_DOUBTFUL = (State.IN_DOUBT, State.UNRESOLVED)
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -78,7 +78,7 @@ def instant(text: str, *, now: float) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def describe_job(summary: JobSummary, *, now: float) -> Mapping[str, JSON]:
+def describe_job(summary: JobInfo, *, now: float) -> Mapping[str, JSON]:
     """
     One row of the journal, by name.
 
@@ -171,7 +171,7 @@ async def carry_out_ls(session: Session, *, states: Collection[State] = (), ever
     return Exit.DONE
 
 
-def warn_of_duplicates(output: Output, jobs: Collection[JobSummary]) -> None:
+def warn_of_duplicates(output: Output, jobs: Collection[JobInfo]) -> None:
     """
     Name the jobs that were paid more than once.
 

@@ -11,9 +11,9 @@ import anyio
 import attrs
 import typer
 
-from kie_async.cli.exits import Exit
+from kie_async.cli.callback_log import Happening, Teller
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.fake import until_signal
-from kie_async.cli.hearing import Happening, Teller
 from kie_async.cli.journals import choose
 from kie_async.cli.options import JournalOption, JsonOption
 from kie_async.cli.running import run

@@ -11,19 +11,19 @@ import attrs
 import typer
 
 from kie_async import Generation, KieError, SubmitInDoubtError, TaskTimeoutError
-from kie_async.cli.delivery import accepted, report, save_and_show, wait_and_show
-from kie_async.cli.exits import Exit, exit_of, worst
+from kie_async.cli.exit_codes import Exit, exit_of, worst
+from kie_async.cli.job_status import how_to_settle
 from kie_async.cli.jobs import warn_of_duplicates
 from kie_async.cli.journals import choose
 from kie_async.cli.options import JournalOption, JsonOption
 from kie_async.cli.progress import Show, progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
-from kie_async.cli.trail import how_to_settle
 from kie_async.cli.trails import Trails
+from kie_async.cli.wait_and_save import accepted, report, save_and_show, wait_and_show
 
 if TYPE_CHECKING:
-    from kie_async import Job, JobSummary
+    from kie_async import Job, JobInfo
 
 __all__ = ["Plan", "carry_out", "recover"]
 
@@ -89,16 +89,16 @@ async def carry_out(session: Session, plan: Plan) -> Exit:
             async with anyio.create_task_group() as group:
                 for job in jobs:
                     group.start_soon(_finish, job, _name(job.id, known), plan, show, outcomes)
-        after = [await job.summary() for job in jobs]
+        after = [await job.info() for job in jobs]
     codes = [_tell(session, job.id, outcomes[job.id]) for job in jobs]
     warn_of_duplicates(session.output, [summary for summary in after if summary is not None])
-    codes += [_tell_doubt(session, summary.id) for summary in known.values() if summary.state == "unknown"]
+    codes += [_tell_doubt(session, summary.id) for summary in known.values() if summary.state == "unresolved"]
     if not codes:
         session.output.say("Nothing is unfinished that another process does not work on.")
     return worst(codes)
 
 
-def _name(job_id: str, known: Mapping[str, JobSummary]) -> str:
+def _name(job_id: str, known: Mapping[str, JobInfo]) -> str:
     """What a job is called in the progress: its key, where it has one that fits a line."""
     key = known[job_id].key if job_id in known else None
     return key if key is not None and key.isprintable() else job_id

@@ -14,8 +14,8 @@ import attrs
 import typer
 
 from kie_async.cli import stop_before_anything
-from kie_async.cli.conclusion import conclude
-from kie_async.cli.exits import Exit
+from kie_async.cli.error_report import conclude
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.log import log_to
 from kie_async.cli.output import Output

@@ -12,9 +12,9 @@ import anyio.to_thread
 import attrs
 
 from kie_async import ConfigurationError
+from kie_async.cli.job_status import Trail
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.output import Output
-from kie_async.cli.trail import Trail
 
 if TYPE_CHECKING:
     from kie_async import Event, KieClient, Limits, RetryPolicy

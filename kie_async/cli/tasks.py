@@ -11,8 +11,7 @@ import anyio.to_thread
 import typer
 
 from kie_async import TransportError
-from kie_async.cli.delivery import check_target, report, save_and_show, wait_and_show
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import choose
 from kie_async.cli.options import (
     IdArgument,
@@ -25,9 +24,10 @@ from kie_async.cli.options import (
 from kie_async.cli.progress import progress
 from kie_async.cli.running import run
 from kie_async.cli.session import Session
+from kie_async.cli.wait_and_save import check_target, report, save_and_show, wait_and_show
 
 if TYPE_CHECKING:
-    from kie_async import JSON, JobSummary, TaskRecord
+    from kie_async import JSON, JobInfo, TaskRecord
 
 __all__ = ["carry_out_status", "carry_out_wait", "describe", "describe_unsent", "status", "wait"]
 
@@ -58,7 +58,7 @@ def describe(record: TaskRecord, *, job_id: str | None, now: float) -> Mapping[s
     }
 
 
-def describe_unsent(summary: JobSummary, *, now: float) -> Mapping[str, JSON]:
+def describe_unsent(summary: JobInfo, *, now: float) -> Mapping[str, JSON]:
     """
     What the journal knows of a job that has no task, under the same names.
 
@@ -105,12 +105,12 @@ async def carry_out_status(session: Session, known_id: str) -> Exit:
     """
     async with session.client() as kie:
         # The journal first, which takes nothing up: to ask for a job must not send it.
-        summary = await kie.attach(known_id).summary()
+        summary = await kie.job(known_id).info()
         now = datetime.now(UTC).timestamp()
         if summary is not None and summary.task_id is None:
             fields = describe_unsent(summary, now=now)
         else:
-            record = await kie.attach(known_id).refresh()
+            record = await kie.job(known_id).status()
             fields = describe(record, job_id=None if summary is None else summary.id, now=now)
     session.output.result(_as_text(fields), fields)
     return Exit.DONE
@@ -137,13 +137,13 @@ async def carry_out_wait(session: Session, known_id: str, *, target: Path | None
     async with session.client() as kie:
         with progress(session.output) as show:
             try:
-                generation = await wait_and_show(kie.attach(known_id), show, name=known_id, timeout=timeout)
+                generation = await wait_and_show(kie.job(known_id), show, name=known_id, timeout=timeout)
             except TransportError as error:
-                if error.intent_id is None or error.task_id is not None:
+                if error.job_id is None or error.task_id is not None:
                     raise
                 journal = trail.journal or ""
                 msg = f"The job was not sent, and nothing was paid. To send it: kie-async recover{journal}"
-                raise TransportError(msg, intent_id=error.intent_id) from error
+                raise TransportError(msg, job_id=error.job_id) from error
             files = await save_and_show(generation, target, show, name=known_id)
     report(session.output, generation, files)
     return Exit.DONE

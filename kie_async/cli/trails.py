@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from kie_async import Event, EventName
-from kie_async.cli.trail import NOTES
+from kie_async.cli.job_status import NOTES
 
-__all__ = ["Doubts", "Trails"]
+__all__ = ["Resolution", "Trails"]
 
 #: What ends a job for this command.
-_ENDED = (EventName.ENDED, EventName.WITHDRAWN, EventName.REJECTED)
+_ENDED = (EventName.ENDED, EventName.CANCELLED, EventName.REJECTED)
 
 
 @attrs.define(kw_only=True)
-class Doubts:
+class Resolution:
     """
     What hangs in the air of many jobs: whether any of their creates may have been paid.
 
@@ -38,7 +38,7 @@ class Doubts:
 
 
 @attrs.define(kw_only=True)
-class Trails(Doubts):
+class Trails(Resolution):
     """
     The trails of jobs that the journal has.
 

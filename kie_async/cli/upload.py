@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.options import JsonOption
 from kie_async.cli.running import run
 from kie_async.cli.session import Session

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from kie_async._display import shown, shown_length
+from kie_async._urls import check_public_url, shown_url
 from kie_async.errors import Problem
-from kie_async.requests._shown import shown, shown_length
 from kie_async.requests.images import ImageSource
-from kie_async.requests.urls import check_public_url, shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
+from kie_async._display import shown
 from kie_async.errors import Problem
 from kie_async.requests._fields import is_unicode
-from kie_async.requests._shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

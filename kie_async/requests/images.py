@@ -11,11 +11,11 @@ from typing import Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import attrs
 
+from kie_async._display import shown
+from kie_async._media import Media, identify, is_whole
+from kie_async._urls import looks_like_url
 from kie_async.errors import Problem
-from kie_async.requests._shown import shown
 from kie_async.requests.base import invalid_request
-from kie_async.requests.media import Media, identify, is_whole
-from kie_async.requests.urls import looks_like_url
 
 __all__ = ["MAX_BYTES", "ImageInput", "ImageSource", "LocalImage", "as_image"]
 

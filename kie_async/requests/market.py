@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from kie_async._display import shown
 from kie_async.errors import Problem
 from kie_async.requests._json import is_mapping, json_problems, snapshot
-from kie_async.requests._shown import shown
 from kie_async.requests.base import invalid_request
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 Events: TypeAlias = list[tuple[selectors.SelectorKey, int]]
-Look: TypeAlias = Callable[[float | None], Events]
+PollResult: TypeAlias = Callable[[float | None], Events]
 
 #: The grid of the clock, in seconds; a power of two, so that sums and differences of instants are exact.
 STEP = 2.0**-20
@@ -216,19 +216,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _held(self) -> bool:
         return self._holds > 0 or (self._limiter is not None and self._limiter.borrowed_tokens > 0)
 
-    def _turn(self, look: Look, timeout: float | None) -> Events:
+    def _turn(self, poll: PollResult, timeout: float | None) -> Events:
         """One turn: what the selector is asked instead of "wait until something arrives, at most *timeout* seconds"."""
         self.turns += 1
         if self._entered:
             self._entered = False
             self._generators.begin()
         hooked = self._call_hooks()
-        events = look(0)
+        events = poll(0)
         if not (events or hooked or timeout == 0):
             if self._held():
-                events = look(None)  # Whatever ends the hold comes through the loop, and so wakes it.
-            elif not (events := self._arrived(look)):
-                return self._wait_for_input(look) if timeout is None else self._jump(timeout)
+                events = poll(None)  # Whatever ends the hold comes through the loop, and so wakes it.
+            elif not (events := self._arrived(poll)):
+                return self._wait_for_input(poll) if timeout is None else self._jump(timeout)
         self._now += STEP
         return events
 
@@ -238,11 +238,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.call_soon(callback)
         return bool(callbacks)
 
-    def _arrived(self, look: Look) -> Events:
+    def _arrived(self, poll: PollResult) -> Events:
         if len(self._real_selector.get_map()) == 1:  # The loop's own wake-up pipe: nobody else can have sent anything.
             return []
         self._loopback.flush()
-        return look(0)
+        return poll(0)
 
     def _jump(self, timeout: float) -> Events:
         self._now += timeout
@@ -253,8 +253,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise DeadlockError(msg)
         return []
 
-    def _wait_for_input(self, look: Look) -> Events:
-        if events := look(self._patience):
+    def _wait_for_input(self, poll: PollResult) -> Events:
+        if events := poll(self._patience):
             return events
         # Whoever cleans up after this error is most likely stuck as well: let that be known without another wait.
         waited, self._patience = self._patience, 0.1
@@ -268,7 +268,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class _Selector(selectors.DefaultSelector):
     """The platform's selector, whose wait is the loop's *turn*."""
 
-    def __init__(self, turn: Callable[[Look, float | None], Events]) -> None:
+    def __init__(self, turn: Callable[[PollResult, float | None], Events]) -> None:
         super().__init__()
         self._turn = turn
 

@@ -90,12 +90,12 @@ class ShutDoor(asyncio.Protocol):
         # A cast, since the transports of other loops need not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._doors.add(self)
-        self._look()
+        self._poll()
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives."""
         self._received += len(data)
-        self._look()
+        self._poll()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (as the loop calls it)
         """End."""
@@ -106,7 +106,7 @@ class ShutDoor(asyncio.Protocol):
         """Reset the connection."""
         hang_up(self._transport, "reset")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self._transport is None or self._received < self._fault.at_byte:
             return
         if self._fault.what == "silence":

@@ -9,8 +9,8 @@ import pytest
 
 from kie_async import AuthenticationError, InvalidRequestError
 from kie_async.cli import account, upload
-from kie_async.cli.conclusion import conclude
-from kie_async.cli.exits import Exit
+from kie_async.cli.error_report import conclude
+from kie_async.cli.exit_codes import Exit
 from kie_async.testing import FakeKie
 from tests.cli.world import CAT, Streams
 

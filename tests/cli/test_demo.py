@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kie_async.cli.demo import PROMPTS, Plan, carry_out
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
 from tests.cli.world import CAT, clip, invoke, run_command

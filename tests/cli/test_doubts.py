@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from kie_async import ConfigurationError, SubmitInDoubtError, TaskNotFoundError
-from kie_async.cli.conclusion import conclude
-from kie_async.cli.doubts import carry_out_abandon, carry_out_resolve, carry_out_resubmit
-from kie_async.cli.exits import Exit
+from kie_async.cli.error_report import conclude
+from kie_async.cli.exit_codes import Exit
+from kie_async.cli.resolve import carry_out_abandon, carry_out_resolve, carry_out_resubmit
 from kie_async.cli.tasks import carry_out_status, carry_out_wait
 from kie_async.testing import FakeKie, Fault
 from tests.cli.world import Streams, doubtful_job, new_job

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kie_async import __version__
-from kie_async.cli.exits import MEANINGS
+from kie_async.cli.exit_codes import MEANINGS
 from tests.cli.world import invoke
 
 ROOT = Path(__file__).parents[2]

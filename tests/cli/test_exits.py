@@ -19,9 +19,9 @@ from kie_async import (
     NoResultError,
     Problem,
     ProtocolError,
-    RateLimitedError,
+    RateLimitError,
     ResultExpiredError,
-    ServiceError,
+    ServerError,
     SubmitInDoubtError,
     TaskFailedError,
     TaskNotFoundError,
@@ -29,7 +29,7 @@ from kie_async import (
     TransportError,
     UploadError,
 )
-from kie_async.cli.exits import MEANINGS, Exit, as_text, exit_of
+from kie_async.cli.exit_codes import MEANINGS, Exit, as_text, exit_of
 
 JOB = Job(KieClient("a-key-of-nobody"), "kj_1")
 
@@ -46,20 +46,20 @@ JOB = Job(KieClient("a-key-of-nobody"), "kj_1")
         (1, TaskNotFoundError("who?", task_id="1")),
         (1, NoResultError("empty", task_id="1")),
         (1, ResultExpiredError("gone", task_id="1")),
-        (1, ServiceError("refused", code=550, intent_id="kj_1")),
+        (1, ServerError("refused", code=550, job_id="kj_1")),
         (2, ConfigurationError("no key")),
         (2, InvalidRequestError("bad", problems=[Problem("seed", "-1", "0 or more")])),
-        (3, SubmitInDoubtError("sent", job=JOB, intent_id="kj_1")),
-        (3, ServiceError("500 three times", code=500, intent_id="kj_1")),
-        (3, ServiceError("501 three times", code=501, intent_id="kj_1")),
+        (3, SubmitInDoubtError("sent", job=JOB, job_id="kj_1")),
+        (3, ServerError("500 three times", code=500, job_id="kj_1")),
+        (3, ServerError("501 three times", code=501, job_id="kj_1")),
         (4, TaskTimeoutError("late", task_id="1")),
         (4, DownloadError("broken off", task_id="1")),
         (5, TransportError("no answer")),
         (5, UploadError("no answer")),
         (5, ProtocolError("what?")),
         (5, MaintenanceError("later", code=455)),
-        (5, RateLimitedError("slow down", code=429)),
-        (5, ServiceError("a question was answered by 500", code=500)),
+        (5, RateLimitError("slow down", code=429)),
+        (5, ServerError("a question was answered by 500", code=500)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, KieError) else None,
 )

@@ -12,7 +12,7 @@ import aiohttp
 import anyio
 import pytest
 
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.fake import carry_out, curl_line, until_signal
 from kie_async.testing import FakeKie
 from tests.cli.world import Streams, invoke

@@ -18,8 +18,8 @@ from kie_async import (
     SubmitInDoubtError,
     Wan22TurboImageToVideo,
 )
-from kie_async.cli.conclusion import conclude
-from kie_async.cli.exits import Exit
+from kie_async.cli.error_report import conclude
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.generate import Wish, carry_out
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.session import Session
@@ -291,8 +291,8 @@ async def test_a_job_in_doubt_is_told_with_the_commands_that_settle_it(times: in
                 await carry_out(streams.session, attrs.evolve(wish(), key="k"))
 
             assert Exit.IN_DOUBT == conclude(streams.session, caught.value)
-            assert f"kie-async resolve --journal '{tmp_path}/a b.db' {caught.value.intent_id} TASKID" in streams.err
-            assert f"{caught.value.intent_id} --allow-duplicate" in streams.err
+            assert f"kie-async resolve --journal '{tmp_path}/a b.db' {caught.value.job_id} TASKID" in streams.err
+            assert f"{caught.value.job_id} --allow-duplicate" in streams.err
 
     assert 1 == len(fake.truth.posts)
 

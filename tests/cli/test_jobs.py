@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kie_async import JobSummary, JournalError
-from kie_async.cli.conclusion import conclude
-from kie_async.cli.exits import Exit
+from kie_async import JobInfo, JournalError
+from kie_async.cli.error_report import conclude
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.jobs import State, as_lines, carry_out_forget, carry_out_ls, describe_job, instant
 from kie_async.cli.tasks import carry_out_wait
 from kie_async.testing import FakeKie
@@ -19,10 +19,10 @@ from tests.cli.world import Streams, doubtful_job, invoke, new_job, pay_again, u
 FOR_EVER = 1e12
 
 
-def summary(**changes: object) -> JobSummary:
+def summary(**changes: object) -> JobInfo:
     """A job of which little is known."""
     known: dict[str, object] = {"id": "kj_1", "state": "intent", "model": "a/b", "created_at": 0.0, "updated_at": 0.0}
-    return JobSummary(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
+    return JobInfo(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
 
 
 async def listed(journal: Path, *states: State, everything: bool = False) -> list[tuple[str, str | None, str | None]]:

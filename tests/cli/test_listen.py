@@ -17,8 +17,8 @@ import pytest
 
 from kie_async import Event, EventName, KieClient, Limits, Wan22TurboImageToVideo
 from kie_async.cli import generate
-from kie_async.cli.exits import Exit
-from kie_async.cli.hearing import MAX_OPEN, Teller
+from kie_async.cli.callback_log import MAX_OPEN, Teller
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.listen import Place, carry_out
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session

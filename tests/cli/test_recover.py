@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.recover import Plan, carry_out
 from kie_async.testing import FakeKie, Fault
 from tests.cli.world import Streams, clip, doubtful_job, new_job, pay_again, unsent_job

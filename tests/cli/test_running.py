@@ -12,7 +12,7 @@ import pytest
 
 from kie_async import TransportError
 from kie_async.cli import stop_before_anything
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.log import log_to
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session

@@ -17,8 +17,8 @@ from kie_async import (
     TransportError,
     Wan22TurboImageToVideo,
 )
-from kie_async.cli.conclusion import conclude
-from kie_async.cli.exits import Exit
+from kie_async.cli.error_report import conclude
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.tasks import carry_out_status, carry_out_wait, describe
 from kie_async.testing import FakeKie
 from tests.cli.world import CAT, Streams, clip, new_job, unsent_job
@@ -94,7 +94,7 @@ async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> No
 
     assert Exit.NOT_YET == conclude(streams.session, caught.value)
     assert f"kie-async wait {task_id}" in streams.err
-    assert "attach()" not in streams.err, "that is for programmers"
+    assert "job()" not in streams.err, "that is for programmers"
 
 
 async def test_a_wait_that_is_interrupted_says_how_to_go_on(fake_kie: FakeKie) -> None:

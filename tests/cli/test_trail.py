@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kie_async import Event, EventName
-from kie_async.cli.trail import Trail
+from kie_async.cli.job_status import Trail
 
 
 def trail(*names: EventName, unanswered: bool = False) -> tuple[Trail, list[str]]:
@@ -22,7 +22,7 @@ def trail(*names: EventName, unanswered: bool = False) -> tuple[Trail, list[str]
     [
         ([], "nothing was paid"),
         ([EventName.RATE_LIMITED], "nothing was paid"),
-        ([EventName.WITHDRAWN], "nothing was paid"),
+        ([EventName.CANCELLED], "nothing was paid"),
         ([EventName.MAINTENANCE], "nothing was paid"),
         ([EventName.SUSPECT], "kj_1 was sent, and nobody can tell"),
         ([EventName.SUSPECT, EventName.RATE_LIMITED], "kj_1 was sent, and nobody can tell"),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kie_async import InsufficientCreditsError, KieClient, SqliteJournal, SubmitInDoubtError, Wan22TurboImageToVideo
 from kie_async.cli.app import app
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.running import Invocation, run

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, SqliteJournal, TaskFailedError
-from kie_async._core.lifecycle import ENDED, Intent, IntentState, may_move
+from kie_async._core.lifecycle import ENDED, Intent, JobState, may_move
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault, dialect
 from kie_async.testing.clock import VirtualLoop
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["Callbacks", "CallbacksOnDisk"]
 
 T = TypeVar("T")
-S = IntentState
+S = JobState
 WEBHOOK_KEY = "a-webhook-key"
-POLICY = RetryPolicy(max_age=900.0, in_doubt_hold=300.0, server_error_attempts=3)
+POLICY = RetryPolicy(max_age=900.0, in_doubt_timeout=300.0, server_error_attempts=3)
 #: Long enough for everything that has a deadline; after that, nothing happens by itself but looks at stalled tasks.
 ALL_OVER = 4000.0
 UNCLEAR = "Internal Error, Please try again later."
@@ -182,7 +182,7 @@ class Callbacks(RuleBasedStateMachine):
     def wait(self, place: int, which: int, *, patient: bool) -> None:
         """Somebody waits for a job by its id."""
         for row in _pick(self.run(self._rows()), place):
-            job = self._kie(which).attach(row.id)
+            job = self._kie(which).job(row.id)
             self._call(_number_of(json.loads(row.input)), partial(job.wait, 1000.0 if patient else None))
 
     @rule(place=places)
@@ -369,7 +369,7 @@ class Callbacks(RuleBasedStateMachine):
         assert len({*ends}) == len(ends)
         assert {*ends} <= {*ended}
         for row in rows:
-            assert row.state in ENDED | {S.UNKNOWN}, row
+            assert row.state in ENDED | {S.UNRESOLVED}, row
         for kie in self.clients:
             self.run(assert_settled(kie))
             self.run(kie.aclose())

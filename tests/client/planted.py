@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from kie_async import KieClient
-from kie_async._core.signature import CallbackToken
+from kie_async._core.callback_token import CallbackToken
 from kie_async._core.wire import read_record_body
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kie_async._io.engine import Engine
-    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob
 
 __all__ = ["PLANTED", "NoMac"]
 
@@ -26,7 +26,7 @@ class _Trusting(Receiver):
     """Believes the body: the task has ended as it says."""
 
     async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
-        job, (_, record) = self._parts.registry.get(token.intent_id), read_record_body(body)
+        job, (_, record) = self._parts.registry.get(token.job_id), read_record_body(body)
         if job is not None and record is not None and job.task_id == record.task_id:
             await self._parts.tracker.apply(job, record)
         await super().take(token, headers, body)
@@ -36,7 +36,7 @@ class _Hasty(Receiver):
     """Drops what comes before the answer to the create: what task should that be?"""
 
     async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
-        row = await self._parts.journal.get(token.intent_id)
+        row = await self._parts.journal.get(token.job_id)
         if row is None or row.task_id is not None:
             await super().take(token, headers, body)
 
@@ -51,9 +51,9 @@ class _Forgetful(Receiver):
 class _Blind(Confirmations):
     """Asks how the task is, and not whose."""
 
-    async def _settle(self, intent_id: str, task_id: str, *, looks: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
-        look = await self._parts.poller.look_now(task_id)
-        return look.record is None or await self._apply(intent_id, task_id, look.record), True
+    async def _settle(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
+        poll = await self._parts.poller.poll_now(task_id)
+        return poll.record is None or await self._apply(job_id, task_id, poll.record), True
 
 
 class _Gullible(Callbacks):

@@ -84,7 +84,11 @@ async def test_a_bad_input_does_not_take_its_key() -> None:
         assert 1 == len(world.truth.posts)
 
 
-@pytest.mark.parametrize("request_", ["The cat turns its head", None, {"prompt": "x"}, ask, type(ask())], ids=str)
+@pytest.mark.parametrize(
+    "request_",
+    ["The cat turns its head", None, {"prompt": "x"}, ask, type(ask())],
+    ids=["text", "none", "dict", "function", "class"],
+)
 async def test_what_is_no_request_is_told_as_such(request_: Anything) -> None:
     async with a_world() as world:
         with pytest.raises((TypeError, KieError), match="request") as raised:
@@ -128,7 +132,7 @@ async def test_a_bad_id_is_told_and_never_asked_for(job_id: Anything) -> None:
     """What becomes part of a URL and of a log line must not be able to break out of it."""
     async with a_world() as world:
         with pytest.raises(ConfigurationError, match="is no id"):
-            world.kie.attach(job_id)
+            world.kie.job(job_id)
         assert_untouched(world.truth)
 
 
@@ -238,9 +242,9 @@ _NUMBERS = (0, -1, math.nan, math.inf, "10", None, True)
         *((Limits, "polls_per_second", value) for value in _NUMBERS),
         *((RetryPolicy, "server_error_attempts", value) for value in (*_NUMBERS, 1.5)),
         *((RetryPolicy, "on_server_error", value) for value in ("reconcile", "", None, True)),
-        *((RetryPolicy, "unsent_patience", value) for value in _NUMBERS if value != 0),
-        *((RetryPolicy, "maintenance_patience", value) for value in _NUMBERS if value != 0),
-        *((RetryPolicy, "in_doubt_hold", value) for value in _NUMBERS),
+        *((RetryPolicy, "unsent_timeout", value) for value in _NUMBERS if value != 0),
+        *((RetryPolicy, "maintenance_timeout", value) for value in _NUMBERS if value != 0),
+        *((RetryPolicy, "in_doubt_timeout", value) for value in _NUMBERS),
         *((RetryPolicy, "max_age", value) for value in _NUMBERS),
     ],
 )

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from kie_async import EventName, KieClient, KieError, RetryPolicy, SubmitInDoubtError, TaskFailedError
-from kie_async._core.signature import callback_secret, callback_url
+from kie_async._core.callback_token import callback_secret, callback_url
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import (
     ADAPTERS,
@@ -34,7 +34,7 @@ async def test_a_job_ends_by_its_callback_and_one_confirmation(adapter: str) -> 
     async with a_called_world(ADAPTERS[adapter], duration=300.0) as (world, backend):
         # So that callbacks are expected, however they are taken: the first one says that they come.
         await world.kie.generate(ask(0))
-        looks = world.kie.statistics().looks
+        polls = world.kie.statistics().polls
         submitted_at = anyio.current_time()
         video = await world.kie.generate(ask(1))
 
@@ -42,7 +42,7 @@ async def test_a_job_ends_by_its_callback_and_one_confirmation(adapter: str) -> 
         assert world.truth.tasks[video.task_id].result_url == video.url
         assert [200, 200] == backend.answers
         assert [2, 2] == [world.kie.statistics().callbacks, world.kie.statistics().confirmations]
-        assert (3 if adapter == "handle" else 2) >= world.kie.statistics().looks - looks
+        assert (3 if adapter == "handle" else 2) >= world.kie.statistics().polls - polls
         await anyio.sleep(2.0)
         await assert_settled(world.kie)
 
@@ -110,7 +110,7 @@ async def test_whatever_the_answer_says_after_an_early_callback_there_is_one_tas
         assert ("succeeded", video.task_id, (), 0) == (row.state, row.task_id, row.duplicates, row.suspect_attempts)
         assert [200] == backend.answers
         told = [event.name for event in world.events]
-        assert not {EventName.REJECTED, EventName.WITHDRAWN, EventName.IN_DOUBT, EventName.DUPLICATE} & {*told}
+        assert not {EventName.REJECTED, EventName.CANCELLED, EventName.IN_DOUBT, EventName.DUPLICATE} & {*told}
         await assert_settled(world.kie)
 
 
@@ -141,7 +141,7 @@ async def test_a_callback_that_comes_a_hundred_times_ends_the_job_once(adapter: 
         assert 100 == len(world.reported(EventName.CALLBACK)) == world.kie.statistics().callbacks
         assert 1 == len(world.reported(EventName.ENDED))
         assert 1 == world.kie.statistics().confirmations
-        assert 0 == world.kie.statistics().late_records
+        assert 0 == world.kie.statistics().duplicate_records
         await assert_settled(world.kie)
 
 
@@ -149,12 +149,12 @@ async def test_a_hundred_callbacks_at_once_are_one_confirmation_at_a_time() -> N
     """While the task is still running: whoever has a token can cause a look now and then, and no more."""
     async with a_called_world(duration=300.0) as (world, backend):
         job = await world.kie.submit(ask())
-        url, looks = world.truth.posts[0].callback_url, len(world.truth.polls)
+        url, polls = world.truth.posts[0].callback_url, len(world.truth.polls)
         async with anyio.create_task_group() as group:
             for _ in range(100):
                 group.start_soon(post, url, body_of(world.tasks[0]))
         await anyio.sleep(0.5)
-        assert 1 == len(world.truth.polls) - looks
+        assert 1 == len(world.truth.polls) - polls
         await anyio.sleep(60.0)
 
         assert 100 * [200] == backend.answers
@@ -282,11 +282,11 @@ async def test_a_withdrawn_job_is_told_of_a_task_that_should_not_exist() -> None
     async with a_called_world(duration=60.0, faults=faults) as (world, backend):
         with pytest.raises(KieError):
             await world.kie.generate(ask())
-        assert "withdrawn" == (await world.row()).state
+        assert "cancelled" == (await world.row()).state
         await anyio.sleep(100.0)
 
         row = await world.row()
-        assert ("withdrawn", None, tuple(world.tasks)) == (row.state, row.task_id, row.duplicates)
+        assert ("cancelled", None, tuple(world.tasks)) == (row.state, row.task_id, row.duplicates)
         assert world.tasks == duplicates(world.events)
         assert [200] == backend.answers
         await assert_settled(world.kie)

@@ -73,8 +73,8 @@ async def test_a_callback_that_lands_on_another_worker_ends_the_job_here(tmp_pat
             assert 300.0 <= anyio.current_time() <= 301.0
             assert fake.truth.tasks[video.task_id].result_url == video.url
             assert (1, 0) == (theirs.statistics().confirmations, ours.statistics().confirmations)
-            assert 2 >= ours.statistics().looks
-            assert video.url == (await theirs.attach(str(video.intent_id)).wait()).url
+            assert 2 >= ours.statistics().polls
+            assert video.url == (await theirs.job(str(video.job_id)).wait()).url
             await anyio.sleep(5.0)
             for worker in (ours, theirs):
                 await assert_settled(worker)
@@ -97,13 +97,13 @@ async def test_workers_that_take_each_others_callbacks_learn_that_callbacks_come
                         group.start_soon(ours.generate, ask(number))
                 await anyio.sleep(60.0)
             assert [] == [record.message for record in caplog.records if "do not come" in record.message]
-            looks = len(fake.truth.polls)
+            polls = len(fake.truth.polls)
             async with anyio.create_task_group() as group:
                 for number in range(20, 40):
                     group.start_soon(theirs.generate, ask(number))
 
             # Nearly all are confirmations: the workers trust the callbacks.
-            assert 20 + 4 >= len(fake.truth.polls) - looks
+            assert 20 + 4 >= len(fake.truth.polls) - polls
 
 
 async def test_a_job_in_doubt_comes_home_by_a_callback_that_lands_on_another_worker(
@@ -148,7 +148,7 @@ async def test_an_early_callback_on_another_worker_wins_over_whatever_the_answer
             row = await host.row()
             assert ("succeeded", video.task_id, ()) == (row.state, row.task_id, row.duplicates)
             assert 1 == len(fake.truth.posts) == len(fake.truth.created)
-            assert not {EventName.REJECTED, EventName.WITHDRAWN, EventName.DUPLICATE} & {e.name for e in host.events}
+            assert not {EventName.REJECTED, EventName.CANCELLED, EventName.DUPLICATE} & {e.name for e in host.events}
             await assert_settled(ours)
             await assert_settled(theirs)
 
@@ -182,7 +182,7 @@ async def test_whoever_waits_anywhere_is_told_when_a_callback_lands_on_two_worke
             async def wait(worker: KieClient) -> None:
                 await anyio.sleep(1.0)
                 job_id = (await host.row()).id
-                found.append((await worker.attach(job_id).wait(timeout=300.0)).task_id)
+                found.append((await worker.job(job_id).wait(timeout=300.0)).task_id)
 
             async def generate() -> None:
                 found.append((await ours.generate(ask())).task_id)
@@ -298,13 +298,13 @@ class Broken(SqliteJournal):
 
     broken = False
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         self._fail()
-        return await super().note(intent_id, at=at, **changes)
+        return await super().note(job_id, at=at, **changes)
 
-    async def get(self, intent_id: str) -> Intent | None:
+    async def get(self, job_id: str) -> Intent | None:
         self._fail()
-        return await super().get(intent_id)
+        return await super().get(job_id)
 
     def _fail(self) -> None:
         if self.broken:
@@ -312,7 +312,7 @@ class Broken(SqliteJournal):
             raise JournalError(msg)
 
 
-@pytest.mark.parametrize("state", ["in_doubt", "unknown"])
+@pytest.mark.parametrize("state", ["in_doubt", "unresolved"])
 async def test_what_cannot_be_noted_is_answered_by_503_and_comes_again(
     state: str, tmp_path: Path, backend: Backend
 ) -> None:
@@ -353,7 +353,7 @@ async def test_a_disk_that_fails_during_the_confirmation_only_delays_it(tmp_path
                 await anyio.sleep(0.1)
             journal.broken = True
             await anyio.sleep(20.0)
-            assert "unknown" == (await host.row()).state
+            assert "unresolved" == (await host.row()).state
             journal.broken = False
 
             await anyio.sleep(40.0)

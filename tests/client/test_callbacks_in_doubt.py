@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from kie_async import EventName, KieClient, KieError, Limits, RetryPolicy, ServiceError, SubmitInDoubtError
-from kie_async._core.signature import callback_secret, callback_url
+from kie_async import EventName, KieClient, KieError, Limits, RetryPolicy, ServerError, SubmitInDoubtError
+from kie_async._core.callback_token import callback_secret, callback_url
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import a_backend, a_called_world, body_of, duplicates, post
 from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, World, a_world, ask, assert_settled, somebody_elses
@@ -61,7 +61,7 @@ async def test_fifty_jobs_in_doubt_are_fifty_results_by_their_callbacks(what: st
         assert {*world.tasks} == {*rows}
         for video in videos:
             row, task = rows[video.task_id], world.truth.tasks[video.task_id]
-            assert (row.id, task.result_url) == (video.intent_id, video.url)
+            assert (row.id, task.result_url) == (video.job_id, video.url)
             assert row.id in str(task.callback_url)
             assert str(task.input["prompt"]) in row.input
         assert JOBS == len(world.truth.posts)
@@ -256,20 +256,20 @@ async def test_the_second_create_is_read_to_its_end_whoever_stops(leave: str) ->
 
 
 async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback() -> None:
-    """The caller was told ServiceError, and that it may have been paid; the same key finds the task then."""
+    """The caller was told ServerError, and that it may have been paid; the same key finds the task then."""
     policy = RetryPolicy(server_error_attempts=2)
     faults = [suspect(nth=1), Fault("create", "code", code=500, msg=UNCLEAR, nth=2)]
     async with a_called_world(duration=60.0, client={"retry": policy}, faults=faults) as (world, _):
-        with pytest.raises(ServiceError):
+        with pytest.raises(ServerError):
             await world.kie.generate(ask(), key="order-7")
         row = await world.row()
         assert ("rejected", 2) == (row.state, row.suspect_attempts)
-        with pytest.raises(ServiceError):
+        with pytest.raises(ServerError):
             await world.kie.submit(ask(), key="order-7")
         await anyio.sleep(80.0)
 
         assert ("succeeded", world.tasks[0]) == ((row := await world.row()).state, row.task_id)
-        assert world.tasks == [(await world.kie.attach(row.id)).task_id]
+        assert world.tasks == [(await world.kie.job(row.id)).task_id]
         assert world.tasks == [(await world.kie.generate(ask(), key="order-7")).task_id]
         assert 2 == len(world.truth.posts)
         await assert_settled(world.kie)
@@ -278,7 +278,7 @@ async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback
 async def test_every_paid_task_of_a_refused_job_is_told() -> None:
     """Three attempts, three unclear errors, three tasks: one is the job's, and the callbacks of the others say so."""
     async with a_called_world(duration=(60.0, 0.2), faults=[suspect()]) as (world, _):
-        with pytest.raises(ServiceError):
+        with pytest.raises(ServerError):
             await world.kie.generate(ask())
         await anyio.sleep(200.0)
         row = await world.row()
@@ -296,7 +296,7 @@ async def test_an_unknown_job_comes_home_by_a_late_callback() -> None:
     async with a_called_world(duration=1000.0, client={"retry": policy}, faults=[lost()]) as (world, _):
         with pytest.raises(SubmitInDoubtError) as raised:
             await world.kie.generate(ask())
-        assert "unknown" == (await world.row()).state
+        assert "unresolved" == (await world.row()).state
         await anyio.sleep(500.0)
 
         assert world.tasks == [(await raised.value.job).task_id]
@@ -321,7 +321,7 @@ async def test_a_job_that_was_sent_again_by_hand_has_the_task_that_ends_first_an
 @pytest.mark.parametrize("first", ["grant", "proof"])
 async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the_task_is_one_slot(first: str) -> None:
     """The owner waits for a slot to send the job again; the task of its first create takes one whether there is one."""
-    policy = RetryPolicy(in_doubt_hold=30.0)
+    policy = RetryPolicy(in_doubt_timeout=30.0)
     options = {"retry": policy, "limits": Limits(in_flight=1), "callback_url": CALLBACKS}
     async with a_world(client=options, duration=600.0, faults=[lost(nth=1)]) as world:
         with pytest.raises(SubmitInDoubtError) as raised:
@@ -336,7 +336,7 @@ async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the
         waits, runs = parts.registry.get(raised.value.job.id), parts.registry.get(running.id)
         assert waits is not None
         assert runs is not None
-        await parts.settler.accepted(waits, world.tasks[0])
+        await parts.result_writer.accepted(waits, world.tasks[0])
         if first == "grant":
             parts.tracker.release_slot(runs)
         parts.tracker.submitted(waits)
@@ -388,7 +388,7 @@ async def test_a_client_that_closes_during_a_confirmation_logs_no_bug(caplog: py
                 for _ in range(turns):
                     await anyio.sleep(0.0)
                 now = kie.statistics()
-                over = answered.is_set() and now.confirmations == 1 and not now.children
+                over = answered.is_set() and now.confirmations == 1 and not now.loop_tasks
                 await kie.aclose()
             async with kie:
                 found.update(row.state for row in await kie.jobs())

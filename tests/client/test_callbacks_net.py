@@ -92,7 +92,7 @@ async def test_looks_become_rare_when_callbacks_come_and_usual_again_when_they_s
         await all_end(world, first=first)
         await anyio.sleep(30.0)
         now = world.kie.statistics()
-        return (now.looks - before.looks - (now.confirmations - before.confirmations)) / JOBS
+        return (now.polls - before.polls - (now.confirmations - before.confirmations)) / JOBS
 
     # Nothing is mounted: what handles the first callback is the first sign of a receiver.
     # As many looks as are wanted, so that it is seen how many that is.

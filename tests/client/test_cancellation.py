@@ -47,7 +47,7 @@ async def sweep(call: Callable[[World], Awaitable[Generation | Job]], **service:
 
             sent = state not in ("None", "intent")
             assert (1 if sent else 0) == len(world.truth.posts), f"{state} at turn {turn}"
-            ended = "succeeded" if sent else "withdrawn"
+            ended = "succeeded" if sent else "cancelled"
             assert {row.state for row in await world.rows()} <= {ended}, f"{state} at turn {turn}"
             assert (1 if sent else 0) <= len(await world.rows()) <= 1
             await assert_settled(world.kie)
@@ -114,7 +114,7 @@ async def test_a_create_whose_answer_is_lost_can_be_left_at_every_turn() -> None
                 break
             await anyio.sleep(700.0)
             sent = met.pop("now") is not None and bool(world.truth.posts)
-            assert {row.state for row in await world.rows()} <= {"unknown" if sent else "withdrawn"}
+            assert {row.state for row in await world.rows()} <= {"unresolved" if sent else "cancelled"}
             assert len(world.truth.posts) == len(world.truth.created) <= 1
             await assert_settled(world.kie)
     assert turn > 10
@@ -137,7 +137,7 @@ async def test_a_refused_create_can_be_left_at_every_turn() -> None:
             paid, free = paid + len(world.truth.created), free + 1 - len(world.truth.created)
             if state in (None, "intent"):
                 assert [] == world.truth.created
-            assert {row.state for row in await world.rows()} <= {"succeeded" if world.truth.created else "withdrawn"}
+            assert {row.state for row in await world.rows()} <= {"succeeded" if world.truth.created else "cancelled"}
             await assert_settled(world.kie)
     assert free >= 10  # how many turns there are is the loop's
     assert paid > 0
@@ -242,13 +242,13 @@ async def test_two_wait_for_one_job_and_one_leaves() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait, job)
-            group.start_soon(wait, world.kie.attach(job.id))
-            group.start_soon(wait, world.kie.attach(world.tasks[0]))
+            group.start_soon(wait, world.kie.job(job.id))
+            group.start_soon(wait, world.kie.job(world.tasks[0]))
             with anyio.move_on_after(50.0):
                 await wait(job)
             assert 3 == world.kie.statistics().waiters
         assert 3 * world.tasks == [result.task_id for result in results]
-        assert {job.id} == {result.intent_id for result in results}
+        assert {job.id} == {result.job_id for result in results}
         await assert_settled(world.kie)
 
 
@@ -297,7 +297,7 @@ async def test_a_job_that_queues_for_a_slot_can_be_left() -> None:
         await world.kie.generate(ask(3))
 
         assert 2 == len(world.truth.posts)
-        assert {"succeeded": 2, "withdrawn": 2} == await world.states()
+        assert {"succeeded": 2, "cancelled": 2} == await world.states()
         await assert_settled(world.kie)
 
 
@@ -317,13 +317,13 @@ async def test_jobs_that_queue_for_a_token_can_be_left_and_cost_none() -> None:
 
         assert anyio.current_time() < 11.0
         assert 40 == len(world.truth.posts)
-        assert 200 == len(world.reported(EventName.WITHDRAWN))
+        assert 200 == len(world.reported(EventName.CANCELLED))
 
 
 PHASES: Mapping[str, tuple[dict[str, Any], float, str]] = {
     "uploading": ({"faults": [Fault("upload", "slow", seconds=30.0)]}, 10.0, "nothing"),
-    "waiting for a slot": ({}, 10.0, "withdrawn"),
-    "waiting for a connection": ({}, 10.0, "withdrawn"),
+    "waiting for a slot": ({}, 10.0, "cancelled"),
+    "waiting for a connection": ({}, 10.0, "cancelled"),
     "sending": ({"faults": [Fault("create", "slow", seconds=30.0, after=True, nth=2)]}, 10.0, "sent"),
     "generating": ({"duration": 100.0}, 10.0, "known"),
 }
@@ -351,16 +351,16 @@ async def test_a_time_out_ends_generate_in_every_phase(phase: str) -> None:
         assert isinstance(error, TimeoutError)
         assert (then == "known") == (error.task_id is not None)
         await anyio.sleep(0.1)
-        row = None if error.intent_id is None else await world.journal.get(error.intent_id)
+        row = None if error.job_id is None else await world.journal.get(error.job_id)
         assert {
             "nothing": None,
-            "withdrawn": "withdrawn",
+            "cancelled": "cancelled",
             "sent": "sending",
             "known": "submitted",
         }[then] == (None if row is None else row.state)
         if then in ("sent", "known"):
-            assert error.intent_id is not None
-            assert error.intent_id == (await world.kie.attach(error.intent_id)).intent_id
+            assert error.job_id is not None
+            assert error.job_id == (await world.kie.job(error.job_id)).job_id
         else:
             await anyio.sleep(200.0)
             assert (0 if first is None else 1) == len(world.truth.posts)
@@ -376,10 +376,10 @@ async def test_a_time_out_while_others_take_all_tokens_withdraws() -> None:
         with pytest.raises(TaskTimeoutError) as raised:
             await world.kie.generate(ask(20), timeout=5.0)
         await anyio.sleep(100.0)
-        row = await world.journal.get(raised.value.intent_id or "")
+        row = await world.journal.get(raised.value.job_id or "")
 
         assert row is not None
-        assert "withdrawn" == row.state
+        assert "cancelled" == row.state
         assert 20 == len(world.truth.posts)
 
 

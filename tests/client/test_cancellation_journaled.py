@@ -34,7 +34,7 @@ async def test_what_was_left_while_it_was_written_down_is_not_sent_by_the_next_p
                 await assert_settled(kie)
                 rows = await kie.jobs()
                 found.update(str(row.state) for row in rows)
-                assert {"withdrawn"} >= {row.state for row in rows}, turn
+                assert {"cancelled"} >= {row.state for row in rows}, turn
             async with KieClient(KEY, base_url=fake.url, journal=SqliteJournal(path)) as kie:
                 assert [] == await kie.recover()
-    assert 1 <= found["withdrawn"]
+    assert 1 <= found["cancelled"]

@@ -42,7 +42,7 @@ async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
             kie.credits,
             lambda: kie.upload(PNG),
             job.wait,
-            job.refresh,
+            job.status,
             lambda: anext(job.updates()),
             job.abandon,
             lambda: job.resolve("a1"),
@@ -63,7 +63,7 @@ async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
 
 async def test_whoever_waits_when_the_client_closes_is_told() -> None:
     """In every state a job can be in, with its ids, and never by an ``ExceptionGroup``."""
-    policy = RetryPolicy(maintenance_patience=1e5)
+    policy = RetryPolicy(maintenance_timeout=1e5)
     async with a_world(client={"limits": Limits(in_flight=30), "retry": policy}, duration=1e6) as world:
         told: list[BaseException] = []
 
@@ -82,7 +82,7 @@ async def test_whoever_waits_when_the_client_closes_is_told() -> None:
 
         assert {"ClientClosedError": 50} == Counter(type(error).__name__ for error in told)
         assert 30 == len([error for error in told if isinstance(error, KieError) and error.task_id is not None])
-        assert 50 == len({error.intent_id for error in told if isinstance(error, KieError)})
+        assert 50 == len({error.job_id for error in told if isinstance(error, KieError)})
         assert {"submitted": 30, "intent": 20} == await world.states()
 
 
@@ -207,12 +207,12 @@ async def test_what_has_ended_is_known_after_reopening() -> None:
     """No question is asked again whose answer is in the journal."""
     async with a_world() as world:
         video = await world.kie.generate(ask(0))
-        job = world.kie.attach(video.intent_id or "")
+        job = world.kie.job(video.job_id or "")
         await world.kie.aclose()
         async with world.kie as kie:
             polls = len(world.truth.polls)
             again = await job
-            by_task = await kie.attach(video.task_id)
+            by_task = await kie.job(video.task_id)
             assert polls == len(world.truth.polls)
             await assert_settled(kie)
 

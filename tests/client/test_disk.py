@@ -61,7 +61,7 @@ async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
             await picture.save(target)
 
         assert before == files_in(tmp_path)
-        assert (picture.intent_id, picture.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (picture.job_id, picture.task_id) == (raised.value.job_id, raised.value.task_id)
         await picture.save(tmp_path / "cat.png")
         await assert_settled(world.kie)
 
@@ -143,7 +143,7 @@ async def test_a_generation_without_urls_has_nothing_to_save(tmp_path: Path) -> 
         assert ((), {"resultObject": {"text": "a cat"}}) == (answer.urls, answer.record.result)
         with pytest.raises(NoResultError) as raised:
             await answer.save(tmp_path)
-        assert (answer.intent_id, answer.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (answer.job_id, answer.task_id) == (raised.value.job_id, raised.value.task_id)
 
 
 async def test_a_download_that_gets_no_connection_is_told_as_such(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import JobState
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault
 from tests.client.world import KEY, a_world, ask, assert_settled, somebody_elses
@@ -63,7 +63,7 @@ async def test_wait_ends_at_its_time_out_and_the_task_lives_on() -> None:
         with pytest.raises(TaskTimeoutError, match="wait again") as raised:
             await job.wait(timeout=30.0)
         assert 30.0 <= anyio.current_time() < 31.0
-        assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+        assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
         assert 0 == world.kie.statistics().waiters
 
         await job
@@ -78,10 +78,10 @@ async def test_a_client_shows_its_statistics() -> None:
         await anyio.sleep(10.0)
         now = world.kie.statistics()
 
-        assert f"<KieClient {world.fake.url} jobs=1 in_flight=1 watched=1 looks={now.looks}>" == repr(world.kie)
-        await world.kie.attach(world.tasks[0])
+        assert f"<KieClient {world.fake.url} jobs=1 in_flight=1 watched=1 polls={now.polls}>" == repr(world.kie)
+        await world.kie.job(world.tasks[0])
         await anyio.sleep(1.0)
-        assert f"<KieClient {world.fake.url} looks={world.kie.statistics().looks}>" == repr(world.kie)
+        assert f"<KieClient {world.fake.url} polls={world.kie.statistics().polls}>" == repr(world.kie)
 
 
 async def test_awaiting_a_job_again_asks_nobody() -> None:
@@ -89,11 +89,11 @@ async def test_awaiting_a_job_again_asks_nobody() -> None:
         job = await world.kie.submit(ask())
         first = await job
         polls = len(world.truth.polls)
-        second = await world.kie.attach(job.id)
-        third = await world.kie.attach(world.tasks[0])
+        second = await world.kie.job(job.id)
+        third = await world.kie.job(world.tasks[0])
 
         assert first.record == second.record == third.record
-        assert job.id == second.intent_id == third.intent_id
+        assert job.id == second.job_id == third.job_id
         assert polls == len(world.truth.polls)
 
 
@@ -104,7 +104,7 @@ async def test_a_handle_that_has_waited_knows_the_state(timeout: float | None, *
         submitted = await world.kie.submit(ask())
         if ended:
             await submitted
-        job = world.kie.attach(submitted.id)
+        job = world.kie.job(submitted.id)
         before = job.state
         await job.wait(timeout)
 
@@ -151,7 +151,7 @@ async def test_updates_of_a_job_that_is_refused_raise_why() -> None:
 async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) -> None:
     async with a_world(duration=50.0) as world:
         job = await world.kie.submit(ask())
-        handle = world.kie.attach(await somebody_elses(world.fake.url)) if foreign else job
+        handle = world.kie.job(await somebody_elses(world.fake.url)) if foreign else job
         async with aclosing(handle.updates()) as updates:
             async for record in updates:
                 assert record.state in ("waiting", "queuing", "generating")
@@ -167,9 +167,9 @@ async def test_refresh_asks_now_and_moves_the_job() -> None:
     async with a_world(duration=1e6) as world:
         job = await world.kie.submit(ask())
         before = anyio.current_time()
-        assert "waiting" == (await job.refresh()).state
+        assert "waiting" == (await job.status()).state
         world.fake.finish(world.tasks[0])
-        record = await job.refresh()
+        record = await job.status()
 
         assert anyio.current_time() - before < 0.1
         assert ("success", world.tasks[0]) == (record.state, record.task_id)
@@ -181,7 +181,7 @@ async def test_refresh_waits_for_the_task_id() -> None:
     async with a_world(create_seconds=5.0, duration=50.0) as world:
         job = await world.kie.submit(ask(), wait=False)
 
-        record = await job.refresh()
+        record = await job.status()
         assert world.tasks == [record.task_id]
 
 
@@ -201,11 +201,11 @@ async def test_refresh_says_why_there_is_no_record(fault: Fault, expected: type[
     async with a_world(faults=[fault], duration=1e6) as world:
         job = await world.kie.submit(ask())
         with pytest.raises(expected) as raised:
-            await job.refresh()
+            await job.status()
 
         assert "submitted" == job.state
         if expected is not TransportError:
-            assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+            assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
 
 
 async def test_refresh_of_a_job_in_doubt_says_so() -> None:
@@ -213,22 +213,22 @@ async def test_refresh_of_a_job_in_doubt_says_so() -> None:
         with pytest.raises(SubmitInDoubtError) as raised:
             await world.kie.submit(ask())
         with pytest.raises(SubmitInDoubtError):
-            await raised.value.job.refresh()
+            await raised.value.job.status()
 
 
 async def test_a_task_of_another_program_can_be_awaited() -> None:
     """It is followed as long as somebody waits, and never enters the journal."""
     async with a_world(duration=50.0) as world:
         task_id = await somebody_elses(world.fake.url)
-        job = world.kie.attach(task_id)
+        job = world.kie.job(task_id)
         assert (task_id, task_id, None) == (job.id, job.task_id, job.state)
         with pytest.raises(TaskTimeoutError) as raised:
             await job.wait(timeout=10.0)
-        assert (None, task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (None, task_id) == (raised.value.job_id, raised.value.task_id)
         await assert_settled(world.kie)
         video = await job
 
-        assert (task_id, None) == (video.task_id, video.intent_id)
+        assert (task_id, None) == (video.task_id, video.job_id)
         assert [] == await world.rows()
         await assert_settled(world.kie)
         world.truth.tasks.clear()  # not this client's to account for
@@ -240,7 +240,7 @@ async def test_two_wait_for_a_task_of_another_program() -> None:
         results: list[str] = []
 
         async def wait(timeout: float | None) -> None:
-            results.append((await world.kie.attach(task_id).wait(timeout)).task_id)
+            results.append((await world.kie.job(task_id).wait(timeout)).task_id)
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait, None)
@@ -255,7 +255,7 @@ async def test_two_wait_for_a_task_of_another_program() -> None:
 async def test_a_task_that_nobody_knows_is_not_waited_for_for_ever() -> None:
     """It may be so new that it is not visible yet; after 90 s it is not found."""
     async with a_world() as world:
-        job = world.kie.attach("f" * 32)
+        job = world.kie.job("f" * 32)
         with pytest.raises(TaskNotFoundError) as raised:
             await job
 
@@ -263,15 +263,15 @@ async def test_a_task_that_nobody_knows_is_not_waited_for_for_ever() -> None:
         assert "f" * 32 == raised.value.task_id
         await assert_settled(world.kie)
         with pytest.raises(TaskNotFoundError):
-            await job.refresh()
+            await job.status()
         await assert_settled(world.kie)
 
 
 async def test_a_job_that_the_journal_does_not_know_is_not_found_at_once() -> None:
     async with a_world() as world:
-        job = world.kie.attach("kj_" + "0" * 32)
+        job = world.kie.job("kj_" + "0" * 32)
         assert (None, None) == (job.task_id, job.state)
-        for call in (job.wait, job.refresh, job.abandon, lambda: anext(job.updates())):
+        for call in (job.wait, job.status, job.abandon, lambda: anext(job.updates())):
             with pytest.raises(TaskNotFoundError, match="journal"):
                 await call()
         assert [] == world.truth.polls
@@ -307,7 +307,7 @@ async def test_recover_lets_others_have_their_turn_between_a_few_jobs() -> None:
     async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
         await kie.jobs()
         for number in range(1000):
-            await journal.add(an_intent(number, state=IntentState.SUBMITTED, task_id=f"t{number}"))
+            await journal.add(an_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}"))
         taken_up = [0]
         async with anyio.create_task_group() as group:
             group.start_soon(kie.recover)
@@ -324,7 +324,7 @@ async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:
         job = await world.kie.submit(ask(1))
 
         assert [job.id] == [each.id for each in await world.kie.recover()]
-        assert done.intent_id != job.id
+        assert done.job_id != job.id
         await job
         assert [] == await world.kie.recover()
         assert 2 == len(world.truth.posts)

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from kie_async import EventName, InsufficientCreditsError, JournalError, SubmitInDoubtError
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import JobState
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import Fault
 from tests.client.world import Anything, a_world, ask, assert_settled
@@ -28,12 +28,12 @@ class Troubled(MemoryJournal):
     """
 
     def __init__(
-        self, *, seconds: dict[IntentState, dict[int, float]] | None = None, broken: tuple[IntentState, ...] = ()
+        self, *, seconds: dict[JobState, dict[int, float]] | None = None, broken: tuple[JobState, ...] = ()
     ) -> None:
         super().__init__()
         self.seconds = seconds or {}
-        self.broken: set[IntentState | str] = set(broken)
-        self.moves: dict[IntentState, int] = {}
+        self.broken: set[JobState | str] = set(broken)
+        self.transitions: dict[JobState, int] = {}
 
     async def add(self, intent: Intent) -> Intent:
         if "add" in self.broken:
@@ -41,12 +41,12 @@ class Troubled(MemoryJournal):
             raise JournalError(msg)
         return await super().add(intent)
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Anything) -> Intent | None:
-        self.moves[state] = nth = self.moves.get(state, 0) + 1
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Anything) -> Intent | None:
+        self.transitions[state] = nth = self.transitions.get(state, 0) + 1
         await anyio.sleep(self.seconds.get(state, {}).get(nth, 0.0))
         if state in self.broken:
             msg = "The disk is full."
-            raise JournalError(msg, intent_id=seen.id)
+            raise JournalError(msg, job_id=seen.id)
         return await super().move(seen, state, at=at, **changes)
 
 
@@ -64,7 +64,7 @@ async def test_what_cannot_be_written_down_is_not_begun() -> None:
 
 async def test_what_cannot_be_written_down_as_sending_is_not_sent() -> None:
     """Not a byte: the row still says that nothing was paid."""
-    journal = Troubled(broken=(IntentState.SENDING,))
+    journal = Troubled(broken=(JobState.SENDING,))
     async with a_world(client={"journal": journal}) as world:
         with pytest.raises(JournalError, match="disk is full"):
             await world.kie.submit(ask(), key="order 7")
@@ -80,7 +80,7 @@ async def test_what_cannot_be_written_down_as_sending_is_not_sent() -> None:
 
 async def test_a_task_id_that_cannot_be_written_down_still_reaches_its_caller(caplog: pytest.LogCaptureFixture) -> None:
     """Loudly: it is paid, and the log is now the only thing that would outlive a crash."""
-    journal = Troubled(broken=(IntentState.SUBMITTED,))
+    journal = Troubled(broken=(JobState.SUBMITTED,))
     async with a_world(client={"journal": journal}) as world:
         job = await world.kie.submit(ask())
         (task_id,) = world.tasks
@@ -93,7 +93,7 @@ async def test_a_task_id_that_cannot_be_written_down_still_reaches_its_caller(ca
 
 
 async def test_an_end_that_cannot_be_written_down_still_reaches_its_caller() -> None:
-    journal = Troubled(broken=(IntentState.SUCCEEDED,))
+    journal = Troubled(broken=(JobState.SUCCEEDED,))
     async with a_world(client={"journal": journal}) as world:
         video = await world.kie.generate(ask())
 
@@ -103,7 +103,7 @@ async def test_an_end_that_cannot_be_written_down_still_reaches_its_caller() -> 
 
 
 async def test_a_doubt_that_cannot_be_written_down_is_told_and_not_sent_again() -> None:
-    journal = Troubled(broken=(IntentState.IN_DOUBT, IntentState.UNKNOWN))
+    journal = Troubled(broken=(JobState.IN_DOUBT, JobState.UNRESOLVED))
     async with a_world(client={"journal": journal}, faults=[Fault("create", "reset", after=True)]) as world:
         with pytest.raises(SubmitInDoubtError):
             await world.kie.submit(ask())
@@ -115,7 +115,7 @@ async def test_a_doubt_that_cannot_be_written_down_is_told_and_not_sent_again() 
 
 async def test_a_slow_disk_does_not_bunch_what_was_spread_out() -> None:
     """Permits that have waited too long for the write-ahead are not used: no ten seconds see more than 20 creates."""
-    journal = Troubled(seconds={IntentState.SENDING: dict.fromkeys(range(1, 21), 40.0)})
+    journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(1, 21), 40.0)})
     async with a_world(client={"journal": journal}, latency=(0.02, 0.2)) as world:
         async with anyio.create_task_group() as group:
             for number in range(60):
@@ -129,27 +129,27 @@ async def test_a_slow_disk_does_not_bunch_what_was_spread_out() -> None:
 
 async def test_who_was_about_to_send_when_a_402_was_read_sends_nothing() -> None:
     """The permit was granted, the connection made, the write-ahead under way: not a byte leaves."""
-    journal = Troubled(seconds={IntentState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
+    journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
     async with a_world(client={"journal": journal}, credits=0.0) as world:
         told: list[str] = []
 
         async def one(number: int) -> None:
             with pytest.raises(InsufficientCreditsError) as raised:
                 await world.kie.generate(ask(number))
-            told.append(raised.value.intent_id or "")
+            told.append(raised.value.job_id or "")
 
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(one, number)
         assert 1 == len(world.truth.posts)
         assert 20 == len(set(told))
-        assert ["withdrawn"] * 20 == [row.state for row in await journal.rows()]
+        assert ["cancelled"] * 20 == [row.state for row in await journal.rows()]
         await assert_settled(world.kie)
 
 
 async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -> None:
     """Maintenance sees one request, and then one a minute."""
-    journal = Troubled(seconds={IntentState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
+    journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
     async with a_world(client={"journal": journal}, duration=1.0) as world:
         world.fake.maintenance = True
         async with anyio.create_task_group() as group:
@@ -166,19 +166,19 @@ async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -
 
 
 async def test_who_leaves_during_the_write_ahead_pays_nothing() -> None:
-    journal = Troubled(seconds={IntentState.SENDING: {1: 5.0}})
+    journal = Troubled(seconds={JobState.SENDING: {1: 5.0}})
     async with a_world(client={"journal": journal}) as world:
         with anyio.move_on_after(2.0):
             await world.kie.generate(ask())
         await anyio.sleep(60.0)
 
         assert [] == world.truth.posts
-        assert ["withdrawn"] == [row.state for row in await journal.rows()]
+        assert ["cancelled"] == [row.state for row in await journal.rows()]
         await assert_settled(world.kie)
 
 
-@pytest.mark.parametrize("state", [IntentState.SENDING, IntentState.SUBMITTED, IntentState.SUCCEEDED])
-async def test_whoever_waits_is_not_held_up_for_ever_by_a_slow_journal(state: IntentState) -> None:
+@pytest.mark.parametrize("state", [JobState.SENDING, JobState.SUBMITTED, JobState.SUCCEEDED])
+async def test_whoever_waits_is_not_held_up_for_ever_by_a_slow_journal(state: JobState) -> None:
     journal = Troubled(seconds={state: {1: 30.0}})
     async with a_world(client={"journal": journal}, duration=1.0) as world:
         video = await world.kie.generate(ask())

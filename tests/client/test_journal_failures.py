@@ -27,7 +27,7 @@ from kie_async import (
     SqliteJournal,
     SubmitInDoubtError,
 )
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async.testing import FakeKie, Fault, virtual_time
 from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, assert_settled
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kie_async.testing.faults import Call
 
 T = TypeVar("T")
-S = IntentState
+S = JobState
 IN_DOUBT = "SubmitInDoubtError"
 
 JOBS = 8
@@ -79,18 +79,18 @@ class Failing(SqliteJournal):
     async def add(self, intent: Intent) -> Intent:
         return await self._perhaps("add", partial(super().add, intent))
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         move = partial(super().move, seen, state, at=at, **changes)
         row = await self._perhaps(f"{seen.state} to {state}", move)
         if row is not None and state is S.SENDING:
             self.sent_at[row.id, row.attempts] = asyncio.get_running_loop().time()
         return row
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self._perhaps("note", partial(super().note, intent_id, at=at, **changes))
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self._perhaps("note", partial(super().note, job_id, at=at, **changes))
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        return await self._perhaps("claim", partial(super().claim, intent_ids))
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        return await self._perhaps("claim", partial(super().claim, job_ids))
 
     async def _perhaps(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
         self.writes += 1
@@ -117,7 +117,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
     """Let all jobs run while the nth write fails; then let another client recover what is left."""
     journal, events, ran = Failing(path, nth, written=written), list[Event](), Ran()
     faults = [attrs.evolve(fault, when=partial(_is_of, number)) for number, fault in ANSWERS.items()]
-    policy = RetryPolicy(max_age=90.0, in_doubt_hold=90.0)
+    policy = RetryPolicy(max_age=90.0, in_doubt_timeout=90.0)
 
     def client(journal: Failing | Path) -> KieClient:
         limits = Limits(creates=4)
@@ -223,8 +223,8 @@ WRITES = {
     "sending to rejected",
     "submitted to succeeded",
     "submitted to failed",
-    "intent to withdrawn",
-    "in_doubt to unknown",
+    "intent to cancelled",
+    "in_doubt to unresolved",
 }
 #: Writes that come first: what they would tell has not happened yet, and does not happen then.
 AHEAD = {"add", "intent to sending"}
@@ -253,7 +253,7 @@ def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *
             for number, told in different.items():
                 assert told in {
                     "JournalError",
-                    "ServiceError" if number == SUSPECT else "",
+                    "ServerError" if number == SUSPECT else "",
                     IN_DOUBT if written else "",
                 }
         else:
@@ -279,7 +279,7 @@ class Full(SqliteJournal):
         self._check()
         return await super().add(intent)
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         self._check()
         return await super().move(seen, state, at=at, **changes)
 

@@ -11,7 +11,7 @@ from kie_async import (
     MarketRequest,
     Request,
     RetryPolicy,
-    ServiceError,
+    ServerError,
     SubmitInDoubtError,
     TaskFailedError,
     TaskTimeoutError,
@@ -28,7 +28,7 @@ async def test_the_same_key_is_the_same_job() -> None:
         video = await world.kie.generate(ask(), key="order 7")
         third = await world.kie.submit(ask(), key="order 7")
 
-        assert first.id == second.id == third.id == video.intent_id
+        assert first.id == second.id == third.id == video.job_id
         assert video.record == (await third).record
         assert 1 == len(world.truth.posts) == len(await world.rows())
         await assert_settled(world.kie)
@@ -40,7 +40,7 @@ async def test_ten_at_once_with_one_key_are_one_job() -> None:
 
         async def one() -> None:
             video = await world.kie.generate(ask(), key="order 7")
-            results.append((video.intent_id, video.task_id))
+            results.append((video.job_id, video.task_id))
 
         async with anyio.create_task_group() as group:
             for _ in range(10):
@@ -76,7 +76,7 @@ async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_di
             with pytest.raises(KeyConflictError) as raised:
                 await world.kie.submit(request, key="order 7")
             assert differs == raised.value.differs
-            assert job.id == raised.value.intent_id
+            assert job.id == raised.value.job_id
             assert all(name in str(raised.value) for name in (*differs, "order 7"))
         assert 1 == len(world.truth.posts)
         await job
@@ -99,12 +99,12 @@ async def test_a_withdrawn_job_is_sent_anew_by_its_key() -> None:
         world.fake.maintenance = True
         with pytest.raises(KieError) as raised:
             await world.kie.submit(ask(), key="order 7")
-        assert {"withdrawn": 1} == await world.states()
+        assert {"cancelled": 1} == await world.states()
         world.fake.maintenance = False
         await anyio.sleep(100.0)
         video = await world.kie.generate(ask(), key="order 7")
 
-        assert raised.value.intent_id == video.intent_id
+        assert raised.value.job_id == video.job_id
         assert {"succeeded": 1} == await world.states()
         assert 1 == len(world.truth.created)
         await assert_settled(world.kie)
@@ -116,7 +116,7 @@ async def test_a_rejected_job_is_sent_anew_by_its_key() -> None:
             await world.kie.submit(ask(), key="order 7")
         video = await world.kie.generate(ask(), key="order 7")
 
-        assert raised.value.intent_id == video.intent_id
+        assert raised.value.job_id == video.job_id
         assert 2 == len(world.truth.posts)
         assert None is (await world.row()).error
         await assert_settled(world.kie)
@@ -126,13 +126,13 @@ async def test_a_job_rejected_after_suspect_attempts_is_not_sent_anew() -> None:
     """It may have been paid three times over; the same key must not make it four."""
     async with a_world(faults=[Fault("create", "code", code=500)]) as world:
         for _ in range(2):
-            with pytest.raises(ServiceError):
+            with pytest.raises(ServerError):
                 await world.kie.submit(ask(), key="order 7")
             assert 3 == len(world.truth.posts)
         await assert_settled(world.kie)
 
 
-@pytest.mark.parametrize("pause", [0.0, 700.0], ids=["in doubt", "unknown"])
+@pytest.mark.parametrize("pause", [0.0, 700.0], ids=["in doubt", "unresolved"])
 async def test_a_job_in_doubt_is_not_sent_anew_by_its_key(pause: float) -> None:
     async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
         with pytest.raises(SubmitInDoubtError) as first:

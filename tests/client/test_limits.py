@@ -82,7 +82,7 @@ async def test_lost_answers_cost_no_refusal_and_leave_nothing(
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number)
-        await anyio.sleep(700)  # in_doubt_hold, after which the slots come back
+        await anyio.sleep(700)  # in_doubt_timeout, after which the slots come back
         seen = figures(world)
         show(record_property, f"{limiter}, answers lost", {**seen, "lost": len(doubtful)})
 
@@ -91,7 +91,7 @@ async def test_lost_answers_cost_no_refusal_and_leave_nothing(
         assert 20 == seen["busiest"]
         assert JOBS == len(world.truth.created) == len(ended) + len(doubtful)
         assert len([post for post in world.truth.posts if post.code is None]) == len(doubtful) > 5
-        assert {"succeeded": len(ended), "unknown": len(doubtful)} == await world.states()
+        assert {"succeeded": len(ended), "unresolved": len(doubtful)} == await world.states()
         await assert_settled(world.kie)
 
 
@@ -125,7 +125,7 @@ async def test_a_storm_of_cancellations_costs_no_refusal_and_leaves_nothing(
         assert JOBS == len(ended) + len(left)
         assert len(left) > JOBS / 4
         assert len(world.truth.created) == states["succeeded"]
-        assert {"succeeded", "withdrawn"} == set(states)
+        assert {"succeeded", "cancelled"} == set(states)
         assert JOBS == sum(states.values())
         await assert_settled(world.kie)
 

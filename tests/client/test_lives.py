@@ -118,7 +118,7 @@ def test_a_job_of_an_earlier_loop_is_awaited_in_a_later_one(port: int, *, entere
     job = run(first())
     video = run(second(job), later=60.0)
 
-    assert (next(iter(tasks)), job.id) == (video.task_id, video.intent_id)
+    assert (next(iter(tasks)), job.id) == (video.task_id, video.job_id)
     assert ["succeeded"] == [row.state for row in run(journal.rows())]
 
 
@@ -214,7 +214,7 @@ def test_a_loop_that_ends_under_an_open_client_names_what_is_unfinished(
         async with FakeKie(port=port, duration=1e6):
             await kie.submit(ask(0))
             lost = await kie.submit(ask(1), wait=False)
-            return kie.attach((await kie.jobs())[0].id), lost
+            return kie.job((await kie.jobs())[0].id), lost
 
     accepted, unsent = run(main())
     shown = "\n".join(warnings_of(caplog))
@@ -340,8 +340,8 @@ async def test_a_client_can_be_made_anywhere_and_costs_nothing_until_it_is_used(
 
     assert Statistics() == kie.statistics()
     assert "idle" in repr(kie)
-    assert "kj_1" == kie.attach("kj_1").id
-    assert kie.attach("kj_1").task_id is None
-    assert "a1" == kie.attach("a1").task_id
+    assert "kj_1" == kie.job("kj_1").id
+    assert kie.job("kj_1").task_id is None
+    assert "a1" == kie.job("a1").task_id
     await kie.aclose()
     await kie.aclose()

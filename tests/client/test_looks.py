@@ -71,7 +71,7 @@ async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, secon
 
 
 @pytest.mark.parametrize(
-    "look",
+    "poll",
     [
         {"what": "html"},
         {"what": "html", "status": 200},
@@ -99,11 +99,11 @@ async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, secon
         {"what": "alter", "data": {"state": "reviewing"}},
         {"what": "alter", "data": {"state": "waiting", "completeTime": 1}},
     ],
-    ids=lambda look: "-".join(str(value) for value in look.values()),
+    ids=lambda poll: "-".join(str(value) for value in poll.values()),
 )
-async def test_a_look_that_says_nothing_changes_nothing(look: dict[str, Any]) -> None:
+async def test_a_look_that_says_nothing_changes_nothing(poll: dict[str, Any]) -> None:
     """Whatever comes instead of the record, the job goes on and ends well, and its create is not touched."""
-    async with a_world(faults=[Fault("poll", times=4, **look)], duration=1.0) as world:
+    async with a_world(faults=[Fault("poll", times=4, **poll)], duration=1.0) as world:
         job = await world.kie.submit(ask())
         await anyio.sleep(3.0)
         assert "submitted" == job.state
@@ -146,10 +146,10 @@ async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -
     async with a_world(faults=[Fault("poll", "slow", seconds=60.0, nth=1)], duration=30.0) as world:
         job = await world.kie.submit(ask())
         asked_at = anyio.current_time()
-        assert world.tasks[0] == (await job.refresh()).task_id
+        assert world.tasks[0] == (await job.status()).task_id
 
         assert anyio.current_time() - asked_at <= 1.2
-        assert 1 == world.kie.statistics().looks
+        assert 1 == world.kie.statistics().polls
 
 
 async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_all_the_same() -> None:
@@ -159,7 +159,7 @@ async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_a
         job = await world.kie.submit(ask())
         asked_at = anyio.current_time()
         with pytest.raises(TransportError, match="timed out"):
-            await job.refresh()
+            await job.status()
 
         # One, two and seven seconds on the wire, and ten between them.
         assert math.isclose(30.0, anyio.current_time() - asked_at, abs_tol=0.1)
@@ -168,12 +168,12 @@ async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_a
 async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
     """No look, and no deadline, which is an hour away and would hold it until then."""
     async with a_world(duration=5.0) as world:
-        agenda = (await world.kie._engine()).parts.agenda  # noqa: SLF001 (what is planned is nowhere to be read)
+        timers = (await world.kie._engine()).parts.timers  # noqa: SLF001 (what is planned is nowhere to be read)
         await world.kie.submit(ask())
-        assert 2 <= len(agenda)
+        assert 2 <= len(timers)
         await anyio.sleep(60.0)
 
-        assert 0 == len(agenda)
+        assert 0 == len(timers)
         await assert_settled(world.kie)
 
 
@@ -183,7 +183,7 @@ async def test_a_refresh_puts_the_next_look_off() -> None:
         job = await world.kie.submit(ask())
         await anyio.sleep(5.0)
         assert [] == world.truth.polls
-        await job.refresh()
+        await job.status()
         await anyio.sleep(3.0)
 
         assert 1 == len(world.truth.polls)
@@ -195,7 +195,7 @@ async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
         task_id = await somebody_elses(world.fake.url)
         await anyio.sleep(600.0)
         with pytest.raises(TaskTimeoutError):
-            await world.kie.attach(task_id).wait(timeout=60.0)
+            await world.kie.job(task_id).wait(timeout=60.0)
 
         assert 3 <= len(world.truth.polls) <= 7
         world.truth.tasks.clear()  # not this client's to account for
@@ -207,7 +207,7 @@ async def test_a_strangers_old_task_that_is_once_not_visible_is_not_gone() -> No
     async with a_world(duration=700.0, faults=[fault]) as world:
         task_id = await somebody_elses(world.fake.url)
         await anyio.sleep(600.0)
-        assert task_id == (await world.kie.attach(task_id)).task_id
+        assert task_id == (await world.kie.job(task_id)).task_id
 
         assert {422, 200} == {poll.code for poll in world.truth.polls}
         world.truth.tasks.clear()  # not this client's to account for
@@ -217,7 +217,7 @@ async def test_a_refresh_of_a_strangers_task_is_one_look() -> None:
     """Nobody waits for it, so nobody else looks."""
     async with a_world(duration=1000.0) as world:
         task_id = await somebody_elses(world.fake.url)
-        await world.kie.attach(task_id).refresh()
+        await world.kie.job(task_id).status()
         await anyio.sleep(60.0)
 
         assert 1 == len(world.truth.polls)
@@ -267,7 +267,7 @@ async def test_a_job_that_does_not_end_is_stalled_at_max_age_and_may_still_end()
         with pytest.raises(TaskTimeoutError, match="may still end") as raised:
             await job
         assert 3600.0 <= anyio.current_time() < 3601.0
-        assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+        assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
         assert ("stalled", 0, 1) == (job.state, (now := world.kie.statistics()).in_flight, now.watched)
         assert [job.id] == [event.job_id for event in world.reported(EventName.STALLED)]
 
@@ -309,7 +309,7 @@ async def test_success_that_stays_without_a_result_is_an_error_of_its_own() -> N
         for _ in range(2):
             with pytest.raises(NoResultError) as raised:
                 await job
-            assert (job.id, world.tasks[0]) == (raised.value.intent_id, raised.value.task_id)
+            assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
         assert "succeeded" == (await world.row()).state
         await assert_settled(world.kie)
 
@@ -363,7 +363,7 @@ async def test_a_failed_task_is_told_in_the_services_words() -> None:
             first.worth_retrying,
         )
         assert ("422", False) == (second.fail_code, second.worth_retrying)
-        assert (passing.id, world.tasks[0]) == (first.intent_id, first.task_id)
+        assert (passing.id, world.tasks[0]) == (first.job_id, first.task_id)
         assert str(first) == str(again)
         assert {"failed": 2} == await world.states()
         assert 2 == len(world.truth.posts)
@@ -388,12 +388,12 @@ async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
         job = await world.kie.submit(ask())
         while not world.truth.polls:
             await anyio.sleep(0.1)
-        await job.refresh()
+        await job.status()
         assert world.tasks[0] == (await job).task_id
         row = await world.row()
         await anyio.sleep(20.0)
 
         assert row == await world.row()
-        assert 1 == world.kie.statistics().late_records == len(world.reported(EventName.LATE_RECORD))
+        assert 1 == world.kie.statistics().duplicate_records == len(world.reported(EventName.LATE_RECORD))
         assert 1 == len(world.reported(EventName.ENDED))
         await assert_settled(world.kie)

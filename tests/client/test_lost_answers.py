@@ -14,7 +14,7 @@ from kie_async import (
     EventName,
     KieError,
     ProtocolError,
-    RateLimitedError,
+    RateLimitError,
     RetryPolicy,
     SubmitInDoubtError,
     TaskNotFoundError,
@@ -91,14 +91,14 @@ async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) 
         row = await world.row()
 
         assert anyio.current_time() <= 61.0
-        assert (row.id, row.id, None) == (error.job.id, error.intent_id, error.task_id)
+        assert (row.id, row.id, None) == (error.job.id, error.job_id, error.task_id)
         assert "not sent again" in str(error)
         assert "in_doubt" == error.job.state == row.state
         assert 1 == len(world.truth.posts) == len(world.truth.created)
         assert 1 == world.kie.statistics().in_flight
         await anyio.sleep(2 * HOURS)
         assert 1 == len(world.truth.posts)
-        assert "unknown" == (await world.row()).state
+        assert "unresolved" == (await world.row()).state
         await assert_settled(world.kie)
 
 
@@ -110,13 +110,13 @@ async def test_a_connection_that_breaks_before_the_request_is_read_is_in_doubt_t
         await anyio.sleep(2 * HOURS)
 
         assert [] == world.truth.posts
-        assert "unknown" == (await world.row()).state
+        assert "unresolved" == (await world.row()).state
         await assert_settled(world.kie)
 
 
 async def test_the_slot_comes_back_after_in_doubt_hold() -> None:
     """Until then the task may be running at the service, and counts."""
-    policy = RetryPolicy(in_doubt_hold=300.0)
+    policy = RetryPolicy(in_doubt_timeout=300.0)
     async with a_world(client={"retry": policy, "callback_url": CALLBACKS}, faults=[lost()]) as world:
         await in_doubt(world)
         await anyio.sleep(299.0)
@@ -130,7 +130,7 @@ async def test_the_slot_comes_back_after_in_doubt_hold() -> None:
     ("callback_url", "policy", "deadline"),
     [
         (None, RetryPolicy(), 600.0),
-        (None, RetryPolicy(in_doubt_hold=60.0), 60.0),
+        (None, RetryPolicy(in_doubt_timeout=60.0), 60.0),
         (CALLBACKS, RetryPolicy(), 3600.0),
         (CALLBACKS, RetryPolicy(max_age=900.0), 900.0),
     ],
@@ -145,8 +145,8 @@ async def test_a_job_in_doubt_becomes_unknown_at_its_deadline(
         assert "in_doubt" == (await world.row()).state
         await anyio.sleep(2.0)
 
-        assert "unknown" == (await world.row()).state
-        assert [error.job.id] == [event.job_id for event in world.reported(EventName.UNKNOWN)]
+        assert "unresolved" == (await world.row()).state
+        assert [error.job.id] == [event.job_id for event in world.reported(EventName.UNRESOLVED)]
         assert any("in doubt for too long" in record.message for record in caplog.records)
         with pytest.raises(SubmitInDoubtError):
             await error.job.wait()
@@ -176,7 +176,7 @@ async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) 
 
 
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
-@pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unknown"])
+@pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
 async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None, pause: float) -> None:
     """The proof is our token in the callback URL that the record echoes, or, without one, model and input."""
     async with a_world(client={"callback_url": callback_url}, faults=[lost()], duration=8 * HOURS) as world:
@@ -188,7 +188,7 @@ async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None,
         assert "submitted" == error.job.state
         world.fake.finish(world.tasks[0])
         video = await error.job
-        assert (world.tasks[0], error.job.id) == (video.task_id, video.intent_id)
+        assert (world.tasks[0], error.job.id) == (video.task_id, video.job_id)
         assert 1 == len(world.truth.posts)
         await assert_settled(world.kie)
 
@@ -277,19 +277,19 @@ async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("look", "expected"),
+    ("poll", "expected"),
     [
         (Fault("poll", "reset", times=2), TransportError),  # aiohttp repeats a GET once
         (Fault("poll", "silence", times=3), TransportError),  # a silent look is made again twice
         (Fault("poll", "html", times=1), ProtocolError),
-        (Fault("poll", "code", code=429, times=1), RateLimitedError),
+        (Fault("poll", "code", code=429, times=1), RateLimitError),
         (Fault("poll", "code", code=401, times=1), AuthenticationError),
     ],
     ids=["reset", "silence", "html", "429", "401"],
 )
-async def test_resolve_that_gets_no_answer_changes_nothing(look: Fault, expected: type[KieError]) -> None:
+async def test_resolve_that_gets_no_answer_changes_nothing(poll: Fault, expected: type[KieError]) -> None:
     """And it does not say that the service does not know the task."""
-    async with a_world(faults=[lost(), look]) as world:
+    async with a_world(faults=[lost(), poll]) as world:
         error = await in_doubt(world)
         with pytest.raises(expected):
             await error.job.resolve(world.tasks[0])
@@ -330,7 +330,7 @@ async def test_a_resubmitted_create_has_an_attempt_number_of_its_own() -> None:
         del world.truth.tasks[world.tasks[0]]
 
 
-@pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unknown"])
+@pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
 async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
     async with a_world(faults=[lost()]) as world:
         error = await in_doubt(world)
@@ -352,7 +352,7 @@ async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
 async def test_only_a_job_in_doubt_can_be_settled_by_hand() -> None:
     async with a_world() as world:
         job = await world.kie.submit(ask())
-        foreign = world.kie.attach(world.tasks[0] if job.task_id is None else "f" * 32)
+        foreign = world.kie.job(world.tasks[0] if job.task_id is None else "f" * 32)
         for one in (job, foreign):
             with pytest.raises(ConfigurationError, match="Only a job in doubt"):
                 await one.abandon()
@@ -406,7 +406,7 @@ async def test_a_refused_connection_is_tried_again() -> None:
             group.start_soon(world.kie.generate, ask())
             await anyio.sleep(60.0)
             assert "intent" == (await world.row()).state
-            assert 0 == world.kie.statistics().tokens_lent
+            assert 0 == world.kie.statistics().tokens_in_use
             await world.fake.accept_connections()
         assert 1 == len(world.truth.posts)
         assert ("succeeded", 1) == ((row := await world.row()).state, row.attempts)
@@ -421,15 +421,15 @@ async def test_unsent_patience_ends_in_transport_error() -> None:
             await world.kie.generate(ask())
         row = await world.row()
 
-        assert row.id == raised.value.intent_id
-        assert "withdrawn" == row.state
+        assert row.id == raised.value.job_id
+        assert "cancelled" == row.state
         assert 120.0 <= anyio.current_time() <= 150.1  # the longest back-off is 30 s
         assert [] == world.truth.posts
         await assert_settled(world.kie)
 
 
 async def test_no_patience_means_one_try() -> None:
-    async with a_world(client={"retry": RetryPolicy(unsent_patience=0.0)}) as world:
+    async with a_world(client={"retry": RetryPolicy(unsent_timeout=0.0)}) as world:
         await world.fake.refuse_connections()
         with pytest.raises(TransportError):
             await world.kie.submit(ask())
@@ -439,7 +439,7 @@ async def test_no_patience_means_one_try() -> None:
 
 async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_a_token() -> None:
     """The last of a hundred jobs wait 40 s for their tokens; the outage that they then meet is a short one."""
-    options = {"retry": RetryPolicy(unsent_patience=60.0), "session_factory": no_keepalive}
+    options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
     async with a_world(client=options) as world:
         async with anyio.create_task_group() as group:
             for number in range(100):
@@ -455,7 +455,7 @@ async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_
 
 async def test_patience_begins_anew_after_the_service_has_answered() -> None:
     """Two outages of 40 s with a refusal in between are not one of 80 s."""
-    options = {"retry": RetryPolicy(unsent_patience=60.0), "session_factory": no_keepalive}
+    options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
     async with a_world(client=options, faults=[Fault("create", "code", code=429, nth=1)]) as world:
         await world.fake.refuse_connections()
         async with anyio.create_task_group() as group:
@@ -475,7 +475,7 @@ async def test_a_timeout_names_the_job_in_doubt() -> None:
     async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
         with pytest.raises(TaskTimeoutError) as raised:
             await world.kie.generate(ask(), timeout=100.0)
-        assert ((await world.row()).id, None) == (raised.value.intent_id, raised.value.task_id)
+        assert ((await world.row()).id, None) == (raised.value.job_id, raised.value.task_id)
         assert "in_doubt" == (await world.row()).state
 
 

@@ -55,7 +55,7 @@ async def doubtful(jobs: list[Job]) -> int:
     for job in jobs:
         with pytest.raises(SubmitInDoubtError) as raised:
             await job
-        count += job.id == raised.value.intent_id
+        count += job.id == raised.value.job_id
     return count
 
 
@@ -84,12 +84,12 @@ async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name:
             assert JOBS == len({job.id for job in jobs}) == await doubtful(jobs)
             assert {"SubmitInDoubtError": JOBS} == await all_told(kie, key="order")
             await anyio.sleep(7200.0)
-            assert {"unknown": JOBS} == Counter(row.state for row in await rows_of(path))
+            assert {"unresolved": JOBS} == Counter(row.state for row in await rows_of(path))
             await assert_settled(kie)
         async with KieClient(KEY, base_url=fake.url, **options) as kie:
             await kie.recover()
             unfinished = [job.id for job in await kie.jobs(unfinished=True)]
-            assert JOBS == len(unfinished) == await doubtful([kie.attach(job_id) for job_id in unfinished])
+            assert JOBS == len(unfinished) == await doubtful([kie.job(job_id) for job_id in unfinished])
 
         assert JOBS == len(fake.truth.posts) == len(fake.truth.created)
         assert_ledger(await rows_of(path), fake.truth)

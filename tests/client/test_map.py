@@ -22,7 +22,7 @@ from kie_async import (
     Outcome,
     Request,
     RetryPolicy,
-    ServiceError,
+    ServerError,
     TaskFailedError,
     TaskTimeoutError,
 )
@@ -48,7 +48,7 @@ async def test_every_row_has_one_outcome_that_says_what_became_of_it() -> None:
                 done.state, done.credits, done.replayed, done.retries, done.files
             )  # fmt: skip
             assert done.urls == (task.result_url,) == done.generation.urls
-            assert done.job_id == done.generation.intent_id
+            assert done.job_id == done.generation.job_id
             assert done.created_at is not None
             assert 30.0 == pytest.approx(done.seconds, abs=0.01)
             assert done.created_at + 30.0 == pytest.approx(done.ended_at, abs=0.01)
@@ -88,8 +88,8 @@ async def test_what_is_no_table_is_refused_with_the_next_step(rows: Anything) ->
     ("options", "named"),
     [
         ({"budget": 500}, "budget"),
-        ({"deadline": -1.0}, "deadline"),
-        ({"deadline": "soon"}, "deadline"),
+        ({"stop_after": -1.0}, "stop_after"),
+        ({"stop_after": "soon"}, "stop_after"),
         ({"retry_failed": -1}, "retry_failed"),
         ({"retry_failed": True}, "retry_failed"),
         ({"look_ahead": 0}, "look_ahead"),
@@ -149,7 +149,7 @@ async def test_one_failure_of_any_kind_loses_no_other_row() -> None:
             "shot-1": InvalidRequestError,
             "row 3": ConfigurationError,
             "": ConfigurationError,
-            "shot-4": ServiceError,
+            "shot-4": ServerError,
             "shot-5": TaskFailedError,
         } == errors
         assert {"shot-0", "shot-6", "shot-7"} == {key for key, o in found.items() if isinstance(o, Done)}
@@ -356,9 +356,9 @@ async def test_a_row_in_doubt_is_told_only_when_nothing_will_tell_any_more() -> 
         *done, doubted = found
         assert all(isinstance(outcome, Done) for outcome in done)
         assert isinstance(doubted, InDoubt)
-        assert RetryPolicy().in_doubt_hold <= anyio.current_time() - began < RetryPolicy().in_doubt_hold + 20.0
-        assert ("unknown", 1) == (doubted.state, run.summary().in_doubt)
-        assert doubted.job.id == doubted.job_id == doubted.error.intent_id
+        assert RetryPolicy().in_doubt_timeout <= anyio.current_time() - began < RetryPolicy().in_doubt_timeout + 20.0
+        assert ("unresolved", 1) == (doubted.state, run.summary().in_doubt)
+        assert doubted.job.id == doubted.job_id == doubted.error.job_id
         assert 3 == len(world.tasks)
         assert [True] == [o.replayed for o in await outcomes(world, table(3)) if isinstance(o, InDoubt)]
 
@@ -417,7 +417,7 @@ async def test_leaving_early_sends_nothing_more_and_the_same_call_goes_on(leave:
         await anyio.sleep(60.0)
         sent = len(world.tasks)
         assert sent < 70
-        assert {"succeeded", "withdrawn"} == set(await world.states())
+        assert {"succeeded", "cancelled"} == set(await world.states())
         assert all(task.created_at <= began for task in world.truth.created)
 
         found = by_key(await outcomes(world, table(100)))

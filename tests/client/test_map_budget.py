@@ -68,7 +68,9 @@ async def test_a_table_that_is_shuffled_and_killed_again_and_again_never_costs_m
         for life in range(5):
             rows = table(40)
             chance.shuffle(rows)
-            kie = KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db", retry=RetryPolicy(in_doubt_hold=60.0))
+            kie = KieClient(
+                KEY, base_url=fake.url, journal=tmp_path / "kie.db", retry=RetryPolicy(in_doubt_timeout=60.0)
+            )
             async with kie, kie.map(rows, budget=Budget(credits=1000), retry_failed=1) as run:
                 with anyio.move_on_after(11.0 + 17.0 * life):
                     async for _ in run:
@@ -184,7 +186,7 @@ async def test_a_deadline_ends_the_counting_too() -> None:
     journal = Slow()
     async with a_world(client={"journal": journal}, duration=10.0) as world:
         await outcomes(world, table(5))
-        found = await outcomes(world, table(1500), budget=Budget(credits=1000), deadline=15.0)
+        found = await outcomes(world, table(1500), budget=Budget(credits=1000), stop_after=15.0)
         assert {"Done": 5, "Skipped": 1495} == kinds(found)
         assert 2 == journal.asked
 
@@ -239,7 +241,7 @@ async def test_attempts_of_a_job_under_way_that_may_have_been_paid_count_before_
 @pytest.mark.parametrize("again", [False, True])
 async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, again: bool) -> None:
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    policy = RetryPolicy(on_server_error="in_doubt", in_doubt_hold=60.0)
+    policy = RetryPolicy(on_server_error="in_doubt", in_doubt_timeout=60.0)
     async with a_world(client={"retry": policy}, duration=30.0, faults=faults) as world:
         for _ in range(1 + again):
             async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:

@@ -37,7 +37,7 @@ async def test_a_run_that_is_closed_again_and_again_comes_to_its_end_and_pays_ea
     """With tasks that fail, creates that are lost and answers that are late, in processes one after another."""
     faults = [Fault("create", "reset", after=True, chance=0.02), Fault("create", "silence", chance=0.02)]
     path = tmp_path / "kie.db"
-    retry = RetryPolicy(in_doubt_hold=120.0)
+    retry = RetryPolicy(in_doubt_timeout=120.0)
     async with FakeKie(
         duration=(30.0, 0.5), latency=(0.02, 0.2), fail_rate=0.05, faults=faults, credits=1e6, seed=seed
     ) as fake:

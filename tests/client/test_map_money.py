@@ -30,7 +30,7 @@ from kie_async import (
     Skipped,
     TaskFailedError,
 )
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
 from tests.client.world import KEY, Anything, a_world, ask, assert_settled
@@ -197,7 +197,7 @@ async def test_what_an_earlier_run_may_have_paid_is_held_where_it_was_killed_bef
             while not world.reported(EventName.SUSPECT):
                 await anyio.sleep(0.01)
             await world.kie.aclose()
-        assert [(IntentState.INTENT, 1)] == [(row.state, row.suspect_attempts) for row in await world.rows()]
+        assert [(JobState.INTENT, 1)] == [(row.state, row.suspect_attempts) for row in await world.rows()]
         await world.kie.__aenter__()
         async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
@@ -310,13 +310,13 @@ async def test_who_asks_while_the_journal_is_read_for_prices_is_told_what_it_has
 
 async def test_after_the_deadline_nothing_is_sent_and_what_runs_is_waited_for() -> None:
     async with a_world(duration=60.0) as world:
-        async with world.kie.map(table(100), deadline=25.0) as run:
+        async with world.kie.map(table(100), stop_after=25.0) as run:
             found = by_key([outcome async for outcome in run])
 
         assert 60 == len(world.tasks)
         assert {f"shot-{number}" for number in range(60)} == {k for k, o in found.items() if isinstance(o, Done)}
         late = [outcome for outcome in found.values() if isinstance(outcome, Skipped)]
-        assert {"deadline"} == {outcome.reason for outcome in late}
+        assert {"stop_after"} == {outcome.reason for outcome in late}
         assert 40 == len(late) == run.summary().skipped
         assert max(task.created_at for task in world.truth.created) <= 25.0 + min(
             task.created_at for task in world.truth.created
@@ -330,7 +330,7 @@ async def test_after_the_deadline_nothing_is_sent_and_what_runs_is_waited_for() 
 async def test_rows_that_are_done_come_after_the_deadline_too() -> None:
     async with a_world(duration=10.0) as world:
         await outcomes(world, table(5))
-        found = await outcomes(world, table(10), deadline=0.0)
+        found = await outcomes(world, table(10), stop_after=0.0)
 
         assert {"Done": 5, "Skipped": 5} == kinds(found)
 
@@ -343,16 +343,16 @@ async def test_the_deadline_ends_a_wait_for_the_budget_and_for_the_source() -> N
 
     async with a_world(duration=500.0) as world:
         began = anyio.current_time()
-        found = await outcomes(world, rows(), budget=Budget(credits=1000), deadline=100.0)
+        found = await outcomes(world, rows(), budget=Budget(credits=1000), stop_after=100.0)
 
         assert {"Done": 12, "Skipped": 2} == kinds(found)
-        assert {"deadline"} == {outcome.reason for outcome in found if isinstance(outcome, Skipped)}
+        assert {"stop_after"} == {outcome.reason for outcome in found if isinstance(outcome, Skipped)}
         assert anyio.current_time() - began < 540.0
 
 
 async def test_maintenance_is_waited_out_however_long_it_takes() -> None:
     """A single job has its patience; a table goes on when the service does."""
-    async with a_world(client={"retry": RetryPolicy(maintenance_patience=100.0)}, duration=10.0) as world:
+    async with a_world(client={"retry": RetryPolicy(maintenance_timeout=100.0)}, duration=10.0) as world:
         world.fake.maintenance = True
         async with world.kie.map(table(30)) as run, anyio.create_task_group() as group:
 
@@ -369,7 +369,7 @@ async def test_maintenance_is_waited_out_however_long_it_takes() -> None:
 
 
 async def test_a_job_of_less_patience_is_taken_over_by_the_run_that_waits_for_it() -> None:
-    async with a_world(client={"retry": RetryPolicy(maintenance_patience=100.0)}, duration=10.0) as world:
+    async with a_world(client={"retry": RetryPolicy(maintenance_timeout=100.0)}, duration=10.0) as world:
         world.fake.maintenance = True
         job = await world.kie.submit(ask(0), key="shot-0", wait=False)
         async with world.kie.map(table(1)) as run:
@@ -383,11 +383,11 @@ async def test_a_job_of_less_patience_is_taken_over_by_the_run_that_waits_for_it
 async def test_the_deadline_ends_a_wait_behind_maintenance() -> None:
     async with a_world(duration=10.0) as world:
         world.fake.maintenance = True
-        found = await outcomes(world, table(60), deadline=2000.0)
+        found = await outcomes(world, table(60), stop_after=2000.0)
 
         assert {"Skipped": 60} == kinds(found)
         assert 0 == len(world.tasks)
-        assert {"withdrawn"} == set(await world.states())
+        assert {"cancelled"} == set(await world.states())
         await assert_settled(world.kie)
 
 
@@ -459,7 +459,7 @@ async def test_in_doubt_rows_are_told_before_the_accounts_error() -> None:
 @pytest.mark.parametrize("how", ["deadline", "stop"])
 async def test_a_task_that_fails_when_nothing_more_is_sent_is_not_made_again(how: str) -> None:
     async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(5), retry_failed=3, deadline=10.0 if how == "deadline" else None) as run:
+        async with world.kie.map(table(5), retry_failed=3, stop_after=10.0 if how == "deadline" else None) as run:
             await anyio.sleep(5.0)
             if how == "stop":
                 run.stop()
@@ -472,12 +472,12 @@ async def test_a_task_that_fails_when_nothing_more_is_sent_is_not_made_again(how
 async def test_a_retry_that_was_not_sent_is_not_sent_by_a_run_that_retries_nothing() -> None:
     """It is in the journal, withdrawn; that the task is paid once more takes ``retry_failed``, in this run, too."""
     async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(1), retry_failed=1, deadline=100.0) as run:
+        async with world.kie.map(table(1), retry_failed=1, stop_after=100.0) as run:
             await anyio.sleep(2.0)
             world.fake.maintenance = True
             await to_the_end(run)
         world.fake.maintenance = False
-        assert {"failed": 1, "withdrawn": 1} == await world.states()
+        assert {"failed": 1, "cancelled": 1} == await world.states()
         (failed,) = await outcomes(world, table(1))
 
         assert isinstance(failed, Failed)
@@ -490,7 +490,7 @@ async def test_a_retry_that_was_not_sent_is_not_sent_by_a_run_that_retries_nothi
 
 async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_before_has_failed() -> None:
     async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(1), retry_failed=3, deadline=100.0) as run:
+        async with world.kie.map(table(1), retry_failed=3, stop_after=100.0) as run:
             await anyio.sleep(2.0)
             world.fake.maintenance = True
             (failed,) = [outcome async for outcome in run]
@@ -500,7 +500,7 @@ async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_befor
         assert 1 == len(world.tasks)
 
 
-@pytest.mark.parametrize("options", [{"deadline": 0.0}, {"budget": Budget(credits=0)}], ids=["deadline", "budget"])
+@pytest.mark.parametrize("options", [{"stop_after": 0.0}, {"budget": Budget(credits=0)}], ids=["deadline", "budget"])
 async def test_a_task_that_failed_in_an_earlier_run_is_no_skipped_row_where_its_retry_cannot_be_sent(
     options: Anything,
 ) -> None:

@@ -34,7 +34,7 @@ async def some_of_it(world: World, count: int, **options: Anything) -> AsyncIter
 async def test_what_a_run_that_leaves_has_begun_and_not_sent_the_other_sends(leaving: str) -> None:
     async with a_world(duration=30.0) as world:
         deadline = 5.0 if leaving == "deadline" else None
-        async with some_of_it(world, 50, deadline=deadline) as first, world.kie.map(table(50)) as second:
+        async with some_of_it(world, 50, stop_after=deadline) as first, world.kie.map(table(50)) as second:
             await anyio.sleep(1.0)
             if leaving == "stop":
                 first.stop()
@@ -125,7 +125,7 @@ async def test_a_run_that_sends_nothing_more_does_not_wait_for_what_another_one_
         async with world.kie.map(table(5)) as first:
             await anyio.sleep(1.0)
             began = anyio.current_time()
-            async with world.kie.map(table(5), deadline=100.0 if how == "deadline" else None) as second:
+            async with world.kie.map(table(5), stop_after=100.0 if how == "deadline" else None) as second:
                 await anyio.sleep(50.0)
                 if how == "stop":
                     second.stop()
@@ -160,7 +160,7 @@ async def test_rows_that_are_read_after_the_deadline_do_not_wait_for_what_anothe
         async with world.kie.map(table(70), look_ahead=70) as first:
             await anyio.sleep(1.0)
             with anyio.fail_after(200.0):
-                assert {"Skipped": 70} == kinds(await outcomes(world, table(70), deadline=100.0, look_ahead=10))
+                assert {"Skipped": 70} == kinds(await outcomes(world, table(70), stop_after=100.0, look_ahead=10))
             world.fake.maintenance = False
             assert {"Done": 70} == kinds([outcome async for outcome in first])
         assert 70 == len(world.tasks)
@@ -171,7 +171,7 @@ async def test_a_deadline_ends_the_wait_for_a_job_of_the_callers_own_too() -> No
         world.fake.maintenance = True
         job = await world.kie.submit(ask(0), key="shot-0", wait=False)
         with anyio.fail_after(200.0):
-            assert {"Skipped": 2} == kinds(await outcomes(world, table(2), deadline=100.0))
+            assert {"Skipped": 2} == kinds(await outcomes(world, table(2), stop_after=100.0))
         world.fake.maintenance = False
         await job
         assert 1 == len(world.tasks)
@@ -188,7 +188,7 @@ async def test_a_row_that_another_process_has_done_while_it_waited_for_its_money
         async with (
             KieClient(KEY, base_url=fake.url, journal=path) as other,
             KieClient(KEY, base_url=fake.url, journal=path) as kie,
-            kie.map(table(2), budget=Budget(credits=80), deadline=60.0 if kind == "deadline" else None) as run,
+            kie.map(table(2), budget=Budget(credits=80), stop_after=60.0 if kind == "deadline" else None) as run,
         ):
             await anyio.sleep(5.0)
             await other.generate(ask(1), key="shot-1")

@@ -20,14 +20,14 @@ from kie_async import (
     MaintenanceError,
     MarketRequest,
     ModelPausedError,
-    RateLimitedError,
+    RateLimitError,
     RetryPolicy,
-    ServiceError,
+    ServerError,
     SubmitInDoubtError,
     TaskTimeoutError,
     TransportError,
 )
-from kie_async.errors import ApiError
+from kie_async.errors import APIError
 from kie_async.testing import Fault
 from tests.client.world import CALLBACKS, IMAGE, KEY, Anything, World, a_world, ask, assert_settled
 
@@ -120,7 +120,7 @@ async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
 
         async def latecomer() -> None:
             await anyio.sleep(200.0)
-            with pytest.raises(RateLimitedError, match="Nothing was paid"):
+            with pytest.raises(RateLimitError, match="Nothing was paid"):
                 await world.kie.submit(ask(99))
             told_at.append(anyio.current_time())
 
@@ -129,10 +129,10 @@ async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
             ended, refused = await all_of(world, 60)
             told_at.append(anyio.current_time())
 
-        assert ([], {"RateLimitedError": 60}) == (ended, kinds(refused))
+        assert ([], {"RateLimitError": 60}) == (ended, kinds(refused))
         assert 300.0 <= told_at[0] <= 302.0
         assert 500.0 <= told_at[1] <= 502.0
-        assert {"withdrawn": 61} == await world.states()
+        assert {"cancelled": 61} == await world.states()
         assert len(world.truth.posts) <= 20 + 500 / 10 + 4
         await assert_settled(world.kie)
 
@@ -173,8 +173,8 @@ async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() 
 
 
 async def test_an_hour_of_maintenance_is_sat_out() -> None:
-    """With ``maintenance_patience=7200`` all jobs end; the service is asked once a minute for the whole client."""
-    policy = RetryPolicy(maintenance_patience=7200.0)
+    """With ``maintenance_timeout=7200`` all jobs end; the service is asked once a minute for the whole client."""
+    policy = RetryPolicy(maintenance_timeout=7200.0)
     async with a_world(client={"retry": policy}, latency=LATENCY) as world:
         world.fake.maintenance = True
 
@@ -206,7 +206,7 @@ async def test_maintenance_outlasts_the_default_patience() -> None:
 
         assert 900.0 <= anyio.current_time() <= 902.0
         assert ([], {"MaintenanceError": 100}) == (ended, kinds(refused))
-        assert {"withdrawn": 100} == await world.states()
+        assert {"cancelled": 100} == await world.states()
         assert len(world.truth.posts) <= 20 + 16
         await assert_settled(world.kie)
 
@@ -232,7 +232,7 @@ async def test_the_callers_own_time_out_ends_the_wait_behind_maintenance() -> No
 
         assert 100.0 <= anyio.current_time() <= 101.0
         await assert_settled(world.kie)
-        assert {"withdrawn": 1} == await world.states()
+        assert {"cancelled": 1} == await world.states()
 
 
 async def test_a_job_that_came_during_maintenance_has_patience_of_its_own() -> None:
@@ -283,9 +283,9 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
         assert [] == [post for post in truth.posts if post.at > read_at + LATENCY[1]]
         assert len(truth.posts) <= 40
         for number, error in refused.items():
-            row = await world.journal.get(error.intent_id or "")
+            row = await world.journal.get(error.job_id or "")
             assert row is not None
-            assert ("intent" if number % 2 else "withdrawn") == row.state
+            assert ("intent" if number % 2 else "cancelled") == row.state
         await assert_settled(kie)
 
         # Without money the next submit is a probe, and is told the same.
@@ -297,14 +297,14 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
 
         world.fake.credits = 1e6
         job = await kie.submit(ask(keyed[0]), key=f"order {keyed[0]}")
-        assert job.id == refused[keyed[0]].intent_id
+        assert job.id == refused[keyed[0]].job_id
         others = await kie.recover()
-        assert {refused[number].intent_id for number in keyed} == {other.id for other in others}
+        assert {refused[number].job_id for number in keyed} == {other.id for other in others}
         async with anyio.create_task_group() as group:
             for other in others:
                 group.start_soon(other.wait)
         assert 30 + len(keyed) == len(truth.created)
-        assert {"succeeded": 30 + len(keyed), "withdrawn": 70 - len(keyed)} == await world.states()
+        assert {"succeeded": 30 + len(keyed), "cancelled": 70 - len(keyed)} == await world.states()
         await assert_settled(kie)
 
 
@@ -325,15 +325,15 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
     ids=["401", "bare 401", "402", "bare 402", "433", "402 by its text"],
 )
 async def test_an_account_that_cannot_pay_stops_all_jobs_and_opens_again(
-    fault: dict[str, Any], expected: type[ApiError], code: int
+    fault: dict[str, Any], expected: type[APIError], code: int
 ) -> None:
     async with a_world(faults=[Fault("create", between=(0.0, 60.0), **fault)]) as world:
         ended, refused = await all_of(world, 30)
 
         assert ([], {expected.__name__: 30}) == (ended, kinds(refused))
-        assert {code} == {error.code for error in refused if isinstance(error, ApiError)}
-        assert 30 == len({error.intent_id for error in refused if isinstance(error, KieError)})
-        assert {"withdrawn": 30} == await world.states()
+        assert {code} == {error.code for error in refused if isinstance(error, APIError)}
+        assert 30 == len({error.job_id for error in refused if isinstance(error, KieError)})
+        assert {"cancelled": 30} == await world.states()
         assert len(world.truth.posts) <= 20
         assert world.reported(EventName.ACCOUNT_PAUSED)
         await assert_settled(world.kie)
@@ -352,7 +352,7 @@ async def test_running_tasks_are_followed_while_the_account_is_paused() -> None:
         for job in jobs:
             await job
 
-        assert {"succeeded": 2, "withdrawn": 1} == await world.states()
+        assert {"succeeded": 2, "cancelled": 1} == await world.states()
 
 
 async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
@@ -364,7 +364,7 @@ async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
 
         assert {"InsufficientCreditsError": 50} == kinds(refused)
         assert 2 == len(world.truth.posts)
-        assert {"withdrawn": 51} == await world.states()
+        assert {"cancelled": 51} == await world.states()
 
 
 # -- 500 --------------------------------------------------------------------------------------------------------------
@@ -395,11 +395,11 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
 
 async def test_three_unclear_500s_end_in_service_error() -> None:
     async with a_world(faults=[Fault("create", "code", code=500)]) as world:
-        with pytest.raises(ServiceError) as raised:
+        with pytest.raises(ServerError) as raised:
             await world.kie.generate(ask())
         row = await world.row()
 
-        assert (500, row.id) == (raised.value.code, raised.value.intent_id)
+        assert (500, row.id) == (raised.value.code, raised.value.job_id)
         assert ("rejected", 3) == (row.state, row.suspect_attempts)
         assert 3 == len(world.truth.posts)
         await assert_settled(world.kie)
@@ -409,7 +409,7 @@ async def test_three_unclear_500s_end_in_service_error() -> None:
 async def test_server_error_attempts_is_the_total(attempts: int) -> None:
     policy = RetryPolicy(server_error_attempts=attempts)
     async with a_world(client={"retry": policy}, faults=[Fault("create", "code", code=500)]) as world:
-        with pytest.raises(ServiceError):
+        with pytest.raises(ServerError):
             await world.kie.submit(ask())
 
         assert attempts == len(world.truth.posts) == (await world.row()).suspect_attempts
@@ -444,7 +444,7 @@ async def _first_answer(world: World) -> None:
     [("refused connections", 151.0), ("402", 31.0), ("455", 931.0)],
 )
 async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds: float) -> None:
-    """What would be withdrawn for free is rejected with its suspect attempt, and the error is ``ServiceError``."""
+    """What would be withdrawn for free is rejected with its suspect attempt, and the error is ``ServerError``."""
     fault = Fault("create", body='{"code":500,"msg":"Server exception"}', nth=1, **_LAST_WORDS)
     async with a_world(faults=[fault]) as world:
 
@@ -459,11 +459,11 @@ async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds:
 
         async with anyio.create_task_group() as group:
             group.start_soon(worse)
-            with pytest.raises(ServiceError, match="may have been paid") as raised:
+            with pytest.raises(ServerError, match="may have been paid") as raised:
                 await world.kie.generate(ask())
         row = await world.row()
 
-        assert ("rejected", 1, row.id) == (row.state, row.suspect_attempts, raised.value.intent_id)
+        assert ("rejected", 1, row.id) == (row.state, row.suspect_attempts, raised.value.job_id)
         assert anyio.current_time() <= seconds
         await assert_settled(world.kie)
 
@@ -506,7 +506,7 @@ async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
 
         assert text == raised.value.service_message
         assert 1 == len(world.truth.posts)
-        assert ("rejected", 0, row.id) == (row.state, row.suspect_attempts, raised.value.intent_id)
+        assert ("rejected", 0, row.id) == (row.state, row.suspect_attempts, raised.value.job_id)
         await assert_settled(world.kie)
 
 
@@ -531,10 +531,10 @@ async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
         ({"what": "code", "code": 422}, InvalidRequestError),
         ({"what": "code", "code": 451}, InvalidRequestError),
         ({"what": "code", "code": 505}, ModelPausedError),
-        ({"what": "code", "code": 550}, ServiceError),
+        ({"what": "code", "code": 550}, ServerError),
         ({"what": "html", "status": 404}, InvalidRequestError),
         ({"what": "html", "status": 413}, InvalidRequestError),
-        ({"what": "body", "status": 403, "body": "error code: 1010"}, ApiError),
+        ({"what": "body", "status": 403, "body": "error code: 1010"}, APIError),
         ({"what": "redirect", "status": 301}, ConfigurationError),
         ({"what": "redirect", "status": 302}, ConfigurationError),
         ({"what": "redirect", "status": 307}, ConfigurationError),
@@ -550,7 +550,7 @@ async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], e
         row = await world.row()
 
         assert expected is type(raised.value)
-        assert row.id == raised.value.intent_id
+        assert row.id == raised.value.job_id
         assert "rejected" == row.state
         await anyio.sleep(3600.0)
         assert (1, []) == (len(world.truth.posts), world.truth.strays)
@@ -559,7 +559,7 @@ async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], e
 
 async def test_a_proxy_that_refuses_the_client_is_not_taken_for_a_bad_key() -> None:
     async with a_world(faults=[Fault("create", "body", status=403, body="error code: 1010")]) as world:
-        with pytest.raises(ApiError, match="User-Agent"):
+        with pytest.raises(APIError, match="User-Agent"):
             await world.kie.submit(ask())
 
 
@@ -603,6 +603,6 @@ async def test_an_unsent_job_is_told_by_transport_error_whatever_came_before() -
             group.start_soon(outage)
             with pytest.raises(TransportError, match="Nothing was paid"):
                 await world.kie.submit(ask())
-        assert {"withdrawn": 1} == await world.states()
+        assert {"cancelled": 1} == await world.states()
         assert 121.0 <= anyio.current_time() <= 152.0
         assert 1 == len(world.truth.posts)

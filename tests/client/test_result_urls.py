@@ -70,7 +70,7 @@ async def test_a_result_that_lies_in_the_own_network_is_never_asked_for(url: str
         assert ([], []) == (host.seen, world.truth.downloads)
         assert {} == files_in(tmp_path)
         assert "hunter2" not in str(raised.value)
-        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (video.job_id, video.task_id) == (raised.value.job_id, raised.value.task_id)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_a_redirect_into_the_own_network_is_not_followed(location: str, tm
         assert ["/a.mp4"] == host.paths
         assert {} == files_in(tmp_path)
         assert "hunter2" not in str(raised.value)
-        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (video.job_id, video.task_id) == (raised.value.job_id, raised.value.task_id)
 
 
 @pytest.mark.parametrize("location", ["", "/a.mp4", "http://", "?x=1"])
@@ -153,7 +153,7 @@ async def test_a_result_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
         with pytest.raises(ResultExpiredError) as raised:
             await video.save(tmp_path / "cat.mp4")
 
-        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (video.job_id, video.task_id) == (raised.value.job_id, raised.value.task_id)
         assert 1 == len(world.truth.queries)
         assert 2 == len(world.truth.downloads)
         assert {} == files_in(tmp_path)
@@ -191,7 +191,7 @@ async def test_a_link_that_could_not_be_minted_does_not_mean_that_the_result_is_
             await video.save(tmp_path)
 
         assert not isinstance(raised.value, ResultExpiredError)
-        assert (video.intent_id, video.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (video.job_id, video.task_id) == (raised.value.job_id, raised.value.task_id)
 
 
 @pytest.mark.parametrize("link", ["http://10.0.0.1/a.mp4", "https://[::1]/a.mp4", "file:///etc/passwd"])

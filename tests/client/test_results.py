@@ -124,7 +124,7 @@ async def test_a_download_that_breaks_leaves_nothing_on_disk(name: str, tmp_path
 
         assert {} == files_in(tmp_path)
         assert 3 <= len(world.truth.downloads) <= 6  # aiohttp by itself repeats a GET once
-        assert (picture.intent_id, picture.task_id) == (raised.value.intent_id, raised.value.task_id)
+        assert (picture.job_id, picture.task_id) == (raised.value.job_id, raised.value.task_id)
         assert KEY not in str(raised.value)
         assert {"succeeded": 1} == await world.states()
         world.fake.faults.clear()

@@ -32,8 +32,8 @@ async def another_request(world: World, _: Path) -> None:
     await world.kie.submit(ask(1), key="order 7")
 
 
-async def look(world: World, _: Path) -> None:
-    await (await world.kie.submit(ask())).refresh()
+async def poll(world: World, _: Path) -> None:
+    await (await world.kie.submit(ask())).status()
 
 
 async def save(world: World, folder: Path) -> None:
@@ -86,8 +86,8 @@ CASES: dict[str, tuple[Callable[[World, Path], Awaitable[None]], list[Fault]]] =
     "failed task": (failed, []),
     "stalled": (generate, [Fault("poll", "html")]),
     "no result": (generate, [Fault("poll", "alter", data={"state": "success", "resultJson": ""})]),
-    "look": (look, [Fault("poll", "reset")]),
-    "look page": (look, [Fault("poll", "html")]),
+    "look": (poll, [Fault("poll", "reset")]),
+    "look page": (poll, [Fault("poll", "html")]),
     "download": (save, [Fault("download", "reset")]),
     "download page": (save, [Fault("download", "html", status=200)]),
     "gone": (save, [Fault("download", "html", status=404)]),
@@ -117,7 +117,7 @@ def locals_of(error: BaseException) -> list[str]:
 async def test_no_error_shows_the_key_or_the_prompt(name: str, tmp_path: Path) -> None:
     """Neither its text nor its repr, nor its traceback with all that has led to it, nor its attributes."""
     act, faults = CASES[name]
-    policy = RetryPolicy(maintenance_patience=60.0, unsent_patience=10.0, max_age=600.0)
+    policy = RetryPolicy(maintenance_timeout=60.0, unsent_timeout=10.0, max_age=600.0)
     options = {"callback_url": CALLBACKS if name != "lost" else None, "retry": policy}
     async with a_world(client=options, faults=faults) as world:
         with pytest.raises(KieError) as raised:

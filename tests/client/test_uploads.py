@@ -28,11 +28,11 @@ def upload_paths(world: World) -> list[str]:
     """Note the path of every upload from now on."""
     paths: list[str] = []
 
-    def look(call: Call) -> bool:
+    def poll(call: Call) -> bool:
         paths.append(call.path)
         return False
 
-    world.fake.inject(Fault("upload", "close", when=look))
+    world.fake.inject(Fault("upload", "close", when=poll))
     return paths
 
 
@@ -241,6 +241,6 @@ async def test_a_job_that_is_sent_days_later_uploads_its_image_again(then: str, 
         else:
             with pytest.raises(KieError, match="ubmit") as raised:
                 await job
-            assert job.id == raised.value.intent_id
+            assert job.id == raised.value.job_id
             assert [] == world.truth.created
         await assert_settled(world.kie)

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import attrs
 
 from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
@@ -48,7 +48,7 @@ IMAGE = "https://example.com/cat.png"
 CALLBACKS = "https://app.example.com/kie"
 
 #: Where a task may be that the client cannot name: its caller was told that it is in doubt.
-_TOLD = frozenset({IntentState.SENDING, IntentState.IN_DOUBT, IntentState.UNKNOWN, IntentState.ABANDONED})
+_TOLD = frozenset({JobState.SENDING, JobState.IN_DOUBT, JobState.UNRESOLVED, JobState.ABANDONED})
 
 
 def ask(number: int = 0, **options: Anything) -> Wan22TurboImageToVideo:
@@ -171,9 +171,9 @@ def assert_ledger(rows: Iterable[Intent], truth: Truth, *, lives: int = 1) -> No
         assert row.suspect_attempts or row.state in _TOLD or task.task_id in (row.task_id, *row.duplicates), row
         assert tasks[_prompt(task.input)] <= 1 + row.suspect_attempts, row
     for row in rows:
-        if row.state in (IntentState.SUCCEEDED, IntentState.FAILED):
+        if row.state in (JobState.SUCCEEDED, JobState.FAILED):
             ended = truth.tasks[row.task_id or ""]
-            assert (row.state is IntentState.FAILED) == (ended.failure is not None), row
+            assert (row.state is JobState.FAILED) == (ended.failure is not None), row
     assert truth.busiest_window(10.0, accepted=lives > 1) <= 20
 
 
@@ -181,5 +181,5 @@ async def assert_settled(kie: KieClient) -> None:
     """Everything but the totals is zero: no job, slot, token, look, waiter or task of the loop is left."""
     for _ in range(3):  # whoever has just ended may have a turn of the loop to go
         await anyio.lowlevel.checkpoint()
-    left = attrs.evolve(kie.statistics(), looks=0, callbacks=0, confirmations=0, late_records=0)
+    left = attrs.evolve(kie.statistics(), polls=0, callbacks=0, confirmations=0, duplicate_records=0)
     assert Statistics() == left, left

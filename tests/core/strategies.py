@@ -13,7 +13,7 @@ DOCUMENTED_CODES = (
 codes = st.sampled_from(DOCUMENTED_CODES) | st.integers(-999, 9999)
 statuses = st.sampled_from((*DOCUMENTED_CODES, 301, 302, 303, 307, 308, 502, 503, 504, 520)) | st.integers(100, 599)
 
-intent_ids = st.text("0123456789abcdef", min_size=32, max_size=32).map("kj_{}".format)
+job_ids = st.text("0123456789abcdef", min_size=32, max_size=32).map("kj_{}".format)
 attempts = st.integers(1, 999_999)
 secrets = st.binary(min_size=1, max_size=40)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.adaptive import AdaptiveBucket, Loan
+from kie_async._core.adaptive import AdaptiveBucket, TokenLease
 from tests.core.strategies import durations, instants
 from tests.core.traffic import Limit, SlidingLog, Traffic, TwoCounters, most_in_a_window
 
@@ -38,7 +38,7 @@ class Caller:
     bucket: AdaptiveBucket
     now: float
     arrivals: list[float] = attrs.field(factory=list, init=False)
-    _under_way: list[tuple[float, int, Loan, str]] = attrs.field(factory=list, init=False)
+    _under_way: list[tuple[float, int, TokenLease, str]] = attrs.field(factory=list, init=False)
 
     def go(self, trips: list[Trip]) -> None:
         """Send one request after the other, each as soon as the bucket lets it."""
@@ -48,51 +48,51 @@ class Caller:
                 later = min([at for at in (ready_at,) if at is not None] + [at for at, *_ in self._under_way[:1]])
                 assert later > self.now, "the client waits, and its clock stands still"
                 self.end_those_until(later)
-            loan = self.bucket.take(self.now)
+            lease = self.bucket.take(self.now)
             if trip.end != "unsent":
-                self.bucket.wrote(loan, self.now)
+                self.bucket.wrote(lease, self.now)
                 self.arrivals.append(self.now + trip.there)
-            heapq.heappush(self._under_way, (self.now + trip.there + trip.back, number, loan, trip.end))
+            heapq.heappush(self._under_way, (self.now + trip.there + trip.back, number, lease, trip.end))
 
     def end_those_until(self, instant: float) -> None:
         """Read the answers that come until *instant*, which is now then."""
         while self._under_way and self._under_way[0][0] <= instant:
-            self.now, _, loan, end = heapq.heappop(self._under_way)
-            finish(self.bucket, loan, self.now, end)
+            self.now, _, lease, end = heapq.heappop(self._under_way)
+            finish(self.bucket, lease, self.now, end)
         self.now = instant
 
 
-def finish(bucket: AdaptiveBucket, loan: Loan, now: float, end: str = "passed") -> None:
+def finish(bucket: AdaptiveBucket, lease: TokenLease, now: float, end: str = "passed") -> None:
     """End a loan."""
     if end == "unsent":
-        bucket.give_back(loan)
+        bucket.give_back(lease)
     elif end == "refused":
-        bucket.refused(loan, now=now)
+        bucket.refused(lease, now=now)
     else:
-        bucket.spent(loan, answered_at=now, passed=end == "passed")
+        bucket.spent(lease, answered_at=now, passed=end == "passed")
 
 
 def emptied(bucket: AdaptiveBucket, now: float, end: str = "passed") -> None:
     """Take all tokens, and end them all alike, at once."""
-    for loan in [bucket.take(now) for _ in range(bucket.available(now))]:
-        finish(bucket, loan, now, end)
+    for lease in [bucket.take(now) for _ in range(bucket.available(now))]:
+        finish(bucket, lease, now, end)
 
 
 def learned(bucket: AdaptiveBucket, tokens: int, now: float = 0.0) -> AdaptiveBucket:
     """A bucket that was refused all but so many."""
-    loans = [bucket.take(now) for _ in range(bucket.limit)]
-    for number, loan in enumerate(loans):
-        finish(bucket, loan, now, "passed" if number < tokens else "refused")
+    leases = [bucket.take(now) for _ in range(bucket.limit)]
+    for number, lease in enumerate(leases):
+        finish(bucket, lease, now, "passed" if number < tokens else "refused")
     return bucket
 
 
-def next_probe(bucket: AdaptiveBucket, now: float) -> Loan:
+def next_probe(bucket: AdaptiveBucket, now: float) -> TokenLease:
     """Use tokens as they come, until a probe goes."""
-    while not (loan := bucket.take(ready(bucket, now))).probe:
-        now = loan.taken_at
+    while not (lease := bucket.take(ready(bucket, now))).probe:
+        now = lease.taken_at
         assert now < 1e4, "no probe goes"
-        finish(bucket, loan, now)
-    return loan
+        finish(bucket, lease, now)
+    return lease
 
 
 def ready(bucket: AdaptiveBucket, now: float) -> float:
@@ -127,12 +127,12 @@ def test_no_window_ever_has_more_arrivals_than_configured(
 
 @given(limits, windows, trips, instants, st.lists(durations, min_size=1, max_size=3))
 def test_what_travels_no_longer_than_looks_tell_is_counted_in_time(
-    limit: int, window: float, trips: list[Trip], start: float, looks: list[float]
+    limit: int, window: float, trips: list[Trip], start: float, polls: list[float]
 ) -> None:
     """The answers may take as long as they like, or never come."""
     bucket = AdaptiveBucket(limit, window)
-    for look in looks:
-        bucket.round_trip(look, answered_at=start)
+    for poll in polls:
+        bucket.round_trip(poll, answered_at=start)
     caller = Caller(bucket, start)
     caller.go([attrs.evolve(trip, there=min(trip.there, bucket.margin)) for trip in trips])
     caller.end_those_until(NEVER)
@@ -184,7 +184,7 @@ def assert_sound(bucket: AdaptiveBucket, now: float) -> None:
 def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
     limit: int, window: float, now: float, deeds: list[tuple[str, float]]
 ) -> None:
-    bucket, unwritten, written = AdaptiveBucket(limit, window), list[Loan](), list[Loan]()
+    bucket, unwritten, written = AdaptiveBucket(limit, window), list[TokenLease](), list[TokenLease]()
     for deed, pause in deeds:
         now += pause
         if deed == "take" and bucket.ready_at(now) == now:
@@ -203,10 +203,10 @@ def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
 
         assert len(unwritten) + len(written) == bucket.lent
         assert_sound(bucket, now)
-    for loan in unwritten:
-        bucket.give_back(loan)
-    for loan in written:
-        finish(bucket, loan, now)
+    for lease in unwritten:
+        bucket.give_back(lease)
+    for lease in written:
+        finish(bucket, lease, now)
     later = now + 8 * window + 60.0 + bucket.span
     assert bucket.tokens == bucket.available(later)
     assert later == bucket.ready_at(later)
@@ -226,20 +226,20 @@ def test_a_bucket_that_could_not_work_is_not_made(limit: int, window: float, nam
 
 def test_a_loan_ends_once() -> None:
     bucket = AdaptiveBucket(1, 10.0)
-    loan = bucket.take(0.0)
-    bucket.give_back(loan)
+    lease = bucket.take(0.0)
+    bucket.give_back(lease)
 
     with pytest.raises(ValueError, match="no token is lent"):
-        bucket.give_back(loan)
+        bucket.give_back(lease)
 
 
 def test_a_token_that_was_not_sent_is_free_at_once_and_one_that_was_a_window_after_its_end() -> None:
     bucket = AdaptiveBucket(1, 10.0)
     bucket.give_back(bucket.take(0.0))
-    loan = bucket.take(0.5)
-    bucket.wrote(loan, 0.5)
+    lease = bucket.take(0.5)
+    bucket.wrote(lease, 0.5)
     assert bucket.ready_at(5.0) is None
-    finish(bucket, loan, 60.5, "lost")
+    finish(bucket, lease, 60.5, "lost")
 
     assert 70.5 == bucket.ready_at(60.5)
 
@@ -296,8 +296,8 @@ def test_what_an_earlier_bucket_had_counts_up_to_the_limit() -> None:
 
 def test_what_is_under_way_counts_as_answered_when_it_is_handed_over() -> None:
     bucket = AdaptiveBucket(3, 10.0)
-    loan, _ = bucket.take(0.0), bucket.take(0.0)
-    finish(bucket, loan, 1.0)
+    lease, _ = bucket.take(0.0), bucket.take(0.0)
+    finish(bucket, lease, 1.0)
 
     assert [11.0, 15.0] == bucket.dues(5.0)
 
@@ -363,8 +363,8 @@ def test_the_pause_is_short_again_only_when_all_tokens_are_back() -> None:
     finish(bucket, again, 80.0)
     assert 3 == bucket.tokens
 
-    loan = bucket.take(ready(bucket, 100.0))
-    bucket.refused(loan, now=100.0)
+    lease = bucket.take(ready(bucket, 100.0))
+    bucket.refused(lease, now=100.0)
     for probed_at in (120.0, 140.0):
         probe = next_probe(bucket, 100.0)
         assert probed_at == probe.taken_at
@@ -378,9 +378,9 @@ def test_a_token_that_is_regained_and_refused_again_was_luck() -> None:
     lucky = next_probe(bucket, 20.0)
     finish(bucket, lucky, 40.0)
     assert (2, 40.0) == (bucket.tokens, lucky.taken_at)
-    loan = bucket.take(60.0)
-    bucket.refused(loan, now=60.0)
-    assert (1, False) == (bucket.tokens, loan.probe)
+    lease = bucket.take(60.0)
+    bucket.refused(lease, now=60.0)
+    assert (1, False) == (bucket.tokens, lease.probe)
 
     probe = next_probe(bucket, 60.0)
     bucket.refused(probe, now=100.0)
@@ -411,10 +411,10 @@ def test_an_answer_that_comes_after_its_token_has_come_back_burns_one_all_the_sa
 
 def test_since_when_all_requests_have_been_refused() -> None:
     bucket = AdaptiveBucket(5, 10.0)
-    loans = [bucket.take(0.0) for _ in range(5)]
+    leases = [bucket.take(0.0) for _ in range(5)]
     seen: list[float | None] = []
     for now, end in enumerate(["refused", "refused", "lost", "passed", "refused"]):
-        finish(bucket, loans[now], now, end)
+        finish(bucket, leases[now], now, end)
         seen.append(bucket.refused_since)
 
     assert [0, 0, 0, None, 4] == seen
@@ -508,9 +508,9 @@ def test_a_refusal_that_a_lower_limit_does_not_explain_switches_bursts_off_until
     assert (3, True) == (bucket.tokens, bucket.paced)
     taken_at: list[float] = []
     for _ in range(3):
-        loan = bucket.take(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
-        taken_at.append(loan.taken_at)
-        finish(bucket, loan, loan.taken_at)
+        lease = bucket.take(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
+        taken_at.append(lease.taken_at)
+        finish(bucket, lease, lease.taken_at)
     assert [12.5, 15.0, 17.5] == taken_at
 
     now = 17.5

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from kie_async._core.callbacks import MAX_AGE, MAX_BODY, check_signature, read_task_id
+from kie_async._core.callback_validation import MAX_AGE, MAX_BODY, check_signature, read_task_id
 from kie_async.errors import CallbackRejectedError
 from kie_async.testing.callbacks import sign
 from tests.strategies import json_objects, json_values, task_ids

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async._core.claims import claims_other, looks_like_text
-from kie_async.requests.media import Media, identify
+from kie_async._media import Media, identify
 
 MP4 = b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41"
 HEADS = {

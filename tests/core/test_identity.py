@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.identity import differs, fingerprint
+from kie_async._core.fingerprint import differs, fingerprint
 from tests.strategies import json_objects, json_values, texts
 
 if TYPE_CHECKING:

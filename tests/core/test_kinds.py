@@ -7,9 +7,9 @@ import json
 import pytest
 from hypothesis import given
 
-from kie_async._core.kinds import kind_of
+from kie_async._core.task_kinds import kind_of
 from kie_async.records import JSON
-from tests.core.strategies import intent_ids
+from tests.core.strategies import job_ids
 
 
 def test_what_makes_a_task_longer_tells_kinds_apart_and_all_else_does_not() -> None:
@@ -34,7 +34,7 @@ def test_where_the_input_is_not_known_the_model_alone_counts(input: JSON) -> Non
     assert ("m",) == kind_of("m", input)
 
 
-@given(intent_ids)
+@given(job_ids)
 def test_a_long_value_makes_no_kind(text: str) -> None:
     """It is no setting, and every task would be a kind of its own."""
     assert ("",) == kind_of(None, {"mode": text})

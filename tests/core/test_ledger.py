@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.ledger import Account, Ledger, may_have_cost
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.budget_ledger import Account, Ledger, may_have_cost
+from kie_async._core.lifecycle import Intent, JobState
 
-S = IntentState
+S = JobState
 
 amounts = st.floats(0.0, 200.0).map(lambda amount: round(amount, 2))
 
 
-def row(state: IntentState, *, credits: float | None = None, suspects: int = 0, attempts: int | None = None) -> Intent:
+def row(state: JobState, *, credits: float | None = None, suspects: int = 0, attempts: int | None = None) -> Intent:
     """A row; unless it is said otherwise, an attempt more was sent than were answered unclearly."""
     return Intent(
         id="kj_1", model="m", input="{}", fingerprint="f", created_at=0.0, updated_at=0.0, state=state,
@@ -96,19 +96,19 @@ def test_what_runs_already_is_claimed_beyond_the_limit_and_nothing_more_is_grant
     [
         (None, 0.0, 0.0),
         (row(S.INTENT), 0.0, 0.0),
-        (row(S.WITHDRAWN), 0.0, 0.0),
+        (row(S.CANCELLED), 0.0, 0.0),
         (row(S.REJECTED), 0.0, 0.0),
         (row(S.REJECTED, suspects=3), 0.0, 240.0),
         (row(S.SUCCEEDED, credits=70.0), 70.0, 0.0),
         (row(S.SUCCEEDED), 80.0, 0.0),
         (row(S.SUCCEEDED, credits=70.0, suspects=1), 70.0, 80.0),
         (row(S.SUCCEEDED, credits=70.0, suspects=1, attempts=1), 70.0, 0.0),
-        (row(S.UNKNOWN, suspects=1, attempts=1), 0.0, 80.0),
+        (row(S.UNRESOLVED, suspects=1, attempts=1), 0.0, 80.0),
         (row(S.REJECTED, suspects=1, attempts=1), 0.0, 80.0),
         (row(S.FAILED, credits=0.0), 0.0, 0.0),
         (row(S.FAILED), 0.0, 0.0),
         (row(S.FAILED, credits=10.0), 10.0, 0.0),
-        (row(S.UNKNOWN), 0.0, 80.0),
+        (row(S.UNRESOLVED), 0.0, 80.0),
         (row(S.ABANDONED), 0.0, 80.0),
         (row(S.STALLED), 0.0, 80.0),
         (row(S.SUBMITTED), 0.0, 80.0),
@@ -153,8 +153,8 @@ def test_a_suspect_attempt_that_turns_out_to_be_the_task_is_held_no_longer() -> 
     assert (0.0, 80.0, 0.0) == (ledger.reserved, ledger.spent, ledger.held)
 
 
-@pytest.mark.parametrize("state", [S.SUCCEEDED, S.FAILED, S.UNKNOWN, S.STALLED])
-def test_a_key_counts_once_whoever_asks_for_it_again(state: IntentState) -> None:
+@pytest.mark.parametrize("state", [S.SUCCEEDED, S.FAILED, S.UNRESOLVED, S.STALLED])
+def test_a_key_counts_once_whoever_asks_for_it_again(state: JobState) -> None:
     ledger = Ledger(1000)
     account = reserved(ledger, "a", 80)
     assert ledger.claim("a", 80, expected=False) is None
@@ -168,8 +168,8 @@ def test_a_key_counts_once_whoever_asks_for_it_again(state: IntentState) -> None
     assert 0.0 == ledger.reserved
 
 
-@pytest.mark.parametrize("state", [S.INTENT, S.WITHDRAWN, S.REJECTED])
-def test_a_key_of_which_nothing_was_sent_counts_when_it_is(state: IntentState) -> None:
+@pytest.mark.parametrize("state", [S.INTENT, S.CANCELLED, S.REJECTED])
+def test_a_key_of_which_nothing_was_sent_counts_when_it_is(state: JobState) -> None:
     ledger = Ledger(1000)
     ledger.settle(reserved(ledger, "a", 80), row(state))
 
@@ -210,8 +210,8 @@ def test_a_job_that_runs_when_its_row_is_read_gives_back_once_what_was_foreseen_
     ledger.expected, ledger.foreseen = 400.0, {"a": 80.0}
     account = ledger.claim("a", 80, expected=True)
     assert account is not None
-    ledger.settle(account, row(S.WITHDRAWN))
-    assert ledger.count("a", 80, row(S.WITHDRAWN), expected=True)
+    ledger.settle(account, row(S.CANCELLED))
+    assert ledger.count("a", 80, row(S.CANCELLED), expected=True)
     assert (0.0, 320.0) == (ledger.reserved, ledger.expected)
 
 

@@ -7,14 +7,14 @@ import re
 import pytest
 
 from kie_async._core import lifecycle
-from kie_async._core.lifecycle import BINDABLE, ENDED, IN_FLIGHT, MOVES, OPEN, UNSENT, Intent, IntentState, may_move
+from kie_async._core.lifecycle import BINDABLE, ENDED, IN_FLIGHT, MOVES, OPEN, UNSENT, Intent, JobState, may_move
 
-S = IntentState
+S = JobState
 
 #: The arrows of the picture in the design.
 PICTURE = {
     (S.INTENT, S.SENDING),
-    (S.INTENT, S.WITHDRAWN),
+    (S.INTENT, S.CANCELLED),
     (S.SENDING, S.INTENT),
     (S.SENDING, S.SUBMITTED),
     (S.SENDING, S.REJECTED),
@@ -25,17 +25,17 @@ PICTURE = {
     (S.STALLED, S.SUCCEEDED),
     (S.STALLED, S.FAILED),
     (S.IN_DOUBT, S.SUBMITTED),
-    (S.IN_DOUBT, S.UNKNOWN),
-    (S.UNKNOWN, S.SUBMITTED),
-    (S.UNKNOWN, S.INTENT),
-    (S.UNKNOWN, S.ABANDONED),
+    (S.IN_DOUBT, S.UNRESOLVED),
+    (S.UNRESOLVED, S.SUBMITTED),
+    (S.UNRESOLVED, S.INTENT),
+    (S.UNRESOLVED, S.ABANDONED),
 }
 
 #: The moves that the design's text adds, with its reason.
 TEXT = {
     (S.IN_DOUBT, S.INTENT): "resubmit is legal in doubt, too",
     (S.IN_DOUBT, S.ABANDONED): "so is abandon",
-    (S.WITHDRAWN, S.INTENT): "the same key again is sent anew",
+    (S.CANCELLED, S.INTENT): "the same key again is sent anew",
     (S.REJECTED, S.INTENT): "the same key again, where no attempt was suspect",
     (S.REJECTED, S.SUBMITTED): "an authentic late callback, where one was",
     (S.INTENT, S.REJECTED): "withdrawn, where an attempt was suspect",
@@ -43,9 +43,9 @@ TEXT = {
 }
 
 
-def after(*states: IntentState) -> set[IntentState]:
+def after(*states: JobState) -> set[JobState]:
     """All that may become of *states*."""
-    found, left = set[IntentState](), list(states)
+    found, left = set[JobState](), list(states)
     while left:
         new = MOVES[left.pop()] - found
         found |= new
@@ -54,9 +54,9 @@ def after(*states: IntentState) -> set[IntentState]:
 
 
 def test_the_moves_are_those_of_the_design() -> None:
-    moves = {(old, new) for old in S for new in S if may_move(old, new)}
+    transitions = {(old, new) for old in S for new in S if may_move(old, new)}
 
-    assert PICTURE | set(TEXT) == moves
+    assert PICTURE | set(TEXT) == transitions
 
 
 def test_every_state_has_its_line_in_the_table() -> None:
@@ -65,7 +65,7 @@ def test_every_state_has_its_line_in_the_table() -> None:
 
 def test_every_state_is_reached_and_every_open_one_can_end() -> None:
     assert set(S) == after(S.INTENT) | {S.INTENT}
-    assert {state for state in S if after(state) & ENDED} >= OPEN | {S.UNKNOWN}
+    assert {state for state in S if after(state) & ENDED} >= OPEN | {S.UNRESOLVED}
 
 
 def test_the_services_last_word_and_the_callers_are_final() -> None:
@@ -77,18 +77,18 @@ def test_what_was_accepted_is_never_sent_again_and_never_given_up() -> None:
 
 
 def test_what_was_refused_or_withdrawn_comes_back_only_by_a_key_or_by_proof() -> None:
-    assert {S.INTENT} == MOVES[S.WITHDRAWN]
+    assert {S.INTENT} == MOVES[S.CANCELLED]
     assert {S.INTENT, S.SUBMITTED} == MOVES[S.REJECTED]
 
 
 def test_what_may_have_been_paid_is_withdrawn_only_by_way_of_intent() -> None:
     """There it is proved that nothing was accepted, or the caller has asked for a duplicate."""
-    assert {S.INTENT} == {state for state in S if may_move(state, S.WITHDRAWN)}
+    assert {S.INTENT} == {state for state in S if may_move(state, S.CANCELLED)}
 
 
 def test_a_job_is_open_or_ended_or_waits_for_its_callers_word() -> None:
     assert not OPEN & ENDED
-    assert {S.UNKNOWN} == set(S) - OPEN - ENDED
+    assert {S.UNRESOLVED} == set(S) - OPEN - ENDED
     assert IN_FLIGHT <= OPEN
     assert {S.INTENT} == OPEN - IN_FLIGHT - {S.STALLED} == UNSENT
 
@@ -104,7 +104,7 @@ def test_the_picture_in_the_source_knows_every_state_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("state", S)
-def test_states_are_written_down_under_their_names(state: IntentState) -> None:
+def test_states_are_written_down_under_their_names(state: JobState) -> None:
     """Journals outlive versions: a state that was renamed could not be read any more."""
     assert state.name.lower() == state.value
 

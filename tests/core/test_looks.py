@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.looks import Look, LookVerdict, judge_look
+from kie_async._core.poll_results import PollResult, PollVerdict, judge_poll
 from kie_async._core.wire import read_record_body
 from tests.core.strategies import statuses
 from tests.strategies import json_objects, json_values
@@ -16,10 +16,10 @@ from tests.strategies import json_objects, json_values
 ID = "a" * 32
 
 
-def look(body: bytes, status: int = 200) -> Look:
+def poll(body: bytes, status: int = 200) -> PollResult:
     """What the client makes of an answer to a look at ``ID``."""
     envelope, record = read_record_body(body)
-    return judge_look(task_id=ID, status=status, envelope=envelope, record=record)
+    return judge_poll(task_id=ID, status=status, envelope=envelope, record=record)
 
 
 def answer(code: object, data: object, message: str = "") -> bytes:
@@ -31,16 +31,16 @@ def test_the_record_of_the_task_counts_whatever_the_codes_around_it_say(
     status: int, code: int | None, state: str
 ) -> None:
     """A failed task has been seen under 501 at the top; unknown states are states."""
-    shown = look(answer(code, {"taskId": ID, "state": state}), status)
+    shown = poll(answer(code, {"taskId": ID, "state": state}), status)
 
-    assert LookVerdict.RECORD is shown.verdict
+    assert PollVerdict.RECORD is shown.verdict
     assert shown.record is not None
     assert (ID, state) == (shown.record.task_id, shown.record.state)
 
 
 @given(st.text("0123456789abcdef", min_size=1, max_size=32).filter(lambda other: other != ID))
 def test_the_record_of_another_task_says_nothing(other: str) -> None:
-    assert Look(LookVerdict.UNREADABLE) == look(answer(200, {"taskId": other, "state": "success"}))
+    assert PollResult(PollVerdict.UNREADABLE) == poll(answer(200, {"taskId": other, "state": "success"}))
 
 
 @given(
@@ -49,9 +49,9 @@ def test_the_record_of_another_task_says_nothing(other: str) -> None:
 )
 def test_whatever_comes_back_is_judged(status: int, body: bytes) -> None:
     """And nothing but a record has a record."""
-    shown = look(body, status)
+    shown = poll(body, status)
 
-    assert (shown.record is not None) is (shown.verdict is LookVerdict.RECORD)
+    assert (shown.record is not None) is (shown.verdict is PollVerdict.RECORD)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_whatever_comes_back_is_judged(status: int, body: bytes) -> None:
 @pytest.mark.parametrize("status", [200, 404, 422])
 def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
     """All the forms that are recorded or documented; the code in the body decides, whatever the HTTP status is."""
-    assert Look(LookVerdict.NOT_VISIBLE) == look(body, status)
+    assert PollResult(PollVerdict.NOT_VISIBLE) == poll(body, status)
 
 
 @pytest.mark.parametrize("status", [200, 400, 404, 422, 500, 502, 503, 504, 520])
@@ -93,31 +93,31 @@ def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
 )
 def test_what_says_nothing_about_the_task_changes_nothing(status: int, body: bytes) -> None:
     """The page of a proxy is no word of the service, even if it is called 404."""
-    assert Look(LookVerdict.UNREADABLE) == look(body, status)
+    assert PollResult(PollVerdict.UNREADABLE) == poll(body, status)
 
 
 @pytest.mark.parametrize(
     ("status", "body", "verdict"),
     [
-        (200, answer(429, None, "Your call frequency is too high."), LookVerdict.RATE_LIMITED),
-        (429, b"<html>", LookVerdict.RATE_LIMITED),
-        (429, b"{}", LookVerdict.RATE_LIMITED),
-        (200, answer(401, None, "You do not have access permissions"), LookVerdict.DENIED),
-        (401, b"", LookVerdict.DENIED),
-        (429, answer(401, None), LookVerdict.DENIED),
-        (401, answer(429, None), LookVerdict.RATE_LIMITED),
+        (200, answer(429, None, "Your call frequency is too high."), PollVerdict.RATE_LIMITED),
+        (429, b"<html>", PollVerdict.RATE_LIMITED),
+        (429, b"{}", PollVerdict.RATE_LIMITED),
+        (200, answer(401, None, "You do not have access permissions"), PollVerdict.DENIED),
+        (401, b"", PollVerdict.DENIED),
+        (429, answer(401, None), PollVerdict.DENIED),
+        (401, answer(429, None), PollVerdict.RATE_LIMITED),
     ],
 )
 def test_refusals_are_told_apart_by_the_body_and_else_by_the_status(
-    status: int, body: bytes, verdict: LookVerdict
+    status: int, body: bytes, verdict: PollVerdict
 ) -> None:
-    assert Look(verdict) == look(body, status)
+    assert PollResult(verdict) == poll(body, status)
 
 
 def test_a_body_that_is_broken_within_param_still_shows_the_record() -> None:
     body = f'{{"code":200,"msg":"success","data":{{"taskId":"{ID}","param":"{{"input":"x"}}","state":"fail"}}}}'
-    shown = look(body.encode())
+    shown = poll(body.encode())
 
-    assert LookVerdict.RECORD is shown.verdict
+    assert PollVerdict.RECORD is shown.verdict
     assert shown.record is not None
     assert shown.record.failed

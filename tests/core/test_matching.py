@@ -10,10 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kie_async import JSON, TaskRecord
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.callback_token import callback_url
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._core.matching import Step, again_after, echoes, step_of
-from kie_async._core.signature import callback_url
-from tests.core.strategies import attempts, intent_ids, secrets
+from tests.core.strategies import attempts, job_ids, secrets
 from tests.strategies import json_values, task_ids, wild_data
 
 SECRET = b"a secret"
@@ -22,13 +22,13 @@ BASE = "https://app.example.com/kie"
 
 _intents = st.builds(
     Intent,
-    id=intent_ids,
+    id=job_ids,
     model=st.just("wan/2-2"),
     input=st.just("{}"),
     fingerprint=st.just("f"),
     created_at=st.just(0.0),
     updated_at=st.just(0.0),
-    state=st.sampled_from(IntentState),
+    state=st.sampled_from(JobState),
     task_id=st.none() | task_ids,
     record=st.none() | st.just("{}"),
     duplicates=st.lists(task_ids, max_size=3).map(tuple),
@@ -106,35 +106,35 @@ def test_steps_are_those_of_the_table(known: Intent, step: Step) -> None:
 # -- echoes -------------------------------------------------------------------------------------------------------
 
 
-@given(secrets, intent_ids, attempts, json_values())
+@given(secrets, job_ids, attempts, json_values())
 def test_a_record_that_echoes_our_token_is_the_intents(
-    secret: bytes, intent_id: str, attempt: int, given_input: JSON
+    secret: bytes, job_id: str, attempt: int, given_input: JSON
 ) -> None:
     """The service encodes the echo once or twice; each attempt of the intent has a token of its own."""
-    param: JSON = {"model": "a", "callBackUrl": callback_url(BASE, secret, intent_id, attempt), "input": given_input}
+    param: JSON = {"model": "a", "callBackUrl": callback_url(BASE, secret, job_id, attempt), "input": given_input}
 
-    assert echoes(record_with(param), intent_id, secret)
-    assert echoes(record_with(json.dumps(param)), intent_id, secret)
-    assert echoes(record_with(json.dumps(json.dumps(param))), intent_id, secret)
+    assert echoes(record_with(param), job_id, secret)
+    assert echoes(record_with(json.dumps(param)), job_id, secret)
+    assert echoes(record_with(json.dumps(json.dumps(param))), job_id, secret)
 
 
-@given(secrets, intent_ids, intent_ids, attempts)
+@given(secrets, job_ids, job_ids, attempts)
 def test_a_record_that_echoes_the_token_of_another_intent_is_not(
-    secret: bytes, intent_id: str, other_id: str, attempt: int
+    secret: bytes, job_id: str, other_id: str, attempt: int
 ) -> None:
     """A real task of the account, created by another job: it must not be bound to this one."""
-    assume(intent_id != other_id)
+    assume(job_id != other_id)
     param = json.dumps({"callBackUrl": callback_url(BASE, secret, other_id, attempt)})
 
-    assert not echoes(record_with(param), intent_id, secret)
+    assert not echoes(record_with(param), job_id, secret)
 
 
-@given(intent_ids, attempts)
-def test_a_token_that_was_made_without_our_secret_proves_nothing(intent_id: str, attempt: int) -> None:
+@given(job_ids, attempts)
+def test_a_token_that_was_made_without_our_secret_proves_nothing(job_id: str, attempt: int) -> None:
     """What another account's key makes, or a guess."""
-    param = json.dumps({"callBackUrl": callback_url(BASE, b"another secret", intent_id, attempt)})
+    param = json.dumps({"callBackUrl": callback_url(BASE, b"another secret", job_id, attempt)})
 
-    assert not echoes(record_with(param), intent_id, SECRET)
+    assert not echoes(record_with(param), job_id, SECRET)
 
 
 @given(wild_data | st.builds(lambda param: {"param": param}, json_values() | json_values().map(json.dumps)))
@@ -178,7 +178,7 @@ def test_our_token_counts_only_where_the_create_has_named_its_callback(param: JS
 @pytest.mark.parametrize(("proved", "most", "within"), [(True, 6, 31.0), (False, 64, 3600.0)])
 def test_looks_become_rarer_and_come_to_an_end(proved: bool, most: int, within: float) -> None:  # noqa: FBT001 (a row)
     """A task that is polled anyway is left to that after half a minute; another one is given about an hour."""
-    pauses = [again_after(looks, proved=proved) for looks in range(1, most)]
+    pauses = [again_after(polls, proved=proved) for polls in range(1, most)]
 
     assert all(pause is not None for pause in pauses)
     assert pauses == sorted(pauses, key=lambda pause: pause or 0.0)
@@ -188,9 +188,9 @@ def test_looks_become_rarer_and_come_to_an_end(proved: bool, most: int, within: 
 
 
 @given(st.integers(1, 10_000), st.booleans())
-def test_a_pause_is_a_second_to_a_minute_whatever_was_looked_at_before(looks: int, proved: bool) -> None:  # noqa: FBT001 (drawn)
+def test_a_pause_is_a_second_to_a_minute_whatever_was_looked_at_before(polls: int, proved: bool) -> None:  # noqa: FBT001 (drawn)
     """So a token that has leaked causes a look a second at most, however often it is posted."""
-    pause = again_after(looks, proved=proved)
+    pause = again_after(polls, proved=proved)
 
     assert pause is None or 1.0 <= pause <= 60.0
-    assert pause is not None or again_after(looks + 1, proved=proved) is None
+    assert pause is not None or again_after(polls + 1, proved=proved) is None

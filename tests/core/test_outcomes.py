@@ -10,16 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kie_async import errors
-from kie_async._core.looks import LookVerdict
-from kie_async._core.outcomes import (
+from kie_async._core.job_errors import (
     dump_error,
-    error_of_look,
+    error_of_poll,
     failure_of,
     has_result,
     load_error,
     no_result,
     worth_retrying,
 )
+from kie_async._core.poll_results import PollVerdict
 from kie_async._core.verdicts import MAX_SAID
 from kie_async._core.wire import read_envelope, read_record
 from kie_async.records import TaskRecord
@@ -68,7 +68,7 @@ def test_a_recorded_failure_is_worth_another_try_if_it_passes(code: str, message
     record = failed(code, message, creditsConsumed=0)
 
     assert again is worth_retrying(record)
-    assert again is failure_of(record, intent_id=None).worth_retrying
+    assert again is failure_of(record, job_id=None).worth_retrying
 
 
 @pytest.mark.parametrize("credits", [None, 0, 0.0])
@@ -83,17 +83,17 @@ def test_a_failure_is_told_in_the_services_words_with_one_full_stop_and_a_next_s
     message: str,
     again: bool,  # noqa: FBT001 (a parameter of the test)
 ) -> None:
-    error = failure_of(failed(code, message), intent_id="kj_1")
+    error = failure_of(failed(code, message), job_id="kj_1")
     advice = (
         "The same request may succeed when it is made again." if again else "Change the request before another try."
     )
 
     assert f"The generation has failed with code {code}: {message.rstrip('.')}. {advice}" == error.message
-    assert (code, message, ID, "kj_1") == (error.fail_code, error.fail_message, error.task_id, error.intent_id)
+    assert (code, message, ID, "kj_1") == (error.fail_code, error.fail_message, error.task_id, error.job_id)
 
 
 def test_a_failure_without_a_reason_is_told_as_such() -> None:
-    error = failure_of(failed(None, ""), intent_id=None)
+    error = failure_of(failed(None, ""), job_id=None)
 
     assert (None, None) == (error.fail_code, error.fail_message)
     assert "no reason given. Change the request" in error.message
@@ -101,14 +101,14 @@ def test_a_failure_without_a_reason_is_told_as_such() -> None:
 
 @given(records)
 def test_every_record_makes_a_failure_with_a_next_step(record: TaskRecord) -> None:
-    error = failure_of(record, intent_id=None)
+    error = failure_of(record, job_id=None)
 
     assert worth_retrying(record) is error.worth_retrying
     assert error.message.endswith(("when it is made again.", "before another try."))
 
 
 def test_a_long_message_is_cut_in_the_text_and_whole_in_the_attribute() -> None:
-    error = failure_of(failed("500", "x" * 100_000), intent_id=None)
+    error = failure_of(failed("500", "x" * 100_000), job_id=None)
 
     assert len(error.message) < MAX_SAID + 200
     assert "x" * 100_000 == error.fail_message
@@ -155,30 +155,30 @@ def test_urls_are_a_result(record: TaskRecord) -> None:
 
 
 def test_success_without_a_result_says_where_to_look() -> None:
-    error = no_result(recorded(state="success"), intent_id="kj_1")
+    error = no_result(recorded(state="success"), job_id="kj_1")
 
     assert errors.NoResultError is type(error)
-    assert (ID, "kj_1") == (error.task_id, error.intent_id)
+    assert (ID, "kj_1") == (error.task_id, error.job_id)
     assert error.message.endswith("Look it up at kie.ai/logs.")
 
 
 @pytest.mark.parametrize(
     ("verdict", "kind", "code"),
     [
-        (LookVerdict.NOT_VISIBLE, errors.TaskNotFoundError, None),
-        (LookVerdict.DENIED, errors.AuthenticationError, 401),
-        (LookVerdict.RATE_LIMITED, errors.RateLimitedError, 429),
-        (LookVerdict.UNREADABLE, errors.ProtocolError, None),
+        (PollVerdict.NOT_VISIBLE, errors.TaskNotFoundError, None),
+        (PollVerdict.DENIED, errors.AuthenticationError, 401),
+        (PollVerdict.RATE_LIMITED, errors.RateLimitError, 429),
+        (PollVerdict.UNREADABLE, errors.ProtocolError, None),
     ],
 )
 def test_a_look_that_shows_no_record_has_its_error(
-    verdict: LookVerdict, kind: type[errors.KieError], code: int | None
+    verdict: PollVerdict, kind: type[errors.KieError], code: int | None
 ) -> None:
-    error = error_of_look(verdict, intent_id="kj_1", task_id=ID)
+    error = error_of_poll(verdict, job_id="kj_1", task_id=ID)
 
     assert kind is type(error)
     assert code == getattr(error, "code", None)
-    assert ("kj_1", ID) == (error.intent_id, error.task_id)
+    assert ("kj_1", ID) == (error.job_id, error.task_id)
 
 
 # -- errors in the journal ----------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ CLASSES = [
 ]
 #: What a create may end with: these come back as what they were.
 ENDINGS = {
-    errors.ApiError,
+    errors.APIError,
     errors.AuthenticationError,
     errors.ConfigurationError,
     errors.InsufficientCreditsError,
@@ -199,8 +199,8 @@ ENDINGS = {
     errors.KeyLimitError,
     errors.MaintenanceError,
     errors.ModelPausedError,
-    errors.RateLimitedError,
-    errors.ServiceError,
+    errors.RateLimitError,
+    errors.ServerError,
     errors.TransportError,
     errors.UploadError,
 }
@@ -212,14 +212,14 @@ def test_an_error_comes_back_from_the_journal_as_it_was(
     kind: type[errors.KieError], message: str, code: int | None, said: str
 ) -> None:
     """One that no create ends with comes back as a plain ``KieError`` with the same words."""
-    api = issubclass(kind, errors.ApiError)
-    error = kind(message, code=code, service_message=said) if issubclass(kind, errors.ApiError) else kind(message)
-    loaded = load_error(dump_error(error), intent_id="kj_1", task_id=ID)
+    api = issubclass(kind, errors.APIError)
+    error = kind(message, code=code, service_message=said) if issubclass(kind, errors.APIError) else kind(message)
+    loaded = load_error(dump_error(error), job_id="kj_1", task_id=ID)
 
     assert (kind if kind in ENDINGS else errors.KieError) is type(loaded)
     assert message == loaded.message
-    assert ("kj_1", ID) == (loaded.intent_id, loaded.task_id)
-    if api and isinstance(loaded, errors.ApiError):
+    assert ("kj_1", ID) == (loaded.job_id, loaded.task_id)
+    if api and isinstance(loaded, errors.APIError):
         assert (code, said) == (loaded.code, loaded.service_message)
 
 
@@ -235,12 +235,12 @@ _no_dumps = (
 @example("\ud800")
 def test_an_error_is_text_that_every_journal_can_write(message: str) -> None:
     """The service's JSON can say half a surrogate pair, which UTF-8 cannot."""
-    assert dump_error(errors.ServiceError(message, service_message=message)).encode("utf-8")
+    assert dump_error(errors.ServerError(message, service_message=message)).encode("utf-8")
 
 
 @given(texts | _no_dumps)
 def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text: str) -> None:
-    error = load_error(text, intent_id="kj_1")
+    error = load_error(text, job_id="kj_1")
 
     assert errors.KieError is type(error)
     assert (text or NO_REASON) == error.message
@@ -253,12 +253,12 @@ def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text:
         '"abcd"',
         "[1,2,3]",
         '[["a"],"b",3,"c"]',
-        '["ServiceError",1,null,""]',
+        '["ServerError",1,null,""]',
         '{"a":1,"b":2,"c":3,"d":4}',
     ],
 )
 def test_free_texts_of_the_journal_are_told_as_they_are(text: str) -> None:
-    assert text == load_error(text, intent_id="kj_1").message
+    assert text == load_error(text, job_id="kj_1").message
 
 
 NO_REASON = "The job went no further, and the journal does not say why. Submit it again."
@@ -266,4 +266,4 @@ NO_REASON = "The job went no further, and the journal does not say why. Submit i
 
 @pytest.mark.parametrize("text", [None, ""])
 def test_a_row_without_a_reason_says_so(text: str | None) -> None:
-    assert NO_REASON == load_error(text, intent_id="kj_1").message
+    assert NO_REASON == load_error(text, job_id="kj_1").message

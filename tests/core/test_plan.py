@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, Limits
-from kie_async._core.kinds import kind_of
-from kie_async._core.plan import Plan, default_key, file_name
+from kie_async._core.map_options import MapOptions, default_key, file_name
 from kie_async._core.prices import SeenPrices, listed
+from kie_async._core.task_kinds import kind_of
 
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
 names = keys | st.sampled_from([".", "..", "a~2", "a", "a-2", "CON", "nul.txt", "com1", "a/../b", "\0", "%2E", "~"])
 
 
-def a_plan(save_to: str | None = "out/{key}.mp4") -> Plan:
-    return Plan.of(
-        Limits(), budget=None, deadline=None, save_to=save_to, ordered=False, retry_failed=0, look_ahead=None
+def a_plan(save_to: str | None = "out/{key}.mp4") -> MapOptions:
+    return MapOptions.of(
+        Limits(), budget=None, stop_after=None, save_to=save_to, ordered=False, retry_failed=0, look_ahead=None
     )
 
 
@@ -28,9 +28,9 @@ def a_plan(save_to: str | None = "out/{key}.mp4") -> Plan:
     "wrong",
     [
         {"budget": 5},
-        {"deadline": -1},
-        {"deadline": float("nan")},
-        {"deadline": True},
+        {"stop_after": -1},
+        {"stop_after": float("nan")},
+        {"stop_after": True},
         {"retry_failed": -1},
         {"retry_failed": 1.5},
         {"look_ahead": 0},
@@ -39,11 +39,11 @@ def a_plan(save_to: str | None = "out/{key}.mp4") -> Plan:
 )
 def test_an_option_that_makes_no_sense_is_named(wrong: dict[str, Any]) -> None:
     options: dict[str, Any] = {
-        "budget": None, "deadline": None, "save_to": None, "ordered": False, "retry_failed": 0, "look_ahead": None
+        "budget": None, "stop_after": None, "save_to": None, "ordered": False, "retry_failed": 0, "look_ahead": None
     }  # fmt: skip
-    assert 7 == Plan.of(Limits(), **{**options, "look_ahead": 7, "deadline": 0}).look_ahead
+    assert 7 == MapOptions.of(Limits(), **{**options, "look_ahead": 7, "stop_after": 0}).look_ahead
     with pytest.raises(ConfigurationError, match=f"{next(iter(wrong))}="):
-        Plan.of(Limits(), **{**options, **wrong})
+        MapOptions.of(Limits(), **{**options, **wrong})
 
 
 def test_default_keys_are_of_the_content_and_of_how_often_it_has_come() -> None:

@@ -32,7 +32,7 @@ def knows(*history: float) -> Durations:
 MINUTE = [60.0 * math.exp(0.35 * z) for z in (-1.64, -1.04, -0.67, -0.39, -0.13, 0.13, 0.39, 0.67, 1.04, 1.64)] * 10
 
 
-def looks(policy: ByLag, task: Outlook, until: float) -> list[float]:
+def polls(policy: ByLag, task: Outlook, until: float) -> list[float]:
     """When a task is looked at that does not end before *until*, if every look is answered at once."""
     seen = [task.seen_at]
     while seen[-1] < until:
@@ -76,7 +76,7 @@ def test_the_answer_is_never_past(accepted_at: float, age: float, since: float) 
 
 
 def test_a_task_of_a_minute_takes_few_looks_and_most_of_them_when_it_may_end() -> None:
-    seen = looks(ByLag(draw=no_chance), Outlook(whole=knows(*MINUTE), accepted_at=0.0), 60.0)
+    seen = polls(ByLag(draw=no_chance), Outlook(whole=knows(*MINUTE), accepted_at=0.0), 60.0)
 
     assert 7 <= len(seen) - 1 <= 9
     assert seen[1] > 24.0
@@ -102,7 +102,7 @@ def test_the_less_a_look_is_worth_the_rarer_it_is_up_to_ten_minutes(age: float, 
 
 
 def test_a_task_that_is_overdue_is_looked_at_less_and_less_but_always() -> None:
-    seen = looks(ByLag(draw=no_chance), Outlook(whole=knows(*MINUTE), accepted_at=0.0), 3000.0)
+    seen = polls(ByLag(draw=no_chance), Outlook(whole=knows(*MINUTE), accepted_at=0.0), 3000.0)
     gaps = [later - earlier for earlier, later in pairwise(seen) if earlier > 300.0]
 
     assert all(shorter <= 1.2 * longer for shorter, longer in pairwise(gaps))

@@ -22,12 +22,12 @@ from kie_async import (
     TaskRecord,
     Wan22TurboImageToVideo,
 )
-from kie_async._core.facts import facts
-from kie_async._core.figures import Figures
-from kie_async._core.ledger import Ledger
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.budget_ledger import Ledger
+from kie_async._core.job_fields import facts
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._core.quantiles import Quantiles
+from kie_async._core.run_figures import RunFigures
 
 REQUEST = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt="x")
 
@@ -85,7 +85,7 @@ def test_hashes_are_of_the_text_whatever_it_holds() -> None:
 
 def test_figures_add_up() -> None:
     ledger = Ledger(None)
-    figures = Figures(Limits(creates=20, window=10.0), ledger, 100.0)
+    figures = RunFigures(Limits(creates=20, window=10.0), ledger, 100.0)
     assert 0.0 == figures.summary(100.0).used
     figures.created(110.0)
     assert 1.0 == figures.summary(115.0).used
@@ -132,7 +132,7 @@ def test_figures_add_up() -> None:
 
 def test_facts_are_the_services_own_where_it_says_them_and_the_journals_else() -> None:
     row = Intent(
-        id="kj_1", model="m", input="{}", fingerprint="f", created_at=1.0, updated_at=9.0, state=IntentState.SUCCEEDED,
+        id="kj_1", model="m", input="{}", fingerprint="f", created_at=1.0, updated_at=9.0, state=JobState.SUCCEEDED,
         task_id="t", accepted_at=3.0, sending_at=2.0, credits=80.0,
     )  # fmt: skip
     record = TaskRecord(task_id="t", state="success", created_at=2.5, completed_at=8.0)
@@ -148,9 +148,9 @@ def test_facts_are_the_services_own_where_it_says_them_and_the_journals_else() -
 
 @pytest.mark.parametrize(
     ("state", "created_at", "ended_at"),
-    [(IntentState.UNKNOWN, 2.0, None), (IntentState.REJECTED, 2.0, 9.0), (IntentState.WITHDRAWN, 2.0, None)],
+    [(JobState.UNRESOLVED, 2.0, None), (JobState.REJECTED, 2.0, 9.0), (JobState.CANCELLED, 2.0, None)],
 )
-def test_facts_of_a_job_without_a_task(state: IntentState, created_at: float, ended_at: float | None) -> None:
+def test_facts_of_a_job_without_a_task(state: JobState, created_at: float, ended_at: float | None) -> None:
     row = Intent(
         id="kj_1", model="m", input="{}", fingerprint="f", created_at=1.0, updated_at=9.0, state=state, sending_at=2.0
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kie_async._core.signature import (
+from kie_async._core.callback_token import (
     CallbackToken,
     callback_secret,
     callback_url,
@@ -19,7 +19,7 @@ from kie_async._core.signature import (
     mint_token,
     read_token,
 )
-from tests.core.strategies import attempts, intent_ids, secrets
+from tests.core.strategies import attempts, job_ids, secrets
 
 SECRET = b"a secret"
 INTENT = "kj_" + "0123456789abcdef" * 2
@@ -38,24 +38,24 @@ _bases = st.builds(
 )
 
 
-@given(secrets, intent_ids, attempts)
-def test_a_token_says_whose_create_it_was(secret: bytes, intent_id: str, attempt: int) -> None:
-    assert CallbackToken(intent_id, attempt) == read_token(secret, mint_token(secret, intent_id, attempt))
+@given(secrets, job_ids, attempts)
+def test_a_token_says_whose_create_it_was(secret: bytes, job_id: str, attempt: int) -> None:
+    assert CallbackToken(job_id, attempt) == read_token(secret, mint_token(secret, job_id, attempt))
 
 
-@given(secrets, secrets, intent_ids, attempts)
-def test_a_token_made_with_another_secret_is_refused(first: bytes, second: bytes, intent_id: str, attempt: int) -> None:
+@given(secrets, secrets, job_ids, attempts)
+def test_a_token_made_with_another_secret_is_refused(first: bytes, second: bytes, job_id: str, attempt: int) -> None:
     assume(hmac.digest(first, b"", "sha256") != hmac.digest(second, b"", "sha256"))
 
-    assert read_token(second, mint_token(first, intent_id, attempt)) is None
+    assert read_token(second, mint_token(first, job_id, attempt)) is None
 
 
-@given(secrets, intent_ids, intent_ids, attempts, attempts)
+@given(secrets, job_ids, job_ids, attempts, attempts)
 def test_a_mac_fits_one_attempt_of_one_intent(
-    secret: bytes, intent_id: str, other_id: str, attempt: int, other_attempt: int
+    secret: bytes, job_id: str, other_id: str, attempt: int, other_attempt: int
 ) -> None:
-    assume((intent_id, attempt) != (other_id, other_attempt))
-    mac = mint_token(secret, intent_id, attempt).rsplit(".", 1)[1]
+    assume((job_id, attempt) != (other_id, other_attempt))
+    mac = mint_token(secret, job_id, attempt).rsplit(".", 1)[1]
 
     assert read_token(secret, f"{other_id}.{other_attempt}.{mac}") is None
 
@@ -133,14 +133,14 @@ def test_each_key_has_a_secret_of_its_own_which_does_not_show_it(key: str, other
 # -- in URLs ------------------------------------------------------------------------------------------------------
 
 
-@given(_bases, secrets, intent_ids, attempts)
-def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes, intent_id: str, attempt: int) -> None:
-    url = callback_url(base, secret, intent_id, attempt)
+@given(_bases, secrets, job_ids, attempts)
+def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes, job_id: str, attempt: int) -> None:
+    url = callback_url(base, secret, job_id, attempt)
     path, _, query = base.partition("?")
 
     assert url.startswith(path.rstrip("/") + "/kj_")
     assert query == url.partition("?")[2]
-    assert CallbackToken(intent_id, attempt) == find_token(secret, url)
+    assert CallbackToken(job_id, attempt) == find_token(secret, url)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import JSON
-from kie_async._core.tolerant import MAX_DEPTH, decode, decode_around, number, text, unwrapped
+from kie_async._core.lenient_json import MAX_DEPTH, decode, decode_around, number, text, unwrapped
 from tests.strategies import json_values
 
 

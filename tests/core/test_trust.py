@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.trust import CallbackTrust
+from kie_async._core.callback_loss import CallbackLoss
 
 _pasts = st.lists(st.booleans(), max_size=300)
 
 
-def after(past: list[bool], *, receiving: bool = True) -> CallbackTrust:
+def after(past: list[bool], *, receiving: bool = True) -> CallbackLoss:
     """What is thought once each of *past* has come (true) or was lost."""
-    trust = CallbackTrust(receiving=receiving)
+    trust = CallbackLoss(receiving=receiving)
     for came in past:
         if came:
             trust.came()

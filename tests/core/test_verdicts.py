@@ -21,8 +21,8 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.verdicts import TABLE, Reply, Verdict, as_markdown, decide, error_of, error_of_answer
-from kie_async._io.creating.owner import _reply_of
 from kie_async._io.http.transport import Answer, Exchange
+from kie_async._io.submitting.attempts import _reply_of
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
 from tests.strategies import json_values
 
@@ -119,13 +119,13 @@ BARE_BODIES = (
 
 REFUSED = (
     refused(
-        429, Verdict.RATE_LIMITED, errors.RateLimitedError, "Your call frequency is too high. Please try again later."
+        429, Verdict.RATE_LIMITED, errors.RateLimitError, "Your call frequency is too high. Please try again later."
     ),
     Body(
         name="code 429 without data",
         raw=b'{"code":429,"msg":"Your call frequency is too high. Please try again later."}',
         verdict=Verdict.RATE_LIMITED,
-        error=errors.RateLimitedError,
+        error=errors.RateLimitError,
         code=429,
     ),
     refused(455, Verdict.MAINTENANCE, errors.MaintenanceError),
@@ -137,20 +137,20 @@ REFUSED = (
         refused(500, Verdict.REJECTED, errors.InvalidRequestError, text, name=f"code 500, {text}")
         for text in PARAMETER_TEXTS
     ),
-    refused(500, Verdict.SUSPECT, errors.ServiceError, FAULT_TEXT),
-    refused(500, Verdict.SUSPECT, errors.ServiceError, "", name="code 500 without a text"),
-    refused(501, Verdict.SUSPECT, errors.ServiceError, "Playground task failed."),
+    refused(500, Verdict.SUSPECT, errors.ServerError, FAULT_TEXT),
+    refused(500, Verdict.SUSPECT, errors.ServerError, "", name="code 500 without a text"),
+    refused(501, Verdict.SUSPECT, errors.ServerError, "Playground task failed."),
     refused(400, Verdict.REJECTED, errors.InvalidRequestError),
     refused(403, Verdict.REJECTED, errors.AuthenticationError),
     refused(404, Verdict.REJECTED, errors.InvalidRequestError),
     refused(405, Verdict.REJECTED, errors.InvalidRequestError),
-    refused(408, Verdict.REJECTED, errors.ServiceError),
+    refused(408, Verdict.REJECTED, errors.ServerError),
     refused(413, Verdict.REJECTED, errors.InvalidRequestError),
     refused(415, Verdict.REJECTED, errors.InvalidRequestError),
     refused(422, Verdict.REJECTED, errors.InvalidRequestError, "The model name you specified is not supported."),
     refused(451, Verdict.REJECTED, errors.InvalidRequestError),
     refused(505, Verdict.REJECTED, errors.ModelPausedError, PAUSED_TEXT),
-    refused(550, Verdict.REJECTED, errors.ServiceError),
+    refused(550, Verdict.REJECTED, errors.ServerError),
 )
 
 BODIES = (*ACCEPTED, *UNCLEAR, *BARE_BODIES, *REFUSED)
@@ -165,7 +165,7 @@ BARE: dict[int, tuple[Verdict, type[errors.KieError] | None]] = {
     404: (Verdict.REJECTED, errors.InvalidRequestError),
     413: (Verdict.REJECTED, errors.InvalidRequestError),
     422: (Verdict.REJECTED, errors.InvalidRequestError),
-    429: (Verdict.RATE_LIMITED, errors.RateLimitedError),
+    429: (Verdict.RATE_LIMITED, errors.RateLimitError),
     455: (Verdict.IN_DOUBT, None),
     500: (Verdict.IN_DOUBT, None),
     502: (Verdict.IN_DOUBT, None),
@@ -210,10 +210,10 @@ def test_every_refusal_has_its_typed_error_with_the_code(status: int) -> None:
     """The code is the body's, or the HTTP status where the body has none."""
     for name, (reply, _, kind, code) in pairs(status).items():
         if kind is not None:
-            error = error_of(reply, intent_id="kj_1")
+            error = error_of(reply, job_id="kj_1")
             assert kind is type(error), name
-            assert ("kj_1", None) == (error.intent_id, error.task_id), name
-            if isinstance(error, errors.ApiError):
+            assert ("kj_1", None) == (error.job_id, error.task_id), name
+            if isinstance(error, errors.APIError):
                 assert (code, reply.message) == (error.code, error.service_message), name
 
 
@@ -355,7 +355,7 @@ def test_the_proxys_refusal_of_a_client_is_not_taken_for_a_bad_key(body: bytes) 
     error = error_of(refusal)
 
     assert Verdict.REJECTED is decide(refusal)
-    assert errors.ApiError is type(error)
+    assert errors.APIError is type(error)
     assert "User-Agent" in error.message
 
 
@@ -401,17 +401,17 @@ def test_what_was_not_sent_is_unsent_whatever_else_is_known(reply: Reply) -> Non
 
 
 _ERRORS: dict[Verdict, tuple[type[errors.KieError], ...]] = {
-    Verdict.RATE_LIMITED: (errors.RateLimitedError,),
+    Verdict.RATE_LIMITED: (errors.RateLimitError,),
     Verdict.MAINTENANCE: (errors.MaintenanceError,),
     Verdict.ACCOUNT: (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError),
-    Verdict.SUSPECT: (errors.ServiceError,),
+    Verdict.SUSPECT: (errors.ServerError,),
     Verdict.REJECTED: (
-        errors.ApiError,
+        errors.APIError,
         errors.AuthenticationError,
         errors.ConfigurationError,
         errors.InvalidRequestError,
         errors.ModelPausedError,
-        errors.ServiceError,
+        errors.ServerError,
     ),
 }
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import attrs
 
-from kie_async._core.adaptive import AdaptiveBucket, Loan
+from kie_async._core.adaptive import AdaptiveBucket, TokenLease
 
 __all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "most_in_a_window"]
 
@@ -91,23 +91,23 @@ class Traffic:
         def send(number: int, now: float) -> None:
             bucket = self.buckets[number]
             while (ready_at := bucket.ready_at(now)) == now:
-                loan = bucket.take(now)
-                bucket.wrote(loan, now)
-                self._at(now + rng.uniform(0.02, 0.2), lambda at, loan=loan: arrive(number, loan, at))  # type: ignore[misc]  # its default
+                lease = bucket.take(now)
+                bucket.wrote(lease, now)
+                self._at(now + rng.uniform(0.02, 0.2), lambda at, lease=lease: arrive(number, lease, at))  # type: ignore[misc]  # its default
             if ready_at is not None and not now < wakes.get(number, now) <= ready_at:
                 wakes[number] = ready_at
                 self._at(ready_at, lambda at: send(number, at))
 
-        def arrive(number: int, loan: Loan, now: float) -> None:
+        def arrive(number: int, lease: TokenLease, now: float) -> None:
             fine = self.service.admits(now)
             (self.accepted[number] if fine else self.refused).append(now)
-            self._at(now + rng.uniform(0.02, 0.2), lambda at: answer(number, loan, at, fine=fine))
+            self._at(now + rng.uniform(0.02, 0.2), lambda at: answer(number, lease, at, fine=fine))
 
-        def answer(number: int, loan: Loan, now: float, *, fine: bool) -> None:
+        def answer(number: int, lease: TokenLease, now: float, *, fine: bool) -> None:
             if fine:
-                self.buckets[number].spent(loan, answered_at=now, passed=True)
+                self.buckets[number].spent(lease, answered_at=now, passed=True)
             else:
-                self.buckets[number].refused(loan, now=now)
+                self.buckets[number].refused(lease, now=now)
             send(number, now)
 
         for number in range(len(self.buckets)):

@@ -22,7 +22,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from kie_async._core.signature import mint_token
+from kie_async._core.callback_token import mint_token
 
 __all__ = ["FIXED", "WAYS", "Attack", "Request", "Scene", "Target", "Way", "aimed", "drawn"]
 
@@ -41,14 +41,14 @@ class Target:
     A job that is attacked.
 
     Attributes:
-        intent_id: Its own id.
+        job_id: Its own id.
 
         attempts: How many times it was sent, at least 1.
 
         task_id: A task that its creates have made, whether the client knows of it or not; else an id of nothing.
     """
 
-    intent_id: str
+    job_id: str
     attempts: int
     task_id: str
 
@@ -128,7 +128,7 @@ class Request:
 
 
 def _genuine(scene: Scene, attack: Attack, target: Target) -> str:
-    return mint_token(scene.secret, target.intent_id, 1 + attack.number % target.attempts)
+    return mint_token(scene.secret, target.job_id, 1 + attack.number % target.attempts)
 
 
 def _with_last_changed(token: str) -> str:
@@ -136,8 +136,8 @@ def _with_last_changed(token: str) -> str:
 
 
 def _of_other_attempt(token: str) -> str:
-    intent_id, attempt, mac = token.split(".")
-    return f"{intent_id}.{int(attempt) + 1}.{mac}"
+    job_id, attempt, mac = token.split(".")
+    return f"{job_id}.{int(attempt) + 1}.{mac}"
 
 
 _Token: TypeAlias = Callable[[Scene, Attack, Target], str]
@@ -149,16 +149,16 @@ TOKENS: Mapping[str, tuple[_Token, int | None]] = {
         lambda scene, attack, target: f"{_genuine(scene, attack, target)}?next=/{quote(attack.text)}",
         None,
     ),
-    "of an attempt to come": (lambda scene, _, target: mint_token(scene.secret, target.intent_id, 999), None),
+    "of an attempt to come": (lambda scene, _, target: mint_token(scene.secret, target.job_id, 999), None),
     "of no job": (lambda scene, attack, _: mint_token(scene.secret, f"kj_{attack.number:032x}", 1), None),
     "below": (lambda scene, attack, target: f"more/{_genuine(scene, attack, target)}", None),
     "none": (lambda *_: "", 404),
     "noise": (lambda _, attack, __: quote(attack.text, safe="") or "-", 404),
-    "noise in place of the mac": (lambda _, attack, target: f"{target.intent_id}.1.{quote(attack.text, safe='')}", 404),
+    "noise in place of the mac": (lambda _, attack, target: f"{target.job_id}.1.{quote(attack.text, safe='')}", 404),
     "one letter changed": (lambda scene, attack, target: _with_last_changed(_genuine(scene, attack, target)), 404),
     "one letter more": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}A", 404),
     "of another attempt": (lambda scene, attack, target: _of_other_attempt(_genuine(scene, attack, target)), 404),
-    "of another account": (lambda _, __, target: mint_token(b"another", target.intent_id, 1), 404),
+    "of another account": (lambda _, __, target: mint_token(b"another", target.job_id, 1), 404),
     "in capitals": (lambda scene, attack, target: _genuine(scene, attack, target).upper(), 404),
     "above": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}/more", 404),
     "in the query": (lambda scene, attack, target: f"token?{_genuine(scene, attack, target)}", 404),

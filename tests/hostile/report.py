@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import Statistics
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import JobState
 from tests.client.world import KEY
 from tests.hostile.attacks import FIXED, WAYS, Attack, Way, drawn
 from tests.hostile.siege import LIMITS, OLD_KEY, WEBHOOK_KEY, Siege, besieged
@@ -54,7 +54,7 @@ class Report:
 
         net: Looks of the polling in each ten seconds of the siege in which some were due all the time.
 
-        looks: All looks in that time.
+        polls: All looks in that time.
 
         confirmations: Those of them that callbacks have caused.
 
@@ -67,7 +67,7 @@ class Report:
     held: tuple[int, int]
     resident: tuple[int, int]
     net: list[int]
-    looks: int
+    polls: int
     confirmations: int
     left: Statistics
 
@@ -82,7 +82,7 @@ class Report:
         siege = self.siege
         grown, more = self.held[1] - self.held[0], self.resident[1] - self.resident[0]
         least = min(self.net, default=0)
-        unseen = sorted(set(IntentState) - set(siege.seen))
+        unseen = sorted(set(JobState) - set(siege.seen))
         untold = sorted(OUTCOMES - set(siege.results))
         bounds = {
             f"{self.server_errors} answers of 5xx": self.server_errors > 0,
@@ -108,7 +108,7 @@ class Report:
             f" {len(log.exceptions)} exceptions and {len(log.leaks)} secrets logged\n"
             f"answers: {answers}\n"
             f"callers were told: {told}\n"
-            f"looks: {self.looks}, of which confirmations {self.confirmations}; at most {siege.busiest_second} in a"
+            f"polls: {self.polls}, of which confirmations {self.confirmations}; at most {siege.busiest_second} in a"
             f" second (allowed: {LIMITS.polls_per_second:g}); of the polling, at least"
             f" {min(self.net, default=0)} in any 10 s in which some were due ({len(self.net)} such)\n"
             f"after {WARM} requests and at the end the client holds {held[0]} and {held[1]}, and the process uses"
@@ -155,7 +155,7 @@ async def survive(count: int, *, journal: Journal, signed: bool) -> Report:
         held=(memory[0][0], memory[-1][0]),
         resident=(memory[0][1], memory[-1][1]),
         net=net,
-        looks=after.looks - before.looks,
+        polls=after.polls - before.polls,
         confirmations=after.confirmations - before.confirmations,
         left=siege.left,
     )

@@ -20,9 +20,9 @@ import attrs
 from aiohttp import web
 
 from kie_async import Generation, KieClient, KieError, Limits, RetryPolicy, Statistics, TaskFailedError
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.callback_token import CallbackToken, callback_secret, find_token
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async._core.matching import MAX_HINTED
-from kie_async._core.signature import CallbackToken, callback_secret, find_token
 from kie_async._core.stored import load_record
 from kie_async.testing import FakeKie, Fault
 from kie_async.testing.truth import busiest_window
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OLD_KEY", "WEBHOOK_KEY", "Siege", "besieged"]
 
-S = IntentState
+S = JobState
 
 #: The service signs under the new one; the old one still counts.
 WEBHOOK_KEY = "canary-of-the-webhook-key"
@@ -47,7 +47,7 @@ OLD_KEY = "canary-of-the-old-webhook-key"
 
 LIMITS = Limits(creates=5, polls_per_second=5.0)
 #: Short lives, so that jobs stall and doubts run out while the siege lasts.
-RETRY = RetryPolicy(max_age=300.0, in_doubt_hold=60.0)
+RETRY = RetryPolicy(max_age=300.0, in_doubt_timeout=60.0)
 #: Hostile requests a second, and what part of it a batch is.
 RATE = 100.0
 #: How long, in seconds, the client works before the siege begins.
@@ -108,7 +108,7 @@ class Siege:
     answers: Counter[int | None] = attrs.field(factory=Counter)
     wrong: list[str] = attrs.field(factory=list)
     results: Counter[str] = attrs.field(factory=Counter)
-    seen: Counter[IntentState] = attrs.field(factory=Counter)
+    seen: Counter[JobState] = attrs.field(factory=Counter)
     busiest_second: int = 0
     net: list[int] = attrs.field(factory=list)
     left: Statistics = attrs.field(factory=Statistics)
@@ -171,7 +171,7 @@ class Siege:
                 always_due = always_due and engine.parts.poller.due > 0
             now = self.kie.statistics()
             if always_due:
-                self.net.append(now.looks - now.confirmations - before.looks + before.confirmations)
+                self.net.append(now.polls - now.confirmations - before.polls + before.confirmations)
 
     # -- the liars -------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Siege:
             self.wrong.append(f"{way} answers {status} to {request.attack}, and not {set(request.expected[way])}")
 
     async def _scene(self) -> Scene:
-        tasks = {token.intent_id: task for task, token in self._tokens()}
+        tasks = {token.job_id: task for task, token in self._tokens()}
         return Scene(
             targets=[
                 Target(row.id, max(1, row.attempts), tasks[row.id].task_id if row.id in tasks else row.id[3:])
@@ -215,13 +215,13 @@ class Siege:
         while self._instants and self._instants[0] < now - 2.0:
             self._instants.popleft()
         await self.kie.forget(before=self._wall() - KEPT)
-        for row in [row for row in rows if row.state is S.UNKNOWN][:-MOST_DOUBTS]:
-            await self.kie.attach(row.id).abandon()
+        for row in [row for row in rows if row.state is S.UNRESOLVED][:-MOST_DOUBTS]:
+            await self.kie.job(row.id).abandon()
         for entries in (truth.polls, truth.posts, truth.callbacks):
             entries.clear()
         known = {row.id for row in await self.journal.rows()}
         for task, token in list(self._tokens()):
-            if token.intent_id not in known and task.ended(now - KEPT):
+            if token.job_id not in known and task.ended(now - KEPT):
                 del truth.tasks[task.task_id]
 
     def _untrue(self, row: Intent) -> str | None:
@@ -240,11 +240,11 @@ class Siege:
             return f"{row.id} has ended before its task"
         return None
 
-    def _task_of(self, intent_id: str, task_id: str | None) -> Task | None:
+    def _task_of(self, job_id: str, task_id: str | None) -> Task | None:
         """A task, if it was created by an intent."""
         task = self.fake.truth.tasks.get(task_id or "")
         token = None if task is None else find_token(self._secret, task.callback_url or "")
-        return task if token is not None and token.intent_id == intent_id else None
+        return task if token is not None and token.job_id == job_id else None
 
     def _tokens(self) -> list[tuple[Task, CallbackToken]]:
         """The tasks that jobs have created, with the tokens that they were created with."""
@@ -302,4 +302,4 @@ async def besieged(*, journal: Journal, signed: bool) -> AsyncIterator[Siege]:
             life.cancel_scope.cancel()
         await anyio.sleep(AFTERMATH)
         await siege.audit()
-        siege.left = attrs.evolve(kie.statistics(), looks=0, callbacks=0, confirmations=0, late_records=0)
+        siege.left = attrs.evolve(kie.statistics(), polls=0, callbacks=0, confirmations=0, duplicate_records=0)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from kie_async import Limits
-from kie_async._core.signature import callback_secret
+from kie_async._core.callback_token import callback_secret
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
 from tests.client.world import CALLBACKS, KEY, World, a_world, ask, assert_settled, somebody_elses
@@ -93,7 +93,7 @@ async def test_a_flood_of_genuine_tokens_neither_starves_the_polling_nor_fills_t
         assert sum(flood.answers.values()) >= 1000 * seconds
         assert busiest_window((poll.at for poll in world.truth.polls), 1.0) <= 5
         assert now.confirming <= JOBS
-        net = (now.looks - now.confirmations) - (began.looks - began.confirmations)
+        net = (now.polls - now.confirmations) - (began.polls - began.confirmations)
         assert net >= JOBS  # none is due until a task may have ended, and then each has its turn
         for row in [row for row in await world.rows() if row.id in {job.id for job in jobs}]:
             task = world.truth.tasks[row.task_id or ""]

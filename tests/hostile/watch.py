@@ -76,7 +76,7 @@ class Log(logging.Handler):
 
 def held_by(root: object) -> int:
     """
-    How many bytes *root* holds: the sizes of all objects that lead from it, each counted once.
+    How many bytes *supervisor* holds: the sizes of all objects that lead from it, each counted once.
 
     Left out are what belongs to everybody (modules, classes, event loops, contexts) and the test itself.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from kie_async import SqliteJournal
-from kie_async._core.lifecycle import Intent, IntentState, Source
+from kie_async._core.lifecycle import Intent, JobState, Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,24 +23,24 @@ Anything: TypeAlias = Any
 PROMPT = "The canary turns its head"
 
 #: What a move into a state brings along.
-_ALONG: dict[IntentState, dict[str, Any]] = {
-    IntentState.SENDING: {"attempts": 1, "sending_at": 2.0},
-    IntentState.SUBMITTED: {"task_id": "a-task", "accepted_at": 3.0},
+_ALONG: dict[JobState, dict[str, Any]] = {
+    JobState.SENDING: {"attempts": 1, "sending_at": 2.0},
+    JobState.SUBMITTED: {"task_id": "a-task", "accepted_at": 3.0},
 }
 
 #: From INTENT to each state.
-_WAYS: dict[IntentState, list[IntentState]] = {
-    IntentState.INTENT: [],
-    IntentState.SENDING: [IntentState.SENDING],
-    IntentState.SUBMITTED: [IntentState.SENDING, IntentState.SUBMITTED],
-    IntentState.SUCCEEDED: [IntentState.SENDING, IntentState.SUBMITTED, IntentState.SUCCEEDED],
-    IntentState.FAILED: [IntentState.SENDING, IntentState.SUBMITTED, IntentState.FAILED],
-    IntentState.STALLED: [IntentState.SENDING, IntentState.SUBMITTED, IntentState.STALLED],
-    IntentState.REJECTED: [IntentState.SENDING, IntentState.REJECTED],
-    IntentState.IN_DOUBT: [IntentState.SENDING, IntentState.IN_DOUBT],
-    IntentState.UNKNOWN: [IntentState.SENDING, IntentState.IN_DOUBT, IntentState.UNKNOWN],
-    IntentState.ABANDONED: [IntentState.SENDING, IntentState.IN_DOUBT, IntentState.ABANDONED],
-    IntentState.WITHDRAWN: [IntentState.WITHDRAWN],
+_WAYS: dict[JobState, list[JobState]] = {
+    JobState.INTENT: [],
+    JobState.SENDING: [JobState.SENDING],
+    JobState.SUBMITTED: [JobState.SENDING, JobState.SUBMITTED],
+    JobState.SUCCEEDED: [JobState.SENDING, JobState.SUBMITTED, JobState.SUCCEEDED],
+    JobState.FAILED: [JobState.SENDING, JobState.SUBMITTED, JobState.FAILED],
+    JobState.STALLED: [JobState.SENDING, JobState.SUBMITTED, JobState.STALLED],
+    JobState.REJECTED: [JobState.SENDING, JobState.REJECTED],
+    JobState.IN_DOUBT: [JobState.SENDING, JobState.IN_DOUBT],
+    JobState.UNRESOLVED: [JobState.SENDING, JobState.IN_DOUBT, JobState.UNRESOLVED],
+    JobState.ABANDONED: [JobState.SENDING, JobState.IN_DOUBT, JobState.ABANDONED],
+    JobState.CANCELLED: [JobState.CANCELLED],
 }
 
 
@@ -71,7 +71,7 @@ def anonymous(row: Intent | None) -> Intent | None:
     return None if row is None else attrs.evolve(row, owner=None)
 
 
-async def moved(journal: Anything, row: Intent, state: IntentState, **changes: Anything) -> Intent:
+async def moved(journal: Anything, row: Intent, state: JobState, **changes: Anything) -> Intent:
     """Move a new row to *state*, by the shortest way; *changes* come with the last move."""
     way = _WAYS[state]
     for step in way:

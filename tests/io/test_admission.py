@@ -12,9 +12,9 @@ import pytest
 
 from kie_async import Limits
 from kie_async._core.verdicts import Verdict
-from kie_async._io.agenda import Agenda
-from kie_async._io.clock import Surroundings
-from kie_async._io.creating.admission import TOKEN_BEST_BEFORE, Admission, Permit
+from kie_async._io.runtime import Runtime
+from kie_async._io.submitting.admission import TOKEN_BEST_BEFORE, Admission, Permit
+from kie_async._io.timers import Timers
 from kie_async.testing import VirtualLoop
 from kie_async.testing.truth import busiest_window
 
@@ -28,7 +28,7 @@ def an_admission(
     loop = asyncio.get_running_loop()
     limits = Limits(creates=creates, window=window, in_flight=in_flight)
     patiences = {Verdict.MAINTENANCE: patience, Verdict.RATE_LIMITED: max_age}
-    return Admission(limits, patience=patiences, loop=loop, surroundings=Surroundings(loop), agenda=Agenda(loop))
+    return Admission(limits, patience=patiences, loop=loop, runtime=Runtime(loop), timers=Timers(loop))
 
 
 async def granted(admission: Admission, place: int = 0) -> Permit:
@@ -117,7 +117,7 @@ async def test_whatever_was_sent_costs_its_token(verdict: Verdict) -> None:
 
 async def test_what_a_dead_process_had_sent_counts_and_of_more_than_there_are_tokens_the_latest() -> None:
     """Each for a window, and a second more: it was written down before it was sent."""
-    admission, wall = an_admission(creates=3), Surroundings(asyncio.get_running_loop()).wall()
+    admission, wall = an_admission(creates=3), Runtime(asyncio.get_running_loop()).wall()
     admission.count(wall - ago for ago in (10.8, 10.7, 10.4, 2.0, 1.0))
     began_at, times = anyio.current_time(), list[float]()
     for _ in range(4):
@@ -370,7 +370,7 @@ async def test_what_was_spent_counts_on_in_the_next_event_loop() -> None:
     lent.end(Verdict.UNSENT)
 
     second = an_admission()
-    second.carry([*spent, Surroundings(asyncio.get_running_loop()).wall() - 5.0])
+    second.carry([*spent, Runtime(asyncio.get_running_loop()).wall() - 5.0])
     assert 0 == second.bucket.available(anyio.current_time())
     started_at = anyio.current_time()
     granted_at: list[float] = []
@@ -380,7 +380,7 @@ async def test_what_was_spent_counts_on_in_the_next_event_loop() -> None:
     assert [5.0, 9.0, 10.0] == granted_at
 
     third = an_admission(creates=1)
-    third.carry([Surroundings(asyncio.get_running_loop()).wall() + 1e6])
+    third.carry([Runtime(asyncio.get_running_loop()).wall() + 1e6])
     before = anyio.current_time()
     await granted(third)
     assert anyio.current_time() - before <= 10.1

@@ -9,9 +9,9 @@ import anyio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kie_async._io.agenda import Agenda
 from kie_async._io.alarms import Alarms
-from kie_async._io.jobs.live import LiveJob
+from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.timers import Timers
 from kie_async.testing import virtual_time
 
 
@@ -20,10 +20,10 @@ class World:
 
     def __init__(self, after: float = 0.0, rest: float = 0.0) -> None:
         loop = asyncio.get_running_loop()
-        self.agenda = Agenda(loop)
+        self.timers = Timers(loop)
         self.called: list[tuple[str, float]] = []
         self.alarms = Alarms[LiveJob](
-            self.agenda, loop.time, lambda job: self.called.append((job.id, loop.time())), after=after, rest=rest
+            self.timers, loop.time, lambda job: self.called.append((job.id, loop.time())), after=after, rest=rest
         )
 
     def job(self, name: str, at: float) -> LiveJob:
@@ -40,7 +40,7 @@ async def test_each_job_is_called_once_at_its_deadline() -> None:
 
     assert ["past", "a", "b", "c"] == [name for name, _ in world.called]
     assert [0.0, 1.0, 2.0, 3.0] == [round(at, 3) for _, at in world.called]
-    assert (0, 0) == (len(world.alarms), len(world.agenda))
+    assert (0, 0) == (len(world.alarms), len(world.timers))
 
 
 async def test_what_was_dropped_is_not_called_and_what_was_set_anew_is_called_then() -> None:
@@ -82,7 +82,7 @@ async def test_jobs_that_come_and_go_leave_nothing_behind() -> None:
             world.alarms.drop(alive.pop(ended))
             del due[ended]
         assert len(world.alarms) == len(alive)
-        assert 1 == len(world.agenda)
+        assert 1 == len(world.timers)
         assert world.alarms.held <= 2 * len(alive) + 1
     await anyio.sleep(4000.0)
 
@@ -103,7 +103,7 @@ async def test_without_jobs_there_is_no_timer() -> None:
     world = World()
     world.alarms.drop(world.job("a", 3600.0))
 
-    assert 0 == len(world.agenda)
+    assert 0 == len(world.timers)
 
 
 async def test_what_falls_into_the_rest_after_a_call_is_called_at_its_end_and_in_order() -> None:
@@ -130,7 +130,7 @@ async def test_what_is_called_may_drop_and_set_others_and_itself() -> None:
             alarms.set(others[1], 4.0)
             alarms.set(job, 6.0)
 
-    alarms = Alarms[LiveJob](Agenda(loop), loop.time, reached)
+    alarms = Alarms[LiveJob](Timers(loop), loop.time, reached)
     first, others = LiveJob(id="first"), [LiveJob(id=str(number)) for number in range(200)]
     alarms.set(first, 1.0)
     for other in others:
@@ -181,7 +181,7 @@ def test_whatever_is_set_moved_and_dropped_each_is_called_once_in_order_and_on_t
                 and all(at <= other for other, _ in wanted.values())
             )
 
-        alarms = Alarms[LiveJob](Agenda(loop), loop.time, reached, after=after, rest=rest)
+        alarms = Alarms[LiveJob](Timers(loop), loop.time, reached, after=after, rest=rest)
         jobs = [LiveJob(id=str(number)) for number in range(41)]
         for step, number, much in steps:
             job = jobs[number]

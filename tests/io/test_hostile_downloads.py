@@ -23,10 +23,10 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import DownloadError, Generation, TaskRecord
-from kie_async._io.clock import Surroundings
 from kie_async._io.files.downloads import Downloads
 from kie_async._io.files.fetching import Terms
 from kie_async._io.http.resolver import PublicResolver
+from kie_async._io.runtime import Runtime
 from tests.client.filehost import MP4, files_in, mp4_of
 from tests.client.world import KEY, Anything
 from tests.io.peer import Peer, a_peer, answer, reset
@@ -174,7 +174,7 @@ ODD: dict[str, Say] = {
 
 def a_generation(url: str, downloads: Downloads) -> Generation:
     return Generation(
-        record=TaskRecord(task_id="t1", state="success", result_urls=(url,)), saver=downloads.save, intent_id="kj_1"
+        record=TaskRecord(task_id="t1", state="success", result_urls=(url,)), saver=downloads.save, job_id="kj_1"
     )
 
 
@@ -195,7 +195,7 @@ async def saved(
 
         downloads = Downloads(
             transport=lend,
-            surroundings=lambda: Surroundings(asyncio.get_running_loop()),
+            runtime=lambda: Runtime(asyncio.get_running_loop()),
             allowed_origins=frozenset({peer.url}),
             hosts=None,
             max_bytes=MAX_BYTES,
@@ -222,7 +222,7 @@ class Lent:
 def told(outcome: object) -> str:
     """What the caller was told: one line, with the ids, and without the key."""
     assert isinstance(outcome, DownloadError), outcome
-    assert ("kj_1", "t1") == (outcome.intent_id, outcome.task_id)
+    assert ("kj_1", "t1") == (outcome.job_id, outcome.task_id)
     assert "\n" not in str(outcome)
     assert KEY not in str(outcome)
     return str(outcome)

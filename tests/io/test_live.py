@@ -8,14 +8,14 @@ import random
 import anyio
 
 from kie_async import TransportError
-from kie_async._core.lifecycle import IntentState
-from kie_async._io.jobs.live import Errand, LiveJob
+from kie_async._core.lifecycle import JobState
+from kie_async._io.jobs.live_job import LiveJob, Submission
 from tests.io.intents import an_intent
 
 
-def a_job(state: IntentState) -> LiveJob:
+def a_job(state: JobState) -> LiveJob:
     job = LiveJob.of(an_intent(1, state=state))
-    job.errand = Errand() if state in (IntentState.INTENT, IntentState.SENDING) else None
+    job.submission = Submission() if state in (JobState.INTENT, JobState.SENDING) else None
     return job
 
 
@@ -46,17 +46,17 @@ def held(job: LiveJob) -> tuple[int, int, int]:
 
 async def test_news_is_what_takes_a_job_from_its_course() -> None:
     """From the wish to the task all goes as it should; a hundred thousand waiters need not be woken to hear that."""
-    job, told = a_job(IntentState.INTENT), list[str]()
+    job, told = a_job(JobState.INTENT), list[str]()
     async with anyio.create_task_group() as group:
         group.start_soon(told_of, job, told)
-        for state in (IntentState.SENDING, IntentState.SUBMITTED):
+        for state in (JobState.SENDING, JobState.SUBMITTED):
             group.start_soon(told_of_any_change, job, told)
             await anyio.sleep(1.0)
-            job.row, job.errand = an_intent(1, state=state), Errand() if state is IntentState.SENDING else None
+            job.row, job.submission = an_intent(1, state=state), Submission() if state is JobState.SENDING else None
             job.publish()
             await anyio.sleep(1.0)
         assert ["change", "change"] == told
-        job.row = an_intent(1, state=IntentState.STALLED)
+        job.row = an_intent(1, state=JobState.STALLED)
         job.publish()
 
     assert ["change", "change", "news"] == told
@@ -68,19 +68,19 @@ async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
         job.trouble = TransportError("The client is closed.")
 
     def succeeded(job: LiveJob) -> None:
-        job.successor = a_job(IntentState.SUBMITTED)
+        job.successor = a_job(JobState.SUBMITTED)
 
     def ended(job: LiveJob) -> None:
-        job.row = an_intent(1, state=IntentState.SUCCEEDED)
+        job.row = an_intent(1, state=JobState.SUCCEEDED)
 
     def in_doubt(job: LiveJob) -> None:
-        job.row = an_intent(1, state=IntentState.IN_DOUBT)
+        job.row = an_intent(1, state=JobState.IN_DOUBT)
 
     def left_alone(job: LiveJob) -> None:
-        job.row, job.errand = an_intent(1, state=IntentState.INTENT), None
+        job.row, job.submission = an_intent(1, state=JobState.INTENT), None
 
     for happens in (troubled, succeeded, ended, in_doubt, left_alone):
-        job, told = a_job(IntentState.SENDING), list[str]()
+        job, told = a_job(JobState.SENDING), list[str]()
         async with anyio.create_task_group() as group:
             group.start_soon(told_of, job, told)
             await anyio.sleep(1.0)
@@ -91,7 +91,7 @@ async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
 
 async def test_waits_that_are_left_leave_nothing_behind_and_disturb_nobody() -> None:
     """A caller may wait with a time-out again and again, while others wait for the same job."""
-    job, told = a_job(IntentState.SUBMITTED), list[str]()
+    job, told = a_job(JobState.SUBMITTED), list[str]()
     async with anyio.create_task_group() as group:
         for wait in (told_of, told_of_any_change):
             group.start_soon(wait, job, told)
@@ -99,7 +99,7 @@ async def test_waits_that_are_left_leave_nothing_behind_and_disturb_nobody() -> 
                 with anyio.move_on_after(1.0):
                     await wait(job, told)
         assert (2, 1, 1) == held(job)
-        job.row = an_intent(1, state=IntentState.FAILED)
+        job.row = an_intent(1, state=JobState.FAILED)
         job.publish()
 
     assert ["change", "news"] == sorted(told)
@@ -107,7 +107,7 @@ async def test_waits_that_are_left_leave_nothing_behind_and_disturb_nobody() -> 
 
 
 async def test_a_waiter_that_is_cancelled_as_it_is_woken_has_left() -> None:
-    job = a_job(IntentState.SUBMITTED)
+    job = a_job(JobState.SUBMITTED)
     tasks = [asyncio.create_task(told_of_any_change(job, [])), asyncio.create_task(told_of_any_change(job, []))]
     await anyio.sleep(1.0)
     tasks[0].cancel()
@@ -121,7 +121,7 @@ async def test_a_waiter_that_is_cancelled_as_it_is_woken_has_left() -> None:
 async def test_however_waiters_come_and_leave_those_that_stay_are_woken_once_and_all() -> None:
     rng = random.Random(0)
     for _ in range(50):
-        job, told = a_job(IntentState.SUBMITTED), list[str]()
+        job, told = a_job(JobState.SUBMITTED), list[str]()
         staying: list[asyncio.Task[None]] = []
         for _ in range(rng.randrange(12)):
             if staying and rng.random() < 0.5:
@@ -132,7 +132,7 @@ async def test_however_waiters_come_and_leave_those_that_stay_are_woken_once_and
                 staying.append(asyncio.create_task(rng.choice((told_of, told_of_any_change))(job, told)))
                 await asyncio.sleep(0)
             assert len(staying) == job.waiters == sum(held(job)[1:])
-        job.row = an_intent(1, state=IntentState.FAILED)
+        job.row = an_intent(1, state=JobState.FAILED)
         job.publish()
         if staying:
             await asyncio.wait(staying)

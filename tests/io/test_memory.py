@@ -7,14 +7,14 @@ import itertools
 import pytest
 
 from kie_async import JournalError
-from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, IntentState
+from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, JobState
 from kie_async._io.journals.memory import MemoryJournal
 from tests.io.intents import an_intent, moved
 
-S = IntentState
+S = JobState
 
 
-async def placed(journal: MemoryJournal, row: Intent, state: IntentState) -> Intent:
+async def placed(journal: MemoryJournal, row: Intent, state: JobState) -> Intent:
     """Write a row down and move it to a state."""
     return await moved(journal, await journal.add(row), state)
 
@@ -125,7 +125,7 @@ async def test_ended_rows_without_a_key_are_kept_up_to_a_number() -> None:
     await placed(journal, an_intent(100, key="order 7"), S.SUCCEEDED)
     await placed(journal, an_intent(101), S.IN_DOUBT)
     for number in range(10):
-        await placed(journal, an_intent(number), S.WITHDRAWN)
+        await placed(journal, an_intent(number), S.CANCELLED)
 
     kept = [row.id for row in await journal.rows()]
     assert [an_intent(number).id for number in (100, 101, 7, 8, 9)] == kept
@@ -134,10 +134,10 @@ async def test_ended_rows_without_a_key_are_kept_up_to_a_number() -> None:
 async def test_a_row_that_goes_on_is_not_forgotten() -> None:
     """A withdrawn job that is sent anew counts as running again."""
     journal = MemoryJournal(keep_ended=1)
-    row = await placed(journal, an_intent(0), S.WITHDRAWN)
+    row = await placed(journal, an_intent(0), S.CANCELLED)
     assert await journal.move(row, S.INTENT, at=5.0) is not None
     for number in range(1, 5):
-        await placed(journal, an_intent(number), S.WITHDRAWN)
+        await placed(journal, an_intent(number), S.CANCELLED)
 
     assert S.INTENT == getattr(await journal.get(row.id), "state", None)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kie_async import JournalError
-from kie_async._io.journals.owners import Owners
+from kie_async._io.journals.process_locks import ProcessLocks
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 ENTER = """
 import os, subprocess, sys
 from pathlib import Path
-from kie_async._io.journals.owners import Owners
+from kie_async._io.journals.process_locks import ProcessLocks
 
-owners = Owners(Path(sys.argv[1]), "other")
+owners = ProcessLocks(Path(sys.argv[1]), "other")
 owners.enter()
 child = 0
 if sys.argv[2] == "fork":
@@ -43,9 +43,9 @@ os.read(0, 1)
 
 
 @pytest.fixture
-def me(tmp_path: Path) -> Generator[Owners]:
+def me(tmp_path: Path) -> Generator[ProcessLocks]:
     """An owner that is alive."""
-    owners = Owners(tmp_path / "kie.db.owners", "me")
+    owners = ProcessLocks(tmp_path / "kie.db.owners", "me")
     owners.enter()
     yield owners
     owners.leave()
@@ -66,9 +66,9 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_an_owner_is_alive_until_it_leaves(tmp_path: Path, me: Owners) -> None:
+def test_an_owner_is_alive_until_it_leaves(tmp_path: Path, me: ProcessLocks) -> None:
     """For itself and for others; and it leaves nothing behind."""
-    you = Owners(tmp_path / "kie.db.owners", "you")
+    you = ProcessLocks(tmp_path / "kie.db.owners", "you")
     you.enter()
     assert [True] * 4 == [you.alive("me"), me.alive("you"), you.alive("you"), me.alive("me")]
     you.leave()
@@ -79,12 +79,12 @@ def test_an_owner_is_alive_until_it_leaves(tmp_path: Path, me: Owners) -> None:
 
 
 @pytest.mark.parametrize("name", [None, "never", "../kie.db", ""])
-def test_a_name_that_nobody_has_is_dead(me: Owners, name: str | None) -> None:
+def test_a_name_that_nobody_has_is_dead(me: ProcessLocks, name: str | None) -> None:
     assert not me.alive(name)
 
 
 @pytest.mark.parametrize("with_child", ["alone", "fork", "spawn"])
-def test_an_owner_that_is_killed_is_dead_at_once(tmp_path: Path, me: Owners, with_child: str) -> None:
+def test_an_owner_that_is_killed_is_dead_at_once(tmp_path: Path, me: ProcessLocks, with_child: str) -> None:
     """Children that it has made, and that live on, do not keep it alive."""
     with another(tmp_path, with_child) as process:
         assert me.alive("other")
@@ -97,27 +97,27 @@ def test_an_owner_that_is_killed_is_dead_at_once(tmp_path: Path, me: Owners, wit
     assert ["me.lock"] == files_in(tmp_path / "kie.db.owners")
 
 
-def test_a_process_that_is_stopped_is_alive(tmp_path: Path, me: Owners) -> None:
+def test_a_process_that_is_stopped_is_alive(tmp_path: Path, me: ProcessLocks) -> None:
     """It may go on at any time, with a create on the wire."""
     with another(tmp_path) as process:
         process.send_signal(19)
         assert me.alive("other")
 
 
-def test_whoever_looks_is_not_taken_for_the_owner(tmp_path: Path, me: Owners) -> None:
+def test_whoever_looks_is_not_taken_for_the_owner(tmp_path: Path, me: ProcessLocks) -> None:
     """Two that look at the same dead one at the same time both see that it is dead."""
     with another(tmp_path) as process:
         process.kill()
         process.wait()
-    with (tmp_path / "kie.db.owners" / "other.lock").open() as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with (tmp_path / "kie.db.owners" / "other.lock").open() as polling:
+        fcntl.flock(polling, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
         assert not me.alive("other")
 
 
-def test_looking_does_not_take_the_life_of_the_owner(tmp_path: Path, me: Owners) -> None:
+def test_looking_does_not_take_the_life_of_the_owner(tmp_path: Path, me: ProcessLocks) -> None:
     """A lock of the kind that is dropped with any descriptor would be lost by a look of the process itself."""
-    you = Owners(tmp_path / "kie.db.owners", "you")
+    you = ProcessLocks(tmp_path / "kie.db.owners", "you")
     you.enter()
     for _ in range(3):
         assert me.alive("you")
@@ -127,7 +127,7 @@ def test_looking_does_not_take_the_life_of_the_owner(tmp_path: Path, me: Owners)
     you.leave()
 
 
-def test_an_owner_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path: Path, me: Owners) -> None:
+def test_an_owner_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path: Path, me: ProcessLocks) -> None:
     """With all descriptors in use nobody knows; to adopt its jobs then could pay them twice."""
     with another(tmp_path):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -143,23 +143,23 @@ def test_an_owner_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path: Path,
 def test_a_name_that_is_taken_cannot_be_entered(tmp_path: Path) -> None:
     """It says so, keeps no descriptor open, and does not harm who has it."""
     with another(tmp_path):
-        me = Owners(tmp_path / "kie.db.owners", "other")
+        me = ProcessLocks(tmp_path / "kie.db.owners", "other")
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208 (only how many)
         with pytest.raises(JournalError, match="locked by somebody else"):
             me.enter()
         assert before == len(os.listdir("/dev/fd"))  # noqa: PTH208
         me.leave()
-        looker = Owners(tmp_path / "kie.db.owners", "me")
+        looker = ProcessLocks(tmp_path / "kie.db.owners", "me")
         assert looker.alive("other")
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "kie.db.owners").write_text("a file")
     with pytest.raises(JournalError, match=r"cannot be written to .*\(File exists\)\. Use another folder"):
-        Owners(tmp_path / "kie.db.owners", "me").enter()
+        ProcessLocks(tmp_path / "kie.db.owners", "me").enter()
 
 
-def test_only_its_user_can_look_into_the_folder(tmp_path: Path, me: Owners) -> None:
+def test_only_its_user_can_look_into_the_folder(tmp_path: Path, me: ProcessLocks) -> None:
     folder = tmp_path / "kie.db.owners"
 
     assert (0o700, 0o600) == (folder.stat().st_mode & 0o777, (folder / f"{me.name}.lock").stat().st_mode & 0o777)

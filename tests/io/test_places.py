@@ -9,18 +9,18 @@ import anyio.lowlevel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._io.files.places import Places
+from kie_async._io.files.priority_semaphore import PrioritySemaphore
 from kie_async.testing import virtual_time
 
 
-async def hold(places: Places, until: float, order: list[float], seconds: float = 1.0) -> None:
+async def hold(places: PrioritySemaphore, until: float, order: list[float], seconds: float = 1.0) -> None:
     async with places.take(until):
         order.append(until)
         await anyio.sleep(seconds)
 
 
 async def test_the_soonest_to_expire_goes_first_and_equals_go_as_they_came() -> None:
-    places = Places(1)
+    places = PrioritySemaphore(1)
     order: list[float] = []
     async with anyio.create_task_group() as group:
         for until in (9.0, 5.0, 7.0, 5.0, -1.0, 8.0):
@@ -41,7 +41,7 @@ def test_whoever_leaves_whenever_no_more_are_in_than_places_and_all_who_stay_get
     visits: list[tuple[int, int, int | None]], total: int
 ) -> None:
     inside = most = served = 0
-    places = Places(total)
+    places = PrioritySemaphore(total)
 
     async def visit(until: int, seconds: int, patience: int | None) -> None:
         nonlocal inside, most, served
@@ -67,7 +67,7 @@ def test_whoever_leaves_whenever_no_more_are_in_than_places_and_all_who_stay_get
 
 
 async def test_a_place_that_is_given_to_somebody_who_leaves_at_that_moment_goes_on() -> None:
-    places = Places(1)
+    places = PrioritySemaphore(1)
     order: list[float] = []
     first = asyncio.create_task(hold(places, 1.0, order, 5.0))
     await anyio.lowlevel.checkpoint()
@@ -86,7 +86,7 @@ async def test_a_place_that_is_given_to_somebody_who_leaves_at_that_moment_goes_
 
 async def test_who_has_left_leaves_nothing_behind() -> None:
     """A place may be held for an hour, and callers may come and go meanwhile by the thousand."""
-    places = Places(1)
+    places = PrioritySemaphore(1)
     async with places.take(0.0), anyio.create_task_group() as group:
         for number in range(5000):
             group.start_soon(hold, places, float(number), [])
@@ -99,7 +99,7 @@ async def test_who_has_left_leaves_nothing_behind() -> None:
 
 def test_in_the_next_loop_all_places_are_free() -> None:
     """A result can be saved long after its client is closed, in another ``asyncio.run``."""
-    places = Places(1)
+    places = PrioritySemaphore(1)
     held = places.take(0.0)
 
     async def hold_on() -> None:

@@ -16,14 +16,14 @@ import pytest
 
 from kie_async import KieError, TransportError
 from kie_async._core.durations import DurationsByKind
-from kie_async._core.lifecycle import IntentState
-from kie_async._core.looks import Look, LookVerdict
+from kie_async._core.lifecycle import JobState
+from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._core.polling import ByLag, Fixed
-from kie_async._io.agenda import Agenda
 from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
-from kie_async._io.jobs.live import LiveJob
-from kie_async._io.root import Root
-from kie_async._io.watching.poller import Poller
+from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.polling.poller import Poller
+from kie_async._io.supervisor import Supervisor
+from kie_async._io.timers import Timers
 from kie_async.records import TaskRecord
 from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent
@@ -62,7 +62,7 @@ class Service:
     def asked_at(self) -> list[float]:
         return [at for at, _ in self.asked]
 
-    async def look(self, task_id: str, *, timeout: float) -> Answer:
+    async def poll(self, task_id: str, *, timeout: float) -> Answer:
         self.asked.append((anyio.current_time(), task_id))
         nth = len(self.asked)
         self.running += 1
@@ -88,41 +88,41 @@ async def a_poller(
     every: float = 10.0,
     policy: PollingPolicy | None = None,
     durations: DurationsByKind | None = None,
-) -> AsyncIterator[tuple[Poller, list[tuple[str | None, LookVerdict]]]]:
+) -> AsyncIterator[tuple[Poller, list[tuple[str | None, PollVerdict]]]]:
     """A poller, and the looks that were told."""
     loop = asyncio.get_running_loop()
-    agenda = Agenda(loop)
-    told: list[tuple[str | None, LookVerdict]] = []
+    timers = Timers(loop)
+    told: list[tuple[str | None, PollVerdict]] = []
 
-    async def on_look(job: LiveJob, look: Look) -> None:
-        told.append((job.task_id, look.verdict))
+    async def on_poll(job: LiveJob, poll: PollResult) -> None:
+        told.append((job.task_id, poll.verdict))
 
     async def nothing() -> None:
         pass
 
-    root = Root(loop, enter=nothing, ending=agenda.close, leave=nothing)
+    supervisor = Supervisor(loop, enter=nothing, ending=timers.close, leave=nothing)
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=polls_per_second,
         policy=policy or Fixed(every),
         durations=DurationsByKind() if durations is None else durations,
         loop=loop,
-        agenda=agenda,
-        root=root,
+        timers=timers,
+        supervisor=supervisor,
     )
-    poller.on_look = on_look
-    await root.up()
+    poller.on_poll = on_poll
+    await supervisor.up()
     try:
         yield poller, told
     finally:
         with anyio.CancelScope(shield=True):
-            await root.end()
+            await supervisor.end()
 
 
 def jobs(count: int) -> list[LiveJob]:
     made = []
     for number in range(count):
-        row = an_intent(number, state=IntentState.SUBMITTED, task_id=f"t{number}")
+        row = an_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}")
         made.append(LiveJob(id=row.id, row=row))
     return made
 
@@ -156,7 +156,7 @@ async def test_a_thousand_looks_at_once_are_made_in_turns() -> None:
         assert anyio.current_time() > LOOK_TIMEOUT
 
     assert MOST_AT_ONCE == most
-    assert {LookVerdict.RECORD} == {verdict for _, verdict in told}
+    assert {PollVerdict.RECORD} == {verdict for _, verdict in told}
 
 
 async def test_every_task_has_its_turn() -> None:
@@ -170,7 +170,7 @@ async def test_every_task_has_its_turn() -> None:
         counts = [sum(task_id == f"t{number}" for task_id, _ in told) for number in range(20)]
 
         assert max(counts) - min(counts) <= 1
-        assert sum(counts) == poller.looks
+        assert sum(counts) == poller.polls
 
 
 async def test_an_urgent_look_goes_first() -> None:
@@ -183,7 +183,7 @@ async def test_an_urgent_look_goes_first() -> None:
         before = len(service.asked)
         async with anyio.create_task_group() as group:
             for name in ("a", "b", "c"):
-                group.start_soon(poller.look_now, name)
+                group.start_soon(poller.poll_now, name)
                 await anyio.sleep(0.001)
         assert ["a", "b", "c"] == [task_id for _, task_id in service.asked[before : before + 3]]
 
@@ -198,15 +198,15 @@ async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
         "bug": ValueError("a bug"),
     }
     async with a_poller(Service(lambda task_id, _: answers[task_id])) as (poller, told):
-        good = await poller.look_now("good")
-        assert (LookVerdict.RECORD, "success") == (good.verdict, good.record.state if good.record else None)
-        assert LookVerdict.UNREADABLE is (await poller.look_now("other")).verdict
-        assert LookVerdict.UNREADABLE is (await poller.look_now("page")).verdict
+        good = await poller.poll_now("good")
+        assert (PollVerdict.RECORD, "success") == (good.verdict, good.record.state if good.record else None)
+        assert PollVerdict.UNREADABLE is (await poller.poll_now("other")).verdict
+        assert PollVerdict.UNREADABLE is (await poller.poll_now("page")).verdict
         with pytest.raises(TransportError, match="no answer"):
-            await poller.look_now("gone")
+            await poller.poll_now("gone")
         with pytest.raises(ValueError, match="a bug"):
-            await poller.look_now("bug")
-        await poller.look_now("good")
+            await poller.poll_now("bug")
+        await poller.poll_now("good")
         assert [] == told
         assert 0 == poller.pacer.lent
 
@@ -215,12 +215,12 @@ async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
     service = Service(seconds=0.9)
     async with a_poller(service, polls_per_second=1.0) as (poller, _):
         with anyio.move_on_after(0.5):
-            await poller.look_now("a")
+            await poller.poll_now("a")
         with anyio.move_on_after(0.5):
-            await poller.look_now("never sent")
-        look = await poller.look_now("b")
+            await poller.poll_now("never sent")
+        poll = await poller.poll_now("b")
 
-        assert LookVerdict.RECORD is look.verdict
+        assert PollVerdict.RECORD is poll.verdict
         assert ["a", "b"] == [task_id for _, task_id in service.asked]
         assert 0 == poller.pacer.lent
 
@@ -272,7 +272,7 @@ async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_agai
     async with a_poller(Service(say)) as (poller, told):
         poller.watch(job)
         await anyio.sleep(25.0)
-        assert [("t0", LookVerdict.UNREADABLE), ("t0", LookVerdict.RECORD)] == told
+        assert [("t0", PollVerdict.UNREADABLE), ("t0", PollVerdict.RECORD)] == told
 
 
 async def test_a_look_that_fails_by_a_bug_is_logged_and_its_job_is_looked_at_again(
@@ -286,7 +286,7 @@ async def test_a_look_that_fails_by_a_bug_is_logged_and_its_job_is_looked_at_aga
         await anyio.sleep(25.0)
 
         assert [10, 20] == [math.floor(at) for at in service.asked_at]
-        assert [("t0", LookVerdict.RECORD)] == told
+        assert [("t0", PollVerdict.RECORD)] == told
         assert 0 == poller.pacer.lent
     assert 1 == len(caplog.records)
 
@@ -299,10 +299,10 @@ async def test_looks_without_an_answer_use_up_no_place_on_the_wire() -> None:
         poller.watch(job)
         for _ in range(MOST_AT_ONCE):
             with anyio.move_on_after(0.01):
-                await poller.look_now("left")
+                await poller.poll_now("left")
         await anyio.sleep(200.0)
 
-        assert LookVerdict.RECORD is told[-1][1]
+        assert PollVerdict.RECORD is told[-1][1]
         assert 0 == poller.pacer.lent
 
 
@@ -317,7 +317,7 @@ async def test_a_refused_burst_slows_all_looks_once() -> None:
         gaps = [math.floor(later - earlier) for earlier, later in pairwise(refused_at[4:])]
 
         assert [1, 2, 4, 8, 10, 10, 10] == gaps
-        assert LookVerdict.RECORD is told[-1][1]
+        assert PollVerdict.RECORD is told[-1][1]
         assert busiest_window(service.asked_at[13:], 1.0) == 5
 
 
@@ -325,8 +325,8 @@ async def test_retry_after_is_heeded_by_looks() -> None:
     refused = Answer(429, b'{"code":429,"msg":"slow down"}', retry_after=30.0)
     service = Service(lambda task_id, nth: refused if nth == 1 else record(task_id))
     async with a_poller(service) as (poller, _):
-        await poller.look_now("a")
-        await poller.look_now("b")
+        await poller.poll_now("a")
+        await poller.poll_now("b")
         first, second = service.asked_at
         assert 30.0 <= second - first <= 30.2
 
@@ -335,7 +335,7 @@ async def test_a_poller_whose_root_has_ended_says_so() -> None:
     async with a_poller(Service()) as (poller, _):
         pass
     with pytest.raises(KieError, match="closed"):
-        await poller.look_now("a")
+        await poller.poll_now("a")
 
 
 # -- which one, and when ----------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ async def test_a_silent_look_is_made_again_after_a_second_and_holds_up_nobody() 
 
         # Given up after 1, 1 and 2 s, each a second before its token is free.
         assert [10, 12, 14, 17] == [math.floor(at) for at in service.asked_at]
-        assert [LookVerdict.UNREADABLE] * 3 + [LookVerdict.RECORD] == [verdict for _, verdict in told]
+        assert [PollVerdict.UNREADABLE] * 3 + [PollVerdict.RECORD] == [verdict for _, verdict in told]
         assert 0 == service.running == poller.pacer.lent
 
 
@@ -375,22 +375,22 @@ async def test_a_service_that_is_always_slow_is_answered_after_all() -> None:
         await anyio.sleep(60.0)
         verdicts = [verdict for _, verdict in told]
 
-        assert 4 == verdicts.count(LookVerdict.UNREADABLE)
-        assert LookVerdict.RECORD is verdicts[4]
-        assert verdicts.count(LookVerdict.RECORD) >= 4
+        assert 4 == verdicts.count(PollVerdict.UNREADABLE)
+        assert PollVerdict.RECORD is verdicts[4]
+        assert verdicts.count(PollVerdict.RECORD) >= 4
 
 
 async def test_five_silent_looks_in_a_hundred_cost_the_others_little() -> None:
     """Of five tokens, one is away for a second more now and then; ten seconds would be a third of the throughput."""
     silent = range(7, 10_000, 20)
-    looks: list[int] = []
+    polls: list[int] = []
     for service in (Service(), Service(silent=silent)):
         async with a_poller(service, every=1.0) as (poller, _):
             for job in jobs(50):
                 poller.watch(job)
             await anyio.sleep(200.0)
-            looks.append(poller.looks)
-    well, ill = looks
+            polls.append(poller.polls)
+    well, ill = polls
 
     assert ill >= 0.85 * well
 
@@ -398,11 +398,11 @@ async def test_five_silent_looks_in_a_hundred_cost_the_others_little() -> None:
 async def test_an_urgent_look_that_is_silent_is_made_again_and_given_up_after_ten_seconds() -> None:
     service = Service(silent=(1, 3, 4, 5))
     async with a_poller(service) as (poller, _):
-        assert LookVerdict.RECORD is (await poller.look_now("a")).verdict
+        assert PollVerdict.RECORD is (await poller.poll_now("a")).verdict
         assert anyio.current_time() < 1.5
         asked_at = anyio.current_time()
         with pytest.raises(TransportError, match="silence"):
-            await poller.look_now("b")
+            await poller.poll_now("b")
 
         assert math.isclose(10.0, anyio.current_time() - asked_at, abs_tol=0.01)
         assert ["a", "a", "b", "b", "b"] == [task_id for _, task_id in service.asked]
@@ -419,7 +419,7 @@ async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:
         begun = len(service.asked)
         async with anyio.create_task_group() as group:
             for number in range(40):
-                group.start_soon(poller.look_now, f"urgent {number}")
+                group.start_soon(poller.poll_now, f"urgent {number}")
             await anyio.sleep(30.0)
             group.cancel_scope.cancel()
         urgent = [task_id.startswith("urgent") for _, task_id in service.asked[begun : begun + 25]]
@@ -537,7 +537,7 @@ async def test_what_a_job_was_seen_to_do_meanwhile_puts_its_look_off() -> None:
     service = Service()
     planned, due, unknown = jobs(3)
     async with a_poller(service, every=10.0, polls_per_second=0.05) as (poller, _):
-        await poller.look_now("the only token")
+        await poller.poll_now("the only token")
         poller.watch(planned)
         poller.watch(due)
         await anyio.sleep(5.0)
@@ -595,7 +595,7 @@ async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_servi
         assert [] == told
         group.start_soon(wait_for, poller, stranger)
         await anyio.sleep(0.1)
-        assert [("a-task", LookVerdict.RECORD)] == told
+        assert [("a-task", PollVerdict.RECORD)] == told
         first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
         poller.saw(stranger, first)
         stranger.saw(first)
@@ -634,7 +634,7 @@ async def test_tasks_that_the_service_has_lost_take_no_looks_from_those_that_run
             await anyio.sleep(4000.0)
             for job in made[20:]:
                 assert job.row is not None
-                job.row = attrs.evolve(job.row, state=IntentState.STALLED)
+                job.row = attrs.evolve(job.row, state=JobState.STALLED)
                 poller.watch(job)
             await anyio.sleep(900.0)
             before = len(service.asked)
@@ -665,7 +665,7 @@ async def test_of_each_look_that_was_answered_it_is_told_how_long_it_took() -> N
     service, seconds = Service(seconds=0.4, silent=range(2, 9)), list[float]()
     async with a_poller(service, every=1.0) as (poller, _):
         poller.on_round_trip = seconds.append
-        await poller.look_now("t1")
+        await poller.poll_now("t1")
         (job,) = jobs(1)
         poller.watch(job)
         await anyio.sleep(60.0)

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kie_async import ClientClosedError
-from kie_async._io.root import Root
+from kie_async._io.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Steps = list[str]
 
 
-def a_root(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> Root:
+def a_root(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> Supervisor:
     """A root that notes its steps."""
 
     async def entering() -> None:
@@ -34,14 +34,14 @@ def a_root(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> 
     def ending() -> None:
         steps.append("ending")
 
-    return Root(asyncio.get_running_loop(), enter=entering, ending=ending, leave=leaving)
+    return Supervisor(asyncio.get_running_loop(), enter=entering, ending=ending, leave=leaving)
 
 
 async def test_children_run_until_the_end_which_ends_them() -> None:
     steps: Steps = []
-    root = a_root(steps)
-    await root.up()
-    assert (True, 0) == (root.running, root.children)
+    supervisor = a_root(steps)
+    await supervisor.up()
+    assert (True, 0) == (supervisor.running, supervisor.children)
 
     async def child(name: str, seconds: float) -> None:
         try:
@@ -51,41 +51,41 @@ async def test_children_run_until_the_end_which_ends_them() -> None:
             steps.append(f"{name} is ended")
             raise
 
-    root.start(child, "short", 1.0)
-    root.start(child, "long", 1e6)
-    assert 2 == root.children
+    supervisor.start(child, "short", 1.0)
+    supervisor.start(child, "long", 1e6)
+    assert 2 == supervisor.children
     await anyio.sleep(2.0)
-    assert 1 == root.children
-    await root.end()
+    assert 1 == supervisor.children
+    await supervisor.end()
 
     assert ["enter", "short", "ending", "long is ended", "leave"] == steps
-    assert (False, 0, True) == (root.running, root.children, root.task.done())
-    await root.end()
+    assert (False, 0, True) == (supervisor.running, supervisor.children, supervisor.task.done())
+    await supervisor.end()
     with pytest.raises(ClientClosedError):
-        root.start(child, "late", 1.0)
+        supervisor.start(child, "late", 1.0)
 
 
 async def test_a_timer_starts_children_whoever_else_uses_anyio() -> None:
     """With sniffio installed, as by Litestar, anyio must be told which library runs where no task does."""
     assert find_spec("sniffio") is not None
     steps: Steps = []
-    root = a_root(steps)
-    await root.up()
+    supervisor = a_root(steps)
+    await supervisor.up()
 
     async def child() -> None:
         steps.append("child")
 
-    asyncio.get_running_loop().call_later(1.0, root.start, child, context=contextvars.Context())
+    asyncio.get_running_loop().call_later(1.0, supervisor.start, child, context=contextvars.Context())
     await anyio.sleep(2.0)
-    await root.end()
+    await supervisor.end()
 
     assert ["enter", "child", "ending", "leave"] == steps
 
 
 async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.LogCaptureFixture) -> None:
     steps: Steps = []
-    root = a_root(steps)
-    await root.up()
+    supervisor = a_root(steps)
+    await supervisor.up()
 
     async def fail() -> None:
         msg = "a bug"
@@ -95,8 +95,8 @@ async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.
         await anyio.sleep(5.0)
         steps.append("lived")
 
-    root.start(live)
-    root.start(fail)
+    supervisor.start(live)
+    supervisor.start(fail)
     await anyio.sleep(10.0)
 
     assert ["enter", "lived"] == steps
@@ -104,7 +104,7 @@ async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.
     assert "ERROR" == record.levelname
     assert record.exc_info is not None
     assert "a bug" in str(record.exc_info[1])
-    await root.end()
+    await supervisor.end()
 
 
 async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
@@ -116,12 +116,12 @@ async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
         msg = "no proxy"
         raise OSError(msg)
 
-    root = a_root(steps, enter)
+    supervisor = a_root(steps, enter)
     told: list[str] = []
 
     async def wait() -> None:
         try:
-            await root.up()
+            await supervisor.up()
         except OSError as error:
             told.append(str(error))
 
@@ -132,7 +132,7 @@ async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
 
     assert 3 * ["no proxy"] == told
     assert ["enter", "leave"] == steps
-    assert root.task.done()
+    assert supervisor.task.done()
 
 
 async def test_who_is_cancelled_while_it_comes_up_takes_nobody_along() -> None:
@@ -141,44 +141,44 @@ async def test_who_is_cancelled_while_it_comes_up_takes_nobody_along() -> None:
     async def enter() -> None:
         await anyio.sleep(5.0)
 
-    root = a_root(steps, enter)
+    supervisor = a_root(steps, enter)
     with anyio.move_on_after(1.0) as scope:
-        await root.up()
+        await supervisor.up()
     assert scope.cancelled_caught
-    await root.up()
+    await supervisor.up()
 
-    assert root.running
-    await root.end()
+    assert supervisor.running
+    await supervisor.end()
 
 
 async def test_a_root_that_was_never_entered_can_be_ended() -> None:
     steps: Steps = []
-    root = a_root(steps)
-    await root.end()
+    supervisor = a_root(steps)
+    await supervisor.end()
 
-    assert root.task.done()
+    assert supervisor.task.done()
     assert steps in ([], ["enter", "ending", "leave"])
 
 
 async def test_a_cancelled_root_leaves_in_order() -> None:
     """As when the loop ends: ``asyncio.run`` cancels all tasks."""
     steps: Steps = []
-    root = a_root(steps)
-    await root.up()
-    root.start(anyio.sleep_forever)
+    supervisor = a_root(steps)
+    await supervisor.up()
+    supervisor.start(anyio.sleep_forever)
     await anyio.sleep(1.0)
-    root.task.cancel()
-    await asyncio.wait([root.task])
+    supervisor.task.cancel()
+    await asyncio.wait([supervisor.task])
 
     assert ["enter", "ending", "leave"] == steps
-    assert (False, 0) == (root.running, root.children)
+    assert (False, 0) == (supervisor.running, supervisor.children)
 
 
 async def test_a_child_that_was_only_just_started_ends_like_all_others() -> None:
     """Its own ``finally`` is what gives back what it holds."""
     steps: Steps = []
-    root = a_root(steps)
-    await root.up()
+    supervisor = a_root(steps)
+    await supervisor.up()
 
     async def child() -> None:
         try:
@@ -186,11 +186,11 @@ async def test_a_child_that_was_only_just_started_ends_like_all_others() -> None
         finally:
             steps.append("given back")
 
-    root.start(child)
-    await root.end()
+    supervisor.start(child)
+    await supervisor.end()
 
     assert ["enter", "ending", "given back", "leave"] == steps
-    assert 0 == root.children
+    assert 0 == supervisor.children
 
 
 async def test_children_run_in_a_context_of_their_own() -> None:
@@ -198,17 +198,17 @@ async def test_children_run_in_a_context_of_their_own() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     variable.set("the caller's")
     seen: list[str] = []
-    root = a_root([])
-    await root.up()
+    supervisor = a_root([])
+    await supervisor.up()
 
     async def child(name: str) -> None:
         seen.append(variable.get())
         variable.set(name)
 
     for name in ("a", "b"):
-        root.start(child, name)
+        supervisor.start(child, name)
         await anyio.sleep(0.1)
 
     assert ["none", "none"] == seen
     assert "the caller's" == variable.get()
-    await root.end()
+    await supervisor.end()

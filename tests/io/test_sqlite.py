@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_async import JournalError
-from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, IntentState
+from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, JobState
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import virtual_time
 from tests.io.intents import Anything, an_intent, anonymous, moved, opened
 
-S = IntentState
+S = JobState
 
 #: Every field has a value that is not its default.
 FULL = an_intent(
@@ -127,12 +127,12 @@ async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, 
 @pytest.mark.parametrize("stale", [False, True])
 async def test_a_move_that_the_table_does_not_have_is_refused(journal: Journal, *, stale: bool) -> None:
     """Whatever the row is by now: what the mover wants is a bug in itself."""
-    illegal = [(old, new) for old in IntentState for new in IntentState if new not in MOVES[old]]
+    illegal = [(old, new) for old in JobState for new in JobState if new not in MOVES[old]]
     for number, (old, new) in enumerate(illegal):
         row = await moved(journal, await journal.add(an_intent(number)), S.INTENT if stale else old)
         with pytest.raises(JournalError, match=f"from {old} to {new}") as raised:
             await journal.move(attrs.evolve(row, state=old), new, at=9.0)
-        assert row.id == raised.value.intent_id
+        assert row.id == raised.value.job_id
         assert row == await journal.get(row.id)
 
 
@@ -158,34 +158,34 @@ async def test_a_task_and_its_duplicates_lead_to_the_row(journal: Journal) -> No
 
 async def test_rows_come_oldest_first_and_by_state(journal: Journal) -> None:
     """In the order in which they were added: a wall clock may be set back."""
-    for number, state in enumerate(IntentState):
+    for number, state in enumerate(JobState):
         await moved(journal, await journal.add(an_intent(number, created_at=100.0 - number)), state)
 
-    assert list(IntentState) == [row.state for row in await journal.rows()]
-    assert [an_intent(number).id for number in range(len(IntentState))] == [row.id for row in await journal.rows()]
+    assert list(JobState) == [row.state for row in await journal.rows()]
+    assert [an_intent(number).id for number in range(len(JobState))] == [row.id for row in await journal.rows()]
     assert [S.SENDING, S.ABANDONED] == [row.state for row in await journal.rows({S.ABANDONED, S.SENDING})]
     assert [] == list(await journal.rows(()))
 
 
 async def test_only_old_rows_that_have_ended_are_forgotten(journal: Journal) -> None:
     """A doubt is not an end, and stays until somebody settles it."""
-    for number, state in enumerate(IntentState):
+    for number, state in enumerate(JobState):
         row = await moved(journal, await journal.add(an_intent(number, key=f"order-{state}")), state)
         await journal.note(row.id, at=5.0)
-    late = await moved(journal, await journal.add(an_intent(99)), S.WITHDRAWN)
+    late = await moved(journal, await journal.add(an_intent(99)), S.CANCELLED)
     await journal.note(late.id, at=7.0)
 
     assert 0 == await journal.forget(before=5.0)
     assert len(ENDED) == await journal.forget(before=6.0)
     left = await journal.rows()
-    assert [*(state for state in IntentState if state not in ENDED), S.WITHDRAWN] == [row.state for row in left]
+    assert [*(state for state in JobState if state not in ENDED), S.CANCELLED] == [row.state for row in left]
     assert await journal.by_key(f"order-{S.SUCCEEDED}") is None
     again = await journal.add(an_intent(100, key=f"order-{S.SUCCEEDED}"))
     assert an_intent(100).id == again.id
 
 
 async def test_claiming_gives_the_open_rows_that_are_ones_own(journal: Journal) -> None:
-    for number, state in enumerate(IntentState):
+    for number, state in enumerate(JobState):
         await moved(journal, await journal.add(an_intent(number)), state)
     mine = [row for row in await journal.rows() if row.state in OPEN]
 
@@ -210,7 +210,7 @@ Step: TypeAlias = Callable[[Journal], Awaitable[object]]
 NUMBERS = st.integers(0, 3)
 INSTANTS = st.sampled_from([1.0, 2.0, 3.0])
 TASKS = st.sampled_from(["task-a", "task-b"])
-STATES = st.sampled_from(IntentState)
+STATES = st.sampled_from(JobState)
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
@@ -227,7 +227,7 @@ def add(number: int, key: int | None) -> Step:
     return lambda journal: journal.add(an_intent(number, key=None if key is None else f"key-{key}"))
 
 
-def move(number: int, state: IntentState, to: IntentState, at: float, changes: Anything) -> Step:
+def move(number: int, state: JobState, to: JobState, at: float, changes: Anything) -> Step:
     """A move by somebody who has seen the row as it is, but perhaps in another state."""
 
     async def step(journal: Journal) -> Intent | None:
@@ -310,7 +310,7 @@ async def test_a_row_that_is_released_is_there_as_long_as_there_is_room(journal:
     row = await journal.add(an_intent(1, key="shot-1"))
     await journal.release(row.id)
     await journal.release("kj_nobody")
-    row = await journal.move(row, S.WITHDRAWN, at=2.0) or row
+    row = await journal.move(row, S.CANCELLED, at=2.0) or row
     await journal.release(row.id)
 
     assert shown(row) == shown(await journal.by_key("shot-1"))

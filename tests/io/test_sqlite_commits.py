@@ -12,16 +12,16 @@ import anyio
 import pytest
 
 from kie_async import ConfigurationError, JournalError, SqliteJournal
-from kie_async._core.lifecycle import Intent, IntentState
+from kie_async._core.lifecycle import Intent, JobState
 from kie_async.testing import virtual_time
 from kie_async.testing.clock import VirtualLoop
 from tests.full_disk import files_of_at_most
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
-    from kie_async._io.journals.owners import Owners
+    from kie_async._io.journals.process_locks import ProcessLocks
 
-S = IntentState
+S = JobState
 
 
 class Traced(SqliteJournal):
@@ -31,7 +31,7 @@ class Traced(SqliteJournal):
         super().__init__(path)
         self.statements: list[str] = []
 
-    def _connect(self, owners: Owners) -> sqlite3.Connection:
+    def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
         connection = super()._connect(owners)
         connection.set_trace_callback(self.statements.append)
         return connection
@@ -152,7 +152,7 @@ async def test_a_disk_that_is_full_from_the_beginning_is_told(tmp_path: Path) ->
 
 async def test_a_database_that_may_not_grow_says_that_it_is_full(tmp_path: Path) -> None:
     class Small(SqliteJournal):
-        def _connect(self, owners: Owners) -> sqlite3.Connection:
+        def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
             connection = super()._connect(owners)
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count = {pages}")

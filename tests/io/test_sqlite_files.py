@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from kie_async import ConfigurationError, JournalError, SqliteJournal
-from kie_async._core.lifecycle import OPEN, IntentState
+from kie_async._core.lifecycle import OPEN, JobState
 from kie_async._io.journals.schema import APPLICATION_ID, VERSION, migrate
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
@@ -25,7 +25,7 @@ from tests.io.intents import an_intent, moved, opened
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from kie_async._io.journals.owners import Owners
+    from kie_async._io.journals.process_locks import ProcessLocks
 
 NOBODY = 65534
 
@@ -39,7 +39,7 @@ class Impatient(SqliteJournal):
         super().__init__(path)
         self.statements: list[str] = []
 
-    def _connect(self, owners: Owners) -> sqlite3.Connection:
+    def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
         connection = super()._connect(owners)
         connection.set_trace_callback(self.statements.append)
         return connection
@@ -128,7 +128,7 @@ def test_a_relative_name_stays_where_it_was_meant(tmp_path: Path) -> None:
 async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
     """Every state, as it was; open rows have no owner then."""
     async with opened(tmp_path / "kie.db") as journal:
-        for number, state in enumerate(IntentState):
+        for number, state in enumerate(JobState):
             await moved(journal, await journal.add(an_intent(number, key=f"order-{number}")), state)
         rows = list(await journal.rows())
     async with opened(tmp_path / "kie.db") as journal:
@@ -139,16 +139,16 @@ async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
 
 async def test_what_the_dead_have_sent_and_nobody_has_seen_the_end_of(tmp_path: Path) -> None:
     """After an instant, and by those who are not alive; an intent was not sent, or was refused."""
-    ways = {IntentState.SENDING: 5.0, IntentState.SUBMITTED: 6.0, IntentState.STALLED: 2.0, IntentState.FAILED: 7.0}
+    ways = {JobState.SENDING: 5.0, JobState.SUBMITTED: 6.0, JobState.STALLED: 2.0, JobState.FAILED: 7.0}
     async with opened(tmp_path / "kie.db") as journal:
         for number, (state, sending_at) in enumerate(ways.items()):
             row = await moved(journal, await journal.add(an_intent(number)), state)
             await journal.note(row.id, at=sending_at, sending_at=sending_at)
-        sending = await moved(journal, await journal.add(an_intent(9)), IntentState.SENDING, sending_at=8.0)
-        await journal.move(sending, IntentState.INTENT, at=8.1)
+        sending = await moved(journal, await journal.add(an_intent(9)), JobState.SENDING, sending_at=8.0)
+        await journal.move(sending, JobState.INTENT, at=8.1)
         assert [] == list(await journal.sent_by_the_dead(since=0.0))
     async with opened(tmp_path / "kie.db") as journal:
-        await moved(journal, await journal.add(an_intent(8)), IntentState.SENDING, sending_at=9.0)
+        await moved(journal, await journal.add(an_intent(8)), JobState.SENDING, sending_at=9.0)
 
         assert [2.0, 5.0, 6.0] == sorted(await journal.sent_by_the_dead(since=0.0))
         assert [6.0] == list(await journal.sent_by_the_dead(since=5.0))
@@ -450,7 +450,7 @@ async def test_opening_the_file_again_drops_no_lock_on_it(tmp_path: Path) -> Non
     """
     path = tmp_path / "kie.db"
 
-    def look() -> int:
+    def poll() -> int:
         command = [sys.executable, "-c", LOOK, str(path)]
         return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
@@ -458,12 +458,12 @@ async def test_opening_the_file_again_drops_no_lock_on_it(tmp_path: Path) -> Non
         await journal.add(an_intent(1))
         async with opened(path) as another:
             await another.add(an_intent(2))
-            assert 2 == look()
+            assert 2 == poll()
             assert "kie.db-wal" in names_in(tmp_path)
             await another.add(an_intent(3))
-        assert 3 == look()
+        assert 3 == poll()
         await journal.add(an_intent(4))
-        assert 4 == look()
+        assert 4 == poll()
 
 
 LATER = """
@@ -513,8 +513,8 @@ async def test_two_journals_on_one_file_know_of_each_others_rows(tmp_path: Path)
         assert (True, False) == (one.owns(row), other.owns(row))
         assert (True, True) == (await one.alive(row), await other.alive(row))
         assert ([], [row], {}) == (list(await other.claim()), list(await one.claim()), dict(await other.orphans()))
-        assert await other.move(row, IntentState.SENDING, at=2.0, attempts=1) is not None
-        assert await one.move(row, IntentState.SENDING, at=2.0, attempts=1) is None
+        assert await other.move(row, JobState.SENDING, at=2.0, attempts=1) is not None
+        assert await one.move(row, JobState.SENDING, at=2.0, attempts=1) is None
 
 
 async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
@@ -536,8 +536,8 @@ async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
 
 async def test_whoever_brings_a_row_back_owns_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
-        row = await moved(one, await one.add(an_intent(1)), IntentState.UNKNOWN)
-        back = await other.move(row, IntentState.INTENT, at=2.0)
+        row = await moved(one, await one.add(an_intent(1)), JobState.UNRESOLVED)
+        back = await other.move(row, JobState.INTENT, at=2.0)
         assert back is not None
 
         assert (False, True) == (one.owns(back), other.owns(back))
@@ -547,7 +547,7 @@ async def test_whoever_brings_a_row_back_owns_it(tmp_path: Path) -> None:
 async def test_what_a_closed_journal_has_left_is_taken_over_once(tmp_path: Path, *, some: bool) -> None:
     """Open rows only; with ids, those only."""
     async with opened(tmp_path / "kie.db") as gone:
-        for number, state in enumerate(IntentState):
+        for number, state in enumerate(JobState):
             await moved(gone, await gone.add(an_intent(number)), state)
         left = [row for row in await gone.rows() if row.state in OPEN]
     async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
@@ -573,9 +573,9 @@ async def test_hashes_only_means_that_no_prompt_and_no_url_reaches_the_disk(tmp_
     echo = '{"task_id":"t","state":"success","result_urls":["https://r.example.com/r.mp4"],"raw":{"param":"canary"}}'
     async with opened(tmp_path / "kie.db", store_inputs="hash") as journal:
         row = await journal.add(an_intent(1))
-        row = await moved(journal, row, IntentState.SUBMITTED, input="canary")
+        row = await moved(journal, row, JobState.SUBMITTED, input="canary")
         await journal.note(row.id, at=3.0, input="canary", sources=an_intent(1).sources)
-        done = await journal.move(row, IntentState.SUCCEEDED, at=4.0, record=echo)
+        done = await journal.move(row, JobState.SUCCEEDED, at=4.0, record=echo)
         assert done is not None
         assert ("", "a" * 64) == (done.input, done.sources[0].sha256)
         assert "https://r.example.com/r.mp4" in str(done.record)

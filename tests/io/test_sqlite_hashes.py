@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from kie_async import KieClient, KieError, Limits, ServiceError, SqliteJournal, SubmitInDoubtError, UploadError
-from kie_async._core.lifecycle import IntentState
+from kie_async import KieClient, KieError, Limits, ServerError, SqliteJournal, SubmitInDoubtError, UploadError
+from kie_async._core.lifecycle import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, ask
 from tests.requests.samples import PNG
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from kie_async._core.lifecycle import Intent
 
-S = IntentState
+S = JobState
 
 
-async def rows_of(path: Path) -> dict[IntentState, Intent]:
+async def rows_of(path: Path) -> dict[JobState, Intent]:
     journal = SqliteJournal(path)
     await journal.open()
     rows = await journal.rows()
@@ -69,7 +69,7 @@ async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store
                 await kie.submit(ask(number, image=image), wait=False)
             found += bytes_of(path)
         found += bytes_of(path)
-    states = {S.SUCCEEDED, S.FAILED, S.REJECTED, S.IN_DOUBT, S.WITHDRAWN, S.INTENT, S.SUBMITTED}
+    states = {S.SUCCEEDED, S.FAILED, S.REJECTED, S.IN_DOUBT, S.CANCELLED, S.INTENT, S.SUBMITTED}
     secrets = [PROMPT.encode(), b"canary", str(fake.truth.uploads[0].path).encode()]
 
     assert states <= {*await rows_of(path)}
@@ -95,9 +95,9 @@ async def test_what_was_not_sent_cannot_be_sent_by_the_next_process(tmp_path: Pa
                 await jobs[left[1].id]
             assert left[0].id == again.id
             assert (await again).task_id in fake.truth.tasks
-            assert "withdrawn" == (await rows_of(path))[S.WITHDRAWN].state
+            assert "cancelled" == (await rows_of(path))[S.CANCELLED].state
             video = await kie.generate(ask(2), key="order-2")
-            assert left[1].id == video.intent_id
+            assert left[1].id == video.job_id
         assert 3 == len(fake.truth.posts) == len(fake.truth.created)
 
 
@@ -111,9 +111,9 @@ async def test_a_doubt_is_not_withdrawn_for_want_of_the_input(tmp_path: Path) ->
                 await kie.submit(ask(0), key="order")
             job = raised.value.job
             await job.resubmit(allow_duplicate=True)
-            with pytest.raises(ServiceError, match="may have been paid"):
+            with pytest.raises(ServerError, match="may have been paid"):
                 await job
-            with pytest.raises(ServiceError, match="may have been paid"):
+            with pytest.raises(ServerError, match="may have been paid"):
                 await kie.submit(ask(0), key="order")
         assert 1 == len(fake.truth.posts)
-        assert S.WITHDRAWN not in await rows_of(path)
+        assert S.CANCELLED not in await rows_of(path)

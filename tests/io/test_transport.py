@@ -473,7 +473,7 @@ async def test_a_look_without_a_whole_answer_is_a_transport_error(act: Act) -> N
     """Within ten seconds, in one line, without the key."""
     async with a_peer(act) as peer, a_transport(peer.url) as transport:
         with pytest.raises(TransportError, match="GET /api/v1/jobs/recordInfo") as raised:
-            await transport.look("t1")
+            await transport.poll("t1")
 
         assert anyio.current_time() <= 11.0
         assert KEY not in str(raised.value)
@@ -483,7 +483,7 @@ async def test_a_look_without_a_whole_answer_is_a_transport_error(act: Act) -> N
 async def test_a_look_asks_for_one_task_and_follows_no_redirect() -> None:
     async with a_peer(head_then(answer(b"", "Location: /elsewhere", status="302 Found"))) as peer:
         async with a_transport(peer.url) as transport:
-            assert 302 == (await transport.look("a:b.c-1")).status
+            assert 302 == (await transport.poll("a:b.c-1")).status
         assert peer.received[0].startswith(b"GET /api/v1/jobs/recordInfo?taskId=a:b.c-1 HTTP/1.1\r\n")
         assert 1 == len(peer.received)
 
@@ -500,7 +500,7 @@ async def test_a_transport_that_is_not_open_says_so() -> None:
     with pytest.raises(ClientClosedError):
         await transport.create(BODY, before_first_byte=nothing)
     with pytest.raises(ClientClosedError):
-        await transport.look("t1")
+        await transport.poll("t1")
     assert KEY not in repr(transport)
 
 

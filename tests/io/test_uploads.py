@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from kie_async import TransportError, UploadError
-from kie_async._io.clock import Surroundings
 from kie_async._io.files.uploads import AT_ONCE, KEPT_FOR, Uploads
 from kie_async._io.http.transport import Answer, Transport
+from kie_async._io.runtime import Runtime
 from kie_async.requests.images import ImageSource
 from tests.client.world import Anything
 from tests.requests.samples import PNG, png_of
@@ -47,7 +47,7 @@ class Host:
 
 
 def uploads(host: Host) -> Uploads:
-    return Uploads(cast("Transport", host), Surroundings(asyncio.get_running_loop()))
+    return Uploads(cast("Transport", host), Runtime(asyncio.get_running_loop()))
 
 
 async def test_the_same_bytes_at_once_are_one_upload() -> None:

@@ -29,8 +29,8 @@ from anyio.streams.text import TextReceiveStream
 from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.command import carry_out
 from kie_async.cli.batch.folder import MANIFEST as NAME
-from kie_async.cli.batch.order import Order
-from kie_async.cli.conclusion import conclude
+from kie_async.cli.batch.options import Order
+from kie_async.cli.error_report import conclude
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
@@ -223,7 +223,7 @@ async def _child(table: Path) -> int:
         table=table,
         out=table.parent / "out",
         limits=Limits(creates=20, window=WINDOW, polls_per_second=500.0),
-        retry=RetryPolicy(in_doubt_hold=HOLD),
+        retry=RetryPolicy(in_doubt_timeout=HOLD),
     )
     try:
         return await carry_out(session, order)

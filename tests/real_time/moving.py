@@ -13,15 +13,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from kie_async import JournalError, SqliteJournal
-from kie_async._core.lifecycle import IntentState
+from kie_async._core.lifecycle import JobState
 from tests.io.intents import an_intent
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from kie_async._io.journals.owners import Owners
+    from kie_async._io.journals.process_locks import ProcessLocks
 
-S = IntentState
+S = JobState
 
 JOBS = 12
 
@@ -36,7 +36,7 @@ class Syncing(SqliteJournal):
         super().__init__(path)
         self._synchronous = synchronous
 
-    def _connect(self, owners: Owners) -> sqlite3.Connection:
+    def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
         connection = super()._connect(owners)
         if self._synchronous != "as it is":
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from kie_async._io.agenda import Agenda
+from kie_async._io.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +22,12 @@ def test_what_is_past_happens_before_what_is_to_come(make_loop: Callable[[], asy
 
     async def main() -> None:
         now = asyncio.get_running_loop().time()
-        agenda = Agenda(asyncio.get_running_loop())
+        timers = Timers(asyncio.get_running_loop())
         over = asyncio.Event()
-        agenda.at(now - 1.0, partial(done.append, "past"))
-        agenda.at(now + 0.02, over.set)
-        agenda.at(now + 0.01, partial(done.append, "soon"))
-        agenda.at(now - 2.0, partial(done.append, "long past"))
+        timers.at(now - 1.0, partial(done.append, "past"))
+        timers.at(now + 0.02, over.set)
+        timers.at(now + 0.01, partial(done.append, "soon"))
+        timers.at(now - 2.0, partial(done.append, "long past"))
         await over.wait()
 
     with asyncio.Runner(loop_factory=make_loop) as runner:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async.requests.media import HEAD, Media, identify, is_whole
+from kie_async._media import HEAD, Media, identify, is_whole
 from tests.requests.samples import GIF, JPEG, PNG, WEBP
 
 HEADS = (

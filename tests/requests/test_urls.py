@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kie_async.requests.urls import (
+from kie_async._urls import (
     MAX_LENGTH,
     check_public_url,
     check_result_url,

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
+from kie_async._core.callback_validation import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
 
 if TYPE_CHECKING:
-    from kie_async._io.callbacks.door import Door
+    from kie_async._io.callbacks.handler import CallbackHandler
 
 __all__ = ["callback_routes"]
 
 
-def callback_routes(door: Door, path: str) -> list[web.RouteDef]:
+def callback_routes(door: CallbackHandler, path: str) -> list[web.RouteDef]:
     """
     The routes below *path*; aiohttp itself answers 405 to anything but a POST.
 

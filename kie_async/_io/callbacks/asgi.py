@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from kie_async._core.callbacks import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
+from kie_async._core.callback_validation import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
 
 if TYPE_CHECKING:
-    from kie_async._io.callbacks.door import Door
+    from kie_async._io.callbacks.handler import CallbackHandler
 
 __all__ = ["ASGIApp", "CallbackApp"]
 
@@ -41,7 +41,7 @@ class CallbackApp:
         door: Where callbacks are handed in.
     """
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: CallbackHandler) -> None:
         self._door = door
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:

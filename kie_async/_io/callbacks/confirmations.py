@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.lifecycle import IntentState
-from kie_async._core.looks import LookVerdict
+from kie_async._core.lifecycle import JobState
 from kie_async._core.matching import MAX_HINTED, Step, again_after, echoes, step_of
-from kie_async._io.jobs.live import LiveJob
-from kie_async._io.jobs.moves import row_of
+from kie_async._core.poll_results import PollVerdict
+from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.jobs.transitions import row_of
 from kie_async.events import EventName
 
 if TYPE_CHECKING:
@@ -76,24 +76,24 @@ class Confirmations:
         self._at_work = 0
         self._most_at_work = _AHEAD * parts.poller.pacer.limit
         #: Looks so far.
-        self.looks = 0
+        self.polls = 0
 
     @property
     def pending(self) -> int:
         """How many intents have callbacks that are not settled."""
         return sum(bool(case.task_ids) for case in self._cases.values())
 
-    def has_room(self, intent_id: str, task_id: str) -> bool:
+    def has_room(self, job_id: str, task_id: str) -> bool:
         """Whether one more task can be noted for an intent, or this one is noted already."""
-        case = self._cases.get(intent_id)
+        case = self._cases.get(job_id)
         return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_HINTED
 
-    def ask(self, intent_id: str, task_id: str, *, own: bool = False) -> bool:
+    def ask(self, job_id: str, task_id: str, *, own: bool = False) -> bool:
         """
         Look into a genuine callback for an intent that names a task.
 
         Args:
-            intent_id: The intent.
+            job_id: The intent.
 
             task_id: The task.
 
@@ -102,119 +102,119 @@ class Confirmations:
         Returns:
             False if too many wait already; nothing was noted then.
         """
-        case = self._cases.get(intent_id)
+        case = self._cases.get(job_id)
         if case is None:
             if len(self._cases) >= MAX_INTENTS:
                 return False
-            case = self._cases[intent_id] = _Case({})
-            self._start(intent_id)
-        if own or self.has_room(intent_id, task_id):
+            case = self._cases[job_id] = _Case({})
+            self._start(job_id)
+        if own or self.has_room(job_id, task_id):
             case.task_ids.setdefault(task_id, 0)
         return True
 
-    def _start(self, intent_id: str) -> None:
-        self._due.append(intent_id)
+    def _start(self, job_id: str) -> None:
+        self._due.append(job_id)
         self._go_on()
 
     def _go_on(self) -> None:
         """Start what the pacer may soon let through; a flood waits as names in a queue, not as a task each."""
-        root = self._parts.root
-        while self._due and self._at_work < self._most_at_work and root.running:
+        supervisor = self._parts.supervisor
+        while self._due and self._at_work < self._most_at_work and supervisor.running:
             self._at_work += 1
-            root.start(self._work, self._due.popleft())
+            supervisor.start(self._work, self._due.popleft())
 
-    async def _work(self, intent_id: str) -> None:
+    async def _work(self, job_id: str) -> None:
         try:
-            await self._look_into(intent_id)
+            await self._look_into(job_id)
         finally:
             self._at_work -= 1
             self._go_on()
 
-    async def _look_into(self, intent_id: str) -> None:
+    async def _look_into(self, job_id: str) -> None:
         """One round: a look for each id that is named."""
-        case = self._cases[intent_id]
+        case = self._cases[job_id]
         case.rounds += 1
         proved = True
         try:
             for task_id in list(case.task_ids):
                 case.task_ids[task_id] += 1
-                settled, known = await self._settle(intent_id, task_id, looks=case.task_ids[task_id])
+                settled, known = await self._settle(job_id, task_id, polls=case.task_ids[task_id])
                 if settled:
                     del case.task_ids[task_id]
                 else:
                     proved = proved and known
         except BaseException:
-            del self._cases[intent_id]
+            del self._cases[job_id]
             raise
         # Even when all is settled, the case stays for the pause: what comes meanwhile waits for its end.
         pause = again_after(case.rounds, proved=proved)
         if pause is None:
-            del self._cases[intent_id]
-            if (job := self._parts.registry.get(intent_id)) is not None:
+            del self._cases[job_id]
+            if (job := self._parts.registry.get(job_id)) is not None:
                 self._parts.poller.replan((job,))  # the polling goes on with it, and not as late as was planned
         else:
-            self._parts.agenda.at(self._parts.surroundings.now() + pause, partial(self._next, intent_id))
+            self._parts.timers.at(self._parts.runtime.now() + pause, partial(self._next, job_id))
 
-    def _next(self, intent_id: str) -> None:
-        case = self._cases[intent_id]
+    def _next(self, job_id: str) -> None:
+        case = self._cases[job_id]
         if case.task_ids:
-            self._start(intent_id)
+            self._start(job_id)
         else:
-            del self._cases[intent_id]
+            del self._cases[job_id]
 
-    async def _settle(self, intent_id: str, task_id: str, *, looks: int) -> tuple[bool, bool]:
+    async def _settle(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:
         """
         Ask how a task is, and do what follows.
 
         Args:
-            intent_id: The intent.
+            job_id: The intent.
 
             task_id: The task that a callback for it has named.
 
-            looks: The how-manieth look at it this is.
+            polls: The how-manieth look at it this is.
 
         Returns:
             Whether that settles it, and whether the task is known to be the intent's.
         """
         parts = self._parts
         try:
-            row = await self._row(intent_id)
+            row = await self._row(job_id)
             if row is None:
                 return True, True
             step = step_of(row, task_id)
             if step is not Step.PROVE:
                 # The answer to the create may have come since, or a look may have seen the end.
-                parts.net.came(intent_id, parts.registry.get(intent_id))
+                parts.net.came(job_id, parts.registry.get(job_id))
             if step is Step.NOTHING:
-                await self._forget_hint(intent_id, task_id)
+                await self._forget_hint(job_id, task_id)
                 return True, True
-            look = await parts.poller.look_now(task_id)
-            self.looks += 1
-            if look.record is None:
-                if step is Step.CONFIRM or look.verdict is not LookVerdict.NOT_VISIBLE or looks < VISIBLE_LOOKS:
+            poll = await parts.poller.poll_now(task_id)
+            self.polls += 1
+            if poll.record is None:
+                if step is Step.CONFIRM or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < VISIBLE_LOOKS:
                     return False, step is Step.CONFIRM
                 await self._disprove(row, task_id)
                 return True, False
-            if step is Step.PROVE and not echoes(look.record, intent_id, parts.secret):
+            if step is Step.PROVE and not echoes(poll.record, job_id, parts.secret):
                 await self._disprove(row, task_id)
                 return True, False
-            settled = await self._apply(intent_id, task_id, look.record)
+            settled = await self._apply(job_id, task_id, poll.record)
             if settled and step is Step.PROVE:
-                await self._forget_hint(intent_id, task_id)
+                await self._forget_hint(job_id, task_id)
         except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
             return False, False
         return settled, True
 
-    async def _row(self, intent_id: str) -> Intent | None:
-        job = self._parts.registry.get(intent_id)
-        return job.row if job is not None and job.row is not None else await self._parts.journal.get(intent_id)
+    async def _row(self, job_id: str) -> Intent | None:
+        job = self._parts.registry.get(job_id)
+        return job.row if job is not None and job.row is not None else await self._parts.journal.get(job_id)
 
-    async def _apply(self, intent_id: str, task_id: str, record: TaskRecord) -> bool:
+    async def _apply(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
         """Take the record of a task that is an intent's; whether nothing more is to be done about it."""
         parts = self._parts
-        job = parts.registry.get(intent_id)
+        job = parts.registry.get(job_id)
         if job is None or job.row is None:
-            row = await parts.journal.get(intent_id)
+            row = await parts.journal.get(job_id)
             if row is None:
                 return True
             # Of another process, or ended as far as this one knew: its row is moved, and it is followed elsewhere.
@@ -224,16 +224,16 @@ class Confirmations:
             job = await self._bind(job, task_id)
         if row_of(job).task_id == task_id:
             if record.ended:
-                parts.net.came(intent_id, job)  # of another process's job, too: callbacks do come
+                parts.net.came(job_id, job)  # of another process's job, too: callbacks do come
             await parts.tracker.apply(job, record)
         return step_of(row_of(job), task_id) is Step.NOTHING
 
     async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
         """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""
         parts, was = self._parts, job.state
-        await parts.settler.accepted(job, task_id)
+        await parts.result_writer.accepted(job, task_id)
         row = row_of(job)
-        if row.task_id != task_id or row.state is not IntentState.SUBMITTED:
+        if row.task_id != task_id or row.state is not JobState.SUBMITTED:
             # One more than the intent's own; or somebody else was faster, and has moved it on.
             if job.state is not was and parts.registry.get(job.id) is job:
                 await self._recovery.follow(job)
@@ -261,9 +261,9 @@ class Confirmations:
         self._report(EventName.CALLBACK_REFUSED, LiveJob.of(row), reason=why, status=_TAKEN, named=task_id)
         await self._forget_hint(row.id, task_id)
 
-    async def _forget_hint(self, intent_id: str, task_id: str) -> None:
-        row = await self._parts.journal.get(intent_id)
+    async def _forget_hint(self, job_id: str, task_id: str) -> None:
+        row = await self._parts.journal.get(job_id)
         if row is not None and task_id in row.hinted:
             left = tuple(other for other in row.hinted if other != task_id)
-            job = self._parts.registry.get(intent_id)
-            await self._parts.moves.note(job or LiveJob.of(row), hinted=left)
+            job = self._parts.registry.get(job_id)
+            await self._parts.transitions.note(job or LiveJob.of(row), hinted=left)

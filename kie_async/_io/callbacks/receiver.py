@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from kie_async._core.callbacks import check_signature, read_task_id
+from kie_async._core.callback_validation import check_signature, read_task_id
 from kie_async._core.matching import MAX_HINTED, Step, step_of
-from kie_async._io.jobs.live import LiveJob
+from kie_async._io.jobs.live_job import LiveJob
 from kie_async.errors import CallbackRejectedError, JournalError
 from kie_async.events import EventName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kie_async._core.signature import CallbackToken
+    from kie_async._core.callback_token import CallbackToken
     from kie_async._io.callbacks.confirmations import Confirmations
     from kie_async._io.parts import Parts
 
@@ -67,36 +67,36 @@ class Receiver:
         Raises:
             CallbackRejectedError: If it is not taken; its ``status`` is the answer.
         """
-        parts, intent_id = self._parts, token.intent_id
+        parts, job_id = self._parts, token.job_id
         task_id = read_task_id(body)
         if parts.settings.webhook_keys:
             self._check_signature(task_id, headers)
-        job = parts.registry.get(intent_id)
+        job = parts.registry.get(job_id)
         try:
-            row = job.row if job is not None and job.row is not None else await parts.journal.get(intent_id)
+            row = job.row if job is not None and job.row is not None else await parts.journal.get(job_id)
             if row is None:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
             step = step_of(row, task_id)
             if step is Step.PROVE:
-                if not self._confirmations.has_room(intent_id, task_id):
+                if not self._confirmations.has_room(job_id, task_id):
                     msg = "too many callbacks for its job wait"
                     raise CallbackRejectedError(msg, status=_TOO_MANY)
                 await self._write_down(job or LiveJob.of(row), task_id)
         except JournalError as error:
             msg = "it could not be noted"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN) from error
-        if step is not Step.NOTHING and not self._confirmations.ask(intent_id, task_id, own=step is Step.CONFIRM):
+        if step is not Step.NOTHING and not self._confirmations.ask(job_id, task_id, own=step is Step.CONFIRM):
             msg = "too many callbacks wait"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN)
         self.callbacks += 1
         if step is not Step.PROVE:
-            parts.net.came(intent_id, job)
+            parts.net.came(job_id, job)
         self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt, state=row.state)
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:
-            check_signature(self._parts.settings.webhook_keys, task_id, headers, wall=self._parts.surroundings.wall())
+            check_signature(self._parts.settings.webhook_keys, task_id, headers, wall=self._parts.runtime.wall())
         except CallbackRejectedError as error:
             # Most likely a wrong key or clock, since the token was good; but not a line for each of a thousand.
             if not self._told:
@@ -111,4 +111,4 @@ class Receiver:
         if row is None or step_of(row, task_id) is not Step.PROVE or task_id in row.hinted:
             return
         if len(row.hinted) < MAX_HINTED:
-            await self._parts.moves.note(job, hinted=(*row.hinted, task_id))
+            await self._parts.transitions.note(job, hinted=(*row.hinted, task_id))

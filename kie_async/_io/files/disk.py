@@ -27,9 +27,9 @@ import anyio.to_thread
 from kie_async._core.ranges import Version, read_version, write_version
 from kie_async._io.files.system import FLAGS, View, open_alone, sync_folder
 from kie_async._io.http.transport import describe
+from kie_async._media import HEAD, Media, is_whole
 from kie_async.errors import DownloadError
 from kie_async.records import SavedFile
-from kie_async.requests.media import HEAD, Media, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

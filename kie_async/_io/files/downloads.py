@@ -20,8 +20,8 @@ from kie_async._core.wire import read_download_url, read_envelope
 from kie_async._core.wire_files import write_download_url
 from kie_async._io.files.disk import PartFile, is_folder
 from kie_async._io.files.fetching import MAX_BYTES, BrokenOffError, GoneError, Terms, bring
-from kie_async._io.files.places import Places
-from kie_async._io.http.retrying import pause_after
+from kie_async._io.files.priority_semaphore import PrioritySemaphore
+from kie_async._io.http.backoff import pause_after
 from kie_async._io.http.transport import Transport, describe
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from kie_async._io.clock import Surroundings
+    from kie_async._io.runtime import Runtime
+    from kie_async._media import Media
     from kie_async.records import Generation, SavedFile
-    from kie_async.requests.media import Media
 
 __all__ = ["Downloads"]
 
@@ -56,7 +56,7 @@ class Downloads:
     Args:
         transport: Opens a transport for the time of one file.
 
-        surroundings: Gives the clock and new names of the running loop.
+        runtime: Gives the clock and new names of the running loop.
 
         allowed_origins: Origins that are taken as they are, because the caller configured them.
 
@@ -69,15 +69,15 @@ class Downloads:
         self,
         *,
         transport: Callable[[], AbstractAsyncContextManager[Transport]],
-        surroundings: Callable[[], Surroundings],
+        runtime: Callable[[], Runtime],
         allowed_origins: frozenset[str],
         hosts: tuple[str, ...] | None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._transport = transport
-        self._surroundings = surroundings
+        self._runtime = runtime
         self._terms = Terms(allowed_origins, hosts, max_bytes)
-        self._places = Places(AT_ONCE)
+        self._places = PrioritySemaphore(AT_ONCE)
 
     @property
     def waiting(self) -> int:
@@ -90,7 +90,7 @@ class Downloads:
 
         However many do so at once, a few files are fetched at a time; who waits costs no more than its own task.
         """
-        wall = self._surroundings().wall
+        wall = self._runtime().wall
         files: list[SavedFile] = []
         try:
             into_folder = await is_folder(path)
@@ -98,10 +98,10 @@ class Downloads:
                 async with self._places.take(expires_at(generation.record.completed_at, wall())):
                     files.append(await self._save(generation, index, url, path, into_folder=into_folder))
         except BrokenOffError as error:
-            known = {"intent_id": generation.intent_id, "task_id": generation.task_id}
+            known = {"job_id": generation.job_id, "task_id": generation.task_id}
             raise errors.DownloadError(error.message, **known) from None
         except errors.DownloadError as error:
-            error.intent_id, error.task_id = generation.intent_id, generation.task_id
+            error.job_id, error.task_id = generation.job_id, generation.task_id
             raise
         return files
 
@@ -111,7 +111,7 @@ class Downloads:
         part = PartFile(
             path if into_folder else path.parent,
             hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()[:24],
-            spare=self._surroundings().new_id(),
+            spare=self._runtime().new_id(),
         )
         try:
             await part.open()

@@ -18,8 +18,8 @@ from kie_async import errors
 from kie_async._core.claims import claims_other, looks_like_text
 from kie_async._core.ranges import brings_the_rest, version_of
 from kie_async._io.http.transport import describe
-from kie_async.requests.media import HEAD, Media, identify
-from kie_async.requests.urls import check_result_url, origin
+from kie_async._media import HEAD, Media, identify
+from kie_async._urls import check_result_url, origin
 
 if TYPE_CHECKING:
     from kie_async._io.files.disk import PartFile

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from kie_async._io.journals.owners import NO_LOCKS
+from kie_async._io.journals.process_locks import NO_LOCKS
 
 if sys.platform != "win32":
     import fcntl

@@ -22,9 +22,9 @@ from kie_async import errors
 from kie_async._core.verdicts import Reply, error_of_answer
 from kie_async._core.wire import read_envelope, read_upload_url
 from kie_async._core.wire_files import upload_fields, write_base64_upload
-from kie_async._io.clock import Surroundings
-from kie_async._io.http.retrying import FullJitter
+from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import Answer, Transport
+from kie_async._io.runtime import Runtime
 from kie_async.requests.images import LocalImage
 
 __all__ = ["Uploaded", "Uploads"]
@@ -79,12 +79,12 @@ class Uploads:
     Args:
         transport: What carries them.
 
-        surroundings: Clock and randomness.
+        runtime: Clock and randomness.
     """
 
-    def __init__(self, transport: Transport, surroundings: Surroundings) -> None:
+    def __init__(self, transport: Transport, runtime: Runtime) -> None:
         self._transport = transport
-        self._surroundings = surroundings
+        self._runtime = runtime
         self._limiter = anyio.CapacityLimiter(AT_ONCE)
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
@@ -118,7 +118,7 @@ class Uploads:
 
     def _find(self, sha256: str) -> Uploaded | None:
         known = self._known.get(sha256)
-        if known is not None and self._surroundings.wall() - known.uploaded_at < KEPT_FOR:
+        if known is not None and self._runtime.wall() - known.uploaded_at < KEPT_FOR:
             self._known.move_to_end(sha256)
             return known
         return None
@@ -128,7 +128,7 @@ class Uploads:
             reraise=True,
             retry=retry_if_exception_type(_UnansweredError),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._surroundings.random),
+            wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._runtime.random),
             sleep=anyio.sleep,
         )
         ended = self._running[image.sha256] = anyio.Event()
@@ -139,7 +139,7 @@ class Uploads:
         finally:
             del self._running[image.sha256]
             ended.set()
-        uploaded = Uploaded(url, image.sha256, self._surroundings.wall())
+        uploaded = Uploaded(url, image.sha256, self._runtime.wall())
         self._known[image.sha256] = uploaded
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)

@@ -12,7 +12,7 @@ import socket
 from aiohttp import DefaultResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from kie_async.requests.urls import is_global_address
+from kie_async._urls import is_global_address
 
 __all__ = ["PublicResolver"]
 

@@ -21,7 +21,7 @@ import attrs
 from yarl import URL
 
 from kie_async import errors
-from kie_async._core.outcomes import closed_error
+from kie_async._core.job_errors import closed_error
 from kie_async._io.http.resolver import PublicResolver
 from kie_async._version import __version__
 
@@ -229,7 +229,7 @@ class Transport:
                     return Exchange(sent=write_ahead.returned, error=error)
         return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no answer within {CREATE_TIMEOUT:g} s"))
 
-    async def look(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:
+    async def poll(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:
         """
         Ask for a task's record.
 

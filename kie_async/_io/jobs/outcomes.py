@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kie_async import errors
-from kie_async._core.lifecycle import IntentState
-from kie_async._core.outcomes import failure_of, has_result, load_error, no_result
+from kie_async._core.job_errors import failure_of, has_result, load_error, no_result
+from kie_async._core.lifecycle import JobState
 from kie_async.records import Generation
 
 if TYPE_CHECKING:
-    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.parts import Settings
 
 __all__ = ["Outcomes"]
 
-_DOUBTFUL = (IntentState.IN_DOUBT, IntentState.UNKNOWN)
+_DOUBTFUL = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
 
 class Outcomes:
@@ -48,26 +48,26 @@ class Outcomes:
             self._raise_unless_owned(job)
             return None
         match row.state:
-            case IntentState.SUCCEEDED | IntentState.FAILED:
+            case JobState.SUCCEEDED | JobState.FAILED:
                 return self._result(job)
-            case IntentState.STALLED if not patient:
+            case JobState.STALLED if not patient:
                 patience = self._settings.retry.max_age
                 msg = f"The task has not ended within {patience:g} s. It may still end: wait again, with a time-out."
-                raise errors.TaskTimeoutError(msg, intent_id=job.id, task_id=job.task_id)
-            case IntentState.SUBMITTED | IntentState.STALLED:
+                raise errors.TaskTimeoutError(msg, job_id=job.id, task_id=job.task_id)
+            case JobState.SUBMITTED | JobState.STALLED:
                 raise_trouble(job)
                 return None
-            case IntentState.IN_DOUBT if row.callback_url is not None:
+            case JobState.IN_DOUBT if row.callback_url is not None:
                 raise_trouble(job)
                 return None  # a callback may bring the task home until the deadline
-            case IntentState.SENDING if job.attended:
+            case JobState.SENDING if job.attended:
                 raise_trouble(job)
                 return None
-            case IntentState.SENDING | IntentState.IN_DOUBT | IntentState.UNKNOWN:
+            case JobState.SENDING | JobState.IN_DOUBT | JobState.UNRESOLVED:
                 raise self.doubt(job)
-            case IntentState.ABANDONED:
+            case JobState.ABANDONED:
                 msg = "The job was in doubt, and was given up by abandon(). Submit the request again if it is wanted."
-                raise errors.SubmitInDoubtError(msg, job=self._settings.job(job.id), intent_id=job.id)
+                raise errors.SubmitInDoubtError(msg, job=self._settings.job(job.id), job_id=job.id)
             case _:
                 self._raise_unless_owned(job)
                 return None
@@ -80,9 +80,9 @@ class Outcomes:
             KieError: If it was not, or if nobody can tell.
         """
         state = job.state
-        if state in _DOUBTFUL or state is IntentState.SENDING:
+        if state in _DOUBTFUL or state is JobState.SENDING:
             raise self.doubt(job)
-        if state in (None, IntentState.INTENT, IntentState.WITHDRAWN, IntentState.REJECTED):
+        if state in (None, JobState.INTENT, JobState.CANCELLED, JobState.REJECTED):
             self._raise_unless_owned(job)
 
     def doubt(self, job: LiveJob) -> errors.SubmitInDoubtError:
@@ -93,7 +93,7 @@ class Outcomes:
             " not sent again. Look for it at kie.ai/logs, then resolve(task_id), resubmit(allow_duplicate=True) or"
             " abandon() the job.",
             job=self._settings.job(job.id),
-            intent_id=job.id,
+            job_id=job.id,
         )
 
     def _result(self, job: LiveJob) -> Generation | None:
@@ -104,10 +104,10 @@ class Outcomes:
             raise_trouble(job)
             return None
         if record.failed:
-            raise failure_of(record, intent_id=job.own_id)
+            raise failure_of(record, job_id=job.own_id)
         if not has_result(record):
-            raise no_result(record, intent_id=job.own_id)
-        return Generation(record=record, intent_id=job.own_id, saver=self._settings.saver)
+            raise no_result(record, job_id=job.own_id)
+        return Generation(record=record, job_id=job.own_id, saver=self._settings.saver)
 
     def _raise_unless_owned(self, job: LiveJob) -> None:
         """Say why a job was not accepted; nothing while its owner is at it."""
@@ -117,9 +117,9 @@ class Outcomes:
         if job.error is not None:
             raise job.error.again()
         if job.row is not None and job.row.error is not None:
-            raise load_error(job.row.error, intent_id=job.id)
+            raise load_error(job.row.error, job_id=job.id)
         msg = "The job was never sent, and nobody is sending it; nothing was paid. Call recover(), or submit it again."
-        raise errors.TransportError(msg, intent_id=job.id)
+        raise errors.TransportError(msg, job_id=job.id)
 
 
 def raise_trouble(job: LiveJob) -> None:

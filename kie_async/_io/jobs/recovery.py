@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
-from kie_async._core.lifecycle import OPEN, IntentState
-from kie_async._io.jobs.elsewhere import Elsewhere
-from kie_async._io.jobs.live import LiveJob
+from kie_async._core.lifecycle import OPEN, JobState
+from kie_async._io.jobs.journal_watch import JournalWatch
+from kie_async._io.jobs.live_job import LiveJob
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -44,11 +44,11 @@ class Recovery:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.elsewhere = Elsewhere(
+        self.elsewhere = JournalWatch(
             journal=parts.journal,
-            root=parts.root,
-            surroundings=parts.surroundings,
-            agenda=parts.agenda,
+            supervisor=parts.supervisor,
+            runtime=parts.runtime,
+            timers=parts.timers,
             follow=self.follow,
             let_go=parts.tracker.let_go,
             ended_elsewhere=lambda job: parts.net.came(job.id, job),
@@ -92,13 +92,13 @@ class Recovery:
         """
         job, journal = self.adopt(row), self._parts.journal
         try:
-            if row.state is IntentState.INTENT and (journal.owns(row) or not await journal.alive(row)):
+            if row.state is JobState.INTENT and (journal.owns(row) or not await journal.alive(row)):
                 self._parts.tracker.let_go(job)
                 job.remote = False
                 job.publish()
                 return job
             if not journal.owns(row):
-                for claimed in await journal.claim([row.id]) if row.state is not IntentState.INTENT else ():
+                for claimed in await journal.claim([row.id]) if row.state is not JobState.INTENT else ():
                     job.row = claimed
             await self.follow(job)
         except BaseException:
@@ -118,14 +118,14 @@ class Recovery:
         elif not parts.journal.owns(row):
             parts.tracker.rest(job)
             self.elsewhere.watch(job, remote=True)
-        elif row.state is IntentState.INTENT:
+        elif row.state is JobState.INTENT:
             parts.tracker.rest(job)
             parts.submitter.start(job, partial(self.send_again, job))
-        elif row.state is IntentState.SENDING:
+        elif row.state is JobState.SENDING:
             # Whoever sent it did not live to see the answer.
-            await parts.settler.doubted(job, "the process that sent it ended before the answer came")
+            await parts.result_writer.doubted(job, "the process that sent it ended before the answer came")
             await self.follow(job)
-        elif row.state is IntentState.IN_DOUBT:
+        elif row.state is JobState.IN_DOUBT:
             parts.tracker.in_doubt(job)
             self.elsewhere.watch(job, remote=False)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kie_async._io.jobs.live import LiveJob
+from kie_async._io.jobs.live_job import LiveJob
 
 __all__ = ["Registry"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
+from kie_async._core.job_errors import error_of_poll
 from kie_async._core.lifecycle import OPEN
-from kie_async._core.looks import LookVerdict
-from kie_async._core.outcomes import error_of_look
-from kie_async._io.jobs.live import BEFORE_AN_ANSWER, LiveJob
+from kie_async._core.poll_results import PollVerdict
+from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, LiveJob
 from kie_async._io.jobs.outcomes import raise_trouble
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class Waiting:
             finally:
                 self.leave(job)
         if job is not None and job.unseen:
-            raise error_of_look(LookVerdict.NOT_VISIBLE, intent_id=None, task_id=job.task_id)
+            raise error_of_poll(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
         raise timed_out(timeout, job)
 
-    async def refresh(self, job_id: str) -> TaskRecord:
+    async def status(self, job_id: str) -> TaskRecord:
         """Look at a task now; see ``Job.refresh``."""
         job = await self.find(job_id)
         try:
@@ -108,11 +108,11 @@ class Waiting:
             if job.task_id is None:
                 self._outcomes.accepted(job)
                 raise self._outcomes.doubt(job)
-            look = await self._parts.poller.look_now(job.task_id)
-            await self._parts.tracker.on_look(job, look)
-            if look.record is not None:
-                return look.record
-            raise error_of_look(look.verdict, intent_id=job.own_id, task_id=job.task_id)
+            poll = await self._parts.poller.poll_now(job.task_id)
+            await self._parts.tracker.on_poll(job, poll)
+            if poll.record is not None:
+                return poll.record
+            raise error_of_poll(poll.verdict, job_id=job.own_id, task_id=job.task_id)
         finally:
             self.leave(job)
 
@@ -152,10 +152,10 @@ class Waiting:
             msg = (
                 "The journal does not know this job. Check the id, and that this is the journal that it was written to."
             )
-            raise errors.TaskNotFoundError(msg, intent_id=job_id)
+            raise errors.TaskNotFoundError(msg, job_id=job_id)
         if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
             return job
-        now = self._parts.surroundings.now()
+        now = self._parts.runtime.now()
         if row is None:
             job = LiveJob(id=job_id, accepted_at=now)
             registry.add(job)
@@ -163,7 +163,7 @@ class Waiting:
             return job
         if row.state not in OPEN:
             return LiveJob.of(row)
-        return await self._parts.root.run(self._recovery.take_up, row)
+        return await self._parts.supervisor.run(self._recovery.take_up, row)
 
     def leave(self, job: LiveJob) -> None:
         """Follow a task of somebody else no longer than anybody waits."""
@@ -174,7 +174,7 @@ class Waiting:
 def timed_out(seconds: float, job: LiveJob | None) -> errors.TaskTimeoutError:
     """The error for a wait that has reached its time-out."""
     return errors.TaskTimeoutError(
-        f"The task has not ended within {seconds:g} s. What was sent lives on: attach() to it and wait again.",
-        intent_id=None if job is None else job.own_id,
+        f"The task has not ended within {seconds:g} s. What was sent lives on: job() to it and wait again.",
+        job_id=None if job is None else job.own_id,
         task_id=None if job is None else job.task_id,
     )

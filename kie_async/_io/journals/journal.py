@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack
 
-from kie_async._core.lifecycle import Intent, IntentState, Source
+from kie_async._core.lifecycle import Intent, JobState, Source
 from kie_async.errors import JournalError
 
 __all__ = ["Changes", "Journal", "illegal_move"]
@@ -55,7 +55,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """
         Move a row to *state* if it still stands as it was seen: same state, same number of attempts.
 
@@ -73,13 +73,13 @@ class Journal(Protocol):
         """
         ...
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """
         Change a row without moving it; None if it is not there.
         """
         ...
 
-    async def get(self, intent_id: str) -> Intent | None:
+    async def get(self, job_id: str) -> Intent | None:
         """The row of an id."""
         ...
 
@@ -103,7 +103,7 @@ class Journal(Protocol):
         """The row of a taskId."""
         ...
 
-    async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
+    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
         """The rows in one of *states* (all, if None), oldest first."""
         ...
 
@@ -128,7 +128,7 @@ class Journal(Protocol):
         """Delete the ended rows that last changed before the instant *before*, and return how many."""
         ...
 
-    async def release(self, intent_id: str) -> None:
+    async def release(self, job_id: str) -> None:
         """
         Say that the caller of a row that has ended has had its result.
 
@@ -148,19 +148,19 @@ class Journal(Protocol):
         """Whether the owner of a row is alive, be it this process or another one."""
         ...
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """
         Take over open rows whose owner is dead.
 
         Args:
-            intent_ids: Only these; None for all.
+            job_ids: Only these; None for all.
 
         Returns:
             The open rows (of these) that are this process's now, oldest first, whether they were before or not.
         """
         ...
 
-    async def orphans(self) -> Mapping[IntentState, int]:
+    async def orphans(self) -> Mapping[JobState, int]:
         """How many open rows have no owner that is alive, by state."""
         ...
 
@@ -178,7 +178,7 @@ class Journal(Protocol):
         ...
 
 
-def illegal_move(row: Intent, state: IntentState) -> JournalError:
+def illegal_move(row: Intent, state: JobState) -> JournalError:
     """The error for a move that the table of moves does not have."""
     msg = f"An intent cannot move from {row.state} to {state}. This is a bug: please report it."
-    return JournalError(msg, intent_id=row.id, task_id=row.task_id)
+    return JournalError(msg, job_id=row.id, task_id=row.task_id)

@@ -8,7 +8,7 @@ from typing import Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState, may_move
+from kie_async._core.lifecycle import ENDED, OPEN, Intent, JobState, may_move
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.journals.journal import Changes, illegal_move
 from kie_async.errors import JournalError, KeyConflictError
@@ -48,13 +48,13 @@ class MemoryJournal:
             return known
         if intent.id in self._rows:
             msg = f"{intent.id} is in the journal already."
-            raise JournalError(msg, intent_id=intent.id)
+            raise JournalError(msg, job_id=intent.id)
         self._rows[intent.id] = intent
         if intent.key is not None:
             self._by_key[intent.key] = intent.id
         return intent
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         if not may_move(seen.state, state):
             raise illegal_move(seen, state)
         row = self._rows.get(seen.id)
@@ -62,12 +62,12 @@ class MemoryJournal:
             return None
         return self._put(attrs.evolve(row, state=state, updated_at=at, **changes))
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        row = self._rows.get(intent_id)
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        row = self._rows.get(job_id)
         return None if row is None else self._put(attrs.evolve(row, updated_at=at, **changes))
 
-    async def get(self, intent_id: str) -> Intent | None:
-        return self._rows.get(intent_id)
+    async def get(self, job_id: str) -> Intent | None:
+        return self._rows.get(job_id)
 
     async def by_key(self, key: str) -> Intent | None:
         known = self._by_key.get(key)
@@ -92,7 +92,7 @@ class MemoryJournal:
         known = self._by_task.get(task_id)
         return None if known is None else self._rows[known]
 
-    async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
+    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
         return [row for row in self._rows.values() if states is None or row.state in states]
 
     async def hinted(self) -> Sequence[Intent]:
@@ -104,12 +104,12 @@ class MemoryJournal:
 
     async def forget(self, *, before: float) -> int:
         old = [row.id for row in self._rows.values() if row.state in ENDED and row.updated_at < before]
-        for intent_id in old:
-            self._drop(intent_id)
+        for job_id in old:
+            self._drop(job_id)
         return len(old)
 
-    async def release(self, intent_id: str) -> None:
-        row = self._rows.get(intent_id)
+    async def release(self, job_id: str) -> None:
+        row = self._rows.get(job_id)
         if row is not None and row.state in ENDED:
             self._may_go(row)
 
@@ -117,7 +117,7 @@ class MemoryJournal:
         found = (
             row
             for row in reversed(self._rows.values())
-            if row.model == model and row.state is IntentState.SUCCEEDED and row.credits is not None
+            if row.model == model and row.state is JobState.SUCCEEDED and row.credits is not None
         )
         return list(islice(found, most))
 
@@ -129,11 +129,11 @@ class MemoryJournal:
         """Whether the owner of a row is alive: this process is."""
         return True
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """The open rows; there are no other owners."""
-        return [row for row in await self.rows(OPEN) if intent_ids is None or row.id in intent_ids]
+        return [row for row in await self.rows(OPEN) if job_ids is None or row.id in job_ids]
 
-    async def orphans(self) -> Mapping[IntentState, int]:
+    async def orphans(self) -> Mapping[JobState, int]:
         """Nothing is left behind by others."""
         return {}
 
@@ -164,9 +164,9 @@ class MemoryJournal:
             if first.key is not None:
                 self._let_go.add(short_hash(first.key))
 
-    def _drop(self, intent_id: str) -> None:
-        self._ended.pop(intent_id, None)
-        row = self._rows.pop(intent_id)
+    def _drop(self, job_id: str) -> None:
+        self._ended.pop(job_id, None)
+        row = self._rows.pop(job_id)
         if row.key is not None:
             del self._by_key[row.key]
         for task_id in (row.task_id, *row.duplicates):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, IntentState
-from kie_async._io.journals.owners import Owners
+from kie_async._core.lifecycle import ENDED, OPEN, Intent, JobState
+from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.schema import COLUMNS, read_row, written
 
 __all__ = [
@@ -51,9 +51,9 @@ def move(seen: Intent, fields: Mapping[str, object], connection: sqlite3.Connect
     return _change(seen.id, found, (seen.id, str(seen.state), seen.attempts), fields, connection)
 
 
-def note(intent_id: str, fields: Mapping[str, object], connection: sqlite3.Connection) -> Intent | None:
+def note(job_id: str, fields: Mapping[str, object], connection: sqlite3.Connection) -> Intent | None:
     """Change a row, whatever its state."""
-    return _change(intent_id, "id = ?", (intent_id,), fields, connection)
+    return _change(job_id, "id = ?", (job_id,), fields, connection)
 
 
 def one(where: str, values: tuple[object, ...], connection: sqlite3.Connection) -> Intent | None:
@@ -65,7 +65,7 @@ def one(where: str, values: tuple[object, ...], connection: sqlite3.Connection) 
 def by_task(task_id: str, connection: sqlite3.Connection) -> Intent | None:
     """The row of a taskId, or the one that it is a duplicate of."""
     own = one("task_id = ?", (task_id,), connection)
-    return own or one("id = (SELECT intent_id FROM duplicates WHERE task_id = ?)", (task_id,), connection)
+    return own or one("id = (SELECT job_id FROM duplicates WHERE task_id = ?)", (task_id,), connection)
 
 
 def by_keys(keys: Collection[str], connection: sqlite3.Connection) -> list[Intent]:
@@ -79,7 +79,7 @@ def has_keys(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM intents WHERE key IS NOT NULL LIMIT 1").fetchone() is not None
 
 
-def many(states: Collection[IntentState] | None, connection: sqlite3.Connection) -> list[Intent]:
+def many(states: Collection[JobState] | None, connection: sqlite3.Connection) -> list[Intent]:
     """The rows in one of *states*, oldest first."""
     where = "" if states is None else f" WHERE {_in(states)}"
     return [read_row(values) for values in connection.execute(f"{_SELECT}{where} ORDER BY rowid")]
@@ -100,14 +100,14 @@ def changed(seen: Collection[Intent], connection: sqlite3.Connection) -> dict[st
         if connection.execute(query, (row.id, str(row.state), row.attempts, row.updated_at, row.owner)).fetchone()
         is None
     ]
-    return {intent_id: one("id = ?", (intent_id,), connection) for intent_id in moved}
+    return {job_id: one("id = ?", (job_id,), connection) for job_id in moved}
 
 
 def forget(before: float, connection: sqlite3.Connection) -> int:
     """Delete the ended rows that last changed before an instant."""
     old = f"{_in(ENDED)} AND updated_at < ?"
     # The states are ours.
-    connection.execute(f"DELETE FROM duplicates WHERE intent_id IN (SELECT id FROM intents WHERE {old})", (before,))  # noqa: S608
+    connection.execute(f"DELETE FROM duplicates WHERE job_id IN (SELECT id FROM intents WHERE {old})", (before,))  # noqa: S608
     return connection.execute(f"DELETE FROM intents WHERE {old}", (before,)).rowcount  # noqa: S608
 
 
@@ -124,41 +124,41 @@ def version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
-def orphans(owners: Owners, connection: sqlite3.Connection) -> dict[IntentState, int]:
+def orphans(owners: ProcessLocks, connection: sqlite3.Connection) -> dict[JobState, int]:
     """How many open rows have no owner that is alive."""
-    counts: dict[IntentState, int] = {}
+    counts: dict[JobState, int] = {}
     for name in _dead(owners, connection):
         query = f"SELECT state, count(*) FROM intents WHERE owner IS ? AND {_in(OPEN)} GROUP BY state"  # noqa: S608
         for state, count in connection.execute(query, (name,)):
-            counts[IntentState(state)] = counts.get(IntentState(state), 0) + count
+            counts[JobState(state)] = counts.get(JobState(state), 0) + count
     return counts
 
 
-def sent_by_the_dead(owners: Owners, since: float, connection: sqlite3.Connection) -> list[float]:
+def sent_by_the_dead(owners: ProcessLocks, since: float, connection: sqlite3.Connection) -> list[float]:
     """When dead owners have sent what is unfinished, after an instant; by an index, whatever the file holds."""
     # What is an intent (again) was not sent, or was refused.
     query = f"SELECT sending_at FROM intents WHERE owner IS ? AND {_in(OPEN)} AND state <> 'intent' AND sending_at > ?"  # noqa: S608
     return [at for name in _dead(owners, connection) for (at,) in connection.execute(query, (name, since))]
 
 
-def claim(owners: Owners, intent_ids: Collection[str] | None, connection: sqlite3.Connection) -> list[Intent]:
+def claim(owners: ProcessLocks, job_ids: Collection[str] | None, connection: sqlite3.Connection) -> list[Intent]:
     """Take over the open rows (of these) that dead owners have left; return all (of these) that are ours then."""
     dead = _dead(owners, connection)
     mine = f"owner = ? AND {_in(OPEN)}"
     take = f"UPDATE intents SET owner = ? WHERE owner IS ? AND {_in(OPEN)}"  # noqa: S608
-    if intent_ids is None:
+    if job_ids is None:
         connection.executemany(take, [(owners.name, name) for name in dead])
         for name in dead:
             if name is not None:
                 owners.bury(name)
         return [read_row(row) for row in connection.execute(f"{_SELECT} WHERE {mine} ORDER BY rowid", (owners.name,))]
-    connection.executemany(f"{take} AND id = ?", [(owners.name, name, asked) for name in dead for asked in intent_ids])
-    found = [one(f"id = ? AND {mine}", (intent_id, owners.name), connection) for intent_id in intent_ids]
+    connection.executemany(f"{take} AND id = ?", [(owners.name, name, asked) for name in dead for asked in job_ids])
+    found = [one(f"id = ? AND {mine}", (job_id, owners.name), connection) for job_id in job_ids]
     return [row for row in found if row is not None]
 
 
 def _change(
-    intent_id: str,
+    job_id: str,
     where: str,
     values: tuple[object, ...],
     fields: Mapping[str, object],
@@ -170,18 +170,18 @@ def _change(
     changed = connection.execute(f"UPDATE intents SET {assignments} WHERE {where}", (*columns.values(), *values))  # noqa: S608
     if not changed.rowcount:
         return None
-    row = one("id = ?", (intent_id,), connection)
+    row = one("id = ?", (job_id,), connection)
     if row is not None and "duplicates" in fields:
-        pairs = [(task_id, intent_id) for task_id in row.duplicates]
-        connection.executemany("INSERT OR REPLACE INTO duplicates (task_id, intent_id) VALUES (?, ?)", pairs)
+        pairs = [(task_id, job_id) for task_id in row.duplicates]
+        connection.executemany("INSERT OR REPLACE INTO duplicates (task_id, job_id) VALUES (?, ?)", pairs)
     return row
 
 
-def _dead(owners: Owners, connection: sqlite3.Connection) -> Sequence[str | None]:
+def _dead(owners: ProcessLocks, connection: sqlite3.Connection) -> Sequence[str | None]:
     names = connection.execute(f"SELECT DISTINCT owner FROM intents WHERE {_in(OPEN)}")  # noqa: S608
     return [name for (name,) in names.fetchall() if not owners.alive(name)]
 
 
-def _in(states: Collection[IntentState]) -> str:
+def _in(states: Collection[JobState]) -> str:
     names = ", ".join(f"'{state}'" for state in sorted(states))
     return f"state IN ({names})"

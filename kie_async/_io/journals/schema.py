@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from kie_async._core.lifecycle import Intent, IntentState, Source
+from kie_async._core.lifecycle import Intent, JobState, Source
 from kie_async.errors import JournalError
 
 __all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "migrate", "read_row", "written"]
@@ -45,7 +45,7 @@ _STEPS: tuple[str, ...] = (
     CREATE INDEX intents_by_task ON intents (task_id) WHERE task_id IS NOT NULL;
     CREATE INDEX intents_open ON intents (owner)
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted');
-    CREATE TABLE duplicates (task_id TEXT PRIMARY KEY NOT NULL, intent_id TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE duplicates (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
     """,
     """
     ALTER TABLE intents ADD COLUMN hinted TEXT NOT NULL DEFAULT '[]';
@@ -128,7 +128,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 def read_row(values: Sequence[object]) -> Intent:
     """The row that a ``SELECT`` of all ``COLUMNS`` has found."""
     fields = dict(zip(COLUMNS, values, strict=True))
-    fields["state"] = IntentState(str(fields["state"]))
+    fields["state"] = JobState(str(fields["state"]))
     fields["sources"] = tuple(Source(**source) for source in json.loads(str(fields["sources"])))
     for name in _LISTS:
         fields[name] = tuple(json.loads(str(fields[name])))

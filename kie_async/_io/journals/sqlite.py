@@ -18,14 +18,14 @@ from typing import Literal, Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent, IntentState, may_move
+from kie_async._core.lifecycle import OPEN, Intent, JobState, may_move
 from kie_async._core.stored import dump_record, load_record
-from kie_async._io.clock import Surroundings
 from kie_async._io.journals import queries
 from kie_async._io.journals.group_commit import GroupCommit
 from kie_async._io.journals.journal import Changes, illegal_move
-from kie_async._io.journals.owners import Owners
+from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.schema import migrate
+from kie_async._io.runtime import Runtime
 from kie_async.errors import ConfigurationError, JournalError, KieError
 
 __all__ = ["SqliteJournal"]
@@ -42,7 +42,7 @@ class SqliteJournal:
         path: The file.
 
         store_inputs: ``"full"``, or ``"hash"`` to keep prompts and image URLs out of the file. Then a job that was not
-            sent before its process ended cannot be sent by another one: it becomes WITHDRAWN.
+            sent before its process ended cannot be sent by another one: it becomes CANCELLED.
 
     Raises:
         ConfigurationError: If *store_inputs* is neither; from ``open``, if another client is at work with this object.
@@ -62,7 +62,7 @@ class SqliteJournal:
         self._path = Path(path).absolute()  # the process may go to another folder
         self._full = store_inputs == "full"
         self._commits: GroupCommit | None = None
-        self._owners: Owners | None = None
+        self._owners: ProcessLocks | None = None
 
     def __repr__(self) -> str:
         return f"SqliteJournal({str(self._path)!r})"
@@ -78,8 +78,8 @@ class SqliteJournal:
                 msg = f"{self!r} is in use by another client. Give each client the path, or a SqliteJournal of its own."
                 raise ConfigurationError(msg)
             await asyncio.wrap_future(self._commits.abandon())  # its loop stands still for good
-        name = Surroundings(loop).new_id().removeprefix("kj_")
-        owners = Owners(self._path.with_name(f"{self._path.name}.owners"), name)
+        name = Runtime(loop).new_id().removeprefix("kj_")
+        owners = ProcessLocks(self._path.with_name(f"{self._path.name}.owners"), name)
         commits = GroupCommit(
             connect=partial(self._connect, owners), disconnect=owners.leave, unusable=partial(_unusable, self._path)
         )
@@ -97,7 +97,7 @@ class SqliteJournal:
             self._commits = None
             await commits.close()
 
-    def _connect(self, owners: Owners) -> sqlite3.Connection:
+    def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
         # sqlite3 would make it with the rights that the umask leaves. One that is there is opened by sqlite3 alone: to
         # close any other descriptor of it would drop all locks that this process has on it.
         with suppress(FileExistsError):
@@ -121,24 +121,24 @@ class SqliteJournal:
         row = attrs.evolve(intent, owner=self._owner.name, **kept)
         return await self._open.do(partial(queries.add, row), writes=True)
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """Move a row by compare-and-set; see ``Journal.move``."""
         if not may_move(seen.state, state):
             raise illegal_move(seen, state)
         fields = {"state": state, "updated_at": at, **self._kept(changes)}
-        if state is IntentState.INTENT or seen.state not in OPEN:
+        if state is JobState.INTENT or seen.state not in OPEN:
             fields["owner"] = self._owner.name  # whoever brings it back is the one who goes on with it
         return await self._open.do(partial(queries.move, seen, fields), writes=True)
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """Change a row without moving it; see ``Journal.note``."""
         return await self._open.do(
-            partial(queries.note, intent_id, {"updated_at": at, **self._kept(changes)}), writes=True
+            partial(queries.note, job_id, {"updated_at": at, **self._kept(changes)}), writes=True
         )
 
-    async def get(self, intent_id: str) -> Intent | None:
+    async def get(self, job_id: str) -> Intent | None:
         """The row of an id."""
-        return await self._open.do(partial(queries.one, "id = ?", (intent_id,)), writes=False)
+        return await self._open.do(partial(queries.one, "id = ?", (job_id,)), writes=False)
 
     async def by_key(self, key: str) -> Intent | None:
         """The row of a caller's key."""
@@ -160,7 +160,7 @@ class SqliteJournal:
         """The row of a taskId."""
         return await self._open.do(partial(queries.by_task, task_id), writes=False)
 
-    async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
+    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
         """The rows in one of *states* (all, if None), oldest first."""
         return await self._open.do(partial(queries.many, states), writes=False)
 
@@ -176,7 +176,7 @@ class SqliteJournal:
         """Delete old rows that have ended; see ``Journal.forget``."""
         return await self._open.do(partial(queries.forget, before), writes=True)
 
-    async def release(self, intent_id: str) -> None:
+    async def release(self, job_id: str) -> None:
         """Do nothing: rows cost space on a disk, and no memory."""
 
     async def paid(self, model: str, most: int) -> Sequence[Intent]:
@@ -194,11 +194,11 @@ class SqliteJournal:
         owners = self._owner
         return await self._open.do(lambda _: owners.alive(row.owner), writes=False)
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         """Take over what dead owners have left; see ``Journal.claim``."""
-        return await self._open.do(partial(queries.claim, self._owner, intent_ids), writes=True)
+        return await self._open.do(partial(queries.claim, self._owner, job_ids), writes=True)
 
-    async def orphans(self) -> Mapping[IntentState, int]:
+    async def orphans(self) -> Mapping[JobState, int]:
         """How many open rows have no owner that is alive, by state."""
         return await self._open.do(partial(queries.orphans, self._owner), writes=False)
 
@@ -219,7 +219,7 @@ class SqliteJournal:
         return self._commits
 
     @property
-    def _owner(self) -> Owners:
+    def _owner(self) -> ProcessLocks:
         if self._owners is None:
             raise self._closed()
         return self._owners

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kie_async._core.lifecycle import OPEN, IntentState
-from kie_async._core.outcomes import worth_retrying
-from kie_async._io.jobs.live import LiveJob
+from kie_async._core.job_errors import worth_retrying
+from kie_async._core.lifecycle import OPEN, JobState
+from kie_async._io.jobs.live_job import LiveJob
 from kie_async._settings import retry_key
 
 if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
-    from kie_async._core.plan import Plan
-    from kie_async._io.creating.intake import Intake
+    from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.mapping.row import Row
     from kie_async._io.parts import Parts
+    from kie_async._io.submitting.intake import Intake
 
 __all__ = ["Finding"]
 
@@ -34,7 +34,7 @@ class Finding:
         plan: How the run is to go.
     """
 
-    def __init__(self, parts: Parts, *, intake: Intake, waiting: Waiting, plan: Plan) -> None:
+    def __init__(self, parts: Parts, *, intake: Intake, waiting: Waiting, plan: MapOptions) -> None:
         self._parts = parts
         self._intake = intake
         self._waiting = waiting
@@ -76,7 +76,7 @@ class Finding:
     async def _is_made_again(self, row: Row, found: LiveJob) -> bool:
         """Whether a job has failed, and the next try is in the journal or allowed."""
         record = found.last_record()
-        if found.state is not IntentState.FAILED or record is None or not worth_retrying(record):
+        if found.state is not JobState.FAILED or record is None or not worth_retrying(record):
             return False
         if row.tries < self._plan.retry_failed:
             return True
@@ -93,6 +93,6 @@ class Finding:
 
 def _is_unsent(row: Intent) -> bool:
     """Whether a job that nobody works on is sent by whoever asks for its key."""
-    if row.state is IntentState.REJECTED:
+    if row.state is JobState.REJECTED:
         return not row.suspect_attempts
-    return row.state in (IntentState.INTENT, IntentState.WITHDRAWN)
+    return row.state in (JobState.INTENT, JobState.CANCELLED)

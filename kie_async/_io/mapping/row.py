@@ -8,24 +8,24 @@ import anyio
 import attrs
 
 from kie_async import errors
-from kie_async._core.facts import Facts, facts
-from kie_async._core.lifecycle import ENDED, IntentState
+from kie_async._core.job_fields import JobFields, facts
+from kie_async._core.lifecycle import ENDED, JobState
 from kie_async._settings import retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kie_async._core.ledger import Account
+    from kie_async._core.budget_ledger import Account
     from kie_async._core.lifecycle import Intent
-    from kie_async._io.jobs.live import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob
     from kie_async.records import Generation
     from kie_async.requests.base import Request
 
 __all__ = ["Row"]
 
 
-class _Common(Facts):
+class _Common(JobFields):
     key: str
     request: Request
     replayed: bool
@@ -103,7 +103,7 @@ class Row:
         return retry_key(self.key, self.tries)
 
     @property
-    def state(self) -> IntentState | None:
+    def state(self) -> JobState | None:
         """The state of its job, or None where it has none."""
         return None if self.job is None else self.job.state
 
@@ -113,7 +113,7 @@ class Row:
         row = None if self.job is None else self.job.final.row
         if row is None:
             return True
-        return row.state in (IntentState.INTENT, IntentState.WITHDRAWN) and not row.suspect_attempts
+        return row.state in (JobState.INTENT, JobState.CANCELLED) and not row.suspect_attempts
 
     @property
     def has_ended(self) -> bool:
@@ -135,7 +135,7 @@ class Row:
 
     def skipped(self, *, late: bool) -> Skipped:
         """The outcome of a row that was not sent, because of the deadline, or else because of the budget."""
-        return Skipped(reason="deadline" if late else "budget", key=self.key, request=self.request)
+        return Skipped(reason="stop_after" if late else "budget", key=self.key, request=self.request)
 
     def _common(self, generation: Generation | None) -> _Common:
         job = self.job

@@ -15,8 +15,8 @@ from typing import Any, cast, get_type_hints
 import attrs
 
 from kie_async import MarketRequest, Problem, Request, Wan22TurboImageToVideo
-from kie_async.requests._shown import shown
-from kie_async.requests.urls import looks_like_url
+from kie_async._display import shown
+from kie_async._urls import looks_like_url
 
 __all__ = ["KEY", "Columns", "columns_of"]
 

@@ -14,24 +14,24 @@ import anyio
 import anyio.to_thread
 import typer
 
-from kie_async import ConfigurationError, InvalidRequestError, JobSummary, Limits, Problem
-from kie_async.cli.batch.asking import agreed, ask, counted
+from kie_async import ConfigurationError, InvalidRequestError, JobInfo, Limits, Problem
+from kie_async._urls import origin
 from kie_async.cli.batch.columns import KEY, columns_of
-from kie_async.cli.batch.course import Course
+from kie_async.cli.batch.confirm import agreed, ask, counted
 from kie_async.cli.batch.folder import JOURNAL, is_ours
 from kie_async.cli.batch.following import Following
-from kie_async.cli.batch.interruption import Interruption
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.order import Order
+from kie_async.cli.batch.options import Order
 from kie_async.cli.batch.record import Record
+from kie_async.cli.batch.remaining import Tally, by_row
+from kie_async.cli.batch.run import Course
+from kie_async.cli.batch.signals import Interruption
 from kie_async.cli.batch.table import Table
-from kie_async.cli.batch.tally import Tally, by_row
-from kie_async.cli.exits import Exit
+from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.options import JsonOption
 from kie_async.cli.running import run
 from kie_async.cli.session import DRAIN, Session
-from kie_async.requests.urls import origin
 
 __all__ = ["batch", "carry_out"]
 
@@ -118,7 +118,7 @@ def _tell_flaws(session: Session, table: Table, tally: Tally) -> int:
     return flaws
 
 
-async def _sent(session: Session, order: Order, manifest: Manifest | None) -> Mapping[str, JobSummary]:
+async def _sent(session: Session, order: Order, manifest: Manifest | None) -> Mapping[str, JobInfo]:
     """What the journal has of earlier runs and the manifest has not, by the rows' keys; the service is not asked."""
     if not await anyio.Path(order.out / JOURNAL).exists():
         return {}
@@ -170,7 +170,7 @@ def batch(
     price: Annotated[
         float | None, typer.Option(metavar="CREDITS", min=0.0, help="What each row costs, if you know better.")
     ] = None,
-    deadline: Annotated[
+    stop_after: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0.0, help="When nothing more is sent; what runs is awaited.")
     ] = None,
     retry_failed: Annotated[
@@ -196,7 +196,7 @@ def batch(
             defaults=_defaults(given),
             budget=budget,
             price=price,
-            deadline=deadline,
+            stop_after=stop_after,
             retry_failed=retry_failed,
             ask=None if yes else ask,
             limits=_limits(rate),

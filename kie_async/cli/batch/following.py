@@ -9,8 +9,8 @@ import anyio
 import attrs
 
 from kie_async import Event, EventName, TaskState
-from kie_async.cli.trail import NOTES
-from kie_async.cli.trails import Doubts
+from kie_async.cli.job_status import NOTES
+from kie_async.cli.trails import Resolution
 
 __all__ = ["Following"]
 
@@ -19,7 +19,7 @@ _OF_ONE = (EventName.SUSPECT, EventName.DUPLICATE)
 
 
 @attrs.define(kw_only=True)
-class Following(Doubts):
+class Following(Resolution):
     """
     The jobs of one run.
 

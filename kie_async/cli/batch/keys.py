@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from kie_async import Problem, Request
+from kie_async._display import shown
 from kie_async._settings import MAX_KEY, is_retry_key
+from kie_async._urls import looks_like_url
 from kie_async.cli.batch.columns import KEY
-from kie_async.requests._shown import shown
 from kie_async.requests.images import ImageSource
-from kie_async.requests.urls import looks_like_url
 
 __all__ = ["Hashes", "Keys", "input_hash_of", "problems_of_key", "source_of", "stem_of"]
 

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from kie_async import ConfigurationError
+from kie_async.cli.batch.atomic_files import replaced
 from kie_async.cli.batch.entry import Entry, entry_of, line_of
 from kie_async.cli.batch.folder import MANIFEST, claimed
-from kie_async.cli.batch.writing import replaced
 
 __all__ = ["Manifest"]
 

@@ -14,10 +14,10 @@ import attrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kie_async.cli.batch.atomic_files import replaced
 from kie_async.cli.batch.charts import HEIGHT, WIDTH, histogram, percentile, timeline
 from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.folder import PAGE
-from kie_async.cli.batch.writing import replaced
 
 __all__ = ["MOST", "Facts", "write_page"]
 

@@ -15,7 +15,7 @@ from kie_async import (
     DownloadError,
     Failed,
     InDoubt,
-    JobSummary,
+    JobInfo,
     KieError,
     Outcome,
     Request,
@@ -23,21 +23,21 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from kie_async._urls import looks_like_url
+from kie_async.cli.batch.atomic_files import hash_of, kept
 from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.order import Commands
+from kie_async.cli.batch.options import Commands
+from kie_async.cli.batch.remaining import DOUBTED, ENDED_WELL, by_row
 from kie_async.cli.batch.shot import Shot
 from kie_async.cli.batch.table import Table
-from kie_async.cli.batch.tally import DOUBTED, ENDED_WELL, by_row
-from kie_async.cli.batch.writing import hash_of, kept
-from kie_async.cli.exits import Exit, exit_of
-from kie_async.requests.urls import looks_like_url
+from kie_async.cli.exit_codes import Exit, exit_of
 
 __all__ = ["Record", "exit_for"]
 
 _WHY_SKIPPED = {
     "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
-    "deadline": "The time was over: nothing was sent. The same command again goes on with it.",
+    "stop_after": "The time was over: nothing was sent. The same command again goes on with it.",
 }
 _WHY_RUNNING = "The service is at work on it. The same command again waits for it."
 _WHY_UNSAVED = "The service has made it, and it was not fetched yet. The same command again fetches it."
@@ -147,7 +147,7 @@ class Record:
         del self.open[outcome.key]
         return entry
 
-    def interrupted(self, summaries: Iterable[JobSummary]) -> int:
+    def interrupted(self, summaries: Iterable[JobInfo]) -> int:
         """
         Write down the rows that the run has left behind, where something was sent for them.
 

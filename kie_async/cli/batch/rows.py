@@ -13,8 +13,8 @@ from typing import TypeAlias
 import attrs
 
 from kie_async import Problem
+from kie_async._display import shown
 from kie_async.cli.batch.lines import LONGEST, Line
-from kie_async.requests._shown import shown
 
 __all__ = ["Header", "Row", "csv_rows", "images_in", "jsonl_rows"]
 

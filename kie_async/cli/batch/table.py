@@ -12,12 +12,12 @@ from typing import TypeAlias
 import attrs
 
 from kie_async import ConfigurationError, InvalidRequestError, Problem, Request
+from kie_async._display import shown
 from kie_async.cli.batch.columns import KEY, Columns
 from kie_async.cli.batch.keys import Hashes, Keys, input_hash_of, problems_of_key, source_of, stem_of
 from kie_async.cli.batch.lines import read_lines
 from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
 from kie_async.cli.batch.shot import Flaw, Shot
-from kie_async.requests._shown import shown
 
 __all__ = ["Judge", "Table"]
 

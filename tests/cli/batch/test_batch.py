@@ -22,8 +22,8 @@ from kie_async.cli.batch.command import carry_out
 from kie_async.cli.batch.folder import JOURNAL, PAGE
 from kie_async.cli.batch.folder import MANIFEST as NAME
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.order import Order
-from kie_async.cli.exits import Exit
+from kie_async.cli.batch.options import Order
+from kie_async.cli.exit_codes import Exit
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
 from tests.cli.world import CAT, Streams, invoke
@@ -283,7 +283,7 @@ async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_se
     assert str(doubtful[0]["command"]) in streams.err
     [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in manifest(mine)}
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
-        await kie.attach(str(job_id)).resolve(task_id)
+        await kie.job(str(job_id)).resolve(task_id)
     settled, _ = await run(fake, mine)
     assert (Exit.DONE, ["done"] * 3, 3) == (settled, states(mine), len(fake.truth.tasks))
 
@@ -317,7 +317,7 @@ async def test_rows_above_those_that_were_paid_get_no_budget_of_their_own(fake: 
 
 
 async def test_after_the_deadline_nothing_more_is_sent(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 45), deadline=15.0)
+    mine = order(table(folder, 45), stop_after=15.0)
     code, _ = await run(fake, mine)
 
     assert (Exit.NO_ANSWER, 40) == (code, len(fake.truth.posts))
@@ -442,13 +442,13 @@ async def test_the_page_is_there_from_the_beginning_and_keeps_up(folder: Path) -
     mine = order(table(folder, 100))
     pages: list[str] = []
 
-    async def look() -> None:
+    async def poll() -> None:
         for _ in range(3):
             await anyio.sleep(12.0)
             pages.append(await anyio.Path(mine.out / PAGE).read_text())
 
     async with anyio.create_task_group() as group:
-        group.start_soon(look)
+        group.start_soon(poll)
         async with FakeKie(duration=3.0) as fake:
             await run(fake, mine)
     shown = [page.count('<li class="card s-done"') for page in pages]

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 import anyio
 
 from kie_async import Event, EventName, KieClient, RunSummary
-from kie_async.cli.batch.board import Board, time_left
 from kie_async.cli.batch.entry import State
 from kie_async.cli.batch.following import Following
+from kie_async.cli.batch.progress import Board, time_left
 from kie_async.cli.output import Output
 from kie_async.testing import FakeKie
 from tests.cli.batch.folder import shot

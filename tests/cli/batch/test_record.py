@@ -15,7 +15,7 @@ from kie_async import (
     Failed,
     Generation,
     InvalidRequestError,
-    JobSummary,
+    JobInfo,
     KieError,
     TaskFailedError,
     TaskRecord,
@@ -25,7 +25,7 @@ from kie_async import (
 from kie_async.cli.batch.columns import columns_of
 from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.order import Order
+from kie_async.cli.batch.options import Order
 from kie_async.cli.batch.page import MOST, Facts, write_page
 from kie_async.cli.batch.record import Record
 from kie_async.cli.batch.table import Table
@@ -56,7 +56,7 @@ def failed(record: Record, error: KieError, *, task_id: str | None = None) -> En
 def test_what_was_left_behind_is_there_with_its_task(record: Record) -> None:
     """By the journal: what runs, what is in doubt; not what was never sent, and not what belongs to others."""
     [(key, _)] = record.requests()
-    known = JobSummary(id="kj_1", state="submitted", model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key)
+    known = JobInfo(id="kj_1", state="submitted", model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key)
     others = [attrs.evolve(known, key="another"), attrs.evolve(known, key=None), attrs.evolve(known, state="intent")]
 
     assert 0 == record.interrupted(others)

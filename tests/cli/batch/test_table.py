@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kie_async import ConfigurationError, Problem, Request
-from kie_async._core.plan import file_name
+from kie_async._core.map_options import file_name
 from kie_async.cli.batch.columns import columns_of
 from kie_async.cli.batch.lines import LONGEST
 from kie_async.cli.batch.table import Table

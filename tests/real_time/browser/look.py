@@ -19,7 +19,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from kie_async.cli.batch.command import carry_out
-from kie_async.cli.batch.order import Order
+from kie_async.cli.batch.options import Order
 from kie_async.cli.demo import PROMPTS
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session

@@ -90,7 +90,7 @@ async def _attach(share: Share, kie: KieClient, diary: Diary) -> None:
         ids = [str(entry["job"]) for entry in read_diary(share.diary(share.number + 1)) if entry["told"] == "journaled"]
     async with anyio.create_task_group() as group:
         for job_id in ids[:ATTACHED]:
-            group.start_soon(wait_for, kie.attach(job_id), diary)
+            group.start_soon(wait_for, kie.job(job_id), diary)
 
 
 async def _recover(share: Share, kie: KieClient, diary: Diary) -> None:

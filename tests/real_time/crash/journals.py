@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import anyio
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent, IntentState
+from kie_async._core.lifecycle import OPEN, Intent, JobState
 from kie_async._io.journals.journal import Changes, Journal
 from tests.real_time.crash.perils import Perils
 
@@ -39,14 +39,14 @@ class _Around:
     async def add(self, intent: Intent) -> Intent:
         return await self.inner.add(intent)
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         return await self.inner.move(seen, state, at=at, **changes)
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self.inner.note(intent_id, at=at, **changes)
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self.inner.note(job_id, at=at, **changes)
 
-    async def get(self, intent_id: str) -> Intent | None:
-        return await self.inner.get(intent_id)
+    async def get(self, job_id: str) -> Intent | None:
+        return await self.inner.get(job_id)
 
     async def by_key(self, key: str) -> Intent | None:
         return await self.inner.by_key(key)
@@ -63,7 +63,7 @@ class _Around:
     async def by_task(self, task_id: str) -> Intent | None:
         return await self.inner.by_task(task_id)
 
-    async def rows(self, states: Collection[IntentState] | None = None) -> Sequence[Intent]:
+    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
         return await self.inner.rows(states)
 
     async def hinted(self) -> Sequence[Intent]:
@@ -75,8 +75,8 @@ class _Around:
     async def forget(self, *, before: float) -> int:
         return await self.inner.forget(before=before)
 
-    async def release(self, intent_id: str) -> None:
-        await self.inner.release(intent_id)
+    async def release(self, job_id: str) -> None:
+        await self.inner.release(job_id)
 
     async def paid(self, model: str, most: int) -> Sequence[Intent]:
         return await self.inner.paid(model, most)
@@ -87,10 +87,10 @@ class _Around:
     async def alive(self, row: Intent) -> bool:
         return await self.inner.alive(row)
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        return await self.inner.claim(intent_ids)
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        return await self.inner.claim(job_ids)
 
-    async def orphans(self) -> Mapping[IntentState, int]:
+    async def orphans(self) -> Mapping[JobState, int]:
         return await self.inner.orphans()
 
     async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
@@ -120,21 +120,21 @@ class PerilousJournal(_Around):
         self._perils.reach("journal: after it is added")
         return row
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         self._perils.reach(f"journal: before {state}")
         row = await self.inner.move(seen, state, at=at, **changes)
         self._perils.reach(f"journal: after {state}")
         return row
 
-    async def note(self, intent_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         self._perils.reach("journal: before it is noted")
-        row = await self.inner.note(intent_id, at=at, **changes)
+        row = await self.inner.note(job_id, at=at, **changes)
         self._perils.reach("journal: after it is noted")
         return row
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         self._perils.reach("journal: before they are claimed")
-        rows = await self.inner.claim(intent_ids)
+        rows = await self.inner.claim(job_ids)
         self._perils.reach("journal: after they are claimed")
         return rows
 
@@ -149,14 +149,14 @@ class _WritesAfterTheAnswer(_Around):
         super().__init__(inner)
         self._unwritten: dict[str, tuple[Intent, float]] = {}
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        if state is IntentState.SENDING:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        if state is JobState.SENDING:
             self._unwritten[seen.id] = seen, at
             return attrs.evolve(seen, state=state, updated_at=at, **changes)
         if (unwritten := self._unwritten.pop(seen.id, None)) is not None:
             before, began_at = unwritten
             written = await self.inner.move(
-                before, IntentState.SENDING, at=began_at, attempts=seen.attempts, sending_at=seen.sending_at
+                before, JobState.SENDING, at=began_at, attempts=seen.attempts, sending_at=seen.sending_at
             )
             if written is None:
                 return None
@@ -166,11 +166,11 @@ class _WritesAfterTheAnswer(_Around):
 class _TakesSendingForIntent(_Around):
     """SENDING taken for INTENT at recovery: what was being sent is sent again."""
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         rows = []
-        for row in await self.inner.claim(intent_ids):
-            if row.state is IntentState.SENDING:
-                moved = await self.inner.move(row, IntentState.INTENT, at=row.updated_at)
+        for row in await self.inner.claim(job_ids):
+            if row.state is JobState.SENDING:
+                moved = await self.inner.move(row, JobState.INTENT, at=row.updated_at)
                 rows.append(moved or row)
             else:
                 rows.append(row)
@@ -184,11 +184,11 @@ class _TakesWithoutLooking(_Around):
     No bug by itself: it is what the compare-and-set of each move is there for.
     """
 
-    async def claim(self, intent_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        found = [row for row in await self.inner.rows(OPEN) if intent_ids is None or row.id in intent_ids]
+    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+        found = [row for row in await self.inner.rows(OPEN) if job_ids is None or row.id in job_ids]
         # The other one looks, too, before either takes.
         await anyio.sleep(1.0)
-        await self.inner.claim(intent_ids)
+        await self.inner.claim(job_ids)
         return found
 
     def owns(self, row: Intent) -> bool:  # noqa: ARG002 (of all)
@@ -198,7 +198,7 @@ class _TakesWithoutLooking(_Around):
 class _OverwritesWhatIsThere(_TakesWithoutLooking):
     """No compare-and-set: a move overwrites whatever is there."""
 
-    async def move(self, seen: Intent, state: IntentState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         # note() changes a row without a look at its state, and this makes it change the state itself.
         overwritten: dict[str, Any] = {"state": state, **changes}
         return await self.inner.note(seen.id, at=at, **overwritten)

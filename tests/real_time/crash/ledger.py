@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "audit", "read_rows"]
 
 #: Where a job may stand when everybody has gone home.
-_SETTLED = frozenset({"succeeded", "failed", "rejected", "withdrawn", "in_doubt", "unknown", "abandoned"})
-_DOUBTFUL = frozenset({"in_doubt", "unknown", "abandoned"})
+_SETTLED = frozenset({"succeeded", "failed", "rejected", "cancelled", "in_doubt", "unresolved", "abandoned"})
+_DOUBTFUL = frozenset({"in_doubt", "unresolved", "abandoned"})
 
 #: How a wait may end; a time-out is no end.
-ENDS = frozenset({"Generation", "TaskFailedError", "SubmitInDoubtError", "InvalidRequestError", "ServiceError"})
+ENDS = frozenset({"Generation", "TaskFailedError", "SubmitInDoubtError", "InvalidRequestError", "ServerError"})
 
 
 @attrs.frozen(kw_only=True)

@@ -175,9 +175,9 @@ async def _shoot(orders: Orders, kie: KieClient, diary: Diary, number: int) -> N
         # Half of the callers wait for the taskId, half of them only until the job is in the journal.
         job = await kie.submit(shot(orders, number), key=key(number), wait=number % 4 < 2)
     except SubmitInDoubtError as error:
-        diary.write(told=type(error).__name__, shot=number, job=error.intent_id)
+        diary.write(told=type(error).__name__, shot=number, job=error.job_id)
     except KieError as error:
-        diary.write(told=type(error).__name__, shot=number, job=error.intent_id, message=str(error))
+        diary.write(told=type(error).__name__, shot=number, job=error.job_id, message=str(error))
     else:
         diary.write(told="journaled", shot=number, job=job.id, task=job.task_id)
         await wait_for(job, diary, shot=number)

@@ -48,7 +48,7 @@ async def test_a_process_that_is_told_to_end_cuts_no_create_off(by: signal.Signa
 
 
 @both
-@pytest.mark.parametrize("state", ["stalled", "unknown"])
+@pytest.mark.parametrize("state", ["stalled", "unresolved"])
 async def test_jobs_that_have_outlived_a_deadline_survive_the_end_of_their_process(
     state: str, by: signal.Signals, tmp_path: Path
 ) -> None:
@@ -56,7 +56,8 @@ async def test_jobs_that_have_outlived_a_deadline_survive_the_end_of_their_proce
     sweep = Sweep(tmp_path / "sweep", by=by)
     async with service(duration=1e6) as fake:
         orders = attrs.evolve(
-            sweep.orders(fake, Point(f"journal: after {state}", 1)), retry=RetryPolicy(max_age=20.0, in_doubt_hold=15.0)
+            sweep.orders(fake, Point(f"journal: after {state}", 1)),
+            retry=RetryPolicy(max_age=20.0, in_doubt_timeout=15.0),
         )
         code = await run(programs.first, orders)
     rows, told = read_rows(orders.journal), read_diary(orders.diary)
@@ -66,7 +67,7 @@ async def test_jobs_that_have_outlived_a_deadline_survive_the_end_of_their_proce
     assert {row["task_id"] for row in rows.values()} - {None} <= set(fake.truth.tasks)
     assert [] == [entry for entry in told if entry["told"] == "log"]
     assert len(fake.truth.tasks) == sum(
-        row["state"] in ("submitted", "stalled", "in_doubt", "unknown") for row in rows.values()
+        row["state"] in ("submitted", "stalled", "in_doubt", "unresolved") for row in rows.values()
     )
 
 

@@ -27,7 +27,7 @@ class Shot(TypedDict):
     prompt: str
     url: str
     callback_url: str
-    looks: list[float]
+    polls: list[float]
     callbacks: list[tuple[float, int | None]]
 
 
@@ -42,7 +42,7 @@ class Told(TypedDict):
 def truth_of(fake: FakeKie) -> Told:
     """What a fake has seen."""
     by_task = attrgetter("task_id")
-    looks = {task_id: list(polls) for task_id, polls in groupby(sorted(fake.truth.polls, key=by_task), by_task)}
+    polls = {task_id: list(polls) for task_id, polls in groupby(sorted(fake.truth.polls, key=by_task), by_task)}
     posts = {task_id: list(posts) for task_id, posts in groupby(sorted(fake.truth.callbacks, key=by_task), by_task)}
     return Told(
         shots=[
@@ -51,7 +51,7 @@ def truth_of(fake: FakeKie) -> Told:
                 prompt=str(task.input["prompt"]),
                 url=task.result_url,
                 callback_url=task.callback_url or "",
-                looks=[look.at for look in looks.get(task.task_id, [])],
+                polls=[poll.at for poll in polls.get(task.task_id, [])],
                 callbacks=[(post.at, post.status) for post in posts.get(task.task_id, [])],
             )
             for task in fake.truth.created

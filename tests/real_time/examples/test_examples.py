@@ -214,12 +214,12 @@ def test_every_end_came_by_callback(runs: Mapping[str, asyncio.Task[Run]], name:
     # On a busy machine a look may cross its callback, and one that is answered late is made again.
     came = runs[name].result()
     posts = [shot["callbacks"] for shot in came.truth["shots"]]
-    of_the_net = sum(look < shot["callbacks"][0][0] for shot in came.truth["shots"] for look in shot["looks"])
-    looks = sum(len(shot["looks"]) for shot in came.truth["shots"])
+    of_the_net = sum(poll < shot["callbacks"][0][0] for shot in came.truth["shots"] for poll in shot["polls"])
+    polls = sum(len(shot["polls"]) for shot in came.truth["shots"])
 
     assert [[200]] * 51 == [[status for _, status in posted] for posted in posts]
     assert of_the_net <= 0.2 * 51
-    assert 51 <= looks - of_the_net <= 54
+    assert 51 <= polls - of_the_net <= 54
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,285 @@
+"""What one event loop knows of one job beyond its row: its owner, its slot, its last record, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import attrs
+
+from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.stored import load_record
+from kie_async._io.alarms import Alarmed
+from kie_async._io.journals.journal import Changes
+from kie_async._io.timers import Timer
+from kie_async.errors import KieError
+from kie_async.records import TaskRecord
+
+if TYPE_CHECKING:
+    from kie_async._io.polling.watchlist import Watch
+
+__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Stop", "Submission"]
+
+#: The states in which a create has not been answered; None while there is no row.
+BEFORE_AN_ANSWER = (None, JobState.INTENT, JobState.SENDING)
+
+#: Changes that a slow reader of ``Job.updates()`` has not taken yet; a task has a handful of states.
+MAX_UPDATES = 64
+
+
+#: Who waits. Mostly it is one, and a tuple for a hundred thousand of them would cost each 48 bytes.
+_Waiting: TypeAlias = asyncio.Future[None] | tuple[asyncio.Future[None], ...]
+
+
+class Stop(Enum):
+    """Why an owner is asked to end before its create is accepted."""
+
+    CANCELLED = auto()  #: The caller has left.
+    ACCOUNT = auto()  #: The account cannot pay.
+    CLOSED = auto()  #: The client closes.
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Submission:
+    """
+    What a job needs on its way to a taskId, and not for the hours after that.
+
+    Attributes:
+        place: Its place in the queue.
+
+        began_at: When it was asked for, by the loop.
+
+        patient: Whether it waits behind maintenance for as long as it takes.
+
+        afford: Asked before a create is sent once more that may have been paid already; None where nobody counts.
+
+        stop: Why the owner should end, as soon as nothing is on the wire.
+
+        on_wire: Whether a byte of a create may have left, and its answer has not been read.
+
+        scope: What can be cancelled of the owner while nothing is on the wire.
+    """
+
+    place: int = 0
+    began_at: float = 0.0
+    patient: bool = False
+    afford: Callable[[], bool] | None = None
+    stop: Stop | None = None
+    on_wire: bool = False
+    scope: anyio.CancelScope | None = None
+
+    def interrupt(self) -> None:
+        """Cancel the owner, unless a create may be on the wire."""
+        if self.scope is not None and not self.on_wire:
+            self.scope.cancel()
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class LiveJob(Alarmed):
+    """
+    A job that somebody waits for, or that something may still happen to.
+
+    Attributes:
+        id: The job's own id; for a task of which this journal knows nothing, its taskId.
+
+        key: The caller's key.
+
+        fingerprint: The identity of the request, where it is known already.
+
+        row: Its row, once it is journaled; None for a task of somebody else.
+
+        written: Whether its owner has it in the journal, or has found it there.
+
+        unwritten: Where the journal could not be written: the row as it holds it, then each move that it lacks, with
+            the row as it is by then and what else has changed.
+
+        successor: The job that this one turned out to be; everybody goes on with that.
+
+        record: The service's last word.
+
+        error: Why it goes no further: refused, withdrawn, halted.
+
+        trouble: Why it cannot be looked at just now; the task itself is not concerned.
+
+        submission: What its owner here needs to bring it to a taskId; None while it has none.
+
+        remote: Whether another process works on it.
+
+        holds_slot: Whether it holds a slot.
+
+        accepted_at: When its task was accepted, by the loop.
+
+        unseen: Whether the service has said that it does not know its task.
+
+        called_back: Whether a callback for it has come.
+
+        empty_looks: How often in a row the service has said "success" without a result.
+
+        watch: What is known of its task for the looks at it, while it is looked at.
+
+        alarm: When it is given up while its task runs.
+
+        deadlines: What else is to happen to it at an instant, if anything is.
+    """
+
+    id: str
+    key: str | None = None
+    fingerprint: str | None = None
+    row: Intent | None = None
+    written: bool = False
+    unwritten: list[tuple[Intent, Changes | None]] | None = None
+    successor: LiveJob | None = None
+    record: TaskRecord | None = None
+    error: KieError | None = None
+    trouble: KieError | None = None
+    submission: Submission | None = None
+    remote: bool = False
+    holds_slot: bool = False
+    accepted_at: float = 0.0
+    unseen: bool = False
+    called_back: bool = False
+    empty_looks: int = 0
+    alarm: float | None = None
+    watch: Watch | None = None
+    deadlines: tuple[Timer, ...] = ()
+    waiters: int = 0
+    _waiting: _Waiting = attrs.field(default=(), init=False)
+    _waiting_for_news: _Waiting = attrs.field(default=(), init=False)
+    _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
+
+    @classmethod
+    def of(cls, row: Intent) -> LiveJob:
+        """The job of a row that was found in the journal."""
+        return cls(id=row.id, key=row.key, fingerprint=row.fingerprint, row=row, written=True)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its task was created by somebody else."""
+        return not self.id.startswith("kj_")
+
+    @property
+    def final(self) -> LiveJob:
+        """This job, or the one that it turned out to be."""
+        return self if self.successor is None else self.successor.final
+
+    @property
+    def own_id(self) -> str | None:
+        """Its id, if that is one of ours."""
+        return None if self.foreign else self.id
+
+    @property
+    def owned(self) -> bool:
+        """Whether an owner is bringing it to a taskId."""
+        return self.submission is not None
+
+    @property
+    def attended(self) -> bool:
+        """Whether somebody is bringing it on: an owner here, or another process."""
+        return self.owned or self.remote
+
+    @property
+    def state(self) -> JobState | None:
+        """The state of its row, or None while it has none."""
+        return None if self.row is None else self.row.state
+
+    @property
+    def task_id(self) -> str | None:
+        """The service's id, as far as it is known."""
+        if self.foreign:
+            return self.id
+        return None if self.row is None else self.row.task_id
+
+    def last_record(self) -> TaskRecord | None:
+        """The service's last word, as it was seen here or written down."""
+        if self.record is None and self.row is not None and self.row.record is not None:
+            self.record = load_record(self.row.record)
+        return self.record
+
+    @property
+    def readers(self) -> int:
+        """How many read its changes."""
+        return 0 if self._readers is None else len(self._readers)
+
+    @property
+    def on_course(self) -> bool:
+        """Whether all goes as it should and has not ended: whoever waits for the end has no reason to look."""
+        if self.trouble is not None or self.successor is not None:
+            return False
+        return self.state is JobState.SUBMITTED or (self.attended and self.state in BEFORE_AN_ANSWER)
+
+    async def changed(self) -> None:
+        """Wait for the next change; leaving the wait disturbs no other waiter."""
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting = _with(changed, self._waiting)
+        self.waiters += 1
+        try:
+            await changed
+        finally:
+            self.waiters -= 1
+            self._waiting = _without(changed, self._waiting)
+
+    def news(self) -> asyncio.Future[None]:
+        """
+        Done at the next change that takes the job from its course; ``heard`` follows, whatever becomes of the wait.
+
+        No coroutine, since a hundred thousand callers may wait at once.
+        """
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for_news = _with(news, self._waiting_for_news)
+        self.waiters += 1
+        return news
+
+    def heard(self, news: asyncio.Future[None]) -> None:
+        """End a wait for news."""
+        self.waiters -= 1
+        self._waiting_for_news = _without(news, self._waiting_for_news)
+
+    def publish(self) -> None:
+        """Wake everybody who waits for a change."""
+        woken, self._waiting = _each(self._waiting), ()
+        if self._waiting_for_news != () and not self.on_course:
+            woken, self._waiting_for_news = (*woken, *_each(self._waiting_for_news)), ()
+        for waiting in woken:
+            if not waiting.done():  # else its waiter is just leaving
+                waiting.set_result(None)
+
+    def saw(self, record: TaskRecord) -> None:
+        """Take the service's last word, and wake everybody if it says something new."""
+        if record == self.record:
+            return
+        self.record = record
+        for reader in self._readers or ():
+            reader.append(record)
+        self.publish()
+
+    def add_reader(self) -> deque[TaskRecord]:
+        """A queue that every further change is put into, the oldest falling out if nobody takes them."""
+        record = self.last_record()
+        reader: deque[TaskRecord] = deque(() if record is None else (record,), maxlen=MAX_UPDATES)
+        if self._readers is None:
+            self._readers = []
+        self._readers.append(reader)
+        return reader
+
+    def drop_reader(self, reader: deque[TaskRecord]) -> None:
+        """Stop filling a queue."""
+        readers = [other for other in self._readers or () if other is not reader]
+        self._readers = readers or None
+
+
+def _each(waiting: _Waiting) -> tuple[asyncio.Future[None], ...]:
+    return waiting if isinstance(waiting, tuple) else (waiting,)
+
+
+def _with(one: asyncio.Future[None], waiting: _Waiting) -> _Waiting:
+    return (*_each(waiting), one) if waiting != () else one
+
+
+def _without(one: asyncio.Future[None], waiting: _Waiting) -> _Waiting:
+    """*waiting* without one that is not waited for any more; when all were woken, it is not among them."""
+    others = tuple(other for other in _each(waiting) if other is not one)
+    return others[0] if len(others) == 1 else others

@@ -1,0 +1,123 @@
+"""What a caller does about a job in doubt: say which task it is, send it again, or give it up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from kie_async import errors
+from kie_async._core.callback_token import find_token
+from kie_async._core.job_errors import closed_error, error_of_poll
+from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.wire import read_param
+
+if TYPE_CHECKING:
+    from kie_async._io.jobs.recovery import Recovery
+    from kie_async._io.jobs.waiting import Waiting
+    from kie_async._io.parts import Parts
+    from kie_async.records import JSON, TaskRecord
+
+__all__ = ["Resolution"]
+
+
+class Resolution:
+    """
+    Settles jobs in doubt by hand.
+
+    Args:
+        parts: The client's parts.
+
+        waiting: Finds jobs.
+
+        recovery: Follows them afterwards.
+    """
+
+    def __init__(self, parts: Parts, waiting: Waiting, recovery: Recovery) -> None:
+        self._parts = parts
+        self._waiting = waiting
+        self._recovery = recovery
+
+    async def resolve(self, job_id: str, task_id: str) -> None:
+        """Bind a task to a job in doubt; see ``Job.resolve``."""
+        parts = self._parts
+        row = await self._in_doubt(job_id)
+        poll = await parts.poller.poll_now(task_id)
+        if poll.record is None:
+            raise error_of_poll(poll.verdict, job_id=row.id, task_id=task_id)
+        other = await parts.journal.by_task(task_id)
+        if (other is not None and other.id != row.id) or not belongs(poll.record, row, parts.secret):
+            whose = "" if other is None else f" ({other.id})"
+            msg = f"The task was created by another request than this job's{whose}, and is not bound. Check the id."
+            raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
+        job = self._recovery.adopt(row)
+        await parts.result_writer.accepted(job, task_id)
+        await self._recovery.follow(job)
+        await parts.tracker.apply(job, poll.record)
+
+    async def resubmit(self, job_id: str) -> None:
+        """Send a job in doubt again; see ``Job.resubmit``."""
+        row = await self._in_doubt(job_id)
+        # What was in doubt may have been paid, whatever becomes of the job now.
+        await self._leave_doubt(row, JobState.INTENT, suspects=1)
+
+    async def abandon(self, job_id: str) -> None:
+        """Give a job in doubt up; see ``Job.abandon``."""
+        await self._leave_doubt(await self._in_doubt(job_id), JobState.ABANDONED)
+
+    async def _in_doubt(self, job_id: str) -> Intent:
+        job = await self._waiting.find(job_id)
+        self._waiting.leave(job)
+        if job.row is None or job.state not in (JobState.IN_DOUBT, JobState.UNRESOLVED):
+            said = "was created by somebody else" if job.row is None else f"is {job.state}"
+            msg = f"Only a job in doubt can be settled by hand, and this one {said}. Nothing was changed."
+            raise errors.ConfigurationError(msg, job_id=job.own_id, task_id=job.task_id)
+        return job.row
+
+    async def _leave_doubt(self, row: Intent, state: JobState, *, suspects: int = 0) -> None:
+        if self._parts.submitter.closing:
+            raise closed_error(job_id=row.id)
+        moved = await self._parts.journal.move(
+            row,
+            state,
+            at=self._parts.runtime.wall(),
+            error=None,
+            suspect_attempts=row.suspect_attempts + suspects,
+        )
+        if moved is None:
+            msg = "The job has just been settled by somebody else. Look at it again."
+            raise errors.ConfigurationError(msg, job_id=row.id)
+        job = self._recovery.adopt(moved)
+        job.row = moved
+        await self._recovery.follow(job)
+
+
+def belongs(record: TaskRecord, row: Intent, secret: bytes) -> bool:
+    """
+    Whether a task was created by an intent.
+
+    Args:
+        record: The service's record, which echoes the request in ``param``.
+
+        row: The intent.
+
+        secret: What callback tokens are made with.
+
+    Returns:
+        Where the echo has a callback URL: whether our token in it names the intent. Else whether model and input are
+        the same; the service adds defaults of its own to the input.
+    """
+    param = read_param(record)
+    if param is None:
+        return False
+    if param.callback_url is not None or row.callback_url is not None:
+        token = None if param.callback_url is None else find_token(secret, param.callback_url)
+        return token is not None and token.job_id == row.id
+    given: dict[str, JSON] | None = json.loads(row.input) if row.input else None
+    echoed = param.input
+    return (
+        given is not None
+        and param.model == row.model
+        and isinstance(echoed, Mapping)
+        and all(name in echoed and echoed[name] == value for name, value in given.items())
+    )

@@ -1,0 +1,182 @@
+"""What a file really is, told by its bytes."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+import attrs
+
+__all__ = ["HEAD", "Content", "Media", "identify", "is_whole"]
+
+#: How many bytes of a file's beginning ``identify`` wants to see.
+HEAD = 64
+
+#: Whoever looks for a file's end takes no more steps than this: a file of nothing but empty pieces has no other end.
+_MOST_PIECES = 100_000
+_BOX_HEADER = 8
+
+
+class Content(Protocol):
+    """A whole file: bytes at hand, or a view of what lies on disk."""
+
+    def __len__(self) -> int:
+        """How many bytes it has."""
+        ...
+
+    def __getitem__(self, piece: slice, /) -> bytes:
+        """A piece of it."""
+        ...
+
+    def find(self, what: bytes, start: int, /) -> int:
+        """Where *what* is next, from *start* on; -1 if nowhere."""
+        ...
+
+
+@attrs.frozen
+class Media:
+    """
+    A kind of file.
+
+    Attributes:
+        kind: ``"image"``, ``"video"`` or ``"audio"``.
+
+        mime: Its media type.
+
+        suffix: The usual end of its name, with the dot.
+    """
+
+    kind: str
+    mime: str
+    suffix: str
+
+
+# The first row that fits decides; "." is any byte. ISO files name their brand after "ftyp"; an unknown brand is taken
+# for MP4, as players do. RIFF and EBML are containers, whose inner type decides.
+# Source: the WHATWG MIME Sniffing standard, and the registries of brands (mp4ra.org) and of Matroska's DocType.
+_TABLE = tuple(
+    (re.compile(pattern, re.DOTALL), Media(kind, mime, suffix))
+    for pattern, kind, mime, suffix in (
+        (rb"\xff\xd8\xff", "image", "image/jpeg", ".jpg"),
+        (rb"\x89PNG\r\n\x1a\n", "image", "image/png", ".png"),
+        (rb"RIFF....WEBPVP8[ LX]", "image", "image/webp", ".webp"),
+        (rb"GIF8[79]a", "image", "image/gif", ".gif"),
+        (rb"BM....\0\0\0\0", "image", "image/bmp", ".bmp"),
+        (rb"II\*\0|MM\0\*", "image", "image/tiff", ".tif"),
+        (rb"....ftypavi[fs]", "image", "image/avif", ".avif"),
+        (rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", "image", "image/heic", ".heic"),
+        (rb"....ftypqt  ", "video", "video/quicktime", ".mov"),
+        (rb"....ftypM4[AB] ", "audio", "audio/mp4", ".m4a"),
+        (rb"....ftyp", "video", "video/mp4", ".mp4"),
+        (rb"\x1a\x45\xdf\xa3.{0,48}webm", "video", "video/webm", ".webm"),
+        (rb"\x1a\x45\xdf\xa3.{0,48}matroska", "video", "video/x-matroska", ".mkv"),
+        (rb"RIFF....AVI ", "video", "video/x-msvideo", ".avi"),
+        (rb"RIFF....WAVE", "audio", "audio/wav", ".wav"),
+        (rb"ID3[\x02-\x04]|\xff[\xfb\xf3\xf2]", "audio", "audio/mpeg", ".mp3"),
+        (rb"\xff[\xf1\xf9]", "audio", "audio/aac", ".aac"),
+        (rb"fLaC", "audio", "audio/flac", ".flac"),
+        (rb"OggS", "audio", "audio/ogg", ".ogg"),
+    )
+)
+
+
+def identify(head: bytes) -> Media | None:
+    r"""
+    Tell a file's kind by its first bytes; its name and what a server says of it do not count.
+
+    Args:
+        head: At least ``HEAD`` bytes, or the whole file where it is shorter.
+
+    Returns:
+        The kind, or None where it is none of the known ones: HTML, JSON and plain text are not.
+
+    Source: the WHATWG MIME Sniffing standard, and the registries of ISO brands and Matroska document types.
+
+    >>> identify(b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR").mime
+    'image/png'
+    >>> identify(b"<!doctype html><html>")
+    """
+    head = head[:HEAD]
+    return next((media for pattern, media in _TABLE if pattern.match(head)), None)
+
+
+def is_whole(data: Content, media: Media) -> bool:
+    r"""
+    Whether a file has an end, as far as its outermost structure tells; nothing is decoded.
+
+    A broken copy or download stops short of it. Such an image would be accepted for upload, and paid for.
+
+    Args:
+        data: The whole file.
+
+        media: What ``identify`` says of it; JPEG, PNG, WebP and the family of MP4 are looked into, and all else counts
+            as whole.
+
+    Source: ITU-T T.81 annex B (JPEG), the PNG specification §5.3, RFC 9649 (WebP), ISO/IEC 14496-12 §4.2 (MP4).
+
+    >>> is_whole(b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IEND" + bytes(4), Media("image", "image/png", ".png"))
+    True
+    """
+    poll = _ENDS.get(media.mime)
+    return poll is None or poll(data)
+
+
+def _jpeg_has_end(data: Content) -> bool:
+    """
+    Walk from marker to marker as far as the picture's own data, and look for the end after it.
+
+    An end marker before that belongs to a thumbnail inside of a segment.
+    """
+    at = 2
+    for _ in range(_MOST_PIECES):
+        if at + 4 > len(data) or data[at : at + 1] != b"\xff":
+            break
+        marker = data[at + 1 : at + 2]
+        if marker == b"\xda":  # the scan: what follows is the picture
+            return data.find(b"\xff\xd9", at) >= 0
+        # Any number of 0xff may precede a marker; another marker is followed by its length, which counts itself.
+        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def _png_has_end(data: Content) -> bool:
+    at = 8
+    for _ in range(_MOST_PIECES):
+        if at + 12 > len(data):
+            break
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + length
+    return False
+
+
+def _webp_has_end(data: Content) -> bool:
+    return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+
+
+def _iso_has_end(data: Content) -> bool:
+    """
+    Walk from box to box: a file that is cut off has less than its last box says.
+
+    What follows after the last box, and is none, does not matter.
+    """
+    at = 0
+    for _ in range(_MOST_PIECES):
+        if at + _BOX_HEADER > len(data):
+            break
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length == 1:  # a large one: its length stands after its name
+            length = max(int.from_bytes(data[at + 8 : at + 16], "big"), 16)
+        if length < _BOX_HEADER:  # 0: it goes on to the end of the file, wherever that is
+            break
+        at += length
+    return at <= len(data)
+
+
+_ENDS = {
+    "image/jpeg": _jpeg_has_end,
+    "image/png": _png_has_end,
+    "image/webp": _webp_has_end,
+    **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4", "image/avif", "image/heic"), _iso_has_end),
+}
