@@ -177,24 +177,24 @@ class Process:
     """A process of ours: where it listens, and how to ask it for its CPU time."""
 
     port: int
-    ask: Callable[[], float]
+    make_request: Callable[[], float]
 
 
 @contextmanager
 def process(*arguments: str | int) -> Iterator[Process]:
     """This module in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.receiver", *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603  # ours
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # ours  # noqa: S603  # ours
         if child.stdin is None or child.stdout is None:
             raise AssertionError
         given, says = child.stdin, child.stdout
 
-        def ask() -> float:
+        def make_request() -> float:
             print(file=given, flush=True)
             return float(says.readline())
 
         try:
-            yield Process(int(says.readline()), ask)
+            yield Process(int(says.readline()), make_request)
         finally:
             child.kill()
 
@@ -450,9 +450,9 @@ class Turn:
 
 async def turn(server: Process, load: Load, requests: Sequence[bytes]) -> Turn:
     """Give a server a slice of the load."""
-    wall, cpu, ours = time.perf_counter(), server.ask(), time.process_time()
+    wall, cpu, ours = time.perf_counter(), server.make_request(), time.process_time()
     await load.run(requests)
-    return Turn(time.perf_counter() - wall, server.ask() - cpu, time.process_time() - ours)
+    return Turn(time.perf_counter() - wall, server.make_request() - cpu, time.process_time() - ours)
 
 
 async def take_turns(name: str, service: Process) -> dict[str, list[tuple[Turn, Turn]]]:

@@ -109,7 +109,7 @@ def server_of(listener: socket.socket) -> Callable[[Any], AbstractAsyncContextMa
     """What serves an application, of aiohttp or an ASGI one, at an address."""
 
     @asynccontextmanager
-    async def serving(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 (a framework's own)
+    async def serving(app: Any) -> AsyncIterator[None]:
         if isinstance(app, web.Application):
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()

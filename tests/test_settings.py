@@ -69,7 +69,7 @@ def test_what_is_given_goes_before_the_environment(
         "canary\udfff",
     ],
 )
-def test_what_can_be_no_key_is_refused_and_not_shown(wrong: Any) -> None:  # noqa: ANN401 (whatever somebody passes)
+def test_what_can_be_no_key_is_refused_and_not_shown(wrong: Any) -> None:
     """An empty key would let anybody sign; half a character could not be signed with."""
     with pytest.raises(ConfigurationError) as raised:
         read_webhook_keys(wrong)

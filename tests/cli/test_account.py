@@ -12,7 +12,7 @@ from kie_async.cli import account, upload
 from kie_async.cli.error_report import conclude
 from kie_async.cli.exit_codes import Exit
 from kie_async.testing import FakeKie
-from tests.cli.world import CAT, Streams
+from tests.cli.helpers import CAT, Streams
 
 
 @pytest.mark.parametrize(("as_json", "expected"), [(False, "9999.5\n"), (True, '{"credits": 9999.5}\n')])

@@ -12,7 +12,7 @@ from kie_async.cli.demo import PROMPTS, Plan, carry_out
 from kie_async.cli.exit_codes import Exit
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.world import CAT, clip, invoke, run_command
+from tests.cli.helpers import CAT, clip, invoke, run_command
 
 
 def test_six_images_become_six_videos(tmp_path: Path) -> None:

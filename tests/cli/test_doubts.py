@@ -14,7 +14,7 @@ from kie_async.cli.exit_codes import Exit
 from kie_async.cli.resolve import carry_out_abandon, carry_out_resolve, carry_out_resubmit
 from kie_async.cli.tasks import carry_out_status, carry_out_wait
 from kie_async.testing import FakeKie, Fault
-from tests.cli.world import Streams, doubtful_job, new_job
+from tests.cli.helpers import Streams, doubtful_job, new_job
 
 
 async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -> None:

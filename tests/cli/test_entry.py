@@ -13,7 +13,7 @@ import pytest
 
 from kie_async import __version__
 from kie_async.cli.exit_codes import MEANINGS
-from tests.cli.world import invoke
+from tests.cli.helpers import invoke
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]

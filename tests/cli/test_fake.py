@@ -15,7 +15,7 @@ import pytest
 from kie_async.cli.exit_codes import Exit
 from kie_async.cli.fake import carry_out, curl_line, until_signal
 from kie_async.testing import FakeKie
-from tests.cli.world import Streams, invoke
+from tests.cli.helpers import Streams, invoke
 
 
 async def test_the_first_line_is_the_url_and_the_example_creates_a_task() -> None:

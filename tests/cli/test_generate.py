@@ -24,7 +24,7 @@ from kie_async.cli.generate import Wish, carry_out
 from kie_async.cli.journals import JournalFile
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.world import CAT, Ended, Streams, clip, invoke, run_command
+from tests.cli.helpers import CAT, Ended, Streams, clip, invoke, run_command
 
 
 def wish(target: Path | None = None) -> Wish:

@@ -14,7 +14,7 @@ from kie_async.cli.exit_codes import Exit
 from kie_async.cli.jobs import State, as_lines, carry_out_forget, carry_out_ls, describe_job, instant
 from kie_async.cli.tasks import carry_out_wait
 from kie_async.testing import FakeKie
-from tests.cli.world import Streams, doubtful_job, invoke, new_job, pay_again, unsent_job
+from tests.cli.helpers import Streams, doubtful_job, invoke, new_job, pay_again, unsent_job
 
 FOR_EVER = 1e12
 

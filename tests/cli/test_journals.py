@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kie_async.cli.journals import JournalFile, choose
-from tests.cli.world import invoke
+from tests.cli.helpers import invoke
 
 
 def test_a_chosen_file_is_named_in_every_further_command() -> None:

@@ -23,7 +23,7 @@ from kie_async.cli.listen import Place, carry_out
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.world import Streams, invoke
+from tests.cli.helpers import Streams, invoke
 
 KEY = "key-for-the-fake"
 SECRET = "webhook-secret"

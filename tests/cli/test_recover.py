@@ -11,7 +11,7 @@ import pytest
 from kie_async.cli.exit_codes import Exit
 from kie_async.cli.recover import Plan, carry_out
 from kie_async.testing import FakeKie, Fault
-from tests.cli.world import Streams, clip, doubtful_job, new_job, pay_again, unsent_job
+from tests.cli.helpers import Streams, clip, doubtful_job, new_job, pay_again, unsent_job
 
 
 async def test_everything_unfinished_comes_home(fake_kie: FakeKie, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from kie_async.cli.exit_codes import Exit
 from kie_async.cli.log import log_to
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
-from tests.cli.world import run_command
+from tests.cli.helpers import run_command
 
 
 @pytest.fixture(autouse=True)

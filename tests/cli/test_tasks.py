@@ -21,7 +21,7 @@ from kie_async.cli.error_report import conclude
 from kie_async.cli.exit_codes import Exit
 from kie_async.cli.tasks import carry_out_status, carry_out_wait, describe
 from kie_async.testing import FakeKie
-from tests.cli.world import CAT, Streams, clip, new_job, unsent_job
+from tests.cli.helpers import CAT, Streams, clip, new_job, unsent_job
 
 
 async def new_task(fake: FakeKie) -> str:

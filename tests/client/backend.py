@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
 import attrs
 from aiohttp import web
 
 from kie_async import Event, EventName, KieClient
-from tests.client.world import Anything, World, a_world
+from tests.helpers import Setup, client_and_fake
 
 if TYPE_CHECKING:
     from kie_async._io.callbacks.asgi import ASGIApp
@@ -65,7 +65,7 @@ ADAPTERS: Mapping[str, Adapter] = {"handle": by_hand, "aiohttp": by_aiohttp, "AS
 
 
 async def _speak_asgi(application: ASGIApp, request: web.Request) -> web.StreamResponse:
-    said: list[MutableMapping[str, Anything]] = []
+    said: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, object]:
         chunk = await request.content.readany()
@@ -128,18 +128,18 @@ async def a_backend() -> AsyncIterator[Backend]:
 
 @asynccontextmanager
 async def a_called_world(
-    adapter: Adapter = by_aiohttp, *, client: Mapping[str, Anything] | None = None, **service: Anything
-) -> AsyncIterator[tuple[World, Backend]]:
+    adapter: Adapter = by_aiohttp, *, client: Mapping[str, Any] | None = None, **service: Any
+) -> AsyncIterator[tuple[Setup, Backend]]:
     """A world whose service posts to a backend of the client's; when it is left, the ledger must be right."""
     async with (
         a_backend() as backend,
-        a_world(client={"callback_url": backend.url, **(client or {})}, **service) as world,
+        client_and_fake(client={"callback_url": backend.url, **(client or {})}, **service) as setup,
     ):
-        backend.serve(world.kie, adapter)
-        yield world, backend
+        backend.serve(setup.kie, adapter)
+        yield setup, backend
 
 
-def body_of(task_id: str, /, **data: Anything) -> bytes:
+def body_of(task_id: str, /, **data: Any) -> bytes:
     """The body of a callback that names a task, and says what it is told to."""
     return json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success", **data}}).encode()
 
@@ -154,6 +154,6 @@ async def post(url: str | None, body: bytes, headers: Mapping[str, str] | None =
         return answer.status
 
 
-def duplicates(events: list[Event]) -> list[Anything]:
+def duplicates(events: list[Event]) -> list[Any]:
     """The tasks that were reported as paid twice."""
     return [event.detail["duplicate"] for event in events if event.name is EventName.DUPLICATE]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.client.world import KEY, PROMPT
+from tests.helpers import KEY, PROMPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 from aiohttp import web
@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from kie_async import Generation, MarketRequest
 from kie_async.testing import Fault
-from tests.client.world import PROMPT, Anything, World, a_world, ask
+from tests.helpers import PROMPT, Setup, client_and_fake, make_request
 
 __all__ = ["MP4", "FileHost", "a_picture", "a_result", "files_in", "mp4_of"]
 
@@ -51,7 +51,7 @@ class FileHost:
     seen: list[tuple[str, CIMultiDict[str]]] = attrs.field(factory=list)
     answers: dict[str, Handler] = attrs.field(factory=dict)
 
-    def at(self, path: str, body: bytes = MP4, **how: Anything) -> str:
+    def at(self, path: str, body: bytes = MP4, **how: Any) -> str:
         """Answer *path* with *body*; returns its URL."""
         how = {"content_type": "video/mp4", **how}
 
@@ -96,8 +96,8 @@ async def _serving() -> AsyncIterator[FileHost]:
 
 @asynccontextmanager
 async def a_result(
-    *paths: str, known: bool = True, client: dict[str, Anything] | None = None
-) -> AsyncIterator[tuple[Generation, FileHost, World]]:
+    *paths: str, known: bool = True, client: dict[str, Any] | None = None
+) -> AsyncIterator[tuple[Generation, FileHost, Setup]]:
     """
     A generation whose results lie on a file host.
 
@@ -110,18 +110,18 @@ async def a_result(
     """
     async with _serving() as host:
         options = {**(client or {}), **({"upload_url": host.url} if known else {})}
-        async with a_world(client=options, duration=0.0) as world:
+        async with client_and_fake(client=options, duration=0.0) as setup:
             urls = [path if "//" in path else host.url + path for path in paths or ("/a.mp4",)]
             result = json.dumps({"resultUrls": urls})
-            world.fake.inject(Fault("poll", "alter", data={"resultJson": result}))
-            yield await world.kie.generate(ask()), host, world
+            setup.fake.inject(Fault("poll", "alter", data={"resultJson": result}))
+            yield await setup.kie.generate(make_request()), host, setup
 
 
-async def a_picture(world: World) -> Generation:
+async def a_picture(setup: Setup) -> Generation:
     """A result of the fake's own, that is made faster than a video."""
-    return await world.kie.generate(MarketRequest(model="z-image", input={"prompt": PROMPT}))
+    return await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": PROMPT}))
 
 
-def files_in(folder: Anything) -> dict[str, bytes]:
+def files_in(folder: Any) -> dict[str, bytes]:
     """Every file below a folder, by its name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

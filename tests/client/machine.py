@@ -26,7 +26,7 @@ from kie_async._core.lifecycle import ENDED, Intent, JobState, may_move
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault, dialect
 from kie_async.testing.clock import VirtualLoop
-from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, assert_settled, somebody_elses
+from tests.helpers import CALLBACKS, KEY, PROMPT, assert_ledger, assert_settled, create_foreign_task, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -120,7 +120,7 @@ class Callbacks(RuleBasedStateMachine):
 
     # -- how the world moves ----------------------------------------------------------------------------------------
 
-    def run(self, what: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 (whatever it returns)
+    def run(self, what: Coroutine[Any, Any, Any]) -> Any:
         """Run something to its end; all else runs on meanwhile."""
         return self.loop.run_until_complete(what)
 
@@ -170,13 +170,13 @@ class Callbacks(RuleBasedStateMachine):
         self.keys[number] = f"order-{number}" if keyed else None
         for fate in fates:
             self.fake.inject(Fault("create", when=partial(_is_of, number), times=1, **FATES[fate]))
-        self._call(number, partial(self._kie(which).generate, ask(number), key=self.keys[number]))
+        self._call(number, partial(self._kie(which).generate, make_request(number), key=self.keys[number]))
 
     @rule(place=places, which=places)
     def generate_again(self, place: int, which: int) -> None:
         """The same key comes again."""
         for number in _pick([number for number, key in self.keys.items() if key is not None], place):
-            self._call(number, partial(self._kie(which).generate, ask(number), key=self.keys[number]))
+            self._call(number, partial(self._kie(which).generate, make_request(number), key=self.keys[number]))
 
     @rule(place=places, which=places, patient=st.booleans())
     def wait(self, place: int, which: int, *, patient: bool) -> None:
@@ -274,7 +274,7 @@ class Callbacks(RuleBasedStateMachine):
         """Another program of the account has a task of its own, which has ended."""
         if len(self.foreign) == MAX_FOREIGN:
             return
-        task_id = self.run(somebody_elses(self.fake.url))
+        task_id = self.run(create_foreign_task(self.fake.url))
         self.foreign.append(task_id)
         self.run(self._end(task_id, fails=False))
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from kie_async import KieClient, Outcome, Request, Run
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
-from tests.client.world import KEY, Anything, World, ask
+from tests.helpers import KEY, Setup, make_request
 
-__all__ = ["a_world_without_a_ledger", "by_key", "outcomes", "table", "to_the_end"]
+__all__ = ["by_key", "client_and_fake_unchecked", "count_types", "drain_run", "make_rows", "run_map"]
 
 
-def table(count: int) -> list[tuple[str, Request]]:
+def make_rows(count: int) -> list[tuple[str, Request]]:
     """Rows with keys of their own."""
-    return [(f"shot-{number}", ask(number)) for number in range(count)]
+    return [(f"shot-{number}", make_request(number)) for number in range(count)]
 
 
-async def outcomes(world: World, rows: Anything, **options: Anything) -> list[Outcome]:
+async def run_map(setup: Setup, rows: Any, **options: Any) -> list[Outcome]:
     """Everything that a run yields."""
-    async with world.kie.map(rows, **options) as run:
+    async with setup.kie.map(rows, **options) as run:
         return [outcome async for outcome in run]
 
 
-async def to_the_end(run: Run) -> tuple[list[Outcome], Exception | None]:
+async def drain_run(run: Run) -> tuple[list[Outcome], Exception | None]:
     """What a run yields, and what it raises after that."""
     found: list[Outcome] = []
     try:
@@ -42,10 +44,13 @@ def by_key(found: list[Outcome]) -> dict[str, Outcome]:
 
 
 @asynccontextmanager
-async def a_world_without_a_ledger(
-    *, journal: MemoryJournal | None = None, **service: Anything
-) -> AsyncIterator[World]:
+async def client_and_fake_unchecked(*, journal: MemoryJournal | None = None, **service: Any) -> AsyncIterator[Setup]:
     """A world in which one request may be made more than once, since that is wanted."""
     journal = journal or MemoryJournal()
     async with FakeKie(**service) as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
-        yield World(kie, fake, journal)
+        yield Setup(kie, fake, journal)
+
+
+def count_types(outcomes: list[Outcome]) -> dict[str, int]:
+    """Count outcomes by the name of their class."""
+    return dict(Counter(type(outcome).__name__ for outcome in outcomes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import pytest
@@ -20,7 +20,7 @@ from kie_async import (
     UploadError,
 )
 from kie_async.testing import Fault
-from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 from tests.requests.bad_inputs import BAD_INPUTS, BadInput
 from tests.requests.samples import GIF, png_of
 
@@ -51,52 +51,52 @@ async def build(bad: BadInput, folder: Path) -> Request:
 @pytest.mark.parametrize("call", ["generate", "submit"])
 @pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name[:40])
 async def test_a_bad_input_is_told_and_never_sent(bad: BadInput, call: str, tmp_path: Path) -> None:
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         with pytest.raises((InvalidRequestError, TypeError)) as raised:
-            await getattr(world.kie, call)(await build(bad, tmp_path), key="order 7")
+            await getattr(setup.kie, call)(await build(bad, tmp_path), key="order 7")
 
         assert bad.field in str(raised.value)
         assert bad.says in str(raised.value)
         assert_clear(str(raised.value))
-        assert_untouched(world.truth)
-        assert [] == await world.rows()
-        await assert_settled(world.kie)
+        assert_untouched(setup.truth)
+        assert [] == await setup.rows()
+        await assert_settled(setup.kie)
 
 
 async def test_everything_that_is_wrong_is_told_at_once() -> None:
-    async with a_world() as world:
-        request = ask(prompt="", seed=-1, resolution="1080p", image="http://127.0.0.1/cat.png")
+    async with client_and_fake() as setup:
+        request = make_request(prompt="", seed=-1, resolution="1080p", image="http://127.0.0.1/cat.png")
         with pytest.raises(InvalidRequestError) as raised:
-            await world.kie.generate(request)
+            await setup.kie.generate(request)
 
         assert ["image", "prompt", "resolution", "seed"] == [problem.field for problem in raised.value.problems]
         assert "4 problems" in str(raised.value)
-        assert_untouched(world.truth)
+        assert_untouched(setup.truth)
 
 
 async def test_a_bad_input_does_not_take_its_key() -> None:
     """The corrected request goes under the same key."""
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         with pytest.raises(InvalidRequestError):
-            await world.kie.generate(ask(seed=-1), key="order 7")
-        await world.kie.generate(ask(seed=1), key="order 7")
+            await setup.kie.generate(make_request(seed=-1), key="order 7")
+        await setup.kie.generate(make_request(seed=1), key="order 7")
 
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
 
 
 @pytest.mark.parametrize(
     "request_",
-    ["The cat turns its head", None, {"prompt": "x"}, ask, type(ask())],
+    ["The cat turns its head", None, {"prompt": "x"}, make_request, type(make_request())],
     ids=["text", "none", "dict", "function", "class"],
 )
-async def test_what_is_no_request_is_told_as_such(request_: Anything) -> None:
-    async with a_world() as world:
+async def test_what_is_no_request_is_told_as_such(request_: Any) -> None:
+    async with client_and_fake() as setup:
         with pytest.raises((TypeError, KieError), match="request") as raised:
-            await world.kie.generate(request_)
+            await setup.kie.generate(request_)
 
         assert_clear(str(raised.value))
-        assert_untouched(world.truth)
-        await assert_settled(world.kie)
+        assert_untouched(setup.truth)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize(
@@ -104,22 +104,22 @@ async def test_what_is_no_request_is_told_as_such(request_: Anything) -> None:
     ["", "x" * 513, 7, b"order 7", 1.5, ["a"], "\ud83d"],
     ids=["empty", "513 characters", "a number", "bytes", "a fraction", "a list", "half a surrogate pair"],
 )
-async def test_a_bad_key_is_told_and_never_sent(key: Anything) -> None:
-    async with a_world() as world:
+async def test_a_bad_key_is_told_and_never_sent(key: Any) -> None:
+    async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="key=") as raised:
-            await world.kie.submit(ask(), key=key)
+            await setup.kie.submit(make_request(), key=key)
 
         assert "\n" not in str(raised.value)
-        assert_untouched(world.truth)
-        assert [] == await world.rows()
-        await assert_settled(world.kie)
+        assert_untouched(setup.truth)
+        assert [] == await setup.rows()
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("key", ["7", "x" * 512, "bestellung 7 für Zoë", "a\nb", "🐈", " "])
 async def test_any_text_of_some_length_is_a_key(key: str) -> None:
-    async with a_world() as world:
-        first = await world.kie.submit(ask(), key=key)
-        second = await world.kie.submit(ask(), key=key)
+    async with client_and_fake() as setup:
+        first = await setup.kie.submit(make_request(), key=key)
+        second = await setup.kie.submit(make_request(), key=key)
         assert first.id == second.id
 
 
@@ -128,23 +128,23 @@ async def test_any_text_of_some_length_is_a_key(key: str) -> None:
     ["", " ", "a b", "a/b", "../a", "a?b=c", "a#b", "a%2fb", "a\n", "a\0", "é", "x" * 257, None, 7, b"a", ["a"]],
     ids=repr,
 )
-async def test_a_bad_id_is_told_and_never_asked_for(job_id: Anything) -> None:
+async def test_a_bad_id_is_told_and_never_asked_for(job_id: Any) -> None:
     """What becomes part of a URL and of a log line must not be able to break out of it."""
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="is no id"):
-            world.kie.job(job_id)
-        assert_untouched(world.truth)
+            setup.kie.job(job_id)
+        assert_untouched(setup.truth)
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", "a/b", "a?b", "a\n", None, 7], ids=repr)
-async def test_a_bad_task_id_is_told_by_resolve_too(task_id: Anything) -> None:
-    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
+async def test_a_bad_task_id_is_told_by_resolve_too(task_id: Any) -> None:
+    async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
         with pytest.raises(ConfigurationError, match="is no id"):
             await raised.value.job.resolve(task_id)
 
-        assert [] == world.truth.polls
+        assert [] == setup.truth.polls
         assert "in_doubt" == raised.value.job.state
 
 
@@ -153,13 +153,13 @@ async def test_a_bad_task_id_is_told_by_resolve_too(task_id: Anything) -> None:
     [GIF, b"", "cat.png", png_of(10 * 1024 * 1024 + 1), "https://example.com/cat.png", None, 7],
     ids=["gif", "empty", "no such file", "10 MB and a byte", "a URL", "None", "a number"],
 )
-async def test_a_bad_upload_is_told_and_never_sent(source: Anything) -> None:
-    async with a_world() as world:
+async def test_a_bad_upload_is_told_and_never_sent(source: Any) -> None:
+    async with client_and_fake() as setup:
         with pytest.raises((InvalidRequestError, UploadError)) as raised:
-            await world.kie.upload(source)
+            await setup.kie.upload(source)
 
         assert_clear(str(raised.value))
-        assert_untouched(world.truth)
+        assert_untouched(setup.truth)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ async def test_a_bad_upload_is_told_and_never_sent(source: Anything) -> None:
     ["", " ", "a b", "schlüssel", "a\nb", "a\r\nX-Injected: 1", "a\0b", "x" * 513, 7, b"key", ["key"]],
     ids=repr,
 )
-def test_a_malformed_api_key_is_refused_and_not_shown(key: Anything) -> None:
+def test_a_malformed_api_key_is_refused_and_not_shown(key: Any) -> None:
     with pytest.raises(ConfigurationError, match="API key") as raised:
         KieClient(key)
 
@@ -209,7 +209,7 @@ def test_without_a_key_the_error_names_the_variable(monkeypatch: pytest.MonkeyPa
     ],
     ids=repr,
 )
-def test_a_url_that_cannot_be_right_is_refused(name: str, url: Anything) -> None:
+def test_a_url_that_cannot_be_right_is_refused(name: str, url: Any) -> None:
     with pytest.raises(ConfigurationError, match=name) as raised:
         KieClient(KEY, **{name: url})
     assert_clear(str(raised.value))
@@ -217,7 +217,7 @@ def test_a_url_that_cannot_be_right_is_refused(name: str, url: Anything) -> None
 
 @pytest.mark.parametrize("name", ["base_url", "upload_url"])
 @pytest.mark.parametrize("url", ["https://user:secret@api.kie.ai", "https://api.kie.ai?key=secret"])
-def test_a_base_url_has_neither_user_nor_query_and_its_secret_is_not_shown(name: str, url: Anything) -> None:
+def test_a_base_url_has_neither_user_nor_query_and_its_secret_is_not_shown(name: str, url: Any) -> None:
     with pytest.raises(ConfigurationError, match=name) as raised:
         KieClient(KEY, **{name: url})
     assert "secret" not in str(raised.value)
@@ -248,7 +248,7 @@ _NUMBERS = (0, -1, math.nan, math.inf, "10", None, True)
         *((RetryPolicy, "max_age", value) for value in _NUMBERS),
     ],
 )
-def test_a_limit_or_policy_that_makes_no_sense_is_refused(kind: Anything, name: str, value: object) -> None:
+def test_a_limit_or_policy_that_makes_no_sense_is_refused(kind: Any, name: str, value: object) -> None:
     """The message has the option as it was written, and what it must be."""
     with pytest.raises(ConfigurationError) as raised:
         kind(**{name: value})
@@ -266,7 +266,7 @@ def test_a_limit_or_policy_that_makes_no_sense_is_refused(kind: Anything, name: 
         lambda: KieClient(KEY, "https://api.kie.ai"),  # type: ignore[call-arg]  # the point
     ],
 )
-def test_options_that_nobody_knows_are_refused(call: Anything) -> None:
+def test_options_that_nobody_knows_are_refused(call: Any) -> None:
     with pytest.raises(TypeError):
         call()
 
@@ -275,7 +275,7 @@ def test_options_that_nobody_knows_are_refused(call: Anything) -> None:
     ("name", "value"),
     [("limits", 20), ("limits", {"creates": 20}), ("retry", 3), ("retry", Limits()), ("download_hosts", "kie.ai")],
 )
-def test_options_of_a_wrong_kind_are_refused(name: str, value: Anything) -> None:
+def test_options_of_a_wrong_kind_are_refused(name: str, value: Any) -> None:
     """A text as list of hosts would be taken for its letters."""
     with pytest.raises((ConfigurationError, TypeError), match=name):
         KieClient(KEY, **{name: value})

@@ -9,7 +9,7 @@ import anyio
 
 from kie_async import KieClient
 from kie_async.testing.tasks import Task
-from tests.client.world import CALLBACKS, a_world, ask, assert_settled
+from tests.helpers import CALLBACKS, assert_settled, client_and_fake, make_request
 
 JOBS = 60
 
@@ -27,15 +27,15 @@ async def test_a_flood_waits_as_a_queue_of_names_and_is_confirmed_in_order() -> 
 
     A callback that comes again while the first one waits adds nothing.
     """
-    async with a_world(client={"callback_url": CALLBACKS}, duration=math.inf) as world:
-        kie = world.kie
+    async with client_and_fake(client={"callback_url": CALLBACKS}, duration=math.inf) as setup:
+        kie = setup.kie
         kie.callbacks.asgi_app()  # callbacks are expected, and polls are rare
         for number in range(JOBS):
-            await kie.submit(ask(number))
-        polled = len(world.truth.polls)
-        for task in world.truth.created:
-            world.fake.finish(task.task_id)
-        for task in 3 * world.truth.created:
+            await kie.submit(make_request(number))
+        polled = len(setup.truth.polls)
+        for task in setup.truth.created:
+            setup.fake.finish(task.task_id)
+        for task in 3 * setup.truth.created:
             assert 200 == await called_back(kie, task)
         waiting = kie.statistics()
         await anyio.sleep(JOBS / 5 + 2)
@@ -43,7 +43,7 @@ async def test_a_flood_waits_as_a_queue_of_names_and_is_confirmed_in_order() -> 
         assert JOBS == waiting.confirming
         assert waiting.loop_tasks < JOBS / 2
         assert JOBS == kie.statistics().confirmations
-        assert world.tasks == [poll.task_id for poll in world.truth.polls[polled:]]
-        assert {"succeeded": JOBS} == await world.states()
+        assert setup.tasks == [poll.task_id for poll in setup.truth.polls[polled:]]
+        assert {"succeeded": JOBS} == await setup.states()
         await anyio.sleep(5.0)
         await assert_settled(kie)

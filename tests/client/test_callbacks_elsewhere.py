@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from kie_async import Event, EventName, JournalError, KieClient, RetryPolicy, SqliteJournal, SubmitInDoubtError
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import Backend, a_backend, body_of, duplicates, post
-from tests.client.world import KEY, Anything, ask, assert_ledger, assert_settled
+from tests.helpers import KEY, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ class Workers:
         self.path = path
         self.events: list[Event] = []
 
-    def worker(self, **options: Anything) -> KieClient:
+    def worker(self, **options: Any) -> KieClient:
         """One more worker, which takes no callbacks yet."""
         return KieClient(
             KEY,
@@ -68,7 +68,7 @@ async def test_a_callback_that_lands_on_another_worker_ends_the_job_here(tmp_pat
         async with host.worker() as ours, host.worker() as theirs:
             backend.serve(theirs)
             ours.callbacks.asgi_app()
-            video = await ours.generate(ask())
+            video = await ours.generate(make_request())
 
             assert 300.0 <= anyio.current_time() <= 301.0
             assert fake.truth.tasks[video.task_id].result_url == video.url
@@ -94,13 +94,13 @@ async def test_workers_that_take_each_others_callbacks_learn_that_callbacks_come
             for _ in range(3):
                 async with anyio.create_task_group() as group:
                     for number in range(20):
-                        group.start_soon(ours.generate, ask(number))
+                        group.start_soon(ours.generate, make_request(number))
                 await anyio.sleep(60.0)
             assert [] == [record.message for record in caplog.records if "do not come" in record.message]
             polls = len(fake.truth.polls)
             async with anyio.create_task_group() as group:
                 for number in range(20, 40):
-                    group.start_soon(theirs.generate, ask(number))
+                    group.start_soon(theirs.generate, make_request(number))
 
             # Nearly all are confirmations: the workers trust the callbacks.
             assert 20 + 4 >= len(fake.truth.polls) - polls
@@ -113,7 +113,7 @@ async def test_a_job_in_doubt_comes_home_by_a_callback_that_lands_on_another_wor
         host = Workers(fake, backend, tmp_path / "kie.db")
         async with host.worker() as ours, host.worker() as theirs:
             backend.serve(theirs)
-            video = await ours.generate(ask())
+            video = await ours.generate(make_request())
 
             assert [task.task_id for task in fake.truth.created] == [video.task_id]
             assert 60.0 <= anyio.current_time() <= 61.0
@@ -142,7 +142,7 @@ async def test_an_early_callback_on_another_worker_wins_over_whatever_the_answer
         host = Workers(fake, backend, tmp_path / "kie.db")
         async with host.worker() as ours, host.worker() as theirs:
             backend.serve(theirs)
-            video = await ours.generate(ask())
+            video = await ours.generate(make_request())
             await anyio.sleep(100.0)
 
             row = await host.row()
@@ -161,7 +161,7 @@ async def test_an_answer_that_names_another_task_than_the_callback_on_another_wo
         host = Workers(fake, backend, tmp_path / "kie.db")
         async with host.worker() as ours, host.worker() as theirs:
             backend.serve(theirs)
-            video = await ours.generate(ask())
+            video = await ours.generate(make_request())
 
             row = await host.row()
             assert (video.task_id, ("f" * 32,)) == (row.task_id, row.duplicates)
@@ -185,7 +185,7 @@ async def test_whoever_waits_anywhere_is_told_when_a_callback_lands_on_two_worke
                 found.append((await worker.job(job_id).wait(timeout=300.0)).task_id)
 
             async def generate() -> None:
-                found.append((await ours.generate(ask())).task_id)
+                found.append((await ours.generate(make_request())).task_id)
 
             async with anyio.create_task_group() as group:
                 group.start_soon(generate)
@@ -210,7 +210,7 @@ async def test_a_callback_for_the_job_of_a_dead_worker_is_written_down(tmp_path:
     async with FakeKie(duration=300.0) as fake:
         host = Workers(fake, backend, tmp_path / "kie.db")
         async with host.worker() as dead:
-            await dead.submit(ask())
+            await dead.submit(make_request())
         async with host.worker() as alive:
             backend.serve(alive)
             await anyio.sleep(301.0)
@@ -230,7 +230,7 @@ async def test_a_callback_that_was_answered_and_not_looked_into_is_not_lost_with
         async with host.worker() as ours:
             backend.serve(ours)
             with pytest.raises(SubmitInDoubtError) as raised:
-                await ours.submit(ask())
+                await ours.submit(make_request())
             await anyio.sleep(65.0)
         backend.take = None
         row = await host.row()
@@ -260,8 +260,8 @@ async def test_a_hint_that_names_a_foreign_task_is_forgotten_by_the_next_process
         async with host.worker() as ours:
             backend.serve(ours)
             with pytest.raises(SubmitInDoubtError):
-                await ours.submit(ask())
-            other = await ours.submit(ask(1))
+                await ours.submit(make_request())
+            other = await ours.submit(make_request(1))
             assert 200 == await post(fake.truth.posts[0].callback_url, body_of(str(other.task_id)))
         await anyio.sleep(70.0)
         async with host.worker() as again:
@@ -281,7 +281,7 @@ async def test_a_job_of_an_earlier_run_is_looked_at_soon_since_its_callback_may_
         host = Workers(fake, backend, tmp_path / "kie.db")
         async with host.worker() as ours:
             backend.serve(ours)
-            await ours.submit(ask())
+            await ours.submit(make_request())
         backend.take = None
         await anyio.sleep(100.0)
         async with host.worker() as again:
@@ -324,7 +324,7 @@ async def test_what_cannot_be_noted_is_answered_by_503_and_comes_again(
         async with host.worker(journal=journal, retry=policy) as ours:
             backend.serve(ours)
             with pytest.raises(SubmitInDoubtError) as raised:
-                await ours.submit(ask())
+                await ours.submit(make_request())
             await anyio.sleep(50.0)
             assert state == (await host.row()).state
             journal.broken = True
@@ -347,7 +347,7 @@ async def test_a_disk_that_fails_during_the_confirmation_only_delays_it(tmp_path
         async with host.worker(journal=journal, retry=RetryPolicy(max_age=30.0)) as ours:
             backend.serve(ours)
             with pytest.raises(SubmitInDoubtError) as raised:
-                await ours.submit(ask())
+                await ours.submit(make_request())
             await anyio.sleep(60.5)
             while not backend.answers:
                 await anyio.sleep(0.1)

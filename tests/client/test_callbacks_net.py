@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from kie_async import Limits, RetryPolicy, TaskFailedError
 from kie_async.testing import Fault
 from tests.client.backend import a_called_world, by_aiohttp, by_hand
-from tests.client.world import Anything, World, ask, assert_settled
+from tests.helpers import Setup, assert_settled, make_request
 
 if TYPE_CHECKING:
     from kie_async.testing.faults import Call
@@ -20,16 +20,16 @@ JOBS = 60
 ABOUT_A_MINUTE = (60.0, 0.35)
 
 
-async def all_end(world: World, jobs: int = JOBS, first: int = 0) -> list[float]:
+async def all_end(setup: Setup, jobs: int = JOBS, first: int = 0) -> list[float]:
     """Submit jobs at once; returns for each how long after its task's end its caller was told."""
     lags: list[float] = []
 
     async def one(number: int) -> None:
         try:
-            task_id = (await world.kie.generate(ask(number))).task_id
+            task_id = (await setup.kie.generate(make_request(number))).task_id
         except TaskFailedError as error:
             task_id = str(error.task_id)
-        lags.append(anyio.current_time() - world.truth.tasks[task_id].ends_at)
+        lags.append(anyio.current_time() - setup.truth.tasks[task_id].ends_at)
 
     async with anyio.create_task_group() as group:
         for number in range(first, first + jobs):
@@ -40,41 +40,41 @@ async def all_end(world: World, jobs: int = JOBS, first: int = 0) -> list[float]
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_job_whose_callback_comes_costs_one_confirmation_and_a_fifth_of_a_look_at_most(seed: int) -> None:
     """As the service has counted them."""
-    async with a_called_world(duration=ABOUT_A_MINUTE, fail_rate=0.2, seed=seed) as (world, backend):
-        lags = await all_end(world)
+    async with a_called_world(duration=ABOUT_A_MINUTE, fail_rate=0.2, seed=seed) as (setup, backend):
+        lags = await all_end(setup)
 
-        confirmations = world.kie.statistics().confirmations
+        confirmations = setup.kie.statistics().confirmations
         assert JOBS == len(lags) == len(backend.answers)
         assert confirmations <= JOBS
-        assert len(world.truth.polls) - confirmations <= 0.2 * JOBS
+        assert len(setup.truth.polls) - confirmations <= 0.2 * JOBS
         assert max(lags) < 1.0
         await anyio.sleep(5.0)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_with_every_callback_lost_all_jobs_still_end(caplog: pytest.LogCaptureFixture) -> None:
     """The first ones late, by the look that remains; then that is learned, and told once."""
     faults = [Fault("callback", "lost")]
-    async with a_called_world(duration=ABOUT_A_MINUTE, faults=faults) as (world, backend):
-        assert JOBS == len(first := await all_end(world))
+    async with a_called_world(duration=ABOUT_A_MINUTE, faults=faults) as (setup, backend):
+        assert JOBS == len(first := await all_end(setup))
         await anyio.sleep(30.0)
-        assert JOBS == len(then := await all_end(world, first=JOBS))
+        assert JOBS == len(then := await all_end(setup, first=JOBS))
 
         assert max(first) <= 600.0
         assert max(then) <= 15.2
         assert [] == backend.answers
         assert 1 == sum("do not come" in record.message for record in caplog.records)
         await anyio.sleep(30.0)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_every_callback_is_refused_and_all_jobs_still_end() -> None:
     """The account's key is not the one that the client was told: 401, every time."""
     async with a_called_world(client={"webhook_key": "one"}, webhook_key="another", duration=ABOUT_A_MINUTE) as (
-        world,
+        setup,
         backend,
     ):
-        assert JOBS == len(await all_end(world))
+        assert JOBS == len(await all_end(setup))
         assert {401} == {*backend.answers}
 
 
@@ -88,17 +88,17 @@ async def test_looks_become_rare_when_callbacks_come_and_usual_again_when_they_s
         return bool(stopped)
 
     async def looks_per_job(first: int) -> float:
-        before = world.kie.statistics()
-        await all_end(world, first=first)
+        before = setup.kie.statistics()
+        await all_end(setup, first=first)
         await anyio.sleep(30.0)
-        now = world.kie.statistics()
+        now = setup.kie.statistics()
         return (now.polls - before.polls - (now.confirmations - before.confirmations)) / JOBS
 
     # Nothing is mounted: what handles the first callback is the first sign of a receiver.
     # As many looks as are wanted, so that it is seen how many that is.
-    service: Anything = {"duration": ABOUT_A_MINUTE, "credits": 1e6, "queries_per_second": 100.0}
+    service: Any = {"duration": ABOUT_A_MINUTE, "credits": 1e6, "queries_per_second": 100.0}
     client, faults = {"limits": Limits(polls_per_second=50.0)}, [Fault("callback", "lost", when=lost)]
-    async with a_called_world(by_hand, client=client, faults=faults, **service) as (world, _):
+    async with a_called_world(by_hand, client=client, faults=faults, **service) as (setup, _):
         found = [await looks_per_job(0), await looks_per_job(JOBS)]
         stopped.append(True)
         found += [await looks_per_job(JOBS * phase) for phase in (2, 3)]
@@ -118,23 +118,23 @@ async def test_looks_become_rare_when_callbacks_come_and_usual_again_when_they_s
 
 async def test_without_a_receiver_nothing_is_expected_and_every_job_is_polled() -> None:
     """The callback URL is somebody else's server, which does what it likes."""
-    async with a_called_world(by_hand, duration=60.0, faults=[Fault("callback", "lost")]) as (world, _):
-        (lag,) = await all_end(world, jobs=1)
+    async with a_called_world(by_hand, duration=60.0, faults=[Fault("callback", "lost")]) as (setup, _):
+        (lag,) = await all_end(setup, jobs=1)
 
         assert lag <= 5.0
-        assert 15 <= len(world.truth.polls)
+        assert 15 <= len(setup.truth.polls)
 
 
 @pytest.mark.parametrize("adapter", [by_aiohttp, by_hand])
-async def test_a_lost_callback_of_a_long_task_is_made_up_for_within_ten_minutes(adapter: Anything) -> None:
+async def test_a_lost_callback_of_a_long_task_is_made_up_for_within_ten_minutes(adapter: Any) -> None:
     """However much callbacks are trusted, there is a look."""
     policy = RetryPolicy(max_age=8000.0)
     faults = [Fault("callback", "lost", nth=JOBS + 1)]
     durations = [*(5.0 for _ in range(JOBS)), 3000.0]
-    how: Anything = {"client": {"retry": policy}, "duration": lambda *_: durations.pop(0), "faults": faults}
-    async with a_called_world(adapter, **how) as (world, _):
-        await all_end(world)
-        (lag,) = await all_end(world, jobs=1, first=JOBS)
+    how: Any = {"client": {"retry": policy}, "duration": lambda *_: durations.pop(0), "faults": faults}
+    async with a_called_world(adapter, **how) as (setup, _):
+        await all_end(setup)
+        (lag,) = await all_end(setup, jobs=1, first=JOBS)
 
         assert lag <= 600.1
-        assert len([poll for poll in world.truth.polls if poll.task_id == world.tasks[-1]]) <= 10
+        assert len([poll for poll in setup.truth.polls if poll.task_id == setup.tasks[-1]]) <= 10

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from kie_async import KieClient
 from kie_async.testing import FakeKie
-from tests.client.world import KEY, ask
+from tests.helpers import KEY, make_request
 
 
 @asynccontextmanager
@@ -57,11 +57,11 @@ async def test_a_callback_for_another_process_is_not_one_that_was_lost(
         takers.append(taker)
         for kie in (owner, taker):
             kie.callbacks.asgi_app()  # callbacks are expected
-        theirs = [await owner.submit(ask(number)) for number in range(5)]
+        theirs = [await owner.submit(make_request(number)) for number in range(5)]
         for job in theirs:
             await job
         await anyio.sleep(60.0)  # as long as whoever waits for callbacks may wait
-        ours = [await taker.submit(ask(number)) for number in range(5, 10)]
+        ours = [await taker.submit(make_request(number)) for number in range(5, 10)]
         for job in ours:
             await job
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ from kie_async import EventName
 from kie_async.testing import Fault
 from kie_async.testing.callbacks import sign
 from tests.client.backend import a_called_world, body_of, by_aiohttp, by_asgi, post
-from tests.client.world import Anything, ask, assert_settled, somebody_elses
+from tests.helpers import assert_settled, create_foreign_task, make_request
 
 OLD, NEW = "canary-of-the-old-key", "canary-of-the-new-key"
 
@@ -21,20 +22,18 @@ OLD, NEW = "canary-of-the-old-key", "canary-of-the-new-key"
     ("ours", "theirs"),
     [(None, None), (None, OLD), (OLD, OLD), ((OLD, NEW), OLD), ((OLD, NEW), NEW), ((NEW, OLD), OLD)],
 )
-async def test_a_callback_that_is_signed_as_expected_ends_the_job(
-    ours: Anything, theirs: str | None, adapter: Anything
-) -> None:
+async def test_a_callback_that_is_signed_as_expected_ends_the_job(ours: Any, theirs: str | None, adapter: Any) -> None:
     """Without a key, a signature is not looked at; with several, any of them fits: so a key can be changed."""
     async with a_called_world(adapter, client={"webhook_key": ours}, webhook_key=theirs, duration=100.0) as (
-        world,
+        setup,
         backend,
     ):
-        await world.kie.generate(ask())
+        await setup.kie.generate(make_request())
 
         assert [200] == backend.answers
         assert 100.0 == pytest.approx(anyio.current_time(), abs=0.1)
         await anyio.sleep(2.0)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize(
@@ -56,41 +55,41 @@ async def test_a_callback_that_is_not_signed_as_expected_is_401_and_the_job_is_p
     faults = [] if fault is None else [fault]
     async with a_called_world(
         client={"webhook_key": OLD}, webhook_key=theirs, duration=100.0, callback_retry_delay=1.0, faults=faults
-    ) as (world, backend):
-        await world.kie.generate(ask())
+    ) as (setup, backend):
+        await setup.kie.generate(make_request())
         await anyio.sleep(60.0)
 
         assert [401, 401, 401] == backend.answers
-        statistics = world.kie.statistics()
+        statistics = setup.kie.statistics()
         assert (0, 0) == (statistics.callbacks, statistics.confirmations)
-        assert 3 == len(world.reported(EventName.CALLBACK_REFUSED))
+        assert 3 == len(setup.reported(EventName.CALLBACK_REFUSED))
         assert 1 == sum("was refused" in record.message for record in caplog.records)
         assert not any(key in record.getMessage() for record in caplog.records for key in (OLD, NEW))
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("age", [-300.0, 0.0, 300.0])
 async def test_five_minutes_either_way_are_allowed(age: float) -> None:
     """The service's clock and ours need not agree to the second."""
-    async with a_called_world(client={"webhook_key": OLD}, duration=1000.0) as (world, _):
-        await world.kie.submit(ask())
+    async with a_called_world(client={"webhook_key": OLD}, duration=1000.0) as (setup, _):
+        await setup.kie.submit(make_request())
         await anyio.sleep(1.0)
         # Within the present second, so that the age is what it is said to be.
         wall = int(asyncio.get_running_loop().wall_time())  # type: ignore[attr-defined]  # a loop of virtual time
-        headers = sign(OLD, world.tasks[0], int(wall - age) + (1 if age > 0 else 0))
-        assert 200 == await post(world.truth.posts[0].callback_url, body_of(world.tasks[0]), headers)
+        headers = sign(OLD, setup.tasks[0], int(wall - age) + (1 if age > 0 else 0))
+        assert 200 == await post(setup.truth.posts[0].callback_url, body_of(setup.tasks[0]), headers)
         await anyio.sleep(60.0)
 
 
 async def test_a_signature_is_good_for_its_own_task_only() -> None:
     """Somebody has seen a callback of the account's; it proves nothing about another task."""
-    async with a_called_world(client={"webhook_key": OLD}, webhook_key=OLD, duration=1000.0) as (world, backend):
-        await world.kie.submit(ask())
-        other = await somebody_elses(world.fake.url)
-        url = world.truth.posts[0].callback_url
-        assert 401 == await post(url, body_of(world.tasks[0]), world.fake.sign(other))
-        assert 400 == await post(url, body_of(world.tasks[0], task_id=other), world.fake.sign(other))
+    async with a_called_world(client={"webhook_key": OLD}, webhook_key=OLD, duration=1000.0) as (setup, backend):
+        await setup.kie.submit(make_request())
+        other = await create_foreign_task(setup.fake.url)
+        url = setup.truth.posts[0].callback_url
+        assert 401 == await post(url, body_of(setup.tasks[0]), setup.fake.sign(other))
+        assert 400 == await post(url, body_of(setup.tasks[0], task_id=other), setup.fake.sign(other))
 
         assert [401, 400] == backend.answers
-        assert [] == world.truth.polls
-        del world.truth.tasks[other]
+        assert [] == setup.truth.polls
+        del setup.truth.tasks[other]

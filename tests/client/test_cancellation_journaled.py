@@ -10,7 +10,7 @@ import anyio
 
 from kie_async import KieClient, SqliteJournal
 from kie_async.testing import FakeKie, VirtualLoop
-from tests.client.world import KEY, ask, assert_settled
+from tests.helpers import KEY, assert_settled, make_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ async def test_what_was_left_while_it_was_written_down_is_not_sent_by_the_next_p
         path = tmp_path / f"{turn}.db"
         async with FakeKie() as fake:
             async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
-                caller = asyncio.create_task(kie.generate(ask()))
+                caller = asyncio.create_task(kie.generate(make_request()))
                 loop.at_turn(loop.turns + turn, caller.cancel)
                 await asyncio.wait([caller])
                 await anyio.sleep(10.0)

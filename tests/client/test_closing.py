@@ -20,7 +20,7 @@ from kie_async import (
     SubmitInDoubtError,
 )
 from kie_async.testing import VirtualLoop
-from tests.client.world import a_world, ask, assert_settled
+from tests.helpers import assert_settled, client_and_fake, make_request
 from tests.requests.samples import PNG
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
-    async with a_world(duration=30.0) as world:
-        kie = world.kie
-        job = await kie.submit(ask(0))
+    async with client_and_fake(duration=30.0) as setup:
+        kie = setup.kie
+        job = await kie.submit(make_request(0))
         await kie.aclose()
         calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: kie.generate(ask(1)),
-            lambda: kie.submit(ask(1)),
-            lambda: kie.submit(ask(1), wait=False),
+            lambda: kie.generate(make_request(1)),
+            lambda: kie.submit(make_request(1)),
+            lambda: kie.submit(make_request(1), wait=False),
             kie.recover,
             kie.jobs,
             lambda: kie.forget(before=0.0),
@@ -51,11 +51,11 @@ async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
         for call in calls:
             with pytest.raises(ClientClosedError, match="async with"):
                 await call()
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
 
         async with kie:
-            assert world.tasks[0] == (await job).task_id
-            await kie.generate(ask(1))
+            assert setup.tasks[0] == (await job).task_id
+            await kie.generate(make_request(1))
             await assert_settled(kie)
         with pytest.raises(ClientClosedError):
             await kie.credits()
@@ -64,12 +64,12 @@ async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
 async def test_whoever_waits_when_the_client_closes_is_told() -> None:
     """In every state a job can be in, with its ids, and never by an ``ExceptionGroup``."""
     policy = RetryPolicy(maintenance_timeout=1e5)
-    async with a_world(client={"limits": Limits(in_flight=30), "retry": policy}, duration=1e6) as world:
+    async with client_and_fake(client={"limits": Limits(in_flight=30), "retry": policy}, duration=1e6) as setup:
         told: list[BaseException] = []
 
         async def one(number: int) -> None:
             try:
-                await world.kie.generate(ask(number), key=f"{number}" if number % 2 else None)
+                await setup.kie.generate(make_request(number), key=f"{number}" if number % 2 else None)
             except BaseException as error:  # noqa: BLE001 (whatever it is, it is looked at)
                 told.append(error)
 
@@ -77,24 +77,24 @@ async def test_whoever_waits_when_the_client_closes_is_told() -> None:
             for number in range(50):
                 group.start_soon(one, number)
             await anyio.sleep(15.0)
-            assert (30, 20) == ((now := world.kie.statistics()).in_flight, now.waiting_for_slot)
-            await world.kie.aclose()
+            assert (30, 20) == ((now := setup.kie.statistics()).in_flight, now.waiting_for_slot)
+            await setup.kie.aclose()
 
         assert {"ClientClosedError": 50} == Counter(type(error).__name__ for error in told)
         assert 30 == len([error for error in told if isinstance(error, KieError) and error.task_id is not None])
         assert 50 == len({error.job_id for error in told if isinstance(error, KieError)})
-        assert {"submitted": 30, "intent": 20} == await world.states()
+        assert {"submitted": 30, "intent": 20} == await setup.states()
 
 
 async def test_closing_lets_creates_on_the_wire_end() -> None:
     """Within *drain* seconds: their ids are worth the wait."""
-    async with a_world(create_seconds=3.0, duration=1e6) as world:
-        await world.kie.submit(ask(), wait=False)
+    async with client_and_fake(create_seconds=3.0, duration=1e6) as setup:
+        await setup.kie.submit(make_request(), wait=False)
         await anyio.sleep(1.0)
-        assert 1 == world.kie.statistics().sending
-        await world.kie.aclose()
+        assert 1 == setup.kie.statistics().sending
+        await setup.kie.aclose()
 
-        assert world.tasks[0] == (row := await world.row()).task_id
+        assert setup.tasks[0] == (row := await setup.row()).task_id
         assert "submitted" == row.state
         assert 2.0 < anyio.current_time() < 4.0
 
@@ -102,44 +102,44 @@ async def test_closing_lets_creates_on_the_wire_end() -> None:
 @pytest.mark.parametrize("drain", [0.0, 2.0])
 async def test_closing_waits_no_longer_than_it_is_told(drain: float) -> None:
     """The row says that a create was on the wire; after ``recover()`` it is in doubt, and not sent again."""
-    async with a_world(create_seconds=30.0) as world:
-        await world.kie.submit(ask(), wait=False)
+    async with client_and_fake(create_seconds=30.0) as setup:
+        await setup.kie.submit(make_request(), wait=False)
         await anyio.sleep(1.0)
-        await world.kie.aclose(drain=drain)
+        await setup.kie.aclose(drain=drain)
 
         assert 1.0 + drain <= anyio.current_time() < 1.5 + drain
-        assert "sending" == (await world.row()).state
-        async with world.kie as kie:
+        assert "sending" == (await setup.row()).state
+        async with setup.kie as kie:
             (job,) = await kie.recover()
             with pytest.raises(SubmitInDoubtError):
                 await job
-            assert 1 == len(world.truth.posts)
+            assert 1 == len(setup.truth.posts)
 
 
 async def test_closing_does_not_wait_for_what_was_never_sent() -> None:
-    async with a_world() as world:
-        world.fake.maintenance = True
+    async with client_and_fake() as setup:
+        setup.fake.maintenance = True
         for number in range(30):
-            await world.kie.submit(ask(number), wait=False)
+            await setup.kie.submit(make_request(number), wait=False)
         await anyio.sleep(10.0)
         before = anyio.current_time()
-        await world.kie.aclose()
+        await setup.kie.aclose()
 
         assert anyio.current_time() - before < 0.1
-        assert {"intent": 30} == await world.states()
+        assert {"intent": 30} == await setup.states()
 
 
 async def test_closing_cannot_be_interrupted_half_way() -> None:
     """Who is cancelled while he closes leaves no session behind."""
-    async with a_world(create_seconds=4.0, duration=1e6) as world:
-        await world.kie.submit(ask(), wait=False)
+    async with client_and_fake(create_seconds=4.0, duration=1e6) as setup:
+        await setup.kie.submit(make_request(), wait=False)
         await anyio.sleep(1.0)
         with anyio.move_on_after(0.5) as scope:
-            await world.kie.aclose()
+            await setup.kie.aclose()
 
         assert scope.cancelled_caught or scope.cancel_called
-        assert "submitted" == (await world.row()).state
-        assert Statistics() == world.kie.statistics()
+        assert "submitted" == (await setup.row()).state
+        assert Statistics() == setup.kie.statistics()
 
 
 async def test_a_client_can_be_closed_at_every_turn_of_the_loop() -> None:
@@ -150,23 +150,26 @@ async def test_a_client_can_be_closed_at_every_turn_of_the_loop() -> None:
 
     async def one(kie: KieClient, number: int) -> None:
         try:
-            await kie.generate(ask(number, image=PNG) if number == 2 else ask(number), key="7" if number == 1 else None)
+            await kie.generate(
+                make_request(number, image=PNG) if number == 2 else make_request(number),
+                key="7" if number == 1 else None,
+            )
             outcomes["done"] += 1
         except KieError as error:
             outcomes[type(error).__name__] += 1
 
     for turn in range(1, 1000):
         ended_before = outcomes["done"]
-        async with a_world(duration=3.0, create_seconds=0.5) as world:
+        async with client_and_fake(duration=3.0, create_seconds=0.5) as setup:
             now = anyio.Event()
             loop.at_turn(loop.turns + turn, now.set)
             async with anyio.create_task_group() as group:
                 for number in range(3):
-                    group.start_soon(one, world.kie, number)
+                    group.start_soon(one, setup.kie, number)
                 with anyio.move_on_after(60.0):
                     await now.wait()
-                await world.kie.aclose(drain=1.0)
-            assert Statistics() == world.kie.statistics()
+                await setup.kie.aclose(drain=1.0)
+            assert Statistics() == setup.kie.statistics()
         if outcomes["done"] == ended_before + 3:
             break
     assert turn > 30
@@ -174,12 +177,12 @@ async def test_a_client_can_be_closed_at_every_turn_of_the_loop() -> None:
 
 
 async def test_recover_after_reopening_goes_on_with_everything_once() -> None:
-    async with a_world(duration=100.0) as world:
+    async with client_and_fake(duration=100.0) as setup:
         for number in range(50):
-            await world.kie.submit(ask(number), wait=False)
+            await setup.kie.submit(make_request(number), wait=False)
         await anyio.sleep(1.0)
-        await world.kie.aclose()
-        async with world.kie as kie:
+        await setup.kie.aclose()
+        async with setup.kie as kie:
             jobs, again = await kie.recover(), await kie.recover()
             assert 50 == len(jobs)
             assert [job.id for job in jobs] == [job.id for job in again]
@@ -187,33 +190,33 @@ async def test_recover_after_reopening_goes_on_with_everything_once() -> None:
                 await job
             await assert_settled(kie)
 
-        assert 50 == len(world.truth.posts)
-        assert {"succeeded": 50} == await world.states()
+        assert 50 == len(setup.truth.posts)
+        assert {"succeeded": 50} == await setup.states()
 
 
 async def test_the_limit_holds_over_closing_and_opening_again() -> None:
     """The account does not forget what was spent a second ago because the client was closed in between."""
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         for number in range(60):
-            async with world.kie as kie:
-                await kie.submit(ask(number))
+            async with setup.kie as kie:
+                await kie.submit(make_request(number))
 
-        assert [] == world.truth.refused
-        assert world.truth.busiest_window(10.0) <= 20
+        assert [] == setup.truth.refused
+        assert setup.truth.busiest_window(10.0) <= 20
         assert 20.0 <= anyio.current_time() <= 30.0
 
 
 async def test_what_has_ended_is_known_after_reopening() -> None:
     """No question is asked again whose answer is in the journal."""
-    async with a_world() as world:
-        video = await world.kie.generate(ask(0))
-        job = world.kie.job(video.job_id or "")
-        await world.kie.aclose()
-        async with world.kie as kie:
-            polls = len(world.truth.polls)
+    async with client_and_fake() as setup:
+        video = await setup.kie.generate(make_request(0))
+        job = setup.kie.job(video.job_id or "")
+        await setup.kie.aclose()
+        async with setup.kie as kie:
+            polls = len(setup.truth.polls)
             again = await job
             by_task = await kie.job(video.task_id)
-            assert polls == len(world.truth.polls)
+            assert polls == len(setup.truth.polls)
             await assert_settled(kie)
 
         assert video.record == again.record == by_task.record

@@ -19,8 +19,8 @@ from kie_async import (
 )
 from kie_async.testing import Fault, VirtualLoop
 from tests.client.filehost import MP4, a_picture, a_result, files_in
-from tests.client.world import a_world, ask, assert_settled
 from tests.full_disk import files_of_at_most
+from tests.helpers import assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,19 +55,19 @@ async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
     """With the ids, and without a part of a file left; the result can still be saved elsewhere."""
     target = where(tmp_path)
     before = files_in(tmp_path)
-    async with a_world(duration=0.0) as world:
-        picture = await a_picture(world)
+    async with client_and_fake(duration=0.0) as setup:
+        picture = await a_picture(setup)
         with pytest.raises(DownloadError, match="could not be written") as raised:
             await picture.save(target)
 
         assert before == files_in(tmp_path)
         assert (picture.job_id, picture.task_id) == (raised.value.job_id, raised.value.task_id)
         await picture.save(tmp_path / "cat.png")
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
-    async with a_result() as (video, host, world):
+    async with a_result() as (video, host, setup):
         host.at("/a.mp4", MP4 * 60)
         with files_of_at_most(4 * 2**20), pytest.raises(DownloadError, match="could not be written"):
             await video.save(tmp_path / "cat.mp4")
@@ -76,7 +76,7 @@ async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
         assert 1 == len(host.seen)
         (file,) = await video.save(tmp_path / "cat.mp4")
         assert MP4 * 60 == file.read_bytes()
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_save_can_be_left_at_every_turn_of_the_loop(tmp_path: Path) -> N
     """Then there is a whole file or none, never a part, and no descriptor is left open."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    async with a_result() as (video, host, world):
+    async with a_result() as (video, host, setup):
         await video.save(tmp_path / "first.mp4")
         (tmp_path / "first.mp4").unlink()
         for turn in range(1, 1000):
@@ -117,7 +117,7 @@ async def test_a_save_can_be_left_at_every_turn_of_the_loop(tmp_path: Path) -> N
             if not task.cancelled():
                 break
         assert turn > 10
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
         assert [] == [name for name in open_files() if str(tmp_path) in name]
         assert len(host.seen) > 5
 
@@ -138,8 +138,8 @@ async def _save(video: Generation, path: Path) -> None:
 async def test_a_generation_without_urls_has_nothing_to_save(tmp_path: Path) -> None:
     """Text models answer with an object; it is in the record."""
     fault = Fault("poll", "alter", data={"resultJson": '{"resultObject":{"text":"a cat"}}'})
-    async with a_world(duration=0.0, faults=[fault]) as world:
-        answer = await world.kie.generate(ask())
+    async with client_and_fake(duration=0.0, faults=[fault]) as setup:
+        answer = await setup.kie.generate(make_request())
         assert ((), {"resultObject": {"text": "a cat"}}) == (answer.urls, answer.record.result)
         with pytest.raises(NoResultError) as raised:
             await answer.save(tmp_path)
@@ -147,10 +147,10 @@ async def test_a_generation_without_urls_has_nothing_to_save(tmp_path: Path) -> 
 
 
 async def test_a_download_that_gets_no_connection_is_told_as_such(tmp_path: Path) -> None:
-    async with a_world(duration=0.0) as world:
-        video = await world.kie.generate(ask())
-        await world.kie.aclose()  # its connections, too
-        await world.fake.refuse_connections()
+    async with client_and_fake(duration=0.0) as setup:
+        video = await setup.kie.generate(make_request())
+        await setup.kie.aclose()  # its connections, too
+        await setup.fake.refuse_connections()
         with pytest.raises(DownloadError) as raised:
             await video.save(tmp_path)
         assert not isinstance(raised.value, TransportError)

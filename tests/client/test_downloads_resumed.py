@@ -18,7 +18,7 @@ from kie_async._core.ranges import Version
 from kie_async._io.files.disk import STEP, PartFile
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, FileHost, a_result, files_in, mp4_of
-from tests.client.world import KEY, a_world, ask, assert_settled
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 KILO = 1024
 TAG = '"one"'
@@ -76,7 +76,7 @@ class Breaking:
 async def test_a_download_that_breaks_every_64_kb_is_put_together_of_its_parts(tmp_path: Path) -> None:
     """Each byte is asked for once, and for each part the version is named."""
     content = mp4_of(1024 * KILO + 77)
-    async with a_result() as (video, host, world):
+    async with a_result() as (video, host, setup):
         file = host.answers["/a.mp4"] = Breaking(content, piece=64 * KILO)
         (path,) = await video.save(tmp_path / "cat.mp4")
 
@@ -84,7 +84,7 @@ async def test_a_download_that_breaks_every_64_kb_is_put_together_of_its_parts(t
         assert tmp_path / "cat.mp4" == path
         assert [(0, None), *((n * 64 * KILO, TAG) for n in range(1, 17))] == file.asked
         assert len(content) == file.sent
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("at", [1, 15, 16, 17, 63, 64, 65, 100_000, len(MP4) - 1])
@@ -164,7 +164,7 @@ WRONG: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("wrong", WRONG)
 async def test_a_wrong_answer_to_the_question_for_the_rest_never_gets_into_the_file(wrong: str, tmp_path: Path) -> None:
     """It is absent or right, and as soon as the host does better it is there."""
-    async with a_result() as (video, host, world):
+    async with a_result() as (video, host, setup):
         file = host.answers["/a.mp4"] = Breaking(MP4, piece=50_000)
         file.change = lambda headers: {**headers, **WRONG[wrong]}
         with pytest.raises(DownloadError):
@@ -175,7 +175,7 @@ async def test_a_wrong_answer_to_the_question_for_the_rest_never_gets_into_the_f
         file.change = lambda headers: headers
         await video.save(tmp_path / "cat.mp4")
         assert {"cat.mp4": MP4} == files_in(tmp_path)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_rest_that_is_shorter_than_was_said_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
@@ -228,13 +228,13 @@ async def test_a_url_that_expires_in_the_middle_is_minted_again_and_gone_on_with
         Fault("download", "half_body", times=1),
         Fault("download", "body", body="gone", status=403, times=1),
     ]
-    async with a_world(duration=0.0, faults=faults) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(duration=0.0, faults=faults) as setup:
+        video = await setup.kie.generate(make_request())
         (path,) = await video.save(tmp_path / "cat.mp4")
 
         assert b"ftyp" == path.read_bytes()[4:8]
         assert [path.name] == list(files_in(tmp_path))
-        assert ["download_url"] == [query.place for query in world.truth.queries]
+        assert ["download_url"] == [query.place for query in setup.truth.queries]
 
 
 # -- what a killed process leaves -------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ async def test_a_few_files_are_fetched_at_once_the_soonest_to_expire_first(tmp_p
         running -= 1
         return web.Response(body=MP4, content_type="video/mp4")
 
-    async with a_result() as (video, host, world):
+    async with a_result() as (video, host, setup):
         ended = video.record.completed_at
         assert ended is not None
         ages = [(number * 37) % 100 for number in range(100)]
@@ -392,7 +392,7 @@ async def test_a_few_files_are_fetched_at_once_the_soonest_to_expire_first(tmp_p
         # The first eight were there before the others had come.
         later = [int(path[1:]) for path in order[8:]]
         assert all(max(later[n + 8 :], default=0) <= later[n] for n in range(len(later)))
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_the_hash_that_is_told_is_that_of_the_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import anyio
@@ -18,7 +18,7 @@ from kie_async import (
     SubmitInDoubtError,
 )
 from kie_async.testing import FakeKie, Fault
-from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 from tests.requests.samples import PNG
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ async def test_a_session_factory_that_fails_is_told_to_the_caller() -> None:
     """As it is; and the client can be used once it works."""
     broken = True
 
-    def factory(**kwargs: Anything) -> aiohttp.ClientSession:
+    def factory(**kwargs: Any) -> aiohttp.ClientSession:
         if broken:
             msg = "no proxy"
             raise RuntimeError(msg)
@@ -43,22 +43,22 @@ async def test_a_session_factory_that_fails_is_told_to_the_caller() -> None:
         kie = KieClient(KEY, base_url=fake.url, session_factory=factory)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="no proxy"):
-                await kie.generate(ask())
+                await kie.generate(make_request())
         broken = False
-        await kie.generate(ask())
+        await kie.generate(make_request())
         await kie.aclose()
 
 
 async def test_session_factory_is_called_once_for_creates_and_once_for_the_rest() -> None:
     made: list[dict[str, object]] = []
 
-    def factory(**kwargs: Anything) -> aiohttp.ClientSession:
+    def factory(**kwargs: Any) -> aiohttp.ClientSession:
         made.append(kwargs)
         return aiohttp.ClientSession(**{**kwargs, "headers": {**kwargs["headers"], "X-Mine": "1"}})
 
-    async with a_world(client={"session_factory": factory}) as world:
-        await world.kie.generate(ask(image=PNG))
-        await world.kie.generate(ask(1))
+    async with client_and_fake(client={"session_factory": factory}) as setup:
+        await setup.kie.generate(make_request(image=PNG))
+        await setup.kie.generate(make_request(1))
 
         assert 2 == len(made)
         assert KEY not in str(made)
@@ -72,14 +72,14 @@ async def test_the_callers_context_is_not_inherited_by_what_outlives_it() -> Non
     def on_event(_: Event) -> None:
         seen.append(request_id.get())
 
-    def factory(**kwargs: Anything) -> aiohttp.ClientSession:
+    def factory(**kwargs: Any) -> aiohttp.ClientSession:
         seen.append(request_id.get())
         return aiohttp.ClientSession(**kwargs)
 
     async with FakeKie() as fake:
         request_id.set("the first request")
         kie = KieClient(KEY, base_url=fake.url, session_factory=factory, on_event=on_event)
-        await kie.generate(ask())
+        await kie.generate(make_request())
         await kie.aclose()
 
     assert ["none"] * 4 == seen
@@ -91,12 +91,12 @@ async def test_an_on_event_that_raises_is_logged_and_harms_nobody(caplog: pytest
         raise ValueError(msg)
 
     faults = [Fault("create", "code", code=429, nth=1), Fault("create", "reset", after=True, nth=3)]
-    async with a_world(client={"on_event": on_event}, faults=faults) as world:
-        await world.kie.generate(ask(0))
+    async with client_and_fake(client={"on_event": on_event}, faults=faults) as setup:
+        await setup.kie.generate(make_request(0))
         with pytest.raises(SubmitInDoubtError):
-            await world.kie.generate(ask(1))
+            await setup.kie.generate(make_request(1))
         await anyio.sleep(700.0)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
         failures = [record for record in caplog.records if record.message == "on_event has failed."]
         assert len(failures) >= 4
@@ -104,23 +104,23 @@ async def test_an_on_event_that_raises_is_logged_and_harms_nobody(caplog: pytest
 
 
 async def test_a_result_is_saved_after_the_client_was_closed(tmp_path: Path) -> None:
-    async with a_world() as world:
-        video = await world.kie.generate(ask())
-        await world.kie.aclose()
+    async with client_and_fake() as setup:
+        video = await setup.kie.generate(make_request())
+        await setup.kie.aclose()
         (file,) = await video.save(tmp_path / "cat.mp4")
 
         assert b"ftyp" == file.read_bytes()[4:8]
-        assert [False] == [download.authorized for download in world.truth.downloads]
+        assert [False] == [download.authorized for download in setup.truth.downloads]
 
 
 async def test_a_failed_job_that_nobody_awaits_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Its error is in the journal; the log is not a mailbox for it."""
-    async with a_world(fail_rate=1.0, faults=[Fault("create", "code", code=422, nth=1)]) as world:
+    async with client_and_fake(fail_rate=1.0, faults=[Fault("create", "code", code=422, nth=1)]) as setup:
         for number in range(3):
-            await world.kie.submit(ask(number), wait=False)
+            await setup.kie.submit(make_request(number), wait=False)
         await anyio.sleep(600.0)
 
-        assert {"rejected": 1, "failed": 2} == await world.states()
+        assert {"rejected": 1, "failed": 2} == await setup.states()
         assert [] == warnings_of(caplog)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
         gc.collect()

@@ -24,165 +24,165 @@ from kie_async import (
 from kie_async._core.lifecycle import JobState
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault
-from tests.client.world import KEY, a_world, ask, assert_settled, somebody_elses
+from tests.helpers import KEY, assert_settled, client_and_fake, create_foreign_task, make_request
 from tests.io.intents import an_intent
 
 
 async def test_a_job_keeps_its_task_id() -> None:
     """None until it is known, and then what it is, whatever becomes of the job."""
-    async with a_world(create_seconds=5.0, duration=20.0) as world:
-        job = await world.kie.submit(ask(0), wait=False)
+    async with client_and_fake(create_seconds=5.0, duration=20.0) as setup:
+        job = await setup.kie.submit(make_request(0), wait=False)
         assert (None, "intent") == (job.task_id, job.state)
         assert job.id.startswith("kj_")
         await anyio.sleep(1.0)
         assert (None, "sending") == (job.task_id, job.state)
         await anyio.sleep(5.0)
-        assert (world.tasks[0], "submitted") == (job.task_id, job.state)
+        assert (setup.tasks[0], "submitted") == (job.task_id, job.state)
         await job
-        assert (world.tasks[0], "succeeded") == (job.task_id, job.state)
+        assert (setup.tasks[0], "succeeded") == (job.task_id, job.state)
 
-        waited = await world.kie.submit(ask(1))
+        waited = await setup.kie.submit(make_request(1))
         await anyio.sleep(100.0)
-        assert world.tasks[1] == waited.task_id
+        assert setup.tasks[1] == waited.task_id
 
 
 async def test_submit_without_waiting_returns_when_the_job_is_journaled() -> None:
-    async with a_world(create_seconds=5.0) as world:
-        job = await world.kie.submit(ask(), wait=False)
+    async with client_and_fake(create_seconds=5.0) as setup:
+        job = await setup.kie.submit(make_request(), wait=False)
 
         assert anyio.current_time() < 0.1
-        assert [] == world.truth.posts
-        assert job.id == (await world.row()).id
-        assert world.truth.posts is not None
+        assert [] == setup.truth.posts
+        assert job.id == (await setup.row()).id
+        assert setup.truth.posts is not None
         await job
 
 
 async def test_wait_ends_at_its_time_out_and_the_task_lives_on() -> None:
-    async with a_world(duration=100.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(duration=100.0) as setup:
+        job = await setup.kie.submit(make_request())
         with pytest.raises(TaskTimeoutError, match="wait again") as raised:
             await job.wait(timeout=30.0)
         assert 30.0 <= anyio.current_time() < 31.0
-        assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
-        assert 0 == world.kie.statistics().waiters
+        assert (job.id, setup.tasks[0]) == (raised.value.job_id, raised.value.task_id)
+        assert 0 == setup.kie.statistics().waiters
 
         await job
-        assert world.tasks[0] == (await job.wait(timeout=0.0)).task_id
-        await assert_settled(world.kie)
+        assert setup.tasks[0] == (await job.wait(timeout=0.0)).task_id
+        await assert_settled(setup.kie)
 
 
 async def test_a_client_shows_its_statistics() -> None:
     """What is not zero; a program that hangs is asked what it is doing."""
-    async with a_world(duration=100.0) as world:
-        await world.kie.submit(ask())
+    async with client_and_fake(duration=100.0) as setup:
+        await setup.kie.submit(make_request())
         await anyio.sleep(10.0)
-        now = world.kie.statistics()
+        now = setup.kie.statistics()
 
-        assert f"<KieClient {world.fake.url} jobs=1 in_flight=1 watched=1 polls={now.polls}>" == repr(world.kie)
-        await world.kie.job(world.tasks[0])
+        assert f"<KieClient {setup.fake.url} jobs=1 in_flight=1 watched=1 polls={now.polls}>" == repr(setup.kie)
+        await setup.kie.job(setup.tasks[0])
         await anyio.sleep(1.0)
-        assert f"<KieClient {world.fake.url} polls={world.kie.statistics().polls}>" == repr(world.kie)
+        assert f"<KieClient {setup.fake.url} polls={setup.kie.statistics().polls}>" == repr(setup.kie)
 
 
 async def test_awaiting_a_job_again_asks_nobody() -> None:
-    async with a_world() as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake() as setup:
+        job = await setup.kie.submit(make_request())
         first = await job
-        polls = len(world.truth.polls)
-        second = await world.kie.job(job.id)
-        third = await world.kie.job(world.tasks[0])
+        polls = len(setup.truth.polls)
+        second = await setup.kie.job(job.id)
+        third = await setup.kie.job(setup.tasks[0])
 
         assert first.record == second.record == third.record
         assert job.id == second.job_id == third.job_id
-        assert polls == len(world.truth.polls)
+        assert polls == len(setup.truth.polls)
 
 
 @pytest.mark.parametrize("timeout", [None, 1000.0], ids=["for its life", "with a time-out"])
 @pytest.mark.parametrize("ended", [False, True], ids=["while it runs", "when it has ended"])
 async def test_a_handle_that_has_waited_knows_the_state(timeout: float | None, *, ended: bool) -> None:
-    async with a_world(duration=100.0) as world:
-        submitted = await world.kie.submit(ask())
+    async with client_and_fake(duration=100.0) as setup:
+        submitted = await setup.kie.submit(make_request())
         if ended:
             await submitted
-        job = world.kie.job(submitted.id)
+        job = setup.kie.job(submitted.id)
         before = job.state
         await job.wait(timeout)
 
         assert (None if ended else "submitted") == before
-        assert ("succeeded", world.tasks[0]) == (job.state, job.task_id)
+        assert ("succeeded", setup.tasks[0]) == (job.state, job.task_id)
 
 
 async def test_updates_yield_each_change_once_and_end_with_the_task() -> None:
-    async with a_world(duration=100.0, seed=5) as world:
+    async with client_and_fake(duration=100.0, seed=5) as setup:
         states = ("waiting", "queuing", "generating")
-        job = await world.kie.submit(ask())
-        world.truth.created[0].stages = ((0.0, states[0]), (0.2, states[1]), (0.5, states[2]))
+        job = await setup.kie.submit(make_request())
+        setup.truth.created[0].stages = ((0.0, states[0]), (0.2, states[1]), (0.5, states[2]))
         seen = [record.state async for record in job.updates()]
 
         assert [*states, "success"] == seen
         assert [] == [record.state async for record in job.updates()][1:]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_updates_of_a_failing_task_end_with_its_record() -> None:
-    async with a_world(fail_rate=1.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(fail_rate=1.0) as setup:
+        job = await setup.kie.submit(make_request())
 
         assert "fail" == [record.state async for record in job.updates()][-1]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_updates_show_states_that_nobody_has_heard_of() -> None:
     fault = Fault("poll", "alter", data={"state": "reviewing"}, times=3)
-    async with a_world(faults=[fault], duration=1.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(faults=[fault], duration=1.0) as setup:
+        job = await setup.kie.submit(make_request())
 
         assert ["reviewing", "success"] == [record.state async for record in job.updates()]
 
 
 async def test_updates_of_a_job_that_is_refused_raise_why() -> None:
-    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
-        job = await world.kie.submit(ask(), wait=False)
+    async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
+        job = await setup.kie.submit(make_request(), wait=False)
         with pytest.raises(SubmitInDoubtError):
             [record async for record in job.updates()]
 
 
 @pytest.mark.parametrize("foreign", [False, True])
 async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) -> None:
-    async with a_world(duration=50.0) as world:
-        job = await world.kie.submit(ask())
-        handle = world.kie.job(await somebody_elses(world.fake.url)) if foreign else job
+    async with client_and_fake(duration=50.0) as setup:
+        job = await setup.kie.submit(make_request())
+        handle = setup.kie.job(await create_foreign_task(setup.fake.url)) if foreign else job
         async with aclosing(handle.updates()) as updates:
             async for record in updates:
                 assert record.state in ("waiting", "queuing", "generating")
                 break
-        assert (1, 1) == ((now := world.kie.statistics()).jobs, now.watched)
+        assert (1, 1) == ((now := setup.kie.statistics()).jobs, now.watched)
         await job
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
         if foreign:
-            world.truth.tasks.pop(handle.id)  # not this client's to account for
+            setup.truth.tasks.pop(handle.id)  # not this client's to account for
 
 
 async def test_refresh_asks_now_and_moves_the_job() -> None:
-    async with a_world(duration=1e6) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(duration=1e6) as setup:
+        job = await setup.kie.submit(make_request())
         before = anyio.current_time()
         assert "waiting" == (await job.status()).state
-        world.fake.finish(world.tasks[0])
+        setup.fake.finish(setup.tasks[0])
         record = await job.status()
 
         assert anyio.current_time() - before < 0.1
-        assert ("success", world.tasks[0]) == (record.state, record.task_id)
+        assert ("success", setup.tasks[0]) == (record.state, record.task_id)
         assert record == (await job).record
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_refresh_waits_for_the_task_id() -> None:
-    async with a_world(create_seconds=5.0, duration=50.0) as world:
-        job = await world.kie.submit(ask(), wait=False)
+    async with client_and_fake(create_seconds=5.0, duration=50.0) as setup:
+        job = await setup.kie.submit(make_request(), wait=False)
 
         record = await job.status()
-        assert world.tasks == [record.task_id]
+        assert setup.tasks == [record.task_id]
 
 
 @pytest.mark.parametrize(
@@ -198,49 +198,49 @@ async def test_refresh_waits_for_the_task_id() -> None:
 )
 async def test_refresh_says_why_there_is_no_record(fault: Fault, expected: type[KieError]) -> None:
     """With the ids, and without a change of the job."""
-    async with a_world(faults=[fault], duration=1e6) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(faults=[fault], duration=1e6) as setup:
+        job = await setup.kie.submit(make_request())
         with pytest.raises(expected) as raised:
             await job.status()
 
         assert "submitted" == job.state
         if expected is not TransportError:
-            assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
+            assert (job.id, setup.tasks[0]) == (raised.value.job_id, raised.value.task_id)
 
 
 async def test_refresh_of_a_job_in_doubt_says_so() -> None:
-    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
+    async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
         with pytest.raises(SubmitInDoubtError):
             await raised.value.job.status()
 
 
 async def test_a_task_of_another_program_can_be_awaited() -> None:
     """It is followed as long as somebody waits, and never enters the journal."""
-    async with a_world(duration=50.0) as world:
-        task_id = await somebody_elses(world.fake.url)
-        job = world.kie.job(task_id)
+    async with client_and_fake(duration=50.0) as setup:
+        task_id = await create_foreign_task(setup.fake.url)
+        job = setup.kie.job(task_id)
         assert (task_id, task_id, None) == (job.id, job.task_id, job.state)
         with pytest.raises(TaskTimeoutError) as raised:
             await job.wait(timeout=10.0)
         assert (None, task_id) == (raised.value.job_id, raised.value.task_id)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
         video = await job
 
         assert (task_id, None) == (video.task_id, video.job_id)
-        assert [] == await world.rows()
-        await assert_settled(world.kie)
-        world.truth.tasks.clear()  # not this client's to account for
+        assert [] == await setup.rows()
+        await assert_settled(setup.kie)
+        setup.truth.tasks.clear()  # not this client's to account for
 
 
 async def test_two_wait_for_a_task_of_another_program() -> None:
-    async with a_world(duration=50.0) as world:
-        task_id = await somebody_elses(world.fake.url)
+    async with client_and_fake(duration=50.0) as setup:
+        task_id = await create_foreign_task(setup.fake.url)
         results: list[str] = []
 
         async def wait(timeout: float | None) -> None:
-            results.append((await world.kie.job(task_id).wait(timeout)).task_id)
+            results.append((await setup.kie.job(task_id).wait(timeout)).task_id)
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait, None)
@@ -248,56 +248,56 @@ async def test_two_wait_for_a_task_of_another_program() -> None:
             with anyio.move_on_after(5.0):
                 await wait(None)
         assert [task_id, task_id] == results
-        await assert_settled(world.kie)
-        world.truth.tasks.clear()
+        await assert_settled(setup.kie)
+        setup.truth.tasks.clear()
 
 
 async def test_a_task_that_nobody_knows_is_not_waited_for_for_ever() -> None:
     """It may be so new that it is not visible yet; after 90 s it is not found."""
-    async with a_world() as world:
-        job = world.kie.job("f" * 32)
+    async with client_and_fake() as setup:
+        job = setup.kie.job("f" * 32)
         with pytest.raises(TaskNotFoundError) as raised:
             await job
 
         assert 90.0 <= anyio.current_time() <= 100.0
         assert "f" * 32 == raised.value.task_id
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
         with pytest.raises(TaskNotFoundError):
             await job.status()
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_job_that_the_journal_does_not_know_is_not_found_at_once() -> None:
-    async with a_world() as world:
-        job = world.kie.job("kj_" + "0" * 32)
+    async with client_and_fake() as setup:
+        job = setup.kie.job("kj_" + "0" * 32)
         assert (None, None) == (job.task_id, job.state)
         for call in (job.wait, job.status, job.abandon, lambda: anext(job.updates())):
             with pytest.raises(TaskNotFoundError, match="journal"):
                 await call()
-        assert [] == world.truth.polls
-        await assert_settled(world.kie)
+        assert [] == setup.truth.polls
+        await assert_settled(setup.kie)
 
 
 async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         start = asyncio.get_running_loop().wall_time()  # type: ignore[attr-defined]  # the virtual loop has one
-        old = await world.kie.submit(ask(0), key="old")
+        old = await setup.kie.submit(make_request(0), key="old")
         await old
         await anyio.sleep(1000.0)
-        recent = await world.kie.submit(ask(1))
+        recent = await setup.kie.submit(make_request(1))
         await recent
-        running = await world.kie.submit(ask(2))
+        running = await setup.kie.submit(make_request(2))
 
-        assert [old.id, recent.id, running.id] == [job.id for job in await world.kie.jobs()]
-        assert 0 == await world.kie.forget(before=start)
-        assert 1 == await world.kie.forget(before=start + 900.0)
-        assert [recent.id, running.id] == [job.id for job in await world.kie.jobs()]
-        assert 1 == await world.kie.forget(before=math.inf)
-        assert [running.id] == [job.id for job in await world.kie.jobs()]
+        assert [old.id, recent.id, running.id] == [job.id for job in await setup.kie.jobs()]
+        assert 0 == await setup.kie.forget(before=start)
+        assert 1 == await setup.kie.forget(before=start + 900.0)
+        assert [recent.id, running.id] == [job.id for job in await setup.kie.jobs()]
+        assert 1 == await setup.kie.forget(before=math.inf)
+        assert [running.id] == [job.id for job in await setup.kie.jobs()]
         with pytest.raises(TaskNotFoundError):
             await old
-        world.truth.tasks.pop(world.tasks[0])
-        world.truth.tasks.pop(world.tasks[0])
+        setup.truth.tasks.pop(setup.tasks[0])
+        setup.truth.tasks.pop(setup.tasks[0])
         await running
 
 
@@ -319,22 +319,22 @@ async def test_recover_lets_others_have_their_turn_between_a_few_jobs() -> None:
 
 
 async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:
-    async with a_world(duration=50.0) as world:
-        done = await world.kie.generate(ask(0))
-        job = await world.kie.submit(ask(1))
+    async with client_and_fake(duration=50.0) as setup:
+        done = await setup.kie.generate(make_request(0))
+        job = await setup.kie.submit(make_request(1))
 
-        assert [job.id] == [each.id for each in await world.kie.recover()]
+        assert [job.id] == [each.id for each in await setup.kie.recover()]
         assert done.job_id != job.id
         await job
-        assert [] == await world.kie.recover()
-        assert 2 == len(world.truth.posts)
+        assert [] == await setup.kie.recover()
+        assert 2 == len(setup.truth.posts)
 
 
 async def test_credits_are_the_accounts() -> None:
-    async with a_world(credits=1234.5) as world:
-        assert 1234.5 == await world.kie.credits()
-        await world.kie.submit(ask())
-        assert 1154.5 == await world.kie.credits()
+    async with client_and_fake(credits=1234.5) as setup:
+        assert 1234.5 == await setup.kie.credits()
+        await setup.kie.submit(make_request())
+        assert 1154.5 == await setup.kie.credits()
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ async def test_credits_are_the_accounts() -> None:
     ids=["401", "bare 401", "html", "null", "reset", "silence", "redirect"],
 )
 async def test_credits_say_why_there_is_no_answer(fault: Fault, expected: type[KieError]) -> None:
-    async with a_world(faults=[fault]) as world:
+    async with client_and_fake(faults=[fault]) as setup:
         with pytest.raises(expected) as raised:
-            await world.kie.credits()
+            await setup.kie.credits()
         assert expected is type(raised.value)
-        assert [] == world.truth.strays
+        assert [] == setup.truth.strays

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -11,7 +11,7 @@ from kie_async import EventName, InsufficientCreditsError, JournalError, SubmitI
 from kie_async._core.lifecycle import JobState
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import Fault
-from tests.client.world import Anything, a_world, ask, assert_settled
+from tests.helpers import assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
@@ -41,7 +41,7 @@ class Troubled(MemoryJournal):
             raise JournalError(msg)
         return await super().add(intent)
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Anything) -> Intent | None:
+    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
         self.transitions[state] = nth = self.transitions.get(state, 0) + 1
         await anyio.sleep(self.seconds.get(state, {}).get(nth, 0.0))
         if state in self.broken:
@@ -53,137 +53,137 @@ class Troubled(MemoryJournal):
 async def test_what_cannot_be_written_down_is_not_begun() -> None:
     journal = Troubled()
     journal.broken.add("add")
-    async with a_world(client={"journal": journal}) as world:
-        for call in (world.kie.submit, world.kie.generate):
+    async with client_and_fake(client={"journal": journal}) as setup:
+        for call in (setup.kie.submit, setup.kie.generate):
             with pytest.raises(JournalError, match="disk is full"):
-                await call(ask())
+                await call(make_request())
 
-        assert [] == world.truth.posts
-        await assert_settled(world.kie)
+        assert [] == setup.truth.posts
+        await assert_settled(setup.kie)
 
 
 async def test_what_cannot_be_written_down_as_sending_is_not_sent() -> None:
     """Not a byte: the row still says that nothing was paid."""
     journal = Troubled(broken=(JobState.SENDING,))
-    async with a_world(client={"journal": journal}) as world:
+    async with client_and_fake(client={"journal": journal}) as setup:
         with pytest.raises(JournalError, match="disk is full"):
-            await world.kie.submit(ask(), key="order 7")
+            await setup.kie.submit(make_request(), key="order 7")
         await anyio.sleep(60.0)
-        assert [] == world.truth.posts
+        assert [] == setup.truth.posts
         assert ["intent"] == [row.state for row in await journal.rows()]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
         journal.broken.clear()
-        await world.kie.generate(ask(), key="order 7")
-        assert 1 == len(world.truth.posts)
+        await setup.kie.generate(make_request(), key="order 7")
+        assert 1 == len(setup.truth.posts)
 
 
 async def test_a_task_id_that_cannot_be_written_down_still_reaches_its_caller(caplog: pytest.LogCaptureFixture) -> None:
     """Loudly: it is paid, and the log is now the only thing that would outlive a crash."""
     journal = Troubled(broken=(JobState.SUBMITTED,))
-    async with a_world(client={"journal": journal}) as world:
-        job = await world.kie.submit(ask())
-        (task_id,) = world.tasks
+    async with client_and_fake(client={"journal": journal}) as setup:
+        job = await setup.kie.submit(make_request())
+        (task_id,) = setup.tasks
         assert task_id == job.task_id
         critical = [record.message for record in caplog.records if record.levelname == "CRITICAL"]
         assert [True] == [task_id in text and job.id in text for text in critical]
-        assert [task_id] == [event.task_id for event in world.reported(EventName.JOURNAL_FAILED)]
+        assert [task_id] == [event.task_id for event in setup.reported(EventName.JOURNAL_FAILED)]
         assert task_id == (await job).task_id
-        world.truth.tasks.clear()  # the journal itself does not know it, and has said so
+        setup.truth.tasks.clear()  # the journal itself does not know it, and has said so
 
 
 async def test_an_end_that_cannot_be_written_down_still_reaches_its_caller() -> None:
     journal = Troubled(broken=(JobState.SUCCEEDED,))
-    async with a_world(client={"journal": journal}) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(client={"journal": journal}) as setup:
+        video = await setup.kie.generate(make_request())
 
-        assert world.tasks == [video.task_id]
+        assert setup.tasks == [video.task_id]
         assert ["submitted"] == [row.state for row in await journal.rows()]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_doubt_that_cannot_be_written_down_is_told_and_not_sent_again() -> None:
     journal = Troubled(broken=(JobState.IN_DOUBT, JobState.UNRESOLVED))
-    async with a_world(client={"journal": journal}, faults=[Fault("create", "reset", after=True)]) as world:
+    async with client_and_fake(client={"journal": journal}, faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError):
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
         await anyio.sleep(7200.0)
 
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
         assert ["sending"] == [row.state for row in await journal.rows()]
 
 
 async def test_a_slow_disk_does_not_bunch_what_was_spread_out() -> None:
     """Permits that have waited too long for the write-ahead are not used: no ten seconds see more than 20 creates."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(1, 21), 40.0)})
-    async with a_world(client={"journal": journal}, latency=(0.02, 0.2)) as world:
+    async with client_and_fake(client={"journal": journal}, latency=(0.02, 0.2)) as setup:
         async with anyio.create_task_group() as group:
             for number in range(60):
-                group.start_soon(world.kie.generate, ask(number))
-        assert (60, 0) == (len(world.truth.posts), len(world.truth.refused))
-        assert 20 == world.truth.busiest_window(10.0)
-        assert min(post.at for post in world.truth.posts) >= 40.0
+                group.start_soon(setup.kie.generate, make_request(number))
+        assert (60, 0) == (len(setup.truth.posts), len(setup.truth.refused))
+        assert 20 == setup.truth.busiest_window(10.0)
+        assert min(post.at for post in setup.truth.posts) >= 40.0
         assert ["succeeded"] * 60 == [row.state for row in await journal.rows()]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_who_was_about_to_send_when_a_402_was_read_sends_nothing() -> None:
     """The permit was granted, the connection made, the write-ahead under way: not a byte leaves."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
-    async with a_world(client={"journal": journal}, credits=0.0) as world:
+    async with client_and_fake(client={"journal": journal}, credits=0.0) as setup:
         told: list[str] = []
 
         async def one(number: int) -> None:
             with pytest.raises(InsufficientCreditsError) as raised:
-                await world.kie.generate(ask(number))
+                await setup.kie.generate(make_request(number))
             told.append(raised.value.job_id or "")
 
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(one, number)
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
         assert 20 == len(set(told))
         assert ["cancelled"] * 20 == [row.state for row in await journal.rows()]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -> None:
     """Maintenance sees one request, and then one a minute."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
-    async with a_world(client={"journal": journal}, duration=1.0) as world:
-        world.fake.maintenance = True
+    async with client_and_fake(client={"journal": journal}, duration=1.0) as setup:
+        setup.fake.maintenance = True
         async with anyio.create_task_group() as group:
             for number in range(20):
-                group.start_soon(world.kie.generate, ask(number))
+                group.start_soon(setup.kie.generate, make_request(number))
             await anyio.sleep(59.0)
-            assert 1 == len(world.truth.posts)
+            assert 1 == len(setup.truth.posts)
             await anyio.sleep(70.0)
-            assert 2 <= len(world.truth.posts) <= 3
-            world.fake.maintenance = False
-        assert 20 == len(world.truth.created)
-        assert len(world.truth.posts) <= 23
-        await assert_settled(world.kie)
+            assert 2 <= len(setup.truth.posts) <= 3
+            setup.fake.maintenance = False
+        assert 20 == len(setup.truth.created)
+        assert len(setup.truth.posts) <= 23
+        await assert_settled(setup.kie)
 
 
 async def test_who_leaves_during_the_write_ahead_pays_nothing() -> None:
     journal = Troubled(seconds={JobState.SENDING: {1: 5.0}})
-    async with a_world(client={"journal": journal}) as world:
+    async with client_and_fake(client={"journal": journal}) as setup:
         with anyio.move_on_after(2.0):
-            await world.kie.generate(ask())
+            await setup.kie.generate(make_request())
         await anyio.sleep(60.0)
 
-        assert [] == world.truth.posts
+        assert [] == setup.truth.posts
         assert ["cancelled"] == [row.state for row in await journal.rows()]
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("state", [JobState.SENDING, JobState.SUBMITTED, JobState.SUCCEEDED])
 async def test_whoever_waits_is_not_held_up_for_ever_by_a_slow_journal(state: JobState) -> None:
     journal = Troubled(seconds={state: {1: 30.0}})
-    async with a_world(client={"journal": journal}, duration=1.0) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(client={"journal": journal}, duration=1.0) as setup:
+        video = await setup.kie.generate(make_request())
 
-        assert world.tasks == [video.task_id]
+        assert setup.tasks == [video.task_id]
         assert anyio.current_time() < 40.0
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)

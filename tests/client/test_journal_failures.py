@@ -29,7 +29,7 @@ from kie_async import (
 )
 from kie_async._core.lifecycle import Intent, JobState
 from kie_async.testing import FakeKie, Fault, virtual_time
-from tests.client.world import CALLBACKS, KEY, PROMPT, ask, assert_ledger, assert_settled
+from tests.helpers import CALLBACKS, KEY, PROMPT, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,7 +134,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
     async def job(kie: KieClient, number: int) -> None:
         timeout, key = (5.0 if number == LEAVES else None), ("order-5" if number == KEYED else None)
         try:
-            video = await kie.generate(ask(number), key=key, timeout=timeout)
+            video = await kie.generate(make_request(number), key=key, timeout=timeout)
         except KieError as error:
             ran.told[number] = type(error).__name__
         else:
@@ -298,14 +298,14 @@ async def test_with_a_full_disk_nothing_is_sent_and_what_was_sent_is_told(
         videos: list[str] = []
 
         async def generate() -> None:
-            videos.append((await kie.generate(ask(0))).task_id)
+            videos.append((await kie.generate(make_request(0))).task_id)
 
         async with anyio.create_task_group() as group:
             group.start_soon(generate)
             await anyio.sleep(1.5)  # the create is on the wire
             journal.full = True
             with pytest.raises(JournalError, match="The disk is full"):
-                await kie.generate(ask(1))
+                await kie.generate(make_request(1))
         (row,) = await journal.rows()
         lost = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
 
@@ -327,7 +327,7 @@ async def test_a_process_that_ends_with_a_full_disk_leaves_a_job_in_doubt(
     journal = Full(path)
     async with FakeKie(latency=(1.0, 1.0)) as fake:
         async with KieClient(KEY, base_url=fake.url, journal=journal) as kie, anyio.create_task_group() as group:
-            group.start_soon(kie.submit, ask(0))
+            group.start_soon(kie.submit, make_request(0))
             await anyio.sleep(1.5)
             journal.full = True
         (task_id,) = fake.truth.tasks
@@ -349,8 +349,8 @@ async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Pat
     async with FakeKie() as fake:
         kie = KieClient(KEY, base_url=fake.url, journal=path)
         calls: list[Callable[[], Awaitable[object]]] = [
-            partial(kie.generate, ask(0)),
-            partial(kie.submit, ask(0), wait=False),
+            partial(kie.generate, make_request(0)),
+            partial(kie.submit, make_request(0), wait=False),
             kie.recover,
             kie.jobs,
             kie.__aenter__,
@@ -360,7 +360,7 @@ async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Pat
                 await call()
         assert [] == fake.truth.posts
         path.unlink()
-        assert (await kie.generate(ask(0))).task_id in fake.truth.tasks
+        assert (await kie.generate(make_request(0))).task_id in fake.truth.tasks
         await kie.aclose()
 
 
@@ -370,4 +370,4 @@ async def test_two_clients_on_one_journal_object_are_refused(tmp_path: Path) -> 
     async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
         with pytest.raises(ConfigurationError, match="in use by another client"):
             await KieClient(KEY, base_url=fake.url, journal=journal).recover()
-        assert (await kie.generate(ask(0))).task_id in fake.truth.tasks
+        assert (await kie.generate(make_request(0))).task_id in fake.truth.tasks

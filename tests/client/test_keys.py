@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -17,29 +19,29 @@ from kie_async import (
     TaskTimeoutError,
 )
 from kie_async.testing import Fault
-from tests.client.world import Anything, a_world, ask, assert_settled
+from tests.helpers import assert_settled, client_and_fake, make_request
 
 
 async def test_the_same_key_is_the_same_job() -> None:
     """Before, during and after: one POST, one result, for as long as the journal remembers."""
-    async with a_world(duration=30.0) as world:
-        first = await world.kie.submit(ask(), key="order 7", wait=False)
-        second = await world.kie.submit(ask(), key="order 7")
-        video = await world.kie.generate(ask(), key="order 7")
-        third = await world.kie.submit(ask(), key="order 7")
+    async with client_and_fake(duration=30.0) as setup:
+        first = await setup.kie.submit(make_request(), key="order 7", wait=False)
+        second = await setup.kie.submit(make_request(), key="order 7")
+        video = await setup.kie.generate(make_request(), key="order 7")
+        third = await setup.kie.submit(make_request(), key="order 7")
 
         assert first.id == second.id == third.id == video.job_id
         assert video.record == (await third).record
-        assert 1 == len(world.truth.posts) == len(await world.rows())
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts) == len(await setup.rows())
+        await assert_settled(setup.kie)
 
 
 async def test_ten_at_once_with_one_key_are_one_job() -> None:
-    async with a_world(latency=(0.02, 0.2)) as world:
+    async with client_and_fake(latency=(0.02, 0.2)) as setup:
         results: list[tuple[str | None, str]] = []
 
         async def one() -> None:
-            video = await world.kie.generate(ask(), key="order 7")
+            video = await setup.kie.generate(make_request(), key="order 7")
             results.append((video.job_id, video.task_id))
 
         async with anyio.create_task_group() as group:
@@ -47,122 +49,122 @@ async def test_ten_at_once_with_one_key_are_one_job() -> None:
                 group.start_soon(one)
         assert 1 == len(set(results))
         assert 10 == len(results)
-        assert 1 == len(world.truth.posts) == len(await world.rows())
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts) == len(await setup.rows())
+        await assert_settled(setup.kie)
 
 
 async def test_other_keys_and_none_are_other_jobs() -> None:
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         for key in ("a", "b", None, None):
-            await world.kie.submit(ask({"a": 0, "b": 1}.get(key or "", 2 + len(world.truth.posts))), key=key)
+            await setup.kie.submit(make_request({"a": 0, "b": 1}.get(key or "", 2 + len(setup.truth.posts))), key=key)
 
-        assert 4 == len(world.truth.posts)
+        assert 4 == len(setup.truth.posts)
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
 async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_differs(*, ended: bool) -> None:
-    async with a_world() as world:
-        job = await world.kie.submit(ask(0, seed=1), key="order 7")
+    async with client_and_fake() as setup:
+        job = await setup.kie.submit(make_request(0, seed=1), key="order 7")
         if ended:
             await job
         others: dict[tuple[str, ...], Request] = {
-            ("prompt",): ask(1, seed=1),
-            ("seed",): ask(0, seed=2),
-            ("resolution", "seed"): ask(0, resolution="480p"),
-            ("image_url",): ask(0, seed=1, image="https://example.com/dog.png"),
-            ("model",): MarketRequest(model="z-image", input=ask(0, seed=1).input({})),
+            ("prompt",): make_request(1, seed=1),
+            ("seed",): make_request(0, seed=2),
+            ("resolution", "seed"): make_request(0, resolution="480p"),
+            ("image_url",): make_request(0, seed=1, image="https://example.com/dog.png"),
+            ("model",): MarketRequest(model="z-image", input=make_request(0, seed=1).input({})),
         }
         for differs, request in others.items():
             with pytest.raises(KeyConflictError) as raised:
-                await world.kie.submit(request, key="order 7")
+                await setup.kie.submit(request, key="order 7")
             assert differs == raised.value.differs
             assert job.id == raised.value.job_id
             assert all(name in str(raised.value) for name in (*differs, "order 7"))
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
         await job
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_the_order_of_fields_makes_no_other_request() -> None:
-    async with a_world() as world:
-        given: Anything = {"prompt": "x", "n": 1, "nested": {"a": 1, "b": [1, 2]}}
-        turned: Anything = {"nested": {"b": [1, 2], "a": 1}, "n": 1, "prompt": "x"}
-        first = await world.kie.submit(MarketRequest(model="z-image", input=given), key="k")
-        second = await world.kie.submit(MarketRequest(model="z-image", input=turned), key="k")
+    async with client_and_fake() as setup:
+        given: Any = {"prompt": "x", "n": 1, "nested": {"a": 1, "b": [1, 2]}}
+        turned: Any = {"nested": {"b": [1, 2], "a": 1}, "n": 1, "prompt": "x"}
+        first = await setup.kie.submit(MarketRequest(model="z-image", input=given), key="k")
+        second = await setup.kie.submit(MarketRequest(model="z-image", input=turned), key="k")
 
         assert first.id == second.id
 
 
 async def test_a_withdrawn_job_is_sent_anew_by_its_key() -> None:
     """Nothing was paid, so nothing stands in the way; it is the same job."""
-    async with a_world() as world:
-        world.fake.maintenance = True
+    async with client_and_fake() as setup:
+        setup.fake.maintenance = True
         with pytest.raises(KieError) as raised:
-            await world.kie.submit(ask(), key="order 7")
-        assert {"cancelled": 1} == await world.states()
-        world.fake.maintenance = False
+            await setup.kie.submit(make_request(), key="order 7")
+        assert {"cancelled": 1} == await setup.states()
+        setup.fake.maintenance = False
         await anyio.sleep(100.0)
-        video = await world.kie.generate(ask(), key="order 7")
+        video = await setup.kie.generate(make_request(), key="order 7")
 
         assert raised.value.job_id == video.job_id
-        assert {"succeeded": 1} == await world.states()
-        assert 1 == len(world.truth.created)
-        await assert_settled(world.kie)
+        assert {"succeeded": 1} == await setup.states()
+        assert 1 == len(setup.truth.created)
+        await assert_settled(setup.kie)
 
 
 async def test_a_rejected_job_is_sent_anew_by_its_key() -> None:
-    async with a_world(faults=[Fault("create", "code", code=422, nth=1)]) as world:
+    async with client_and_fake(faults=[Fault("create", "code", code=422, nth=1)]) as setup:
         with pytest.raises(KieError) as raised:
-            await world.kie.submit(ask(), key="order 7")
-        video = await world.kie.generate(ask(), key="order 7")
+            await setup.kie.submit(make_request(), key="order 7")
+        video = await setup.kie.generate(make_request(), key="order 7")
 
         assert raised.value.job_id == video.job_id
-        assert 2 == len(world.truth.posts)
-        assert None is (await world.row()).error
-        await assert_settled(world.kie)
+        assert 2 == len(setup.truth.posts)
+        assert None is (await setup.row()).error
+        await assert_settled(setup.kie)
 
 
 async def test_a_job_rejected_after_suspect_attempts_is_not_sent_anew() -> None:
     """It may have been paid three times over; the same key must not make it four."""
-    async with a_world(faults=[Fault("create", "code", code=500)]) as world:
+    async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         for _ in range(2):
             with pytest.raises(ServerError):
-                await world.kie.submit(ask(), key="order 7")
-            assert 3 == len(world.truth.posts)
-        await assert_settled(world.kie)
+                await setup.kie.submit(make_request(), key="order 7")
+            assert 3 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("pause", [0.0, 700.0], ids=["in doubt", "unresolved"])
 async def test_a_job_in_doubt_is_not_sent_anew_by_its_key(pause: float) -> None:
-    async with a_world(faults=[Fault("create", "reset", after=True)]) as world:
+    async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as first:
-            await world.kie.submit(ask(), key="order 7")
+            await setup.kie.submit(make_request(), key="order 7")
         await anyio.sleep(pause)
-        for call in (world.kie.submit, world.kie.generate):
+        for call in (setup.kie.submit, setup.kie.generate):
             with pytest.raises(SubmitInDoubtError) as again:
-                await call(ask(), key="order 7")
+                await call(make_request(), key="order 7")
             assert first.value.job.id == again.value.job.id
-        assert 1 == len(world.truth.posts)
-        await first.value.job.resolve(world.tasks[0])
-        assert world.tasks[0] == (await world.kie.generate(ask(), key="order 7")).task_id
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        await first.value.job.resolve(setup.tasks[0])
+        assert setup.tasks[0] == (await setup.kie.generate(make_request(), key="order 7")).task_id
+        await assert_settled(setup.kie)
 
 
 async def test_a_failed_job_is_not_sent_anew_by_its_key() -> None:
     """The wish was fulfilled as far as it could be; another try is another key."""
-    async with a_world(fail_rate=1.0) as world:
+    async with client_and_fake(fail_rate=1.0) as setup:
         for _ in range(2):
             with pytest.raises(TaskFailedError):
-                await world.kie.generate(ask(), key="order 7")
-        assert 1 == len(world.truth.posts)
+                await setup.kie.generate(make_request(), key="order 7")
+        assert 1 == len(setup.truth.posts)
 
 
 async def test_a_stalled_job_is_not_sent_anew_by_its_key() -> None:
-    async with a_world(client={"retry": RetryPolicy(max_age=100.0)}, duration=1000.0) as world:
+    async with client_and_fake(client={"retry": RetryPolicy(max_age=100.0)}, duration=1000.0) as setup:
         for _ in range(2):
             with pytest.raises(TaskTimeoutError):
-                await world.kie.generate(ask(), key="order 7")
-        job = await world.kie.submit(ask(), key="order 7")
+                await setup.kie.generate(make_request(), key="order 7")
+        job = await setup.kie.submit(make_request(), key="order 7")
         await job.wait(timeout=2000.0)
 
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)

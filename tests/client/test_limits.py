@@ -10,7 +10,7 @@ import pytest
 
 from kie_async import KieError, SubmitInDoubtError
 from kie_async.testing import Fault
-from tests.client.world import World, a_world, ask, assert_settled
+from tests.helpers import Setup, assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,9 @@ JOBS = 400
 SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
 
 
-def figures(world: World) -> dict[str, float]:
+def figures(setup: Setup) -> dict[str, float]:
     """What the service saw; utilisation is the rate from the 20th create on, in percent of 2 a second."""
-    truth = world.truth
+    truth = setup.truth
     created_at = [post.at for post in truth.posts if post.task_id is not None]
     rate = (len(created_at) - 20) / (created_at[-1] - created_at[19])
     return {
@@ -46,22 +46,22 @@ async def test_all_of_the_limit_is_used_and_none_of_it_exceeded(
     ended: list[str] = []
 
     async def one(number: int) -> None:
-        ended.append((await world.kie.generate(ask(number))).task_id)
+        ended.append((await setup.kie.generate(make_request(number))).task_id)
 
-    async with a_world(limiter=limiter, **SERVICE) as world:
+    async with client_and_fake(limiter=limiter, **SERVICE) as setup:
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number)
-        seen = figures(world)
+        seen = figures(setup)
         show(record_property, limiter, seen)
 
         assert 0 == seen["refusals"]
         assert 1.0 == seen["requests_per_create"]
         assert 20 == seen["busiest"]
         assert 97.0 <= seen["utilisation"] <= 100.0
-        assert sorted(world.tasks) == sorted(ended)
-        assert {"succeeded": JOBS} == await world.states()
-        await assert_settled(world.kie)
+        assert sorted(setup.tasks) == sorted(ended)
+        assert {"succeeded": JOBS} == await setup.states()
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
@@ -74,25 +74,25 @@ async def test_lost_answers_cost_no_refusal_and_leave_nothing(
 
     async def one(number: int) -> None:
         try:
-            ended.append((await world.kie.generate(ask(number))).task_id)
+            ended.append((await setup.kie.generate(make_request(number))).task_id)
         except SubmitInDoubtError as error:
             doubtful.append(error.job.id)
 
-    async with a_world(limiter=limiter, faults=faults, **SERVICE) as world:
+    async with client_and_fake(limiter=limiter, faults=faults, **SERVICE) as setup:
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number)
         await anyio.sleep(700)  # in_doubt_timeout, after which the slots come back
-        seen = figures(world)
+        seen = figures(setup)
         show(record_property, f"{limiter}, answers lost", {**seen, "lost": len(doubtful)})
 
         assert 0 == seen["refusals"]
         assert 1.0 == seen["requests_per_create"]
         assert 20 == seen["busiest"]
-        assert JOBS == len(world.truth.created) == len(ended) + len(doubtful)
-        assert len([post for post in world.truth.posts if post.code is None]) == len(doubtful) > 5
-        assert {"succeeded": len(ended), "unresolved": len(doubtful)} == await world.states()
-        await assert_settled(world.kie)
+        assert JOBS == len(setup.truth.created) == len(ended) + len(doubtful)
+        assert len([post for post in setup.truth.posts if post.code is None]) == len(doubtful) > 5
+        assert {"succeeded": len(ended), "unresolved": len(doubtful)} == await setup.states()
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
@@ -105,17 +105,17 @@ async def test_a_storm_of_cancellations_costs_no_refusal_and_leaves_nothing(
 
     async def one(number: int, patience: float) -> None:
         with anyio.move_on_after(patience) as scope:
-            ended.append((await world.kie.generate(ask(number))).task_id)
+            ended.append((await setup.kie.generate(make_request(number))).task_id)
         if scope.cancelled_caught:
             left.append(number)
 
-    async with a_world(limiter=limiter, **SERVICE) as world:
+    async with client_and_fake(limiter=limiter, **SERVICE) as setup:
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number, rng.uniform(0.0, 150.0) if rng.random() < 1 / 3 else float("inf"))
         await anyio.sleep(600)  # the tasks of those who left end, too
-        states = await world.states()
-        seen = figures(world)
+        states = await setup.states()
+        seen = figures(setup)
         show(record_property, f"{limiter}, callers leave", {**seen, "left": len(left), **states})
 
         assert 0 == seen["refusals"]
@@ -124,10 +124,10 @@ async def test_a_storm_of_cancellations_costs_no_refusal_and_leaves_nothing(
         assert 97.0 <= seen["utilisation"] <= 100.0
         assert JOBS == len(ended) + len(left)
         assert len(left) > JOBS / 4
-        assert len(world.truth.created) == states["succeeded"]
+        assert len(setup.truth.created) == states["succeeded"]
         assert {"succeeded", "cancelled"} == set(states)
         assert JOBS == sum(states.values())
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("http_statuses", [True, False], ids=["HTTP 429", "code 429 in HTTP 200"])
@@ -136,19 +136,19 @@ async def test_three_windows_of_creates_are_done_in_three_windows(*, http_status
     ended: list[str] = []
 
     async def one(number: int) -> None:
-        ended.append((await world.kie.generate(ask(number))).task_id)
+        ended.append((await setup.kie.generate(make_request(number))).task_id)
 
-    async with a_world(http_statuses=http_statuses, duration=3.0, credits=1e9) as world:
+    async with client_and_fake(http_statuses=http_statuses, duration=3.0, credits=1e9) as setup:
         async with anyio.create_task_group() as group:
             for number in range(60):
                 group.start_soon(one, number)
         took = anyio.current_time()
-        print(f"\n60 ends after {took:.1f} s, {len(world.truth.posts)} POSTs")  # noqa: T201 (for `pytest -s`)
+        print(f"\n60 ends after {took:.1f} s, {len(setup.truth.posts)} POSTs")  # noqa: T201 (for `pytest -s`)
 
-        assert (60, 60) == (len(set(ended)), len(world.truth.posts))
-        assert world.truth.posts[-1].at <= 20.1
+        assert (60, 60) == (len(set(ended)), len(setup.truth.posts))
+        assert setup.truth.posts[-1].at <= 20.1
         assert took <= 28.0
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -157,26 +157,26 @@ async def test_looks_that_get_no_answer_do_not_hold_the_jobs_up(seed: int) -> No
     rng = random.Random(seed)
     hang = Fault("poll", "slow", seconds=60.0, nth={nth for nth in range(1, 10_000) if rng.random() < 0.05})
 
-    async with a_world(faults=[hang], duration=3.0, credits=1e9) as world:
+    async with client_and_fake(faults=[hang], duration=3.0, credits=1e9) as setup:
         async with anyio.create_task_group() as group:
             for number in range(40):
-                group.start_soon(world.kie.generate, ask(number))
+                group.start_soon(setup.kie.generate, make_request(number))
         took = anyio.current_time()
         print(f"\n40 ends after {took:.1f} s")  # noqa: T201 (for `pytest -s`)
 
-        assert 40 == len(world.truth.posts)
+        assert 40 == len(setup.truth.posts)
         assert took <= 20.0
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
 async def test_creates_that_the_service_thinks_about_cost_no_refusal_and_little_time(limiter: str) -> None:
     """The looks tell how long a create travels: 94 %, where by the answers alone it would be 86 %."""
-    async with a_world(limiter=limiter, create_seconds=(0.3, 2.0), **SERVICE) as world:
+    async with client_and_fake(limiter=limiter, create_seconds=(0.3, 2.0), **SERVICE) as setup:
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
-                group.start_soon(world.kie.submit, ask(number))
-        seen = figures(world)
+                group.start_soon(setup.kie.submit, make_request(number))
+        seen = figures(setup)
 
         assert (0, 1.0, 20) == (seen["refusals"], seen["requests_per_create"], seen["busiest"])
         assert 94.0 <= seen["utilisation"] <= 100.0
@@ -184,17 +184,17 @@ async def test_creates_that_the_service_thinks_about_cost_no_refusal_and_little_
 
 async def test_a_limit_that_is_lower_than_configured_is_learned_and_used() -> None:
     """12 where 20 are configured: 8 refusals at once, then about one a minute, and ten minutes are used to the last."""
-    async with a_world(limit=12, **SERVICE) as world:
+    async with client_and_fake(limit=12, **SERVICE) as setup:
         with anyio.move_on_after(600.0):
             async with anyio.create_task_group() as group:
                 for number in range(800):
-                    group.start_soon(world.kie.submit, ask(number))
-        refused = world.truth.refused
+                    group.start_soon(setup.kie.submit, make_request(number))
+        refused = setup.truth.refused
 
         assert len([post for post in refused if post.at < 10.0]) <= 10
         assert len(refused) <= 25
-        assert 0.97 * 720 <= len(world.truth.created) <= 732
-        assert world.truth.busiest_window(10.0) <= 20
+        assert 0.97 * 720 <= len(setup.truth.created) <= 732
+        assert setup.truth.busiest_window(10.0) <= 20
 
 
 async def test_a_network_that_stands_still_costs_no_refusal() -> None:
@@ -204,12 +204,12 @@ async def test_a_network_that_stands_still_costs_no_refusal() -> None:
         now, seconds = anyio.current_time(), rng.uniform(0.02, 0.2)
         return seconds if not 51.3 <= now + seconds < 52.3 else 52.3 - now
 
-    async with a_world(latency=way, credits=1e9) as world:
+    async with client_and_fake(latency=way, credits=1e9) as setup:
         async with anyio.create_task_group() as group:
             for number in range(200):
-                group.start_soon(world.kie.submit, ask(number))
+                group.start_soon(setup.kie.submit, make_request(number))
 
-        assert (0, 20) == (len(world.truth.refused), world.truth.busiest_window(10.0))
+        assert (0, 20) == (len(setup.truth.refused), setup.truth.busiest_window(10.0))
 
 
 async def test_an_error_leaves_nothing_either() -> None:
@@ -219,16 +219,16 @@ async def test_an_error_leaves_nothing_either() -> None:
 
     async def one(number: int) -> None:
         try:
-            await world.kie.generate(ask(number))
+            await setup.kie.generate(make_request(number))
         except KieError as error:
             refused.append(error)
 
-    async with a_world(faults=faults, **SERVICE) as world:
+    async with client_and_fake(faults=faults, **SERVICE) as setup:
         async with anyio.create_task_group() as group:
             for number in range(60):
                 group.start_soon(one, number)
 
-        assert (20, 60) == (len(refused), len(world.truth.posts))
-        assert 20 == world.truth.busiest_window(10.0)
-        assert {"rejected": 20, "succeeded": 40} == await world.states()
-        await assert_settled(world.kie)
+        assert (20, 60) == (len(refused), len(setup.truth.posts))
+        assert 20 == setup.truth.busiest_window(10.0)
+        assert {"rejected": 20, "succeeded": 40} == await setup.states()
+        await assert_settled(setup.kie)

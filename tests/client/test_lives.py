@@ -8,7 +8,7 @@ import logging
 import socket
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -29,7 +29,7 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, VirtualLoop
 from kie_async.testing.clock import START
 from kie_async.testing.truth import busiest_window
-from tests.client.world import KEY, Anything, a_world, ask, assert_ledger, assert_settled
+from tests.helpers import KEY, assert_ledger, assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -45,7 +45,7 @@ def port() -> int:
         return number
 
 
-def run(main: Coroutine[object, object, Anything], *, later: float = 0.0) -> Anything:
+def run(main: Coroutine[object, object, Any], *, later: float = 0.0) -> Any:
     """Run *main* in a loop of its own, as ``asyncio.run`` does, on virtual time that begins *later*."""
     # What is seeded by the instant draws other ids in a later loop.
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(seed=round(later), start=START + later)) as runner:
@@ -54,7 +54,7 @@ def run(main: Coroutine[object, object, Anything], *, later: float = 0.0) -> Any
     return result
 
 
-def client(port: int, **options: Anything) -> tuple[KieClient, MemoryJournal]:
+def client(port: int, **options: Any) -> tuple[KieClient, MemoryJournal]:
     journal = MemoryJournal()
     return KieClient(KEY, base_url=f"http://127.0.0.1:{port}", **{"journal": journal, **options}), journal
 
@@ -77,7 +77,7 @@ def test_one_client_works_in_three_loops_one_after_another(
             async with AsyncExitStack() as stack:
                 if entered:
                     await stack.enter_async_context(kie)
-                results.append(await kie.generate(ask(number)))
+                results.append(await kie.generate(make_request(number)))
                 await assert_settled(kie)
 
     for number in range(3):
@@ -96,13 +96,13 @@ def test_one_client_works_in_three_loops_one_after_another(
 def test_a_job_of_an_earlier_loop_is_awaited_in_a_later_one(port: int, *, entered: bool) -> None:
     """The journal lives as long as the client, and the client knows its jobs again."""
     kie, journal = client(port)
-    tasks: dict[str, Anything] = {}
+    tasks: dict[str, Any] = {}
 
     async def first() -> Job:
         async with FakeKie(port=port, duration=1e6) as fake, AsyncExitStack() as stack:
             if entered:
                 await stack.enter_async_context(kie)
-            job = await kie.submit(ask())
+            job = await kie.submit(make_request())
             tasks.update(fake.truth.tasks)
             return job
 
@@ -125,11 +125,11 @@ def test_a_job_of_an_earlier_loop_is_awaited_in_a_later_one(port: int, *, entere
 def test_a_deadline_counts_on_over_the_loops(port: int) -> None:
     """Accepted in the first, stalled in the second: ``max_age`` goes by the wall clock."""
     kie, _ = client(port, retry=RetryPolicy(max_age=1000.0))
-    tasks: dict[str, Anything] = {}
+    tasks: dict[str, Any] = {}
 
     async def first() -> Job:
         async with FakeKie(port=port, duration=1e6) as fake:
-            job = await kie.submit(ask())
+            job = await kie.submit(make_request())
             tasks.update(fake.truth.tasks)
             return job
 
@@ -155,7 +155,7 @@ def test_a_job_that_was_not_sent_when_its_loop_ended_is_sent_by_recover(port: in
         async with FakeKie(port=port) as fake:
             truths.append(fake.truth)
             for number in range(50):
-                await kie.submit(ask(number), wait=False)
+                await kie.submit(make_request(number), wait=False)
             await anyio.sleep(5.0)
 
     async def second() -> None:
@@ -184,7 +184,7 @@ def test_a_create_that_was_on_the_wire_when_its_loop_ended_is_in_doubt(port: int
 
     async def first() -> None:
         fake = await FakeKie(port=port, create_seconds=30.0).__aenter__()  # it ends with the loop, as the client does
-        await kie.submit(ask(), wait=False)
+        await kie.submit(make_request(), wait=False)
         await anyio.sleep(5.0)
         posts.extend(fake.truth.posts)
 
@@ -212,8 +212,8 @@ def test_a_loop_that_ends_under_an_open_client_names_what_is_unfinished(
 
     async def main() -> tuple[Job, Job]:
         async with FakeKie(port=port, duration=1e6):
-            await kie.submit(ask(0))
-            lost = await kie.submit(ask(1), wait=False)
+            await kie.submit(make_request(0))
+            lost = await kie.submit(make_request(1), wait=False)
             return kie.job((await kie.jobs())[0].id), lost
 
     accepted, unsent = run(main())
@@ -225,17 +225,17 @@ def test_a_loop_that_ends_under_an_open_client_names_what_is_unfinished(
 
 
 async def test_leaving_the_client_names_what_is_unfinished(caplog: pytest.LogCaptureFixture) -> None:
-    async with a_world(duration=1e6) as world:
-        job = await world.kie.submit(ask())
-        await world.kie.aclose()
+    async with client_and_fake(duration=1e6) as setup:
+        job = await setup.kie.submit(make_request())
+        await setup.kie.aclose()
 
-        assert [True] == [job.id in text and world.tasks[0] in text for text in warnings_of(caplog)]
+        assert [True] == [job.id in text and setup.tasks[0] in text for text in warnings_of(caplog)]
 
 
 async def test_leaving_the_client_when_all_is_done_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    async with a_world() as world:
-        await world.kie.generate(ask())
-        await world.kie.aclose()
+    async with client_and_fake() as setup:
+        await setup.kie.generate(make_request())
+        await setup.kie.aclose()
         assert [] == warnings_of(caplog)
 
 
@@ -247,7 +247,7 @@ def test_the_limit_holds_from_one_loop_to_the_next(port: int) -> None:
     async def main(begins_at: float) -> float:
         async with FakeKie(port=port, seed=round(begins_at)) as fake:
             for number in range(15):
-                await kie.submit(ask(number))
+                await kie.submit(make_request(number))
             sent_at.extend(begins_at + post.at for post in fake.truth.posts)
             return anyio.current_time()
 
@@ -265,7 +265,7 @@ def test_what_was_learned_of_durations_is_known_in_the_next_loop(port: int) -> N
     async def main(jobs: int) -> int:
         async with FakeKie(port=port, seed=jobs, duration=60.0) as fake:
             for number in range(jobs):
-                await kie.generate(ask(number))
+                await kie.generate(make_request(number))
             return len(fake.truth.polls)
 
     first = run(main(1))
@@ -281,7 +281,7 @@ async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> N
         for number in range(2):
             async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
                 for take in range(15):
-                    await kie.submit(ask(20 * number + take))
+                    await kie.submit(make_request(20 * number + take))
         assert 30 == len(fake.truth.created)
         assert [] == fake.truth.refused
         assert 20 == fake.truth.busiest_window(10.0)
@@ -295,7 +295,7 @@ async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> N
             before = anyio.current_time()
             for each in (kie, neighbour):
                 for take in range(10):
-                    await each.submit(ask(take + 100))
+                    await each.submit(make_request(take + 100))
         assert anyio.current_time() <= before + 10.0
 
 
@@ -305,7 +305,7 @@ async def test_who_does_not_recover_at_once_is_told_of_what_a_dead_process_left(
 ) -> None:
     async with FakeKie() as fake:
         async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
-            await kie.submit(ask())
+            await kie.submit(make_request())
         async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
             await (kie.recover() if recovers else kie.jobs())
 
@@ -315,8 +315,8 @@ async def test_who_does_not_recover_at_once_is_told_of_what_a_dead_process_left(
 
 async def test_use_from_another_thread_is_a_clear_error() -> None:
     """And it disturbs nobody in the first."""
-    async with a_world() as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake() as setup:
+        job = await setup.kie.submit(make_request())
 
         def use(call: Callable[[], Awaitable[object]]) -> str:
             async def main() -> None:
@@ -328,11 +328,11 @@ async def test_use_from_another_thread_is_a_clear_error() -> None:
                 return str(error)
             return "no error"
 
-        for call in (lambda: world.kie.generate(ask(1)), world.kie.credits, job.wait, world.kie.__aenter__):
+        for call in (lambda: setup.kie.generate(make_request(1)), setup.kie.credits, job.wait, setup.kie.__aenter__):
             assert "another thread" in await anyio.to_thread.run_sync(use, call)
-        assert world.tasks[0] == (await job).task_id
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert setup.tasks[0] == (await job).task_id
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 async def test_a_client_can_be_made_anywhere_and_costs_nothing_until_it_is_used() -> None:

@@ -21,7 +21,7 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
-from tests.client.world import a_world, ask, assert_settled, somebody_elses
+from tests.helpers import assert_settled, client_and_fake, create_foreign_task, make_request
 
 
 @pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
@@ -31,29 +31,29 @@ async def test_a_job_ends_soon_after_its_task(duration: float) -> None:
 
     The first look comes after five seconds or so, and the time between two grows with the task's age.
     """
-    async with a_world(duration=duration, latency=(0.02, 0.2)) as world:
-        video = await world.kie.generate(ask())
-        (task,) = world.truth.created
+    async with client_and_fake(duration=duration, latency=(0.02, 0.2)) as setup:
+        video = await setup.kie.generate(make_request())
+        (task,) = setup.truth.created
 
         assert anyio.current_time() - task.ends_at <= 6.0 + 0.02 * duration
         assert (task.task_id, (task.result_url,), 80.0) == (video.task_id, video.urls, video.credits)
         assert task.result_url == video.url
         assert math.isclose(duration, video.seconds or 0.0, abs_tol=0.01)
         assert (task.model, task.task_id) == (video.record.model, video.record.raw["taskId"])
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> None:
     """Five looks in any second for 200 jobs, none of them refused, and every job ends."""
-    async with a_world(latency=(0.02, 0.2), duration=(90.0, 0.5), credits=1e6) as world:
+    async with client_and_fake(latency=(0.02, 0.2), duration=(90.0, 0.5), credits=1e6) as setup:
         async with anyio.create_task_group() as group:
             for number in range(200):
-                group.start_soon(world.kie.generate, ask(number))
-        asked_at = [poll.at for poll in world.truth.polls]
+                group.start_soon(setup.kie.generate, make_request(number))
+        asked_at = [poll.at for poll in setup.truth.polls]
 
         assert busiest_window(asked_at, 1.0) <= 5
-        assert [] == [poll for poll in world.truth.polls if poll.code == 429]
-        assert {"succeeded": 200} == await world.states()
+        assert [] == [poll for poll in setup.truth.polls if poll.code == 429]
+        assert {"succeeded": 200} == await setup.states()
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> N
 )
 async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, seconds: float, most: int) -> None:
     limits = Limits(polls_per_second=polls_per_second)
-    async with a_world(client={"limits": limits}, duration=30.0, queries_per_second=1000.0) as world:
+    async with client_and_fake(client={"limits": limits}, duration=30.0, queries_per_second=1000.0) as setup:
         async with anyio.create_task_group() as group:
             for number in range(20):
-                group.start_soon(world.kie.generate, ask(number))
-        asked_at = [poll.at for poll in world.truth.polls]
+                group.start_soon(setup.kie.generate, make_request(number))
+        asked_at = [poll.at for poll in setup.truth.polls]
 
         assert most == busiest_window(asked_at, seconds)
 
@@ -103,60 +103,62 @@ async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, secon
 )
 async def test_a_look_that_says_nothing_changes_nothing(poll: dict[str, Any]) -> None:
     """Whatever comes instead of the record, the job goes on and ends well, and its create is not touched."""
-    async with a_world(faults=[Fault("poll", times=4, **poll)], duration=1.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(faults=[Fault("poll", times=4, **poll)], duration=1.0) as setup:
+        job = await setup.kie.submit(make_request())
         await anyio.sleep(3.0)
         assert "submitted" == job.state
         video = await job
 
-        assert world.tasks[0] == video.task_id
-        assert (1, []) == (len(world.truth.posts), world.truth.strays)
+        assert setup.tasks[0] == video.task_id
+        assert (1, []) == (len(setup.truth.posts), setup.truth.strays)
         assert anyio.current_time() < 70.0
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
     fault = Fault("poll", "code", code=429, between=(0.0, 60.0))
-    async with a_world(faults=[fault], duration=1.0) as world:
+    async with client_and_fake(faults=[fault], duration=1.0) as setup:
         async with anyio.create_task_group() as group:
             for number in range(20):
-                group.start_soon(world.kie.generate, ask(number))
-        refused = [poll for poll in world.truth.polls if poll.code == 429]
+                group.start_soon(setup.kie.generate, make_request(number))
+        refused = [poll for poll in setup.truth.polls if poll.code == 429]
 
         assert len(refused) <= 35  # five in ten seconds, once the pauses have grown
-        assert {"succeeded": 20} == await world.states()
+        assert {"succeeded": 20} == await setup.states()
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_looks_that_hang_hold_up_nobody(seed: int) -> None:
     """Five in a hundred for a minute each, and forty jobs of 3 s end within 2 s of when they would without."""
     fault = Fault("poll", "slow", seconds=60.0, chance=0.05)
-    async with a_world(faults=[fault], duration=3.0, credits=1e6, seed=seed) as world:
+    async with client_and_fake(faults=[fault], duration=3.0, credits=1e6, seed=seed) as setup:
         async with anyio.create_task_group() as group:
             for number in range(40):
-                group.start_soon(world.kie.generate, ask(number))
+                group.start_soon(setup.kie.generate, make_request(number))
 
         assert anyio.current_time() <= 18.5
-        assert {"succeeded": 40} == await world.states()
-        await assert_settled(world.kie)
+        assert {"succeeded": 40} == await setup.states()
+        await assert_settled(setup.kie)
 
 
 async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -> None:
     """``refresh()`` is answered after a second or so, and its connection is left behind."""
-    async with a_world(faults=[Fault("poll", "slow", seconds=60.0, nth=1)], duration=30.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(faults=[Fault("poll", "slow", seconds=60.0, nth=1)], duration=30.0) as setup:
+        job = await setup.kie.submit(make_request())
         asked_at = anyio.current_time()
-        assert world.tasks[0] == (await job.status()).task_id
+        assert setup.tasks[0] == (await job.status()).task_id
 
         assert anyio.current_time() - asked_at <= 1.2
-        assert 1 == world.kie.statistics().polls
+        assert 1 == setup.kie.statistics().polls
 
 
 async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_all_the_same() -> None:
     """The pacer's only token is free eleven seconds after the first look, which is later than ten."""
     fault = Fault("poll", "slow", seconds=600.0, times=3)
-    async with a_world(client={"limits": Limits(polls_per_second=0.1)}, faults=[fault], duration=900.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(
+        client={"limits": Limits(polls_per_second=0.1)}, faults=[fault], duration=900.0
+    ) as setup:
+        job = await setup.kie.submit(make_request())
         asked_at = anyio.current_time()
         with pytest.raises(TransportError, match="timed out"):
             await job.status()
@@ -167,72 +169,72 @@ async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_a
 
 async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
     """No look, and no deadline, which is an hour away and would hold it until then."""
-    async with a_world(duration=5.0) as world:
-        timers = (await world.kie._engine()).parts.timers  # noqa: SLF001 (what is planned is nowhere to be read)
-        await world.kie.submit(ask())
+    async with client_and_fake(duration=5.0) as setup:
+        timers = (await setup.kie._engine()).parts.timers  # noqa: SLF001 (what is planned is nowhere to be read)
+        await setup.kie.submit(make_request())
         assert 2 <= len(timers)
         await anyio.sleep(60.0)
 
         assert 0 == len(timers)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_refresh_puts_the_next_look_off() -> None:
     """What it has shown need not be looked at again."""
-    async with a_world(duration=30.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(duration=30.0) as setup:
+        job = await setup.kie.submit(make_request())
         await anyio.sleep(5.0)
-        assert [] == world.truth.polls
+        assert [] == setup.truth.polls
         await job.status()
         await anyio.sleep(3.0)
 
-        assert 1 == len(world.truth.polls)
+        assert 1 == len(setup.truth.polls)
 
 
 async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
     """Of ten minutes, it is not looked at every few seconds as one that has just begun."""
-    async with a_world(duration=1000.0) as world:
-        task_id = await somebody_elses(world.fake.url)
+    async with client_and_fake(duration=1000.0) as setup:
+        task_id = await create_foreign_task(setup.fake.url)
         await anyio.sleep(600.0)
         with pytest.raises(TaskTimeoutError):
-            await world.kie.job(task_id).wait(timeout=60.0)
+            await setup.kie.job(task_id).wait(timeout=60.0)
 
-        assert 3 <= len(world.truth.polls) <= 7
-        world.truth.tasks.clear()  # not this client's to account for
+        assert 3 <= len(setup.truth.polls) <= 7
+        setup.truth.tasks.clear()  # not this client's to account for
 
 
 async def test_a_strangers_old_task_that_is_once_not_visible_is_not_gone() -> None:
     """It was seen before: one answer that contradicts all others ends no wait."""
     fault = Fault("poll", "code", code=422, msg="recordInfo is null", nth=2)
-    async with a_world(duration=700.0, faults=[fault]) as world:
-        task_id = await somebody_elses(world.fake.url)
+    async with client_and_fake(duration=700.0, faults=[fault]) as setup:
+        task_id = await create_foreign_task(setup.fake.url)
         await anyio.sleep(600.0)
-        assert task_id == (await world.kie.job(task_id)).task_id
+        assert task_id == (await setup.kie.job(task_id)).task_id
 
-        assert {422, 200} == {poll.code for poll in world.truth.polls}
-        world.truth.tasks.clear()  # not this client's to account for
+        assert {422, 200} == {poll.code for poll in setup.truth.polls}
+        setup.truth.tasks.clear()  # not this client's to account for
 
 
 async def test_a_refresh_of_a_strangers_task_is_one_look() -> None:
     """Nobody waits for it, so nobody else looks."""
-    async with a_world(duration=1000.0) as world:
-        task_id = await somebody_elses(world.fake.url)
-        await world.kie.job(task_id).status()
+    async with client_and_fake(duration=1000.0) as setup:
+        task_id = await create_foreign_task(setup.fake.url)
+        await setup.kie.job(task_id).status()
         await anyio.sleep(60.0)
 
-        assert 1 == len(world.truth.polls)
-        await assert_settled(world.kie)
-        world.truth.tasks.clear()  # not this client's to account for
+        assert 1 == len(setup.truth.polls)
+        await assert_settled(setup.kie)
+        setup.truth.tasks.clear()  # not this client's to account for
 
 
 async def test_a_client_that_has_seen_its_tasks_knows_when_to_look_at_the_next_one() -> None:
     """Ten alike, and the eleventh takes half as many looks as the first and is seen sooner."""
-    async with a_world(duration=60.0, credits=1e6) as world:
+    async with client_and_fake(duration=60.0, credits=1e6) as setup:
         polls, lags = [0], []
         for number in range(11):
-            await world.kie.generate(ask(number))
-            polls.append(len(world.truth.polls))
-            lags.append(anyio.current_time() - world.truth.created[number].ends_at)
+            await setup.kie.generate(make_request(number))
+            polls.append(len(setup.truth.polls))
+            lags.append(anyio.current_time() - setup.truth.created[number].ends_at)
         first, last = polls[1] - polls[0], polls[-1] - polls[-2]
 
         assert last <= first / 2
@@ -241,52 +243,52 @@ async def test_a_client_that_has_seen_its_tasks_knows_when_to_look_at_the_next_o
 
 async def test_a_task_may_be_invisible_at_first() -> None:
     """``recordInfo is null`` right after the create means "not yet"."""
-    async with a_world(invisible_seconds=80.0, duration=20.0) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(invisible_seconds=80.0, duration=20.0) as setup:
+        video = await setup.kie.generate(make_request())
 
-        assert world.tasks[0] == video.task_id
+        assert setup.tasks[0] == video.task_id
         assert anyio.current_time() < 90.0
 
 
 async def test_a_task_of_ours_that_stays_invisible_is_stalled_and_not_failed() -> None:
     """It was paid: whatever the service does not know now, it may know tomorrow."""
-    async with a_world(invisible_seconds=5000.0, duration=20.0) as world:
+    async with client_and_fake(invisible_seconds=5000.0, duration=20.0) as setup:
         with pytest.raises(TaskTimeoutError):
-            await world.kie.generate(ask())
-        assert "stalled" == (await world.row()).state
+            await setup.kie.generate(make_request())
+        assert "stalled" == (await setup.row()).state
         await anyio.sleep(3600.0)
 
-        assert "succeeded" == (await world.row()).state
-        await assert_settled(world.kie)
+        assert "succeeded" == (await setup.row()).state
+        await assert_settled(setup.kie)
 
 
 async def test_a_job_that_does_not_end_is_stalled_at_max_age_and_may_still_end() -> None:
     """Its slot is free, its waiters are told, and it is looked at now and then."""
-    async with a_world(duration=9000.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(duration=9000.0) as setup:
+        job = await setup.kie.submit(make_request())
         with pytest.raises(TaskTimeoutError, match="may still end") as raised:
             await job
         assert 3600.0 <= anyio.current_time() < 3601.0
-        assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
-        assert ("stalled", 0, 1) == (job.state, (now := world.kie.statistics()).in_flight, now.watched)
-        assert [job.id] == [event.job_id for event in world.reported(EventName.STALLED)]
+        assert (job.id, setup.tasks[0]) == (raised.value.job_id, raised.value.task_id)
+        assert ("stalled", 0, 1) == (job.state, (now := setup.kie.statistics()).in_flight, now.watched)
+        assert [job.id] == [event.job_id for event in setup.reported(EventName.STALLED)]
 
-        polls = len(world.truth.polls)
+        polls = len(setup.truth.polls)
         with pytest.raises(TaskTimeoutError):
             await job  # at once, since it would be for nothing
         assert anyio.current_time() < 3601.0
         video = await job.wait(timeout=10_000.0)
-        assert world.tasks[0] == video.task_id
+        assert setup.tasks[0] == video.task_id
         assert 9000.0 <= anyio.current_time() <= 9301.0
-        assert 10 <= len(world.truth.polls) - polls <= 20
-        assert "succeeded" == (await world.row()).state
-        await assert_settled(world.kie)
+        assert 10 <= len(setup.truth.polls) - polls <= 20
+        assert "succeeded" == (await setup.row()).state
+        await assert_settled(setup.kie)
 
 
 async def test_max_age_is_the_callers() -> None:
-    async with a_world(client={"retry": RetryPolicy(max_age=100.0)}, duration=1e6) as world:
+    async with client_and_fake(client={"retry": RetryPolicy(max_age=100.0)}, duration=1e6) as setup:
         with pytest.raises(TaskTimeoutError):
-            await world.kie.generate(ask())
+            await setup.kie.generate(make_request())
 
         assert 100.0 <= anyio.current_time() < 101.0
 
@@ -295,40 +297,40 @@ async def test_max_age_is_the_callers() -> None:
 async def test_success_before_its_result_is_waited_for(empty: object) -> None:
     """Seen in the wild: the state runs ahead of the result."""
     fault = Fault("poll", "alter", data={"resultJson": empty}, times=2)  # type: ignore[dict-item]  # JSON, by a parameter
-    async with a_world(faults=[fault], duration=0.0) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(faults=[fault], duration=0.0) as setup:
+        video = await setup.kie.generate(make_request())
 
-        assert (world.truth.created[0].result_url,) == video.urls
-        assert 3 == len(world.truth.polls)
+        assert (setup.truth.created[0].result_url,) == video.urls
+        assert 3 == len(setup.truth.polls)
 
 
 async def test_success_that_stays_without_a_result_is_an_error_of_its_own() -> None:
     """It was paid, so it is not called failed: the error has the id to ask the service with."""
-    async with a_world(faults=[Fault("poll", "alter", data={"resultJson": ""})], duration=0.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(faults=[Fault("poll", "alter", data={"resultJson": ""})], duration=0.0) as setup:
+        job = await setup.kie.submit(make_request())
         for _ in range(2):
             with pytest.raises(NoResultError) as raised:
                 await job
-            assert (job.id, world.tasks[0]) == (raised.value.job_id, raised.value.task_id)
-        assert "succeeded" == (await world.row()).state
-        await assert_settled(world.kie)
+            assert (job.id, setup.tasks[0]) == (raised.value.job_id, raised.value.task_id)
+        assert "succeeded" == (await setup.row()).state
+        await assert_settled(setup.kie)
 
 
 async def test_a_result_that_is_an_object_and_no_text_is_read() -> None:
     result = {"resultUrls": ["https://tempfile.aiquickdraw.com/a.mp4", "https://tempfile.aiquickdraw.com/b.mp4"]}
-    async with a_world(faults=[Fault("poll", "alter", data={"resultJson": result})], duration=0.0) as world:  # type: ignore[dict-item]  # JSON
-        video = await world.kie.generate(ask())
+    async with client_and_fake(faults=[Fault("poll", "alter", data={"resultJson": result})], duration=0.0) as setup:  # type: ignore[dict-item]  # JSON
+        video = await setup.kie.generate(make_request())
 
         assert tuple(result["resultUrls"]) == video.urls
 
 
 async def test_a_record_whose_json_is_broken_inside_param_is_read() -> None:
     """Seen in the wild: quotes in ``param`` that nobody has escaped."""
-    async with a_world(duration=1e6) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(duration=1e6) as setup:
+        job = await setup.kie.submit(make_request())
         url = "https://tempfile.aiquickdraw.com/a.mp4"
         record = {
-            "taskId": world.tasks[0],
+            "taskId": setup.tasks[0],
             "state": "success",
             "param": "PARAM",
             "resultJson": json.dumps({"resultUrls": [url]}),
@@ -337,19 +339,19 @@ async def test_a_record_whose_json_is_broken_inside_param_is_read() -> None:
         broken = body.replace("PARAM", '{"input":"{\\"prompt\\":\\"say "hi" to her\\"}","model":"m"}')
         with pytest.raises(json.JSONDecodeError):
             json.loads(broken)
-        world.fake.inject(Fault("poll", "body", body=broken))
+        setup.fake.inject(Fault("poll", "body", body=broken))
 
         assert (url,) == (await job).urls
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_failed_task_is_told_in_the_services_words() -> None:
     """With its code, its text, and whether another try is worth it."""
-    async with a_world(duration=1e6) as world:
-        passing = await world.kie.submit(ask(0))
-        lasting = await world.kie.submit(ask(1))
-        world.fake.fail(world.tasks[0], "500", "Internal Error, Please try again later.")
-        world.fake.fail(world.tasks[1], "422", "The input was flagged as sensitive.")
+    async with client_and_fake(duration=1e6) as setup:
+        passing = await setup.kie.submit(make_request(0))
+        lasting = await setup.kie.submit(make_request(1))
+        setup.fake.fail(setup.tasks[0], "500", "Internal Error, Please try again later.")
+        setup.fake.fail(setup.tasks[1], "422", "The input was flagged as sensitive.")
         errors: list[TaskFailedError] = []
         for job in (passing, lasting, passing):
             with pytest.raises(TaskFailedError) as raised:
@@ -363,37 +365,37 @@ async def test_a_failed_task_is_told_in_the_services_words() -> None:
             first.worth_retrying,
         )
         assert ("422", False) == (second.fail_code, second.worth_retrying)
-        assert (passing.id, world.tasks[0]) == (first.job_id, first.task_id)
+        assert (passing.id, setup.tasks[0]) == (first.job_id, first.task_id)
         assert str(first) == str(again)
-        assert {"failed": 2} == await world.states()
-        assert 2 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert {"failed": 2} == await setup.states()
+        assert 2 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 async def test_a_key_that_is_not_accepted_for_looks_is_told_and_the_task_lives_on() -> None:
-    async with a_world(faults=[Fault("poll", "code", code=401, nth=[1, 2])], duration=20.0) as world:
-        job = await world.kie.submit(ask())
+    async with client_and_fake(faults=[Fault("poll", "code", code=401, nth=[1, 2])], duration=20.0) as setup:
+        job = await setup.kie.submit(make_request())
         with pytest.raises(AuthenticationError, match="lives on"):
             await job
         assert "submitted" == job.state
         await anyio.sleep(30.0)
 
-        assert world.tasks[0] == (await job).task_id
-        await assert_settled(world.kie)
+        assert setup.tasks[0] == (await job).task_id
+        await assert_settled(setup.kie)
 
 
 async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
     """A slow look is overtaken by another one; what it brings home changes nothing."""
-    async with a_world(faults=[Fault("poll", "slow", seconds=0.8, nth=1)], duration=1.0) as world:
-        job = await world.kie.submit(ask())
-        while not world.truth.polls:
+    async with client_and_fake(faults=[Fault("poll", "slow", seconds=0.8, nth=1)], duration=1.0) as setup:
+        job = await setup.kie.submit(make_request())
+        while not setup.truth.polls:
             await anyio.sleep(0.1)
         await job.status()
-        assert world.tasks[0] == (await job).task_id
-        row = await world.row()
+        assert setup.tasks[0] == (await job).task_id
+        row = await setup.row()
         await anyio.sleep(20.0)
 
-        assert row == await world.row()
-        assert 1 == world.kie.statistics().duplicate_records == len(world.reported(EventName.LATE_RECORD))
-        assert 1 == len(world.reported(EventName.ENDED))
-        await assert_settled(world.kie)
+        assert row == await setup.row()
+        assert 1 == setup.kie.statistics().duplicate_records == len(setup.reported(EventName.LATE_RECORD))
+        assert 1 == len(setup.reported(EventName.ENDED))
+        await assert_settled(setup.kie)

@@ -22,17 +22,16 @@ from kie_async import (
     TransportError,
 )
 from kie_async.testing import Fault
-from tests.client.world import (
+from tests.helpers import (
     CALLBACKS,
     KEY,
     PROMPT,
-    Anything,
-    World,
-    a_world,
-    ask,
+    Setup,
     assert_settled,
+    client_and_fake,
+    create_foreign_task,
+    make_request,
     no_keepalive,
-    somebody_elses,
 )
 
 HOURS = 3600.0
@@ -68,15 +67,15 @@ LOST: dict[str, dict[str, Any]] = {
 }
 
 
-def lost(name: str = "reset", **when: Anything) -> Fault:
+def lost(name: str = "reset", **when: Any) -> Fault:
     how = dict(LOST[name])
     return Fault("create", how.pop("what"), after=True, **how, **when)
 
 
-async def in_doubt(world: World, number: int = 0) -> SubmitInDoubtError:
+async def in_doubt(setup: Setup, number: int = 0) -> SubmitInDoubtError:
     """Submit a request whose answer is lost."""
     with pytest.raises(SubmitInDoubtError) as raised:
-        await world.kie.submit(ask(number))
+        await setup.kie.submit(make_request(number))
     return raised.value
 
 
@@ -84,46 +83,46 @@ async def in_doubt(world: World, number: int = 0) -> SubmitInDoubtError:
 @pytest.mark.parametrize("name", LOST)
 async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) -> None:
     """One POST at the service, ``SubmitInDoubtError`` with the job, and nothing more in two hours."""
-    async with a_world(faults=[lost(name)]) as world:
+    async with client_and_fake(faults=[lost(name)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
-            await getattr(world.kie, call)(ask())
+            await getattr(setup.kie, call)(make_request())
         error = raised.value
-        row = await world.row()
+        row = await setup.row()
 
         assert anyio.current_time() <= 61.0
         assert (row.id, row.id, None) == (error.job.id, error.job_id, error.task_id)
         assert "not sent again" in str(error)
         assert "in_doubt" == error.job.state == row.state
-        assert 1 == len(world.truth.posts) == len(world.truth.created)
-        assert 1 == world.kie.statistics().in_flight
+        assert 1 == len(setup.truth.posts) == len(setup.truth.created)
+        assert 1 == setup.kie.statistics().in_flight
         await anyio.sleep(2 * HOURS)
-        assert 1 == len(world.truth.posts)
-        assert "unresolved" == (await world.row()).state
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        assert "unresolved" == (await setup.row()).state
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "silence"])
 async def test_a_connection_that_breaks_before_the_request_is_read_is_in_doubt_too(how: str) -> None:
     """A byte may have left, and no exception tells whether it arrived: better one look too many than paid twice."""
-    async with a_world(faults=[Fault("connect", how, at_byte=1, nth=1)]) as world:  # type: ignore[arg-type]  # a parameter
-        await in_doubt(world)
+    async with client_and_fake(faults=[Fault("connect", how, at_byte=1, nth=1)]) as setup:  # type: ignore[arg-type]  # a parameter
+        await in_doubt(setup)
         await anyio.sleep(2 * HOURS)
 
-        assert [] == world.truth.posts
-        assert "unresolved" == (await world.row()).state
-        await assert_settled(world.kie)
+        assert [] == setup.truth.posts
+        assert "unresolved" == (await setup.row()).state
+        await assert_settled(setup.kie)
 
 
 async def test_the_slot_comes_back_after_in_doubt_hold() -> None:
     """Until then the task may be running at the service, and counts."""
     policy = RetryPolicy(in_doubt_timeout=300.0)
-    async with a_world(client={"retry": policy, "callback_url": CALLBACKS}, faults=[lost()]) as world:
-        await in_doubt(world)
+    async with client_and_fake(client={"retry": policy, "callback_url": CALLBACKS}, faults=[lost()]) as setup:
+        await in_doubt(setup)
         await anyio.sleep(299.0)
-        assert 1 == world.kie.statistics().in_flight
+        assert 1 == setup.kie.statistics().in_flight
         await anyio.sleep(2.0)
-        assert 0 == world.kie.statistics().in_flight
-        assert "in_doubt" == (await world.row()).state
+        assert 0 == setup.kie.statistics().in_flight
+        assert "in_doubt" == (await setup.row()).state
 
 
 @pytest.mark.parametrize(
@@ -139,23 +138,23 @@ async def test_a_job_in_doubt_becomes_unknown_at_its_deadline(
     callback_url: str | None, policy: RetryPolicy, deadline: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It counts from when the create was sent: with a callback URL until ``max_age``, without until the hold ends."""
-    async with a_world(client={"retry": policy, "callback_url": callback_url}, faults=[lost()]) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(client={"retry": policy, "callback_url": callback_url}, faults=[lost()]) as setup:
+        error = await in_doubt(setup)
         await anyio.sleep(deadline - 1.0)
-        assert "in_doubt" == (await world.row()).state
+        assert "in_doubt" == (await setup.row()).state
         await anyio.sleep(2.0)
 
-        assert "unresolved" == (await world.row()).state
-        assert [error.job.id] == [event.job_id for event in world.reported(EventName.UNRESOLVED)]
+        assert "unresolved" == (await setup.row()).state
+        assert [error.job.id] == [event.job_id for event in setup.reported(EventName.UNRESOLVED)]
         assert any("in doubt for too long" in record.message for record in caplog.records)
         with pytest.raises(SubmitInDoubtError):
             await error.job.wait()
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_without_a_callback_url_a_wait_raises_at_once() -> None:
-    async with a_world(faults=[lost()]) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(faults=[lost()]) as setup:
+        error = await in_doubt(setup)
         before = anyio.current_time()
         with pytest.raises(SubmitInDoubtError):
             await error.job
@@ -165,67 +164,67 @@ async def test_without_a_callback_url_a_wait_raises_at_once() -> None:
 @pytest.mark.parametrize("call", ["generate", "wait"])
 async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) -> None:
     """A callback may bring the task home until then."""
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
-        wait = (await in_doubt(world)).job.wait if call == "wait" else partial(world.kie.generate, ask())
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
+        wait = (await in_doubt(setup)).job.wait if call == "wait" else partial(setup.kie.generate, make_request())
         with pytest.raises(SubmitInDoubtError):
             await wait()
 
         assert 3600.0 <= anyio.current_time() < 3601.0
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
 @pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
 async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None, pause: float) -> None:
     """The proof is our token in the callback URL that the record echoes, or, without one, model and input."""
-    async with a_world(client={"callback_url": callback_url}, faults=[lost()], duration=8 * HOURS) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(client={"callback_url": callback_url}, faults=[lost()], duration=8 * HOURS) as setup:
+        error = await in_doubt(setup)
         await anyio.sleep(pause)
-        await error.job.resolve(world.tasks[0])
+        await error.job.resolve(setup.tasks[0])
 
-        assert world.tasks[0] == error.job.task_id == (await world.row()).task_id
+        assert setup.tasks[0] == error.job.task_id == (await setup.row()).task_id
         assert "submitted" == error.job.state
-        world.fake.finish(world.tasks[0])
+        setup.fake.finish(setup.tasks[0])
         video = await error.job
-        assert (world.tasks[0], error.job.id) == (video.task_id, video.job_id)
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert (setup.tasks[0], error.job.id) == (video.task_id, video.job_id)
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 async def test_resolve_ends_the_wait_of_others() -> None:
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         found: list[str] = []
 
         async def wait() -> None:
             found.append((await error.job).task_id)
 
-        error = await in_doubt(world)
+        error = await in_doubt(setup)
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             group.start_soon(wait)
             await anyio.sleep(200.0)
-            await error.job.resolve(world.tasks[0])
-        assert 2 * world.tasks == found
+            await error.job.resolve(setup.tasks[0])
+        assert 2 * setup.tasks == found
         assert anyio.current_time() < 300.0
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
 async def test_resolve_refuses_the_task_of_another_job(callback_url: str | None) -> None:
     """Nothing is bound, and the right task can still be."""
-    async with a_world(client={"callback_url": callback_url}, faults=[lost(nth=1)]) as world:
-        error = await in_doubt(world)
-        other = await world.kie.submit(ask(1))
+    async with client_and_fake(client={"callback_url": callback_url}, faults=[lost(nth=1)]) as setup:
+        error = await in_doubt(setup)
+        other = await setup.kie.submit(make_request(1))
         assert other.task_id is not None
         with pytest.raises(ConfigurationError, match="another request"):
             await error.job.resolve(other.task_id)
 
         assert ("in_doubt", None) == (error.job.state, error.job.task_id)
-        await error.job.resolve(world.tasks[0])
-        assert world.tasks[0] == (await error.job).task_id
-        assert world.tasks[1] == (await other).task_id
-        await assert_settled(world.kie)
+        await error.job.resolve(setup.tasks[0])
+        assert setup.tasks[0] == (await error.job).task_id
+        assert setup.tasks[1] == (await other).task_id
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize(
@@ -241,35 +240,35 @@ async def test_resolve_refuses_the_task_of_another_job(callback_url: str | None)
 )
 async def test_resolve_refuses_the_task_of_another_program(ours: str | None, prompt: str, theirs: str | None) -> None:
     """With a callback URL nothing but our own token is a proof: the same request may have been made by others, too."""
-    async with a_world(client={"callback_url": ours}, faults=[lost(nth=1)]) as world:
-        error = await in_doubt(world)
-        task_id = await somebody_elses(world.fake.url, prompt, theirs)
+    async with client_and_fake(client={"callback_url": ours}, faults=[lost(nth=1)]) as setup:
+        error = await in_doubt(setup)
+        task_id = await create_foreign_task(setup.fake.url, prompt, theirs)
         with pytest.raises(ConfigurationError, match="another request"):
             await error.job.resolve(task_id)
 
         assert ("in_doubt", None) == (error.job.state, error.job.task_id)
-        world.truth.tasks.pop(task_id)  # not this client's to account for
-        await error.job.resolve(world.tasks[0])
+        setup.truth.tasks.pop(task_id)  # not this client's to account for
+        await error.job.resolve(setup.tasks[0])
         await error.job
 
 
 async def test_resolve_refuses_the_callback_token_of_a_twin() -> None:
     """The same request was made twice by this very client, and each task belongs to one of the two."""
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as world:
-        error = await in_doubt(world)
-        twin = await world.kie.submit(ask(0))
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as setup:
+        error = await in_doubt(setup)
+        twin = await setup.kie.submit(make_request(0))
         with pytest.raises(ConfigurationError, match="another request"):
             await error.job.resolve(twin.task_id or "")
-        await error.job.resolve(world.tasks[0])
+        await error.job.resolve(setup.tasks[0])
 
-        assert world.tasks[0] == (await error.job).task_id
-        assert world.tasks[1] == (await twin).task_id
-        world.truth.tasks[world.tasks[1]].input = {"prompt": "one prompt for two tasks is no fault here"}
+        assert setup.tasks[0] == (await error.job).task_id
+        assert setup.tasks[1] == (await twin).task_id
+        setup.truth.tasks[setup.tasks[1]].input = {"prompt": "one prompt for two tasks is no fault here"}
 
 
 async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
-    async with a_world(faults=[lost()]) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(faults=[lost()]) as setup:
+        error = await in_doubt(setup)
         with pytest.raises(TaskNotFoundError):
             await error.job.resolve("0" * 32)
 
@@ -289,90 +288,90 @@ async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
 )
 async def test_resolve_that_gets_no_answer_changes_nothing(poll: Fault, expected: type[KieError]) -> None:
     """And it does not say that the service does not know the task."""
-    async with a_world(faults=[lost(), poll]) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(faults=[lost(), poll]) as setup:
+        error = await in_doubt(setup)
         with pytest.raises(expected):
-            await error.job.resolve(world.tasks[0])
+            await error.job.resolve(setup.tasks[0])
 
         assert "in_doubt" == error.job.state
-        await error.job.resolve(world.tasks[0])
+        await error.job.resolve(setup.tasks[0])
         await error.job
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_resubmit_sends_the_create_again_only_if_that_is_wanted() -> None:
-    async with a_world(faults=[lost(nth=1)], credits=1e4) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(faults=[lost(nth=1)], credits=1e4) as setup:
+        error = await in_doubt(setup)
         with pytest.raises(ConfigurationError, match="allow_duplicate=True"):
             await error.job.resubmit()
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
         await error.job.resubmit(allow_duplicate=True)
         video = await error.job
-        first, second = world.truth.posts
+        first, second = setup.truth.posts
 
         assert second.task_id == video.task_id
         assert first.body == second.body
-        assert ("succeeded", 2) == ((row := await world.row()).state, row.attempts)
-        await assert_settled(world.kie)
-        del world.truth.tasks[world.tasks[0]]  # the caller has taken the first one on himself
+        assert ("succeeded", 2) == ((row := await setup.row()).state, row.attempts)
+        await assert_settled(setup.kie)
+        del setup.truth.tasks[setup.tasks[0]]  # the caller has taken the first one on himself
 
 
 async def test_a_resubmitted_create_has_an_attempt_number_of_its_own() -> None:
     """So a duplicate can be told from the task that is wanted."""
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as setup:
+        error = await in_doubt(setup)
         await error.job.resubmit(allow_duplicate=True)
         await error.job
-        first, second = [str(post.callback_url) for post in world.truth.posts]
+        first, second = [str(post.callback_url) for post in setup.truth.posts]
 
         assert first.startswith(f"{CALLBACKS}/{error.job.id}.1.")
         assert second.startswith(f"{CALLBACKS}/{error.job.id}.2.")
-        del world.truth.tasks[world.tasks[0]]
+        del setup.truth.tasks[setup.tasks[0]]
 
 
 @pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
 async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
-    async with a_world(faults=[lost()]) as world:
-        error = await in_doubt(world)
+    async with client_and_fake(faults=[lost()]) as setup:
+        error = await in_doubt(setup)
         await anyio.sleep(pause)
         await error.job.abandon()
 
-        assert "abandoned" == (await world.row()).state
-        await assert_settled(world.kie)
+        assert "abandoned" == (await setup.row()).state
+        await assert_settled(setup.kie)
         with pytest.raises(SubmitInDoubtError):
             await error.job.wait()
-        for settle in (error.job.abandon, lambda: error.job.resolve(world.tasks[0])):
+        for settle in (error.job.abandon, lambda: error.job.resolve(setup.tasks[0])):
             with pytest.raises(ConfigurationError):
                 await settle()
         with pytest.raises(ConfigurationError):
             await error.job.resubmit(allow_duplicate=True)
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
 
 
 async def test_only_a_job_in_doubt_can_be_settled_by_hand() -> None:
-    async with a_world() as world:
-        job = await world.kie.submit(ask())
-        foreign = world.kie.job(world.tasks[0] if job.task_id is None else "f" * 32)
+    async with client_and_fake() as setup:
+        job = await setup.kie.submit(make_request())
+        foreign = setup.kie.job(setup.tasks[0] if job.task_id is None else "f" * 32)
         for one in (job, foreign):
             with pytest.raises(ConfigurationError, match="Only a job in doubt"):
                 await one.abandon()
             with pytest.raises(ConfigurationError, match="Only a job in doubt"):
                 await one.resubmit(allow_duplicate=True)
             with pytest.raises(ConfigurationError, match="Only a job in doubt"):
-                await one.resolve(world.tasks[0])
+                await one.resolve(setup.tasks[0])
         await job
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("name", ["reset", "silence"])
 async def test_what_is_lost_for_one_job_touches_no_other(name: str) -> None:
-    async with a_world(faults=[lost(name, nth=3)]) as world:
+    async with client_and_fake(faults=[lost(name, nth=3)]) as setup:
         ended: list[str] = []
         doubtful: list[KieError] = []
 
         async def one(number: int) -> None:
             try:
-                ended.append((await world.kie.generate(ask(number))).task_id)
+                ended.append((await setup.kie.generate(make_request(number))).task_id)
             except KieError as error:
                 doubtful.append(error)
 
@@ -380,7 +379,7 @@ async def test_what_is_lost_for_one_job_touches_no_other(name: str) -> None:
             for number in range(10):
                 group.start_soon(one, number)
         assert (9, [SubmitInDoubtError]) == (len(ended), [type(error) for error in doubtful])
-        assert 10 == len(world.truth.posts)
+        assert 10 == len(setup.truth.posts)
 
 
 async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
@@ -390,98 +389,98 @@ async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
         Fault("create", "status", after=True, status=403, nth=2),
         Fault("create", "status", after=True, status=502, nth=3),
     ]
-    async with a_world(faults=faults) as world:
+    async with client_and_fake(faults=faults) as setup:
         for number in range(3):
-            video = await world.kie.generate(ask(number))
-            assert world.tasks[number] == video.task_id
-        assert 3 == len(world.truth.posts)
-        await assert_settled(world.kie)
+            video = await setup.kie.generate(make_request(number))
+            assert setup.tasks[number] == video.task_id
+        assert 3 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 async def test_a_refused_connection_is_tried_again() -> None:
     """Nothing was sent, so nothing was paid: one POST in the end."""
-    async with a_world() as world:
-        await world.fake.refuse_connections()
+    async with client_and_fake() as setup:
+        await setup.fake.refuse_connections()
         async with anyio.create_task_group() as group:
-            group.start_soon(world.kie.generate, ask())
+            group.start_soon(setup.kie.generate, make_request())
             await anyio.sleep(60.0)
-            assert "intent" == (await world.row()).state
-            assert 0 == world.kie.statistics().tokens_in_use
-            await world.fake.accept_connections()
-        assert 1 == len(world.truth.posts)
-        assert ("succeeded", 1) == ((row := await world.row()).state, row.attempts)
-        await assert_settled(world.kie)
+            assert "intent" == (await setup.row()).state
+            assert 0 == setup.kie.statistics().tokens_in_use
+            await setup.fake.accept_connections()
+        assert 1 == len(setup.truth.posts)
+        assert ("succeeded", 1) == ((row := await setup.row()).state, row.attempts)
+        await assert_settled(setup.kie)
 
 
 async def test_unsent_patience_ends_in_transport_error() -> None:
     """The job is withdrawn, and the service has seen nothing."""
-    async with a_world() as world:
-        await world.fake.refuse_connections()
+    async with client_and_fake() as setup:
+        await setup.fake.refuse_connections()
         with pytest.raises(TransportError, match="Nothing was paid") as raised:
-            await world.kie.generate(ask())
-        row = await world.row()
+            await setup.kie.generate(make_request())
+        row = await setup.row()
 
         assert row.id == raised.value.job_id
         assert "cancelled" == row.state
         assert 120.0 <= anyio.current_time() <= 150.1  # the longest back-off is 30 s
-        assert [] == world.truth.posts
-        await assert_settled(world.kie)
+        assert [] == setup.truth.posts
+        await assert_settled(setup.kie)
 
 
 async def test_no_patience_means_one_try() -> None:
-    async with a_world(client={"retry": RetryPolicy(unsent_timeout=0.0)}) as world:
-        await world.fake.refuse_connections()
+    async with client_and_fake(client={"retry": RetryPolicy(unsent_timeout=0.0)}) as setup:
+        await setup.fake.refuse_connections()
         with pytest.raises(TransportError):
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
         assert anyio.current_time() < 1.0
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_a_token() -> None:
     """The last of a hundred jobs wait 40 s for their tokens; the outage that they then meet is a short one."""
     options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
-    async with a_world(client=options) as world:
+    async with client_and_fake(client=options) as setup:
         async with anyio.create_task_group() as group:
             for number in range(100):
-                group.start_soon(world.kie.submit, ask(number))
+                group.start_soon(setup.kie.submit, make_request(number))
             await anyio.sleep(35.0)
-            await world.fake.refuse_connections()
+            await setup.fake.refuse_connections()
             await anyio.sleep(40.0)
-            assert 80 == len(world.truth.posts)
-            await world.fake.accept_connections()
-        assert 100 == len(world.truth.posts) == len(world.truth.created)
+            assert 80 == len(setup.truth.posts)
+            await setup.fake.accept_connections()
+        assert 100 == len(setup.truth.posts) == len(setup.truth.created)
         assert anyio.current_time() > 75.0
 
 
 async def test_patience_begins_anew_after_the_service_has_answered() -> None:
     """Two outages of 40 s with a refusal in between are not one of 80 s."""
     options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
-    async with a_world(client=options, faults=[Fault("create", "code", code=429, nth=1)]) as world:
-        await world.fake.refuse_connections()
+    async with client_and_fake(client=options, faults=[Fault("create", "code", code=429, nth=1)]) as setup:
+        await setup.fake.refuse_connections()
         async with anyio.create_task_group() as group:
-            group.start_soon(world.kie.submit, ask())
+            group.start_soon(setup.kie.submit, make_request())
             await anyio.sleep(40.0)
-            await world.fake.accept_connections()
-            while not world.truth.posts:
+            await setup.fake.accept_connections()
+            while not setup.truth.posts:
                 await anyio.sleep(0.1)
-            await world.fake.refuse_connections()
+            await setup.fake.refuse_connections()
             await anyio.sleep(40.0)
-            await world.fake.accept_connections()
-        assert 1 == len(world.truth.created)
+            await setup.fake.accept_connections()
+        assert 1 == len(setup.truth.created)
 
 
 async def test_a_timeout_names_the_job_in_doubt() -> None:
     """With a callback URL ``generate`` waits for the callback; its own time-out says which job to come back to."""
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost()]) as world:
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         with pytest.raises(TaskTimeoutError) as raised:
-            await world.kie.generate(ask(), timeout=100.0)
-        assert ((await world.row()).id, None) == (raised.value.job_id, raised.value.task_id)
-        assert "in_doubt" == (await world.row()).state
+            await setup.kie.generate(make_request(), timeout=100.0)
+        assert ((await setup.row()).id, None) == (raised.value.job_id, raised.value.task_id)
+        assert "in_doubt" == (await setup.row()).state
 
 
 async def test_a_doubt_shows_neither_key_nor_prompt() -> None:
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[lost("a 502 page")]) as world:
-        error = await in_doubt(world)
-        for shown in (str(error), repr(error), repr(error.job), repr(world.kie), repr(world.events)):
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost("a 502 page")]) as setup:
+        error = await in_doubt(setup)
+        for shown in (str(error), repr(error), repr(error.job), repr(setup.kie), repr(setup.events)):
             assert KEY not in shown
             assert PROMPT not in shown

@@ -10,7 +10,7 @@ import pytest
 
 from kie_async import ConfigurationError, KieClient, KieError, SqliteJournal, SubmitInDoubtError
 from kie_async.testing import FakeKie, Fault
-from tests.client.world import CALLBACKS, KEY, Anything, ask, assert_ledger, assert_settled
+from tests.helpers import CALLBACKS, KEY, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ async def all_told(kie: KieClient, *, key: str | None = None) -> Counter[str]:
 
     async def submit(number: int) -> None:
         try:
-            await kie.submit(ask(number), key=None if key is None else f"{key}-{number}")
+            await kie.submit(make_request(number), key=None if key is None else f"{key}-{number}")
         except KieError as error:
             told[type(error).__name__] += 1
 
@@ -73,7 +73,7 @@ async def rows_of(path: Path) -> list[Intent]:
 async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name: str, callback_url: str | None) -> None:
     """Each caller is told; so is whoever recovers; and in none of it is anything sent again, nor by the same keys."""
     path, how = tmp_path / "kie.db", dict(LOST[name])
-    options: Anything = {"journal": path, "callback_url": callback_url}
+    options: Any = {"journal": path, "callback_url": callback_url}
     async with FakeKie(seed=len(name), faults=[Fault("create", how.pop("what"), after=True, **how)]) as fake:
         async with KieClient(KEY, base_url=fake.url, **options) as kie:
             assert {"SubmitInDoubtError": JOBS} == await all_told(kie, key="order")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import anyio
 import pytest
@@ -27,13 +28,13 @@ from kie_async import (
     TaskTimeoutError,
 )
 from kie_async.testing import Fault
-from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
-from tests.client.world import Anything, World, a_world, ask, assert_settled
+from tests.client.tables import by_key, client_and_fake_unchecked, drain_run, make_rows, run_map
+from tests.helpers import Setup, assert_settled, client_and_fake, make_request
 
 
 async def test_every_row_has_one_outcome_that_says_what_became_of_it() -> None:
-    async with a_world(duration=30.0) as world:
-        async with world.kie.map(table(45)) as run:
+    async with client_and_fake(duration=30.0) as setup:
+        async with setup.kie.map(make_rows(45)) as run:
             found = by_key([outcome async for outcome in run])
             summary = run.summary()
 
@@ -41,9 +42,9 @@ async def test_every_row_has_one_outcome_that_says_what_became_of_it() -> None:
         for number in range(45):
             done = found[f"shot-{number}"]
             assert isinstance(done, Done)
-            task = world.truth.tasks[done.task_id or ""]
-            assert task.input["prompt"] == ask(number).prompt
-            assert done.request == ask(number)
+            task = setup.truth.tasks[done.task_id or ""]
+            assert task.input["prompt"] == make_request(number).prompt
+            assert done.request == make_request(number)
             assert ("succeeded", 80.0, False, 0, ()) == (
                 done.state, done.credits, done.replayed, done.retries, done.files
             )  # fmt: skip
@@ -58,30 +59,30 @@ async def test_every_row_has_one_outcome_that_says_what_became_of_it() -> None:
         )  # fmt: skip
         assert 30.0 == pytest.approx(summary.p50, rel=0.01) == pytest.approx(summary.p95, rel=0.01)
         assert 0.0 == summary.credits_held
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async generator"])
 async def test_rows_come_from_anything_that_can_be_iterated_over(kind: str) -> None:
     async def later() -> AsyncIterator[tuple[str, Request]]:
-        for row in table(5):
+        for row in make_rows(5):
             await anyio.sleep(1.0)
             yield row
 
-    sources = {"list": lambda: table(5), "generator": lambda: iter(table(5)), "async generator": later}
-    async with a_world(duration=1.0) as world:
-        found = by_key(await outcomes(world, sources[kind]()))
+    sources = {"list": lambda: make_rows(5), "generator": lambda: iter(make_rows(5)), "async generator": later}
+    async with client_and_fake(duration=1.0) as setup:
+        found = by_key(await run_map(setup, sources[kind]()))
 
         assert {f"shot-{number}" for number in range(5)} == set(found)
         assert all(isinstance(outcome, Done) for outcome in found.values())
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize("rows", [ask(), "shots.csv", 7, None, {"a": ask()}])
-async def test_what_is_no_table_is_refused_with_the_next_step(rows: Anything) -> None:
-    async with a_world() as world:
+@pytest.mark.parametrize("rows", [make_request(), "shots.csv", 7, None, {"a": make_request()}])
+async def test_what_is_no_table_is_refused_with_the_next_step(rows: Any) -> None:
+    async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="Pass a list, a generator or an async generator"):
-            await outcomes(world, rows)
+            await run_map(setup, rows)
 
 
 @pytest.mark.parametrize(
@@ -96,15 +97,15 @@ async def test_what_is_no_table_is_refused_with_the_next_step(rows: Anything) ->
         ({"save_to": "out/video.mp4"}, "save_to"),
     ],
 )
-async def test_an_option_that_makes_no_sense_is_refused_at_once(options: Anything, named: str) -> None:
-    async with a_world() as world:
+async def test_an_option_that_makes_no_sense_is_refused_at_once(options: Any, named: str) -> None:
+    async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match=named):
-            world.kie.map([], **options)
+            setup.kie.map([], **options)
 
 
 async def test_a_run_is_used_within_async_with_and_once() -> None:
-    async with a_world() as world:
-        run = world.kie.map([])
+    async with client_and_fake() as setup:
+        run = setup.kie.map([])
         with pytest.raises(ConfigurationError, match="async with"):
             await anext(run)
         async with run:
@@ -115,34 +116,34 @@ async def test_a_run_is_used_within_async_with_and_once() -> None:
 
 async def test_rows_without_a_key_get_one_of_their_content_and_its_occurrence() -> None:
     """So that the same table has the same keys again, and equal rows are rows of their own."""
-    rows = [ask(1), ask(2), ask(1), ask(1)]
-    async with a_world(duration=1.0) as world:
-        keys = [outcome.key for outcome in await outcomes(world, iter(rows[:2]), ordered=True)]
-        again = [outcome.key for outcome in await outcomes(world, rows[:2], ordered=True)]
+    rows = [make_request(1), make_request(2), make_request(1), make_request(1)]
+    async with client_and_fake(duration=1.0) as setup:
+        keys = [outcome.key for outcome in await run_map(setup, iter(rows[:2]), ordered=True)]
+        again = [outcome.key for outcome in await run_map(setup, rows[:2], ordered=True)]
 
         assert keys == again
-        assert 2 == len(world.tasks) == len(set(keys))
-    async with a_world_without_a_ledger(duration=1.0) as world:
-        keys = [outcome.key for outcome in await outcomes(world, rows, ordered=True)]
+        assert 2 == len(setup.tasks) == len(set(keys))
+    async with client_and_fake_unchecked(duration=1.0) as setup:
+        keys = [outcome.key for outcome in await run_map(setup, rows, ordered=True)]
         assert [keys[0], keys[1], f"{keys[0]}.2", f"{keys[0]}.3"] == keys
-        assert 4 == len(world.tasks)
+        assert 4 == len(setup.tasks)
 
 
 async def test_one_failure_of_any_kind_loses_no_other_row() -> None:
-    rows: list[Anything] = table(8)
-    rows[1] = ("shot-1", ask(1, seed=-1))
+    rows: list[Any] = make_rows(8)
+    rows[1] = ("shot-1", make_request(1, seed=-1))
     rows[2] = "no request"
-    rows[3] = ("", ask(3))
+    rows[3] = ("", make_request(3))
     faults = [Fault("create", "code", code=500, when=lambda call: "take 4" in str(call.body))]
-    async with a_world(duration=20.0, faults=faults) as world:
-        async with world.kie.map(rows) as run:
+    async with client_and_fake(duration=20.0, faults=faults) as setup:
+        async with setup.kie.map(rows) as run:
             found: dict[str, Outcome] = {}
             async for outcome in run:
                 found[outcome.key] = outcome
                 if len(found) == 3:
                     await anyio.sleep(5.0)
-                    running = [task for task in world.truth.created if "take 5" in str(task.input["prompt"])]
-                    world.fake.fail(running[0].task_id)
+                    running = [task for task in setup.truth.created if "take 5" in str(task.input["prompt"])]
+                    setup.fake.fail(running[0].task_id)
 
         errors = {key: type(outcome.error) for key, outcome in found.items() if isinstance(outcome, Failed)}
         assert {
@@ -156,13 +157,13 @@ async def test_one_failure_of_any_kind_loses_no_other_row() -> None:
         assert ("unsent", None, None) == (
             found["shot-1"].state, found["shot-1"].job_id, found["shot-1"].created_at
         )  # fmt: skip
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_the_same_key_for_another_request_fails_that_row_only() -> None:
-    rows = [("a", ask(0)), ("a", ask(1)), ("b", ask(2))]
-    async with a_world(duration=5.0) as world:
-        found = await outcomes(world, rows)
+    rows = [("a", make_request(0)), ("a", make_request(1)), ("b", make_request(2))]
+    async with client_and_fake(duration=5.0) as setup:
+        found = await run_map(setup, rows)
 
         assert ["Done", "Done", "Failed"] == sorted(type(outcome).__name__ for outcome in found)
         (failed,) = (outcome for outcome in found if isinstance(outcome, Failed))
@@ -174,17 +175,17 @@ async def test_outcomes_come_as_rows_end_or_in_the_order_of_the_table() -> None:
     lengths = iter([90.0, 5.0, 60.0, 20.0])
     for ordered, expected in ((False, ["shot-1", "shot-3", "shot-2", "shot-0"]), (True, None)):
         lengths = iter([90.0, 5.0, 60.0, 20.0])
-        async with a_world(duration=lambda _model, _random, lengths=lengths: next(lengths)) as world:
-            keys = [outcome.key for outcome in await outcomes(world, table(4), ordered=ordered)]
+        async with client_and_fake(duration=lambda _model, _random, lengths=lengths: next(lengths)) as setup:
+            keys = [outcome.key for outcome in await run_map(setup, make_rows(4), ordered=ordered)]
             assert (expected or ["shot-0", "shot-1", "shot-2", "shot-3"]) == keys
 
 
 async def test_order_is_kept_where_rows_in_between_have_failed_or_are_there_already() -> None:
-    async with a_world(duration=20.0, fail_rate=0.3) as world:
-        await outcomes(world, table(30)[10:20])
-        rows: list[Anything] = table(30)
-        rows[4] = ("shot-4", ask(4, seed=-1))
-        found = await outcomes(world, rows, ordered=True)
+    async with client_and_fake(duration=20.0, fail_rate=0.3) as setup:
+        await run_map(setup, make_rows(30)[10:20])
+        rows: list[Any] = make_rows(30)
+        rows[4] = ("shot-4", make_request(4, seed=-1))
+        found = await run_map(setup, rows, ordered=True)
 
         assert [f"shot-{number}" for number in range(30)] == [outcome.key for outcome in found]
         assert {f"shot-{number}" for number in range(10, 20)} == {o.key for o in found if o.replayed}
@@ -199,11 +200,11 @@ async def test_rows_are_read_no_further_than_is_needed(*, ordered: bool) -> None
         nonlocal read
         for number in range(1000):
             read += 1
-            yield ask(number)
+            yield make_request(number)
 
     limits = Limits(in_flight=10)
-    async with a_world(client={"limits": limits}, duration=1.0, latency=(1.0, 1.0)) as world:
-        async with world.kie.map(rows(), look_ahead=3, ordered=ordered) as run:
+    async with client_and_fake(client={"limits": limits}, duration=1.0, latency=(1.0, 1.0)) as setup:
+        async with setup.kie.map(rows(), look_ahead=3, ordered=ordered) as run:
             await anyio.sleep(0.5)
             assert 3 == read
             await anyio.sleep(3600.0)
@@ -212,7 +213,7 @@ async def test_rows_are_read_no_further_than_is_needed(*, ordered: bool) -> None
                 await anext(run)
             await anyio.sleep(3600.0)
             assert 2 * 10 + 3 + 10 == read
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_generator_that_blocks_does_not_hold_up_the_loop() -> None:
@@ -225,13 +226,13 @@ async def test_a_generator_that_blocks_does_not_hold_up_the_loop() -> None:
         for number in range(3):
             threads.add(threading.get_ident())
             time.sleep(0.01)  # the subject
-            yield ask(number)
+            yield make_request(number)
         threads.discard(threading.main_thread().ident or 0)
 
-    async with a_world(duration=1.0) as world:
+    async with client_and_fake(duration=1.0) as setup:
         import threading
 
-        assert 3 == len(await outcomes(world, rows()))
+        assert 3 == len(await run_map(setup, rows()))
         assert threads
         assert threading.get_ident() not in threads
 
@@ -239,21 +240,21 @@ async def test_a_generator_that_blocks_does_not_hold_up_the_loop() -> None:
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
 async def test_what_the_source_raises_comes_after_the_outcomes_of_the_rows_before(kind: str) -> None:
     def rows() -> Iterator[Request]:
-        yield from (ask(number) for number in range(3))
+        yield from (make_request(number) for number in range(3))
         raise LookupError
 
     async def later() -> AsyncIterator[Request]:
-        for row in [ask(number) for number in range(3)]:
+        for row in [make_request(number) for number in range(3)]:
             yield row
         raise LookupError
 
-    async with a_world(duration=60.0) as world:
-        async with world.kie.map(rows() if kind == "generator" else later()) as run:
-            found, error = await to_the_end(run)
+    async with client_and_fake(duration=60.0) as setup:
+        async with setup.kie.map(rows() if kind == "generator" else later()) as run:
+            found, error = await drain_run(run)
             assert isinstance(error, LookupError)
             assert [] == [outcome async for outcome in run]
         assert 3 == len(found) == sum(isinstance(outcome, Done) for outcome in found)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_of_a_sequence_of_your_own_whose_row_cannot_be_had_no_row_before_it_is_lost() -> None:
@@ -263,23 +264,23 @@ async def test_of_a_sequence_of_your_own_whose_row_cannot_be_had_no_row_before_i
         def __len__(self) -> int:
             return 5
 
-        def __getitem__(self, place: Anything) -> Anything:
+        def __getitem__(self, place: Any) -> Any:
             if place == 3:
                 raise LookupError
-            return ask(place)
+            return make_request(place)
 
-    async with a_world(duration=10.0) as world:
-        async with world.kie.map(Rows()) as run:
-            found, error = await to_the_end(run)
+    async with client_and_fake(duration=10.0) as setup:
+        async with setup.kie.map(Rows()) as run:
+            found, error = await drain_run(run)
         assert [Done] * 3 == [type(outcome) for outcome in found]
         assert isinstance(error, LookupError)
 
 
-@pytest.mark.parametrize("row", [(), ("a",), ("a", ask(7), 3), ("a", "b", "c", "d")])
-async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_is_allowed(row: Anything) -> None:
-    rows: list[Anything] = [("a", ask(0)), row, ("b", ask(1))]
-    async with a_world(duration=10.0) as world:
-        first, failed, last = await outcomes(world, rows, ordered=True, budget=Budget(credits=1000))
+@pytest.mark.parametrize("row", [(), ("a",), ("a", make_request(7), 3), ("a", "b", "c", "d")])
+async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_is_allowed(row: Any) -> None:
+    rows: list[Any] = [("a", make_request(0)), row, ("b", make_request(1))]
+    async with client_and_fake(duration=10.0) as setup:
+        first, failed, last = await run_map(setup, rows, ordered=True, budget=Budget(credits=1000))
 
         assert isinstance(first, Done)
         assert isinstance(last, Done)
@@ -287,70 +288,70 @@ async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_i
         assert isinstance(failed.error, ConfigurationError)
         assert f"Row 2 is a tuple of {len(row)}: " in str(failed.error)
         assert "a request, or a pair of a key and a request" in str(failed.error)
-        assert 2 == len(world.tasks)
+        assert 2 == len(setup.tasks)
 
 
 @pytest.mark.parametrize("key", ["a~retry1", "a~retry12", "~retry3"])
 async def test_a_key_that_a_retry_of_ours_may_have_is_refused_before_it_costs_anything(key: str) -> None:
-    async with a_world(duration=10.0) as world:
-        (failed,) = await outcomes(world, [(key, ask(0))])
+    async with client_and_fake(duration=10.0) as setup:
+        (failed,) = await run_map(setup, [(key, make_request(0))])
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, ConfigurationError)
         assert "~retry" in str(failed.error)
-        for call in (world.kie.submit, world.kie.generate):
+        for call in (setup.kie.submit, setup.kie.generate):
             with pytest.raises(ConfigurationError, match="own retries"):
-                await call(ask(0), key=key)
-        assert [] == world.tasks
+                await call(make_request(0), key=key)
+        assert [] == setup.tasks
 
 
 async def test_a_key_that_only_looks_like_a_retry_is_as_good_as_any() -> None:
     keys = ["a~retry", "a~retry0", "a~retry01", "a~retry1x", "retry1", "a~retry1\n", "a~retry\u0661"]
-    async with a_world(duration=10.0) as world:
-        rows = [(key, ask(number)) for number, key in enumerate(keys)]
-        found = by_key(await outcomes(world, rows, retry_failed=2))
+    async with client_and_fake(duration=10.0) as setup:
+        rows = [(key, make_request(number)) for number, key in enumerate(keys)]
+        found = by_key(await run_map(setup, rows, retry_failed=2))
 
         assert [Done] * len(keys) == [type(found[key]) for key in keys]
 
 
 async def test_a_failed_task_is_made_again_as_often_as_is_allowed_and_counted() -> None:
     """Only where it is worth it; the second try is another job, and its outcome is the row's."""
-    rows = table(40)
-    async with a_world_without_a_ledger(duration=10.0, fail_rate=0.5) as world:
-        async with world.kie.map(rows, retry_failed=2) as run:
+    rows = make_rows(40)
+    async with client_and_fake_unchecked(duration=10.0, fail_rate=0.5) as setup:
+        async with setup.kie.map(rows, retry_failed=2) as run:
             found = by_key([outcome async for outcome in run])
         summary = run.summary()
 
         retries = Counter(outcome.retries for outcome in found.values())
         assert {0, 1, 2} == set(retries)
         assert summary.retried == sum(times * count for times, count in retries.items())
-        assert 40 + summary.retried == len(world.tasks) == summary.created
+        assert 40 + summary.retried == len(setup.tasks) == summary.created
         assert all(o.retries == 2 for o in found.values() if isinstance(o, Failed))
-        assert 80.0 * summary.ok == summary.credits == world.truth.spent(anyio.current_time())
+        assert 80.0 * summary.ok == summary.credits == setup.truth.spent(anyio.current_time())
 
-        again = by_key(await outcomes(world, rows, retry_failed=2))
+        again = by_key(await run_map(setup, rows, retry_failed=2))
         assert {key: type(o) for key, o in found.items()} == {key: type(o) for key, o in again.items()}
         assert all(o.replayed for o in again.values())
         assert {key: o.task_id for key, o in found.items()} == {key: o.task_id for key, o in again.items()}
         # Whoever retries no more still gets what a retry has made.
-        once = by_key(await outcomes(world, rows))
+        once = by_key(await run_map(setup, rows))
         assert {key: o.task_id for key, o in found.items()} == {key: o.task_id for key, o in once.items()}
-        assert 40 + summary.retried == len(world.tasks)
+        assert 40 + summary.retried == len(setup.tasks)
 
 
 @pytest.mark.parametrize(("fails", "retry_failed"), [([("400", "content policy")], 3), ([("500", "busy")], 0)])
 async def test_a_failed_task_is_not_made_again_by_default_nor_where_it_is_not_worth_it(
     fails: list[tuple[str, str]], retry_failed: int
 ) -> None:
-    async with a_world(duration=10.0, fail_rate=1.0, fails=fails) as world:
-        found = await outcomes(world, table(3), retry_failed=retry_failed)
+    async with client_and_fake(duration=10.0, fail_rate=1.0, fails=fails) as setup:
+        found = await run_map(setup, make_rows(3), retry_failed=retry_failed)
 
-        assert 3 == len(found) == len(world.tasks) == sum(isinstance(o, Failed) for o in found)
+        assert 3 == len(found) == len(setup.tasks) == sum(isinstance(o, Failed) for o in found)
 
 
 async def test_a_row_in_doubt_is_told_only_when_nothing_will_tell_any_more() -> None:
-    async with a_world(duration=10.0, faults=[Fault("create", "reset", after=True, nth=2)]) as world:
+    async with client_and_fake(duration=10.0, faults=[Fault("create", "reset", after=True, nth=2)]) as setup:
         began = anyio.current_time()
-        async with world.kie.map(table(3)) as run:
+        async with setup.kie.map(make_rows(3)) as run:
             found = [outcome async for outcome in run]
 
         *done, doubted = found
@@ -359,37 +360,37 @@ async def test_a_row_in_doubt_is_told_only_when_nothing_will_tell_any_more() -> 
         assert RetryPolicy().in_doubt_timeout <= anyio.current_time() - began < RetryPolicy().in_doubt_timeout + 20.0
         assert ("unresolved", 1) == (doubted.state, run.summary().in_doubt)
         assert doubted.job.id == doubted.job_id == doubted.error.job_id
-        assert 3 == len(world.tasks)
-        assert [True] == [o.replayed for o in await outcomes(world, table(3)) if isinstance(o, InDoubt)]
+        assert 3 == len(setup.tasks)
+        assert [True] == [o.replayed for o in await run_map(setup, make_rows(3)) if isinstance(o, InDoubt)]
 
-        (lost,) = {task.task_id for task in world.truth.created} - {outcome.task_id for outcome in done}
+        (lost,) = {task.task_id for task in setup.truth.created} - {outcome.task_id for outcome in done}
         await doubted.job.resolve(lost)
-        assert all(isinstance(outcome, Done) for outcome in await outcomes(world, table(3)))
-        assert 3 == len(world.tasks)
-        await assert_settled(world.kie)
+        assert all(isinstance(outcome, Done) for outcome in await run_map(setup, make_rows(3)))
+        assert 3 == len(setup.tasks)
+        await assert_settled(setup.kie)
 
 
 async def test_a_task_that_does_not_end_is_a_failure_and_is_waited_for_by_the_same_call() -> None:
-    async with a_world(client={"retry": RetryPolicy(max_age=100.0)}, duration=200.0) as world:
-        (stalled,) = await outcomes(world, table(1))
+    async with client_and_fake(client={"retry": RetryPolicy(max_age=100.0)}, duration=200.0) as setup:
+        (stalled,) = await run_map(setup, make_rows(1))
         assert isinstance(stalled, Failed)
         assert isinstance(stalled.error, TaskTimeoutError)
-        assert ("stalled", world.tasks[0]) == (stalled.state, stalled.task_id)
+        assert ("stalled", setup.tasks[0]) == (stalled.state, stalled.task_id)
         await anyio.sleep(200.0)
-        (done,) = await outcomes(world, table(1))
+        (done,) = await run_map(setup, make_rows(1))
 
         assert isinstance(done, Done)
-        assert 1 == len(world.tasks)
+        assert 1 == len(setup.tasks)
 
 
 async def test_a_job_that_runs_already_is_joined() -> None:
-    async with a_world(duration=30.0) as world:
-        job = await world.kie.submit(ask(0), key="shot-0")
-        unsent = await world.kie.submit(ask(1), key="shot-1", wait=False)
-        found = by_key(await outcomes(world, table(3)))
+    async with client_and_fake(duration=30.0) as setup:
+        job = await setup.kie.submit(make_request(0), key="shot-0")
+        unsent = await setup.kie.submit(make_request(1), key="shot-1", wait=False)
+        found = by_key(await run_map(setup, make_rows(3)))
 
         assert (job.id, unsent.id) == (found["shot-0"].job_id, found["shot-1"].job_id)
-        assert 3 == len(world.tasks)
+        assert 3 == len(setup.tasks)
         assert not any(outcome.replayed for outcome in found.values())
 
 
@@ -397,9 +398,9 @@ async def test_a_job_that_runs_already_is_joined() -> None:
 async def test_leaving_early_sends_nothing_more_and_the_same_call_goes_on(leave: str) -> None:
     """What runs lives on; what was read and not sent is withdrawn; nothing is paid twice."""
 
-    async def some(world: World) -> None:
+    async def some(setup: Setup) -> None:
         with anyio.CancelScope() as scope:
-            async with world.kie.map(table(100)) as run:
+            async with setup.kie.map(make_rows(100)) as run:
                 async for _ in run:
                     if leave == "break":
                         break
@@ -407,68 +408,68 @@ async def test_leaving_early_sends_nothing_more_and_the_same_call_goes_on(leave:
                         raise LookupError
                     scope.cancel()
 
-    async with a_world(duration=20.0) as world:
+    async with client_and_fake(duration=20.0) as setup:
         if leave == "error":
             with pytest.raises(LookupError):
-                await some(world)
+                await some(setup)
         else:
-            await some(world)
+            await some(setup)
         began = anyio.current_time()
         await anyio.sleep(60.0)
-        sent = len(world.tasks)
+        sent = len(setup.tasks)
         assert sent < 70
-        assert {"succeeded", "cancelled"} == set(await world.states())
-        assert all(task.created_at <= began for task in world.truth.created)
+        assert {"succeeded", "cancelled"} == set(await setup.states())
+        assert all(task.created_at <= began for task in setup.truth.created)
 
-        found = by_key(await outcomes(world, table(100)))
-        assert 100 == len(found) == len(world.tasks)
+        found = by_key(await run_map(setup, make_rows(100)))
+        assert 100 == len(found) == len(setup.tasks)
         assert sent == sum(outcome.replayed for outcome in found.values())
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_leaving_takes_no_longer_than_the_drain() -> None:
-    async with a_world(duration=500.0) as world:
-        run = world.kie.map(table(30))
+    async with client_and_fake(duration=500.0) as setup:
+        run = setup.kie.map(make_rows(30))
         async with run:
             await anyio.sleep(2.0)
             began = anyio.current_time()
             await run.aclose(drain=3.0)
             assert 3.0 == pytest.approx(anyio.current_time() - began, abs=0.01)
-        assert 20 == world.kie.statistics().in_flight == len(world.tasks)
-        assert 0 == world.kie.statistics().submitting
+        assert 20 == setup.kie.statistics().in_flight == len(setup.tasks)
+        assert 0 == setup.kie.statistics().submitting
 
 
 async def test_stop_yields_what_runs_and_ends() -> None:
-    async with a_world(duration=30.0) as world:
+    async with client_and_fake(duration=30.0) as setup:
         found = []
-        async with world.kie.map(table(100)) as run:
+        async with setup.kie.map(make_rows(100)) as run:
             async for outcome in run:
                 found.append(outcome)
                 run.stop()
 
-        assert len(world.tasks) == len(found) == sum(isinstance(outcome, Done) for outcome in found)
+        assert len(setup.tasks) == len(found) == sum(isinstance(outcome, Done) for outcome in found)
         assert len(found) < 100
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_source_that_fails_when_it_is_told_to_end_holds_nobody_up() -> None:
     async def rows() -> AsyncIterator[tuple[str, Request]]:
         try:
-            for row in table(1000):
+            for row in make_rows(1000):
                 yield row
         finally:
             raise LookupError
 
-    async with a_world(duration=30.0) as world:
+    async with client_and_fake(duration=30.0) as setup:
         with anyio.fail_after(100.0):
-            async with world.kie.map(rows()) as run:
+            async with setup.kie.map(rows()) as run:
                 assert isinstance(await anext(run), Done)
                 run.stop()
-                found, error = await to_the_end(run)
+                found, error = await drain_run(run)
 
-        assert len(world.tasks) == len(found) + 1
+        assert len(setup.tasks) == len(found) + 1
         assert isinstance(error, LookupError)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("look_ahead", [None, 5])
@@ -477,50 +478,50 @@ async def test_nothing_is_begun_after_stop_even_where_the_next_rows_are_about_to
 ) -> None:
     """One ring tells the caller of an outcome and the reader of room for more: the caller may be the first to hear."""
     faults = [Fault("create", "code", code=422)]
-    async with a_world(faults=faults) as world, world.kie.map(table(100), look_ahead=look_ahead) as run:
+    async with client_and_fake(faults=faults) as setup, setup.kie.map(make_rows(100), look_ahead=look_ahead) as run:
         assert isinstance(await anext(run), Failed)
         run.stop()
-        begun = len(await world.rows())
-        assert (await to_the_end(run))[1] is None
+        begun = len(await setup.rows())
+        assert (await drain_run(run))[1] is None
         await anyio.sleep(60.0)
 
-        assert begun == len(await world.rows())
+        assert begun == len(await setup.rows())
 
 
 async def test_a_client_that_closes_under_a_run_ends_it_with_an_error() -> None:
-    async with a_world(duration=30.0) as world:
-        async with world.kie.map(table(30)) as run:
+    async with client_and_fake(duration=30.0) as setup:
+        async with setup.kie.map(make_rows(30)) as run:
             await anyio.sleep(5.0)
-            await world.kie.aclose()
-            assert isinstance((await to_the_end(run))[1], ClientClosedError)
-        await world.kie.__aenter__()
-        assert 30 == len(await outcomes(world, table(30))) == len(world.tasks)
+            await setup.kie.aclose()
+            assert isinstance((await drain_run(run))[1], ClientClosedError)
+        await setup.kie.__aenter__()
+        assert 30 == len(await run_map(setup, make_rows(30))) == len(setup.tasks)
 
 
 async def test_a_client_that_closes_under_a_run_reads_no_more_and_no_row_has_failed_for_that() -> None:
     """Creates on the wire have a few seconds to be answered, in which the table is not read to its end."""
-    async with a_world(duration=30.0, latency=(3.0, 3.0)) as world:
-        async with world.kie.map(table(5000)) as run:
+    async with client_and_fake(duration=30.0, latency=(3.0, 3.0)) as setup:
+        async with setup.kie.map(make_rows(5000)) as run:
             await anyio.sleep(1.0)
             async with anyio.create_task_group() as group:
-                group.start_soon(world.kie.aclose)
-                found, error = await to_the_end(run)
+                group.start_soon(setup.kie.aclose)
+                found, error = await drain_run(run)
 
         assert [] == found
         assert isinstance(error, ClientClosedError)
-        assert 20 == len(world.tasks)
-        await world.kie.__aenter__()
-        assert 30 == len(await outcomes(world, table(30))) == len(world.tasks)
+        assert 20 == len(setup.tasks)
+        await setup.kie.__aenter__()
+        assert 30 == len(await run_map(setup, make_rows(30))) == len(setup.tasks)
 
 
 async def test_a_task_that_fails_while_the_client_closes_is_not_made_again() -> None:
     slow = [Fault("create", "slow", seconds=40.0, after=True, when=lambda call: "take 1" in str(call.body))]
-    async with a_world(duration=10.0, fail_rate=1.0, faults=slow) as world:
-        async with world.kie.map(table(2), retry_failed=1) as run:
+    async with client_and_fake(duration=10.0, fail_rate=1.0, faults=slow) as setup:
+        async with setup.kie.map(make_rows(2), retry_failed=1) as run:
             await anyio.sleep(8.0)
             async with anyio.create_task_group() as group:
-                group.start_soon(world.kie.aclose, 60.0)
-                found, error = await to_the_end(run)
+                group.start_soon(setup.kie.aclose, 60.0)
+                found, error = await drain_run(run)
 
         assert [(Failed, TaskFailedError)] == [(type(o), type(o.error)) for o in found if isinstance(o, Failed)]
         assert isinstance(error, ClientClosedError)
@@ -528,39 +529,39 @@ async def test_a_task_that_fails_while_the_client_closes_is_not_made_again() -> 
 
 async def test_two_runs_of_one_client_share_the_limit_and_a_table() -> None:
     """Each has an outcome for every row, and every row was created once."""
-    async with a_world(duration=20.0) as world:
+    async with client_and_fake(duration=20.0) as setup:
         found: list[list[Outcome]] = []
 
         async def one() -> None:
-            found.append(await outcomes(world, table(30)))
+            found.append(await run_map(setup, make_rows(30)))
 
         async with anyio.create_task_group() as group:
             group.start_soon(one)
             group.start_soon(one)
         assert [30, 30] == list(map(len, found))
-        assert 30 == len(world.tasks)
+        assert 30 == len(setup.tasks)
         assert all(isinstance(outcome, Done) for run in found for outcome in run)
 
 
 async def test_the_limit_is_used_and_kept() -> None:
-    async with a_world(duration=(60.0, 0.35), latency=(0.02, 0.2), credits=1e6) as world:
-        async with world.kie.map(map(ask, range(400))) as run:
+    async with client_and_fake(duration=(60.0, 0.35), latency=(0.02, 0.2), credits=1e6) as setup:
+        async with setup.kie.map(map(make_request, range(400))) as run:
             async for _ in run:
                 pass
         summary = run.summary()
 
         assert 400 == summary.ok
-        assert [] == world.truth.refused
+        assert [] == setup.truth.refused
         assert summary.used >= 0.97
-        assert 20 == world.truth.busiest_window(10.0)
+        assert 20 == setup.truth.busiest_window(10.0)
 
 
 async def test_a_source_that_waits_for_ever_is_left_all_the_same() -> None:
     async def rows() -> AsyncIterator[Request]:
-        yield ask(0)
+        yield make_request(0)
         await anyio.sleep_forever()
 
-    async with a_world(duration=10.0) as world:
-        async with world.kie.map(rows()) as run:
+    async with client_and_fake(duration=10.0) as setup:
+        async with setup.kie.map(rows()) as run:
             assert isinstance(await anext(run), Done)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from kie_async import Budget, ConfigurationError, JournalError, KieClient, MarketRequest, Outcome, Request, RetryPolicy
+from kie_async import Budget, ConfigurationError, JournalError, KieClient, MarketRequest, Request, RetryPolicy
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault
-from tests.client.tables import a_world_without_a_ledger, outcomes, table, to_the_end
-from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+from tests.client.tables import client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 Z = "z-image"
 
 
-def kinds(found: list[Outcome]) -> dict[str, int]:
-    return dict(Counter(type(outcome).__name__ for outcome in found))
-
-
 def without_keys(count: int) -> list[Request]:
-    return [request for _, request in table(count)]
+    return [request for _, request in make_rows(count)]
 
 
 # -- over restarts, whatever the order ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [table, without_keys], ids=["keys of your own", "keys of the content"])
+@pytest.mark.parametrize("rows", [make_rows, without_keys], ids=["keys of your own", "keys of the content"])
 @pytest.mark.parametrize("kind", [list, tuple])
 async def test_rows_that_an_earlier_run_has_paid_count_before_the_rows_above_them(
-    kind: Callable[[list[Anything]], Anything], rows: Callable[[int], list[Anything]]
+    kind: Callable[[list[Any]], Any], rows: Callable[[int], list[Any]]
 ) -> None:
-    async with a_world(duration=30.0) as world:
-        await outcomes(world, kind(rows(50)[20:]), budget=Budget(credits=1000))
-        assert 12 == len(world.tasks)
-        async with world.kie.map(kind(rows(50)), budget=Budget(credits=1000)) as run:
+    async with client_and_fake(duration=30.0) as setup:
+        await run_map(setup, kind(rows(50)[20:]), budget=Budget(credits=1000))
+        assert 12 == len(setup.tasks)
+        async with setup.kie.map(kind(rows(50)), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 12, "Skipped": 38} == kinds(found)
-        assert 12 == len(world.tasks) == run.summary().replayed
+        assert {"Done": 12, "Skipped": 38} == count_types(found)
+        assert 12 == len(setup.tasks) == run.summary().replayed
         assert (0.0, 960.0, 0.0) == (
             run.summary().credits, run.summary().credits_replayed, run.summary().credits_held
         )  # fmt: skip
-        assert {"Done": 25, "Skipped": 25} == kinds(await outcomes(world, kind(rows(50)), budget=Budget(credits=2000)))
-        await assert_settled(world.kie)
+        assert {"Done": 25, "Skipped": 25} == count_types(
+            await run_map(setup, kind(rows(50)), budget=Budget(credits=2000))
+        )
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -66,7 +64,7 @@ async def test_a_table_that_is_shuffled_and_killed_again_and_again_never_costs_m
         duration=(30.0, 0.5), latency=(0.02, 0.2), fail_rate=0.1, faults=faults, credits=1e6, seed=seed
     ) as fake:
         for life in range(5):
-            rows = table(40)
+            rows = make_rows(40)
             chance.shuffle(rows)
             kie = KieClient(
                 KEY, base_url=fake.url, journal=tmp_path / "kie.db", retry=RetryPolicy(in_doubt_timeout=60.0)
@@ -84,55 +82,57 @@ async def test_what_may_have_been_paid_counts_before_rows_above_it_are_sent() ->
         Fault("create", "reset", after=True, nth=range(3, 5)),
         Fault("create", "code", code=500, after=True, nth=7),
     ]
-    async with a_world(duration=30.0, faults=faults) as world:
-        await outcomes(world, table(50)[40:], budget=Budget(credits=1000))
-        spent = world.truth.spent(anyio.current_time())
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        await run_map(setup, make_rows(50)[40:], budget=Budget(credits=1000))
+        spent = setup.truth.spent(anyio.current_time())
         assert 880.0 == spent
-        found = await outcomes(world, table(50), budget=Budget(credits=1000))
-        assert 960.0 == world.truth.spent(anyio.current_time())
-        assert 2 == kinds(found)["InDoubt"]
+        found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
+        assert 960.0 == setup.truth.spent(anyio.current_time())
+        assert 2 == count_types(found)["InDoubt"]
 
 
 async def test_of_a_generator_rows_count_when_they_are_read_or_as_spent_says() -> None:
     def rows() -> Iterator[tuple[str, Request]]:
-        yield from table(50)
+        yield from make_rows(50)
 
-    async with a_world(duration=30.0) as world:
-        await outcomes(world, table(50)[20:], budget=Budget(credits=1000))
-        spent = await world.kie.spent(rows())
+    async with client_and_fake(duration=30.0) as setup:
+        await run_map(setup, make_rows(50)[20:], budget=Budget(credits=1000))
+        spent = await setup.kie.spent(rows())
         assert 960.0 == spent
-        found = await outcomes(world, rows(), budget=Budget(credits=1000, spent=spent))
-        assert {"Done": 12, "Skipped": 38} == kinds(found)
-        assert 12 == len(world.tasks)
-        more = await outcomes(world, rows(), budget=Budget(credits=1080, spent=spent))
-        assert {"Done": 13, "Skipped": 37} == kinds(more)
+        found = await run_map(setup, rows(), budget=Budget(credits=1000, spent=spent))
+        assert {"Done": 12, "Skipped": 38} == count_types(found)
+        assert 12 == len(setup.tasks)
+        more = await run_map(setup, rows(), budget=Budget(credits=1080, spent=spent))
+        assert {"Done": 13, "Skipped": 37} == count_types(more)
 
 
 async def test_what_was_spent_before_is_told_of_each_key_once_with_its_retries() -> None:
-    async with a_world_without_a_ledger(duration=10.0, fail_rate=0.5) as world:
-        assert 0.0 == await world.kie.spent(table(20))
-        await outcomes(world, table(20), retry_failed=3)
-        paid = world.truth.spent(anyio.current_time())
+    async with client_and_fake_unchecked(duration=10.0, fail_rate=0.5) as setup:
+        assert 0.0 == await setup.kie.spent(make_rows(20))
+        await run_map(setup, make_rows(20), retry_failed=3)
+        paid = setup.truth.spent(anyio.current_time())
         assert paid > 0.0
-        assert paid == await world.kie.spent([*table(20), *table(5), ("other", ask(99)), ask(98)])
+        assert paid == await setup.kie.spent(
+            [*make_rows(20), *make_rows(5), ("other", make_request(99)), make_request(98)]
+        )
 
 
 async def test_what_runs_was_spent_at_its_price() -> None:
-    rows: list[Anything] = [("a", ask(0)), ("b", MarketRequest(model=Z, input={"prompt": "x"})), ("bad", 7), "bad"]
-    async with a_world(duration=100.0, models=[Z], prices={Z: 7.0}) as world:
+    rows: list[Any] = [("a", make_request(0)), ("b", MarketRequest(model=Z, input={"prompt": "x"})), ("bad", 7), "bad"]
+    async with client_and_fake(duration=100.0, models=[Z], prices={Z: 7.0}) as setup:
         for key, request in rows[:2]:
-            await world.kie.submit(request, key=key)
-        assert 80.0 == await world.kie.spent(rows)
-        assert 60.0 == await world.kie.spent(rows, price=30.0)
+            await setup.kie.submit(request, key=key)
+        assert 80.0 == await setup.kie.spent(rows)
+        assert 60.0 == await setup.kie.spent(rows, price=30.0)
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), "80", True])
-async def test_a_price_that_is_none_is_refused(price: Anything) -> None:
-    async with a_world() as world:
+async def test_a_price_that_is_none_is_refused(price: Any) -> None:
+    async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="number of credits"):
-            await world.kie.spent(table(1), price=price)
+            await setup.kie.spent(make_rows(1), price=price)
         with pytest.raises(ConfigurationError, match="Pass a list"):
-            await world.kie.spent("shots.csv")  # type: ignore[arg-type]  # the subject
+            await setup.kie.spent("shots.csv")  # type: ignore[arg-type]  # the subject
 
 
 class Unreadable(MemoryJournal):
@@ -156,18 +156,18 @@ class Unreadable(MemoryJournal):
 
 @pytest.mark.parametrize("kind", [list, iter])
 async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent(
-    kind: Callable[[list[Anything]], Anything],
+    kind: Callable[[list[Any]], Any],
 ) -> None:
     journal = Unreadable()
-    async with a_world(client={"journal": journal}, duration=10.0) as world:
-        await world.kie.generate(ask(0), key="shot-0")
+    async with client_and_fake(client={"journal": journal}, duration=10.0) as setup:
+        await setup.kie.generate(make_request(0), key="shot-0")
         journal.gone = True
-        async with world.kie.map(kind(table(5)), budget=Budget(credits=1000)) as run:
-            found, error = await to_the_end(run)
+        async with setup.kie.map(kind(make_rows(5)), budget=Budget(credits=1000)) as run:
+            found, error = await drain_run(run)
 
         assert [] == found
         assert isinstance(error, JournalError)
-        assert 1 == len(world.tasks)
+        assert 1 == len(setup.tasks)
 
 
 class Slow(MemoryJournal):
@@ -184,88 +184,88 @@ class Slow(MemoryJournal):
 async def test_a_deadline_ends_the_counting_too() -> None:
     """Nothing is sent any more: what the other rows have cost matters no longer."""
     journal = Slow()
-    async with a_world(client={"journal": journal}, duration=10.0) as world:
-        await outcomes(world, table(5))
-        found = await outcomes(world, table(1500), budget=Budget(credits=1000), stop_after=15.0)
-        assert {"Done": 5, "Skipped": 1495} == kinds(found)
+    async with client_and_fake(client={"journal": journal}, duration=10.0) as setup:
+        await run_map(setup, make_rows(5))
+        found = await run_map(setup, make_rows(1500), budget=Budget(credits=1000), stop_after=15.0)
+        assert {"Done": 5, "Skipped": 1495} == count_types(found)
         assert 2 == journal.asked
 
 
 async def test_what_is_sent_while_it_is_counted_what_was_spent_counts_once() -> None:
-    async with a_world(client={"journal": Slow()}, duration=30.0) as world:
-        await world.kie.submit(ask(9), key="another table's")
-        async with world.kie.map(table(3), budget=Budget(credits=240)) as run:
+    async with client_and_fake(client={"journal": Slow()}, duration=30.0) as setup:
+        await setup.kie.submit(make_request(9), key="another table's")
+        async with setup.kie.map(make_rows(3), budget=Budget(credits=240)) as run:
             await anyio.sleep(5.0)
-            await world.kie.submit(ask(1), key="shot-1")
+            await setup.kie.submit(make_request(1), key="shot-1")
             found = [outcome async for outcome in run]
-        assert {"Done": 3} == kinds(found)
-        assert (240.0, 4) == (run.summary().credits, len(world.tasks))
+        assert {"Done": 3} == count_types(found)
+        assert (240.0, 4) == (run.summary().credits, len(setup.tasks))
 
 
 async def test_what_is_sent_while_it_is_counted_frees_nothing_that_an_earlier_run_has_paid() -> None:
-    async with a_world(client={"journal": Slow()}, duration=30.0) as world:
-        await world.kie.generate(ask(9), key="shot-9")
-        async with world.kie.map(table(10), budget=Budget(credits=240)) as run:
+    async with client_and_fake(client={"journal": Slow()}, duration=30.0) as setup:
+        await setup.kie.generate(make_request(9), key="shot-9")
+        async with setup.kie.map(make_rows(10), budget=Budget(credits=240)) as run:
             await anyio.sleep(5.0)
-            await world.kie.submit(ask(0), key="shot-0")
+            await setup.kie.submit(make_request(0), key="shot-0")
             found = [outcome async for outcome in run]
-        assert {"Done": 3, "Skipped": 7} == kinds(found)
-        assert 3 == len(world.tasks)
+        assert {"Done": 3, "Skipped": 7} == count_types(found)
+        assert 3 == len(setup.tasks)
 
 
 async def test_what_a_task_under_way_did_not_cost_in_the_end_is_free_once_its_row_is_read() -> None:
     """Its row is read when it has ended: what it was taken to cost beforehand counts no longer."""
-    rows = [*table(3), *table(10)[9:], *table(5)[4:]]
+    rows = [*make_rows(3), *make_rows(10)[9:], *make_rows(5)[4:]]
     durations = iter([10.0, *[30.0] * 4])
-    async with a_world(duration=lambda *_: next(durations)) as world:
-        await world.kie.submit(ask(9), key="shot-9")
-        found = await outcomes(world, rows, budget=Budget(credits=600, price=200))
-        assert {"Done": 5} == kinds(found)
-        assert 400.0 == world.truth.spent(anyio.current_time())
+    async with client_and_fake(duration=lambda *_: next(durations)) as setup:
+        await setup.kie.submit(make_request(9), key="shot-9")
+        found = await run_map(setup, rows, budget=Budget(credits=600, price=200))
+        assert {"Done": 5} == count_types(found)
+        assert 400.0 == setup.truth.spent(anyio.current_time())
 
 
 async def test_attempts_of_a_job_under_way_that_may_have_been_paid_count_before_it_has_ended() -> None:
     """Of a generator, too: they are set aside when the row is read, and not only once its task has ended."""
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    async with a_world(duration=100.0, faults=faults) as world:
-        await world.kie.submit(ask(0), key="shot-0")
-        assert 2 == len(world.tasks)
-        async with world.kie.map(iter(table(50)), budget=Budget(credits=1000)) as run:
+    async with client_and_fake(duration=100.0, faults=faults) as setup:
+        await setup.kie.submit(make_request(0), key="shot-0")
+        assert 2 == len(setup.tasks)
+        async with setup.kie.map(iter(make_rows(50)), budget=Budget(credits=1000)) as run:
             await anyio.sleep(50.0)
-            assert 12 == len(world.tasks)
+            assert 12 == len(setup.tasks)
             assert 960.0 == run.summary().credits_held
             found = [outcome async for outcome in run]
-        assert {"Done": 11, "Skipped": 39} == kinds(found)
+        assert {"Done": 11, "Skipped": 39} == count_types(found)
 
 
 @pytest.mark.parametrize("again", [False, True])
 async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, again: bool) -> None:
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
     policy = RetryPolicy(on_server_error="in_doubt", in_doubt_timeout=60.0)
-    async with a_world(client={"retry": policy}, duration=30.0, faults=faults) as world:
+    async with client_and_fake(client={"retry": policy}, duration=30.0, faults=faults) as setup:
         for _ in range(1 + again):
-            async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
                 found = [outcome async for outcome in run]
-            assert {"Done": 11, "InDoubt": 1, "Skipped": 38} == kinds(found)
+            assert {"Done": 11, "InDoubt": 1, "Skipped": 38} == count_types(found)
             assert 80.0 == run.summary().credits_held
-        assert 12 == len(world.tasks)
+        assert 12 == len(setup.tasks)
 
 
 @pytest.mark.parametrize("kind", [list, iter])
 async def test_what_a_journal_in_memory_has_let_go_counts_at_its_price(
-    kind: Callable[[list[Anything]], Anything],
+    kind: Callable[[list[Any]], Any],
 ) -> None:
     """It is not paid again, and nobody knows any more what it has cost."""
-    async with a_world_without_a_ledger(journal=MemoryJournal(keep_ended=5), duration=10.0) as world:
-        first = await outcomes(world, kind(table(50)), budget=Budget(credits=1000), ordered=True)
-        assert {"Done": 12, "Skipped": 38} == kinds(first)
-        async with world.kie.map(kind(table(50)), budget=Budget(credits=1000)) as run:
+    async with client_and_fake_unchecked(journal=MemoryJournal(keep_ended=5), duration=10.0) as setup:
+        first = await run_map(setup, kind(make_rows(50)), budget=Budget(credits=1000), ordered=True)
+        assert {"Done": 12, "Skipped": 38} == count_types(first)
+        async with setup.kie.map(kind(make_rows(50)), budget=Budget(credits=1000)) as run:
             again = [outcome async for outcome in run]
 
-        assert {"Done": 5, "Failed": 7, "Skipped": 38} == kinds(again)
-        assert 12 == len(world.tasks)
+        assert {"Done": 5, "Failed": 7, "Skipped": 38} == count_types(again)
+        assert 12 == len(setup.tasks)
         assert 560.0 == run.summary().credits_held
-        assert 960.0 == await world.kie.spent(table(50))
+        assert 960.0 == await setup.kie.spent(make_rows(50))
 
 
 # -- each key once --------------------------------------------------------------------------------------------------
@@ -273,54 +273,63 @@ async def test_what_a_journal_in_memory_has_let_go_counts_at_its_price(
 
 @pytest.mark.parametrize("replayed", [False, True])
 async def test_a_key_that_a_table_has_again_and_again_is_counted_once(*, replayed: bool) -> None:
-    rows = [("a", ask(0)), *(row for number in range(1, 6) for row in (("a", ask(0)), (f"b{number}", ask(number))))]
-    async with a_world(duration=10.0) as world:
+    rows = [
+        ("a", make_request(0)),
+        *(row for number in range(1, 6) for row in (("a", make_request(0)), (f"b{number}", make_request(number)))),
+    ]
+    async with client_and_fake(duration=10.0) as setup:
         if replayed:
-            await outcomes(world, rows[:1])
-        async with world.kie.map(iter(rows), budget=Budget(credits=480)) as run:
+            await run_map(setup, rows[:1])
+        async with setup.kie.map(iter(rows), budget=Budget(credits=480)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 11} == kinds(found)
-        assert 6 == len(world.tasks)
+        assert {"Done": 11} == count_types(found)
+        assert 6 == len(setup.tasks)
         summary = run.summary()
         assert (480.0, 6) == (summary.credits + summary.credits_replayed, summary.created + replayed)
         assert (80.0 if replayed else 0.0) == summary.credits_replayed
         assert 0.0 == summary.credits_held
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_a_key_that_comes_again_after_its_task_has_ended_is_counted_once() -> None:
-    async with a_world(duration=10.0) as world:
-        rows = [("a", ask(0)), ("b", ask(1)), ("a", ask(0)), ("a", ask(0)), ("c", ask(2))]
-        async with world.kie.map(iter(rows), budget=Budget(credits=240), look_ahead=1) as run:
+    async with client_and_fake(duration=10.0) as setup:
+        rows = [
+            ("a", make_request(0)),
+            ("b", make_request(1)),
+            ("a", make_request(0)),
+            ("a", make_request(0)),
+            ("c", make_request(2)),
+        ]
+        async with setup.kie.map(iter(rows), budget=Budget(credits=240), look_ahead=1) as run:
             found = [outcome async for outcome in run]
-        assert {"Done": 5} == kinds(found)
+        assert {"Done": 5} == count_types(found)
         assert (240.0, 0.0, 0.0) == (run.summary().credits, run.summary().credits_replayed, run.summary().credits_held)
 
 
 async def test_rows_of_one_key_whose_task_fails_make_it_again_once_and_it_counts_once() -> None:
-    async with a_world_without_a_ledger(duration=10.0, fail_rate=1.0) as world:
-        rows = [("a", ask(0))] * 3
-        async with world.kie.map(rows, budget=Budget(credits=160), retry_failed=2) as run:
+    async with client_and_fake_unchecked(duration=10.0, fail_rate=1.0) as setup:
+        rows = [("a", make_request(0))] * 3
+        async with setup.kie.map(rows, budget=Budget(credits=160), retry_failed=2) as run:
             found = [outcome async for outcome in run]
-        assert {"Failed": 3} == kinds(found)
-        assert 3 == len(world.tasks) == run.summary().created
+        assert {"Failed": 3} == count_types(found)
+        assert 3 == len(setup.tasks) == run.summary().created
         assert (2, 0.0) == (run.summary().retried, run.summary().credits_held)
 
 
 async def test_what_an_earlier_try_may_have_cost_is_held_by_the_next_run_too() -> None:
     """The first try was answered unclearly once, then accepted, and has failed; the second has succeeded."""
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    async with a_world_without_a_ledger(duration=10.0, faults=faults) as world:
-        async with world.kie.map(table(1), budget=Budget(credits=1000), retry_failed=1) as run:
+    async with client_and_fake_unchecked(duration=10.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(1), budget=Budget(credits=1000), retry_failed=1) as run:
             await anyio.sleep(8.0)
-            world.fake.fail(world.tasks[1])
+            setup.fake.fail(setup.tasks[1])
             first = [outcome async for outcome in run]
         assert [("Done", 1)] == [(type(o).__name__, o.retries) for o in first]
         assert (80.0, 80.0) == (run.summary().credits, run.summary().credits_held)
-        async with world.kie.map(iter(table(50)), budget=Budget(credits=1000)) as run:
+        async with setup.kie.map(iter(make_rows(50)), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 11, "Skipped": 39} == kinds(found)
+        assert {"Done": 11, "Skipped": 39} == count_types(found)
         assert (80.0, 80.0) == (run.summary().credits_replayed, run.summary().credits_held)
-        assert 960.0 == world.truth.spent(anyio.current_time())
+        assert 960.0 == setup.truth.spent(anyio.current_time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -13,16 +14,16 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import FakeKie, Fault
 from tests.bulk.volume import go_through
-from tests.client.tables import by_key, outcomes, table
-from tests.client.world import KEY, Anything, World, a_world, ask, assert_ledger
+from tests.client.tables import by_key, make_rows, run_map
+from tests.helpers import KEY, Setup, assert_ledger, client_and_fake, make_request
 
 ROWS = 120
 
 
-async def some(kie: KieClient, *, seconds: float, **options: Anything) -> list[Outcome]:
+async def some(kie: KieClient, *, seconds: float, **options: Any) -> list[Outcome]:
     """What a run yields until its client is closed under it."""
     found: list[Outcome] = []
-    async with kie.map(table(ROWS), **options) as run:
+    async with kie.map(make_rows(ROWS), **options) as run:
         with anyio.move_on_after(seconds):
             async for outcome in run:
                 found.append(outcome)  # noqa: PERF401 (those before the end are the point)
@@ -46,7 +47,7 @@ async def test_a_run_that_is_closed_again_and_again_comes_to_its_end_and_pays_ea
             kie = KieClient(KEY, base_url=fake.url, journal=path, retry=retry)
             told.update(outcome.key for outcome in await some(kie, seconds=7.3 + seed + 11.0 * life))
         kie = KieClient(KEY, base_url=fake.url, journal=path, retry=retry)
-        async with kie, kie.map(table(ROWS)) as run:
+        async with kie, kie.map(make_rows(ROWS)) as run:
             found = by_key([outcome async for outcome in run])
         summary = run.summary()
         journal = SqliteJournal(path)
@@ -69,7 +70,7 @@ async def test_recover_before_the_same_call_makes_no_difference(tmp_path: Path) 
         await some(KieClient(KEY, base_url=fake.url, journal=path), seconds=15.0)
         async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
             await kie.recover()
-            async with kie.map(table(ROWS)) as run:
+            async with kie.map(make_rows(ROWS)) as run:
                 found = by_key([outcome async for outcome in run])
 
         assert ROWS == len(found) == len(fake.truth.tasks)
@@ -83,7 +84,7 @@ async def test_two_processes_that_do_the_same_table_pay_each_row_once(tmp_path: 
 
         async def one() -> None:
             # Two clients with journals of their own on one file are what two processes are.
-            async with KieClient(KEY, base_url=fake.url, journal=path) as kie, kie.map(table(30)) as run:
+            async with KieClient(KEY, base_url=fake.url, journal=path) as kie, kie.map(make_rows(30)) as run:
                 found.append([outcome async for outcome in run])
 
         async with anyio.create_task_group() as group:
@@ -94,12 +95,12 @@ async def test_two_processes_that_do_the_same_table_pay_each_row_once(tmp_path: 
 
 
 async def test_a_journal_in_memory_lets_finished_rows_go_and_still_pays_none_twice() -> None:
-    async with a_world(client={"journal": MemoryJournal(keep_ended=10)}, duration=5.0) as world:
-        await ended(world)
-        async with world.kie.map(table(25), ordered=True) as run:
+    async with client_and_fake(client={"journal": MemoryJournal(keep_ended=10)}, duration=5.0) as setup:
+        await ended(setup)
+        async with setup.kie.map(make_rows(25), ordered=True) as run:
             again = [outcome async for outcome in run]
 
-        assert 25 == len(world.tasks)
+        assert 25 == len(setup.tasks)
         assert {"Failed": 15, "Done": 10} == Counter(type(outcome).__name__ for outcome in again)
         assert all(outcome.replayed for outcome in again if isinstance(outcome, Done))
         forgotten = next(outcome for outcome in again if isinstance(outcome, Failed))
@@ -107,26 +108,26 @@ async def test_a_journal_in_memory_lets_finished_rows_go_and_still_pays_none_twi
         assert isinstance(forgotten.error, KeyConflictError)
         assert "journal='kie.db'" in str(forgotten.error)
         with pytest.raises(KeyConflictError, match="is not paid again"):
-            await world.kie.submit(forgotten.request, key=forgotten.key)
+            await setup.kie.submit(forgotten.request, key=forgotten.key)
         # The ledger knows only what is in the journal.
-        world.truth.tasks.clear()
-        await world.kie.forget(before=1e12)
+        setup.truth.tasks.clear()
+        await setup.kie.forget(before=1e12)
 
 
-async def ended(world: World) -> None:
+async def ended(setup: Setup) -> None:
     """Do a table, in order, so that it is known which rows were the last to end."""
-    assert 25 == len(await outcomes(world, table(25), ordered=True))
+    assert 25 == len(await run_map(setup, make_rows(25), ordered=True))
 
 
 async def test_a_key_of_the_callers_own_job_stays_in_memory() -> None:
     """Only rows that a run has told of may go: a backend that asks for its key again gets its job."""
-    async with a_world(client={"journal": MemoryJournal(keep_ended=1)}, duration=5.0) as world:
-        first = await world.kie.generate(ask(0), key="order 1")
+    async with client_and_fake(client={"journal": MemoryJournal(keep_ended=1)}, duration=5.0) as setup:
+        first = await setup.kie.generate(make_request(0), key="order 1")
         for number in range(1, 5):
-            await world.kie.generate(ask(number), key=f"order {number + 1}")
+            await setup.kie.generate(make_request(number), key=f"order {number + 1}")
 
-        assert first.task_id == (await world.kie.generate(ask(0), key="order 1")).task_id
-        assert 5 == len(world.tasks)
+        assert first.task_id == (await setup.kie.generate(make_request(0), key="order 1")).task_id
+        assert 5 == len(setup.tasks)
 
 
 async def test_a_long_table_leaves_nothing_behind_and_uses_the_limit() -> None:

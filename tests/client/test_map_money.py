@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -24,7 +24,6 @@ from kie_async import (
     KieClient,
     Limits,
     MarketRequest,
-    Outcome,
     Request,
     RetryPolicy,
     Skipped,
@@ -32,14 +31,10 @@ from kie_async import (
 )
 from kie_async._core.lifecycle import JobState
 from kie_async.testing import FakeKie, Fault
-from tests.client.tables import a_world_without_a_ledger, by_key, outcomes, table, to_the_end
-from tests.client.world import KEY, Anything, a_world, ask, assert_settled
+from tests.client.tables import by_key, client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 Z = "z-image"
-
-
-def kinds(found: list[Outcome]) -> dict[str, int]:
-    return dict(Counter(type(outcome).__name__ for outcome in found))
 
 
 # -- budget ---------------------------------------------------------------------------------------------------------
@@ -47,126 +42,130 @@ def kinds(found: list[Outcome]) -> dict[str, int]:
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(creates=50)], ids=["the account's limit", "50 at once"])
 async def test_a_budget_of_1000_and_50_rows_of_80_create_exactly_12(limits: Limits) -> None:
-    async with a_world(client={"limits": limits}, limit=limits.creates, duration=60.0) as world:
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+    async with client_and_fake(client={"limits": limits}, limit=limits.creates, duration=60.0) as setup:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert 12 == len(world.tasks)
-        assert {"Done": 12, "Skipped": 38} == kinds(found)
+        assert 12 == len(setup.tasks)
+        assert {"Done": 12, "Skipped": 38} == count_types(found)
         skipped = [outcome for outcome in found if isinstance(outcome, Skipped)]
         assert {("budget", "unsent", None)} == {(o.reason, o.state, o.job_id) for o in skipped}
         assert (12, 38, 960.0, 0.0) == (
             run.summary().ok, run.summary().skipped, run.summary().credits, run.summary().credits_held
         )  # fmt: skip
-        assert 12 == len(await world.rows())
-        await assert_settled(world.kie)
+        assert 12 == len(await setup.rows())
+        await assert_settled(setup.kie)
 
 
 async def test_what_a_failed_task_gives_back_is_spent_on_a_later_row() -> None:
     """The budget is used up: rows are not skipped while something that runs may cost nothing in the end."""
-    async with a_world(duration=30.0, fail_rate=0.4) as world:
-        found = await outcomes(world, table(50), budget=Budget(credits=1000))
+    async with client_and_fake(duration=30.0, fail_rate=0.4) as setup:
+        found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
 
-        assert 12 == kinds(found)["Done"]
-        assert len(world.tasks) == 12 + kinds(found)["Failed"] > 12
-        assert 960.0 == world.truth.spent(anyio.current_time())
+        assert 12 == count_types(found)["Done"]
+        assert len(setup.tasks) == 12 + count_types(found)["Failed"] > 12
+        assert 960.0 == setup.truth.spent(anyio.current_time())
 
 
 async def test_the_service_says_what_a_task_has_cost_and_the_next_rows_go_by_that() -> None:
     """The list says 80, the service takes 30: what was set aside for the first ones is free again."""
-    async with a_world(duration=30.0, prices={ask().model: 30.0}) as world:
-        found = await outcomes(world, table(50), budget=Budget(credits=1000))
+    async with client_and_fake(duration=30.0, prices={make_request().model: 30.0}) as setup:
+        found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
 
-        assert {"Done": 33, "Skipped": 17} == kinds(found)
-        assert 990.0 == world.truth.spent(anyio.current_time())
+        assert {"Done": 33, "Skipped": 17} == count_types(found)
+        assert 990.0 == setup.truth.spent(anyio.current_time())
 
 
 async def test_a_price_of_your_own_goes_before_all_others() -> None:
     budget = Budget(credits=1000, price=200)
-    async with a_world(duration=math.inf) as world, world.kie.map(table(50), budget=budget) as run:
+    async with client_and_fake(duration=math.inf) as setup, setup.kie.map(make_rows(50), budget=budget) as run:
         await anyio.sleep(60.0)
-        assert 5 == len(world.tasks)
+        assert 5 == len(setup.tasks)
         assert 1000.0 == run.summary().credits_held
         await run.aclose(drain=0.0)
 
 
 async def test_rows_of_other_prices_fit_where_a_dearer_one_does_not() -> None:
-    rows = [("a", ask(1)), ("b", ask(2)), ("c", ask(3, resolution="480p"))]
-    async with a_world(duration=10.0) as world:
-        found = by_key(await outcomes(world, rows, budget=Budget(credits=130)))
+    rows = [("a", make_request(1)), ("b", make_request(2)), ("c", make_request(3, resolution="480p"))]
+    async with client_and_fake(duration=10.0) as setup:
+        found = by_key(await run_map(setup, rows, budget=Budget(credits=130)))
 
         assert ["Done", "Skipped", "Done"] == [type(found[key]).__name__ for key in "abc"]
 
 
 async def test_without_a_price_nothing_is_sent_and_the_row_says_what_to_do() -> None:
-    rows = [MarketRequest(model=Z, input={"prompt": "x"}), ask(1)]
-    async with a_world(duration=10.0, models=[Z]) as world:
-        failed, done = await outcomes(world, rows, budget=Budget(credits=100), ordered=True)
+    rows = [MarketRequest(model=Z, input={"prompt": "x"}), make_request(1)]
+    async with client_and_fake(duration=10.0, models=[Z]) as setup:
+        failed, done = await run_map(setup, rows, budget=Budget(credits=100), ordered=True)
 
         assert isinstance(done, Done)
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, ConfigurationError)
         assert "Budget(price=" in str(failed.error)
-        assert 1 == len(world.tasks)
+        assert 1 == len(setup.tasks)
 
 
 async def test_what_was_done_before_counts_so_that_a_second_start_gets_no_second_budget() -> None:
-    async with a_world(duration=30.0) as world:
-        assert {"Done": 12, "Skipped": 38} == kinds(await outcomes(world, table(50), budget=Budget(credits=1000)))
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
-            assert {"Done": 12, "Skipped": 38} == kinds([outcome async for outcome in run])
+    async with client_and_fake(duration=30.0) as setup:
+        assert {"Done": 12, "Skipped": 38} == count_types(
+            await run_map(setup, make_rows(50), budget=Budget(credits=1000))
+        )
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+            assert {"Done": 12, "Skipped": 38} == count_types([outcome async for outcome in run])
         assert 12 == run.summary().replayed
-        assert 12 == len(world.tasks)
+        assert 12 == len(setup.tasks)
         assert (0.0, 960.0) == (run.summary().credits, run.summary().credits_replayed)
         assert str(run.summary()).startswith("12 replayed, 12 ok")
 
-        assert {"Done": 25, "Skipped": 25} == kinds(await outcomes(world, table(50), budget=Budget(credits=2000)))
+        assert {"Done": 25, "Skipped": 25} == count_types(
+            await run_map(setup, make_rows(50), budget=Budget(credits=2000))
+        )
 
 
 @pytest.mark.parametrize("running", [range(10), range(40, 50)], ids=["the first rows", "rows below"])
 async def test_what_runs_already_counts_before_it_has_ended(running: range) -> None:
-    async with a_world(duration=100.0) as world:
+    async with client_and_fake(duration=100.0) as setup:
         for number in running:
-            await world.kie.submit(ask(number), key=f"shot-{number}")
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            await setup.kie.submit(make_request(number), key=f"shot-{number}")
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             await anyio.sleep(50.0)
-            assert 12 == len(world.tasks)
+            assert 12 == len(setup.tasks)
             found = [outcome async for outcome in run]
-        assert {"Done": 12, "Skipped": 38} == kinds(found)
+        assert {"Done": 12, "Skipped": 38} == count_types(found)
 
 
 async def test_what_a_create_in_doubt_may_have_cost_stays_set_aside() -> None:
     faults = [Fault("create", "reset", after=True, nth=range(3, 5))]
-    async with a_world(duration=30.0, faults=faults) as world:
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 10, "InDoubt": 2, "Skipped": 38} == kinds(found)
-        assert 12 == len(world.tasks)
+        assert {"Done": 10, "InDoubt": 2, "Skipped": 38} == count_types(found)
+        assert 12 == len(setup.tasks)
         assert (800.0, 160.0) == (run.summary().credits, run.summary().credits_held)
 
 
 async def test_what_an_unclear_error_may_have_cost_is_not_paid_once_more_without_the_money_for_it() -> None:
     """All is set aside for twelve rows when the first one is refused unclearly: it may have been paid."""
     faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
-    async with a_world(duration=30.0, faults=faults) as world:
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 11, "Failed": 1, "Skipped": 38} == kinds(found)
+        assert {"Done": 11, "Failed": 1, "Skipped": 38} == count_types(found)
         assert (880.0, 80.0) == (run.summary().credits, run.summary().credits_held)
-        assert 960.0 == world.truth.spent(anyio.current_time())
+        assert 960.0 == setup.truth.spent(anyio.current_time())
 
 
 async def test_each_attempt_that_may_have_been_paid_is_set_aside() -> None:
     faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
-    async with a_world(duration=30.0, faults=faults) as world:
-        async with world.kie.map(table(2), budget=Budget(credits=400)) as run:
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(2), budget=Budget(credits=400)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 1, "Failed": 1} == kinds(found)
+        assert {"Done": 1, "Failed": 1} == count_types(found)
         assert (80.0, 240.0) == (run.summary().credits, run.summary().credits_held)
-        assert 320.0 == world.truth.spent(anyio.current_time())
+        assert 320.0 == setup.truth.spent(anyio.current_time())
 
 
 @pytest.mark.parametrize(
@@ -178,13 +177,13 @@ async def test_each_attempt_that_may_have_been_paid_is_set_aside() -> None:
     ids=["in doubt", "unclear"],
 )
 async def test_what_an_earlier_run_may_have_paid_is_held_by_the_next_one_too(fault: Fault) -> None:
-    async with a_world(duration=30.0, faults=[fault]) as world:
-        first = kinds(await outcomes(world, table(50), budget=Budget(credits=1000)))
-        tasks = len(world.tasks)
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
-            assert first == kinds([outcome async for outcome in run])
+    async with client_and_fake(duration=30.0, faults=[fault]) as setup:
+        first = count_types(await run_map(setup, make_rows(50), budget=Budget(credits=1000)))
+        tasks = len(setup.tasks)
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+            assert first == count_types([outcome async for outcome in run])
 
-        assert tasks == len(world.tasks) <= 12
+        assert tasks == len(setup.tasks) <= 12
         assert 80.0 <= run.summary().credits_held
 
 
@@ -192,27 +191,27 @@ async def test_what_an_earlier_run_may_have_paid_is_held_where_it_was_killed_bef
     """The journal knows an intent of which one attempt was answered by an unclear error; it is sent once more."""
     retry = RetryPolicy(server_error_attempts=1_000_000)
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    async with a_world(client={"retry": retry}, duration=30.0, faults=faults) as world:
-        async with world.kie.map(table(1)) as run:
-            while not world.reported(EventName.SUSPECT):
+    async with client_and_fake(client={"retry": retry}, duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(1)) as run:
+            while not setup.reported(EventName.SUSPECT):
                 await anyio.sleep(0.01)
-            await world.kie.aclose()
-        assert [(JobState.INTENT, 1)] == [(row.state, row.suspect_attempts) for row in await world.rows()]
-        await world.kie.__aenter__()
-        async with world.kie.map(table(50), budget=Budget(credits=1000)) as run:
+            await setup.kie.aclose()
+        assert [(JobState.INTENT, 1)] == [(row.state, row.suspect_attempts) for row in await setup.rows()]
+        await setup.kie.__aenter__()
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 11, "Skipped": 39} == kinds(found)
+        assert {"Done": 11, "Skipped": 39} == count_types(found)
         assert (880.0, 80.0) == (run.summary().credits, run.summary().credits_held)
-        assert 12 == len(world.tasks)
+        assert 12 == len(setup.tasks)
 
 
 async def test_a_job_that_is_there_is_told_as_it_is_where_its_price_is_not_known() -> None:
     """Of a model without a price nothing is sent, and what was sent of it before is no failure for that."""
     rows = [("old", MarketRequest(model=Z, input={"prompt": "x"})), ("new", MarketRequest(model=Z, input={}))]
-    async with a_world(duration=10.0, models=[Z], prices={Z: 0.0}) as world:
-        await world.kie.submit(rows[0][1], key="old")
-        old, new = await outcomes(world, rows, budget=Budget(credits=100), ordered=True)
+    async with client_and_fake(duration=10.0, models=[Z], prices={Z: 0.0}) as setup:
+        await setup.kie.submit(rows[0][1], key="old")
+        old, new = await run_map(setup, rows, budget=Budget(credits=100), ordered=True)
 
         assert isinstance(old, Done)
         assert isinstance(new, Failed)
@@ -221,48 +220,48 @@ async def test_a_job_that_is_there_is_told_as_it_is_where_its_price_is_not_known
 
 async def test_a_retry_without_a_price_is_not_made_and_says_what_to_do() -> None:
     request = MarketRequest(model=Z, input={"prompt": "x"})
-    async with a_world_without_a_ledger(duration=10.0, models=[Z], prices={Z: 5.0}, fail_rate=1.0) as world:
-        await world.kie.submit(request, key="a")
-        async with world.kie.map([("a", request)], budget=Budget(credits=100), retry_failed=1) as run:
+    async with client_and_fake_unchecked(duration=10.0, models=[Z], prices={Z: 5.0}, fail_rate=1.0) as setup:
+        await setup.kie.submit(request, key="a")
+        async with setup.kie.map([("a", request)], budget=Budget(credits=100), retry_failed=1) as run:
             (failed,) = [outcome async for outcome in run]
 
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, ConfigurationError)
         assert "Budget(price=" in str(failed.error)
-        assert 1 == len(world.tasks)
-        (again,) = await outcomes(world, [("a", request)], budget=Budget(credits=100, price=5.0), retry_failed=1)
-        assert (2, 1) == (len(world.tasks), again.retries)
+        assert 1 == len(setup.tasks)
+        (again,) = await run_map(setup, [("a", request)], budget=Budget(credits=100, price=5.0), retry_failed=1)
+        assert (2, 1) == (len(setup.tasks), again.retries)
 
 
 async def test_what_another_has_dropped_and_has_no_price_here_says_what_to_do() -> None:
     row = ("a", MarketRequest(model=Z, input={"prompt": "x"}))
-    async with a_world(duration=10.0, models=[Z], prices={Z: 5.0}) as world:
-        world.fake.maintenance = True
-        async with world.kie.map([row]) as first:
+    async with client_and_fake(duration=10.0, models=[Z], prices={Z: 5.0}) as setup:
+        setup.fake.maintenance = True
+        async with setup.kie.map([row]) as first:
             await anyio.sleep(2.0)
-            async with world.kie.map([row], budget=Budget(credits=100)) as second:
+            async with setup.kie.map([row], budget=Budget(credits=100)) as second:
                 await anyio.sleep(1.0)
                 await first.aclose()
                 (failed,) = [outcome async for outcome in second]
 
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, ConfigurationError)
-        assert [] == world.tasks
+        assert [] == setup.tasks
 
 
 async def test_a_retry_needs_its_money_too() -> None:
-    async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(2), budget=Budget(credits=80), retry_failed=3) as run:
+    async with client_and_fake_unchecked(duration=30.0, fail_rate=1.0) as setup:
+        async with setup.kie.map(make_rows(2), budget=Budget(credits=80), retry_failed=3) as run:
             found = [outcome async for outcome in run]
-        assert {"Failed": 2} == kinds(found)
-        assert 8 == len(world.tasks)
+        assert {"Failed": 2} == count_types(found)
+        assert 8 == len(setup.tasks)
         assert 0.0 == run.summary().credits
 
 
 @pytest.mark.parametrize(
     "wrong", [{"credits": -1}, {"credits": math.inf}, {"credits": "1"}, {"credits": 1, "price": -1}]
 )
-def test_a_budget_that_makes_no_sense_is_refused(wrong: Anything) -> None:
+def test_a_budget_that_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="number of credits"):
         Budget(**wrong)
 
@@ -271,18 +270,18 @@ def test_a_budget_that_makes_no_sense_is_refused(wrong: Anything) -> None:
 
 
 async def test_an_estimate_is_of_the_list_until_the_journal_has_seen_such_a_task() -> None:
-    small = ask(1, resolution="480p")
-    async with a_world(duration=10.0, prices={ask().model: 37.5}) as world:
-        listed = await world.kie.estimate(ask())
+    small = make_request(1, resolution="480p")
+    async with client_and_fake(duration=10.0, prices={make_request().model: 37.5}) as setup:
+        listed = await setup.kie.estimate(make_request())
         assert listed is not None
         assert (80.0, True) == (listed.credits, "2026" in listed.source)
-        await world.kie.generate(small)
-        await outcomes(world, table(6)[5:])
+        await setup.kie.generate(small)
+        await run_map(setup, make_rows(6)[5:])
 
         assert Estimate(credits=37.5, source="the highest of the last such task in the journal") == (
-            await world.kie.estimate(ask())
+            await setup.kie.estimate(make_request())
         )
-        assert None is await world.kie.estimate(MarketRequest(model="another", input={}))
+        assert None is await setup.kie.estimate(MarketRequest(model="another", input={}))
 
 
 async def test_who_asks_while_the_journal_is_read_for_prices_is_told_what_it_has_seen(tmp_path: Path) -> None:
@@ -309,86 +308,86 @@ async def test_who_asks_while_the_journal_is_read_for_prices_is_told_what_it_has
 
 
 async def test_after_the_deadline_nothing_is_sent_and_what_runs_is_waited_for() -> None:
-    async with a_world(duration=60.0) as world:
-        async with world.kie.map(table(100), stop_after=25.0) as run:
+    async with client_and_fake(duration=60.0) as setup:
+        async with setup.kie.map(make_rows(100), stop_after=25.0) as run:
             found = by_key([outcome async for outcome in run])
 
-        assert 60 == len(world.tasks)
+        assert 60 == len(setup.tasks)
         assert {f"shot-{number}" for number in range(60)} == {k for k, o in found.items() if isinstance(o, Done)}
         late = [outcome for outcome in found.values() if isinstance(outcome, Skipped)]
         assert {"stop_after"} == {outcome.reason for outcome in late}
         assert 40 == len(late) == run.summary().skipped
-        assert max(task.created_at for task in world.truth.created) <= 25.0 + min(
-            task.created_at for task in world.truth.created
+        assert max(task.created_at for task in setup.truth.created) <= 25.0 + min(
+            task.created_at for task in setup.truth.created
         )
-        again = by_key(await outcomes(world, table(100)))
+        again = by_key(await run_map(setup, make_rows(100)))
         assert 60 == sum(outcome.replayed for outcome in again.values())
-        assert 100 == len(world.tasks)
-        await assert_settled(world.kie)
+        assert 100 == len(setup.tasks)
+        await assert_settled(setup.kie)
 
 
 async def test_rows_that_are_done_come_after_the_deadline_too() -> None:
-    async with a_world(duration=10.0) as world:
-        await outcomes(world, table(5))
-        found = await outcomes(world, table(10), stop_after=0.0)
+    async with client_and_fake(duration=10.0) as setup:
+        await run_map(setup, make_rows(5))
+        found = await run_map(setup, make_rows(10), stop_after=0.0)
 
-        assert {"Done": 5, "Skipped": 5} == kinds(found)
+        assert {"Done": 5, "Skipped": 5} == count_types(found)
 
 
 async def test_the_deadline_ends_a_wait_for_the_budget_and_for_the_source() -> None:
     async def rows() -> AsyncIterator[tuple[str, Request]]:
-        for row in table(14):
+        for row in make_rows(14):
             yield row
         await anyio.sleep_forever()
 
-    async with a_world(duration=500.0) as world:
+    async with client_and_fake(duration=500.0) as setup:
         began = anyio.current_time()
-        found = await outcomes(world, rows(), budget=Budget(credits=1000), stop_after=100.0)
+        found = await run_map(setup, rows(), budget=Budget(credits=1000), stop_after=100.0)
 
-        assert {"Done": 12, "Skipped": 2} == kinds(found)
+        assert {"Done": 12, "Skipped": 2} == count_types(found)
         assert {"stop_after"} == {outcome.reason for outcome in found if isinstance(outcome, Skipped)}
         assert anyio.current_time() - began < 540.0
 
 
 async def test_maintenance_is_waited_out_however_long_it_takes() -> None:
     """A single job has its patience; a table goes on when the service does."""
-    async with a_world(client={"retry": RetryPolicy(maintenance_timeout=100.0)}, duration=10.0) as world:
-        world.fake.maintenance = True
-        async with world.kie.map(table(30)) as run, anyio.create_task_group() as group:
+    async with client_and_fake(client={"retry": RetryPolicy(maintenance_timeout=100.0)}, duration=10.0) as setup:
+        setup.fake.maintenance = True
+        async with setup.kie.map(make_rows(30)) as run, anyio.create_task_group() as group:
 
             async def mend() -> None:
                 await anyio.sleep(5000.0)
-                world.fake.maintenance = False
+                setup.fake.maintenance = False
 
             group.start_soon(mend)
             found = [outcome async for outcome in run]
-        assert {"Done": 30} == kinds(found)
-        assert {"succeeded": 30} == await world.states()
-        assert len(world.truth.posts) < 200
-        await assert_settled(world.kie)
+        assert {"Done": 30} == count_types(found)
+        assert {"succeeded": 30} == await setup.states()
+        assert len(setup.truth.posts) < 200
+        await assert_settled(setup.kie)
 
 
 async def test_a_job_of_less_patience_is_taken_over_by_the_run_that_waits_for_it() -> None:
-    async with a_world(client={"retry": RetryPolicy(maintenance_timeout=100.0)}, duration=10.0) as world:
-        world.fake.maintenance = True
-        job = await world.kie.submit(ask(0), key="shot-0", wait=False)
-        async with world.kie.map(table(1)) as run:
+    async with client_and_fake(client={"retry": RetryPolicy(maintenance_timeout=100.0)}, duration=10.0) as setup:
+        setup.fake.maintenance = True
+        job = await setup.kie.submit(make_request(0), key="shot-0", wait=False)
+        async with setup.kie.map(make_rows(1)) as run:
             await anyio.sleep(1000.0)
-            world.fake.maintenance = False
+            setup.fake.maintenance = False
             (done,) = [outcome async for outcome in run]
         assert isinstance(done, Done)
         assert job.id == done.job_id
 
 
 async def test_the_deadline_ends_a_wait_behind_maintenance() -> None:
-    async with a_world(duration=10.0) as world:
-        world.fake.maintenance = True
-        found = await outcomes(world, table(60), stop_after=2000.0)
+    async with client_and_fake(duration=10.0) as setup:
+        setup.fake.maintenance = True
+        found = await run_map(setup, make_rows(60), stop_after=2000.0)
 
-        assert {"Skipped": 60} == kinds(found)
-        assert 0 == len(world.tasks)
-        assert {"cancelled"} == set(await world.states())
-        await assert_settled(world.kie)
+        assert {"Skipped": 60} == count_types(found)
+        assert 0 == len(setup.tasks)
+        assert {"cancelled"} == set(await setup.states())
+        await assert_settled(setup.kie)
 
 
 # -- the account ----------------------------------------------------------------------------------------------------
@@ -401,25 +400,25 @@ async def test_an_empty_account_ends_the_reading_and_the_same_call_goes_on(*, or
 
     def rows() -> Iterator[tuple[str, Request]]:
         nonlocal read
-        for row in table(200):
+        for row in make_rows(200):
             read += 1
             yield row
 
-    async with a_world(duration=60.0, credits=80.0 * 33) as world:
-        async with world.kie.map(rows(), ordered=ordered) as run:
-            found, error = await to_the_end(run)
+    async with client_and_fake(duration=60.0, credits=80.0 * 33) as setup:
+        async with setup.kie.map(rows(), ordered=ordered) as run:
+            found, error = await drain_run(run)
             assert isinstance(error, InsufficientCreditsError)
             assert "Top up" in str(error)
             assert [] == [outcome async for outcome in run]
-        assert {"Done": 33} == kinds(found)
-        assert 33 == len(world.tasks)
+        assert {"Done": 33} == count_types(found)
+        assert 33 == len(setup.tasks)
         assert read < 100
-        assert {"intent", "succeeded"} == set(await world.states())
-        await assert_settled(world.kie)
+        assert {"intent", "succeeded"} == set(await setup.states())
+        await assert_settled(setup.kie)
 
-        world.fake.credits = 1e6
-        again = by_key(await outcomes(world, rows(), ordered=ordered))
-        assert 200 == len(again) == len(world.tasks)
+        setup.fake.credits = 1e6
+        again = by_key(await run_map(setup, rows(), ordered=ordered))
+        assert 200 == len(again) == len(setup.tasks)
         assert 33 == sum(outcome.replayed for outcome in again.values())
 
 
@@ -428,88 +427,88 @@ async def test_an_empty_account_ends_the_reading_and_the_same_call_goes_on(*, or
 )
 async def test_each_verdict_on_the_account_is_raised_as_itself(code: int, kind: type[Exception]) -> None:
     faults = [Fault("create", "code", code=code, nth=range(5, 8))]
-    async with a_world(duration=20.0, faults=faults) as world:
-        async with world.kie.map(table(50)) as run:
-            assert isinstance((await to_the_end(run))[1], kind)
-        assert len(world.tasks) == run.summary().ok
-        found = await outcomes(world, table(50))
-        assert {"Done": 50} == kinds(found)
-        assert 50 == len(world.tasks)
+    async with client_and_fake(duration=20.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(50)) as run:
+            assert isinstance((await drain_run(run))[1], kind)
+        assert len(setup.tasks) == run.summary().ok
+        found = await run_map(setup, make_rows(50))
+        assert {"Done": 50} == count_types(found)
+        assert 50 == len(setup.tasks)
 
 
 async def test_a_key_that_is_no_good_for_looking_any_more_ends_the_run_and_loses_nothing() -> None:
-    async with a_world(duration=60.0, api_keys=[KEY]) as world:
-        async with world.kie.map(table(20)) as run:
+    async with client_and_fake(duration=60.0, api_keys=[KEY]) as setup:
+        async with setup.kie.map(make_rows(20)) as run:
             await anyio.sleep(30.0)
-            world.fake.revoke(KEY)
-            assert isinstance((await to_the_end(run))[1], AuthenticationError)
-        assert {"submitted": 20} == await world.states()
+            setup.fake.revoke(KEY)
+            assert isinstance((await drain_run(run))[1], AuthenticationError)
+        assert {"submitted": 20} == await setup.states()
 
 
 async def test_in_doubt_rows_are_told_before_the_accounts_error() -> None:
     faults = [Fault("create", "reset", after=True, nth=1), Fault("create", "code", code=402, nth=10)]
-    async with a_world(duration=20.0, faults=faults) as world:
-        async with world.kie.map(table(50)) as run:
-            found, error = await to_the_end(run)
+    async with client_and_fake(duration=20.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(50)) as run:
+            found, error = await drain_run(run)
         assert isinstance(error, InsufficientCreditsError)
         assert 1 == sum(isinstance(outcome, InDoubt) for outcome in found)
-        assert len(world.tasks) == len(found)
+        assert len(setup.tasks) == len(found)
 
 
 @pytest.mark.parametrize("how", ["deadline", "stop"])
 async def test_a_task_that_fails_when_nothing_more_is_sent_is_not_made_again(how: str) -> None:
-    async with a_world_without_a_ledger(duration=30.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(5), retry_failed=3, stop_after=10.0 if how == "deadline" else None) as run:
+    async with client_and_fake_unchecked(duration=30.0, fail_rate=1.0) as setup:
+        async with setup.kie.map(make_rows(5), retry_failed=3, stop_after=10.0 if how == "deadline" else None) as run:
             await anyio.sleep(5.0)
             if how == "stop":
                 run.stop()
             found = [outcome async for outcome in run]
 
-        assert {"Failed": 5} == kinds(found)
-        assert 5 == len(world.tasks)
+        assert {"Failed": 5} == count_types(found)
+        assert 5 == len(setup.tasks)
 
 
 async def test_a_retry_that_was_not_sent_is_not_sent_by_a_run_that_retries_nothing() -> None:
     """It is in the journal, withdrawn; that the task is paid once more takes ``retry_failed``, in this run, too."""
-    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(1), retry_failed=1, stop_after=100.0) as run:
+    async with client_and_fake_unchecked(duration=5.0, fail_rate=1.0) as setup:
+        async with setup.kie.map(make_rows(1), retry_failed=1, stop_after=100.0) as run:
             await anyio.sleep(2.0)
-            world.fake.maintenance = True
-            await to_the_end(run)
-        world.fake.maintenance = False
-        assert {"failed": 1, "cancelled": 1} == await world.states()
-        (failed,) = await outcomes(world, table(1))
+            setup.fake.maintenance = True
+            await drain_run(run)
+        setup.fake.maintenance = False
+        assert {"failed": 1, "cancelled": 1} == await setup.states()
+        (failed,) = await run_map(setup, make_rows(1))
 
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, TaskFailedError)
         assert failed.replayed
-        assert 1 == len(world.tasks)
-        (again,) = await outcomes(world, table(1), retry_failed=1)
-        assert (2, 1) == (len(world.tasks), again.retries)
+        assert 1 == len(setup.tasks)
+        (again,) = await run_map(setup, make_rows(1), retry_failed=1)
+        assert (2, 1) == (len(setup.tasks), again.retries)
 
 
 async def test_a_retry_that_was_not_sent_by_the_deadline_tells_how_the_try_before_has_failed() -> None:
-    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
-        async with world.kie.map(table(1), retry_failed=3, stop_after=100.0) as run:
+    async with client_and_fake_unchecked(duration=5.0, fail_rate=1.0) as setup:
+        async with setup.kie.map(make_rows(1), retry_failed=3, stop_after=100.0) as run:
             await anyio.sleep(2.0)
-            world.fake.maintenance = True
+            setup.fake.maintenance = True
             (failed,) = [outcome async for outcome in run]
 
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, TaskFailedError)
-        assert 1 == len(world.tasks)
+        assert 1 == len(setup.tasks)
 
 
 @pytest.mark.parametrize("options", [{"stop_after": 0.0}, {"budget": Budget(credits=0)}], ids=["deadline", "budget"])
 async def test_a_task_that_failed_in_an_earlier_run_is_no_skipped_row_where_its_retry_cannot_be_sent(
-    options: Anything,
+    options: Any,
 ) -> None:
     """``Skipped`` says that nothing was sent."""
-    async with a_world_without_a_ledger(duration=5.0, fail_rate=1.0) as world:
-        await outcomes(world, table(1), retry_failed=1)
-        (failed,) = await outcomes(world, table(1), retry_failed=2, **options)
+    async with client_and_fake_unchecked(duration=5.0, fail_rate=1.0) as setup:
+        await run_map(setup, make_rows(1), retry_failed=1)
+        (failed,) = await run_map(setup, make_rows(1), retry_failed=2, **options)
 
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, TaskFailedError)
-        assert (True, 0, world.tasks[1]) == (failed.replayed, failed.retries, failed.task_id)
-        assert 2 == len(world.tasks)
+        assert (True, 0, setup.tasks[1]) == (failed.replayed, failed.retries, failed.task_id)
+        assert 2 == len(setup.tasks)

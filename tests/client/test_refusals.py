@@ -29,7 +29,7 @@ from kie_async import (
 )
 from kie_async.errors import APIError
 from kie_async.testing import Fault
-from tests.client.world import CALLBACKS, IMAGE, KEY, Anything, World, a_world, ask, assert_settled
+from tests.helpers import CALLBACKS, IMAGE, KEY, Setup, assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,13 +41,13 @@ CLIP = 80.0
 WAN = "wan/2-2-a14b-image-to-video-turbo"
 
 
-async def all_of(world: World, jobs: int, **how: Anything) -> tuple[list[str], list[Exception]]:
+async def all_of(setup: Setup, jobs: int, **how: Any) -> tuple[list[str], list[Exception]]:
     """Generate so many at once; the ids of those that ended well, and the errors of the others."""
     ended, refused = list[str](), list[Exception]()
 
     async def one(number: int) -> None:
         try:
-            ended.append((await world.kie.generate(ask(number), **how)).task_id)
+            ended.append((await setup.kie.generate(make_request(number), **how)).task_id)
         except KieError as error:
             refused.append(error)
 
@@ -62,7 +62,7 @@ def kinds(errors: Sequence[Exception]) -> dict[str, int]:
 
 
 def prompt_of(post: Post) -> str:
-    body: Anything = post.body
+    body: Any = post.body
     return str(body["input"]["prompt"])
 
 
@@ -73,76 +73,80 @@ def prompt_of(post: Post) -> str:
 async def test_a_429_slows_the_client_once_and_keeps_the_order(status: int) -> None:
     """429 on the 5th of 100 creates: one request more, nothing lost, and the refused job is in the next burst."""
     what: dict[str, Any] = {"what": "html", "status": 429} if status == 429 else {"what": "code", "code": 429}
-    async with a_world(faults=[Fault("create", nth=5, **what)], latency=LATENCY) as world:
-        ended, refused = await all_of(world, 100)
-        posts = world.truth.posts
+    async with client_and_fake(faults=[Fault("create", nth=5, **what)], latency=LATENCY) as setup:
+        ended, refused = await all_of(setup, 100)
+        posts = setup.truth.posts
         (first,) = [post for post in posts if post.fault is not None]
         assert first.answered_at is not None
         later = [post for post in posts if post.at > first.answered_at]
 
         assert (100, []) == (len(ended), refused)
         assert 101 == len(posts)
-        assert 20 == world.truth.busiest_window(10.0)
+        assert 20 == setup.truth.busiest_window(10.0)
         assert prompt_of(first) in [prompt_of(post) for post in later[:20]]
         assert later[0].at >= first.answered_at + 1.0
-        assert 1 == len(world.reported(EventName.RATE_LIMITED))
-        await assert_settled(world.kie)
+        assert 1 == len(setup.reported(EventName.RATE_LIMITED))
+        await assert_settled(setup.kie)
 
 
 async def test_a_refused_job_keeps_its_place() -> None:
     """Without latency the places can be read to the letter: the service sees the jobs in the order of asking."""
-    async with a_world(faults=[Fault("create", "code", code=429, nth=20)]) as world:
-        await all_of(world, 60)
-        accepted = [prompt_of(post) for post in world.truth.posts if post.task_id is not None]
+    async with client_and_fake(faults=[Fault("create", "code", code=429, nth=20)]) as setup:
+        await all_of(setup, 60)
+        accepted = [prompt_of(post) for post in setup.truth.posts if post.task_id is not None]
 
-        assert [ask(number).prompt for number in range(60)] == accepted
-        assert 61 == len(world.truth.posts)
+        assert [make_request(number).prompt for number in range(60)] == accepted
+        assert 61 == len(setup.truth.posts)
 
 
 async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
     """No job is lost, and not one request more than the account allows is made meanwhile."""
-    async with a_world(faults=[Fault("create", "code", code=429, between=(0.0, 600.0))], latency=LATENCY) as world:
-        ended, refused = await all_of(world, 30)
-        accepted_at = [post.at for post in world.truth.posts if post.task_id is not None]
+    async with client_and_fake(
+        faults=[Fault("create", "code", code=429, between=(0.0, 600.0))], latency=LATENCY
+    ) as setup:
+        ended, refused = await all_of(setup, 30)
+        accepted_at = [post.at for post in setup.truth.posts if post.task_id is not None]
 
         assert (30, []) == (len(ended), refused)
-        assert world.truth.busiest_window(10.0) <= 20
+        assert setup.truth.busiest_window(10.0) <= 20
         assert 600.0 <= accepted_at[0] <= 611.0
-        assert 30 == len(world.truth.created)
-        await assert_settled(world.kie)
+        assert 30 == len(setup.truth.created)
+        await assert_settled(setup.kie)
 
 
 async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
     """For every waiter at once, each by its own patience, and nothing was paid."""
     policy = RetryPolicy(max_age=300.0)
     told_at: list[float] = []
-    async with a_world(client={"retry": policy}, faults=[Fault("create", "code", code=429)], latency=LATENCY) as world:
+    async with client_and_fake(
+        client={"retry": policy}, faults=[Fault("create", "code", code=429)], latency=LATENCY
+    ) as setup:
 
         async def latecomer() -> None:
             await anyio.sleep(200.0)
             with pytest.raises(RateLimitError, match="Nothing was paid"):
-                await world.kie.submit(ask(99))
+                await setup.kie.submit(make_request(99))
             told_at.append(anyio.current_time())
 
         async with anyio.create_task_group() as group:
             group.start_soon(latecomer)
-            ended, refused = await all_of(world, 60)
+            ended, refused = await all_of(setup, 60)
             told_at.append(anyio.current_time())
 
         assert ([], {"RateLimitError": 60}) == (ended, kinds(refused))
         assert 300.0 <= told_at[0] <= 302.0
         assert 500.0 <= told_at[1] <= 502.0
-        assert {"cancelled": 61} == await world.states()
-        assert len(world.truth.posts) <= 20 + 500 / 10 + 4
-        await assert_settled(world.kie)
+        assert {"cancelled": 61} == await setup.states()
+        assert len(setup.truth.posts) <= 20 + 500 / 10 + 4
+        await assert_settled(setup.kie)
 
 
 async def test_retry_after_is_waited_for() -> None:
     body = '{"code":429,"msg":"slow down"}'
     fault = Fault("create", "body", body=body, headers={"Retry-After": "30"}, nth=1)
-    async with a_world(faults=[fault]) as world:
-        ended, _ = await all_of(world, 25)
-        first, *rest = world.truth.posts
+    async with client_and_fake(faults=[fault]) as setup:
+        ended, _ = await all_of(setup, 25)
+        first, *rest = setup.truth.posts
         assert first.answered_at is not None
         meant = [post for post in rest if post.at > first.answered_at + 0.01]
 
@@ -153,20 +157,22 @@ async def test_retry_after_is_waited_for() -> None:
 @pytest.mark.parametrize("value", ["-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "999999", "1e9", ""])
 async def test_a_strange_retry_after_does_no_harm(value: str) -> None:
     body = '{"code":429,"msg":"slow down"}'
-    async with a_world(faults=[Fault("create", "body", body=body, headers={"Retry-After": value}, nth=1)]) as world:
-        await world.kie.submit(ask())
+    async with client_and_fake(
+        faults=[Fault("create", "body", body=body, headers={"Retry-After": value}, nth=1)]
+    ) as setup:
+        await setup.kie.submit(make_request())
 
         assert anyio.current_time() < 11.0
 
 
 async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() -> None:
-    async with a_world(limit=8, latency=LATENCY) as world:
-        ended, refused = await all_of(world, 60)
+    async with client_and_fake(limit=8, latency=LATENCY) as setup:
+        ended, refused = await all_of(setup, 60)
 
         assert (60, []) == (len(ended), refused)
-        assert len(world.truth.refused) <= 12 + 3
-        assert world.truth.busiest_window(10.0, accepted=True) <= 8
-        assert world.truth.busiest_window(10.0) <= 20
+        assert len(setup.truth.refused) <= 12 + 3
+        assert setup.truth.busiest_window(10.0, accepted=True) <= 8
+        assert setup.truth.busiest_window(10.0) <= 20
 
 
 # -- 455 --------------------------------------------------------------------------------------------------------------
@@ -175,17 +181,17 @@ async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() 
 async def test_an_hour_of_maintenance_is_sat_out() -> None:
     """With ``maintenance_timeout=7200`` all jobs end; the service is asked once a minute for the whole client."""
     policy = RetryPolicy(maintenance_timeout=7200.0)
-    async with a_world(client={"retry": policy}, latency=LATENCY) as world:
-        world.fake.maintenance = True
+    async with client_and_fake(client={"retry": policy}, latency=LATENCY) as setup:
+        setup.fake.maintenance = True
 
         async def reopen() -> None:
             await anyio.sleep(3600.0)
-            world.fake.maintenance = False
+            setup.fake.maintenance = False
 
         async with anyio.create_task_group() as group:
             group.start_soon(reopen)
-            ended, refused = await all_of(world, 100)
-        during = [post for post in world.truth.posts if post.at < 3600.0]
+            ended, refused = await all_of(setup, 100)
+        during = [post for post in setup.truth.posts if post.at < 3600.0]
         first = min(post.answered_at for post in during if post.answered_at is not None)
         probes = [post for post in during if post.at > first + 0.2]
 
@@ -193,57 +199,57 @@ async def test_an_hour_of_maintenance_is_sat_out() -> None:
         assert 50 <= len(probes) <= 70
         assert len(during) - len(probes) <= 20
         assert all(later.at - earlier.at >= 59.0 for earlier, later in pairwise(probes))
-        assert world.truth.busiest_window(10.0) <= 20
-        assert min(task.created_at for task in world.truth.created) <= 3600.0 + 67.0
-        await assert_settled(world.kie)
+        assert setup.truth.busiest_window(10.0) <= 20
+        assert min(task.created_at for task in setup.truth.created) <= 3600.0 + 67.0
+        await assert_settled(setup.kie)
 
 
 async def test_maintenance_outlasts_the_default_patience() -> None:
     """``MaintenanceError`` for every waiter after 900 s, and nothing was paid."""
-    async with a_world(latency=LATENCY) as world:
-        world.fake.maintenance = True
-        ended, refused = await all_of(world, 100)
+    async with client_and_fake(latency=LATENCY) as setup:
+        setup.fake.maintenance = True
+        ended, refused = await all_of(setup, 100)
 
         assert 900.0 <= anyio.current_time() <= 902.0
         assert ([], {"MaintenanceError": 100}) == (ended, kinds(refused))
-        assert {"cancelled": 100} == await world.states()
-        assert len(world.truth.posts) <= 20 + 16
-        await assert_settled(world.kie)
+        assert {"cancelled": 100} == await setup.states()
+        assert len(setup.truth.posts) <= 20 + 16
+        await assert_settled(setup.kie)
 
 
 async def test_after_maintenance_a_later_job_finds_the_way_open() -> None:
-    async with a_world() as world:
-        world.fake.maintenance = True
+    async with client_and_fake() as setup:
+        setup.fake.maintenance = True
         with pytest.raises(MaintenanceError, match="try again later"):
-            await world.kie.submit(ask(0))
-        world.fake.maintenance = False
+            await setup.kie.submit(make_request(0))
+        setup.fake.maintenance = False
         await anyio.sleep(3600.0)
         before = anyio.current_time()
-        await world.kie.submit(ask(1))
+        await setup.kie.submit(make_request(1))
 
         assert anyio.current_time() - before < 1.0
 
 
 async def test_the_callers_own_time_out_ends_the_wait_behind_maintenance() -> None:
-    async with a_world() as world:
-        world.fake.maintenance = True
+    async with client_and_fake() as setup:
+        setup.fake.maintenance = True
         with pytest.raises(TaskTimeoutError):
-            await world.kie.generate(ask(), timeout=100.0)
+            await setup.kie.generate(make_request(), timeout=100.0)
 
         assert 100.0 <= anyio.current_time() <= 101.0
-        await assert_settled(world.kie)
-        assert {"cancelled": 1} == await world.states()
+        await assert_settled(setup.kie)
+        assert {"cancelled": 1} == await setup.states()
 
 
 async def test_a_job_that_came_during_maintenance_has_patience_of_its_own() -> None:
-    async with a_world() as world:
-        world.fake.maintenance = True
+    async with client_and_fake() as setup:
+        setup.fake.maintenance = True
         told_at: list[float] = []
 
         async def one(number: int) -> None:
             await anyio.sleep(600.0 * number)
             with pytest.raises(MaintenanceError):
-                await world.kie.submit(ask(number))
+                await setup.kie.submit(make_request(number))
             told_at.append(anyio.current_time())
 
         async with anyio.create_task_group() as group:
@@ -262,13 +268,13 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
 
     Unkeyed jobs are withdrawn; keyed ones go on with the same key, or ``recover()``, once a create has gone well.
     """
-    async with a_world(credits=30 * CLIP, latency=LATENCY) as world:
-        kie, truth = world.kie, world.truth
+    async with client_and_fake(credits=30 * CLIP, latency=LATENCY) as setup:
+        kie, truth = setup.kie, setup.truth
         ended, refused = dict[int, str](), dict[int, KieError]()
 
         async def one(number: int) -> None:
             try:
-                video = await kie.generate(ask(number), key=f"order {number}" if number % 2 else None)
+                video = await kie.generate(make_request(number), key=f"order {number}" if number % 2 else None)
                 ended[number] = video.task_id
             except KieError as error:
                 refused[number] = error
@@ -283,7 +289,7 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
         assert [] == [post for post in truth.posts if post.at > read_at + LATENCY[1]]
         assert len(truth.posts) <= 40
         for number, error in refused.items():
-            row = await world.journal.get(error.job_id or "")
+            row = await setup.journal.get(error.job_id or "")
             assert row is not None
             assert ("intent" if number % 2 else "cancelled") == row.state
         await assert_settled(kie)
@@ -292,11 +298,11 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
         keyed = sorted(number for number in refused if number % 2)
         posts = len(truth.posts)
         with pytest.raises(InsufficientCreditsError):
-            await kie.submit(ask(keyed[0]), key=f"order {keyed[0]}")
+            await kie.submit(make_request(keyed[0]), key=f"order {keyed[0]}")
         assert posts + 1 == len(truth.posts)
 
-        world.fake.credits = 1e6
-        job = await kie.submit(ask(keyed[0]), key=f"order {keyed[0]}")
+        setup.fake.credits = 1e6
+        job = await kie.submit(make_request(keyed[0]), key=f"order {keyed[0]}")
         assert job.id == refused[keyed[0]].job_id
         others = await kie.recover()
         assert {refused[number].job_id for number in keyed} == {other.id for other in others}
@@ -304,7 +310,7 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
             for other in others:
                 group.start_soon(other.wait)
         assert 30 + len(keyed) == len(truth.created)
-        assert {"succeeded": 30 + len(keyed), "cancelled": 70 - len(keyed)} == await world.states()
+        assert {"succeeded": 30 + len(keyed), "cancelled": 70 - len(keyed)} == await setup.states()
         await assert_settled(kie)
 
 
@@ -327,44 +333,44 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
 async def test_an_account_that_cannot_pay_stops_all_jobs_and_opens_again(
     fault: dict[str, Any], expected: type[APIError], code: int
 ) -> None:
-    async with a_world(faults=[Fault("create", between=(0.0, 60.0), **fault)]) as world:
-        ended, refused = await all_of(world, 30)
+    async with client_and_fake(faults=[Fault("create", between=(0.0, 60.0), **fault)]) as setup:
+        ended, refused = await all_of(setup, 30)
 
         assert ([], {expected.__name__: 30}) == (ended, kinds(refused))
         assert {code} == {error.code for error in refused if isinstance(error, APIError)}
         assert 30 == len({error.job_id for error in refused if isinstance(error, KieError)})
-        assert {"cancelled": 30} == await world.states()
-        assert len(world.truth.posts) <= 20
-        assert world.reported(EventName.ACCOUNT_PAUSED)
-        await assert_settled(world.kie)
+        assert {"cancelled": 30} == await setup.states()
+        assert len(setup.truth.posts) <= 20
+        assert setup.reported(EventName.ACCOUNT_PAUSED)
+        await assert_settled(setup.kie)
 
         await anyio.sleep(60.0)
-        ended, refused = await all_of(world, 30)
+        ended, refused = await all_of(setup, 30)
         assert (30, []) == (len(ended), refused)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_running_tasks_are_followed_while_the_account_is_paused() -> None:
-    async with a_world(credits=2 * CLIP, duration=300.0) as world:
-        jobs = [await world.kie.submit(ask(number)) for number in range(2)]
+    async with client_and_fake(credits=2 * CLIP, duration=300.0) as setup:
+        jobs = [await setup.kie.submit(make_request(number)) for number in range(2)]
         with pytest.raises(InsufficientCreditsError):
-            await world.kie.submit(ask(2))
+            await setup.kie.submit(make_request(2))
         for job in jobs:
             await job
 
-        assert {"succeeded": 2, "cancelled": 1} == await world.states()
+        assert {"succeeded": 2, "cancelled": 1} == await setup.states()
 
 
 async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
     """Fifty jobs that come after a 402 do not send fifty requests to learn of it."""
-    async with a_world(credits=0.0, latency=LATENCY) as world:
+    async with client_and_fake(credits=0.0, latency=LATENCY) as setup:
         with pytest.raises(InsufficientCreditsError):
-            await world.kie.submit(ask(99))
-        _, refused = await all_of(world, 50)
+            await setup.kie.submit(make_request(99))
+        _, refused = await all_of(setup, 50)
 
         assert {"InsufficientCreditsError": 50} == kinds(refused)
-        assert 2 == len(world.truth.posts)
-        assert {"cancelled": 51} == await world.states()
+        assert 2 == len(setup.truth.posts)
+        assert {"cancelled": 51} == await setup.states()
 
 
 # -- 500 --------------------------------------------------------------------------------------------------------------
@@ -377,10 +383,10 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
 ) -> None:
     """500 twice and then well: three POSTs, numbered in the callback URL, and a warning for each resend."""
     fault = Fault("create", "code", code=code, times=2, after=after)
-    async with a_world(client={"callback_url": CALLBACKS}, faults=[fault]) as world:
-        video = await world.kie.generate(ask())
-        row = await world.row()
-        urls = [str(post.callback_url) for post in world.truth.posts]
+    async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[fault]) as setup:
+        video = await setup.kie.generate(make_request())
+        row = await setup.row()
+        urls = [str(post.callback_url) for post in setup.truth.posts]
         warnings = [record for record in caplog.records if "may have been paid" in record.message]
 
         assert [f"{CALLBACKS}/{row.id}.{attempt}" for attempt in (1, 2, 3)] == [url.rpartition(".")[0] for url in urls]
@@ -388,54 +394,54 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
         assert ("succeeded", 2, 3) == (row.state, row.suspect_attempts, row.attempts)
         assert ["WARNING", "WARNING"] == [record.levelname for record in warnings]
         assert all(row.id in record.message for record in warnings)
-        assert 2 == len(world.reported(EventName.SUSPECT))
-        assert world.truth.posts[2].task_id == video.task_id
-        await assert_settled(world.kie)
+        assert 2 == len(setup.reported(EventName.SUSPECT))
+        assert setup.truth.posts[2].task_id == video.task_id
+        await assert_settled(setup.kie)
 
 
 async def test_three_unclear_500s_end_in_service_error() -> None:
-    async with a_world(faults=[Fault("create", "code", code=500)]) as world:
+    async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         with pytest.raises(ServerError) as raised:
-            await world.kie.generate(ask())
-        row = await world.row()
+            await setup.kie.generate(make_request())
+        row = await setup.row()
 
         assert (500, row.id) == (raised.value.code, raised.value.job_id)
         assert ("rejected", 3) == (row.state, row.suspect_attempts)
-        assert 3 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert 3 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 async def test_server_error_attempts_is_the_total(attempts: int) -> None:
     policy = RetryPolicy(server_error_attempts=attempts)
-    async with a_world(client={"retry": policy}, faults=[Fault("create", "code", code=500)]) as world:
+    async with client_and_fake(client={"retry": policy}, faults=[Fault("create", "code", code=500)]) as setup:
         with pytest.raises(ServerError):
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
 
-        assert attempts == len(world.truth.posts) == (await world.row()).suspect_attempts
+        assert attempts == len(setup.truth.posts) == (await setup.row()).suspect_attempts
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
 async def test_on_server_error_in_doubt_never_sends_again(*, after: bool) -> None:
     policy = RetryPolicy(on_server_error="in_doubt")
     fault = Fault("create", "code", code=500, after=after)
-    async with a_world(client={"retry": policy}, faults=[fault]) as world:
+    async with client_and_fake(client={"retry": policy}, faults=[fault]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
-            await world.kie.generate(ask())
-        row = await world.row()
+            await setup.kie.generate(make_request())
+        row = await setup.row()
 
         assert ("in_doubt", 1, row.id) == (row.state, row.suspect_attempts, raised.value.job.id)
         await anyio.sleep(7200.0)
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 #: An answer after which the service hangs up, so that the next attempt has to connect.
 _LAST_WORDS: dict[str, Any] = {"what": "body", "headers": {"Connection": "close"}}
 
 
-async def _first_answer(world: World) -> None:
-    while not world.truth.posts or world.truth.posts[0].answered_at is None:
+async def _first_answer(setup: Setup) -> None:
+    while not setup.truth.posts or setup.truth.posts[0].answered_at is None:
         await anyio.lowlevel.checkpoint()
 
 
@@ -446,43 +452,43 @@ async def _first_answer(world: World) -> None:
 async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds: float) -> None:
     """What would be withdrawn for free is rejected with its suspect attempt, and the error is ``ServerError``."""
     fault = Fault("create", body='{"code":500,"msg":"Server exception"}', nth=1, **_LAST_WORDS)
-    async with a_world(faults=[fault]) as world:
+    async with client_and_fake(faults=[fault]) as setup:
 
         async def worse() -> None:
-            await _first_answer(world)
+            await _first_answer(setup)
             if then == "refused connections":
-                await world.fake.refuse_connections()
+                await setup.fake.refuse_connections()
             elif then == "402":
-                world.fake.credits = 0.0
+                setup.fake.credits = 0.0
             else:
-                world.fake.maintenance = True
+                setup.fake.maintenance = True
 
         async with anyio.create_task_group() as group:
             group.start_soon(worse)
             with pytest.raises(ServerError, match="may have been paid") as raised:
-                await world.kie.generate(ask())
-        row = await world.row()
+                await setup.kie.generate(make_request())
+        row = await setup.row()
 
         assert ("rejected", 1, row.id) == (row.state, row.suspect_attempts, raised.value.job_id)
         assert anyio.current_time() <= seconds
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
     """It may have been paid: the journal says so, and keeps the attempt."""
-    async with a_world(faults=[Fault("create", "code", code=500)]) as world:
+    async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         with anyio.move_on_after(30.0):
             async with anyio.create_task_group() as group:
-                group.start_soon(world.kie.generate, ask())
-                while not world.reported(EventName.SUSPECT):
+                group.start_soon(setup.kie.generate, make_request())
+                while not setup.reported(EventName.SUSPECT):
                     await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
         await anyio.sleep(1.0)
-        row = await world.row()
+        row = await setup.row()
 
         assert ("rejected", 1) == (row.state, row.suspect_attempts)
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 # -- refused for good -------------------------------------------------------------------------------------------------
@@ -499,27 +505,27 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
     ],
 )
 async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
-    async with a_world(faults=[Fault("create", "code", code=500, msg=text)]) as world:
+    async with client_and_fake(faults=[Fault("create", "code", code=500, msg=text)]) as setup:
         with pytest.raises(InvalidRequestError) as raised:
-            await world.kie.generate(ask())
-        row = await world.row()
+            await setup.kie.generate(make_request())
+        row = await setup.row()
 
         assert text == raised.value.service_message
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)
         assert ("rejected", 0, row.id) == (row.state, row.suspect_attempts, raised.value.job_id)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
     """A request that only the service can judge: its own 500 and 422 come through as they are."""
     bad = MarketRequest(model=WAN, input={"prompt": "x", "image_url": IMAGE, "resolution": "1080p"})
     unknown = MarketRequest(model="acme/unheard-of", input={})
-    async with a_world() as world:
+    async with client_and_fake() as setup:
         for request, words in ((bad, "resolution is not within"), (unknown, "not supported")):
             with pytest.raises(InvalidRequestError, match=words):
-                await world.kie.submit(request)
-        assert 2 == len(world.truth.posts)
-        assert {"rejected": 2} == await world.states()
+                await setup.kie.submit(request)
+        assert 2 == len(setup.truth.posts)
+        assert {"rejected": 2} == await setup.states()
 
 
 @pytest.mark.parametrize(
@@ -544,65 +550,65 @@ async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
 )
 async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], expected: type[KieError]) -> None:
     """One POST, the typed error, and no redirect is followed."""
-    async with a_world(faults=[Fault("create", **fault)]) as world:
+    async with client_and_fake(faults=[Fault("create", **fault)]) as setup:
         with pytest.raises(KieError) as raised:
-            await world.kie.submit(ask())
-        row = await world.row()
+            await setup.kie.submit(make_request())
+        row = await setup.row()
 
         assert expected is type(raised.value)
         assert row.id == raised.value.job_id
         assert "rejected" == row.state
         await anyio.sleep(3600.0)
-        assert (1, []) == (len(world.truth.posts), world.truth.strays)
-        await assert_settled(world.kie)
+        assert (1, []) == (len(setup.truth.posts), setup.truth.strays)
+        await assert_settled(setup.kie)
 
 
 async def test_a_proxy_that_refuses_the_client_is_not_taken_for_a_bad_key() -> None:
-    async with a_world(faults=[Fault("create", "body", status=403, body="error code: 1010")]) as world:
+    async with client_and_fake(faults=[Fault("create", "body", status=403, body="error code: 1010")]) as setup:
         with pytest.raises(APIError, match="User-Agent"):
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
 
 
 async def test_a_paused_model_stops_no_other() -> None:
-    async with a_world() as world:
-        world.fake.paused.add("z-image")
+    async with client_and_fake() as setup:
+        setup.fake.paused.add("z-image")
         with pytest.raises(ModelPausedError):
-            await world.kie.generate(MarketRequest(model="z-image", input={"prompt": "x"}))
-        await world.kie.generate(ask())
+            await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "x"}))
+        await setup.kie.generate(make_request())
 
-        assert {"rejected": 1, "succeeded": 1} == await world.states()
+        assert {"rejected": 1, "succeeded": 1} == await setup.states()
 
 
 async def test_http_statuses_make_no_difference() -> None:
     """A service that puts its codes into the HTTP status as well is understood the same."""
-    async with a_world(http_statuses=True, credits=CLIP) as world:
-        await world.kie.generate(ask(0))
+    async with client_and_fake(http_statuses=True, credits=CLIP) as setup:
+        await setup.kie.generate(make_request(0))
         with pytest.raises(InsufficientCreditsError):
-            await world.kie.generate(ask(1))
+            await setup.kie.generate(make_request(1))
 
 
 async def test_a_refusal_never_shows_the_key() -> None:
     """Not even where the service repeats it."""
-    async with a_world(api_keys=["another key"]) as world:
+    async with client_and_fake(api_keys=["another key"]) as setup:
         with pytest.raises(AuthenticationError) as raised:
-            await world.kie.submit(ask())
+            await setup.kie.submit(make_request())
 
-        assert KEY not in f"{raised.value}{raised.value!r}{world.events}{world.kie!r}"
+        assert KEY not in f"{raised.value}{raised.value!r}{setup.events}{setup.kie!r}"
 
 
 async def test_an_unsent_job_is_told_by_transport_error_whatever_came_before() -> None:
     """A 429 before the outage does not make it the rate limit's fault, and patience counts from the outage."""
     fault = Fault("create", body='{"code":429,"msg":"slow down"}', nth=1, **_LAST_WORDS)
-    async with a_world(faults=[fault]) as world:
+    async with client_and_fake(faults=[fault]) as setup:
 
         async def outage() -> None:
-            await _first_answer(world)
-            await world.fake.refuse_connections()
+            await _first_answer(setup)
+            await setup.fake.refuse_connections()
 
         async with anyio.create_task_group() as group:
             group.start_soon(outage)
             with pytest.raises(TransportError, match="Nothing was paid"):
-                await world.kie.submit(ask())
-        assert {"cancelled": 1} == await world.states()
+                await setup.kie.submit(make_request())
+        assert {"cancelled": 1} == await setup.states()
         assert 121.0 <= anyio.current_time() <= 152.0
-        assert 1 == len(world.truth.posts)
+        assert 1 == len(setup.truth.posts)

@@ -15,7 +15,7 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, a_picture, a_result, files_in
-from tests.client.world import a_world, ask, assert_settled
+from tests.helpers import assert_settled, client_and_fake, make_request
 
 DAY = 86_400.0
 
@@ -63,11 +63,11 @@ INWARD = [
 
 @pytest.mark.parametrize("url", INWARD)
 async def test_a_result_that_lies_in_the_own_network_is_never_asked_for(url: str, tmp_path: Path) -> None:
-    async with a_result(url) as (video, host, world):
+    async with a_result(url) as (video, host, setup):
         with pytest.raises(DownloadError, match="is not fetched") as raised:
             await video.save(tmp_path)
 
-        assert ([], []) == (host.seen, world.truth.downloads)
+        assert ([], []) == (host.seen, setup.truth.downloads)
         assert {} == files_in(tmp_path)
         assert "hunter2" not in str(raised.value)
         assert (video.job_id, video.task_id) == (raised.value.job_id, raised.value.task_id)
@@ -133,40 +133,40 @@ async def test_download_hosts_limits_the_hosts(tmp_path: Path) -> None:
 
 
 async def test_an_expired_url_is_minted_again_once(tmp_path: Path) -> None:
-    async with a_world(duration=0.0, expires_after=DAY) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(duration=0.0, expires_after=DAY) as setup:
+        video = await setup.kie.generate(make_request())
         await anyio.sleep(2 * DAY)
         (file,) = await video.save(tmp_path / "cat.mp4")
 
         assert b"ftyp" == file.read_bytes()[4:8]
-        assert ["download_url"] == [query.place for query in world.truth.queries]
-        assert 2 == len(world.truth.downloads)
-        assert [False, False] == [download.authorized for download in world.truth.downloads]
-        await assert_settled(world.kie)
+        assert ["download_url"] == [query.place for query in setup.truth.queries]
+        assert 2 == len(setup.truth.downloads)
+        assert [False, False] == [download.authorized for download in setup.truth.downloads]
+        await assert_settled(setup.kie)
 
 
 async def test_a_result_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
     """That a link could be minted proves nothing."""
-    async with a_world(duration=0.0) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(duration=0.0) as setup:
+        video = await setup.kie.generate(make_request())
         await anyio.sleep(15 * DAY)
         with pytest.raises(ResultExpiredError) as raised:
             await video.save(tmp_path / "cat.mp4")
 
         assert (video.job_id, video.task_id) == (raised.value.job_id, raised.value.task_id)
-        assert 1 == len(world.truth.queries)
-        assert 2 == len(world.truth.downloads)
+        assert 1 == len(setup.truth.queries)
+        assert 2 == len(setup.truth.downloads)
         assert {} == files_in(tmp_path)
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
 async def test_gone_has_several_names(status: int, tmp_path: Path) -> None:
     fault = Fault("download", "body", body="gone", status=status, times=1)
-    async with a_world(duration=0.0, faults=[fault]) as world:
-        picture = await a_picture(world)
+    async with client_and_fake(duration=0.0, faults=[fault]) as setup:
+        picture = await a_picture(setup)
         await picture.save(tmp_path / "cat.png")
 
-        assert 1 == len(world.truth.queries)
+        assert 1 == len(setup.truth.queries)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ async def test_a_link_that_could_not_be_minted_does_not_mean_that_the_result_is_
     fault: Fault, tmp_path: Path
 ) -> None:
     """Who believes that a paid result is gone does not try again."""
-    async with a_world(duration=0.0, faults=[fault]) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(duration=0.0, faults=[fault]) as setup:
+        video = await setup.kie.generate(make_request())
         await anyio.sleep(2 * DAY)
         with pytest.raises(DownloadError) as raised:
             await video.save(tmp_path)
@@ -197,8 +197,8 @@ async def test_a_link_that_could_not_be_minted_does_not_mean_that_the_result_is_
 @pytest.mark.parametrize("link", ["http://10.0.0.1/a.mp4", "https://[::1]/a.mp4", "file:///etc/passwd"])
 async def test_a_minted_link_is_judged_as_well(link: str, tmp_path: Path) -> None:
     body = json.dumps({"code": 200, "msg": "success", "data": link})
-    async with a_world(duration=0.0, faults=[Fault("download_url", "body", body=body)]) as world:
-        video = await world.kie.generate(ask())
+    async with client_and_fake(duration=0.0, faults=[Fault("download_url", "body", body=body)]) as setup:
+        video = await setup.kie.generate(make_request())
         await anyio.sleep(2 * DAY)
         with pytest.raises(DownloadError):
             await video.save(tmp_path)

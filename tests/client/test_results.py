@@ -16,14 +16,14 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, a_picture, a_result, files_in
-from tests.client.world import KEY, a_world, ask, assert_settled
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 from tests.requests.samples import JPEG, PNG, WEBP
 
 
 async def test_a_result_is_saved_whole(tmp_path: Path) -> None:
     """It is the very file that the service has, and the key stayed at home."""
-    async with a_world(duration=0.0) as world:
-        video = await world.kie.generate(ask(image=PNG))
+    async with client_and_fake(duration=0.0) as setup:
+        video = await setup.kie.generate(make_request(image=PNG))
         target = tmp_path / "new" / "folder" / "cat.mp4"
         files = await video.save(target)
         again = await video.save(str(target))
@@ -31,19 +31,19 @@ async def test_a_result_is_saved_whole(tmp_path: Path) -> None:
         assert [target] == files == again
         content = target.read_bytes()
         assert b"ftyp" == content[4:8]
-        assert world.tasks[0].encode() in content
+        assert setup.tasks[0].encode() in content
         assert {"new/folder/cat.mp4": content} == files_in(tmp_path)
-        assert [False, False] == [download.authorized for download in world.truth.downloads]
-        await assert_settled(world.kie)
+        assert [False, False] == [download.authorized for download in setup.truth.downloads]
+        await assert_settled(setup.kie)
 
 
 async def test_a_folder_names_files_by_task_and_by_what_they_are(tmp_path: Path) -> None:
-    async with a_world(duration=0.0) as world:
-        video = await world.kie.generate(ask())
-        picture = await world.kie.generate(MarketRequest(model="z-image", input={"prompt": "a cat"}))
+    async with client_and_fake(duration=0.0) as setup:
+        video = await setup.kie.generate(make_request())
+        picture = await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "a cat"}))
         files = [*(await video.save(tmp_path)), *(await picture.save(tmp_path))]
 
-        assert [tmp_path / f"{world.tasks[0]}-1.mp4", tmp_path / f"{world.tasks[1]}-1.png"] == files
+        assert [tmp_path / f"{setup.tasks[0]}-1.mp4", tmp_path / f"{setup.tasks[1]}-1.png"] == files
         assert b"\x89PNG" == files[1].read_bytes()[:4]
 
 
@@ -91,8 +91,8 @@ async def test_what_a_file_is_decides_its_suffix_and_not_its_url(tmp_path: Path)
 async def test_a_file_that_was_there_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     target = tmp_path / "cat.png"
     target.write_bytes(b"the old one")
-    async with a_world(duration=0.0, faults=[Fault("download", "half_body", times=3)]) as world:
-        picture = await a_picture(world)
+    async with client_and_fake(duration=0.0, faults=[Fault("download", "half_body", times=3)]) as setup:
+        picture = await a_picture(setup)
         with pytest.raises(DownloadError):
             await picture.save(target)
         assert {"cat.png": b"the old one"} == files_in(tmp_path)
@@ -117,25 +117,25 @@ BROKEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_download_that_breaks_leaves_nothing_on_disk(name: str, tmp_path: Path) -> None:
     """Three tries, then ``DownloadError``; no file and no part of one, and the task stays done."""
-    async with a_world(duration=0.0, faults=[Fault("download", **BROKEN[name])]) as world:
-        picture = await a_picture(world)
+    async with client_and_fake(duration=0.0, faults=[Fault("download", **BROKEN[name])]) as setup:
+        picture = await a_picture(setup)
         with pytest.raises(DownloadError) as raised:
             await picture.save(tmp_path / "cat.png")
 
         assert {} == files_in(tmp_path)
-        assert 3 <= len(world.truth.downloads) <= 6  # aiohttp by itself repeats a GET once
+        assert 3 <= len(setup.truth.downloads) <= 6  # aiohttp by itself repeats a GET once
         assert (picture.job_id, picture.task_id) == (raised.value.job_id, raised.value.task_id)
         assert KEY not in str(raised.value)
-        assert {"succeeded": 1} == await world.states()
-        world.fake.faults.clear()
+        assert {"succeeded": 1} == await setup.states()
+        setup.fake.faults.clear()
         await picture.save(tmp_path / "cat.png")
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("name", [name for name in BROKEN if name != "a trickle"])
 async def test_a_download_that_breaks_once_is_made_again(name: str, tmp_path: Path) -> None:
-    async with a_world(duration=0.0, faults=[Fault("download", times=1, **BROKEN[name])]) as world:
-        picture = await a_picture(world)
+    async with client_and_fake(duration=0.0, faults=[Fault("download", times=1, **BROKEN[name])]) as setup:
+        picture = await a_picture(setup)
         (file,) = await picture.save(tmp_path / "cat.png")
 
         assert {"cat.png": file.read_bytes()} == files_in(tmp_path)
@@ -162,7 +162,7 @@ async def test_a_download_that_breaks_once_is_made_again(name: str, tmp_path: Pa
 )
 async def test_what_is_not_what_it_claims_is_not_kept(body: bytes, how: dict[str, Any], tmp_path: Path) -> None:
     """An error page under a video's name would be found only by whoever plays it."""
-    async with a_result() as (video, host, world):
+    async with a_result() as (video, host, setup):
         host.at("/a.mp4", body, **how)
         with pytest.raises(DownloadError) as raised:
             await video.save(tmp_path / "cat.mp4")
@@ -170,7 +170,7 @@ async def test_what_is_not_what_it_claims_is_not_kept(body: bytes, how: dict[str
         assert not isinstance(raised.value, ResultExpiredError)
         assert "\n" not in str(raised.value)
         assert {} == files_in(tmp_path)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 def _photo(size: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from kie_async import KieClient, KieError, RetryPolicy
 from kie_async.testing import Fault
-from tests.client.world import CALLBACKS, KEY, PROMPT, World, a_world, ask
+from tests.helpers import CALLBACKS, KEY, PROMPT, Setup, client_and_fake, make_request
 from tests.requests.samples import PNG
 
 if TYPE_CHECKING:
@@ -19,44 +19,44 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def generate(world: World, _: Path) -> None:
-    await world.kie.generate(ask(image=PNG))
+async def generate(setup: Setup, _: Path) -> None:
+    await setup.kie.generate(make_request(image=PNG))
 
 
-async def bad_request(world: World, _: Path) -> None:
-    await world.kie.generate(ask(seed=-1))
+async def bad_request(setup: Setup, _: Path) -> None:
+    await setup.kie.generate(make_request(seed=-1))
 
 
-async def another_request(world: World, _: Path) -> None:
-    await world.kie.submit(ask(0), key="order 7")
-    await world.kie.submit(ask(1), key="order 7")
+async def another_request(setup: Setup, _: Path) -> None:
+    await setup.kie.submit(make_request(0), key="order 7")
+    await setup.kie.submit(make_request(1), key="order 7")
 
 
-async def poll(world: World, _: Path) -> None:
-    await (await world.kie.submit(ask())).status()
+async def poll(setup: Setup, _: Path) -> None:
+    await (await setup.kie.submit(make_request())).status()
 
 
-async def save(world: World, folder: Path) -> None:
-    await (await world.kie.generate(ask())).save(folder / "cat.mp4")
+async def save(setup: Setup, folder: Path) -> None:
+    await (await setup.kie.generate(make_request())).save(folder / "cat.mp4")
 
 
-async def credits(world: World, _: Path) -> None:
-    await world.kie.credits()
+async def credits(setup: Setup, _: Path) -> None:
+    await setup.kie.credits()
 
 
-async def failed(world: World, _: Path) -> None:
-    job = await world.kie.submit(ask())
-    world.fake.fail(world.tasks[0])
+async def failed(setup: Setup, _: Path) -> None:
+    job = await setup.kie.submit(make_request())
+    setup.fake.fail(setup.tasks[0])
     await job
 
 
-async def closed(world: World, _: Path) -> None:
-    job = await world.kie.submit(ask())
+async def closed(setup: Setup, _: Path) -> None:
+    job = await setup.kie.submit(make_request())
     async with anyio.create_task_group() as group:
 
         async def close() -> None:
             await anyio.sleep(1.0)
-            await world.kie.aclose()
+            await setup.kie.aclose()
 
         group.start_soon(close)
         with pytest.raises(KieError) as raised:
@@ -64,12 +64,12 @@ async def closed(world: World, _: Path) -> None:
     raise raised.value
 
 
-async def offline(world: World, _: Path) -> None:
-    await world.fake.refuse_connections()
-    await world.kie.generate(ask())
+async def offline(setup: Setup, _: Path) -> None:
+    await setup.fake.refuse_connections()
+    await setup.kie.generate(make_request())
 
 
-CASES: dict[str, tuple[Callable[[World, Path], Awaitable[None]], list[Fault]]] = {
+CASES: dict[str, tuple[Callable[[Setup, Path], Awaitable[None]], list[Fault]]] = {
     "bad request": (bad_request, []),
     "another request": (another_request, []),
     "upload": (generate, [Fault("upload", "reset")]),
@@ -119,9 +119,9 @@ async def test_no_error_shows_the_key_or_the_prompt(name: str, tmp_path: Path) -
     act, faults = CASES[name]
     policy = RetryPolicy(maintenance_timeout=60.0, unsent_timeout=10.0, max_age=600.0)
     options = {"callback_url": CALLBACKS if name != "lost" else None, "retry": policy}
-    async with a_world(client=options, faults=faults) as world:
+    async with client_and_fake(client=options, faults=faults) as setup:
         with pytest.raises(KieError) as raised:
-            await act(world, tmp_path)
+            await act(setup, tmp_path)
         error = raised.value
         shown = [
             str(error),
@@ -129,10 +129,10 @@ async def test_no_error_shows_the_key_or_the_prompt(name: str, tmp_path: Path) -
             *traceback.format_exception(error),
             *locals_of(error),
             *(repr(value) for value in vars(error).values()),
-            repr(world.kie),
-            repr(world.events),
-            repr(await world.kie.jobs()) if name != "closed" else "",
-            repr(world.kie.statistics()),
+            repr(setup.kie),
+            repr(setup.events),
+            repr(await setup.kie.jobs()) if name != "closed" else "",
+            repr(setup.kie.statistics()),
         ]
 
         assert [] == [text for text in shown if KEY in text or PROMPT in text]
@@ -155,9 +155,9 @@ async def test_the_key_goes_to_the_service_and_to_nobody_else(tmp_path: Path) ->
         )
 
     places = ("upload", "create", "poll", "download", "credit")
-    async with a_world(duration=0.0, faults=[listen(place) for place in places]) as world:
-        await (await world.kie.generate(ask(image=PNG))).save(tmp_path)
-        await world.kie.credits()
+    async with client_and_fake(duration=0.0, faults=[listen(place) for place in places]) as setup:
+        await (await setup.kie.generate(make_request(image=PNG))).save(tmp_path)
+        await setup.kie.credits()
 
     assert {("upload", True), ("create", True), ("poll", True), ("download", False), ("credit", True)} == set(heard)
 

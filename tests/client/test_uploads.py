@@ -18,13 +18,13 @@ from kie_async import (
 )
 from kie_async.testing import Fault
 from kie_async.testing.faults import Call
-from tests.client.world import Anything, World, a_world, ask, assert_settled
+from tests.helpers import Setup, assert_settled, client_and_fake, make_request
 from tests.requests.samples import JPEG, PNG, WEBP, png_of
 
 DAY = 86_400.0
 
 
-def upload_paths(world: World) -> list[str]:
+def upload_paths(setup: Setup) -> list[str]:
     """Note the path of every upload from now on."""
     paths: list[str] = []
 
@@ -32,7 +32,7 @@ def upload_paths(world: World) -> list[str]:
         paths.append(call.path)
         return False
 
-    world.fake.inject(Fault("upload", "close", when=poll))
+    setup.fake.inject(Fault("upload", "close", when=poll))
     return paths
 
 
@@ -52,19 +52,19 @@ async def test_a_local_image_is_uploaded_whole(content: bytes, mime: str, path: 
     """Small ones as base64 in JSON, large ones as a stream; the create names their URL."""
     file = tmp_path / "cat.image"
     file.write_bytes(content)
-    async with a_world(duration=0.0) as world:
-        paths = upload_paths(world)
-        await world.kie.generate(ask(image=file))
-        (upload,) = world.truth.uploads
-        (task,) = world.truth.created
+    async with client_and_fake(duration=0.0) as setup:
+        paths = upload_paths(setup)
+        await setup.kie.generate(make_request(image=file))
+        (upload,) = setup.truth.uploads
+        (task,) = setup.truth.created
 
         assert [path] == paths
         assert (len(content), mime) == (upload.size, upload.mime)
-        assert f"{world.fake.url}{upload.path}" == task.input["image_url"]
+        assert f"{setup.fake.url}{upload.path}" == task.input["image_url"]
         assert "cat.image" not in str(task.input["image_url"])
-        (source,) = (await world.row()).sources
+        (source,) = (await setup.row()).sources
         assert ("image_url", str(file)) == (source.field, source.origin)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("size", [1000, 200_000])
@@ -74,29 +74,29 @@ async def test_the_same_bytes_are_uploaded_once_a_client(size: int, tmp_path: Pa
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(content)
     images: list[Any] = [content, bytearray(content), tmp_path / "a.png", str(tmp_path / "b.jpg")]
-    async with a_world(latency=(0.02, 0.2)) as world:
+    async with client_and_fake(latency=(0.02, 0.2)) as setup:
         async with anyio.create_task_group() as group:
             for number in range(12):
-                group.start_soon(world.kie.submit, ask(number, image=images[number % 4]))
-        await world.kie.submit(ask(12, image=content))
+                group.start_soon(setup.kie.submit, make_request(number, image=images[number % 4]))
+        await setup.kie.submit(make_request(12, image=content))
 
-        assert 1 == len(world.truth.uploads)
-        assert 1 == len({task.input["image_url"] for task in world.truth.created})
-        assert 13 == len(world.truth.created)
+        assert 1 == len(setup.truth.uploads)
+        assert 1 == len({task.input["image_url"] for task in setup.truth.created})
+        assert 13 == len(setup.truth.created)
 
 
 async def test_other_bytes_are_other_uploads_and_few_at_a_time() -> None:
     running = most = 0
-    async with a_world(faults=[Fault("upload", "slow", seconds=10.0)]) as world:
+    async with client_and_fake(faults=[Fault("upload", "slow", seconds=10.0)]) as setup:
         async with anyio.create_task_group() as group:
             for number in range(12):
-                group.start_soon(world.kie.submit, ask(number, image=png_of(100 + number)))
-        starts = [upload.at for upload in world.truth.uploads]
+                group.start_soon(setup.kie.submit, make_request(number, image=png_of(100 + number)))
+        starts = [upload.at for upload in setup.truth.uploads]
         for at in starts:
             running = sum(at <= other < at + 9.9 for other in starts)
             most = max(most, running)
 
-        assert 12 == len(world.truth.uploads)
+        assert 12 == len(setup.truth.uploads)
         assert 4 == most
 
 
@@ -116,85 +116,85 @@ async def test_other_bytes_are_other_uploads_and_few_at_a_time() -> None:
 @pytest.mark.parametrize("size", [1000, 200_000], ids=["base64", "stream"])
 async def test_an_upload_that_fails_is_made_again(how: dict[str, Any], size: int) -> None:
     """It costs nothing, and names its file by the content."""
-    async with a_world(faults=[Fault("upload", times=2, **how)]) as world:
-        await world.kie.submit(ask(image=png_of(size)))
+    async with client_and_fake(faults=[Fault("upload", times=2, **how)]) as setup:
+        await setup.kie.submit(make_request(image=png_of(size)))
 
-        assert 3 == len(world.truth.uploads)
-        assert 1 == len(world.truth.created)
-        assert {size} == {upload.size for upload in world.truth.uploads if upload.size}
+        assert 3 == len(setup.truth.uploads)
+        assert 1 == len(setup.truth.created)
+        assert {size} == {upload.size for upload in setup.truth.uploads if upload.size}
 
 
 @pytest.mark.parametrize("call", ["submit", "generate", "upload"])
 async def test_an_upload_that_keeps_failing_ends_in_upload_error(call: str) -> None:
     """Nothing was sent, nothing was paid, and nothing is left behind."""
-    async with a_world(faults=[Fault("upload", "html")]) as world:
-        argument = PNG if call == "upload" else ask(image=PNG)
+    async with client_and_fake(faults=[Fault("upload", "html")]) as setup:
+        argument = PNG if call == "upload" else make_request(image=PNG)
         with pytest.raises(UploadError, match="Nothing was paid"):
-            await getattr(world.kie, call)(argument)
+            await getattr(setup.kie, call)(argument)
 
-        assert 3 == len(world.truth.uploads)
-        assert [] == world.truth.posts
-        assert [] == await world.rows()
-        await assert_settled(world.kie)
+        assert 3 == len(setup.truth.uploads)
+        assert [] == setup.truth.posts
+        assert [] == await setup.rows()
+        await assert_settled(setup.kie)
 
 
 async def test_an_upload_that_is_refused_is_not_made_again() -> None:
     fault = Fault("upload", "body", status=400, body='{"success":false,"code":400,"msg":"no such folder"}')
-    async with a_world(faults=[fault]) as world:
+    async with client_and_fake(faults=[fault]) as setup:
         with pytest.raises(UploadError, match="no such folder"):
-            await world.kie.submit(ask(image=PNG))
+            await setup.kie.submit(make_request(image=PNG))
 
-        assert 1 == len(world.truth.uploads)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.uploads)
+        await assert_settled(setup.kie)
 
 
 async def test_a_bad_key_is_told_by_the_upload() -> None:
-    async with a_world(api_keys=["another"]) as world:
+    async with client_and_fake(api_keys=["another"]) as setup:
         with pytest.raises(AuthenticationError):
-            await world.kie.submit(ask(image=PNG))
-        assert [] == world.truth.posts
+            await setup.kie.submit(make_request(image=PNG))
+        assert [] == setup.truth.posts
 
 
 @pytest.mark.parametrize("url", ["", "/relative.png", "ftp://example.com/a.png", None, 7])
-async def test_an_upload_without_a_usable_url_is_no_upload(url: Anything) -> None:
-    async with a_world(
+async def test_an_upload_without_a_usable_url_is_no_upload(url: Any) -> None:
+    async with client_and_fake(
         faults=[Fault("upload", "alter", after=True, data={"downloadUrl": url, "fileUrl": url})]
-    ) as world:
+    ) as setup:
         with pytest.raises(UploadError):
-            await world.kie.submit(ask(image=PNG))
-        assert [] == world.truth.posts
+            await setup.kie.submit(make_request(image=PNG))
+        assert [] == setup.truth.posts
 
 
 async def test_a_failed_upload_does_not_take_the_key() -> None:
-    async with a_world(faults=[Fault("upload", "html", times=3)]) as world:
+    async with client_and_fake(faults=[Fault("upload", "html", times=3)]) as setup:
         with pytest.raises(UploadError):
-            await world.kie.submit(ask(image=PNG), key="order 7")
-        await world.kie.generate(ask(image=PNG), key="order 7")
+            await setup.kie.submit(make_request(image=PNG), key="order 7")
+        await setup.kie.generate(make_request(image=PNG), key="order 7")
 
-        assert 1 == len(world.truth.posts)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts)
+        await assert_settled(setup.kie)
 
 
 async def test_an_upload_is_used_no_longer_than_it_is_kept() -> None:
     """The service keeps it for three days."""
-    async with a_world(duration=0.0) as world:
-        await world.kie.generate(ask(0, image=PNG))
+    async with client_and_fake(duration=0.0) as setup:
+        await setup.kie.generate(make_request(0, image=PNG))
         await anyio.sleep(2 * DAY)
-        await world.kie.generate(ask(1, image=PNG))
-        assert 1 == len(world.truth.uploads)
+        await setup.kie.generate(make_request(1, image=PNG))
+        assert 1 == len(setup.truth.uploads)
         await anyio.sleep(0.9 * DAY)
-        await world.kie.generate(ask(2, image=PNG))
-        assert 2 == len(world.truth.uploads)
+        await setup.kie.generate(make_request(2, image=PNG))
+        assert 2 == len(setup.truth.uploads)
 
 
 async def test_upload_returns_a_url_for_any_request() -> None:
-    async with a_world(duration=0.0) as world:
-        url = await world.kie.upload(PNG)
-        assert url == await world.kie.upload(PNG)
-        await world.kie.generate(MarketRequest(model="z-image", input={"image_url": url}))
+    async with client_and_fake(duration=0.0) as setup:
+        url = await setup.kie.upload(PNG)
+        assert url == await setup.kie.upload(PNG)
+        await setup.kie.generate(MarketRequest(model="z-image", input={"image_url": url}))
 
-        assert 1 == len(world.truth.uploads)
-        assert url == world.truth.created[0].input["image_url"]
+        assert 1 == len(setup.truth.uploads)
+        assert url == setup.truth.created[0].input["image_url"]
 
 
 async def test_the_same_key_means_the_same_image_content(tmp_path: Path) -> None:
@@ -203,19 +203,19 @@ async def test_the_same_key_means_the_same_image_content(tmp_path: Path) -> None
     first.write_bytes(PNG)
     copy.write_bytes(PNG)
     other.write_bytes(png_of(500))
-    async with a_world() as world:
-        job = await world.kie.submit(ask(image=first), key="order 7")
-        assert job.id == (await world.kie.submit(ask(image=copy), key="order 7")).id
-        for request in (ask(image=other), ask(image="https://example.com/cat.png")):
+    async with client_and_fake() as setup:
+        job = await setup.kie.submit(make_request(image=first), key="order 7")
+        assert job.id == (await setup.kie.submit(make_request(image=copy), key="order 7")).id
+        for request in (make_request(image=other), make_request(image="https://example.com/cat.png")):
             with pytest.raises(KeyConflictError) as raised:
-                await world.kie.submit(request, key="order 7")
+                await setup.kie.submit(request, key="order 7")
             assert ("image_url",) == raised.value.differs
         await job
         with pytest.raises(KeyConflictError) as raised:
-            await world.kie.submit(ask(image=other), key="order 7")
+            await setup.kie.submit(make_request(image=other), key="order 7")
         assert ("image_url",) == raised.value.differs
-        assert 1 == len(world.truth.posts) == len(world.truth.uploads)
-        await assert_settled(world.kie)
+        assert 1 == len(setup.truth.posts) == len(setup.truth.uploads)
+        await assert_settled(setup.kie)
 
 
 @pytest.mark.parametrize("then", ["the same", "changed", "gone", "given as bytes"])
@@ -223,24 +223,24 @@ async def test_a_job_that_is_sent_days_later_uploads_its_image_again(then: str, 
     """If it is still what it was; a picture that has changed would be another request."""
     file = tmp_path / "cat.png"
     file.write_bytes(PNG)
-    async with a_world(credits=0.0, duration=0.0) as world:
+    async with client_and_fake(credits=0.0, duration=0.0) as setup:
         with pytest.raises(KieError):
-            await world.kie.submit(ask(image=PNG if then == "given as bytes" else file), key="order 7")
+            await setup.kie.submit(make_request(image=PNG if then == "given as bytes" else file), key="order 7")
         await anyio.sleep(4 * DAY)
-        world.fake.credits = 1e4
+        setup.fake.credits = 1e4
         if then == "changed":
             file.write_bytes(png_of(500))
         elif then == "gone":
             file.unlink()
-        (job,) = await world.kie.recover()
+        (job,) = await setup.kie.recover()
         if then == "the same":
             await job
-            first, second = world.truth.uploads
-            assert f"{world.fake.url}{second.path}" == world.truth.created[0].input["image_url"]
+            first, second = setup.truth.uploads
+            assert f"{setup.fake.url}{second.path}" == setup.truth.created[0].input["image_url"]
             assert first.at < second.at
         else:
             with pytest.raises(KieError, match="ubmit") as raised:
                 await job
             assert job.id == raised.value.job_id
-            assert [] == world.truth.created
-        await assert_settled(world.kie)
+            assert [] == setup.truth.created
+        await assert_settled(setup.kie)

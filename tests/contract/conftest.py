@@ -14,7 +14,6 @@ import pytest
 from kie_async.testing import FakeKie
 
 #: What JSON holds, and what a fake may be asked for: tests look into it without ceremony.
-Anything: TypeAlias = Any
 
 WAN = "wan/2-2-a14b-image-to-video-turbo"
 KEY = "a key"
@@ -28,7 +27,7 @@ class Seen(NamedTuple):
     body: bytes
 
     @property
-    def json(self) -> Anything:
+    def json(self) -> Any:
         """The body, decoded."""
         return json.loads(self.body)
 
@@ -41,7 +40,7 @@ class Api:
         self._session = session
 
     async def request(
-        self, method: str, path: str, *, key: str | None = KEY, headers: dict[str, str] | None = None, **how: Anything
+        self, method: str, path: str, *, key: str | None = KEY, headers: dict[str, str] | None = None, **how: Any
     ) -> Seen:
         """Ask for a path of the fake, or a URL."""
         url = path if path.startswith("http") else self.fake.url + path
@@ -50,7 +49,7 @@ class Api:
             return Seen(answer.status, dict(answer.headers), await answer.read())
 
     async def create(
-        self, model: str = WAN, *, callback_url: str | None = None, key: str | None = KEY, **given: Anything
+        self, model: str = WAN, *, callback_url: str | None = None, key: str | None = KEY, **given: Any
     ) -> Seen:
         """Create a task; unless told otherwise, its input is good."""
         body = {"model": model, "input": {"prompt": "A cat", "image_url": "https://example.com/cat.png", **given}}
@@ -58,7 +57,7 @@ class Api:
             body["callBackUrl"] = callback_url
         return await self.request("POST", "/api/v1/jobs/createTask", json=body, key=key)
 
-    async def task(self, model: str = WAN, *, callback_url: str | None = None, **given: Anything) -> str:
+    async def task(self, model: str = WAN, *, callback_url: str | None = None, **given: Any) -> str:
         """Create a task and return its id."""
         answer = await self.create(model, callback_url=callback_url, **given)
         task_id: str = answer.json["data"]["taskId"]
@@ -68,9 +67,9 @@ class Api:
         """Look at a task."""
         return await self.request("GET", "/api/v1/jobs/recordInfo", params={"taskId": task_id}, key=key)
 
-    async def record(self, task_id: str) -> dict[str, Anything]:
+    async def record(self, task_id: str) -> dict[str, Any]:
         """Look at a task and return the record."""
-        data: dict[str, Anything] = (await self.poll(task_id)).json["data"]
+        data: dict[str, Any] = (await self.poll(task_id)).json["data"]
         return data
 
     async def result_url(self, task_id: str) -> str:
@@ -100,7 +99,7 @@ def serve() -> Serve:
     """A fake, made as asked for, and a client of it."""
 
     @asynccontextmanager
-    async def serving(**how: Anything) -> AsyncIterator[Api]:
+    async def serving(**how: Any) -> AsyncIterator[Api]:
         cookies = aiohttp.DummyCookieJar()
         async with FakeKie(**how) as fake, aiohttp.ClientSession(cookie_jar=cookies) as session:
             yield Api(fake, session)

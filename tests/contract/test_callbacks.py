@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
@@ -16,7 +16,7 @@ from kie_async.testing import Fault
 from kie_async.testing.callbacks import sign
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Anything, Serve
+    from tests.contract.conftest import Serve
 
 
 class Receiver:
@@ -39,7 +39,7 @@ class Receiver:
         """When posts came, to a tenth of a second."""
         return [round(at, 1) for at, _, _ in self.got]
 
-    def body(self, number: int = 0) -> Anything:
+    def body(self, number: int = 0) -> Any:
         """The body of a post, decoded."""
         return json.loads(self.got[number][2])
 
@@ -285,9 +285,7 @@ async def test_faults_at_the_end_and_early_ones_are_asked_for_apart(serve: Serve
 
 
 @pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("missigned", False)])
-async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(
-    serve: Serve, what: Anything, *, good: bool
-) -> None:
+async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(serve: Serve, what: Any, *, good: bool) -> None:
     """The worst that somebody can post who has the key; and without the key, what he can."""
     fault = Fault("callback", what, data={"taskId": "f" * 32}, copies=2)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
@@ -305,7 +303,7 @@ async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(
     [("unsigned", None, 0), ("missigned", False, 0), ("stale", True, 600)],
 )
 async def test_signatures_are_left_out_wrong_or_old_as_told(
-    serve: Serve, what: Anything, *, signed: bool | None, age: int
+    serve: Serve, what: Any, *, signed: bool | None, age: int
 ) -> None:
     fault = Fault("callback", what, seconds=600.0)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:

@@ -10,7 +10,7 @@ import pytest
 from kie_async.testing import Fault
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Anything, Api, Serve
+    from tests.contract.conftest import Api, Serve
 
 
 async def codes(api: Api, number: int) -> list[int]:
@@ -83,8 +83,6 @@ async def test_places_are_counted_apart(serve: Serve) -> None:
         ("callback", "early", {}, "needs seconds="),
     ],
 )
-def test_a_fault_that_makes_no_sense_is_refused(
-    where: Anything, what: Anything, how: dict[str, Any], text: str
-) -> None:
+def test_a_fault_that_makes_no_sense_is_refused(where: Any, what: Any, how: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Fault(where, what, **how)

@@ -12,7 +12,7 @@ import pytest
 from kie_async.testing import FakeKie, Fault
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Anything, Serve
+    from tests.contract.conftest import Serve
 
 OK = {"code": 200, "msg": "success"}
 EXCEPTION = "Server exception, please try again later or contact customer service"
@@ -314,7 +314,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_request_has_sent_not
 
 
 @pytest.mark.parametrize("what", ["reset", "half_body", "garbage"])
-async def test_a_connection_that_is_gone_is_not_cut_again(serve: Serve, what: Anything) -> None:
+async def test_a_connection_that_is_gone_is_not_cut_again(serve: Serve, what: Any) -> None:
     async with serve(latency=(1.0, 1.0), faults=[Fault("create", what, after=True, nth=1)]) as api:
         await hear(api.fake, patience=0.1)
         await asyncio.sleep(5)

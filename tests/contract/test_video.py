@@ -6,7 +6,7 @@ import asyncio
 import io
 import subprocess
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
 import pytest
@@ -17,7 +17,7 @@ from kie_async.testing.video import bundled_clip, encode_clip, make_clip
 
 if TYPE_CHECKING:
     from kie_async.testing.tasks import Task
-    from tests.contract.conftest import Anything, Serve
+    from tests.contract.conftest import Serve
 
 
 class Clip(NamedTuple):
@@ -114,7 +114,7 @@ def test_any_picture_becomes_a_clip(image: bytes, size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
-def test_a_build_without_h264_makes_clips_as_well(encoder: Anything) -> None:
+def test_a_build_without_h264_makes_clips_as_well(encoder: Any) -> None:
     clip = decode(encode_clip(draw_png("a cat"), height=480, encoder=encoder))
 
     assert (81, 832, 480) == clip[:3]

@@ -10,7 +10,7 @@ import attrs
 
 from kie_async import Statistics
 from kie_async._core.lifecycle import JobState
-from tests.client.world import KEY
+from tests.helpers import KEY
 from tests.hostile.attacks import FIXED, WAYS, Attack, Way, drawn
 from tests.hostile.siege import LIMITS, OLD_KEY, WEBHOOK_KEY, Siege, besieged
 from tests.hostile.watch import Log, held_by, resident

@@ -26,7 +26,7 @@ from kie_async._core.matching import MAX_HINTED
 from kie_async._core.stored import load_record
 from kie_async.testing import FakeKie, Fault
 from kie_async.testing.truth import busiest_window
-from tests.client.world import KEY, ask, somebody_elses
+from tests.helpers import KEY, create_foreign_task, make_request
 from tests.hostile.attacks import Attack, Request, Scene, Target, Way, aimed
 from tests.hostile.posting import App, over_a_socket, through_asgi
 
@@ -124,7 +124,7 @@ class Siege:
         for nth in range(6):
             others = "https://app.example.com/kie/kj_" + "0" * 32 + ".1.AAAAAAAAAAAAAAAAAAAAAA"
             self._strangers.append(
-                await somebody_elses(self.fake.url, f"a stranger's {nth}", others if nth % 2 else None)
+                await create_foreign_task(self.fake.url, f"a stranger's {nth}", others if nth % 2 else None)
             )
         self.fake.inject(*_faults())
         life.start_soon(self._customers, waits)
@@ -140,13 +140,13 @@ class Siege:
                 if self._number % 9 == 0:
                     waits.start_soon(self._leave_at_once)
                 else:
-                    job = await self.kie.submit(ask(self._number), wait=False)
+                    job = await self.kie.submit(make_request(self._number), wait=False)
                     waits.start_soon(self._wait, job)
             await anyio.sleep(0.5)
 
     async def _leave_at_once(self) -> None:
         with anyio.move_on_after(0.2):
-            await self.kie.submit(ask(self._number))
+            await self.kie.submit(make_request(self._number))
 
     async def _wait(self, job: Job) -> None:
         """Wait for a job as a caller does, and hold what he is told against the truth."""

@@ -14,7 +14,7 @@ from kie_async import Limits
 from kie_async._core.callback_token import callback_secret
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
-from tests.client.world import CALLBACKS, KEY, World, a_world, ask, assert_settled, somebody_elses
+from tests.helpers import CALLBACKS, KEY, Setup, assert_settled, client_and_fake, create_foreign_task, make_request
 from tests.hostile.attacks import Attack, Scene, Target, aimed
 from tests.hostile.posting import through_asgi
 from tests.hostile.watch import held_by
@@ -40,26 +40,26 @@ class Flood:
         held: What the client held after each second, in bytes.
     """
 
-    world: World
+    setup: Setup
     answers: Counter[int | None] = attrs.field(factory=Counter)
     held: list[int] = attrs.field(factory=list)
 
     async def pour(self, claim: str, scene: Scene, jobs: Sequence[Job]) -> None:
         """Post a claim about each of *jobs* in turn, a new one each time, until all of them have ended."""
-        app, posted = self.world.kie.callbacks.asgi_app(), 0
+        app, posted = self.setup.kie.callbacks.asgi_app(), 0
         while any(job.state == "submitted" for job in jobs):
             for number in range(posted, posted + AT_ONCE):
                 self.answers[await through_asgi(app, aimed(Attack(body=claim, number=number), scene))] += 1
             posted += AT_ONCE
             await anyio.sleep(EVERY)
             if posted % 1000 == 0:
-                self.held.append(held_by(self.world.kie))
+                self.held.append(held_by(self.setup.kie))
 
 
-async def doubtful(world: World) -> None:
+async def doubtful(setup: Setup) -> None:
     """Let the client learn that callbacks are lost here, so that it polls as often as it may."""
-    world.kie.callbacks.asgi_app()
-    for job in [await world.kie.submit(ask(number)) for number in range(10)]:
+    setup.kie.callbacks.asgi_app()
+    for job in [await setup.kie.submit(make_request(number)) for number in range(10)]:
         await job
     await anyio.sleep(60.0)
 
@@ -74,32 +74,32 @@ async def test_a_flood_of_genuine_tokens_neither_starves_the_polling_nor_fills_t
     """
     lost = Fault("callback", "lost")
     options = {"callback_url": CALLBACKS, "on_event": None, "limits": Limits(polls_per_second=5.0)}
-    async with a_world(client=options, duration=12.0, faults=[lost]) as world:
-        strangers = [await somebody_elses(world.fake.url) for _ in range(3)]
-        await doubtful(world)
-        jobs = [await world.kie.submit(ask(100 + number)) for number in range(JOBS)]
-        world.truth.polls.clear()
+    async with client_and_fake(client=options, duration=12.0, faults=[lost]) as setup:
+        strangers = [await create_foreign_task(setup.fake.url) for _ in range(3)]
+        await doubtful(setup)
+        jobs = [await setup.kie.submit(make_request(100 + number)) for number in range(JOBS)]
+        setup.truth.polls.clear()
         targets = [Target(job.id, 1, job.task_id or "") for job in jobs]
         wall = asyncio.get_running_loop().time()
         scene = Scene(targets=targets, strangers=strangers, secret=callback_secret(KEY), keys=(), wall=wall)
-        flood, began = Flood(world), world.kie.statistics()
+        flood, began = Flood(setup), setup.kie.statistics()
 
         await flood.pour(claim, scene, jobs)
 
-        now = world.kie.statistics()
+        now = setup.kie.statistics()
         seconds = len(flood.held)
         # A job of which four unproved ids are kept takes no fifth.
         assert {200} <= set(flood.answers) <= ({200} if claim == "own" else {200, 429})
         assert sum(flood.answers.values()) >= 1000 * seconds
-        assert busiest_window((poll.at for poll in world.truth.polls), 1.0) <= 5
+        assert busiest_window((poll.at for poll in setup.truth.polls), 1.0) <= 5
         assert now.confirming <= JOBS
         net = (now.polls - now.confirmations) - (began.polls - began.confirmations)
         assert net >= JOBS  # none is due until a task may have ended, and then each has its turn
-        for row in [row for row in await world.rows() if row.id in {job.id for job in jobs}]:
-            task = world.truth.tasks[row.task_id or ""]
+        for row in [row for row in await setup.rows() if row.id in {job.id for job in jobs}]:
+            task = setup.truth.tasks[row.task_id or ""]
             assert 0.0 <= row.updated_at - task.ended_ms / 1000 <= 15.0
         assert max(flood.held[3:]) <= max(flood.held[:3]) + 50_000
         await anyio.sleep(7200.0)
-        await assert_settled(world.kie)
+        await assert_settled(setup.kie)
         for task_id in strangers:
-            del world.truth.tasks[task_id]  # they are no job's, and in no ledger
+            del setup.truth.tasks[task_id]  # they are no job's, and in no ledger

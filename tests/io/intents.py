@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -14,10 +14,8 @@ from kie_async._core.lifecycle import Intent, JobState, Source
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PROMPT", "Anything", "an_intent", "anonymous", "moved", "opened"]
+__all__ = ["PROMPT", "an_intent", "anonymous", "moved", "opened"]
 
-#: Arguments that are passed on to whoever knows their types.
-Anything: TypeAlias = Any
 
 #: A canary, which must not be found where only hashes are kept.
 PROMPT = "The canary turns its head"
@@ -44,7 +42,7 @@ _WAYS: dict[JobState, list[JobState]] = {
 }
 
 
-def an_intent(number: int = 0, **fields: Anything) -> Intent:
+def an_intent(number: int = 0, **fields: Any) -> Intent:
     """A row that was just written down."""
     made: dict[str, Any] = {
         "id": f"kj_{number:032x}",
@@ -71,7 +69,7 @@ def anonymous(row: Intent | None) -> Intent | None:
     return None if row is None else attrs.evolve(row, owner=None)
 
 
-async def moved(journal: Anything, row: Intent, state: JobState, **changes: Anything) -> Intent:
+async def moved(journal: Any, row: Intent, state: JobState, **changes: Any) -> Intent:
     """Move a new row to *state*, by the shortest way; *changes* come with the last move."""
     way = _WAYS[state]
     for step in way:
@@ -83,7 +81,7 @@ async def moved(journal: Anything, row: Intent, state: JobState, **changes: Anyt
 
 
 @asynccontextmanager
-async def opened(path: Path, **options: Anything) -> AsyncIterator[SqliteJournal]:
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteJournal]:
     """A journal on disk, open."""
     journal = SqliteJournal(path, **options)
     await journal.open()

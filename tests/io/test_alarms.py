@@ -15,7 +15,7 @@ from kie_async._io.timers import Timers
 from kie_async.testing import virtual_time
 
 
-class World:
+class Setup:
     """Alarms, and what they have called, with the instants."""
 
     def __init__(self, after: float = 0.0, rest: float = 0.0) -> None:
@@ -33,86 +33,86 @@ class World:
 
 
 async def test_each_job_is_called_once_at_its_deadline() -> None:
-    world = World()
+    setup = Setup()
     for name, at in (("c", 3.0), ("a", 1.0), ("b", 2.0), ("past", -1.0)):
-        world.job(name, at)
+        setup.job(name, at)
     await anyio.sleep(10.0)
 
-    assert ["past", "a", "b", "c"] == [name for name, _ in world.called]
-    assert [0.0, 1.0, 2.0, 3.0] == [round(at, 3) for _, at in world.called]
-    assert (0, 0) == (len(world.alarms), len(world.timers))
+    assert ["past", "a", "b", "c"] == [name for name, _ in setup.called]
+    assert [0.0, 1.0, 2.0, 3.0] == [round(at, 3) for _, at in setup.called]
+    assert (0, 0) == (len(setup.alarms), len(setup.timers))
 
 
 async def test_what_was_dropped_is_not_called_and_what_was_set_anew_is_called_then() -> None:
     """Whichever it was: the first of the heap, the last, or one that was dropped before."""
-    world = World()
-    jobs = [world.job(name, float(place)) for place, name in enumerate("abcd", 1)]
+    setup = Setup()
+    jobs = [setup.job(name, float(place)) for place, name in enumerate("abcd", 1)]
     for job in (jobs[0], jobs[3], jobs[0]):
-        world.alarms.drop(job)
-    world.alarms.set(jobs[2], 5.0)
-    world.alarms.set(jobs[3], 0.5)
-    assert 3 == len(world.alarms)
+        setup.alarms.drop(job)
+    setup.alarms.set(jobs[2], 5.0)
+    setup.alarms.set(jobs[3], 0.5)
+    assert 3 == len(setup.alarms)
     await anyio.sleep(10.0)
 
-    assert [("d", 0.5), ("b", 2.0), ("c", 5.0)] == [(name, round(at, 3)) for name, at in world.called]
+    assert [("d", 0.5), ("b", 2.0), ("c", 5.0)] == [(name, round(at, 3)) for name, at in setup.called]
 
 
 async def test_what_was_dropped_is_no_longer_counted_when_its_instant_has_passed() -> None:
     """One that was dropped behind others is still in the heap then."""
-    world = World()
-    jobs = [world.job(name, at) for name, at in (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 5.0))]
-    world.alarms.drop(jobs[2])
+    setup = Setup()
+    jobs = [setup.job(name, at) for name, at in (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 5.0))]
+    setup.alarms.drop(jobs[2])
     await anyio.sleep(2.0)
 
-    assert 1 == len(world.alarms)
-    assert ["a", "b"] == sorted(name for name, _ in world.called)
+    assert 1 == len(setup.alarms)
+    assert ["a", "b"] == sorted(name for name, _ in setup.called)
 
 
 async def test_jobs_that_come_and_go_leave_nothing_behind() -> None:
     """A deadline is an hour away; what has ended long before must not be held until then."""
     rng = random.Random(0)
-    world = World()
+    setup = Setup()
     alive: dict[str, LiveJob] = {}
     due: dict[str, float] = {}
     for number in range(5_000):
         name, at = str(number), 3600.0 + rng.random()
-        alive[name], due[name] = world.job(name, at), at
+        alive[name], due[name] = setup.job(name, at), at
         if len(alive) > 200:
             ended = rng.choice(list(alive))
-            world.alarms.drop(alive.pop(ended))
+            setup.alarms.drop(alive.pop(ended))
             del due[ended]
-        assert len(world.alarms) == len(alive)
-        assert 1 == len(world.timers)
-        assert world.alarms.held <= 2 * len(alive) + 1
+        assert len(setup.alarms) == len(alive)
+        assert 1 == len(setup.timers)
+        assert setup.alarms.held <= 2 * len(alive) + 1
     await anyio.sleep(4000.0)
 
-    assert sorted(due, key=lambda name: due[name]) == [name for name, _ in world.called]
-    assert all(0.0 <= at - due[name] < 1e-3 for name, at in world.called)
+    assert sorted(due, key=lambda name: due[name]) == [name for name, _ in setup.called]
+    assert all(0.0 <= at - due[name] < 1e-3 for name, at in setup.called)
 
 
 async def test_what_counts_from_an_instant_is_called_so_long_after_it() -> None:
-    world = World(after=3600.0)
+    setup = Setup(after=3600.0)
     for name, since in (("b", 2.0), ("a", 1.0), ("long ago", -4000.0)):
-        world.job(name, since)
+        setup.job(name, since)
     await anyio.sleep(4000.0)
 
-    assert [("long ago", 0.0), ("a", 3601.0), ("b", 3602.0)] == [(name, round(at, 3)) for name, at in world.called]
+    assert [("long ago", 0.0), ("a", 3601.0), ("b", 3602.0)] == [(name, round(at, 3)) for name, at in setup.called]
 
 
 async def test_without_jobs_there_is_no_timer() -> None:
-    world = World()
-    world.alarms.drop(world.job("a", 3600.0))
+    setup = Setup()
+    setup.alarms.drop(setup.job("a", 3600.0))
 
-    assert 0 == len(world.timers)
+    assert 0 == len(setup.timers)
 
 
 async def test_what_falls_into_the_rest_after_a_call_is_called_at_its_end_and_in_order() -> None:
-    world = World(rest=1.0)
+    setup = Setup(rest=1.0)
     for name, at in (("b", 2.0), ("e", 3.5), ("c", 2.5), ("a", -1.0), ("d", 3.0), ("f", 9.0)):
-        world.job(name, at)
+        setup.job(name, at)
     await anyio.sleep(10.0)
 
-    calls = [(name, round(at, 3)) for name, at in world.called]
+    calls = [(name, round(at, 3)) for name, at in setup.called]
     assert [("a", 0.0), ("b", 2.0), ("c", 3.0), ("d", 3.0), ("e", 4.0), ("f", 9.0)] == calls
 
 

@@ -15,7 +15,7 @@ import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import aiohttp
 import anyio
@@ -28,7 +28,7 @@ from kie_async._io.files.fetching import Terms
 from kie_async._io.http.resolver import PublicResolver
 from kie_async._io.runtime import Runtime
 from tests.client.filehost import MP4, files_in, mp4_of
-from tests.client.world import KEY, Anything
+from tests.helpers import KEY
 from tests.io.peer import Peer, a_peer, answer, reset
 from tests.io.test_transport import a_transport
 
@@ -178,9 +178,7 @@ def a_generation(url: str, downloads: Downloads) -> Generation:
     )
 
 
-async def saved(
-    say: Say, folder: Path, url: str = "/a.mp4", **options: Anything
-) -> tuple[list[Path] | DownloadError, Peer]:
+async def saved(say: Say, folder: Path, url: str = "/a.mp4", **options: Any) -> tuple[list[Path] | DownloadError, Peer]:
     """Save what a host says; returns the files or what went wrong, and the host."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -190,7 +188,7 @@ async def saved(
 
     async with a_peer(act) as peer, a_transport(peer.url, **options) as transport:
 
-        def lend() -> Anything:
+        def lend() -> Any:
             return Lent(transport)
 
         downloads = Downloads(
@@ -209,10 +207,10 @@ async def saved(
 class Lent:
     """A transport for the time of one file."""
 
-    def __init__(self, transport: Anything) -> None:
+    def __init__(self, transport: Any) -> None:
         self._transport = transport
 
-    async def __aenter__(self) -> Anything:
+    async def __aenter__(self) -> Any:
         return self._transport
 
     async def __aexit__(self, *_: object) -> None:
@@ -383,12 +381,12 @@ async def test_only_addresses_that_were_judged_are_connected_to(
     resolver = Changing(*answers)
     tried: list[str] = []
 
-    def no_socket(address: Anything) -> socket.socket:
+    def no_socket(address: Any) -> socket.socket:
         tried.append(str(address[4][0]))
         msg = "no network here"
         raise OSError(msg)
 
-    def session(**kwargs: Anything) -> aiohttp.ClientSession:
+    def session(**kwargs: Any) -> aiohttp.ClientSession:
         if "trace_configs" not in kwargs:
             judged = PublicResolver(frozenset(), resolver)
             # Without a cache, so that each try asks again, as tries do that are further apart.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import pytest
@@ -18,7 +18,7 @@ from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteJournal
 from kie_async.testing import virtual_time
-from tests.io.intents import Anything, an_intent, anonymous, moved, opened
+from tests.io.intents import an_intent, anonymous, moved, opened
 
 S = JobState
 
@@ -107,7 +107,7 @@ async def test_a_move_changes_state_instant_and_what_comes_along(journal: Journa
 
 
 @pytest.mark.parametrize("stale", [{"state": S.INTENT}, {"attempts": 1}, {"id": an_intent(9).id}])
-async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, stale: Anything) -> None:
+async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, stale: Any) -> None:
     """Compare-and-set: state and number of attempts are compared, and the row must be there."""
     row = await journal.add(an_intent(1))
     for attempt in (1, 2):
@@ -227,7 +227,7 @@ def add(number: int, key: int | None) -> Step:
     return lambda journal: journal.add(an_intent(number, key=None if key is None else f"key-{key}"))
 
 
-def move(number: int, state: JobState, to: JobState, at: float, changes: Anything) -> Step:
+def move(number: int, state: JobState, to: JobState, at: float, changes: Any) -> Step:
     """A move by somebody who has seen the row as it is, but perhaps in another state."""
 
     async def step(journal: Journal) -> Intent | None:
@@ -237,7 +237,7 @@ def move(number: int, state: JobState, to: JobState, at: float, changes: Anythin
     return step
 
 
-def walk(number: int, choice: int, at: float, changes: Anything) -> Step:
+def walk(number: int, choice: int, at: float, changes: Any) -> Step:
     """A legal move."""
 
     async def step(journal: Journal) -> Intent | None:
@@ -298,7 +298,7 @@ async def test_the_latest_rows_of_a_model_with_what_they_have_cost(journal: Jour
     for number in range(6):
         row = await journal.add(an_intent(number, model="other" if number == 4 else "ours"))
         for state in (S.SENDING, S.SUBMITTED, S.FAILED if number == 3 else S.SUCCEEDED):
-            changes: Anything = {"credits": 10.0 + number} if state is S.SUCCEEDED and number != 5 else {}
+            changes: Any = {"credits": 10.0 + number} if state is S.SUCCEEDED and number != 5 else {}
             row = await journal.move(row, state, at=2.0, **changes) or row
 
     assert [12.0, 11.0] == [row.credits for row in await journal.paid("ours", 2)]

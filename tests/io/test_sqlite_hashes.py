@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from kie_async import KieClient, KieError, Limits, ServerError, SqliteJournal, SubmitInDoubtError, UploadError
 from kie_async._core.lifecycle import JobState
 from kie_async.testing import FakeKie, Fault
-from tests.client.world import CALLBACKS, KEY, PROMPT, Anything, ask
+from tests.helpers import CALLBACKS, KEY, PROMPT, make_request
 from tests.requests.samples import PNG
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def bytes_of(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("store_inputs", ["full", "hash"])
-async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store_inputs: Anything) -> None:
+async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store_inputs: Any) -> None:
     """
     In every state: done, failed, refused, in doubt, given up, and not sent yet.
 
@@ -51,9 +51,9 @@ async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store
     journal = SqliteJournal(path, store_inputs=store_inputs)
     found = b""
 
-    async def attempt(number: int, **options: Anything) -> None:
+    async def attempt(number: int, **options: Any) -> None:
         with suppress(KieError):
-            await kie.generate(ask(number, image=image), **options)
+            await kie.generate(make_request(number, image=image), **options)
 
     async with FakeKie(faults=faults, duration=30.0) as fake:
         async with KieClient(KEY, base_url=fake.url, journal=journal, limits=Limits(creates=4)) as kie:
@@ -66,7 +66,7 @@ async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store
                 fake.fail(list(fake.truth.tasks)[1])
                 found += bytes_of(path)
             for number in range(5, 10):
-                await kie.submit(ask(number, image=image), wait=False)
+                await kie.submit(make_request(number, image=image), wait=False)
             found += bytes_of(path)
         found += bytes_of(path)
     states = {S.SUCCEEDED, S.FAILED, S.REJECTED, S.IN_DOUBT, S.CANCELLED, S.INTENT, S.SUBMITTED}
@@ -81,22 +81,22 @@ async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store
 async def test_what_was_not_sent_cannot_be_sent_by_the_next_process(tmp_path: Path) -> None:
     """It is withdrawn, its waiter is told why, and the same key with the request at hand sends it."""
     path = tmp_path / "kie.db"
-    options: Anything = {"limits": Limits(creates=1), "callback_url": CALLBACKS}
+    options: Any = {"limits": Limits(creates=1), "callback_url": CALLBACKS}
     async with FakeKie() as fake:
         journal = SqliteJournal(path, store_inputs="hash")
         async with KieClient(KEY, base_url=fake.url, journal=journal, **options) as kie:
-            await kie.submit(ask(0))
-            left = [await kie.submit(ask(number), key=f"order-{number}", wait=False) for number in (1, 2)]
+            await kie.submit(make_request(0))
+            left = [await kie.submit(make_request(number), key=f"order-{number}", wait=False) for number in (1, 2)]
 
         async with KieClient(KEY, base_url=fake.url, journal=journal, **options) as kie:
-            again = await kie.submit(ask(1), key="order-1", wait=False)
+            again = await kie.submit(make_request(1), key="order-1", wait=False)
             jobs = {job.id: job for job in await kie.recover()}
             with pytest.raises(UploadError, match=r"keeps only hashes of inputs\. Submit the request again"):
                 await jobs[left[1].id]
             assert left[0].id == again.id
             assert (await again).task_id in fake.truth.tasks
             assert "cancelled" == (await rows_of(path))[S.CANCELLED].state
-            video = await kie.generate(ask(2), key="order-2")
+            video = await kie.generate(make_request(2), key="order-2")
             assert left[1].id == video.job_id
         assert 3 == len(fake.truth.posts) == len(fake.truth.created)
 
@@ -108,12 +108,12 @@ async def test_a_doubt_is_not_withdrawn_for_want_of_the_input(tmp_path: Path) ->
         journal = SqliteJournal(path, store_inputs="hash")
         async with KieClient(KEY, base_url=fake.url, journal=journal) as kie:
             with pytest.raises(SubmitInDoubtError) as raised:
-                await kie.submit(ask(0), key="order")
+                await kie.submit(make_request(0), key="order")
             job = raised.value.job
             await job.resubmit(allow_duplicate=True)
             with pytest.raises(ServerError, match="may have been paid"):
                 await job
             with pytest.raises(ServerError, match="may have been paid"):
-                await kie.submit(ask(0), key="order")
+                await kie.submit(make_request(0), key="order")
         assert 1 == len(fake.truth.posts)
         assert S.CANCELLED not in await rows_of(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import anyio
@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from kie_async import ClientClosedError, KieClient, TransportError
 from kie_async._io.http.resolver import PublicResolver
 from kie_async._io.http.transport import CREATE_TIMEOUT, MAX_BODY, MOST_AT_ONCE, Answer, Exchange, Transport
-from tests.client.world import KEY, Anything, ask
+from tests.helpers import KEY, make_request
 from tests.io.peer import OK, Act, Peer, a_peer, answer, black_hole, free_port, request, reset, tls
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ BODY = b'{"a":"body"}'
 
 
 @asynccontextmanager
-async def a_transport(url: str, **options: Anything) -> AsyncIterator[Transport]:
+async def a_transport(url: str, **options: Any) -> AsyncIterator[Transport]:
     """An open transport that is configured for *url*."""
     transport = Transport(
         **{
@@ -51,7 +51,7 @@ async def nothing() -> None:
     """A write-ahead that has nothing to write."""
 
 
-async def create(url: str, hook: Callable[[], Awaitable[None]] = nothing, **options: Anything) -> Exchange:
+async def create(url: str, hook: Callable[[], Awaitable[None]] = nothing, **options: Any) -> Exchange:
     """One create at *url*."""
     async with a_transport(url, **options) as transport:
         return await transport.create(BODY, before_first_byte=hook)
@@ -63,7 +63,7 @@ async def create(url: str, hook: Callable[[], Awaitable[None]] = nothing, **opti
 class NoNames(AbstractResolver):
     """A resolver without a network."""
 
-    async def resolve(self, host: str, *_: Anything, **__: Anything) -> list[ResolveResult]:
+    async def resolve(self, host: str, *_: Any, **__: Any) -> list[ResolveResult]:
         msg = f"no such name: {host}"
         raise OSError(msg)
 
@@ -71,7 +71,7 @@ class NoNames(AbstractResolver):
         """Nothing is open."""
 
 
-def without_names(**kwargs: Anything) -> aiohttp.ClientSession:
+def without_names(**kwargs: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(resolver=NoNames())})
 
 
@@ -127,7 +127,7 @@ async def test_a_certificate_that_is_not_trusted_sends_nothing_and_is_not_tried_
 
         kie = KieClient(KEY, base_url=peer.url)
         with pytest.raises(TransportError, match="certificate is not trusted"):
-            await kie.generate(ask())
+            await kie.generate(make_request())
         await kie.aclose()
         assert anyio.current_time() < 1.0
         assert [] == [data for data in peer.received if data]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
@@ -15,7 +15,6 @@ from kie_async._io.files.uploads import AT_ONCE, KEPT_FOR, Uploads
 from kie_async._io.http.transport import Answer, Transport
 from kie_async._io.runtime import Runtime
 from kie_async.requests.images import ImageSource
-from tests.client.world import Anything
 from tests.requests.samples import PNG, png_of
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Host:
         self.running = self.most = 0
         self._say = say
 
-    async def ask(self, method: str, path: str, **_: Anything) -> Answer:
+    async def ask(self, method: str, path: str, **_: Any) -> Answer:
         self.asked.append(f"{method} {path}")
         number = len(self.asked)
         self.running += 1

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from kie_async.cli.batch.folder import MANIFEST as NAME
-from tests.cli.world import CAT
+from tests.cli.helpers import CAT
 from tests.real_time.test_cli_processes import Service, read_until, serving, started
 
 #: More than a window takes.

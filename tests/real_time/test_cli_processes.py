@@ -20,7 +20,7 @@ import attrs
 import pytest
 
 from kie_async.testing import FakeKie
-from tests.cli.world import CAT, clip
+from tests.cli.helpers import CAT, clip
 
 KEY = "any-key-is-good"
 

@@ -16,7 +16,7 @@ import uvloop
 
 from kie_async import KieClient, Statistics
 from kie_async.testing import FakeKie
-from tests.client.world import KEY, ask, assert_settled
+from tests.helpers import KEY, assert_settled, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def test_one_client_works_in_three_runs_one_after_another(
         async with FakeKie(port=port, seed=number, duration=0.0) as fake, AsyncExitStack() as stack:
             if entered:
                 await stack.enter_async_context(kie)
-            job = await kie.submit(ask(number))
+            job = await kie.submit(make_request(number))
             await job.status()  # the first look by itself would come seconds later
             results.append((await job).task_id)
             posts.extend(fake.truth.posts)

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from kie_async.requests.images import MAX_BYTES
-from tests.cli.world import CAT
+from tests.cli.helpers import CAT
 from tests.requests.samples import GIF, png_of
 
 __all__ = ["BAD_ROWS", "BadRow", "prepare"]

@@ -11,7 +11,7 @@ from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.page import Facts, write_page
 from kie_async.testing.video import bundled_clip
-from tests.cli.world import CAT
+from tests.cli.helpers import CAT
 
 __all__ = ["MARKUP", "make_folder", "shot"]
 

@@ -26,7 +26,7 @@ from kie_async.cli.batch.options import Order
 from kie_async.cli.exit_codes import Exit
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
-from tests.cli.world import CAT, Streams, invoke
+from tests.cli.helpers import CAT, Streams, invoke
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from kie_async.cli.batch.record import Record
 from kie_async.cli.batch.table import Table
 from kie_async.records import SavedFile
 from tests.cli.batch.folder import shot
-from tests.cli.world import CAT
+from tests.cli.helpers import CAT
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from kie_async.cli.batch.lines import LONGEST
 from kie_async.cli.batch.table import Table
 from kie_async.requests.images import MAX_BYTES
 from tests.cli.batch.bad_rows import BAD_ROWS, BadRow, prepare
-from tests.cli.world import CAT
+from tests.cli.helpers import CAT
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def open_page(chromium: Browser, index: Path) -> Generator[Opened]:
     """Opens the page in a fresh profile; it must end without a complaint, and without a request to elsewhere."""
     visits: list[Visit] = []
 
-    def opened(*, size: str = "wide", path: Path = index, **options: Any) -> Page:  # noqa: ANN401 (the browser's own)
+    def opened(*, size: str = "wide", path: Path = index, **options: Any) -> Page:
         width, height = SIZES[size]
         page = chromium.new_context(viewport={"width": width, "height": height}, **options).new_page()
         visits.append(Visit(page, path.parent))

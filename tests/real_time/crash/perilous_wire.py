@@ -27,7 +27,7 @@ class PerilousSessions:
         self._perils = perils
         self._made = 0
 
-    def __call__(self, **kwargs: Any) -> aiohttp.ClientSession:  # noqa: ANN401 (passed on to whoever knows their types)
+    def __call__(self, **kwargs: Any) -> aiohttp.ClientSession:
         """Make a session; the client asks first for the one that creates, then for the one for all else."""
         self._made += 1
         name = "create" if self._made % 2 else "other"
@@ -74,7 +74,7 @@ class _PerilousSocket(socket.socket):
         made._name = name
         return made
 
-    def send(self, data: Any, flags: int = 0) -> int:  # noqa: ANN401 (any buffer)
+    def send(self, data: Any, flags: int = 0) -> int:
         self._perils.reach(f"{self._name}: before the bytes")
         sent = super().send(data, flags)
         self._perils.reach(f"{self._name}: after the bytes")

@@ -15,8 +15,6 @@ import anyio._backends._asyncio
 import attrs
 
 # Else these two, and anyio's backend above, would be imported on first use, in each process anew.
-import kie_async._io.engine
-import kie_async._io.files.downloads  # noqa: F401
 from kie_async import (
     JSON,
     Job,

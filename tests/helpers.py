@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import anyio.lowlevel
@@ -26,18 +26,15 @@ __all__ = [
     "IMAGE",
     "KEY",
     "PROMPT",
-    "Anything",
-    "World",
-    "a_world",
-    "ask",
+    "Setup",
     "assert_ledger",
     "assert_settled",
+    "client_and_fake",
+    "create_foreign_task",
+    "make_request",
     "no_keepalive",
-    "somebody_elses",
 ]
 
-#: Arguments that are passed on to whoever knows their types.
-Anything: TypeAlias = Any
 
 #: Canaries: neither may ever be seen in a log, an error or a repr.
 KEY = "canary-of-the-api-key"
@@ -51,14 +48,14 @@ CALLBACKS = "https://app.example.com/kie"
 _TOLD = frozenset({JobState.SENDING, JobState.IN_DOUBT, JobState.UNRESOLVED, JobState.ABANDONED})
 
 
-def ask(number: int = 0, **options: Anything) -> Wan22TurboImageToVideo:
+def make_request(number: int = 0, **options: Any) -> Wan22TurboImageToVideo:
     """A good request; the number in its prompt ties a task to its intent."""
     return Wan22TurboImageToVideo(**{"image": IMAGE, "prompt": f"{PROMPT}, take {number}", **options})
 
 
-async def somebody_elses(url: str, prompt: str = "somebody else's", callback_url: str | None = None) -> str:
+async def create_foreign_task(url: str, prompt: str = "somebody else's", callback_url: str | None = None) -> str:
     """Create a task with another program of the same account; returns its id."""
-    body = {"model": ask().model, "input": ask(prompt=prompt).input({})}
+    body = {"model": make_request().model, "input": make_request(prompt=prompt).input({})}
     headers = {"Authorization": f"Bearer {KEY}"}
     async with (
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
@@ -71,13 +68,13 @@ async def somebody_elses(url: str, prompt: str = "somebody else's", callback_url
         return str((await answer.json())["data"]["taskId"])
 
 
-def no_keepalive(**kwargs: Anything) -> aiohttp.ClientSession:
+def no_keepalive(**kwargs: Any) -> aiohttp.ClientSession:
     """A session that connects anew for every request, so that an outage is felt at once."""
     return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(limit=0, force_close=True)})
 
 
 @attrs.define(eq=False)
-class World:
+class Setup:
     """
     One service and one client.
 
@@ -125,7 +122,7 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(*, client: Mapping[str, Anything] | None = None, **service: Anything) -> AsyncIterator[World]:
+async def client_and_fake(*, client: Mapping[str, Any] | None = None, **service: Any) -> AsyncIterator[Setup]:
     """
     A service and a client, both made as asked for; when it is left, the ledger of the two must be right.
 
@@ -139,7 +136,7 @@ async def a_world(*, client: Mapping[str, Anything] | None = None, **service: An
     journal: Journal = options["journal"]
     async with FakeKie(**service) as fake:
         async with KieClient(KEY, base_url=fake.url, **options) as kie:
-            yield World(kie, fake, journal, events)
+            yield Setup(kie, fake, journal, events)
         assert_ledger(await journal.rows(), fake.truth)
 
 
