@@ -46,7 +46,7 @@ def run() -> Report:
             ("many", "read()"),
         ):
             command = [sys.executable, "-m", "benchmarks.downloads", who, case, url]
-            answer = subprocess.run(command, capture_output=True, text=True, check=True)  # ours  # noqa: S603  # ours
+            answer = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # ours
             seconds, memory = json.loads(answer.stdout)
             rows.append((case, who, seconds, memory))
     return Report(
@@ -64,7 +64,7 @@ async def _contend(who: str, case: str, url: str) -> None:
         if who == "kie_async":
             async with KieClient("a-key", base_url=url) as kie:
                 await kie.credits()
-                saver = (await kie._engine()).parts.settings.saver  # results without tasks  # noqa: SLF001  # results without tasks
+                saver = (await kie._engine()).parts.settings.saver  # noqa: SLF001  # results without tasks
 
                 async def ours(path: str, file: Path) -> None:
                     record = TaskRecord(task_id=path, state="success", result_urls=(f"{url}/{path}",))

@@ -84,8 +84,8 @@ def measure(contender: str, jobs: int) -> Run:
     """One run of one contender against a service of its own."""
     with service("-m", "benchmarks.clients.service", *map(str, DURATION)) as url:
         command = [sys.executable, "-m", "benchmarks.clients", contender, url, str(jobs), str(INTERVAL)]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout  # ours  # noqa: S603  # ours
-        with urllib.request.urlopen(f"{url}/counts") as answer:  # ours  # noqa: S310  # ours
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout  # noqa: S603  # ours
+        with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
             counts = json.load(answer)
     spent = json.loads(said)
     return Run(

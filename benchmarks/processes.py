@@ -22,7 +22,7 @@ def service(*arguments: str) -> Iterator[str]:
         The URL.
     """
     command = [sys.executable, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # ours  # noqa: S603  # ours
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ours
         if process.stdout is None:
             raise AssertionError
         try:

@@ -184,7 +184,7 @@ class Process:
 def process(*arguments: str | int) -> Iterator[Process]:
     """This module in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.receiver", *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # ours  # noqa: S603  # ours
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603  # ours
         if child.stdin is None or child.stdout is None:
             raise AssertionError
         given, says = child.stdin, child.stdout

@@ -65,7 +65,7 @@ class Report:
     def save(self) -> Path:
         """Write the figures with commit, Python and machine to ``results/NAME.json``, and return the path."""
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # the git that made the checkout  # noqa: S607  # the git that made the checkout
+            ["git", "describe", "--always", "--dirty"],  # noqa: S607  # the git that made the checkout
             cwd=RESULTS.parent,
             capture_output=True,
             text=True,

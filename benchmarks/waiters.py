@@ -65,11 +65,11 @@ class Spread:
 
     mean: float
 
-    def next_look_at(self, task: Outlook, now: float) -> float:  # the protocol's  # noqa: ARG002  # the protocol's
+    def next_look_at(self, task: Outlook, now: float) -> float:  # noqa: ARG002  # the protocol's
         """The instant of the next look."""
         return now + self.mean * random.uniform(0.2, 1.8)
 
-    def choose(self, due: Sequence[Outlook], now: float) -> int:  # the protocol's  # noqa: ARG002  # the protocol's
+    def choose(self, due: Sequence[Outlook], now: float) -> int:  # noqa: ARG002  # the protocol's
         """Any of them."""
         return len(due) - 1
 
@@ -77,7 +77,7 @@ class Spread:
 class _Mute(Transport):
     polls = 0
 
-    async def poll(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # as it is  # noqa: ARG002  # as it is
+    async def poll(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # noqa: ARG002  # as it is
         """Nothing, and at once."""
         _Mute.polls += 1
         return Answer(200, b"{}")
@@ -95,7 +95,7 @@ class _Client(KieClient):
         )
 
 
-class _no_session:  # in the place of a function  # noqa: N801  # in the place of a function
+class _no_session:  # noqa: N801  # in the place of a function
     closed = False
 
     def __init__(self, **kwargs: object) -> None:
@@ -157,13 +157,13 @@ async def ours(
         await journal.add(a_row(number))
     limits = Limits(in_flight=jobs, polls_per_second=10**6)
     kie = _Client("a-key", base_url="http://127.0.0.1", journal=journal, limits=limits)
-    kie._polling = Spread(mean)  # for benchmarks  # noqa: SLF001  # for benchmarks
+    kie._polling = Spread(mean)  # noqa: SLF001  # for benchmarks
     async with kie:
         engine = await kie._engine()  # noqa: SLF001  # kie.recover(), without a list of handles
         began()
         await engine.recover()
         if starts is not None:
-            setattr(engine.supervisor, "start", starts(engine))  # mypy minds the assignment, and it is meant  # noqa: B010  # mypy minds the assignment, and it is meant
+            setattr(engine.supervisor, "start", starts(engine))  # noqa: B010  # mypy minds the assignment, and it is meant
         ids = [job.id for job in engine.parts.registry]
         yield lambda number: kie.job(ids[number]).wait()
 

@@ -70,7 +70,7 @@ def test_dir_shows_the_public_names(package: ModuleType) -> None:
 def test_what_is_not_listed_is_not_there(package: ModuleType) -> None:
     """An unknown name fails as it does in any module."""
     with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'Nothing'"):
-        package.Nothing  # the lookup is the test  # noqa: B018  # the lookup is the test
+        package.Nothing  # noqa: B018  # the lookup is the test
 
 
 def test_every_error_is_public_and_descends_from_one_root() -> None:

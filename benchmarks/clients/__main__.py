@@ -42,7 +42,7 @@ async def lag(generate: Generate, number: int) -> float:
 
 def requests(url: str) -> int:
     """How many requests the stub has had since it was last asked, by whomever."""
-    with urllib.request.urlopen(f"{url}/counts") as answer:  # ours  # noqa: S310  # ours
+    with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
         counted: int = json.load(answer)["requests"]
         return counted
 

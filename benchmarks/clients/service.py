@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
         self._service.sockets += 1
         self._service.most_sockets = max(self._service.most_sockets, self._service.sockets)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # as the loop calls it  # noqa: ARG002  # as the loop calls it
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # as the loop calls it
         """Count it no more."""
         self._service.sockets -= 1
 

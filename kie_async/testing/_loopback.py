@@ -28,7 +28,7 @@ class Loopback:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.connect(self._socket.getsockname())
-        self._socket.setblocking(False)  # it has no name there  # noqa: FBT003  # it has no name there
+        self._socket.setblocking(False)  # noqa: FBT003  # it has no name there
         self._arrival = select.poll()
         self._arrival.register(self._socket, select.POLLIN)
 

@@ -197,7 +197,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.set_default_executor(threads)
         return threads
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # the base class's  # noqa: ARG002  # the base class's
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002  # the base class's
         """Wait for the default executor's threads to end, in real time, without a *timeout*."""
         with self.hold():
             await super().shutdown_default_executor()
