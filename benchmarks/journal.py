@@ -31,10 +31,11 @@ import attrs
 from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._io.journals import queries
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie
 
 INTENTS = 100_000

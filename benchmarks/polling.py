@@ -28,7 +28,7 @@ import attrs
 from benchmarks.optimum import bound, frontier, least_lag
 from benchmarks.report import Report
 from kie_async._core.durations import PRIOR_MEDIAN, DurationsByKind
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._core.poll_results import PollResult
 from kie_async._core.polling import ByLag, Fixed, Outlook, PollingPolicy
 from kie_async._io.http.transport import Answer, Transport
@@ -36,6 +36,7 @@ from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
 from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import Timers
+from kie_async.states import JobState
 from kie_async.testing import VirtualLoop, virtual_time
 
 BUDGET = 10

@@ -50,8 +50,9 @@ from aiohttp import web
 from benchmarks.report import Report
 from kie_async import JSON, KieClient, Limits, SqliteJournal
 from kie_async._core.callback_token import callback_secret, callback_url
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, dialect
 from kie_async.testing.callbacks import sign
 from kie_async.testing.tasks import Task

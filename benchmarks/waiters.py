@@ -29,12 +29,13 @@ import attrs
 
 from benchmarks.report import Report
 from kie_async import KieClient, Limits
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._core.polling import Outlook
 from kie_async._io.engine import Engine
 from kie_async._io.http.transport import LOOK_TIMEOUT, Answer, Transport
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.polling.watchlist import Watch
+from kie_async.states import JobState
 
 JOBS = 100_000
 FEW = 1_000

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from kie_async.requests import Request as Request
     from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
     from kie_async.run_summary import RunSummary as RunSummary
+    from kie_async.states import JobState as JobState
     from kie_async.statistics import Statistics as Statistics
     from kie_async.summary import JobInfo as JobInfo
 
@@ -90,6 +91,7 @@ __all__ = [
     "InvalidRequestError",
     "Job",
     "JobInfo",
+    "JobState",
     "JournalError",
     "KeyConflictError",
     "KeyLimitError",
@@ -178,6 +180,7 @@ _HOME = {
     "Request": "kie_async.requests",
     "Wan22TurboImageToVideo": "kie_async.requests",
     "RunSummary": "kie_async.run_summary",
+    "JobState": "kie_async.states",
     "Statistics": "kie_async.statistics",
     "JobInfo": "kie_async.summary",
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async.client import KieClient
     from kie_async.records import Generation, TaskRecord
+    from kie_async.states import JobState
     from kie_async.summary import JobInfo
 
 __all__ = ["Job"]
@@ -48,14 +49,14 @@ class Job:
         return self._task_id
 
     @property
-    def state(self) -> str | None:
+    def state(self) -> JobState | None:
         """
         What the journal says of the job, as far as it was seen here, such as ``"submitted"`` or ``"in_doubt"``.
 
         None for a handle of ``job()`` that nobody has waited for, and for a task of somebody else.
         """
         live = self._now()
-        return None if live is None or live.state is None else str(live.state)
+        return None if live is None else live.state
 
     def _now(self) -> LiveJob | None:
         """What is known of the job; kept when it has ended and the client has let it go."""

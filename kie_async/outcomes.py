@@ -10,6 +10,7 @@ import attrs
 from kie_async.errors import KieError, SubmitInDoubtError
 from kie_async.records import Generation
 from kie_async.requests.base import Request
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from kie_async.job import Job
@@ -31,7 +32,7 @@ class _Row:
 
         task_id: The service's id, or None where no task is known.
 
-        state: The journal's word for the job's state, such as ``"succeeded"``; ``"unsent"`` where there is no job.
+        state: The job's state in the journal; None where there is no job.
 
         credits: What the task has cost, as far as the service says; None where it does not.
 
@@ -51,7 +52,7 @@ class _Row:
     request: Request = attrs.field(repr=False)
     job_id: str | None = None
     task_id: str | None = None
-    state: str = "unsent"
+    state: JobState | None = None
     credits: float | None = None
     seconds: float | None = None
     created_at: float | None = None

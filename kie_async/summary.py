@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from kie_async.states import JobState
+
 __all__ = ["JobInfo"]
 
 
@@ -15,7 +17,7 @@ class JobInfo:
     Attributes:
         id: The job's own id (``kj_…``).
 
-        state: The journal's word for its state, such as ``"submitted"`` or ``"in_doubt"``.
+        state: The job's state in the journal.
 
         model: The model's name.
 
@@ -35,7 +37,7 @@ class JobInfo:
     """
 
     id: str
-    state: str
+    state: JobState
     model: str
     created_at: float
     updated_at: float

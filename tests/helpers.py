@@ -13,9 +13,10 @@ import anyio.lowlevel
 import attrs
 
 from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie
 
 if TYPE_CHECKING:

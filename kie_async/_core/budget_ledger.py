@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import attrs
 
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._core.occurrences import Occurrences, short_hash
+from kie_async.states import JobState
 
 __all__ = ["Account", "Ledger", "may_have_cost"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from kie_async._core.lifecycle import ENDED, JobState
+from kie_async._core.lifecycle import ENDED
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
@@ -18,7 +19,7 @@ class JobFields(TypedDict, total=False):
 
     job_id: str
     task_id: str | None
-    state: str
+    state: JobState
     credits: float | None
     seconds: float | None
     created_at: float | None
@@ -45,7 +46,7 @@ def facts(row: Intent | None, record: TaskRecord | None) -> JobFields:
     return {
         "job_id": row.id,
         "task_id": row.task_id,
-        "state": str(row.state),
+        "state": row.state,
         "credits": row.credits,
         "seconds": None if record is None else record.seconds,
         "created_at": created_at,

@@ -14,27 +14,11 @@ The states of an intent, one wish to create one task, with the moves between the
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import attrs
 
-__all__ = ["BINDABLE", "ENDED", "IN_FLIGHT", "MOVES", "OPEN", "UNSENT", "Intent", "JobState", "Source", "may_move"]
+from kie_async.states import JobState
 
-
-class JobState(StrEnum):
-    """What the journal knows of an intent."""
-
-    INTENT = "intent"  #: Written down; nothing was sent.
-    SENDING = "sending"  #: A request may be on the wire; found after a crash, it is in doubt.
-    SUBMITTED = "submitted"  #: The service has answered with a taskId.
-    SUCCEEDED = "succeeded"  #: The service says success.
-    FAILED = "failed"  #: The service says fail.
-    STALLED = "stalled"  #: Not ended within ``max_age``; it may still end.
-    REJECTED = "rejected"  #: The service has refused the create.
-    IN_DOUBT = "in_doubt"  #: Sent, no answer that tells whether it was accepted.
-    UNRESOLVED = "unresolved"  #: In doubt for longer than the deadline: the caller decides.
-    CANCELLED = "cancelled"  #: Given up before anything was sent: nothing was paid.
-    ABANDONED = "abandoned"  #: In doubt, and given up by the caller.
+__all__ = ["BINDABLE", "ENDED", "IN_FLIGHT", "MOVES", "OPEN", "UNSENT", "Intent", "Source", "may_move"]
 
 
 _S = JobState

@@ -48,7 +48,6 @@ from kie_async.statistics import Statistics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
 
-    from kie_async._core.lifecycle import JobState
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from kie_async._io.parts import Settings
     from kie_async.events import EventName
     from kie_async.records import JSON
+    from kie_async.states import JobState
 
 __all__ = ["Engine"]
 

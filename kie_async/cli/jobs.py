@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kie_async import JobState
 from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import choose
 from kie_async.cli.options import JournalOption, JsonOption
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kie_async.cli.output import Output
 
 __all__ = [
-    "State",
     "as_lines",
     "carry_out_forget",
     "carry_out_ls",
@@ -33,24 +32,8 @@ __all__ = [
 ]
 
 
-class State(StrEnum):
-    """The journal's words for the state of a job."""
-
-    INTENT = "intent"
-    SENDING = "sending"
-    SUBMITTED = "submitted"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    STALLED = "stalled"
-    REJECTED = "rejected"
-    IN_DOUBT = "in_doubt"
-    UNRESOLVED = "unresolved"
-    CANCELLED = "cancelled"
-    ABANDONED = "abandoned"
-
-
 #: The states that end only when the user says how.
-_DOUBTFUL = (State.IN_DOUBT, State.UNRESOLVED)
+_DOUBTFUL = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -133,7 +116,7 @@ def _short_age(seconds: float) -> str:
     return f"{seconds // _UNITS[unit]:g}{unit}"
 
 
-async def carry_out_ls(session: Session, *, states: Collection[State] = (), everything: bool = False) -> Exit:
+async def carry_out_ls(session: Session, *, states: Collection[JobState] = (), everything: bool = False) -> Exit:
     """
     Show what the journal knows, oldest first.
 
@@ -207,7 +190,9 @@ async def carry_out_forget(session: Session, *, before: float) -> Exit:
 def ls(
     context: typer.Context,
     *,
-    state: Annotated[list[State] | None, typer.Option("--state", help="Only jobs in this state. Repeatable.")] = None,
+    state: Annotated[
+        list[JobState] | None, typer.Option("--state", help="Only jobs in this state. Repeatable.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="Jobs that have ended, too.")] = False,
     journal: JournalOption = None,
     as_json: JsonOption = False,

@@ -11,8 +11,9 @@ import pytest
 from kie_async import JobInfo, JournalError
 from kie_async.cli.error_report import conclude
 from kie_async.cli.exit_codes import Exit
-from kie_async.cli.jobs import State, as_lines, carry_out_forget, carry_out_ls, describe_job, instant
+from kie_async.cli.jobs import as_lines, carry_out_forget, carry_out_ls, describe_job, instant
 from kie_async.cli.tasks import carry_out_wait
+from kie_async.states import JobState
 from kie_async.testing import FakeKie
 from tests.cli.helpers import Streams, doubtful_job, invoke, new_job, pay_again, unsent_job
 
@@ -25,7 +26,9 @@ def summary(**changes: object) -> JobInfo:
     return JobInfo(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
 
 
-async def listed(journal: Path, *states: State, everything: bool = False) -> list[tuple[str, str | None, str | None]]:
+async def listed(
+    journal: Path, *states: JobState, everything: bool = False
+) -> list[tuple[str, str | None, str | None]]:
     """State, key and taskId of the jobs that ``ls --json`` shows."""
     streams = Streams(as_json=True, journal=journal)
     assert Exit.DONE == await carry_out_ls(streams.session, states=states, everything=everything)
@@ -43,7 +46,7 @@ async def test_ls_shows_what_is_unfinished_the_newest_last(fake_kie: FakeKie, tm
 
     assert unfinished == await listed(journal)
     assert [("succeeded", "one", ended_task), *unfinished] == await listed(journal, everything=True)
-    assert unfinished[:1] == await listed(journal, State.INTENT, State.FAILED)
+    assert unfinished[:1] == await listed(journal, JobState.INTENT, JobState.FAILED)
 
 
 async def test_a_row_is_a_line_and_what_is_in_doubt_comes_with_what_to_do(fake_kie: FakeKie, tmp_path: Path) -> None:

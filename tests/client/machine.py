@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, SqliteJournal, TaskFailedError
-from kie_async._core.lifecycle import ENDED, Intent, JobState, may_move
+from kie_async._core.lifecycle import ENDED, Intent, may_move
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault, dialect
 from kie_async.testing.clock import VirtualLoop
 from tests.helpers import CALLBACKS, KEY, PROMPT, assert_ledger, assert_settled, create_foreign_task, make_request

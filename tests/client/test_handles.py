@@ -21,8 +21,8 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
-from kie_async._core.lifecycle import JobState
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.helpers import KEY, assert_settled, client_and_fake, create_foreign_task, make_request
 from tests.io.intents import an_intent

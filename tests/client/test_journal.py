@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from kie_async import EventName, InsufficientCreditsError, JournalError, SubmitInDoubtError
-from kie_async._core.lifecycle import JobState
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import Fault
 from tests.helpers import assert_settled, client_and_fake, make_request
 

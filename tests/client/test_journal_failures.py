@@ -27,7 +27,8 @@ from kie_async import (
     SqliteJournal,
     SubmitInDoubtError,
 )
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault, virtual_time
 from tests.helpers import CALLBACKS, KEY, PROMPT, assert_ledger, assert_settled, make_request
 

@@ -29,7 +29,7 @@ from kie_async import (
     Skipped,
     TaskFailedError,
 )
-from kie_async._core.lifecycle import JobState
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.client.tables import by_key, client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
@@ -49,7 +49,7 @@ async def test_a_budget_of_1000_and_50_rows_of_80_create_exactly_12(limits: Limi
         assert 12 == len(setup.tasks)
         assert {"Done": 12, "Skipped": 38} == count_types(found)
         skipped = [outcome for outcome in found if isinstance(outcome, Skipped)]
-        assert {("budget", "unsent", None)} == {(o.reason, o.state, o.job_id) for o in skipped}
+        assert {("budget", None, None)} == {(o.reason, o.state, o.job_id) for o in skipped}
         assert (12, 38, 960.0, 0.0) == (
             run.summary().ok, run.summary().skipped, run.summary().credits, run.summary().credits_held
         )  # fmt: skip

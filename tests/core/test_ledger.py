@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async._core.budget_ledger import Account, Ledger, may_have_cost
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
+from kie_async.states import JobState
 
 S = JobState
 

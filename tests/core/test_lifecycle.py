@@ -7,7 +7,8 @@ import re
 import pytest
 
 from kie_async._core import lifecycle
-from kie_async._core.lifecycle import BINDABLE, ENDED, IN_FLIGHT, MOVES, OPEN, UNSENT, Intent, JobState, may_move
+from kie_async._core.lifecycle import BINDABLE, ENDED, IN_FLIGHT, MOVES, OPEN, UNSENT, Intent, may_move
+from kie_async.states import JobState
 
 S = JobState
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from kie_async import JSON, TaskRecord
 from kie_async._core.callback_token import callback_url
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._core.matching import Step, again_after, echoes, step_of
+from kie_async.states import JobState
 from tests.core.strategies import attempts, job_ids, secrets
 from tests.strategies import json_values, task_ids, wild_data
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import Statistics
-from kie_async._core.lifecycle import JobState
+from kie_async.states import JobState
 from tests.helpers import KEY
 from tests.hostile.attacks import FIXED, WAYS, Attack, Way, drawn
 from tests.hostile.siege import LIMITS, OLD_KEY, WEBHOOK_KEY, Siege, besieged

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from kie_async import SqliteJournal
-from kie_async._core.lifecycle import Intent, JobState, Source
+from kie_async._core.lifecycle import Intent, Source
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from pathlib import Path

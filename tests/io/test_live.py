@@ -8,8 +8,8 @@ import random
 import anyio
 
 from kie_async import TransportError
-from kie_async._core.lifecycle import JobState
 from kie_async._io.jobs.live_job import LiveJob, Submission
+from kie_async.states import JobState
 from tests.io.intents import an_intent
 
 

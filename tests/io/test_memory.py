@@ -7,8 +7,9 @@ import itertools
 import pytest
 
 from kie_async import JournalError
-from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, JobState
+from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from tests.io.intents import an_intent, moved
 
 S = JobState

@@ -16,7 +16,6 @@ import pytest
 
 from kie_async import KieError, TransportError
 from kie_async._core.durations import DurationsByKind
-from kie_async._core.lifecycle import JobState
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._core.polling import ByLag, Fixed
 from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
@@ -25,6 +24,7 @@ from kie_async._io.polling.poller import Poller
 from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import Timers
 from kie_async.records import TaskRecord
+from kie_async.states import JobState
 from kie_async.testing.truth import busiest_window
 from tests.io.intents import an_intent
 

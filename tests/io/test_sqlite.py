@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_async import JournalError
-from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent, JobState
+from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteJournal
+from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, anonymous, moved, opened
 

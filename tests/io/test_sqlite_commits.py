@@ -12,7 +12,8 @@ import anyio
 import pytest
 
 from kie_async import ConfigurationError, JournalError, SqliteJournal
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
+from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from kie_async.testing.clock import VirtualLoop
 from tests.full_disk import files_of_at_most

@@ -17,8 +17,9 @@ import attrs
 import pytest
 
 from kie_async import ConfigurationError, JournalError, SqliteJournal
-from kie_async._core.lifecycle import OPEN, JobState
+from kie_async._core.lifecycle import OPEN
 from kie_async._io.journals.schema import APPLICATION_ID, VERSION, migrate
+from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from kie_async import KieClient, KieError, Limits, ServerError, SqliteJournal, SubmitInDoubtError, UploadError
-from kie_async._core.lifecycle import JobState
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.helpers import CALLBACKS, KEY, PROMPT, make_request
 from tests.requests.samples import PNG

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kie_async import JournalError, SqliteJournal
-from kie_async._core.lifecycle import JobState
+from kie_async.states import JobState
 from tests.io.intents import an_intent
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.lifecycle import JobState
 from kie_async._core.matching import MAX_HINTED, Step, again_after, echoes, step_of
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.transitions import row_of
 from kie_async.events import EventName
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

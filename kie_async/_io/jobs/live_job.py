@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import attrs
 
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._core.stored import load_record
 from kie_async._io.alarms import Alarmed
 from kie_async._io.journals.journal import Changes
 from kie_async._io.timers import Timer
 from kie_async.errors import KieError
 from kie_async.records import TaskRecord
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from kie_async._io.polling.watchlist import Watch

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.job_errors import failure_of, has_result, load_error, no_result
-from kie_async._core.lifecycle import JobState
 from kie_async.records import Generation
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import LiveJob

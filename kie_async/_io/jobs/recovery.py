@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
-from kie_async._core.lifecycle import OPEN, JobState
+from kie_async._core.lifecycle import OPEN
 from kie_async._io.jobs.journal_watch import JournalWatch
 from kie_async._io.jobs.live_job import LiveJob
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from kie_async import errors
 from kie_async._core.callback_token import find_token
 from kie_async._core.job_errors import closed_error, error_of_poll
-from kie_async._core.lifecycle import Intent, JobState
+from kie_async._core.lifecycle import Intent
 from kie_async._core.wire import read_param
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from kie_async._io.jobs.recovery import Recovery

@@ -21,12 +21,13 @@ from kie_async.events import EventName
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kie_async._core.lifecycle import Intent, JobState
+    from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Changes, Journal
     from kie_async._io.runtime import Runtime
     from kie_async._io.supervisor import Supervisor
     from kie_async._io.timers import Timers
+    from kie_async.states import JobState
 
 __all__ = ["Transitions", "row_of"]
 

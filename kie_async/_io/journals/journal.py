@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack
 
-from kie_async._core.lifecycle import Intent, JobState, Source
+from kie_async._core.lifecycle import Intent, Source
 from kie_async.errors import JournalError
+from kie_async.states import JobState
 
 __all__ = ["Changes", "Journal", "illegal_move"]
 

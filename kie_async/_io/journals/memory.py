@@ -8,10 +8,11 @@ from typing import Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, JobState, may_move
+from kie_async._core.lifecycle import ENDED, OPEN, Intent, may_move
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.journals.journal import Changes, illegal_move
 from kie_async.errors import JournalError, KeyConflictError
+from kie_async.states import JobState
 
 __all__ = ["MemoryJournal"]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, JobState
+from kie_async._core.lifecycle import ENDED, OPEN, Intent
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.schema import COLUMNS, read_row, written
+from kie_async.states import JobState
 
 __all__ = [
     "add",

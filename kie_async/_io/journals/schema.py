@@ -9,8 +9,9 @@ from pathlib import Path
 
 import attrs
 
-from kie_async._core.lifecycle import Intent, JobState, Source
+from kie_async._core.lifecycle import Intent, Source
 from kie_async.errors import JournalError
+from kie_async.states import JobState
 
 __all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "migrate", "read_row", "written"]
 

@@ -18,7 +18,7 @@ from typing import Literal, Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent, JobState, may_move
+from kie_async._core.lifecycle import OPEN, Intent, may_move
 from kie_async._core.stored import dump_record, load_record
 from kie_async._io.journals import queries
 from kie_async._io.journals.group_commit import GroupCommit
@@ -27,6 +27,7 @@ from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.schema import migrate
 from kie_async._io.runtime import Runtime
 from kie_async.errors import ConfigurationError, JournalError, KieError
+from kie_async.states import JobState
 
 __all__ = ["SqliteJournal"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kie_async._core.job_errors import load_error
-from kie_async._core.lifecycle import ENDED, JobState
+from kie_async._core.lifecycle import ENDED
+from kie_async.states import JobState
 from kie_async.summary import JobInfo
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ async def summary(journal: Journal, known_id: str) -> JobInfo | None:
 def _of(row: Intent) -> JobInfo:
     return JobInfo(
         id=row.id,
-        state=str(row.state),
+        state=row.state,
         model=row.model,
         task_id=row.task_id,
         key=row.key,

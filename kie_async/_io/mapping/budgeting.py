@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.budget_ledger import Ledger
-from kie_async._core.lifecycle import JobState
 from kie_async._core.run_figures import RunFigures
 from kie_async._io.mapping.prior_spend import PriorSpend
 from kie_async._io.mapping.row_source import RowSource
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable

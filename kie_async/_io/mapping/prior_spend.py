@@ -9,10 +9,11 @@ import anyio.lowlevel
 
 from kie_async import errors
 from kie_async._core.budget_ledger import may_have_cost
-from kie_async._core.lifecycle import OPEN, JobState
+from kie_async._core.lifecycle import OPEN
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.mapping.row_keys import RowKeys
 from kie_async._settings import retry_key
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,9 +9,10 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.job_fields import JobFields, facts
-from kie_async._core.lifecycle import ENDED, JobState
+from kie_async._core.lifecycle import ENDED
 from kie_async._settings import retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from pathlib import Path

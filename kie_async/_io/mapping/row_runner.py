@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kie_async import errors
-from kie_async._core.lifecycle import JobState
 from kie_async._io.jobs.live_job import Stop
 from kie_async._io.mapping.row_files import RowFiles
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

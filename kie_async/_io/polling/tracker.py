@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from kie_async._core.job_errors import error_of_poll, has_result
-from kie_async._core.lifecycle import JobState
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._core.stored import dump_record
 from kie_async._io.alarms import Alarms
@@ -26,6 +25,7 @@ from kie_async.errors import TaskTimeoutError
 from kie_async.events import EventName
 from kie_async.policy import RetryPolicy
 from kie_async.records import TaskRecord
+from kie_async.states import JobState
 
 __all__ = ["Tracker"]
 

@@ -14,7 +14,6 @@ from itertools import islice
 import attrs
 
 from kie_async._core.durations import DurationsByKind
-from kie_async._core.lifecycle import JobState
 from kie_async._core.polling import Outlook, PollingPolicy
 from kie_async._core.task_kinds import Kind, kind_of
 from kie_async._core.wire import read_param
@@ -22,6 +21,7 @@ from kie_async._io.alarms import Alarmed, Alarms
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.timers import Timers
 from kie_async.records import TaskRecord
+from kie_async.states import JobState
 
 __all__ = ["Watch", "Watchlist"]
 

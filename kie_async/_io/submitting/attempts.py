@@ -16,7 +16,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 
 from kie_async import errors
 from kie_async._core.callback_token import callback_url
-from kie_async._core.lifecycle import JobState
 from kie_async._core.verdicts import Reply, Verdict, decide, error_of
 from kie_async._core.wire import read_envelope, task_id_of, write_create
 from kie_async._io.http.backoff import FullJitter, pause_after
@@ -24,6 +23,7 @@ from kie_async._io.http.transport import Exchange, describe
 from kie_async._io.jobs.transitions import row_of
 from kie_async._io.submitting.admission import Permit
 from kie_async.events import EventName
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

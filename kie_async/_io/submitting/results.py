@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.job_errors import dump_error
-from kie_async._core.lifecycle import BINDABLE, JobState
+from kie_async._core.lifecycle import BINDABLE
 from kie_async._io.jobs.transitions import row_of
 from kie_async.events import EventName
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
-from kie_async._core.lifecycle import JobState
 from kie_async._io.jobs.live_job import Stop, Submission
 from kie_async._io.submitting.attempts import Owner, SubmissionContext
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping

@@ -30,6 +30,7 @@ from kie_async.cli.batch.page import MOST, Facts, write_page
 from kie_async.cli.batch.record import Record
 from kie_async.cli.batch.table import Table
 from kie_async.records import SavedFile
+from kie_async.states import JobState
 from tests.cli.batch.folder import shot
 from tests.cli.helpers import CAT
 
@@ -56,8 +57,14 @@ def failed(record: Record, error: KieError, *, task_id: str | None = None) -> En
 def test_what_was_left_behind_is_there_with_its_task(record: Record) -> None:
     """By the journal: what runs, what is in doubt; not what was never sent, and not what belongs to others."""
     [(key, _)] = record.requests()
-    known = JobInfo(id="kj_1", state="submitted", model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key)
-    others = [attrs.evolve(known, key="another"), attrs.evolve(known, key=None), attrs.evolve(known, state="intent")]
+    known = JobInfo(
+        id="kj_1", state=JobState.SUBMITTED, model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key
+    )
+    others = [
+        attrs.evolve(known, key="another"),
+        attrs.evolve(known, key=None),
+        attrs.evolve(known, state=JobState.INTENT),
+    ]
 
     assert 0 == record.interrupted(others)
     assert [] == list(record.manifest.entries())
@@ -65,7 +72,7 @@ def test_what_was_left_behind_is_there_with_its_task(record: Record) -> None:
     [entry] = record.manifest.entries()
     assert (State.RUNNING, "t1", record.commands.again) == (entry.state, entry.task_id, entry.command)
 
-    record.interrupted([attrs.evolve(known, state="sending", task_id=None)])
+    record.interrupted([attrs.evolve(known, state=JobState.SENDING, task_id=None)])
     [entry] = record.manifest.entries()
     assert (State.IN_DOUBT, f"kie-async resolve{record.commands.journal} kj_1 TASKID") == (entry.state, entry.command)
 

@@ -8,8 +8,9 @@ from typing import Any, Unpack
 import anyio
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent, JobState
+from kie_async._core.lifecycle import OPEN, Intent
 from kie_async._io.journals.journal import Changes, Journal
+from kie_async.states import JobState
 from tests.real_time.crash.perils import Perils
 
 __all__ = ["PLANTS", "PerilousJournal"]
