@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("suite")
 
-#: Tests below this folder run on the platform's own loop and clock.
-REAL_TIME = "real_time"
+#: Tests below these folders run on the platform's own loop and clock.
+REAL_TIME_FOLDERS = frozenset({"real_time", "system_tools"})
+
+
+def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
+    """Tell whether the requesting test runs on the platform's own loop and clock."""
+    return not REAL_TIME_FOLDERS.isdisjoint(request.path.parts)
 
 
 @pytest.fixture(scope="module")
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    """What async tests run on: virtual time, except in ``tests/real_time``."""
-    return "asyncio", {} if REAL_TIME in request.path.parts else {"loop_factory": VirtualLoop}
+    """What async tests run on: virtual time, except in ``tests/real_time`` and ``tests/system_tools``."""
+    return "asyncio", {} if runs_in_real_time(request) else {"loop_factory": VirtualLoop}
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +39,7 @@ def watched(request: pytest.FixtureRequest) -> None:
     """Every async test must clean up after itself, and on virtual time it must not block the loop."""
     if "anyio_backend" in request.fixturenames:
         request.getfixturevalue("nothing_left_behind")
-        if REAL_TIME not in request.path.parts:
+        if not runs_in_real_time(request):
             request.getfixturevalue("nothing_blocks")
 
 

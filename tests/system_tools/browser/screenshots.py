@@ -1,5 +1,7 @@
 """
-Look at the page of a run of two hundred shots, as a person does: ``python -m tests.real_time.browser.look FOLDER``.
+Take pictures of the page of a run of 200 shots.
+
+``python -m tests.system_tools.browser.screenshots FOLDER``
 
 The run is a real one, of the command ``batch`` against the fake on virtual time, in which tasks fail and answers are
 lost. Of its page there are pictures then, wide and narrow, light and dark, in FOLDER; and figures: whether a video

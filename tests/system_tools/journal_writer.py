@@ -1,8 +1,8 @@
 """
-A process that moves jobs through a journal, and says of each move on standard output that it was acknowledged.
+A process that moves jobs through a journal and prints a line for each move that was acknowledged.
 
-``python -m tests.real_time.moving PATH [SYNCHRONOUS]``; each line is a job's number and the number of its move, which
-is also in the row, as ``credits``. A job of which a move fails says ``failed`` and why, and goes no further.
+``python -m tests.system_tools.journal_writer PATH [SYNCHRONOUS]``. A line holds the number of a job and the number of
+its move, which is also in the row as ``credits``. A job whose move fails prints ``failed`` and the error, and stops.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.io.intents import opened
-from tests.real_time.moving import JOBS, WAY
+from tests.system_tools.journal_writer import JOBS, WAY
 
 MOVES = JOBS * (len(WAY) + 1)
 
@@ -17,7 +17,7 @@ MOVES = JOBS * (len(WAY) + 1)
 def run(path: Path, fault: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Let a process move jobs through a journal while system calls fail, by strace's words for which and how."""
     strace = ["strace", "-f", "-qq", "-o", "/dev/null", *options, "-e", f"inject={fault}"]
-    command = [*strace, sys.executable, "-m", "tests.real_time.moving", str(path)]
+    command = [*strace, sys.executable, "-m", "tests.system_tools.journal_writer", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -12,8 +12,8 @@ import attrs
 import pytest
 
 from tests.io.intents import an_intent, opened
-from tests.real_time.disk import Call, Disk, Removed, Said, Synced, Truncated, Written, record
-from tests.real_time.moving import JOBS, WAY
+from tests.system_tools.journal_writer import JOBS, WAY
+from tests.system_tools.recorded_disk import Call, Disk, Removed, Said, Synced, Truncated, Written, record
 
 CUTS = 180
 
@@ -29,7 +29,7 @@ class Damage:
 
 def recorded(folder: Path, synchronous: str) -> list[Call]:
     path = folder / "kie.db"
-    return record(["-m", "tests.real_time.moving", str(path), synchronous], path)
+    return record(["-m", "tests.system_tools.journal_writer", str(path), synchronous], path)
 
 
 def cut_at(calls: list[Call], place: int, folder: Path) -> Damage:
