@@ -161,13 +161,15 @@ def assert_ledger(rows: Iterable[Intent], truth: Truth, *, lives: int = 1) -> No
     """
     rows = list(rows)
     by_prompt = {_prompt(json.loads(row.input)): row for row in rows}
-    named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicates) if task_id is not None}
+    named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicate_task_ids) if task_id is not None}
     tasks = Counter(_prompt(task.input) for task in truth.created)
     for task in truth.created:
         row = named.get(task.task_id) or by_prompt.get(_prompt(task.input))
         assert row is not None, f"a paid task that nobody knows: {task.task_id}"
-        assert row.suspect_attempts or row.state in _TOLD or task.task_id in (row.task_id, *row.duplicates), row
-        assert tasks[_prompt(task.input)] <= 1 + row.suspect_attempts, row
+        assert row.ambiguous_attempts or row.state in _TOLD or task.task_id in (row.task_id, *row.duplicate_task_ids), (
+            row
+        )
+        assert tasks[_prompt(task.input)] <= 1 + row.ambiguous_attempts, row
     for row in rows:
         if row.state in (JobState.SUCCEEDED, JobState.FAILED):
             ended = truth.tasks[row.task_id or ""]

@@ -229,7 +229,7 @@ def _suspects(row: Intent) -> int:
 
     One of them may be the very one that the job's task, or its doubt, is of: nothing is paid more often than sent.
     """
-    return min(row.suspect_attempts, row.attempts - (row.state not in _FREE))
+    return min(row.ambiguous_attempts, row.attempts - (row.state not in _FREE))
 
 
 def _cost(row: Intent, price: float) -> tuple[float, float]:

@@ -121,7 +121,7 @@ class Intent:
 
         attempts: How many times SENDING was entered: the number of the latest attempt.
 
-        suspect_attempts: How many attempts were answered by an unclear 500 and may have been paid.
+        ambiguous_attempts: How many attempts were answered by an unclear 500 and may have been paid.
 
         sending_at: When the latest attempt was about to be written to the wire, or None.
 
@@ -135,9 +135,9 @@ class Intent:
 
         error: Why the intent was rejected or withdrawn, for people, or None.
 
-        duplicates: Further tasks that turned out to belong to this intent.
+        duplicate_task_ids: Further tasks that turned out to belong to this intent.
 
-        hinted: Tasks that genuine callbacks have named while none was known, and that are not proved yet.
+        callback_task_ids: Tasks that genuine callbacks have named while none was known, and that are not proved yet.
 
         owner: The name of the process that works on it, where several share a journal.
     """
@@ -153,13 +153,13 @@ class Intent:
     callback_url: str | None = None
     state: JobState = JobState.INTENT
     attempts: int = 0
-    suspect_attempts: int = 0
+    ambiguous_attempts: int = 0
     sending_at: float | None = None
     task_id: str | None = None
     accepted_at: float | None = None
     record: str | None = attrs.field(default=None, repr=False)
     credits: float | None = None
     error: str | None = None
-    duplicates: tuple[str, ...] = ()
-    hinted: tuple[str, ...] = ()
+    duplicate_task_ids: tuple[str, ...] = ()
+    callback_task_ids: tuple[str, ...] = ()
     owner: str | None = None

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
     from kie_async.records import TaskRecord
 
-__all__ = ["MAX_HINTED", "Step", "again_after", "echoes", "step_of"]
+__all__ = ["MAX_CALLBACK_TASK_IDS", "Step", "again_after", "echoes", "step_of"]
 
 #: How many unproved ids are kept of one intent: a genuine token that has leaked could be posted with any number.
-MAX_HINTED = 4
+MAX_CALLBACK_TASK_IDS = 4
 #: After a look that did not settle the matter, the next one comes 1, 2, 4 ... seconds later, up to this.
 _LONGEST_PAUSE = 60.0
 #: Looks that a callback causes at most, where its task is polled anyway.
@@ -50,7 +50,7 @@ def step_of(row: Intent, task_id: str) -> Step:
     any                             another, or none    prove
     ==============================  ==================  ===========
     """
-    if task_id in row.duplicates:
+    if task_id in row.duplicate_task_ids:
         return Step.NOTHING
     if row.task_id != task_id:
         return Step.PROVE

@@ -357,10 +357,10 @@ class Callbacks(RuleBasedStateMachine):
         self.rows_only_move_forward()
         rows = self.run(self._rows())
         for task_id in self.foreign:
-            assert not [row for row in rows if task_id in (row.task_id, *row.duplicates)]
+            assert not [row for row in rows if task_id in (row.task_id, *row.duplicate_task_ids)]
             del self.fake.truth.tasks[task_id]
         assert_ledger(rows, self.fake.truth)
-        named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicates)}
+        named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicate_task_ids)}
         for task_id in self.taken:
             assert task_id in named, "a callback was answered by 200, and nobody knows of its task"
             assert named[task_id].id in str(self.fake.truth.tasks[task_id].callback_url)

@@ -109,7 +109,12 @@ async def test_whatever_the_answer_says_after_an_early_callback_there_is_one_tas
 
         assert 1 == len(setup.truth.posts) == len(setup.truth.created)
         row = await setup.row()
-        assert ("succeeded", video.task_id, (), 0) == (row.state, row.task_id, row.duplicates, row.suspect_attempts)
+        assert ("succeeded", video.task_id, (), 0) == (
+            row.state,
+            row.task_id,
+            row.duplicate_task_ids,
+            row.ambiguous_attempts,
+        )
         assert [200] == backend.answers
         told = [event.name for event in setup.events]
         assert not {EventName.REJECTED, EventName.CANCELLED, EventName.IN_DOUBT, EventName.DUPLICATE} & {*told}
@@ -126,7 +131,7 @@ async def test_an_answer_that_names_another_task_is_a_duplicate_and_told() -> No
         row = await setup.row()
 
         assert setup.tasks == [video.task_id] == [row.task_id]
-        assert (other,) == row.duplicates
+        assert (other,) == row.duplicate_task_ids
         assert [other] == duplicates(setup.events)
         await assert_settled(setup.kie)
 
@@ -288,7 +293,7 @@ async def test_a_withdrawn_job_is_told_of_a_task_that_should_not_exist() -> None
         await anyio.sleep(100.0)
 
         row = await setup.row()
-        assert ("cancelled", None, tuple(setup.tasks)) == (row.state, row.task_id, row.duplicates)
+        assert ("cancelled", None, tuple(setup.tasks)) == (row.state, row.task_id, row.duplicate_task_ids)
         assert setup.tasks == duplicates(setup.events)
         assert [200] == backend.answers
         await assert_settled(setup.kie)
@@ -302,7 +307,12 @@ async def test_an_abandoned_job_is_told_of_its_task_and_stays_abandoned() -> Non
         await anyio.sleep(100.0)
 
         row = await setup.row()
-        assert ("abandoned", None, tuple(setup.tasks), ()) == (row.state, row.task_id, row.duplicates, row.hinted)
+        assert ("abandoned", None, tuple(setup.tasks), ()) == (
+            row.state,
+            row.task_id,
+            row.duplicate_task_ids,
+            row.callback_task_ids,
+        )
         assert setup.tasks == duplicates(setup.events)
         assert [200] == backend.answers
         with pytest.raises(SubmitInDoubtError):

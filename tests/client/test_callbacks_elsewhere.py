@@ -146,7 +146,7 @@ async def test_an_early_callback_on_another_worker_wins_over_whatever_the_answer
             await anyio.sleep(100.0)
 
             row = await host.row()
-            assert ("succeeded", video.task_id, ()) == (row.state, row.task_id, row.duplicates)
+            assert ("succeeded", video.task_id, ()) == (row.state, row.task_id, row.duplicate_task_ids)
             assert 1 == len(fake.truth.posts) == len(fake.truth.created)
             assert not {EventName.REJECTED, EventName.CANCELLED, EventName.DUPLICATE} & {e.name for e in host.events}
             await assert_settled(ours)
@@ -164,7 +164,7 @@ async def test_an_answer_that_names_another_task_than_the_callback_on_another_wo
             video = await ours.generate(make_request())
 
             row = await host.row()
-            assert (video.task_id, ("f" * 32,)) == (row.task_id, row.duplicates)
+            assert (video.task_id, ("f" * 32,)) == (row.task_id, row.duplicate_task_ids)
             assert ["f" * 32] == duplicates(host.events)
 
 
@@ -236,7 +236,7 @@ async def test_a_callback_that_was_answered_and_not_looked_into_is_not_lost_with
         row = await host.row()
         (task,) = fake.truth.created
         assert [200] == backend.answers
-        assert ("in_doubt", (task.task_id,)) == (row.state, row.hinted)
+        assert ("in_doubt", (task.task_id,)) == (row.state, row.callback_task_ids)
         await anyio.sleep(10.0)
 
         async with host.worker() as again:
@@ -246,7 +246,7 @@ async def test_a_callback_that_was_answered_and_not_looked_into_is_not_lost_with
             await anyio.sleep(5.0)
             await assert_settled(again)
         row = await host.row()
-        assert ("succeeded", ()) == (row.state, row.hinted)
+        assert ("succeeded", ()) == (row.state, row.callback_task_ids)
         assert 1 == len(fake.truth.posts)
 
 
@@ -269,7 +269,7 @@ async def test_a_hint_that_names_a_foreign_task_is_forgotten_by_the_next_process
             await anyio.sleep(10.0)
 
             doubtful = (await host.rows())[0]
-            assert ("in_doubt", None, ()) == (doubtful.state, doubtful.task_id, doubtful.hinted)
+            assert ("in_doubt", None, ()) == (doubtful.state, doubtful.task_id, doubtful.callback_task_ids)
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["it runs", "it has ended"])

@@ -122,7 +122,8 @@ async def test_fifty_forged_callbacks_with_a_foreign_task_bind_nothing(whose: st
 
         rows = {row.id: row for row in await setup.rows()}
         assert JOBS * [("in_doubt", None, (), ())] == [
-            (rows[job.id].state, rows[job.id].task_id, rows[job.id].duplicates, rows[job.id].hinted) for job in jobs
+            (rows[job.id].state, rows[job.id].task_id, rows[job.id].duplicate_task_ids, rows[job.id].callback_task_ids)
+            for job in jobs
         ]
         assert 0 == setup.kie.statistics().confirming
         # And what is right still comes home.
@@ -168,7 +169,7 @@ async def test_a_forged_callback_does_not_touch_a_job_that_has_its_task(state: s
         assert state == job.state
         video = await job
         assert setup.truth.tasks[setup.tasks[0]].result_url == video.url
-        assert () == (await setup.row()).duplicates
+        assert () == (await setup.row()).duplicate_task_ids
         del setup.truth.tasks[foreign]
 
 
@@ -193,7 +194,7 @@ async def test_a_job_has_room_for_four_tasks_that_are_not_proved_and_says_so_to_
         url = setup.truth.posts[0].callback_url
         assert 6 * [200] == [await post(url, body_of(f"{n % 4:032x}")) for n in range(6)]
         assert 429 == await post(url, body_of("f" * 32))
-        assert 4 == len((await setup.row()).hinted)
+        assert 4 == len((await setup.row()).callback_task_ids)
         assert setup.tasks == [(await raised.value.job).task_id]
 
         assert [429, 429, 200] == [entry.status for entry in setup.truth.callbacks]
@@ -209,7 +210,7 @@ async def test_a_suspect_create_that_was_accepted_is_not_sent_again_if_its_callb
 
         assert 1 == len(setup.truth.posts)
         row = await setup.row()
-        assert ("succeeded", setup.tasks[0], 1, 1) == (row.state, row.task_id, row.attempts, row.suspect_attempts)
+        assert ("succeeded", setup.tasks[0], 1, 1) == (row.state, row.task_id, row.attempts, row.ambiguous_attempts)
         assert setup.tasks == [video.task_id]
         await assert_settled(setup.kie)
 
@@ -228,7 +229,7 @@ async def test_a_callback_that_comes_while_the_second_create_is_on_the_wire_ties
         row = await setup.row()
 
         assert own == video.task_id == row.task_id
-        assert ("succeeded", (other,), 2) == (row.state, row.duplicates, row.attempts)
+        assert ("succeeded", (other,), 2) == (row.state, row.duplicate_task_ids, row.attempts)
         assert [other] == duplicates(setup.events)
         assert 2 == len(setup.truth.posts)
         await assert_settled(setup.kie)
@@ -261,7 +262,7 @@ async def test_the_second_create_is_read_to_its_end_whoever_stops(leave: str) ->
             await anyio.sleep(5.0)
         row = (await setup.rows())[0]
 
-        assert (setup.tasks[0], (setup.tasks[1],)) == (row.task_id, row.duplicates)
+        assert (setup.tasks[0], (setup.tasks[1],)) == (row.task_id, row.duplicate_task_ids)
 
 
 async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback() -> None:
@@ -272,7 +273,7 @@ async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback
         with pytest.raises(ServerError):
             await setup.kie.generate(make_request(), key="order-7")
         row = await setup.row()
-        assert ("rejected", 2) == (row.state, row.suspect_attempts)
+        assert ("rejected", 2) == (row.state, row.ambiguous_attempts)
         with pytest.raises(ServerError):
             await setup.kie.submit(make_request(), key="order-7")
         await anyio.sleep(80.0)
@@ -294,7 +295,7 @@ async def test_every_paid_task_of_a_refused_job_is_told() -> None:
 
         assert "succeeded" == row.state
         assert 3 == len(setup.tasks)
-        assert {*setup.tasks} == {row.task_id, *row.duplicates}
+        assert {*setup.tasks} == {row.task_id, *row.duplicate_task_ids}
         assert 2 == len(setup.reported(EventName.DUPLICATE))
         await assert_settled(setup.kie)
 
@@ -322,8 +323,8 @@ async def test_a_job_that_was_sent_again_by_hand_has_the_task_that_ends_first_an
         await anyio.sleep(200.0)
         row = await setup.row()
 
-        assert {*setup.tasks} == {video.task_id, *row.duplicates}
-        assert 1 == len(row.duplicates) == row.suspect_attempts
+        assert {*setup.tasks} == {video.task_id, *row.duplicate_task_ids}
+        assert 1 == len(row.duplicate_task_ids) == row.ambiguous_attempts
         await assert_settled(setup.kie)
 
 

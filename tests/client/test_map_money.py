@@ -196,7 +196,7 @@ async def test_what_an_earlier_run_may_have_paid_is_held_where_it_was_killed_bef
             while not setup.reported(EventName.SUSPECT):
                 await anyio.sleep(0.01)
             await setup.kie.aclose()
-        assert [(JobState.INTENT, 1)] == [(row.state, row.suspect_attempts) for row in await setup.rows()]
+        assert [(JobState.INTENT, 1)] == [(row.state, row.ambiguous_attempts) for row in await setup.rows()]
         await setup.kie.__aenter__()
         async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]

@@ -391,7 +391,7 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
 
         assert [f"{CALLBACKS}/{row.id}.{attempt}" for attempt in (1, 2, 3)] == [url.rpartition(".")[0] for url in urls]
         assert 3 == len(set(urls))
-        assert ("succeeded", 2, 3) == (row.state, row.suspect_attempts, row.attempts)
+        assert ("succeeded", 2, 3) == (row.state, row.ambiguous_attempts, row.attempts)
         assert ["WARNING", "WARNING"] == [record.levelname for record in warnings]
         assert all(row.id in record.message for record in warnings)
         assert 2 == len(setup.reported(EventName.SUSPECT))
@@ -406,7 +406,7 @@ async def test_three_unclear_500s_end_in_service_error() -> None:
         row = await setup.row()
 
         assert (500, row.id) == (raised.value.code, raised.value.job_id)
-        assert ("rejected", 3) == (row.state, row.suspect_attempts)
+        assert ("rejected", 3) == (row.state, row.ambiguous_attempts)
         assert 3 == len(setup.truth.posts)
         await assert_settled(setup.kie)
 
@@ -418,7 +418,7 @@ async def test_server_error_attempts_is_the_total(attempts: int) -> None:
         with pytest.raises(ServerError):
             await setup.kie.submit(make_request())
 
-        assert attempts == len(setup.truth.posts) == (await setup.row()).suspect_attempts
+        assert attempts == len(setup.truth.posts) == (await setup.row()).ambiguous_attempts
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
@@ -430,7 +430,7 @@ async def test_on_server_error_in_doubt_never_sends_again(*, after: bool) -> Non
             await setup.kie.generate(make_request())
         row = await setup.row()
 
-        assert ("in_doubt", 1, row.id) == (row.state, row.suspect_attempts, raised.value.job.id)
+        assert ("in_doubt", 1, row.id) == (row.state, row.ambiguous_attempts, raised.value.job.id)
         await anyio.sleep(7200.0)
         assert 1 == len(setup.truth.posts)
         await assert_settled(setup.kie)
@@ -469,7 +469,7 @@ async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds:
                 await setup.kie.generate(make_request())
         row = await setup.row()
 
-        assert ("rejected", 1, row.id) == (row.state, row.suspect_attempts, raised.value.job_id)
+        assert ("rejected", 1, row.id) == (row.state, row.ambiguous_attempts, raised.value.job_id)
         assert anyio.current_time() <= seconds
         await assert_settled(setup.kie)
 
@@ -486,7 +486,7 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
         await anyio.sleep(1.0)
         row = await setup.row()
 
-        assert ("rejected", 1) == (row.state, row.suspect_attempts)
+        assert ("rejected", 1) == (row.state, row.ambiguous_attempts)
         assert 1 == len(setup.truth.posts)
         await assert_settled(setup.kie)
 
@@ -512,7 +512,7 @@ async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
 
         assert text == raised.value.service_message
         assert 1 == len(setup.truth.posts)
-        assert ("rejected", 0, row.id) == (row.state, row.suspect_attempts, raised.value.job_id)
+        assert ("rejected", 0, row.id) == (row.state, row.ambiguous_attempts, raised.value.job_id)
         await assert_settled(setup.kie)
 
 

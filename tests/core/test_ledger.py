@@ -19,7 +19,7 @@ def row(state: JobState, *, credits: float | None = None, suspects: int = 0, att
     """A row; unless it is said otherwise, an attempt more was sent than were answered unclearly."""
     return Intent(
         id="kj_1", model="m", input="{}", fingerprint="f", created_at=0.0, updated_at=0.0, state=state,
-        credits=credits, suspect_attempts=suspects, attempts=suspects + 1 if attempts is None else attempts,
+        credits=credits, ambiguous_attempts=suspects, attempts=suspects + 1 if attempts is None else attempts,
     )  # fmt: skip
 
 

@@ -113,5 +113,5 @@ def test_states_are_written_down_under_their_names(state: JobState) -> None:
 def test_an_intent_begins_with_nothing_sent() -> None:
     intent = Intent(id="kj_1", model="m", input="{}", fingerprint="f", created_at=1.0, updated_at=1.0)
 
-    assert (S.INTENT, 0, 0) == (intent.state, intent.attempts, intent.suspect_attempts)
-    assert (None, None, ()) == (intent.task_id, intent.sending_at, intent.duplicates)
+    assert (S.INTENT, 0, 0) == (intent.state, intent.attempts, intent.ambiguous_attempts)
+    assert (None, None, ()) == (intent.task_id, intent.sending_at, intent.duplicate_task_ids)

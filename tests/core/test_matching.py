@@ -32,12 +32,12 @@ _intents = st.builds(
     state=st.sampled_from(JobState),
     task_id=st.none() | task_ids,
     record=st.none() | st.just("{}"),
-    duplicates=st.lists(task_ids, max_size=3).map(tuple),
-    hinted=st.lists(task_ids, max_size=3).map(tuple),
+    duplicate_task_ids=st.lists(task_ids, max_size=3).map(tuple),
+    callback_task_ids=st.lists(task_ids, max_size=3).map(tuple),
 )
 
 
-def row(*, task_id: str | None = None, record: str | None = None, duplicates: tuple[str, ...] = ()) -> Intent:
+def row(*, task_id: str | None = None, record: str | None = None, duplicate_task_ids: tuple[str, ...] = ()) -> Intent:
     """A row that knows so much of its task."""
     return Intent(
         id=INTENT,
@@ -48,7 +48,7 @@ def row(*, task_id: str | None = None, record: str | None = None, duplicates: tu
         updated_at=0.0,
         task_id=task_id,
         record=record,
-        duplicates=duplicates,
+        duplicate_task_ids=duplicate_task_ids,
     )
 
 
@@ -63,25 +63,25 @@ def record_with(param: JSON) -> TaskRecord:
 @given(_intents, task_ids)
 def test_a_task_that_is_not_known_to_be_the_jobs_is_proved_whatever_the_row_says(intent: Intent, task_id: str) -> None:
     """No state, no record and no earlier hint makes a task the job's: a hint is what somebody has posted."""
-    assume(task_id != intent.task_id and task_id not in intent.duplicates)
+    assume(task_id != intent.task_id and task_id not in intent.duplicate_task_ids)
 
     assert Step.PROVE is step_of(intent, task_id)
-    assert Step.PROVE is step_of(attrs.evolve(intent, hinted=(*intent.hinted, task_id)), task_id)
+    assert Step.PROVE is step_of(attrs.evolve(intent, callback_task_ids=(*intent.callback_task_ids, task_id)), task_id)
 
 
 @given(_intents, st.data())
 def test_what_is_known_already_asks_for_nothing(intent: Intent, data: st.DataObject) -> None:
     """A duplicate was reported when it was found; a job whose end is written down has ended."""
     ended = [intent.task_id] if intent.task_id is not None and intent.record is not None else []
-    assume(ended or intent.duplicates)
+    assume(ended or intent.duplicate_task_ids)
 
-    assert Step.NOTHING is step_of(intent, data.draw(st.sampled_from([*ended, *intent.duplicates])))
+    assert Step.NOTHING is step_of(intent, data.draw(st.sampled_from([*ended, *intent.duplicate_task_ids])))
 
 
 @given(_intents, task_ids)
 def test_the_jobs_own_task_is_confirmed_until_its_end_is_written_down(intent: Intent, task_id: str) -> None:
     """In whatever state the row is: a stalled job may still end."""
-    assume(task_id not in intent.duplicates)
+    assume(task_id not in intent.duplicate_task_ids)
 
     assert Step.CONFIRM is step_of(attrs.evolve(intent, task_id=task_id, record=None), task_id)
     assert Step.NOTHING is step_of(attrs.evolve(intent, task_id=task_id, record="{}"), task_id)
@@ -95,9 +95,9 @@ def test_the_jobs_own_task_is_confirmed_until_its_end_is_written_down(intent: In
         (row(task_id="other", record="{}"), Step.PROVE),
         (row(task_id="task"), Step.CONFIRM),
         (row(task_id="task", record="{}"), Step.NOTHING),
-        (row(task_id="other", duplicates=("third", "task")), Step.NOTHING),
-        (row(task_id="other", duplicates=("third",)), Step.PROVE),
-        (row(duplicates=("task",)), Step.NOTHING),
+        (row(task_id="other", duplicate_task_ids=("third", "task")), Step.NOTHING),
+        (row(task_id="other", duplicate_task_ids=("third",)), Step.PROVE),
+        (row(duplicate_task_ids=("task",)), Step.NOTHING),
     ],
 )
 def test_steps_are_those_of_the_table(known: Intent, step: Step) -> None:

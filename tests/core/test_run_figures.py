@@ -105,7 +105,7 @@ def test_figures_add_up() -> None:
         created_at=1.0,
         updated_at=9.0,
         attempts=1,
-        suspect_attempts=1,
+        ambiguous_attempts=1,
     )
     ledger.hold("b", 7, unclear, expected=False)
     figures.retried += 1

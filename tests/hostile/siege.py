@@ -22,7 +22,7 @@ from aiohttp import web
 from kie_async import Generation, KieClient, KieError, Limits, RetryPolicy, Statistics, TaskFailedError
 from kie_async._core.callback_token import CallbackToken, callback_secret, find_token
 from kie_async._core.lifecycle import Intent
-from kie_async._core.matching import MAX_HINTED
+from kie_async._core.matching import MAX_CALLBACK_TASK_IDS
 from kie_async._core.stored import load_record
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
@@ -227,9 +227,9 @@ class Siege:
 
     def _untrue(self, row: Intent) -> str | None:
         """What is wrong with a row, or None."""
-        if len(row.hinted) > MAX_HINTED:
-            return f"{row.id} keeps {len(row.hinted)} hints"
-        for task_id in (row.task_id, *row.duplicates):
+        if len(row.callback_task_ids) > MAX_CALLBACK_TASK_IDS:
+            return f"{row.id} keeps {len(row.callback_task_ids)} hints"
+        for task_id in (row.task_id, *row.duplicate_task_ids):
             if task_id is not None and self._task_of(row.id, task_id) is None:
                 return f"{row.id} is bound to {task_id}, which it has not created"
         if row.state not in (S.SUCCEEDED, S.FAILED):

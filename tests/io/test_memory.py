@@ -84,10 +84,10 @@ async def test_an_id_is_written_once() -> None:
 async def test_a_row_is_found_by_every_task_of_its() -> None:
     journal = MemoryJournal()
     row = await placed(journal, an_intent(), S.SUBMITTED)
-    noted = await journal.note(row.id, at=5.0, duplicates=("twin",))
+    noted = await journal.note(row.id, at=5.0, duplicate_task_ids=("twin",))
 
     assert noted is not None
-    assert ("a-task", ("twin",), S.SUBMITTED) == (noted.task_id, noted.duplicates, noted.state)
+    assert ("a-task", ("twin",), S.SUBMITTED) == (noted.task_id, noted.duplicate_task_ids, noted.state)
     assert noted == await journal.by_task("a-task") == await journal.by_task("twin")
     assert None is await journal.by_task("another")
     assert None is await journal.note("kj_nobody", at=5.0, error="x")

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from kie_async._io.journals.schema import APPLICATION_ID, VERSION, migrate
+from kie_async._io.journals.schema import APPLICATION_ID, VERSION, prepare_file
 
 OPENERS = 6
 
@@ -19,7 +19,7 @@ def test_a_file_may_be_made_by_many_at_once(tmp_path: Path) -> None:
         connection = sqlite3.connect(path, timeout=30, isolation_level=None)
         together.wait()
         try:
-            migrate(connection, path)
+            prepare_file(connection, path)
         except Exception as error:  # noqa: BLE001 (it is what is asked for)
             wrong.append(error)
         finally:

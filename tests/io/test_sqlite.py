@@ -30,14 +30,14 @@ FULL = an_intent(
     callback_url="https://app.example.com/kie",
     state=S.SUBMITTED,
     attempts=3,
-    suspect_attempts=2,
+    ambiguous_attempts=2,
     sending_at=1.25,
     task_id="a-task",
     accepted_at=1_767_225_600.123456,
     record='{"state":"generating"}',
     credits=7.5,
     error="why",
-    duplicates=("another-task",),
+    duplicate_task_ids=("another-task",),
 )
 
 
@@ -139,9 +139,9 @@ async def test_a_move_that_the_table_does_not_have_is_refused(journal: Journal, 
 
 async def test_a_note_changes_all_but_the_state(journal: Journal) -> None:
     row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
-    after = await journal.note(row.id, at=5.0, credits=8.0, duplicates=("b", "c"))
+    after = await journal.note(row.id, at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
 
-    assert after == attrs.evolve(row, updated_at=5.0, credits=8.0, duplicates=("b", "c"))
+    assert after == attrs.evolve(row, updated_at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
     assert after == await journal.get(row.id)
     assert await journal.note(an_intent(2).id, at=5.0, credits=8.0) is None
 
@@ -149,8 +149,8 @@ async def test_a_note_changes_all_but_the_state(journal: Journal) -> None:
 async def test_a_task_and_its_duplicates_lead_to_the_row(journal: Journal) -> None:
     """Until the row is forgotten."""
     row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
-    await journal.note(row.id, at=2.0, duplicates=("b",))
-    done = await journal.move(row, S.SUCCEEDED, at=3.0, duplicates=("b", "c"))
+    await journal.note(row.id, at=2.0, duplicate_task_ids=("b",))
+    done = await journal.move(row, S.SUCCEEDED, at=3.0, duplicate_task_ids=("b", "c"))
 
     assert [done] * 3 == [await journal.by_task(task_id) for task_id in ("a-task", "b", "c")]
     assert 1 == await journal.forget(before=4.0)
@@ -219,7 +219,7 @@ CHANGES = st.fixed_dictionaries(
         "attempts": NUMBERS,
         "credits": st.none() | st.floats(allow_nan=False, allow_infinity=False),
         "error": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
-        "duplicates": st.lists(st.sampled_from(["task-c", "task-d"]), unique=True).map(tuple),
+        "duplicate_task_ids": st.lists(st.sampled_from(["task-c", "task-d"]), unique=True).map(tuple),
     },
 )
 

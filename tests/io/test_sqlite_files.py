@@ -18,7 +18,7 @@ import pytest
 
 from kie_async import ConfigurationError, JournalError, SqliteJournal
 from kie_async._core.lifecycle import OPEN
-from kie_async._io.journals.schema import APPLICATION_ID, VERSION, migrate
+from kie_async._io.journals.schema import APPLICATION_ID, VERSION, prepare_file
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
@@ -181,24 +181,24 @@ async def test_an_empty_file_becomes_a_journal(tmp_path: Path, empty: str) -> No
     assert [APPLICATION_ID, VERSION, "wal"] == marks
 
 
-def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    """All steps are one transaction; this one cannot take place, since a table is in its way that came meanwhile."""
+def test_failed_creation_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """The tables are created in one transaction; it fails if another process has created one of them meanwhile."""
     path = tmp_path / "kie.db"
     connection = sqlite3.connect(path, isolation_level=None)
 
     def another_process_is_faster(statement: str) -> None:
         if statement.startswith("BEGIN"):
             other = sqlite3.connect(path, isolation_level=None)
-            other.execute("CREATE TABLE duplicates (x)")
+            other.execute("CREATE TABLE duplicate_tasks (x)")
             other.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             other.close()
             connection.set_trace_callback(None)
 
     connection.set_trace_callback(another_process_is_faster)
-    with pytest.raises(sqlite3.OperationalError, match="duplicates already exists"):
-        migrate(connection, path)
+    with pytest.raises(sqlite3.OperationalError, match="duplicate_tasks already exists"):
+        prepare_file(connection, path)
 
-    assert ["duplicates"] == [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
+    assert ["duplicate_tasks"] == [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
     assert 0 == connection.execute("PRAGMA user_version").fetchone()[0]
     connection.close()
 
@@ -207,7 +207,7 @@ def test_a_database_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     """SQLite says so by staying in another mode; one in memory is the easiest to have."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         with pytest.raises(JournalError, match="no WAL: a network drive"):
-            migrate(connection, tmp_path / "kie.db")
+            prepare_file(connection, tmp_path / "kie.db")
 
         assert 0 == connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
@@ -294,7 +294,7 @@ async def test_a_broken_page_is_told_and_nothing_is_paid_for_it(tmp_path: Path) 
     assert broken == path.read_bytes()
 
 
-@pytest.mark.parametrize("column", ["state = 'later'", "sources = 'no JSON'", "duplicates = '7'"])
+@pytest.mark.parametrize("column", ["state = 'later'", "sources = 'no JSON'", "duplicate_task_ids = '7'"])
 async def test_a_row_that_makes_no_sense_is_told(tmp_path: Path, column: str) -> None:
     path = tmp_path / "kie.db"
     async with opened(path) as journal:

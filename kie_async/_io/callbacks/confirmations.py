@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.matching import MAX_HINTED, Step, again_after, echoes, step_of
+from kie_async._core.matching import MAX_CALLBACK_TASK_IDS, Step, again_after, echoes, step_of
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.transitions import row_of
@@ -86,7 +86,7 @@ class Confirmations:
     def has_room(self, job_id: str, task_id: str) -> bool:
         """Whether one more task can be noted for an intent, or this one is noted already."""
         case = self._cases.get(job_id)
-        return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_HINTED
+        return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_CALLBACK_TASK_IDS
 
     def ask(self, job_id: str, task_id: str, *, own: bool = False) -> bool:
         """
@@ -263,7 +263,7 @@ class Confirmations:
 
     async def _forget_hint(self, job_id: str, task_id: str) -> None:
         row = await self._parts.journal.get(job_id)
-        if row is not None and task_id in row.hinted:
-            left = tuple(other for other in row.hinted if other != task_id)
+        if row is not None and task_id in row.callback_task_ids:
+            left = tuple(other for other in row.callback_task_ids if other != task_id)
             job = self._parts.registry.get(job_id)
-            await self._parts.transitions.note(job or LiveJob.of(row), hinted=left)
+            await self._parts.transitions.note(job or LiveJob.of(row), callback_task_ids=left)

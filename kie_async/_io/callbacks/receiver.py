@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kie_async._core.callback_validation import check_signature, read_task_id
-from kie_async._core.matching import MAX_HINTED, Step, step_of
+from kie_async._core.matching import MAX_CALLBACK_TASK_IDS, Step, step_of
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async.errors import CallbackRejectedError, JournalError
 from kie_async.events import EventName
@@ -108,7 +108,7 @@ class Receiver:
     async def _write_down(self, job: LiveJob, task_id: str) -> None:
         """Keep the id of a task that nothing else would lead to, in case the process ends before it is proved."""
         row = await self._parts.journal.get(job.id)
-        if row is None or step_of(row, task_id) is not Step.PROVE or task_id in row.hinted:
+        if row is None or step_of(row, task_id) is not Step.PROVE or task_id in row.callback_task_ids:
             return
-        if len(row.hinted) < MAX_HINTED:
-            await self._parts.transitions.note(job, hinted=(*row.hinted, task_id))
+        if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
+            await self._parts.transitions.note(job, callback_task_ids=(*row.callback_task_ids, task_id))

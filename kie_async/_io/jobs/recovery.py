@@ -70,9 +70,9 @@ class Recovery:
             elif job is not None and job.remote:
                 job.row = row
                 await self.follow(job)
-        for row in await self._parts.journal.hinted():
+        for row in await self._parts.journal.rows_named_by_callbacks():
             # A callback has named its task, and the process ended before that was proved.
-            for task_id in row.hinted:
+            for task_id in row.callback_task_ids:
                 self.confirm(row.id, task_id)
         return found
 

@@ -83,7 +83,7 @@ class Resolution:
             state,
             at=self._parts.runtime.wall(),
             error=None,
-            suspect_attempts=row.suspect_attempts + suspects,
+            ambiguous_attempts=row.ambiguous_attempts + suspects,
         )
         if moved is None:
             msg = "The job has just been settled by somebody else. Look at it again."

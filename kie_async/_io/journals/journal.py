@@ -19,15 +19,15 @@ class Changes(TypedDict, total=False):
     input: str
     callback_url: str | None
     attempts: int
-    suspect_attempts: int
+    ambiguous_attempts: int
     sending_at: float | None
     task_id: str | None
     accepted_at: float | None
     record: str | None
     credits: float | None
     error: str | None
-    duplicates: tuple[str, ...]
-    hinted: tuple[str, ...]
+    duplicate_task_ids: tuple[str, ...]
+    callback_task_ids: tuple[str, ...]
 
 
 class Journal(Protocol):
@@ -108,7 +108,7 @@ class Journal(Protocol):
         """The rows in one of *states* (all, if None), oldest first."""
         ...
 
-    async def hinted(self) -> Sequence[Intent]:
+    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
         """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
         ...
 

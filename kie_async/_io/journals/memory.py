@@ -96,8 +96,8 @@ class MemoryJournal:
     async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
         return [row for row in self._rows.values() if states is None or row.state in states]
 
-    async def hinted(self) -> Sequence[Intent]:
-        return [row for row in self._rows.values() if row.hinted]
+    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
+        return [row for row in self._rows.values() if row.callback_task_ids]
 
     async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         now = {row.id: self._rows.get(row.id) for row in seen}
@@ -148,7 +148,7 @@ class MemoryJournal:
 
     def _put(self, row: Intent) -> Intent:
         self._rows[row.id] = row
-        for task_id in (row.task_id, *row.duplicates):
+        for task_id in (row.task_id, *row.duplicate_task_ids):
             if task_id is not None:
                 self._by_task[task_id] = row.id
         if row.state in ENDED and row.key is None:
@@ -170,6 +170,6 @@ class MemoryJournal:
         row = self._rows.pop(job_id)
         if row.key is not None:
             del self._by_key[row.key]
-        for task_id in (row.task_id, *row.duplicates):
+        for task_id in (row.task_id, *row.duplicate_task_ids):
             if task_id is not None:
                 self._by_task.pop(task_id, None)

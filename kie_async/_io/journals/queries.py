@@ -22,13 +22,13 @@ __all__ = [
     "claim",
     "forget",
     "has_keys",
-    "hinted",
     "many",
     "move",
     "note",
     "one",
     "orphans",
     "paid",
+    "rows_named_by_callbacks",
     "sent_by_the_dead",
     "version",
 ]
@@ -66,7 +66,7 @@ def one(where: str, values: tuple[object, ...], connection: sqlite3.Connection) 
 def by_task(task_id: str, connection: sqlite3.Connection) -> Intent | None:
     """The row of a taskId, or the one that it is a duplicate of."""
     own = one("task_id = ?", (task_id,), connection)
-    return own or one("id = (SELECT job_id FROM duplicates WHERE task_id = ?)", (task_id,), connection)
+    return own or one("id = (SELECT job_id FROM duplicate_tasks WHERE task_id = ?)", (task_id,), connection)
 
 
 def by_keys(keys: Collection[str], connection: sqlite3.Connection) -> list[Intent]:
@@ -86,9 +86,10 @@ def many(states: Collection[JobState] | None, connection: sqlite3.Connection) ->
     return [read_row(values) for values in connection.execute(f"{_SELECT}{where} ORDER BY rowid")]
 
 
-def hinted(connection: sqlite3.Connection) -> list[Intent]:
+def rows_named_by_callbacks(connection: sqlite3.Connection) -> list[Intent]:
     """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
-    return [read_row(values) for values in connection.execute(f"{_SELECT} WHERE hinted <> '[]' ORDER BY rowid")]
+    found = connection.execute(f"{_SELECT} WHERE callback_task_ids <> '[]' ORDER BY rowid")
+    return [read_row(values) for values in found]
 
 
 def changed(seen: Collection[Intent], connection: sqlite3.Connection) -> dict[str, Intent | None]:
@@ -108,7 +109,7 @@ def forget(before: float, connection: sqlite3.Connection) -> int:
     """Delete the ended rows that last changed before an instant."""
     old = f"{_in(ENDED)} AND updated_at < ?"
     # The states are ours.
-    connection.execute(f"DELETE FROM duplicates WHERE job_id IN (SELECT id FROM intents WHERE {old})", (before,))  # noqa: S608
+    connection.execute(f"DELETE FROM duplicate_tasks WHERE job_id IN (SELECT id FROM intents WHERE {old})", (before,))  # noqa: S608
     return connection.execute(f"DELETE FROM intents WHERE {old}", (before,)).rowcount  # noqa: S608
 
 
@@ -172,9 +173,9 @@ def _change(
     if not changed.rowcount:
         return None
     row = one("id = ?", (job_id,), connection)
-    if row is not None and "duplicates" in fields:
-        pairs = [(task_id, job_id) for task_id in row.duplicates]
-        connection.executemany("INSERT OR REPLACE INTO duplicates (task_id, job_id) VALUES (?, ?)", pairs)
+    if row is not None and "duplicate_task_ids" in fields:
+        pairs = [(task_id, job_id) for task_id in row.duplicate_task_ids]
+        connection.executemany("INSERT OR REPLACE INTO duplicate_tasks (task_id, job_id) VALUES (?, ?)", pairs)
     return row
 
 

@@ -1,4 +1,4 @@
-"""The journal's tables, how they came to be, and how a row is read from them and written to them."""
+"""The journal's tables and the conversion of rows to and from them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kie_async._core.lifecycle import Intent, Source
 from kie_async.errors import JournalError
 from kie_async.states import JobState
 
-__all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "migrate", "read_row", "written"]
+__all__ = ["APPLICATION_ID", "COLUMNS", "VERSION", "prepare_file", "read_row", "written"]
 
 #: "kiej" in ASCII: marks the file as a journal of this package.
 APPLICATION_ID = 0x6B69656A
 
-#: Each step brings the file from one version to the next; steps are added, never changed.
-_STEPS: tuple[str, ...] = (
-    """
+#: The version of the schema, which the file carries as ``user_version``.
+VERSION = 1
+_SCHEMA = """
     CREATE TABLE intents (
         id TEXT PRIMARY KEY NOT NULL,
         model TEXT NOT NULL,
@@ -33,27 +33,23 @@ _STEPS: tuple[str, ...] = (
         callback_url TEXT,
         state TEXT NOT NULL,
         attempts INTEGER NOT NULL,
-        suspect_attempts INTEGER NOT NULL,
+        ambiguous_attempts INTEGER NOT NULL,
         sending_at REAL,
         task_id TEXT,
         accepted_at REAL,
         record TEXT,
         credits REAL,
         error TEXT,
-        duplicates TEXT NOT NULL,
+        duplicate_task_ids TEXT NOT NULL,
+        callback_task_ids TEXT NOT NULL,
         owner TEXT
     );
     CREATE INDEX intents_by_task ON intents (task_id) WHERE task_id IS NOT NULL;
     CREATE INDEX intents_open ON intents (owner)
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted');
-    CREATE TABLE duplicates (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE intents ADD COLUMN hinted TEXT NOT NULL DEFAULT '[]';
-    CREATE INDEX intents_hinted ON intents (id) WHERE hinted <> '[]';
-    """,
-)
-VERSION = len(_STEPS)
+    CREATE INDEX intents_named_by_callbacks ON intents (id) WHERE callback_task_ids <> '[]';
+    CREATE TABLE duplicate_tasks (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
+"""
 
 #: How often a file is switched to WAL while others do the same: each of them is in the way once at most.
 _TRIES = 100
@@ -61,12 +57,12 @@ _TRIES = 100
 #: The columns, in the order of the fields of a row.
 COLUMNS = tuple(field.name for field in attrs.fields(Intent))
 #: Those that hold a list of texts, as JSON.
-_LISTS = frozenset({"duplicates", "hinted"})
+_LISTS = frozenset({"duplicate_task_ids", "callback_task_ids"})
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
+def prepare_file(connection: sqlite3.Connection, path: Path) -> None:
     """
-    Bring a file to this version, in one transaction; nothing is recreated, and nothing is guessed.
+    Create the tables in an empty file, in one transaction; leave a journal of this version as it is.
 
     Raises:
         JournalError: If the file is of a newer version, or is no journal, or lies where it cannot be shared safely.
@@ -77,11 +73,9 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise JournalError(msg)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(connection, path)
-        for step in _STEPS[version:]:
-            for statement in filter(None, map(str.strip, step.split(";"))):
+        if not _version(connection, path):
+            for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
                 connection.execute(statement)
-        if version < VERSION:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         # Changes nothing, and fails where the file can only be read: now, and not at the first move.
@@ -105,8 +99,13 @@ def _to_wal(connection: sqlite3.Connection) -> str:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of a file; 0 where it is empty."""
-    # In one transaction: another process may be making the file between two looks.
+    """
+    Read the version of a file; 0 if it is empty.
+
+    Raises:
+        JournalError: If the file is of a newer version, or not a journal.
+    """
+    # In one transaction: another process may be making the file between two reads.
     alone = not connection.in_transaction
     if alone:
         connection.execute("BEGIN")

@@ -24,7 +24,7 @@ from kie_async._io.journals import queries
 from kie_async._io.journals.group_commit import GroupCommit
 from kie_async._io.journals.journal import Changes, illegal_move
 from kie_async._io.journals.process_locks import ProcessLocks
-from kie_async._io.journals.schema import migrate
+from kie_async._io.journals.schema import prepare_file
 from kie_async._io.runtime import Runtime
 from kie_async.errors import ConfigurationError, JournalError, KieError
 from kie_async.states import JobState
@@ -105,7 +105,7 @@ class SqliteJournal:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self._path, timeout=self.busy_timeout, isolation_level=None)
         try:
-            migrate(connection, self._path)
+            prepare_file(connection, self._path)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone leaves it to the drive when to write
             owners.enter()
@@ -165,9 +165,9 @@ class SqliteJournal:
         """The rows in one of *states* (all, if None), oldest first."""
         return await self._open.do(partial(queries.many, states), writes=False)
 
-    async def hinted(self) -> Sequence[Intent]:
+    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
         """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
-        return await self._open.do(queries.hinted, writes=False)
+        return await self._open.do(queries.rows_named_by_callbacks, writes=False)
 
     async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         """Which rows no longer stand as they were seen; see ``Journal.changed``."""

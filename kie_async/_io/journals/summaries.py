@@ -39,5 +39,5 @@ def _of(row: Intent) -> JobInfo:
         updated_at=row.updated_at,
         credits=row.credits,
         error=None if row.error is None else load_error(row.error, job_id=row.id).message,
-        duplicates=row.duplicates,
+        duplicates=row.duplicate_task_ids,
     )

@@ -95,5 +95,5 @@ class Finding:
 def _is_unsent(row: Intent) -> bool:
     """Whether a job that nobody works on is sent by whoever asks for its key."""
     if row.state is JobState.REJECTED:
-        return not row.suspect_attempts
+        return not row.ambiguous_attempts
     return row.state in (JobState.INTENT, JobState.CANCELLED)

@@ -114,7 +114,7 @@ class Row:
         row = None if self.job is None else self.job.final.row
         if row is None:
             return True
-        return row.state in (JobState.INTENT, JobState.CANCELLED) and not row.suspect_attempts
+        return row.state in (JobState.INTENT, JobState.CANCELLED) and not row.ambiguous_attempts
 
     @property
     def has_ended(self) -> bool:

@@ -327,13 +327,13 @@ class Owner:
     async def _suspect(self, reply: Reply) -> _Attempt:
         job, tools = self._job, self._tools
         row = row_of(job)
-        suspects = row.suspect_attempts + 1
+        suspects = row.ambiguous_attempts + 1
         tools.report(EventName.SUSPECT, job, attempt=row.attempts, message=reply.message)
         if tools.retry.on_server_error == "in_doubt":
-            await tools.result_writer.doubted(job, f"code {reply.code}: {reply.message}", suspect_attempts=suspects)
+            await tools.result_writer.doubted(job, f"code {reply.code}: {reply.message}", ambiguous_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
         if suspects >= tools.retry.server_error_attempts or not self._affordable():
-            await tools.result_writer.rejected(job, error_of(reply, job_id=job.id), suspect_attempts=suspects)
+            await tools.result_writer.rejected(job, error_of(reply, job_id=job.id), ambiguous_attempts=suspects)
             return _Attempt(Verdict.SUSPECT, again=False)
         _log.warning(
             "Attempt %d of %s was answered by code %s (%s) and may have been paid; it is sent again.",
@@ -343,7 +343,7 @@ class Owner:
             reply.message[:200],
         )
         self._failures = suspects
-        await self._back(suspect_attempts=suspects)
+        await self._back(ambiguous_attempts=suspects)
         return _Attempt(Verdict.SUSPECT, again=True)
 
     def _affordable(self) -> bool:

@@ -219,7 +219,7 @@ class Intake:
             return row, {}
         self._parts.submitter.rename(job, row.id)
         job.row = row
-        if row.state is JobState.REJECTED and row.suspect_attempts:
+        if row.state is JobState.REJECTED and row.ambiguous_attempts:
             raise load_error(row.error, job_id=row.id)
         if row.state is JobState.INTENT and journal.owns(row):
             return await self.send_again(job) if row.input else await self._write_again(row, request)

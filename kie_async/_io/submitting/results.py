@@ -59,37 +59,42 @@ class ResultWriter:
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._runtime.wall()
-        hinted = tuple(other for other in row_of(job).hinted if other != task_id)
-        changes: Changes = {"task_id": task_id, "accepted_at": at, "error": None, "hinted": hinted}
+        callback_task_ids = tuple(other for other in row_of(job).callback_task_ids if other != task_id)
+        changes: Changes = {
+            "task_id": task_id,
+            "accepted_at": at,
+            "error": None,
+            "callback_task_ids": callback_task_ids,
+        }
         return await self._transitions.to(job, JobState.SUBMITTED, **changes)
 
     async def duplicate(self, job: LiveJob, task_id: str) -> None:
         """Tie a further task to its intent, and say so: it was paid for nothing."""
         row = row_of(job)
-        if task_id in row.duplicates:
+        if task_id in row.duplicate_task_ids:
             return
         _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
         self._report(EventName.DUPLICATE, job, duplicate=task_id)
         try:
-            await self._transitions.note(job, duplicates=(*row.duplicates, task_id))
+            await self._transitions.note(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
         except errors.JournalError:
             _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
             self._report(EventName.JOURNAL_FAILED, job, duplicate=task_id)
 
-    async def rejected(self, job: LiveJob, error: errors.KieError, *, suspect_attempts: int | None = None) -> None:
-        """Write down that the service has refused; *suspect_attempts*, where that is what the last attempt was."""
+    async def rejected(self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None) -> None:
+        """Write down that the service has refused; *ambiguous_attempts*, where that is what the last attempt was."""
         job.error = error
-        if suspect_attempts is None:
-            suspect_attempts = row_of(job).suspect_attempts
-        changes: Changes = {"error": dump_error(error), "suspect_attempts": suspect_attempts}
+        if ambiguous_attempts is None:
+            ambiguous_attempts = row_of(job).ambiguous_attempts
+        changes: Changes = {"error": dump_error(error), "ambiguous_attempts": ambiguous_attempts}
         await self._end(job, JobState.REJECTED, EventName.REJECTED, changes)
 
-    async def doubted(self, job: LiveJob, reason: str, *, suspect_attempts: int | None = None) -> None:
-        """Write down that nobody can tell whether the service has accepted; *suspect_attempts* as for ``rejected``."""
+    async def doubted(self, job: LiveJob, reason: str, *, ambiguous_attempts: int | None = None) -> None:
+        """Write down that the service may have accepted the create; *ambiguous_attempts* as for ``rejected``."""
         _log.warning("The create of %s may have been accepted (%s); it is not sent again.", job.id, reason)
-        if suspect_attempts is None:
-            suspect_attempts = row_of(job).suspect_attempts
-        if await self._transitions.to(job, JobState.IN_DOUBT, error=reason, suspect_attempts=suspect_attempts):
+        if ambiguous_attempts is None:
+            ambiguous_attempts = row_of(job).ambiguous_attempts
+        if await self._transitions.to(job, JobState.IN_DOUBT, error=reason, ambiguous_attempts=ambiguous_attempts):
             self._report(EventName.IN_DOUBT, job, reason=reason)
 
     async def withdrawn(self, job: LiveJob, error: errors.KieError) -> None:
@@ -99,8 +104,8 @@ class ResultWriter:
         Where a suspect attempt may have been paid, it is written down as refused instead.
         """
         row = row_of(job)
-        if row.suspect_attempts:
-            times = "1 attempt was" if row.suspect_attempts == 1 else f"{row.suspect_attempts} attempts were"
+        if row.ambiguous_attempts:
+            times = "1 attempt was" if row.ambiguous_attempts == 1 else f"{row.ambiguous_attempts} attempts were"
             message = f"{times} answered by an unclear error and may have been paid; then: {error.message}"
             await self.rejected(job, errors.ServerError(message, code=500, job_id=job.id))
             return

@@ -67,8 +67,8 @@ class _Around:
     async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
         return await self.inner.rows(states)
 
-    async def hinted(self) -> Sequence[Intent]:
-        return await self.inner.hinted()
+    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
+        return await self.inner.rows_named_by_callbacks()
 
     async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         return await self.inner.changed(seen)
