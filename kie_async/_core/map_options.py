@@ -17,24 +17,12 @@ from kie_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from kie_async.policy import Limits
 
-__all__ = ["MapOptions", "default_key", "file_name"]
+__all__ = ["MapOptions", "file_name"]
 
-#: Of a default key, so many hexadecimal digits are of the content's hash: 96 bits.
-_DIGITS = 24
 #: Names of files may have 255 bytes on most systems; some are left for suffixes and for the template.
 _LONGEST_NAME = 180
 #: What Windows keeps for devices.
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
-
-
-def default_key(identity: str, occurrence: int) -> str:
-    """
-    The key of a row that has none: what it is, and the how-manieth such row it is.
-
-    >>> default_key("0123456789abcdef0123456789abcdef", 1), default_key("0123456789abcdef0123456789abcdef", 2)
-    ('0123456789abcdef01234567', '0123456789abcdef01234567.2')
-    """
-    return identity[:_DIGITS] if occurrence == 1 else f"{identity[:_DIGITS]}.{occurrence}"
 
 
 def file_name(key: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.fingerprint import differs, fingerprint
+from kie_async._keys import DefaultKeys, differs, fingerprint
 from tests.strategies import json_objects, json_values, texts
 
 if TYPE_CHECKING:
@@ -76,3 +76,9 @@ def test_a_fingerprint_stays_the_same_over_versions() -> None:
     found = fingerprint("z-image", {"seed": 1, "prompt": "Ä", "scale": 1.0}, {"image_url": "c0ffee"})
 
     assert found == "27de61e4db50f8c017f9582c850c61dea3c98cc6a99bbb810101b1c98c6c802c"
+
+
+def test_default_keys_count_equal_content() -> None:
+    keys = DefaultKeys()
+
+    assert ["a" * 24, "b" * 24, "a" * 24 + ".2"] == [keys.next_key(digit * 64) for digit in "aba"]

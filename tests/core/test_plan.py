@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, Limits
-from kie_async._core.map_options import MapOptions, default_key, file_name
+from kie_async._core.map_options import MapOptions, file_name
 from kie_async._core.prices import SeenPrices, listed
 from kie_async._core.task_kinds import kind_of
 
@@ -44,10 +44,6 @@ def test_an_option_that_makes_no_sense_is_named(wrong: dict[str, Any]) -> None:
     assert 7 == MapOptions.of(Limits(), **{**options, "look_ahead": 7, "stop_after": 0}).look_ahead
     with pytest.raises(ConfigurationError, match=f"{next(iter(wrong))}="):
         MapOptions.of(Limits(), **{**options, **wrong})
-
-
-def test_default_keys_are_of_the_content_and_of_how_often_it_has_come() -> None:
-    assert ("a" * 24, "a" * 24 + ".2") == (default_key("a" * 64, 1), default_key("a" * 64, 2))
 
 
 @given(names, names)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kie_async._core.map_options import default_key
-from kie_async._core.occurrences import Occurrences
 from kie_async._io.mapping.row import Row
+from kie_async._keys import DefaultKeys
 from kie_async._settings import check_key
 from kie_async.errors import ConfigurationError
 
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from kie_async.requests.base import Request
 
 __all__ = ["RowKeys"]
-
-#: 64 bits of a fingerprint, in hexadecimal digits.
-_SHORT = 16
 
 
 class RowKeys:
@@ -31,7 +27,7 @@ class RowKeys:
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._occurrences = Occurrences()
+        self._default_keys = DefaultKeys()
 
     def row(self, given: Given, index: int) -> Row:
         """What was given, as a row; without a key of the caller's it is called by its place until it is identified."""
@@ -56,7 +52,7 @@ class RowKeys:
         await self._intake.check(row.request)
         row.identity = await self._intake.identify(row.request)
         if row.own_key is None:
-            row.key = default_key(row.identity, self._occurrences.add(int(row.identity[:_SHORT], 16)))
+            row.key = self._default_keys.next_key(row.identity)
 
     async def name(self, row: Row) -> None:
         """

@@ -12,12 +12,12 @@ import anyio.to_thread
 import attrs
 
 from kie_async import errors
-from kie_async._core.fingerprint import differs, fingerprint
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import Intent, Source
 from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import row_of
+from kie_async._keys import differs, fingerprint
 from kie_async._settings import check_key
 from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource

@@ -1,4 +1,4 @@
-"""What makes two requests the same, however they are ordered and wherever their images were uploaded to."""
+"""Keys of rows and jobs, and the fingerprint of a request's content that default keys are made of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,38 @@ from collections.abc import Mapping
 
 from kie_async.records import JSON
 
-__all__ = ["differs", "fingerprint"]
+__all__ = ["DefaultKeys", "differs", "fingerprint"]
+
+#: The number of hexadecimal digits of a fingerprint in a default key: 96 bits.
+_DIGITS = 24
+
+
+class DefaultKeys:
+    """
+    The default keys of one table's rows, for ``map()`` and ``kie batch`` alike.
+
+    A key consists of the fingerprint's first 24 digits and, from the second row with the same content on, of the
+    occurrence number. A row therefore keeps its key when other rows are added, removed, or reordered.
+
+    >>> keys = DefaultKeys()
+    >>> [keys.next_key("0123456789abcdef0123456789abcdef") for _ in range(3)]
+    ['0123456789abcdef01234567', '0123456789abcdef01234567.2', '0123456789abcdef01234567.3']
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def next_key(self, content_hash: str) -> str:
+        """
+        Return the key of the table's next row.
+
+        Args:
+            content_hash: The fingerprint of the row's request.
+        """
+        digits = content_hash[:_DIGITS]
+        number = int(digits, 16)
+        count = self._counts[number] = self._counts.get(number, 0) + 1
+        return digits if count == 1 else f"{digits}.{count}"
 
 
 def fingerprint(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> str:  # noqa: A002 (the service's word)
