@@ -1,25 +1,37 @@
-# The commands of this project. `make check` is the one gate, here, in the hook and in continuous integration.
+# The commands of this project. `make quick` is the inner loop, `make check` the gate, `make nightly` the long tests.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
+# More workers than cores: the tests in real time mostly wait for processes.
+WORKERS ?= 3
+# Interpreters for `make check-all`; those that do not run are left out, and named.
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/3.1[1-4]*/bin/python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help check format format-check lint types imports test coverage bench strace openssl chromium clean
+.PHONY: help quick check nightly check-all format format-check lint types imports quick-tests test coverage docs bench system-tools clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-check: format-check lint types imports coverage ## all that must pass before a change goes in
+quick: format-check lint imports quick-tests ## the inner loop, half a minute: format, lint, import rules, the tests that need no service
 
-format: $(VENV)/.installed ## put the code into shape
+check: format-check lint types imports coverage ## all that must pass before a change goes in; runs a sample of the long tests
+
+nightly: $(VENV)/.installed system-tools ## every test in full: all kills, all hostile requests, ten times the examples
+	KIE_TESTS=nightly $(RUN) pytest --quiet --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+check-all: ## the quick tests on each installed Python from 3.11 to 3.14
+	@tools/check-all.sh $(PYTHONS)
+
+format: $(VENV)/.installed ## format the code
 	$(RUN) ruff check --quiet --fix --fixable I,RUF022,RUF100 --exit-zero .
 	$(RUN) ruff format .
 
-format-check: $(VENV)/.installed ## is the code in shape?
+format-check: $(VENV)/.installed ## check the format
 	$(RUN) ruff format --check --quiet .
 
-lint: $(VENV)/.installed ## ruff's rules
+lint: $(VENV)/.installed ## ruff's rules, and the words of this project
 	$(RUN) ruff check --quiet .
 
 types: $(VENV)/.installed ## mypy over everything, pyright over the package and over what it exports
@@ -28,32 +40,32 @@ types: $(VENV)/.installed ## mypy over everything, pyright over the package and 
 	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; report=$$(pyright --verifytypes kie_async --ignoreexternal) \
 		&& echo "Every public type is known." || { echo "$$report"; exit 1; }
 
-imports: $(VENV)/.installed ## imports go down only
+imports: $(VENV)/.installed ## check the import rules
 	$(VENV)/bin/lint-imports --no-logo
 
-test: $(VENV)/.installed strace openssl chromium ## the tests alone; ARGS="-k admission" picks some
-	$(RUN) pytest $(ARGS)
+quick-tests: $(VENV)/.installed
+	KIE_TESTS=quick $(RUN) pytest --quiet --numprocesses 2 tests/core tests/requests $(ARGS)
 
-coverage: $(VENV)/.installed strace openssl chromium ## the tests, with branch coverage: 100 % of the core, at least 92 % of the package
-	$(RUN) coverage run -m pytest --quiet
+test: $(VENV)/.installed ## the tests that need no system tools; ARGS="-k admission" picks some
+	$(RUN) pytest --ignore tests/system_tools --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+coverage: $(VENV)/.installed system-tools ## the tests with branch coverage: 100 % of the core, at least 95 % of the package
+	$(RUN) pytest --quiet --numprocesses $(WORKERS) --dist worksteal --cov --cov-report= $(ARGS)
 	@echo "Branch coverage of kie_async/_core:"
 	@$(RUN) coverage report --include='kie_async/_core/*' --fail-under=100
 	@echo "Branch coverage of the package:"
-	@$(RUN) coverage report --fail-under=92
+	@$(RUN) coverage report --fail-under=95
 
 bench: $(VENV)/.installed ## the benchmarks; ARGS="limits --save" runs one and keeps its result
 	$(RUN) benchmarks $(ARGS)
 
-strace: ## what the power-cut test records a process with; from the distribution, where it is missing
-openssl: ## what computes signatures independently of us; from the distribution, where it is missing
-chromium: ## what the page of a batch is looked at with; from the distribution, where it is missing
-
-strace openssl chromium:
-	@command -v $@ >/dev/null || { sudo=$$(command -v sudo || true); \
-		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $@ >/dev/null; }
+system-tools: ## install the programs that tests/system_tools calls, from the distribution, where they are missing
+	@for tool in strace openssl chromium; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		if [ -n "$$missing" ]; then sudo=$$(command -v sudo || true); \
+			$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing >/dev/null; fi
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-3.* build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Made anew when the dependencies change. Groups need pip 25.1, so pip comes first.
 $(VENV)/.installed: pyproject.toml
