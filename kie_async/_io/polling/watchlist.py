@@ -2,7 +2,7 @@
 The jobs that are looked at: the look at each is planned, or due, or under way.
 
 The client's one timer says when a look is due, and the policy says which of those that are due goes next. There is
-nothing else for a job than its place among the alarms.
+nothing else for a job than its place in a deadline queue.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from kie_async._core.durations import DurationsByKind
 from kie_async._core.polling import Outlook, PollingPolicy
 from kie_async._core.task_kinds import Kind, kind_of
 from kie_async._core.wire import read_param
-from kie_async._io.alarms import Alarmed, Alarms
 from kie_async._io.jobs.live_job import LiveJob
-from kie_async._io.timers import Timers
+from kie_async._io.timers import DeadlineQueue, Timers
 from kie_async.records import TaskRecord
 from kie_async.states import JobState
 
@@ -41,14 +40,14 @@ _NOT_DUE = -1
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
-class Watch(Outlook, Alarmed):
+class Watch(Outlook):
     """
     A job that is looked at.
 
     Attributes:
         job: The job.
 
-        alarm: When the look is due that is planned.
+        due_at: The instant of the next poll, while one is planned; set by the ``DeadlineQueue``.
 
         place: Where it is among those that are due.
 
@@ -56,14 +55,14 @@ class Watch(Outlook, Alarmed):
     """
 
     job: LiveJob
-    alarm: float | None = None
+    due_at: float | None = None
     place: int = _NOT_DUE
     silences: int = 0
 
     @property
     def polling(self) -> bool:
         """Whether a look is under way, or none wanted any more."""
-        return self.alarm is None and self.place == _NOT_DUE
+        return self.due_at is None and self.place == _NOT_DUE
 
 
 class Watchlist:
@@ -98,7 +97,7 @@ class Watchlist:
         self._when_due = when_due
         #: Those whose look is due, in no order.
         self.due: list[Watch] = []
-        self._planned = Alarms[Watch](timers, loop.time, self._fall_due, then=when_due, rest=_REST)
+        self._planned = DeadlineQueue[Watch](timers, self._fall_due, after_batch=when_due, min_interval=_REST)
         #: See ``Poller.weigh``.
         self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
         #: How many jobs are looked at.
@@ -199,8 +198,8 @@ class Watchlist:
             self.plan(watch)
 
     def _unplan(self, watch: Watch) -> None:
-        if watch.alarm is not None:
-            self._planned.drop(watch)
+        if watch.due_at is not None:
+            self._planned.discard(watch)
         elif watch.place != _NOT_DUE:
             self._take_from(watch.place)
 

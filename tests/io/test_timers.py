@@ -1,4 +1,4 @@
-"""One heap and one timer: everything happens at its instant, in order, unless it was called off."""
+"""One heap and one timer of the loop: each action runs at its instant, in order, unless it was cancelled."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def timers() -> Timers:
     return Timers(asyncio.get_running_loop())
 
 
-async def test_actions_happen_at_their_instants_and_in_order(timers: Timers) -> None:
-    """Of equal instants, the first asked for goes first."""
+async def test_actions_run_at_their_instants_in_order(timers: Timers) -> None:
+    """Of equal instants, the first scheduled runs first."""
     rng = random.Random(1)
     wanted = [(rng.choice([1.0, 2.5, 7.0]), number) for number in range(200)]
     done: list[tuple[float, int]] = []
@@ -40,7 +40,7 @@ async def test_actions_happen_at_their_instants_and_in_order(timers: Timers) -> 
     assert 0 == len(timers)
 
 
-async def test_what_is_past_happens_at_the_next_turn_and_not_at_once(timers: Timers) -> None:
+async def test_a_past_instant_runs_at_the_next_turn(timers: Timers) -> None:
     done: list[str] = []
     timers.at(-5.0, partial(done.append, "past"))
     timers.at(anyio.current_time(), partial(done.append, "now"))
@@ -50,40 +50,40 @@ async def test_what_is_past_happens_at_the_next_turn_and_not_at_once(timers: Tim
     assert ["past", "now"] == done
 
 
-async def test_what_is_called_off_does_not_happen(timers: Timers) -> None:
-    """Neither alone, nor first, nor from within another action of the same instant."""
+async def test_a_cancelled_timer_does_not_run(timers: Timers) -> None:
+    """Cancel one that is first, one that is not, and one from an action of the same instant."""
     done: list[int] = []
-    entries: list[Timer] = [timers.at(5.0, partial(done.append, number)) for number in range(5)]
-    entries[0].cancel()
-    timers.at(4.0, entries[1].cancel)
-    entries[2].cancel()
-    entries[2].cancel()
+    scheduled: list[Timer] = [timers.at(5.0, partial(done.append, number)) for number in range(5)]
+    scheduled[0].cancel()
+    timers.at(4.0, scheduled[1].cancel)
+    scheduled[2].cancel()
+    scheduled[2].cancel()
     victim = timers.at(5.0, partial(done.append, 99))
     timers.at(5.0, lambda: None)
-    entries[3].action = victim.cancel
+    scheduled[3].action = victim.cancel
     await anyio.sleep(10.0)
 
     assert [4] == done
     assert 0 == len(timers)
 
 
-async def test_an_action_may_plan_more(timers: Timers) -> None:
-    """Earlier than all that is planned, too."""
+async def test_an_action_may_schedule_more(timers: Timers) -> None:
+    """Also earlier than everything that is scheduled."""
     done: list[float] = []
 
-    def again(times: int) -> None:
+    def reschedule(times: int) -> None:
         done.append(round(anyio.current_time(), 3))
         if times:
-            timers.at(anyio.current_time() + 1.0, partial(again, times - 1))
+            timers.at(anyio.current_time() + 1.0, partial(reschedule, times - 1))
 
-    timers.at(100.0, partial(again, 0))
-    timers.at(1.0, partial(again, 3))
+    timers.at(100.0, partial(reschedule, 0))
+    timers.at(1.0, partial(reschedule, 3))
     await anyio.sleep(200.0)
 
     assert [1.0, 2.0, 3.0, 4.0, 100.0] == done
 
 
-async def test_a_closed_agenda_does_nothing_any_more(timers: Timers) -> None:
+async def test_closed_timers_run_nothing(timers: Timers) -> None:
     done: list[int] = []
     timers.at(1.0, partial(done.append, 1))
     timers.close()
@@ -94,7 +94,7 @@ async def test_a_closed_agenda_does_nothing_any_more(timers: Timers) -> None:
     assert 0 == len(timers)
 
 
-async def test_an_action_may_close_the_agenda(timers: Timers) -> None:
+async def test_an_action_may_close_the_timers(timers: Timers) -> None:
     done: list[int] = []
     timers.at(1.0, timers.close)
     timers.at(1.0, partial(done.append, 1))
@@ -103,8 +103,8 @@ async def test_an_action_may_close_the_agenda(timers: Timers) -> None:
     assert [] == done
 
 
-def test_an_action_that_fails_stops_no_other() -> None:
-    """Its error is the loop's to report."""
+def test_a_failing_action_stops_no_other() -> None:
+    """The loop reports its error."""
     failed: list[str] = []
     done: list[int] = []
 
@@ -136,11 +136,11 @@ class CountingLoop(VirtualLoop):
 
     def call_at(self, when: float, *args: object, **how: object) -> asyncio.TimerHandle:
         self.timers += 1
-        return super().call_at(when, *args, **how)  # type: ignore[arg-type]  # handed through
+        return super().call_at(when, *args, **how)  # type: ignore[arg-type]  # passed through
 
 
-def test_a_hundred_thousand_plans_are_one_timer() -> None:
-    """A timer of the loop for each job would be most of what a large batch costs."""
+def test_100_000_timers_use_one_timer_of_the_loop() -> None:
+    """One timer of the loop for each job would be most of the cost of a large batch."""
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ def test_a_hundred_thousand_plans_are_one_timer() -> None:
 
 
 async def test_an_action_gets_its_arguments(timers: Timers) -> None:
-    """So that a plan is one object, and no closure; what was called off or done holds nothing any more."""
+    """A timer that has run or was cancelled keeps no arguments."""
     done: list[tuple[int, str]] = []
     kept = timers.at(1.0, lambda number, word: done.append((number, word)), 1, "a")
     gone = timers.at(1.0, lambda number, word: done.append((number, word)), 2, "b")
@@ -170,30 +170,30 @@ async def test_an_action_gets_its_arguments(timers: Timers) -> None:
     assert () == kept.arguments
 
 
-async def test_what_was_called_off_is_let_go_before_its_instant(timers: Timers) -> None:
-    """Deadlines are an hour away and most are called off: what ended long ago must not be kept that long."""
+async def test_cancelled_timers_are_released_early(timers: Timers) -> None:
+    """Deadlines are an hour away and most are cancelled; they must not be kept that long."""
     done: list[int] = []
     for number in range(1000):
         timers.at(2.0 + number % 7, done.append, number)
         timers.at(3600.0, done.append, -1).cancel()
         timers.at(1.0, done.append, -2).cancel()
     assert 1000 == len(timers)
-    assert timers.held <= 2000
+    assert timers.heap_size <= 2000
     for _ in range(5000):
         timers.at(3600.0, done.append, -1).cancel()
-    assert timers.held <= 2000
+    assert timers.heap_size <= 2000
     await anyio.sleep(10.0)
 
     assert [number for _, number in sorted((2.0 + number % 7, number) for number in range(1000))] == done
     assert 0 == len(timers)
     for _ in range(2000):
         timers.at(3600.0, done.append, -1).cancel()
-    assert timers.held <= 100
+    assert timers.heap_size <= 100
 
 
-async def test_calling_off_what_a_closed_agenda_held_changes_nothing(timers: Timers) -> None:
-    entry = timers.at(1.0, timers.close)
+async def test_cancel_after_close_changes_nothing(timers: Timers) -> None:
+    timer = timers.at(1.0, timers.close)
     timers.close()
-    entry.cancel()
+    timer.cancel()
 
-    assert (0, 0) == (len(timers), timers.held)
+    assert (0, 0) == (len(timers), timers.heap_size)

@@ -1,4 +1,4 @@
-"""The agenda on real loops: asyncio's own, and uvloop's, whose timers are others."""
+"""Timers on real loops: asyncio's and uvloop's, whose timer handles differ."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_what_is_past_happens_before_what_is_to_come(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """For an instant that is past, uvloop makes no timer; more is planned meanwhile all the same."""
+def test_past_instants_run_before_future_ones(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """For a past instant, uvloop makes no timer; more timers are scheduled meanwhile."""
     done: list[str] = []
 
     async def main() -> None:
