@@ -25,10 +25,10 @@ class EventName(StrEnum):
     RATE_LIMITED = "rate_limited"  #: A create was answered by 429.
     MAINTENANCE = "maintenance"  #: A create was answered by 455.
     ACCOUNT_PAUSED = "account_paused"  #: A create was answered by 401, 402 or 433.
-    SUSPECT = "suspect"  #: A create was answered by an unclear 500: it may have been paid.
+    AMBIGUOUS = "ambiguous"  #: A create was answered by an ambiguous 500: it may have been paid.
     DUPLICATE = "duplicate"  #: A further task belongs to an intent: it was paid twice.
     JOURNAL_FAILED = "journal_failed"  #: A paid task could not be written down; its id is here and in the log.
-    LATE_RECORD = "late_record"  #: A further last word about a task that had ended.
+    DUPLICATE_RECORD = "duplicate_record"  #: A further last word about a task that had ended.
     CALLBACK = "callback"  #: A callback with a token of ours has come; what it means is asked of the service.
     CALLBACK_REFUSED = "callback_refused"  #: A callback was not taken, or names a foreign task; the detail says why.
 

@@ -19,7 +19,7 @@ _CLOSING = frozenset({Verdict.MAINTENANCE, Verdict.ACCOUNT})
 #: A probe that ends like this has said nothing about what closed the gate.
 _SILENT = frozenset({Verdict.UNSENT, Verdict.IN_DOUBT})
 #: The service is up, and has not said that the account is good again.
-_UP = frozenset({Verdict.RATE_LIMITED, Verdict.SUSPECT})
+_UP = frozenset({Verdict.RATE_LIMITED, Verdict.AMBIGUOUS})
 
 
 @attrs.define
@@ -27,18 +27,18 @@ class Gate:
     """
     Open, or closed by the last refusal.
 
-    Instants are the loop's. ``enter`` and ``leave`` enclose every request.
+    Instants are the loop's. ``admit`` and ``record_verdict`` enclose every request.
 
     >>> gate = Gate()
-    >>> gate.enter(0.0)
+    >>> gate.admit(0.0)
     False
-    >>> gate.leave(Verdict.MAINTENANCE, now=1.0, entered_at=0.0, probe=False, pause=60.0)
-    >>> gate.ready_at(2.0)
+    >>> gate.record_verdict(Verdict.MAINTENANCE, now=1.0, admitted_at=0.0, probe=False, pause=60.0)
+    >>> gate.opens_at(2.0)
     61.0
-    >>> gate.enter(61.0)
+    >>> gate.admit(61.0)
     True
-    >>> gate.leave(Verdict.ACCEPTED, now=62.0, entered_at=61.0, probe=True, pause=60.0)
-    >>> gate.ready_at(62.0)
+    >>> gate.record_verdict(Verdict.ACCEPTED, now=62.0, admitted_at=61.0, probe=True, pause=60.0)
+    >>> gate.opens_at(62.0)
     62.0
     """
 
@@ -53,7 +53,7 @@ class Gate:
     _probe_at: float = attrs.field(default=float("-inf"), init=False)
     _probing: bool = attrs.field(default=False, init=False)
 
-    def ready_at(self, now: float) -> float | None:
+    def opens_at(self, now: float) -> float | None:
         """
         The earliest instant, not before *now*, at which a request may go; None while a probe is under way.
         """
@@ -61,20 +61,20 @@ class Gate:
             return max(now, self._closed_until)
         return None if self._probing else max(now, self._probe_at, self._closed_until)
 
-    def enter(self, now: float) -> bool:
+    def admit(self, now: float) -> bool:
         """
         Let one request go at the instant *now*; returns whether it is a probe.
 
         Raises:
-            ValueError: If the gate is closed; ask ``ready_at`` first.
+            ValueError: If the gate is closed; ask ``opens_at`` first.
         """
-        if self.ready_at(now) != now:
+        if self.opens_at(now) != now:
             msg = "the gate is closed"
             raise ValueError(msg)
         self._probing = self.barrier is not None
         return self._probing
 
-    def leave(self, verdict: Verdict, *, now: float, entered_at: float, probe: bool, pause: float) -> None:
+    def record_verdict(self, verdict: Verdict, *, now: float, admitted_at: float, probe: bool, pause: float) -> None:
         """
         Say how a request ended.
 
@@ -83,9 +83,9 @@ class Gate:
 
             now: When.
 
-            entered_at: When it entered.
+            admitted_at: When it entered.
 
-            probe: What ``enter`` returned.
+            probe: What ``admit`` returned.
 
             pause: For how long, in seconds, maintenance closes the gate.
         """
@@ -93,11 +93,11 @@ class Gate:
             self._probing = False
         if probe and self.barrier is not None:
             self._judge_probe(verdict, now, pause)
-        elif verdict in _CLOSING and entered_at >= self._opened_at:
+        elif verdict in _CLOSING and admitted_at >= self._opened_at:
             # A straggler of the burst that a probe has made obsolete does not close the gate again.
             self._judge_other(verdict, now, pause)
 
-    def hold(self, until: float) -> None:
+    def close_until(self, until: float) -> None:
         """
         Keep the gate closed until the instant *until* at least: the service has asked for it (``Retry-After``).
         """

@@ -32,7 +32,7 @@ class Verdict(StrEnum):
     MAINTENANCE = "maintenance"  #: Refused because of maintenance: not accepted.
     ACCOUNT = "account"  #: Refused because of the account: so will be the next one.
     REJECTED = "rejected"  #: Refused for what it is: not accepted, and not worth repeating.
-    SUSPECT = "suspect"  #: An error of the service that does not say whether the task exists.
+    AMBIGUOUS = "ambiguous"  #: A server error that does not say whether the task was created.
     IN_DOUBT = "in doubt"  #: Sent, and nobody can tell.
 
 
@@ -176,7 +176,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "code 500 or 501, anything else",
         lambda r: r.says(500, 501),
-        Verdict.SUSPECT,
+        Verdict.AMBIGUOUS,
         "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServerError`, REJECTED",
     ),
     Row(

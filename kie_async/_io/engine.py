@@ -104,7 +104,7 @@ class Engine:
             runtime=runtime,
             timers=timers,
         )
-        admission.carry(settings.spent_until)
+        admission.restore_tokens(settings.spent_until)
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
@@ -125,7 +125,7 @@ class Engine:
             retry=settings.retry,
             report=self._report,
         )
-        poller.on_poll, poller.on_round_trip = tracker.on_poll, admission.round_trip
+        poller.on_poll, poller.on_round_trip = tracker.on_poll, admission.record_round_trip
         net = CallbackWeight(poller=poller, registry=registry, runtime=runtime, timers=timers)
         poller.weigh, tracker.on_end = net.weigh, net.ended
         result_writer = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
@@ -252,7 +252,7 @@ class Engine:
             waiting_for_token=parts.admission.waiting,
             sending=parts.submitter.sending,
             in_flight=parts.admission.slots.taken,
-            tokens_in_use=parts.admission.bucket.lent,
+            tokens_in_use=parts.admission.bucket.leased,
             watched=parts.poller.watched,
             confirming=self._confirmations.pending,
             waiters=sum(job.waiters for job in parts.registry),
@@ -285,7 +285,7 @@ class Engine:
             self._opened = stack.pop_all()
         if not self._settings.spent_until:  # what this very client has spent is known better than from the journal
             admission, wall = self._parts.admission, self._parts.runtime.wall()
-            admission.count(
+            admission.restore_creates(
                 await self._parts.journal.sent_by_the_dead(since=wall - admission.bucket.window - SENT_WITHIN)
             )
         self.orphans = await self._parts.journal.orphans()
@@ -294,7 +294,7 @@ class Engine:
         """Start nothing more, whoever has ended the root task: the client, or the loop."""
         self._closing = self._parts.submitter.closing = True
         self._timers.close()
-        self._settings.spent_until[:] = self._parts.admission.spent_until()
+        self._settings.spent_until[:] = self._parts.admission.token_return_times()
 
     async def _leave(self) -> None:
         """End what is left."""

@@ -14,7 +14,7 @@ __all__ = ["NOTES", "Trail", "how_to_settle"]
 NOTES = {
     EventName.RATE_LIMITED: "The service has refused the create for now (429); it keeps its place and is sent again.",
     EventName.MAINTENANCE: "The service is under maintenance (455); the create is tried again once a minute.",
-    EventName.SUSPECT: "The service has answered the create with an unclear error; it may have been paid.",
+    EventName.AMBIGUOUS: "The service has answered the create with an unclear error; it may have been paid.",
     EventName.DUPLICATE: "The service has created a second task for this job: it was paid twice.",
 }
 
@@ -79,7 +79,7 @@ class Trail:
         self.unanswered = False
         if event.name is EventName.SUBMITTED and self.task_id is not None and self.accepted is not None:
             self.accepted(self.task_id)
-        if event.name is EventName.SUSPECT:
+        if event.name is EventName.AMBIGUOUS:
             self.unclear = True
         if event.name is EventName.IN_DOUBT:
             self.doubted = True

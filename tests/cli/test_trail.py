@@ -24,11 +24,11 @@ def trail(*names: EventName, unanswered: bool = False) -> tuple[Trail, list[str]
         ([EventName.RATE_LIMITED], "nothing was paid"),
         ([EventName.CANCELLED], "nothing was paid"),
         ([EventName.MAINTENANCE], "nothing was paid"),
-        ([EventName.SUSPECT], "kj_1 was sent, and nobody can tell"),
-        ([EventName.SUSPECT, EventName.RATE_LIMITED], "kj_1 was sent, and nobody can tell"),
+        ([EventName.AMBIGUOUS], "kj_1 was sent, and nobody can tell"),
+        ([EventName.AMBIGUOUS, EventName.RATE_LIMITED], "kj_1 was sent, and nobody can tell"),
         ([EventName.IN_DOUBT], "kj_1 was sent, and nobody can tell"),
         ([EventName.SUBMITTED], "kie-async wait t1"),
-        ([EventName.SUSPECT, EventName.SUBMITTED], "kie-async wait t1"),
+        ([EventName.AMBIGUOUS, EventName.SUBMITTED], "kie-async wait t1"),
     ],
 )
 def test_the_outlook_never_calls_free_what_may_have_been_paid(names: list[EventName], expected: str) -> None:
@@ -41,7 +41,7 @@ def test_a_create_on_the_wire_may_have_been_paid_until_its_answer_is_reported() 
 
 
 def test_what_costs_time_or_money_is_said_at_once() -> None:
-    assert 4 == len(trail(EventName.RATE_LIMITED, EventName.MAINTENANCE, EventName.SUSPECT, EventName.DUPLICATE)[1])
+    assert 4 == len(trail(EventName.RATE_LIMITED, EventName.MAINTENANCE, EventName.AMBIGUOUS, EventName.DUPLICATE)[1])
     assert [] == trail(EventName.SUBMITTED, EventName.ENDED)[1]
 
 

@@ -396,6 +396,6 @@ async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
         await anyio.sleep(20.0)
 
         assert row == await setup.row()
-        assert 1 == setup.kie.statistics().duplicate_records == len(setup.reported(EventName.LATE_RECORD))
+        assert 1 == setup.kie.statistics().duplicate_records == len(setup.reported(EventName.DUPLICATE_RECORD))
         assert 1 == len(setup.reported(EventName.ENDED))
         await assert_settled(setup.kie)

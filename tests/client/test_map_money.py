@@ -193,7 +193,7 @@ async def test_what_an_earlier_run_may_have_paid_is_held_where_it_was_killed_bef
     faults = [Fault("create", "code", code=500, after=True, nth=1)]
     async with client_and_fake(client={"retry": retry}, duration=30.0, faults=faults) as setup:
         async with setup.kie.map(make_rows(1)) as run:
-            while not setup.reported(EventName.SUSPECT):
+            while not setup.reported(EventName.AMBIGUOUS):
                 await anyio.sleep(0.01)
             await setup.kie.aclose()
         assert [(JobState.INTENT, 1)] == [(row.state, row.ambiguous_attempts) for row in await setup.rows()]

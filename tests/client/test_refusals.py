@@ -394,7 +394,7 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
         assert ("succeeded", 2, 3) == (row.state, row.ambiguous_attempts, row.attempts)
         assert ["WARNING", "WARNING"] == [record.levelname for record in warnings]
         assert all(row.id in record.message for record in warnings)
-        assert 2 == len(setup.reported(EventName.SUSPECT))
+        assert 2 == len(setup.reported(EventName.AMBIGUOUS))
         assert setup.truth.posts[2].task_id == video.task_id
         await assert_settled(setup.kie)
 
@@ -480,7 +480,7 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
         with anyio.move_on_after(30.0):
             async with anyio.create_task_group() as group:
                 group.start_soon(setup.kie.generate, make_request())
-                while not setup.reported(EventName.SUSPECT):
+                while not setup.reported(EventName.AMBIGUOUS):
                     await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
         await anyio.sleep(1.0)

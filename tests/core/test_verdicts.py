@@ -137,9 +137,9 @@ REFUSED = (
         refused(500, Verdict.REJECTED, errors.InvalidRequestError, text, name=f"code 500, {text}")
         for text in PARAMETER_TEXTS
     ),
-    refused(500, Verdict.SUSPECT, errors.ServerError, FAULT_TEXT),
-    refused(500, Verdict.SUSPECT, errors.ServerError, "", name="code 500 without a text"),
-    refused(501, Verdict.SUSPECT, errors.ServerError, "Playground task failed."),
+    refused(500, Verdict.AMBIGUOUS, errors.ServerError, FAULT_TEXT),
+    refused(500, Verdict.AMBIGUOUS, errors.ServerError, "", name="code 500 without a text"),
+    refused(501, Verdict.AMBIGUOUS, errors.ServerError, "Playground task failed."),
     refused(400, Verdict.REJECTED, errors.InvalidRequestError),
     refused(403, Verdict.REJECTED, errors.AuthenticationError),
     refused(404, Verdict.REJECTED, errors.InvalidRequestError),
@@ -315,7 +315,7 @@ def test_a_question_without_an_answer_may_be_repeated() -> None:
 )
 def test_a_500_that_names_no_fault_of_the_request_stays_unclear(text: str) -> None:
     """Taken for a refusal, a task that was paid would be forgotten."""
-    assert Verdict.SUSPECT is decide(reply(200, answer(500, text)))
+    assert Verdict.AMBIGUOUS is decide(reply(200, answer(500, text)))
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ _ERRORS: dict[Verdict, tuple[type[errors.KieError], ...]] = {
     Verdict.RATE_LIMITED: (errors.RateLimitError,),
     Verdict.MAINTENANCE: (errors.MaintenanceError,),
     Verdict.ACCOUNT: (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError),
-    Verdict.SUSPECT: (errors.ServerError,),
+    Verdict.AMBIGUOUS: (errors.ServerError,),
     Verdict.REJECTED: (
         errors.APIError,
         errors.AuthenticationError,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import attrs
 
-from kie_async._core.adaptive import AdaptiveBucket, TokenLease
+from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 
 __all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "most_in_a_window"]
 
@@ -91,8 +91,8 @@ class Traffic:
         def send(number: int, now: float) -> None:
             bucket = self.buckets[number]
             while (ready_at := bucket.ready_at(now)) == now:
-                lease = bucket.take(now)
-                bucket.wrote(lease, now)
+                lease = bucket.lease_token(now)
+                bucket.mark_written(lease, now)
                 self._at(now + rng.uniform(0.02, 0.2), lambda at, lease=lease: arrive(number, lease, at))  # type: ignore[misc]  # its default
             if ready_at is not None and not now < wakes.get(number, now) <= ready_at:
                 wakes[number] = ready_at
@@ -105,9 +105,9 @@ class Traffic:
 
         def answer(number: int, lease: TokenLease, now: float, *, fine: bool) -> None:
             if fine:
-                self.buckets[number].spent(lease, answered_at=now, passed=True)
+                self.buckets[number].consume_token(lease, answered_at=now, passed=True)
             else:
-                self.buckets[number].refused(lease, now=now)
+                self.buckets[number].expire_token(lease, now=now)
             send(number, now)
 
         for number in range(len(self.buckets)):

@@ -112,13 +112,13 @@ async def test_whatever_was_sent_costs_its_token(verdict: Verdict) -> None:
     (await granted(admission)).end(verdict)
 
     assert 1 == admission.bucket.available(anyio.current_time())
-    assert 0 == admission.bucket.lent
+    assert 0 == admission.bucket.leased
 
 
 async def test_what_a_dead_process_had_sent_counts_and_of_more_than_there_are_tokens_the_latest() -> None:
     """Each for a window, and a second more: it was written down before it was sent."""
     admission, wall = an_admission(creates=3), Runtime(asyncio.get_running_loop()).wall()
-    admission.count(wall - ago for ago in (10.8, 10.7, 10.4, 2.0, 1.0))
+    admission.restore_creates(wall - ago for ago in (10.8, 10.7, 10.4, 2.0, 1.0))
     began_at, times = anyio.current_time(), list[float]()
     for _ in range(4):
         permit = await granted(admission)
@@ -165,7 +165,7 @@ async def test_a_grant_that_meets_a_cancellation_is_given_back() -> None:
 
         assert second.done(), f"turn {turn}"
         second.result().end(Verdict.UNSENT)
-        assert (0, 0) == (admission.bucket.lent, admission.waiting)
+        assert (0, 0) == (admission.bucket.leased, admission.waiting)
     assert 3 < met < 11
 
 
@@ -246,22 +246,22 @@ async def test_what_is_answered_otherwise_is_not_refused_by_the_rate_limit(verdi
 async def test_a_create_that_was_written_gives_its_token_back_without_an_answer() -> None:
     """1.25 of the longest round trip of a look after it was written, and when one is answered that was sent later."""
     admission = an_admission(creates=1)
-    admission.round_trip(0.4)
+    admission.record_round_trip(0.4)
     permit = await granted(admission)
     (task,) = await asked(admission, 1)
     await anyio.sleep(2.0)
-    permit.wrote()
+    permit.record_write()
     await anyio.sleep(0.3)
-    admission.round_trip(0.4)
+    admission.record_round_trip(0.4)
     await anyio.sleep(5.0)
     again = (await asked(admission, 2))[0]
-    admission.round_trip(0.4)
+    admission.record_round_trip(0.4)
     await anyio.sleep(20.0)
 
     assert ["place 1"] == done([task, again])
     assert 17.3 <= task.result().granted_at <= 17.31
     permit.end(Verdict.ACCEPTED)
-    assert 1 == admission.bucket.lent
+    assert 1 == admission.bucket.leased
     task.result().end(Verdict.UNSENT)
     await again
 
@@ -269,7 +269,7 @@ async def test_a_create_that_was_written_gives_its_token_back_without_an_answer(
 async def test_a_token_that_was_not_written_does_not_come_back_by_itself() -> None:
     """It may be written at any time."""
     admission = an_admission(creates=1)
-    admission.round_trip(0.4)
+    admission.record_round_trip(0.4)
     permit = await granted(admission)
     (task,) = await asked(admission, 1)
     await anyio.sleep(100.0)
@@ -338,7 +338,7 @@ async def test_behind_maintenance_one_probe_a_minute_goes() -> None:
 
     assert 6 == len(probed_at)
     assert all(60.0 <= gap <= 60.0 * 1.1 + 3.1 for gap in gaps)
-    assert 0 == admission.bucket.lent
+    assert 0 == admission.bucket.leased
 
 
 async def test_behind_an_account_that_cannot_pay_one_goes_at_a_time() -> None:
@@ -365,12 +365,12 @@ async def test_what_was_spent_counts_on_in_the_next_event_loop() -> None:
     (await granted(first)).end(Verdict.ACCEPTED)
     lent = await granted(first)
     await anyio.sleep(1.0)
-    spent = first.spent_until()
+    spent = first.token_return_times()
     assert 3 == len(spent)
     lent.end(Verdict.UNSENT)
 
     second = an_admission()
-    second.carry([*spent, Runtime(asyncio.get_running_loop()).wall() - 5.0])
+    second.restore_tokens([*spent, Runtime(asyncio.get_running_loop()).wall() - 5.0])
     assert 0 == second.bucket.available(anyio.current_time())
     started_at = anyio.current_time()
     granted_at: list[float] = []
@@ -380,7 +380,7 @@ async def test_what_was_spent_counts_on_in_the_next_event_loop() -> None:
     assert [5.0, 9.0, 10.0] == granted_at
 
     third = an_admission(creates=1)
-    third.carry([Runtime(asyncio.get_running_loop()).wall() + 1e6])
+    third.restore_tokens([Runtime(asyncio.get_running_loop()).wall() + 1e6])
     before = anyio.current_time()
     await granted(third)
     assert anyio.current_time() - before <= 10.1
@@ -405,7 +405,7 @@ async def test_whatever_happens_no_window_holds_more_than_the_limit(seed: int) -
                 Verdict.ACCEPTED,
                 Verdict.RATE_LIMITED,
                 Verdict.REJECTED,
-                Verdict.SUSPECT,
+                Verdict.AMBIGUOUS,
                 Verdict.IN_DOUBT,
                 Verdict.UNSENT,
             ],
@@ -445,6 +445,6 @@ async def test_whatever_happens_no_window_holds_more_than_the_limit(seed: int) -
     assert 150 == finished
     assert len(arrivals) > 75
     assert busiest_window(sorted(arrivals), 10.0) <= 5
-    assert (0, 0) == (admission.bucket.lent, admission.waiting)
+    assert (0, 0) == (admission.bucket.leased, admission.waiting)
     await anyio.sleep(10.0)
     assert admission.bucket.tokens == admission.bucket.available(anyio.current_time())

@@ -208,7 +208,7 @@ async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
             await poller.poll_now("bug")
         await poller.poll_now("good")
         assert [] == told
-        assert 0 == poller.pacer.lent
+        assert 0 == poller.pacer.in_use
 
 
 async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
@@ -222,7 +222,7 @@ async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
 
         assert PollVerdict.RECORD is poll.verdict
         assert ["a", "b"] == [task_id for _, task_id in service.asked]
-        assert 0 == poller.pacer.lent
+        assert 0 == poller.pacer.in_use
 
 
 async def test_a_job_is_looked_at_until_it_is_unwatched() -> None:
@@ -287,7 +287,7 @@ async def test_a_look_that_fails_by_a_bug_is_logged_and_its_job_is_looked_at_aga
 
         assert [10, 20] == [math.floor(at) for at in service.asked_at]
         assert [("t0", PollVerdict.RECORD)] == told
-        assert 0 == poller.pacer.lent
+        assert 0 == poller.pacer.in_use
     assert 1 == len(caplog.records)
 
 
@@ -303,7 +303,7 @@ async def test_looks_without_an_answer_use_up_no_place_on_the_wire() -> None:
         await anyio.sleep(200.0)
 
         assert PollVerdict.RECORD is told[-1][1]
-        assert 0 == poller.pacer.lent
+        assert 0 == poller.pacer.in_use
 
 
 async def test_a_refused_burst_slows_all_looks_once() -> None:
@@ -352,7 +352,7 @@ async def test_a_silent_look_is_made_again_after_a_second_and_holds_up_nobody() 
         # Given up after 1, 1 and 2 s, each a second before its token is free.
         assert [10, 12, 14, 17] == [math.floor(at) for at in service.asked_at]
         assert [PollVerdict.UNREADABLE] * 3 + [PollVerdict.RECORD] == [verdict for _, verdict in told]
-        assert 0 == service.running == poller.pacer.lent
+        assert 0 == service.running == poller.pacer.in_use
 
 
 async def test_the_patience_with_a_job_is_as_before_once_it_was_answered() -> None:
@@ -406,7 +406,7 @@ async def test_an_urgent_look_that_is_silent_is_made_again_and_given_up_after_te
 
         assert math.isclose(10.0, anyio.current_time() - asked_at, abs_tol=0.01)
         assert ["a", "a", "b", "b", "b"] == [task_id for _, task_id in service.asked]
-        assert 0 == poller.pacer.lent
+        assert 0 == poller.pacer.in_use
 
 
 async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:

@@ -23,7 +23,7 @@ from kie_async._core.job_errors import closed_error
 from kie_async._core.poll_results import PollResult, PollVerdict, judge_poll
 from kie_async._core.polling import PollingPolicy
 from kie_async._core.round_trips import RoundTrips
-from kie_async._core.window import WindowBucket
+from kie_async._core.token_buckets import WindowBucket
 from kie_async._core.wire import read_record_body
 from kie_async._io.http.backoff import pause_after
 from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Transport
@@ -203,7 +203,7 @@ class Poller:
         while self._on_wire < MOST_AT_ONCE and (self._urgent or self._list.due):
             ready_at = self.pacer.ready_at(now)
             # After a refusal one look at a time asks whether it is over.
-            if ready_at is None or (self._refusals and self.pacer.lent):
+            if ready_at is None or (self._refusals and self.pacer.in_use):
                 return  # an answer that is under way comes back here
             if (ready_at := max(ready_at, self._closed_until)) > now:
                 self._pump_at(ready_at)
@@ -220,13 +220,13 @@ class Poller:
                 self._supervisor.start(self._poll_task, self._list.take(now))
 
     def _begin(self, now: float) -> None:
-        self.pacer.take(now)
+        self.pacer.use_token(now)
         self._on_wire += 1
 
     def ended(self, *, answered_at: float) -> None:
         """Say that a look is off the wire."""
         self._on_wire -= 1
-        self.pacer.spent(answered_at=answered_at)
+        self.pacer.return_token(answered_at=answered_at)
 
     def plan(self, watch: Watch) -> None:
         """Plan the next look at a job whose look has ended, unless it is looked at no more."""

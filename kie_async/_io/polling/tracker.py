@@ -213,7 +213,7 @@ class Tracker:
     def _late(self, job: LiveJob, record: TaskRecord) -> None:
         if record.ended:
             self.duplicate_records += 1
-            self._report(EventName.LATE_RECORD, job, state=record.state)
+            self._report(EventName.DUPLICATE_RECORD, job, state=record.state)
 
     # -- deadlines --------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from kie_async._core.adaptive import AdaptiveBucket, TokenLease
 from kie_async._core.gate import Gate
+from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 from kie_async._core.verdicts import Verdict
 from kie_async._io.runtime import Runtime
 from kie_async._io.submitting.in_flight import Slots
@@ -54,13 +54,13 @@ class Permit:
     @property
     def granted_at(self) -> float:
         """When the token was taken."""
-        return self.lease.taken_at
+        return self.lease.leased_at
 
     def still_good(self) -> bool:
         """Whether a create may be sent under it now."""
         return self._admission._still_good(self._epoch, self.granted_at, probe=self.probe)  # noqa: SLF001 (a permit is a part of it)
 
-    def wrote(self) -> None:
+    def record_write(self) -> None:
         """
         Say that the first byte is about to be written: from then on the service counts.
         """
@@ -130,7 +130,7 @@ class Admission:
         self._expiry: Timer | None = None
         self._warned_at = float("-inf")
 
-    def carry(self, spent_until: Iterable[float]) -> None:
+    def restore_tokens(self, spent_until: Iterable[float]) -> None:
         """
         Take over what an earlier event loop has spent: the service counts on.
 
@@ -141,30 +141,30 @@ class Admission:
         # The bucket takes as many as there are tokens: the ones that are spent for longest.
         for until in sorted(spent_until, reverse=True):
             if until > wall:
-                self.bucket.carry(counted_at=now + min(until - wall, window) - window)
+                self.bucket.restore_token(counted_at=now + min(until - wall, window) - window)
 
-    def count(self, sent_at: Iterable[float]) -> None:
+    def restore_creates(self, sent_at: Iterable[float]) -> None:
         """
         Start with care after a process that has sent creates and is gone: they count.
 
         Args:
             sent_at: When each was about to be sent, by the wall clock.
         """
-        self.carry(at + SENT_WITHIN + self.bucket.window for at in sent_at)
+        self.restore_tokens(at + SENT_WITHIN + self.bucket.window for at in sent_at)
 
-    def spent_until(self) -> list[float]:
-        """What ``carry`` takes over."""
+    def token_return_times(self) -> list[float]:
+        """What ``restore_tokens`` takes over."""
         now, wall = self._loop.time(), self._runtime.wall()
-        return [wall + due - now for due in self.bucket.dues(now)]
+        return [wall + due - now for due in self.bucket.return_times(now)]
 
-    def round_trip(self, seconds: float) -> None:
+    def record_round_trip(self, seconds: float) -> None:
         """
         Learn from a look how long a request travels at the most.
 
         Args:
             seconds: From the look to its answer.
         """
-        self.bucket.round_trip(seconds, answered_at=self._loop.time())
+        self.bucket.learn_round_trip(seconds, answered_at=self._loop.time())
         if self._queue:
             self._pump()
 
@@ -205,27 +205,27 @@ class Admission:
         return fresh and (probe or epoch == self.gate.epoch)
 
     def _wrote(self, permit: Permit) -> None:
-        self.bucket.wrote(permit.lease, self._loop.time())
+        self.bucket.mark_written(permit.lease, self._loop.time())
 
     def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
         now, epoch = self._loop.time(), self.gate.epoch
         if verdict is Verdict.UNSENT:
-            self.bucket.give_back(permit.lease)
+            self.bucket.cancel_lease(permit.lease)
         elif verdict is Verdict.RATE_LIMITED:
             self._refused(permit, now)
         else:
             # Whatever else the service has answered: the rate limit has let it pass.
-            self.bucket.spent(permit.lease, answered_at=now, passed=verdict is not Verdict.IN_DOUBT)
+            self.bucket.consume_token(permit.lease, answered_at=now, passed=verdict is not Verdict.IN_DOUBT)
         # One probe a minute for the whole client, and up to a tenth more, so that a fleet does not probe in step.
         pause = MAINTENANCE_PROBE_EVERY * self._runtime.random.uniform(1.0, 1.1)
-        self.gate.leave(verdict, now=now, entered_at=permit.granted_at, probe=permit.probe, pause=pause)
+        self.gate.record_verdict(verdict, now=now, admitted_at=permit.granted_at, probe=permit.probe, pause=pause)
         if verdict is Verdict.RATE_LIMITED and retry_after is not None:
-            self.gate.hold(now + retry_after)
+            self.gate.close_until(now + retry_after)
         self._pump()
         return self.gate.epoch != epoch
 
     def _refused(self, permit: Permit, now: float) -> None:
-        self.bucket.refused(permit.lease, now=now)
+        self.bucket.expire_token(permit.lease, now=now)
         # Probes are refused as a matter of course; and of a burst, the first refusal says it all.
         if not permit.lease.probe and permit.granted_at > self._warned_at:
             self._warned_at = now
@@ -245,15 +245,15 @@ class Admission:
             if waiter.granted.done():
                 heapq.heappop(self._queue)
                 continue
-            token_at, gate_at = self.bucket.ready_at(now), self.gate.ready_at(now)
+            token_at, gate_at = self.bucket.ready_at(now), self.gate.opens_at(now)
             if token_at is None or gate_at is None:
                 break  # an answer that is under way comes back here
             if (ready_at := max(token_at, gate_at)) > now:
                 self._next = self._timers.at(ready_at, self._pump)
                 break
             heapq.heappop(self._queue)
-            probe = self.gate.enter(now)
-            waiter.granted.set_result(Permit(probe, self.bucket.take(now), self.gate.epoch, self))
+            probe = self.gate.admit(now)
+            waiter.granted.set_result(Permit(probe, self.bucket.lease_token(now), self.gate.epoch, self))
         self._expire(now)
 
     def _expire(self, now: float) -> None:

@@ -246,7 +246,7 @@ class Owner:
         if self._errand.stop is not None or not permit.still_good():
             raise _NotSentError
         self._errand.on_wire = True
-        permit.wrote()
+        permit.record_write()
         job.publish()
 
     async def _back(self, **changes: Unpack[Changes]) -> None:
@@ -276,7 +276,7 @@ class Owner:
         match verdict:
             case Verdict.UNSENT:
                 return await self._unsent(error)
-            case Verdict.SUSPECT:
+            case Verdict.AMBIGUOUS:
                 return await self._suspect(reply)
             case Verdict.ACCEPTED:
                 await tools.result_writer.accepted(job, reply.task_id or "")
@@ -328,13 +328,13 @@ class Owner:
         job, tools = self._job, self._tools
         row = row_of(job)
         suspects = row.ambiguous_attempts + 1
-        tools.report(EventName.SUSPECT, job, attempt=row.attempts, message=reply.message)
+        tools.report(EventName.AMBIGUOUS, job, attempt=row.attempts, message=reply.message)
         if tools.retry.on_server_error == "in_doubt":
             await tools.result_writer.doubted(job, f"code {reply.code}: {reply.message}", ambiguous_attempts=suspects)
-            return _Attempt(Verdict.SUSPECT, again=False)
+            return _Attempt(Verdict.AMBIGUOUS, again=False)
         if suspects >= tools.retry.server_error_attempts or not self._affordable():
             await tools.result_writer.rejected(job, error_of(reply, job_id=job.id), ambiguous_attempts=suspects)
-            return _Attempt(Verdict.SUSPECT, again=False)
+            return _Attempt(Verdict.AMBIGUOUS, again=False)
         _log.warning(
             "Attempt %d of %s was answered by code %s (%s) and may have been paid; it is sent again.",
             row.attempts,
@@ -344,7 +344,7 @@ class Owner:
         )
         self._failures = suspects
         await self._back(ambiguous_attempts=suspects)
-        return _Attempt(Verdict.SUSPECT, again=True)
+        return _Attempt(Verdict.AMBIGUOUS, again=True)
 
     def _affordable(self) -> bool:
         """Whether whoever counts the money has enough to pay once more for what may have been paid already."""

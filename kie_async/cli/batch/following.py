@@ -15,7 +15,7 @@ from kie_async.cli.trails import Resolution
 __all__ = ["Following"]
 
 #: What each job may have, and is told each time; all else concerns the whole run, and is told once.
-_OF_ONE = (EventName.SUSPECT, EventName.DUPLICATE)
+_OF_ONE = (EventName.AMBIGUOUS, EventName.DUPLICATE)
 
 
 @attrs.define(kw_only=True)

@@ -83,7 +83,7 @@ async def test_creates_are_counted_within_the_window() -> None:
     for _ in range(3):
         following.saw(Event(name=EventName.SUBMITTED))
         await anyio.sleep(4.0)
-    for name in (EventName.RATE_LIMITED, EventName.RATE_LIMITED, EventName.SUSPECT, EventName.SUSPECT):
+    for name in (EventName.RATE_LIMITED, EventName.RATE_LIMITED, EventName.AMBIGUOUS, EventName.AMBIGUOUS):
         following.saw(Event(name=name, job_id="kj_1"))
 
     assert (2, 3) == (following.created_lately(), len(told))

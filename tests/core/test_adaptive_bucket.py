@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.adaptive import AdaptiveBucket, TokenLease
+from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 from tests.core.strategies import durations, instants
 from tests.core.traffic import Limit, SlidingLog, Traffic, TwoCounters, most_in_a_window
 
@@ -48,9 +48,9 @@ class Caller:
                 later = min([at for at in (ready_at,) if at is not None] + [at for at, *_ in self._under_way[:1]])
                 assert later > self.now, "the client waits, and its clock stands still"
                 self.end_those_until(later)
-            lease = self.bucket.take(self.now)
+            lease = self.bucket.lease_token(self.now)
             if trip.end != "unsent":
-                self.bucket.wrote(lease, self.now)
+                self.bucket.mark_written(lease, self.now)
                 self.arrivals.append(self.now + trip.there)
             heapq.heappush(self._under_way, (self.now + trip.there + trip.back, number, lease, trip.end))
 
@@ -65,22 +65,22 @@ class Caller:
 def finish(bucket: AdaptiveBucket, lease: TokenLease, now: float, end: str = "passed") -> None:
     """End a loan."""
     if end == "unsent":
-        bucket.give_back(lease)
+        bucket.cancel_lease(lease)
     elif end == "refused":
-        bucket.refused(lease, now=now)
+        bucket.expire_token(lease, now=now)
     else:
-        bucket.spent(lease, answered_at=now, passed=end == "passed")
+        bucket.consume_token(lease, answered_at=now, passed=end == "passed")
 
 
 def emptied(bucket: AdaptiveBucket, now: float, end: str = "passed") -> None:
     """Take all tokens, and end them all alike, at once."""
-    for lease in [bucket.take(now) for _ in range(bucket.available(now))]:
+    for lease in [bucket.lease_token(now) for _ in range(bucket.available(now))]:
         finish(bucket, lease, now, end)
 
 
 def learned(bucket: AdaptiveBucket, tokens: int, now: float = 0.0) -> AdaptiveBucket:
     """A bucket that was refused all but so many."""
-    leases = [bucket.take(now) for _ in range(bucket.limit)]
+    leases = [bucket.lease_token(now) for _ in range(bucket.limit)]
     for number, lease in enumerate(leases):
         finish(bucket, lease, now, "passed" if number < tokens else "refused")
     return bucket
@@ -88,8 +88,8 @@ def learned(bucket: AdaptiveBucket, tokens: int, now: float = 0.0) -> AdaptiveBu
 
 def next_probe(bucket: AdaptiveBucket, now: float) -> TokenLease:
     """Use tokens as they come, until a probe goes."""
-    while not (lease := bucket.take(ready(bucket, now))).probe:
-        now = lease.taken_at
+    while not (lease := bucket.lease_token(ready(bucket, now))).probe:
+        now = lease.leased_at
         assert now < 1e4, "no probe goes"
         finish(bucket, lease, now)
     return lease
@@ -122,7 +122,7 @@ def test_no_window_ever_has_more_arrivals_than_configured(
     caller.end_those_until(NEVER)
 
     assert most_in_a_window(sorted(caller.arrivals), window) <= limit
-    assert 0 == caller.bucket.lent
+    assert 0 == caller.bucket.leased
 
 
 @given(limits, windows, trips, instants, st.lists(durations, min_size=1, max_size=3))
@@ -132,7 +132,7 @@ def test_what_travels_no_longer_than_looks_tell_is_counted_in_time(
     """The answers may take as long as they like, or never come."""
     bucket = AdaptiveBucket(limit, window)
     for poll in polls:
-        bucket.round_trip(poll, answered_at=start)
+        bucket.learn_round_trip(poll, answered_at=start)
     caller = Caller(bucket, start)
     caller.go([attrs.evolve(trip, there=min(trip.there, bucket.margin)) for trip in trips])
     caller.end_those_until(NEVER)
@@ -148,9 +148,9 @@ def test_a_bucket_that_takes_over_from_another_keeps_the_limit_with_it(
     first.go([attrs.evolve(trip, end="passed") for trip in before])
     first.end_those_until(max([first.now, *first.arrivals]) + idle)
     second = Caller(AdaptiveBucket(limit, window), first.now)
-    for due_at in first.bucket.dues(first.now):
+    for due_at in first.bucket.return_times(first.now):
         # A difference of instants is rounded.
-        second.bucket.carry(counted_at=math.nextafter(due_at - window, math.inf))
+        second.bucket.restore_token(counted_at=math.nextafter(due_at - window, math.inf))
     second.go(after)
 
     assert most_in_a_window(sorted(first.arrivals + second.arrivals), window * (1 - 1e-9) - 1e-6) <= limit
@@ -166,14 +166,14 @@ deeds = st.lists(st.tuples(st.sampled_from(kinds), durations), max_size=60)
 def assert_sound(bucket: AdaptiveBucket, now: float) -> None:
     """What holds at every instant."""
     assert 0 <= bucket.tokens <= bucket.limit
-    assert bucket.window <= bucket.span <= 7 * bucket.window
+    assert bucket.window <= bucket.learned_window <= 7 * bucket.window
     ready_at = bucket.ready_at(now)
-    assert len(bucket.dues(now)) + bucket.available(now) >= bucket.tokens
+    assert len(bucket.return_times(now)) + bucket.available(now) >= bucket.tokens
     if ready_at is None:
-        assert bucket.lent, "only an answer can be waited for"
+        assert bucket.leased, "only an answer can be waited for"
     elif ready_at > now:
         with pytest.raises(ValueError, match="no token is free"):
-            bucket.take(now)
+            bucket.lease_token(now)
         # Sleeping until then makes progress, in one step.
         assert ready_at == bucket.ready_at(ready_at)
     else:
@@ -188,26 +188,26 @@ def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
     for deed, pause in deeds:
         now += pause
         if deed == "take" and bucket.ready_at(now) == now:
-            unwritten.append(bucket.take(now))
+            unwritten.append(bucket.lease_token(now))
         elif deed == "wrote" and unwritten:
             written.append(unwritten.pop(0))
-            bucket.wrote(written[-1], now)
+            bucket.mark_written(written[-1], now)
         elif deed == "unsent" and unwritten:
-            bucket.give_back(unwritten.pop())
+            bucket.cancel_lease(unwritten.pop())
         elif deed in ("passed", "lost", "refused") and written:
             finish(bucket, written.pop(0), now, deed)
         elif deed == "carry":
-            bucket.carry(counted_at=now)
+            bucket.restore_token(counted_at=now)
         elif deed == "round trip":
-            bucket.round_trip(pause, answered_at=now)
+            bucket.learn_round_trip(pause, answered_at=now)
 
-        assert len(unwritten) + len(written) == bucket.lent
+        assert len(unwritten) + len(written) == bucket.leased
         assert_sound(bucket, now)
     for lease in unwritten:
-        bucket.give_back(lease)
+        bucket.cancel_lease(lease)
     for lease in written:
         finish(bucket, lease, now)
-    later = now + 8 * window + 60.0 + bucket.span
+    later = now + 8 * window + 60.0 + bucket.learned_window
     assert bucket.tokens == bucket.available(later)
     assert later == bucket.ready_at(later)
 
@@ -226,18 +226,18 @@ def test_a_bucket_that_could_not_work_is_not_made(limit: int, window: float, nam
 
 def test_a_loan_ends_once() -> None:
     bucket = AdaptiveBucket(1, 10.0)
-    lease = bucket.take(0.0)
-    bucket.give_back(lease)
+    lease = bucket.lease_token(0.0)
+    bucket.cancel_lease(lease)
 
-    with pytest.raises(ValueError, match="no token is lent"):
-        bucket.give_back(lease)
+    with pytest.raises(ValueError, match="no token is leased"):
+        bucket.cancel_lease(lease)
 
 
 def test_a_token_that_was_not_sent_is_free_at_once_and_one_that_was_a_window_after_its_end() -> None:
     bucket = AdaptiveBucket(1, 10.0)
-    bucket.give_back(bucket.take(0.0))
-    lease = bucket.take(0.5)
-    bucket.wrote(lease, 0.5)
+    bucket.cancel_lease(bucket.lease_token(0.0))
+    lease = bucket.lease_token(0.5)
+    bucket.mark_written(lease, 0.5)
     assert bucket.ready_at(5.0) is None
     finish(bucket, lease, 60.5, "lost")
 
@@ -247,39 +247,39 @@ def test_a_token_that_was_not_sent_is_free_at_once_and_one_that_was_a_window_aft
 def test_a_slow_create_returns_its_token_by_the_looks() -> None:
     """A window after the earlier of its answer and 1.25 of the longest of the last 64 round trips after its writing."""
     bucket = AdaptiveBucket(2, 10.0)
-    slow, quick = bucket.take(0.0), bucket.take(0.0)
-    bucket.wrote(slow, 1.0)
-    bucket.wrote(quick, 1.0)
+    slow, quick = bucket.lease_token(0.0), bucket.lease_token(0.0)
+    bucket.mark_written(slow, 1.0)
+    bucket.mark_written(quick, 1.0)
     finish(bucket, quick, 1.1)
     assert 11.1 == bucket.ready_at(1.1)
     for seconds in [9.0, *[0.4] * 64]:
-        bucket.round_trip(seconds, answered_at=1.1)
+        bucket.learn_round_trip(seconds, answered_at=1.1)
     assert 0.5 == bucket.margin
 
-    bucket.take(11.1)
+    bucket.lease_token(11.1)
     assert 11.5 == bucket.ready_at(11.2)
     finish(bucket, slow, 11.3)
     assert 11.5 == bucket.ready_at(11.3)
-    assert 1 == bucket.lent
+    assert 1 == bucket.leased
 
 
 @pytest.mark.parametrize("what", ["a look", "a create", "a refused create"])
 def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: str) -> None:
     """An answer to what was written no earlier tells that it is not, or any after the longest round trip."""
     bucket = AdaptiveBucket(3, 10.0)
-    bucket.round_trip(0.4, answered_at=0.0)
-    early, stuck, late = bucket.take(1.0), bucket.take(1.0), bucket.take(1.0)
-    bucket.wrote(early, 2.0)
-    bucket.wrote(stuck, 3.0)
-    bucket.wrote(late, 4.0)
-    bucket.round_trip(0.4, answered_at=3.3)
+    bucket.learn_round_trip(0.4, answered_at=0.0)
+    early, stuck, late = bucket.lease_token(1.0), bucket.lease_token(1.0), bucket.lease_token(1.0)
+    bucket.mark_written(early, 2.0)
+    bucket.mark_written(stuck, 3.0)
+    bucket.mark_written(late, 4.0)
+    bucket.learn_round_trip(0.4, answered_at=3.3)
     finish(bucket, early, 3.3)
-    assert (13.3, 2) == (bucket.ready_at(3.3), bucket.lent)
-    bucket.take(13.3)
+    assert (13.3, 2) == (bucket.ready_at(3.3), bucket.leased)
+    bucket.lease_token(13.3)
     assert bucket.ready_at(13.3) is None
 
     if what == "a look":
-        bucket.round_trip(0.4, answered_at=14.0)
+        bucket.learn_round_trip(0.4, answered_at=14.0)
     else:
         finish(bucket, late, 14.0, "passed" if what == "a create" else "refused")
     assert 24.0 == bucket.ready_at(14.0)
@@ -288,18 +288,18 @@ def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: st
 def test_what_an_earlier_bucket_had_counts_up_to_the_limit() -> None:
     bucket = AdaptiveBucket(2, 10.0)
     for counted_at in (3.0, 1.0, 2.0):
-        bucket.carry(counted_at=counted_at)
+        bucket.restore_token(counted_at=counted_at)
 
-    assert [11.0, 13.0] == bucket.dues(4.0)
+    assert [11.0, 13.0] == bucket.return_times(4.0)
     assert 11.0 == bucket.ready_at(4.0)
 
 
 def test_what_is_under_way_counts_as_answered_when_it_is_handed_over() -> None:
     bucket = AdaptiveBucket(3, 10.0)
-    lease, _ = bucket.take(0.0), bucket.take(0.0)
+    lease, _ = bucket.lease_token(0.0), bucket.lease_token(0.0)
     finish(bucket, lease, 1.0)
 
-    assert [11.0, 15.0] == bucket.dues(5.0)
+    assert [11.0, 15.0] == bucket.return_times(5.0)
 
 
 # -- burnt tokens, and probes -------------------------------------------------------------------------------------
@@ -318,9 +318,9 @@ def test_after_refused_probes_the_pauses_double() -> None:
     bucket, now, probed_at = learned(AdaptiveBucket(3, 10.0), 2), 0.0, list[float]()
     for _ in range(5):
         probe = next_probe(bucket, now)
-        now = probe.taken_at
+        now = probe.leased_at
         probed_at.append(now)
-        bucket.refused(probe, now=now)
+        bucket.expire_token(probe, now=now)
 
     assert [20.0, 40.0, 80.0, 140.0, 200.0] == probed_at
     assert 2 == bucket.tokens
@@ -330,11 +330,11 @@ def test_probes_go_one_at_a_time() -> None:
     """And while one is under way it counts as a token in use: if it is accepted, it may be in the place of one."""
     bucket = learned(AdaptiveBucket(4, 10.0), 2)
     probe = next_probe(bucket, 0.0)
-    assert 20.0 == probe.taken_at
-    assert not bucket.take(ready(bucket, 30.0)).probe
+    assert 20.0 == probe.leased_at
+    assert not bucket.lease_token(ready(bucket, 30.0)).probe
 
     assert bucket.ready_at(100.0) is None
-    bucket.give_back(probe)
+    bucket.cancel_lease(probe)
     assert 100.0 == bucket.ready_at(100.0)
 
 
@@ -343,48 +343,48 @@ def test_an_accepted_probe_is_a_token_and_the_next_one_goes_at_once() -> None:
     bucket, now = learned(AdaptiveBucket(5, 10.0), 1), 0.0
     for tokens in (2, 3, 4, 5):
         probe = next_probe(bucket, now)
-        now = probe.taken_at + 0.2
+        now = probe.leased_at + 0.2
         finish(bucket, probe, now)
         assert tokens == bucket.tokens
 
     assert 20.0 + 4 * 0.2 == pytest.approx(now)
-    assert bucket.take(ready(bucket, now)).probe is False
+    assert bucket.lease_token(ready(bucket, now)).probe is False
 
 
 def test_the_pause_is_short_again_only_when_all_tokens_are_back() -> None:
     """A probe may be lucky; where the limit is really lower, luck must not make the next ones come sooner."""
     bucket = learned(AdaptiveBucket(3, 10.0), 1)
-    bucket.refused(next_probe(bucket, 0.0), now=20.0)
+    bucket.expire_token(next_probe(bucket, 0.0), now=20.0)
     lucky = next_probe(bucket, 20.0)
-    finish(bucket, lucky, lucky.taken_at)
-    bucket.refused(next_probe(bucket, 40.0), now=40.0)
+    finish(bucket, lucky, lucky.leased_at)
+    bucket.expire_token(next_probe(bucket, 40.0), now=40.0)
     again = next_probe(bucket, 40.0)
-    assert (2, 40.0, 80.0) == (bucket.tokens, lucky.taken_at, again.taken_at)
+    assert (2, 40.0, 80.0) == (bucket.tokens, lucky.leased_at, again.leased_at)
     finish(bucket, again, 80.0)
     assert 3 == bucket.tokens
 
-    lease = bucket.take(ready(bucket, 100.0))
-    bucket.refused(lease, now=100.0)
+    lease = bucket.lease_token(ready(bucket, 100.0))
+    bucket.expire_token(lease, now=100.0)
     for probed_at in (120.0, 140.0):
         probe = next_probe(bucket, 100.0)
-        assert probed_at == probe.taken_at
-        bucket.refused(probe, now=probed_at)
+        assert probed_at == probe.leased_at
+        bucket.expire_token(probe, now=probed_at)
 
 
 def test_a_token_that_is_regained_and_refused_again_was_luck() -> None:
     """It counts as a refused probe: the pauses double on, 20, 20, 40, 60, and do not stand still."""
     bucket = learned(AdaptiveBucket(4, 10.0), 1)
-    bucket.refused(next_probe(bucket, 0.0), now=20.0)
+    bucket.expire_token(next_probe(bucket, 0.0), now=20.0)
     lucky = next_probe(bucket, 20.0)
     finish(bucket, lucky, 40.0)
-    assert (2, 40.0) == (bucket.tokens, lucky.taken_at)
-    lease = bucket.take(60.0)
-    bucket.refused(lease, now=60.0)
+    assert (2, 40.0) == (bucket.tokens, lucky.leased_at)
+    lease = bucket.lease_token(60.0)
+    bucket.expire_token(lease, now=60.0)
     assert (1, False) == (bucket.tokens, lease.probe)
 
     probe = next_probe(bucket, 60.0)
-    bucket.refused(probe, now=100.0)
-    assert (100.0, 160.0) == (probe.taken_at, next_probe(bucket, 100.0).taken_at)
+    bucket.expire_token(probe, now=100.0)
+    assert (100.0, 160.0) == (probe.leased_at, next_probe(bucket, 100.0).leased_at)
 
 
 def test_a_probe_without_an_answer_tells_nothing_and_may_have_been_counted() -> None:
@@ -393,25 +393,25 @@ def test_a_probe_without_an_answer_tells_nothing_and_may_have_been_counted() -> 
     finish(bucket, probe, 25.0, "lost")
 
     assert 2 == bucket.tokens
-    assert len(bucket.dues(25.0)) > bucket.tokens, "its place is nobody's for a window"
-    assert 45.0 == next_probe(bucket, 25.0).taken_at
+    assert len(bucket.return_times(25.0)) > bucket.tokens, "its place is nobody's for a window"
+    assert 45.0 == next_probe(bucket, 25.0).leased_at
 
 
 def test_an_answer_that_comes_after_its_token_has_come_back_burns_one_all_the_same() -> None:
     bucket = AdaptiveBucket(2, 10.0)
-    slow = bucket.take(0.0)
-    bucket.wrote(slow, 0.0)
-    bucket.round_trip(0.4, answered_at=0.5)
+    slow = bucket.lease_token(0.0)
+    bucket.mark_written(slow, 0.0)
+    bucket.learn_round_trip(0.4, answered_at=0.5)
     assert 2 == bucket.available(11.0)
-    bucket.refused(slow, now=11.0)
+    bucket.expire_token(slow, now=11.0)
 
-    assert (1, 0) == (bucket.tokens, bucket.lent)
+    assert (1, 0) == (bucket.tokens, bucket.leased)
     assert 1 == bucket.available(11.0)
 
 
 def test_since_when_all_requests_have_been_refused() -> None:
     bucket = AdaptiveBucket(5, 10.0)
-    leases = [bucket.take(0.0) for _ in range(5)]
+    leases = [bucket.lease_token(0.0) for _ in range(5)]
     seen: list[float | None] = []
     for now, end in enumerate(["refused", "refused", "lost", "passed", "refused"]):
         finish(bucket, leases[now], now, end)
@@ -426,13 +426,13 @@ def test_since_when_all_requests_have_been_refused() -> None:
 def test_in_a_blackout_a_single_prober_goes_after_1_2_4_seconds_up_to_a_window() -> None:
     """Where the window has room for them: a request of a burst that was refused counts in it as well."""
     bucket, now, pauses = learned(AdaptiveBucket(20, 10.0), 1), 10.0, list[float]()
-    bucket.refused(bucket.take(now), now=now)
+    bucket.expire_token(bucket.lease_token(now), now=now)
     for _ in range(6):
         probed_at = ready(bucket, now)
         pauses.append(probed_at - now)
-        probe, now = bucket.take(probed_at), probed_at
+        probe, now = bucket.lease_token(probed_at), probed_at
         assert bucket.ready_at(now) is None
-        bucket.refused(probe, now=now)
+        bucket.expire_token(probe, now=now)
 
     assert [1.0, 2.0, 4.0, 8.0, 10.0, 10.0] == pauses
     assert 0 == bucket.tokens
@@ -441,11 +441,11 @@ def test_in_a_blackout_a_single_prober_goes_after_1_2_4_seconds_up_to_a_window()
 def test_a_blackout_ends_with_the_first_request_that_passes() -> None:
     """It may be one that was under way already, its token burnt twice by answers that came late."""
     bucket = AdaptiveBucket(1, 10.0)
-    slow = bucket.take(0.0)
-    bucket.wrote(slow, 0.0)
-    bucket.round_trip(0.4, answered_at=0.5)
-    other = bucket.take(11.0)
-    bucket.refused(slow, now=11.0)
+    slow = bucket.lease_token(0.0)
+    bucket.mark_written(slow, 0.0)
+    bucket.learn_round_trip(0.4, answered_at=0.5)
+    other = bucket.lease_token(11.0)
+    bucket.expire_token(slow, now=11.0)
     assert 0 == bucket.tokens
     finish(bucket, other, 11.2)
 
@@ -457,8 +457,8 @@ def dark_for(bucket: AdaptiveBucket, seconds: float) -> float:
     emptied(bucket, 0.0)
     emptied(bucket, 10.0, "refused")
     while (now := ready(bucket, 10.0)) < 10.0 + seconds:
-        bucket.refused(bucket.take(now), now=now)
-    probe = bucket.take(now)
+        bucket.expire_token(bucket.lease_token(now), now=now)
+    probe = bucket.lease_token(now)
     finish(bucket, probe, now)
     return now
 
@@ -469,7 +469,7 @@ def test_a_blackout_of_some_windows_tells_of_a_longer_one(seconds: float, span: 
     bucket = AdaptiveBucket(5, 10.0)
     over_at = dark_for(bucket, seconds)
 
-    assert (over_at if span is None else span) == bucket.span
+    assert (over_at if span is None else span) == bucket.learned_window
     assert 1 == bucket.tokens
 
 
@@ -478,17 +478,17 @@ def test_a_window_that_was_learned_is_made_shorter_by_a_probe_that_it_does_not_e
     bucket = AdaptiveBucket(2, 10.0)
     now = dark_for(bucket, 40.0)
     finish(bucket, next_probe(bucket, now), now)
-    assert (2, now) == (bucket.tokens, bucket.span)
-    bucket.refused(next_probe(bucket, now), now=now + 10.0)
+    assert (2, now) == (bucket.tokens, bucket.learned_window)
+    bucket.expire_token(next_probe(bucket, now), now=now + 10.0)
     probe = next_probe(bucket, now + 10.0)
-    assert now + 30.0 == probe.taken_at
+    assert now + 30.0 == probe.leased_at
     finish(bucket, probe, now + 30.0)
 
-    assert 30.0 == bucket.span
+    assert 30.0 == bucket.learned_window
     assert 2 == bucket.tokens
     # It is never shorter than the one configured.
     finish(bucket, next_probe(bucket, now + 40.0), now + 40.0)
-    assert 10.0 == bucket.span
+    assert 10.0 == bucket.learned_window
 
 
 # -- pacing -------------------------------------------------------------------------------------------------------
@@ -504,19 +504,19 @@ def test_the_refusals_that_teach_a_lower_limit_switch_no_bursts_off() -> None:
 def test_a_refusal_that_a_lower_limit_does_not_explain_switches_bursts_off_until_all_tokens_are_back() -> None:
     """From then on requests keep a gap: a window by one more than there are tokens."""
     bucket = learned(AdaptiveBucket(5, 10.0), 4)
-    bucket.refused(bucket.take(10.0), now=10.0)
+    bucket.expire_token(bucket.lease_token(10.0), now=10.0)
     assert (3, True) == (bucket.tokens, bucket.paced)
     taken_at: list[float] = []
     for _ in range(3):
-        lease = bucket.take(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
-        taken_at.append(lease.taken_at)
-        finish(bucket, lease, lease.taken_at)
+        lease = bucket.lease_token(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
+        taken_at.append(lease.leased_at)
+        finish(bucket, lease, lease.leased_at)
     assert [12.5, 15.0, 17.5] == taken_at
 
     now = 17.5
     while bucket.tokens < 5:
         probe = next_probe(bucket, now)
-        now = probe.taken_at
+        now = probe.leased_at
         finish(bucket, probe, now)
     assert not bucket.paced
 
@@ -569,7 +569,7 @@ def test_a_service_that_counts_in_a_longer_window_is_found_out() -> None:
     traffic = Traffic(SlidingLog(always(20), window=60.0), [AdaptiveBucket(20, 10.0)])
     traffic.run(1200.0)
 
-    assert 50.0 <= traffic.buckets[0].span <= 70.0
+    assert 50.0 <= traffic.buckets[0].learned_window <= 70.0
     assert len(traffic.refused) <= 60
 
 

@@ -1,0 +1,446 @@
+"""
+Token buckets whose tokens return a window after the service must have counted the request that used them.
+
+``WindowBucket`` limits polls. ``AdaptiveBucket`` limits creates and learns the account's real limit from refusals. Both
+answer with instants and never wait. The proof that no window exceeds the limit, the learning rules and the measurements
+are in ``docs/explanation/limits.md``.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections import OrderedDict, deque
+from heapq import merge
+from itertools import chain, islice
+
+import attrs
+
+__all__ = ["AdaptiveBucket", "TokenLease", "WindowBucket"]
+
+#: The number of round trips of polls that are remembered, and the factor by which a request may travel longer than the
+#: longest of them.
+ROUND_TRIPS = 64
+SLACK = 1.25
+
+#: The pause before the first probe, in windows, and the longest pause, in seconds.
+FIRST_PAUSE = 2
+LONGEST_PAUSE = 60.0
+#: The first pause in a blackout, in seconds.
+BLACKOUT_PAUSE = 1.0
+#: A blackout indicates a longer window if it lasts for more windows than the first, and not for more than the second.
+MIN_BLACKOUT_WINDOWS = 1.5
+MAX_BLACKOUT_WINDOWS = 6
+
+_NONE_FREE = "no token is free"
+_NOT_LEASED = "no token is leased"
+
+
+def _check(limit: int, window: float) -> None:
+    if limit < 1:
+        msg = f"limit must be at least 1, got {limit}"
+        raise ValueError(msg)
+    if not 0 < window < math.inf:
+        msg = f"window must be a positive number of seconds, got {window}"
+        raise ValueError(msg)
+
+
+@attrs.define
+class WindowBucket:
+    """
+    A fixed number of tokens, each back a window after the answer to the request that used it.
+
+    Args:
+        limit: The number of tokens, which is the number of requests in any window.
+
+        window: The window's length, in seconds.
+
+    >>> bucket = WindowBucket(limit=2, window=10.0)
+    >>> bucket.use_token(0.0), bucket.use_token(0.0)
+    (0.0, 0.0)
+    >>> bucket.ready_at(0.5) is None
+    True
+    >>> bucket.return_token(answered_at=1.0)
+    >>> bucket.ready_at(1.0)
+    11.0
+    """
+
+    limit: int
+    window: float
+    #: The number of tokens that requests under way hold.
+    in_use: int = attrs.field(default=0, init=False)
+    _returning: list[float] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.limit, self.window)
+
+    def ready_at(self, now: float) -> float | None:
+        """
+        Return the earliest instant, not before *now*, at which a token is free; None if that depends on an answer.
+        """
+        while self._returning and self._returning[0] <= now:
+            heapq.heappop(self._returning)
+        if self.in_use + len(self._returning) < self.limit:
+            return now
+        return self._returning[0] if self._returning else None
+
+    def use_token(self, now: float) -> float:
+        """
+        Reserve a token from the instant *now* until ``return_token``.
+
+        Returns:
+            The instant *now*.
+
+        Raises:
+            ValueError: If no token is free; ask ``ready_at`` first.
+        """
+        if self.ready_at(now) != now:
+            raise ValueError(_NONE_FREE)
+        self.in_use += 1
+        return now
+
+    def return_token(self, *, answered_at: float) -> None:
+        """
+        Release the token of a request that ended at *answered_at*; it is free a window later.
+
+        Raises:
+            ValueError: If no token is in use.
+        """
+        if not self.in_use:
+            raise ValueError(_NOT_LEASED)
+        self.in_use -= 1
+        heapq.heappush(self._returning, answered_at + self.window)
+
+
+@attrs.define(eq=False)
+class TokenLease:
+    """
+    A request that may be sent, or is under way; ended by one cancel_lease, consume_token or expire_token.
+
+    Attributes:
+        leased_at: The instant at which the lease began.
+
+        probe: True if the request has no token and asks for one more.
+
+        below_limit: True if fewer tokens than configured were known when the lease began.
+
+        written_at: The instant at which the request was written to the wire, or None.
+
+        counted: True once the instant is known by which the service has counted the request.
+    """
+
+    leased_at: float
+    probe: bool
+    below_limit: bool
+    written_at: float | None = attrs.field(default=None, init=False)
+    counted: bool = attrs.field(default=False, init=False)
+
+
+@attrs.define
+class AdaptiveBucket:
+    """
+    A learned number of tokens, each back a window after the service must have counted the request that used it.
+
+    Args:
+        limit: The configured number of requests in any window, which is the maximum number of tokens.
+
+        window: The window's length, in seconds.
+
+    >>> bucket = AdaptiveBucket(limit=2, window=10.0)
+    >>> first, second = bucket.lease_token(0.0), bucket.lease_token(0.0)
+    >>> bucket.ready_at(0.5) is None
+    True
+    >>> bucket.consume_token(first, answered_at=1.0, passed=True)
+    >>> bucket.ready_at(1.0)
+    11.0
+    >>> bucket.expire_token(second, now=1.5)
+    >>> bucket.tokens
+    1
+    >>> bucket.ready_at(1.5)
+    11.0
+    >>> third = bucket.lease_token(11.0)
+    >>> bucket.consume_token(third, answered_at=11.2, passed=True)
+    >>> bucket.ready_at(11.2), bucket.ready_at(21.2)
+    (21.2, 21.2)
+    >>> bucket.lease_token(21.2).probe, bucket.lease_token(21.5).probe
+    (False, True)
+    """
+
+    limit: int
+    window: float
+    #: The number of requests that a window is known to take.
+    tokens: int = attrs.field(init=False)
+    #: The window in which the service is known to count; never shorter than the configured one.
+    learned_window: float = attrs.field(init=False)
+    #: The instant since which all requests have been refused; None if the last one was not.
+    refused_since: float | None = attrs.field(default=None, init=False)
+    #: True while requests keep a gap.
+    paced: bool = attrs.field(default=False, init=False)
+    #: The number of leases that have not ended.
+    leased: int = attrs.field(default=0, init=False)
+    #: Requests that hold a token because it is not yet known when they were counted.
+    _uncounted: int = attrs.field(default=0, init=False)
+    #: The uncounted requests that were written, in the order of writing. They are in ``_written`` (with the instant of
+    #: writing) until an answer shows that the network delivers, then in ``_delivered`` (with that answer's instant).
+    _written: OrderedDict[TokenLease, float] = attrs.field(factory=OrderedDict, init=False)
+    _delivered: OrderedDict[TokenLease, tuple[float, float]] = attrs.field(factory=OrderedDict, init=False)
+    #: Latest instants at which requests were counted, sorted: those that hold a token for ``learned_window``, and all,
+    #: refused ones included, for ``window``.
+    _counted: deque[float] = attrs.field(factory=deque, init=False)
+    _sent: deque[float] = attrs.field(factory=deque, init=False)
+    _round_trips: deque[float] = attrs.field(factory=lambda: deque(maxlen=ROUND_TRIPS), init=False)
+    #: The seconds after its writing by which a request was counted; infinite while no poll was answered.
+    margin: float = attrs.field(default=math.inf, init=False)
+    _leased_at: float = attrs.field(default=-math.inf, init=False)
+    _probing: bool = attrs.field(default=False, init=False)
+    _probe_at: float = attrs.field(default=-math.inf, init=False)
+    _pause: float = attrs.field(init=False)
+    #: True if a token was regained, but not all, and nothing has been refused since.
+    _regained: bool = attrs.field(default=False, init=False)
+    _blackout_since: float | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.limit, self.window)
+        self.tokens = self.limit
+        self.learned_window = self.window
+        self._pause = self._first_pause
+
+    # -- leasing ------------------------------------------------------------------------------------------------------
+
+    def available(self, now: float) -> int:
+        """Return the number of tokens that could be leased at *now*."""
+        self._release_due(now)
+        return max(0, self.tokens - self._held)
+
+    def ready_at(self, now: float) -> float | None:
+        """
+        Return the earliest instant, not before *now*, at which a lease can begin; None if that depends on an answer.
+        """
+        self._release_due(now)
+        room_at = self._return_time(now, len(self._sent) + self._uncounted - self.limit, self._sent, self.window)
+        if room_at is None:
+            return None
+        if self._held < self.tokens:
+            ready_at = now
+        else:
+            excess = self._held - self.tokens
+            token_at = self._return_time(now, excess, self._counted, self.learned_window) if self.tokens else None
+            probe_at = self._probe_at if self._is_reduced and not self._probing else None
+            known = [at for at in (token_at, probe_at) if at is not None]
+            if not known:
+                return None
+            ready_at = min(known)
+        if self.paced and self.tokens:
+            ready_at = max(ready_at, self._leased_at + self.learned_window / (self.tokens + 1))
+        return max(now, room_at, ready_at)
+
+    def lease_token(self, now: float) -> TokenLease:
+        """
+        Lease a token at the instant *now*, or the right to probe for one more.
+
+        Returns:
+            The lease.
+
+        Raises:
+            ValueError: If neither is free; ask ``ready_at`` first.
+        """
+        if self.ready_at(now) != now:
+            raise ValueError(_NONE_FREE)
+        lease = TokenLease(now, probe=self._held >= self.tokens, below_limit=self.tokens < self.limit)
+        self._probing = self._probing or lease.probe
+        self._leased_at = now
+        self.leased += 1
+        self._uncounted += 1
+        return lease
+
+    # -- ending a lease -----------------------------------------------------------------------------------------------
+
+    def mark_written(self, lease: TokenLease, now: float) -> None:
+        """
+        Record that a request is being written to the wire; calls are made in the order of their instants.
+        """
+        lease.written_at = now
+        self._written[lease] = now
+
+    def cancel_lease(self, lease: TokenLease) -> None:
+        """
+        End a lease whose request was never sent: its token is free at once.
+        """
+        self._end_lease(lease)
+        self._uncounted -= 1
+
+    def consume_token(self, lease: TokenLease, *, answered_at: float, passed: bool) -> None:
+        """
+        End a lease whose request was sent and not refused by the rate limit.
+
+        Args:
+            lease: The lease.
+
+            answered_at: The instant at which the request ended, with an answer or without.
+
+            passed: True if an answer shows that the rate limit let the request pass.
+        """
+        self._release_due(answered_at)
+        self._end_lease(lease)
+        oldest = self._counted[0] if self._counted else answered_at
+        if not lease.counted:
+            self._count(lease, answered_at)
+        if passed:
+            self._confirm_delivery(lease.written_at, answered_at)
+            self.refused_since = None
+            if lease.probe or self._blackout_since is not None:
+                self._regain(answered_at, oldest)
+        elif lease.probe:
+            self._probe_at = answered_at + self._pause  # a probe without an answer shows nothing
+
+    def expire_token(self, lease: TokenLease, *, now: float) -> None:
+        """
+        End a lease whose request was refused by the rate limit: its token expires.
+        """
+        self._release_due(now)
+        self._end_lease(lease)
+        if not lease.counted:
+            self._uncounted -= 1
+            self._forget(lease)
+            insort(self._sent, now)
+        self._confirm_delivery(lease.written_at, now)
+        if self.refused_since is None:
+            self.refused_since = now
+        was_regained, self._regained = self._regained, False
+        if lease.probe:
+            self._probe_at = now + self._pause
+            self._pause = self._next_pause
+            return
+        self.paced = self.paced or lease.below_limit
+        self.tokens = max(0, self.tokens - 1)
+        if self.tokens or self._blackout_since is not None:
+            self._probe_at = max(self._probe_at, now + self._pause)
+            if was_regained:
+                self._pause = self._next_pause
+        else:
+            self._blackout_since = now
+            self._probe_at = now + BLACKOUT_PAUSE
+            self._pause = min(2 * BLACKOUT_PAUSE, self.learned_window)
+
+    # -- other sources of knowledge -----------------------------------------------------------------------------------
+
+    def learn_round_trip(self, seconds: float, *, answered_at: float) -> None:
+        """
+        Learn the round trip of a poll.
+
+        Args:
+            seconds: The time from the request to its answer.
+
+            answered_at: The instant of the answer.
+        """
+        self._release_due(answered_at)
+        self._round_trips.append(seconds)
+        self.margin = SLACK * max(self._round_trips)
+        self._confirm_delivery(answered_at - seconds, answered_at)
+
+    def restore_token(self, *, counted_at: float) -> None:
+        """
+        Count a request of an earlier bucket, unless all tokens are in use.
+
+        Args:
+            counted_at: The latest instant at which the service had counted it.
+        """
+        if self._held < self.tokens:
+            insort(self._counted, counted_at)
+            insort(self._sent, counted_at)
+
+    def return_times(self, now: float) -> list[float]:
+        """
+        Return the instants at which the tokens in use at *now* are free, if what is under way is answered now.
+        """
+        self._release_due(now)
+        return [at + self.learned_window for at in chain(self._counted, [now] * self._uncounted)]
+
+    # -- internals ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _first_pause(self) -> float:
+        return min(FIRST_PAUSE * self.window, LONGEST_PAUSE)
+
+    @property
+    def _next_pause(self) -> float:
+        return min(2 * self._pause, self.learned_window if self._blackout_since is not None else LONGEST_PAUSE)
+
+    @property
+    def _held(self) -> int:
+        """The number of tokens in use."""
+        return len(self._counted) + self._uncounted
+
+    @property
+    def _is_reduced(self) -> bool:
+        """True if fewer requests are allowed than configured, so that probes are useful."""
+        return self.tokens < self.limit or self.learned_window > self.window
+
+    def _return_time(self, now: float, excess: int, counted: deque[float], span: float) -> float | None:
+        """Return the instant at which *excess* + 1 of all counted requests are *span* old; None if unknown."""
+        if excess < 0:
+            return now
+        ends = merge((at + span for at in counted), (self._counted_at(*at) + span for at in self._delivered.values()))
+        end = next(islice(ends, excess, None), math.inf)
+        return None if end == math.inf else end
+
+    def _release_due(self, now: float) -> None:
+        while self._delivered:
+            lease, instants = next(iter(self._delivered.items()))
+            if (counted_at := self._counted_at(*instants)) > now:
+                break
+            self._count(lease, counted_at)
+        for instants_, span in ((self._counted, self.learned_window), (self._sent, self.window)):
+            while instants_ and instants_[0] + span <= now:
+                instants_.popleft()
+
+    def _counted_at(self, written_at: float, delivered_at: float) -> float:
+        return max(written_at + self.margin, delivered_at)
+
+    def _confirm_delivery(self, asked_at: float | None, now: float) -> None:
+        """Mark requests as delivered that are overdue, or were written no later than an answered one."""
+        while self._written:
+            lease, written_at = next(iter(self._written.items()))
+            later = asked_at is not None and written_at <= asked_at
+            if not later and written_at + self.margin / SLACK > now:
+                break
+            del self._written[lease]
+            self._delivered[lease] = (written_at, now)
+
+    def _count(self, lease: TokenLease, at: float) -> None:
+        """Record that the service has counted a request by the instant *at*."""
+        lease.counted = True
+        self._forget(lease)
+        self._uncounted -= 1
+        insort(self._counted, at)
+        insort(self._sent, at)
+
+    def _forget(self, lease: TokenLease) -> None:
+        self._written.pop(lease, None)
+        self._delivered.pop(lease, None)
+
+    def _end_lease(self, lease: TokenLease) -> None:
+        if not self.leased:
+            raise ValueError(_NOT_LEASED)
+        self.leased -= 1
+        if lease.probe:
+            self._probing = False
+
+    def _regain(self, now: float, oldest: float) -> None:
+        """Add a token, or shorten the window, after a probe has passed while a token was in use since *oldest*."""
+        self._probe_at = now
+        if self._blackout_since is not None:
+            blackout = now - self._blackout_since
+            if MIN_BLACKOUT_WINDOWS * self.learned_window < blackout <= MAX_BLACKOUT_WINDOWS * self.window:
+                self.learned_window += blackout
+            self._blackout_since = None
+            self._pause = self._first_pause
+        if self.tokens < self.limit:
+            self.tokens += 1
+        else:
+            self.learned_window = max(self.window, min(self.learned_window, now - oldest))
+        self._regained = self._is_reduced
+        if not self._is_reduced:
+            self._pause = self._first_pause
+            self.paced = False
