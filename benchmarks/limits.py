@@ -71,16 +71,16 @@ class Figures:
     @classmethod
     def of(cls, truth: Truth, case: Case, began_at: float) -> Figures:
         """Count."""
-        created_at = [post.at for post in truth.posts if post.task_id is not None]
+        created_at = [post.at for post in truth.create_requests if post.task_id is not None]
         if case.limits is None:
             whole = len(created_at) // LIMIT * LIMIT
             used = (whole - LIMIT) / (created_at[whole - 1] - created_at[LIMIT - 1]) / (LIMIT / WINDOW)
         else:
             used = len(created_at) / case.available()
         return cls(
-            refused=len(truth.refused),
-            refused_at_once=sum(post.at < began_at + WINDOW for post in truth.refused),
-            requests_per_create=len(truth.posts) / len(created_at),
+            refused=len(truth.rate_limited),
+            refused_at_once=sum(post.at < began_at + WINDOW for post in truth.rate_limited),
+            requests_per_create=len(truth.create_requests) / len(created_at),
             used=100 * used,
             busiest=truth.busiest_window(WINDOW),
         )

@@ -55,7 +55,7 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, dialect
 from kie_async.testing.callbacks import sign
-from kie_async.testing.tasks import Task
+from kie_async.testing.tasks import FakeTask
 
 if TYPE_CHECKING:
     from kie_async._io.callbacks.asgi import ASGIApp
@@ -110,9 +110,9 @@ def job_id(number: int) -> str:
     return f"kj_{number:032x}"
 
 
-def a_task(number: int) -> Task:
+def a_task(number: int) -> FakeTask:
     """What the service has of a job: a task that has just ended."""
-    return Task(
+    return FakeTask(
         task_id=f"{number:032x}",
         model=MODEL,
         input=INPUT,
@@ -152,7 +152,7 @@ def posts(numbers: Sequence[int]) -> list[bytes]:
     return [a_post(a_task(number)) for number in numbers]
 
 
-def a_post(task: Task) -> bytes:
+def a_post(task: FakeTask) -> bytes:
     """A task's callback."""
     body = dialect.compact(dialect.callback(task)).encode()
     headers = {

@@ -155,8 +155,8 @@ async def account(case: Case, counting: Counting, seed: int) -> AsyncGenerator[F
     """The service, as the case has it."""
     # Half of them are reset, half are never answered.
     faults = [
-        Fault("create", "reset", after=True, chance=case.lost / 2),
-        Fault("create", "silence", after=True, chance=case.lost / 2 / (1 - case.lost / 2)),
+        Fault("create", "reset", after=True, probability=case.lost / 2),
+        Fault("create", "silence", after=True, probability=case.lost / 2 / (1 - case.lost / 2)),
     ]
     async with (
         FakeKie(

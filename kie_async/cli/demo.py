@@ -240,8 +240,8 @@ def _table(videos: Sequence[Video], *, out: Path, wished: int, seconds: float) -
 def _account_for(fake: FakeKie) -> str:
     truth = fake.truth
     return (
-        f"The service saw {len(truth.posts)} creates, at most {truth.busiest_window(10.0)} in any 10 s (its limit is"
-        f" {fake.limit}), and refused {len(truth.refused)}. It has {fake.credits:g} play credits left."
+        f"The service saw {len(truth.create_requests)} creates, at most {truth.busiest_window(10.0)} in any 10 s (its"
+        f" limit is {fake.limit}), and refused {len(truth.rate_limited)}. It has {fake.credits:g} play credits left."
     )
 
 

@@ -97,8 +97,8 @@ async def carry_out(session: Session, service: FakeKie, *, key: str, until: Call
         await until()
         truth = service.truth
         output.say(
-            f"It saw {len(truth.posts)} creates, at most {truth.busiest_window(10.0)} in any 10 s, refused"
-            f" {len(truth.refused)} of them for coming too fast, and made {len(truth.tasks)} tasks for"
+            f"It saw {len(truth.create_requests)} creates, at most {truth.busiest_window(10.0)} in any 10 s, refused"
+            f" {len(truth.rate_limited)} of them for coming too fast, and made {len(truth.tasks)} tasks for"
             f" {truth.spent(anyio.current_time()):g} play credits."
         )
     return Exit.DONE

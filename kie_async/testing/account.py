@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from kie_async.testing.limiters import Limiter, SlidingWindow
 
 if TYPE_CHECKING:
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
 
-__all__ = ["Account"]
+__all__ = ["FakeAccount"]
 
 
-class Account:
+class FakeAccount:
     """
     One account; all keys share its credits and its limit of creates, and each has its own limit of queries.
 
@@ -40,7 +40,7 @@ class Account:
         self._credits = credits
         self._queries_per_second = queries_per_second
         self._queries: dict[str, SlidingWindow] = {}
-        self._refunds: list[tuple[float, int, Task]] = []
+        self._refunds: list[tuple[float, int, FakeTask]] = []
         self._numbers = count()
 
     def key_of(self, authorization: str) -> str | None:
@@ -51,7 +51,7 @@ class Account:
             return None
         return key if self._api_keys is None or key in self._api_keys else None
 
-    def revoke(self, key: str) -> None:
+    def revoke_key(self, key: str) -> None:
         """Refuse *key* from now on."""
         self._revoked.add(key)
 
@@ -77,12 +77,12 @@ class Account:
         self.credits(now)
         self._credits = amount
 
-    def charge(self, task: Task) -> None:
+    def charge(self, task: FakeTask) -> None:
         """Take what *task* costs."""
         self._credits -= task.charged
         self.expect_refund(task)
 
-    def expect_refund(self, task: Task) -> None:
+    def expect_refund(self, task: FakeTask) -> None:
         """Give back what *task* costs when it ends, if it is to fail."""
         if task.failure is not None:
             heapq.heappush(self._refunds, (task.ends_at, next(self._numbers), task))

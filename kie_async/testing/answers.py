@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kie_async.records import JSON
     from kie_async.testing.faults import Fault
 
-__all__ = ["JSON_TYPE", "Answer", "empty_success", "say", "spoil"]
+__all__ = ["JSON_TYPE", "FakeResponse", "apply_fault", "empty_success", "envelope_response"]
 
 JSON_TYPE = "application/json;charset=UTF-8"
 
@@ -31,7 +31,7 @@ _PAGE = """<!DOCTYPE html>
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class FakeResponse:
     """
     One answer.
 
@@ -54,17 +54,19 @@ class Answer:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def say(code: int, msg: str | None = None, data: JSON = None, *, status: int = 200, with_data: bool = True) -> Answer:
+def envelope_response(
+    code: int, msg: str | None = None, data: JSON = None, *, status: int = 200, with_data: bool = True
+) -> FakeResponse:
     """An envelope as an answer; see ``dialect.envelope``."""
-    return Answer(body=dialect.envelope(code, msg, data, with_data=with_data), code=code, status=status)
+    return FakeResponse(body=dialect.envelope(code, msg, data, with_data=with_data), code=code, status=status)
 
 
-def empty_success() -> Answer:
+def empty_success() -> FakeResponse:
     """What stands for the true answer where the service has done nothing."""
-    return say(200)
+    return envelope_response(200)
 
 
-def spoil(answer: Answer, fault: Fault, *, stray: str) -> Answer:
+def apply_fault(answer: FakeResponse, fault: Fault, *, stray: str) -> FakeResponse:
     """
     What *fault* makes of *answer*, as far as it can be said without touching the connection.
 
@@ -75,24 +77,24 @@ def spoil(answer: Answer, fault: Fault, *, stray: str) -> Answer:
 
         stray: Where a redirect leads to.
     """
-    match fault.what:
+    match fault.kind:
         case "code":
-            return say(fault.code or 500, fault.msg, status=fault.status or 200)
+            return envelope_response(fault.code or 500, fault.msg, status=fault.status or 200)
         case "status":
             return attrs.evolve(answer, status=fault.status or answer.status)
         case "body":
             body = fault.body.encode() if isinstance(fault.body, str) else fault.body
-            return Answer(
+            return FakeResponse(
                 body=body or b"", status=fault.status or 200, content_type=fault.content_type, headers=fault.headers
             )
         case "html":
             status = fault.status or _BAD_GATEWAY
-            return Answer(
+            return FakeResponse(
                 body=_PAGE.format(status=status).encode(), status=status, content_type="text/html; charset=UTF-8"
             )
         case "redirect":
             status = fault.status or _TEMPORARY_REDIRECT
-            return Answer(body=b"", status=status, content_type="text/html", headers={"Location": stray})
+            return FakeResponse(body=b"", status=status, content_type="text/html", headers={"Location": stray})
         case "null_data":
             return _with_data(answer, None)
         case "no_task_id":
@@ -105,10 +107,10 @@ def spoil(answer: Answer, fault: Fault, *, stray: str) -> Answer:
             return answer
 
 
-def _data(answer: Answer) -> dict[str, JSON]:
+def _data(answer: FakeResponse) -> dict[str, JSON]:
     data = json.loads(answer.body).get("data")
     return data if isinstance(data, dict) else {}
 
 
-def _with_data(answer: Answer, data: JSON) -> Answer:
+def _with_data(answer: FakeResponse, data: JSON) -> FakeResponse:
     return attrs.evolve(answer, body=dialect.compact({**json.loads(answer.body), "data": data}).encode())

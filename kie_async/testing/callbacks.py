@@ -18,17 +18,17 @@ import anyio
 import attrs
 
 from kie_async.testing import dialect
-from kie_async.testing.truth import Callback
+from kie_async.testing.truth import LoggedCallback
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from kie_async.records import JSON
     from kie_async.testing.faults import Fault
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
     from kie_async.testing.truth import Truth
 
-__all__ = ["ANSWER_WITHIN", "TRIES", "Courier", "sign"]
+__all__ = ["ANSWER_WITHIN", "TRIES", "CallbackSender", "sign"]
 
 #: How long a receiver may take to answer, in seconds, and how often a report is tried.
 ANSWER_WITHIN = 15.0
@@ -65,13 +65,13 @@ class _Due:
 
     at: float
     number: int
-    task: Task = attrs.field(order=False)
+    task: FakeTask = attrs.field(order=False)
     url: str = attrs.field(order=False)
     ends_at: float = attrs.field(order=False)
     early: Fault | None = attrs.field(order=False)
 
 
-class Courier:
+class CallbackSender:
     """
     Posts the end of every task that has a callback URL: within ``ANSWER_WITHIN`` seconds, at most ``TRIES`` times.
 
@@ -116,19 +116,19 @@ class Courier:
         self._numbers = count()
         self._earlier = anyio.Event()
 
-    def expect(self, task: Task) -> None:
+    def expect(self, task: FakeTask) -> None:
         """Report *task*, which has just been created, when it ends or before; one that hangs has no end to report."""
         if task.callback_url is not None and math.isfinite(task.ends_at):
             fault = self._strike(path=task.callback_url, body=_body(task), early=True)
             seconds = (None if fault is None else fault.seconds) or 0.0
             self._plan(task, task.callback_url, at=max(task.created_at, task.ends_at - seconds), early=fault)
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: FakeTask) -> None:
         """Report *task*, whose end has been moved to this instant, unless that was done before."""
         if task.callback_url is not None and task.task_id not in self._told_early:
             self._plan(task, task.callback_url, at=task.ends_at, early=None)
 
-    def _plan(self, task: Task, url: str, *, at: float, early: Fault | None) -> None:
+    def _plan(self, task: FakeTask, url: str, *, at: float, early: Fault | None) -> None:
         due = _Due(at=at, number=next(self._numbers), task=task, url=url, ends_at=task.ends_at, early=early)
         heapq.heappush(self._queue, due)
         self._earlier.set()
@@ -161,12 +161,12 @@ class Courier:
     async def _report(self, session: aiohttp.ClientSession, due: _Due) -> None:
         task, url = due.task, due.url
         fault = due.early or self._strike(path=url, body=_body(task), early=False)
-        what = None if fault is None else fault.what
+        what = None if fault is None else fault.kind
         if what == "lost":
             return
         if not self._may_post_to(url):
             error = "not on this machine, and not one of callback_hosts"
-            self._truth.callbacks.append(Callback(anyio.current_time(), task.task_id, url, 1, error=error))
+            self._truth.callbacks.append(LoggedCallback(anyio.current_time(), task.task_id, url, 1, error=error))
             return
         seconds = (fault.seconds if fault is not None and what == "slow" else None) or 0.0
         await anyio.sleep(0.0 if what == "early" else self._delay + seconds)
@@ -181,13 +181,13 @@ class Courier:
             await self._post(session, task, url, 1, fault)
 
     async def _post(
-        self, session: aiohttp.ClientSession, task: Task, url: str, attempt: int, fault: Fault | None
+        self, session: aiohttp.ClientSession, task: FakeTask, url: str, attempt: int, fault: Fault | None
     ) -> bool:
         """Make one attempt; whether the receiver has answered 200."""
         now = anyio.current_time()
         forged = {} if fault is None else fault.data or {}
         body = _body(task, forged)
-        noted = Callback(now, task.task_id, url, attempt)
+        noted = LoggedCallback(now, task.task_id, url, attempt)
         self._truth.callbacks.append(noted)
         headers = {
             "Content-Type": "application/json",
@@ -201,11 +201,11 @@ class Courier:
         return noted.status == _OK
 
     def _signature(self, task_id: str, now: float, fault: Fault | None) -> dict[str, str]:
-        what = None if fault is None else fault.what
+        what = None if fault is None else fault.kind
         if self._key is None or what == "unsigned":
             return {}
         age = (fault.seconds if fault is not None and what == "stale" else None) or 0.0
-        key = self._key + "?" if what == "missigned" else self._key
+        key = self._key + "?" if what == "wrong_signature" else self._key
         return sign(key, task_id, int(self._wall(now) - age))
 
     def _may_post_to(self, url: str) -> bool:
@@ -216,5 +216,5 @@ class Courier:
             return False
 
 
-def _body(task: Task, forged: Mapping[str, JSON] | None = None) -> bytes:
+def _body(task: FakeTask, forged: Mapping[str, JSON] | None = None) -> bytes:
     return dialect.compact(dialect.callback(task, forged)).encode()

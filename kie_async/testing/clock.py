@@ -6,10 +6,10 @@ fifteen minutes ends within milliseconds. Three rules keep that sound:
 
 * **Input and output come first.** Time moves only when everything that was sent has arrived and nobody has anything to
   read or to write. Both ends of every connection must live on this loop: for a server or a process elsewhere, keep
-  time still with ``hold()``.
+  time still with ``freeze()``.
 * **Time stands still while a thread works**: what went through ``run_in_executor`` (name look-ups too) or through
   anyio's default thread limiter (``anyio.to_thread``, ``anyio.Path``, ``anyio.open_file``) is waited for in real time.
-  For threads that the loop cannot know of there is ``hold()`` again.
+  For threads that the loop cannot know of there is ``freeze()`` again.
 * **Instants lie on a grid of 2⁻²⁰ s**, about a microsecond, where ``now + (when - now)`` is exactly ``when``: a timer
   never fires before its instant, and at most one step after it. A turn that does not jump costs one step, so that code
   which watches the clock without a timer gets on as well.
@@ -44,7 +44,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 Events: TypeAlias = list[tuple[selectors.SelectorKey, int]]
-PollResult: TypeAlias = Callable[[float | None], Events]
+SelectorPoll: TypeAlias = Callable[[float | None], Events]
 
 #: The grid of the clock, in seconds; a power of two, so that sums and differences of instants are exact.
 STEP = 2.0**-20
@@ -77,7 +77,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
         time_limit: How far virtual time may go, in seconds; past it a wait has no end, and ``DeadlockError`` is raised.
 
-        patience: How long real input is waited for when there is no timer to jump to, in real seconds; then
+        input_timeout: How long real input is waited for when there is no timer to jump to, in real seconds; then
             ``DeadlockError`` is raised.
 
     Attributes:
@@ -87,14 +87,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(
-        self, *, seed: int = 0, start: float = START, time_limit: float = TIME_LIMIT, patience: float = 5.0
+        self, *, seed: int = 0, start: float = START, time_limit: float = TIME_LIMIT, input_timeout: float = 5.0
     ) -> None:
         self.random: random.Random = random.Random(seed)
         self.turns: int = 0
         self._now = 0.0
         self._start = start
         self._time_limit = time_limit
-        self._patience = patience
+        self._input_timeout = input_timeout
         self._holds = 0
         self._limiter: CapacityLimiter | None = None
         self._default_threads: ThreadPoolExecutor | None = None
@@ -133,7 +133,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._at_turn.setdefault(turn, []).append(callback)
 
     @contextmanager
-    def hold(self) -> Generator[None]:
+    def freeze(self) -> Generator[None]:
         """Keep virtual time still: within it the loop waits for input in real time, and no timer fires."""
         self._holds += 1
         try:
@@ -199,7 +199,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002  # the base class's
         """Wait for the default executor's threads to end, in real time, without a *timeout*."""
-        with self.hold():
+        with self.freeze():
             await super().shutdown_default_executor()
 
     def _work_done(self, _work: Future[T]) -> None:
@@ -216,7 +216,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _held(self) -> bool:
         return self._holds > 0 or (self._limiter is not None and self._limiter.borrowed_tokens > 0)
 
-    def _turn(self, poll: PollResult, timeout: float | None) -> Events:
+    def _turn(self, poll: SelectorPoll, timeout: float | None) -> Events:
         """One turn: what the selector is asked instead of "wait until something arrives, at most *timeout* seconds"."""
         self.turns += 1
         if self._entered:
@@ -238,7 +238,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.call_soon(callback)
         return bool(callbacks)
 
-    def _arrived(self, poll: PollResult) -> Events:
+    def _arrived(self, poll: SelectorPoll) -> Events:
         if len(self._real_selector.get_map()) == 1:  # The loop's own wake-up pipe: nobody else can have sent anything.
             return []
         self._loopback.flush()
@@ -253,11 +253,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise DeadlockError(msg)
         return []
 
-    def _wait_for_input(self, poll: PollResult) -> Events:
-        if events := poll(self._patience):
+    def _wait_for_input(self, poll: SelectorPoll) -> Events:
+        if events := poll(self._input_timeout):
             return events
         # Whoever cleans up after this error is most likely stuck as well: let that be known without another wait.
-        waited, self._patience = self._patience, 0.1
+        waited, self._input_timeout = self._input_timeout, 0.1
         msg = f"no timer to jump to, no thread at work, and no input for {waited:g} s of real time{self._waiting()}"
         raise DeadlockError(msg)
 
@@ -268,7 +268,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class _Selector(selectors.DefaultSelector):
     """The platform's selector, whose wait is the loop's *turn*."""
 
-    def __init__(self, turn: Callable[[PollResult, float | None], Events]) -> None:
+    def __init__(self, turn: Callable[[SelectorPoll, float | None], Events]) -> None:
         super().__init__()
         self._turn = turn
 

@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from kie_async.testing.callbacks import Courier, sign
-from kie_async.testing.jobs import FAILURES, Jobs
-from kie_async.testing.tasks import Failure
+from kie_async.testing.callbacks import CallbackSender, sign
+from kie_async.testing.jobs import FAILURES, TaskApi
+from kie_async.testing.tasks import TaskFailure
 
 if TYPE_CHECKING:
-    from kie_async.testing.account import Account
+    from kie_async.testing.account import FakeAccount
     from kie_async.testing.faults import Fault
     from kie_async.testing.truth import Truth
 
@@ -51,9 +51,9 @@ class Controls:
         self,
         *,
         truth: Truth,
-        account: Account,
-        jobs: Jobs,
-        courier: Courier,
+        account: FakeAccount,
+        jobs: TaskApi,
+        courier: CallbackSender,
         faults: list[Fault],
         webhook_key: str | None,
     ) -> None:
@@ -105,13 +105,13 @@ class Controls:
         self._jobs.fail_rate = share
 
     @property
-    def paused(self) -> set[str]:
+    def paused_models(self) -> set[str]:
         """Names of models that are refused with 505."""
-        return self._jobs.paused
+        return self._jobs.paused_models
 
-    def revoke(self, key: str) -> None:
+    def revoke_key(self, key: str) -> None:
         """Refuse *key* with 401 from now on."""
-        self._account.revoke(key)
+        self._account.revoke_key(key)
 
     def finish(self, task_id: str) -> None:
         """Let a task succeed now."""
@@ -119,13 +119,13 @@ class Controls:
 
     def fail(self, task_id: str, code: str = FAILURES[0].code, message: str = FAILURES[0].message) -> None:
         """Let a task fail now."""
-        self._end_task(task_id, Failure(code, message))
+        self._end_task(task_id, TaskFailure(code, message))
 
     def sign(self, task_id: str) -> dict[str, str]:
         """The headers that would sign a callback about *task_id* now; none if there is no key."""
         return {} if self._webhook_key is None else sign(self._webhook_key, task_id, int(wall(now())))
 
-    def _end_task(self, task_id: str, failure: Failure | None) -> None:
+    def _end_task(self, task_id: str, failure: TaskFailure | None) -> None:
         task = self.truth.tasks[task_id]
         if task.ended(now()):
             msg = f"task {task_id} has ended already"

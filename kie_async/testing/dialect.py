@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kie_async.records import JSON
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
 
 __all__ = [
     "AUTHENTICATION_FAILED",
@@ -118,7 +118,7 @@ def param(model: str, given: Mapping[str, JSON], callback_url: str | None) -> st
     return compact(echo)
 
 
-def record(task: Task, now: float) -> dict[str, JSON]:
+def record(task: FakeTask, now: float) -> dict[str, JSON]:
     """The ``data`` of ``recordInfo`` about *task* at *now*, in the recorded order of its keys."""
     state = task.state(now)
     over = task.ended(now)
@@ -139,7 +139,7 @@ def record(task: Task, now: float) -> dict[str, JSON]:
     }
 
 
-def callback(task: Task, forged: Mapping[str, JSON] | None = None) -> dict[str, JSON]:
+def callback(task: FakeTask, forged: Mapping[str, JSON] | None = None) -> dict[str, JSON]:
     """
     The body of the callback about *task*, with what is true at its end, in the shape of August 2026.
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from kie_async.testing.account import Account
-from kie_async.testing.callbacks import Courier
+from kie_async.testing.account import FakeAccount
+from kie_async.testing.callbacks import CallbackSender
 from kie_async.testing.controls import Controls, now, wall
 from kie_async.testing.faults import Fault, FaultScript
-from kie_async.testing.files import Files, path_of
-from kie_async.testing.hosting import Hosting
-from kie_async.testing.jobs import FAILURES, Duration, Jobs
+from kie_async.testing.files import FileStore, path_of
+from kie_async.testing.hosting import FileHost
+from kie_async.testing.jobs import FAILURES, Duration, TaskApi
 from kie_async.testing.limiters import LimiterKind, make_limiter
 from kie_async.testing.routes import Routes
-from kie_async.testing.server import Latency, Server
+from kie_async.testing.server import FakeServer, Latency
 from kie_async.testing.truth import Truth
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class FakeKie(Controls):
 
         fail_rate: The share of tasks that fail, 0 to 1; ``fail_rate`` may be changed at any time.
 
-        fails: What is said of them, pairs of ``failCode`` and ``failMsg``, with equal chances.
+        failures: What is said of them, pairs of ``failCode`` and ``failMsg``, with equal chances.
 
         strict: Whether values are refused that only older pages name (``aspect_ratio``, ``580p``).
 
@@ -129,7 +129,7 @@ class FakeKie(Controls):
         prices: Mapping[str, float] | None = None,
         models: Collection[str] = (),
         fail_rate: float = 0.0,
-        fails: Collection[tuple[str, str]] = FAILURES,
+        failures: Collection[tuple[str, str]] = FAILURES,
         strict: bool = False,
         http_statuses: bool = False,
         invisible_seconds: float = 0.0,
@@ -143,31 +143,31 @@ class FakeKie(Controls):
     ) -> None:
         truth = Truth()
         script = FaultScript(list(faults), Random(f"{seed} faults"))
-        files = Files(seed=seed, upload_expires_after=upload_expires_after)
-        account = Account(
+        files = FileStore(seed=seed, upload_expires_after=upload_expires_after)
+        account = FakeAccount(
             api_keys=api_keys,
             credits=credits,
             creates=make_limiter(limiter, limit=limit, window=window),
             queries_per_second=queries_per_second,
         )
-        jobs = Jobs(
+        jobs = TaskApi(
             account=account,
             tasks=truth.tasks,
             seed=seed,
             duration=duration,
             speed=speed,
             fail_rate=fail_rate,
-            fails=fails,
+            failures=failures,
             models=models,
             prices=prices or {},
             strict=strict,
             invisible_seconds=invisible_seconds / speed,
             holds=lambda url: files.find(path_of(url), now()) is not None,
         )
-        self._server = server = Server(
+        self._server = server = FakeServer(
             host=host, port=port, truth=truth, script=script, latency=latency, http_statuses=http_statuses, seed=seed
         )
-        courier = Courier(
+        courier = CallbackSender(
             truth=truth,
             strike=partial(server.strike, "callback"),
             wall=wall,
@@ -181,7 +181,7 @@ class FakeKie(Controls):
             truth=truth,
             account=account,
             jobs=jobs,
-            hosting=Hosting(files=files, tasks=truth.tasks, expires_after=expires_after),
+            hosting=FileHost(files=files, tasks=truth.tasks, expires_after=expires_after),
             courier=courier,
             wall=wall,
             create_seconds=partial(Random(f"{seed} creates").uniform, low / speed, high / speed),

@@ -1,4 +1,4 @@
-"""Faults: the script of what goes wrong on the way to the service or back."""
+"""Fault injection: the faults of a fake and the requests that they affect."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import attrs
 if TYPE_CHECKING:
     from kie_async.records import JSON
 
-__all__ = ["Call", "Fault", "FaultScript", "Place", "What"]
+__all__ = ["Call", "Fault", "FaultKind", "FaultPlace", "FaultScript"]
 
-#: Where a fault may strike.
-Place: TypeAlias = Literal["connect", "create", "poll", "upload", "download", "credit", "download_url", "callback"]
+#: The places at which faults happen.
+FaultPlace: TypeAlias = Literal["connect", "create", "poll", "upload", "download", "credit", "download_url", "callback"]
 
-_AnswerFault: TypeAlias = Literal[
+_ResponseFault: TypeAlias = Literal[
     "code",
     "status",
     "body",
@@ -38,13 +38,13 @@ _AnswerFault: TypeAlias = Literal[
     "slow_body",
 ]
 _ConnectFault: TypeAlias = Literal["reset", "close", "silence"]
-_CallbackFault: TypeAlias = Literal["lost", "early", "slow", "copies", "alter", "unsigned", "missigned", "stale"]
+_CallbackFault: TypeAlias = Literal["lost", "early", "slow", "copies", "alter", "unsigned", "wrong_signature", "stale"]
 
-#: What may go wrong.
-What: TypeAlias = _AnswerFault | _ConnectFault | _CallbackFault
+#: The kinds of faults.
+FaultKind: TypeAlias = _ResponseFault | _ConnectFault | _CallbackFault
 
-#: What each kind cannot do without.
-_NEEDS: Mapping[str, tuple[str, ...]] = {
+#: The arguments that each kind needs.
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
     "code": ("code",),
     "status": ("status",),
     "body": ("body",),
@@ -60,25 +60,25 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 @attrs.frozen(kw_only=True)
 class Call:
     """
-    One request at one place, as a script sees it.
+    One request, connection or callback, as the conditions of a fault see it.
 
     Attributes:
-        place: Where it came in; for ``"callback"``: went out.
+        place: The place at which it came in; for ``"callback"``: went out.
 
-        nth: The how-manieth it is at that place, counted from 1.
+        nth: Its number at that place, counted from 1.
 
-        at: Seconds since the fake was started.
+        at: Seconds since the start of the fake.
 
-        path: Its path; for a callback, the URL.
+        path: The path; for a callback, the URL.
 
-        headers: Its headers.
+        headers: The headers.
 
-        body: Its body; of a callback, what it says if nothing goes wrong.
+        body: The body; for a callback, the body without any fault.
 
-        early: For a callback: whether it may still come before the task's end.
+        early: For a callback: True if it is asked whether the callback comes before the task's end.
     """
 
-    place: Place
+    place: FaultPlace
     nth: int
     at: float
     path: str = ""
@@ -90,93 +90,97 @@ class Call:
 @attrs.frozen(eq=False, kw_only=True)
 class Fault:
     """
-    One thing that goes wrong, and when: ``Fault("create", "reset", after=True, nth=3)``.
+    A fault and the requests that it affects: ``Fault("create", "reset", after=True, nth=3)``.
 
-    *What* goes wrong with an answer (at ``create``, ``poll``, ``upload``, ``download``, ``credit``, ``download_url``):
+    Kinds for a response (at ``create``, ``poll``, ``upload``, ``download``, ``credit``, ``download_url``):
 
-    * ``code``: an envelope with *code* and *msg* (what belongs to the code unless given), under HTTP *status* (200);
-    * ``status``: the true answer, under HTTP *status*;
-    * ``body``: *body* as it stands, with its *content_type* and *headers*, under HTTP *status* (200);
-    * ``html``: the error page of a proxy, under HTTP *status* (502);
-    * ``redirect``: HTTP *status* (307) to another path, which must never be asked for: ``truth.strays`` tells;
-    * ``null_data``, ``no_task_id``, ``numeric_task_id``: the true answer with ``data`` null, with ``data`` empty, or
-      with an id that is a number and does mean the task;
-    * ``alter``: the true answer, with *data* laid over its ``data``;
-    * ``truncated_json``: the first half of the true answer, with the length that this half has;
-    * ``half_body``: the first half of the true answer, with the length of the whole; then the end, as *cut* says;
-    * ``half_status_line``: ``HTTP/1.1 2``, then the end; ``garbage``: *body*, which is no HTTP, then the end;
-    * ``close``, ``reset``: the connection ends without a word; ``silence``: nothing, until the client goes away;
-    * ``slow``: the true answer, *seconds* later; ``slow_body``: the true answer, a byte every *seconds*.
+    * ``code``: an envelope with *code* and *msg* (by default the text that belongs to the code) under HTTP *status*
+      (200);
+    * ``status``: the real response under HTTP *status*;
+    * ``body``: *body* unchanged, with its *content_type* and *headers*, under HTTP *status* (200);
+    * ``html``: the error page of a proxy under HTTP *status* (502);
+    * ``redirect``: HTTP *status* (307) to another path, which must never be requested; ``truth.followed_redirects``
+      lists the requests for it;
+    * ``null_data``, ``no_task_id``, ``numeric_task_id``: the real response with ``data`` null, with ``data`` empty, or
+      with an id that is a number and denotes the task;
+    * ``alter``: the real response, with the fields of *data* replacing those of its ``data``;
+    * ``truncated_json``: the first half of the real response, with the length of that half;
+    * ``half_body``: the first half of the real response, with the length of the whole, then the end of the connection
+      as *disconnect* says;
+    * ``half_status_line``: ``HTTP/1.1 2``, then the end; ``garbage``: *body*, which is not HTTP, then the end;
+    * ``close``, ``reset``: the connection ends without a response; ``silence``: no response until the client
+      disconnects;
+    * ``slow``: the real response, *seconds* later; ``slow_body``: the real response, one byte every *seconds*.
 
-    With a connection that is made (at ``connect``): ``close``, ``reset`` or ``silence``, once *at_byte* bytes have come
-    in: none is on accept, 1 with the first packet, more is in the middle of an upload.
+    Kinds for a new connection (at ``connect``): ``close``, ``reset`` or ``silence``, once *after_bytes* bytes are
+    received: 0 is on accept, 1 with the first packet, more is in the middle of an upload.
 
-    With the report of a task's end (at ``callback``): ``lost``; ``early``, *seconds* before the end (at once, if the
-    task does not last as long), when recordInfo still says that it runs; ``slow``, *seconds* later; ``copies``, made
-    *copies* times; ``alter``, a forgery; ``unsigned``; ``missigned``, signed with another key; ``stale``, signed
-    *seconds* ago. In each, *data* is laid over its ``data``. It is signed for the task that it then names, as by
-    somebody who has the key: ``Fault("callback", "alter", data={"taskId": other})`` is genuine in all but what it says.
-    Whether a report is early is asked when its task is created, so its *nth* and *between* go by the creates that name
-    a callback URL; all else is asked when it is due, and goes by the ends.
+    Kinds for a callback (at ``callback``): ``lost``; ``early``, *seconds* before the task's end (at once if the task is
+    shorter), while recordInfo still reports it as running; ``slow``, *seconds* later; ``copies``, delivered *copies*
+    times; ``alter``, a forgery; ``unsigned``; ``wrong_signature``, signed with another key; ``stale``, signed *seconds*
+    ago. In each, the fields of *data* replace those of its ``data``. The callback is signed for the task id that it
+    then contains, as a holder of the key could do: ``Fault("callback", "alter", data={"taskId": other})`` is authentic
+    except for its contents. ``early`` is decided when the task is created, so its *nth* and *between* count the creates
+    that contain a callback URL. All other kinds are decided when the callback is due, and count the ends.
 
-    Whether it *happened*: with *after* the create was taken and paid (the upload is held), and only the answer suffers.
-    Without it the service has done nothing, and for "the true answer" stands an empty success, ``{"code": 200, "msg":
-    "success", "data": null}``. ``slow`` waits before the service acts, or after it; ``slow_body`` and what only reads
-    (``poll``, ``download``, ``credit``, ``download_url``) have a true answer either way.
+    With *after* the service performs the request (the create is accepted and paid, the upload is stored), and only the
+    response suffers. Without it the service does nothing, and the "real response" is an empty success, ``{"code": 200,
+    "msg": "success", "data": null}``. ``slow`` waits before or after the service acts. ``slow_body`` and the places
+    that only read (``poll``, ``download``, ``credit``, ``download_url``) have a real response either way.
 
-    *When*: all conditions that are given must hold; a fault without any always fires.
+    A fault fires if all conditions that are given hold; a fault without conditions always fires.
 
     Attributes:
-        where: The place.
+        place: The place.
 
-        what: What goes wrong there.
+        kind: The kind, as listed above.
 
-        after: Whether the service has acted.
+        after: True if the service performs the request.
 
-        nth: The how-manieth call at that place, counted from 1, or several of them (``range(5, 50)``).
+        nth: The number of the request at that place, counted from 1, or several numbers (``range(5, 50)``).
 
-        between: Seconds since the fake was started: from the first, up to the second.
+        between: Seconds since the start of the fake: from the first (inclusive) to the second (exclusive).
 
-        chance: The probability, 0 to 1, drawn from the fake's seed.
+        probability: The probability that it fires, 0 to 1, drawn from the fake's seed.
 
         when: A predicate of the ``Call``.
 
-        times: How often it fires at most.
+        times: The largest number of times that it fires.
 
         code: A code of the service.
 
-        msg: Its text.
+        msg: The text for the code.
 
         status: An HTTP status.
 
-        body: A body, or other bytes for the wire.
+        body: A body, or other bytes to send.
 
-        content_type: The body's.
+        content_type: The content type of the body.
 
-        headers: Further headers of the answer.
+        headers: More headers of the response.
 
-        data: Fields that replace those of the ``data`` of an answer or a callback.
+        data: Fields that replace those of the ``data`` of a response or a callback.
 
         seconds: A delay, or an age.
 
-        copies: How often a callback is posted.
+        copies: The number of times that a callback is delivered.
 
-        at_byte: How many bytes come in first.
+        after_bytes: The number of bytes received before the fault happens.
 
-        cut: How a connection ends in the middle of an answer.
+        disconnect: The way in which a connection ends in the middle of a response.
 
-    >>> Fault("create", "lost")
+    >>> Fault("connect", "html")
     Traceback (most recent call last):
         ...
-    ValueError: nothing called 'lost' goes wrong at 'create'
+    ValueError: Invalid Fault('connect', 'html'): the kinds at 'connect' are reset, close, silence.
     """
 
-    where: Place = attrs.field(kw_only=False)
-    what: What = attrs.field(kw_only=False)
+    place: FaultPlace = attrs.field(kw_only=False)
+    kind: FaultKind = attrs.field(kw_only=False)
     after: bool = False
     nth: int | Container[int] | None = None
     between: tuple[float, float] | None = None
-    chance: float | None = None
+    probability: float | None = None
     when: Callable[[Call], bool] | None = None
     times: int | None = None
     code: int | None = None
@@ -188,25 +192,27 @@ class Fault:
     data: Mapping[str, JSON] | None = None
     seconds: float | None = None
     copies: int | None = None
-    at_byte: int = 0
-    cut: Literal["close", "reset"] = "close"
+    after_bytes: int = 0
+    disconnect: Literal["close", "reset"] = "close"
 
     def __attrs_post_init__(self) -> None:
-        if self.where not in get_args(Place):
-            msg = f"there is no place {self.where!r}; places: {', '.join(get_args(Place))}"
+        shown = f"Invalid Fault({self.place!r}, {self.kind!r})"
+        if self.place not in get_args(FaultPlace):
+            msg = f"{shown}: the places are {', '.join(get_args(FaultPlace))}."
             raise ValueError(msg)
-        kinds = {"connect": _ConnectFault, "callback": _CallbackFault}.get(self.where, _AnswerFault)
-        if self.what not in get_args(kinds) or ("task_id" in self.what and self.where != "create"):
-            msg = f"nothing called {self.what!r} goes wrong at {self.where!r}"
+        allowed = get_args({"connect": _ConnectFault, "callback": _CallbackFault}.get(self.place, _ResponseFault))
+        kinds = [kind for kind in allowed if self.place == "create" or "task_id" not in kind]
+        if self.kind not in kinds:
+            msg = f"{shown}: the kinds at {self.place!r} are {', '.join(kinds)}."
             raise ValueError(msg)
-        for name in _NEEDS.get(self.what, ()):
+        for name in _REQUIRED.get(self.kind, ()):
             if getattr(self, name) is None:
-                msg = f"the fault {self.what!r} needs {name}="
+                msg = f"{shown}: {name}= is required."
                 raise ValueError(msg)
 
-    def fits(self, call: Call) -> bool:
-        """Whether *call* meets all conditions that have no memory."""
-        if call.place != self.where or call.early != (self.what == "early"):
+    def matches(self, call: Call) -> bool:
+        """Return True if *call* meets all conditions that do not depend on earlier calls."""
+        if call.place != self.place or call.early != (self.kind == "early"):
             return False
         if self.nth is not None and not (call.nth == self.nth if isinstance(self.nth, int) else call.nth in self.nth):
             return False
@@ -220,9 +226,9 @@ class FaultScript:
     The faults of one fake, in order: at each call the first that is due fires.
 
     Attributes:
-        faults: May be changed at any time.
+        faults: The faults; may be changed at any time.
 
-        fired: How often each has fired.
+        fired: The number of times that each fault has fired.
     """
 
     def __init__(self, faults: list[Fault], rng: Random) -> None:
@@ -231,15 +237,15 @@ class FaultScript:
         self._rng = rng
 
     def pick(self, call: Call) -> Fault | None:
-        """The fault that strikes *call*, or None."""
+        """Return the fault that affects *call*, and count it; None if the call succeeds."""
         for fault in self.faults:
-            if self._due(fault, call):
+            if self._is_due(fault, call):
                 self.fired[fault] += 1
                 return fault
         return None
 
-    def _due(self, fault: Fault, call: Call) -> bool:
+    def _is_due(self, fault: Fault, call: Call) -> bool:
         if fault.times is not None and self.fired[fault] >= fault.times:
             return False
-        # The dice come last, so that a fault which does not fit leaves the randomness of the others alone.
-        return fault.fits(call) and (fault.chance is None or self._rng.random() < fault.chance)
+        # The random draw comes last: a fault that does not match leaves the randomness of the others unchanged.
+        return fault.matches(call) and (fault.probability is None or self._rng.random() < fault.probability)

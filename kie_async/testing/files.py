@@ -18,9 +18,9 @@ from kie_async.testing.drawing import draw_png
 from kie_async.testing.jobs import image_of
 
 if TYPE_CHECKING:
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
 
-__all__ = ["Files", "Held", "path_of", "sniff"]
+__all__ = ["FileStore", "StoredFile", "path_of", "sniff"]
 
 #: Results are deleted two weeks after the end, whatever links there are.
 DELETED_AFTER = 14 * 86_400.0
@@ -57,7 +57,7 @@ def path_of(url: str) -> str:
 
 
 @attrs.frozen
-class Held:
+class StoredFile:
     """An uploaded file: its content, its media type, and until when it is held, by the loop's clock."""
 
     content: bytes = attrs.field(repr=False)
@@ -65,7 +65,7 @@ class Held:
     expires_at: float
 
 
-class Files:
+class FileStore:
     """
     All files of one fake, in memory.
 
@@ -90,7 +90,7 @@ class Files:
         self._max_clips = max_clips
         self._make_clip = make_clip
         self._upload_expires_after = upload_expires_after
-        self._uploads: dict[str, Held] = {}
+        self._uploads: dict[str, StoredFile] = {}
         self._links: dict[str, tuple[str, float]] = {}
         self._clips: OrderedDict[tuple[str, int], asyncio.Future[bytes]] = OrderedDict()
         self._rng = Random(f"{seed} files")
@@ -99,13 +99,13 @@ class Files:
         """A new name, of the recorded form: the time in milliseconds, something random, and a suffix."""
         return f"{round(epoch * 1000)}-{self._rng.getrandbits(40):010x}{sniff(content)[1]}"
 
-    def hold(self, path: str, content: bytes, now: float) -> Held:
+    def hold(self, path: str, content: bytes, now: float) -> StoredFile:
         """Hold *content* under *path*; what was there before is gone."""
-        held = Held(content, sniff(content)[0], now + self._upload_expires_after)
+        held = StoredFile(content, sniff(content)[0], now + self._upload_expires_after)
         self._uploads[path] = held
         return held
 
-    def find(self, path: str, now: float) -> Held | None:
+    def find(self, path: str, now: float) -> StoredFile | None:
         """The upload under *path*, or None if there is none any more."""
         held = self._uploads.get(path)
         return held if held is not None and now < held.expires_at else None
@@ -121,7 +121,7 @@ class Files:
         path, expires_at = self._links.get(link, ("", now))
         return path if now < expires_at else None
 
-    async def result_of(self, task: Task, now: float) -> bytes:
+    async def result_of(self, task: FakeTask, now: float) -> bytes:
         """
         What *task* has made. Clips are encoded when first asked for, once for a picture and height, in a thread.
         """
@@ -147,7 +147,7 @@ class Files:
         return clip
 
 
-def _height_of(task: Task) -> int:
+def _height_of(task: FakeTask) -> int:
     """The height that a task's input asks for (``"480p"``), in pixels: even, at most 1080; else 720."""
     lines = re.fullmatch(r"(\d{3,4})p", str(task.input.get("resolution", "")), re.IGNORECASE)
     return min(int(lines[1]), 1080) // 2 * 2 if lines else 720

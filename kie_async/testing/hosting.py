@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from kie_async.testing import dialect
-from kie_async.testing.answers import Answer, say
+from kie_async.testing.answers import FakeResponse, envelope_response
 from kie_async.testing.drawing import draw_png
-from kie_async.testing.files import DELETED_AFTER, Files, path_of, sniff
+from kie_async.testing.files import DELETED_AFTER, FileStore, path_of, sniff
 from kie_async.testing.jobs import UPLOADS
 
 if TYPE_CHECKING:
     from kie_async.records import JSON
-    from kie_async.testing.tasks import Task
-    from kie_async.testing.truth import Upload
+    from kie_async.testing.tasks import FakeTask
+    from kie_async.testing.truth import LoggedUpload
 
-__all__ = ["Brought", "Hosting"]
+__all__ = ["FileHost", "UploadContent"]
 
 #: The account's number, as it stands in the paths of uploads.
 _ACCOUNT = "100001"
 
 #: What is brought: the content, the folder it is to lie in, and a name for it, as far as they were given.
-Brought = tuple[bytes | None, str | None, str | None]
+UploadContent = tuple[bytes | None, str | None, str | None]
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
 
 
-class Hosting:
+class FileHost:
     """
     Uploads, results and minted links of one fake.
 
@@ -44,12 +44,14 @@ class Hosting:
         expires_after: How long after its end a task's result can be fetched at its own URL, in seconds.
     """
 
-    def __init__(self, *, files: Files, tasks: Mapping[str, Task], expires_after: float) -> None:
+    def __init__(self, *, files: FileStore, tasks: Mapping[str, FakeTask], expires_after: float) -> None:
         self._files = files
         self._tasks = tasks
         self._expires_after = expires_after
 
-    def upload(self, upload: Upload, brought: Brought, *, key: str | None, origin: str, epoch: float) -> Answer:
+    def upload(
+        self, upload: LoggedUpload, brought: UploadContent, *, key: str | None, origin: str, epoch: float
+    ) -> FakeResponse:
         """
         Hold a file, or refuse it; unlike the API, this host answers refusals with real HTTP statuses.
 
@@ -76,17 +78,19 @@ class Hosting:
         upload.path, upload.size, upload.mime = UPLOADS + path, len(content), held.mime
         at = datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         url = origin + quote(UPLOADS + path)
-        return Answer(body=dialect.uploaded(path=path, url=url, size=len(content), mime=held.mime, at=at), code=200)
+        return FakeResponse(
+            body=dialect.uploaded(path=path, url=url, size=len(content), mime=held.mime, at=at), code=200
+        )
 
-    def download_url(self, url: JSON, now: float, *, key: str | None, origin: str) -> Answer:
+    def download_url(self, url: JSON, now: float, *, key: str | None, origin: str) -> FakeResponse:
         """Mint a link to a file of the service's own, which need not exist."""
         if key is None:
-            return say(401)
+            return envelope_response(401)
         if not isinstance(url, str) or not url.startswith((f"{origin}/results/", origin + UPLOADS)):
-            return say(422, dialect.BAD_URL)
-        return say(200, data=origin + quote(self._files.mint(path_of(url), now)))
+            return envelope_response(422, dialect.BAD_URL)
+        return envelope_response(200, data=origin + quote(self._files.mint(path_of(url), now)))
 
-    async def fetch(self, path: str, headers: Mapping[str, str], now: float) -> Answer:
+    async def fetch(self, path: str, headers: Mapping[str, str], now: float) -> FakeResponse:
         """
         Hand out the file at *path*, or the part of it that a ``Range`` asks for.
 
@@ -140,29 +144,31 @@ def placeholder(url: JSON) -> bytes | None:
     return draw_png(url) if isinstance(url, str) and url else None
 
 
-def _refuse(code: int, msg: str) -> Answer:
+def _refuse(code: int, msg: str) -> FakeResponse:
     body = dialect.compact({"success": False, "code": code, "msg": msg}).encode()
-    return Answer(body=body, code=code, status=code)
+    return FakeResponse(body=body, code=code, status=code)
 
 
-def _plain(status: int, text: str) -> Answer:
-    return Answer(body=text.encode(), status=status, content_type="text/plain; charset=utf-8")
+def _plain(status: int, text: str) -> FakeResponse:
+    return FakeResponse(body=text.encode(), status=status, content_type="text/plain; charset=utf-8")
 
 
-def _part(content: bytes, headers: Mapping[str, str]) -> Answer:
+def _part(content: bytes, headers: Mapping[str, str]) -> FakeResponse:
     """*content*, or one part of it (RFC 9110, 14: a single range of bytes, and If-Range with an entity tag)."""
     tag = f'"{binascii.crc32(content):08x}-{len(content):x}"'
     known = {"ETag": tag, "Accept-Ranges": "bytes"}
     mime = sniff(content)[0]
     wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", headers.get("Range", "").replace(" ", ""))
     if wanted is None or wanted[0] == "bytes=-" or headers.get("If-Range", tag) != tag:
-        return Answer(body=content, content_type=mime, headers=known)
+        return FakeResponse(body=content, content_type=mime, headers=known)
     size = len(content)
     if wanted[1]:
         first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
     else:
         first, last = max(size - int(wanted[2]), 0), size - 1
     if first > last:
-        return Answer(body=b"", status=416, content_type=mime, headers={**known, "Content-Range": f"bytes */{size}"})
+        return FakeResponse(
+            body=b"", status=416, content_type=mime, headers={**known, "Content-Range": f"bytes */{size}"}
+        )
     known["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return Answer(body=content[first : last + 1], status=206, content_type=mime, headers=known)
+    return FakeResponse(body=content[first : last + 1], status=206, content_type=mime, headers=known)

@@ -9,26 +9,26 @@ from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
 from kie_async.testing import dialect
-from kie_async.testing.answers import Answer, say
-from kie_async.testing.models import MODELS, Model, choose_stages, other_model
-from kie_async.testing.tasks import Failure, Task
+from kie_async.testing.answers import FakeResponse, envelope_response
+from kie_async.testing.models import MODELS, FakeModel, choose_stages, other_model
+from kie_async.testing.tasks import FakeTask, TaskFailure
 
 if TYPE_CHECKING:
     from kie_async.records import JSON
-    from kie_async.testing.account import Account
-    from kie_async.testing.truth import Poll, Post
+    from kie_async.testing.account import FakeAccount
+    from kie_async.testing.truth import LoggedCreate, LoggedPoll
 
-__all__ = ["FAILURES", "UPLOADS", "Duration", "Jobs", "image_of", "read_json"]
+__all__ = ["FAILURES", "UPLOADS", "Duration", "TaskApi", "image_of", "read_json"]
 
 #: How long a task takes, in seconds: always the same, or the median and sigma of a lognormal distribution, or a
 #: function of the model's name and the fake's randomness.
 Duration: TypeAlias = float | tuple[float, float] | Callable[[str, Random], float]
 
 #: What is said of tasks that fail, as recorded: failures that were transient, and cost nothing.
-FAILURES: tuple[Failure, ...] = (
-    Failure("500", "Internal Error, Please try again later."),
-    Failure("500", "The upstream API service timed out and no results were returned, please try again."),
-    Failure("500", "the server is busy"),
+FAILURES: tuple[TaskFailure, ...] = (
+    TaskFailure("500", "Internal Error, Please try again later."),
+    TaskFailure("500", "The upstream API service timed out and no results were returned, please try again."),
+    TaskFailure("500", "the server is busy"),
 )
 
 #: Where inputs name a picture, in the order in which they are looked at.
@@ -45,10 +45,10 @@ _IMAGE_FIELDS = (
 #: Where uploads are found.
 UPLOADS = "/tempfile/"
 
-_UNREADABLE = say(500)
+_UNREADABLE = envelope_response(500)
 
 
-class Jobs:
+class TaskApi:
     """
     The jobs API of one fake.
 
@@ -65,7 +65,7 @@ class Jobs:
 
         fail_rate: The share of tasks that fail, 0 to 1.
 
-        fails: What is said of them, with equal chances.
+        failures: What is said of them, with equal chances.
 
         models: Further models that exist.
 
@@ -80,19 +80,19 @@ class Jobs:
     Attributes:
         maintenance: While true, creates are refused with 455.
 
-        paused: Names of models that are refused with 505.
+        paused_models: Names of models that are refused with 505.
     """
 
     def __init__(
         self,
         *,
-        account: Account,
-        tasks: MutableMapping[str, Task],
+        account: FakeAccount,
+        tasks: MutableMapping[str, FakeTask],
         seed: int,
         duration: Duration,
         speed: float,
         fail_rate: float,
-        fails: Collection[tuple[str, str]],
+        failures: Collection[tuple[str, str]],
         models: Collection[str],
         prices: Mapping[str, float],
         strict: bool,
@@ -100,7 +100,7 @@ class Jobs:
         holds: Callable[[str], bool],
     ) -> None:
         self.maintenance = False
-        self.paused: set[str] = set()
+        self.paused_models: set[str] = set()
         self.fail_rate = fail_rate
         self._duration = duration
         self._speed = speed
@@ -110,7 +110,7 @@ class Jobs:
         self._ids, self._durations, self._fates, self._forms = (
             Random(f"{seed} {name}") for name in ("ids", "durations", "fates", "forms")
         )
-        self._fails = [Failure(*fail) for fail in fails]
+        self._failures = [TaskFailure(*failure) for failure in failures]
         self._models = {**MODELS, **{name: other_model(name) for name in models}}
         self._prices = dict(prices)
         self._strict = strict
@@ -118,8 +118,8 @@ class Jobs:
         self._holds = holds
 
     def create(
-        self, post: Post, *, key: str | None, origin: str, epoch: float, numeric: bool
-    ) -> tuple[Answer, Task | None]:
+        self, post: LoggedCreate, *, key: str | None, origin: str, epoch: float, numeric: bool
+    ) -> tuple[FakeResponse, FakeTask | None]:
         """
         Take a create, or refuse it.
 
@@ -138,64 +138,64 @@ class Jobs:
             The answer, and the task if there is one.
         """
         if key is None:
-            return say(401), None
+            return envelope_response(401), None
         if self.maintenance:
-            return say(455), None
+            return envelope_response(455), None
         if not self._account.creates.admit(post.at):
             return self._too_fast(), None
         if not isinstance(post.body, Mapping):
             return _UNREADABLE, None
         model = self._models.get(post.model or "")
         if model is None:
-            return say(422), None
-        if model.name in self.paused:
-            return say(505), None
+            return envelope_response(422), None
+        if model.name in self.paused_models:
+            return envelope_response(505), None
         given = post.body.get("input")
         given = given if isinstance(given, Mapping) else {}
         if (text := model.check(given, strict=self._strict)) is not None:
-            return say(500, text), None
+            return envelope_response(500, text), None
         price = self._prices.get(model.name, model.price(given))
         if self._account.credits(post.at) < price:
-            return say(402), None
+            return envelope_response(402), None
         task = self._start(model, given, post, price=price, origin=origin, epoch=epoch, numeric=numeric)
         shown = int(task.task_id) if numeric else task.task_id
-        return Answer(body=dialect.created(shown), code=200), task
+        return FakeResponse(body=dialect.created(shown), code=200), task
 
-    def record_info(self, poll: Poll, *, key: str | None) -> Answer:
+    def record_info(self, poll: LoggedPoll, *, key: str | None) -> FakeResponse:
         """Say how a task is."""
         if key is None:
-            return say(401)
+            return envelope_response(401)
         if not self._account.admit_query(key, poll.at):
             return self._too_fast()
         if not poll.task_id:
-            return say(400, dialect.NO_TASK_ID)
+            return envelope_response(400, dialect.NO_TASK_ID)
         task = self._tasks.get(poll.task_id)
         if task is None or poll.at < task.created_at + self._invisible_seconds:
-            return say(422, dialect.NO_RECORD)
+            return envelope_response(422, dialect.NO_RECORD)
         poll.state = task.state(poll.at)
-        return say(200, data=dialect.record(task, poll.at))
+        return envelope_response(200, data=dialect.record(task, poll.at))
 
-    def credit(self, now: float, *, key: str | None) -> Answer:
+    def credit(self, now: float, *, key: str | None) -> FakeResponse:
         """Say what the account has."""
-        return say(401) if key is None else say(200, data=self._account.credits(now))
+        return envelope_response(401) if key is None else envelope_response(200, data=self._account.credits(now))
 
-    def _too_fast(self) -> Answer:
-        return say(429, with_data=self._forms.random() < 0.5)  # noqa: PLR2004 (both forms were seen)
+    def _too_fast(self) -> FakeResponse:
+        return envelope_response(429, with_data=self._forms.random() < 0.5)  # noqa: PLR2004 (both forms were seen)
 
     def _start(
         self,
-        model: Model,
+        model: FakeModel,
         given: Mapping[str, JSON],
-        post: Post,
+        post: LoggedCreate,
         *,
         price: float,
         origin: str,
         epoch: float,
         numeric: bool,
-    ) -> Task:
+    ) -> FakeTask:
         name = model.name
         number = self._ids.getrandbits(128)
-        task = Task(
+        task = FakeTask(
             # Numbers stay below 2**53, which every JSON parser reads exactly.
             task_id=str(2**52 + number % 2**52) if numeric else f"{number:032x}",
             model=name,
@@ -212,7 +212,7 @@ class Jobs:
         )
         image = image_of(task)
         if image is not None and image.startswith(origin + UPLOADS) and not self._holds(image):
-            task.failure = Failure("422", dialect.UNAVAILABLE_MEDIA)
+            task.failure = TaskFailure("422", dialect.UNAVAILABLE_MEDIA)
         self._tasks[task.task_id] = task
         self._account.charge(task)
         return task
@@ -226,11 +226,11 @@ class Jobs:
             case function:
                 return function(model, self._durations)
 
-    def _draw_failure(self) -> Failure | None:
-        return self._fates.choice(self._fails) if self._fates.random() < self.fail_rate else None
+    def _draw_failure(self) -> TaskFailure | None:
+        return self._fates.choice(self._failures) if self._fates.random() < self.fail_rate else None
 
 
-def image_of(task: Task) -> str | None:
+def image_of(task: FakeTask) -> str | None:
     """The URL of the first picture in a task's input, or None."""
     for field in _IMAGE_FIELDS:
         value = task.input.get(field)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kie_async.records import JSON
     from kie_async.testing.tasks import Output, Stages
 
-__all__ = ["MODELS", "WAN_22_TURBO", "Model", "choose_stages", "other_model"]
+__all__ = ["MODELS", "WAN_22_TURBO", "FakeModel", "choose_stages", "other_model"]
 
 WAN_22_TURBO = "wan/2-2-a14b-image-to-video-turbo"
 
@@ -37,16 +37,16 @@ _ONLY_WAITING = ("bytedance/seedance-2", "wan/2-7-", "happyhorse", "grok-imagine
 _ONLY_GENERATING = ("kling-3.0/video", "seedream/5-lite", "gpt-image-2-text")
 
 
-def _accept(given: Mapping[str, JSON], *, strict: bool) -> str | None:  # noqa: ARG001 (a Model's check)
+def _accept(given: Mapping[str, JSON], *, strict: bool) -> str | None:  # noqa: ARG001 (a FakeModel's check)
     return None
 
 
-def _same_price(given: Mapping[str, JSON]) -> float:  # noqa: ARG001 (a Model's price)
+def _same_price(given: Mapping[str, JSON]) -> float:  # noqa: ARG001 (a FakeModel's price)
     return OTHER_PRICE
 
 
 @attrs.frozen(kw_only=True)
-class Model:
+class FakeModel:
     """
     One model.
 
@@ -153,11 +153,11 @@ _IMAGE = """
 """
 
 #: Every model, by its name.
-MODELS: Mapping[str, Model] = MappingProxyType(
+MODELS: Mapping[str, FakeModel] = MappingProxyType(
     {
-        **{name: Model(name=name) for name in _VIDEO.split()},
-        **{name: Model(name=name, output="image") for name in _IMAGE.split()},
-        WAN_22_TURBO: Model(
+        **{name: FakeModel(name=name) for name in _VIDEO.split()},
+        **{name: FakeModel(name=name, output="image") for name in _IMAGE.split()},
+        WAN_22_TURBO: FakeModel(
             name=WAN_22_TURBO,
             defaults={"resolution": "720p", "seed": 0, "acceleration": "none", "nsfw_checker": False},
             price=_price_wan_22_turbo,
@@ -167,11 +167,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 )
 
 
-def other_model(name: str) -> Model:
+def other_model(name: str) -> FakeModel:
     """
     A model of which only the name is known, such as a test's own.
 
     >>> other_model("acme/text-to-image").output
     'image'
     """
-    return Model(name=name, output="image" if "image" in name and "video" not in name else "video")
+    return FakeModel(name=name, output="image" if "image" in name and "video" not in name else "video")

@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING
 import anyio
 from aiohttp import hdrs
 
-from kie_async.testing.answers import Answer, empty_success
-from kie_async.testing.hosting import Brought, Hosting, decode_base64, placeholder
-from kie_async.testing.jobs import UPLOADS, Jobs, read_json
-from kie_async.testing.truth import Download, Entry, Poll, Post, Query, Truth, Upload
+from kie_async.testing.answers import FakeResponse, empty_success
+from kie_async.testing.hosting import FileHost, UploadContent, decode_base64, placeholder
+from kie_async.testing.jobs import UPLOADS, TaskApi, read_json
+from kie_async.testing.truth import (
+    LoggedCreate,
+    LoggedDownload,
+    LoggedPoll,
+    LoggedQuery,
+    LoggedRequest,
+    LoggedUpload,
+    Truth,
+)
 
 if TYPE_CHECKING:
     from kie_async.records import JSON
-    from kie_async.testing.account import Account
-    from kie_async.testing.callbacks import Courier
-    from kie_async.testing.faults import Place
-    from kie_async.testing.server import Exchange, Handler
+    from kie_async.testing.account import FakeAccount
+    from kie_async.testing.callbacks import CallbackSender
+    from kie_async.testing.faults import FaultPlace
+    from kie_async.testing.server import Handler, IncomingRequest
 
 __all__ = ["Routes"]
 
@@ -50,10 +58,10 @@ class Routes:
         self,
         *,
         truth: Truth,
-        account: Account,
-        jobs: Jobs,
-        hosting: Hosting,
-        courier: Courier,
+        account: FakeAccount,
+        jobs: TaskApi,
+        hosting: FileHost,
+        courier: CallbackSender,
         wall: Callable[[float], float],
         create_seconds: Callable[[], float],
     ) -> None:
@@ -65,9 +73,9 @@ class Routes:
         self._wall = wall
         self._create_seconds = create_seconds
 
-    def table(self) -> list[tuple[str, str, Place, Handler]]:
+    def table(self) -> list[tuple[str, str, FaultPlace, Handler]]:
         """Method, path, place and handler of every route; whatever is not here is not found, as cancelling is not."""
-        files: list[tuple[str, str, Place, Handler]] = [
+        files: list[tuple[str, str, FaultPlace, Handler]] = [
             ("GET", path + "{tail:.+}", "download", self._download) for path in ("/results/", UPLOADS, "/download/")
         ]
         return [
@@ -82,13 +90,13 @@ class Routes:
             *files,
         ]
 
-    def _key(self, exchange: Exchange) -> str | None:
+    def _key(self, exchange: IncomingRequest) -> str | None:
         return self._account.key_of(exchange.request.headers.get(hdrs.AUTHORIZATION, ""))
 
-    async def _create(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _create(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         body = read_json(exchange.body)
-        post = Post(exchange.at, body=body, model=_text(body, "model"), callback_url=_text(body, "callBackUrl"))
-        self._truth.posts.append(post)
+        post = LoggedCreate(exchange.at, body=body, model=_text(body, "model"), callback_url=_text(body, "callBackUrl"))
+        self._truth.create_requests.append(post)
         if not exchange.acts:
             return post, empty_success()
         answer, task = self._jobs.create(
@@ -96,7 +104,7 @@ class Routes:
             key=self._key(exchange),
             origin=exchange.origin,
             epoch=self._wall(exchange.at),
-            numeric=exchange.fault is not None and exchange.fault.what == "numeric_task_id",
+            numeric=exchange.fault is not None and exchange.fault.kind == "numeric_task_id",
         )
         if task is not None:
             post.task_id = task.task_id
@@ -105,41 +113,41 @@ class Routes:
             await anyio.sleep(self._create_seconds())
         return post, answer
 
-    async def _poll(self, exchange: Exchange) -> tuple[Entry, Answer]:
-        poll = Poll(exchange.at, exchange.request.query.get("taskId", ""))
+    async def _poll(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        poll = LoggedPoll(exchange.at, exchange.request.query.get("taskId", ""))
         self._truth.polls.append(poll)
         return poll, self._jobs.record_info(poll, key=self._key(exchange))
 
-    async def _credit(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _credit(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         return self._query(exchange, "credit"), self._jobs.credit(exchange.at, key=self._key(exchange))
 
-    async def _download_url(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _download_url(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         url = _text(read_json(exchange.body), "url")
         answer = self._hosting.download_url(url, exchange.at, key=self._key(exchange), origin=exchange.origin)
         return self._query(exchange, "download_url"), answer
 
-    def _query(self, exchange: Exchange, place: str) -> Query:
-        query = Query(exchange.at, place)
+    def _query(self, exchange: IncomingRequest, place: str) -> LoggedQuery:
+        query = LoggedQuery(exchange.at, place)
         self._truth.queries.append(query)
         return query
 
-    async def _stream_upload(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _stream_upload(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         parts = read_form(exchange.body, exchange.request.headers.get(hdrs.CONTENT_TYPE, ""))
         folder, name = (parts[field].decode() if field in parts else None for field in ("uploadPath", "fileName"))
         return self._upload(exchange, (parts.get("file"), folder, name))
 
-    async def _base64_upload(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _base64_upload(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         body = read_json(exchange.body)
         content = decode_base64(_text(body, "base64Data"))
         return self._upload(exchange, (content, _text(body, "uploadPath"), _text(body, "fileName")))
 
-    async def _url_upload(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _url_upload(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         body = read_json(exchange.body)
         content = placeholder(_text(body, "fileUrl"))
         return self._upload(exchange, (content, _text(body, "uploadPath"), _text(body, "fileName")))
 
-    def _upload(self, exchange: Exchange, brought: Brought) -> tuple[Entry, Answer]:
-        upload = Upload(exchange.at)
+    def _upload(self, exchange: IncomingRequest, brought: UploadContent) -> tuple[LoggedRequest, FakeResponse]:
+        upload = LoggedUpload(exchange.at)
         self._truth.uploads.append(upload)
         if not exchange.acts:
             return upload, empty_success()
@@ -148,9 +156,9 @@ class Routes:
         )
         return upload, answer
 
-    async def _download(self, exchange: Exchange) -> tuple[Entry, Answer]:
+    async def _download(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         request = exchange.request
-        download = Download(exchange.at, request.path, hdrs.AUTHORIZATION in request.headers)
+        download = LoggedDownload(exchange.at, request.path, hdrs.AUTHORIZATION in request.headers)
         self._truth.downloads.append(download)
         return download, await self._hosting.fetch(request.path, request.headers, exchange.at)
 

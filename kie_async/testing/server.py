@@ -13,16 +13,16 @@ import anyio
 import attrs
 from aiohttp import hdrs, web
 
-from kie_async.testing.answers import Answer, spoil
-from kie_async.testing.faults import Call, Fault, FaultScript, Place
-from kie_async.testing.wire import ByHand, ShutDoor, send, send_broken
+from kie_async.testing.answers import FakeResponse, apply_fault
+from kie_async.testing.faults import Call, Fault, FaultPlace, FaultScript
+from kie_async.testing.wire import FailingConnection, RawResponse, send, send_broken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from kie_async.testing.truth import Entry, Truth
+    from kie_async.testing.truth import LoggedRequest, Truth
 
-__all__ = ["Exchange", "Latency", "Server"]
+__all__ = ["FakeServer", "IncomingRequest", "Latency"]
 
 #: Seconds each way over the network: drawn evenly between the two, or by a function of the generator.
 Latency: TypeAlias = tuple[float, float] | Callable[[Random], float]
@@ -47,7 +47,7 @@ _CUTS = frozenset({"truncated_json", "half_body", "half_status_line", "garbage",
 
 
 @attrs.frozen(kw_only=True)
-class Exchange:
+class IncomingRequest:
     """
     One request that has arrived.
 
@@ -74,10 +74,10 @@ class Exchange:
 
 
 #: What a place does: it acts, if it is to, and gives what is to be noted in the truth, and the true answer.
-Handler: TypeAlias = Callable[[Exchange], Awaitable[tuple["Entry", Answer]]]
+Handler: TypeAlias = Callable[[IncomingRequest], Awaitable[tuple["LoggedRequest", FakeResponse]]]
 
 
-class Server:
+class FakeServer:
     """
     Listens, reads requests, and sends answers.
 
@@ -116,15 +116,15 @@ class Server:
         self._http_statuses = http_statuses
         self._rng = Random(f"{seed} latency")
         self._rays = Random(f"{seed} rays")
-        self._counts: Counter[tuple[Place, bool]] = Counter()
+        self._counts: Counter[tuple[FaultPlace, bool]] = Counter()
         self._started_at = 0.0
         self._listener: asyncio.Server | None = None
         self._protocols: Callable[[], asyncio.Protocol] = asyncio.Protocol
         self._connections: set[asyncio.Task[None]] = set()
-        self._doors: set[ShutDoor] = set()
+        self._doors: set[FailingConnection] = set()
 
     @asynccontextmanager
-    async def run(self, routes: list[tuple[str, str, Place, Handler]]) -> AsyncGenerator[None, None]:
+    async def run(self, routes: list[tuple[str, str, FaultPlace, Handler]]) -> AsyncGenerator[None, None]:
         """
         Serve *routes* (method, path, place, handler) until left.
 
@@ -167,7 +167,7 @@ class Server:
 
     def strike(
         self,
-        place: Place,
+        place: FaultPlace,
         *,
         path: str = "",
         headers: Mapping[str, str] | None = None,
@@ -186,9 +186,9 @@ class Server:
         """What a new connection speaks to."""
         self._truth.connections += 1
         fault = self.strike("connect")
-        return self._protocols() if fault is None else ShutDoor(fault, self._doors)
+        return self._protocols() if fault is None else FailingConnection(fault, self._doors)
 
-    def _serving(self, place: Place, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _serving(self, place: FaultPlace, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def serve(request: web.Request) -> web.StreamResponse:
             if (connection := request.task) not in self._connections:
                 self._connections.add(connection)
@@ -196,7 +196,7 @@ class Server:
             try:
                 body = await request.read()
             except (ConnectionError, web.RequestPayloadError):
-                return ByHand(b"", "close")
+                return RawResponse(b"", "close")
             await self._travel()
             fault = self.strike(place, path=request.path, headers=request.headers, body=body)
             return await self._exchange(request, body, place, fault, handler)
@@ -204,14 +204,14 @@ class Server:
         return serve
 
     async def _exchange(
-        self, request: web.Request, body: bytes, place: Place, fault: Fault | None, handler: Handler
+        self, request: web.Request, body: bytes, place: FaultPlace, fault: Fault | None, handler: Handler
     ) -> web.StreamResponse:
-        what = None if fault is None else fault.what
+        what = None if fault is None else fault.kind
         seconds = (fault.seconds if fault is not None and what == "slow" else None) or 0.0
         after = fault is None or fault.after
         if not after:
             await anyio.sleep(seconds)
-        exchange = Exchange(
+        exchange = IncomingRequest(
             request=request,
             body=body,
             at=anyio.current_time(),
@@ -224,7 +224,7 @@ class Server:
         if what == "silence":
             await anyio.sleep_forever()
         if fault is not None:
-            answer = spoil(answer, fault, stray=exchange.origin + _STRAY)
+            answer = apply_fault(answer, fault, stray=exchange.origin + _STRAY)
         if self._http_statuses and answer.code is not None and answer.code >= _LOWEST_ERROR:
             answer = attrs.evolve(answer, status=answer.code)
         if after:
@@ -256,5 +256,5 @@ class Server:
 
     async def _wander(self, request: web.Request) -> web.Response:
         """Note who has followed a redirect."""
-        self._truth.strays.append(request.path)
+        self._truth.followed_redirects.append(request.path)
         return web.Response(status=404)

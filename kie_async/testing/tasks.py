@@ -13,7 +13,7 @@ from kie_async.testing import dialect
 if TYPE_CHECKING:
     from kie_async.records import JSON
 
-__all__ = ["Failure", "Output", "Stages", "Task"]
+__all__ = ["FakeTask", "Output", "Stages", "TaskFailure"]
 
 #: What a model makes.
 Output: TypeAlias = Literal["video", "image"]
@@ -22,7 +22,7 @@ Output: TypeAlias = Literal["video", "image"]
 Stages: TypeAlias = tuple[tuple[float, str], ...]
 
 
-class Failure(NamedTuple):
+class TaskFailure(NamedTuple):
     """
     Why a task fails.
 
@@ -37,7 +37,7 @@ class Failure(NamedTuple):
 
 
 @attrs.define(kw_only=True, eq=False)
-class Task:
+class FakeTask:
     """
     One task; the fake's truth hands these out, and ``FakeKie.finish()`` and ``fail()`` change them.
 
@@ -80,7 +80,7 @@ class Task:
     ends_at: float
     stages: Stages
     charged: float
-    failure: Failure | None
+    failure: TaskFailure | None
     origin: str
     _param: str | None = attrs.field(default=None, init=False, repr=False)
 

@@ -11,13 +11,23 @@ import attrs
 if TYPE_CHECKING:
     from kie_async.records import JSON
     from kie_async.testing.faults import Fault
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
 
-__all__ = ["Callback", "Download", "Entry", "Poll", "Post", "Query", "Truth", "Upload", "busiest_window"]
+__all__ = [
+    "LoggedCallback",
+    "LoggedCreate",
+    "LoggedDownload",
+    "LoggedPoll",
+    "LoggedQuery",
+    "LoggedRequest",
+    "LoggedUpload",
+    "Truth",
+    "busiest_window",
+]
 
 
 @attrs.define(eq=False)
-class Entry:
+class LoggedRequest:
     """
     One request that has arrived.
 
@@ -41,7 +51,7 @@ class Entry:
 
 
 @attrs.define(eq=False)
-class Post(Entry):
+class LoggedCreate(LoggedRequest):
     """
     One POST to createTask.
 
@@ -62,7 +72,7 @@ class Post(Entry):
 
 
 @attrs.define(eq=False)
-class Poll(Entry):
+class LoggedPoll(LoggedRequest):
     """
     One query of recordInfo.
 
@@ -77,7 +87,7 @@ class Poll(Entry):
 
 
 @attrs.define(eq=False)
-class Query(Entry):
+class LoggedQuery(LoggedRequest):
     """
     One other query of the API.
 
@@ -89,7 +99,7 @@ class Query(Entry):
 
 
 @attrs.define(eq=False)
-class Upload(Entry):
+class LoggedUpload(LoggedRequest):
     """
     One upload.
 
@@ -107,7 +117,7 @@ class Upload(Entry):
 
 
 @attrs.define(eq=False)
-class Download(Entry):
+class LoggedDownload(LoggedRequest):
     """
     One request for a file.
 
@@ -122,7 +132,7 @@ class Download(Entry):
 
 
 @attrs.define(eq=False)
-class Callback:
+class LoggedCallback:
     """
     One attempt to report a task's end.
 
@@ -159,7 +169,7 @@ class Truth:
     All that the service has seen, in the order of arrival.
 
     Attributes:
-        posts: Every POST to createTask, those refused and those cut off as well.
+        create_requests: Every POST to createTask, those refused and those cut off as well.
 
         tasks: Every task, by its id, in the order of creation.
 
@@ -173,30 +183,30 @@ class Truth:
 
         callbacks: Every attempt to report an end.
 
-        strays: Paths asked for to which only a redirect leads.
+        followed_redirects: Paths asked for to which only a redirect leads.
 
         connections: How many connections were made.
     """
 
-    posts: list[Post] = attrs.field(factory=list, repr=_count)
-    tasks: dict[str, Task] = attrs.field(factory=dict, repr=_count)
-    polls: list[Poll] = attrs.field(factory=list, repr=_count)
-    queries: list[Query] = attrs.field(factory=list, repr=_count)
-    uploads: list[Upload] = attrs.field(factory=list, repr=_count)
-    downloads: list[Download] = attrs.field(factory=list, repr=_count)
-    callbacks: list[Callback] = attrs.field(factory=list, repr=_count)
-    strays: list[str] = attrs.field(factory=list)
+    create_requests: list[LoggedCreate] = attrs.field(factory=list, repr=_count)
+    tasks: dict[str, FakeTask] = attrs.field(factory=dict, repr=_count)
+    polls: list[LoggedPoll] = attrs.field(factory=list, repr=_count)
+    queries: list[LoggedQuery] = attrs.field(factory=list, repr=_count)
+    uploads: list[LoggedUpload] = attrs.field(factory=list, repr=_count)
+    downloads: list[LoggedDownload] = attrs.field(factory=list, repr=_count)
+    callbacks: list[LoggedCallback] = attrs.field(factory=list, repr=_count)
+    followed_redirects: list[str] = attrs.field(factory=list)
     connections: int = 0
 
     @property
-    def created(self) -> list[Task]:
+    def created(self) -> list[FakeTask]:
         """Every task that was created, and paid, in order."""
         return list(self.tasks.values())
 
     @property
-    def refused(self) -> list[Post]:
+    def rate_limited(self) -> list[LoggedCreate]:
         """The creates that were refused for coming too fast."""
-        return [post for post in self.posts if post.code == 429]  # noqa: PLR2004 (the service's own code)
+        return [post for post in self.create_requests if post.code == 429]  # noqa: PLR2004 (the service's own code)
 
     def spent(self, now: float) -> float:
         """What all tasks cost at *now* (the loop's clock), in credits: failed ones are given back."""
@@ -211,7 +221,7 @@ class Truth:
 
             accepted: Count only those that became tasks.
         """
-        return busiest_window((p.at for p in self.posts if not accepted or p.task_id is not None), seconds)
+        return busiest_window((p.at for p in self.create_requests if not accepted or p.task_id is not None), seconds)
 
     def most_running(self) -> int:
         """The greatest number of tasks that ran at once."""

@@ -14,10 +14,10 @@ from aiohttp import hdrs, web
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-    from kie_async.testing.answers import Answer
+    from kie_async.testing.answers import FakeResponse
     from kie_async.testing.faults import Fault
 
-__all__ = ["ByHand", "ShutDoor", "hang_up", "send", "send_broken"]
+__all__ = ["FailingConnection", "RawResponse", "hang_up", "send", "send_broken"]
 
 #: Something that is no HTTP.
 _GARBAGE = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"
@@ -42,7 +42,7 @@ def hang_up(transport: asyncio.BaseTransport | None, how: Literal["close", "rese
     getattr(transport, "abort", transport.close)()
 
 
-class ByHand(web.StreamResponse):
+class RawResponse(web.StreamResponse):
     """
     A response that is written to the connection as it stands, after which the connection ends.
 
@@ -69,7 +69,7 @@ class ByHand(web.StreamResponse):
         """Nothing more is written."""
 
 
-class ShutDoor(asyncio.Protocol):
+class FailingConnection(asyncio.Protocol):
     """
     A connection on which nothing is ever said.
 
@@ -79,7 +79,7 @@ class ShutDoor(asyncio.Protocol):
         doors: Where it stands as long as it is open.
     """
 
-    def __init__(self, fault: Fault, doors: set[ShutDoor]) -> None:
+    def __init__(self, fault: Fault, doors: set[FailingConnection]) -> None:
         self._fault = fault
         self._doors = doors
         self._received = 0
@@ -107,16 +107,16 @@ class ShutDoor(asyncio.Protocol):
         hang_up(self._transport, "reset")
 
     def _poll(self) -> None:
-        if self._transport is None or self._received < self._fault.at_byte:
+        if self._transport is None or self._received < self._fault.after_bytes:
             return
-        if self._fault.what == "silence":
+        if self._fault.kind == "silence":
             # The rest stays in the kernel, as with a peer that never reads.
             self._transport.pause_reading()
         else:
-            hang_up(self._transport, "reset" if self._fault.what == "reset" else "close")
+            hang_up(self._transport, "reset" if self._fault.kind == "reset" else "close")
 
 
-async def send(request: web.Request, answer: Answer) -> web.StreamResponse:
+async def send(request: web.Request, answer: FakeResponse) -> web.StreamResponse:
     """The response that carries *answer*: chunked, and compressed if the client takes gzip and the answer is text."""
     headers = {hdrs.CONTENT_TYPE: answer.content_type, **answer.headers}
     body = answer.body
@@ -133,20 +133,20 @@ async def send(request: web.Request, answer: Answer) -> web.StreamResponse:
     return response
 
 
-async def send_broken(request: web.Request, answer: Answer, fault: Fault) -> web.StreamResponse:
+async def send_broken(request: web.Request, answer: FakeResponse, fault: Fault) -> web.StreamResponse:
     """The response that carries *answer*, broken on the wire as *fault* says."""
-    match fault.what:
+    match fault.kind:
         case "close" | "reset" as how:
-            return ByHand(b"", how)
+            return RawResponse(b"", how)
         case "half_status_line":
-            return ByHand(b"HTTP/1.1 2", fault.cut)
+            return RawResponse(b"HTTP/1.1 2", fault.disconnect)
         case "garbage":
             body = fault.body.encode() if isinstance(fault.body, str) else fault.body
-            return ByHand(body or _GARBAGE, fault.cut)
+            return RawResponse(body or _GARBAGE, fault.disconnect)
         case "half_body":
             response = await _announce(request, answer)
             await response.write(answer.body[: len(answer.body) // 2])
-            hang_up(request.transport, fault.cut)
+            hang_up(request.transport, fault.disconnect)
             return response
         case "slow_body":
             response = await _announce(request, answer)
@@ -158,7 +158,7 @@ async def send_broken(request: web.Request, answer: Answer, fault: Fault) -> web
             return await send(request, answer)
 
 
-async def _announce(request: web.Request, answer: Answer) -> web.StreamResponse:
+async def _announce(request: web.Request, answer: FakeResponse) -> web.StreamResponse:
     """Send the head of *answer*, with the length of its whole body."""
     headers = {
         hdrs.CONTENT_TYPE: answer.content_type,

@@ -48,7 +48,7 @@ class Books:
 
     def close(self, now: float) -> None:
         """Add up what has come since the last time, and take it out."""
-        for post in self.truth.posts:
+        for post in self.truth.create_requests:
             self.refused += post.code == 429
             if post.task_id is None:
                 continue
@@ -59,7 +59,7 @@ class Books:
             while self._recent[0] + self.window <= post.at:
                 self._recent.popleft()
             self.busiest = max(self.busiest, len(self._recent))
-        for pages in (self.truth.posts, self.truth.polls, self.truth.queries):
+        for pages in (self.truth.create_requests, self.truth.polls, self.truth.queries):
             pages.clear()
         for task_id in [task.task_id for task in self.truth.tasks.values() if task.ends_at + _EVERY < now]:
             del self.truth.tasks[task_id]

@@ -129,7 +129,7 @@ async def new_job(fake: FakeKie, journal: Path, *, key: str | None = None, promp
 
 async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) -> str:
     """A job that another program has created and got no answer for; the id of its task is with the fake."""
-    fake.inject(Fault("create", "reset", after=True, nth=len(fake.truth.posts) + 1))
+    fake.inject(Fault("create", "reset", after=True, nth=len(fake.truth.create_requests) + 1))
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
         with pytest.raises(SubmitInDoubtError) as caught:
             await kie.submit(_request(), key=key)
@@ -146,7 +146,7 @@ async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
 
 async def unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> str:
     """A job that another program has written down, and could not pay."""
-    fake.inject(Fault("create", "code", code=402, nth=len(fake.truth.posts) + 1))
+    fake.inject(Fault("create", "code", code=402, nth=len(fake.truth.create_requests) + 1))
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
         with pytest.raises(InsufficientCreditsError):
             await kie.submit(_request(), key=key)

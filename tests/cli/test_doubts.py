@@ -27,7 +27,7 @@ async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -
 
     assert {"job_id": job_id, "task_id": task_id, "state": "submitted"} == json.loads(resolved.out)
     assert f"kie-async wait {task_id}" in resolved.err
-    assert (f"{tmp_path}/cat.mp4\n", 1) == (waited.out, len(fake_kie.truth.posts))
+    assert (f"{tmp_path}/cat.mp4\n", 1) == (waited.out, len(fake_kie.truth.create_requests))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ async def test_resubmit_sends_once_more_and_only_if_that_is_wanted(fake_kie: Fak
     code = await carry_out_resubmit(sent.session, job_id, allow_duplicate=True)
 
     assert (Exit.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, sent.out)
-    assert 2 == len(fake_kie.truth.posts)
+    assert 2 == len(fake_kie.truth.create_requests)
 
 
 async def test_a_task_that_cannot_be_looked_at_was_accepted_all_the_same(fake_kie: FakeKie, tmp_path: Path) -> None:

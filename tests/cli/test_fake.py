@@ -33,7 +33,7 @@ async def test_the_first_line_is_the_url_and_the_example_creates_a_task() -> Non
             bodies.append(await answer.text())
 
     code = await carry_out(streams.session, fake, key="any-key", until=visit)
-    [post] = fake.truth.posts
+    [post] = fake.truth.create_requests
     assert isinstance(post.body, dict)
 
     assert (Exit.DONE, f"{fake.url}\n") == (code, streams.out)

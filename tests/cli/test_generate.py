@@ -51,7 +51,7 @@ def test_an_image_becomes_a_video_on_disk(tmp_path: Path) -> None:
 
     assert Ended(0, f"{tmp_path}/new/cat.mp4\n", ended.err) == ended
     assert (seconds >= 4.5, 480) == (True, height)
-    assert [1, 1] == [len(fake.truth.posts), len(fake.truth.uploads)]
+    assert [1, 1] == [len(fake.truth.create_requests), len(fake.truth.uploads)]
 
 
 def test_the_progress_is_a_plain_line_a_change_and_names_the_task_at_once(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_interrupted_while_the_create_is_on_the_wire_it_may_have_been_paid
     async with FakeKie(create_seconds=30.0) as fake, anyio.create_task_group() as group:
         streams = Streams(fake)
         group.start_soon(carry_out, streams.session, wish())
-        while not fake.truth.posts:
+        while not fake.truth.create_requests:
             await anyio.sleep(0.1)
         group.cancel_scope.cancel()
 
@@ -173,7 +173,7 @@ async def test_interrupted_before_anything_was_sent_it_costs_nothing() -> None:
         group.cancel_scope.cancel()
 
     assert "Nothing was sent, and nothing was paid." == streams.session.outlook()
-    assert [] == fake.truth.posts
+    assert [] == fake.truth.create_requests
 
 
 async def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid(
@@ -185,7 +185,7 @@ async def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid(
         await carry_out(streams.session, wish(tmp_path / "file" / "cat.mp4"))
 
     assert Exit.USAGE == conclude(streams.session, caught.value)
-    assert [] == fake_kie.truth.posts
+    assert [] == fake_kie.truth.create_requests
 
 
 def test_the_embedded_fake_says_that_it_is_one(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ async def test_the_same_key_is_the_same_job_and_is_paid_once(fake_kie: FakeKie, 
     await carry_out(again.session, attrs.evolve(wish(tmp_path / "two.mp4"), key="k"))
     [task_id] = fake_kie.truth.tasks
 
-    assert 1 == len(fake_kie.truth.posts)
+    assert 1 == len(fake_kie.truth.create_requests)
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
     assert f"cat: is task {task_id} already: nothing is paid again" in again.err
 
@@ -277,7 +277,7 @@ async def test_a_key_that_belongs_to_another_request_is_refused(fake_kie: FakeKi
     with pytest.raises(KeyConflictError) as caught:
         await carry_out(streams.session, attrs.evolve(wish(), key="k", request=other))
 
-    assert (Exit.USAGE, 1) == (conclude(streams.session, caught.value), len(fake_kie.truth.posts))
+    assert (Exit.USAGE, 1) == (conclude(streams.session, caught.value), len(fake_kie.truth.create_requests))
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["first time", "same key again"])
@@ -294,7 +294,7 @@ async def test_a_job_in_doubt_is_told_with_the_commands_that_settle_it(times: in
             assert f"kie-async resolve --journal '{tmp_path}/a b.db' {caught.value.job_id} TASKID" in streams.err
             assert f"{caught.value.job_id} --allow-duplicate" in streams.err
 
-    assert 1 == len(fake.truth.posts)
+    assert 1 == len(fake.truth.create_requests)
 
 
 async def test_interrupted_before_it_was_sent_a_job_with_a_key_stays_in_the_journal(

@@ -96,7 +96,7 @@ async def send(method: str, url: str) -> int:
 async def token_of(fake: FakeKie, kie: KieClient) -> tuple[str, str]:
     """The callback URL of a new job, and the token in it."""
     await kie.submit(ask())
-    url = str(fake.truth.posts[-1].callback_url)
+    url = str(fake.truth.create_requests[-1].callback_url)
     return url, url.rpartition("/")[2]
 
 
@@ -366,7 +366,7 @@ async def test_generate_gives_the_service_a_url_and_a_lost_answer_is_no_end(tmp_
 
     assert (Exit.DONE, f"{file}\n", True) == (code, streams.out, file.exists())
     assert ["callback", "ended"] == [line.split()[0] for line in here.lines]
-    assert str(fake.truth.posts[0].callback_url).startswith(f"{here.url}/kj_")
+    assert str(fake.truth.create_requests[0].callback_url).startswith(f"{here.url}/kj_")
 
 
 @pytest.mark.parametrize("option", ["--fake", "--no-journal"])

@@ -67,7 +67,7 @@ async def test_what_is_in_doubt_is_told_and_the_others_come_home(fake_kie: FakeK
 
     assert (Exit.IN_DOUBT, f"{tmp_path}/{task_id}-1.mp4\n") == (code, streams.out)
     assert f"kie-async resolve {doubtful} TASKID" in streams.err
-    assert 2 == len(fake_kie.truth.posts), "it is not sent again"
+    assert 2 == len(fake_kie.truth.create_requests), "it is not sent again"
 
 
 async def test_what_was_in_doubt_for_too_long_is_told_as_well(fake_kie: FakeKie, tmp_path: Path) -> None:

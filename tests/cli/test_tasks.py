@@ -84,7 +84,7 @@ async def test_wait_fetches_what_another_program_has_paid(fake_kie: FakeKie, tmp
 
     assert (Exit.DONE, f"{tmp_path}/cat.mp4\n") == (code, streams.out)
     assert 480 == clip(tmp_path / "cat.mp4")[1]
-    assert 1 == len(fake_kie.truth.posts)
+    assert 1 == len(fake_kie.truth.create_requests)
 
 
 async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> None:
@@ -126,26 +126,26 @@ async def test_a_job_is_found_by_its_own_id_as_well(fake_kie: FakeKie, tmp_path:
 
     assert [(job_id, task_id)] * 2 == [(found["job_id"], found["task_id"]) for found in fields]
     assert ["waiting", "success"] == [found["state"] for found in fields]
-    assert 1 == len(fake_kie.truth.posts)
+    assert 1 == len(fake_kie.truth.create_requests)
 
 
 async def test_to_ask_for_a_job_that_was_never_sent_does_not_send_it(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
-    posts = len(fake_kie.truth.posts)
+    posts = len(fake_kie.truth.create_requests)
     code = await carry_out_status(streams.session, job_id)
 
-    assert (Exit.DONE, posts) == (code, len(fake_kie.truth.posts))
+    assert (Exit.DONE, posts) == (code, len(fake_kie.truth.create_requests))
     assert ["job_id", job_id, "state", "intent"] == streams.out.split()[:4]
 
 
 async def test_to_wait_for_a_job_that_was_never_sent_does_not_send_it_either(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
-    streams, posts = Streams(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.posts)
+    streams, posts = Streams(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.create_requests)
     with pytest.raises(TransportError) as caught:
         await carry_out_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
 
-    assert (Exit.NO_ANSWER, posts) == (conclude(streams.session, caught.value), len(fake_kie.truth.posts))
+    assert (Exit.NO_ANSWER, posts) == (conclude(streams.session, caught.value), len(fake_kie.truth.create_requests))
     assert "To send it: kie-async recover" in streams.err
 
 

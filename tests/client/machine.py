@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from kie_async.testing.faults import Call
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
 
 __all__ = ["Callbacks", "CallbacksOnDisk"]
 
@@ -48,16 +48,16 @@ UNCLEAR = "Internal Error, Please try again later."
 
 #: What becomes of one create: the task exists in all that begin with "paid".
 FATES: dict[str, dict[str, Any]] = {
-    "paid": {"what": "slow", "seconds": 0.0, "after": True},
-    "paid, answered after 3 s": {"what": "slow", "seconds": 3.0, "after": True},
-    "paid, answered after 40 s": {"what": "slow", "seconds": 40.0, "after": True},
-    "paid, answer lost": {"what": "reset", "after": True},
-    "paid, never answered": {"what": "silence", "after": True},
-    "paid, unclear": {"what": "code", "code": 500, "msg": UNCLEAR, "after": True},
-    "unclear": {"what": "code", "code": 500, "msg": UNCLEAR},
-    "lost": {"what": "reset"},
-    "too fast": {"what": "code", "code": 429},
-    "refused": {"what": "code", "code": 422},
+    "paid": {"kind": "slow", "seconds": 0.0, "after": True},
+    "paid, answered after 3 s": {"kind": "slow", "seconds": 3.0, "after": True},
+    "paid, answered after 40 s": {"kind": "slow", "seconds": 40.0, "after": True},
+    "paid, answer lost": {"kind": "reset", "after": True},
+    "paid, never answered": {"kind": "silence", "after": True},
+    "paid, unclear": {"kind": "code", "code": 500, "msg": UNCLEAR, "after": True},
+    "unclear": {"kind": "code", "code": 500, "msg": UNCLEAR},
+    "lost": {"kind": "reset"},
+    "too fast": {"kind": "code", "code": 429},
+    "refused": {"kind": "code", "code": 422},
 }
 
 MAX_REQUESTS = 5
@@ -217,10 +217,10 @@ class Callbacks(RuleBasedStateMachine):
     async def _end(self, task_id: str, *, fails: bool) -> None:
         (self.fake.fail if fails else self.fake.finish)(task_id)
 
-    def _ended(self) -> list[Task]:
+    def _ended(self) -> list[FakeTask]:
         return [task for task in self._ours() if task.ended(self.loop.time())]
 
-    def _ours(self) -> list[Task]:
+    def _ours(self) -> list[FakeTask]:
         return [task for task in self.fake.truth.created if task.task_id not in self.foreign]
 
     @rule(place=places, which=places, copies=st.sampled_from([1, 1, 2, 5]))
@@ -229,7 +229,7 @@ class Callbacks(RuleBasedStateMachine):
         for task in copies * _pick(self._ended(), place):
             self.posts.append(self.loop.create_task(self._deliver(task, which)))
 
-    async def _deliver(self, task: Task, which: int) -> None:
+    async def _deliver(self, task: FakeTask, which: int) -> None:
         status = await self._post(which, str(task.callback_url), task.task_id, dialect.callback(task))
         assert status in (200, 429, 503), status
         if status == 200:
@@ -251,14 +251,14 @@ class Callbacks(RuleBasedStateMachine):
     @rule(place=places, other=places, which=places)
     def forge(self, place: int, other: int, which: int) -> None:
         """A token that has leaked is used for a body that names another task, or none that there is."""
-        for post in _pick(self.fake.truth.posts, place):
+        for post in _pick(self.fake.truth.create_requests, place):
             for task_id in _pick(["f" * 32, *self.fake.truth.tasks], other):
                 self._forge(which, post.callback_url or f"{CALLBACKS}/no-token", task_id, "success")
 
     @rule(place=places, other=places, which=places)
     def forge_token(self, place: int, other: int, which: int) -> None:
         """A job's id is known, and its MAC is not."""
-        for post in _pick(self.fake.truth.posts, place):
+        for post in _pick(self.fake.truth.create_requests, place):
             for task_id in _pick(["f" * 32, *self.fake.truth.tasks], other):
                 self._forge(which, (post.callback_url or CALLBACKS)[:-22] + "A" * 22, task_id, "success")
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def assert_untouched(truth: Truth) -> None:
     """The service has seen nothing at all."""
-    assert ([], [], [], 0) == (truth.posts, truth.uploads, truth.polls, truth.connections)
+    assert ([], [], [], 0) == (truth.create_requests, truth.uploads, truth.polls, truth.connections)
 
 
 def assert_clear(message: str) -> None:
@@ -81,7 +81,7 @@ async def test_a_bad_input_does_not_take_its_key() -> None:
             await setup.kie.generate(make_request(seed=-1), key="order 7")
         await setup.kie.generate(make_request(seed=1), key="order 7")
 
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import math
 import anyio
 
 from kie_async import KieClient
-from kie_async.testing.tasks import Task
+from kie_async.testing.tasks import FakeTask
 from tests.helpers import CALLBACKS, assert_settled, client_and_fake, make_request
 
 JOBS = 60
 
 
-async def called_back(kie: KieClient, task: Task) -> int:
+async def called_back(kie: KieClient, task: FakeTask) -> int:
     """Hand in a task's callback; the status of the answer."""
     body = {"code": 200, "data": {"taskId": task.task_id}}
     status, _ = await kie.callbacks.handle(task.callback_url or "", {}, json.dumps(body).encode())

@@ -65,10 +65,10 @@ async def test_an_early_callback_ends_the_job_before_its_create_is_answered(adap
         video = await setup.kie.generate(make_request())
 
         assert 5.0 == pytest.approx(anyio.current_time(), abs=0.1)
-        assert [None] == [entry.answered_at for entry in setup.truth.posts]
+        assert [None] == [entry.answered_at for entry in setup.truth.create_requests]
         assert ("succeeded", video.task_id) == ((row := await setup.row()).state, row.task_id)
         await anyio.sleep(60.0)
-        assert [200] == [entry.code for entry in setup.truth.posts]
+        assert [200] == [entry.code for entry in setup.truth.create_requests]
         assert row == await setup.row()
         assert [1, 1, 0] == [
             len(setup.reported(name)) for name in (EventName.SUBMITTED, EventName.ENDED, EventName.DUPLICATE)
@@ -107,7 +107,7 @@ async def test_whatever_the_answer_says_after_an_early_callback_there_is_one_tas
         assert setup.tasks == [video.task_id]
         await anyio.sleep(120.0)
 
-        assert 1 == len(setup.truth.posts) == len(setup.truth.created)
+        assert 1 == len(setup.truth.create_requests) == len(setup.truth.created)
         row = await setup.row()
         assert ("succeeded", video.task_id, (), 0) == (
             row.state,
@@ -156,7 +156,7 @@ async def test_a_hundred_callbacks_at_once_are_one_confirmation_at_a_time() -> N
     """While the task is still running: whoever has a token can cause a look now and then, and no more."""
     async with a_called_world(duration=300.0) as (setup, backend):
         job = await setup.kie.submit(make_request())
-        url, polls = setup.truth.posts[0].callback_url, len(setup.truth.polls)
+        url, polls = setup.truth.create_requests[0].callback_url, len(setup.truth.polls)
         async with anyio.create_task_group() as group:
             for _ in range(100):
                 group.start_soon(post, url, body_of(setup.tasks[0]))
@@ -241,7 +241,7 @@ async def test_a_key_that_comes_again_while_the_answer_is_awaited_finds_the_job_
         assert setup.tasks == [first.task_id] == [again.task_id]
         assert 1 == setup.kie.statistics().submitting
         await anyio.sleep(60.0)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -251,7 +251,7 @@ async def a_backend_and_a_dead_client(fake: FakeKie, backend: Backend) -> str:
     backend.serve(kie)
     async with kie:
         await kie.submit(make_request())
-    return str(fake.truth.posts[0].callback_url)
+    return str(fake.truth.create_requests[0].callback_url)
 
 
 async def test_while_the_client_is_closed_the_service_is_asked_to_try_again() -> None:

@@ -117,7 +117,7 @@ async def test_a_job_in_doubt_comes_home_by_a_callback_that_lands_on_another_wor
 
             assert [task.task_id for task in fake.truth.created] == [video.task_id]
             assert 60.0 <= anyio.current_time() <= 61.0
-            assert 1 == len(fake.truth.posts)
+            assert 1 == len(fake.truth.create_requests)
             await anyio.sleep(5.0)
             await assert_settled(ours)
             await assert_settled(theirs)
@@ -147,7 +147,7 @@ async def test_an_early_callback_on_another_worker_wins_over_whatever_the_answer
 
             row = await host.row()
             assert ("succeeded", video.task_id, ()) == (row.state, row.task_id, row.duplicate_task_ids)
-            assert 1 == len(fake.truth.posts) == len(fake.truth.created)
+            assert 1 == len(fake.truth.create_requests) == len(fake.truth.created)
             assert not {EventName.REJECTED, EventName.CANCELLED, EventName.DUPLICATE} & {e.name for e in host.events}
             await assert_settled(ours)
             await assert_settled(theirs)
@@ -247,7 +247,7 @@ async def test_a_callback_that_was_answered_and_not_looked_into_is_not_lost_with
             await assert_settled(again)
         row = await host.row()
         assert ("succeeded", ()) == (row.state, row.callback_task_ids)
-        assert 1 == len(fake.truth.posts)
+        assert 1 == len(fake.truth.create_requests)
 
 
 async def test_a_hint_that_names_a_foreign_task_is_forgotten_by_the_next_process(
@@ -262,7 +262,7 @@ async def test_a_hint_that_names_a_foreign_task_is_forgotten_by_the_next_process
             with pytest.raises(SubmitInDoubtError):
                 await ours.submit(make_request())
             other = await ours.submit(make_request(1))
-            assert 200 == await post(fake.truth.posts[0].callback_url, body_of(str(other.task_id)))
+            assert 200 == await post(fake.truth.create_requests[0].callback_url, body_of(str(other.task_id)))
         await anyio.sleep(70.0)
         async with host.worker() as again:
             await again.recover()

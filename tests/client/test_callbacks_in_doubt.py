@@ -73,7 +73,7 @@ async def test_fifty_jobs_in_doubt_are_fifty_results_by_their_callbacks(what: st
             assert (row.id, task.result_url) == (video.job_id, video.url)
             assert row.id in str(task.callback_url)
             assert str(task.input["prompt"]) in row.input
-        assert JOBS == len(setup.truth.posts)
+        assert JOBS == len(setup.truth.create_requests)
         assert JOBS * [200] == backend.answers
         await anyio.sleep(60.0)
         await assert_settled(setup.kie)
@@ -115,7 +115,7 @@ async def test_fifty_forged_callbacks_with_a_foreign_task_bind_nothing(whose: st
         before = len(backend.answers)
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
-                url, forged = setup.truth.posts[number].callback_url, body_of(foreign, state="success")
+                url, forged = setup.truth.create_requests[number].callback_url, body_of(foreign, state="success")
                 group.start_soon(post, url, forged, setup.fake.sign(foreign))
         assert JOBS * [200] == backend.answers[before:]
         await anyio.sleep(200.0)
@@ -128,7 +128,7 @@ async def test_fifty_forged_callbacks_with_a_foreign_task_bind_nothing(whose: st
         assert 0 == setup.kie.statistics().confirming
         # And what is right still comes home.
         homes = [(await job).task_id for job in jobs]
-        assert [entry.task_id for entry in setup.truth.posts[:JOBS]] == homes
+        assert [entry.task_id for entry in setup.truth.create_requests[:JOBS]] == homes
         assert [] == duplicates(setup.events)
         for stranger in [task for task in setup.truth.created if PROMPT not in str(task.input)]:
             del setup.truth.tasks[stranger.task_id]  # not this client's to account for
@@ -163,7 +163,7 @@ async def test_a_forged_callback_does_not_touch_a_job_that_has_its_task(state: s
         setup.fake.finish(foreign)
         forged = {"state": "fail", "resultJson": '{"resultUrls":["https://example.com/evil.mp4"]}'}
         for task_id in (foreign, setup.tasks[0]):
-            assert 200 == await post(setup.truth.posts[0].callback_url, body_of(task_id, **forged))
+            assert 200 == await post(setup.truth.create_requests[0].callback_url, body_of(task_id, **forged))
         await anyio.sleep(100.0)
 
         assert state == job.state
@@ -178,7 +178,7 @@ async def test_a_task_that_nobody_knows_does_not_take_the_looks_of_the_right_one
     async with a_called_world(duration=110.0, invisible_seconds=200.0, faults=[lost()]) as (setup, backend):
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
-        assert 200 == await post(setup.truth.posts[0].callback_url, body_of("e" * 32))
+        assert 200 == await post(setup.truth.create_requests[0].callback_url, body_of("e" * 32))
         video = await raised.value.job
 
         assert setup.tasks == [video.task_id]
@@ -191,7 +191,7 @@ async def test_a_job_has_room_for_four_tasks_that_are_not_proved_and_says_so_to_
     async with a_called_world(duration=20.0, callback_retry_delay=100.0, faults=[lost()]) as (setup, _):
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
-        url = setup.truth.posts[0].callback_url
+        url = setup.truth.create_requests[0].callback_url
         assert 6 * [200] == [await post(url, body_of(f"{n % 4:032x}")) for n in range(6)]
         assert 429 == await post(url, body_of("f" * 32))
         assert 4 == len((await setup.row()).callback_task_ids)
@@ -208,7 +208,7 @@ async def test_a_suspect_create_that_was_accepted_is_not_sent_again_if_its_callb
         video = await setup.kie.generate(make_request())
         await anyio.sleep(100.0)
 
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         row = await setup.row()
         assert ("succeeded", setup.tasks[0], 1, 1) == (row.state, row.task_id, row.attempts, row.ambiguous_attempts)
         assert setup.tasks == [video.task_id]
@@ -231,7 +231,7 @@ async def test_a_callback_that_comes_while_the_second_create_is_on_the_wire_ties
         assert own == video.task_id == row.task_id
         assert ("succeeded", (other,), 2) == (row.state, row.duplicate_task_ids, row.attempts)
         assert [other] == duplicates(setup.events)
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -253,7 +253,7 @@ async def test_the_second_create_is_read_to_its_end_whoever_stops(leave: str) ->
     ]
     async with a_called_world(duration=partial(by_turns, [1.5, 1000.0]), faults=faults) as (setup, _):
         await setup.kie.generate(make_request())
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         if leave == "aclose":
             await setup.kie.aclose()
         else:
@@ -281,7 +281,7 @@ async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback
         assert ("succeeded", setup.tasks[0]) == ((row := await setup.row()).state, row.task_id)
         assert setup.tasks == [(await setup.kie.job(row.id)).task_id]
         assert setup.tasks == [(await setup.kie.generate(make_request(), key="order-7")).task_id]
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -310,7 +310,7 @@ async def test_an_unknown_job_comes_home_by_a_late_callback() -> None:
         await anyio.sleep(500.0)
 
         assert setup.tasks == [(await raised.value.job).task_id]
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -390,7 +390,7 @@ async def test_a_client_that_closes_during_a_confirmation_logs_no_bug(caplog: py
             answered = anyio.Event()
 
             async def take() -> None:
-                await post(fake.truth.posts[0].callback_url, body_of(fake.truth.created[0].task_id))
+                await post(fake.truth.create_requests[0].callback_url, body_of(fake.truth.created[0].task_id))
                 answered.set()
 
             async with anyio.create_task_group() as group:

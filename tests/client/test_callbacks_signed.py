@@ -42,11 +42,11 @@ async def test_a_callback_that_is_signed_as_expected_ends_the_job(ours: Any, the
         (None, None),
         (NEW, None),
         (OLD, Fault("callback", "unsigned")),
-        (OLD, Fault("callback", "missigned")),
+        (OLD, Fault("callback", "wrong_signature")),
         (OLD, Fault("callback", "stale", seconds=301.0)),
         (OLD, Fault("callback", "stale", seconds=-301.0)),
     ],
-    ids=["no key", "another key", "unsigned", "missigned", "too old", "of the future"],
+    ids=["no key", "another key", "unsigned", "wrong_signature", "too old", "of the future"],
 )
 async def test_a_callback_that_is_not_signed_as_expected_is_401_and_the_job_is_polled(
     theirs: str | None, fault: Fault | None, caplog: pytest.LogCaptureFixture
@@ -77,7 +77,7 @@ async def test_five_minutes_either_way_are_allowed(age: float) -> None:
         # Within the present second, so that the age is what it is said to be.
         wall = int(asyncio.get_running_loop().wall_time())  # type: ignore[attr-defined]  # a loop of virtual time
         headers = sign(OLD, setup.tasks[0], int(wall - age) + (1 if age > 0 else 0))
-        assert 200 == await post(setup.truth.posts[0].callback_url, body_of(setup.tasks[0]), headers)
+        assert 200 == await post(setup.truth.create_requests[0].callback_url, body_of(setup.tasks[0]), headers)
         await anyio.sleep(60.0)
 
 
@@ -86,7 +86,7 @@ async def test_a_signature_is_good_for_its_own_task_only() -> None:
     async with a_called_world(client={"webhook_key": OLD}, webhook_key=OLD, duration=1000.0) as (setup, backend):
         await setup.kie.submit(make_request())
         other = await create_foreign_task(setup.fake.url)
-        url = setup.truth.posts[0].callback_url
+        url = setup.truth.create_requests[0].callback_url
         assert 401 == await post(url, body_of(setup.tasks[0]), setup.fake.sign(other))
         assert 400 == await post(url, body_of(setup.tasks[0], task_id=other), setup.fake.sign(other))
 

@@ -46,7 +46,7 @@ async def sweep(call: Callable[[Setup], Awaitable[Generation | Job]], **service:
             await anyio.sleep(300.0)
 
             sent = state not in ("None", "intent")
-            assert (1 if sent else 0) == len(setup.truth.posts), f"{state} at turn {turn}"
+            assert (1 if sent else 0) == len(setup.truth.create_requests), f"{state} at turn {turn}"
             ended = "succeeded" if sent else "cancelled"
             assert {row.state for row in await setup.rows()} <= {ended}, f"{state} at turn {turn}"
             assert (1 if sent else 0) <= len(await setup.rows()) <= 1
@@ -113,9 +113,9 @@ async def test_a_create_whose_answer_is_lost_can_be_left_at_every_turn() -> None
                 assert isinstance(task.exception(), KieError)
                 break
             await anyio.sleep(700.0)
-            sent = met.pop("now") is not None and bool(setup.truth.posts)
+            sent = met.pop("now") is not None and bool(setup.truth.create_requests)
             assert {row.state for row in await setup.rows()} <= {"unresolved" if sent else "cancelled"}
-            assert len(setup.truth.posts) == len(setup.truth.created) <= 1
+            assert len(setup.truth.create_requests) == len(setup.truth.created) <= 1
             await assert_settled(setup.kie)
     assert turn > 10
 
@@ -159,7 +159,7 @@ async def test_a_keyed_submit_goes_on_without_its_caller() -> None:
             await job
             await anyio.sleep(300.0)
 
-            assert 1 == len(setup.truth.posts) == len(await setup.rows())
+            assert 1 == len(setup.truth.create_requests) == len(await setup.rows())
             assert job.id == (await setup.row()).id
             await assert_settled(setup.kie)
             if not task.cancelled():
@@ -181,7 +181,7 @@ async def test_a_keyed_submit_goes_on_if_nobody_comes_back() -> None:
             await anyio.sleep(300.0)
 
             assert ["succeeded"] == [row.state for row in await setup.rows()], f"turn {turn}"
-            assert 1 == len(setup.truth.posts)
+            assert 1 == len(setup.truth.create_requests)
             if not task.cancelled():
                 break
     assert turn > 10
@@ -196,7 +196,7 @@ async def test_a_submit_that_does_not_wait_goes_on_without_its_caller() -> None:
             await asyncio.wait([task])
             await anyio.sleep(300.0)
 
-            assert len(setup.truth.posts) == len(await setup.rows()) <= 1
+            assert len(setup.truth.create_requests) == len(await setup.rows()) <= 1
             assert {row.state for row in await setup.rows()} <= {"succeeded"}
             await assert_settled(setup.kie)
             if not task.cancelled():
@@ -213,7 +213,7 @@ async def test_leaving_a_wait_changes_nothing() -> None:
         assert 0 == setup.kie.statistics().waiters
 
         assert setup.tasks[0] == (await job).task_id
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -296,7 +296,7 @@ async def test_a_job_that_queues_for_a_slot_can_be_left() -> None:
         await first
         await setup.kie.generate(make_request(3))
 
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         assert {"succeeded": 2, "cancelled": 2} == await setup.states()
         await assert_settled(setup.kie)
 
@@ -316,7 +316,7 @@ async def test_jobs_that_queue_for_a_token_can_be_left_and_cost_none() -> None:
             await setup.kie.submit(make_request(number))
 
         assert anyio.current_time() < 11.0
-        assert 40 == len(setup.truth.posts)
+        assert 40 == len(setup.truth.create_requests)
         assert 200 == len(setup.reported(EventName.CANCELLED))
 
 
@@ -363,7 +363,7 @@ async def test_a_time_out_ends_generate_in_every_phase(phase: str) -> None:
             assert error.job_id == (await setup.kie.job(error.job_id)).job_id
         else:
             await anyio.sleep(200.0)
-            assert (0 if first is None else 1) == len(setup.truth.posts)
+            assert (0 if first is None else 1) == len(setup.truth.create_requests)
         if first is not None:
             await first
         await assert_settled(setup.kie)
@@ -380,7 +380,7 @@ async def test_a_time_out_while_others_take_all_tokens_withdraws() -> None:
 
         assert row is not None
         assert "cancelled" == row.state
-        assert 20 == len(setup.truth.posts)
+        assert 20 == len(setup.truth.create_requests)
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0])
@@ -390,7 +390,7 @@ async def test_no_time_at_all_sends_nothing(timeout: float) -> None:
             await setup.kie.generate(make_request(), timeout=timeout)
         await anyio.sleep(10.0)
 
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         await assert_settled(setup.kie)
 
 
@@ -406,5 +406,5 @@ async def test_who_leaves_while_another_has_joined_by_key_disturbs_nobody() -> N
             with anyio.move_on_after(5.0):
                 await setup.kie.generate(make_request(), key="order")
         assert setup.tasks == results
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)

@@ -29,7 +29,7 @@ async def test_what_was_left_while_it_was_written_down_is_not_sent_by_the_next_p
                 loop.at_turn(loop.turns + turn, caller.cancel)
                 await asyncio.wait([caller])
                 await anyio.sleep(10.0)
-                if fake.truth.posts:
+                if fake.truth.create_requests:
                     break
                 await assert_settled(kie)
                 rows = await kie.jobs()

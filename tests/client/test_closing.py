@@ -51,7 +51,7 @@ async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
         for call in calls:
             with pytest.raises(ClientClosedError, match="async with"):
                 await call()
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
 
         async with kie:
             assert setup.tasks[0] == (await job).task_id
@@ -113,7 +113,7 @@ async def test_closing_waits_no_longer_than_it_is_told(drain: float) -> None:
             (job,) = await kie.recover()
             with pytest.raises(SubmitInDoubtError):
                 await job
-            assert 1 == len(setup.truth.posts)
+            assert 1 == len(setup.truth.create_requests)
 
 
 async def test_closing_does_not_wait_for_what_was_never_sent() -> None:
@@ -190,7 +190,7 @@ async def test_recover_after_reopening_goes_on_with_everything_once() -> None:
                 await job
             await assert_settled(kie)
 
-        assert 50 == len(setup.truth.posts)
+        assert 50 == len(setup.truth.create_requests)
         assert {"succeeded": 50} == await setup.states()
 
 
@@ -201,7 +201,7 @@ async def test_the_limit_holds_over_closing_and_opening_again() -> None:
             async with setup.kie as kie:
                 await kie.submit(make_request(number))
 
-        assert [] == setup.truth.refused
+        assert [] == setup.truth.rate_limited
         assert setup.truth.busiest_window(10.0) <= 20
         assert 20.0 <= anyio.current_time() <= 30.0
 

@@ -51,9 +51,9 @@ async def test_submit_without_waiting_returns_when_the_job_is_journaled() -> Non
         job = await setup.kie.submit(make_request(), wait=False)
 
         assert anyio.current_time() < 0.1
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         assert job.id == (await setup.row()).id
-        assert setup.truth.posts is not None
+        assert setup.truth.create_requests is not None
         await job
 
 
@@ -327,7 +327,7 @@ async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:
         assert done.job_id != job.id
         await job
         assert [] == await setup.kie.recover()
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
 
 
 async def test_credits_are_the_accounts() -> None:
@@ -355,4 +355,4 @@ async def test_credits_say_why_there_is_no_answer(fault: Fault, expected: type[K
         with pytest.raises(expected) as raised:
             await setup.kie.credits()
         assert expected is type(raised.value)
-        assert [] == setup.truth.strays
+        assert [] == setup.truth.followed_redirects

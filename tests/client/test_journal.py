@@ -58,7 +58,7 @@ async def test_what_cannot_be_written_down_is_not_begun() -> None:
             with pytest.raises(JournalError, match="disk is full"):
                 await call(make_request())
 
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         await assert_settled(setup.kie)
 
 
@@ -69,13 +69,13 @@ async def test_what_cannot_be_written_down_as_sending_is_not_sent() -> None:
         with pytest.raises(JournalError, match="disk is full"):
             await setup.kie.submit(make_request(), key="order 7")
         await anyio.sleep(60.0)
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         assert ["intent"] == [row.state for row in await journal.rows()]
         await assert_settled(setup.kie)
 
         journal.broken.clear()
         await setup.kie.generate(make_request(), key="order 7")
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
 
 
 async def test_a_task_id_that_cannot_be_written_down_still_reaches_its_caller(caplog: pytest.LogCaptureFixture) -> None:
@@ -109,7 +109,7 @@ async def test_a_doubt_that_cannot_be_written_down_is_told_and_not_sent_again() 
             await setup.kie.submit(make_request())
         await anyio.sleep(7200.0)
 
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         assert ["sending"] == [row.state for row in await journal.rows()]
 
 
@@ -120,9 +120,9 @@ async def test_a_slow_disk_does_not_bunch_what_was_spread_out() -> None:
         async with anyio.create_task_group() as group:
             for number in range(60):
                 group.start_soon(setup.kie.generate, make_request(number))
-        assert (60, 0) == (len(setup.truth.posts), len(setup.truth.refused))
+        assert (60, 0) == (len(setup.truth.create_requests), len(setup.truth.rate_limited))
         assert 20 == setup.truth.busiest_window(10.0)
-        assert min(post.at for post in setup.truth.posts) >= 40.0
+        assert min(post.at for post in setup.truth.create_requests) >= 40.0
         assert ["succeeded"] * 60 == [row.state for row in await journal.rows()]
         await assert_settled(setup.kie)
 
@@ -141,7 +141,7 @@ async def test_who_was_about_to_send_when_a_402_was_read_sends_nothing() -> None
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(one, number)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         assert 20 == len(set(told))
         assert ["cancelled"] * 20 == [row.state for row in await journal.rows()]
         await assert_settled(setup.kie)
@@ -156,12 +156,12 @@ async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -
             for number in range(20):
                 group.start_soon(setup.kie.generate, make_request(number))
             await anyio.sleep(59.0)
-            assert 1 == len(setup.truth.posts)
+            assert 1 == len(setup.truth.create_requests)
             await anyio.sleep(70.0)
-            assert 2 <= len(setup.truth.posts) <= 3
+            assert 2 <= len(setup.truth.create_requests) <= 3
             setup.fake.maintenance = False
         assert 20 == len(setup.truth.created)
-        assert len(setup.truth.posts) <= 23
+        assert len(setup.truth.create_requests) <= 23
         await assert_settled(setup.kie)
 
 
@@ -172,7 +172,7 @@ async def test_who_leaves_during_the_write_ahead_pays_nothing() -> None:
             await setup.kie.generate(make_request())
         await anyio.sleep(60.0)
 
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         assert ["cancelled"] == [row.state for row in await journal.rows()]
         await assert_settled(setup.kie)
 
@@ -185,5 +185,5 @@ async def test_whoever_waits_is_not_held_up_for_ever_by_a_slow_journal(state: Jo
 
         assert setup.tasks == [video.task_id]
         assert anyio.current_time() < 40.0
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)

@@ -156,7 +156,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
         reported = [event for event in events if event.name is EventName.JOURNAL_FAILED]
         assert len(reported) == (ran.failed not in {"", *AHEAD})
 
-        posts = len(fake.truth.posts)
+        posts = len(fake.truth.create_requests)
         async with client(path) as kie:
             for left in await kie.recover():
                 with suppress(KieError):  # it ends as the service lets it end
@@ -164,7 +164,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
             await anyio.sleep(1.0)
             await assert_settled(kie)
         assert_ledger(await _rows(path), fake.truth)
-        ran.recovered = {_number(post.body) for post in fake.truth.posts[posts:]}
+        ran.recovered = {_number(post.body) for post in fake.truth.create_requests[posts:]}
     return ran
 
 
@@ -197,7 +197,7 @@ async def _rows(path: Path) -> list[Intent]:
 
 def _assert_journaled(journal: Failing, fake: FakeKie) -> None:
     """Each create that the service has seen had been written down before it came, attempt by attempt."""
-    for post in fake.truth.posts:
+    for post in fake.truth.create_requests:
         found = re.search(r"/(kj_\w+)\.(\d+)\.", str(post.callback_url))
         assert found is not None
         assert journal.sent_at[found[1], int(found[2])] < post.at
@@ -311,7 +311,7 @@ async def test_with_a_full_disk_nothing_is_sent_and_what_was_sent_is_told(
         lost = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
 
         assert [*fake.truth.tasks] == videos
-        assert 1 == len(fake.truth.posts)
+        assert 1 == len(fake.truth.create_requests)
         assert S.SENDING is row.state
         assert any(videos[0] in text and row.id in text for text in lost)
         journal.full = False
@@ -340,7 +340,7 @@ async def test_a_process_that_ends_with_a_full_disk_leaves_a_job_in_doubt(
                 await job
             await job.resolve(task_id)
             assert task_id == (await job).task_id
-        assert 1 == len(fake.truth.posts)
+        assert 1 == len(fake.truth.create_requests)
 
 
 async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Pat
         for call in calls:
             with pytest.raises(JournalError, match="file is not a database"):
                 await call()
-        assert [] == fake.truth.posts
+        assert [] == fake.truth.create_requests
         path.unlink()
         assert (await kie.generate(make_request(0))).task_id in fake.truth.tasks
         await kie.aclose()

@@ -32,7 +32,7 @@ async def test_the_same_key_is_the_same_job() -> None:
 
         assert first.id == second.id == third.id == video.job_id
         assert video.record == (await third).record
-        assert 1 == len(setup.truth.posts) == len(await setup.rows())
+        assert 1 == len(setup.truth.create_requests) == len(await setup.rows())
         await assert_settled(setup.kie)
 
 
@@ -49,16 +49,18 @@ async def test_ten_at_once_with_one_key_are_one_job() -> None:
                 group.start_soon(one)
         assert 1 == len(set(results))
         assert 10 == len(results)
-        assert 1 == len(setup.truth.posts) == len(await setup.rows())
+        assert 1 == len(setup.truth.create_requests) == len(await setup.rows())
         await assert_settled(setup.kie)
 
 
 async def test_other_keys_and_none_are_other_jobs() -> None:
     async with client_and_fake() as setup:
         for key in ("a", "b", None, None):
-            await setup.kie.submit(make_request({"a": 0, "b": 1}.get(key or "", 2 + len(setup.truth.posts))), key=key)
+            await setup.kie.submit(
+                make_request({"a": 0, "b": 1}.get(key or "", 2 + len(setup.truth.create_requests))), key=key
+            )
 
-        assert 4 == len(setup.truth.posts)
+        assert 4 == len(setup.truth.create_requests)
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
@@ -80,7 +82,7 @@ async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_di
             assert differs == raised.value.differs
             assert job.id == raised.value.job_id
             assert all(name in str(raised.value) for name in (*differs, "order 7"))
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await job
         await assert_settled(setup.kie)
 
@@ -119,7 +121,7 @@ async def test_a_rejected_job_is_sent_anew_by_its_key() -> None:
         video = await setup.kie.generate(make_request(), key="order 7")
 
         assert raised.value.job_id == video.job_id
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         assert None is (await setup.row()).error
         await assert_settled(setup.kie)
 
@@ -130,7 +132,7 @@ async def test_a_job_rejected_after_suspect_attempts_is_not_sent_anew() -> None:
         for _ in range(2):
             with pytest.raises(ServerError):
                 await setup.kie.submit(make_request(), key="order 7")
-            assert 3 == len(setup.truth.posts)
+            assert 3 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -144,7 +146,7 @@ async def test_a_job_in_doubt_is_not_sent_anew_by_its_key(pause: float) -> None:
             with pytest.raises(SubmitInDoubtError) as again:
                 await call(make_request(), key="order 7")
             assert first.value.job.id == again.value.job.id
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await first.value.job.resolve(setup.tasks[0])
         assert setup.tasks[0] == (await setup.kie.generate(make_request(), key="order 7")).task_id
         await assert_settled(setup.kie)
@@ -156,7 +158,7 @@ async def test_a_failed_job_is_not_sent_anew_by_its_key() -> None:
         for _ in range(2):
             with pytest.raises(TaskFailedError):
                 await setup.kie.generate(make_request(), key="order 7")
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
 
 
 async def test_a_stalled_job_is_not_sent_anew_by_its_key() -> None:
@@ -167,4 +169,4 @@ async def test_a_stalled_job_is_not_sent_anew_by_its_key() -> None:
         job = await setup.kie.submit(make_request(), key="order 7")
         await job.wait(timeout=2000.0)
 
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)

@@ -22,11 +22,11 @@ SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
 def figures(setup: Setup) -> dict[str, float]:
     """What the service saw; utilisation is the rate from the 20th create on, in percent of 2 a second."""
     truth = setup.truth
-    created_at = [post.at for post in truth.posts if post.task_id is not None]
+    created_at = [post.at for post in truth.create_requests if post.task_id is not None]
     rate = (len(created_at) - 20) / (created_at[-1] - created_at[19])
     return {
-        "refusals": len(truth.refused),
-        "requests_per_create": len(truth.posts) / len(created_at),
+        "refusals": len(truth.rate_limited),
+        "requests_per_create": len(truth.create_requests) / len(created_at),
         "utilisation": round(100 * rate / 2, 2),
         "busiest": truth.busiest_window(10.0),
     }
@@ -69,7 +69,10 @@ async def test_lost_answers_cost_no_refusal_and_leave_nothing(
     limiter: str, record_property: Callable[[str, object], None]
 ) -> None:
     """3 % of the answers are lost after the create, half of them by a reset and half by silence."""
-    faults = [Fault("create", "reset", after=True, chance=0.015), Fault("create", "silence", after=True, chance=0.0152)]
+    faults = [
+        Fault("create", "reset", after=True, probability=0.015),
+        Fault("create", "silence", after=True, probability=0.0152),
+    ]
     ended, doubtful = list[str](), list[str]()
 
     async def one(number: int) -> None:
@@ -90,7 +93,7 @@ async def test_lost_answers_cost_no_refusal_and_leave_nothing(
         assert 1.0 == seen["requests_per_create"]
         assert 20 == seen["busiest"]
         assert JOBS == len(setup.truth.created) == len(ended) + len(doubtful)
-        assert len([post for post in setup.truth.posts if post.code is None]) == len(doubtful) > 5
+        assert len([post for post in setup.truth.create_requests if post.code is None]) == len(doubtful) > 5
         assert {"succeeded": len(ended), "unresolved": len(doubtful)} == await setup.states()
         await assert_settled(setup.kie)
 
@@ -143,10 +146,10 @@ async def test_three_windows_of_creates_are_done_in_three_windows(*, http_status
             for number in range(60):
                 group.start_soon(one, number)
         took = anyio.current_time()
-        print(f"\n60 ends after {took:.1f} s, {len(setup.truth.posts)} POSTs")  # noqa: T201 (for `pytest -s`)
+        print(f"\n60 ends after {took:.1f} s, {len(setup.truth.create_requests)} POSTs")  # noqa: T201 (for `pytest -s`)
 
-        assert (60, 60) == (len(set(ended)), len(setup.truth.posts))
-        assert setup.truth.posts[-1].at <= 20.1
+        assert (60, 60) == (len(set(ended)), len(setup.truth.create_requests))
+        assert setup.truth.create_requests[-1].at <= 20.1
         assert took <= 28.0
         await assert_settled(setup.kie)
 
@@ -164,7 +167,7 @@ async def test_looks_that_get_no_answer_do_not_hold_the_jobs_up(seed: int) -> No
         took = anyio.current_time()
         print(f"\n40 ends after {took:.1f} s")  # noqa: T201 (for `pytest -s`)
 
-        assert 40 == len(setup.truth.posts)
+        assert 40 == len(setup.truth.create_requests)
         assert took <= 20.0
         await assert_settled(setup.kie)
 
@@ -189,7 +192,7 @@ async def test_a_limit_that_is_lower_than_configured_is_learned_and_used() -> No
             async with anyio.create_task_group() as group:
                 for number in range(800):
                     group.start_soon(setup.kie.submit, make_request(number))
-        refused = setup.truth.refused
+        refused = setup.truth.rate_limited
 
         assert len([post for post in refused if post.at < 10.0]) <= 10
         assert len(refused) <= 25
@@ -209,7 +212,7 @@ async def test_a_network_that_stands_still_costs_no_refusal() -> None:
             for number in range(200):
                 group.start_soon(setup.kie.submit, make_request(number))
 
-        assert (0, 20) == (len(setup.truth.refused), setup.truth.busiest_window(10.0))
+        assert (0, 20) == (len(setup.truth.rate_limited), setup.truth.busiest_window(10.0))
 
 
 async def test_an_error_leaves_nothing_either() -> None:
@@ -228,7 +231,7 @@ async def test_an_error_leaves_nothing_either() -> None:
             for number in range(60):
                 group.start_soon(one, number)
 
-        assert (20, 60) == (len(refused), len(setup.truth.posts))
+        assert (20, 60) == (len(refused), len(setup.truth.create_requests))
         assert 20 == setup.truth.busiest_window(10.0)
         assert {"rejected": 20, "succeeded": 40} == await setup.states()
         await assert_settled(setup.kie)

@@ -83,7 +83,7 @@ def test_one_client_works_in_three_loops_one_after_another(
     for number in range(3):
         run(main(number), later=100.0 * number)
 
-    assert [1, 1, 1] == [len(truth.posts) for truth in truths]
+    assert [1, 1, 1] == [len(truth.create_requests) for truth in truths]
     assert [next(iter(truth.tasks)) for truth in truths] == [result.task_id for result in results]
     assert [] == warnings_of(caplog)
     assert Statistics() == kie.statistics()
@@ -112,7 +112,7 @@ def test_a_job_of_an_earlier_loop_is_awaited_in_a_later_one(port: int, *, entere
                 await stack.enter_async_context(kie)
             fake.truth.tasks.update(tasks)
             fake.finish(next(iter(tasks)))
-            assert [] == fake.truth.posts
+            assert [] == fake.truth.create_requests
             return await job
 
     job = run(first())
@@ -169,11 +169,11 @@ def test_a_job_that_was_not_sent_when_its_loop_ended_is_sent_by_recover(port: in
     run(first())
     run(second(), later=60.0)
 
-    assert [20, 30] == [len(truth.posts) for truth in truths]
+    assert [20, 30] == [len(truth.create_requests) for truth in truths]
     assert {"succeeded": 50} == Counter(row.state for row in run(journal.rows()))
-    for post in truths[1].posts:
+    for post in truths[1].create_requests:
         post.at += 60.0
-    truths[1].posts = truths[0].posts + truths[1].posts
+    truths[1].create_requests = truths[0].create_requests + truths[1].create_requests
     assert_ledger(run(journal.rows()), truths[1])
 
 
@@ -186,14 +186,14 @@ def test_a_create_that_was_on_the_wire_when_its_loop_ended_is_in_doubt(port: int
         fake = await FakeKie(port=port, create_seconds=30.0).__aenter__()  # it ends with the loop, as the client does
         await kie.submit(make_request(), wait=False)
         await anyio.sleep(5.0)
-        posts.extend(fake.truth.posts)
+        posts.extend(fake.truth.create_requests)
 
     async def second() -> None:
         async with FakeKie(port=port) as fake:
             (job,) = await kie.recover()
             with pytest.raises(SubmitInDoubtError):
                 await job
-            assert [] == fake.truth.posts
+            assert [] == fake.truth.create_requests
             await job.abandon()
 
     run(first())
@@ -248,7 +248,7 @@ def test_the_limit_holds_from_one_loop_to_the_next(port: int) -> None:
         async with FakeKie(port=port, seed=round(begins_at)) as fake:
             for number in range(15):
                 await kie.submit(make_request(number))
-            sent_at.extend(begins_at + post.at for post in fake.truth.posts)
+            sent_at.extend(begins_at + post.at for post in fake.truth.create_requests)
             return anyio.current_time()
 
     first = run(main(0.0))
@@ -283,7 +283,7 @@ async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> N
                 for take in range(15):
                     await kie.submit(make_request(20 * number + take))
         assert 30 == len(fake.truth.created)
-        assert [] == fake.truth.refused
+        assert [] == fake.truth.rate_limited
         assert 20 == fake.truth.busiest_window(10.0)
 
         before = anyio.current_time()
@@ -331,7 +331,7 @@ async def test_use_from_another_thread_is_a_clear_error() -> None:
         for call in (lambda: setup.kie.generate(make_request(1)), setup.kie.credits, job.wait, setup.kie.__aenter__):
             assert "another thread" in await anyio.to_thread.run_sync(use, call)
         assert setup.tasks[0] == (await job).task_id
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 

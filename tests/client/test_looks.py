@@ -73,31 +73,31 @@ async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, secon
 @pytest.mark.parametrize(
     "poll",
     [
-        {"what": "html"},
-        {"what": "html", "status": 200},
-        {"what": "html", "status": 404},
-        {"what": "code", "code": 500},
-        {"what": "code", "code": 501},
-        {"what": "code", "code": 455},
-        {"what": "code", "code": 429},
-        {"what": "code", "code": 402},
-        {"what": "code", "code": 777},
-        {"what": "null_data"},
-        {"what": "truncated_json"},
-        {"what": "half_body"},
-        {"what": "half_status_line"},
-        {"what": "garbage"},
-        {"what": "reset"},
-        {"what": "silence"},
-        {"what": "slow_body", "seconds": 1.0},
-        {"what": "redirect"},
-        {"what": "body", "body": "[1, 2]"},
-        {"what": "body", "body": ""},
-        {"what": "body", "body": '{"code":200,"data":[]}'},
-        {"what": "alter", "data": {"taskId": "f" * 32, "state": "fail"}},
-        {"what": "alter", "data": {"state": None}},
-        {"what": "alter", "data": {"state": "reviewing"}},
-        {"what": "alter", "data": {"state": "waiting", "completeTime": 1}},
+        {"kind": "html"},
+        {"kind": "html", "status": 200},
+        {"kind": "html", "status": 404},
+        {"kind": "code", "code": 500},
+        {"kind": "code", "code": 501},
+        {"kind": "code", "code": 455},
+        {"kind": "code", "code": 429},
+        {"kind": "code", "code": 402},
+        {"kind": "code", "code": 777},
+        {"kind": "null_data"},
+        {"kind": "truncated_json"},
+        {"kind": "half_body"},
+        {"kind": "half_status_line"},
+        {"kind": "garbage"},
+        {"kind": "reset"},
+        {"kind": "silence"},
+        {"kind": "slow_body", "seconds": 1.0},
+        {"kind": "redirect"},
+        {"kind": "body", "body": "[1, 2]"},
+        {"kind": "body", "body": ""},
+        {"kind": "body", "body": '{"code":200,"data":[]}'},
+        {"kind": "alter", "data": {"taskId": "f" * 32, "state": "fail"}},
+        {"kind": "alter", "data": {"state": None}},
+        {"kind": "alter", "data": {"state": "reviewing"}},
+        {"kind": "alter", "data": {"state": "waiting", "completeTime": 1}},
     ],
     ids=lambda poll: "-".join(str(value) for value in poll.values()),
 )
@@ -110,7 +110,7 @@ async def test_a_look_that_says_nothing_changes_nothing(poll: dict[str, Any]) ->
         video = await job
 
         assert setup.tasks[0] == video.task_id
-        assert (1, []) == (len(setup.truth.posts), setup.truth.strays)
+        assert (1, []) == (len(setup.truth.create_requests), setup.truth.followed_redirects)
         assert anyio.current_time() < 70.0
         await assert_settled(setup.kie)
 
@@ -130,7 +130,7 @@ async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
 @pytest.mark.parametrize("seed", range(3))
 async def test_looks_that_hang_hold_up_nobody(seed: int) -> None:
     """Five in a hundred for a minute each, and forty jobs of 3 s end within 2 s of when they would without."""
-    fault = Fault("poll", "slow", seconds=60.0, chance=0.05)
+    fault = Fault("poll", "slow", seconds=60.0, probability=0.05)
     async with client_and_fake(faults=[fault], duration=3.0, credits=1e6, seed=seed) as setup:
         async with anyio.create_task_group() as group:
             for number in range(40):
@@ -368,7 +368,7 @@ async def test_a_failed_task_is_told_in_the_services_words() -> None:
         assert (passing.id, setup.tasks[0]) == (first.job_id, first.task_id)
         assert str(first) == str(again)
         assert {"failed": 2} == await setup.states()
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 

@@ -38,38 +38,38 @@ HOURS = 3600.0
 
 #: The service has created the task; what becomes of the answer.
 LOST: dict[str, dict[str, Any]] = {
-    "reset": {"what": "reset"},
-    "closed": {"what": "close"},
-    "silence": {"what": "silence"},
-    "half a status line, then closed": {"what": "half_status_line"},
-    "half a status line, then reset": {"what": "half_status_line", "cut": "reset"},
-    "no HTTP at all": {"what": "garbage"},
-    "half a body, then closed": {"what": "half_body"},
-    "half a body, then reset": {"what": "half_body", "cut": "reset"},
-    "a byte every five seconds": {"what": "slow_body", "seconds": 5.0},
-    "after 70 seconds": {"what": "slow", "seconds": 70.0},
-    "a 502 page": {"what": "html"},
-    "a 503 page": {"what": "html", "status": 503},
-    "a 504 page": {"what": "html", "status": 504},
-    "a 520 page": {"what": "html", "status": 520},
-    "a 500 page": {"what": "html", "status": 500},
-    "a page with status 200": {"what": "html", "status": 200},
-    "an empty body": {"what": "body", "body": ""},
-    "data: null": {"what": "null_data"},
-    "data without an id": {"what": "no_task_id"},
-    "an id that is true": {"what": "alter", "data": {"taskId": True}},
-    "an id that is empty": {"what": "alter", "data": {"taskId": ""}},
-    "truncated JSON": {"what": "truncated_json"},
-    "JSON that is no envelope": {"what": "body", "body": "[200]"},
-    "an unknown code": {"what": "code", "code": 777},
-    "two megabytes": {"what": "body", "body": b"{" + b" " * 2**21},
-    "broken gzip": {"what": "body", "body": b"\x1f\x8b\x08no", "headers": {"Content-Encoding": "gzip"}},
+    "reset": {"kind": "reset"},
+    "closed": {"kind": "close"},
+    "silence": {"kind": "silence"},
+    "half a status line, then closed": {"kind": "half_status_line"},
+    "half a status line, then reset": {"kind": "half_status_line", "disconnect": "reset"},
+    "no HTTP at all": {"kind": "garbage"},
+    "half a body, then closed": {"kind": "half_body"},
+    "half a body, then reset": {"kind": "half_body", "disconnect": "reset"},
+    "a byte every five seconds": {"kind": "slow_body", "seconds": 5.0},
+    "after 70 seconds": {"kind": "slow", "seconds": 70.0},
+    "a 502 page": {"kind": "html"},
+    "a 503 page": {"kind": "html", "status": 503},
+    "a 504 page": {"kind": "html", "status": 504},
+    "a 520 page": {"kind": "html", "status": 520},
+    "a 500 page": {"kind": "html", "status": 500},
+    "a page with status 200": {"kind": "html", "status": 200},
+    "an empty body": {"kind": "body", "body": ""},
+    "data: null": {"kind": "null_data"},
+    "data without an id": {"kind": "no_task_id"},
+    "an id that is true": {"kind": "alter", "data": {"taskId": True}},
+    "an id that is empty": {"kind": "alter", "data": {"taskId": ""}},
+    "truncated JSON": {"kind": "truncated_json"},
+    "JSON that is no envelope": {"kind": "body", "body": "[200]"},
+    "an unknown code": {"kind": "code", "code": 777},
+    "two megabytes": {"kind": "body", "body": b"{" + b" " * 2**21},
+    "broken gzip": {"kind": "body", "body": b"\x1f\x8b\x08no", "headers": {"Content-Encoding": "gzip"}},
 }
 
 
 def lost(name: str = "reset", **when: Any) -> Fault:
     how = dict(LOST[name])
-    return Fault("create", how.pop("what"), after=True, **how, **when)
+    return Fault("create", how.pop("kind"), after=True, **how, **when)
 
 
 async def in_doubt(setup: Setup, number: int = 0) -> SubmitInDoubtError:
@@ -93,10 +93,10 @@ async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) 
         assert (row.id, row.id, None) == (error.job.id, error.job_id, error.task_id)
         assert "not sent again" in str(error)
         assert "in_doubt" == error.job.state == row.state
-        assert 1 == len(setup.truth.posts) == len(setup.truth.created)
+        assert 1 == len(setup.truth.create_requests) == len(setup.truth.created)
         assert 1 == setup.kie.statistics().in_flight
         await anyio.sleep(2 * HOURS)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         assert "unresolved" == (await setup.row()).state
         await assert_settled(setup.kie)
 
@@ -104,11 +104,11 @@ async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) 
 @pytest.mark.parametrize("how", ["reset", "close", "silence"])
 async def test_a_connection_that_breaks_before_the_request_is_read_is_in_doubt_too(how: str) -> None:
     """A byte may have left, and no exception tells whether it arrived: better one look too many than paid twice."""
-    async with client_and_fake(faults=[Fault("connect", how, at_byte=1, nth=1)]) as setup:  # type: ignore[arg-type]  # a parameter
+    async with client_and_fake(faults=[Fault("connect", how, after_bytes=1, nth=1)]) as setup:  # type: ignore[arg-type]  # a parameter
         await in_doubt(setup)
         await anyio.sleep(2 * HOURS)
 
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         assert "unresolved" == (await setup.row()).state
         await assert_settled(setup.kie)
 
@@ -170,7 +170,7 @@ async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) 
             await wait()
 
         assert 3600.0 <= anyio.current_time() < 3601.0
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -188,7 +188,7 @@ async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None,
         setup.fake.finish(setup.tasks[0])
         video = await error.job
         assert (setup.tasks[0], error.job.id) == (video.task_id, video.job_id)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -304,10 +304,10 @@ async def test_resubmit_sends_the_create_again_only_if_that_is_wanted() -> None:
         error = await in_doubt(setup)
         with pytest.raises(ConfigurationError, match="allow_duplicate=True"):
             await error.job.resubmit()
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await error.job.resubmit(allow_duplicate=True)
         video = await error.job
-        first, second = setup.truth.posts
+        first, second = setup.truth.create_requests
 
         assert second.task_id == video.task_id
         assert first.body == second.body
@@ -322,7 +322,7 @@ async def test_a_resubmitted_create_has_an_attempt_number_of_its_own() -> None:
         error = await in_doubt(setup)
         await error.job.resubmit(allow_duplicate=True)
         await error.job
-        first, second = [str(post.callback_url) for post in setup.truth.posts]
+        first, second = [str(post.callback_url) for post in setup.truth.create_requests]
 
         assert first.startswith(f"{CALLBACKS}/{error.job.id}.1.")
         assert second.startswith(f"{CALLBACKS}/{error.job.id}.2.")
@@ -345,7 +345,7 @@ async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
                 await settle()
         with pytest.raises(ConfigurationError):
             await error.job.resubmit(allow_duplicate=True)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
 
 
 async def test_only_a_job_in_doubt_can_be_settled_by_hand() -> None:
@@ -379,7 +379,7 @@ async def test_what_is_lost_for_one_job_touches_no_other(name: str) -> None:
             for number in range(10):
                 group.start_soon(one, number)
         assert (9, [SubmitInDoubtError]) == (len(ended), [type(error) for error in doubtful])
-        assert 10 == len(setup.truth.posts)
+        assert 10 == len(setup.truth.create_requests)
 
 
 async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
@@ -393,7 +393,7 @@ async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
         for number in range(3):
             video = await setup.kie.generate(make_request(number))
             assert setup.tasks[number] == video.task_id
-        assert 3 == len(setup.truth.posts)
+        assert 3 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -407,7 +407,7 @@ async def test_a_refused_connection_is_tried_again() -> None:
             assert "intent" == (await setup.row()).state
             assert 0 == setup.kie.statistics().tokens_in_use
             await setup.fake.accept_connections()
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         assert ("succeeded", 1) == ((row := await setup.row()).state, row.attempts)
         await assert_settled(setup.kie)
 
@@ -423,7 +423,7 @@ async def test_unsent_patience_ends_in_transport_error() -> None:
         assert row.id == raised.value.job_id
         assert "cancelled" == row.state
         assert 120.0 <= anyio.current_time() <= 150.1  # the longest back-off is 30 s
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         await assert_settled(setup.kie)
 
 
@@ -446,9 +446,9 @@ async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_
             await anyio.sleep(35.0)
             await setup.fake.refuse_connections()
             await anyio.sleep(40.0)
-            assert 80 == len(setup.truth.posts)
+            assert 80 == len(setup.truth.create_requests)
             await setup.fake.accept_connections()
-        assert 100 == len(setup.truth.posts) == len(setup.truth.created)
+        assert 100 == len(setup.truth.create_requests) == len(setup.truth.created)
         assert anyio.current_time() > 75.0
 
 
@@ -461,7 +461,7 @@ async def test_patience_begins_anew_after_the_service_has_answered() -> None:
             group.start_soon(setup.kie.submit, make_request())
             await anyio.sleep(40.0)
             await setup.fake.accept_connections()
-            while not setup.truth.posts:
+            while not setup.truth.create_requests:
                 await anyio.sleep(0.1)
             await setup.fake.refuse_connections()
             await anyio.sleep(40.0)

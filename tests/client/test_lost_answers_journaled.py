@@ -22,14 +22,14 @@ JOBS = 50
 
 #: The service has created the task; what becomes of the answer.
 LOST: dict[str, dict[str, Any]] = {
-    "reset": {"what": "reset"},
-    "silence": {"what": "silence"},
-    "half a body": {"what": "half_body"},
-    "502": {"what": "html"},
-    "504": {"what": "html", "status": 504},
-    "520": {"what": "html", "status": 520},
-    "data: null": {"what": "null_data"},
-    "truncated JSON": {"what": "truncated_json"},
+    "reset": {"kind": "reset"},
+    "silence": {"kind": "silence"},
+    "half a body": {"kind": "half_body"},
+    "502": {"kind": "html"},
+    "504": {"kind": "html", "status": 504},
+    "520": {"kind": "html", "status": 520},
+    "data: null": {"kind": "null_data"},
+    "truncated JSON": {"kind": "truncated_json"},
 }
 
 
@@ -74,7 +74,7 @@ async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name:
     """Each caller is told; so is whoever recovers; and in none of it is anything sent again, nor by the same keys."""
     path, how = tmp_path / "kie.db", dict(LOST[name])
     options: Any = {"journal": path, "callback_url": callback_url}
-    async with FakeKie(seed=len(name), faults=[Fault("create", how.pop("what"), after=True, **how)]) as fake:
+    async with FakeKie(seed=len(name), faults=[Fault("create", how.pop("kind"), after=True, **how)]) as fake:
         async with KieClient(KEY, base_url=fake.url, **options) as kie:
             assert {"SubmitInDoubtError": JOBS} == await all_told(kie, key="order")
         assert {"in_doubt": JOBS} == Counter(row.state for row in await rows_of(path))
@@ -91,7 +91,7 @@ async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name:
             unfinished = [job.id for job in await kie.jobs(unfinished=True)]
             assert JOBS == len(unfinished) == await doubtful([kie.job(job_id) for job_id in unfinished])
 
-        assert JOBS == len(fake.truth.posts) == len(fake.truth.created)
+        assert JOBS == len(fake.truth.create_requests) == len(fake.truth.created)
         assert_ledger(await rows_of(path), fake.truth)
 
 
@@ -105,4 +105,4 @@ async def test_fifty_redirects_are_fifty_refusals(tmp_path: Path) -> None:
             assert [] == await kie.recover()
 
         assert {"rejected": JOBS} == Counter(row.state for row in await rows_of(path))
-        assert (JOBS, [], []) == (len(fake.truth.posts), fake.truth.created, fake.truth.strays)
+        assert (JOBS, [], []) == (len(fake.truth.create_requests), fake.truth.created, fake.truth.followed_redirects)

@@ -342,7 +342,7 @@ async def test_a_failed_task_is_made_again_as_often_as_is_allowed_and_counted() 
 async def test_a_failed_task_is_not_made_again_by_default_nor_where_it_is_not_worth_it(
     fails: list[tuple[str, str]], retry_failed: int
 ) -> None:
-    async with client_and_fake(duration=10.0, fail_rate=1.0, fails=fails) as setup:
+    async with client_and_fake(duration=10.0, fail_rate=1.0, failures=fails) as setup:
         found = await run_map(setup, make_rows(3), retry_failed=retry_failed)
 
         assert 3 == len(found) == len(setup.tasks) == sum(isinstance(o, Failed) for o in found)
@@ -551,7 +551,7 @@ async def test_the_limit_is_used_and_kept() -> None:
         summary = run.summary()
 
         assert 400 == summary.ok
-        assert [] == setup.truth.refused
+        assert [] == setup.truth.rate_limited
         assert summary.used >= 0.97
         assert 20 == setup.truth.busiest_window(10.0)
 

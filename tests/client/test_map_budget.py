@@ -57,8 +57,8 @@ async def test_a_table_that_is_shuffled_and_killed_again_and_again_never_costs_m
 
     chance = Random(seed)
     faults = [
-        Fault("create", "reset", after=True, chance=0.05),
-        Fault("create", "code", code=500, after=True, chance=0.05),
+        Fault("create", "reset", after=True, probability=0.05),
+        Fault("create", "code", code=500, after=True, probability=0.05),
     ]
     async with FakeKie(
         duration=(30.0, 0.5), latency=(0.02, 0.2), fail_rate=0.1, faults=faults, credits=1e6, seed=seed

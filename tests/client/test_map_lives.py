@@ -36,7 +36,7 @@ async def test_a_run_that_is_closed_again_and_again_comes_to_its_end_and_pays_ea
     tmp_path: Path, seed: int
 ) -> None:
     """With tasks that fail, creates that are lost and answers that are late, in processes one after another."""
-    faults = [Fault("create", "reset", after=True, chance=0.02), Fault("create", "silence", chance=0.02)]
+    faults = [Fault("create", "reset", after=True, probability=0.02), Fault("create", "silence", probability=0.02)]
     path = tmp_path / "kie.db"
     retry = RetryPolicy(in_doubt_timeout=120.0)
     async with FakeKie(

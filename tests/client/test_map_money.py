@@ -363,7 +363,7 @@ async def test_maintenance_is_waited_out_however_long_it_takes() -> None:
             found = [outcome async for outcome in run]
         assert {"Done": 30} == count_types(found)
         assert {"succeeded": 30} == await setup.states()
-        assert len(setup.truth.posts) < 200
+        assert len(setup.truth.create_requests) < 200
         await assert_settled(setup.kie)
 
 
@@ -440,7 +440,7 @@ async def test_a_key_that_is_no_good_for_looking_any_more_ends_the_run_and_loses
     async with client_and_fake(duration=60.0, api_keys=[KEY]) as setup:
         async with setup.kie.map(make_rows(20)) as run:
             await anyio.sleep(30.0)
-            setup.fake.revoke(KEY)
+            setup.fake.revoke_key(KEY)
             assert isinstance((await drain_run(run))[1], AuthenticationError)
         assert {"submitted": 20} == await setup.states()
 

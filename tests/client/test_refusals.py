@@ -34,7 +34,7 @@ from tests.helpers import CALLBACKS, IMAGE, KEY, Setup, assert_settled, client_a
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kie_async.testing.truth import Post
+    from kie_async.testing.truth import LoggedCreate
 
 LATENCY = (0.02, 0.2)
 CLIP = 80.0
@@ -61,7 +61,7 @@ def kinds(errors: Sequence[Exception]) -> dict[str, int]:
     return dict(Counter(type(error).__name__ for error in errors))
 
 
-def prompt_of(post: Post) -> str:
+def prompt_of(post: LoggedCreate) -> str:
     body: Any = post.body
     return str(body["input"]["prompt"])
 
@@ -72,10 +72,10 @@ def prompt_of(post: Post) -> str:
 @pytest.mark.parametrize("status", [200, 429], ids=["in the body", "bare"])
 async def test_a_429_slows_the_client_once_and_keeps_the_order(status: int) -> None:
     """429 on the 5th of 100 creates: one request more, nothing lost, and the refused job is in the next burst."""
-    what: dict[str, Any] = {"what": "html", "status": 429} if status == 429 else {"what": "code", "code": 429}
+    what: dict[str, Any] = {"kind": "html", "status": 429} if status == 429 else {"kind": "code", "code": 429}
     async with client_and_fake(faults=[Fault("create", nth=5, **what)], latency=LATENCY) as setup:
         ended, refused = await all_of(setup, 100)
-        posts = setup.truth.posts
+        posts = setup.truth.create_requests
         (first,) = [post for post in posts if post.fault is not None]
         assert first.answered_at is not None
         later = [post for post in posts if post.at > first.answered_at]
@@ -93,10 +93,10 @@ async def test_a_refused_job_keeps_its_place() -> None:
     """Without latency the places can be read to the letter: the service sees the jobs in the order of asking."""
     async with client_and_fake(faults=[Fault("create", "code", code=429, nth=20)]) as setup:
         await all_of(setup, 60)
-        accepted = [prompt_of(post) for post in setup.truth.posts if post.task_id is not None]
+        accepted = [prompt_of(post) for post in setup.truth.create_requests if post.task_id is not None]
 
         assert [make_request(number).prompt for number in range(60)] == accepted
-        assert 61 == len(setup.truth.posts)
+        assert 61 == len(setup.truth.create_requests)
 
 
 async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
@@ -105,7 +105,7 @@ async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
         faults=[Fault("create", "code", code=429, between=(0.0, 600.0))], latency=LATENCY
     ) as setup:
         ended, refused = await all_of(setup, 30)
-        accepted_at = [post.at for post in setup.truth.posts if post.task_id is not None]
+        accepted_at = [post.at for post in setup.truth.create_requests if post.task_id is not None]
 
         assert (30, []) == (len(ended), refused)
         assert setup.truth.busiest_window(10.0) <= 20
@@ -137,7 +137,7 @@ async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
         assert 300.0 <= told_at[0] <= 302.0
         assert 500.0 <= told_at[1] <= 502.0
         assert {"cancelled": 61} == await setup.states()
-        assert len(setup.truth.posts) <= 20 + 500 / 10 + 4
+        assert len(setup.truth.create_requests) <= 20 + 500 / 10 + 4
         await assert_settled(setup.kie)
 
 
@@ -146,7 +146,7 @@ async def test_retry_after_is_waited_for() -> None:
     fault = Fault("create", "body", body=body, headers={"Retry-After": "30"}, nth=1)
     async with client_and_fake(faults=[fault]) as setup:
         ended, _ = await all_of(setup, 25)
-        first, *rest = setup.truth.posts
+        first, *rest = setup.truth.create_requests
         assert first.answered_at is not None
         meant = [post for post in rest if post.at > first.answered_at + 0.01]
 
@@ -170,7 +170,7 @@ async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() 
         ended, refused = await all_of(setup, 60)
 
         assert (60, []) == (len(ended), refused)
-        assert len(setup.truth.refused) <= 12 + 3
+        assert len(setup.truth.rate_limited) <= 12 + 3
         assert setup.truth.busiest_window(10.0, accepted=True) <= 8
         assert setup.truth.busiest_window(10.0) <= 20
 
@@ -191,7 +191,7 @@ async def test_an_hour_of_maintenance_is_sat_out() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(reopen)
             ended, refused = await all_of(setup, 100)
-        during = [post for post in setup.truth.posts if post.at < 3600.0]
+        during = [post for post in setup.truth.create_requests if post.at < 3600.0]
         first = min(post.answered_at for post in during if post.answered_at is not None)
         probes = [post for post in during if post.at > first + 0.2]
 
@@ -213,7 +213,7 @@ async def test_maintenance_outlasts_the_default_patience() -> None:
         assert 900.0 <= anyio.current_time() <= 902.0
         assert ([], {"MaintenanceError": 100}) == (ended, kinds(refused))
         assert {"cancelled": 100} == await setup.states()
-        assert len(setup.truth.posts) <= 20 + 16
+        assert len(setup.truth.create_requests) <= 20 + 16
         await assert_settled(setup.kie)
 
 
@@ -282,12 +282,14 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
         async with anyio.create_task_group() as group:
             for number in range(100):
                 group.start_soon(one, number)
-        read_at = min(post.answered_at for post in truth.posts if post.code == 402 and post.answered_at is not None)
+        read_at = min(
+            post.answered_at for post in truth.create_requests if post.code == 402 and post.answered_at is not None
+        )
 
         assert (30, 70) == (len(ended), len(refused))
         assert {"InsufficientCreditsError": 70} == kinds(list(refused.values()))
-        assert [] == [post for post in truth.posts if post.at > read_at + LATENCY[1]]
-        assert len(truth.posts) <= 40
+        assert [] == [post for post in truth.create_requests if post.at > read_at + LATENCY[1]]
+        assert len(truth.create_requests) <= 40
         for number, error in refused.items():
             row = await setup.journal.get(error.job_id or "")
             assert row is not None
@@ -296,10 +298,10 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
 
         # Without money the next submit is a probe, and is told the same.
         keyed = sorted(number for number in refused if number % 2)
-        posts = len(truth.posts)
+        posts = len(truth.create_requests)
         with pytest.raises(InsufficientCreditsError):
             await kie.submit(make_request(keyed[0]), key=f"order {keyed[0]}")
-        assert posts + 1 == len(truth.posts)
+        assert posts + 1 == len(truth.create_requests)
 
         setup.fake.credits = 1e6
         job = await kie.submit(make_request(keyed[0]), key=f"order {keyed[0]}")
@@ -317,13 +319,13 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
 @pytest.mark.parametrize(
     ("fault", "expected", "code"),
     [
-        ({"what": "code", "code": 401}, AuthenticationError, 401),
-        ({"what": "html", "status": 401}, AuthenticationError, 401),
-        ({"what": "code", "code": 402}, InsufficientCreditsError, 402),
-        ({"what": "html", "status": 402}, InsufficientCreditsError, 402),
-        ({"what": "code", "code": 433}, KeyLimitError, 433),
+        ({"kind": "code", "code": 401}, AuthenticationError, 401),
+        ({"kind": "html", "status": 401}, AuthenticationError, 401),
+        ({"kind": "code", "code": 402}, InsufficientCreditsError, 402),
+        ({"kind": "html", "status": 402}, InsufficientCreditsError, 402),
+        ({"kind": "code", "code": 433}, KeyLimitError, 433),
         (
-            {"what": "code", "code": 500, "msg": "Credits insufficient : Your current balance isn't enough"},
+            {"kind": "code", "code": 500, "msg": "Credits insufficient : Your current balance isn't enough"},
             InsufficientCreditsError,
             500,
         ),
@@ -340,7 +342,7 @@ async def test_an_account_that_cannot_pay_stops_all_jobs_and_opens_again(
         assert {code} == {error.code for error in refused if isinstance(error, APIError)}
         assert 30 == len({error.job_id for error in refused if isinstance(error, KieError)})
         assert {"cancelled": 30} == await setup.states()
-        assert len(setup.truth.posts) <= 20
+        assert len(setup.truth.create_requests) <= 20
         assert setup.reported(EventName.ACCOUNT_PAUSED)
         await assert_settled(setup.kie)
 
@@ -369,7 +371,7 @@ async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
         _, refused = await all_of(setup, 50)
 
         assert {"InsufficientCreditsError": 50} == kinds(refused)
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         assert {"cancelled": 51} == await setup.states()
 
 
@@ -386,7 +388,7 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[fault]) as setup:
         video = await setup.kie.generate(make_request())
         row = await setup.row()
-        urls = [str(post.callback_url) for post in setup.truth.posts]
+        urls = [str(post.callback_url) for post in setup.truth.create_requests]
         warnings = [record for record in caplog.records if "may have been paid" in record.message]
 
         assert [f"{CALLBACKS}/{row.id}.{attempt}" for attempt in (1, 2, 3)] == [url.rpartition(".")[0] for url in urls]
@@ -395,7 +397,7 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
         assert ["WARNING", "WARNING"] == [record.levelname for record in warnings]
         assert all(row.id in record.message for record in warnings)
         assert 2 == len(setup.reported(EventName.AMBIGUOUS))
-        assert setup.truth.posts[2].task_id == video.task_id
+        assert setup.truth.create_requests[2].task_id == video.task_id
         await assert_settled(setup.kie)
 
 
@@ -407,7 +409,7 @@ async def test_three_unclear_500s_end_in_service_error() -> None:
 
         assert (500, row.id) == (raised.value.code, raised.value.job_id)
         assert ("rejected", 3) == (row.state, row.ambiguous_attempts)
-        assert 3 == len(setup.truth.posts)
+        assert 3 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -418,7 +420,7 @@ async def test_server_error_attempts_is_the_total(attempts: int) -> None:
         with pytest.raises(ServerError):
             await setup.kie.submit(make_request())
 
-        assert attempts == len(setup.truth.posts) == (await setup.row()).ambiguous_attempts
+        assert attempts == len(setup.truth.create_requests) == (await setup.row()).ambiguous_attempts
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
@@ -432,16 +434,16 @@ async def test_on_server_error_in_doubt_never_sends_again(*, after: bool) -> Non
 
         assert ("in_doubt", 1, row.id) == (row.state, row.ambiguous_attempts, raised.value.job.id)
         await anyio.sleep(7200.0)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
 #: An answer after which the service hangs up, so that the next attempt has to connect.
-_LAST_WORDS: dict[str, Any] = {"what": "body", "headers": {"Connection": "close"}}
+_LAST_WORDS: dict[str, Any] = {"kind": "body", "headers": {"Connection": "close"}}
 
 
 async def _first_answer(setup: Setup) -> None:
-    while not setup.truth.posts or setup.truth.posts[0].answered_at is None:
+    while not setup.truth.create_requests or setup.truth.create_requests[0].answered_at is None:
         await anyio.lowlevel.checkpoint()
 
 
@@ -487,7 +489,7 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
         row = await setup.row()
 
         assert ("rejected", 1) == (row.state, row.ambiguous_attempts)
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -511,7 +513,7 @@ async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
         row = await setup.row()
 
         assert text == raised.value.service_message
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         assert ("rejected", 0, row.id) == (row.state, row.ambiguous_attempts, raised.value.job_id)
         await assert_settled(setup.kie)
 
@@ -524,27 +526,27 @@ async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
         for request, words in ((bad, "resolution is not within"), (unknown, "not supported")):
             with pytest.raises(InvalidRequestError, match=words):
                 await setup.kie.submit(request)
-        assert 2 == len(setup.truth.posts)
+        assert 2 == len(setup.truth.create_requests)
         assert {"rejected": 2} == await setup.states()
 
 
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        ({"what": "code", "code": 400}, InvalidRequestError),
-        ({"what": "code", "code": 403}, AuthenticationError),
-        ({"what": "code", "code": 404}, InvalidRequestError),
-        ({"what": "code", "code": 422}, InvalidRequestError),
-        ({"what": "code", "code": 451}, InvalidRequestError),
-        ({"what": "code", "code": 505}, ModelPausedError),
-        ({"what": "code", "code": 550}, ServerError),
-        ({"what": "html", "status": 404}, InvalidRequestError),
-        ({"what": "html", "status": 413}, InvalidRequestError),
-        ({"what": "body", "status": 403, "body": "error code: 1010"}, APIError),
-        ({"what": "redirect", "status": 301}, ConfigurationError),
-        ({"what": "redirect", "status": 302}, ConfigurationError),
-        ({"what": "redirect", "status": 307}, ConfigurationError),
-        ({"what": "redirect", "status": 308}, ConfigurationError),
+        ({"kind": "code", "code": 400}, InvalidRequestError),
+        ({"kind": "code", "code": 403}, AuthenticationError),
+        ({"kind": "code", "code": 404}, InvalidRequestError),
+        ({"kind": "code", "code": 422}, InvalidRequestError),
+        ({"kind": "code", "code": 451}, InvalidRequestError),
+        ({"kind": "code", "code": 505}, ModelPausedError),
+        ({"kind": "code", "code": 550}, ServerError),
+        ({"kind": "html", "status": 404}, InvalidRequestError),
+        ({"kind": "html", "status": 413}, InvalidRequestError),
+        ({"kind": "body", "status": 403, "body": "error code: 1010"}, APIError),
+        ({"kind": "redirect", "status": 301}, ConfigurationError),
+        ({"kind": "redirect", "status": 302}, ConfigurationError),
+        ({"kind": "redirect", "status": 307}, ConfigurationError),
+        ({"kind": "redirect", "status": 308}, ConfigurationError),
     ],
     ids=lambda value: "-".join(str(part) for part in value.values()) if isinstance(value, dict) else value.__name__,
 )
@@ -559,7 +561,7 @@ async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], e
         assert row.id == raised.value.job_id
         assert "rejected" == row.state
         await anyio.sleep(3600.0)
-        assert (1, []) == (len(setup.truth.posts), setup.truth.strays)
+        assert (1, []) == (len(setup.truth.create_requests), setup.truth.followed_redirects)
         await assert_settled(setup.kie)
 
 
@@ -571,7 +573,7 @@ async def test_a_proxy_that_refuses_the_client_is_not_taken_for_a_bad_key() -> N
 
 async def test_a_paused_model_stops_no_other() -> None:
     async with client_and_fake() as setup:
-        setup.fake.paused.add("z-image")
+        setup.fake.paused_models.add("z-image")
         with pytest.raises(ModelPausedError):
             await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "x"}))
         await setup.kie.generate(make_request())
@@ -611,4 +613,4 @@ async def test_an_unsent_job_is_told_by_transport_error_whatever_came_before() -
                 await setup.kie.submit(make_request())
         assert {"cancelled": 1} == await setup.states()
         assert 121.0 <= anyio.current_time() <= 152.0
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)

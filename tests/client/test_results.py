@@ -101,16 +101,16 @@ async def test_a_file_that_was_there_is_replaced_only_by_a_whole_one(tmp_path: P
 
 
 BROKEN: dict[str, dict[str, Any]] = {
-    "closed at half": {"what": "half_body"},
-    "reset at half": {"what": "half_body", "cut": "reset"},
-    "closed": {"what": "close"},
-    "reset": {"what": "reset"},
-    "half a status line": {"what": "half_status_line"},
-    "no HTTP": {"what": "garbage"},
-    "silence": {"what": "silence"},
-    "500": {"what": "html", "status": 500},
-    "503": {"what": "html", "status": 503},
-    "a trickle": {"what": "slow_body", "seconds": 1.0},
+    "closed at half": {"kind": "half_body"},
+    "reset at half": {"kind": "half_body", "disconnect": "reset"},
+    "closed": {"kind": "close"},
+    "reset": {"kind": "reset"},
+    "half a status line": {"kind": "half_status_line"},
+    "no HTTP": {"kind": "garbage"},
+    "silence": {"kind": "silence"},
+    "500": {"kind": "html", "status": 500},
+    "503": {"kind": "html", "status": 503},
+    "a trickle": {"kind": "slow_body", "seconds": 1.0},
 }
 
 

@@ -103,15 +103,15 @@ async def test_other_bytes_are_other_uploads_and_few_at_a_time() -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        {"what": "html"},
-        {"what": "code", "code": 500, "status": 500},
-        {"what": "reset"},
-        {"what": "silence"},
-        {"what": "half_body", "after": True},
-        {"what": "truncated_json", "after": True, "status": 200},
-        {"what": "body", "body": '{"success":true,"code":500,"msg":"busy"}'},
+        {"kind": "html"},
+        {"kind": "code", "code": 500, "status": 500},
+        {"kind": "reset"},
+        {"kind": "silence"},
+        {"kind": "half_body", "after": True},
+        {"kind": "truncated_json", "after": True, "status": 200},
+        {"kind": "body", "body": '{"success":true,"code":500,"msg":"busy"}'},
     ],
-    ids=lambda how: how["what"],
+    ids=lambda how: how["kind"],
 )
 @pytest.mark.parametrize("size", [1000, 200_000], ids=["base64", "stream"])
 async def test_an_upload_that_fails_is_made_again(how: dict[str, Any], size: int) -> None:
@@ -133,7 +133,7 @@ async def test_an_upload_that_keeps_failing_ends_in_upload_error(call: str) -> N
             await getattr(setup.kie, call)(argument)
 
         assert 3 == len(setup.truth.uploads)
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
         assert [] == await setup.rows()
         await assert_settled(setup.kie)
 
@@ -152,7 +152,7 @@ async def test_a_bad_key_is_told_by_the_upload() -> None:
     async with client_and_fake(api_keys=["another"]) as setup:
         with pytest.raises(AuthenticationError):
             await setup.kie.submit(make_request(image=PNG))
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
 
 
 @pytest.mark.parametrize("url", ["", "/relative.png", "ftp://example.com/a.png", None, 7])
@@ -162,7 +162,7 @@ async def test_an_upload_without_a_usable_url_is_no_upload(url: Any) -> None:
     ) as setup:
         with pytest.raises(UploadError):
             await setup.kie.submit(make_request(image=PNG))
-        assert [] == setup.truth.posts
+        assert [] == setup.truth.create_requests
 
 
 async def test_a_failed_upload_does_not_take_the_key() -> None:
@@ -171,7 +171,7 @@ async def test_a_failed_upload_does_not_take_the_key() -> None:
             await setup.kie.submit(make_request(image=PNG), key="order 7")
         await setup.kie.generate(make_request(image=PNG), key="order 7")
 
-        assert 1 == len(setup.truth.posts)
+        assert 1 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
@@ -214,7 +214,7 @@ async def test_the_same_key_means_the_same_image_content(tmp_path: Path) -> None
         with pytest.raises(KeyConflictError) as raised:
             await setup.kie.submit(make_request(image=other), key="order 7")
         assert ("image_url",) == raised.value.differs
-        assert 1 == len(setup.truth.posts) == len(setup.truth.uploads)
+        assert 1 == len(setup.truth.create_requests) == len(setup.truth.uploads)
         await assert_settled(setup.kie)
 
 

@@ -100,7 +100,7 @@ async def test_success_is_reported_word_by_word(serve: Serve) -> None:
 async def test_failure_has_a_top_code_of_501_and_neither_times_nor_results(serve: Serve) -> None:
     async with (
         listening() as receiver,
-        serve(duration=5.0, fail_rate=1.0, fails=[("500", "the server is busy")]) as api,
+        serve(duration=5.0, fail_rate=1.0, failures=[("500", "the server is busy")]) as api,
     ):
         task_id = await api.task(callback_url=receiver.url)
         await asyncio.sleep(6)
@@ -284,7 +284,7 @@ async def test_faults_at_the_end_and_early_ones_are_asked_for_apart(serve: Serve
         assert first == receiver.body()["data"]["taskId"]
 
 
-@pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("missigned", False)])
+@pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("wrong_signature", False)])
 async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(serve: Serve, what: Any, *, good: bool) -> None:
     """The worst that somebody can post who has the key; and without the key, what he can."""
     fault = Fault("callback", what, data={"taskId": "f" * 32}, copies=2)
@@ -300,7 +300,7 @@ async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(serve: Ser
 
 @pytest.mark.parametrize(
     ("what", "signed", "age"),
-    [("unsigned", None, 0), ("missigned", False, 0), ("stale", True, 600)],
+    [("unsigned", None, 0), ("wrong_signature", False, 0), ("stale", True, 600)],
 )
 async def test_signatures_are_left_out_wrong_or_old_as_told(
     serve: Serve, what: Any, *, signed: bool | None, age: int

@@ -100,7 +100,7 @@ async def test_further_models_can_be_named(serve: Serve) -> None:
 @pytest.mark.parametrize("key", [None, "", "other", "revoked"])
 async def test_a_bad_key_is_refused_with_401_in_a_200(serve: Serve, key: str | None) -> None:
     async with serve(api_keys=["good", "revoked"]) as api:
-        api.fake.revoke("revoked")
+        api.fake.revoke_key("revoked")
         refused = b'{"code":401,"msg":"You do not have access permissions","data":null}'
 
         assert (200, refused) == (await api.create(key=key))[::2]
@@ -148,7 +148,7 @@ async def test_maintenance_paused_models_and_key_caps_have_their_codes(serve: Se
         assert 455 == (await api.create()).json["code"]
         assert api.fake.maintenance
         api.fake.maintenance = False
-        api.fake.paused.add("z-image")
+        api.fake.paused_models.add("z-image")
         paused = {"code": 505, "msg": "This interface is temporarily paused.", "data": None}
         assert paused == (await api.create("z-image")).json
         assert 200 == (await api.create()).json["code"]

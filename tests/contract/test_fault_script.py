@@ -28,8 +28,8 @@ async def codes(api: Api, number: int) -> list[int]:
         ({"between": (10.0, 30.0)}, [2, 3]),
         ({"when": lambda call: b'"odd"' in call.body}, [1, 3, 5]),
         ({"when": lambda call: b'"odd"' in call.body, "between": (10.0, 100.0), "times": 1}, [3]),
-        ({"chance": 1.0}, [1, 2, 3, 4, 5, 6]),
-        ({"chance": 0.0}, []),
+        ({"probability": 1.0}, [1, 2, 3, 4, 5, 6]),
+        ({"probability": 0.0}, []),
     ],
 )
 async def test_a_fault_strikes_when_all_its_conditions_hold(
@@ -57,7 +57,7 @@ async def test_the_first_fault_that_fits_strikes_and_more_can_be_added(serve: Se
 
 
 async def test_chance_is_as_asked_for(serve: Serve) -> None:
-    async with serve(limit=1000, credits=1e6, faults=[Fault("create", "code", code=500, chance=0.1)]) as api:
+    async with serve(limit=1000, credits=1e6, faults=[Fault("create", "code", code=500, probability=0.1)]) as api:
         assert 25 < (await codes(api, 400)).count(500) < 60
 
 
@@ -69,20 +69,20 @@ async def test_places_are_counted_apart(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "what", "how", "text"),
+    ("place", "kind", "arguments", "text"),
     [
-        ("jobs", "reset", {}, "there is no place 'jobs'"),
-        ("create", "lost", {}, "nothing called 'lost' goes wrong at 'create'"),
-        ("connect", "html", {}, "nothing called 'html' goes wrong at 'connect'"),
-        ("callback", "reset", {}, "nothing called 'reset' goes wrong at 'callback'"),
-        ("poll", "no_task_id", {}, "nothing called 'no_task_id' goes wrong at 'poll'"),
-        ("create", "code", {}, "needs code="),
-        ("poll", "alter", {}, "needs data="),
-        ("poll", "slow", {}, "needs seconds="),
-        ("callback", "copies", {}, "needs copies="),
-        ("callback", "early", {}, "needs seconds="),
+        ("jobs", "reset", {}, "the places are connect, create, poll, .*"),
+        ("create", "lost", {}, "'lost'.: the kinds at 'create' are"),
+        ("connect", "html", {}, "'html'.: the kinds at 'connect' are"),
+        ("callback", "reset", {}, "'reset'.: the kinds at 'callback' are"),
+        ("poll", "no_task_id", {}, "'no_task_id'.: the kinds at 'poll' are"),
+        ("create", "code", {}, "code= is required"),
+        ("poll", "alter", {}, "data= is required"),
+        ("poll", "slow", {}, "seconds= is required"),
+        ("callback", "copies", {}, "copies= is required"),
+        ("callback", "early", {}, "seconds= is required"),
     ],
 )
-def test_a_fault_that_makes_no_sense_is_refused(where: Any, what: Any, how: dict[str, Any], text: str) -> None:
+def test_invalid_faults_are_refused(place: Any, kind: Any, arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        Fault(where, what, **how)
+        Fault(place, kind, **arguments)

@@ -76,13 +76,13 @@ async def hear(fake: FakeKie, request: bytes = CREATE, *, patience: float = 60.0
 
 
 CUTS = [
-    ({"what": "close"}, b"", "closed"),
-    ({"what": "reset"}, b"", "reset"),
-    ({"what": "silence"}, b"", "silence"),
-    ({"what": "half_status_line"}, b"HTTP/1.1 2", "closed"),
-    ({"what": "half_status_line", "cut": "reset"}, None, "reset"),
-    ({"what": "garbage"}, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "closed"),
-    ({"what": "garbage", "body": "SSH-2.0-OpenSSH_9.6\r\n"}, b"SSH-2.0-OpenSSH_9.6\r\n", "closed"),
+    ({"kind": "close"}, b"", "closed"),
+    ({"kind": "reset"}, b"", "reset"),
+    ({"kind": "silence"}, b"", "silence"),
+    ({"kind": "half_status_line"}, b"HTTP/1.1 2", "closed"),
+    ({"kind": "half_status_line", "disconnect": "reset"}, None, "reset"),
+    ({"kind": "garbage"}, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "closed"),
+    ({"kind": "garbage", "body": "SSH-2.0-OpenSSH_9.6\r\n"}, b"SSH-2.0-OpenSSH_9.6\r\n", "closed"),
 ]
 
 
@@ -97,7 +97,7 @@ async def test_a_cut_connection_gives_exactly_these_bytes(
 
         assert end == heard.end
         assert data in (None, heard.data)
-        (post,) = api.fake.truth.posts
+        (post,) = api.fake.truth.create_requests
         assert (None, None) == (post.code, post.status)
         assert (1 if after else 0) == len(api.fake.truth.created)
         assert (9_920.0 if after else 10_000.0) == await api.credits()
@@ -105,7 +105,7 @@ async def test_a_cut_connection_gives_exactly_these_bytes(
 
 @pytest.mark.parametrize(("cut", "end"), [("close", "closed"), ("reset", "reset")])
 async def test_half_a_body_is_announced_whole(serve: Serve, cut: str, end: str) -> None:
-    async with serve(faults=[Fault("create", "half_body", after=True, cut=cut)]) as api:  # type: ignore[arg-type]  # a parameter
+    async with serve(faults=[Fault("create", "half_body", after=True, disconnect=cut)]) as api:  # type: ignore[arg-type]  # a parameter
         heard = await hear(api.fake)
         whole = b'{"code":200,"msg":"success","data":{"taskId":"%s","recordId":"%s"}}'
         whole %= (api.fake.truth.created[0].task_id.encode(),) * 2
@@ -130,28 +130,28 @@ async def test_truncated_json_has_the_right_length(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("how", "after", "status", "body", "created"),
     [
-        ({"what": "code", "code": 500}, True, 200, {"code": 500, "msg": EXCEPTION, "data": None}, 1),
+        ({"kind": "code", "code": 500}, True, 200, {"code": 500, "msg": EXCEPTION, "data": None}, 1),
         (
-            {"what": "code", "code": 455, "status": 503, "msg": "soon"},
+            {"kind": "code", "code": 455, "status": 503, "msg": "soon"},
             False,
             503,
             {"code": 455, "msg": "soon", "data": None},
             0,
         ),
-        ({"what": "code", "code": 777}, False, 200, {"code": 777, "msg": "", "data": None}, 0),
-        ({"what": "status", "status": 403}, True, 403, {**OK, "data": {"taskId": "ID", "recordId": "ID"}}, 1),
-        ({"what": "status", "status": 502}, False, 502, {**OK, "data": None}, 0),
-        ({"what": "null_data"}, True, 200, {**OK, "data": None}, 1),
-        ({"what": "no_task_id"}, True, 200, {**OK, "data": {}}, 1),
-        ({"what": "no_task_id"}, False, 200, {**OK, "data": {}}, 0),
+        ({"kind": "code", "code": 777}, False, 200, {"code": 777, "msg": "", "data": None}, 0),
+        ({"kind": "status", "status": 403}, True, 403, {**OK, "data": {"taskId": "ID", "recordId": "ID"}}, 1),
+        ({"kind": "status", "status": 502}, False, 502, {**OK, "data": None}, 0),
+        ({"kind": "null_data"}, True, 200, {**OK, "data": None}, 1),
+        ({"kind": "no_task_id"}, True, 200, {**OK, "data": {}}, 1),
+        ({"kind": "no_task_id"}, False, 200, {**OK, "data": {}}, 0),
         (
-            {"what": "alter", "data": {"taskId": True}},
+            {"kind": "alter", "data": {"taskId": True}},
             True,
             200,
             {**OK, "data": {"taskId": True, "recordId": "ID"}},
             1,
         ),
-        ({"what": "body", "body": "{}", "content_type": "application/json"}, True, 200, {}, 1),
+        ({"kind": "body", "body": "{}", "content_type": "application/json"}, True, 200, {}, 1),
     ],
 )
 async def test_an_answer_is_spoiled_as_told(
@@ -164,7 +164,10 @@ async def test_an_answer_is_spoiled_as_told(
         )
 
         assert (status, body, created) == (answer.status, shown, len(api.fake.truth.created))
-        assert (status, body.get("code")) == (api.fake.truth.posts[0].status, api.fake.truth.posts[0].code)
+        assert (status, body.get("code")) == (
+            api.fake.truth.create_requests[0].status,
+            api.fake.truth.create_requests[0].code,
+        )
 
 
 async def test_an_id_that_is_a_number_means_the_task(serve: Serve) -> None:
@@ -182,7 +185,7 @@ async def test_a_proxy_has_a_page_of_its_own(serve: Serve) -> None:
 
         assert (504, "text/html; charset=UTF-8") == (answer.status, answer.headers["Content-Type"])
         assert b"<title>api | 504</title>" in answer.body
-        assert (None, 504) == (api.fake.truth.posts[0].code, api.fake.truth.posts[0].status)
+        assert (None, 504) == (api.fake.truth.create_requests[0].code, api.fake.truth.create_requests[0].status)
 
 
 @pytest.mark.parametrize("status", [301, 307, 308])
@@ -190,10 +193,10 @@ async def test_a_redirect_leads_where_nobody_must_go(serve: Serve, status: int) 
     async with serve(faults=[Fault("create", "redirect", status=status)]) as api:
         answer = await api.create()
         assert (status, f"{api.fake.url}/redirected") == (answer.status, answer.headers["Location"])
-        assert [] == api.fake.truth.strays
+        assert [] == api.fake.truth.followed_redirects
 
         assert 404 == (await api.request("POST", answer.headers["Location"])).status
-        assert ["/redirected"] == api.fake.truth.strays
+        assert ["/redirected"] == api.fake.truth.followed_redirects
 
 
 async def test_a_body_may_claim_to_be_compressed(serve: Serve) -> None:
@@ -238,11 +241,11 @@ async def test_a_half_download_is_a_half_file(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("how", "data", "end"),
     [
-        ({"what": "reset"}, b"", "reset"),
-        ({"what": "close"}, b"", "closed"),
-        ({"what": "silence"}, b"", "silence"),
-        ({"what": "reset", "at_byte": 1}, b"", "reset"),
-        ({"what": "silence", "at_byte": 100}, b"", "silence"),
+        ({"kind": "reset"}, b"", "reset"),
+        ({"kind": "close"}, b"", "closed"),
+        ({"kind": "silence"}, b"", "silence"),
+        ({"kind": "reset", "after_bytes": 1}, b"", "reset"),
+        ({"kind": "silence", "after_bytes": 100}, b"", "silence"),
     ],
 )
 async def test_a_connection_can_be_lost_before_a_request_is_read(
@@ -252,12 +255,12 @@ async def test_a_connection_can_be_lost_before_a_request_is_read(
         heard = await hear(api.fake)
         # A connection that is closed while data is under way is reset by the kernel.
         assert (data, True) == (heard.data, heard.end in {end, "reset" if end == "closed" else end})
-        assert [] == api.fake.truth.posts
+        assert [] == api.fake.truth.create_requests
         assert 200 == (await hear(api.fake)).status
 
 
 async def test_an_upload_can_break_in_the_middle(serve: Serve) -> None:
-    async with serve(faults=[Fault("connect", "reset", at_byte=100_000, nth=1)]) as api:
+    async with serve(faults=[Fault("connect", "reset", after_bytes=100_000, nth=1)]) as api:
         with pytest.raises(aiohttp.ClientError):
             await api.upload(bytes(5_000_000))
         assert [] == api.fake.truth.uploads
@@ -309,7 +312,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_request_has_sent_not
         assert "silence" == (await hear(api.fake, CREATE[:-20], patience=0.1)).end
         await asyncio.sleep(1)
 
-        assert [] == api.fake.truth.posts
+        assert [] == api.fake.truth.create_requests
         assert 200 == (await api.create()).json["code"]
 
 

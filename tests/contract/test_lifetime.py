@@ -119,7 +119,7 @@ async def test_a_service_that_is_down_refuses_connections_and_comes_back_on_its_
         await api.fake.accept_connections()
 
         assert 200 == (await api.create()).json["code"]
-        assert (url, 1) == (api.fake.url, len(api.fake.truth.posts))
+        assert (url, 1) == (api.fake.url, len(api.fake.truth.create_requests))
 
 
 async def test_urls_in_answers_have_the_host_that_the_client_used(serve: Serve) -> None:

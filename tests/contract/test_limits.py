@@ -53,7 +53,7 @@ async def test_a_refused_create_makes_no_task_and_costs_nothing(serve: Serve) ->
         await codes_at(api, [(0.0, 3)])
 
         truth = api.fake.truth
-        assert (1, 2, 3) == (len(truth.created), len(truth.refused), len(truth.posts))
+        assert (1, 2, 3) == (len(truth.created), len(truth.rate_limited), len(truth.create_requests))
         assert 9_920.0 == await api.credits()
 
 
@@ -72,7 +72,7 @@ async def test_a_create_counts_when_it_arrives_not_when_it_is_sent(serve: Serve)
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
         await api.create()
-        (post,) = api.fake.truth.posts
+        (post,) = api.fake.truth.create_requests
 
         assert 0.5 == pytest.approx(post.at - sent_at, abs=0.01)
         assert 1.0 == pytest.approx(loop.time() - sent_at, abs=0.01)
@@ -147,7 +147,7 @@ async def test_the_way_over_the_network_may_be_a_function_of_the_seed(serve: Ser
 
     async with serve(latency=latency) as api:
         await api.create()
-        (post,) = api.fake.truth.posts
+        (post,) = api.fake.truth.create_requests
 
         assert 2 == len(drawn)
         assert post.answered_at is not None

@@ -72,7 +72,7 @@ async def test_times_are_milliseconds_of_the_wall_clock(serve: Serve) -> None:
 
 
 async def test_a_failed_task_has_a_numeric_code_as_text_and_costs_nothing(serve: Serve) -> None:
-    async with serve(duration=60.0, fail_rate=1.0, fails=[("500", "the server is busy")]) as api:
+    async with serve(duration=60.0, fail_rate=1.0, failures=[("500", "the server is busy")]) as api:
         task_id = await api.task()
         running = await api.record(task_id)
         await asyncio.sleep(61)

@@ -20,7 +20,7 @@ async def test_every_post_is_known_with_its_fate(serve: Serve) -> None:
         task_id = await api.task(callback_url="http://127.0.0.1:9/1")
         await api.create()
         await api.create("no/such-model")
-        taken, cut, refused = api.fake.truth.posts
+        taken, cut, refused = api.fake.truth.create_requests
 
         assert (200, task_id, "http://127.0.0.1:9/1", None) == (
             taken.code,
@@ -31,7 +31,7 @@ async def test_every_post_is_known_with_its_fate(serve: Serve) -> None:
         assert (200, lost) == (cut.code, cut.fault)
         assert [task_id, cut.task_id] == [task.task_id for task in api.fake.truth.created]
         assert ("no/such-model", 429, None) == (refused.model, refused.code, refused.task_id)
-        assert [refused] == api.fake.truth.refused
+        assert [refused] == api.fake.truth.rate_limited
         assert taken.at <= (taken.answered_at or 0) < cut.at
 
 
@@ -122,14 +122,19 @@ async def test_the_share_of_failures_is_as_asked_for(serve: Serve) -> None:
 async def test_the_same_seed_gives_the_same_run(serve: Serve) -> None:
     async def run(seed: int) -> list[tuple[str, float, object, str]]:
         async with serve(seed=seed, limit=5, latency=(0.02, 0.2), fail_rate=0.5) as api:
-            api.fake.inject(Fault("create", "code", code=500, chance=0.3))
+            api.fake.inject(Fault("create", "code", code=500, probability=0.3))
             for _ in range(20):
                 await api.create()
                 await asyncio.sleep(1)
             truth = api.fake.truth
-            start = truth.posts[0].at
+            start = truth.create_requests[0].at
             return [
-                (task.task_id, round(task.ends_at - start, 3), task.failure, str([post.code for post in truth.posts]))
+                (
+                    task.task_id,
+                    round(task.ends_at - start, 3),
+                    task.failure,
+                    str([post.code for post in truth.create_requests]),
+                )
                 for task in truth.created
             ]
 
@@ -143,4 +148,4 @@ async def test_a_long_truth_is_short_to_look_at(serve: Serve) -> None:
     async with serve() as api:
         await api.create()
 
-        assert repr(api.fake.truth).startswith("Truth(posts=<1>, tasks=<1>, polls=<0>,")
+        assert repr(api.fake.truth).startswith("Truth(create_requests=<1>, tasks=<1>, polls=<0>,")

@@ -12,11 +12,11 @@ import av
 import pytest
 
 from kie_async.testing.drawing import draw_png
-from kie_async.testing.files import Files
+from kie_async.testing.files import FileStore
 from kie_async.testing.video import bundled_clip, encode_clip, make_clip
 
 if TYPE_CHECKING:
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
     from tests.contract.conftest import Serve
 
 
@@ -131,7 +131,7 @@ class Encoder:
         return f"{image!r} {height} {seed}".encode()
 
 
-async def tasks_of(serve: Serve, *names: str) -> list[Task]:
+async def tasks_of(serve: Serve, *names: str) -> list[FakeTask]:
     """A task for each picture of these names, none of which the fake holds."""
     async with serve(duration=0.0, limit=1000, credits=1e6) as api:
         for name in names:
@@ -141,7 +141,7 @@ async def tasks_of(serve: Serve, *names: str) -> list[Task]:
 
 async def test_a_hundred_who_ask_at_once_share_one_encoding(serve: Serve) -> None:
     encoder = Encoder()
-    files = Files(seed=0, upload_expires_after=60.0, make_clip=encoder)
+    files = FileStore(seed=0, upload_expires_after=60.0, make_clip=encoder)
     tasks = await tasks_of(serve, *(["cat"] * 100))
     async with asyncio.TaskGroup() as group:
         asking = [group.create_task(files.result_of(task, 0.0)) for task in tasks]
@@ -152,7 +152,7 @@ async def test_a_hundred_who_ask_at_once_share_one_encoding(serve: Serve) -> Non
 
 async def test_who_goes_away_does_not_take_the_clip_along(serve: Serve) -> None:
     encoder = Encoder()
-    files = Files(seed=0, upload_expires_after=60.0, make_clip=encoder)
+    files = FileStore(seed=0, upload_expires_after=60.0, make_clip=encoder)
     one, two = await tasks_of(serve, "cat", "cat")
     impatient = asyncio.create_task(files.result_of(one, 0.0))
     patient = asyncio.create_task(files.result_of(two, 0.0))
@@ -165,7 +165,7 @@ async def test_who_goes_away_does_not_take_the_clip_along(serve: Serve) -> None:
 
 async def test_the_clip_that_was_not_asked_for_longest_is_encoded_again(serve: Serve) -> None:
     encoder = Encoder()
-    files = Files(seed=0, upload_expires_after=60.0, max_clips=2, make_clip=encoder)
+    files = FileStore(seed=0, upload_expires_after=60.0, max_clips=2, make_clip=encoder)
     for task in await tasks_of(serve, "a", "b", "a", "c", "a", "b"):
         await files.result_of(task, 0.0)
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from kie_async import Job
     from kie_async._io.journals.journal import Journal
-    from kie_async.testing.tasks import Task
+    from kie_async.testing.tasks import FakeTask
 
 __all__ = ["OLD_KEY", "WEBHOOK_KEY", "Siege", "besieged"]
 
@@ -68,15 +68,15 @@ def _duration(_: str, rng: Random) -> float:
 def _faults() -> list[Fault]:
     """What goes wrong without any liar; it brings jobs into every state."""
     return [
-        Fault("create", "reset", after=True, chance=0.06),
-        Fault("create", "reset", chance=0.04),
-        Fault("create", "code", code=500, after=True, chance=0.05),
-        Fault("create", "code", code=422, chance=0.04),
-        Fault("create", "slow", seconds=40.0, after=True, chance=0.08),
-        Fault("poll", "html", chance=0.02),
-        Fault("callback", "lost", chance=0.5),
-        Fault("callback", "copies", copies=3, chance=0.2),
-        Fault("callback", "slow", seconds=60.0, chance=0.1),
+        Fault("create", "reset", after=True, probability=0.06),
+        Fault("create", "reset", probability=0.04),
+        Fault("create", "code", code=500, after=True, probability=0.05),
+        Fault("create", "code", code=422, probability=0.04),
+        Fault("create", "slow", seconds=40.0, after=True, probability=0.08),
+        Fault("poll", "html", probability=0.02),
+        Fault("callback", "lost", probability=0.5),
+        Fault("callback", "copies", copies=3, probability=0.2),
+        Fault("callback", "slow", seconds=60.0, probability=0.1),
     ]
 
 
@@ -218,7 +218,7 @@ class Siege:
         await self.kie.forget(before=self._wall() - KEPT)
         for row in [row for row in rows if row.state is S.UNRESOLVED][:-MOST_DOUBTS]:
             await self.kie.job(row.id).abandon()
-        for entries in (truth.polls, truth.posts, truth.callbacks):
+        for entries in (truth.polls, truth.create_requests, truth.callbacks):
             entries.clear()
         known = {row.id for row in await self.journal.rows()}
         for task, token in list(self._tokens()):
@@ -241,13 +241,13 @@ class Siege:
             return f"{row.id} has ended before its task"
         return None
 
-    def _task_of(self, job_id: str, task_id: str | None) -> Task | None:
+    def _task_of(self, job_id: str, task_id: str | None) -> FakeTask | None:
         """A task, if it was created by an intent."""
         task = self.fake.truth.tasks.get(task_id or "")
         token = None if task is None else find_token(self._secret, task.callback_url or "")
         return task if token is not None and token.job_id == job_id else None
 
-    def _tokens(self) -> list[tuple[Task, CallbackToken]]:
+    def _tokens(self) -> list[tuple[FakeTask, CallbackToken]]:
         """The tasks that jobs have created, with the tokens that they were created with."""
         found = [(task, find_token(self._secret, task.callback_url or "")) for task in self.fake.truth.created]
         return [(task, token) for task, token in found if token is not None]
@@ -257,7 +257,7 @@ class Siege:
         return float(loop.wall_time())  # type: ignore[attr-defined]  # a virtual loop
 
 
-def _end_of(task: Task) -> tuple[bool, tuple[str, ...]]:
+def _end_of(task: FakeTask) -> tuple[bool, tuple[str, ...]]:
     """Whether a task fails, and what its results are."""
     return (True, ()) if task.failure is not None else (False, (task.result_url,))
 

@@ -98,7 +98,7 @@ async def test_what_was_not_sent_cannot_be_sent_by_the_next_process(tmp_path: Pa
             assert "cancelled" == (await rows_of(path))[S.CANCELLED].state
             video = await kie.generate(make_request(2), key="order-2")
             assert left[1].id == video.job_id
-        assert 3 == len(fake.truth.posts) == len(fake.truth.created)
+        assert 3 == len(fake.truth.create_requests) == len(fake.truth.created)
 
 
 async def test_a_doubt_is_not_withdrawn_for_want_of_the_input(tmp_path: Path) -> None:
@@ -115,5 +115,5 @@ async def test_a_doubt_is_not_withdrawn_for_want_of_the_input(tmp_path: Path) ->
                 await job
             with pytest.raises(ServerError, match="may have been paid"):
                 await kie.submit(make_request(0), key="order")
-        assert 1 == len(fake.truth.posts)
+        assert 1 == len(fake.truth.create_requests)
         assert S.CANCELLED not in await rows_of(path)

@@ -176,7 +176,7 @@ async def _trouble(fake: FakeKie, rows: int, maintenance: float) -> None:
         fake.maintenance = True
         await anyio.sleep(maintenance)
         fake.maintenance = False
-    while not any(post.code == _EMPTY for post in fake.truth.posts):
+    while not any(post.code == _EMPTY for post in fake.truth.create_requests):
         await anyio.sleep(WINDOW)
     await anyio.sleep(10 * WINDOW)
     fake.credits += 40.0 * rows
@@ -188,7 +188,7 @@ def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
     doubted = {line["input"]["prompt"] for line in lines if line["state"] == "in_doubt"}
     made = {
         post.task_id: str(post.body["input"]["prompt"])  # type: ignore[index,call-overload]  # JSON that was checked by the fake
-        for post in fake.truth.posts
+        for post in fake.truth.create_requests
         if post.task_id is not None
     }
     wrong = []
@@ -206,10 +206,10 @@ def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
         nothing=len(doubted - set(made.values())),
         wrong=wrong,
         states=Counter(line["state"] for line in lines),
-        refused=len(fake.truth.refused),
+        refused=len(fake.truth.rate_limited),
         busiest=fake.truth.busiest_window(WINDOW),
-        emptied=sum(post.code == _EMPTY for post in fake.truth.posts),
-        maintained=sum(post.code == _MAINTENANCE for post in fake.truth.posts),
+        emptied=sum(post.code == _EMPTY for post in fake.truth.create_requests),
+        maintained=sum(post.code == _MAINTENANCE for post in fake.truth.create_requests),
         starts=starts,
         seconds=round(seconds, 1),
         page=all(f">{line['key']}</h3>" in page for line in lines),

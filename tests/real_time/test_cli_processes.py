@@ -271,7 +271,7 @@ async def test_all_options_reach_the_service(tmp_path: Path) -> None:
         environment = {**clean_environment(tmp_path), "KIE_BASE_URL": fake.url, "KIE_API_KEY": KEY}
         await anyio.run_process([*call, *options], env=environment)
         await anyio.run_process([*call, "--no-wait"], env=environment)
-    inputs = [post.body["input"] for post in fake.truth.posts if isinstance(post.body, dict)]
+    inputs = [post.body["input"] for post in fake.truth.create_requests if isinstance(post.body, dict)]
     assert isinstance(inputs[0], dict)
     assert isinstance(inputs[1], dict)
     url = inputs[0].pop("image_url")

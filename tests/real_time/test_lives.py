@@ -41,7 +41,7 @@ def test_one_client_works_in_three_runs_one_after_another(
             job = await kie.submit(make_request(number))
             await job.status()  # the first look by itself would come seconds later
             results.append((await job).task_id)
-            posts.extend(fake.truth.posts)
+            posts.extend(fake.truth.create_requests)
             await assert_settled(kie)
 
     for number in range(3):
@@ -73,7 +73,7 @@ async def main():
                 print(type(error).__name__, error, flush=True)
             os._exit(0)
         os.waitpid(child, 0)
-        print("credits", await kie.credits(), "posts", len(fake.truth.posts))
+        print("credits", await kie.credits(), "posts", len(fake.truth.create_requests))
 
 asyncio.run(main())
 """

@@ -253,7 +253,7 @@ async def in_foreign_thread() -> str:
         result = work_for_a_moment()
         loop.call_soon_threadsafe(answer.set_result, result)
 
-    with loop.hold():
+    with loop.freeze():
         threading.Thread(target=work).start()
         return await answer
 
@@ -335,7 +335,7 @@ def test_a_wait_for_nothing_is_an_error_that_says_who_waits_where() -> None:
             group.create_task(forgotten(), name="the forgotten one")
 
     with pytest.raises(DeadlockError, match=r"no timer(.|\n)*the forgotten one: .*forgotten \(test_clock.*Event.wait"):
-        run(main, VirtualLoop(patience=0.01))
+        run(main, VirtualLoop(input_timeout=0.01))
 
 
 def test_idle_connections_do_not_hide_a_deadlock() -> None:
@@ -353,7 +353,7 @@ def test_idle_connections_do_not_hide_a_deadlock() -> None:
             await wait_and_close(*await asyncio.open_connection(*server.sockets[0].getsockname()))
 
     with pytest.raises(DeadlockError):
-        run(main, VirtualLoop(patience=0.01))
+        run(main, VirtualLoop(input_timeout=0.01))
 
 
 def test_input_that_comes_late_is_no_deadlock() -> None:

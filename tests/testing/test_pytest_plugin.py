@@ -22,4 +22,4 @@ async def test_the_client_speaks_to_the_fake_of_the_same_test(kie_client: KieCli
 
 async def test_each_test_has_a_service_of_its_own(fake_kie: FakeKie) -> None:
     """Nothing of the test before is left."""
-    assert [] == fake_kie.truth.posts
+    assert [] == fake_kie.truth.create_requests

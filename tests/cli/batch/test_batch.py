@@ -94,7 +94,7 @@ async def test_a_table_becomes_files_a_manifest_and_a_page(fake: FakeKie, folder
     assert (2, 2) == (len(list((mine.out / "inputs").iterdir())), len(fake.truth.uploads))
     assert "shot%202.mp4" in (mine.out / "index.html").read_text()
     assert f"{mine.out / 'index.html'}\n" == streams.out
-    assert (20, 0) == (fake.truth.busiest_window(), len(fake.truth.refused))
+    assert (20, 0) == (fake.truth.busiest_window(), len(fake.truth.rate_limited))
 
 
 async def test_the_same_command_again_pays_nothing_and_changes_nothing(fake: FakeKie, folder: Path) -> None:
@@ -152,12 +152,12 @@ async def test_a_key_with_another_content_than_before_is_told_before_anything_is
     mine.table.write_text(text.replace("Shot 0", "Something else").replace("Shot 2", "A better one"))
     code, streams = await run(fake, mine)
 
-    assert (Exit.USAGE, 2, before) == (code, len(fake.truth.posts), (mine.out / NAME).read_bytes())
+    assert (Exit.USAGE, 2, before) == (code, len(fake.truth.create_requests), (mine.out / NAME).read_bytes())
     assert f"error: {mine.table}:2: key: got 'k0' with another content than before; allowed: what" in streams.err
     assert "1 problem in" in streams.err
     mine.table.write_text(text.replace("Shot 2", "A better one"))
     code, _ = await run(fake, attrs.evolve(mine, budget=None))
-    assert (Exit.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.posts))
+    assert (Exit.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.create_requests))
 
 
 async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: FakeKie, folder: Path) -> None:
@@ -190,7 +190,7 @@ async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path)
     assert (Exit.USAGE, False) == (code, mine.out.exists())
     assert [f"error: {mine.table}:{n + 2}: seed: got 'x{n}'" in streams.err for n in range(3)] == [True] * 3
     assert "3 problems in" in streams.err
-    assert ([], [], []) == (fake.truth.posts, fake.truth.uploads, fake.truth.queries)
+    assert ([], [], []) == (fake.truth.create_requests, fake.truth.uploads, fake.truth.queries)
 
 
 async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_nothing(
@@ -213,7 +213,7 @@ async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_n
         assert bad.value in text.partition("; allowed: ")[0]
         assert bad.allowed in text.partition("; allowed: ")[2]
         line += 1 + bad.raw.rstrip(b"\r\n").count(b"\n")
-    assert ([], [], []) == (fake.truth.posts, fake.truth.uploads, fake.truth.queries)
+    assert ([], [], []) == (fake.truth.create_requests, fake.truth.uploads, fake.truth.queries)
 
 
 @pytest.mark.parametrize("agreed", [True, False])
@@ -222,7 +222,7 @@ async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agr
     mine = order(table(folder, 3), ask=lambda: agreed)
     code, streams = await run(fake, mine)
 
-    assert (Exit.DONE if agreed else Exit.INTERRUPTED, 3 * agreed) == (code, len(fake.truth.posts))
+    assert (Exit.DONE if agreed else Exit.INTERRUPTED, 3 * agreed) == (code, len(fake.truth.create_requests))
     assert "3 shots." in streams.err
     assert "about 120 credits (price list of kie.ai" in streams.err
     assert "the service alone sets prices" in streams.err
@@ -257,7 +257,9 @@ async def test_a_task_that_fails_is_told_with_the_command_that_makes_it_again(fa
 
 
 async def test_a_failure_that_is_worth_it_names_the_command(folder: Path) -> None:
-    async with FakeKie(duration=5.0, fails=[("500", "Internal Error, Please try again later")], fail_rate=1.0) as fake:
+    async with FakeKie(
+        duration=5.0, failures=[("500", "Internal Error, Please try again later")], fail_rate=1.0
+    ) as fake:
         mine = order(table(folder, 1))
         await run(fake, mine)
     [line] = manifest(mine)
@@ -320,7 +322,7 @@ async def test_after_the_deadline_nothing_more_is_sent(fake: FakeKie, folder: Pa
     mine = order(table(folder, 45), stop_after=15.0)
     code, _ = await run(fake, mine)
 
-    assert (Exit.NO_ANSWER, 40) == (code, len(fake.truth.posts))
+    assert (Exit.NO_ANSWER, 40) == (code, len(fake.truth.create_requests))
     assert (40, 5) == (states(mine).count("done"), states(mine).count("skipped"))
 
 
@@ -346,7 +348,7 @@ async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Pa
         with pytest.raises(AuthenticationError):
             await carry_out(ended.session, mine)
 
-    assert [] == fake.truth.posts
+    assert [] == fake.truth.create_requests
 
 
 async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, folder: Path) -> None:
@@ -467,7 +469,7 @@ async def test_a_page_that_cannot_be_written_is_told_before_anything_is_sent(fak
     with pytest.raises(OSError, match="directory"):
         await run(fake, mine)
 
-    assert [] == fake.truth.posts
+    assert [] == fake.truth.create_requests
 
 
 async def test_lines_in_a_pipe_are_one_a_row(fake: FakeKie, folder: Path) -> None:
@@ -515,7 +517,7 @@ async def test_a_folder_of_somebody_elses_is_left_as_it_is(fake: FakeKie, folder
         await run(fake, mine)
 
     assert [(name, "somebody's own")] == [(path.name, path.read_text()) for path in mine.out.iterdir()]
-    assert [] == fake.truth.posts
+    assert [] == fake.truth.create_requests
 
 
 @pytest.mark.parametrize(("out", "said"), [("shots.csv", "is a file"), ("shots.csv/out", "Nothing can be kept in")])
@@ -526,7 +528,7 @@ async def test_a_folder_that_cannot_be_is_told_before_anything_is_sent(
     with pytest.raises(ConfigurationError, match=said):
         await run(fake, mine)
 
-    assert [] == fake.truth.posts
+    assert [] == fake.truth.create_requests
 
 
 async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, folder: Path) -> None:
@@ -543,7 +545,7 @@ async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path
     with other, pytest.raises(ConfigurationError, match="Another kie-async batch"):
         await run(fake, mine)
 
-    assert [] == fake.truth.posts
+    assert [] == fake.truth.create_requests
 
 
 @pytest.mark.parametrize(
@@ -590,7 +592,7 @@ async def test_nothing_in_the_folder_tells_a_secret(fake: FakeKie, folder: Path)
 
 async def test_what_the_service_says_is_shown_and_not_obeyed(folder: Path) -> None:
     """One line for a row, whatever is in it."""
-    async with FakeKie(duration=5.0, fails=[("500", "\x1b[2J\nall is \u202enwod")], fail_rate=1.0) as fake:
+    async with FakeKie(duration=5.0, failures=[("500", "\x1b[2J\nall is \u202enwod")], fail_rate=1.0) as fake:
         _, streams = await run(fake, order(table(folder, 2, key="k{n}")))
     told = [line for line in streams.err.splitlines() if ": failed: " in line]
 

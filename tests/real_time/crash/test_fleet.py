@@ -55,7 +55,7 @@ async def test_four_processes_on_one_journal_end_all_jobs_though_one_is_killed(t
         answered = {entry["job"] for entry in diary if entry["told"] in ("Generation", "SubmitInDoubtError")}
         assert answered >= {entry["job"] for entry in diary if entry["told"] == "journaled"}
         assert EACH + SHARED == sum(entry["told"] == "journaled" for entry in diary)
-    assert [] == fake.truth.refused
+    assert [] == fake.truth.rate_limited
 
 
 def _unfinished(journal: Path, owners: set[JSON]) -> list[str]:

@@ -56,7 +56,7 @@ def truth_of(fake: FakeKie) -> Told:
             )
             for task in fake.truth.created
         ],
-        refused=len(fake.truth.refused),
+        refused=len(fake.truth.rate_limited),
         busiest=fake.truth.busiest_window(10.0),
     )
 

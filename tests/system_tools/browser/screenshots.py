@@ -64,7 +64,7 @@ async def make(folder: Path) -> None:
         truth = fake.truth
         sys.stdout.write(
             f"exit code {code}; {len(truth.tasks)} tasks, at most {truth.busiest_window()} creates in any 10 s,"
-            f" {len(truth.refused)} refused\n"
+            f" {len(truth.rate_limited)} refused\n"
         )
 
 
