@@ -246,7 +246,7 @@ class FakeServer:
     def _edge(self, request: web.Request) -> dict[str, str]:
         """The headers that have nothing to do with the question."""
         headers = {
-            "FakeServer": "cloudflare",
+            "Server": "cloudflare",
             "CF-RAY": f"{self._rays.getrandbits(64):016x}-FRA",
             "CF-Cache-Status": "DYNAMIC",
         }
