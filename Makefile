@@ -16,7 +16,7 @@ help: ## show this
 
 quick: format-check lint imports quick-tests ## the inner loop, half a minute: format, lint, import rules, the tests that need no service
 
-check: format-check lint types imports coverage ## all that must pass before a change goes in; runs a sample of the long tests
+check: format-check lint types imports docs coverage ## all that must pass before a change goes in; runs a sample of the long tests
 
 nightly: $(VENV)/.installed system-tools ## every test in full: all kills, all hostile requests, ten times the examples
 	KIE_TESTS=nightly $(RUN) pytest --quiet --numprocesses $(WORKERS) --dist worksteal $(ARGS)
@@ -55,6 +55,9 @@ coverage: $(VENV)/.installed system-tools ## the tests with branch coverage: 100
 	@$(RUN) coverage report --include='kie_async/_core/*' --fail-under=100
 	@echo "Branch coverage of the package:"
 	@$(RUN) coverage report --fail-under=95
+
+docs: $(VENV)/.installed ## build the site of docs/ in build/docs, with the API reference; a warning is an error
+	$(RUN) sphinx --quiet --fail-on-warning --keep-going --fresh-env --builder html docs build/docs
 
 bench: $(VENV)/.installed ## the benchmarks; ARGS="limits --save" runs one and keeps its result
 	$(RUN) benchmarks $(ARGS)
