@@ -28,9 +28,7 @@ from aiohttp import web
 
 from benchmarks.processes import service
 from benchmarks.report import Report
-from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
-from kie_async._io.journals.journal import Journal
-from kie_async._io.journals.memory import MemoryJournal
+from kie_async import KieClient, Limits, Wan22TurboImageToVideo
 
 JOBS = 40
 APART = 0.5
@@ -91,16 +89,15 @@ async def receiving() -> AsyncIterator[Receiver]:
         await runner.cleanup()
 
 
-def with_journal(make: Callable[[], Journal]) -> Contender:
+def with_journal(path: Path | None) -> Contender:
     """This package."""
 
     async def run_jobs(url: str, receiver: Receiver) -> Figures:
         limits = Limits(creates=10**6)
-        journal = make()
         client = KieClient(
             "a-key",
             base_url=url,
-            journal=journal,
+            journal=path,
             limits=limits,
             callback_url=receiver.url,
             webhook_key=WEBHOOK_KEY,
@@ -184,8 +181,8 @@ def run() -> Report:
     rows: list[list[str | float]] = []
     with TemporaryDirectory() as folder:
         contenders: dict[str, Contender] = {
-            "kie_async, journal on disk": with_journal(lambda: SqliteJournal(Path(folder) / "kie.db")),
-            "kie_async, journal in memory": with_journal(MemoryJournal),
+            "kie_async, journal on disk": with_journal(Path(folder) / "kie.db"),
+            "kie_async, journal in memory": with_journal(None),
             "a bare handler that asks recordInfo": bare(asks=True),
             "a bare handler that believes the body": bare(asks=False),
         }

@@ -30,11 +30,12 @@ import attrs
 
 from benchmarks.processes import service
 from benchmarks.report import Report
-from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
+from kie_async import KieClient, Limits, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals import queries
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie
 
@@ -100,7 +101,7 @@ def fill(path: Path) -> None:
     """Put all intents into a journal: every hundredth is unfinished, most of those with a task, some in doubt."""
 
     async def make() -> None:
-        journal = SqliteJournal(path)
+        journal = SqliteStore(path)
         await journal.open()
         await journal.close()
 
@@ -241,7 +242,7 @@ async def moves_one_by_one(path: Path) -> dict[str, float]:
 def moving(folder: Path) -> Iterator[Row]:
     """Rows of the second question."""
     contenders: dict[str, Callable[[int], dict[str, float]]] = {
-        "kie_async": lambda nth: asyncio.run(moves_of(SqliteJournal(folder / f"moves{nth}.db"))),
+        "kie_async": lambda nth: asyncio.run(moves_of(SqliteStore(folder / f"moves{nth}.db"))),
         "kie_async, in memory": lambda _: asyncio.run(moves_of(MemoryJournal())),
         "a transaction each": lambda nth: asyncio.run(moves_one_by_one(folder / f"single{nth}.db")),
     }
@@ -256,7 +257,7 @@ def moving(folder: Path) -> Iterator[Row]:
 # -- 3: a job ----------------------------------------------------------------------------------------------------------
 
 
-async def cpu_of_a_job(url: str, journal: Journal) -> float:
+async def cpu_of_a_job(url: str, journal: Path | None) -> float:
     """CPU seconds that a client uses for one job, those of the journal's thread and of the system included."""
     limits = Limits(creates=10**6, in_flight=CONCURRENT, polls_per_second=1e6)
     spent: dict[str, float] = {}
@@ -277,8 +278,8 @@ def working(folder: Path) -> Iterator[Row]:
     disk, memory = list[float](), list[float]()
     with service("-c", SERVICE) as url:
         for nth in range(ROUNDS):
-            memory.append(asyncio.run(cpu_of_a_job(url, MemoryJournal())))
-            disk.append(asyncio.run(cpu_of_a_job(url, SqliteJournal(folder / f"jobs{nth}.db"))))
+            memory.append(asyncio.run(cpu_of_a_job(url, None)))
+            disk.append(asyncio.run(cpu_of_a_job(url, folder / f"jobs{nth}.db")))
     question = f"a job at {CONCURRENT} concurrent: ms of the client's CPU"
     yield [question, "kie_async", min(disk) * 1e3, "-"]
     yield [question, "kie_async, in memory", min(memory) * 1e3, "-"]

@@ -48,10 +48,11 @@ import uvloop
 from aiohttp import web
 
 from benchmarks.report import Report
-from kie_async import JSON, KieClient, Limits, SqliteJournal
+from kie_async import JSON, KieClient, Limits
 from kie_async._core.callback_token import callback_secret, callback_url
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, dialect
 from kie_async.testing.callbacks import sign
@@ -224,6 +225,18 @@ async def serve_tasks(jobs: str) -> None:
         await asyncio.Event().wait()
 
 
+class _Client(KieClient):
+    """A client of a journal that has jobs already."""
+
+    def __init__(self, journal: Journal, base_url: str) -> None:
+        limits = Limits(in_flight=10**6)
+        super().__init__(API_KEY, base_url=base_url, limits=limits, callback_url=CALLBACK_URL, webhook_key=WEBHOOK_KEY)
+        self._filled = journal
+
+    def _make_journal(self) -> Journal:
+        return self._filled
+
+
 async def serve(server: str, handler: str, jobs: str, service: str) -> None:
     """A server with a handler behind it; says where it is when it takes requests."""
     with TemporaryDirectory() as folder:
@@ -232,14 +245,7 @@ async def serve(server: str, handler: str, jobs: str, service: str) -> None:
             await (serve_aiohttp(routes(answer)) if server == "aiohttp" else serve_asgi(app(answer), server))
             return
         journal = await filled(handler, Path(folder) / "kie.db", int(jobs))
-        kie = KieClient(
-            API_KEY,
-            base_url=f"http://127.0.0.1:{service}",
-            journal=journal,
-            limits=Limits(in_flight=10**6),
-            callback_url=CALLBACK_URL,
-            webhook_key=WEBHOOK_KEY,
-        )
+        kie = _Client(journal, f"http://127.0.0.1:{service}")
         async with kie:
             await kie.recover()
             if kie.statistics().jobs != (0 if handler == BESIDE else int(jobs)):
@@ -252,11 +258,11 @@ async def serve(server: str, handler: str, jobs: str, service: str) -> None:
 
 async def filled(handler: str, path: Path, jobs: int) -> Journal:
     """A journal that has the jobs; the worker beside is one that holds on to them."""
-    journal: Journal = MemoryJournal() if handler == MEMORY else SqliteJournal(path)
+    journal: Journal = MemoryJournal() if handler == MEMORY else SqliteStore(path)
     await journal.open()
     await asyncio.gather(*[journal.add(a_row(number)) for number in range(jobs)])
     if handler == BESIDE:
-        return SqliteJournal(path)
+        return SqliteStore(path)
     await journal.close()
     return journal
 

@@ -85,6 +85,13 @@ class _Mute(Transport):
 
 
 class _Client(KieClient):
+    def __init__(self, journal: MemoryJournal, limits: Limits) -> None:
+        super().__init__("a-key", base_url="http://127.0.0.1", limits=limits)
+        self._filled = journal
+
+    def _make_journal(self) -> MemoryJournal:
+        return self._filled
+
     def _make_transport(self) -> Transport:
         return _Mute(
             api_key="a-key",
@@ -157,7 +164,7 @@ async def ours(
     for number in range(jobs):
         await journal.add(a_row(number))
     limits = Limits(in_flight=jobs, polls_per_second=10**6)
-    kie = _Client("a-key", base_url="http://127.0.0.1", journal=journal, limits=limits)
+    kie = _Client(journal, limits)
     kie._polling = Spread(mean)  # noqa: SLF001  # for benchmarks
     async with kie:
         engine = await kie._engine()  # noqa: SLF001  # kie.recover(), without a list of handles

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from kie_async._version import __version__
 
 if TYPE_CHECKING:
-    from kie_async._io.journals.sqlite import SqliteJournal as SqliteJournal
     from kie_async.budget import Budget as Budget
     from kie_async.budget import Estimate as Estimate
     from kie_async.bulk import Run as Run
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from kie_async.outcomes import Skipped as Skipped
     from kie_async.policy import Limits as Limits
     from kie_async.policy import RetryPolicy as RetryPolicy
+    from kie_async.policy import SqliteJournal as SqliteJournal
     from kie_async.records import JSON as JSON
     from kie_async.records import Generation as Generation
     from kie_async.records import TaskRecord as TaskRecord
@@ -129,7 +129,7 @@ __all__ = [
 
 #: Where each public name lives.
 _HOME = {
-    "SqliteJournal": "kie_async._io.journals.sqlite",
+    "SqliteJournal": "kie_async.policy",
     "Budget": "kie_async.budget",
     "Estimate": "kie_async.budget",
     "Run": "kie_async.bulk",

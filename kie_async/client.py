@@ -7,7 +7,6 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager, nullcontext
 from operator import methodcaller
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -29,7 +28,7 @@ from kie_async._settings import (
 from kie_async._urls import origin, shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
-from kie_async.policy import Limits, RetryPolicy
+from kie_async.policy import Limits, RetryPolicy, SqliteJournal
 from kie_async.requests.base import Request
 from kie_async.requests.images import ImageInput, ImageSource, as_image
 from kie_async.statistics import Statistics
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from kie_async._io.http.transport import SessionFactory, Transport
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
+    from kie_async._io.journals.memory import MemoryJournal
     from kie_async.budget import Budget, Estimate
     from kie_async.bulk import Rows, Run
     from kie_async.events import Event
@@ -106,7 +106,7 @@ class KieClient:
         upload_url: str | None = None,
         limits: Limits | None = None,
         retry: RetryPolicy | None = None,
-        journal: str | os.PathLike[str] | Journal | None = None,
+        journal: str | os.PathLike[str] | SqliteJournal | None = None,
         callback_url: str | None = None,
         webhook_key: str | Collection[str] | None = None,
         download_hosts: Collection[str] | None = None,
@@ -125,8 +125,8 @@ class KieClient:
         check_kind("retry", retry, RetryPolicy)
         self._limits = limits if limits is not None else Limits()
         self._retry = retry if retry is not None else RetryPolicy()
-        # Made absolute now: a relative path would be another file after a change of the working directory.
-        self._journal = Path(journal).absolute() if isinstance(journal, (str, os.PathLike)) else journal
+        self._journal = journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal)
+        self._memory: MemoryJournal | None = None
         self._callback_url = check_callback_url(callback_url)
         self._webhook_keys = read_webhook_keys(webhook_key)
         self._download_hosts = check_hosts(download_hosts)
@@ -489,17 +489,11 @@ class KieClient:
         from kie_async._core.durations import DurationsByKind
         from kie_async._io.engine import Engine
         from kie_async._io.files.downloads import Downloads
-        from kie_async._io.journals.memory import MemoryJournal
-        from kie_async._io.journals.sqlite import SqliteJournal
         from kie_async._io.parts import Settings
         from kie_async._io.runtime import Runtime
 
-        if self._journal is None:
-            self._journal = MemoryJournal()
         if self._durations is None:
             self._durations = DurationsByKind()
-        # Of a file, each engine has a journal of its own: one that still drains is another owner than the next one.
-        journal = SqliteJournal(self._journal) if isinstance(self._journal, (str, os.PathLike)) else self._journal
         origins = frozenset({origin(self._base_url), origin(self._upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
@@ -522,10 +516,22 @@ class KieClient:
             spent_until=self._spent_until,
             durations=self._durations,
         )
-        engine = Engine(settings, journal, loop)
+        engine = Engine(settings, self._make_journal(), loop)
         if self._callbacks.mounted:
             engine.parts.net.receiving()
         return engine
+
+    def _make_journal(self) -> Journal:
+        """Return the journal for a new engine. Tests override this (``JournalClient`` in tests/helpers.py)."""
+        from kie_async._io.journals.memory import MemoryJournal
+        from kie_async._io.journals.sqlite import SqliteStore
+
+        if self._journal is not None:
+            # A new one for each engine: an engine that still drains is another owner than the next engine.
+            return SqliteStore(self._journal.path, store_inputs=self._journal.store_inputs)
+        if self._memory is None:
+            self._memory = MemoryJournal()
+        return self._memory
 
     def _make_transport(self) -> Transport:
         import aiohttp

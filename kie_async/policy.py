@@ -1,16 +1,18 @@
-"""What a client may do and how long it tries: ``Limits`` and ``RetryPolicy``."""
+"""Configuration values of a client: ``Limits``, ``RetryPolicy`` and ``SqliteJournal``."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, TypeGuard
 
 import attrs
 
 from kie_async.errors import ConfigurationError
 
-__all__ = ["Limits", "RetryPolicy"]
+__all__ = ["Limits", "RetryPolicy", "SqliteJournal"]
 
 
 def _number(
@@ -50,6 +52,20 @@ def _whole(*, at_least: int) -> Callable[[object, attrs.Attribute[int], int], No
 def _check_on_server_error(_instance: object, _attribute: object, value: object) -> None:
     if value not in ("retry", "in_doubt"):
         msg = f"RetryPolicy(on_server_error={value!r}) is not possible: it must be 'retry' or 'in_doubt'."
+        raise ConfigurationError(msg)
+
+
+def _absolute_path(path: object) -> Path:
+    """Resolve *path* now: a relative path would be another file after a change of the working directory."""
+    if not isinstance(path, (str, os.PathLike)):
+        msg = f"Invalid SqliteJournal(path={path!r}): expected a string or a path."
+        raise ConfigurationError(msg)
+    return Path(path).absolute()
+
+
+def _check_store_inputs(_instance: object, _attribute: object, value: object) -> None:
+    if value not in ("full", "hash"):
+        msg = f"Invalid SqliteJournal(store_inputs={value!r}): expected 'full' or 'hash'."
         raise ConfigurationError(msg)
 
 
@@ -112,3 +128,25 @@ class RetryPolicy:
     maintenance_timeout: float = attrs.field(default=900.0, validator=_number(at_least=0.0))
     in_doubt_timeout: float = attrs.field(default=600.0, validator=_number(above=0.0))
     max_age: float = attrs.field(default=3600.0, validator=_number(above=0.0))
+
+
+@attrs.frozen
+class SqliteJournal:
+    """
+    A journal in an SQLite file, which is created if it does not exist, readable by its user only.
+
+    Any number of processes of one host may share the file, but not over a network. A folder beside it (``….owners``)
+    tells which of them are alive.
+
+    Args:
+        path: The file.
+
+        store_inputs: ``"full"``, or ``"hash"`` to keep prompts and image URLs out of the file. With ``"hash"``, a job
+            that was not sent before its process ended cannot be sent by another process: it becomes CANCELLED.
+
+    Raises:
+        ConfigurationError: If a value is invalid.
+    """
+
+    path: Path = attrs.field(converter=_absolute_path)
+    store_inputs: Literal["full", "hash"] = attrs.field(default="full", validator=_check_store_inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import aiohttp
 import anyio.lowlevel
 import attrs
 
-from kie_async import Event, EventName, KieClient, Statistics, Wan22TurboImageToVideo
+from kie_async import Event, EventName, KieClient, SqliteJournal, Statistics, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
@@ -27,6 +28,7 @@ __all__ = [
     "IMAGE",
     "KEY",
     "PROMPT",
+    "JournalClient",
     "Setup",
     "assert_ledger",
     "assert_settled",
@@ -47,6 +49,31 @@ CALLBACKS = "https://app.example.com/kie"
 
 #: Where a task may be that the client cannot name: its caller was told that it is in doubt.
 _TOLD = frozenset({JobState.SENDING, JobState.IN_DOUBT, JobState.UNRESOLVED, JobState.ABANDONED})
+
+
+class JournalClient(KieClient):
+    """
+    A client whose journal may also be a journal object: one that fails, waits or records, or one that a test reads.
+
+    This is the only way to pass such an object: the public argument takes configuration values only.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        journal: Journal | SqliteJournal | str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self._injected: Journal | None = None
+        if journal is None or isinstance(journal, (SqliteJournal, str, os.PathLike)):
+            options["journal"] = journal
+        else:
+            self._injected = journal
+        super().__init__(api_key, **options)
+
+    def _make_journal(self) -> Journal:
+        return super()._make_journal() if self._injected is None else self._injected
 
 
 def make_request(number: int = 0, **options: Any) -> Wan22TurboImageToVideo:
@@ -136,7 +163,7 @@ async def client_and_fake(*, client: Mapping[str, Any] | None = None, **service:
     options: dict[str, Any] = {"journal": MemoryJournal(), "on_event": events.append, **(client or {})}
     journal: Journal = options["journal"]
     async with FakeKie(**service) as fake:
-        async with KieClient(KEY, base_url=fake.url, **options) as kie:
+        async with JournalClient(KEY, base_url=fake.url, **options) as kie:
             yield Setup(kie, fake, journal, events)
         assert_ledger(await journal.rows(), fake.truth)
 

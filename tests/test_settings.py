@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async import ConfigurationError
+from kie_async import ConfigurationError, KieClient, SqliteJournal
 from kie_async._settings import is_retry_key, read_webhook_keys, retry_key, row_key
 
 _keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -84,3 +85,23 @@ def test_the_key_of_a_retry_says_of_which_row_it_is(key: str, number: int) -> No
 
     assert (key, False) == (retry_key(key, 0), is_retry_key(key))
     assert (True, key, key) == (is_retry_key(retry), row_key(retry), row_key(key))
+
+
+def test_relative_paths_do_not_follow_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may change its directory; its journal and the folder of its owners must not move."""
+    monkeypatch.chdir(tmp_path)
+    configured = SqliteJournal("kie.db")
+    monkeypatch.chdir("/")
+
+    assert tmp_path / "kie.db" == configured.path
+
+
+def test_unknown_store_inputs_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Invalid SqliteJournal\(store_inputs='none'\): expected 'full' or"):
+        SqliteJournal("kie.db", store_inputs="none")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("journal", [7, b"kie.db", object(), ["kie.db"]])
+def test_journal_must_be_a_path_or_a_configuration(journal: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Invalid SqliteJournal\(path=.*expected a string or a path"):
+        KieClient("a-key", journal=journal)

@@ -11,7 +11,7 @@ import tracemalloc
 from functools import partial
 from pathlib import Path
 
-from kie_async._io.journals.sqlite import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import virtual_time
 from tests.bulk.volume import go_through
 
@@ -25,7 +25,7 @@ def main(count: int, *, disk: bool) -> int:
     tracemalloc.start()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        journal = SqliteJournal(Path(folder) / "kie.db") if disk else None
+        journal = SqliteStore(Path(folder) / "kie.db") if disk else None
         # Half a second a row are a week for a million.
         volume = virtual_time(partial(go_through, count, journal=journal), time_limit=1e8)
     print(f"{volume.rows} rows, {volume.ok} ok, {volume.created} tasks created, {volume.refused} creates refused")

@@ -16,9 +16,10 @@ from statistics import linear_regression
 import anyio
 import attrs
 
-from kie_async import Done, KieClient, Limits, Wan22TurboImageToVideo
+from kie_async import Done, Limits, Wan22TurboImageToVideo
 from kie_async._io.journals.journal import Journal
 from kie_async.testing import FakeKie, Truth
+from tests.helpers import JournalClient
 
 #: Every so many virtual seconds the books are closed; tasks that have ended are kept for as long again.
 _EVERY = 60.0
@@ -131,7 +132,7 @@ async def go_through(count: int, *, journal: Journal | None = None, limits: Limi
     async with FakeKie(duration=(45.0, 0.3), latency=(0.02, 0.2), credits=1e9) as fake:
         books = Books(fake.truth, limits.creates, limits.window)
         async with (
-            KieClient("a-key-for-the-fake", base_url=fake.url, limits=limits, journal=journal) as kie,
+            JournalClient("a-key-for-the-fake", base_url=fake.url, limits=limits, journal=journal) as kie,
             anyio.create_task_group() as group,
         ):
             group.start_soon(books.keep)

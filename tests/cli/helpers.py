@@ -12,7 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from kie_async import InsufficientCreditsError, KieClient, SqliteJournal, SubmitInDoubtError, Wan22TurboImageToVideo
+from kie_async import InsufficientCreditsError, KieClient, SubmitInDoubtError, Wan22TurboImageToVideo
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.cli.app import app
 from kie_async.cli.exit_codes import Exit
 from kie_async.cli.journals import JournalFile
@@ -138,7 +139,7 @@ async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) 
 
 async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
     """Write down that a further task was paid for a job."""
-    rows = SqliteJournal(journal)
+    rows = SqliteStore(journal)
     await rows.open()
     await rows.note(job_id, at=0.0, duplicate_task_ids=(task_id,))
     await rows.close()

@@ -21,13 +21,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, SqliteJournal, TaskFailedError
+from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, TaskFailedError
 from kie_async._core.lifecycle import ENDED, Intent, may_move
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault, dialect
 from kie_async.testing.clock import VirtualLoop
-from tests.helpers import CALLBACKS, KEY, PROMPT, assert_ledger, assert_settled, create_foreign_task, make_request
+from tests.helpers import (
+    CALLBACKS,
+    KEY,
+    PROMPT,
+    JournalClient,
+    assert_ledger,
+    assert_settled,
+    create_foreign_task,
+    make_request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -93,7 +103,7 @@ class Callbacks(RuleBasedStateMachine):
     #: How many clients share the journal, which is on disk if there are several.
     workers: ClassVar[int] = 1
     #: The client; a variant in which a bug is planted goes here.
-    client: ClassVar[type[KieClient]] = KieClient
+    client: ClassVar[type[JournalClient]] = JournalClient
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,8 +151,8 @@ class Callbacks(RuleBasedStateMachine):
         kie.callbacks.asgi_app()  # a receiver is in use
         return kie
 
-    def _journal(self) -> MemoryJournal | SqliteJournal:
-        return self.memory if self.workers == 1 else SqliteJournal(Path(self.folder.name) / "kie.db")
+    def _journal(self) -> MemoryJournal | SqliteStore:
+        return self.memory if self.workers == 1 else SqliteStore(Path(self.folder.name) / "kie.db")
 
     def _kie(self, which: int) -> KieClient:
         return self.clients[which % self.workers]

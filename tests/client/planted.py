@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar
 
-from kie_async import KieClient
 from kie_async._core.callback_token import CallbackToken
 from kie_async._core.wire import read_record_body
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
 from kie_async.callbacks import Callbacks
+from tests.helpers import JournalClient
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,7 +64,7 @@ class _Gullible(Callbacks):
         return None if found is None else CallbackToken(found[1], int(found[2]))
 
 
-class _Planted(KieClient):
+class _Planted(JournalClient):
     """A client with other parts."""
 
     receiver: ClassVar[type[Receiver]] = Receiver
@@ -111,4 +111,4 @@ class NoMacAndNoEcho(NoMac, NoEcho):
 
 
 #: What must be found.
-PLANTED: tuple[type[KieClient], ...] = (TrustsTheBody, DropsEarlyCallbacks, ForgetsHints, NoEcho, NoMacAndNoEcho)
+PLANTED: tuple[type[JournalClient], ...] = (TrustsTheBody, DropsEarlyCallbacks, ForgetsHints, NoEcho, NoMacAndNoEcho)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from kie_async import KieClient, Outcome, Request, Run
+from kie_async import Outcome, Request, Run
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
-from tests.helpers import KEY, Setup, make_request
+from tests.helpers import KEY, JournalClient, Setup, make_request
 
 __all__ = ["by_key", "client_and_fake_unchecked", "count_types", "drain_run", "make_rows", "run_map"]
 
@@ -47,7 +47,7 @@ def by_key(found: list[Outcome]) -> dict[str, Outcome]:
 async def client_and_fake_unchecked(*, journal: MemoryJournal | None = None, **service: Any) -> AsyncIterator[Setup]:
     """A world in which one request may be made more than once, since that is wanted."""
     journal = journal or MemoryJournal()
-    async with FakeKie(**service) as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+    async with FakeKie(**service) as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         yield Setup(kie, fake, journal)
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 import anyio
 import pytest
 
-from kie_async import Event, EventName, JournalError, KieClient, RetryPolicy, SqliteJournal, SubmitInDoubtError
+from kie_async import Event, EventName, JournalError, KieClient, RetryPolicy, SubmitInDoubtError
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import Backend, a_backend, body_of, duplicates, post
-from tests.helpers import KEY, assert_ledger, assert_settled, make_request
+from tests.helpers import KEY, JournalClient, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +34,7 @@ class Workers:
 
     def worker(self, **options: Any) -> KieClient:
         """One more worker, which takes no callbacks yet."""
-        return KieClient(
+        return JournalClient(
             KEY,
             base_url=self.fake.url,
             callback_url=self.backend.url,
@@ -43,7 +44,7 @@ class Workers:
 
     async def rows(self) -> list[Intent]:
         """What the journal knows."""
-        journal = SqliteJournal(self.path)
+        journal = SqliteStore(self.path)
         await journal.open()
         rows = list(await journal.rows())
         await journal.close()
@@ -293,7 +294,7 @@ async def test_a_job_of_an_earlier_run_is_looked_at_soon_since_its_callback_may_
             assert (1 if ended else 2) == len(fake.truth.polls)
 
 
-class Broken(SqliteJournal):
+class Broken(SqliteStore):
     """A journal on a disk that fails for a while."""
 
     broken = False

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import Phase, Verbosity, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.client.machine import Callbacks, CallbacksOnDisk
 from tests.client.planted import PLANTED, NoMac
-
-if TYPE_CHECKING:
-    from kie_async import KieClient
-
+from tests.helpers import JournalClient
 
 #: What is found is shrunk by ``python -m tests.client.explore``, which has the time for it.
 CHECK = settings(stateful_step_count=30, phases=[Phase.reuse, Phase.generate])
@@ -38,7 +33,7 @@ def test_every_intent_settles_once_with_two_workers_on_one_journal() -> None:
     run_state_machine_as_test(CallbacksOnDisk, settings=settings(CHECK, max_examples=25))
 
 
-def _search(plant: type[KieClient], examples: int) -> None:
+def _search(plant: type[JournalClient], examples: int) -> None:
     class Planted(Callbacks):
         client = plant
 
@@ -46,7 +41,7 @@ def _search(plant: type[KieClient], examples: int) -> None:
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_a_bug_that_is_planted_is_found(plant: type[KieClient]) -> None:
+def test_a_bug_that_is_planted_is_found(plant: type[JournalClient]) -> None:
     """Else the machine would show nothing."""
     with pytest.raises(AssertionError):
         _search(plant, examples=1000)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from kie_async import KieClient, SqliteJournal
+from kie_async import KieClient
 from kie_async.testing import FakeKie, VirtualLoop
 from tests.helpers import KEY, assert_settled, make_request
 
@@ -35,6 +35,6 @@ async def test_what_was_left_while_it_was_written_down_is_not_sent_by_the_next_p
                 rows = await kie.jobs()
                 found.update(str(row.state) for row in rows)
                 assert {"cancelled"} >= {row.state for row in rows}, turn
-            async with KieClient(KEY, base_url=fake.url, journal=SqliteJournal(path)) as kie:
+            async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
                 assert [] == await kie.recover()
     assert 1 <= found["cancelled"]

@@ -13,7 +13,6 @@ import pytest
 from kie_async import (
     AuthenticationError,
     ConfigurationError,
-    KieClient,
     KieError,
     ProtocolError,
     SubmitInDoubtError,
@@ -24,7 +23,7 @@ from kie_async import (
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
-from tests.helpers import KEY, assert_settled, client_and_fake, create_foreign_task, make_request
+from tests.helpers import KEY, JournalClient, assert_settled, client_and_fake, create_foreign_task, make_request
 from tests.io.intents import an_intent
 
 
@@ -304,7 +303,7 @@ async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:
 async def test_recover_lets_others_have_their_turn_between_a_few_jobs() -> None:
     """However many the journal holds, the loop is never held up for longer than a few of them take."""
     journal = MemoryJournal()
-    async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+    async with FakeKie() as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         await kie.jobs()
         for number in range(1000):
             await journal.add(an_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}"))

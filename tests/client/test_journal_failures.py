@@ -16,7 +16,6 @@ import attrs
 import pytest
 
 from kie_async import (
-    ConfigurationError,
     Event,
     EventName,
     JournalError,
@@ -28,9 +27,10 @@ from kie_async import (
     SubmitInDoubtError,
 )
 from kie_async._core.lifecycle import Intent
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault, virtual_time
-from tests.helpers import CALLBACKS, KEY, PROMPT, assert_ledger, assert_settled, make_request
+from tests.helpers import CALLBACKS, KEY, PROMPT, JournalClient, assert_ledger, assert_settled, make_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ ANSWERS = {
 }
 
 
-class Failing(SqliteJournal):
+class Failing(SqliteStore):
     """
     A journal on disk of which one write fails.
 
@@ -122,7 +122,7 @@ async def run(path: Path, nth: int, *, written: bool) -> Ran:
 
     def client(journal: Failing | Path) -> KieClient:
         limits = Limits(creates=4)
-        return KieClient(
+        return JournalClient(
             KEY,
             base_url=fake.url,
             journal=journal,
@@ -188,7 +188,7 @@ def _number(given: object) -> int:
 
 
 async def _rows(path: Path) -> list[Intent]:
-    journal = SqliteJournal(path)
+    journal = SqliteStore(path)
     await journal.open()
     rows = await journal.rows()
     await journal.close()
@@ -271,7 +271,7 @@ def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *
 # -- for longer --------------------------------------------------------------------------------------------------------
 
 
-class Full(SqliteJournal):
+class Full(SqliteStore):
     """A journal on a disk that is full for as long as *full* says so."""
 
     full = False
@@ -295,7 +295,7 @@ async def test_with_a_full_disk_nothing_is_sent_and_what_was_sent_is_told(
 ) -> None:
     """The task that is under way reaches its caller and the log, a new one is refused; later all is written."""
     journal = Full(tmp_path / "kie.db")
-    async with FakeKie(latency=(1.0, 1.0)) as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
+    async with FakeKie(latency=(1.0, 1.0)) as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         videos: list[str] = []
 
         async def generate() -> None:
@@ -327,7 +327,7 @@ async def test_a_process_that_ends_with_a_full_disk_leaves_a_job_in_doubt(
     path = tmp_path / "kie.db"
     journal = Full(path)
     async with FakeKie(latency=(1.0, 1.0)) as fake:
-        async with KieClient(KEY, base_url=fake.url, journal=journal) as kie, anyio.create_task_group() as group:
+        async with JournalClient(KEY, base_url=fake.url, journal=journal) as kie, anyio.create_task_group() as group:
             group.start_soon(kie.submit, make_request(0))
             await anyio.sleep(1.5)
             journal.full = True
@@ -365,10 +365,13 @@ async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Pat
         await kie.aclose()
 
 
-async def test_two_clients_on_one_journal_object_are_refused(tmp_path: Path) -> None:
-    """They would take each other's jobs for their own; the first one works on."""
+async def test_two_clients_share_one_sqlite_journal(tmp_path: Path) -> None:
+    """The value only configures: each client is an owner of its own and leaves the other's jobs alone."""
     journal = SqliteJournal(tmp_path / "kie.db")
     async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=journal) as kie:
-        with pytest.raises(ConfigurationError, match="in use by another client"):
-            await KieClient(KEY, base_url=fake.url, journal=journal).recover()
-        assert (await kie.generate(make_request(0))).task_id in fake.truth.tasks
+        job = await kie.submit(make_request(0))
+        async with KieClient(KEY, base_url=fake.url, journal=journal) as other:
+            assert [] == await other.recover()
+            assert (await other.generate(make_request(1))).task_id in fake.truth.tasks
+        assert (await job).task_id in fake.truth.tasks
+        assert 2 == len(fake.truth.tasks)

@@ -29,7 +29,7 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, VirtualLoop
 from kie_async.testing.clock import START
 from kie_async.testing.truth import busiest_window
-from tests.helpers import KEY, assert_ledger, assert_settled, client_and_fake, make_request
+from tests.helpers import KEY, JournalClient, assert_ledger, assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -56,7 +56,7 @@ def run(main: Coroutine[object, object, Any], *, later: float = 0.0) -> Any:
 
 def client(port: int, **options: Any) -> tuple[KieClient, MemoryJournal]:
     journal = MemoryJournal()
-    return KieClient(KEY, base_url=f"http://127.0.0.1:{port}", **{"journal": journal, **options}), journal
+    return JournalClient(KEY, base_url=f"http://127.0.0.1:{port}", **{"journal": journal, **options}), journal
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from kie_async import ConfigurationError, KieClient, KieError, SqliteJournal, SubmitInDoubtError
+from kie_async import ConfigurationError, KieClient, KieError, SubmitInDoubtError
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import FakeKie, Fault
 from tests.helpers import CALLBACKS, KEY, assert_ledger, assert_settled, make_request
 
@@ -60,7 +61,7 @@ async def doubtful(jobs: list[Job]) -> int:
 
 
 async def rows_of(path: Path) -> list[Intent]:
-    journal = SqliteJournal(path)
+    journal = SqliteStore(path)
     await journal.open()
     rows = list(await journal.rows())
     await journal.close()

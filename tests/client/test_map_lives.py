@@ -11,7 +11,7 @@ import pytest
 
 from kie_async import Done, Failed, KeyConflictError, KieClient, Outcome, RetryPolicy
 from kie_async._io.journals.memory import MemoryJournal
-from kie_async._io.journals.sqlite import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import FakeKie, Fault
 from tests.bulk.volume import go_through
 from tests.client.tables import by_key, make_rows, run_map
@@ -50,7 +50,7 @@ async def test_a_run_that_is_closed_again_and_again_comes_to_its_end_and_pays_ea
         async with kie, kie.map(make_rows(ROWS)) as run:
             found = by_key([outcome async for outcome in run])
         summary = run.summary()
-        journal = SqliteJournal(path)
+        journal = SqliteStore(path)
         await journal.open()
         rows = await journal.rows()
         await journal.close()

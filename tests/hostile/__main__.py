@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from kie_async._io.journals.memory import MemoryJournal
-from kie_async._io.journals.sqlite import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import virtual_time
 from tests.hostile.report import SIGNED, survive
 
@@ -21,7 +21,7 @@ def main(count: int) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         for signed in (True, False):
-            journal = MemoryJournal() if signed else SqliteJournal(Path(folder) / "kie.db")
+            journal = MemoryJournal() if signed else SqliteStore(Path(folder) / "kie.db")
             share = round(count * SIGNED) if signed else count - round(count * SIGNED)
             began = time.monotonic()
             report = virtual_time(partial(survive, share, journal=journal, signed=signed))

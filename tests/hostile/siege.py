@@ -27,7 +27,7 @@ from kie_async._core.stored import load_record
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from kie_async.testing.truth import busiest_window
-from tests.helpers import KEY, create_foreign_task, make_request
+from tests.helpers import KEY, JournalClient, create_foreign_task, make_request
 from tests.hostile.attacks import Attack, Request, Scene, Target, Way, aimed
 from tests.hostile.posting import App, over_a_socket, through_asgi
 
@@ -280,7 +280,7 @@ async def besieged(*, journal: Journal, signed: bool) -> AsyncIterator[Siege]:
             FakeKie(duration=_duration, fail_rate=0.2, webhook_key=keys[-1] if keys else None, credits=1e9)
         )
         kie = await stack.enter_async_context(
-            KieClient(
+            JournalClient(
                 KEY,
                 base_url=fake.url,
                 limits=LIMITS,

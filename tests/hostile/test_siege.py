@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from kie_async._io.journals.memory import MemoryJournal
-from kie_async._io.journals.sqlite import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from tests.hostile.attacks import BODIES, DELIVERIES, FIXED, METHODS, SIGNATURES, TOKENS, WAYS, Attack, Way
 from tests.hostile.report import batches, survive
 
@@ -32,7 +32,7 @@ async def test_signed_callbacks_do_no_harm_whatever_is_posted() -> None:
 
 async def test_unsigned_callbacks_do_no_more_harm(tmp_path: Path) -> None:
     """Without signatures more is taken for a hint, and a hint is all that it is."""
-    report = await survive(3000, journal=SqliteJournal(tmp_path / "kie.db"), signed=False)
+    report = await survive(3000, journal=SqliteStore(tmp_path / "kie.db"), signed=False)
 
     assert [] == report.problems
     assert 3000 == report.posted == sum(report.siege.answers.values())

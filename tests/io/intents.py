@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from kie_async import SqliteJournal
 from kie_async._core.lifecycle import Intent, Source
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ async def moved(journal: Any, row: Intent, state: JobState, **changes: Any) -> I
 
 
 @asynccontextmanager
-async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteJournal]:
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
     """A journal on disk, open."""
-    journal = SqliteJournal(path, **options)
+    journal = SqliteStore(path, **options)
     await journal.open()
     try:
         yield journal

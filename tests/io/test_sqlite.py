@@ -16,7 +16,7 @@ from kie_async import JournalError
 from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
-from kie_async._io.journals.sqlite import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, anonymous, moved, opened
@@ -47,7 +47,7 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     kept: Journal = (
         MemoryJournal()
         if request.param == "memory"
-        else SqliteJournal(tmp_path / "kie.db", store_inputs="full" if request.param == "disk" else "hash")
+        else SqliteStore(tmp_path / "kie.db", store_inputs="full" if request.param == "disk" else "hash")
     )
     await kept.open()
     yield kept

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from kie_async import ConfigurationError, JournalError, SqliteJournal
+from kie_async import JournalError
 from kie_async._core.lifecycle import Intent
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from kie_async.testing.clock import VirtualLoop
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 S = JobState
 
 
-class Traced(SqliteJournal):
+class Traced(SqliteStore):
     """A journal whose statements are listened to."""
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +39,7 @@ class Traced(SqliteJournal):
         return connection
 
 
-async def all_at_once(journal: SqliteJournal, rows: list[Intent]) -> dict[int, JournalError]:
+async def all_at_once(journal: SqliteStore, rows: list[Intent]) -> dict[int, JournalError]:
     """Add rows at the same time, and return what went wrong, by place."""
     wrong: dict[int, JournalError] = {}
 
@@ -146,13 +147,13 @@ async def test_a_disk_that_is_full_from_the_beginning_is_told(tmp_path: Path) ->
     """Then it is as if the file had been empty."""
     path = tmp_path / "kie.db"
     with files_of_at_most(0), pytest.raises(JournalError, match="cannot be used"):
-        await SqliteJournal(path).open()
+        await SqliteStore(path).open()
     async with opened(path) as journal:
         assert [] == list(await journal.rows())
 
 
 async def test_a_database_that_may_not_grow_says_that_it_is_full(tmp_path: Path) -> None:
-    class Small(SqliteJournal):
+    class Small(SqliteStore):
         def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
             connection = super()._connect(owners)
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -203,7 +204,7 @@ def test_leaving_a_write_at_any_turn_neither_loses_nor_undoes_it(tmp_path: Path,
 
 async def test_closing_writes_what_still_waits(tmp_path: Path) -> None:
     """And takes nothing more."""
-    journal = SqliteJournal(tmp_path / "kie.db")
+    journal = SqliteStore(tmp_path / "kie.db")
     await journal.open()
     async with asyncio.TaskGroup() as group:
         adding = [group.create_task(journal.add(an_intent(number))) for number in range(50)]
@@ -223,7 +224,7 @@ def test_leaving_the_opening_at_any_turn_leaves_nothing_open(tmp_path: Path) -> 
     async def main(path: Path, turn: int) -> bool:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        journal = SqliteJournal(path)
+        journal = SqliteStore(path)
         task = loop.create_task(journal.open())
         loop.at_turn(loop.turns + turn, task.cancel)
         await asyncio.wait([task])
@@ -257,7 +258,7 @@ def test_leaving_the_opening_at_any_turn_leaves_nothing_open(tmp_path: Path) -> 
 async def test_what_is_asked_while_the_opening_fails_fails(tmp_path: Path) -> None:
     """With the reason, and not with an empty answer."""
     (tmp_path / "kie.db").write_text("no database")
-    journal = SqliteJournal(tmp_path / "kie.db")
+    journal = SqliteStore(tmp_path / "kie.db")
     opening = asyncio.create_task(journal.open())
     await asyncio.sleep(0)
     with pytest.raises(JournalError, match="could not be opened"):
@@ -266,24 +267,11 @@ async def test_what_is_asked_while_the_opening_fails_fails(tmp_path: Path) -> No
         await opening
 
 
-# -- clients and loops -------------------------------------------------------------------------------------------------
-
-
-async def test_a_journal_belongs_to_one_client_at_a_time(tmp_path: Path) -> None:
-    """Two would have one name, and could not tell their jobs from each other's."""
-    journal = SqliteJournal(tmp_path / "kie.db")
-    await journal.open()
-    with pytest.raises(ConfigurationError, match=r"in use by another client\. Give each client"):
-        await journal.open()
-    await journal.add(an_intent(1))
-    await journal.close()
-    await journal.open()
-    assert 1 == len(await journal.rows())
-    await journal.close()
+# -- event loops -------------------------------------------------------------------------------------------------------
 
 
 def test_a_journal_serves_one_loop_after_another(tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "kie.db")
+    journal = SqliteStore(tmp_path / "kie.db")
 
     async def main(number: int) -> list[bool]:
         await journal.open()
@@ -293,34 +281,3 @@ def test_a_journal_serves_one_loop_after_another(tmp_path: Path) -> None:
         return [journal.owns(row) for row in rows]
 
     assert [[True], [False, True], [False, False, True]] == [virtual_time(main, n, seed=n) for n in range(3)]
-
-
-def test_a_loop_that_stands_still_for_good_gives_the_journal_up(tmp_path: Path) -> None:
-    """What it has left can be taken over; and if it wakes, it closes nothing of others."""
-    journal = SqliteJournal(tmp_path / "kie.db")
-    first, second = VirtualLoop(seed=1), VirtualLoop(seed=2)
-    first.run_until_complete(journal.open())
-    row = first.run_until_complete(journal.add(an_intent(1)))
-    second.run_until_complete(journal.open())
-    first.run_until_complete(journal.close())
-    first.close()
-
-    (taken,) = second.run_until_complete(journal.claim())
-    assert (row.id, False, True) == (taken.id, journal.owns(row), journal.owns(taken))
-    assert 1 == len(names_in(tmp_path / "kie.db.owners"))
-    second.run_until_complete(journal.close())
-    second.close()
-    assert [] == names_in(tmp_path / "kie.db.owners")
-
-
-async def test_a_loop_in_another_thread_is_refused(tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "kie.db")
-    await journal.open()
-
-    def elsewhere() -> None:
-        asyncio.run(journal.open())
-
-    with pytest.raises(ConfigurationError, match="in use by another client"):
-        await asyncio.get_running_loop().run_in_executor(None, elsewhere)
-    await journal.add(an_intent(1))
-    await journal.close()

@@ -16,11 +16,11 @@ import anyio
 import attrs
 import pytest
 
-from kie_async import ConfigurationError, JournalError, SqliteJournal
+from kie_async import JournalError
 from kie_async._core.lifecycle import OPEN
 from kie_async._io.journals.schema import APPLICATION_ID, VERSION, prepare_file
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
-from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, moved, opened
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NOBODY = 65534
 
 
-class Impatient(SqliteJournal):
+class Impatient(SqliteStore):
     """A journal that gives another process hardly any time, and whose statements are listened to."""
 
     busy_timeout = 0.01
@@ -101,29 +101,6 @@ async def test_any_name_is_a_name(tmp_path: Path, name: str) -> None:
     assert sorted([name.rstrip("/"), name.rstrip("/") + ".owners"]) == names_in(tmp_path)
     async with opened(tmp_path / name) as journal:
         assert an_intent(1).id == row.id == (await journal.rows())[0].id
-
-
-def test_a_relative_name_stays_where_it_was_meant(tmp_path: Path) -> None:
-    """Also after the process has gone to another folder; and nobody who is alive is looked for in vain there."""
-    before = Path.cwd()
-
-    async def main(one: SqliteJournal, other: SqliteJournal) -> None:
-        await one.open()
-        row = await one.add(an_intent(1))
-        os.chdir("/")
-        await other.open()
-        assert [row] == list(await other.rows())
-        assert await other.alive(row)
-        await other.close()
-        await one.close()
-
-    try:
-        os.chdir(tmp_path)
-        virtual_time(main, SqliteJournal("kie.db"), SqliteJournal("kie.db"))
-    finally:
-        os.chdir(before)
-    assert ["kie.db", "kie.db.owners"] == names_in(tmp_path)
-    assert [] == names_in(tmp_path / "kie.db.owners")
 
 
 async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
@@ -343,7 +320,7 @@ def read_only() -> Generator[Path]:
     """A folder that can be looked into, with a journal in it that can be read, and written by nobody."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        journal = SqliteJournal(folder / "kie.db")
+        journal = SqliteStore(folder / "kie.db")
 
         async def fill() -> None:
             await journal.open()
@@ -469,10 +446,10 @@ async def test_opening_the_file_again_drops_no_lock_on_it(tmp_path: Path) -> Non
 
 LATER = """
 import asyncio, sys
-from kie_async import SqliteJournal
+from kie_async._io.journals.sqlite import SqliteStore
 
 async def main():
-    journal = SqliteJournal(sys.argv[1])
+    journal = SqliteStore(sys.argv[1])
     print("ready", flush=True)
     sys.stdin.readline()
     await journal.open()
@@ -587,8 +564,3 @@ async def test_hashes_only_means_that_no_prompt_and_no_url_reaches_the_disk(tmp_
     async with opened(tmp_path / "full.db") as journal:
         await journal.add(an_intent(1))
     assert b"canary" in (tmp_path / "full.db").read_bytes(), "the canary can be found where it is"
-
-
-def test_other_ways_to_store_inputs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="'full' or 'hash'"):
-        SqliteJournal(tmp_path / "kie.db", store_inputs="none")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from kie_async import KieClient, KieError, Limits, ServerError, SqliteJournal, SubmitInDoubtError, UploadError
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.helpers import CALLBACKS, KEY, PROMPT, make_request
@@ -24,7 +25,7 @@ S = JobState
 
 
 async def rows_of(path: Path) -> dict[JobState, Intent]:
-    journal = SqliteJournal(path)
+    journal = SqliteStore(path)
     await journal.open()
     rows = await journal.rows()
     await journal.close()

@@ -12,7 +12,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kie_async import JournalError, SqliteJournal
+from kie_async import JournalError
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from tests.io.intents import an_intent
 
@@ -29,7 +30,7 @@ JOBS = 12
 WAY = (S.SENDING, S.INTENT, S.SENDING, S.SUBMITTED, S.STALLED, S.SUCCEEDED)
 
 
-class Syncing(SqliteJournal):
+class Syncing(SqliteStore):
     """A journal with another ``synchronous``, and with checkpoints so often that a short run has some."""
 
     def __init__(self, path: str, synchronous: str) -> None:
@@ -49,7 +50,7 @@ def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-async def move_through(journal: SqliteJournal, number: int) -> None:
+async def move_through(journal: SqliteStore, number: int) -> None:
     """One job, from its intent to its end."""
     try:
         row = await journal.add(an_intent(number, credits=0.0))

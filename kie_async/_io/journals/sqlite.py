@@ -1,5 +1,5 @@
 """
-``SqliteJournal``: the journal on disk, shared by all processes of a host.
+``SqliteStore``: the journal on disk, shared by all processes of a host.
 
 Every move is a compare-and-set in a transaction that is on the disk before the caller hears of it: WAL with
 ``synchronous=FULL``. (Measured: with ``NORMAL``, a power cut loses moves that were acknowledged.)
@@ -26,13 +26,13 @@ from kie_async._io.journals.journal import Changes, illegal_move
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.schema import prepare_file
 from kie_async._io.runtime import Runtime
-from kie_async.errors import ConfigurationError, JournalError, KieError
+from kie_async.errors import JournalError, KieError
 from kie_async.states import JobState
 
-__all__ = ["SqliteJournal"]
+__all__ = ["SqliteStore"]
 
 
-class SqliteJournal:
+class SqliteStore:
     """
     Rows in an SQLite file, which is made if it is not there, for its user alone to read.
 
@@ -46,8 +46,6 @@ class SqliteJournal:
             sent before its process ended cannot be sent by another one: it becomes CANCELLED.
 
     Raises:
-        ConfigurationError: If *store_inputs* is neither; from ``open``, if another client is at work with this object.
-
         JournalError: From every method, if the file cannot be used. Nothing is ever recreated in silence.
     """
 
@@ -57,29 +55,16 @@ class SqliteJournal:
     busy_timeout: float = 10.0
 
     def __init__(self, path: str | os.PathLike[str], *, store_inputs: Literal["full", "hash"] = "full") -> None:
-        if store_inputs not in ("full", "hash"):
-            msg = f"store_inputs={store_inputs!r} is not possible: it must be 'full' or 'hash'."
-            raise ConfigurationError(msg)
-        self._path = Path(path).absolute()  # the process may go to another folder
+        self._path = Path(path)
         self._full = store_inputs == "full"
         self._commits: GroupCommit | None = None
         self._owners: ProcessLocks | None = None
-
-    def __repr__(self) -> str:
-        return f"SqliteJournal({str(self._path)!r})"
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Open the file, or make it."""
-        loop = asyncio.get_running_loop()
-        if self._commits is not None:
-            if self._commits.loop is loop or self._commits.loop.is_running():
-                # Two clients with one name could not tell their jobs from each other's.
-                msg = f"{self!r} is in use by another client. Give each client the path, or a SqliteJournal of its own."
-                raise ConfigurationError(msg)
-            await asyncio.wrap_future(self._commits.abandon())  # its loop stands still for good
-        name = Runtime(loop).new_id().removeprefix("kj_")
+        name = Runtime(asyncio.get_running_loop()).new_id().removeprefix("kj_")
         owners = ProcessLocks(self._path.with_name(f"{self._path.name}.owners"), name)
         commits = GroupCommit(
             connect=partial(self._connect, owners), disconnect=owners.leave, unusable=partial(_unusable, self._path)
@@ -93,9 +78,8 @@ class SqliteJournal:
 
     async def close(self) -> None:
         """Close the file; what is on its way is written first."""
-        commits = self._commits
-        if commits is not None and commits.loop is asyncio.get_running_loop():
-            self._commits = None
+        commits, self._commits = self._commits, None
+        if commits is not None:
             await commits.close()
 
     def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:

@@ -10,7 +10,9 @@ from pathlib import Path
 import anyio
 import attrs
 
-from kie_async import KieClient, Limits, SqliteJournal, Wan22TurboImageToVideo
+from kie_async import KieClient, Limits, Wan22TurboImageToVideo
+from kie_async._io.journals.sqlite import SqliteStore
+from tests.helpers import JournalClient
 from tests.real_time.crash.journals import PerilousJournal
 from tests.real_time.crash.perils import Diary, Perils, Point, read_diary
 from tests.real_time.crash.programs import KEY, complain, prompt, wait_for
@@ -63,10 +65,10 @@ def member(share: Share) -> None:
 
 
 async def _main(share: Share, diary: Diary) -> None:
-    journal = PerilousJournal(SqliteJournal(share.folder / "kie.db"), Perils(share.kill_at, signal.SIGKILL, diary))
+    journal = PerilousJournal(SqliteStore(share.folder / "kie.db"), Perils(share.kill_at, signal.SIGKILL, diary))
     limits = Limits(creates=200 // MEMBERS, window=1.0, polls_per_second=100.0)
     async with (
-        KieClient(KEY, base_url=share.url, limits=limits, journal=journal) as kie,
+        JournalClient(KEY, base_url=share.url, limits=limits, journal=journal) as kie,
         anyio.create_task_group() as group,
     ):
         for number in range(share.number * EACH, (share.number + 1) * EACH + SHARED):

@@ -23,10 +23,11 @@ from kie_async import (
     Limits,
     Request,
     RetryPolicy,
-    SqliteJournal,
     SubmitInDoubtError,
     Wan22TurboImageToVideo,
 )
+from kie_async._io.journals.sqlite import SqliteStore
+from tests.helpers import JournalClient
 from tests.real_time.crash.hurry import HurriedLoop
 from tests.real_time.crash.journals import PLANTS, PerilousJournal
 from tests.real_time.crash.perilous_wire import PerilousSessions
@@ -145,11 +146,11 @@ def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable
 async def _with_client(
     orders: Orders, perils: Perils, diary: Diary, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]
 ) -> None:
-    journal: Journal = SqliteJournal(orders.journal)
+    journal: Journal = SqliteStore(orders.journal)
     if orders.plant is not None:
         journal = PLANTS[orders.plant](journal)
     limits = Limits(creates=2 * SHOTS, window=1.0, polls_per_second=100.0)
-    async with KieClient(
+    async with JournalClient(
         KEY,
         base_url=orders.url,
         limits=limits,
