@@ -22,14 +22,20 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from math import log2
+from typing import TypeAlias
 
 import attrs
 
-from kie_async._core.task_kinds import Kind
+from kie_async._core.lenient_json import unwrapped
+from kie_async.records import JSON
 
-__all__ = ["Durations", "DurationsByKind"]
+__all__ = ["Durations", "DurationsByKind", "Kind", "kind_of"]
+
+#: The model, then ``name=value`` of each field that matters for duration and price.
+Kind: TypeAlias = tuple[str, ...]
 
 _PER_OCTAVE = 8
 _OCTAVES = 16
@@ -227,3 +233,54 @@ def _cell(age: float) -> int:
 
 def _normal(z: float) -> float:
     return 0.5 * (1.0 + math.erf(z / math.sqrt(2.0)))
+
+
+# -- kinds of tasks ---------------------------------------------------------------------------------------------------
+
+#: Fields of ``input`` that change a task's duration or price, by their names on the service's model pages.
+_KIND_FIELDS = (
+    "acceleration",
+    "duration",
+    "frames_per_second",
+    "generate_audio",
+    "image_resolution",
+    "image_size",
+    "max_images",
+    "mode",
+    "multi_shots",
+    "n_frames",
+    "num_frames",
+    "num_images",
+    "num_inference_steps",
+    "output_resolution",
+    "pe_fast_mode",
+    "quality",
+    "rendering_speed",
+    "resolution",
+    "size",
+    "sound",
+    "upscale_factor",
+)
+_KIND_FIELD_TYPES = (str, int, float)
+#: A longer value is not a setting, and would make every task a kind of its own.
+_LONGEST_SETTING = 32
+
+
+def kind_of(model: str | None, input: JSON) -> Kind:  # noqa: A002 (the service's word)
+    """
+    Return the kind of a request: tasks of one kind should take about equally long and cost the same.
+
+    Args:
+        model: The model's name, or None if it is not known.
+
+        input: The ``input`` object, decoded or as JSON; anything else is ignored.
+
+    >>> kind_of("m", '{"prompt": "The cat turns its head", "resolution": "720p", "duration": 5}')
+    ('m', 'duration=5', 'resolution=720p')
+    >>> kind_of("m", None)
+    ('m',)
+    """
+    decoded = unwrapped(input)
+    given = decoded if isinstance(decoded, Mapping) else {}
+    settings = (f"{name}={given[name]}" for name in _KIND_FIELDS if isinstance(given.get(name), _KIND_FIELD_TYPES))
+    return (model or "", *(setting for setting in settings if len(setting) <= _LONGEST_SETTING))

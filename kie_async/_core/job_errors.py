@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from kie_async import errors
+from kie_async._core.lifecycle import encode_for_journal
 from kie_async._core.poll_results import PollVerdict
 from kie_async._core.verdicts import shortened
 from kie_async.records import TaskRecord
@@ -139,8 +140,7 @@ def dump_error(error: errors.KieError) -> str:
     """An error as text for the journal."""
     code = error.code if isinstance(error, errors.APIError) else None
     said = error.service_message if isinstance(error, errors.APIError) else ""
-    # In ASCII: the service's words may hold half a surrogate pair, which no file could.
-    return json.dumps([type(error).__name__, error.message, code, said])
+    return encode_for_journal([type(error).__name__, error.message, code, said])
 
 
 def load_error(text: str | None, *, job_id: str, task_id: str | None = None) -> errors.KieError:

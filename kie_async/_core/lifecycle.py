@@ -1,11 +1,11 @@
 """
-The states of an intent, one wish to create one task, with the moves between them.
+The journal's row of a job: its fields, the legal transitions of its state, and its records as JSON.
 
-``MOVES`` is the one table; nothing else decides whether a move is allowed.
+``TRANSITIONS`` is the only table of legal transitions; nothing else decides.
 
 ::
 
-                     ┌── provably unsent, 429, 455, unclear 500 (bounded) ──┐
+                     ┌── not sent, 429, 455, ambiguous 500 (bounded) ──────┐
     INTENT ── slot, token ──> SENDING(n) ──> SUBMITTED(taskId) ──> SUCCEEDED | FAILED | STALLED (may still end)
        │                          ├──> REJECTED
        │                          └──> IN_DOUBT ── callback with our token, echoed by recordInfo ──> SUBMITTED
@@ -14,26 +14,42 @@ The states of an intent, one wish to create one task, with the moves between the
 
 from __future__ import annotations
 
-import attrs
+import json
 
+import attrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.preconf.json import make_converter
+
+from kie_async.errors import JournalError
+from kie_async.records import JSON, TaskRecord
 from kie_async.states import JobState
 
-__all__ = ["BINDABLE", "ENDED", "IN_FLIGHT", "MOVES", "OPEN", "UNSENT", "Intent", "Source", "may_move"]
-
+__all__ = [
+    "BINDABLE",
+    "ENDED",
+    "OPEN",
+    "TRANSITIONS",
+    "Intent",
+    "SourceImage",
+    "can_follow",
+    "dump_record",
+    "encode_for_journal",
+    "load_record",
+]
 
 _S = JobState
 
-#: From each state, the states that may follow. A move that is not here is a bug of ours, and the journal refuses it.
-MOVES: dict[JobState, frozenset[JobState]] = {
-    # Submitted: a suspect attempt, answered by an unclear 500, turns out to have been accepted.
+#: The states that may follow each state. The journal refuses any other transition: it would be a bug.
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    # To SUBMITTED: an ambiguous attempt turns out to have been accepted.
     _S.INTENT: frozenset({_S.SENDING, _S.CANCELLED, _S.REJECTED, _S.SUBMITTED}),
     _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT}),
-    # Succeeded and failed may follow at once: a stalled job, or one whose row could not be written in between.
+    # A stalled job may still end, also one whose stall could not be journaled.
     _S.SUBMITTED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.STALLED}),
     _S.STALLED: frozenset({_S.SUCCEEDED, _S.FAILED}),
     _S.IN_DOUBT: frozenset({_S.SUBMITTED, _S.UNRESOLVED, _S.INTENT, _S.ABANDONED}),
     _S.UNRESOLVED: frozenset({_S.SUBMITTED, _S.INTENT, _S.ABANDONED}),
-    # The same key again sends these anew; a late, authentic callback proves that a suspect attempt was accepted.
+    # The same key again sends these anew; a late, authentic callback proves that an ambiguous attempt was accepted.
     _S.REJECTED: frozenset({_S.INTENT, _S.SUBMITTED}),
     _S.CANCELLED: frozenset({_S.INTENT}),
     _S.SUCCEEDED: frozenset(),
@@ -41,46 +57,42 @@ MOVES: dict[JobState, frozenset[JobState]] = {
     _S.ABANDONED: frozenset(),
 }
 
-#: Nothing has been sent, or what was sent is known not to have been accepted.
-UNSENT = frozenset({_S.INTENT})
-#: The service may be working on it: it holds a slot.
-IN_FLIGHT = frozenset({_S.SENDING, _S.SUBMITTED, _S.IN_DOUBT})
-#: Something may still happen by itself.
+#: The states that may change without a decision of the caller.
 OPEN = frozenset({_S.INTENT, _S.SENDING, _S.SUBMITTED, _S.IN_DOUBT, _S.STALLED})
-#: The service has said its last word, or nobody waits for one.
+#: The states of a job that has ended.
 ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.CANCELLED, _S.ABANDONED})
-#: A task may be bound to the intent by proof (a callback of ours that ``recordInfo`` echoes, or the caller's
-#: ``resolve``).
+#: The states in which proof may bind a task to the intent: a callback of ours that ``recordInfo`` echoes, or the
+#: caller's ``resolve``.
 BINDABLE = frozenset({_S.INTENT, _S.SENDING, _S.IN_DOUBT, _S.UNRESOLVED, _S.REJECTED})
 
 
-def may_move(old: JobState, new: JobState) -> bool:
+def can_follow(old: JobState, new: JobState) -> bool:
     """
-    Whether *new* may follow *old*.
+    Return True if a job may change from *old* to *new*.
 
-    >>> may_move(JobState.INTENT, JobState.SENDING)
+    >>> can_follow(JobState.INTENT, JobState.SENDING)
     True
-    >>> may_move(JobState.SUCCEEDED, JobState.INTENT)
+    >>> can_follow(JobState.SUCCEEDED, JobState.INTENT)
     False
     """
-    return new in MOVES[old]
+    return new in TRANSITIONS[old]
 
 
 @attrs.frozen(kw_only=True)
-class Source:
+class SourceImage:
     """
-    A local image of an intent: what it was, and where it was uploaded to.
+    A local image of an intent, and the URL of its upload.
 
     Attributes:
-        field: The service's name of the field that holds its URL.
+        field: The service's name of the field that holds the URL.
 
-        sha256: The hash of its bytes, in hex.
+        sha256: The hash of the image's bytes, in hexadecimal.
 
-        origin: Where the bytes came from (a path), or None where they were given as bytes.
+        origin: The path of the image, or None for an image given as bytes.
 
-        url: Where it was uploaded to.
+        url: The URL of the upload.
 
-        uploaded_at: When, in seconds since the epoch; the service keeps uploads for three days.
+        uploaded_at: The time of the upload, in seconds since the epoch; the service keeps uploads for three days.
     """
 
     field: str
@@ -98,48 +110,49 @@ class Intent:
     All instants are in seconds since the epoch, so that they mean the same after a restart.
 
     Attributes:
-        id: Our own id, ``kj_`` and 32 hex digits.
+        id: The job's own id, ``kj_`` and 32 hexadecimal digits.
 
         model: The model's name.
 
-        input: The create's ``input`` as JSON text, with URLs in place of local images; empty where only hashes are
-            kept.
+        input: The create's ``input`` as JSON, with URLs in place of local images; empty if the journal keeps only
+            hashes.
 
-        fingerprint: The identity of model, input and image content.
+        fingerprint: The hash of model, input and image contents.
 
         sources: The local images.
 
-        created_at: When the intent was written.
+        created_at: The time at which the row was written.
 
-        updated_at: When its state last changed.
+        updated_at: The time of the last change of state.
 
         key: The caller's idempotency key, or None.
 
-        callback_url: The base of the callback URL that its creates carry, or None.
+        callback_url: The base of the callback URL that the job's creates carry, or None.
 
-        state: See ``JobState``.
+        state: The state of the job.
 
-        attempts: How many times SENDING was entered: the number of the latest attempt.
+        attempts: The number of the latest attempt: SENDING was entered that often.
 
-        ambiguous_attempts: How many attempts were answered by an unclear 500 and may have been paid.
+        ambiguous_attempts: The number of attempts that were answered by an ambiguous 500 and may have been paid.
 
-        sending_at: When the latest attempt was about to be written to the wire, or None.
+        sending_at: The time just before the latest attempt was written to the wire, or None.
 
-        task_id: The service's id, once it is known.
+        task_id: The service's id, or None while it is not known.
 
-        accepted_at: When the id became known.
+        accepted_at: The time at which the id became known, or None.
 
-        record: The last record, as the wire floor dumps it, or None.
+        record: The last record, written by ``dump_record``, or None.
 
-        credits: What the task has cost, as far as known.
+        credits: The task's cost as far as known, or None.
 
-        error: Why the intent was rejected or withdrawn, for people, or None.
+        error: The reason for a rejection or cancellation, written by ``dump_error``, or None.
 
         duplicate_task_ids: Further tasks that turned out to belong to this intent.
 
-        callback_task_ids: Tasks that genuine callbacks have named while none was known, and that are not proved yet.
+        callback_task_ids: Tasks that authentic callbacks have named while no task was known, and that are not proved
+            yet.
 
-        owner: The name of the process that works on it, where several share a journal.
+        owner: The name of the process that works on the job, or None.
     """
 
     id: str
@@ -148,7 +161,7 @@ class Intent:
     fingerprint: str
     created_at: float
     updated_at: float
-    sources: tuple[Source, ...] = ()
+    sources: tuple[SourceImage, ...] = ()
     key: str | None = None
     callback_url: str | None = None
     state: JobState = JobState.INTENT
@@ -163,3 +176,48 @@ class Intent:
     duplicate_task_ids: tuple[str, ...] = ()
     callback_task_ids: tuple[str, ...] = ()
     owner: str | None = None
+
+
+# -- JSON in the journal ----------------------------------------------------------------------------------------------
+
+#: Writes JSON in ASCII, because the service's texts may hold half a surrogate pair, which a file cannot. The encoder is
+#: made once: ``json.dumps`` would make one for each call.
+encode_for_journal = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _unchanged(value: JSON, _: object = None) -> JSON:
+    return value
+
+
+_converter = make_converter(detailed_validation=False)
+_verbatim = override(struct_hook=_unchanged, unstruct_hook=_unchanged)
+_converter.register_structure_hook(
+    TaskRecord, make_dict_structure_fn(TaskRecord, _converter, result=_verbatim, raw=_verbatim)
+)
+_converter.register_unstructure_hook(
+    TaskRecord, make_dict_unstructure_fn(TaskRecord, _converter, result=_verbatim, raw=_verbatim)
+)
+
+
+def dump_record(record: TaskRecord) -> str:
+    """
+    Write a task's record for the journal, with our own field names.
+
+    Returns:
+        JSON in ASCII, from which ``load_record`` makes an equal record.
+    """
+    return encode_for_journal(_converter.unstructure(record))
+
+
+def load_record(dumped: str) -> TaskRecord:
+    """
+    Read a task's record from the journal.
+
+    Raises:
+        JournalError: If ``dump_record`` did not write it.
+    """
+    try:
+        return _converter.structure(json.loads(dumped), TaskRecord)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        msg = f"A record in the journal cannot be read: {error!r}. Restore the journal from a copy."
+        raise JournalError(msg) from error

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from kie_async._core.task_kinds import Kind
+from kie_async._core.durations import Kind
 from kie_async.budget import Estimate
 from kie_async.records import JSON
 

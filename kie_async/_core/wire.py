@@ -20,6 +20,7 @@ from kie_async._core.lenient_json import decode, decode_around, number, text, un
 from kie_async.records import JSON, TaskRecord
 
 __all__ = [
+    "UPLOAD_FOLDER",
     "Envelope",
     "Param",
     "callback_ids",
@@ -31,7 +32,10 @@ __all__ = [
     "read_record_body",
     "read_upload_url",
     "task_id_of",
+    "upload_fields",
+    "write_base64_upload",
     "write_create",
+    "write_download_url",
 ]
 
 # Recorded ids are 32 hexadecimal digits, documented ones look like "task_wan_1765172522239". An id goes into URLs, logs
@@ -362,6 +366,42 @@ def write_create(  # what comes here is what goes out, so "input" is called that
     """
     create = Param(model=model, callback_url=callback_url, input=input)
     return _encode(_kie.unstructure(create)).encode()
+
+
+#: The folder at the upload host; the schema requires one, without a slash at either end.
+UPLOAD_FOLDER = "kie_async"
+
+
+def upload_fields(name: str) -> dict[str, str]:
+    """
+    Return the form fields of a stream upload, except the file itself, which is ``file``.
+
+    >>> upload_fields("a.png")
+    {'uploadPath': 'kie_async', 'fileName': 'a.png'}
+    """
+    return {"uploadPath": UPLOAD_FOLDER, "fileName": name}
+
+
+def write_base64_upload(data_url: str, name: str) -> bytes:
+    """
+    Write the body of a base64 upload.
+
+    Args:
+        data_url: The file as a data URL.
+
+        name: The file's name at the upload host.
+    """
+    return json.dumps({"base64Data": data_url, **upload_fields(name)}).encode()
+
+
+def write_download_url(url: str) -> bytes:
+    """
+    Write the body of a request for a fresh link to a result.
+
+    >>> write_download_url("https://example.com/a.mp4")
+    b'{"url": "https://example.com/a.mp4"}'
+    """
+    return json.dumps({"url": url}).encode()  # in ASCII: a URL from a record may hold half a surrogate pair
 
 
 #: Made once: ``json.dumps`` would make an encoder for each create.

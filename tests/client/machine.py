@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, TaskFailedError
-from kie_async._core.lifecycle import ENDED, Intent, may_move
+from kie_async._core.lifecycle import ENDED, Intent, can_follow
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
@@ -398,7 +398,7 @@ def _follows(before: Intent, after: Intent) -> bool:
     """Whether a row may have become another one, by any number of moves."""
     reached, front = {before.state}, {before.state}
     while front:
-        front = {new for old in front for new in S if may_move(old, new)} - reached
+        front = {new for old in front for new in S if can_follow(old, new)} - reached
         reached |= front
     return after.state in reached and after.attempts >= before.attempts
 

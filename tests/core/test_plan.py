@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, Limits
+from kie_async._core.durations import kind_of
 from kie_async._core.map_options import MapOptions, file_name
 from kie_async._core.prices import SeenPrices, listed
-from kie_async._core.task_kinds import kind_of
 
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
 names = keys | st.sampled_from([".", "..", "a~2", "a", "a-2", "CON", "nul.txt", "com1", "a/../b", "\0", "%2E", "~"])

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from kie_async import JournalError
-from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent
+from kie_async._core.lifecycle import ENDED, OPEN, TRANSITIONS, Intent
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
 from tests.io.intents import an_intent, moved
@@ -52,7 +52,7 @@ async def test_only_the_moves_of_the_table_are_made(old: S, new: S) -> None:
     """A move that is not there is a bug of ours: it raises, and changes nothing."""
     journal = MemoryJournal()
     row = await placed(journal, an_intent(), old)
-    if new in MOVES[old]:
+    if new in TRANSITIONS[old]:
         after = await journal.move(row, new, at=9.0)
         assert after is not None
         assert (new, 9.0) == (after.state, after.updated_at)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_async import JournalError
-from kie_async._core.lifecycle import ENDED, MOVES, OPEN, Intent
+from kie_async._core.lifecycle import ENDED, OPEN, TRANSITIONS, Intent
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
@@ -128,7 +128,7 @@ async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, 
 @pytest.mark.parametrize("stale", [False, True])
 async def test_a_move_that_the_table_does_not_have_is_refused(journal: Journal, *, stale: bool) -> None:
     """Whatever the row is by now: what the mover wants is a bug in itself."""
-    illegal = [(old, new) for old in JobState for new in JobState if new not in MOVES[old]]
+    illegal = [(old, new) for old in JobState for new in JobState if new not in TRANSITIONS[old]]
     for number, (old, new) in enumerate(illegal):
         row = await moved(journal, await journal.add(an_intent(number)), S.INTENT if stale else old)
         with pytest.raises(JournalError, match=f"from {old} to {new}") as raised:
@@ -243,7 +243,7 @@ def walk(number: int, choice: int, at: float, changes: Any) -> Step:
 
     async def step(journal: Journal) -> Intent | None:
         row = await journal.get(an_intent(number).id)
-        ways = [] if row is None else sorted(MOVES[row.state])
+        ways = [] if row is None else sorted(TRANSITIONS[row.state])
         return None if row is None or not ways else await journal.move(row, ways[choice % len(ways)], at=at, **changes)
 
     return step

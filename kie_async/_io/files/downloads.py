@@ -15,9 +15,7 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from kie_async import errors
-from kie_async._core.lifetimes import expires_at
-from kie_async._core.wire import read_download_url, read_envelope
-from kie_async._core.wire_files import write_download_url
+from kie_async._core.wire import read_download_url, read_envelope, write_download_url
 from kie_async._io.files.disk import PartFile, is_folder
 from kie_async._io.files.fetching import MAX_BYTES, BrokenOffError, GoneError, Terms, bring
 from kie_async._io.files.priority_semaphore import PrioritySemaphore
@@ -33,7 +31,12 @@ if TYPE_CHECKING:
     from kie_async._media import Media
     from kie_async.records import Generation, SavedFile
 
-__all__ = ["Downloads"]
+__all__ = ["Downloads", "expires_at"]
+
+#: The time for which a result's URL works, in seconds: "typically 24 hours" (Kie's page on task details).
+URL_LIFETIME = 86_400.0
+#: The time for which the file is kept, in seconds: 14 days, by fresh links of twenty minutes (Kie's quickstart).
+FILE_LIFETIME = 14 * 86_400.0
 
 #: Files that are fetched at once.
 AT_ONCE = 8
@@ -206,3 +209,27 @@ def _named(folder: Path, index: int, task_id: str, media: Media | None) -> Path:
 
 def _numbered(path: Path, index: int) -> Path:
     return path if index == 1 else path.with_name(f"{path.stem}-{index}{path.suffix}")
+
+
+def expires_at(completed_at: float | None, now: float) -> float:
+    """
+    Return the next instant at which a result becomes harder to get.
+
+    That is the end of its URL. Once the URL has expired, it is the end of the file: until then a fresh link is
+    available, so such a result is less urgent than one whose URL is about to expire.
+
+    Args:
+        completed_at: The end of the task, in seconds since the epoch; None if it is not known, so that the result may
+            expire at any moment.
+
+        now: The wall clock, in seconds since the epoch.
+
+    >>> expires_at(1000.0, now=2000.0)
+    87400.0
+    >>> expires_at(1000.0, now=90_000.0)
+    1210600.0
+    """
+    if completed_at is None:
+        return now
+    ends_at = completed_at + URL_LIFETIME
+    return ends_at if now < ends_at else completed_at + FILE_LIFETIME

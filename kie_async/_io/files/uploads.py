@@ -20,8 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from kie_async import errors
 from kie_async._core.verdicts import Reply, error_of_answer
-from kie_async._core.wire import read_envelope, read_upload_url
-from kie_async._core.wire_files import upload_fields, write_base64_upload
+from kie_async._core.wire import read_envelope, read_upload_url, upload_fields, write_base64_upload
 from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import Answer, Transport
 from kie_async._io.runtime import Runtime

@@ -12,8 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kie_async import errors
-from kie_async._core.lifecycle import OPEN, Intent
-from kie_async._core.stored import load_record
+from kie_async._core.lifecycle import OPEN, Intent, load_record
 from kie_async.states import JobState
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import attrs
 
-from kie_async._core.lifecycle import Intent
-from kie_async._core.stored import load_record
+from kie_async._core.lifecycle import Intent, load_record
 from kie_async._io.journals.journal import Changes
 from kie_async._io.timers import Timer
 from kie_async.errors import KieError

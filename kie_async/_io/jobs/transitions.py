@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 import attrs
 
 from kie_async import errors
-from kie_async._core.lifecycle import may_move
+from kie_async._core.lifecycle import can_follow
 from kie_async.events import EventName
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Transitions:
             return await self.strictly(job, state, **changes)
         except errors.JournalError:
             at, seen = self._runtime.wall(), row_of(job)
-            if not may_move(seen.state, state):
+            if not can_follow(seen.state, state):
                 raise  # a bug of ours is no trouble with the disk
             job.row = attrs.evolve(seen, state=state, updated_at=at, **changes)
             _log.critical(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack
 
-from kie_async._core.lifecycle import Intent, Source
+from kie_async._core.lifecycle import Intent, SourceImage
 from kie_async.errors import JournalError
 from kie_async.states import JobState
 
@@ -15,7 +15,7 @@ __all__ = ["Changes", "Journal", "illegal_move"]
 class Changes(TypedDict, total=False):
     """What may change in a row beside its state."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[SourceImage, ...]
     input: str
     callback_url: str | None
     attempts: int

@@ -8,7 +8,7 @@ from typing import Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, may_move
+from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
 from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.journals.journal import Changes, illegal_move
 from kie_async.errors import JournalError, KeyConflictError
@@ -56,7 +56,7 @@ class MemoryJournal:
         return intent
 
     async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        if not may_move(seen.state, state):
+        if not can_follow(seen.state, state):
             raise illegal_move(seen, state)
         row = self._rows.get(seen.id)
         if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from kie_async._core.lifecycle import Intent, Source
+from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
 from kie_async.errors import JournalError
 from kie_async.states import JobState
 
@@ -129,7 +129,7 @@ def read_row(values: Sequence[object]) -> Intent:
     """The row that a ``SELECT`` of all ``COLUMNS`` has found."""
     fields = dict(zip(COLUMNS, values, strict=True))
     fields["state"] = JobState(str(fields["state"]))
-    fields["sources"] = tuple(Source(**source) for source in json.loads(str(fields["sources"])))
+    fields["sources"] = tuple(SourceImage(**source) for source in json.loads(str(fields["sources"])))
     for name in _LISTS:
         fields[name] = tuple(json.loads(str(fields[name])))
     return Intent(**fields)  # type: ignore[arg-type]  # the columns are the fields
@@ -139,9 +139,9 @@ def written(fields: Mapping[str, object]) -> dict[str, object]:
     """Fields of a row as their columns hold them."""
     columns = dict(fields)
     if "sources" in columns:
-        columns["sources"] = json.dumps([attrs.asdict(source) for source in columns["sources"]])  # type: ignore[attr-defined]  # a tuple of them
+        columns["sources"] = encode_for_journal([attrs.asdict(source) for source in columns["sources"]])  # type: ignore[attr-defined]  # a tuple of them
     for name in _LISTS & columns.keys():
-        columns[name] = json.dumps(list(columns[name]))  # type: ignore[call-overload]  # a tuple of texts
+        columns[name] = encode_for_journal(list(columns[name]))  # type: ignore[call-overload]  # a tuple of texts
     if "state" in columns:
         columns["state"] = str(columns["state"])
     return columns

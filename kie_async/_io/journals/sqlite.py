@@ -18,8 +18,7 @@ from typing import Literal, Unpack
 
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent, may_move
-from kie_async._core.stored import dump_record, load_record
+from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
 from kie_async._io.journals import queries
 from kie_async._io.journals.group_commit import GroupCommit
 from kie_async._io.journals.journal import Changes, illegal_move
@@ -108,7 +107,7 @@ class SqliteStore:
 
     async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         """Move a row by compare-and-set; see ``Journal.move``."""
-        if not may_move(seen.state, state):
+        if not can_follow(seen.state, state):
             raise illegal_move(seen, state)
         fields = {"state": state, "updated_at": at, **self._kept(changes)}
         if state is JobState.INTENT or seen.state not in OPEN:

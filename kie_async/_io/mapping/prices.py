@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from kie_async._core.durations import kind_of
 from kie_async._core.prices import SeenPrices, listed
-from kie_async._core.task_kinds import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from kie_async._core.job_errors import error_of_poll, has_result
+from kie_async._core.lifecycle import dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
-from kie_async._core.stored import dump_record
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.registry import Registry
 from kie_async._io.jobs.transitions import Transitions

@@ -13,9 +13,8 @@ from itertools import islice
 
 import attrs
 
-from kie_async._core.durations import DurationsByKind
+from kie_async._core.durations import DurationsByKind, Kind, kind_of
 from kie_async._core.polling import Outlook, PollingPolicy
-from kie_async._core.task_kinds import Kind, kind_of
 from kie_async._core.wire import read_param
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.timers import DeadlineQueue, Timers

@@ -13,7 +13,7 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.job_errors import load_error
-from kie_async._core.lifecycle import Intent, Source
+from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
 from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import row_of
@@ -119,7 +119,7 @@ class Intake:
             raise await self._unsendable(job, "the journal keeps only hashes of inputs")
         given: dict[str, JSON] = json.loads(row.input)
         now = self._parts.runtime.wall()
-        sources: list[Source] = []
+        sources: list[SourceImage] = []
         for source in row.sources:
             fresh = source
             if now - source.uploaded_at > KEPT_FOR:
@@ -128,7 +128,9 @@ class Intake:
             sources.append(fresh)
         if tuple(sources) == row.sources:
             return row, given
-        changed = await self._parts.journal.note(row.id, at=now, sources=tuple(sources), input=_compact(given))
+        changed = await self._parts.journal.note(
+            row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
+        )
         return changed or row, given
 
     async def check(self, request: Request) -> None:
@@ -162,7 +164,7 @@ class Intake:
         row = Intent(
             id=job.id,
             model=request.model,
-            input=_compact(given),
+            input=encode_for_journal(given),
             fingerprint=job.fingerprint,
             created_at=now,
             updated_at=now,
@@ -180,17 +182,19 @@ class Intake:
         sources, given = await self._upload(request)
         return await self._parts.journal.note(row.id, at=self._parts.runtime.wall(), sources=sources) or row, given
 
-    async def _upload(self, request: Request) -> tuple[tuple[Source, ...], Mapping[str, JSON]]:
-        sources: list[Source] = []
+    async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
+        sources: list[SourceImage] = []
         for field, image in request.images().items():
             there = await self._parts.uploads.put(image)
             origin = str(image.content) if isinstance(image.content, Path) else None
             sources.append(
-                Source(field=field, sha256=there.sha256, origin=origin, url=there.url, uploaded_at=there.uploaded_at)
+                SourceImage(
+                    field=field, sha256=there.sha256, origin=origin, url=there.url, uploaded_at=there.uploaded_at
+                )
             )
         return tuple(sources), request.input({source.field: source.url for source in sources})
 
-    async def _upload_again(self, job: LiveJob, source: Source) -> Source:
+    async def _upload_again(self, job: LiveJob, source: SourceImage) -> SourceImage:
         if source.origin is None:
             raise await self._unsendable(job, "its image was given as bytes and uploaded too long ago")
         image = ImageSource(Path(source.origin))
@@ -230,7 +234,7 @@ class Intake:
                 JobState.INTENT,
                 at=self._parts.runtime.wall(),
                 sources=sources,
-                input=_compact(given),
+                input=encode_for_journal(given),
                 callback_url=self._parts.settings.callback_url,
                 error=None,
             )
@@ -258,7 +262,3 @@ def _conflict(
     shown = f" (what differs: {', '.join(names)})" if names else ""
     msg = f"The key {key!r} belongs to another request{shown}. Use another key, or the same request."
     return errors.KeyConflictError(msg, differs=names, job_id=job_id)
-
-
-#: Made once: ``json.dumps`` would make an encoder for each request.
-_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 
-from kie_async._core.task_kinds import kind_of
+from kie_async._core.durations import kind_of
 from kie_async.records import JSON
 from tests.core.strategies import job_ids
 

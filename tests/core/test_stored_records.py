@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from kie_async import JournalError, TaskRecord
-from kie_async._core.stored import dump_record, load_record
+from kie_async._core.lifecycle import dump_record, load_record
 from tests.strategies import records
 
 

@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.wire_files import UPLOAD_FOLDER, upload_fields, write_base64_upload, write_download_url
+from kie_async._core.wire import UPLOAD_FOLDER, upload_fields, write_base64_upload, write_download_url
 
 names = st.text(max_size=30)
 
