@@ -1,7 +1,5 @@
 """Sphinx's configuration: ``make docs`` builds the site in ``build/docs``, and every warning is an error."""
 
-from sphinx.application import Sphinx
-
 from kie_async import __version__
 
 project = "kie_async"
@@ -24,14 +22,3 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-
-
-def drop_object(_app: Sphinx, _name: str, _obj: type, _options: object, bases: list[type]) -> None:
-    """Leave "Bases: object" out, which says nothing."""
-    if object in bases:
-        bases.remove(object)
-
-
-def setup(app: Sphinx) -> None:
-    """Register the hook above."""
-    app.connect("autodoc-process-bases", drop_object)
