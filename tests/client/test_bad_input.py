@@ -50,7 +50,7 @@ async def build(bad: BadInput, folder: Path) -> Request:
 
 @pytest.mark.parametrize("call", ["generate", "submit"])
 @pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name[:40])
-async def test_a_bad_input_is_told_and_never_sent(bad: BadInput, call: str, tmp_path: Path) -> None:
+async def test_bad_input_is_refused_unsent(bad: BadInput, call: str, tmp_path: Path) -> None:
     async with client_and_fake() as setup:
         with pytest.raises((InvalidRequestError, TypeError)) as raised:
             await getattr(setup.kie, call)(await build(bad, tmp_path), key="order 7")
@@ -63,7 +63,7 @@ async def test_a_bad_input_is_told_and_never_sent(bad: BadInput, call: str, tmp_
         await assert_settled(setup.kie)
 
 
-async def test_everything_that_is_wrong_is_told_at_once() -> None:
+async def test_all_problems_are_reported_at_once() -> None:
     async with client_and_fake() as setup:
         request = make_request(prompt="", seed=-1, resolution="1080p", image="http://127.0.0.1/cat.png")
         with pytest.raises(InvalidRequestError) as raised:
@@ -74,7 +74,7 @@ async def test_everything_that_is_wrong_is_told_at_once() -> None:
         assert_untouched(setup.truth)
 
 
-async def test_a_bad_input_does_not_take_its_key() -> None:
+async def test_bad_input_leaves_its_key_free() -> None:
     """The corrected request goes under the same key."""
     async with client_and_fake() as setup:
         with pytest.raises(InvalidRequestError):
@@ -89,7 +89,7 @@ async def test_a_bad_input_does_not_take_its_key() -> None:
     ["The cat turns its head", None, {"prompt": "x"}, make_request, type(make_request())],
     ids=["text", "none", "dict", "function", "class"],
 )
-async def test_what_is_no_request_is_told_as_such(request_: Any) -> None:
+async def test_non_request_is_refused(request_: Any) -> None:
     async with client_and_fake() as setup:
         with pytest.raises((TypeError, KieError), match="request") as raised:
             await setup.kie.generate(request_)
@@ -104,7 +104,7 @@ async def test_what_is_no_request_is_told_as_such(request_: Any) -> None:
     ["", "x" * 513, 7, b"order 7", 1.5, ["a"], "\ud83d"],
     ids=["empty", "513 characters", "a number", "bytes", "a fraction", "a list", "half a surrogate pair"],
 )
-async def test_a_bad_key_is_told_and_never_sent(key: Any) -> None:
+async def test_bad_key_is_refused_unsent(key: Any) -> None:
     async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="key=") as raised:
             await setup.kie.submit(make_request(), key=key)
@@ -116,7 +116,7 @@ async def test_a_bad_key_is_told_and_never_sent(key: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["7", "x" * 512, "bestellung 7 für Zoë", "a\nb", "🐈", " "])
-async def test_any_text_of_some_length_is_a_key(key: str) -> None:
+async def test_any_short_string_is_a_key(key: str) -> None:
     async with client_and_fake() as setup:
         first = await setup.kie.submit(make_request(), key=key)
         second = await setup.kie.submit(make_request(), key=key)
@@ -128,7 +128,7 @@ async def test_any_text_of_some_length_is_a_key(key: str) -> None:
     ["", " ", "a b", "a/b", "../a", "a?b=c", "a#b", "a%2fb", "a\n", "a\0", "é", "x" * 257, None, 7, b"a", ["a"]],
     ids=repr,
 )
-async def test_a_bad_id_is_told_and_never_asked_for(job_id: Any) -> None:
+async def test_bad_id_is_refused_without_a_request(job_id: Any) -> None:
     """What becomes part of a URL and of a log line must not be able to break out of it."""
     async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="is no id"):
@@ -137,7 +137,7 @@ async def test_a_bad_id_is_told_and_never_asked_for(job_id: Any) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", "a/b", "a?b", "a\n", None, 7], ids=repr)
-async def test_a_bad_task_id_is_told_by_resolve_too(task_id: Any) -> None:
+async def test_resolve_refuses_bad_task_id(task_id: Any) -> None:
     async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
@@ -153,7 +153,7 @@ async def test_a_bad_task_id_is_told_by_resolve_too(task_id: Any) -> None:
     [GIF, b"", "cat.png", png_of(10 * 1024 * 1024 + 1), "https://example.com/cat.png", None, 7],
     ids=["gif", "empty", "no such file", "10 MB and a byte", "a URL", "None", "a number"],
 )
-async def test_a_bad_upload_is_told_and_never_sent(source: Any) -> None:
+async def test_bad_upload_is_refused_unsent(source: Any) -> None:
     async with client_and_fake() as setup:
         with pytest.raises((InvalidRequestError, UploadError)) as raised:
             await setup.kie.upload(source)
@@ -167,7 +167,7 @@ async def test_a_bad_upload_is_told_and_never_sent(source: Any) -> None:
     ["", " ", "a b", "schlüssel", "a\nb", "a\r\nX-Injected: 1", "a\0b", "x" * 513, 7, b"key", ["key"]],
     ids=repr,
 )
-def test_a_malformed_api_key_is_refused_and_not_shown(key: Any) -> None:
+def test_malformed_api_key_is_refused_and_not_shown(key: Any) -> None:
     with pytest.raises(ConfigurationError, match="API key") as raised:
         KieClient(key)
 
@@ -175,7 +175,7 @@ def test_a_malformed_api_key_is_refused_and_not_shown(key: Any) -> None:
     assert len(str(key)) < 3 or str(key) not in str(raised.value)
 
 
-def test_without_a_key_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_api_key_error_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KIE_API_KEY", raising=False)
     with pytest.raises(ConfigurationError, match="KIE_API_KEY"):
         KieClient()
@@ -209,7 +209,7 @@ def test_without_a_key_the_error_names_the_variable(monkeypatch: pytest.MonkeyPa
     ],
     ids=repr,
 )
-def test_a_url_that_cannot_be_right_is_refused(name: str, url: Any) -> None:
+def test_invalid_url_is_refused(name: str, url: Any) -> None:
     with pytest.raises(ConfigurationError, match=name) as raised:
         KieClient(KEY, **{name: url})
     assert_clear(str(raised.value))
@@ -217,14 +217,14 @@ def test_a_url_that_cannot_be_right_is_refused(name: str, url: Any) -> None:
 
 @pytest.mark.parametrize("name", ["base_url", "upload_url"])
 @pytest.mark.parametrize("url", ["https://user:secret@api.kie.ai", "https://api.kie.ai?key=secret"])
-def test_a_base_url_has_neither_user_nor_query_and_its_secret_is_not_shown(name: str, url: Any) -> None:
+def test_base_url_with_user_or_query_is_refused(name: str, url: Any) -> None:
     with pytest.raises(ConfigurationError, match=name) as raised:
         KieClient(KEY, **{name: url})
     assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("variable", ["KIE_BASE_URL", "KIE_UPLOAD_URL"])
-def test_a_bad_url_in_the_environment_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_url_in_environment_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "api.kie.ai")
     with pytest.raises(ConfigurationError, match=r"api\.kie\.ai"):
         KieClient(KEY)
@@ -248,7 +248,7 @@ _NUMBERS = (0, -1, math.nan, math.inf, "10", None, True)
         *((RetryPolicy, "max_age", value) for value in _NUMBERS),
     ],
 )
-def test_a_limit_or_policy_that_makes_no_sense_is_refused(kind: Any, name: str, value: object) -> None:
+def test_invalid_limits_and_policies_are_refused(kind: Any, name: str, value: object) -> None:
     """The message has the option as it was written, and what it must be."""
     with pytest.raises(ConfigurationError) as raised:
         kind(**{name: value})
@@ -266,7 +266,7 @@ def test_a_limit_or_policy_that_makes_no_sense_is_refused(kind: Any, name: str, 
         lambda: KieClient(KEY, "https://api.kie.ai"),  # type: ignore[call-arg]  # the point
     ],
 )
-def test_options_that_nobody_knows_are_refused(call: Any) -> None:
+def test_unknown_options_are_refused(call: Any) -> None:
     with pytest.raises(TypeError):
         call()
 
@@ -275,7 +275,7 @@ def test_options_that_nobody_knows_are_refused(call: Any) -> None:
     ("name", "value"),
     [("limits", 20), ("limits", {"creates": 20}), ("retry", 3), ("retry", Limits()), ("download_hosts", "kie.ai")],
 )
-def test_options_of_a_wrong_kind_are_refused(name: str, value: Any) -> None:
+def test_options_of_wrong_type_are_refused(name: str, value: Any) -> None:
     """A text as list of hosts would be taken for its letters."""
     with pytest.raises((ConfigurationError, TypeError), match=name):
         KieClient(KEY, **{name: value})

@@ -73,7 +73,7 @@ async def generate(setup: Setup) -> Generation:
 
 
 @pytest.mark.parametrize("latency", [(0.0, 0.0), (0.02, 0.2)], ids=["at once", "over a network"])
-async def test_submit_can_be_left_at_every_turn_of_the_loop(latency: tuple[float, float]) -> None:
+async def test_submit_cancelled_at_every_loop_turn(latency: tuple[float, float]) -> None:
     """Before the first byte nothing is sent; after it the owner goes on, and the journal knows the task."""
     met = await sweep(submit, latency=latency)
 
@@ -82,14 +82,14 @@ async def test_submit_can_be_left_at_every_turn_of_the_loop(latency: tuple[float
 
 
 @pytest.mark.parametrize("create_seconds", [0.0, 3.0], ids=["answered at once", "answered slowly"])
-async def test_generate_can_be_left_at_every_turn_of_the_loop(create_seconds: float) -> None:
+async def test_generate_cancelled_at_every_loop_turn(create_seconds: float) -> None:
     met = await sweep(generate, duration=12.0, create_seconds=create_seconds)
 
     assert {"intent", "sending", "submitted"} <= set(met)
     assert sum(met.values()) > 30
 
 
-async def test_generate_with_an_image_can_be_left_at_every_turn_of_the_loop(tmp_path: Path) -> None:
+async def test_upload_cancelled_at_every_loop_turn(tmp_path: Path) -> None:
     """While the image is looked at or uploaded, nothing was sent."""
     path = tmp_path / "cat.jpg"
     path.write_bytes(JPEG)
@@ -101,7 +101,7 @@ async def test_generate_with_an_image_can_be_left_at_every_turn_of_the_loop(tmp_
     assert {"None", "intent", "sending", "submitted"} <= set(met)
 
 
-async def test_a_create_whose_answer_is_lost_can_be_left_at_every_turn() -> None:
+async def test_lost_response_cancelled_at_every_turn() -> None:
     """The owner finds out about the doubt whether anybody waits or not."""
     met: dict[str, Any] = {}
     for turn in range(1, 10_000):
@@ -120,7 +120,7 @@ async def test_a_create_whose_answer_is_lost_can_be_left_at_every_turn() -> None
     assert turn > 10
 
 
-async def test_a_refused_create_can_be_left_at_every_turn() -> None:
+async def test_refused_create_cancelled_at_every_turn() -> None:
     """After a 429 the job is unsent again: who leaves then has paid nothing."""
     fault = Fault("create", "code", code=429, nth=1)
     met: dict[str, Any] = {}
@@ -143,7 +143,7 @@ async def test_a_refused_create_can_be_left_at_every_turn() -> None:
     assert paid > 0
 
 
-async def test_a_keyed_submit_goes_on_without_its_caller() -> None:
+async def test_keyed_submit_outlives_its_caller() -> None:
     """A key stands for the wish, not for the one call: whoever comes back with it gets the one job."""
 
     async def call(setup: Setup) -> Job:
@@ -167,7 +167,7 @@ async def test_a_keyed_submit_goes_on_without_its_caller() -> None:
     assert turn > 10
 
 
-async def test_a_keyed_submit_goes_on_if_nobody_comes_back() -> None:
+async def test_keyed_submit_runs_without_any_caller() -> None:
     """Leaving withdraws only what nobody else can have a handle to."""
 
     async def call(setup: Setup) -> Job:
@@ -187,7 +187,7 @@ async def test_a_keyed_submit_goes_on_if_nobody_comes_back() -> None:
     assert turn > 10
 
 
-async def test_a_submit_that_does_not_wait_goes_on_without_its_caller() -> None:
+async def test_submit_without_wait_outlives_caller() -> None:
     """Once journaled it is everybody's: leaving ``submit(wait=False)`` withdraws nothing."""
     for turn in range(1, 10_000):
         async with client_and_fake() as setup:
@@ -204,7 +204,7 @@ async def test_a_submit_that_does_not_wait_goes_on_without_its_caller() -> None:
     assert turn >= 3
 
 
-async def test_leaving_a_wait_changes_nothing() -> None:
+async def test_cancelled_wait_changes_nothing() -> None:
     async with client_and_fake(duration=100.0) as setup:
         job = await setup.kie.submit(make_request())
         with anyio.move_on_after(10.0) as scope:
@@ -217,7 +217,7 @@ async def test_leaving_a_wait_changes_nothing() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_wait_can_be_left_at_every_turn() -> None:
+async def test_wait_cancelled_at_every_turn() -> None:
     async with client_and_fake(duration=1e6) as setup:
         job = await setup.kie.submit(make_request())
         for turn in range(1, 40):
@@ -231,7 +231,7 @@ async def test_a_wait_can_be_left_at_every_turn() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_two_wait_for_one_job_and_one_leaves() -> None:
+async def test_second_waiter_survives_cancelled_first() -> None:
     """The other one is not disturbed, and three handles to one job make no three jobs."""
     async with client_and_fake(duration=100.0) as setup:
         job = await setup.kie.submit(make_request())
@@ -252,7 +252,7 @@ async def test_two_wait_for_one_job_and_one_leaves() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_failing_task_tells_each_waiter_with_an_error_of_its_own() -> None:
+async def test_each_waiter_gets_its_own_error() -> None:
     """One exception shared by several waiters would grow its traceback in all of them."""
     async with client_and_fake(fail_rate=1.0) as setup:
         job = await setup.kie.submit(make_request())
@@ -284,7 +284,7 @@ async def test_cancellation_is_never_wrapped() -> None:
         assert {"succeeded": 1} == await setup.states()
 
 
-async def test_a_job_that_queues_for_a_slot_can_be_left() -> None:
+async def test_job_queued_for_slot_can_be_cancelled() -> None:
     async with client_and_fake(client={"limits": Limits(in_flight=1)}, duration=50.0) as setup:
         first = await setup.kie.submit(make_request(0))
         with anyio.move_on_after(10.0):
@@ -301,7 +301,7 @@ async def test_a_job_that_queues_for_a_slot_can_be_left() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_jobs_that_queue_for_a_token_can_be_left_and_cost_none() -> None:
+async def test_cancelled_queued_jobs_consume_no_token() -> None:
     """The 20 tokens of the next window are all there for those who stay."""
     async with client_and_fake() as setup:
         for number in range(20):
@@ -330,7 +330,7 @@ PHASES: Mapping[str, tuple[dict[str, Any], float, str]] = {
 
 
 @pytest.mark.parametrize("phase", PHASES)
-async def test_a_time_out_ends_generate_in_every_phase(phase: str) -> None:
+async def test_timeout_ends_generate_in_every_phase(phase: str) -> None:
     """``TaskTimeoutError`` with what is known; what was not sent is withdrawn, and what was sent lives on."""
     service, timeout, then = PHASES[phase]
     limits = Limits(in_flight=1 if phase == "waiting for a slot" else 500)
@@ -369,7 +369,7 @@ async def test_a_time_out_ends_generate_in_every_phase(phase: str) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_time_out_while_others_take_all_tokens_withdraws() -> None:
+async def test_timeout_while_queued_cancels_job() -> None:
     async with client_and_fake() as setup:
         for number in range(20):
             await setup.kie.submit(make_request(number))
@@ -384,7 +384,7 @@ async def test_a_time_out_while_others_take_all_tokens_withdraws() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0])
-async def test_no_time_at_all_sends_nothing(timeout: float) -> None:
+async def test_zero_timeout_sends_nothing(timeout: float) -> None:
     async with client_and_fake() as setup:
         with pytest.raises(TaskTimeoutError):
             await setup.kie.generate(make_request(), timeout=timeout)
@@ -394,7 +394,7 @@ async def test_no_time_at_all_sends_nothing(timeout: float) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_who_leaves_while_another_has_joined_by_key_disturbs_nobody() -> None:
+async def test_cancelled_caller_leaves_others_with_same_key() -> None:
     async with client_and_fake(duration=30.0) as setup:
         results: list[str] = []
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def test_what_was_left_while_it_was_written_down_is_not_sent_by_the_next_process(tmp_path: Path) -> None:
+async def test_job_cancelled_while_journaled_is_not_resumed(tmp_path: Path) -> None:
     """At each turn of the loop up to the first byte: the caller has paid for nothing, nor will the next process."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)

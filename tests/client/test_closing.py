@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
+async def test_closed_client_refuses_work_until_reentered() -> None:
     async with client_and_fake(duration=30.0) as setup:
         kie = setup.kie
         job = await kie.submit(make_request(0))
@@ -61,7 +61,7 @@ async def test_a_closed_client_says_so_until_it_is_entered_again() -> None:
             await kie.credits()
 
 
-async def test_whoever_waits_when_the_client_closes_is_told() -> None:
+async def test_waiters_are_told_when_client_closes() -> None:
     """In every state a job can be in, with its ids, and never by an ``ExceptionGroup``."""
     policy = RetryPolicy(maintenance_timeout=1e5)
     async with client_and_fake(client={"limits": Limits(in_flight=30), "retry": policy}, duration=1e6) as setup:
@@ -86,7 +86,7 @@ async def test_whoever_waits_when_the_client_closes_is_told() -> None:
         assert {"submitted": 30, "intent": 20} == await setup.states()
 
 
-async def test_closing_lets_creates_on_the_wire_end() -> None:
+async def test_close_waits_for_creates_on_the_wire() -> None:
     """Within *drain* seconds: their ids are worth the wait."""
     async with client_and_fake(create_seconds=3.0, duration=1e6) as setup:
         await setup.kie.submit(make_request(), wait=False)
@@ -100,7 +100,7 @@ async def test_closing_lets_creates_on_the_wire_end() -> None:
 
 
 @pytest.mark.parametrize("drain", [0.0, 2.0])
-async def test_closing_waits_no_longer_than_it_is_told(drain: float) -> None:
+async def test_close_waits_at_most_drain_seconds(drain: float) -> None:
     """The row says that a create was on the wire; after ``recover()`` it is in doubt, and not sent again."""
     async with client_and_fake(create_seconds=30.0) as setup:
         await setup.kie.submit(make_request(), wait=False)
@@ -116,7 +116,7 @@ async def test_closing_waits_no_longer_than_it_is_told(drain: float) -> None:
             assert 1 == len(setup.truth.create_requests)
 
 
-async def test_closing_does_not_wait_for_what_was_never_sent() -> None:
+async def test_close_does_not_wait_for_unsent_jobs() -> None:
     async with client_and_fake() as setup:
         setup.fake.maintenance = True
         for number in range(30):
@@ -129,7 +129,7 @@ async def test_closing_does_not_wait_for_what_was_never_sent() -> None:
         assert {"intent": 30} == await setup.states()
 
 
-async def test_closing_cannot_be_interrupted_half_way() -> None:
+async def test_close_is_shielded_from_cancellation() -> None:
     """Who is cancelled while he closes leaves no session behind."""
     async with client_and_fake(create_seconds=4.0, duration=1e6) as setup:
         await setup.kie.submit(make_request(), wait=False)
@@ -142,7 +142,7 @@ async def test_closing_cannot_be_interrupted_half_way() -> None:
         assert Statistics() == setup.kie.statistics()
 
 
-async def test_a_client_can_be_closed_at_every_turn_of_the_loop() -> None:
+async def test_client_closed_at_every_loop_turn() -> None:
     """Whatever it is at: every caller is told, nothing fails in the background, and what was paid is known."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -176,7 +176,7 @@ async def test_a_client_can_be_closed_at_every_turn_of_the_loop() -> None:
     assert {"ClientClosedError", "done"} == set(outcomes)
 
 
-async def test_recover_after_reopening_goes_on_with_everything_once() -> None:
+async def test_recover_after_reopening_resumes_each_job_once() -> None:
     async with client_and_fake(duration=100.0) as setup:
         for number in range(50):
             await setup.kie.submit(make_request(number), wait=False)
@@ -194,7 +194,7 @@ async def test_recover_after_reopening_goes_on_with_everything_once() -> None:
         assert {"succeeded": 50} == await setup.states()
 
 
-async def test_the_limit_holds_over_closing_and_opening_again() -> None:
+async def test_limit_holds_across_close_and_reopen() -> None:
     """The account does not forget what was spent a second ago because the client was closed in between."""
     async with client_and_fake() as setup:
         for number in range(60):
@@ -206,7 +206,7 @@ async def test_the_limit_holds_over_closing_and_opening_again() -> None:
         assert 20.0 <= anyio.current_time() <= 30.0
 
 
-async def test_what_has_ended_is_known_after_reopening() -> None:
+async def test_ended_jobs_are_known_after_reopening() -> None:
     """No question is asked again whose answer is in the journal."""
     async with client_and_fake() as setup:
         video = await setup.kie.generate(make_request(0))

@@ -27,7 +27,7 @@ from tests.helpers import KEY, JournalClient, assert_settled, client_and_fake, c
 from tests.io.intents import an_intent
 
 
-async def test_a_job_keeps_its_task_id() -> None:
+async def test_job_keeps_its_task_id() -> None:
     """None until it is known, and then what it is, whatever becomes of the job."""
     async with client_and_fake(create_seconds=5.0, duration=20.0) as setup:
         job = await setup.kie.submit(make_request(0), wait=False)
@@ -45,7 +45,7 @@ async def test_a_job_keeps_its_task_id() -> None:
         assert setup.tasks[1] == waited.task_id
 
 
-async def test_submit_without_waiting_returns_when_the_job_is_journaled() -> None:
+async def test_submit_without_wait_returns_once_journaled() -> None:
     async with client_and_fake(create_seconds=5.0) as setup:
         job = await setup.kie.submit(make_request(), wait=False)
 
@@ -56,7 +56,7 @@ async def test_submit_without_waiting_returns_when_the_job_is_journaled() -> Non
         await job
 
 
-async def test_wait_ends_at_its_time_out_and_the_task_lives_on() -> None:
+async def test_wait_timeout_leaves_task_running() -> None:
     async with client_and_fake(duration=100.0) as setup:
         job = await setup.kie.submit(make_request())
         with pytest.raises(TaskTimeoutError, match="wait again") as raised:
@@ -70,7 +70,7 @@ async def test_wait_ends_at_its_time_out_and_the_task_lives_on() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_client_shows_its_statistics() -> None:
+async def test_client_repr_shows_statistics() -> None:
     """What is not zero; a program that hangs is asked what it is doing."""
     async with client_and_fake(duration=100.0) as setup:
         await setup.kie.submit(make_request())
@@ -83,7 +83,7 @@ async def test_a_client_shows_its_statistics() -> None:
         assert f"<KieClient {setup.fake.url} polls={setup.kie.statistics().polls}>" == repr(setup.kie)
 
 
-async def test_awaiting_a_job_again_asks_nobody() -> None:
+async def test_second_await_makes_no_request() -> None:
     async with client_and_fake() as setup:
         job = await setup.kie.submit(make_request())
         first = await job
@@ -98,7 +98,7 @@ async def test_awaiting_a_job_again_asks_nobody() -> None:
 
 @pytest.mark.parametrize("timeout", [None, 1000.0], ids=["for its life", "with a time-out"])
 @pytest.mark.parametrize("ended", [False, True], ids=["while it runs", "when it has ended"])
-async def test_a_handle_that_has_waited_knows_the_state(timeout: float | None, *, ended: bool) -> None:
+async def test_handle_knows_state_after_wait(timeout: float | None, *, ended: bool) -> None:
     async with client_and_fake(duration=100.0) as setup:
         submitted = await setup.kie.submit(make_request())
         if ended:
@@ -111,7 +111,7 @@ async def test_a_handle_that_has_waited_knows_the_state(timeout: float | None, *
         assert ("succeeded", setup.tasks[0]) == (job.state, job.task_id)
 
 
-async def test_updates_yield_each_change_once_and_end_with_the_task() -> None:
+async def test_updates_yield_each_change_once() -> None:
     async with client_and_fake(duration=100.0, seed=5) as setup:
         states = ("waiting", "queuing", "generating")
         job = await setup.kie.submit(make_request())
@@ -123,7 +123,7 @@ async def test_updates_yield_each_change_once_and_end_with_the_task() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_updates_of_a_failing_task_end_with_its_record() -> None:
+async def test_updates_of_failed_task_end_with_its_record() -> None:
     async with client_and_fake(fail_rate=1.0) as setup:
         job = await setup.kie.submit(make_request())
 
@@ -131,7 +131,7 @@ async def test_updates_of_a_failing_task_end_with_its_record() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_updates_show_states_that_nobody_has_heard_of() -> None:
+async def test_updates_show_unknown_states() -> None:
     fault = Fault("poll", "alter", data={"state": "reviewing"}, times=3)
     async with client_and_fake(faults=[fault], duration=1.0) as setup:
         job = await setup.kie.submit(make_request())
@@ -139,7 +139,7 @@ async def test_updates_show_states_that_nobody_has_heard_of() -> None:
         assert ["reviewing", "success"] == [record.state async for record in job.updates()]
 
 
-async def test_updates_of_a_job_that_is_refused_raise_why() -> None:
+async def test_updates_of_refused_job_raise_its_error() -> None:
     async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         job = await setup.kie.submit(make_request(), wait=False)
         with pytest.raises(SubmitInDoubtError):
@@ -147,7 +147,7 @@ async def test_updates_of_a_job_that_is_refused_raise_why() -> None:
 
 
 @pytest.mark.parametrize("foreign", [False, True])
-async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) -> None:
+async def test_closed_updates_leak_nothing(*, foreign: bool) -> None:
     async with client_and_fake(duration=50.0) as setup:
         job = await setup.kie.submit(make_request())
         handle = setup.kie.job(await create_foreign_task(setup.fake.url)) if foreign else job
@@ -162,7 +162,7 @@ async def test_whoever_stops_reading_updates_leaves_nothing(*, foreign: bool) ->
             setup.truth.tasks.pop(handle.id)  # not this client's to account for
 
 
-async def test_refresh_asks_now_and_moves_the_job() -> None:
+async def test_status_polls_now_and_updates_job() -> None:
     async with client_and_fake(duration=1e6) as setup:
         job = await setup.kie.submit(make_request())
         before = anyio.current_time()
@@ -176,7 +176,7 @@ async def test_refresh_asks_now_and_moves_the_job() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_refresh_waits_for_the_task_id() -> None:
+async def test_status_waits_for_task_id() -> None:
     async with client_and_fake(create_seconds=5.0, duration=50.0) as setup:
         job = await setup.kie.submit(make_request(), wait=False)
 
@@ -195,7 +195,7 @@ async def test_refresh_waits_for_the_task_id() -> None:
     ],
     ids=["reset", "silence", "html", "401", "422"],
 )
-async def test_refresh_says_why_there_is_no_record(fault: Fault, expected: type[KieError]) -> None:
+async def test_status_error_says_why_record_is_missing(fault: Fault, expected: type[KieError]) -> None:
     """With the ids, and without a change of the job."""
     async with client_and_fake(faults=[fault], duration=1e6) as setup:
         job = await setup.kie.submit(make_request())
@@ -207,7 +207,7 @@ async def test_refresh_says_why_there_is_no_record(fault: Fault, expected: type[
             assert (job.id, setup.tasks[0]) == (raised.value.job_id, raised.value.task_id)
 
 
-async def test_refresh_of_a_job_in_doubt_says_so() -> None:
+async def test_status_of_job_in_doubt_raises() -> None:
     async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
@@ -215,7 +215,7 @@ async def test_refresh_of_a_job_in_doubt_says_so() -> None:
             await raised.value.job.status()
 
 
-async def test_a_task_of_another_program_can_be_awaited() -> None:
+async def test_foreign_task_can_be_awaited() -> None:
     """It is followed as long as somebody waits, and never enters the journal."""
     async with client_and_fake(duration=50.0) as setup:
         task_id = await create_foreign_task(setup.fake.url)
@@ -233,7 +233,7 @@ async def test_a_task_of_another_program_can_be_awaited() -> None:
         setup.truth.tasks.clear()  # not this client's to account for
 
 
-async def test_two_wait_for_a_task_of_another_program() -> None:
+async def test_two_callers_await_one_foreign_task() -> None:
     async with client_and_fake(duration=50.0) as setup:
         task_id = await create_foreign_task(setup.fake.url)
         results: list[str] = []
@@ -251,7 +251,7 @@ async def test_two_wait_for_a_task_of_another_program() -> None:
         setup.truth.tasks.clear()
 
 
-async def test_a_task_that_nobody_knows_is_not_waited_for_for_ever() -> None:
+async def test_unknown_task_is_not_awaited_forever() -> None:
     """It may be so new that it is not visible yet; after 90 s it is not found."""
     async with client_and_fake() as setup:
         job = setup.kie.job("f" * 32)
@@ -266,7 +266,7 @@ async def test_a_task_that_nobody_knows_is_not_waited_for_for_ever() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_job_that_the_journal_does_not_know_is_not_found_at_once() -> None:
+async def test_unknown_job_id_is_not_found_at_once() -> None:
     async with client_and_fake() as setup:
         job = setup.kie.job("kj_" + "0" * 32)
         assert (None, None) == (job.task_id, job.state)
@@ -277,7 +277,7 @@ async def test_a_job_that_the_journal_does_not_know_is_not_found_at_once() -> No
         await assert_settled(setup.kie)
 
 
-async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:
+async def test_jobs_lists_all_and_forget_deletes_ended() -> None:
     async with client_and_fake() as setup:
         start = asyncio.get_running_loop().wall_time()  # type: ignore[attr-defined]  # the virtual loop has one
         old = await setup.kie.submit(make_request(0), key="old")
@@ -300,7 +300,7 @@ async def test_jobs_lists_all_and_forget_deletes_what_has_ended() -> None:
         await running
 
 
-async def test_recover_lets_others_have_their_turn_between_a_few_jobs() -> None:
+async def test_recover_yields_to_loop_between_jobs() -> None:
     """However many the journal holds, the loop is never held up for longer than a few of them take."""
     journal = MemoryJournal()
     async with FakeKie() as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
@@ -317,7 +317,7 @@ async def test_recover_lets_others_have_their_turn_between_a_few_jobs() -> None:
         assert max(after - before for before, after in pairwise(taken_up)) <= 64
 
 
-async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:
+async def test_recover_resumes_unfinished_jobs_once() -> None:
     async with client_and_fake(duration=50.0) as setup:
         done = await setup.kie.generate(make_request(0))
         job = await setup.kie.submit(make_request(1))
@@ -329,7 +329,7 @@ async def test_recover_takes_up_what_is_unfinished_and_only_once() -> None:
         assert 2 == len(setup.truth.create_requests)
 
 
-async def test_credits_are_the_accounts() -> None:
+async def test_credits_returns_balance() -> None:
     async with client_and_fake(credits=1234.5) as setup:
         assert 1234.5 == await setup.kie.credits()
         await setup.kie.submit(make_request())
@@ -349,7 +349,7 @@ async def test_credits_are_the_accounts() -> None:
     ],
     ids=["401", "bare 401", "html", "null", "reset", "silence", "redirect"],
 )
-async def test_credits_say_why_there_is_no_answer(fault: Fault, expected: type[KieError]) -> None:
+async def test_credits_error_says_why(fault: Fault, expected: type[KieError]) -> None:
     async with client_and_fake(faults=[fault]) as setup:
         with pytest.raises(expected) as raised:
             await setup.kie.credits()

@@ -50,7 +50,7 @@ class Troubled(MemoryJournal):
         return await super().move(seen, state, at=at, **changes)
 
 
-async def test_what_cannot_be_written_down_is_not_begun() -> None:
+async def test_unwritable_intent_is_not_started() -> None:
     journal = Troubled()
     journal.broken.add("add")
     async with client_and_fake(client={"journal": journal}) as setup:
@@ -62,7 +62,7 @@ async def test_what_cannot_be_written_down_is_not_begun() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_what_cannot_be_written_down_as_sending_is_not_sent() -> None:
+async def test_unwritable_sending_state_sends_nothing() -> None:
     """Not a byte: the row still says that nothing was paid."""
     journal = Troubled(broken=(JobState.SENDING,))
     async with client_and_fake(client={"journal": journal}) as setup:
@@ -78,7 +78,7 @@ async def test_what_cannot_be_written_down_as_sending_is_not_sent() -> None:
         assert 1 == len(setup.truth.create_requests)
 
 
-async def test_a_task_id_that_cannot_be_written_down_still_reaches_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unwritable_task_id_still_reaches_caller(caplog: pytest.LogCaptureFixture) -> None:
     """Loudly: it is paid, and the log is now the only thing that would outlive a crash."""
     journal = Troubled(broken=(JobState.SUBMITTED,))
     async with client_and_fake(client={"journal": journal}) as setup:
@@ -92,7 +92,7 @@ async def test_a_task_id_that_cannot_be_written_down_still_reaches_its_caller(ca
         setup.truth.tasks.clear()  # the journal itself does not know it, and has said so
 
 
-async def test_an_end_that_cannot_be_written_down_still_reaches_its_caller() -> None:
+async def test_unwritable_result_still_reaches_caller() -> None:
     journal = Troubled(broken=(JobState.SUCCEEDED,))
     async with client_and_fake(client={"journal": journal}) as setup:
         video = await setup.kie.generate(make_request())
@@ -102,7 +102,7 @@ async def test_an_end_that_cannot_be_written_down_still_reaches_its_caller() -> 
         await assert_settled(setup.kie)
 
 
-async def test_a_doubt_that_cannot_be_written_down_is_told_and_not_sent_again() -> None:
+async def test_unwritable_doubt_is_reported_and_not_resent() -> None:
     journal = Troubled(broken=(JobState.IN_DOUBT, JobState.UNRESOLVED))
     async with client_and_fake(client={"journal": journal}, faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError):
@@ -113,7 +113,7 @@ async def test_a_doubt_that_cannot_be_written_down_is_told_and_not_sent_again() 
         assert ["sending"] == [row.state for row in await journal.rows()]
 
 
-async def test_a_slow_disk_does_not_bunch_what_was_spread_out() -> None:
+async def test_slow_disk_does_not_bunch_creates() -> None:
     """Permits that have waited too long for the write-ahead are not used: no ten seconds see more than 20 creates."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(1, 21), 40.0)})
     async with client_and_fake(client={"journal": journal}, latency=(0.02, 0.2)) as setup:
@@ -127,7 +127,7 @@ async def test_a_slow_disk_does_not_bunch_what_was_spread_out() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_who_was_about_to_send_when_a_402_was_read_sends_nothing() -> None:
+async def test_402_stops_create_about_to_be_sent() -> None:
     """The permit was granted, the connection made, the write-ahead under way: not a byte leaves."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
     async with client_and_fake(client={"journal": journal}, credits=0.0) as setup:
@@ -147,7 +147,7 @@ async def test_who_was_about_to_send_when_a_402_was_read_sends_nothing() -> None
         await assert_settled(setup.kie)
 
 
-async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -> None:
+async def test_455_makes_create_wait_for_probe() -> None:
     """Maintenance sees one request, and then one a minute."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
     async with client_and_fake(client={"journal": journal}, duration=1.0) as setup:
@@ -165,7 +165,7 @@ async def test_who_was_about_to_send_when_a_455_was_read_waits_for_the_probe() -
         await assert_settled(setup.kie)
 
 
-async def test_who_leaves_during_the_write_ahead_pays_nothing() -> None:
+async def test_cancel_during_write_ahead_pays_nothing() -> None:
     journal = Troubled(seconds={JobState.SENDING: {1: 5.0}})
     async with client_and_fake(client={"journal": journal}) as setup:
         with anyio.move_on_after(2.0):
@@ -178,7 +178,7 @@ async def test_who_leaves_during_the_write_ahead_pays_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.SENDING, JobState.SUBMITTED, JobState.SUCCEEDED])
-async def test_whoever_waits_is_not_held_up_for_ever_by_a_slow_journal(state: JobState) -> None:
+async def test_slow_journal_does_not_block_wait_forever(state: JobState) -> None:
     journal = Troubled(seconds={state: {1: 30.0}})
     async with client_and_fake(client={"journal": journal}, duration=1.0) as setup:
         video = await setup.kie.generate(make_request())

@@ -22,7 +22,7 @@ from kie_async.testing import Fault
 from tests.helpers import assert_settled, client_and_fake, make_request
 
 
-async def test_the_same_key_is_the_same_job() -> None:
+async def test_same_key_is_same_job() -> None:
     """Before, during and after: one POST, one result, for as long as the journal remembers."""
     async with client_and_fake(duration=30.0) as setup:
         first = await setup.kie.submit(make_request(), key="order 7", wait=False)
@@ -36,7 +36,7 @@ async def test_the_same_key_is_the_same_job() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_ten_at_once_with_one_key_are_one_job() -> None:
+async def test_ten_concurrent_calls_with_one_key_are_one_job() -> None:
     async with client_and_fake(latency=(0.02, 0.2)) as setup:
         results: list[tuple[str | None, str]] = []
 
@@ -53,7 +53,7 @@ async def test_ten_at_once_with_one_key_are_one_job() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_other_keys_and_none_are_other_jobs() -> None:
+async def test_other_key_or_none_is_another_job() -> None:
     async with client_and_fake() as setup:
         for key in ("a", "b", None, None):
             await setup.kie.submit(
@@ -64,7 +64,7 @@ async def test_other_keys_and_none_are_other_jobs() -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
-async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_differs(*, ended: bool) -> None:
+async def test_key_conflict_names_what_differs(*, ended: bool) -> None:
     async with client_and_fake() as setup:
         job = await setup.kie.submit(make_request(0, seed=1), key="order 7")
         if ended:
@@ -87,7 +87,7 @@ async def test_the_same_key_for_another_request_is_a_conflict_that_names_what_di
         await assert_settled(setup.kie)
 
 
-async def test_the_order_of_fields_makes_no_other_request() -> None:
+async def test_field_order_does_not_matter_for_key() -> None:
     async with client_and_fake() as setup:
         given: Any = {"prompt": "x", "n": 1, "nested": {"a": 1, "b": [1, 2]}}
         turned: Any = {"nested": {"b": [1, 2], "a": 1}, "n": 1, "prompt": "x"}
@@ -97,7 +97,7 @@ async def test_the_order_of_fields_makes_no_other_request() -> None:
         assert first.id == second.id
 
 
-async def test_a_withdrawn_job_is_sent_anew_by_its_key() -> None:
+async def test_cancelled_job_is_resent_by_key() -> None:
     """Nothing was paid, so nothing stands in the way; it is the same job."""
     async with client_and_fake() as setup:
         setup.fake.maintenance = True
@@ -114,7 +114,7 @@ async def test_a_withdrawn_job_is_sent_anew_by_its_key() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_rejected_job_is_sent_anew_by_its_key() -> None:
+async def test_rejected_job_is_resent_by_key() -> None:
     async with client_and_fake(faults=[Fault("create", "code", code=422, nth=1)]) as setup:
         with pytest.raises(KieError) as raised:
             await setup.kie.submit(make_request(), key="order 7")
@@ -126,7 +126,7 @@ async def test_a_rejected_job_is_sent_anew_by_its_key() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_job_rejected_after_suspect_attempts_is_not_sent_anew() -> None:
+async def test_ambiguously_rejected_job_is_not_resent_by_key() -> None:
     """It may have been paid three times over; the same key must not make it four."""
     async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         for _ in range(2):
@@ -137,7 +137,7 @@ async def test_a_job_rejected_after_suspect_attempts_is_not_sent_anew() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 700.0], ids=["in doubt", "unresolved"])
-async def test_a_job_in_doubt_is_not_sent_anew_by_its_key(pause: float) -> None:
+async def test_job_in_doubt_is_not_resent_by_key(pause: float) -> None:
     async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as first:
             await setup.kie.submit(make_request(), key="order 7")
@@ -152,7 +152,7 @@ async def test_a_job_in_doubt_is_not_sent_anew_by_its_key(pause: float) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_failed_job_is_not_sent_anew_by_its_key() -> None:
+async def test_failed_job_is_not_resent_by_key() -> None:
     """The wish was fulfilled as far as it could be; another try is another key."""
     async with client_and_fake(fail_rate=1.0) as setup:
         for _ in range(2):
@@ -161,7 +161,7 @@ async def test_a_failed_job_is_not_sent_anew_by_its_key() -> None:
         assert 1 == len(setup.truth.create_requests)
 
 
-async def test_a_stalled_job_is_not_sent_anew_by_its_key() -> None:
+async def test_stalled_job_is_not_resent_by_key() -> None:
     async with client_and_fake(client={"retry": RetryPolicy(max_age=100.0)}, duration=1000.0) as setup:
         for _ in range(2):
             with pytest.raises(TaskTimeoutError):

@@ -39,7 +39,7 @@ def show(record_property: Callable[[str, object], None], name: str, seen: dict[s
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
-async def test_all_of_the_limit_is_used_and_none_of_it_exceeded(
+async def test_limit_is_fully_used_and_never_exceeded(
     limiter: str, record_property: Callable[[str, object], None]
 ) -> None:
     """However the service counts: no refusal, one request a create, 97 % of two creates a second."""
@@ -65,7 +65,7 @@ async def test_all_of_the_limit_is_used_and_none_of_it_exceeded(
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
-async def test_lost_answers_cost_no_refusal_and_leave_nothing(
+async def test_lost_responses_cause_no_429(
     limiter: str, record_property: Callable[[str, object], None]
 ) -> None:
     """3 % of the answers are lost after the create, half of them by a reset and half by silence."""
@@ -99,7 +99,7 @@ async def test_lost_answers_cost_no_refusal_and_leave_nothing(
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
-async def test_a_storm_of_cancellations_costs_no_refusal_and_leaves_nothing(
+async def test_mass_cancellation_causes_no_429(
     limiter: str, record_property: Callable[[str, object], None]
 ) -> None:
     """A third of the callers leave at a random instant: while they queue, while they send, or while they wait."""
@@ -134,7 +134,7 @@ async def test_a_storm_of_cancellations_costs_no_refusal_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("http_statuses", [True, False], ids=["HTTP 429", "code 429 in HTTP 200"])
-async def test_three_windows_of_creates_are_done_in_three_windows(*, http_statuses: bool) -> None:
+async def test_three_windows_of_creates_take_three_windows(*, http_statuses: bool) -> None:
     """60 ends, 60 POSTs, 28 s over loopback: 20 s until the last create, 3 s for its task, the rest for the looks."""
     ended: list[str] = []
 
@@ -155,7 +155,7 @@ async def test_three_windows_of_creates_are_done_in_three_windows(*, http_status
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_looks_that_get_no_answer_do_not_hold_the_jobs_up(seed: int) -> None:
+async def test_unanswered_polls_do_not_delay_jobs(seed: int) -> None:
     """Each twentieth look hangs for a minute: 40 jobs of 3 s, the last of them sent after 10 s, take at most 20 s."""
     rng = random.Random(seed)
     hang = Fault("poll", "slow", seconds=60.0, nth={nth for nth in range(1, 10_000) if rng.random() < 0.05})
@@ -173,7 +173,7 @@ async def test_looks_that_get_no_answer_do_not_hold_the_jobs_up(seed: int) -> No
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
-async def test_creates_that_the_service_thinks_about_cost_no_refusal_and_little_time(limiter: str) -> None:
+async def test_slow_creates_cause_no_429(limiter: str) -> None:
     """The looks tell how long a create travels: 94 %, where by the answers alone it would be 86 %."""
     async with client_and_fake(limiter=limiter, create_seconds=(0.3, 2.0), **SERVICE) as setup:
         async with anyio.create_task_group() as group:
@@ -185,7 +185,7 @@ async def test_creates_that_the_service_thinks_about_cost_no_refusal_and_little_
         assert 94.0 <= seen["utilisation"] <= 100.0
 
 
-async def test_a_limit_that_is_lower_than_configured_is_learned_and_used() -> None:
+async def test_lower_limit_is_learned_and_used() -> None:
     """12 where 20 are configured: 8 refusals at once, then about one a minute, and ten minutes are used to the last."""
     async with client_and_fake(limit=12, **SERVICE) as setup:
         with anyio.move_on_after(600.0):
@@ -200,7 +200,7 @@ async def test_a_limit_that_is_lower_than_configured_is_learned_and_used() -> No
         assert setup.truth.busiest_window(10.0) <= 20
 
 
-async def test_a_network_that_stands_still_costs_no_refusal() -> None:
+async def test_stalled_network_causes_no_429() -> None:
     """For a second, in a burst, when the looks have told how quick it usually is."""
 
     def way(rng: random.Random) -> float:
@@ -215,7 +215,7 @@ async def test_a_network_that_stands_still_costs_no_refusal() -> None:
         assert (0, 20) == (len(setup.truth.rate_limited), setup.truth.busiest_window(10.0))
 
 
-async def test_an_error_leaves_nothing_either() -> None:
+async def test_errors_leak_nothing() -> None:
     """Every third create is refused for good: tokens are spent, and slots come back."""
     faults = [Fault("create", "code", code=422, nth=range(1, 100, 3))]
     refused: list[KieError] = []

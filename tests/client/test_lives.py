@@ -64,7 +64,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
-def test_one_client_works_in_three_loops_one_after_another(
+def test_one_client_works_in_three_loops(
     port: int, caplog: pytest.LogCaptureFixture, *, entered: bool
 ) -> None:
     """Three POSTs, three results, no warning, and no task or session is left in any of the loops."""
@@ -93,7 +93,7 @@ def test_one_client_works_in_three_loops_one_after_another(
 
 
 @pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
-def test_a_job_of_an_earlier_loop_is_awaited_in_a_later_one(port: int, *, entered: bool) -> None:
+def test_job_of_earlier_loop_is_awaited_later(port: int, *, entered: bool) -> None:
     """The journal lives as long as the client, and the client knows its jobs again."""
     kie, journal = client(port)
     tasks: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def test_a_job_of_an_earlier_loop_is_awaited_in_a_later_one(port: int, *, entere
     assert ["succeeded"] == [row.state for row in run(journal.rows())]
 
 
-def test_a_deadline_counts_on_over_the_loops(port: int) -> None:
+def test_deadline_spans_event_loops(port: int) -> None:
     """Accepted in the first, stalled in the second: ``max_age`` goes by the wall clock."""
     kie, _ = client(port, retry=RetryPolicy(max_age=1000.0))
     tasks: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def test_a_deadline_counts_on_over_the_loops(port: int) -> None:
     assert 99.0 <= waited <= 101.0
 
 
-def test_a_job_that_was_not_sent_when_its_loop_ended_is_sent_by_recover(port: int) -> None:
+def test_recover_sends_job_unsent_at_loop_end(port: int) -> None:
     """The loop ends while a hundred jobs queue; none is lost, and none is sent twice."""
     kie, journal = client(port)
     truths = []
@@ -177,7 +177,7 @@ def test_a_job_that_was_not_sent_when_its_loop_ended_is_sent_by_recover(port: in
     assert_ledger(run(journal.rows()), truths[1])
 
 
-def test_a_create_that_was_on_the_wire_when_its_loop_ended_is_in_doubt(port: int) -> None:
+def test_create_on_wire_at_loop_end_is_in_doubt(port: int) -> None:
     """Nobody lived to see the answer, so it is not sent again."""
     kie, journal = client(port)
     posts = []
@@ -204,7 +204,7 @@ def test_a_create_that_was_on_the_wire_when_its_loop_ended_is_in_doubt(port: int
     assert ["abandoned"] == [row.state for row in run(journal.rows())]
 
 
-def test_a_loop_that_ends_under_an_open_client_names_what_is_unfinished(
+def test_loop_end_logs_unfinished_jobs(
     port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With a journal in memory the log is the only thing that outlives the process."""
@@ -224,7 +224,7 @@ def test_a_loop_that_ends_under_an_open_client_names_what_is_unfinished(
     assert "state submitted, task " in shown
 
 
-async def test_leaving_the_client_names_what_is_unfinished(caplog: pytest.LogCaptureFixture) -> None:
+async def test_close_logs_unfinished_jobs(caplog: pytest.LogCaptureFixture) -> None:
     async with client_and_fake(duration=1e6) as setup:
         job = await setup.kie.submit(make_request())
         await setup.kie.aclose()
@@ -232,14 +232,14 @@ async def test_leaving_the_client_names_what_is_unfinished(caplog: pytest.LogCap
         assert [True] == [job.id in text and setup.tasks[0] in text for text in warnings_of(caplog)]
 
 
-async def test_leaving_the_client_when_all_is_done_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_close_logs_nothing_when_all_ended(caplog: pytest.LogCaptureFixture) -> None:
     async with client_and_fake() as setup:
         await setup.kie.generate(make_request())
         await setup.kie.aclose()
         assert [] == warnings_of(caplog)
 
 
-def test_the_limit_holds_from_one_loop_to_the_next(port: int) -> None:
+def test_limit_holds_across_event_loops(port: int) -> None:
     """A script that calls ``asyncio.run`` for every batch stays under the limit, too."""
     kie, _ = client(port)
     sent_at: list[float] = []
@@ -258,7 +258,7 @@ def test_the_limit_holds_from_one_loop_to_the_next(port: int) -> None:
     assert busiest_window(sent_at, 10.0) <= 20
 
 
-def test_what_was_learned_of_durations_is_known_in_the_next_loop(port: int) -> None:
+def test_learned_durations_survive_the_loop(port: int) -> None:
     """The first task of its kind takes many looks; ten later, in a loop of its own, one takes few."""
     kie, _ = client(port)
 
@@ -275,7 +275,7 @@ def test_what_was_learned_of_durations_is_known_in_the_next_loop(port: int) -> N
     assert last <= first / 2
 
 
-async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> None:
+async def test_limit_holds_across_processes(tmp_path: Path) -> None:
     """What the last one had sent when it ended is in the journal, and counts; a neighbour's does not, being its own."""
     async with FakeKie(latency=(0.02, 0.2)) as fake:
         for number in range(2):
@@ -300,7 +300,7 @@ async def test_the_limit_holds_from_one_process_to_the_next(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("recovers", [False, True], ids=["asks for jobs", "recovers"])
-async def test_who_does_not_recover_at_once_is_told_of_what_a_dead_process_left(
+async def test_client_without_recover_warns_of_orphaned_jobs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, *, recovers: bool
 ) -> None:
     async with FakeKie() as fake:
@@ -313,7 +313,7 @@ async def test_who_does_not_recover_at_once_is_told_of_what_a_dead_process_left(
     assert (not recovers) == bool(said)
 
 
-async def test_use_from_another_thread_is_a_clear_error() -> None:
+async def test_use_from_another_thread_is_refused() -> None:
     """And it disturbs nobody in the first."""
     async with client_and_fake() as setup:
         job = await setup.kie.submit(make_request())
@@ -335,7 +335,7 @@ async def test_use_from_another_thread_is_a_clear_error() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_client_can_be_made_anywhere_and_costs_nothing_until_it_is_used() -> None:
+async def test_unused_client_costs_nothing() -> None:
     kie = await anyio.to_thread.run_sync(lambda: KieClient(KEY))
 
     assert Statistics() == kie.statistics()

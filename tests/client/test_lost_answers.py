@@ -81,7 +81,7 @@ async def in_doubt(setup: Setup, number: int = 0) -> SubmitInDoubtError:
 
 @pytest.mark.parametrize("call", ["submit", "generate"])
 @pytest.mark.parametrize("name", LOST)
-async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) -> None:
+async def test_lost_response_is_reported_and_not_resent(name: str, call: str) -> None:
     """One POST at the service, ``SubmitInDoubtError`` with the job, and nothing more in two hours."""
     async with client_and_fake(faults=[lost(name)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
@@ -102,7 +102,7 @@ async def test_a_lost_answer_is_told_and_never_sent_again(name: str, call: str) 
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "silence"])
-async def test_a_connection_that_breaks_before_the_request_is_read_is_in_doubt_too(how: str) -> None:
+async def test_connection_broken_before_read_is_in_doubt(how: str) -> None:
     """A byte may have left, and no exception tells whether it arrived: better one look too many than paid twice."""
     async with client_and_fake(faults=[Fault("connect", how, after_bytes=1, nth=1)]) as setup:  # type: ignore[arg-type]  # a parameter
         await in_doubt(setup)
@@ -113,7 +113,7 @@ async def test_a_connection_that_breaks_before_the_request_is_read_is_in_doubt_t
         await assert_settled(setup.kie)
 
 
-async def test_the_slot_comes_back_after_in_doubt_hold() -> None:
+async def test_slot_is_released_after_in_doubt_timeout() -> None:
     """Until then the task may be running at the service, and counts."""
     policy = RetryPolicy(in_doubt_timeout=300.0)
     async with client_and_fake(client={"retry": policy, "callback_url": CALLBACKS}, faults=[lost()]) as setup:
@@ -134,7 +134,7 @@ async def test_the_slot_comes_back_after_in_doubt_hold() -> None:
         (CALLBACKS, RetryPolicy(max_age=900.0), 900.0),
     ],
 )
-async def test_a_job_in_doubt_becomes_unknown_at_its_deadline(
+async def test_job_in_doubt_becomes_unresolved_at_deadline(
     callback_url: str | None, policy: RetryPolicy, deadline: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It counts from when the create was sent: with a callback URL until ``max_age``, without until the hold ends."""
@@ -152,7 +152,7 @@ async def test_a_job_in_doubt_becomes_unknown_at_its_deadline(
         await assert_settled(setup.kie)
 
 
-async def test_without_a_callback_url_a_wait_raises_at_once() -> None:
+async def test_wait_without_callback_url_raises_at_once() -> None:
     async with client_and_fake(faults=[lost()]) as setup:
         error = await in_doubt(setup)
         before = anyio.current_time()
@@ -162,7 +162,7 @@ async def test_without_a_callback_url_a_wait_raises_at_once() -> None:
 
 
 @pytest.mark.parametrize("call", ["generate", "wait"])
-async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) -> None:
+async def test_wait_with_callback_url_lasts_until_deadline(call: str) -> None:
     """A callback may bring the task home until then."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         wait = (await in_doubt(setup)).job.wait if call == "wait" else partial(setup.kie.generate, make_request())
@@ -176,7 +176,7 @@ async def test_with_a_callback_url_a_wait_goes_on_until_the_deadline(call: str) 
 
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
 @pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
-async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None, pause: float) -> None:
+async def test_resolve_binds_task_and_job_ends(callback_url: str | None, pause: float) -> None:
     """The proof is our token in the callback URL that the record echoes, or, without one, model and input."""
     async with client_and_fake(client={"callback_url": callback_url}, faults=[lost()], duration=8 * HOURS) as setup:
         error = await in_doubt(setup)
@@ -192,7 +192,7 @@ async def test_resolve_binds_the_task_and_the_job_ends(callback_url: str | None,
         await assert_settled(setup.kie)
 
 
-async def test_resolve_ends_the_wait_of_others() -> None:
+async def test_resolve_ends_other_waits() -> None:
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         found: list[str] = []
 
@@ -211,7 +211,7 @@ async def test_resolve_ends_the_wait_of_others() -> None:
 
 
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
-async def test_resolve_refuses_the_task_of_another_job(callback_url: str | None) -> None:
+async def test_resolve_refuses_task_of_another_job(callback_url: str | None) -> None:
     """Nothing is bound, and the right task can still be."""
     async with client_and_fake(client={"callback_url": callback_url}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
@@ -238,7 +238,7 @@ async def test_resolve_refuses_the_task_of_another_job(callback_url: str | None)
     ],
     ids=["another prompt", "another URL", "no URL", "no token", "a forged token"],
 )
-async def test_resolve_refuses_the_task_of_another_program(ours: str | None, prompt: str, theirs: str | None) -> None:
+async def test_resolve_refuses_foreign_task(ours: str | None, prompt: str, theirs: str | None) -> None:
     """With a callback URL nothing but our own token is a proof: the same request may have been made by others, too."""
     async with client_and_fake(client={"callback_url": ours}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
@@ -252,7 +252,7 @@ async def test_resolve_refuses_the_task_of_another_program(ours: str | None, pro
         await error.job
 
 
-async def test_resolve_refuses_the_callback_token_of_a_twin() -> None:
+async def test_resolve_refuses_callback_token_of_a_twin() -> None:
     """The same request was made twice by this very client, and each task belongs to one of the two."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
@@ -266,7 +266,7 @@ async def test_resolve_refuses_the_callback_token_of_a_twin() -> None:
         setup.truth.tasks[setup.tasks[1]].input = {"prompt": "one prompt for two tasks is no fault here"}
 
 
-async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
+async def test_resolve_refuses_unknown_task_id() -> None:
     async with client_and_fake(faults=[lost()]) as setup:
         error = await in_doubt(setup)
         with pytest.raises(TaskNotFoundError):
@@ -286,7 +286,7 @@ async def test_resolve_refuses_an_id_that_the_service_does_not_know() -> None:
     ],
     ids=["reset", "silence", "html", "429", "401"],
 )
-async def test_resolve_that_gets_no_answer_changes_nothing(poll: Fault, expected: type[KieError]) -> None:
+async def test_unanswered_resolve_changes_nothing(poll: Fault, expected: type[KieError]) -> None:
     """And it does not say that the service does not know the task."""
     async with client_and_fake(faults=[lost(), poll]) as setup:
         error = await in_doubt(setup)
@@ -299,7 +299,7 @@ async def test_resolve_that_gets_no_answer_changes_nothing(poll: Fault, expected
         await assert_settled(setup.kie)
 
 
-async def test_resubmit_sends_the_create_again_only_if_that_is_wanted() -> None:
+async def test_resubmit_requires_allow_duplicate() -> None:
     async with client_and_fake(faults=[lost(nth=1)], credits=1e4) as setup:
         error = await in_doubt(setup)
         with pytest.raises(ConfigurationError, match="allow_duplicate=True"):
@@ -316,7 +316,7 @@ async def test_resubmit_sends_the_create_again_only_if_that_is_wanted() -> None:
         del setup.truth.tasks[setup.tasks[0]]  # the caller has taken the first one on himself
 
 
-async def test_a_resubmitted_create_has_an_attempt_number_of_its_own() -> None:
+async def test_resubmitted_create_has_new_attempt_number() -> None:
     """So a duplicate can be told from the task that is wanted."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
@@ -330,7 +330,7 @@ async def test_a_resubmitted_create_has_an_attempt_number_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
-async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
+async def test_abandoned_job_is_left_alone(pause: float) -> None:
     async with client_and_fake(faults=[lost()]) as setup:
         error = await in_doubt(setup)
         await anyio.sleep(pause)
@@ -348,7 +348,7 @@ async def test_an_abandoned_job_is_left_alone(pause: float) -> None:
         assert 1 == len(setup.truth.create_requests)
 
 
-async def test_only_a_job_in_doubt_can_be_settled_by_hand() -> None:
+async def test_only_job_in_doubt_can_be_resolved() -> None:
     async with client_and_fake() as setup:
         job = await setup.kie.submit(make_request())
         foreign = setup.kie.job(setup.tasks[0] if job.task_id is None else "f" * 32)
@@ -364,7 +364,7 @@ async def test_only_a_job_in_doubt_can_be_settled_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["reset", "silence"])
-async def test_what_is_lost_for_one_job_touches_no_other(name: str) -> None:
+async def test_lost_response_affects_no_other_job(name: str) -> None:
     async with client_and_fake(faults=[lost(name, nth=3)]) as setup:
         ended: list[str] = []
         doubtful: list[KieError] = []
@@ -382,7 +382,7 @@ async def test_what_is_lost_for_one_job_touches_no_other(name: str) -> None:
         assert 10 == len(setup.truth.create_requests)
 
 
-async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
+async def test_numeric_id_or_bad_status_is_accepted() -> None:
     """Money first: code 200 with an id means that the task exists, whatever stands around it."""
     faults = [
         Fault("create", "numeric_task_id", after=True, nth=1),
@@ -397,7 +397,7 @@ async def test_a_numeric_id_and_an_id_under_a_bad_status_are_accepted() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_refused_connection_is_tried_again() -> None:
+async def test_refused_connection_is_retried() -> None:
     """Nothing was sent, so nothing was paid: one POST in the end."""
     async with client_and_fake() as setup:
         await setup.fake.refuse_connections()
@@ -412,7 +412,7 @@ async def test_a_refused_connection_is_tried_again() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_unsent_patience_ends_in_transport_error() -> None:
+async def test_unsent_timeout_ends_in_transport_error() -> None:
     """The job is withdrawn, and the service has seen nothing."""
     async with client_and_fake() as setup:
         await setup.fake.refuse_connections()
@@ -427,7 +427,7 @@ async def test_unsent_patience_ends_in_transport_error() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_no_patience_means_one_try() -> None:
+async def test_zero_unsent_timeout_means_one_attempt() -> None:
     async with client_and_fake(client={"retry": RetryPolicy(unsent_timeout=0.0)}) as setup:
         await setup.fake.refuse_connections()
         with pytest.raises(TransportError):
@@ -436,7 +436,7 @@ async def test_no_patience_means_one_try() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_a_token() -> None:
+async def test_unsent_timeout_counts_from_first_failure() -> None:
     """The last of a hundred jobs wait 40 s for their tokens; the outage that they then meet is a short one."""
     options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
     async with client_and_fake(client=options) as setup:
@@ -452,7 +452,7 @@ async def test_patience_counts_from_the_first_failure_and_not_from_the_wait_for_
         assert anyio.current_time() > 75.0
 
 
-async def test_patience_begins_anew_after_the_service_has_answered() -> None:
+async def test_unsent_timeout_restarts_after_a_response() -> None:
     """Two outages of 40 s with a refusal in between are not one of 80 s."""
     options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
     async with client_and_fake(client=options, faults=[Fault("create", "code", code=429, nth=1)]) as setup:
@@ -469,7 +469,7 @@ async def test_patience_begins_anew_after_the_service_has_answered() -> None:
         assert 1 == len(setup.truth.created)
 
 
-async def test_a_timeout_names_the_job_in_doubt() -> None:
+async def test_timeout_names_job_in_doubt() -> None:
     """With a callback URL ``generate`` waits for the callback; its own time-out says which job to come back to."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         with pytest.raises(TaskTimeoutError) as raised:
@@ -478,7 +478,7 @@ async def test_a_timeout_names_the_job_in_doubt() -> None:
         assert "in_doubt" == (await setup.row()).state
 
 
-async def test_a_doubt_shows_neither_key_nor_prompt() -> None:
+async def test_in_doubt_error_shows_no_secret() -> None:
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost("a 502 page")]) as setup:
         error = await in_doubt(setup)
         for shown in (str(error), repr(error), repr(error.job), repr(setup.kie), repr(setup.events)):

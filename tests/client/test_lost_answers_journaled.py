@@ -71,7 +71,7 @@ async def rows_of(path: Path) -> list[Intent]:
 @pytest.mark.parametrize(
     ("name", "callback_url"), [*((name, None) for name in LOST), ("reset", CALLBACKS), ("502", CALLBACKS)]
 )
-async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name: str, callback_url: str | None) -> None:
+async def test_fifty_lost_responses_are_never_resent(tmp_path: Path, name: str, callback_url: str | None) -> None:
     """Each caller is told; so is whoever recovers; and in none of it is anything sent again, nor by the same keys."""
     path, how = tmp_path / "kie.db", dict(LOST[name])
     options: Any = {"journal": path, "callback_url": callback_url}
@@ -96,7 +96,7 @@ async def test_fifty_lost_answers_are_fifty_posts_for_ever(tmp_path: Path, name:
         assert_ledger(await rows_of(path), fake.truth)
 
 
-async def test_fifty_redirects_are_fifty_refusals(tmp_path: Path) -> None:
+async def test_fifty_redirects_are_fifty_rejections(tmp_path: Path) -> None:
     """A create is not repeated at another address, and an address is a matter of configuration."""
     path = tmp_path / "kie.db"
     async with FakeKie(faults=[Fault("create", "redirect")]) as fake:

@@ -70,7 +70,7 @@ def prompt_of(post: LoggedCreate) -> str:
 
 
 @pytest.mark.parametrize("status", [200, 429], ids=["in the body", "bare"])
-async def test_a_429_slows_the_client_once_and_keeps_the_order(status: int) -> None:
+async def test_429_pauses_client_once_and_keeps_order(status: int) -> None:
     """429 on the 5th of 100 creates: one request more, nothing lost, and the refused job is in the next burst."""
     what: dict[str, Any] = {"kind": "html", "status": 429} if status == 429 else {"kind": "code", "code": 429}
     async with client_and_fake(faults=[Fault("create", nth=5, **what)], latency=LATENCY) as setup:
@@ -89,7 +89,7 @@ async def test_a_429_slows_the_client_once_and_keeps_the_order(status: int) -> N
         await assert_settled(setup.kie)
 
 
-async def test_a_refused_job_keeps_its_place() -> None:
+async def test_job_refused_with_429_keeps_its_place() -> None:
     """Without latency the places can be read to the letter: the service sees the jobs in the order of asking."""
     async with client_and_fake(faults=[Fault("create", "code", code=429, nth=20)]) as setup:
         await all_of(setup, 60)
@@ -99,7 +99,7 @@ async def test_a_refused_job_keeps_its_place() -> None:
         assert 61 == len(setup.truth.create_requests)
 
 
-async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
+async def test_client_recovers_within_a_window_of_last_429() -> None:
     """No job is lost, and not one request more than the account allows is made meanwhile."""
     async with client_and_fake(
         faults=[Fault("create", "code", code=429, between=(0.0, 600.0))], latency=LATENCY
@@ -114,7 +114,7 @@ async def test_ten_minutes_of_429_end_within_a_window_of_the_last_one() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
+async def test_429_for_max_age_ends_in_rate_limit_error() -> None:
     """For every waiter at once, each by its own patience, and nothing was paid."""
     policy = RetryPolicy(max_age=300.0)
     told_at: list[float] = []
@@ -141,7 +141,7 @@ async def test_nothing_but_429_for_max_age_ends_in_rate_limited_error() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_retry_after_is_waited_for() -> None:
+async def test_retry_after_is_honored() -> None:
     body = '{"code":429,"msg":"slow down"}'
     fault = Fault("create", "body", body=body, headers={"Retry-After": "30"}, nth=1)
     async with client_and_fake(faults=[fault]) as setup:
@@ -155,7 +155,7 @@ async def test_retry_after_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "999999", "1e9", ""])
-async def test_a_strange_retry_after_does_no_harm(value: str) -> None:
+async def test_invalid_retry_after_is_ignored(value: str) -> None:
     body = '{"code":429,"msg":"slow down"}'
     async with client_and_fake(
         faults=[Fault("create", "body", body=body, headers={"Retry-After": value}, nth=1)]
@@ -165,7 +165,7 @@ async def test_a_strange_retry_after_does_no_harm(value: str) -> None:
         assert anyio.current_time() < 11.0
 
 
-async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() -> None:
+async def test_shared_account_costs_few_429_and_no_job() -> None:
     async with client_and_fake(limit=8, latency=LATENCY) as setup:
         ended, refused = await all_of(setup, 60)
 
@@ -178,7 +178,7 @@ async def test_another_program_on_the_account_costs_a_few_refusals_and_no_job() 
 # -- 455 --------------------------------------------------------------------------------------------------------------
 
 
-async def test_an_hour_of_maintenance_is_sat_out() -> None:
+async def test_hour_of_maintenance_is_waited_out() -> None:
     """With ``maintenance_timeout=7200`` all jobs end; the service is asked once a minute for the whole client."""
     policy = RetryPolicy(maintenance_timeout=7200.0)
     async with client_and_fake(client={"retry": policy}, latency=LATENCY) as setup:
@@ -204,7 +204,7 @@ async def test_an_hour_of_maintenance_is_sat_out() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_maintenance_outlasts_the_default_patience() -> None:
+async def test_maintenance_timeout_ends_the_wait() -> None:
     """``MaintenanceError`` for every waiter after 900 s, and nothing was paid."""
     async with client_and_fake(latency=LATENCY) as setup:
         setup.fake.maintenance = True
@@ -217,7 +217,7 @@ async def test_maintenance_outlasts_the_default_patience() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_after_maintenance_a_later_job_finds_the_way_open() -> None:
+async def test_job_after_maintenance_is_sent_at_once() -> None:
     async with client_and_fake() as setup:
         setup.fake.maintenance = True
         with pytest.raises(MaintenanceError, match="try again later"):
@@ -230,7 +230,7 @@ async def test_after_maintenance_a_later_job_finds_the_way_open() -> None:
         assert anyio.current_time() - before < 1.0
 
 
-async def test_the_callers_own_time_out_ends_the_wait_behind_maintenance() -> None:
+async def test_caller_timeout_ends_maintenance_wait() -> None:
     async with client_and_fake() as setup:
         setup.fake.maintenance = True
         with pytest.raises(TaskTimeoutError):
@@ -241,7 +241,7 @@ async def test_the_callers_own_time_out_ends_the_wait_behind_maintenance() -> No
         assert {"cancelled": 1} == await setup.states()
 
 
-async def test_a_job_that_came_during_maintenance_has_patience_of_its_own() -> None:
+async def test_maintenance_timeout_is_per_job() -> None:
     async with client_and_fake() as setup:
         setup.fake.maintenance = True
         told_at: list[float] = []
@@ -262,7 +262,7 @@ async def test_a_job_that_came_during_maintenance_has_patience_of_its_own() -> N
 # -- 401, 402, 433 ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> None:
+async def test_402_pauses_queue_until_paid() -> None:
     """
     Nothing is sent after it was read, and every unsent waiter is told.
 
@@ -332,7 +332,7 @@ async def test_a_402_in_the_middle_stops_the_queue_until_there_is_money() -> Non
     ],
     ids=["401", "bare 401", "402", "bare 402", "433", "402 by its text"],
 )
-async def test_an_account_that_cannot_pay_stops_all_jobs_and_opens_again(
+async def test_account_error_pauses_all_jobs_until_probe_passes(
     fault: dict[str, Any], expected: type[APIError], code: int
 ) -> None:
     async with client_and_fake(faults=[Fault("create", between=(0.0, 60.0), **fault)]) as setup:
@@ -352,7 +352,7 @@ async def test_an_account_that_cannot_pay_stops_all_jobs_and_opens_again(
         await assert_settled(setup.kie)
 
 
-async def test_running_tasks_are_followed_while_the_account_is_paused() -> None:
+async def test_paused_account_still_polls_running_tasks() -> None:
     async with client_and_fake(credits=2 * CLIP, duration=300.0) as setup:
         jobs = [await setup.kie.submit(make_request(number)) for number in range(2)]
         with pytest.raises(InsufficientCreditsError):
@@ -363,7 +363,7 @@ async def test_running_tasks_are_followed_while_the_account_is_paused() -> None:
         assert {"succeeded": 2, "cancelled": 1} == await setup.states()
 
 
-async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
+async def test_paused_account_sends_one_probe_at_a_time() -> None:
     """Fifty jobs that come after a 402 do not send fifty requests to learn of it."""
     async with client_and_fake(credits=0.0, latency=LATENCY) as setup:
         with pytest.raises(InsufficientCreditsError):
@@ -380,7 +380,7 @@ async def test_while_the_account_is_paused_probes_go_one_at_a_time() -> None:
 
 @pytest.mark.parametrize("code", [500, 501])
 @pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
-async def test_an_unclear_500_is_tried_again_under_its_own_number(
+async def test_ambiguous_500_is_retried_with_new_attempt_number(
     code: int, caplog: pytest.LogCaptureFixture, *, after: bool
 ) -> None:
     """500 twice and then well: three POSTs, numbered in the callback URL, and a warning for each resend."""
@@ -401,7 +401,7 @@ async def test_an_unclear_500_is_tried_again_under_its_own_number(
         await assert_settled(setup.kie)
 
 
-async def test_three_unclear_500s_end_in_service_error() -> None:
+async def test_three_ambiguous_500s_end_in_server_error() -> None:
     async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         with pytest.raises(ServerError) as raised:
             await setup.kie.generate(make_request())
@@ -424,7 +424,7 @@ async def test_server_error_attempts_is_the_total(attempts: int) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not created", "created"])
-async def test_on_server_error_in_doubt_never_sends_again(*, after: bool) -> None:
+async def test_on_server_error_in_doubt_never_retries(*, after: bool) -> None:
     policy = RetryPolicy(on_server_error="in_doubt")
     fault = Fault("create", "code", code=500, after=after)
     async with client_and_fake(client={"retry": policy}, faults=[fault]) as setup:
@@ -451,7 +451,7 @@ async def _first_answer(setup: Setup) -> None:
     ("then", "seconds"),
     [("refused connections", 151.0), ("402", 31.0), ("455", 931.0)],
 )
-async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds: float) -> None:
+async def test_after_ambiguous_500_nothing_is_called_unpaid(then: str, seconds: float) -> None:
     """What would be withdrawn for free is rejected with its suspect attempt, and the error is ``ServerError``."""
     fault = Fault("create", body='{"code":500,"msg":"Server exception"}', nth=1, **_LAST_WORDS)
     async with client_and_fake(faults=[fault]) as setup:
@@ -476,7 +476,7 @@ async def test_after_an_unclear_500_nothing_is_called_unpaid(then: str, seconds:
         await assert_settled(setup.kie)
 
 
-async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
+async def test_cancel_after_ambiguous_500_leaves_rejected_job() -> None:
     """It may have been paid: the journal says so, and keeps the attempt."""
     async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         with anyio.move_on_after(30.0):
@@ -506,7 +506,7 @@ async def test_who_leaves_after_an_unclear_500_leaves_a_rejected_job() -> None:
         "CONTENT_POLICY_BLOCKED: The input or output was flagged as sensitive.",
     ],
 )
-async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
+async def test_500_about_a_parameter_is_not_retried(text: str) -> None:
     async with client_and_fake(faults=[Fault("create", "code", code=500, msg=text)]) as setup:
         with pytest.raises(InvalidRequestError) as raised:
             await setup.kie.generate(make_request())
@@ -518,7 +518,7 @@ async def test_a_500_about_a_parameter_is_not_repeated(text: str) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
+async def test_rejection_quotes_the_service() -> None:
     """A request that only the service can judge: its own 500 and 422 come through as they are."""
     bad = MarketRequest(model=WAN, input={"prompt": "x", "image_url": IMAGE, "resolution": "1080p"})
     unknown = MarketRequest(model="acme/unheard-of", input={})
@@ -550,7 +550,7 @@ async def test_what_the_service_itself_refuses_is_told_in_its_words() -> None:
     ],
     ids=lambda value: "-".join(str(part) for part in value.values()) if isinstance(value, dict) else value.__name__,
 )
-async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], expected: type[KieError]) -> None:
+async def test_permanent_rejection_is_not_retried(fault: dict[str, Any], expected: type[KieError]) -> None:
     """One POST, the typed error, and no redirect is followed."""
     async with client_and_fake(faults=[Fault("create", **fault)]) as setup:
         with pytest.raises(KieError) as raised:
@@ -565,13 +565,13 @@ async def test_what_is_refused_for_good_is_not_repeated(fault: dict[str, Any], e
         await assert_settled(setup.kie)
 
 
-async def test_a_proxy_that_refuses_the_client_is_not_taken_for_a_bad_key() -> None:
+async def test_proxy_403_is_not_an_authentication_error() -> None:
     async with client_and_fake(faults=[Fault("create", "body", status=403, body="error code: 1010")]) as setup:
         with pytest.raises(APIError, match="User-Agent"):
             await setup.kie.submit(make_request())
 
 
-async def test_a_paused_model_stops_no_other() -> None:
+async def test_paused_model_stops_no_other() -> None:
     async with client_and_fake() as setup:
         setup.fake.paused_models.add("z-image")
         with pytest.raises(ModelPausedError):
@@ -581,7 +581,7 @@ async def test_a_paused_model_stops_no_other() -> None:
         assert {"rejected": 1, "succeeded": 1} == await setup.states()
 
 
-async def test_http_statuses_make_no_difference() -> None:
+async def test_http_status_makes_no_difference() -> None:
     """A service that puts its codes into the HTTP status as well is understood the same."""
     async with client_and_fake(http_statuses=True, credits=CLIP) as setup:
         await setup.kie.generate(make_request(0))
@@ -589,7 +589,7 @@ async def test_http_statuses_make_no_difference() -> None:
             await setup.kie.generate(make_request(1))
 
 
-async def test_a_refusal_never_shows_the_key() -> None:
+async def test_rejection_never_shows_key() -> None:
     """Not even where the service repeats it."""
     async with client_and_fake(api_keys=["another key"]) as setup:
         with pytest.raises(AuthenticationError) as raised:
@@ -598,7 +598,7 @@ async def test_a_refusal_never_shows_the_key() -> None:
         assert KEY not in f"{raised.value}{raised.value!r}{setup.events}{setup.kie!r}"
 
 
-async def test_an_unsent_job_is_told_by_transport_error_whatever_came_before() -> None:
+async def test_unsent_job_raises_transport_error() -> None:
     """A 429 before the outage does not make it the rate limit's fault, and patience counts from the outage."""
     fault = Fault("create", body='{"code":429,"msg":"slow down"}', nth=1, **_LAST_WORDS)
     async with client_and_fake(faults=[fault]) as setup:

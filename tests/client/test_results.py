@@ -20,7 +20,7 @@ from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 from tests.requests.samples import JPEG, PNG, WEBP
 
 
-async def test_a_result_is_saved_whole(tmp_path: Path) -> None:
+async def test_result_is_saved_completely(tmp_path: Path) -> None:
     """It is the very file that the service has, and the key stayed at home."""
     async with client_and_fake(duration=0.0) as setup:
         video = await setup.kie.generate(make_request(image=PNG))
@@ -37,7 +37,7 @@ async def test_a_result_is_saved_whole(tmp_path: Path) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_folder_names_files_by_task_and_by_what_they_are(tmp_path: Path) -> None:
+async def test_folder_target_names_files_by_task_and_type(tmp_path: Path) -> None:
     async with client_and_fake(duration=0.0) as setup:
         video = await setup.kie.generate(make_request())
         picture = await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "a cat"}))
@@ -64,7 +64,7 @@ async def test_several_results_are_numbered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["/..%2f..%2fetc%2fpasswd", "/a%00b.mp4", "/CON", "/x.exe", "/" + "n" * 300 + ".mp4", "/ü.mp4?x=1#y"]
 )
-async def test_the_service_has_no_say_in_names(path: str, tmp_path: Path) -> None:
+async def test_service_does_not_choose_file_names(path: str, tmp_path: Path) -> None:
     async with a_result(path) as (video, host, _):
         header = {"Content-Disposition": 'attachment; filename="../../etc/passwd"'}
 
@@ -79,7 +79,7 @@ async def test_the_service_has_no_say_in_names(path: str, tmp_path: Path) -> Non
         assert tmp_path / f"{video.task_id}-1.mp4" == file
 
 
-async def test_what_a_file_is_decides_its_suffix_and_not_its_url(tmp_path: Path) -> None:
+async def test_content_decides_suffix(tmp_path: Path) -> None:
     async with a_result("/a.mp4", "/b.mp4") as (video, host, _):
         host.at("/a.mp4", b"\x1a\x45\xdf\xa3....webm" + bytes(100), content_type="application/octet-stream")
         host.at("/b.mp4", b"nobody knows what this is" * 10, content_type="application/octet-stream")
@@ -88,7 +88,7 @@ async def test_what_a_file_is_decides_its_suffix_and_not_its_url(tmp_path: Path)
         assert [".webm", ".bin"] == [file.suffix for file in files]
 
 
-async def test_a_file_that_was_there_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+async def test_existing_file_is_replaced_only_by_complete_one(tmp_path: Path) -> None:
     target = tmp_path / "cat.png"
     target.write_bytes(b"the old one")
     async with client_and_fake(duration=0.0, faults=[Fault("download", "half_body", times=3)]) as setup:
@@ -115,7 +115,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_a_download_that_breaks_leaves_nothing_on_disk(name: str, tmp_path: Path) -> None:
+async def test_broken_download_leaves_no_file(name: str, tmp_path: Path) -> None:
     """Three tries, then ``DownloadError``; no file and no part of one, and the task stays done."""
     async with client_and_fake(duration=0.0, faults=[Fault("download", **BROKEN[name])]) as setup:
         picture = await a_picture(setup)
@@ -133,7 +133,7 @@ async def test_a_download_that_breaks_leaves_nothing_on_disk(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", [name for name in BROKEN if name != "a trickle"])
-async def test_a_download_that_breaks_once_is_made_again(name: str, tmp_path: Path) -> None:
+async def test_broken_download_is_retried(name: str, tmp_path: Path) -> None:
     async with client_and_fake(duration=0.0, faults=[Fault("download", times=1, **BROKEN[name])]) as setup:
         picture = await a_picture(setup)
         (file,) = await picture.save(tmp_path / "cat.png")
@@ -160,7 +160,7 @@ async def test_a_download_that_breaks_once_is_made_again(name: str, tmp_path: Pa
         (b"", {"status": 429}),
     ],
 )
-async def test_what_is_not_what_it_claims_is_not_kept(body: bytes, how: dict[str, Any], tmp_path: Path) -> None:
+async def test_mislabeled_file_is_not_kept(body: bytes, how: dict[str, Any], tmp_path: Path) -> None:
     """An error page under a video's name would be found only by whoever plays it."""
     async with a_result() as (video, host, setup):
         host.at("/a.mp4", body, **how)
@@ -190,7 +190,7 @@ def _photo(size: int) -> bytes:
     ],
     ids=["png", "webp", "jpeg", "large jpeg", "mp4"],
 )
-async def test_what_is_cut_off_is_not_kept_even_if_its_length_says_so(
+async def test_truncated_file_is_not_kept(
     content: bytes, mime: str, tmp_path: Path
 ) -> None:
     """A host that has half of a file announces half of it."""
@@ -205,7 +205,7 @@ async def test_what_is_cut_off_is_not_kept_even_if_its_length_says_so(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip"])
-async def test_a_compressed_result_is_refused(encoding: str, tmp_path: Path) -> None:
+async def test_compressed_result_is_refused(encoding: str, tmp_path: Path) -> None:
     """Media is compressed already; half a gigabyte of zeros fits into 509 KiB of gzip."""
     async with a_result() as (video, host, _):
         host.at("/a.mp4", gzip.compress(MP4), headers={"Content-Encoding": encoding})
@@ -216,7 +216,7 @@ async def test_a_compressed_result_is_refused(encoding: str, tmp_path: Path) -> 
         assert ["identity"] == [headers["Accept-Encoding"] for _, headers in host.seen]
 
 
-async def test_a_result_that_announces_too_much_is_refused_before_it_is_read(tmp_path: Path) -> None:
+async def test_oversized_result_is_refused_unread(tmp_path: Path) -> None:
     async with a_result() as (video, host, _):
 
         async def huge(request: web.Request) -> web.StreamResponse:

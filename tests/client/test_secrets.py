@@ -114,7 +114,7 @@ def locals_of(error: BaseException) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_no_error_shows_the_key_or_the_prompt(name: str, tmp_path: Path) -> None:
+async def test_errors_show_neither_key_nor_prompt(name: str, tmp_path: Path) -> None:
     """Neither its text nor its repr, nor its traceback with all that has led to it, nor its attributes."""
     act, faults = CASES[name]
     policy = RetryPolicy(maintenance_timeout=60.0, unsent_timeout=10.0, max_age=600.0)
@@ -143,7 +143,7 @@ async def test_no_error_shows_the_key_or_the_prompt(name: str, tmp_path: Path) -
             assert (str(error), vars(error)) == (str(again), vars(again))
 
 
-async def test_the_key_goes_to_the_service_and_to_nobody_else(tmp_path: Path) -> None:
+async def test_key_is_sent_to_the_service_only(tmp_path: Path) -> None:
     """Not to the host of results, which may be another."""
     heard: list[tuple[str, bool]] = []
 
@@ -162,7 +162,7 @@ async def test_the_key_goes_to_the_service_and_to_nobody_else(tmp_path: Path) ->
     assert {("upload", True), ("create", True), ("poll", True), ("download", False), ("credit", True)} == set(heard)
 
 
-def test_a_client_shows_no_key() -> None:
+def test_client_repr_shows_no_key() -> None:
     kie = KieClient(KEY, callback_url="https://app.example.com/kie")
     assert KEY not in repr(kie)
     assert KEY not in str(kie)
