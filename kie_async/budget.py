@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 
-from kie_async.errors import ConfigurationError
+from kie_async._numbers import credits_field
 
-__all__ = ["Budget", "Estimate", "check_amount"]
-
-
-def check_amount(whose: str, name: str, value: object) -> None:
-    """
-    Refuse what is no number of credits.
-
-    Args:
-        whose: What takes it, such as ``"Budget"``.
-
-        name: What it is called there.
-
-        value: It.
-
-    Raises:
-        ConfigurationError: If it is none.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return
-    msg = f"{whose}({name}={value!r}) is not possible: it must be a number of credits, 0 or more. Give another value."
-    raise ConfigurationError(msg)
-
-
-def _check_amount(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-    check_amount(type(instance).__name__, attribute.name, value)
+__all__ = ["Budget", "Estimate"]
 
 
 @attrs.frozen(kw_only=True)
@@ -61,9 +35,9 @@ class Budget:
         ConfigurationError: If a value makes no sense.
     """
 
-    credits: float = attrs.field(validator=_check_amount)
-    price: float | None = attrs.field(default=None, validator=attrs.validators.optional(_check_amount))
-    spent: float = attrs.field(default=0.0, validator=_check_amount)
+    credits: float = attrs.field(validator=credits_field)
+    price: float | None = attrs.field(default=None, validator=attrs.validators.optional(credits_field))
+    spent: float = attrs.field(default=0.0, validator=credits_field)
 
 
 @attrs.frozen(kw_only=True)

@@ -353,10 +353,10 @@ class KieClient:
 
             JournalError: If the journal cannot be read.
         """
-        from kie_async.budget import check_amount
+        from kie_async._numbers import check_credits
 
         if price is not None:
-            check_amount("spent", "price", price)
+            check_credits("spent", "price", price)
         engine = await self._engine()
         return await engine.spent(requests, price)
 

@@ -2,132 +2,93 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Literal
 
 import attrs
 
-from kie_async.errors import ConfigurationError
+from kie_async._numbers import integer_field, number_field, refuse
 
 __all__ = ["Limits", "RetryPolicy", "SqliteJournal"]
 
 
-def _number(
-    *, above: float | None = None, at_least: float | None = None
-) -> Callable[[object, attrs.Attribute[float], float], None]:
-    bound = above if above is not None else at_least
-
-    def check(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-        if _is_number(value) and bound is not None and (value > bound if above is not None else value >= bound):
-            return
-        msg = (
-            f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a number"
-            f" {'greater than' if above is not None else 'of at least'} {bound:g}. Give another value."
-        )
-        raise ConfigurationError(msg)
-
-    return check
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(*, at_least: int) -> Callable[[object, attrs.Attribute[int], int], None]:
-    def check(instance: object, attribute: attrs.Attribute[int], value: object) -> None:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= at_least:
-            return
-        msg = (
-            f"{type(instance).__name__}({attribute.name}={value!r}) is not possible: it must be a whole number of at"
-            f" least {at_least}. Give another value."
-        )
-        raise ConfigurationError(msg)
-
-    return check
-
-
 def _check_on_server_error(_instance: object, _attribute: object, value: object) -> None:
     if value not in ("retry", "in_doubt"):
-        msg = f"RetryPolicy(on_server_error={value!r}) is not possible: it must be 'retry' or 'in_doubt'."
-        raise ConfigurationError(msg)
+        refuse("RetryPolicy", "on_server_error", value, "'retry' or 'in_doubt'")
 
 
 def _absolute_path(path: object) -> Path:
     """Resolve *path* now: a relative path would be another file after a change of the working directory."""
     if not isinstance(path, (str, os.PathLike)):
-        msg = f"Invalid SqliteJournal(path={path!r}): expected a string or a path."
-        raise ConfigurationError(msg)
+        refuse("SqliteJournal", "path", path, "a string or a path")
     return Path(path).absolute()
 
 
 def _check_store_inputs(_instance: object, _attribute: object, value: object) -> None:
     if value not in ("full", "hash"):
-        msg = f"Invalid SqliteJournal(store_inputs={value!r}): expected 'full' or 'hash'."
-        raise ConfigurationError(msg)
+        refuse("SqliteJournal", "store_inputs", value, "'full' or 'hash'")
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
     """
-    How much a client asks of the account. Each process has its own limits: give every worker its share.
+    The rates that a client may use. Each process has its own limits: give every worker its share of the account.
 
     Args:
-        creates: Tasks that may be created in any *window*. The service documents 20 in 10 s for an account, and
-            refuses the rest.
+        creates: The number of tasks that may be created in any *window*. The service documents 20 in 10 s for an
+            account, and refuses the rest.
 
         window: The length of that window, in seconds.
 
-        in_flight: Tasks that may be running at the service at once. The service documents no cap ("100+").
+        in_flight: The number of tasks that may run at the service at once. The service documents no cap ("100+").
 
-        polls_per_second: Looks at running tasks. An older page of the service allows 10 a second for a key; the default
-            leaves half of it to others.
+        polls_per_second: The rate of polls. An older page of the service allows 10 per second for a key; the default
+            leaves half of it to other programs.
 
     Raises:
-        ConfigurationError: If a value makes no sense.
+        ConfigurationError: If a value is not allowed.
     """
 
-    creates: int = attrs.field(default=20, validator=_whole(at_least=1))
-    window: float = attrs.field(default=10.0, validator=_number(above=0.0))
-    in_flight: int = attrs.field(default=500, validator=_whole(at_least=1))
-    polls_per_second: float = attrs.field(default=5.0, validator=_number(above=0.0))
+    creates: int = attrs.field(default=20, validator=integer_field(at_least=1))
+    window: float = attrs.field(default=10.0, validator=number_field(above=0.0))
+    in_flight: int = attrs.field(default=500, validator=integer_field(at_least=1))
+    polls_per_second: float = attrs.field(default=5.0, validator=number_field(above=0.0))
 
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """
-    How often and for how long a client tries. All times are in seconds; attempts are totals.
+    The number and the duration of a client's retries. All times are in seconds; attempts are totals.
 
     Args:
-        server_error_attempts: How often a create is sent in all when the service answers with an unclear 500. Each
-            resend may have been paid before: it is logged, and detected where a callback URL is set.
+        server_error_attempts: The number of times a create is sent in all when the service answers with an ambiguous
+            500. Each retry may pay twice: it is logged, and a duplicate is detected if a callback URL is set.
 
-        on_server_error: ``"retry"``, or ``"in_doubt"``: never send again, and raise ``SubmitInDoubtError`` instead.
+        on_server_error: ``"retry"``; or ``"in_doubt"`` to never send again and raise ``SubmitInDoubtError`` instead.
 
-        unsent_timeout: For how long a create that could not be sent (no name, no connection) is tried again, from its
-            first failure.
+        unsent_timeout: The time for which a request that could not be sent (DNS or connection failure) is retried,
+            counted from its first failure.
 
-        maintenance_timeout: For how long a job waits behind the service's maintenance.
+        maintenance_timeout: The time for which a job waits while the service is under maintenance.
 
-        in_doubt_timeout: For how long a create in doubt keeps its slot; without a callback URL, also when it becomes
-            UNRESOLVED.
+        in_doubt_timeout: The time for which a create in doubt keeps its slot; without a callback URL, also the time
+            after which the job becomes UNRESOLVED.
 
-        max_age: For how long a task is waited for, from its acceptance; for how long a create is tried again while the
-            rate limit refuses every one; with a callback URL, also when a create in
-            doubt becomes UNRESOLVED, from when it was sent.
+        max_age: The time for which a task is polled, counted from its acceptance, before the job is STALLED; also the
+            time for which a create is retried while the rate limit refuses every request; with a callback URL, also
+            the time after which a create in doubt becomes UNRESOLVED, counted from when it was sent.
 
     Raises:
-        ConfigurationError: If a value makes no sense.
+        ConfigurationError: If a value is not allowed.
     """
 
-    server_error_attempts: int = attrs.field(default=3, validator=_whole(at_least=1))
+    server_error_attempts: int = attrs.field(default=3, validator=integer_field(at_least=1))
     on_server_error: Literal["retry", "in_doubt"] = attrs.field(default="retry", validator=_check_on_server_error)
-    unsent_timeout: float = attrs.field(default=120.0, validator=_number(at_least=0.0))
-    maintenance_timeout: float = attrs.field(default=900.0, validator=_number(at_least=0.0))
-    in_doubt_timeout: float = attrs.field(default=600.0, validator=_number(above=0.0))
-    max_age: float = attrs.field(default=3600.0, validator=_number(above=0.0))
+    unsent_timeout: float = attrs.field(default=120.0, validator=number_field(at_least=0.0))
+    maintenance_timeout: float = attrs.field(default=900.0, validator=number_field(at_least=0.0))
+    in_doubt_timeout: float = attrs.field(default=600.0, validator=number_field(above=0.0))
+    max_age: float = attrs.field(default=3600.0, validator=number_field(above=0.0))
 
 
 @attrs.frozen

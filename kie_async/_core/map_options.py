@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import attrs
 
+from kie_async._numbers import is_integer, is_number, refuse
 from kie_async.budget import Budget
-from kie_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from kie_async.policy import Limits
@@ -92,15 +91,15 @@ class MapOptions:
             ConfigurationError: If one of them makes no sense.
         """
         if budget is not None and not isinstance(budget, Budget):
-            _refuse("budget", budget, "a Budget(credits=…)")
-        if stop_after is not None and not (_is_number(stop_after) and stop_after >= 0):
-            _refuse("stop_after", stop_after, "a number of seconds, 0 or more, or None")
-        if not _is_whole(retry_failed) or retry_failed < 0:
-            _refuse("retry_failed", retry_failed, "a whole number, 0 or more")
-        if look_ahead is not None and not (_is_whole(look_ahead) and look_ahead >= 1):
-            _refuse("look_ahead", look_ahead, "a whole number of at least 1, or None")
+            refuse("map", "budget", budget, "a Budget(credits=…)")
+        if stop_after is not None and not (is_number(stop_after, infinite=True) and stop_after >= 0):
+            refuse("map", "stop_after", stop_after, "a number of seconds >= 0, or None")
+        if not is_integer(retry_failed) or retry_failed < 0:
+            refuse("map", "retry_failed", retry_failed, "an integer >= 0")
+        if look_ahead is not None and not (is_integer(look_ahead) and look_ahead >= 1):
+            refuse("map", "look_ahead", look_ahead, "an integer >= 1, or None")
         if save_to is not None and "{key}" not in save_to:
-            _refuse("save_to", save_to, 'a path with {key} in it, such as "out/{key}.mp4"')
+            refuse("map", "save_to", save_to, 'a path with {key} in it, such as "out/{key}.mp4"')
         ahead = 2 * limits.creates if look_ahead is None else look_ahead
         return cls(
             limits=limits,
@@ -125,16 +124,3 @@ class MapOptions:
             return ()
         first = Path(self.save_to.replace("{key}", file_name(key)))
         return (first, *(first.with_name(f"{first.stem}~{n}{first.suffix}") for n in range(2, count + 1)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _refuse(name: str, value: object, allowed: str) -> NoReturn:
-    msg = f"map({name}={value!r}) is not possible: it must be {allowed}. Give another value."
-    raise ConfigurationError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async._display import shown, shown_length
+from kie_async._numbers import is_integer
 from kie_async._urls import check_public_url, shown_url
 from kie_async.errors import Problem
 from kie_async.requests.images import ImageSource
@@ -91,8 +92,7 @@ class _WholeNumber(Rule):
     most: int
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (no URL)
-        # A bool is an int to Python, and true to nobody.
-        if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
+        if is_integer(value) and self.least <= value <= self.most:
             return None
         return Problem(field, shown(value), f"a whole number from {self.least} to {self.most}")
 

@@ -555,7 +555,7 @@ async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path
         (["--set", "=480p"], "--set: got ''"),
         (["--set", "key=a"], "--set: got 'key'; allowed: another column"),
         (["--rate", "fast"], "--rate: got 'fast'; allowed: N/SECONDS, such as 20/10"),
-        (["--rate", "0/10"], "Limits(creates=0) is not possible"),
+        (["--rate", "0/10"], "Invalid Limits(creates=0): expected an integer >= 1"),
         (["--budget", "-1"], "budget"),
         ([], "Nobody can be asked whether to go on"),
     ],
