@@ -65,9 +65,7 @@ async def test_limit_is_fully_used_and_never_exceeded(
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
-async def test_lost_responses_cause_no_429(
-    limiter: str, record_property: Callable[[str, object], None]
-) -> None:
+async def test_lost_responses_cause_no_429(limiter: str, record_property: Callable[[str, object], None]) -> None:
     """3 % of the answers are lost after the create, half of them by a reset and half by silence."""
     faults = [
         Fault("create", "reset", after=True, probability=0.015),
@@ -99,9 +97,7 @@ async def test_lost_responses_cause_no_429(
 
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
-async def test_mass_cancellation_causes_no_429(
-    limiter: str, record_property: Callable[[str, object], None]
-) -> None:
+async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Callable[[str, object], None]) -> None:
     """A third of the callers leave at a random instant: while they queue, while they send, or while they wait."""
     rng = random.Random(4)
     left, ended = list[int](), list[str]()

@@ -64,9 +64,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
-def test_one_client_works_in_three_loops(
-    port: int, caplog: pytest.LogCaptureFixture, *, entered: bool
-) -> None:
+def test_one_client_works_in_three_loops(port: int, caplog: pytest.LogCaptureFixture, *, entered: bool) -> None:
     """Three POSTs, three results, no warning, and no task or session is left in any of the loops."""
     kie, journal = client(port)
     truths, results = [], []
@@ -204,9 +202,7 @@ def test_create_on_wire_at_loop_end_is_in_doubt(port: int) -> None:
     assert ["abandoned"] == [row.state for row in run(journal.rows())]
 
 
-def test_loop_end_logs_unfinished_jobs(
-    port: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_loop_end_logs_unfinished_jobs(port: int, caplog: pytest.LogCaptureFixture) -> None:
     """With a journal in memory the log is the only thing that outlives the process."""
     kie, _ = client(port)
 

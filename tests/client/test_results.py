@@ -190,9 +190,7 @@ def _photo(size: int) -> bytes:
     ],
     ids=["png", "webp", "jpeg", "large jpeg", "mp4"],
 )
-async def test_truncated_file_is_not_kept(
-    content: bytes, mime: str, tmp_path: Path
-) -> None:
+async def test_truncated_file_is_not_kept(content: bytes, mime: str, tmp_path: Path) -> None:
     """A host that has half of a file announces half of it."""
     async with a_result() as (result, host, _):
         host.at("/a.mp4", content[:-16], content_type=mime)
