@@ -13,7 +13,7 @@ import benchmarks
 NAMES = [
     name
     for _, name, has_parts in pkgutil.iter_modules(benchmarks.__path__)
-    if not has_parts and name not in ("__main__", "optimum", "plots", "processes", "report")
+    if not has_parts and name not in ("__main__", "fixed_interval", "optimum", "plots", "processes", "report")
 ]
 
 

@@ -25,12 +25,13 @@ from typing import cast
 import anyio
 import attrs
 
+from benchmarks.fixed_interval import FixedInterval
 from benchmarks.optimum import bound, frontier, least_lag
 from benchmarks.report import Report
 from kie_async._core.durations import PRIOR_MEDIAN, DurationsByKind
 from kie_async._core.lifecycle import Intent
 from kie_async._core.poll_results import PollResult
-from kie_async._core.polling import ByLag, Fixed, Outlook, PollingPolicy
+from kie_async._core.polling import LagPolicy, PolledTask, PollingPolicy
 from kie_async._io.http.transport import Answer, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
@@ -122,13 +123,13 @@ class Case:
 class Exponential:
     """Look after 2 s, then 4, 8, 16, and every 30: what waiters of cloud SDKs do."""
 
-    def next_look_at(self, task: Outlook, now: float) -> float:
+    def next_poll_at(self, task: PolledTask, now: float) -> float:
         """Each gap is the age at the last look and two seconds, which doubles them."""
-        return max(now, task.seen_at + min(30.0, task.seen_at - task.accepted_at + 2.0))
+        return max(now, task.running_at + min(30.0, task.running_at - task.accepted_at + 2.0))
 
-    def choose(self, due: Sequence[Outlook], now: float) -> int:
+    def choose_next(self, due: Sequence[PolledTask], now: float) -> int:
         """First come, first served."""
-        since = [self.next_look_at(task, -math.inf) - now for task in due]
+        since = [self.next_poll_at(task, -math.inf) - now for task in due]
         return since.index(min(since))
 
 
@@ -152,12 +153,12 @@ class Contender:
 
 def learned(rng: random.Random) -> PollingPolicy:
     """What the client does."""
-    return ByLag(draw=rng.randrange)
+    return LagPolicy(randrange=rng.randrange)
 
 
 def every(seconds: float) -> Contender:
     """What people write, though through the one pacer, so that nothing is refused."""
-    return Contender(f"every {seconds:g} s", lambda _: Fixed(seconds))
+    return Contender(f"every {seconds:g} s", lambda _: FixedInterval(seconds))
 
 
 OURS = Contender("kie_async", learned)

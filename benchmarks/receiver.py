@@ -49,7 +49,7 @@ from aiohttp import web
 
 from benchmarks.report import Report
 from kie_async import JSON, KieClient, Limits
-from kie_async._core.callback_token import callback_secret, callback_url
+from kie_async._core.callback_token import callback_secret, make_callback_url
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
@@ -117,7 +117,7 @@ def a_task(number: int) -> FakeTask:
         task_id=f"{number:032x}",
         model=MODEL,
         input=INPUT,
-        callback_url=callback_url(CALLBACK_URL, callback_secret(API_KEY), job_id(number), 1),
+        callback_url=make_callback_url(CALLBACK_URL, callback_secret(API_KEY), job_id(number), 1),
         output="video",
         created_at=0.0,
         created_ms=round((time.time() - 60.0) * 1000),

@@ -30,7 +30,7 @@ import attrs
 from benchmarks.report import Report
 from kie_async import KieClient, Limits
 from kie_async._core.lifecycle import Intent
-from kie_async._core.polling import Outlook
+from kie_async._core.polling import PolledTask
 from kie_async._io.engine import Engine
 from kie_async._io.http.transport import LOOK_TIMEOUT, Answer, Transport
 from kie_async._io.journals.memory import MemoryJournal
@@ -66,11 +66,11 @@ class Spread:
 
     mean: float
 
-    def next_look_at(self, task: Outlook, now: float) -> float:  # noqa: ARG002  # the protocol's
+    def next_poll_at(self, task: PolledTask, now: float) -> float:  # noqa: ARG002  # the protocol's
         """The instant of the next look."""
         return now + self.mean * random.uniform(0.2, 1.8)
 
-    def choose(self, due: Sequence[Outlook], now: float) -> int:  # noqa: ARG002  # the protocol's
+    def choose_next(self, due: Sequence[PolledTask], now: float) -> int:  # noqa: ARG002  # the protocol's
         """Any of them."""
         return len(due) - 1
 
@@ -144,8 +144,8 @@ async def without_tasks(
         poller, now = engine.parts.poller, engine.loop.time
 
         def start(_: object, watch: Watch) -> None:
-            watch.seen_at = now()
-            poller.ended(answered_at=watch.seen_at)
+            watch.running_at = now()
+            poller.ended(answered_at=watch.running_at)
             poller.plan(watch)
             _Mute.polls += 1
 

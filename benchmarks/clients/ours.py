@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from benchmarks.clients import PROMPT, Generate
+from benchmarks.fixed_interval import FixedInterval
 from kie_async import KieClient, Limits, Wan22TurboImageToVideo
-from kie_async._core.polling import Fixed
 
 #: High enough that nothing waits for them.
 LIMITS = Limits(creates=100_000, in_flight=100_000, polls_per_second=100_000)
@@ -20,7 +20,7 @@ async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     kie = KieClient("a-key-for-the-stub", base_url=url, limits=None if interval is None else LIMITS)
     if interval is not None:
-        kie._polling = Fixed(interval)  # noqa: SLF001  # for benchmarks
+        kie._polling = FixedInterval(interval)  # noqa: SLF001  # for benchmarks
     async with kie:
 
         async def generate(number: int) -> str:

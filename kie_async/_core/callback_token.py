@@ -1,9 +1,9 @@
 """
-Our own token in the callback URL, which stands in for the idempotency key that the service does not have.
+Our own token in the callback URL, in place of the idempotency key that the service lacks.
 
 ``recordInfo`` echoes the callback URL of a create, and the callback itself is posted to it. So a URL that only we can
-have made proves which create a task belongs to. The secret is derived from the API key: it survives restarts and is
-the same in every worker, and nothing has to be configured.
+have made proves which create a task belongs to. The secret derives from the API key: it survives restarts, is the same
+in every worker, and needs no configuration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 
 import attrs
 
-__all__ = ["CallbackToken", "callback_secret", "callback_url", "find_token", "mint_token", "read_token"]
+__all__ = ["CallbackToken", "callback_secret", "find_token", "make_callback_url", "make_token", "verify_token"]
 
 _LABEL = b"kie_async callback token v1"
 #: 22 characters of base64 hold 128 bits: a guess succeeds once in 2**128.
@@ -26,10 +26,10 @@ _TOKEN = re.compile(r"(kj_[0-9a-f]{32})\.([1-9][0-9]{0,5})\.([A-Za-z0-9_-]{22})"
 @attrs.frozen
 class CallbackToken:
     """
-    What a genuine callback token says.
+    The content of a genuine callback token.
 
     Attributes:
-        job_id: The job's own id.
+        job_id: The job.
 
         attempt: The number of the attempt that carried it, from 1.
     """
@@ -39,9 +39,7 @@ class CallbackToken:
 
 
 def callback_secret(api_key: str) -> bytes:
-    """
-    The secret under which this account's tokens are made: HMAC-SHA256 of a fixed label under the API key.
-    """
+    """Return the secret of an account's tokens: HMAC-SHA256 of a fixed label under the API key."""
     return hmac.digest(api_key.encode(), _LABEL, hashlib.sha256)
 
 
@@ -50,23 +48,21 @@ def _mac(secret: bytes, job_id: str, attempt: int) -> str:
     return base64.urlsafe_b64encode(digest).decode()[:_MAC_LENGTH]
 
 
-def mint_token(secret: bytes, job_id: str, attempt: int) -> str:
+def make_token(secret: bytes, job_id: str, attempt: int) -> str:
     """
-    The token of one attempt: ``{intent}.{attempt}.{mac}``.
+    Return the token of one attempt: ``{job id}.{attempt}.{mac}``.
 
-    >>> token = mint_token(b"secret", "kj_" + "0" * 32, 1)
-    >>> read_token(b"secret", token)
+    >>> token = make_token(b"secret", "kj_" + "0" * 32, 1)
+    >>> verify_token(b"secret", token)
     CallbackToken(job_id='kj_00000000000000000000000000000000', attempt=1)
-    >>> read_token(b"another", token) is None
+    >>> verify_token(b"another", token) is None
     True
     """
     return f"{job_id}.{attempt}.{_mac(secret, job_id, attempt)}"
 
 
-def read_token(secret: bytes, token: str) -> CallbackToken | None:
-    """
-    What *token* says if it is genuine, else None; compares in constant time.
-    """
+def verify_token(secret: bytes, token: str) -> CallbackToken | None:
+    """Return the content of *token* if it is genuine, else None; compare in constant time."""
     match = _TOKEN.fullmatch(token)
     if match is None:
         return None
@@ -76,20 +72,18 @@ def read_token(secret: bytes, token: str) -> CallbackToken | None:
     return CallbackToken(job_id, attempt)
 
 
-def callback_url(base: str, secret: bytes, job_id: str, attempt: int) -> str:
+def make_callback_url(base: str, secret: bytes, job_id: str, attempt: int) -> str:
     """
-    The URL that the create of one attempt names for its callback: *base*, a slash, the token, before any query.
+    Return the callback URL for the create of one attempt: *base*, a slash, the token, before any query.
 
-    >>> callback_url("https://app.example.com/kie/?a=1", b"s", "kj_" + "0" * 32, 1)
+    >>> make_callback_url("https://app.example.com/kie/?a=1", b"s", "kj_" + "0" * 32, 1)
     'https://app.example.com/kie/kj_00000000000000000000000000000000.1.8rYn5drkyvsylbD0ZzORp4?a=1'
     """
     path, mark, query = base.partition("?")
-    return f"{path.rstrip('/')}/{mint_token(secret, job_id, attempt)}{mark}{query}"
+    return f"{path.rstrip('/')}/{make_token(secret, job_id, attempt)}{mark}{query}"
 
 
 def find_token(secret: bytes, url: str) -> CallbackToken | None:
-    """
-    The genuine token at the end of the path of *url*, else None; a slash may follow it, since frameworks add one.
-    """
+    """Return the genuine token at the end of the path of *url*, else None; a slash may follow (frameworks add one)."""
     path = url.partition("?")[0].partition("#")[0].removesuffix("/")
-    return read_token(secret, path.rpartition("/")[2])
+    return verify_token(secret, path.rpartition("/")[2])

@@ -1,21 +1,9 @@
 """
-How long tasks take, learned from those that have ended.
+Distributions of how long tasks take, learned from those that have ended.
 
-The distribution of one kind of task is kept as the share that has ended by each of 129 ages, eight to an octave from a
-quarter of a second to four and a half hours. A task that ends adds one step to it, smoothed by 10 % of its age, and
-what was believed before weighs a little less: after *n* tasks the belief that everything began with counts for
-``1 / (n + 1)``, and what is older than some 200 tasks fades, since services change. What is asked for is computed from
-that anew as soon as it may be two in a hundred off.
-
-Three in a hundred tasks are believed to be of another sort: their chance to end in the next second is ``2 / age``, as
-for things that last the longer the longer they have lasted. Without them a task that is older than all that were seen
-would have to end at any moment, or never: it would be looked at without pause, or not at all.
-
-What all this is for is the *expected unseen lag*: a task was seen running at the age *u*; if nobody has looked until
-the age *t*, then it has been over, and nobody knew, for ``integral from u to t of (1 - S(x) / S(u)) dx`` seconds on
-average, where ``S(x)`` is the share that lasts longer than *x*. This is the quantity of optimal inspection (Barlow,
-Hunter and Proschan, "Optimum checking procedures", 1963). Between the ages ``S`` is taken as straight, so that the
-integral is exact and costs two logarithms.
+One kind of task has the share that has ended by each of 129 ages, eight to an octave, from 0.25 s to 4.5 h. Each task
+that ends adds a step, smoothed by 10 % of its age; older ones fade. docs/explanation/polling.md has the theory: the
+prior, the heavy tail of 3 %, and the *expected unseen lag* that polls are scheduled by.
 """
 
 from __future__ import annotations
@@ -41,42 +29,42 @@ _PER_OCTAVE = 8
 _OCTAVES = 16
 _YOUNGEST = 0.25
 _GRID = tuple(_YOUNGEST * 2.0 ** (step / _PER_OCTAVE) for step in range(_OCTAVES * _PER_OCTAVE + 1))
-#: The ages at which the distribution is kept, in seconds.
+#: The ages of the distribution, in seconds.
 _AGES = (0.0, *_GRID)
 _OLDEST = _GRID[-1]
 _LOG_AGES = tuple(math.log(age) for age in _GRID)
-#: What leads from the binary logarithm of an age to the number of its cell; cell 0 ends at the youngest age.
-_FIRST = 1.0 - _PER_OCTAVE * math.log2(_YOUNGEST)
+#: Add this to the scaled binary logarithm of an age for the number of its cell; cell 0 ends at the youngest age.
+_CELL_OFFSET = 1.0 - _PER_OCTAVE * math.log2(_YOUNGEST)
 
 #: The width of a step, in the logarithm: a task of 60 s says much about 54 to 66 s and little about 40.
 _SMOOTHING = 0.1
-#: A step lies within so many cells to either side of its middle: six times its width.
+#: A step reaches this many cells to either side of its middle: six times its width.
 _STEP_CELLS = 8
-#: Shares are written anew when what they are multiplied by has become as small as this.
-_LEAST_KEPT = 1e-9
-#: A task never counts for less than this, so that what was learned long ago fades.
-_LEAST_WEIGHT = 1.0 / 200.0
-#: What was learned is taken into account as soon as it weighs as much as this: to do so takes a tenth of a millisecond.
-_MOST_IGNORED = 0.02
-#: The share of tasks that are believed to be of the long-lasting sort.
+#: The shares are rescaled when their common factor has become smaller than this.
+_MIN_SCALE = 1e-9
+#: The least weight of a task, so that older tasks fade.
+_MIN_WEIGHT = 1.0 / 200.0
+#: The cells are computed again when tasks of this weight are missing in them: that takes a tenth of a millisecond.
+_MAX_PENDING = 0.02
+#: The share of tasks assumed to be in the heavy tail.
 _TAIL = 0.03
 
-#: What is believed of a kind of which nothing is known. An image takes seconds, a video minutes; to look too early
-#: costs a few looks, and to look too late costs the caller's time.
+#: The prior of an unknown kind. An image takes seconds, a video minutes; to poll too early costs a few polls, and to
+#: poll too late costs the caller's time.
 PRIOR_MEDIAN = 15.0
 _PRIOR_SPREAD = 1.0
 
-#: Kinds that are remembered at once; each takes some 20 kB.
+#: The number of kinds in memory; each takes about 20 kB.
 MAX_KINDS = 64
 
 
 @attrs.define(eq=False)
 class Durations:
     """
-    How long tasks of one kind take.
+    The distribution of the durations of one kind of task.
 
     Args:
-        prior_median: What is believed at first: lognormal, with this median, in seconds, and a sigma of 1.
+        prior_median: The median of the prior, in seconds; it is lognormal with a sigma of 1.
 
     >>> durations = Durations()
     >>> for seconds in [58.0, 60.0, 62.0] * 20:
@@ -88,16 +76,16 @@ class Durations:
     """
 
     prior_median: float = PRIOR_MEDIAN
-    #: How many tasks it was learned from.
+    #: The number of tasks learned from.
     learned: int = attrs.field(default=0, init=False)
-    # The share of tasks that end in each cell, times the weight that everything older has kept.
+    # The share of tasks that end in each cell, divided by the common factor _scale.
     _shares: list[float] = attrs.field(init=False, repr=False)
-    _kept: float = attrs.field(default=1.0, init=False, repr=False)
-    # What the tasks weigh that the cells do not know of.
-    _ignored: float = attrs.field(default=0.0, init=False, repr=False)
+    _scale: float = attrs.field(default=1.0, init=False, repr=False)
+    # The weight of the tasks that are missing in _cells.
+    _pending: float = attrs.field(default=0.0, init=False, repr=False)
     _mean: float = attrs.field(default=0.0, init=False, repr=False)
-    # Of each cell (area, level, half): S(x) is level + 2 half x, and its integral from 0 is area + x (level + half x).
-    # Empty when out of date.
+    # (area, level, half) of each cell: S(x) is level + 2 half x, and its integral from 0 is area + x (level + half x).
+    # Empty when outdated.
     _cells: list[tuple[float, float, float]] = attrs.field(factory=list, init=False, repr=False)
     _generating: Durations | None = attrs.field(default=None, init=False, repr=False)
 
@@ -108,44 +96,44 @@ class Durations:
 
     @property
     def generating(self) -> Durations:
-        """How long tasks of this kind take from the end of the queue on."""
+        """The distribution for tasks of this kind from the end of the queue."""
         if self._generating is None:
             self._generating = Durations(self.prior_median)
         return self._generating
 
     @property
     def mean(self) -> float:
-        """How long a task takes on average, in seconds, the long-lasting sort left out."""
+        """The mean duration in seconds, without the heavy tail."""
         self._refresh()
         return self._mean
 
     def learn(self, seconds: float) -> None:
         """
-        Take in that a task has ended.
+        Learn from a task that has ended.
 
         Args:
-            seconds: Its duration; by clocks that disagree it may come out as nothing or less.
+            seconds: Its duration; zero or negative where clocks disagree.
         """
-        weight = max(1.0 / (self.learned + 2), _LEAST_WEIGHT)
-        # Instead of all shares, what they are multiplied by becomes smaller: this is done for each task that ends.
-        self._kept *= 1.0 - weight
-        self._ignored += weight
-        weight /= self._kept
+        weight = max(1.0 / (self.learned + 2), _MIN_WEIGHT)
+        # Scale the common factor instead of all shares: this runs for each task that ends.
+        self._scale *= 1.0 - weight
+        self._pending += weight
+        weight /= self._scale
         seconds = min(max(seconds, _YOUNGEST), _OLDEST)
         middle, cell, ended = math.log(seconds), _cell(seconds), 0.0
         for place in range(max(0, cell - _STEP_CELLS), min(cell + _STEP_CELLS, len(_GRID))):
             before, ended = ended, _normal((_LOG_AGES[place] - middle) / _SMOOTHING)
             self._shares[place] += weight * (ended - before)
-        if self._kept < _LEAST_KEPT:
-            self._shares = [share * self._kept for share in self._shares]
-            self._kept = 1.0
+        if self._scale < _MIN_SCALE:
+            self._shares = [share * self._scale for share in self._shares]
+            self._scale = 1.0
         self.learned += 1
-        if self._ignored >= _MOST_IGNORED:
-            self._ignored = 0.0
+        if self._pending >= _MAX_PENDING:
+            self._pending = 0.0
             self._cells.clear()
 
     def survival(self, age: float) -> float:
-        """The share of tasks that last longer than *age* seconds, for ages up to four and a half hours."""
+        """Return the share of tasks that last longer than *age* seconds, for ages up to 4.5 h."""
         self._refresh()
         age = min(age, _OLDEST)
         _, level, half = self._cells[_cell(age)]
@@ -153,7 +141,7 @@ class Durations:
 
     def lag(self, seen: float, age: float) -> float:
         """
-        The expected unseen lag.
+        Return the expected unseen lag.
 
         Args:
             seen: The age at which the task was last seen running, in seconds.
@@ -161,26 +149,23 @@ class Durations:
             age: Its age now, not less.
 
         Returns:
-            For how long the task has been over on average, in seconds.
+            The mean time since the task has ended, in seconds; zero where it has not.
         """
         if age >= _OLDEST:
-            # Only the long-lasting sort is left: S(x) goes by 1 / x².
+            # Only the heavy tail is left: S(x) is proportional to 1 / x².
             return (age - seen) ** 2 / age
-        if not self._cells:
-            self._refresh()
-        cells = self._cells
-        # The numbers of the cells as in _cell(), without the calls: this is asked 512 times for a look.
-        area, level, half = cells[int(log2(seen) * _PER_OCTAVE + _FIRST) if seen > _YOUNGEST else 0]
+        self._refresh()
+        area, level, half = self._cells[_cell(seen)]
         until_seen = area + seen * (level + half * seen)
         survival = level + 2.0 * half * seen
-        area, level, half = cells[int(log2(age) * _PER_OCTAVE + _FIRST) if age > _YOUNGEST else 0]
+        area, level, half = self._cells[_cell(age)]
         return age - seen - (area + age * (level + half * age) - until_seen) / survival
 
     def _refresh(self) -> None:
-        """Compute what is asked for from what was learned, once for all that was learned meanwhile."""
+        """Compute the mean and the cells, if they are outdated."""
         if self._cells:
             return
-        lasting = [1.0, *(1.0 - self._kept * ended for ended in accumulate(self._shares))]
+        lasting = [1.0, *(1.0 - self._scale * ended for ended in accumulate(self._shares))]
         self._mean = mean = sum(
             (there - here) * (more + less) / 2.0
             for (here, there), (more, less) in zip(pairwise(_AGES), pairwise(lasting), strict=True)
@@ -196,16 +181,14 @@ class Durations:
             area = integral - here * (level + half * here)
             self._cells.append((area, level, half))
             integral += (there - here) * (more + less) / 2.0
-        # An age a hair below the oldest may have the same logarithm, and then counts as in the cell beyond it.
-        self._cells.append(self._cells[-1])
 
 
 class DurationsByKind:
     """
-    The durations of the kinds that were used last.
+    The distributions of the most recently used kinds.
 
     Args:
-        prior_median: What is believed of a kind of which nothing is known: its median, in seconds.
+        prior_median: The median of the prior of each kind, in seconds.
     """
 
     def __init__(self, prior_median: float = PRIOR_MEDIAN) -> None:
@@ -215,8 +198,8 @@ class DurationsByKind:
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def of(self, kind: Kind) -> Durations:
-        """The durations of a kind; whoever holds them goes on with them when the kind is forgotten."""
+    def of_kind(self, kind: Kind) -> Durations:
+        """Return the distribution of a kind; holders keep theirs when the kind is evicted."""
         durations = self._kinds.get(kind)
         if durations is None:
             durations = self._kinds[kind] = Durations(self._prior_median)
@@ -228,7 +211,8 @@ class DurationsByKind:
 
 
 def _cell(age: float) -> int:
-    return min(int(log2(age) * _PER_OCTAVE + _FIRST), len(_GRID) - 1) if age > _YOUNGEST else 0
+    """Return the index of the cell of an age up to the oldest."""
+    return min(int(log2(age) * _PER_OCTAVE + _CELL_OFFSET), len(_GRID) - 1) if age > _YOUNGEST else 0
 
 
 def _normal(z: float) -> float:

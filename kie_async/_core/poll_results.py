@@ -1,4 +1,4 @@
-"""What an answer to ``recordInfo`` means: a record, or one of the reasons why there is none."""
+"""The meaning of an answer to ``recordInfo``: a record, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["PollResult", "PollVerdict", "judge_poll"]
 
 
 class PollVerdict(StrEnum):
-    """What one look has shown."""
+    """The meaning of the answer to one poll."""
 
     RECORD = "record"  #: The task's record.
     NOT_VISIBLE = "not visible"  #: The service does not know the id, or does not know it yet.
-    RATE_LIMITED = "rate limited"  #: Too many looks.
+    RATE_LIMITED = "rate limited"  #: Too many polls.
     DENIED = "denied"  #: The key is not accepted.
-    UNREADABLE = "unreadable"  #: Anything else: it says nothing about the task.
+    UNREADABLE = "unreadable"  #: Anything else: nothing is known of the task.
 
 
 @attrs.frozen
 class PollResult:
     """
-    One look.
+    The result of one poll.
 
     Attributes:
-        verdict: What it has shown.
+        verdict: The meaning of the answer.
 
-        record: The record, if it has shown one.
+        record: The task's record, if the answer has one.
     """
 
     verdict: PollVerdict
@@ -45,21 +45,21 @@ _NOT_FOUND = (404, 422)
 
 def judge_poll(*, task_id: str, status: int, envelope: Envelope | None, record: TaskRecord | None) -> PollResult:
     """
-    Judge the answer to a look at *task_id*.
+    Judge the answer to a poll of *task_id*.
 
-    A record counts whatever the codes around it say, as long as it is the record of the task that was asked for. An
-    unknown id is answered by 422 ``recordInfo is null`` (seen), 404 (documented) or code 200 with ``data: null`` (seen
-    on neighbouring endpoints); so is a task in its first moments.
+    A record of the task counts, whatever the codes around it are. The service answers an unknown id with 422
+    ``recordInfo is null`` (seen), 404 (documented) or code 200 with ``data: null`` (seen on neighboring endpoints); so
+    it does for a task in its first moments.
     """
     if record is not None:
         return (
             PollResult(PollVerdict.RECORD, record) if record.task_id == task_id else PollResult(PollVerdict.UNREADABLE)
         )
-    told = None if envelope is None else envelope.code
-    # A page of a proxy says nothing about the task, whatever its status is.
-    if told in _NOT_FOUND or (told == 200 and envelope is not None and envelope.data is None):  # noqa: PLR2004 (the service's own code)
+    inner = None if envelope is None else envelope.code
+    # A proxy's error page tells nothing about the task, whatever its status is.
+    if inner in _NOT_FOUND or (inner == 200 and envelope is not None and envelope.data is None):  # noqa: PLR2004 (the service's own code)
         return PollResult(PollVerdict.NOT_VISIBLE)
-    code = status if told is None else told
+    code = status if inner is None else inner
     if code == 429:  # noqa: PLR2004
         return PollResult(PollVerdict.RATE_LIMITED)
     if code == 401:  # noqa: PLR2004

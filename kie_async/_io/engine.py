@@ -16,7 +16,7 @@ import anyio
 from kie_async import errors
 from kie_async._core.callback_token import callback_secret
 from kie_async._core.job_errors import closed_error
-from kie_async._core.polling import ByLag
+from kie_async._core.polling import LagPolicy
 from kie_async._core.verdicts import Reply, Verdict, error_of_answer
 from kie_async._core.wire import read_credit, read_envelope
 from kie_async._io.callbacks.confirmations import Confirmations
@@ -108,7 +108,7 @@ class Engine:
         poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
-            policy=settings.polling or ByLag(draw=runtime.random.randrange, old_after=settings.retry.max_age),
+            policy=settings.polling or LagPolicy(randrange=runtime.random.randrange, old_age=settings.retry.max_age),
             durations=settings.durations,
             loop=loop,
             timers=timers,

@@ -203,7 +203,7 @@ async def test_a_callback_about_a_foreign_task_is_told_as_refused(tmp_path: Path
             404,
             "refused   404: its token is good, but it came to /kj_…, not to /kie/kj_…: see --path",
         ),
-        ("POST", "/kie/{token}", 400, "refused   {job} 400: the body is no JSON in UTF-8"),
+        ("POST", "/kie/{token}", 400, "refused   {job} 400: the body is not JSON in UTF-8"),
     ],
 )
 async def test_why_a_request_was_refused_is_told_and_no_token_with_it(

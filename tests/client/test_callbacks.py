@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from kie_async import EventName, KieClient, KieError, RetryPolicy, SubmitInDoubtError, TaskFailedError
-from kie_async._core.callback_token import callback_secret, callback_url
+from kie_async._core.callback_token import callback_secret, make_callback_url
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import (
     ADAPTERS,
@@ -271,7 +271,7 @@ async def test_while_the_client_is_closed_the_service_is_asked_to_try_again() ->
 async def test_no_job_of_ours_is_404_and_nobody_is_asked() -> None:
     """The token is genuine, from another journal of the same account; nothing is kept of it."""
     async with a_called_world(duration=60.0) as (setup, backend):
-        strange = callback_url(backend.url, callback_secret(KEY), f"kj_{'5' * 32}", 1)
+        strange = make_callback_url(backend.url, callback_secret(KEY), f"kj_{'5' * 32}", 1)
         assert 404 == await post(strange, body_of("f" * 32))
 
         assert ([], 0, 0) == (setup.truth.polls, setup.kie.statistics().callbacks, setup.kie.statistics().confirming)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from kie_async import EventName, KieClient, KieError, Limits, RetryPolicy, ServerError, SubmitInDoubtError
-from kie_async._core.callback_token import callback_secret, callback_url
+from kie_async._core.callback_token import callback_secret, make_callback_url
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import a_backend, a_called_world, body_of, duplicates, post
 from tests.helpers import (
@@ -146,7 +146,7 @@ async def a_foreign_task(setup: Setup, base: str, whose: str) -> str:
         case "another program's":
             return await create_foreign_task(setup.fake.url)
         case "another account's token":
-            theirs = callback_url(base, callback_secret("another key"), (await setup.rows())[0].id, 1)
+            theirs = make_callback_url(base, callback_secret("another key"), (await setup.rows())[0].id, 1)
             return await create_foreign_task(setup.fake.url, callback_url=theirs)
         case _:
             return "f" * 32

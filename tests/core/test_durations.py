@@ -158,14 +158,14 @@ def test_the_clock_from_the_end_of_the_queue_is_learned_by_itself() -> None:
 
 def test_kinds_are_learned_apart_and_the_ones_used_last_are_remembered() -> None:
     known = DurationsByKind(prior_median=40.0)
-    kept, forgotten = known.of(("kept",)), known.of(("forgotten",))
+    kept, forgotten = known.of_kind(("kept",)), known.of_kind(("forgotten",))
     kept.learn(5.0)
     for number in range(MAX_KINDS - 1):
-        known.of((f"m{number}",))
-        assert kept is known.of(("kept",))
+        known.of_kind((f"m{number}",))
+        assert kept is known.of_kind(("kept",))
 
     assert MAX_KINDS == len(known)
-    assert forgotten is not known.of(("forgotten",))
+    assert forgotten is not known.of_kind(("forgotten",))
     assert (1, 0, 40.0) == (kept.learned, forgotten.learned, forgotten.prior_median)
 
 

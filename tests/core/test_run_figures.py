@@ -26,8 +26,7 @@ from kie_async._core.budget_ledger import Ledger
 from kie_async._core.job_fields import facts
 from kie_async._core.lifecycle import Intent
 from kie_async._core.occurrences import Occurrences, short_hash
-from kie_async._core.quantiles import Quantiles
-from kie_async._core.run_figures import RunFigures
+from kie_async._core.run_figures import Quantiles, RunFigures
 from kie_async.states import JobState
 
 REQUEST = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt="x")

@@ -22,7 +22,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from kie_async._core.callback_token import mint_token
+from kie_async._core.callback_token import make_token
 
 __all__ = ["FIXED", "WAYS", "Attack", "Request", "Scene", "Target", "Way", "aimed", "drawn"]
 
@@ -128,7 +128,7 @@ class Request:
 
 
 def _genuine(scene: Scene, attack: Attack, target: Target) -> str:
-    return mint_token(scene.secret, target.job_id, 1 + attack.number % target.attempts)
+    return make_token(scene.secret, target.job_id, 1 + attack.number % target.attempts)
 
 
 def _with_last_changed(token: str) -> str:
@@ -149,8 +149,8 @@ TOKENS: Mapping[str, tuple[_Token, int | None]] = {
         lambda scene, attack, target: f"{_genuine(scene, attack, target)}?next=/{quote(attack.text)}",
         None,
     ),
-    "of an attempt to come": (lambda scene, _, target: mint_token(scene.secret, target.job_id, 999), None),
-    "of no job": (lambda scene, attack, _: mint_token(scene.secret, f"kj_{attack.number:032x}", 1), None),
+    "of an attempt to come": (lambda scene, _, target: make_token(scene.secret, target.job_id, 999), None),
+    "of no job": (lambda scene, attack, _: make_token(scene.secret, f"kj_{attack.number:032x}", 1), None),
     "below": (lambda scene, attack, target: f"more/{_genuine(scene, attack, target)}", None),
     "none": (lambda *_: "", 404),
     "noise": (lambda _, attack, __: quote(attack.text, safe="") or "-", 404),
@@ -158,7 +158,7 @@ TOKENS: Mapping[str, tuple[_Token, int | None]] = {
     "one letter changed": (lambda scene, attack, target: _with_last_changed(_genuine(scene, attack, target)), 404),
     "one letter more": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}A", 404),
     "of another attempt": (lambda scene, attack, target: _of_other_attempt(_genuine(scene, attack, target)), 404),
-    "of another account": (lambda _, __, target: mint_token(b"another", target.job_id, 1), 404),
+    "of another account": (lambda _, __, target: make_token(b"another", target.job_id, 1), 404),
     "in capitals": (lambda scene, attack, target: _genuine(scene, attack, target).upper(), 404),
     "above": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}/more", 404),
     "in the query": (lambda scene, attack, target: f"token?{_genuine(scene, attack, target)}", 404),

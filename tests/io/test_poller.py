@@ -14,10 +14,11 @@ import anyio
 import attrs
 import pytest
 
+from benchmarks.fixed_interval import FixedInterval
 from kie_async import KieError, TransportError
 from kie_async._core.durations import DurationsByKind
 from kie_async._core.poll_results import PollResult, PollVerdict
-from kie_async._core.polling import ByLag, Fixed
+from kie_async._core.polling import LagPolicy
 from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
@@ -104,7 +105,7 @@ async def a_poller(
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=polls_per_second,
-        policy=policy or Fixed(every),
+        policy=policy or FixedInterval(every),
         durations=DurationsByKind() if durations is None else durations,
         loop=loop,
         timers=timers,
@@ -427,8 +428,8 @@ async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:
         assert 5 * [*4 * [True], False] == urgent
 
 
-def by_lag() -> ByLag:
-    return ByLag(draw=lambda _: 0)
+def by_lag() -> LagPolicy:
+    return LagPolicy(randrange=lambda _: 0)
 
 
 async def wait_for(poller: Poller, job: LiveJob) -> None:
@@ -571,7 +572,7 @@ async def test_how_long_a_task_took_is_learned_from_the_services_times_else_from
         await anyio.sleep(4.0)
         poller.saw(one, TaskRecord(task_id="t0", state="generating"))
         poller.saw(stranger, TaskRecord(task_id="a-task", state="waiting", model=model))
-        known = durations.of((model,))
+        known = durations.of_kind((model,))
         poller.learn(one, ended(70.0))
         assert (1, 1) == (known.learned, known.generating.learned)
         assert known.generating.survival(50.0) > 0.45 > known.generating.survival(90.0)
@@ -602,7 +603,7 @@ async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_servi
         poller.saw(stranger, first)
         poller.learn(stranger, ended(60.0))
 
-        assert 1 == durations.of(("m", "resolution=480p")).learned
+        assert 1 == durations.of_kind(("m", "resolution=480p")).learned
 
 
 async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_looked() -> None:
@@ -628,7 +629,7 @@ async def test_tasks_that_the_service_has_lost_take_no_looks_from_those_that_run
         service = Service()
         made = jobs(lost + 20)
         async with (
-            a_poller(service, policy=ByLag(draw=random.Random(0).randrange)) as (poller, _),
+            a_poller(service, policy=LagPolicy(randrange=random.Random(0).randrange)) as (poller, _),
             anyio.create_task_group() as group,
         ):
             await anyio.sleep(4000.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from kie_async._core.callback_validation import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
+from kie_async._core.callback_validation import MAX_BODY, MAX_BODY_SECONDS, SIGNATURE_HEADERS
 
 if TYPE_CHECKING:
     from kie_async._io.callbacks.handler import CallbackHandler
@@ -51,7 +51,7 @@ def callback_routes(door: CallbackHandler, path: str) -> list[web.RouteDef]:
 async def _read_in_time(request: web.Request) -> bytes:
     if request.content.is_eof():
         return await _read(request)  # it came with the headers, as nearly always: that waits for nothing
-    async with asyncio.timeout(MAX_SECONDS):
+    async with asyncio.timeout(MAX_BODY_SECONDS):
         return await _read(request)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from kie_async._core.callback_validation import MAX_BODY, MAX_SECONDS, SIGNATURE_HEADERS
+from kie_async._core.callback_validation import MAX_BODY, MAX_BODY_SECONDS, SIGNATURE_HEADERS
 
 if TYPE_CHECKING:
     from kie_async._io.callbacks.handler import CallbackHandler
@@ -62,7 +62,7 @@ class CallbackApp:
             status, body = self._door.refuse("its URL has no token of ours", status=404)
         else:
             try:
-                async with asyncio.timeout(MAX_SECONDS):
+                async with asyncio.timeout(MAX_BODY_SECONDS):
                     given = await _read(receive)
             except TimeoutError:
                 status, body = self._door.refuse("its body was too slow", status=408)

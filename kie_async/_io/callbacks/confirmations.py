@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.matching import MAX_CALLBACK_TASK_IDS, Step, again_after, echoes, step_of
+from kie_async._core.callback_validation import (
+    MAX_CALLBACK_TASK_IDS,
+    CallbackStep,
+    confirmation_delay,
+    echoes_token,
+    next_step,
+)
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.transitions import row_of
@@ -147,7 +153,7 @@ class Confirmations:
             del self._cases[job_id]
             raise
         # Even when all is settled, the case stays for the pause: what comes meanwhile waits for its end.
-        pause = again_after(case.rounds, proved=proved)
+        pause = confirmation_delay(case.rounds, proved=proved)
         if pause is None:
             del self._cases[job_id]
             if (job := self._parts.registry.get(job_id)) is not None:
@@ -181,25 +187,25 @@ class Confirmations:
             row = await self._row(job_id)
             if row is None:
                 return True, True
-            step = step_of(row, task_id)
-            if step is not Step.PROVE:
+            step = next_step(row, task_id)
+            if step is not CallbackStep.PROVE:
                 # The answer to the create may have come since, or a look may have seen the end.
                 parts.net.came(job_id, parts.registry.get(job_id))
-            if step is Step.NOTHING:
+            if step is CallbackStep.NOTHING:
                 await self._forget_hint(job_id, task_id)
                 return True, True
             poll = await parts.poller.poll_now(task_id)
             self.polls += 1
             if poll.record is None:
-                if step is Step.CONFIRM or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < VISIBLE_LOOKS:
-                    return False, step is Step.CONFIRM
+                if step is CallbackStep.CONFIRM or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < VISIBLE_LOOKS:
+                    return False, step is CallbackStep.CONFIRM
                 await self._disprove(row, task_id)
                 return True, False
-            if step is Step.PROVE and not echoes(poll.record, job_id, parts.secret):
+            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, parts.secret):
                 await self._disprove(row, task_id)
                 return True, False
             settled = await self._apply(job_id, task_id, poll.record)
-            if settled and step is Step.PROVE:
+            if settled and step is CallbackStep.PROVE:
                 await self._forget_hint(job_id, task_id)
         except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
             return False, False
@@ -226,7 +232,7 @@ class Confirmations:
             if record.ended:
                 parts.net.came(job_id, job)  # of another process's job, too: callbacks do come
             await parts.tracker.apply(job, record)
-        return step_of(row_of(job), task_id) is Step.NOTHING
+        return next_step(row_of(job), task_id) is CallbackStep.NOTHING
 
     async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
         """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""

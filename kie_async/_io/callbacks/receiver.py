@@ -10,8 +10,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from kie_async._core.callback_validation import check_signature, read_task_id
-from kie_async._core.matching import MAX_CALLBACK_TASK_IDS, Step, step_of
+from kie_async._core.callback_validation import (
+    MAX_CALLBACK_TASK_IDS,
+    CallbackStep,
+    check_signature,
+    next_step,
+    read_task_id,
+)
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async.errors import CallbackRejectedError, JournalError
 from kie_async.events import EventName
@@ -77,8 +82,8 @@ class Receiver:
             if row is None:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
-            step = step_of(row, task_id)
-            if step is Step.PROVE:
+            step = next_step(row, task_id)
+            if step is CallbackStep.PROVE:
                 if not self._confirmations.has_room(job_id, task_id):
                     msg = "too many callbacks for its job wait"
                     raise CallbackRejectedError(msg, status=_TOO_MANY)
@@ -86,11 +91,13 @@ class Receiver:
         except JournalError as error:
             msg = "it could not be noted"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN) from error
-        if step is not Step.NOTHING and not self._confirmations.ask(job_id, task_id, own=step is Step.CONFIRM):
+        if step is not CallbackStep.NOTHING and not self._confirmations.ask(
+            job_id, task_id, own=step is CallbackStep.CONFIRM
+        ):
             msg = "too many callbacks wait"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN)
         self.callbacks += 1
-        if step is not Step.PROVE:
+        if step is not CallbackStep.PROVE:
             parts.net.came(job_id, job)
         self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt, state=row.state)
 
@@ -108,7 +115,7 @@ class Receiver:
     async def _write_down(self, job: LiveJob, task_id: str) -> None:
         """Keep the id of a task that nothing else would lead to, in case the process ends before it is proved."""
         row = await self._parts.journal.get(job.id)
-        if row is None or step_of(row, task_id) is not Step.PROVE or task_id in row.callback_task_ids:
+        if row is None or next_step(row, task_id) is not CallbackStep.PROVE or task_id in row.callback_task_ids:
             return
         if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
             await self._parts.transitions.note(job, callback_task_ids=(*row.callback_task_ids, task_id))

@@ -8,7 +8,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kie_async._core.callback_loss import CallbackLoss
+from kie_async._core.polling import CallbackLoss
 
 if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import LiveJob
@@ -53,7 +53,7 @@ class CallbackWeight:
         self._since = runtime.now()
         self._trust = CallbackLoss()
         self._due: dict[str, Timer] = {}
-        self._planned_at = self._trust.chance_lost
+        self._planned_at = self._trust.probability
         self._told = False
 
     def receiving(self) -> None:
@@ -69,7 +69,7 @@ class CallbackWeight:
             return 1.0
         # Of a job from an earlier run, the callback may have come while nobody was there.
         missed = job.accepted_at < self._since and job.record is None
-        return 1.0 if missed else self._trust.chance_lost
+        return 1.0 if missed else self._trust.probability
 
     def came(self, job_id: str, job: LiveJob | None) -> None:
         """A callback for an intent has come, to this process or to another one; counted once."""
@@ -80,7 +80,7 @@ class CallbackWeight:
             return  # of an old one, or one of several
         if job is not None:
             job.called_back = True
-        self._trust.came()
+        self._trust.record_received()
         self._told = False
         self._reconsider()
 
@@ -95,8 +95,8 @@ class CallbackWeight:
 
     def _lost(self, job_id: str) -> None:
         del self._due[job_id]
-        before = self._trust.chance_lost
-        self._trust.lost()
+        before = self._trust.probability
+        self._trust.record_lost()
         if self._trust.receiving and not self._told and before >= _DOUBTFUL:
             self._told = True
             _log.warning(
@@ -108,7 +108,7 @@ class CallbackWeight:
 
     def _reconsider(self) -> None:
         """Plan the looks anew if what they are worth has changed much."""
-        now = self._trust.chance_lost
+        now = self._trust.probability
         if max(now, self._planned_at) >= _MUCH * min(now, self._planned_at):
             self._planned_at = now
             self._poller.replan(self._registry)

@@ -21,8 +21,7 @@ from kie_async import errors
 from kie_async._core.durations import DurationsByKind
 from kie_async._core.job_errors import closed_error
 from kie_async._core.poll_results import PollResult, PollVerdict, judge_poll
-from kie_async._core.polling import PollingPolicy
-from kie_async._core.round_trips import RoundTrips
+from kie_async._core.polling import PollingPolicy, RoundTripTimeout
 from kie_async._core.token_buckets import WindowBucket
 from kie_async._core.wire import read_record_body
 from kie_async._io.http.backoff import pause_after
@@ -113,7 +112,7 @@ class Poller:
         tokens = max(1, round(polls_per_second))
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
         self.pacer = WindowBucket(tokens, tokens / polls_per_second)
-        self._round_trips = RoundTrips()
+        self._round_trips = RoundTripTimeout()
         self._urgent: deque[_Question] = deque()
         self._urgent_in_a_row = 0
         self._on_wire = 0
@@ -280,7 +279,7 @@ class Poller:
                 if not silent and poll.verdict is not PollVerdict.RATE_LIMITED:
                     # Whatever came instead of a record, the next look is as far away as after one; but a look that was
                     # silent or refused is as good as none, and its job as overdue as before.
-                    watch.seen_at = max(watch.seen_at, began_at)
+                    watch.running_at = max(watch.running_at, began_at)
             await self.on_poll(job, poll)
         finally:
             # Whatever went wrong, in a hook of the caller's own session for example: the task is not forgotten.
@@ -289,7 +288,7 @@ class Poller:
     def _patience(self, silences: int) -> float:
         # One silence is bad luck; from the second on it may be that answers have become slow.
         doublings = min(max(0, silences - 1), _MOST_DOUBLINGS)
-        return min(LOOK_TIMEOUT, self._round_trips.patience * 2.0**doublings)
+        return min(LOOK_TIMEOUT, self._round_trips.seconds * 2.0**doublings)
 
     async def _poll(self, task_id: str, until: float) -> PollResult:
         began_at = self._loop.time()
@@ -297,7 +296,7 @@ class Poller:
             answer = await self._transport.poll(task_id, timeout=until - began_at)
             self.polls += 1
             round_trip = self._loop.time() - began_at
-            self._round_trips.took(round_trip)
+            self._round_trips.record_round_trip(round_trip)
             self.on_round_trip(round_trip)
             envelope, record = read_record_body(answer.body)
             poll = judge_poll(task_id=task_id, status=answer.status, envelope=envelope, record=record)

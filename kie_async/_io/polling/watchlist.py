@@ -14,7 +14,7 @@ from itertools import islice
 import attrs
 
 from kie_async._core.durations import DurationsByKind, Kind, kind_of
-from kie_async._core.polling import Outlook, PollingPolicy
+from kie_async._core.polling import PolledTask, PollingPolicy
 from kie_async._core.wire import read_param
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.timers import DeadlineQueue, Timers
@@ -39,7 +39,7 @@ _NOT_DUE = -1
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
-class Watch(Outlook):
+class Watch(PolledTask):
     """
     A job that is looked at.
 
@@ -111,8 +111,8 @@ class Watchlist:
         if job.task_id is None:
             msg = f"{job.id} has no taskId to look at"
             raise ValueError(msg)
-        whole = self._durations.of(_kind(job, job.record))
-        job.watch = watch = Watch(job=job, whole=whole, accepted_at=job.accepted_at)
+        whole = self._durations.of_kind(_kind(job, job.record))
+        job.watch = watch = Watch(job=job, total=whole, accepted_at=job.accepted_at)
         self.watched += 1
         self.plan(watch)
 
@@ -130,19 +130,19 @@ class Watchlist:
             return
         if job.foreign and record.model is not None and job.record is None:
             # Its first record: nothing was known of it before.
-            watch.is_of(self._durations.of(_kind(job, record)), job.accepted_at)
-        watch.saw(record.state, self._now())
+            watch.set_kind(self._durations.of_kind(_kind(job, record)), job.accepted_at)
+        watch.record_state(record.state, self._now())
         self._replan(watch)
 
     def learn(self, job: LiveJob, record: TaskRecord) -> None:
         """See ``Poller.learn``."""
         if job.watch is None:  # somebody else has looked at it
             if record.seconds is not None:
-                self._durations.of(_kind(job, record)).learn(record.seconds)
+                self._durations.of_kind(_kind(job, record)).learn(record.seconds)
         elif record.seconds is not None:
-            job.watch.ended(record.seconds)
+            job.watch.record_duration(record.seconds)
         elif not job.foreign:
-            job.watch.ended(self._now() - job.accepted_at)
+            job.watch.record_duration(self._now() - job.accepted_at)
 
     # -- what they weigh --------------------------------------------------------------------------------------------
 
@@ -185,11 +185,11 @@ class Watchlist:
     def plan(self, watch: Watch) -> None:
         """Plan the next look at a job of which no look is planned or due."""
         watch.weight = self._weight(watch.job)
-        self._planned.set(watch, self._policy.next_look_at(watch, self._now()))
+        self._planned.set(watch, self._policy.next_poll_at(watch, self._now()))
 
     def take(self, now: float) -> Watch:
         """The job to look at *now*; there is one that is due."""
-        return self._take_from(self._policy.choose(self.due, now))
+        return self._take_from(self._policy.choose_next(self.due, now))
 
     def _replan(self, watch: Watch) -> None:
         if not watch.polling:

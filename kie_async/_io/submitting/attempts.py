@@ -15,7 +15,7 @@ from aiohttp import ClientConnectorCertificateError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential
 
 from kie_async import errors
-from kie_async._core.callback_token import callback_url
+from kie_async._core.callback_token import make_callback_url
 from kie_async._core.verdicts import Reply, Verdict, decide, error_of
 from kie_async._core.wire import read_envelope, task_id_of, write_create
 from kie_async._io.http.backoff import FullJitter, pause_after
@@ -224,7 +224,7 @@ class Owner:
         row = row_of(self._job)
         url = None
         if row.callback_url is not None:
-            url = callback_url(row.callback_url, self._tools.secret, row.id, row.attempts + 1)
+            url = make_callback_url(row.callback_url, self._tools.secret, row.id, row.attempts + 1)
         return write_create(row.model, self._given, url)
 
     async def _before_first_byte(self, permit: Permit) -> None:

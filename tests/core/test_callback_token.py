@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from kie_async._core.callback_token import (
     CallbackToken,
     callback_secret,
-    callback_url,
     find_token,
-    mint_token,
-    read_token,
+    make_callback_url,
+    make_token,
+    verify_token,
 )
 from tests.core.strategies import attempts, job_ids, secrets
 
 SECRET = b"a secret"
 INTENT = "kj_" + "0123456789abcdef" * 2
-TOKEN = mint_token(SECRET, INTENT, 7)
+TOKEN = make_token(SECRET, INTENT, 7)
 MAC = TOKEN.rsplit(".", 1)[1]
 
 #: API keys: printable ASCII without blanks.
@@ -40,14 +40,14 @@ _bases = st.builds(
 
 @given(secrets, job_ids, attempts)
 def test_a_token_says_whose_create_it_was(secret: bytes, job_id: str, attempt: int) -> None:
-    assert CallbackToken(job_id, attempt) == read_token(secret, mint_token(secret, job_id, attempt))
+    assert CallbackToken(job_id, attempt) == verify_token(secret, make_token(secret, job_id, attempt))
 
 
 @given(secrets, secrets, job_ids, attempts)
 def test_a_token_made_with_another_secret_is_refused(first: bytes, second: bytes, job_id: str, attempt: int) -> None:
     assume(hmac.digest(first, b"", "sha256") != hmac.digest(second, b"", "sha256"))
 
-    assert read_token(second, mint_token(first, job_id, attempt)) is None
+    assert verify_token(second, make_token(first, job_id, attempt)) is None
 
 
 @given(secrets, job_ids, job_ids, attempts, attempts)
@@ -55,23 +55,23 @@ def test_a_mac_fits_one_attempt_of_one_intent(
     secret: bytes, job_id: str, other_id: str, attempt: int, other_attempt: int
 ) -> None:
     assume((job_id, attempt) != (other_id, other_attempt))
-    mac = mint_token(secret, job_id, attempt).rsplit(".", 1)[1]
+    mac = make_token(secret, job_id, attempt).rsplit(".", 1)[1]
 
-    assert read_token(secret, f"{other_id}.{other_attempt}.{mac}") is None
+    assert verify_token(secret, f"{other_id}.{other_attempt}.{mac}") is None
 
 
 @given(st.integers(0, len(TOKEN) - 1), st.characters() | st.sampled_from("0.-_=+/ \n"), st.integers(0, 1))
 def test_a_token_with_one_character_changed_added_or_dropped_is_refused(at: int, character: str, drop: int) -> None:
     for tampered in (TOKEN[:at] + character + TOKEN[at + drop :], TOKEN[:at] + TOKEN[at + 1 :]):
         if tampered != TOKEN:
-            assert read_token(SECRET, tampered) is None
+            assert verify_token(SECRET, tampered) is None
 
 
 @pytest.mark.parametrize("at", range(len(TOKEN)))
 def test_every_character_of_a_token_counts(at: int) -> None:
     others = set(string.ascii_letters + string.digits + "-_.") - {TOKEN[at]}
 
-    assert {None} == {read_token(SECRET, TOKEN[:at] + other + TOKEN[at + 1 :]) for other in others}
+    assert {None} == {verify_token(SECRET, TOKEN[:at] + other + TOKEN[at + 1 :]) for other in others}
 
 
 @pytest.mark.parametrize(
@@ -90,17 +90,17 @@ def test_every_character_of_a_token_counts(at: int) -> None:
         f"{INTENT}.\N{ARABIC-INDIC DIGIT SEVEN}.{MAC}",
         f"{INTENT}.\N{FULLWIDTH DIGIT SEVEN}.{MAC}",
         f"{INTENT}.7\N{FULLWIDTH FULL STOP}{MAC}",
-        mint_token(SECRET, INTENT, 0),
-        mint_token(SECRET, INTENT, -1),
-        mint_token(SECRET, INTENT, 1_000_000),
-        mint_token(SECRET, INTENT.upper(), 7),
-        mint_token(SECRET, "f" * 32, 7),
-        mint_token(SECRET, f"{INTENT}.7", 7),
+        make_token(SECRET, INTENT, 0),
+        make_token(SECRET, INTENT, -1),
+        make_token(SECRET, INTENT, 1_000_000),
+        make_token(SECRET, INTENT.upper(), 7),
+        make_token(SECRET, "f" * 32, 7),
+        make_token(SECRET, f"{INTENT}.7", 7),
     ],
 )
 def test_a_token_has_one_spelling(token: str) -> None:
     """Other spellings of the same would be other names for one attempt, even with a MAC that fits."""
-    assert read_token(SECRET, token) is None
+    assert verify_token(SECRET, token) is None
 
 
 @pytest.mark.parametrize("attempt", range(1, 200))
@@ -108,17 +108,17 @@ def test_the_mac_is_of_the_alphabet_that_urls_leave_alone(attempt: int) -> None:
     """In the usual alphabet of base64 the same MAC would have a plus or a slash in it."""
     digest = hmac.digest(SECRET, f"{INTENT}.{attempt}".encode(), hashlib.sha256)
     usual = f"{INTENT}.{attempt}.{base64.b64encode(digest).decode()[:22]}"
-    ours = mint_token(SECRET, INTENT, attempt)
+    ours = make_token(SECRET, INTENT, attempt)
 
     assert usual.replace("+", "-").replace("/", "_") == ours
-    assert (read_token(SECRET, usual) is None) is (usual != ours)
+    assert (verify_token(SECRET, usual) is None) is (usual != ours)
 
 
 def test_tokens_of_earlier_versions_stay_genuine() -> None:
     """A create of yesterday calls back today: neither label nor form may change."""
     token = "kj_0123456789abcdef0123456789abcdef.1.Ix3IJZt2Ke3_r-LavMTUPD"
 
-    assert token == mint_token(callback_secret("kie-key"), INTENT, 1)
+    assert token == make_token(callback_secret("kie-key"), INTENT, 1)
 
 
 @given(_keys, _keys)
@@ -135,7 +135,7 @@ def test_each_key_has_a_secret_of_its_own_which_does_not_show_it(key: str, other
 
 @given(_bases, secrets, job_ids, attempts)
 def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes, job_id: str, attempt: int) -> None:
-    url = callback_url(base, secret, job_id, attempt)
+    url = make_callback_url(base, secret, job_id, attempt)
     path, _, query = base.partition("?")
 
     assert url.startswith(path.rstrip("/") + "/kj_")
@@ -156,7 +156,7 @@ def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes,
     ],
 )
 def test_the_token_goes_to_the_end_of_the_path(base: str, url: str) -> None:
-    assert url == callback_url(base, SECRET, INTENT, 7)
+    assert url == make_callback_url(base, SECRET, INTENT, 7)
 
 
 @pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#", "/", "/?a=1", "/#part"])
@@ -187,4 +187,4 @@ def test_a_token_elsewhere_in_a_url_does_not_count(url: str) -> None:
 @given(st.text())
 def test_no_text_makes_the_search_fail(url: str) -> None:
     assert find_token(SECRET, url) is None
-    assert read_token(SECRET, url) is None
+    assert verify_token(SECRET, url) is None

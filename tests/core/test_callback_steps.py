@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kie_async import JSON, TaskRecord
-from kie_async._core.callback_token import callback_url
+from kie_async._core.callback_token import make_callback_url
+from kie_async._core.callback_validation import CallbackStep, confirmation_delay, echoes_token, next_step
 from kie_async._core.lifecycle import Intent
-from kie_async._core.matching import Step, again_after, echoes, step_of
 from kie_async.states import JobState
 from tests.core.strategies import attempts, job_ids, secrets
 from tests.strategies import json_values, task_ids, wild_data
@@ -65,8 +65,10 @@ def test_a_task_that_is_not_known_to_be_the_jobs_is_proved_whatever_the_row_says
     """No state, no record and no earlier hint makes a task the job's: a hint is what somebody has posted."""
     assume(task_id != intent.task_id and task_id not in intent.duplicate_task_ids)
 
-    assert Step.PROVE is step_of(intent, task_id)
-    assert Step.PROVE is step_of(attrs.evolve(intent, callback_task_ids=(*intent.callback_task_ids, task_id)), task_id)
+    assert CallbackStep.PROVE is next_step(intent, task_id)
+    assert CallbackStep.PROVE is next_step(
+        attrs.evolve(intent, callback_task_ids=(*intent.callback_task_ids, task_id)), task_id
+    )
 
 
 @given(_intents, st.data())
@@ -75,7 +77,7 @@ def test_what_is_known_already_asks_for_nothing(intent: Intent, data: st.DataObj
     ended = [intent.task_id] if intent.task_id is not None and intent.record is not None else []
     assume(ended or intent.duplicate_task_ids)
 
-    assert Step.NOTHING is step_of(intent, data.draw(st.sampled_from([*ended, *intent.duplicate_task_ids])))
+    assert CallbackStep.NOTHING is next_step(intent, data.draw(st.sampled_from([*ended, *intent.duplicate_task_ids])))
 
 
 @given(_intents, task_ids)
@@ -83,25 +85,25 @@ def test_the_jobs_own_task_is_confirmed_until_its_end_is_written_down(intent: In
     """In whatever state the row is: a stalled job may still end."""
     assume(task_id not in intent.duplicate_task_ids)
 
-    assert Step.CONFIRM is step_of(attrs.evolve(intent, task_id=task_id, record=None), task_id)
-    assert Step.NOTHING is step_of(attrs.evolve(intent, task_id=task_id, record="{}"), task_id)
+    assert CallbackStep.CONFIRM is next_step(attrs.evolve(intent, task_id=task_id, record=None), task_id)
+    assert CallbackStep.NOTHING is next_step(attrs.evolve(intent, task_id=task_id, record="{}"), task_id)
 
 
 @pytest.mark.parametrize(
     ("known", "step"),
     [
-        (row(), Step.PROVE),
-        (row(task_id="other"), Step.PROVE),
-        (row(task_id="other", record="{}"), Step.PROVE),
-        (row(task_id="task"), Step.CONFIRM),
-        (row(task_id="task", record="{}"), Step.NOTHING),
-        (row(task_id="other", duplicate_task_ids=("third", "task")), Step.NOTHING),
-        (row(task_id="other", duplicate_task_ids=("third",)), Step.PROVE),
-        (row(duplicate_task_ids=("task",)), Step.NOTHING),
+        (row(), CallbackStep.PROVE),
+        (row(task_id="other"), CallbackStep.PROVE),
+        (row(task_id="other", record="{}"), CallbackStep.PROVE),
+        (row(task_id="task"), CallbackStep.CONFIRM),
+        (row(task_id="task", record="{}"), CallbackStep.NOTHING),
+        (row(task_id="other", duplicate_task_ids=("third", "task")), CallbackStep.NOTHING),
+        (row(task_id="other", duplicate_task_ids=("third",)), CallbackStep.PROVE),
+        (row(duplicate_task_ids=("task",)), CallbackStep.NOTHING),
     ],
 )
-def test_steps_are_those_of_the_table(known: Intent, step: Step) -> None:
-    assert step is step_of(known, "task")
+def test_steps_are_those_of_the_table(known: Intent, step: CallbackStep) -> None:
+    assert step is next_step(known, "task")
 
 
 # -- echoes -------------------------------------------------------------------------------------------------------
@@ -112,11 +114,11 @@ def test_a_record_that_echoes_our_token_is_the_intents(
     secret: bytes, job_id: str, attempt: int, given_input: JSON
 ) -> None:
     """The service encodes the echo once or twice; each attempt of the intent has a token of its own."""
-    param: JSON = {"model": "a", "callBackUrl": callback_url(BASE, secret, job_id, attempt), "input": given_input}
+    param: JSON = {"model": "a", "callBackUrl": make_callback_url(BASE, secret, job_id, attempt), "input": given_input}
 
-    assert echoes(record_with(param), job_id, secret)
-    assert echoes(record_with(json.dumps(param)), job_id, secret)
-    assert echoes(record_with(json.dumps(json.dumps(param))), job_id, secret)
+    assert echoes_token(record_with(param), job_id, secret)
+    assert echoes_token(record_with(json.dumps(param)), job_id, secret)
+    assert echoes_token(record_with(json.dumps(json.dumps(param))), job_id, secret)
 
 
 @given(secrets, job_ids, job_ids, attempts)
@@ -125,26 +127,26 @@ def test_a_record_that_echoes_the_token_of_another_intent_is_not(
 ) -> None:
     """A real task of the account, created by another job: it must not be bound to this one."""
     assume(job_id != other_id)
-    param = json.dumps({"callBackUrl": callback_url(BASE, secret, other_id, attempt)})
+    param = json.dumps({"callBackUrl": make_callback_url(BASE, secret, other_id, attempt)})
 
-    assert not echoes(record_with(param), job_id, secret)
+    assert not echoes_token(record_with(param), job_id, secret)
 
 
 @given(job_ids, attempts)
 def test_a_token_that_was_made_without_our_secret_proves_nothing(job_id: str, attempt: int) -> None:
     """What another account's key makes, or a guess."""
-    param = json.dumps({"callBackUrl": callback_url(BASE, b"another secret", job_id, attempt)})
+    param = json.dumps({"callBackUrl": make_callback_url(BASE, b"another secret", job_id, attempt)})
 
-    assert not echoes(record_with(param), job_id, SECRET)
+    assert not echoes_token(record_with(param), job_id, SECRET)
 
 
 @given(wild_data | st.builds(lambda param: {"param": param}, json_values() | json_values().map(json.dumps)))
 def test_whatever_a_record_echoes_it_is_not_ours_by_accident(data: dict[str, JSON]) -> None:
     """And nothing that a record may hold makes the question fail."""
-    assert not echoes(TaskRecord(task_id="a", state="success", raw=data), INTENT, SECRET)
+    assert not echoes_token(TaskRecord(task_id="a", state="success", raw=data), INTENT, SECRET)
 
 
-URL = callback_url(BASE, SECRET, INTENT, 1)
+URL = make_callback_url(BASE, SECRET, INTENT, 1)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ URL = callback_url(BASE, SECRET, INTENT, 1)
 )
 def test_our_token_counts_only_where_the_create_has_named_its_callback(param: JSON) -> None:
     """A prompt is somebody else's text: what is written there proves nothing."""
-    assert not echoes(record_with(param), INTENT, SECRET)
+    assert not echoes_token(record_with(param), INTENT, SECRET)
 
 
 # -- pauses -------------------------------------------------------------------------------------------------------
@@ -179,19 +181,19 @@ def test_our_token_counts_only_where_the_create_has_named_its_callback(param: JS
 @pytest.mark.parametrize(("proved", "most", "within"), [(True, 6, 31.0), (False, 64, 3600.0)])
 def test_looks_become_rarer_and_come_to_an_end(proved: bool, most: int, within: float) -> None:  # noqa: FBT001 (a row)
     """A task that is polled anyway is left to that after half a minute; another one is given about an hour."""
-    pauses = [again_after(polls, proved=proved) for polls in range(1, most)]
+    pauses = [confirmation_delay(polls, proved=proved) for polls in range(1, most)]
 
     assert all(pause is not None for pause in pauses)
     assert pauses == sorted(pauses, key=lambda pause: pause or 0.0)
     assert [1.0, 2.0, 4.0, 8.0] == pauses[:4]
     assert within * 0.9 <= sum(pause or 0.0 for pause in pauses) <= within * 1.1
-    assert again_after(most, proved=proved) is None
+    assert confirmation_delay(most, proved=proved) is None
 
 
 @given(st.integers(1, 10_000), st.booleans())
 def test_a_pause_is_a_second_to_a_minute_whatever_was_looked_at_before(polls: int, proved: bool) -> None:  # noqa: FBT001 (drawn)
     """So a token that has leaked causes a look a second at most, however often it is posted."""
-    pause = again_after(polls, proved=proved)
+    pause = confirmation_delay(polls, proved=proved)
 
     assert pause is None or 1.0 <= pause <= 60.0
-    assert pause is not None or again_after(polls + 1, proved=proved) is None
+    assert pause is not None or confirmation_delay(polls + 1, proved=proved) is None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from kie_async._core.callback_validation import MAX_AGE, MAX_BODY, check_signature, read_task_id
+from kie_async._core.callback_validation import MAX_BODY, MAX_SIGNATURE_AGE, check_signature, read_task_id
 from kie_async.errors import CallbackRejectedError
 from kie_async.testing.callbacks import sign
 from tests.signature_vectors import VECTORS, Vector
@@ -128,7 +128,7 @@ def test_whatever_is_posted_is_read_or_refused(body: bytes) -> None:
     ids=["empty", "brace", "truncated", "form", "no-utf8", "utf16", "half-utf8", "lists", "objects", "just-too-deep"],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
-    assert (400, "the body is no JSON in UTF-8") == unread(body)
+    assert (400, "the body is not JSON in UTF-8") == unread(body)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +273,12 @@ def test_the_dot_between_id_and_time_cannot_be_moved() -> None:
     assert refusal([KEY], "a", {**headers, "x-webhook-timestamp": "1.2"}, wall=2) is not None
 
 
-@given(st.floats(-1e6, 1e6) | st.sampled_from([-MAX_AGE, MAX_AGE, -300.5, 300.5, 0.0]))
+@given(st.floats(-1e6, 1e6) | st.sampled_from([-MAX_SIGNATURE_AGE, MAX_SIGNATURE_AGE, -300.5, 300.5, 0.0]))
 def test_a_signature_is_good_for_five_minutes_either_way(age: float) -> None:
     """A replay of yesterday is refused; a clock that is a little behind or ahead is not."""
     headers = signed(KEY, ID, NOW)
 
-    assert 300.0 == MAX_AGE
+    assert 300.0 == MAX_SIGNATURE_AGE
     assert (refusal([KEY], ID, headers, wall=NOW + age) is None) is (abs((NOW + age) - NOW) <= 300.0)
 
 
@@ -306,7 +306,7 @@ def test_a_time_that_is_no_whole_number_of_seconds_is_refused(stamp: str) -> Non
     good = signed(KEY, ID, NOW)
 
     why = refusal([KEY], ID, {**good, "x-webhook-timestamp": stamp})
-    assert "the time of the signature is no whole number of seconds" == why
+    assert "the timestamp of the signature is not a whole number of seconds" == why
 
 
 @given(st.text(max_size=60) | st.text(st.characters(exclude_categories=()), max_size=60))
