@@ -1,4 +1,4 @@
-"""What the tests of the client stand on: one service, one client of it, and the ledger that is kept of both."""
+"""Shared helpers: a fake service with a client, requests for it, and checks of the journal against the service."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 
-#: Canaries: neither may ever be seen in a log, an error or a repr.
+#: Canaries: neither may appear in a log, an error or a repr.
 KEY = "canary-of-the-api-key"
 PROMPT = "The canary turns its head"
 
 IMAGE = "https://example.com/cat.png"
-#: A receiver that does not exist; the fake posts to this machine only.
+#: A receiver that does not exist. The fake posts to this machine only.
 CALLBACKS = "https://app.example.com/kie"
 
-#: Where a task may be that the client cannot name: its caller was told that it is in doubt.
+#: States of a job whose task the client may not know: its caller was told that it is in doubt.
 _TOLD = frozenset({JobState.SENDING, JobState.IN_DOUBT, JobState.UNRESOLVED, JobState.ABANDONED})
 
 
@@ -77,12 +77,12 @@ class JournalClient(KieClient):
 
 
 def make_request(number: int = 0, **options: Any) -> Wan22TurboImageToVideo:
-    """A good request; the number in its prompt ties a task to its intent."""
+    """Make a valid request. The number in its prompt ties a task to its intent."""
     return Wan22TurboImageToVideo(**{"image": IMAGE, "prompt": f"{PROMPT}, take {number}", **options})
 
 
-async def create_foreign_task(url: str, prompt: str = "somebody else's", callback_url: str | None = None) -> str:
-    """Create a task with another program of the same account; returns its id."""
+async def create_foreign_task(url: str, prompt: str = "of another program", callback_url: str | None = None) -> str:
+    """Create a task as another program of the same account does, and return its id."""
     body = {"model": make_request().model, "input": make_request(prompt=prompt).input({})}
     headers = {"Authorization": f"Bearer {KEY}"}
     async with (
@@ -97,14 +97,14 @@ async def create_foreign_task(url: str, prompt: str = "somebody else's", callbac
 
 
 def no_keepalive(**kwargs: Any) -> aiohttp.ClientSession:
-    """A session that connects anew for every request, so that an outage is felt at once."""
+    """Make a session that connects for every request, so that it notices an outage at once."""
     return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(limit=0, force_close=True)})
 
 
 @attrs.define(eq=False)
 class Setup:
     """
-    One service and one client.
+    A service and a client of it.
 
     Attributes:
         kie: The client.
@@ -113,7 +113,7 @@ class Setup:
 
         journal: The client's journal.
 
-        events: What the client has reported.
+        events: The events that the client reported.
     """
 
     kie: KieClient
@@ -123,7 +123,7 @@ class Setup:
 
     @property
     def truth(self) -> Truth:
-        """What the service has seen and done."""
+        """The record of what the service saw and did."""
         return self.fake.truth
 
     @property
@@ -132,19 +132,19 @@ class Setup:
         return list(self.fake.truth.tasks)
 
     def reported(self, name: EventName) -> list[Event]:
-        """The events of a name."""
+        """Return the reported events with a name."""
         return [event for event in self.events if event.name is name]
 
     async def rows(self) -> list[Intent]:
-        """What the journal knows."""
+        """Return all rows of the journal."""
         return list(await self.journal.rows())
 
     async def states(self) -> dict[str, int]:
-        """How many intents are in which state."""
+        """Count the rows by state."""
         return dict(Counter(str(row.state) for row in await self.rows()))
 
     async def row(self) -> Intent:
-        """The only row."""
+        """Return the only row."""
         (row,) = await self.rows()
         return row
 
@@ -152,7 +152,7 @@ class Setup:
 @asynccontextmanager
 async def client_and_fake(*, client: Mapping[str, Any] | None = None, **service: Any) -> AsyncIterator[Setup]:
     """
-    A service and a client, both made as asked for; when it is left, the ledger of the two must be right.
+    Run a service and a client, and check the journal against the service at the end.
 
     Args:
         client: Arguments of the client.
@@ -174,17 +174,17 @@ def _prompt(given: object) -> str:
 
 def assert_ledger(rows: Iterable[Intent], truth: Truth, *, lives: int = 1) -> None:
     """
-    The journal and the service's truth agree about the money.
+    Check that the journal and the service agree about every paid task.
 
-    No intent has more tasks than one and those that its suspect attempts may have made; every task is in the journal,
-    by its id or as an intent in doubt; and what the journal says of a task's end is how it ended.
+    An intent has at most one task, and one for each ambiguous attempt. Every task is in the journal, by its id or as an
+    intent in doubt. The journal has the same result of a task as the service.
 
     Args:
-        rows: The journal.
+        rows: The rows of the journal.
 
-        truth: What the service has seen.
+        truth: The service's record.
 
-        lives: How many processes there were: each counts its creates anew, and the service refuses what is too much.
+        lives: The number of processes. Each counts its creates from zero, and the service refuses the excess.
     """
     rows = list(rows)
     by_prompt = {_prompt(json.loads(row.input)): row for row in rows}
@@ -192,7 +192,7 @@ def assert_ledger(rows: Iterable[Intent], truth: Truth, *, lives: int = 1) -> No
     tasks = Counter(_prompt(task.input) for task in truth.created)
     for task in truth.created:
         row = named.get(task.task_id) or by_prompt.get(_prompt(task.input))
-        assert row is not None, f"a paid task that nobody knows: {task.task_id}"
+        assert row is not None, f"a paid task is missing in the journal: {task.task_id}"
         assert row.ambiguous_attempts or row.state in _TOLD or task.task_id in (row.task_id, *row.duplicate_task_ids), (
             row
         )
@@ -205,8 +205,8 @@ def assert_ledger(rows: Iterable[Intent], truth: Truth, *, lives: int = 1) -> No
 
 
 async def assert_settled(kie: KieClient) -> None:
-    """Everything but the totals is zero: no job, slot, token, look, waiter or task of the loop is left."""
-    for _ in range(3):  # whoever has just ended may have a turn of the loop to go
+    """Check that no job, slot, token, poll, waiter or loop task is left: all statistics but the totals are zero."""
+    for _ in range(3):  # a task that has just ended may need one more turn of the loop
         await anyio.lowlevel.checkpoint()
     left = attrs.evolve(kie.statistics(), polls=0, callbacks=0, confirmations=0, duplicate_records=0)
     assert Statistics() == left, left

@@ -1,4 +1,4 @@
-"""What a client is configured with: the keys that callbacks are signed with."""
+"""The configuration of a client: keys, URLs and options."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 @given(st.lists(_keys, max_size=4), st.sampled_from([list, tuple]))
 def test_webhook_keys_are_taken_as_they_are_in_their_order(keys: list[str], kind: type) -> None:
-    """The service makes them, so that nothing is known of what they look like: blanks and umlauts stay."""
+    """The service makes the keys, so any characters are kept: spaces and umlauts, too."""
     assert tuple(keys) == read_webhook_keys(kind(keys))
 
 
 @given(_keys)
 def test_one_webhook_key_is_a_list_of_one(key: str) -> None:
-    """And not of its letters."""
+    """A string is one key, not a list of characters."""
     assert (key,) == read_webhook_keys(key)
 
 
@@ -44,7 +44,7 @@ def test_several_webhook_keys_may_be_a_set() -> None:
 def test_what_is_given_goes_before_the_environment(
     given_key: str | None, environment: str | None, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty list says that callbacks are not signed, whatever the environment says."""
+    """An empty list means unsigned callbacks and overrides the environment."""
     if environment is None:
         monkeypatch.delenv("KIE_WEBHOOK_KEY", raising=False)
     else:
@@ -71,7 +71,7 @@ def test_what_is_given_goes_before_the_environment(
     ],
 )
 def test_what_can_be_no_key_is_refused_and_not_shown(wrong: Any) -> None:
-    """An empty key would let anybody sign; half a character could not be signed with."""
+    """Anyone could sign with an empty key, and a lone surrogate cannot be encoded."""
     with pytest.raises(ConfigurationError) as raised:
         read_webhook_keys(wrong)
 
@@ -88,7 +88,7 @@ def test_the_key_of_a_retry_says_of_which_row_it_is(key: str, number: int) -> No
 
 
 def test_relative_paths_do_not_follow_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process may change its directory; its journal and the folder of its owners must not move."""
+    """A process may change its directory. Its journal and lock folder must not move."""
     monkeypatch.chdir(tmp_path)
     configured = SqliteJournal("kie.db")
     monkeypatch.chdir("/")

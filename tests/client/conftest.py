@@ -1,4 +1,4 @@
-"""What every test of the client is watched for: that neither the key nor a prompt is ever shown."""
+"""A check around every test of the client: no log record shows the key or a prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No log record of any logger holds the key or a prompt, in its text or in its traceback."""
+    """Fail if a log record of any logger holds the key or a prompt, in its text or its traceback."""
     caplog.set_level(logging.DEBUG)
     formatter = logging.Formatter("%(message)s %(args)s")
     yield

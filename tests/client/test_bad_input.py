@@ -1,4 +1,4 @@
-"""Bad input costs nothing: one clear message, and not a byte to the service."""
+"""Bad input: one clear error, and no request to the service."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def assert_untouched(truth: Truth) -> None:
-    """The service has seen nothing at all."""
+    """Check that the service received nothing."""
     assert ([], [], [], 0) == (truth.create_requests, truth.uploads, truth.polls, truth.connections)
 
 
 def assert_clear(message: str) -> None:
-    """One line for people, of a length that is read, that shows nothing private."""
+    """Check that a message is one short line without private content."""
     assert "\n" not in message
     assert message.isprintable()
     assert 20 < len(message) < 700
@@ -44,7 +44,7 @@ def assert_clear(message: str) -> None:
 
 
 async def build(bad: BadInput, folder: Path) -> Request:
-    """Build it in a thread, since that may read and write files."""
+    """Build a request in a thread, because that may read and write files."""
     return await anyio.to_thread.run_sync(bad.build, folder)
 
 
@@ -75,7 +75,7 @@ async def test_all_problems_are_reported_at_once() -> None:
 
 
 async def test_bad_input_leaves_its_key_free() -> None:
-    """The corrected request goes under the same key."""
+    """The corrected request can use the same key."""
     async with client_and_fake() as setup:
         with pytest.raises(InvalidRequestError):
             await setup.kie.generate(make_request(seed=-1), key="order 7")
@@ -129,7 +129,7 @@ async def test_any_short_string_is_a_key(key: str) -> None:
     ids=repr,
 )
 async def test_bad_id_is_refused_without_a_request(job_id: Any) -> None:
-    """What becomes part of a URL and of a log line must not be able to break out of it."""
+    """An id becomes part of a URL and of log lines, and must not break out of either."""
     async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="is no id"):
             setup.kie.job(job_id)
@@ -249,7 +249,7 @@ _NUMBERS = (0, -1, math.nan, math.inf, "10", None, True)
     ],
 )
 def test_invalid_limits_and_policies_are_refused(kind: Any, name: str, value: object) -> None:
-    """The message has the option as it was written, and what is expected."""
+    """The message quotes the option and says what is allowed."""
     with pytest.raises(ConfigurationError) as raised:
         kind(**{name: value})
     assert f"{kind.__name__}({name}={value!r})" in str(raised.value)
@@ -276,6 +276,6 @@ def test_unknown_options_are_refused(call: Any) -> None:
     [("limits", 20), ("limits", {"creates": 20}), ("retry", 3), ("retry", Limits()), ("download_hosts", "kie.ai")],
 )
 def test_options_of_wrong_type_are_refused(name: str, value: Any) -> None:
-    """A text as list of hosts would be taken for its letters."""
+    """A string instead of a list of hosts would be read as its characters."""
     with pytest.raises((ConfigurationError, TypeError), match=name):
         KieClient(KEY, **{name: value})

@@ -1,4 +1,4 @@
-"""A caller may leave at any instant: what was not sent is not paid, and what was sent is not forgotten."""
+"""A caller may be cancelled at any instant: an unsent job is not paid, and a sent one is not forgotten."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def the_loop() -> VirtualLoop:
 
 async def sweep(call: Callable[[Setup], Awaitable[Generation | Job]], **service: Any) -> dict[str, int]:
     """
-    Cancel *call* in the first turn of the loop that it takes, in another run in the second, and so on to its end.
+    Run *call* again and again, and cancel it in the first turn of the loop, then in the second, up to its end.
 
     Returns:
-        At how many turns the journal said what about the job when the caller left.
+        The number of turns for each state that the job had in the journal at the cancellation.
     """
     met: dict[str, int] = {}
     for turn in range(1, 10_000):
         async with client_and_fake(**service) as setup:
-            task = asyncio.create_task(leaving(call, setup, met), name="caller")
+            task = asyncio.create_task(record_state_when_cancelled(call, setup, met), name="caller")
             the_loop().at_turn(the_loop().turns + turn, task.cancel)
             await asyncio.wait([task])
             states = met.pop("now", None)
@@ -54,8 +54,10 @@ async def sweep(call: Callable[[Setup], Awaitable[Generation | Job]], **service:
     raise AssertionError(met)
 
 
-async def leaving(call: Callable[[Setup], Awaitable[Generation | Job]], setup: Setup, met: dict[str, Any]) -> None:
-    """Call, and note what the journal says of the job in the instant in which the caller hears that he is to leave."""
+async def record_state_when_cancelled(
+    call: Callable[[Setup], Awaitable[Generation | Job]], setup: Setup, met: dict[str, Any]
+) -> None:
+    """Run a call, and record the state of its job at the instant of the cancellation."""
     try:
         await call(setup)
     except asyncio.CancelledError:
@@ -74,7 +76,7 @@ async def generate(setup: Setup) -> Generation:
 
 @pytest.mark.parametrize("latency", [(0.0, 0.0), (0.02, 0.2)], ids=["at once", "over a network"])
 async def test_submit_cancelled_at_every_loop_turn(latency: tuple[float, float]) -> None:
-    """Before the first byte nothing is sent; after it the owner goes on, and the journal knows the task."""
+    """Before the first byte nothing is sent. After it the submission continues, and the journal has the task."""
     met = await sweep(submit, latency=latency)
 
     assert {"intent", "sending"} <= set(met)
@@ -90,7 +92,7 @@ async def test_generate_cancelled_at_every_loop_turn(create_seconds: float) -> N
 
 
 async def test_upload_cancelled_at_every_loop_turn(tmp_path: Path) -> None:
-    """While the image is looked at or uploaded, nothing was sent."""
+    """While the image is read or uploaded, no create was sent."""
     path = tmp_path / "cat.jpg"
     path.write_bytes(JPEG)
 
@@ -102,11 +104,11 @@ async def test_upload_cancelled_at_every_loop_turn(tmp_path: Path) -> None:
 
 
 async def test_lost_response_cancelled_at_every_turn() -> None:
-    """The owner finds out about the doubt whether anybody waits or not."""
+    """The submission records the doubt with or without a waiting caller."""
     met: dict[str, Any] = {}
     for turn in range(1, 10_000):
         async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
-            task = asyncio.create_task(leaving(submit, setup, met))
+            task = asyncio.create_task(record_state_when_cancelled(submit, setup, met))
             the_loop().at_turn(the_loop().turns + turn, task.cancel)
             await asyncio.wait([task])
             if not task.cancelled():
@@ -121,13 +123,13 @@ async def test_lost_response_cancelled_at_every_turn() -> None:
 
 
 async def test_refused_create_cancelled_at_every_turn() -> None:
-    """After a 429 the job is unsent again: who leaves then has paid nothing."""
+    """After a 429 the job is unsent again: cancelling it then is free."""
     fault = Fault("create", "code", code=429, nth=1)
     met: dict[str, Any] = {}
     paid = free = 0
     for turn in range(1, 10_000):
         async with client_and_fake(faults=[fault]) as setup:
-            task = asyncio.create_task(leaving(submit, setup, met))
+            task = asyncio.create_task(record_state_when_cancelled(submit, setup, met))
             the_loop().at_turn(the_loop().turns + turn, task.cancel)
             await asyncio.wait([task])
             if not task.cancelled():
@@ -139,12 +141,12 @@ async def test_refused_create_cancelled_at_every_turn() -> None:
                 assert [] == setup.truth.created
             assert {row.state for row in await setup.rows()} <= {"succeeded" if setup.truth.created else "cancelled"}
             await assert_settled(setup.kie)
-    assert free >= 10  # how many turns there are is the loop's
+    assert free >= 10  # the loop decides the number of turns
     assert paid > 0
 
 
 async def test_keyed_submit_outlives_its_caller() -> None:
-    """A key stands for the wish, not for the one call: whoever comes back with it gets the one job."""
+    """A key names the job, not the call: a later call with the same key gets the same job."""
 
     async def call(setup: Setup) -> Job:
         return await setup.kie.submit(make_request(), key="order 7")
@@ -152,7 +154,7 @@ async def test_keyed_submit_outlives_its_caller() -> None:
     met: dict[str, Any] = {}
     for turn in range(1, 10_000):
         async with client_and_fake() as setup:
-            task = asyncio.create_task(leaving(call, setup, met))
+            task = asyncio.create_task(record_state_when_cancelled(call, setup, met))
             the_loop().at_turn(the_loop().turns + turn, task.cancel)
             await asyncio.wait([task])
             job = await call(setup)
@@ -168,7 +170,7 @@ async def test_keyed_submit_outlives_its_caller() -> None:
 
 
 async def test_keyed_submit_runs_without_any_caller() -> None:
-    """Leaving withdraws only what nobody else can have a handle to."""
+    """A cancelled caller cancels only a job that no other caller can have a handle to."""
 
     async def call(setup: Setup) -> Job:
         return await setup.kie.submit(make_request(), key="order 7")
@@ -188,7 +190,7 @@ async def test_keyed_submit_runs_without_any_caller() -> None:
 
 
 async def test_submit_without_wait_outlives_caller() -> None:
-    """Once journaled it is everybody's: leaving ``submit(wait=False)`` withdraws nothing."""
+    """A cancelled ``submit(wait=False)`` cancels no journaled job."""
     for turn in range(1, 10_000):
         async with client_and_fake() as setup:
             task = asyncio.create_task(setup.kie.submit(make_request(), wait=False))
@@ -232,7 +234,7 @@ async def test_wait_cancelled_at_every_turn() -> None:
 
 
 async def test_second_waiter_survives_cancelled_first() -> None:
-    """The other one is not disturbed, and three handles to one job make no three jobs."""
+    """The other waiter gets the result, and three handles to one job are one job."""
     async with client_and_fake(duration=100.0) as setup:
         job = await setup.kie.submit(make_request())
         results: list[Generation] = []
@@ -253,7 +255,7 @@ async def test_second_waiter_survives_cancelled_first() -> None:
 
 
 async def test_each_waiter_gets_its_own_error() -> None:
-    """One exception shared by several waiters would grow its traceback in all of them."""
+    """A shared exception would collect the tracebacks of all waiters."""
     async with client_and_fake(fail_rate=1.0) as setup:
         job = await setup.kie.submit(make_request())
         told: list[KieError] = []
@@ -302,7 +304,7 @@ async def test_job_queued_for_slot_can_be_cancelled() -> None:
 
 
 async def test_cancelled_queued_jobs_consume_no_token() -> None:
-    """The 20 tokens of the next window are all there for those who stay."""
+    """All 20 tokens of the next window are free for the remaining callers."""
     async with client_and_fake() as setup:
         for number in range(20):
             await setup.kie.submit(make_request(number))
@@ -331,7 +333,7 @@ PHASES: Mapping[str, tuple[dict[str, Any], float, str]] = {
 
 @pytest.mark.parametrize("phase", PHASES)
 async def test_timeout_ends_generate_in_every_phase(phase: str) -> None:
-    """``TaskTimeoutError`` with what is known; what was not sent is withdrawn, and what was sent lives on."""
+    """``TaskTimeoutError`` has the known ids. An unsent job is cancelled, and a sent one continues."""
     service, timeout, then = PHASES[phase]
     limits = Limits(in_flight=1 if phase == "waiting for a slot" else 500)
     service = {"duration": 20.0, **service}

@@ -1,4 +1,4 @@
-"""A caller leaves while the journal's thread writes: the row that it leaves behind is withdrawn, and never sent."""
+"""A caller is cancelled while the journal's thread writes: its row is cancelled and never sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def test_job_cancelled_while_journaled_is_not_resumed(tmp_path: Path) -> None:
-    """At each turn of the loop up to the first byte: the caller has paid for nothing, nor will the next process."""
+    """At each turn of the loop up to the first byte, neither this process nor the next one pays."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     found = Counter[str]()

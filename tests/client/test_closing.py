@@ -1,4 +1,4 @@
-"""A client that is closed: what it still finishes, whom it tells, and how it goes on when it is opened again."""
+"""Closing a client: the creates that it still finishes, the errors of its callers, and opening it again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_closed_client_refuses_work_until_reentered() -> None:
 
 
 async def test_waiters_are_told_when_client_closes() -> None:
-    """In every state a job can be in, with its ids, and never by an ``ExceptionGroup``."""
+    """In every state of a job, with its ids, and never with an ``ExceptionGroup``."""
     policy = RetryPolicy(maintenance_timeout=1e5)
     async with client_and_fake(client={"limits": Limits(in_flight=30), "retry": policy}, duration=1e6) as setup:
         told: list[BaseException] = []
@@ -87,7 +87,7 @@ async def test_waiters_are_told_when_client_closes() -> None:
 
 
 async def test_close_waits_for_creates_on_the_wire() -> None:
-    """Within *drain* seconds: their ids are worth the wait."""
+    """Within *drain* seconds, so that their task ids are known."""
     async with client_and_fake(create_seconds=3.0, duration=1e6) as setup:
         await setup.kie.submit(make_request(), wait=False)
         await anyio.sleep(1.0)
@@ -101,7 +101,7 @@ async def test_close_waits_for_creates_on_the_wire() -> None:
 
 @pytest.mark.parametrize("drain", [0.0, 2.0])
 async def test_close_waits_at_most_drain_seconds(drain: float) -> None:
-    """The row says that a create was on the wire; after ``recover()`` it is in doubt, and not sent again."""
+    """The row says that a create was on the wire. After ``recover()`` it is in doubt and is not resent."""
     async with client_and_fake(create_seconds=30.0) as setup:
         await setup.kie.submit(make_request(), wait=False)
         await anyio.sleep(1.0)
@@ -130,7 +130,7 @@ async def test_close_does_not_wait_for_unsent_jobs() -> None:
 
 
 async def test_close_is_shielded_from_cancellation() -> None:
-    """Who is cancelled while he closes leaves no session behind."""
+    """A cancelled ``aclose()`` leaks no session."""
     async with client_and_fake(create_seconds=4.0, duration=1e6) as setup:
         await setup.kie.submit(make_request(), wait=False)
         await anyio.sleep(1.0)
@@ -143,7 +143,7 @@ async def test_close_is_shielded_from_cancellation() -> None:
 
 
 async def test_client_closed_at_every_loop_turn() -> None:
-    """Whatever it is at: every caller is told, nothing fails in the background, and what was paid is known."""
+    """At every turn: each caller gets an error, no background task fails, and every paid task is known."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     outcomes: Counter[str] = Counter()
@@ -195,7 +195,7 @@ async def test_recover_after_reopening_resumes_each_job_once() -> None:
 
 
 async def test_limit_holds_across_close_and_reopen() -> None:
-    """The account does not forget what was spent a second ago because the client was closed in between."""
+    """Tokens that were consumed before the close still count after it."""
     async with client_and_fake() as setup:
         for number in range(60):
             async with setup.kie as kie:
@@ -207,7 +207,7 @@ async def test_limit_holds_across_close_and_reopen() -> None:
 
 
 async def test_ended_jobs_are_known_after_reopening() -> None:
-    """No question is asked again whose answer is in the journal."""
+    """A result that is in the journal is not requested again."""
     async with client_and_fake() as setup:
         video = await setup.kie.generate(make_request(0))
         job = setup.kie.job(video.job_id or "")

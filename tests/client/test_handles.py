@@ -1,4 +1,4 @@
-"""What a handle to a job, or to any task, can do."""
+"""Handles to jobs and to foreign tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.io.intents import an_intent
 
 
 async def test_job_keeps_its_task_id() -> None:
-    """None until it is known, and then what it is, whatever becomes of the job."""
+    """It is None until it is known, and never changes afterwards."""
     async with client_and_fake(create_seconds=5.0, duration=20.0) as setup:
         job = await setup.kie.submit(make_request(0), wait=False)
         assert (None, "intent") == (job.task_id, job.state)
@@ -71,7 +71,7 @@ async def test_wait_timeout_leaves_task_running() -> None:
 
 
 async def test_client_repr_shows_statistics() -> None:
-    """What is not zero; a program that hangs is asked what it is doing."""
+    """The repr shows what is not zero, so that a hanging program shows what it does."""
     async with client_and_fake(duration=100.0) as setup:
         await setup.kie.submit(make_request())
         await anyio.sleep(10.0)
@@ -159,7 +159,7 @@ async def test_closed_updates_leak_nothing(*, foreign: bool) -> None:
         await job
         await assert_settled(setup.kie)
         if foreign:
-            setup.truth.tasks.pop(handle.id)  # not this client's to account for
+            setup.truth.tasks.pop(handle.id)  # the task is not this client's
 
 
 async def test_status_polls_now_and_updates_job() -> None:
@@ -196,7 +196,7 @@ async def test_status_waits_for_task_id() -> None:
     ids=["reset", "silence", "html", "401", "422"],
 )
 async def test_status_error_says_why_record_is_missing(fault: Fault, expected: type[KieError]) -> None:
-    """With the ids, and without a change of the job."""
+    """The error has the ids, and the job does not change."""
     async with client_and_fake(faults=[fault], duration=1e6) as setup:
         job = await setup.kie.submit(make_request())
         with pytest.raises(expected) as raised:
@@ -216,7 +216,7 @@ async def test_status_of_job_in_doubt_raises() -> None:
 
 
 async def test_foreign_task_can_be_awaited() -> None:
-    """It is followed as long as somebody waits, and never enters the journal."""
+    """A foreign task is polled while a caller waits, and never enters the journal."""
     async with client_and_fake(duration=50.0) as setup:
         task_id = await create_foreign_task(setup.fake.url)
         job = setup.kie.job(task_id)
@@ -230,7 +230,7 @@ async def test_foreign_task_can_be_awaited() -> None:
         assert (task_id, None) == (video.task_id, video.job_id)
         assert [] == await setup.rows()
         await assert_settled(setup.kie)
-        setup.truth.tasks.clear()  # not this client's to account for
+        setup.truth.tasks.clear()  # the task is not this client's
 
 
 async def test_two_callers_await_one_foreign_task() -> None:
@@ -252,7 +252,7 @@ async def test_two_callers_await_one_foreign_task() -> None:
 
 
 async def test_unknown_task_is_not_awaited_forever() -> None:
-    """It may be so new that it is not visible yet; after 90 s it is not found."""
+    """A new task may be invisible at first. After 90 s it counts as not found."""
     async with client_and_fake() as setup:
         job = setup.kie.job("f" * 32)
         with pytest.raises(TaskNotFoundError) as raised:
@@ -301,7 +301,7 @@ async def test_jobs_lists_all_and_forget_deletes_ended() -> None:
 
 
 async def test_recover_yields_to_loop_between_jobs() -> None:
-    """However many the journal holds, the loop is never held up for longer than a few of them take."""
+    """With any number of rows, the loop is blocked only for the time of a few of them."""
     journal = MemoryJournal()
     async with FakeKie() as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         await kie.jobs()

@@ -1,4 +1,4 @@
-"""A journal that is slow or broken: nothing is sent that is not written down, and what is paid is known to somebody."""
+"""A slow or broken journal: nothing unjournaled is sent, and every paid task is reported."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 class Troubled(MemoryJournal):
     """
-    A journal whose moves take time, or fail.
+    A journal whose transitions take time or fail.
 
     Args:
-        seconds: How long the n-th move into a state takes.
+        seconds: The duration of the n-th transition into a state.
 
         broken: States that cannot be written.
     """
@@ -63,7 +63,7 @@ async def test_unwritable_intent_is_not_started() -> None:
 
 
 async def test_unwritable_sending_state_sends_nothing() -> None:
-    """Not a byte: the row still says that nothing was paid."""
+    """No byte is sent: the row says that nothing was paid."""
     journal = Troubled(broken=(JobState.SENDING,))
     async with client_and_fake(client={"journal": journal}) as setup:
         with pytest.raises(JournalError, match="disk is full"):
@@ -79,7 +79,7 @@ async def test_unwritable_sending_state_sends_nothing() -> None:
 
 
 async def test_unwritable_task_id_still_reaches_caller(caplog: pytest.LogCaptureFixture) -> None:
-    """Loudly: it is paid, and the log is now the only thing that would outlive a crash."""
+    """The task is paid, and only the log would survive a crash, so it is logged as an error."""
     journal = Troubled(broken=(JobState.SUBMITTED,))
     async with client_and_fake(client={"journal": journal}) as setup:
         job = await setup.kie.submit(make_request())
@@ -89,7 +89,7 @@ async def test_unwritable_task_id_still_reaches_caller(caplog: pytest.LogCapture
         assert [True] == [task_id in text and job.id in text for text in critical]
         assert [task_id] == [event.task_id for event in setup.reported(EventName.JOURNAL_FAILED)]
         assert task_id == (await job).task_id
-        setup.truth.tasks.clear()  # the journal itself does not know it, and has said so
+        setup.truth.tasks.clear()  # the journal does not have it, and reported so
 
 
 async def test_unwritable_result_still_reaches_caller() -> None:
@@ -114,7 +114,7 @@ async def test_unwritable_doubt_is_reported_and_not_resent() -> None:
 
 
 async def test_slow_disk_does_not_bunch_creates() -> None:
-    """Permits that have waited too long for the write-ahead are not used: no ten seconds see more than 20 creates."""
+    """A token whose write-ahead took too long is not used: any ten seconds have at most 20 creates."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(1, 21), 40.0)})
     async with client_and_fake(client={"journal": journal}, latency=(0.02, 0.2)) as setup:
         async with anyio.create_task_group() as group:
@@ -128,7 +128,7 @@ async def test_slow_disk_does_not_bunch_creates() -> None:
 
 
 async def test_402_stops_create_about_to_be_sent() -> None:
-    """The permit was granted, the connection made, the write-ahead under way: not a byte leaves."""
+    """With a granted token, an open connection and a running write-ahead, no byte is sent."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
     async with client_and_fake(client={"journal": journal}, credits=0.0) as setup:
         told: list[str] = []
@@ -148,7 +148,7 @@ async def test_402_stops_create_about_to_be_sent() -> None:
 
 
 async def test_455_makes_create_wait_for_probe() -> None:
-    """Maintenance sees one request, and then one a minute."""
+    """During maintenance the service gets one request, then one a minute."""
     journal = Troubled(seconds={JobState.SENDING: dict.fromkeys(range(2, 21), 0.5)})
     async with client_and_fake(client={"journal": journal}, duration=1.0) as setup:
         setup.fake.maintenance = True

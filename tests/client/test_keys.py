@@ -1,4 +1,4 @@
-"""The same key is the same job, and is never paid twice."""
+"""The same key names the same job, which is never paid twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers import assert_settled, client_and_fake, make_request
 
 
 async def test_same_key_is_same_job() -> None:
-    """Before, during and after: one POST, one result, for as long as the journal remembers."""
+    """Before, during and after the job: one POST and one result while the journal has the row."""
     async with client_and_fake(duration=30.0) as setup:
         first = await setup.kie.submit(make_request(), key="order 7", wait=False)
         second = await setup.kie.submit(make_request(), key="order 7")
@@ -98,7 +98,7 @@ async def test_field_order_does_not_matter_for_key() -> None:
 
 
 async def test_cancelled_job_is_resent_by_key() -> None:
-    """Nothing was paid, so nothing stands in the way; it is the same job."""
+    """Nothing was paid, so the same job may be sent."""
     async with client_and_fake() as setup:
         setup.fake.maintenance = True
         with pytest.raises(KieError) as raised:
@@ -127,7 +127,7 @@ async def test_rejected_job_is_resent_by_key() -> None:
 
 
 async def test_ambiguously_rejected_job_is_not_resent_by_key() -> None:
-    """It may have been paid three times over; the same key must not make it four."""
+    """It may have been paid three times. The same key must not pay a fourth time."""
     async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         for _ in range(2):
             with pytest.raises(ServerError):
@@ -153,7 +153,7 @@ async def test_job_in_doubt_is_not_resent_by_key(pause: float) -> None:
 
 
 async def test_failed_job_is_not_resent_by_key() -> None:
-    """The wish was fulfilled as far as it could be; another try is another key."""
+    """The task was created and has failed. A new attempt needs a new key."""
     async with client_and_fake(fail_rate=1.0) as setup:
         for _ in range(2):
             with pytest.raises(TaskFailedError):

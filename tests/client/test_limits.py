@@ -1,4 +1,4 @@
-"""Four hundred jobs at once: all of the account's limit is used, and none of it is ever exceeded."""
+"""Four hundred jobs at once use the account's limit fully and never exceed it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
 
 
 def figures(setup: Setup) -> dict[str, float]:
-    """What the service saw; utilisation is the rate from the 20th create on, in percent of 2 a second."""
+    """The load at the service. Utilization is the rate after the 20th create, in percent of 2 per second."""
     truth = setup.truth
     created_at = [post.at for post in truth.create_requests if post.task_id is not None]
     rate = (len(created_at) - 20) / (created_at[-1] - created_at[19])
@@ -42,7 +42,7 @@ def show(record_property: Callable[[str, object], None], name: str, seen: dict[s
 async def test_limit_is_fully_used_and_never_exceeded(
     limiter: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """However the service counts: no refusal, one request a create, 97 % of two creates a second."""
+    """With every way of counting: no 429, one request per create, 97 % of two creates a second."""
     ended: list[str] = []
 
     async def one(number: int) -> None:
@@ -66,7 +66,7 @@ async def test_limit_is_fully_used_and_never_exceeded(
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
 async def test_lost_responses_cause_no_429(limiter: str, record_property: Callable[[str, object], None]) -> None:
-    """3 % of the answers are lost after the create, half of them by a reset and half by silence."""
+    """3 % of the responses are lost after the create, half by a reset and half by silence."""
     faults = [
         Fault("create", "reset", after=True, probability=0.015),
         Fault("create", "silence", after=True, probability=0.0152),
@@ -83,7 +83,7 @@ async def test_lost_responses_cause_no_429(limiter: str, record_property: Callab
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number)
-        await anyio.sleep(700)  # in_doubt_timeout, after which the slots come back
+        await anyio.sleep(700)  # in_doubt_timeout, after which the slots are released
         seen = figures(setup)
         show(record_property, f"{limiter}, answers lost", {**seen, "lost": len(doubtful)})
 
@@ -98,7 +98,7 @@ async def test_lost_responses_cause_no_429(limiter: str, record_property: Callab
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
 async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Callable[[str, object], None]) -> None:
-    """A third of the callers leave at a random instant: while they queue, while they send, or while they wait."""
+    """A third of the callers are cancelled at a random instant: in the queue, while sending or while waiting."""
     rng = random.Random(4)
     left, ended = list[int](), list[str]()
 
@@ -112,7 +112,7 @@ async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Ca
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number, rng.uniform(0.0, 150.0) if rng.random() < 1 / 3 else float("inf"))
-        await anyio.sleep(600)  # the tasks of those who left end, too
+        await anyio.sleep(600)  # the tasks of cancelled callers end, too
         states = await setup.states()
         seen = figures(setup)
         show(record_property, f"{limiter}, callers leave", {**seen, "left": len(left), **states})
@@ -131,7 +131,7 @@ async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Ca
 
 @pytest.mark.parametrize("http_statuses", [True, False], ids=["HTTP 429", "code 429 in HTTP 200"])
 async def test_three_windows_of_creates_take_three_windows(*, http_statuses: bool) -> None:
-    """60 ends, 60 POSTs, 28 s over loopback: 20 s until the last create, 3 s for its task, the rest for the looks."""
+    """60 results, 60 POSTs, 28 s: 20 s until the last create, 3 s for its task, the rest for the polls."""
     ended: list[str] = []
 
     async def one(number: int) -> None:
@@ -152,7 +152,7 @@ async def test_three_windows_of_creates_take_three_windows(*, http_statuses: boo
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_unanswered_polls_do_not_delay_jobs(seed: int) -> None:
-    """Each twentieth look hangs for a minute: 40 jobs of 3 s, the last of them sent after 10 s, take at most 20 s."""
+    """Each twentieth poll hangs for a minute: 40 jobs of 3 s, the last sent after 10 s, take at most 20 s."""
     rng = random.Random(seed)
     hang = Fault("poll", "slow", seconds=60.0, nth={nth for nth in range(1, 10_000) if rng.random() < 0.05})
 
@@ -170,7 +170,7 @@ async def test_unanswered_polls_do_not_delay_jobs(seed: int) -> None:
 
 @pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
 async def test_slow_creates_cause_no_429(limiter: str) -> None:
-    """The looks tell how long a create travels: 94 %, where by the answers alone it would be 86 %."""
+    """The polls show the travel time of a create: 94 % used, and 86 % with the responses alone."""
     async with client_and_fake(limiter=limiter, create_seconds=(0.3, 2.0), **SERVICE) as setup:
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
@@ -182,7 +182,7 @@ async def test_slow_creates_cause_no_429(limiter: str) -> None:
 
 
 async def test_lower_limit_is_learned_and_used() -> None:
-    """12 where 20 are configured: 8 refusals at once, then about one a minute, and ten minutes are used to the last."""
+    """12 where 20 are configured: 8 refusals at once, then about one a minute, and the limit is fully used."""
     async with client_and_fake(limit=12, **SERVICE) as setup:
         with anyio.move_on_after(600.0):
             async with anyio.create_task_group() as group:
@@ -197,7 +197,7 @@ async def test_lower_limit_is_learned_and_used() -> None:
 
 
 async def test_stalled_network_causes_no_429() -> None:
-    """For a second, in a burst, when the looks have told how quick it usually is."""
+    """For a second, in a burst, after the polls have measured the usual round trip."""
 
     def way(rng: random.Random) -> float:
         now, seconds = anyio.current_time(), rng.uniform(0.02, 0.2)
@@ -212,7 +212,7 @@ async def test_stalled_network_causes_no_429() -> None:
 
 
 async def test_errors_leak_nothing() -> None:
-    """Every third create is refused for good: tokens are spent, and slots come back."""
+    """Every third create is rejected: tokens are consumed, and slots are released."""
     faults = [Fault("create", "code", code=422, nth=range(1, 100, 3))]
     refused: list[KieError] = []
 

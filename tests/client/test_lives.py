@@ -1,4 +1,4 @@
-"""The lives of a client in one event loop after another, never in two at once."""
+"""A client in one event loop after another, never in two at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def port() -> int:
-    """A port that is free, for services that follow one another at one address."""
+    """Return a free port, for consecutive services at one address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
@@ -47,10 +47,10 @@ def port() -> int:
 
 def run(main: Coroutine[object, object, Any], *, later: float = 0.0) -> Any:
     """Run *main* in a loop of its own, as ``asyncio.run`` does, on virtual time that begins *later*."""
-    # What is seeded by the instant draws other ids in a later loop.
+    # Ids are seeded by the instant, so a later loop draws other ids.
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(seed=round(later), start=START + later)) as runner:
         result = runner.run(main)
-    gc.collect()  # what was not closed says so now, and pytest makes an error of it
+    gc.collect()  # unclosed resources warn now, and pytest turns that into an error
     return result
 
 
@@ -65,7 +65,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
 def test_one_client_works_in_three_loops(port: int, caplog: pytest.LogCaptureFixture, *, entered: bool) -> None:
-    """Three POSTs, three results, no warning, and no task or session is left in any of the loops."""
+    """Three POSTs, three results, no warning, and no task or session left in any loop."""
     kie, journal = client(port)
     truths, results = [], []
 
@@ -92,7 +92,7 @@ def test_one_client_works_in_three_loops(port: int, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
 def test_job_of_earlier_loop_is_awaited_later(port: int, *, entered: bool) -> None:
-    """The journal lives as long as the client, and the client knows its jobs again."""
+    """The journal lives as long as the client, so the client still knows its jobs."""
     kie, journal = client(port)
     tasks: dict[str, Any] = {}
 
@@ -121,7 +121,7 @@ def test_job_of_earlier_loop_is_awaited_later(port: int, *, entered: bool) -> No
 
 
 def test_deadline_spans_event_loops(port: int) -> None:
-    """Accepted in the first, stalled in the second: ``max_age`` goes by the wall clock."""
+    """A job accepted in the first loop stalls in the second: ``max_age`` uses the wall clock."""
     kie, _ = client(port, retry=RetryPolicy(max_age=1000.0))
     tasks: dict[str, Any] = {}
 
@@ -145,7 +145,7 @@ def test_deadline_spans_event_loops(port: int) -> None:
 
 
 def test_recover_sends_job_unsent_at_loop_end(port: int) -> None:
-    """The loop ends while a hundred jobs queue; none is lost, and none is sent twice."""
+    """The loop ends while a hundred jobs queue: none is lost, and none is sent twice."""
     kie, journal = client(port)
     truths = []
 
@@ -176,12 +176,12 @@ def test_recover_sends_job_unsent_at_loop_end(port: int) -> None:
 
 
 def test_create_on_wire_at_loop_end_is_in_doubt(port: int) -> None:
-    """Nobody lived to see the answer, so it is not sent again."""
+    """The response was never read, so the create is not resent."""
     kie, journal = client(port)
     posts = []
 
     async def first() -> None:
-        fake = await FakeKie(port=port, create_seconds=30.0).__aenter__()  # it ends with the loop, as the client does
+        fake = await FakeKie(port=port, create_seconds=30.0).__aenter__()  # it ends with the loop, like the client
         await kie.submit(make_request(), wait=False)
         await anyio.sleep(5.0)
         posts.extend(fake.truth.create_requests)
@@ -203,7 +203,7 @@ def test_create_on_wire_at_loop_end_is_in_doubt(port: int) -> None:
 
 
 def test_loop_end_logs_unfinished_jobs(port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """With a journal in memory the log is the only thing that outlives the process."""
+    """With a journal in memory, only the log survives the process."""
     kie, _ = client(port)
 
     async def main() -> tuple[Job, Job]:
@@ -236,7 +236,7 @@ async def test_close_logs_nothing_when_all_ended(caplog: pytest.LogCaptureFixtur
 
 
 def test_limit_holds_across_event_loops(port: int) -> None:
-    """A script that calls ``asyncio.run`` for every batch stays under the limit, too."""
+    """A script that calls ``asyncio.run`` for every batch stays under the limit."""
     kie, _ = client(port)
     sent_at: list[float] = []
 
@@ -255,7 +255,7 @@ def test_limit_holds_across_event_loops(port: int) -> None:
 
 
 def test_learned_durations_survive_the_loop(port: int) -> None:
-    """The first task of its kind takes many looks; ten later, in a loop of its own, one takes few."""
+    """The first task of a kind takes many polls. Ten tasks later, in a new loop, a task takes few."""
     kie, _ = client(port)
 
     async def main(jobs: int) -> int:
@@ -272,7 +272,7 @@ def test_learned_durations_survive_the_loop(port: int) -> None:
 
 
 async def test_limit_holds_across_processes(tmp_path: Path) -> None:
-    """What the last one had sent when it ended is in the journal, and counts; a neighbour's does not, being its own."""
+    """Creates of the previous process are in the journal and count. Those of a live neighbor do not."""
     async with FakeKie(latency=(0.02, 0.2)) as fake:
         for number in range(2):
             async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
@@ -310,7 +310,7 @@ async def test_client_without_recover_warns_of_orphaned_jobs(
 
 
 async def test_use_from_another_thread_is_refused() -> None:
-    """And it disturbs nobody in the first."""
+    """The first thread is not affected."""
     async with client_and_fake() as setup:
         job = await setup.kie.submit(make_request())
 

@@ -1,4 +1,4 @@
-"""A create whose answer is lost may have been paid: it is never sent again by itself, and never forgotten."""
+"""A create whose response is lost may have been paid: it is never resent automatically, and never forgotten."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.helpers import (
 
 HOURS = 3600.0
 
-#: The service has created the task; what becomes of the answer.
+#: The service created the task. These faults lose the response.
 LOST: dict[str, dict[str, Any]] = {
     "reset": {"kind": "reset"},
     "closed": {"kind": "close"},
@@ -73,7 +73,7 @@ def lost(name: str = "reset", **when: Any) -> Fault:
 
 
 async def in_doubt(setup: Setup, number: int = 0) -> SubmitInDoubtError:
-    """Submit a request whose answer is lost."""
+    """Submit a request whose response is lost."""
     with pytest.raises(SubmitInDoubtError) as raised:
         await setup.kie.submit(make_request(number))
     return raised.value
@@ -82,7 +82,7 @@ async def in_doubt(setup: Setup, number: int = 0) -> SubmitInDoubtError:
 @pytest.mark.parametrize("call", ["submit", "generate"])
 @pytest.mark.parametrize("name", LOST)
 async def test_lost_response_is_reported_and_not_resent(name: str, call: str) -> None:
-    """One POST at the service, ``SubmitInDoubtError`` with the job, and nothing more in two hours."""
+    """One POST, ``SubmitInDoubtError`` with the job, and no further request in two hours."""
     async with client_and_fake(faults=[lost(name)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
             await getattr(setup.kie, call)(make_request())
@@ -103,7 +103,7 @@ async def test_lost_response_is_reported_and_not_resent(name: str, call: str) ->
 
 @pytest.mark.parametrize("how", ["reset", "close", "silence"])
 async def test_connection_broken_before_read_is_in_doubt(how: str) -> None:
-    """A byte may have left, and no exception tells whether it arrived: better one look too many than paid twice."""
+    """A byte may have been sent, and no exception tells if it arrived."""
     async with client_and_fake(faults=[Fault("connect", how, after_bytes=1, nth=1)]) as setup:  # type: ignore[arg-type]  # a parameter
         await in_doubt(setup)
         await anyio.sleep(2 * HOURS)
@@ -114,7 +114,7 @@ async def test_connection_broken_before_read_is_in_doubt(how: str) -> None:
 
 
 async def test_slot_is_released_after_in_doubt_timeout() -> None:
-    """Until then the task may be running at the service, and counts."""
+    """Until then the task may be running at the service, so it counts as in flight."""
     policy = RetryPolicy(in_doubt_timeout=300.0)
     async with client_and_fake(client={"retry": policy, "callback_url": CALLBACKS}, faults=[lost()]) as setup:
         await in_doubt(setup)
@@ -137,7 +137,7 @@ async def test_slot_is_released_after_in_doubt_timeout() -> None:
 async def test_job_in_doubt_becomes_unresolved_at_deadline(
     callback_url: str | None, policy: RetryPolicy, deadline: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It counts from when the create was sent: with a callback URL until ``max_age``, without until the hold ends."""
+    """The deadline counts from the send: ``max_age`` with a callback URL, ``in_doubt_timeout`` without."""
     async with client_and_fake(client={"retry": policy, "callback_url": callback_url}, faults=[lost()]) as setup:
         error = await in_doubt(setup)
         await anyio.sleep(deadline - 1.0)
@@ -163,7 +163,7 @@ async def test_wait_without_callback_url_raises_at_once() -> None:
 
 @pytest.mark.parametrize("call", ["generate", "wait"])
 async def test_wait_with_callback_url_lasts_until_deadline(call: str) -> None:
-    """A callback may bring the task home until then."""
+    """A callback may recover the task until then."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         wait = (await in_doubt(setup)).job.wait if call == "wait" else partial(setup.kie.generate, make_request())
         with pytest.raises(SubmitInDoubtError):
@@ -177,7 +177,7 @@ async def test_wait_with_callback_url_lasts_until_deadline(call: str) -> None:
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
 @pytest.mark.parametrize("pause", [0.0, 2 * HOURS], ids=["in doubt", "unresolved"])
 async def test_resolve_binds_task_and_job_ends(callback_url: str | None, pause: float) -> None:
-    """The proof is our token in the callback URL that the record echoes, or, without one, model and input."""
+    """The proof is our token in the echoed callback URL, or the model and input without one."""
     async with client_and_fake(client={"callback_url": callback_url}, faults=[lost()], duration=8 * HOURS) as setup:
         error = await in_doubt(setup)
         await anyio.sleep(pause)
@@ -212,7 +212,7 @@ async def test_resolve_ends_other_waits() -> None:
 
 @pytest.mark.parametrize("callback_url", [None, CALLBACKS])
 async def test_resolve_refuses_task_of_another_job(callback_url: str | None) -> None:
-    """Nothing is bound, and the right task can still be."""
+    """No task is bound, and the right one still can be."""
     async with client_and_fake(client={"callback_url": callback_url}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
         other = await setup.kie.submit(make_request(1))
@@ -239,7 +239,7 @@ async def test_resolve_refuses_task_of_another_job(callback_url: str | None) -> 
     ids=["another prompt", "another URL", "no URL", "no token", "a forged token"],
 )
 async def test_resolve_refuses_foreign_task(ours: str | None, prompt: str, theirs: str | None) -> None:
-    """With a callback URL nothing but our own token is a proof: the same request may have been made by others, too."""
+    """With a callback URL only our token is proof: another program may have sent the same request."""
     async with client_and_fake(client={"callback_url": ours}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
         task_id = await create_foreign_task(setup.fake.url, prompt, theirs)
@@ -247,13 +247,13 @@ async def test_resolve_refuses_foreign_task(ours: str | None, prompt: str, their
             await error.job.resolve(task_id)
 
         assert ("in_doubt", None) == (error.job.state, error.job.task_id)
-        setup.truth.tasks.pop(task_id)  # not this client's to account for
+        setup.truth.tasks.pop(task_id)  # the task is not this client's
         await error.job.resolve(setup.tasks[0])
         await error.job
 
 
 async def test_resolve_refuses_callback_token_of_a_twin() -> None:
-    """The same request was made twice by this very client, and each task belongs to one of the two."""
+    """This client sent the same request twice, and each task belongs to one job."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
         twin = await setup.kie.submit(make_request(0))
@@ -278,8 +278,8 @@ async def test_resolve_refuses_unknown_task_id() -> None:
 @pytest.mark.parametrize(
     ("poll", "expected"),
     [
-        (Fault("poll", "reset", times=2), TransportError),  # aiohttp repeats a GET once
-        (Fault("poll", "silence", times=3), TransportError),  # a silent look is made again twice
+        (Fault("poll", "reset", times=2), TransportError),  # aiohttp retries a GET once
+        (Fault("poll", "silence", times=3), TransportError),  # a poll without a response is retried twice
         (Fault("poll", "html", times=1), ProtocolError),
         (Fault("poll", "code", code=429, times=1), RateLimitError),
         (Fault("poll", "code", code=401, times=1), AuthenticationError),
@@ -287,7 +287,7 @@ async def test_resolve_refuses_unknown_task_id() -> None:
     ids=["reset", "silence", "html", "429", "401"],
 )
 async def test_unanswered_resolve_changes_nothing(poll: Fault, expected: type[KieError]) -> None:
-    """And it does not say that the service does not know the task."""
+    """The error does not claim that the service does not know the task."""
     async with client_and_fake(faults=[lost(), poll]) as setup:
         error = await in_doubt(setup)
         with pytest.raises(expected):
@@ -313,11 +313,11 @@ async def test_resubmit_requires_allow_duplicate() -> None:
         assert first.body == second.body
         assert ("succeeded", 2) == ((row := await setup.row()).state, row.attempts)
         await assert_settled(setup.kie)
-        del setup.truth.tasks[setup.tasks[0]]  # the caller has taken the first one on himself
+        del setup.truth.tasks[setup.tasks[0]]  # the caller has accepted the first one
 
 
 async def test_resubmitted_create_has_new_attempt_number() -> None:
-    """So a duplicate can be told from the task that is wanted."""
+    """The number distinguishes a duplicate from the wanted task."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
         await error.job.resubmit(allow_duplicate=True)
@@ -383,7 +383,7 @@ async def test_lost_response_affects_no_other_job(name: str) -> None:
 
 
 async def test_numeric_id_or_bad_status_is_accepted() -> None:
-    """Money first: code 200 with an id means that the task exists, whatever stands around it."""
+    """Code 200 with an id means that the task exists, whatever else the response says."""
     faults = [
         Fault("create", "numeric_task_id", after=True, nth=1),
         Fault("create", "status", after=True, status=403, nth=2),
@@ -413,7 +413,7 @@ async def test_refused_connection_is_retried() -> None:
 
 
 async def test_unsent_timeout_ends_in_transport_error() -> None:
-    """The job is withdrawn, and the service has seen nothing."""
+    """The job is cancelled, and the service received nothing."""
     async with client_and_fake() as setup:
         await setup.fake.refuse_connections()
         with pytest.raises(TransportError, match="Nothing was paid") as raised:
@@ -422,7 +422,7 @@ async def test_unsent_timeout_ends_in_transport_error() -> None:
 
         assert row.id == raised.value.job_id
         assert "cancelled" == row.state
-        assert 120.0 <= anyio.current_time() <= 150.1  # the longest back-off is 30 s
+        assert 120.0 <= anyio.current_time() <= 150.1  # the longest backoff is 30 s
         assert [] == setup.truth.create_requests
         await assert_settled(setup.kie)
 
@@ -437,7 +437,7 @@ async def test_zero_unsent_timeout_means_one_attempt() -> None:
 
 
 async def test_unsent_timeout_counts_from_first_failure() -> None:
-    """The last of a hundred jobs wait 40 s for their tokens; the outage that they then meet is a short one."""
+    """The last of a hundred jobs wait 40 s for their tokens, and then meet a short outage."""
     options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
     async with client_and_fake(client=options) as setup:
         async with anyio.create_task_group() as group:
@@ -453,7 +453,7 @@ async def test_unsent_timeout_counts_from_first_failure() -> None:
 
 
 async def test_unsent_timeout_restarts_after_a_response() -> None:
-    """Two outages of 40 s with a refusal in between are not one of 80 s."""
+    """Two outages of 40 s with a response between them are not one of 80 s."""
     options = {"retry": RetryPolicy(unsent_timeout=60.0), "session_factory": no_keepalive}
     async with client_and_fake(client=options, faults=[Fault("create", "code", code=429, nth=1)]) as setup:
         await setup.fake.refuse_connections()
@@ -470,7 +470,7 @@ async def test_unsent_timeout_restarts_after_a_response() -> None:
 
 
 async def test_timeout_names_job_in_doubt() -> None:
-    """With a callback URL ``generate`` waits for the callback; its own time-out says which job to come back to."""
+    """With a callback URL ``generate`` waits for the callback. Its timeout error names the job."""
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[lost()]) as setup:
         with pytest.raises(TaskTimeoutError) as raised:
             await setup.kie.generate(make_request(), timeout=100.0)

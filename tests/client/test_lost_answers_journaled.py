@@ -1,4 +1,4 @@
-"""Answers are lost by the dozen, and the process ends: the next one knows of every create, and sends none again."""
+"""Many responses are lost and the process ends: the next process knows every create and resends none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 JOBS = 50
 
-#: The service has created the task; what becomes of the answer.
+#: The service created the task. These faults lose the response.
 LOST: dict[str, dict[str, Any]] = {
     "reset": {"kind": "reset"},
     "silence": {"kind": "silence"},
@@ -35,7 +35,7 @@ LOST: dict[str, dict[str, Any]] = {
 
 
 async def all_told(kie: KieClient, *, key: str | None = None) -> Counter[str]:
-    """What the callers of fifty creates are told, by the class of the error."""
+    """Count the errors of the callers of fifty creates by class."""
     told = Counter[str]()
 
     async def submit(number: int) -> None:
@@ -51,7 +51,7 @@ async def all_told(kie: KieClient, *, key: str | None = None) -> Counter[str]:
 
 
 async def doubtful(jobs: list[Job]) -> int:
-    """How many of *jobs* end in doubt."""
+    """Count the jobs that end in doubt."""
     count = 0
     for job in jobs:
         with pytest.raises(SubmitInDoubtError) as raised:
@@ -72,7 +72,7 @@ async def rows_of(path: Path) -> list[Intent]:
     ("name", "callback_url"), [*((name, None) for name in LOST), ("reset", CALLBACKS), ("502", CALLBACKS)]
 )
 async def test_fifty_lost_responses_are_never_resent(tmp_path: Path, name: str, callback_url: str | None) -> None:
-    """Each caller is told; so is whoever recovers; and in none of it is anything sent again, nor by the same keys."""
+    """Each caller gets an error, and neither recovery nor the same keys resend anything."""
     path, how = tmp_path / "kie.db", dict(LOST[name])
     options: Any = {"journal": path, "callback_url": callback_url}
     async with FakeKie(seed=len(name), faults=[Fault("create", how.pop("kind"), after=True, **how)]) as fake:
@@ -97,7 +97,7 @@ async def test_fifty_lost_responses_are_never_resent(tmp_path: Path, name: str, 
 
 
 async def test_fifty_redirects_are_fifty_rejections(tmp_path: Path) -> None:
-    """A create is not repeated at another address, and an address is a matter of configuration."""
+    """A create does not follow a redirect: the address is configuration."""
     path = tmp_path / "kie.db"
     async with FakeKie(faults=[Fault("create", "redirect")]) as fake:
         async with KieClient(KEY, base_url=fake.url, journal=path) as kie:

@@ -1,4 +1,4 @@
-"""What the client does when the service refuses a create, counted at the service."""
+"""Refused creates: the reaction of the client, measured at the service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WAN = "wan/2-2-a14b-image-to-video-turbo"
 
 
 async def all_of(setup: Setup, jobs: int, **how: Any) -> tuple[list[str], list[Exception]]:
-    """Generate so many at once; the ids of those that ended well, and the errors of the others."""
+    """Generate a number of jobs at once; return the ids of the successes and the errors of the others."""
     ended, refused = list[str](), list[Exception]()
 
     async def one(number: int) -> None:
@@ -71,7 +71,7 @@ def prompt_of(post: LoggedCreate) -> str:
 
 @pytest.mark.parametrize("status", [200, 429], ids=["in the body", "bare"])
 async def test_429_pauses_client_once_and_keeps_order(status: int) -> None:
-    """429 on the 5th of 100 creates: one request more, nothing lost, and the refused job is in the next burst."""
+    """A 429 on the 5th of 100 creates costs one request, and the refused job is in the next burst."""
     what: dict[str, Any] = {"kind": "html", "status": 429} if status == 429 else {"kind": "code", "code": 429}
     async with client_and_fake(faults=[Fault("create", nth=5, **what)], latency=LATENCY) as setup:
         ended, refused = await all_of(setup, 100)
@@ -90,7 +90,7 @@ async def test_429_pauses_client_once_and_keeps_order(status: int) -> None:
 
 
 async def test_job_refused_with_429_keeps_its_place() -> None:
-    """Without latency the places can be read to the letter: the service sees the jobs in the order of asking."""
+    """Without latency the service receives the jobs in the order of the calls."""
     async with client_and_fake(faults=[Fault("create", "code", code=429, nth=20)]) as setup:
         await all_of(setup, 60)
         accepted = [prompt_of(post) for post in setup.truth.create_requests if post.task_id is not None]
@@ -100,7 +100,7 @@ async def test_job_refused_with_429_keeps_its_place() -> None:
 
 
 async def test_client_recovers_within_a_window_of_last_429() -> None:
-    """No job is lost, and not one request more than the account allows is made meanwhile."""
+    """No job is lost, and the client sends no more requests than the account allows."""
     async with client_and_fake(
         faults=[Fault("create", "code", code=429, between=(0.0, 600.0))], latency=LATENCY
     ) as setup:
@@ -115,7 +115,7 @@ async def test_client_recovers_within_a_window_of_last_429() -> None:
 
 
 async def test_429_for_max_age_ends_in_rate_limit_error() -> None:
-    """For every waiter at once, each by its own patience, and nothing was paid."""
+    """For every waiter after its own timeout, and nothing was paid."""
     policy = RetryPolicy(max_age=300.0)
     told_at: list[float] = []
     async with client_and_fake(
@@ -179,7 +179,7 @@ async def test_shared_account_costs_few_429_and_no_job() -> None:
 
 
 async def test_hour_of_maintenance_is_waited_out() -> None:
-    """With ``maintenance_timeout=7200`` all jobs end; the service is asked once a minute for the whole client."""
+    """With ``maintenance_timeout=7200`` all jobs succeed, and the whole client sends one probe a minute."""
     policy = RetryPolicy(maintenance_timeout=7200.0)
     async with client_and_fake(client={"retry": policy}, latency=LATENCY) as setup:
         setup.fake.maintenance = True
@@ -264,9 +264,9 @@ async def test_maintenance_timeout_is_per_job() -> None:
 
 async def test_402_pauses_queue_until_paid() -> None:
     """
-    Nothing is sent after it was read, and every unsent waiter is told.
+    Nothing is sent after the response was read, and every waiter of an unsent job gets the error.
 
-    Unkeyed jobs are withdrawn; keyed ones go on with the same key, or ``recover()``, once a create has gone well.
+    Unkeyed jobs are cancelled. Keyed ones resume with the same key or ``recover()`` after a successful create.
     """
     async with client_and_fake(credits=30 * CLIP, latency=LATENCY) as setup:
         kie, truth = setup.kie, setup.truth
@@ -296,7 +296,7 @@ async def test_402_pauses_queue_until_paid() -> None:
             assert ("intent" if number % 2 else "cancelled") == row.state
         await assert_settled(kie)
 
-        # Without money the next submit is a probe, and is told the same.
+        # Without money the next submit is a probe and gets the same error.
         keyed = sorted(number for number in refused if number % 2)
         posts = len(truth.create_requests)
         with pytest.raises(InsufficientCreditsError):
@@ -364,7 +364,7 @@ async def test_paused_account_still_polls_running_tasks() -> None:
 
 
 async def test_paused_account_sends_one_probe_at_a_time() -> None:
-    """Fifty jobs that come after a 402 do not send fifty requests to learn of it."""
+    """Fifty jobs after a 402 do not send fifty requests."""
     async with client_and_fake(credits=0.0, latency=LATENCY) as setup:
         with pytest.raises(InsufficientCreditsError):
             await setup.kie.submit(make_request(99))
@@ -383,7 +383,7 @@ async def test_paused_account_sends_one_probe_at_a_time() -> None:
 async def test_ambiguous_500_is_retried_with_new_attempt_number(
     code: int, caplog: pytest.LogCaptureFixture, *, after: bool
 ) -> None:
-    """500 twice and then well: three POSTs, numbered in the callback URL, and a warning for each resend."""
+    """Two 500s and a success: three POSTs, numbered in the callback URL, and a warning for each retry."""
     fault = Fault("create", "code", code=code, times=2, after=after)
     async with client_and_fake(client={"callback_url": CALLBACKS}, faults=[fault]) as setup:
         video = await setup.kie.generate(make_request())
@@ -438,7 +438,7 @@ async def test_on_server_error_in_doubt_never_retries(*, after: bool) -> None:
         await assert_settled(setup.kie)
 
 
-#: An answer after which the service hangs up, so that the next attempt has to connect.
+#: A response after which the service closes the connection, so that the next attempt must connect.
 _LAST_WORDS: dict[str, Any] = {"kind": "body", "headers": {"Connection": "close"}}
 
 
@@ -452,7 +452,7 @@ async def _first_answer(setup: Setup) -> None:
     [("refused connections", 151.0), ("402", 31.0), ("455", 931.0)],
 )
 async def test_after_ambiguous_500_nothing_is_called_unpaid(then: str, seconds: float) -> None:
-    """What would be withdrawn for free is rejected with its suspect attempt, and the error is ``ServerError``."""
+    """A job with an ambiguous attempt is rejected, not cancelled, and the error is ``ServerError``."""
     fault = Fault("create", body='{"code":500,"msg":"Server exception"}', nth=1, **_LAST_WORDS)
     async with client_and_fake(faults=[fault]) as setup:
 
@@ -477,7 +477,7 @@ async def test_after_ambiguous_500_nothing_is_called_unpaid(then: str, seconds: 
 
 
 async def test_cancel_after_ambiguous_500_leaves_rejected_job() -> None:
-    """It may have been paid: the journal says so, and keeps the attempt."""
+    """It may have been paid: the journal keeps the attempt."""
     async with client_and_fake(faults=[Fault("create", "code", code=500)]) as setup:
         with anyio.move_on_after(30.0):
             async with anyio.create_task_group() as group:
@@ -519,7 +519,7 @@ async def test_500_about_a_parameter_is_not_retried(text: str) -> None:
 
 
 async def test_rejection_quotes_the_service() -> None:
-    """A request that only the service can judge: its own 500 and 422 come through as they are."""
+    """The service's 500 and 422 about a request are reported in its own words."""
     bad = MarketRequest(model=WAN, input={"prompt": "x", "image_url": IMAGE, "resolution": "1080p"})
     unknown = MarketRequest(model="acme/unheard-of", input={})
     async with client_and_fake() as setup:
@@ -551,7 +551,7 @@ async def test_rejection_quotes_the_service() -> None:
     ids=lambda value: "-".join(str(part) for part in value.values()) if isinstance(value, dict) else value.__name__,
 )
 async def test_permanent_rejection_is_not_retried(fault: dict[str, Any], expected: type[KieError]) -> None:
-    """One POST, the typed error, and no redirect is followed."""
+    """One POST, the typed error, and no redirect followed."""
     async with client_and_fake(faults=[Fault("create", **fault)]) as setup:
         with pytest.raises(KieError) as raised:
             await setup.kie.submit(make_request())
@@ -582,7 +582,7 @@ async def test_paused_model_stops_no_other() -> None:
 
 
 async def test_http_status_makes_no_difference() -> None:
-    """A service that puts its codes into the HTTP status as well is understood the same."""
+    """A service that also puts its codes into the HTTP status gets the same reaction."""
     async with client_and_fake(http_statuses=True, credits=CLIP) as setup:
         await setup.kie.generate(make_request(0))
         with pytest.raises(InsufficientCreditsError):
@@ -590,7 +590,7 @@ async def test_http_status_makes_no_difference() -> None:
 
 
 async def test_rejection_never_shows_key() -> None:
-    """Not even where the service repeats it."""
+    """Not even if the service repeats it."""
     async with client_and_fake(api_keys=["another key"]) as setup:
         with pytest.raises(AuthenticationError) as raised:
             await setup.kie.submit(make_request())
@@ -599,7 +599,7 @@ async def test_rejection_never_shows_key() -> None:
 
 
 async def test_unsent_job_raises_transport_error() -> None:
-    """A 429 before the outage does not make it the rate limit's fault, and patience counts from the outage."""
+    """Even after a 429: the error names the outage, and the timeout counts from its start."""
     fault = Fault("create", body='{"code":429,"msg":"slow down"}', nth=1, **_LAST_WORDS)
     async with client_and_fake(faults=[fault]) as setup:
 

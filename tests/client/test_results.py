@@ -1,4 +1,4 @@
-"""Results on their way to disk: each whole and what it claims to be, or not there at all."""
+"""Saved results: each file is complete and of the right type, or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.requests.samples import JPEG, PNG, WEBP
 
 
 async def test_result_is_saved_completely(tmp_path: Path) -> None:
-    """It is the very file that the service has, and the key stayed at home."""
+    """The saved bytes equal the service's, and the key was not sent."""
     async with client_and_fake(duration=0.0) as setup:
         video = await setup.kie.generate(make_request(image=PNG))
         target = tmp_path / "new" / "folder" / "cat.mp4"
@@ -116,14 +116,14 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_broken_download_leaves_no_file(name: str, tmp_path: Path) -> None:
-    """Three tries, then ``DownloadError``; no file and no part of one, and the task stays done."""
+    """Three attempts, then ``DownloadError``; no file and no part of one remains, and the job stays succeeded."""
     async with client_and_fake(duration=0.0, faults=[Fault("download", **BROKEN[name])]) as setup:
         picture = await a_picture(setup)
         with pytest.raises(DownloadError) as raised:
             await picture.save(tmp_path / "cat.png")
 
         assert {} == files_in(tmp_path)
-        assert 3 <= len(setup.truth.downloads) <= 6  # aiohttp by itself repeats a GET once
+        assert 3 <= len(setup.truth.downloads) <= 6  # aiohttp retries a GET once
         assert (picture.job_id, picture.task_id) == (raised.value.job_id, raised.value.task_id)
         assert KEY not in str(raised.value)
         assert {"succeeded": 1} == await setup.states()
@@ -161,7 +161,7 @@ async def test_broken_download_is_retried(name: str, tmp_path: Path) -> None:
     ],
 )
 async def test_mislabeled_file_is_not_kept(body: bytes, how: dict[str, Any], tmp_path: Path) -> None:
-    """An error page under a video's name would be found only by whoever plays it."""
+    """An error page must not be saved under a video's name."""
     async with a_result() as (video, host, setup):
         host.at("/a.mp4", body, **how)
         with pytest.raises(DownloadError) as raised:
@@ -174,7 +174,7 @@ async def test_mislabeled_file_is_not_kept(body: bytes, how: dict[str, Any], tmp
 
 
 def _photo(size: int) -> bytes:
-    """A JPEG whose picture is *size* bytes longer than it needs to be."""
+    """Make a JPEG with *size* bytes of padding."""
     end = JPEG.rindex(b"\xff\xd9")
     return JPEG[:end] + bytes(size) + JPEG[end:]
 
@@ -191,7 +191,7 @@ def _photo(size: int) -> bytes:
     ids=["png", "webp", "jpeg", "large jpeg", "mp4"],
 )
 async def test_truncated_file_is_not_kept(content: bytes, mime: str, tmp_path: Path) -> None:
-    """A host that has half of a file announces half of it."""
+    """A host with half of a file may announce the length of that half."""
     async with a_result() as (result, host, _):
         host.at("/a.mp4", content[:-16], content_type=mime)
         with pytest.raises(DownloadError, match="cut off"):
@@ -204,7 +204,7 @@ async def test_truncated_file_is_not_kept(content: bytes, mime: str, tmp_path: P
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip"])
 async def test_compressed_result_is_refused(encoding: str, tmp_path: Path) -> None:
-    """Media is compressed already; half a gigabyte of zeros fits into 509 KiB of gzip."""
+    """Media is compressed already, and 509 KiB of gzip can hold half a gigabyte of zeros."""
     async with a_result() as (video, host, _):
         host.at("/a.mp4", gzip.compress(MP4), headers={"Content-Encoding": encoding})
         with pytest.raises(DownloadError, match="compressed"):

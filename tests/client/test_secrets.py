@@ -1,4 +1,4 @@
-"""Neither the key nor a prompt is ever shown: in an error, in its traceback, in a repr, or in an event."""
+"""No error, traceback, repr or event shows the key or a prompt."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Callable[[Setup, Path], Awaitable[None]], list[Fault]]] =
 
 
 def locals_of(error: BaseException) -> list[str]:
-    """What error trackers send to their servers: the variables of every frame outside of these tests."""
+    """Return what error trackers collect: the variables of every frame outside these tests."""
     shown: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
@@ -115,7 +115,7 @@ def locals_of(error: BaseException) -> list[str]:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_errors_show_neither_key_nor_prompt(name: str, tmp_path: Path) -> None:
-    """Neither its text nor its repr, nor its traceback with all that has led to it, nor its attributes."""
+    """Not in its text, its repr, its traceback with all causes, or its attributes."""
     act, faults = CASES[name]
     policy = RetryPolicy(maintenance_timeout=60.0, unsent_timeout=10.0, max_age=600.0)
     options = {"callback_url": CALLBACKS if name != "lost" else None, "retry": policy}
@@ -144,7 +144,7 @@ async def test_errors_show_neither_key_nor_prompt(name: str, tmp_path: Path) -> 
 
 
 async def test_key_is_sent_to_the_service_only(tmp_path: Path) -> None:
-    """Not to the host of results, which may be another."""
+    """Not to the result host, which may be another."""
     heard: list[tuple[str, bool]] = []
 
     def listen(where: str) -> Fault:
