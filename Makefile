@@ -19,7 +19,7 @@ quick: format-check lint imports quick-tests ## the inner loop, half a minute: f
 check: format-check lint types imports docs coverage ## all that must pass before a change goes in; runs a sample of the long tests
 
 nightly: $(VENV)/.installed system-tools ## every test in full: all kills, all hostile requests, ten times the examples
-	KIE_TESTS=nightly $(RUN) pytest --quiet --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=1800 --quiet --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 check-all: ## the quick tests on each installed Python from 3.11 to 3.14
 	@tools/check-all.sh $(PYTHONS)

@@ -1,4 +1,4 @@
-"""How the suite runs: on virtual time, watched for blocking calls and for what tests leave behind, without skips."""
+"""Fixtures and hooks of the whole suite: virtual time, checks for blocking calls and leftovers, no skipped tests."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import HealthCheck, settings
 
 from kie_async.testing._leftovers import pending_tasks
 from kie_async.testing.clock import GRACE_TURNS, VirtualLoop
+from tests import profile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-# How long an example takes says something about the machine, and nothing about the code.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-settings.load_profile("suite")
+profile.load_hypothesis_profile()
+
+#: The least faulthandler_timeout at which nightly tests run, in seconds.
+_NIGHTLY_TIMEOUT = 1800
 
 #: Tests below these folders run on the platform's own loop and clock.
 REAL_TIME_FOLDERS = frozenset({"real_time", "system_tools"})
@@ -30,13 +31,13 @@ def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module")
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    """What async tests run on: virtual time, except in ``tests/real_time`` and ``tests/system_tools``."""
+    """Select the event loop: virtual time, except in ``tests/real_time`` and ``tests/system_tools``."""
     return "asyncio", {} if runs_in_real_time(request) else {"loop_factory": VirtualLoop}
 
 
 @pytest.fixture(autouse=True)
 def watched(request: pytest.FixtureRequest) -> None:
-    """Every async test must clean up after itself, and on virtual time it must not block the loop."""
+    """Require that async tests clean up after themselves and, on virtual time, do not block the loop."""
     if "anyio_backend" in request.fixturenames:
         request.getfixturevalue("nothing_left_behind")
         if not runs_in_real_time(request):
@@ -45,13 +46,13 @@ def watched(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """The test, and the fixtures that it uses, leave no task pending and no async generator open."""
+    """Fail the test if it or its fixtures leave a task pending or an async generator open."""
     yield
     for _ in range(GRACE_TURNS):
         await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
     left = loop.leftovers() if isinstance(loop, VirtualLoop) else pending_tasks(loop)
-    # Neither this very fixture is a leftover, nor the task that carries it to anyio's test runner.
+    # This fixture and the task of anyio's test runner that runs it are not leftovers.
     own = ("async generator nothing_left_behind", "TestRunner._call_in_runner_task")
 
     assert [] == [text for text in left if not any(name in text for name in own)]
@@ -59,15 +60,15 @@ async def nothing_left_behind() -> AsyncIterator[None]:
 
 @pytest.fixture
 def nothing_blocks() -> Iterator[None]:
-    """A call that blocks the loop, made by the package, raises ``BlockingError``."""
+    """Raise ``BlockingError`` where the package makes a call that blocks the loop."""
     with blockbuster_ctx("kie_async", excluded_modules=["kie_async.testing.clock"]) as detector:
-        # It asks the kernel for a text and waits for nothing: a journal's path is made absolute when a client is made.
+        # os.getcwd() does not wait: a client makes the path of its journal absolute.
         detector.functions["os.getcwd"].deactivate()
         yield
 
 
 class SkipsFail:
-    """A session in which a test was skipped, or expected to fail, has failed: what cannot run proves nothing."""
+    """A plugin that fails the session if a test was skipped or expected to fail: such a test proves nothing."""
 
     def __init__(self) -> None:
         self.skipped: list[str] = []
@@ -87,8 +88,13 @@ class SkipsFail:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for nodeid in self.skipped:
             terminalreporter.write_line(f"skipped, which counts as failed: {nodeid}", red=True)
+        terminalreporter.write_line(profile.describe())
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register what watches over the whole session."""
+    """Register the plugins of the whole session."""
+    timeout = float(config.getini("faulthandler_timeout"))
+    if profile.size() is profile.Size.NIGHTLY and timeout < _NIGHTLY_TIMEOUT:
+        msg = f"Nightly tests run for long: add -o faulthandler_timeout={_NIGHTLY_TIMEOUT}."
+        raise pytest.UsageError(msg)
     config.pluginmanager.register(SkipsFail())

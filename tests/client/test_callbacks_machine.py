@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.client.machine import Callbacks, CallbacksOnDisk
 from tests.client.planted import PLANTED, NoMac
 from tests.helpers import JournalClient
+from tests.profile import examples
 
 #: What is found is shrunk by ``python -m tests.client.explore``, which has the time for it.
 CHECK = settings(stateful_step_count=30, phases=[Phase.reuse, Phase.generate])
@@ -25,12 +26,12 @@ SEARCH = settings(
 
 def test_every_intent_settles_once_and_agrees_with_the_service() -> None:
     """One client after another on one journal in memory, where each turn of the loop is the same each time."""
-    run_state_machine_as_test(Callbacks, settings=settings(CHECK, max_examples=100))
+    run_state_machine_as_test(Callbacks, settings=settings(CHECK, max_examples=examples(100)))
 
 
 def test_every_intent_settles_once_with_two_workers_on_one_journal() -> None:
     """On disk; callers, callbacks and restarts come to either."""
-    run_state_machine_as_test(CallbacksOnDisk, settings=settings(CHECK, max_examples=25))
+    run_state_machine_as_test(CallbacksOnDisk, settings=settings(CHECK, max_examples=examples(25)))
 
 
 def _search(plant: type[JournalClient], examples: int) -> None:

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kie_async._core.gate import Gate
 from kie_async._core.verdicts import Verdict
 from tests.core.strategies import durations, instants
+from tests.profile import examples
 
 #: What proves that the account is good: a create was accepted, or refused for what it is.
 THE_ACCOUNT_IS_GOOD = (Verdict.ACCEPTED, Verdict.REJECTED)
@@ -159,7 +160,7 @@ class Client(RuleBasedStateMachine):
 
 
 TestClient = Client.TestCase
-TestClient.settings = settings(stateful_step_count=40, max_examples=300)
+TestClient.settings = settings(stateful_step_count=40, max_examples=examples(300))
 
 
 # -- 429 ----------------------------------------------------------------------------------------------------------

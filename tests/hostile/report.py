@@ -116,16 +116,16 @@ class Report:
         )
 
 
-def batches(count: int) -> Iterator[list[tuple[Attack, Way]]]:
+def batches(count: int, *, seed: int = 0) -> Iterator[list[tuple[Attack, Way]]]:
     """Batches: of the fixed list, each time at other jobs, and of hypothesis, in turn; both go to both adapters."""
     fixed = enumerate(cycle(product(FIXED, WAYS)))
     for begin in range(0, count, BATCH):
         half = min(BATCH, count - begin) // 2
         listed = [(attrs.evolve(attack, number=attack.number + nth), way) for nth, (attack, way) in islice(fixed, half)]
-        yield [one for pair in zip(listed, zip(drawn(begin, half), cycle(WAYS)), strict=False) for one in pair]
+        yield [one for pair in zip(listed, zip(drawn(seed + begin, half), cycle(WAYS)), strict=False) for one in pair]
 
 
-async def survive(count: int, *, journal: Journal, signed: bool) -> Report:
+async def survive(count: int, *, journal: Journal, signed: bool, seed: int = 0) -> Report:
     """
     Go through a siege.
 
@@ -135,13 +135,15 @@ async def survive(count: int, *, journal: Journal, signed: bool) -> Report:
         journal: The client's journal.
 
         signed: Whether callbacks are signed.
+
+        seed: Seeds the attacks.
     """
     log, posted = Log([KEY, OLD_KEY, WEBHOOK_KEY]), 0
     memory: list[tuple[int, int]] = []
     with log.reading():
         async with besieged(journal=journal, signed=signed) as siege:
             before, quiet = siege.kie.statistics(), len(siege.net) + 1
-            for attacks in batches(count):
+            for attacks in batches(count, seed=seed):
                 await siege.post(attacks)
                 posted += len(attacks)
                 del attacks

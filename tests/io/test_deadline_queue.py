@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.timers import DeadlineQueue, Timers
 from kie_async.testing import virtual_time
+from tests.profile import examples
 
 
 class Setup:
@@ -149,7 +150,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(steps=_STEPS, min_interval=st.sampled_from([0.0, 0.5]))
 def test_any_sequence_is_due_once_in_order_and_on_time(
     steps: list[tuple[str, int, float]], min_interval: float

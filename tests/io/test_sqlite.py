@@ -20,6 +20,7 @@ from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import an_intent, anonymous, moved, opened
+from tests.profile import examples
 
 S = JobState
 
@@ -278,7 +279,7 @@ async def told(step: Step, journal: Journal) -> object:
     return anonymous(answer) if isinstance(answer, Intent) else answer
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(STEPS, max_size=25))
 def test_both_journals_say_the_same_of_anything(steps: list[Step]) -> None:
     """Any sequence of questions and changes has the same answers in memory and on disk."""

@@ -125,7 +125,7 @@ async def attempt(table: Path, url: str, *, kill_after: int | None) -> int:
         return await process.wait()
 
 
-async def siege(folder: Path, *, rows: int, maintenance: float = 0.0) -> Account:
+async def siege(folder: Path, *, rows: int, maintenance: float = 0.0, seed: int = 0) -> Account:
     """
     The whole of it.
 
@@ -135,11 +135,14 @@ async def siege(folder: Path, *, rows: int, maintenance: float = 0.0) -> Account
         rows: How many shots.
 
         maintenance: For how long the service is under maintenance, from a third of them on, in seconds.
+
+        seed: Seeds the fake and the choice of the creates whose answers are lost.
     """
     table = await anyio.to_thread.run_sync(write_table, folder, rows)
-    lost = random.Random(rows).sample(range(2, rows), round(rows * LOST))
+    lost = random.Random(seed).sample(range(2, rows), round(rows * LOST))
     faults = [Fault("create", "reset", after=True, nth=nth) for nth in lost]
     fake = FakeKie(
+        seed=seed,
         limit=20,
         window=WINDOW,
         duration=(TASK, 0.3),
