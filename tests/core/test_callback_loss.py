@@ -1,4 +1,4 @@
-"""How likely a promised callback is to be lost: never taken for impossible, and soon learned."""
+"""The callback-loss estimate: never zero, and soon learned."""
 
 from __future__ import annotations
 
@@ -11,49 +11,48 @@ from kie_async._core.polling import CallbackLoss
 _pasts = st.lists(st.booleans(), max_size=300)
 
 
-def after(past: list[bool], *, receiving: bool = True) -> CallbackLoss:
-    """What is thought once each of *past* has come (true) or was lost."""
-    trust = CallbackLoss(receiving=receiving)
-    for came in past:
-        if came:
-            trust.record_received()
+def loss_after(past: list[bool], *, receiving: bool = True) -> CallbackLoss:
+    """Return the estimate after callbacks that arrived (true) or were lost."""
+    loss = CallbackLoss(receiving=receiving)
+    for received in past:
+        if received:
+            loss.record_received()
         else:
-            trust.record_lost()
-    return trust
+            loss.record_lost()
+    return loss
 
 
 @given(_pasts, st.booleans())
-def test_the_chance_is_never_less_than_one_in_fifty(past: list[bool], receiving: bool) -> None:  # noqa: FBT001 (drawn)
-    """Polling is the net: whatever was seen, a look is worth something, and no more than a look is worth."""
-    assert 0.02 <= after(past, receiving=receiving).probability <= 1.0
+def test_the_estimate_is_never_below_two_percent(past: list[bool], receiving: bool) -> None:  # noqa: FBT001 (drawn)
+    assert 0.02 <= loss_after(past, receiving=receiving).probability <= 1.0
 
 
 @given(_pasts, st.booleans())
-def test_a_callback_that_came_never_makes_looks_worth_more_nor_a_lost_one_less(
+def test_the_estimate_moves_towards_the_observation(
     past: list[bool],
     receiving: bool,  # noqa: FBT001 (drawn)
 ) -> None:
-    before = after(past, receiving=receiving).probability
+    before = loss_after(past, receiving=receiving).probability
 
     # The means of fractions are rounded, in the last digits.
-    assert after([*past, True], receiving=receiving).probability <= before * (1 + 1e-12)
-    assert after([*past, False], receiving=receiving).probability >= before * (1 - 1e-12)
+    assert loss_after([*past, True], receiving=receiving).probability <= before * (1 + 1e-12)
+    assert loss_after([*past, False], receiving=receiving).probability >= before * (1 - 1e-12)
 
 
 @given(_pasts)
-def test_a_receiver_never_makes_looks_worth_more(past: list[bool]) -> None:
-    assert after(past, receiving=True).probability <= after(past, receiving=False).probability
+def test_a_receiver_never_raises_the_estimate(past: list[bool]) -> None:
+    assert loss_after(past, receiving=True).probability <= loss_after(past, receiving=False).probability
 
 
 @given(_pasts)
-def test_a_receiver_that_breaks_is_noticed_within_some_tens_of_jobs(past: list[bool]) -> None:
-    """What was long ago fades, however much of it there was."""
-    assert after([*past, *[False] * 50]).probability > 0.6
+def test_a_broken_receiver_is_noticed_within_50_jobs(past: list[bool]) -> None:
+    """Old callbacks fade, however many there were."""
+    assert loss_after([*past, *[False] * 50]).probability > 0.6
 
 
 @given(_pasts)
-def test_a_receiver_that_is_mended_is_trusted_again(past: list[bool]) -> None:
-    assert after([*past, *[True] * 100]).probability < 0.15
+def test_a_repaired_receiver_is_trusted_again(past: list[bool]) -> None:
+    assert loss_after([*past, *[True] * 100]).probability < 0.15
 
 
 @pytest.mark.parametrize(
@@ -70,13 +69,13 @@ def test_a_receiver_that_is_mended_is_trusted_again(past: list[bool]) -> None:
         ([False] * 1000, False, 1.0),
     ],
 )
-def test_what_is_thought_after_the_first_ones(past: list[bool], receiving: bool, chance: float) -> None:  # noqa: FBT001 (a row)
-    """Without a receiver of ours nothing is expected, until callbacks come to another process all the same."""
-    assert chance == pytest.approx(after(past, receiving=receiving).probability)
+def test_the_first_estimates(past: list[bool], receiving: bool, chance: float) -> None:  # noqa: FBT001 (a row)
+    """Without a receiver, no callback is expected until some arrive at another process."""
+    assert chance == pytest.approx(loss_after(past, receiving=receiving).probability)
 
 
 def test_a_long_good_past_counts_as_fifty_callbacks() -> None:
-    """Ten losses in a row weigh as much after a thousand good ones as after fifty."""
-    assert after([*[True] * 1000, *[False] * 10]).probability == pytest.approx(
-        after([*[True] * 50, *[False] * 10]).probability
+    """Ten losses in a row weigh as much after 1,000 received callbacks as after 50."""
+    assert loss_after([*[True] * 1000, *[False] * 10]).probability == pytest.approx(
+        loss_after([*[True] * 50, *[False] * 10]).probability
     )

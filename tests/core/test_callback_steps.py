@@ -1,4 +1,4 @@
-"""What a genuine callback asks for: a look at most, and a proof wherever the task is not known to be the job's own."""
+"""The next step after a genuine callback: at most a poll, and a proof if the task is not known to be the job's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.core.strategies import attempts, job_ids, secrets
 from tests.strategies import json_values, task_ids, wild_data
 
 SECRET = b"a secret"
-INTENT = "kj_" + "0123456789abcdef" * 2
+JOB = "kj_" + "0123456789abcdef" * 2
 BASE = "https://app.example.com/kie"
 
-_intents = st.builds(
+_rows = st.builds(
     Intent,
     id=job_ids,
     model=st.just("wan/2-2"),
@@ -37,10 +37,12 @@ _intents = st.builds(
 )
 
 
-def row(*, task_id: str | None = None, record: str | None = None, duplicate_task_ids: tuple[str, ...] = ()) -> Intent:
-    """A row that knows so much of its task."""
+def make_row(
+    *, task_id: str | None = None, record: str | None = None, duplicate_task_ids: tuple[str, ...] = ()
+) -> Intent:
+    """Make a row with what is known of its task."""
     return Intent(
-        id=INTENT,
+        id=JOB,
         model="wan/2-2",
         input="{}",
         fingerprint="f",
@@ -53,16 +55,16 @@ def row(*, task_id: str | None = None, record: str | None = None, duplicate_task
 
 
 def record_with(param: JSON) -> TaskRecord:
-    """What the service says of a task that was created like that."""
+    """Make the record of a task that was created with *param*."""
     return TaskRecord(task_id="a", state="success", raw={"taskId": "a", "param": param})
 
 
 # -- steps --------------------------------------------------------------------------------------------------------
 
 
-@given(_intents, task_ids)
-def test_a_task_that_is_not_known_to_be_the_jobs_is_proved_whatever_the_row_says(intent: Intent, task_id: str) -> None:
-    """No state, no record and no earlier hint makes a task the job's: a hint is what somebody has posted."""
+@given(_rows, task_ids)
+def test_an_unknown_task_must_be_proved(intent: Intent, task_id: str) -> None:
+    """Neither state, record nor an earlier callback binds a task: anyone may have posted the callback."""
     assume(task_id != intent.task_id and task_id not in intent.duplicate_task_ids)
 
     assert CallbackStep.PROVE is next_step(intent, task_id)
@@ -71,18 +73,18 @@ def test_a_task_that_is_not_known_to_be_the_jobs_is_proved_whatever_the_row_says
     )
 
 
-@given(_intents, st.data())
-def test_what_is_known_already_asks_for_nothing(intent: Intent, data: st.DataObject) -> None:
-    """A duplicate was reported when it was found; a job whose end is written down has ended."""
+@given(_rows, st.data())
+def test_a_known_end_or_duplicate_needs_nothing(intent: Intent, data: st.DataObject) -> None:
+    """A duplicate was reported when it was found; a journaled end is final."""
     ended = [intent.task_id] if intent.task_id is not None and intent.record is not None else []
     assume(ended or intent.duplicate_task_ids)
 
     assert CallbackStep.NOTHING is next_step(intent, data.draw(st.sampled_from([*ended, *intent.duplicate_task_ids])))
 
 
-@given(_intents, task_ids)
-def test_the_jobs_own_task_is_confirmed_until_its_end_is_written_down(intent: Intent, task_id: str) -> None:
-    """In whatever state the row is: a stalled job may still end."""
+@given(_rows, task_ids)
+def test_its_own_task_is_confirmed_until_it_has_ended(intent: Intent, task_id: str) -> None:
+    """In any state of the row: a stalled job may still end."""
     assume(task_id not in intent.duplicate_task_ids)
 
     assert CallbackStep.CONFIRM is next_step(attrs.evolve(intent, task_id=task_id, record=None), task_id)
@@ -92,14 +94,14 @@ def test_the_jobs_own_task_is_confirmed_until_its_end_is_written_down(intent: In
 @pytest.mark.parametrize(
     ("known", "step"),
     [
-        (row(), CallbackStep.PROVE),
-        (row(task_id="other"), CallbackStep.PROVE),
-        (row(task_id="other", record="{}"), CallbackStep.PROVE),
-        (row(task_id="task"), CallbackStep.CONFIRM),
-        (row(task_id="task", record="{}"), CallbackStep.NOTHING),
-        (row(task_id="other", duplicate_task_ids=("third", "task")), CallbackStep.NOTHING),
-        (row(task_id="other", duplicate_task_ids=("third",)), CallbackStep.PROVE),
-        (row(duplicate_task_ids=("task",)), CallbackStep.NOTHING),
+        (make_row(), CallbackStep.PROVE),
+        (make_row(task_id="other"), CallbackStep.PROVE),
+        (make_row(task_id="other", record="{}"), CallbackStep.PROVE),
+        (make_row(task_id="task"), CallbackStep.CONFIRM),
+        (make_row(task_id="task", record="{}"), CallbackStep.NOTHING),
+        (make_row(task_id="other", duplicate_task_ids=("third", "task")), CallbackStep.NOTHING),
+        (make_row(task_id="other", duplicate_task_ids=("third",)), CallbackStep.PROVE),
+        (make_row(duplicate_task_ids=("task",)), CallbackStep.NOTHING),
     ],
 )
 def test_steps_are_those_of_the_table(known: Intent, step: CallbackStep) -> None:
@@ -110,10 +112,10 @@ def test_steps_are_those_of_the_table(known: Intent, step: CallbackStep) -> None
 
 
 @given(secrets, job_ids, attempts, json_values())
-def test_a_record_that_echoes_our_token_is_the_intents(
+def test_a_record_with_our_token_belongs_to_the_job(
     secret: bytes, job_id: str, attempt: int, given_input: JSON
 ) -> None:
-    """The service encodes the echo once or twice; each attempt of the intent has a token of its own."""
+    """The service encodes the echo once or twice; each attempt of the job has its own token."""
     param: JSON = {"model": "a", "callBackUrl": make_callback_url(BASE, secret, job_id, attempt), "input": given_input}
 
     assert echoes_token(record_with(param), job_id, secret)
@@ -122,10 +124,8 @@ def test_a_record_that_echoes_our_token_is_the_intents(
 
 
 @given(secrets, job_ids, job_ids, attempts)
-def test_a_record_that_echoes_the_token_of_another_intent_is_not(
-    secret: bytes, job_id: str, other_id: str, attempt: int
-) -> None:
-    """A real task of the account, created by another job: it must not be bound to this one."""
+def test_a_token_of_another_job_does_not_count(secret: bytes, job_id: str, other_id: str, attempt: int) -> None:
+    """A task of another job of the account must not be bound to this one."""
     assume(job_id != other_id)
     param = json.dumps({"callBackUrl": make_callback_url(BASE, secret, other_id, attempt)})
 
@@ -133,20 +133,20 @@ def test_a_record_that_echoes_the_token_of_another_intent_is_not(
 
 
 @given(job_ids, attempts)
-def test_a_token_that_was_made_without_our_secret_proves_nothing(job_id: str, attempt: int) -> None:
-    """What another account's key makes, or a guess."""
+def test_a_token_of_another_secret_does_not_count(job_id: str, attempt: int) -> None:
+    """The token of another account, or a guess."""
     param = json.dumps({"callBackUrl": make_callback_url(BASE, b"another secret", job_id, attempt)})
 
     assert not echoes_token(record_with(param), job_id, SECRET)
 
 
 @given(wild_data | st.builds(lambda param: {"param": param}, json_values() | json_values().map(json.dumps)))
-def test_whatever_a_record_echoes_it_is_not_ours_by_accident(data: dict[str, JSON]) -> None:
-    """And nothing that a record may hold makes the question fail."""
-    assert not echoes_token(TaskRecord(task_id="a", state="success", raw=data), INTENT, SECRET)
+def test_no_other_record_counts_or_fails(data: dict[str, JSON]) -> None:
+    """No content of a record makes the check raise."""
+    assert not echoes_token(TaskRecord(task_id="a", state="success", raw=data), JOB, SECRET)
 
 
-URL = make_callback_url(BASE, SECRET, INTENT, 1)
+URL = make_callback_url(BASE, SECRET, JOB, 1)
 
 
 @pytest.mark.parametrize(
@@ -170,30 +170,30 @@ URL = make_callback_url(BASE, SECRET, INTENT, 1)
         json.dumps({"callBackUrl": BASE}),
     ],
 )
-def test_our_token_counts_only_where_the_create_has_named_its_callback(param: JSON) -> None:
-    """A prompt is somebody else's text: what is written there proves nothing."""
-    assert not echoes_token(record_with(param), INTENT, SECRET)
+def test_our_token_counts_only_as_the_callback_url(param: JSON) -> None:
+    """A prompt is text of the caller's users: a token in it proves nothing."""
+    assert not echoes_token(record_with(param), JOB, SECRET)
 
 
-# -- pauses -------------------------------------------------------------------------------------------------------
+# -- delays -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("proved", "most", "within"), [(True, 6, 31.0), (False, 64, 3600.0)])
-def test_looks_become_rarer_and_come_to_an_end(proved: bool, most: int, within: float) -> None:  # noqa: FBT001 (a row)
-    """A task that is polled anyway is left to that after half a minute; another one is given about an hour."""
-    pauses = [confirmation_delay(polls, proved=proved) for polls in range(1, most)]
+def test_confirmations_slow_down_and_end(proved: bool, most: int, within: float) -> None:  # noqa: FBT001 (a row)
+    """A task that is polled anyway gets half a minute; another one gets about an hour."""
+    delays = [confirmation_delay(polls, proved=proved) for polls in range(1, most)]
 
-    assert all(pause is not None for pause in pauses)
-    assert pauses == sorted(pauses, key=lambda pause: pause or 0.0)
-    assert [1.0, 2.0, 4.0, 8.0] == pauses[:4]
-    assert within * 0.9 <= sum(pause or 0.0 for pause in pauses) <= within * 1.1
+    assert all(delay is not None for delay in delays)
+    assert delays == sorted(delays, key=lambda delay: delay or 0.0)
+    assert [1.0, 2.0, 4.0, 8.0] == delays[:4]
+    assert within * 0.9 <= sum(delay or 0.0 for delay in delays) <= within * 1.1
     assert confirmation_delay(most, proved=proved) is None
 
 
 @given(st.integers(1, 10_000), st.booleans())
-def test_a_pause_is_a_second_to_a_minute_whatever_was_looked_at_before(polls: int, proved: bool) -> None:  # noqa: FBT001 (drawn)
-    """So a token that has leaked causes a look a second at most, however often it is posted."""
-    pause = confirmation_delay(polls, proved=proved)
+def test_a_delay_is_between_a_second_and_a_minute(polls: int, proved: bool) -> None:  # noqa: FBT001 (drawn)
+    """A leaked token causes at most one poll a second, however often it is posted."""
+    delay = confirmation_delay(polls, proved=proved)
 
-    assert pause is None or 1.0 <= pause <= 60.0
-    assert pause is not None or confirmation_delay(polls + 1, proved=proved) is None
+    assert delay is None or 1.0 <= delay <= 60.0
+    assert delay is not None or confirmation_delay(polls + 1, proved=proved) is None

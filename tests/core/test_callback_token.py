@@ -1,4 +1,4 @@
-"""Our token in the callback URL: what we have made is known again, and nothing else is."""
+"""Our token in the callback URL: our own tokens are recognized, and no others."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kie_async._core.callback_token import (
 from tests.core.strategies import attempts, job_ids, secrets
 
 SECRET = b"a secret"
-INTENT = "kj_" + "0123456789abcdef" * 2
-TOKEN = make_token(SECRET, INTENT, 7)
+JOB = "kj_" + "0123456789abcdef" * 2
+TOKEN = make_token(SECRET, JOB, 7)
 MAC = TOKEN.rsplit(".", 1)[1]
 
 #: API keys: printable ASCII without blanks.
@@ -39,19 +39,19 @@ _bases = st.builds(
 
 
 @given(secrets, job_ids, attempts)
-def test_a_token_says_whose_create_it_was(secret: bytes, job_id: str, attempt: int) -> None:
+def test_a_token_names_job_and_attempt(secret: bytes, job_id: str, attempt: int) -> None:
     assert CallbackToken(job_id, attempt) == verify_token(secret, make_token(secret, job_id, attempt))
 
 
 @given(secrets, secrets, job_ids, attempts)
-def test_a_token_made_with_another_secret_is_refused(first: bytes, second: bytes, job_id: str, attempt: int) -> None:
+def test_a_token_of_another_secret_is_refused(first: bytes, second: bytes, job_id: str, attempt: int) -> None:
     assume(hmac.digest(first, b"", "sha256") != hmac.digest(second, b"", "sha256"))
 
     assert verify_token(second, make_token(first, job_id, attempt)) is None
 
 
 @given(secrets, job_ids, job_ids, attempts, attempts)
-def test_a_mac_fits_one_attempt_of_one_intent(
+def test_a_mac_covers_job_and_attempt(
     secret: bytes, job_id: str, other_id: str, attempt: int, other_attempt: int
 ) -> None:
     assume((job_id, attempt) != (other_id, other_attempt))
@@ -61,7 +61,7 @@ def test_a_mac_fits_one_attempt_of_one_intent(
 
 
 @given(st.integers(0, len(TOKEN) - 1), st.characters() | st.sampled_from("0.-_=+/ \n"), st.integers(0, 1))
-def test_a_token_with_one_character_changed_added_or_dropped_is_refused(at: int, character: str, drop: int) -> None:
+def test_a_token_with_one_edit_is_refused(at: int, character: str, drop: int) -> None:
     for tampered in (TOKEN[:at] + character + TOKEN[at + drop :], TOKEN[:at] + TOKEN[at + 1 :]):
         if tampered != TOKEN:
             assert verify_token(SECRET, tampered) is None
@@ -83,46 +83,46 @@ def test_every_character_of_a_token_counts(at: int) -> None:
         f" {TOKEN}",
         f"{TOKEN}=",
         TOKEN.upper(),
-        f"{INTENT.upper()}.7.{MAC}",
-        f"{INTENT}.07.{MAC}",
-        f"{INTENT}.+7.{MAC}",
-        f"{INTENT}.7.0.{MAC}",
-        f"{INTENT}.\N{ARABIC-INDIC DIGIT SEVEN}.{MAC}",
-        f"{INTENT}.\N{FULLWIDTH DIGIT SEVEN}.{MAC}",
-        f"{INTENT}.7\N{FULLWIDTH FULL STOP}{MAC}",
-        make_token(SECRET, INTENT, 0),
-        make_token(SECRET, INTENT, -1),
-        make_token(SECRET, INTENT, 1_000_000),
-        make_token(SECRET, INTENT.upper(), 7),
+        f"{JOB.upper()}.7.{MAC}",
+        f"{JOB}.07.{MAC}",
+        f"{JOB}.+7.{MAC}",
+        f"{JOB}.7.0.{MAC}",
+        f"{JOB}.\N{ARABIC-INDIC DIGIT SEVEN}.{MAC}",
+        f"{JOB}.\N{FULLWIDTH DIGIT SEVEN}.{MAC}",
+        f"{JOB}.7\N{FULLWIDTH FULL STOP}{MAC}",
+        make_token(SECRET, JOB, 0),
+        make_token(SECRET, JOB, -1),
+        make_token(SECRET, JOB, 1_000_000),
+        make_token(SECRET, JOB.upper(), 7),
         make_token(SECRET, "f" * 32, 7),
-        make_token(SECRET, f"{INTENT}.7", 7),
+        make_token(SECRET, f"{JOB}.7", 7),
     ],
 )
 def test_a_token_has_one_spelling(token: str) -> None:
-    """Other spellings of the same would be other names for one attempt, even with a MAC that fits."""
+    """Other spellings of the same attempt are refused, even with a matching MAC."""
     assert verify_token(SECRET, token) is None
 
 
 @pytest.mark.parametrize("attempt", range(1, 200))
-def test_the_mac_is_of_the_alphabet_that_urls_leave_alone(attempt: int) -> None:
-    """In the usual alphabet of base64 the same MAC would have a plus or a slash in it."""
-    digest = hmac.digest(SECRET, f"{INTENT}.{attempt}".encode(), hashlib.sha256)
-    usual = f"{INTENT}.{attempt}.{base64.b64encode(digest).decode()[:22]}"
-    ours = make_token(SECRET, INTENT, attempt)
+def test_the_mac_is_url_safe(attempt: int) -> None:
+    """In the standard alphabet the same MAC may have a plus or a slash, and is refused."""
+    digest = hmac.digest(SECRET, f"{JOB}.{attempt}".encode(), hashlib.sha256)
+    usual = f"{JOB}.{attempt}.{base64.b64encode(digest).decode()[:22]}"
+    ours = make_token(SECRET, JOB, attempt)
 
     assert usual.replace("+", "-").replace("/", "_") == ours
     assert (verify_token(SECRET, usual) is None) is (usual != ours)
 
 
-def test_tokens_of_earlier_versions_stay_genuine() -> None:
-    """A create of yesterday calls back today: neither label nor form may change."""
+def test_tokens_of_earlier_versions_stay_valid() -> None:
+    """A create of yesterday calls back today: neither label nor format may change."""
     token = "kj_0123456789abcdef0123456789abcdef.1.Ix3IJZt2Ke3_r-LavMTUPD"
 
-    assert token == make_token(callback_secret("kie-key"), INTENT, 1)
+    assert token == make_token(callback_secret("kie-key"), JOB, 1)
 
 
 @given(_keys, _keys)
-def test_each_key_has_a_secret_of_its_own_which_does_not_show_it(key: str, other: str) -> None:
+def test_each_key_has_its_own_secret(key: str, other: str) -> None:
     secret = callback_secret(key)
 
     assert 32 == len(secret)
@@ -134,7 +134,7 @@ def test_each_key_has_a_secret_of_its_own_which_does_not_show_it(key: str, other
 
 
 @given(_bases, secrets, job_ids, attempts)
-def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes, job_id: str, attempt: int) -> None:
+def test_the_token_is_found_in_its_url(base: str, secret: bytes, job_id: str, attempt: int) -> None:
     url = make_callback_url(base, secret, job_id, attempt)
     path, _, query = base.partition("?")
 
@@ -156,13 +156,13 @@ def test_the_token_is_found_in_the_url_that_carries_it(base: str, secret: bytes,
     ],
 )
 def test_the_token_goes_to_the_end_of_the_path(base: str, url: str) -> None:
-    assert url == make_callback_url(base, SECRET, INTENT, 7)
+    assert url == make_callback_url(base, SECRET, JOB, 7)
 
 
 @pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#", "/", "/?a=1", "/#part"])
-def test_what_follows_the_token_does_not_matter(tail: str) -> None:
-    """A slash neither: Litestar's mounts add one to every path."""
-    assert CallbackToken(INTENT, 7) == find_token(SECRET, f"https://app.example.com/kie/{TOKEN}{tail}")
+def test_text_after_the_token_is_ignored(tail: str) -> None:
+    """Also a slash: Litestar's mounts add one to every path."""
+    assert CallbackToken(JOB, 7) == find_token(SECRET, f"https://app.example.com/kie/{TOKEN}{tail}")
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,6 @@ def test_a_token_elsewhere_in_a_url_does_not_count(url: str) -> None:
 
 
 @given(st.text())
-def test_no_text_makes_the_search_fail(url: str) -> None:
+def test_no_text_makes_the_search_raise(url: str) -> None:
     assert find_token(SECRET, url) is None
     assert verify_token(SECRET, url) is None

@@ -1,4 +1,4 @@
-"""Whether a callback may be believed: the one task that its body names, and a signature of the service's, made now."""
+"""Callback checks: the one task that the body names, and a recent signature of the service."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ID = "0123456789abcdef0123456789abcdef"
 KEY = "whsec_Zm9vYmFy"
 #: The places of the id that the service has been seen to use.
 PLACES = ("taskId", "data.taskId", "data.task_id")
-#: What stands in those places and is no id.
+#: Values in those places that are not ids.
 NO_IDS: tuple[object, ...] = (None, True, 1.5, "", " a", "a/b", "ä", "a" * 257, "\ud800", 10**400, [ID], {})
 
 #: Keys as the service's settings show them, and any others that UTF-8 can carry.
@@ -48,7 +48,7 @@ def signed(key: str, task_id: str, stamp: int) -> dict[str, str]:
 
 
 def refusal(keys: list[str], task_id: str, headers: Mapping[str, str], wall: float = NOW) -> str | None:
-    """Why a signature is refused, or None; a refusal of a signature is answered with 401."""
+    """Return the reason reason a signature is refused (with status 401), or None."""
     try:
         check_signature(keys, task_id, headers, wall=wall)
     except CallbackRejectedError as error:
@@ -59,14 +59,14 @@ def refusal(keys: list[str], task_id: str, headers: Mapping[str, str], wall: flo
 
 
 def unread(body: bytes) -> tuple[int, str]:
-    """How a body is refused: with which status, and why."""
+    """Return the status and the reason with which a body is refused."""
     with pytest.raises(CallbackRejectedError) as raised:
         read_task_id(body)
     return raised.value.status, raised.value.message
 
 
 def body_of(*places: str, task_id: object = ID, others: Mapping[str, object] | None = None) -> bytes:
-    """The body of a callback that names a task in *places*, and has *others* beside it, inside and outside."""
+    """Make a body that names a task in *places*, and has *others* beside it, inside and outside of ``data``."""
     document: dict[str, object] = {**(others or {}), "data": dict(others or {"state": "success"})}
     for place in places:
         inner = document["data"] if place.startswith("data.") else document
@@ -79,16 +79,16 @@ def body_of(*places: str, task_id: object = ID, others: Mapping[str, object] | N
 
 
 @given(task_ids, st.sets(st.sampled_from(PLACES), min_size=1), json_objects())
-def test_the_task_is_found_in_any_of_the_three_places(task_id: str, places: set[str], more: dict[str, object]) -> None:
-    """Market models say ``data.taskId``, Suno ``data.task_id``, the page about signatures ``taskId``."""
+def test_the_task_id_is_read_from_three_places(task_id: str, places: set[str], more: dict[str, object]) -> None:
+    """Market models use ``data.taskId``, Suno ``data.task_id``, the page about signatures ``taskId``."""
     others = {name: value for name, value in more.items() if name not in {"taskId", "task_id"}}
 
     assert task_id == read_task_id(body_of(*places, task_id=task_id, others=others))
 
 
 @given(task_ids, task_ids, st.permutations(PLACES))
-def test_two_ids_that_disagree_are_refused(first: str, second: str, places: list[str]) -> None:
-    """The signature is of one id: with a second one in the body, it would be good for a task that it does not name."""
+def test_two_different_ids_are_refused(first: str, second: str, places: list[str]) -> None:
+    """The signature covers one id: a second one in the body would be accepted unsigned."""
     assume(first != second)
     document: dict[str, dict[str, str]] = {"": {}, "data": {}}
     for place, task_id in zip(places, (first, second, first), strict=True):
@@ -102,8 +102,8 @@ def test_two_ids_that_disagree_are_refused(first: str, second: str, places: list
 @example(b"null")
 @example(b"[]")
 @example(b'"taskId"')
-def test_whatever_is_posted_is_read_or_refused(body: bytes) -> None:
-    """And what is read can be asked for: an id is 1 to 256 letters, digits and ``_ . : -``."""
+def test_any_body_is_read_or_refused(body: bytes) -> None:
+    """An id is 1 to 256 letters, digits and ``_ . : -``."""
     task_id = "no task"
     with suppress(CallbackRejectedError):
         task_id = read_task_id(body)
@@ -127,7 +127,7 @@ def test_whatever_is_posted_is_read_or_refused(body: bytes) -> None:
     ],
     ids=["empty", "brace", "truncated", "form", "no-utf8", "utf16", "half-utf8", "lists", "objects", "just-too-deep"],
 )
-def test_what_is_no_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     assert (400, "the body is not JSON in UTF-8") == unread(body)
 
 
@@ -150,8 +150,8 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
         b'{"taskId":' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_names_no_task_is_refused(body: bytes) -> None:
-    """An id in another place is none: the service signs the one that its pages name."""
+def test_a_body_without_a_task_is_refused(body: bytes) -> None:
+    """An id in another place does not count: the service signs the one that its documentation names."""
     assert (400, "the body names no task") == unread(body)
 
 
@@ -172,11 +172,11 @@ def test_what_names_no_task_is_refused(body: bytes) -> None:
         (b'{"taskId":"abc","data":' + b"[" * 63 + b"]" * 63 + b"}", "abc"),
     ],
 )
-def test_what_names_one_task_is_read(body: bytes, task_id: str) -> None:
+def test_a_body_with_one_task_is_read(body: bytes, task_id: str) -> None:
     assert task_id == read_task_id(body)
 
 
-def test_a_body_may_have_256_kib_and_not_a_byte_more() -> None:
+def test_the_largest_body_has_256_kib() -> None:
     whole = body_of("taskId").ljust(MAX_BODY)
 
     assert 262_144 == MAX_BODY
@@ -189,7 +189,7 @@ def test_a_body_may_have_256_kib_and_not_a_byte_more() -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.task_id)
-def test_signatures_that_openssl_has_computed_are_good(vector: Vector) -> None:
+def test_signatures_made_by_openssl_are_accepted(vector: Vector) -> None:
     assert refusal([vector.key], vector.task_id, headers_of(vector), wall=vector.stamp) is None
 
 
@@ -225,29 +225,29 @@ def test_the_fake_signs_as_openssl_does(vector: Vector) -> None:
     ],
 )
 def test_a_signature_has_one_spelling(vector: Vector, spell: object) -> None:
-    """Base64 in the standard alphabet with padding, as it stands; other spellings of the right digest are refused."""
+    """Only Base64 in the standard alphabet with padding; other encodings of the right digest are refused."""
     assert callable(spell)
     spelled = spell(base64.b64decode(vector.signature))
 
-    why = refusal([vector.key], vector.task_id, headers_of(vector, spelled), wall=vector.stamp)
-    assert "the signature was not made with webhook_key" == why
+    reason = refusal([vector.key], vector.task_id, headers_of(vector, spelled), wall=vector.stamp)
+    assert "the signature was not made with webhook_key" == reason
 
 
 @pytest.mark.parametrize("vector", [vector for vector in VECTORS if set("+/") & set(vector.signature)])
-def test_the_alphabet_for_urls_is_refused(vector: Vector) -> None:
+def test_url_safe_base64_is_refused(vector: Vector) -> None:
     spelled = vector.signature.replace("+", "-").replace("/", "_")
 
     assert refusal([vector.key], vector.task_id, headers_of(vector, spelled), wall=vector.stamp) is not None
 
 
 @given(st.lists(_keys, min_size=1, max_size=3), st.integers(0, 2), task_ids, _stamps)
-def test_any_of_the_keys_may_have_signed(keys: list[str], nth: int, task_id: str, stamp: int) -> None:
-    """While a key is being changed, callbacks come under the old one and under the new one."""
+def test_any_of_the_keys_is_accepted(keys: list[str], nth: int, task_id: str, stamp: int) -> None:
+    """During a rotation, callbacks arrive with the old key and with the new one."""
     assert refusal(keys, task_id, signed(keys[nth % len(keys)], task_id, stamp), wall=stamp) is None
 
 
 @given(_keys, _keys, task_ids, _stamps)
-def test_another_key_does_not_fit(key: str, other: str, task_id: str, stamp: int) -> None:
+def test_another_key_is_refused(key: str, other: str, task_id: str, stamp: int) -> None:
     # HMAC fills short keys up with zeros; of keys that have none, no two are the same key.
     assume(key != other)
 
@@ -255,8 +255,8 @@ def test_another_key_does_not_fit(key: str, other: str, task_id: str, stamp: int
 
 
 @given(task_ids, task_ids, _stamps, st.integers(-300, 300))
-def test_a_signature_fits_one_task_at_one_time(task_id: str, other: str, stamp: int, shift: int) -> None:
-    """It is of both; a signature that was seen once can be moved neither to another task nor to another time."""
+def test_a_signature_covers_task_and_timestamp(task_id: str, other: str, stamp: int, shift: int) -> None:
+    """A captured signature can be moved neither to another task nor to another time."""
     assume(stamp + shift >= 0)
     headers = signed(KEY, task_id, stamp)
     moved = {**headers, "x-webhook-timestamp": str(stamp + shift)}
@@ -266,7 +266,7 @@ def test_a_signature_fits_one_task_at_one_time(task_id: str, other: str, stamp: 
 
 
 def test_the_dot_between_id_and_time_cannot_be_moved() -> None:
-    """``a.1`` at ``2`` and ``a`` at ``1.2`` would be the same text; a time is a whole number, so that only one is."""
+    """``a.1`` at ``2`` and ``a`` at ``1.2`` give the same text; the second is refused, as ``1.2`` is not an integer."""
     headers = signed(KEY, "a.1", 2)
 
     assert refusal([KEY], "a.1", headers, wall=2) is None
@@ -274,18 +274,18 @@ def test_the_dot_between_id_and_time_cannot_be_moved() -> None:
 
 
 @given(st.floats(-1e6, 1e6) | st.sampled_from([-MAX_SIGNATURE_AGE, MAX_SIGNATURE_AGE, -300.5, 300.5, 0.0]))
-def test_a_signature_is_good_for_five_minutes_either_way(age: float) -> None:
-    """A replay of yesterday is refused; a clock that is a little behind or ahead is not."""
+def test_a_signature_is_valid_for_five_minutes(age: float) -> None:
+    """Yesterday's replay is refused; a clock that is slightly behind or ahead is tolerated."""
     headers = signed(KEY, ID, NOW)
 
     assert 300.0 == MAX_SIGNATURE_AGE
     assert (refusal([KEY], ID, headers, wall=NOW + age) is None) is (abs((NOW + age) - NOW) <= 300.0)
 
 
-def test_who_reads_of_a_stale_signature_hears_how_far_the_clocks_are_apart() -> None:
-    why = refusal([KEY], ID, signed(KEY, ID, NOW), wall=NOW + 3600.0)
+def test_a_stale_signature_tells_the_clock_difference() -> None:
+    reason = refusal([KEY], ID, signed(KEY, ID, NOW), wall=NOW + 3600.0)
 
-    assert "the signature is 3600 s old by this machine's clock, and 300 s are allowed either way" == why
+    assert "the signature is 3600 s old by this machine's clock, and 300 s are allowed either way" == reason
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[+-]?[0-9_ ]{1,20}(\.[0-9]*)?\n?"))
@@ -300,25 +300,25 @@ def test_who_reads_of_a_stale_signature_hears_how_far_the_clocks_are_apart() -> 
 @example("\N{FULLWIDTH DIGIT ONE}\N{ARABIC-INDIC DIGIT ONE}")
 @example("-0")
 @example("nan")
-def test_a_time_that_is_no_whole_number_of_seconds_is_refused(stamp: str) -> None:
-    """Whatever it is; and even if it was signed like that."""
+def test_a_timestamp_must_be_an_integer(stamp: str) -> None:
+    """Also if it was signed like that."""
     assume(not (stamp.isascii() and stamp.isdecimal() and len(stamp) <= 12))
     good = signed(KEY, ID, NOW)
 
-    why = refusal([KEY], ID, {**good, "x-webhook-timestamp": stamp})
-    assert "the timestamp of the signature is not a whole number of seconds" == why
+    reason = refusal([KEY], ID, {**good, "x-webhook-timestamp": stamp})
+    assert "the timestamp of the signature is not a whole number of seconds" == reason
 
 
 @given(st.text(max_size=60) | st.text(st.characters(exclude_categories=()), max_size=60))
-def test_whatever_stands_in_for_a_signature_is_refused(signature: str) -> None:
-    """A header may hold anything, half characters among it; nothing but a refusal is ever raised."""
+def test_any_other_signature_is_refused(signature: str) -> None:
+    """A header may hold any text, surrogates included; the only error is a refusal."""
     assume(signature != VECTORS[1].signature)
 
     assert refusal([KEY], ID, headers_of(VECTORS[1], signature)) is not None
 
 
 @pytest.mark.parametrize("missing", [["x-webhook-timestamp"], ["x-webhook-signature"], [*signed(KEY, ID, NOW)]])
-def test_what_is_not_signed_is_refused(missing: list[str]) -> None:
+def test_an_unsigned_callback_is_refused(missing: list[str]) -> None:
     headers = {name: value for name, value in signed(KEY, ID, NOW).items() if name not in missing}
 
     assert "it is not signed, and webhook_key is set" == refusal([KEY], ID, headers)
@@ -326,13 +326,13 @@ def test_what_is_not_signed_is_refused(missing: list[str]) -> None:
 
 @pytest.mark.parametrize("wall", [NOW, NOW + 3600.0])
 @pytest.mark.parametrize("signature", ["", "ß", VECTORS[0].signature])
-def test_no_refusal_shows_the_key_or_the_signature_that_would_fit(signature: str, wall: float) -> None:
+def test_refusals_show_neither_key_nor_signature(signature: str, wall: float) -> None:
     shown = refusal([KEY], ID, headers_of(VECTORS[1], signature), wall)
 
     assert shown is not None
     assert not any(secret in shown for secret in (KEY, VECTORS[1].signature))
 
 
-def test_without_a_key_nothing_fits() -> None:
-    """Whether signatures are asked for at all is decided elsewhere; an empty list of keys lets nothing in."""
+def test_without_keys_every_signature_is_refused() -> None:
+    """The caller decides if signatures are required; an empty list of keys accepts none."""
     assert refusal([], ID, signed(KEY, ID, NOW)) is not None

@@ -1,4 +1,4 @@
-"""What an answer to ``recordInfo`` means, from its bytes on."""
+"""The meaning of an answer to ``recordInfo``, from its bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ID = "a" * 32
 
 
 def poll(body: bytes, status: int = 200) -> PollResult:
-    """What the client makes of an answer to a look at ``ID``."""
+    """Judge an answer to a poll of ``ID``."""
     envelope, record = read_record_body(body)
     return judge_poll(task_id=ID, status=status, envelope=envelope, record=record)
 
@@ -27,10 +27,8 @@ def answer(code: object, data: object, message: str = "") -> bytes:
 
 
 @given(st.integers(100, 599), st.integers(-1, 999) | st.none(), st.text(max_size=10))
-def test_the_record_of_the_task_counts_whatever_the_codes_around_it_say(
-    status: int, code: int | None, state: str
-) -> None:
-    """A failed task has been seen under 501 at the top; unknown states are states."""
+def test_a_record_counts_whatever_the_codes_are(status: int, code: int | None, state: str) -> None:
+    """A failed task was recorded with code 501 around it; unknown states are states."""
     shown = poll(answer(code, {"taskId": ID, "state": state}), status)
 
     assert PollVerdict.RECORD is shown.verdict
@@ -39,7 +37,7 @@ def test_the_record_of_the_task_counts_whatever_the_codes_around_it_say(
 
 
 @given(st.text("0123456789abcdef", min_size=1, max_size=32).filter(lambda other: other != ID))
-def test_the_record_of_another_task_says_nothing(other: str) -> None:
+def test_the_record_of_another_task_is_unreadable(other: str) -> None:
     assert PollResult(PollVerdict.UNREADABLE) == poll(answer(200, {"taskId": other, "state": "success"}))
 
 
@@ -47,8 +45,8 @@ def test_the_record_of_another_task_says_nothing(other: str) -> None:
     statuses,
     st.binary() | json_values().map(json.dumps).map(str.encode) | json_objects().map(json.dumps).map(str.encode),
 )
-def test_whatever_comes_back_is_judged(status: int, body: bytes) -> None:
-    """And nothing but a record has a record."""
+def test_any_answer_is_judged(status: int, body: bytes) -> None:
+    """Only the verdict RECORD has a record."""
     shown = poll(body, status)
 
     assert (shown.record is not None) is (shown.verdict is PollVerdict.RECORD)
@@ -66,7 +64,7 @@ def test_whatever_comes_back_is_judged(status: int, body: bytes) -> None:
 )
 @pytest.mark.parametrize("status", [200, 404, 422])
 def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
-    """All the forms that are recorded or documented; the code in the body decides, whatever the HTTP status is."""
+    """All recorded or documented forms; the code in the body decides, whatever the HTTP status is."""
     assert PollResult(PollVerdict.NOT_VISIBLE) == poll(body, status)
 
 
@@ -91,8 +89,8 @@ def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
         answer(777, None, "what?"),
     ],
 )
-def test_what_says_nothing_about_the_task_changes_nothing(status: int, body: bytes) -> None:
-    """The page of a proxy is no word of the service, even if it is called 404."""
+def test_other_answers_are_unreadable(status: int, body: bytes) -> None:
+    """A proxy's page is not an answer of the service, even with status 404."""
     assert PollResult(PollVerdict.UNREADABLE) == poll(body, status)
 
 
@@ -108,13 +106,11 @@ def test_what_says_nothing_about_the_task_changes_nothing(status: int, body: byt
         (401, answer(429, None), PollVerdict.RATE_LIMITED),
     ],
 )
-def test_refusals_are_told_apart_by_the_body_and_else_by_the_status(
-    status: int, body: bytes, verdict: PollVerdict
-) -> None:
+def test_refusals_are_judged_by_body_then_status(status: int, body: bytes, verdict: PollVerdict) -> None:
     assert PollResult(verdict) == poll(body, status)
 
 
-def test_a_body_that_is_broken_within_param_still_shows_the_record() -> None:
+def test_a_body_broken_within_param_has_a_record() -> None:
     body = f'{{"code":200,"msg":"success","data":{{"taskId":"{ID}","param":"{{"input":"x"}}","state":"fail"}}}}'
     shown = poll(body.encode())
 
