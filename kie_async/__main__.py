@@ -1,4 +1,4 @@
-"""``python -m kie_async`` is the command ``kie-async``."""
+"""The command ``kie-async`` as ``python -m kie_async``."""
 
 from __future__ import annotations
 

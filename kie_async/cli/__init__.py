@@ -1,4 +1,4 @@
-"""The command line, ``kie-async``: its entry point, which says how to install what is missing."""
+"""The command line ``kie-async``: its entry point, which names the packages that are missing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["main", "stop_before_anything"]
+__all__ = ["exit_before_start", "main"]
 
-#: What the extra ``cli`` brings.
+#: Packages of the extra ``cli``.
 _EXTRA = ("typer", "rich")
 
 
@@ -18,9 +18,9 @@ def main() -> None:
     Run ``kie-async`` with the arguments of this process.
 
     Raises:
-        SystemExit: Always, with one of the codes of ``kie_async.cli.exit_codes``.
+        SystemExit: Always, with a code of ``kie_async.cli.exit_codes``.
     """
-    signal.signal(signal.SIGINT, stop_before_anything)
+    signal.signal(signal.SIGINT, exit_before_start)
     try:
         from kie_async.cli.app import app
     except ModuleNotFoundError as error:
@@ -31,7 +31,7 @@ def main() -> None:
     app(prog_name="kie-async")
 
 
-def stop_before_anything(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """What Ctrl-C does while modules are imported and options are read; a command that runs has its own way."""
+def exit_before_start(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """ExitCode on Ctrl-C while modules are imported and options are read; a running command handles it itself."""
     sys.stderr.write("Interrupted. Nothing was sent, and nothing was paid.\n")
     raise SystemExit(130)

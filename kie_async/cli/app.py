@@ -1,4 +1,4 @@
-"""The program: its commands and the options of all of them."""
+"""The program: all commands, and the options that precede a command."""
 
 from __future__ import annotations
 
@@ -8,32 +8,30 @@ import attrs
 import typer
 
 from kie_async import __version__
-from kie_async.cli.account import show_credits
+from kie_async.cli.account import show_credits, upload
 from kie_async.cli.batch.command import batch
 from kie_async.cli.demo import demo
-from kie_async.cli.exit_codes import as_text
+from kie_async.cli.exit_codes import exit_code_help
 from kie_async.cli.fake import fake
 from kie_async.cli.generate import generate
-from kie_async.cli.jobs import forget, ls
+from kie_async.cli.jobs import abandon, forget, ls, resolve, resubmit
 from kie_async.cli.listen import listen
 from kie_async.cli.recover import recover
-from kie_async.cli.resolve import abandon, resolve, resubmit
-from kie_async.cli.running import Invocation
+from kie_async.cli.running import GlobalOptions
 from kie_async.cli.tasks import status, wait
-from kie_async.cli.upload import upload
 
 __all__ = ["app"]
 
 _ENVIRONMENT = (
-    "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL lead to another service than Kie's own;"
+    "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL select another service than Kie's own;"
     " KIE_WEBHOOK_KEY is the account's webhookHmacKey, for `listen`;"
-    " KIE_JOURNAL is the journal, by default kie-async/journal.db in XDG_STATE_HOME or ~/.local/state."
+    " KIE_JOURNAL is the journal; default: kie-async/journal.db in XDG_STATE_HOME or ~/.local/state."
 )
 
 app: typer.Typer = typer.Typer(
     name="kie-async",
     help="Images to videos with the Kie.ai generation API. A paid task is never forgotten, and never paid twice.",
-    epilog=f"{as_text()}\n\n{_ENVIRONMENT}",
+    epilog=f"{exit_code_help()}\n\n{_ENVIRONMENT}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,7 +58,7 @@ for _name, _command in (
     app.command(_name)(_command)
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's way to call it)
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
     if wanted:
         typer.echo(f"kie-async {__version__}")
         raise typer.Exit
@@ -75,5 +73,5 @@ def options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log, and tracebacks.")] = False,
 ) -> None:
-    """Take the options that come before a command."""
-    context.obj = attrs.evolve(context.ensure_object(Invocation), verbose=verbose)
+    """Read the options that precede a command."""
+    context.obj = attrs.evolve(context.ensure_object(GlobalOptions), verbose=verbose)

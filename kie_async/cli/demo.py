@@ -1,4 +1,4 @@
-"""The command ``demo``: images to videos with a fake service, to see what it is like before it costs anything."""
+"""The command ``demo``: make videos of images with a fake service, at no cost."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kie_async import ConfigurationError, Generation, InvalidRequestError, KieError, Wan22TurboImageToVideo
-from kie_async.cli.exit_codes import Exit
+from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JsonOption
-from kie_async.cli.output import Output
-from kie_async.cli.progress import Show, progress
-from kie_async.cli.running import run
+from kie_async.cli.output import ShowState, show_progress
+from kie_async.cli.running import run_command
 from kie_async.cli.session import Session
-from kie_async.cli.wait_and_save import check_target, fields_of, wait_and_show
+from kie_async.cli.wait_and_save import check_output, result_fields, wait_and_show
 
 if TYPE_CHECKING:
     from kie_async import KieClient
     from kie_async.testing import FakeKie
 
-__all__ = ["PROMPTS", "Plan", "carry_out", "demo"]
+__all__ = ["PROMPTS", "DemoOptions", "demo", "run_demo"]
 
-#: The bundled images, and what is to happen in them.
+#: The bundled images and their prompts.
 PROMPTS = {
     "balloons": "The balloons rise slowly over the hills, and the clouds drift",
     "cat": "The cat turns its head and looks at the setting sun",
@@ -46,17 +45,17 @@ _OTHER_PROMPT = "The scene comes to life, and the camera moves slowly through it
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _KB = 1_000
 
-#: A world in which no task is an outlier, and most of them show all of their states.
+#: A seed whose tasks have ordinary durations, and most of which show all states.
 _SEED = 7
 
 
 @attrs.frozen
-class Shot:
+class DemoShot:
     """
-    One video to be made.
+    One video to make.
 
     Attributes:
-        name: What it is called; its file too.
+        name: The name of the shot and its file.
 
         image: The image.
 
@@ -69,18 +68,18 @@ class Shot:
 
 
 @attrs.frozen
-class Video:
+class DemoVideo:
     """
-    One video that was made.
+    One finished video.
 
     Attributes:
         generation: The result.
 
-        file: Where it is.
+        file: The file.
 
-        size: How large, in bytes.
+        size: The file's size, in bytes.
 
-        seconds: How long it took, from the submission to the file.
+        seconds: The seconds from the submission to the file.
     """
 
     generation: Generation
@@ -90,18 +89,18 @@ class Video:
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class DemoOptions:
     """
-    What the demo is to do.
+    The options of the demo.
 
     Attributes:
-        images: Images and folders of images; none for the bundled ones.
+        images: Images and folders of images; empty for the bundled ones.
 
         out: The folder for the videos.
 
-        count: How many videos; the images are taken again when there are fewer.
+        count: The number of videos; images repeat if there are fewer. None for one video an image.
 
-        resolution: Their height.
+        resolution: The height of the videos.
     """
 
     images: Sequence[Path] = ()
@@ -110,61 +109,77 @@ class Plan:
     resolution: str = "720p"
 
 
-async def carry_out(session: Session, plan: Plan, service: FakeKie) -> Exit:
+async def run_demo(session: Session, options: DemoOptions, service: FakeKie) -> ExitCode:
     """
     Make the videos.
 
     Args:
         session: The command's session.
 
-        plan: What is to be done.
+        options: The command's options.
 
-        service: The service, which was not started yet.
+        service: The fake service, not started yet.
 
     Raises:
-        ConfigurationError: If there are no images, or no place for the videos.
+        ConfigurationError: If there are no images, or the videos cannot be saved.
 
-        InvalidRequestError: If something is not an image.
+        InvalidRequestError: If a file is not an image.
     """
+    output = session.output
     if not await anyio.to_thread.run_sync(_has_pyav):
-        session.output.warn(
-            "PyAV is not installed, so that all videos are one bundled clip of 480 pixels. For videos of the images:"
+        output.warn(
+            "PyAV is not installed: all videos will be one bundled clip of 480 pixels. For videos of the images:"
             " pip install 'kie-async[fake]'"
         )
     with as_file(files("kie_async.cli") / "data") as bundled:
-        shots = await anyio.to_thread.run_sync(_prepare, plan, bundled)
+        shots = await anyio.to_thread.run_sync(_read_shots, options, bundled)
         async with session.fake(service), session.client() as kie:
-            began_at = anyio.current_time()
-            outcomes: dict[str, Video | KieError] = {}
-            with progress(session.output) as show:
+            started_at = anyio.current_time()
+            outcomes: dict[str, DemoVideo | KieError] = {}
+            with show_progress(output) as show:
+
+                async def make(shot: DemoShot) -> None:
+                    outcomes[shot.name] = await _make_video(kie, shot, options.out, show)
+
                 async with anyio.create_task_group() as group:
                     for shot in shots:
-                        group.start_soon(_make, kie, shot, plan.out, show, outcomes)
-            seconds = anyio.current_time() - began_at
+                        group.start_soon(make, shot)
+            seconds = anyio.current_time() - started_at
+            videos: list[DemoVideo] = []
             for shot in shots:
-                _report(session.output, shot, outcomes[shot.name])
-            videos = [outcome for shot in shots if isinstance(outcome := outcomes[shot.name], Video)]
-            session.output.table(_table(videos, out=plan.out, wished=len(shots), seconds=seconds))
-            session.output.say(_account_for(service))
-    return Exit.DONE if len(videos) == len(shots) else Exit.REFUSED
+                outcome = outcomes[shot.name]
+                if isinstance(outcome, KieError):
+                    output.error(f"{shot.name}: {outcome}")
+                    continue
+                videos.append(outcome)
+                if output.as_json:
+                    fields = result_fields(outcome.generation, [outcome.file])
+                    output.result("", {**fields, "image": str(shot.image), "bytes": outcome.size})
+            output.table(_table(videos, out=options.out, requested=len(shots), seconds=seconds))
+            truth = service.truth
+            output.info(
+                f"The service received {len(truth.create_requests)} create requests, at most"
+                f" {truth.busiest_window(10.0)} in any 10 s (its limit is {service.limit}), and refused"
+                f" {len(truth.rate_limited)}. {service.credits:g} play credits are left."
+            )
+    return ExitCode.DONE if len(videos) == len(shots) else ExitCode.FAILED
 
 
-async def _make(kie: KieClient, shot: Shot, out: Path, show: Show, outcomes: dict[str, Video | KieError]) -> None:
-    """What a program does for one video; an error is kept, so that the other videos are made."""
-    began_at = anyio.current_time()
+async def _make_video(kie: KieClient, shot: DemoShot, out: Path, show: ShowState) -> DemoVideo | KieError:
+    """Make one video as a program would; return its error, if it has one, so that the other videos are made."""
+    started_at = anyio.current_time()
     show(shot.name, "submitting")
     try:
         job = await kie.submit(shot.request)
         show(shot.name, f"accepted as task {job.task_id}")
-        generation = await wait_and_show(job, show, name=shot.name, timeout=None)
+        generation = await wait_and_show(job, show, name=shot.name)
         [file] = await generation.save(out / f"{shot.name}.mp4")
     except KieError as error:
-        outcomes[shot.name] = error
         show(shot.name, "failed", done=True)
-        return
+        return error
     size = (await anyio.Path(file).stat()).st_size
-    outcomes[shot.name] = Video(generation, file, size, anyio.current_time() - began_at)
     show(shot.name, f"saved as {file}", done=True)
+    return DemoVideo(generation, file, size, anyio.current_time() - started_at)
 
 
 def _has_pyav() -> bool:
@@ -175,26 +190,24 @@ def _has_pyav() -> bool:
     return True
 
 
-def _prepare(plan: Plan, bundled: Path) -> list[Shot]:
-    """
-    The videos that a plan asks for, each with a name of its own; reads files.
-    """
-    images = [image for given in plan.images or [bundled] for image in _images(given)]
-    seen: Counter[str] = Counter()
+def _read_shots(options: DemoOptions, bundled: Path) -> list[DemoShot]:
+    """Return the videos to make, each with a unique name; reads files."""
+    images = [image for given in options.images or [bundled] for image in _images(given)]
+    uses: Counter[str] = Counter()
     shots, problems = [], []
-    for image in islice(cycle(images), plan.count if plan.count is not None else len(images)):
-        seen[image.stem] += 1
+    for image in islice(cycle(images), options.count if options.count is not None else len(images)):
+        uses[image.stem] += 1
         request = Wan22TurboImageToVideo(
             image=str(image.absolute()),
-            prompt=(not plan.images and PROMPTS.get(image.stem)) or _OTHER_PROMPT,
-            resolution=cast("Literal['480p', '720p']", plan.resolution),  # problems() judges it
+            prompt=(not options.images and PROMPTS.get(image.stem)) or _OTHER_PROMPT,
+            resolution=cast("Literal['480p', '720p']", options.resolution),  # problems() checks it
         )
-        name = image.stem if seen[image.stem] == 1 else f"{image.stem}-{seen[image.stem]}"
-        check_target(plan.out / f"{name}.mp4")
-        shots.append(Shot(name, image, request))
+        name = image.stem if uses[image.stem] == 1 else f"{image.stem}-{uses[image.stem]}"
+        check_output(options.out / f"{name}.mp4")
+        shots.append(DemoShot(name, image, request))
         problems += request.problems()
     if problems:
-        msg = "The images cannot be sent."
+        msg = "Invalid images or options."
         raise InvalidRequestError(msg, problems=list(dict.fromkeys(problems)))
     return shots
 
@@ -204,45 +217,24 @@ def _images(given: Path) -> list[Path]:
         return [given]
     images = sorted(path for path in given.iterdir() if path.suffix.lower() in _SUFFIXES)
     if not images:
-        msg = f"There is no image in {given}: it has no file that ends in {', '.join(_SUFFIXES)}. Name another folder."
+        msg = f"No image in {given}: expected a file that ends in {', '.join(_SUFFIXES)}. Name another folder."
         raise ConfigurationError(msg)
     return images
 
 
-def _report(output: Output, shot: Shot, outcome: Video | KieError) -> None:
-    if isinstance(outcome, KieError):
-        output.error(f"{shot.name}: {outcome}")
-    elif output.as_json:
-        known = fields_of(outcome.generation, [outcome.file])
-        output.result("", {**known, "image": str(shot.image), "bytes": outcome.size})
-
-
-def _table(videos: Sequence[Video], *, out: Path, wished: int, seconds: float) -> Table:
+def _table(videos: Sequence[DemoVideo], *, out: Path, requested: int, seconds: float) -> Table:
     # Without lines between the columns it fits into 80 characters.
     table = Table("file", title=f"Saved in {out}", box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
     spent = sum(video.generation.credits or 0.0 for video in videos)
-    table.columns[0].footer = f"{len(videos)} of {wished}"
+    table.columns[0].footer = f"{len(videos)} of {requested}"
     table.add_column("size", f"{sum(video.size for video in videos) / _KB:,.0f} kB", justify="right")
     table.add_column("task id", overflow="fold")
     table.add_column("credits", f"{spent:g}", justify="right")
     table.add_column("took", f"{seconds:.1f} s", justify="right")
     for video in videos:
-        table.add_row(
-            video.file.name,
-            f"{video.size / _KB:,.0f} kB",
-            video.generation.task_id,
-            f"{video.generation.credits or 0.0:g}",
-            f"{video.seconds:.1f} s",
-        )
+        credits, size = video.generation.credits or 0.0, f"{video.size / _KB:,.0f} kB"
+        table.add_row(video.file.name, size, video.generation.task_id, f"{credits:g}", f"{video.seconds:.1f} s")
     return table
-
-
-def _account_for(fake: FakeKie) -> str:
-    truth = fake.truth
-    return (
-        f"The service saw {len(truth.create_requests)} creates, at most {truth.busiest_window(10.0)} in any 10 s (its"
-        f" limit is {fake.limit}), and refused {len(truth.rate_limited)}. It has {fake.credits:g} play credits left."
-    )
 
 
 def demo(
@@ -251,22 +243,22 @@ def demo(
     *,
     images: Annotated[
         list[Path] | None,
-        typer.Option("--images", metavar="DIR|FILE...", help="Your own images; by default six that come along."),
+        typer.Option("--images", metavar="DIR|FILE...", help="Your own images; default: six bundled ones."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the videos.")] = Path("kie-demo"),
     count: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="How many videos; by default one for each image.")
+        int | None, typer.Option(min=1, max=1000, help="The number of videos; default: one for each image.")
     ] = None,
     resolution: Annotated[str, typer.Option(metavar="480p|720p", help="The height of the videos.")] = "720p",
-    speed: Annotated[float, typer.Option(min=0.1, help="How much faster than the real service it is.")] = 8.0,
+    speed: Annotated[float, typer.Option(min=0.1, help="A divisor for the service's durations.")] = 8.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make videos of six images with a fake service on this machine: nothing is real but the files."""
-    plan = Plan(images=[*(images or ()), *(more or ())], out=out, count=count, resolution=resolution)
+    """Make videos of six images with a fake service on this machine: only the files are real."""
+    options = DemoOptions(images=[*(images or ()), *(more or ())], out=out, count=count, resolution=resolution)
 
-    async def command(session: Session) -> Exit:
+    async def command(session: Session) -> ExitCode:
         from kie_async.testing import FakeKie
 
-        return await carry_out(session, plan, FakeKie(speed=speed, seed=_SEED))
+        return await run_demo(session, options, FakeKie(speed=speed, seed=_SEED))
 
-    run(context, command, as_json=as_json)
+    run_command(context, command, as_json=as_json)

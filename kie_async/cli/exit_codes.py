@@ -1,4 +1,4 @@
-"""The exit codes of the command line: what each says, and which error leads to which."""
+"""The exit codes of the command line, their meanings, and the code of each error."""
 
 from __future__ import annotations
 
@@ -24,83 +24,81 @@ from kie_async import (
     UploadError,
 )
 
-__all__ = ["MEANINGS", "Exit", "as_text", "exit_of", "worst"]
+__all__ = ["EXIT_CODE_MEANINGS", "ExitCode", "exit_code_help", "exit_code_of", "worst_exit_code"]
 
 
-class Exit(IntEnum):
-    """How a command has ended, by what may be done next."""
+class ExitCode(IntEnum):
+    """A command's exit code: it says what may be done next."""
 
     DONE = 0
-    REFUSED = 1
+    FAILED = 1
     USAGE = 2
     IN_DOUBT = 3
-    NOT_YET = 4
-    NO_ANSWER = 5
+    UNFINISHED = 4
+    RETRY_LATER = 5
     INTERRUPTED = 130
 
 
-#: What each code says, in one line; the help and the documentation print this.
-MEANINGS: Mapping[Exit, str] = MappingProxyType(
+#: The meaning of each code in one line, for the help and the documentation.
+EXIT_CODE_MEANINGS: Mapping[ExitCode, str] = MappingProxyType(
     {
-        Exit.DONE: "done",
-        Exit.REFUSED: "the service said no, the task has failed, or the budget has no room: repeating it helps nothing",
-        Exit.USAGE: "wrong options, bad input, no key or no journal: nothing was sent",
-        Exit.IN_DOUBT: "a create may have been paid: look at kie.ai/logs before you repeat",
-        Exit.NOT_YET: "the task exists, its result is not here: go on with `kie-async wait TASKID`",
-        Exit.NO_ANSWER: "no answer, or not now; nothing was paid: repeat it later",
-        Exit.INTERRUPTED: "interrupted; the message says what goes on",
+        ExitCode.DONE: "done",
+        ExitCode.FAILED: "refused by the service, failed, or over budget: repeating the command does not help",
+        ExitCode.USAGE: "invalid options or input, no key, or no journal: nothing was sent",
+        ExitCode.IN_DOUBT: "a create request may have been paid: check kie.ai/logs before you repeat the command",
+        ExitCode.UNFINISHED: "the task exists, but its result is not here: resume with `kie-async wait TASKID`",
+        ExitCode.RETRY_LATER: "no response, or temporarily unavailable; nothing was paid: repeat the command later",
+        ExitCode.INTERRUPTED: "interrupted; the last message says how to resume",
     }
 )
 
 
-def _may_have_been_paid(error: KieError) -> bool:
-    """Whether it is the end of creates that were answered by an unclear 500 or 501."""
-    return isinstance(error, ServerError) and error.job_id is not None and error.code in (500, 501)
-
-
-def exit_of(error: KieError) -> Exit:
+def exit_code_of(error: KieError) -> ExitCode:
     """
-    The exit code for an error.
+    Return the exit code of an error.
 
     >>> from kie_async import TransportError
-    >>> exit_of(TransportError("No answer."))
-    <Exit.NO_ANSWER: 5>
+    >>> exit_code_of(TransportError("No response."))
+    <ExitCode.RETRY_LATER: 5>
     """
     match error:
         case SubmitInDoubtError():
-            return Exit.IN_DOUBT
-        case _ if _may_have_been_paid(error):
-            return Exit.IN_DOUBT
+            return ExitCode.IN_DOUBT
+        case ServerError(code=500 | 501) if error.job_id is not None:
+            return ExitCode.IN_DOUBT  # create requests that ended with an ambiguous error
         case ResultExpiredError():
-            return Exit.REFUSED
+            return ExitCode.FAILED
         case TaskTimeoutError() | DownloadError():
-            return Exit.NOT_YET
+            return ExitCode.UNFINISHED
         case ConfigurationError() | KeyConflictError() | JournalError():
-            return Exit.USAGE
+            return ExitCode.USAGE
         case InvalidRequestError() if error.problems:
-            return Exit.USAGE
+            return ExitCode.USAGE
         case TransportError() | UploadError() | ProtocolError() | MaintenanceError() | RateLimitError():
-            return Exit.NO_ANSWER
+            return ExitCode.RETRY_LATER
         case ServerError() if error.job_id is None:
-            return Exit.NO_ANSWER
+            return ExitCode.RETRY_LATER
         case _:
-            return Exit.REFUSED
+            return ExitCode.FAILED
 
 
-#: Which code stands for all, where several jobs end differently: the first of these.
-_WORST_FIRST = (Exit.INTERRUPTED, Exit.IN_DOUBT, Exit.NOT_YET, Exit.NO_ANSWER, Exit.REFUSED, Exit.USAGE, Exit.DONE)
+#: The order in which codes stand for a command whose jobs end differently.
+_WORST_FIRST = (
+    *(ExitCode.INTERRUPTED, ExitCode.IN_DOUBT, ExitCode.UNFINISHED, ExitCode.RETRY_LATER),
+    *(ExitCode.FAILED, ExitCode.USAGE, ExitCode.DONE),
+)
 
 
-def worst(codes: Iterable[Exit]) -> Exit:
+def worst_exit_code(codes: Iterable[ExitCode]) -> ExitCode:
     """
-    The code for a command whose jobs have ended differently: what money hangs on comes first.
+    Return the code of a command whose jobs have ended differently: the one that concerns money comes first.
 
-    >>> worst([Exit.DONE, Exit.REFUSED, Exit.IN_DOUBT]), worst([])
-    (<Exit.IN_DOUBT: 3>, <Exit.DONE: 0>)
+    >>> worst_exit_code([ExitCode.DONE, ExitCode.FAILED, ExitCode.IN_DOUBT]), worst_exit_code([])
+    (<ExitCode.IN_DOUBT: 3>, <ExitCode.DONE: 0>)
     """
-    return min(codes, key=_WORST_FIRST.index, default=Exit.DONE)
+    return min(codes, key=_WORST_FIRST.index, default=ExitCode.DONE)
 
 
-def as_text() -> str:
-    """The codes as paragraphs, for the end of the help."""
-    return "\n\n".join(["Exit codes:", *(f"{code:>3}  {meaning}" for code, meaning in MEANINGS.items())])
+def exit_code_help() -> str:
+    """Return the codes as paragraphs for the end of the help."""
+    return "\n\n".join(["Exit codes:", *(f"{code:>3}  {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items())])

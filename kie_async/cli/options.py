@@ -1,61 +1,115 @@
-"""Options and arguments that several commands have."""
+"""The options and arguments that several commands share, and the journal file that they select."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+import attrs
 import typer
 
-from kie_async.cli.journals import VARIABLE
+from kie_async import ConfigurationError
 
 __all__ = [
     "IdArgument",
     "JobArgument",
+    "JournalFile",
     "JournalOption",
     "JsonOption",
     "NoJournalOption",
     "OutputOption",
     "TimeoutOption",
+    "select_journal",
 ]
+
+#: The environment variable that selects another journal.
+_JOURNAL_VARIABLE = "KIE_JOURNAL"
 
 IdArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="ID", help="The task's id at the service, or the job's in the journal (kj_…).")
 ]
-
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id in the journal (kj_…).")]
 
 JournalOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--journal",
         metavar="FILE",
-        envvar=VARIABLE,
-        help="The journal; by default kie-async/journal.db in $XDG_STATE_HOME or ~/.local/state.",
+        envvar=_JOURNAL_VARIABLE,
+        help="The journal; default: kie-async/journal.db in $XDG_STATE_HOME or ~/.local/state.",
     ),
 ]
-
 NoJournalOption: TypeAlias = Annotated[
     bool, typer.Option("--no-journal", help="Keep no journal: a job is forgotten with the process.")
 ]
-
 JsonOption: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Write one JSON object a result to standard output, and nothing else there.")
+    bool, typer.Option("--json", help="Write results as JSON to standard output, one object a line, and nothing else.")
 ]
-
 OutputOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
         metavar="FILE",
-        help="Where the result goes; a folder names it by the task's id. By default, the current folder.",
+        help="The file for the result; a folder names it by the task's id. Default: the current folder.",
     ),
 ]
-
 TimeoutOption: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        "--timeout", metavar="SECONDS", min=0.0, help="How long to wait; by default an hour from the task's acceptance."
-    ),
+    typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait; default: an hour from the task's acceptance."),
 ]
+
+
+@attrs.frozen
+class JournalFile:
+    """
+    A journal on disk.
+
+    Attributes:
+        path: The file.
+
+        is_default: True for the file in the user's state directory, whose folder is made on demand.
+
+        option: The option that leads another command to the file; empty where no option is needed.
+    """
+
+    path: Path
+    is_default: bool = False
+    option: str = ""
+
+    def create_folder(self) -> Path:
+        """
+        Create the default file's folder and return the file; blocks, so call it in a thread.
+
+        Raises:
+            ConfigurationError: If the folder cannot be created.
+        """
+        if self.is_default:
+            try:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                msg = (
+                    f"Cannot keep the journal in {self.path.parent} ({error.strerror}). Nothing was sent. Choose"
+                    f" another file with --journal or {_JOURNAL_VARIABLE}, or none with --no-journal."
+                )
+                raise ConfigurationError(msg) from error
+        return self.path
+
+
+def select_journal(given: Path | None) -> JournalFile:
+    """
+    Return the journal of a command.
+
+    Args:
+        given: The file chosen by option or environment; None for the one in the user's state directory
+            (``$XDG_STATE_HOME``, else ``~/.local/state``).
+    """
+    if given is not None:
+        by_environment = os.environ.get(_JOURNAL_VARIABLE) == str(given)
+        return JournalFile(given, option="" if by_environment else f" --journal {shlex.quote(str(given))}")
+    # The XDG specification ignores a path that is not absolute.
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():
+        state = Path(os.path.expanduser("~")) / ".local" / "state"  # noqa: PTH111 (Path.home() may raise)
+    return JournalFile(state / "kie-async" / "journal.db", is_default=True)

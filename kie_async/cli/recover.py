@@ -1,4 +1,4 @@
-"""The command ``recover``: everything that the journal has unfinished, to its end."""
+"""The command ``recover``: resume all unfinished jobs of the journal."""
 
 from __future__ import annotations
 
@@ -10,141 +10,128 @@ import anyio
 import attrs
 import typer
 
-from kie_async import Generation, KieError, SubmitInDoubtError, TaskTimeoutError
-from kie_async.cli.exit_codes import Exit, exit_of, worst
-from kie_async.cli.job_status import how_to_settle
+from kie_async import Generation, JobState, KieError, SubmitInDoubtError, TaskTimeoutError
+from kie_async.cli.exit_codes import ExitCode, exit_code_of, worst_exit_code
 from kie_async.cli.jobs import warn_of_duplicates
-from kie_async.cli.journals import choose
-from kie_async.cli.options import JournalOption, JsonOption
-from kie_async.cli.progress import Show, progress
-from kie_async.cli.running import run
+from kie_async.cli.options import JournalOption, JsonOption, select_journal
+from kie_async.cli.output import ShowState, show_progress
+from kie_async.cli.resume_info import JournalResumeInfo, resolve_hint
+from kie_async.cli.running import run_command
 from kie_async.cli.session import Session
-from kie_async.cli.trails import Trails
-from kie_async.cli.wait_and_save import accepted, report, save_and_show, wait_and_show
+from kie_async.cli.wait_and_save import save_and_show, wait_and_show, wait_for_task_id, write_result
 
 if TYPE_CHECKING:
     from kie_async import Job, JobInfo
 
-__all__ = ["Plan", "carry_out", "recover"]
+__all__ = ["recover", "run_recover"]
 
 
 @attrs.frozen
-class Plan:
+class SavedResult:
     """
-    What becomes of the jobs.
-
-    Attributes:
-        wait: Whether they are waited for, or only brought to a taskId.
-
-        out: The folder for the results; None if they are not saved.
-    """
-
-    wait: bool = True
-    out: Path | None = None
-
-
-@attrs.frozen
-class Finished:
-    """
-    A job that has a result.
+    A result and its files.
 
     Attributes:
         generation: The result.
 
-        files: Where it was saved.
+        files: The files that it was saved in.
     """
 
     generation: Generation
     files: list[Path]
 
 
-#: What a job ends with here: a result, a taskId where results are not waited for, or an error.
-Outcome: TypeAlias = Finished | str | KieError
+#: The end of one job: a result, a task id where results are not waited for, or an error.
+RecoveredOutcome: TypeAlias = SavedResult | str | KieError
 
 
-async def carry_out(session: Session, plan: Plan) -> Exit:
+async def run_recover(session: Session, *, wait: bool = True, out: Path | None = None) -> ExitCode:
     """
-    Go on with everything that is unfinished and that no living process works on.
+    Resume all unfinished jobs that no live process owns.
 
     Args:
         session: The command's session.
 
-        plan: What becomes of it.
+        wait: True to wait for results; False to wait for task ids only.
+
+        out: The folder for results; None to save none.
 
     Raises:
-        KieError: If nothing can be taken up; what single jobs end with is told, and decides the exit code.
+        KieError: If nothing can be resumed; errors of single jobs are printed, and decide the exit code.
 
-        OSError: If there can be no folder for the results.
+        OSError: If the folder cannot be created.
     """
-    trails = Trails(note=session.output.warn, journal="" if session.journal is None else session.journal.option)
-    session.trail = trails
-    if plan.out is not None:
-        await anyio.Path(plan.out).mkdir(parents=True, exist_ok=True)
-    outcomes: dict[str, Outcome] = {}
+    session.resume_info = tracked = JournalResumeInfo(warn=session.output.warn, journal=session.journal_option)
+    if out is not None:
+        await anyio.Path(out).mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, RecoveredOutcome] = {}
     async with session.client() as kie:
-        known = {summary.id: summary for summary in await kie.jobs(unfinished=True)}
+        unfinished = {info.id: info for info in await kie.jobs(unfinished=True)}
         jobs = await kie.recover()
-        trails.begin(job.id for job in jobs)
-        with progress(session.output) as show:
+        tracked.add_jobs(job.id for job in jobs)
+        with show_progress(session.output) as show:
+
+            async def finish(job: Job) -> None:
+                name = _display_name(job.id, unfinished)
+                outcomes[job.id] = await _finish(job, show, name=name, wait=wait, out=out)
+
             async with anyio.create_task_group() as group:
                 for job in jobs:
-                    group.start_soon(_finish, job, _name(job.id, known), plan, show, outcomes)
-        after = [await job.info() for job in jobs]
-    codes = [_tell(session, job.id, outcomes[job.id]) for job in jobs]
-    warn_of_duplicates(session.output, [summary for summary in after if summary is not None])
-    codes += [_tell_doubt(session, summary.id) for summary in known.values() if summary.state == "unresolved"]
+                    group.start_soon(finish, job)
+        infos = [await job.info() for job in jobs]
+    codes = [_write_outcome(session, job.id, outcomes[job.id]) for job in jobs]
+    warn_of_duplicates(session.output, [info for info in infos if info is not None])
+    codes += [_report_in_doubt(session, info.id) for info in unfinished.values() if info.state == JobState.UNRESOLVED]
     if not codes:
-        session.output.say("Nothing is unfinished that another process does not work on.")
-    return worst(codes)
+        session.output.info("No unfinished jobs, except those that another process works on.")
+    return worst_exit_code(codes)
 
 
-def _name(job_id: str, known: Mapping[str, JobInfo]) -> str:
-    """What a job is called in the progress: its key, where it has one that fits a line."""
-    key = known[job_id].key if job_id in known else None
+def _display_name(job_id: str, infos: Mapping[str, JobInfo]) -> str:
+    """Return the job's key, if it has one that fits a line, else its id."""
+    key = infos[job_id].key if job_id in infos else None
     return key if key is not None and key.isprintable() else job_id
 
 
-async def _finish(job: Job, name: str, plan: Plan, show: Show, outcomes: dict[str, Outcome]) -> None:
-    """Bring one job home; an error is kept, so that the others come home, too."""
-    show(name, job.state or "taken up")
+async def _finish(job: Job, show: ShowState, *, name: str, wait: bool, out: Path | None) -> RecoveredOutcome:
+    """Wait for one job; return its error, if it has one, so that the other jobs continue."""
+    show(name, job.state or "resumed")
     try:
-        if plan.wait:
-            generation = await wait_and_show(job, show, name=name, timeout=None)
-            files = await save_and_show(generation, plan.out, show, name=name) if plan.out is not None else []
+        if wait:
+            generation = await wait_and_show(job, show, name=name)
+            files = await save_and_show(generation, out, show, name=name) if out is not None else []
             show(name, "saved" if files else "done", done=True)
-            outcomes[job.id] = Finished(generation, files)
-        else:
-            task_id = await accepted(job)
-            show(name, f"accepted as task {task_id}", done=True)
-            outcomes[job.id] = task_id
+            return SavedResult(generation, files)
+        task_id = await wait_for_task_id(job)
+        show(name, f"accepted as task {task_id}", done=True)
     except KieError as error:
         show(name, "in doubt" if isinstance(error, SubmitInDoubtError) else "failed", done=True)
-        outcomes[job.id] = error
+        return error
+    return task_id
 
 
-def _tell(session: Session, job_id: str, outcome: Outcome) -> Exit:
+def _write_outcome(session: Session, job_id: str, outcome: RecoveredOutcome) -> ExitCode:
     output = session.output
     match outcome:
         case str():
-            output.result(outcome, {"job_id": job_id, "task_id": outcome, "state": "submitted"})
-        case Finished():
-            report(output, outcome.generation, outcome.files)
+            output.result(outcome, {"job_id": job_id, "task_id": outcome, "state": JobState.SUBMITTED})
+        case SavedResult():
+            write_result(output, outcome.generation, outcome.files)
         case SubmitInDoubtError():
-            return _tell_doubt(session, job_id)
+            return _report_in_doubt(session, job_id)
         case TaskTimeoutError():
-            option = "" if session.journal is None else session.journal.option
-            output.error(f"Job {job_id} has not ended yet. Go on with it: kie-async wait{option} {job_id}")
-            return Exit.NOT_YET
+            output.error(f"Job {job_id} has not ended yet. To resume: kie-async wait{session.journal_option} {job_id}")
+            return ExitCode.UNFINISHED
         case _:
             output.error(str(outcome))
-            return exit_of(outcome)
-    return Exit.DONE
+            return exit_code_of(outcome)
+    return ExitCode.DONE
 
 
-def _tell_doubt(session: Session, job_id: str) -> Exit:
-    option = "" if session.journal is None else session.journal.option
-    session.output.error(f"No answer has told whether job {job_id} was accepted. {how_to_settle(job_id, option)}")
-    return Exit.IN_DOUBT
+def _report_in_doubt(session: Session, job_id: str) -> ExitCode:
+    hint = resolve_hint(job_id, session.journal_option)
+    session.output.error(f"Job {job_id} is in doubt: no response has told whether it was accepted. {hint}")
+    return ExitCode.IN_DOUBT
 
 
 def recover(
@@ -152,18 +139,18 @@ def recover(
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="The folder for results; without it they are not saved."),
+        typer.Option("--output", "-o", metavar="DIR", help="The folder for results; without it, none is saved."),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Whether to wait for results, or only for the tasks' ids.")
+        bool, typer.Option("--wait/--no-wait", help="Wait for results, or only for the tasks' ids.")
     ] = True,
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with all unfinished jobs of the journal: send what was never sent, wait, save."""
-    run(
+    """Resume all unfinished jobs of the journal: send what was never sent, wait, save."""
+    run_command(
         context,
-        lambda session: carry_out(session, Plan(wait=wait, out=out)),
+        lambda session: run_recover(session, wait=wait, out=out),
         as_json=as_json,
-        journal=choose(journal),
+        journal=select_journal(journal),
     )

@@ -1,4 +1,4 @@
-"""How a command runs: its coroutine from the first line to the exit code, whatever ends it."""
+"""The runner of commands: event loop, interruption, error report and exit code."""
 
 from __future__ import annotations
 
@@ -13,103 +13,155 @@ import anyio
 import attrs
 import typer
 
-from kie_async.cli import stop_before_anything
-from kie_async.cli.error_report import conclude
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.journals import JournalFile
-from kie_async.cli.log import log_to
-from kie_async.cli.output import Output
+from kie_async import InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
+from kie_async.cli import exit_before_start
+from kie_async.cli.exit_codes import ExitCode, exit_code_of
+from kie_async.cli.options import JournalFile
+from kie_async.cli.output import Output, log_to
 from kie_async.cli.session import Session
 
-__all__ = ["Invocation", "run"]
+__all__ = ["GlobalOptions", "report_error", "run_command"]
 
-#: How long the event loop may take to end after all is said, in seconds.
-_PATIENCE = 0.5
+#: The seconds that an interrupted event loop has for its end before the process exits.
+_LOOP_EXIT_TIMEOUT = 0.5
 
 
 @attrs.frozen(kw_only=True)
-class Invocation:
+class GlobalOptions:
     """
-    What was given for all commands.
+    The options of all commands.
 
     Attributes:
-        verbose: Whether the log and tracebacks are shown.
+        verbose: True if the log and tracebacks are shown.
 
-        loop_factory: Makes the event loop; None for the platform's.
+        loop_factory: A factory of event loops; None for the platform's.
     """
 
     verbose: bool = False
     loop_factory: Callable[[], AbstractEventLoop] | None = None
 
 
-def run(
+def run_command(
     context: typer.Context,
-    command: Callable[[Session], Awaitable[Exit]],
+    command: Callable[[Session], Awaitable[ExitCode]],
     *,
     as_json: bool = False,
     journal: JournalFile | None = None,
 ) -> None:
     """
-    Run a command to its end.
+    Run a command to its exit code.
 
     Args:
-        context: The command's context; ``Invocation`` is its object.
+        context: The command's context; its object is the ``GlobalOptions``.
 
         command: The command.
 
-        as_json: Whether its results are JSON.
+        as_json: True if results are JSON.
 
-        journal: Where its jobs are written down; None for nowhere.
+        journal: The journal of the command's jobs; None for no journal.
 
     Raises:
         typer.Exit: Always, with the exit code.
     """
-    invocation = context.ensure_object(Invocation)
+    options = context.ensure_object(GlobalOptions)
     session = Session(output=Output(as_json=as_json), journal=journal)
-    with log_to(session.output, verbose=invocation.verbose):
-        raise typer.Exit(_run(invocation, session, command))
+    with log_to(session.output, verbose=options.verbose):
+        raise typer.Exit(_run(options, session, command))
 
 
-def _run(invocation: Invocation, session: Session, command: Callable[[Session], Awaitable[Exit]]) -> Exit:
-    impatience = threading.Timer(_PATIENCE, os._exit, (Exit.INTERRUPTED,))
-    impatience.daemon = True
-    goodbye = _Goodbye(session)
+def _run(options: GlobalOptions, session: Session, command: Callable[[Session], Awaitable[ExitCode]]) -> ExitCode:
+    force_exit = threading.Timer(_LOOP_EXIT_TIMEOUT, os._exit, (ExitCode.INTERRUPTED,))
+    force_exit.daemon = True
+    hinted = False
 
-    async def until_interrupted() -> Exit:
+    def print_hint_once() -> None:
+        # A second Ctrl-C may arrive before the first has taken effect, or replace it.
+        nonlocal hinted
+        if not hinted:
+            hinted = True
+            session.output.info(f"Interrupted. {session.resume_hint()}")
+
+    async def until_interrupted() -> ExitCode:
         try:
             return await command(session)
         except anyio.get_cancelled_exc_class():
-            goodbye.say()
-            # A thread that looks a name up cannot be interrupted, and the loop waits for its threads.
-            impatience.start()
+            print_hint_once()
+            # A thread that resolves a host name cannot be interrupted, and the loop waits for its threads.
+            force_exit.start()
             raise
 
     try:
-        if signal.getsignal(signal.SIGINT) is stop_before_anything:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # which the loop turns into a cancellation
-        return anyio.run(until_interrupted, backend_options={"loop_factory": invocation.loop_factory})
+        if signal.getsignal(signal.SIGINT) is exit_before_start:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop turns it into a cancellation
+        return anyio.run(until_interrupted, backend_options={"loop_factory": options.loop_factory})
     except KeyboardInterrupt:
-        goodbye.say()
-        return Exit.INTERRUPTED
+        print_hint_once()
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        raise  # nobody reads the results any more: typer ends quietly
-    except Exception as error:  # noqa: BLE001 (whatever it is, nobody wants to read a traceback unasked)
-        if invocation.verbose:
-            session.output.say(traceback.format_exc())
-        return conclude(session, error)
+        raise  # the reader of the results has gone: typer exits silently
+    except Exception as error:  # noqa: BLE001 (every error becomes a message and an exit code)
+        if options.verbose:
+            session.output.info(traceback.format_exc())
+        return report_error(session, error)
     finally:
-        impatience.cancel()
+        force_exit.cancel()
 
 
-class _Goodbye:
-    """What is said after an interruption, once: the second Ctrl-C may come before the first was obeyed, or instead."""
+def report_error(session: Session, error: Exception) -> ExitCode:
+    """
+    Print what went wrong and what to do next, and return the exit code.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._said = False
+    Args:
+        session: The command's session; its client is closed.
 
-    def say(self) -> None:
-        if self._said:
-            return
-        self._said = True
-        self._session.output.say(f"Interrupted. {self._session.outlook()}")
+        error: The error that has ended the command.
+    """
+    output = session.output
+    match error:
+        case InvalidRequestError() if error.problems:
+            for problem in error.problems:
+                output.error(str(problem))
+            output.info("Nothing was sent.")
+            return ExitCode.USAGE
+        case KieError():
+            return _report_kie_error(session, error)
+        case OSError():
+            filename = f": {error.filename}" if error.filename else ""
+            output.error(f"{error.strerror or error}{filename}")
+            code = ExitCode.USAGE
+        case _:
+            output.error(f"{type(error).__name__}: {error}. This is a bug in kie-async; --verbose shows the traceback.")
+            code = ExitCode.FAILED
+    if session.resume_info is not None:
+        output.info(session.resume_hint())
+    return _unfinished_code(session) or code
+
+
+def _report_kie_error(session: Session, error: KieError) -> ExitCode:
+    output, code = session.output, exit_code_of(error)
+    if code is ExitCode.IN_DOUBT and session.resume_info is not None:
+        session.resume_info.mark_in_doubt(error.job_id, ambiguous=not isinstance(error, SubmitInDoubtError))
+    # The first two messages address programmers; for the command line, the resume hint follows instead.
+    match error:
+        case TaskTimeoutError():
+            output.error(error.message.partition(". ")[0].removesuffix(".") + ".")
+            code = _unfinished_code(session) or ExitCode.RETRY_LATER
+        case SubmitInDoubtError():
+            output.error(f"Job {error.job_id} is in doubt: no response has told whether it was accepted.")
+        case JournalError():
+            output.error(str(error))
+            code = _unfinished_code(session) or code
+        case _:
+            output.error(str(error))
+    if code in (ExitCode.IN_DOUBT, ExitCode.UNFINISHED) or isinstance(error, TaskTimeoutError):
+        output.info(session.resume_hint())
+    return code
+
+
+def _unfinished_code(session: Session) -> ExitCode | None:
+    """Return the exit code if the command leaves a job behind, else None."""
+    if session.resume_info is None:
+        return None
+    if session.resume_info.may_be_paid:
+        return ExitCode.IN_DOUBT
+    return ExitCode.UNFINISHED if session.resume_info.resumable else None

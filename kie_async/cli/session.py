@@ -1,105 +1,81 @@
-"""One command at work: the service that it speaks to, and how it takes leave of it."""
+"""The session of a command: client setup and shutdown."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 import attrs
 
 from kie_async import ConfigurationError
-from kie_async.cli.job_status import Trail
-from kie_async.cli.journals import JournalFile
+from kie_async.cli.options import JournalFile
 from kie_async.cli.output import Output
+from kie_async.cli.resume_info import JobResumeInfo, ResumeInfo
 
 if TYPE_CHECKING:
     from kie_async import Event, KieClient, Limits, RetryPolicy
     from kie_async.testing import FakeKie
 
-__all__ = ["DRAIN", "SHORT_DRAIN", "Followed", "Session"]
+__all__ = ["DRAIN", "SHORT_DRAIN", "Session"]
 
-#: How long a create on the wire is waited for at the end, in seconds; and when the user has lost patience.
+#: The seconds to wait for the response to a create request when a command ends, and when the user interrupts it.
 DRAIN = 5.0
 SHORT_DRAIN = 1.0
 
-_NO_KEY = "no-key-is-needed-here"
-
-
-class Followed(Protocol):
-    """What a session needs to know of the jobs of a command."""
-
-    #: Whether a create is on the wire.
-    unanswered: bool
-
-    def saw(self, event: Event) -> None:
-        """Take what the client reports."""
-        ...
-
-    def was_doubted(self, job_id: str | None, *, unclear: bool) -> None:
-        """Take an error that says that a create may have been paid."""
-        ...
-
-    @property
-    def may_be_paid(self) -> bool:
-        """Whether a create was sent, and nobody can tell what became of it."""
-        ...
-
-    @property
-    def lives_on(self) -> bool:
-        """Whether there is something to wait for."""
-        ...
-
-    def outlook(self) -> str:
-        """What goes on without the command, and how to go on with it."""
-        ...
+_UNUSED_KEY = "no-key-is-needed-here"
 
 
 @attrs.define(kw_only=True)
 class Session:
     """
-    What a command works with.
+    The environment of one command.
 
     Attributes:
-        output: Where it writes.
+        output: The command's output.
 
-        api_key: The key; None for ``KIE_API_KEY``.
+        api_key: The API key; None for ``KIE_API_KEY``.
 
-        url: Where the service is; None for ``KIE_BASE_URL`` and ``KIE_UPLOAD_URL``, or Kie itself.
+        url: The service's URL; None for ``KIE_BASE_URL`` and ``KIE_UPLOAD_URL``, or Kie's own.
 
-        journal: Where its jobs are written down; None for nowhere.
+        journal: The journal of the command's jobs; None for no journal.
 
-        trail: What became known of the command's jobs; None for a command that has none.
+        resume_info: The state of the command's jobs; None for a command without jobs.
 
-        real: Whether the service is a real one, as far as is known here.
+        uses_fake: True while the service is a fake of this process.
     """
 
     output: Output
     api_key: str | None = None
     url: str | None = None
     journal: JournalFile | None = None
-    trail: Followed | None = None
-    real: bool = True
+    resume_info: ResumeInfo | None = None
+    uses_fake: bool = False
 
-    def begin_trail(self, known_id: str | None = None) -> Trail:
+    @property
+    def journal_option(self) -> str:
+        """The option that leads another command to the journal, such as ``" --journal kie.db"``; often empty."""
+        return "" if self.journal is None else self.journal.option
+
+    def track_job(self, known_id: str | None = None) -> JobResumeInfo:
         """
-        Begin to follow the command's job.
+        Begin to track the command's job.
 
         Args:
-            known_id: The id that the user has given, where the job is an old one.
+            known_id: The id that the user has given, of a job or a task; None for a new job.
         """
-        ours = known_id is not None and known_id.startswith("kj_")
-        self.trail = trail = Trail(
-            note=self.output.warn,
-            job_id=known_id if ours else None,
-            task_id=None if ours else known_id,
+        is_job = known_id is not None and known_id.startswith("kj_")
+        self.resume_info = job = JobResumeInfo(
+            warn=self.output.warn,
+            job_id=known_id if is_job else None,
+            task_id=None if is_job else known_id,
             journal=None if self.journal is None else self.journal.option,
-            kept=ours,
+            journaled=is_job,
         )
-        return trail
+        return job
 
     @asynccontextmanager
     async def client(
@@ -113,23 +89,23 @@ class Session:
         retry: RetryPolicy | None = None,
     ) -> AsyncGenerator[KieClient]:
         """
-        A client of the service. Left because the user has interrupted, it is closed within two seconds.
+        Make a client of the service, and close it: within two seconds if the user interrupts.
 
         Args:
-            needs_key: Whether the service will be asked for anything.
+            needs_key: True if the command sends requests to the service.
 
-            callback_url: Where the service is to report ends; None for nowhere.
+            callback_url: The URL for the service's callbacks; None for none.
 
-            webhook_keys: What callbacks must be signed with, if anything.
+            webhook_keys: The keys of the callbacks' signatures; empty if signatures are not checked.
 
-            on_event: Takes what the client reports, for a command that has no trail.
+            on_event: A receiver of the client's events, for a command that tracks no jobs.
 
-            limits: How much is asked of the account; None for the usual.
+            limits: The account's limits; None for the default.
 
-            retry: How often and for how long it is tried; None for the usual.
+            retry: The retry policy; None for the default.
 
         Raises:
-            ConfigurationError: If there is no key, or the environment makes no sense.
+            ConfigurationError: If there is no key, or the environment is invalid.
 
             JournalError: From the first use, if the journal cannot be used.
         """
@@ -139,21 +115,21 @@ class Session:
         if key is None and not os.environ.get("KIE_API_KEY"):
             if needs_key:
                 msg = (
-                    "There is no API key. Set KIE_API_KEY; keys are made at kie.ai/api-key. Or try it without one, at"
+                    "No API key is set. Set KIE_API_KEY; keys are made at kie.ai/api-key. Or try it without a key, at"
                     " no cost: kie-async generate --fake."
                 )
                 raise ConfigurationError(msg)
-            key = _NO_KEY
+            key = _UNUSED_KEY
         kie = KieClient(
             key,
             base_url=self.url,
             upload_url=self.url,
             limits=limits,
             retry=retry,
-            journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.prepare),
+            journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.create_folder),
             callback_url=callback_url,
             webhook_key=webhook_keys,
-            on_event=on_event if self.trail is None else self.trail.saw,
+            on_event=on_event if self.resume_info is None else self.resume_info.observe_event,
         )
         drain = DRAIN
         try:
@@ -162,27 +138,27 @@ class Session:
             drain = SHORT_DRAIN
             raise
         finally:
-            if self.trail is not None and kie.statistics().sending:
-                self.trail.unanswered = True  # unless its answer comes before the client has closed
+            if self.resume_info is not None and kie.statistics().sending:
+                self.resume_info.awaiting_response = True  # until an event brings the response, perhaps while closing
             await kie.aclose(drain=drain)
 
     @asynccontextmanager
     async def fake(self, fake: FakeKie) -> AsyncGenerator[None]:
         """
-        Run a fake service on this machine, and speak to nobody else. What it makes is not worth a journal.
+        Run a fake service in this process, and use it without a journal.
 
         Args:
-            fake: The service.
+            fake: The service, not started yet.
         """
         async with fake:
-            self.api_key, self.url, self.journal, self.real = _NO_KEY, fake.url, None, False
-            self.output.say(
-                f"This is a fake service on your own machine ({fake.url}): nothing is real, and nothing is paid."
+            self.api_key, self.url, self.journal, self.uses_fake = _UNUSED_KEY, fake.url, None, True
+            self.output.info(
+                f"Using a fake service on this machine ({fake.url}): nothing is real, and nothing is paid."
             )
             yield
 
-    def outlook(self) -> str:
-        """What goes on when the command ends early, and what was paid."""
-        if not self.real:
+    def resume_hint(self) -> str:
+        """Say what continues after an early end, and what was paid."""
+        if self.uses_fake:
             return "It was the fake service: nothing was real, and nothing was paid."
-        return "Nothing was paid." if self.trail is None else self.trail.outlook()
+        return "Nothing was paid." if self.resume_info is None else self.resume_info.resume_hint()

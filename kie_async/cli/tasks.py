@@ -1,4 +1,4 @@
-"""The commands about a task that exists: ``status`` and ``wait``."""
+"""The commands on an existing task: ``status`` and ``wait``."""
 
 from __future__ import annotations
 
@@ -11,37 +11,30 @@ import anyio.to_thread
 import typer
 
 from kie_async import TransportError
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.journals import choose
-from kie_async.cli.options import (
-    IdArgument,
-    JournalOption,
-    JsonOption,
-    NoJournalOption,
-    OutputOption,
-    TimeoutOption,
-)
-from kie_async.cli.progress import progress
-from kie_async.cli.running import run
+from kie_async.cli import options
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.options import select_journal
+from kie_async.cli.output import show_progress
+from kie_async.cli.running import run_command
 from kie_async.cli.session import Session
-from kie_async.cli.wait_and_save import check_target, report, save_and_show, wait_and_show
+from kie_async.cli.wait_and_save import check_output, save_and_show, wait_and_show, write_result
 
 if TYPE_CHECKING:
     from kie_async import JSON, JobInfo, TaskRecord
 
-__all__ = ["carry_out_status", "carry_out_wait", "describe", "describe_unsent", "status", "wait"]
+__all__ = ["record_fields", "run_status", "run_wait", "status", "unsent_fields", "wait"]
 
 
-def describe(record: TaskRecord, *, job_id: str | None, now: float) -> Mapping[str, JSON]:
+def record_fields(record: TaskRecord, *, job_id: str | None, now: float) -> Mapping[str, JSON]:
     """
-    What is known of a task, by name.
+    Return a task as JSON.
 
     Args:
         record: The service's record.
 
-        job_id: The job's own id, if the journal has one.
+        job_id: The job's own id, or None if the journal does not have the task.
 
-        now: The instant to which its age is counted, in seconds since the epoch.
+        now: The instant at which its age is measured, in seconds since the epoch.
     """
     age = None if record.created_at is None or record.ended else max(0.0, now - record.created_at)
     return {
@@ -58,25 +51,25 @@ def describe(record: TaskRecord, *, job_id: str | None, now: float) -> Mapping[s
     }
 
 
-def describe_unsent(summary: JobInfo, *, now: float) -> Mapping[str, JSON]:
+def unsent_fields(info: JobInfo, *, now: float) -> Mapping[str, JSON]:
     """
-    What the journal knows of a job that has no task, under the same names.
+    Return a job that has no task as JSON, with the same fields as ``record_fields``.
 
     Args:
-        summary: The job.
+        info: The job.
 
-        now: The instant to which its age is counted, in seconds since the epoch.
+        now: The instant at which its age is measured, in seconds since the epoch.
     """
     return {
-        "job_id": summary.id,
+        "job_id": info.id,
         "task_id": None,
-        "state": summary.state,
-        "model": summary.model,
-        "age": round(max(0.0, now - summary.created_at), 1),
+        "state": info.state,
+        "model": info.model,
+        "age": round(max(0.0, now - info.created_at), 1),
         "seconds": None,
         "credits": None,
         "fail_code": None,
-        "fail_message": summary.error,
+        "fail_message": info.error,
         "urls": [],
     }
 
@@ -91,95 +84,96 @@ def _as_text(fields: Mapping[str, JSON]) -> str:
     return "\n".join(lines)
 
 
-async def carry_out_status(session: Session, known_id: str) -> Exit:
+async def run_status(session: Session, known_id: str) -> ExitCode:
     """
-    Show what the service says of a task, or what the journal says of a job that has none.
+    ShowState the service's record of a task, or the journal's row of a job that has no task.
 
     Args:
         session: The command's session.
 
-        known_id: The task's id, or the job's.
+        known_id: The id of the task or the job.
 
     Raises:
         KieError: If there is no record.
     """
     async with session.client() as kie:
-        # The journal first, which takes nothing up: to ask for a job must not send it.
-        summary = await kie.job(known_id).info()
+        # The journal first: Job.status() would resume the job, and a query must not send anything.
+        info = await kie.job(known_id).info()
         now = datetime.now(UTC).timestamp()
-        if summary is not None and summary.task_id is None:
-            fields = describe_unsent(summary, now=now)
+        if info is not None and info.task_id is None:
+            fields = unsent_fields(info, now=now)
         else:
             record = await kie.job(known_id).status()
-            fields = describe(record, job_id=None if summary is None else summary.id, now=now)
+            fields = record_fields(record, job_id=None if info is None else info.id, now=now)
     session.output.result(_as_text(fields), fields)
-    return Exit.DONE
+    return ExitCode.DONE
 
 
-async def carry_out_wait(session: Session, known_id: str, *, target: Path | None, timeout: float | None) -> Exit:
+async def run_wait(session: Session, known_id: str, *, target: Path | None, timeout: float | None) -> ExitCode:
     """
     Wait for a task, and save its result.
 
     Args:
         session: The command's session.
 
-        known_id: The task's id, or the job's.
+        known_id: The id of the task or the job.
 
-        target: Where the result goes: a file, a folder, or None for the current folder.
+        target: A file or folder for the result; None for the current folder.
 
-        timeout: How long to wait, in seconds; None for an hour.
+        timeout: The seconds to wait; None for an hour.
 
     Raises:
         KieError: If there is no result, or not yet.
     """
-    trail = session.begin_trail(known_id)
-    await anyio.to_thread.run_sync(check_target, target)
+    session.track_job(known_id)
+    await anyio.to_thread.run_sync(check_output, target)
     async with session.client() as kie:
-        with progress(session.output) as show:
+        with show_progress(session.output) as show:
             try:
                 generation = await wait_and_show(kie.job(known_id), show, name=known_id, timeout=timeout)
             except TransportError as error:
                 if error.job_id is None or error.task_id is not None:
                     raise
-                journal = trail.journal or ""
-                msg = f"The job was not sent, and nothing was paid. To send it: kie-async recover{journal}"
+                msg = (
+                    f"The job was not sent, and nothing was paid. To send it: kie-async recover{session.journal_option}"
+                )
                 raise TransportError(msg, job_id=error.job_id) from error
             files = await save_and_show(generation, target, show, name=known_id)
-    report(session.output, generation, files)
-    return Exit.DONE
+    write_result(session.output, generation, files)
+    return ExitCode.DONE
 
 
 def status(
     context: typer.Context,
-    known_id: IdArgument,
+    known_id: options.IdArgument,
     *,
-    journal: JournalOption = None,
-    no_journal: NoJournalOption = False,
-    as_json: JsonOption = False,
+    journal: options.JournalOption = None,
+    no_journal: options.NoJournalOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Show what the service says of a task: state, age, credits, results."""
-    run(
+    """Show the service's record of a task: state, age, credits, results."""
+    run_command(
         context,
-        lambda session: carry_out_status(session, known_id),
+        lambda session: run_status(session, known_id),
         as_json=as_json,
-        journal=None if no_journal else choose(journal),
+        journal=None if no_journal else select_journal(journal),
     )
 
 
 def wait(
     context: typer.Context,
-    known_id: IdArgument,
+    known_id: options.IdArgument,
     *,
-    output: OutputOption = None,
-    timeout: TimeoutOption = None,
-    journal: JournalOption = None,
-    no_journal: NoJournalOption = False,
-    as_json: JsonOption = False,
+    output: options.OutputOption = None,
+    timeout: options.TimeoutOption = None,
+    journal: options.JournalOption = None,
+    no_journal: options.NoJournalOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Wait for a task and save its result."""
-    run(
+    run_command(
         context,
-        lambda session: carry_out_wait(session, known_id, target=output, timeout=timeout),
+        lambda session: run_wait(session, known_id, target=output, timeout=timeout),
         as_json=as_json,
-        journal=None if no_journal else choose(journal),
+        journal=None if no_journal else select_journal(journal),
     )

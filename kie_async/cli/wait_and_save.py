@@ -1,4 +1,4 @@
-"""The way of one job from its submission to its files: wait, show, save, report."""
+"""The steps from a submitted job to its files: wait, show, save, report."""
 
 from __future__ import annotations
 
@@ -10,57 +10,53 @@ from pathlib import Path
 import anyio
 
 from kie_async import JSON, ConfigurationError, Generation, Job, KieError
-from kie_async.cli.output import Output
-from kie_async.cli.progress import Show
+from kie_async.cli.output import Output, ShowState
 
-__all__ = ["accepted", "check_target", "fields_of", "report", "save_and_show", "wait_and_show"]
+__all__ = ["check_output", "result_fields", "save_and_show", "wait_and_show", "wait_for_task_id", "write_result"]
 
 
-async def accepted(job: Job) -> str:
+async def wait_for_task_id(job: Job) -> str:
     """
-    Wait until a job has a task.
+    Wait until a job has a task, and return the task's id.
 
     Args:
         job: The job.
 
-    Returns:
-        The taskId.
-
     Raises:
-        KieError: If it has none, and gets none.
+        KieError: If the job has no task, and gets none.
     """
     try:
         return (await job.status()).task_id
     except KieError:
-        # That the task cannot be looked at right now does not matter to whoever asks whether there is one.
+        # The task id is enough: a failed poll of the task does not matter here.
         if job.task_id is None:
             raise
         return job.task_id
 
 
-async def wait_and_show(job: Job, show: Show, *, name: str, timeout: float | None) -> Generation:
+async def wait_and_show(job: Job, show: ShowState, *, name: str, timeout: float | None = None) -> Generation:
     """
     Wait for a job, and show its states.
 
     Args:
         job: The job.
 
-        show: Shows them.
+        show: The progress display.
 
-        name: What it calls the job.
+        name: The job's name in the display.
 
-        timeout: How long, in seconds; None for as long as a task may live.
+        timeout: The seconds to wait; None for as long as a task may live.
 
     Raises:
         KieError: As ``Job.wait``.
     """
     outcomes: list[Generation | KieError] = []
     async with anyio.create_task_group() as group:
-        group.start_soon(_follow, job, show, name)
+        group.start_soon(_show_updates, job, show, name)
         try:
             outcomes.append(await job.wait(timeout))
         except KieError as error:
-            # Kept, not raised: an error that leaves a task group is wrapped in an ExceptionGroup.
+            # Not raised here: an error that leaves a task group is wrapped in an ExceptionGroup.
             outcomes.append(error)
         group.cancel_scope.cancel()
     [outcome] = outcomes
@@ -70,24 +66,23 @@ async def wait_and_show(job: Job, show: Show, *, name: str, timeout: float | Non
     return outcome
 
 
-async def _follow(job: Job, show: Show, name: str) -> None:
+async def _show_updates(job: Job, show: ShowState, name: str) -> None:
     try:
         async for record in job.updates():
             show(name, record.state)
     except KieError:
-        # Whoever waits for the job gets the same one.
-        return
+        return  # Job.wait raises the same error
 
 
-def check_target(target: Path | None) -> None:
+def check_output(target: Path | None) -> None:
     """
-    Make sure that a result can be saved, before it is paid for; blocks, so it is a matter for a thread.
+    Check that a result can be saved, before anything is paid; blocks, so call it in a thread.
 
     Args:
-        target: Where it is to go.
+        target: The file or folder for the result; None for the current folder.
 
     Raises:
-        ConfigurationError: If it cannot.
+        ConfigurationError: If nothing can be written there.
     """
     if target is None:
         target = Path()
@@ -95,21 +90,23 @@ def check_target(target: Path | None) -> None:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        msg = f"{target} cannot be written: {folder} is a file. Nothing was sent: choose another place with -o."
-        raise ConfigurationError(msg)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        msg = f"{target} cannot be written: {folder} is not yours to write. Nothing was sent: choose another with -o."
-        raise ConfigurationError(msg)
+        problem = f"{folder} is a file"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"no permission to write in {folder}"
+    else:
+        return
+    msg = f"Cannot write {target}: {problem}. Nothing was sent. Choose another file or folder with -o."
+    raise ConfigurationError(msg)
 
 
-def fields_of(generation: Generation, files: list[Path]) -> Mapping[str, JSON]:
+def result_fields(generation: Generation, files: list[Path]) -> Mapping[str, JSON]:
     """
-    A result as JSON.
+    Return a result as JSON.
 
     Args:
         generation: The result.
 
-        files: Where it was saved.
+        files: The files that it was saved in.
     """
     return {
         "job_id": generation.job_id,
@@ -122,24 +119,21 @@ def fields_of(generation: Generation, files: list[Path]) -> Mapping[str, JSON]:
     }
 
 
-async def save_and_show(generation: Generation, target: Path | None, show: Show, *, name: str) -> list[Path]:
+async def save_and_show(generation: Generation, target: Path | None, show: ShowState, *, name: str) -> list[Path]:
     """
-    Save a result, if it is one that can be: some models answer with a text.
+    Save a result and return its files: none where the model answers with text.
 
     Args:
         generation: The result.
 
-        target: Where it goes: a file, a folder, or None for the current folder.
+        target: A file, a folder, or None for the current folder.
 
-        show: Shows what is being done.
+        show: The progress display.
 
-        name: What it calls the job.
-
-    Returns:
-        The files.
+        name: The job's name in the display.
 
     Raises:
-        DownloadError: If it cannot be saved.
+        DownloadError: If the result cannot be saved.
     """
     files: list[Path] = []
     if generation.urls:
@@ -149,19 +143,19 @@ async def save_and_show(generation: Generation, target: Path | None, show: Show,
     return files
 
 
-def report(output: Output, generation: Generation, files: list[Path]) -> None:
+def write_result(output: Output, generation: Generation, files: list[Path]) -> None:
     """
-    Write a result, and what it cost and took.
+    Write a result, its cost and its duration.
 
     Args:
-        output: Where to.
+        output: The command's output.
 
         generation: The result.
 
-        files: Where it was saved.
+        files: The files that it was saved in.
     """
-    took = "" if generation.seconds is None else f", {generation.seconds:.1f} s at the service"
+    seconds = "" if generation.seconds is None else f", {generation.seconds:.1f} s at the service"
     cost = "" if generation.credits is None else f", {generation.credits:g} credits"
-    output.say(f"Task {generation.task_id}{cost}{took}.")
+    output.info(f"Task {generation.task_id}{cost}{seconds}.")
     text = "\n".join(map(str, files or generation.urls)) or json.dumps(generation.record.result)
-    output.result(text, fields_of(generation, files))
+    output.result(text, result_fields(generation, files))

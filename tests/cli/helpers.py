@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from kie_async import InsufficientCreditsError, KieClient, SubmitInDoubtError, Wan22TurboImageToVideo
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.cli.app import app
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.journals import JournalFile
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.options import JournalFile
 from kie_async.cli.output import Output
-from kie_async.cli.running import Invocation, run
+from kie_async.cli.running import GlobalOptions, run_command
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault, VirtualLoop
 
@@ -32,7 +32,7 @@ __all__ = [
     "invoke",
     "new_job",
     "pay_again",
-    "run_command",
+    "run_in_session",
     "unsent_job",
 ]
 
@@ -90,14 +90,14 @@ def invoke(*arguments: str, **environment: str) -> Ended:
     result = CliRunner().invoke(
         app,
         list(arguments),
-        obj=Invocation(loop_factory=VirtualLoop),
+        obj=GlobalOptions(loop_factory=VirtualLoop),
         env={**nobody, "XDG_STATE_HOME": NOWHERE, "COLUMNS": "200", **environment},
         prog_name="kie-async",
     )
     return Ended(result.exit_code, result.stdout, result.stderr)
 
 
-def run_command(command: Callable[[Session], Awaitable[Exit]], *, verbose: bool = False) -> Ended:
+def run_in_session(command: Callable[[Session], Awaitable[ExitCode]], *, verbose: bool = False) -> Ended:
     """
     Run the coroutine of a command to its exit code, on virtual time.
 
@@ -110,9 +110,9 @@ def run_command(command: Callable[[Session], Awaitable[Exit]], *, verbose: bool 
 
     @program.command()
     def only(context: typer.Context) -> None:
-        run(context, command)
+        run_command(context, command)
 
-    result = CliRunner().invoke(program, [], obj=Invocation(verbose=verbose, loop_factory=VirtualLoop))
+    result = CliRunner().invoke(program, [], obj=GlobalOptions(verbose=verbose, loop_factory=VirtualLoop))
     return Ended(result.exit_code, result.stdout, result.stderr)
 
 

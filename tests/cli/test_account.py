@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kie_async import AuthenticationError, InvalidRequestError
-from kie_async.cli import account, upload
-from kie_async.cli.error_report import conclude
-from kie_async.cli.exit_codes import Exit
+from kie_async.cli.account import run_credits, run_upload
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.running import report_error
 from kie_async.testing import FakeKie
 from tests.cli.helpers import CAT, Streams
 
@@ -19,25 +19,25 @@ from tests.cli.helpers import CAT, Streams
 async def test_credits_shows_the_balance(*, as_json: bool, expected: str) -> None:
     async with FakeKie(credits=9999.5) as fake:
         streams = Streams(fake, as_json=as_json)
-        code = await account.carry_out(streams.session)
+        code = await run_credits(streams.session)
 
-    assert (Exit.DONE, expected) == (code, streams.out)
+    assert (ExitCode.DONE, expected) == (code, streams.out)
 
 
 async def test_a_wrong_key_is_named() -> None:
     async with FakeKie(api_keys=["another-key"]) as fake:
         streams = Streams(fake)
         with pytest.raises(AuthenticationError) as caught:
-            await account.carry_out(streams.session)
+            await run_credits(streams.session)
 
-    assert Exit.REFUSED == conclude(streams.session, caught.value)
+    assert ExitCode.FAILED == report_error(streams.session, caught.value)
     assert "KIE_API_KEY" in streams.err
 
 
 async def test_upload_prints_a_url_for_each_image_in_order(fake_kie: FakeKie) -> None:
     images = [CAT, CAT.with_name("city.jpg")]
     streams = Streams(fake_kie)
-    await upload.carry_out(streams.session, images)
+    await run_upload(streams.session, images)
 
     assert [fake_kie.url + str(held.path) for held in fake_kie.truth.uploads] == streams.out.split()
     assert [image.stat().st_size for image in images] == [held.size for held in fake_kie.truth.uploads]
@@ -45,7 +45,7 @@ async def test_upload_prints_a_url_for_each_image_in_order(fake_kie: FakeKie) ->
 
 async def test_upload_in_json_names_the_file(fake_kie: FakeKie) -> None:
     streams = Streams(fake_kie, as_json=True)
-    await upload.carry_out(streams.session, [CAT])
+    await run_upload(streams.session, [CAT])
 
     assert {"file": str(CAT), "url": fake_kie.url + str(fake_kie.truth.uploads[0].path)} == json.loads(streams.out)
 
@@ -54,7 +54,7 @@ async def test_what_is_no_image_is_not_uploaded(fake_kie: FakeKie, tmp_path: Pat
     (tmp_path / "cat.png").write_text("a text that calls itself a picture")
     streams = Streams(fake_kie)
     with pytest.raises(InvalidRequestError) as caught:
-        await upload.carry_out(streams.session, [tmp_path / "cat.png"])
+        await run_upload(streams.session, [tmp_path / "cat.png"])
 
-    assert Exit.USAGE == conclude(streams.session, caught.value)
+    assert ExitCode.USAGE == report_error(streams.session, caught.value)
     assert [] == fake_kie.truth.uploads

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.cli.demo import PROMPTS, Plan, carry_out
-from kie_async.cli.exit_codes import Exit
+from kie_async.cli.demo import PROMPTS, DemoOptions, run_demo
+from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.helpers import CAT, clip, invoke, run_command
+from tests.cli.helpers import CAT, clip, invoke, run_in_session
 
 
 def test_six_images_become_six_videos(tmp_path: Path) -> None:
@@ -27,7 +27,9 @@ def test_six_images_become_six_videos(tmp_path: Path) -> None:
     assert "6 of 6" in ended.out
     assert "480" in ended.out, "six times 80 credits"
     assert "nothing is real, and nothing is paid" in ended.err
-    assert "The service saw 6 creates, at most 6 in any 10 s (its limit is 20), and refused 0." in ended.err
+    assert (
+        "The service received 6 create requests, at most 6 in any 10 s (its limit is 20), and refused 0." in ended.err
+    )
 
 
 def test_the_bundled_images_are_small_and_each_has_its_prompt() -> None:
@@ -53,7 +55,9 @@ def test_more_videos_than_the_limit_takes_at_once_are_spread_and_none_is_refused
     ended = invoke("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
 
     assert 0 == ended.code
-    assert "The service saw 45 creates, at most 20 in any 10 s (its limit is 20), and refused 0." in ended.err
+    assert (
+        "The service received 45 create requests, at most 20 in any 10 s (its limit is 20), and refused 0." in ended.err
+    )
     assert {"balloons.mp4", "balloons-2.mp4", "balloons-8.mp4"} <= {video.name for video in tmp_path.iterdir()}
 
 
@@ -75,11 +79,11 @@ def test_own_images_come_from_files_and_folders(tmp_path: Path) -> None:
 def test_a_video_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     fault = Fault("create", "code", code=422, msg="The image shows nothing", nth=1)
 
-    async def command(session: Session) -> Exit:
-        plan = Plan(out=tmp_path, count=2, resolution="480p")
-        return await carry_out(session, plan, FakeKie(faults=[fault]))
+    async def command(session: Session) -> ExitCode:
+        options = DemoOptions(out=tmp_path, count=2, resolution="480p")
+        return await run_demo(session, options, FakeKie(faults=[fault]))
 
-    ended = run_command(command)
+    ended = run_in_session(command)
 
     assert (1, 1) == (ended.code, len(list(tmp_path.iterdir())))
     assert "1 of 2" in ended.out
@@ -92,7 +96,7 @@ def test_a_video_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     [
         (["--resolution", "1080p"], "resolution: got '1080p'"),
         (["--images", "no.png"], "image: got"),
-        (["--images", "empty"], "There is no image in empty"),
+        (["--images", "empty"], "No image in empty"),
         (["--out", "file"], "file is a file"),
         (["--count", "0"], "count"),
     ],

@@ -11,11 +11,11 @@ import pytest
 
 from kie_async import Generation, JobInfo, TaskRecord
 from kie_async.cli.batch.entry import Entry
-from kie_async.cli.callback_log import Happening
-from kie_async.cli.exit_codes import MEANINGS
-from kie_async.cli.jobs import describe_job
-from kie_async.cli.tasks import describe, describe_unsent
-from kie_async.cli.wait_and_save import fields_of
+from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS
+from kie_async.cli.jobs import info_fields
+from kie_async.cli.listen import CallbackLogEntry
+from kie_async.cli.tasks import record_fields, unsent_fields
+from kie_async.cli.wait_and_save import result_fields
 from kie_async.records import SavedFile
 from kie_async.states import JobState
 
@@ -39,7 +39,7 @@ def documented(command: str) -> list[str]:
 def test_the_table_of_exit_codes_is_the_codes() -> None:
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)
 
-    assert [(str(int(code)), meaning) for code, meaning in MEANINGS.items()] == rows
+    assert [(str(int(code)), meaning) for code, meaning in EXIT_CODE_MEANINGS.items()] == rows
 
 
 def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
@@ -51,12 +51,12 @@ def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
 @pytest.mark.parametrize(
     ("command", "fields"),
     [
-        ("generate", list(fields_of(Generation(record=RECORD, saver=nowhere), []))),
-        ("status", list(describe(RECORD, job_id=None, now=0.0))),
-        ("status", list(describe_unsent(SUMMARY, now=0.0))),
-        ("ls", list(describe_job(SUMMARY, now=0.0))),
+        ("generate", list(result_fields(Generation(record=RECORD, saver=nowhere), []))),
+        ("status", list(record_fields(RECORD, job_id=None, now=0.0))),
+        ("status", list(unsent_fields(SUMMARY, now=0.0))),
+        ("ls", list(info_fields(SUMMARY, now=0.0))),
         ("batch", [field.name for field in attrs.fields(Entry)]),
-        ("listen", list(attrs.asdict(Happening(event="callback")))),
+        ("listen", list(attrs.asdict(CallbackLogEntry(event="callback")))),
     ],
 )
 def test_the_fields_of_json_are_the_ones_that_are_written(command: str, fields: Sequence[str]) -> None:

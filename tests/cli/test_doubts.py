@@ -9,10 +9,10 @@ import anyio
 import pytest
 
 from kie_async import ConfigurationError, SubmitInDoubtError, TaskNotFoundError
-from kie_async.cli.error_report import conclude
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.resolve import carry_out_abandon, carry_out_resolve, carry_out_resubmit
-from kie_async.cli.tasks import carry_out_status, carry_out_wait
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.jobs import run_abandon, run_resolve, run_resubmit
+from kie_async.cli.running import report_error
+from kie_async.cli.tasks import run_status, run_wait
 from kie_async.testing import FakeKie, Fault
 from tests.cli.helpers import Streams, doubtful_job, new_job
 
@@ -22,8 +22,8 @@ async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -
     job_id = await doubtful_job(fake_kie, journal)
     [task_id] = fake_kie.truth.tasks
     resolved, waited = Streams(fake_kie, as_json=True, journal=journal), Streams(fake_kie, journal=journal)
-    await carry_out_resolve(resolved.session, job_id, task_id)
-    await carry_out_wait(waited.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+    await run_resolve(resolved.session, job_id, task_id)
+    await run_wait(waited.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
 
     assert {"job_id": job_id, "task_id": task_id, "state": "submitted"} == json.loads(resolved.out)
     assert f"kie-async wait {task_id}" in resolved.err
@@ -31,19 +31,20 @@ async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "task_id"), [(Exit.REFUSED, TaskNotFoundError, "0" * 32), (Exit.USAGE, ConfigurationError, None)]
+    ("code", "kind", "task_id"),
+    [(ExitCode.FAILED, TaskNotFoundError, "0" * 32), (ExitCode.USAGE, ConfigurationError, None)],
 )
 async def test_resolve_refuses_a_task_that_is_not_the_jobs(
-    code: Exit, kind: type[Exception], task_id: str | None, fake_kie: FakeKie, tmp_path: Path
+    code: ExitCode, kind: type[Exception], task_id: str | None, fake_kie: FakeKie, tmp_path: Path
 ) -> None:
     """It is not there, or it is another request's."""
     job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
     _, other = await new_job(fake_kie, tmp_path / "other.db", prompt="Something else")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     with pytest.raises(kind) as caught:
-        await carry_out_resolve(streams.session, job_id, task_id or other)
+        await run_resolve(streams.session, job_id, task_id or other)
 
-    assert code == conclude(streams.session, caught.value)
+    assert code == report_error(streams.session, caught.value)
 
 
 async def test_resubmit_sends_once_more_and_only_if_that_is_wanted(fake_kie: FakeKie, tmp_path: Path) -> None:
@@ -51,10 +52,10 @@ async def test_resubmit_sends_once_more_and_only_if_that_is_wanted(fake_kie: Fak
     job_id = await doubtful_job(fake_kie, journal)
     refused, sent = Streams(fake_kie, journal=journal), Streams(fake_kie, journal=journal)
     with pytest.raises(ConfigurationError, match="--allow-duplicate"):
-        await carry_out_resubmit(refused.session, job_id, allow_duplicate=False)
-    code = await carry_out_resubmit(sent.session, job_id, allow_duplicate=True)
+        await run_resubmit(refused.session, job_id, allow_duplicate=False)
+    code = await run_resubmit(sent.session, job_id, allow_duplicate=True)
 
-    assert (Exit.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, sent.out)
+    assert (ExitCode.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, sent.out)
     assert 2 == len(fake_kie.truth.create_requests)
 
 
@@ -62,9 +63,9 @@ async def test_a_task_that_cannot_be_looked_at_was_accepted_all_the_same(fake_ki
     job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
     fake_kie.inject(Fault("poll", "html"))
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
-    code = await carry_out_resubmit(streams.session, job_id, allow_duplicate=True)
+    code = await run_resubmit(streams.session, job_id, allow_duplicate=True)
 
-    assert (Exit.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, streams.out)
+    assert (ExitCode.DONE, f"{list(fake_kie.truth.tasks)[1]}\n") == (code, streams.out)
 
 
 async def test_resubmit_can_end_in_doubt_again(fake_kie: FakeKie, tmp_path: Path) -> None:
@@ -72,9 +73,9 @@ async def test_resubmit_can_end_in_doubt_again(fake_kie: FakeKie, tmp_path: Path
     fake_kie.inject(Fault("create", "reset", after=True, nth=2))
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     with pytest.raises(SubmitInDoubtError) as caught:
-        await carry_out_resubmit(streams.session, job_id, allow_duplicate=True)
+        await run_resubmit(streams.session, job_id, allow_duplicate=True)
 
-    assert Exit.IN_DOUBT == conclude(streams.session, caught.value)
+    assert ExitCode.IN_DOUBT == report_error(streams.session, caught.value)
     assert f"kie-async abandon {job_id}" in streams.err
 
 
@@ -84,17 +85,17 @@ async def test_interrupted_while_it_is_on_the_wire_it_is_in_doubt_again(tmp_path
         fake.inject(Fault("create", "silence", nth=2))
         streams = Streams(fake, journal=tmp_path / "kie.db")
         with anyio.move_on_after(5.0):
-            await carry_out_resubmit(streams.session, job_id, allow_duplicate=True)
+            await run_resubmit(streams.session, job_id, allow_duplicate=True)
 
-    assert f"kie-async resolve {job_id} TASKID" in streams.session.outlook()
+    assert f"kie-async resolve {job_id} TASKID" in streams.session.resume_hint()
 
 
 async def test_abandon_gives_a_job_up(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     job_id = await doubtful_job(fake_kie, journal)
     abandoned, shown = Streams(fake_kie, journal=journal), Streams(fake_kie, as_json=True, journal=journal)
-    await carry_out_abandon(abandoned.session, job_id)
-    await carry_out_status(shown.session, job_id)
+    await run_abandon(abandoned.session, job_id)
+    await run_status(shown.session, job_id)
 
     assert (f"{job_id}\n", "abandoned") == (abandoned.out, json.loads(shown.out)["state"])
 
@@ -103,6 +104,6 @@ async def test_a_job_that_is_not_in_doubt_stays_as_it_is(fake_kie: FakeKie, tmp_
     job_id, _ = await new_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     with pytest.raises(ConfigurationError, match="Only a job in doubt") as caught:
-        await carry_out_abandon(streams.session, job_id)
+        await run_abandon(streams.session, job_id)
 
-    assert Exit.USAGE == conclude(streams.session, caught.value)
+    assert ExitCode.USAGE == report_error(streams.session, caught.value)

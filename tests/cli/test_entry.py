@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kie_async import __version__
-from kie_async.cli.exit_codes import MEANINGS
+from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS
 from tests.cli.helpers import invoke
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_the_help_names_every_command_every_exit_code_and_the_environment() -> N
     shown = invoke("--help").out
 
     assert [] == [command for command in COMMANDS if f" {command} " not in shown]
-    assert [] == [code for code, meaning in MEANINGS.items() if f"{code:>3}  {meaning}" not in shown]
+    assert [] == [code for code, meaning in EXIT_CODE_MEANINGS.items() if f"{code:>3}  {meaning}" not in shown]
     assert [] == [
         name for name in ("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL", "KIE_JOURNAL") if name not in shown
     ]
@@ -128,7 +128,7 @@ def test_no_command_is_a_question_for_help() -> None:
         (["resolve", "kj_1"], "TASKID"),
         (["resubmit", "kj_1"], "--allow-duplicate"),
         (["forget"], "--before"),
-        (["forget", "--before", "tomorrow"], "neither an age"),
+        (["forget", "--before", "tomorrow"], "expected an age"),
         (["ls", "--state", "lost"], "lost"),
         (["upload"], "FILE"),
         (["frobnicate"], "frobnicate"),

@@ -29,7 +29,7 @@ from kie_async import (
     TransportError,
     UploadError,
 )
-from kie_async.cli.exit_codes import MEANINGS, Exit, as_text, exit_of
+from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS, ExitCode, exit_code_help, exit_code_of
 
 JOB = Job(KieClient("a-key-of-nobody"), "kj_1")
 
@@ -65,9 +65,11 @@ JOB = Job(KieClient("a-key-of-nobody"), "kj_1")
 )
 def test_the_exit_code_says_what_may_be_done_next(code: int, error: KieError) -> None:
     """A script must not repeat what may have been paid (3), and may repeat what was not (5)."""
-    assert code == exit_of(error)
+    assert code == exit_code_of(error)
 
 
 def test_every_code_has_a_meaning_and_the_help_has_them_all() -> None:
-    assert set(MEANINGS) == set(Exit)
-    assert [f"{code:>3}  {meaning}" for code, meaning in MEANINGS.items()] == as_text().split("\n\n")[1:]
+    assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
+    assert [f"{code:>3}  {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()] == exit_code_help().split("\n\n")[
+        1:
+    ]

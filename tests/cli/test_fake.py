@@ -12,8 +12,8 @@ import aiohttp
 import anyio
 import pytest
 
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.fake import carry_out, curl_line, until_signal
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.fake import curl_line, run_fake, wait_for_signal
 from kie_async.testing import FakeKie
 from tests.cli.helpers import Streams, invoke
 
@@ -32,15 +32,15 @@ async def test_the_first_line_is_the_url_and_the_example_creates_a_task() -> Non
         ):
             bodies.append(await answer.text())
 
-    code = await carry_out(streams.session, fake, key="any-key", until=visit)
+    code = await run_fake(streams.session, fake, key="any-key", until=visit)
     [post] = fake.truth.create_requests
     assert isinstance(post.body, dict)
 
-    assert (Exit.DONE, f"{fake.url}\n") == (code, streams.out)
+    assert (ExitCode.DONE, f"{fake.url}\n") == (code, streams.out)
     assert '"code":200,"msg":"success"' in bodies[0]
     assert [json.loads(bodies[0])["data"]["taskId"]] == list(fake.truth.tasks)
     assert {"model", "callBackUrl", "input"} == set(post.body)
-    assert "It saw 1 creates, at most 1 in any 10 s, refused 0" in streams.err
+    assert "It received 1 create requests, at most 1 in any 10 s, refused 0" in streams.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -49,7 +49,7 @@ async def test_ctrl_c_and_sigterm_end_it(number: signal.Signals) -> None:
     ended: list[bool] = []
 
     async def wait() -> None:
-        await until_signal()
+        await wait_for_signal()
         ended.append(True)
 
     async with anyio.create_task_group() as group:

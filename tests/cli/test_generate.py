@@ -18,30 +18,30 @@ from kie_async import (
     SubmitInDoubtError,
     Wan22TurboImageToVideo,
 )
-from kie_async.cli.error_report import conclude
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.generate import Wish, carry_out
-from kie_async.cli.journals import JournalFile
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.generate import GenerateOptions, run_generate
+from kie_async.cli.options import JournalFile
+from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.helpers import CAT, Ended, Streams, clip, invoke, run_command
+from tests.cli.helpers import CAT, Ended, Streams, clip, invoke, run_in_session
 
 
-def wish(target: Path | None = None) -> Wish:
+def wish(target: Path | None = None) -> GenerateOptions:
     """A video of a cat."""
     request = Wan22TurboImageToVideo(image=str(CAT), prompt="The cat turns its head", resolution="480p")
-    return Wish(request=request, name="cat", target=target)
+    return GenerateOptions(request=request, name="cat", target=target)
 
 
-def generate_against(fake: FakeKie, wished: Wish) -> Ended:
+def generate_against(fake: FakeKie, wished: GenerateOptions) -> Ended:
     """Carry a wish out against a fake, to the exit code."""
 
-    async def command(session: Session) -> Exit:
+    async def command(session: Session) -> ExitCode:
         async with fake:
             session.api_key, session.url = "key-for-the-fake", fake.url
-            return await carry_out(session, wished)
+            return await run_generate(session, wished)
 
-    return run_command(command)
+    return run_in_session(command)
 
 
 def test_an_image_becomes_a_video_on_disk(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_progress_is_a_plain_line_a_change_and_names_the_task_at_once(tmp_pa
 
 async def test_json_is_one_object_with_documented_fields(fake_kie: FakeKie, tmp_path: Path) -> None:
     streams = Streams(fake_kie, as_json=True)
-    await carry_out(streams.session, wish(tmp_path))
+    await run_generate(streams.session, wish(tmp_path))
     [task_id] = fake_kie.truth.tasks
     shown = json.loads(streams.out)
 
@@ -82,10 +82,10 @@ async def test_json_is_one_object_with_documented_fields(fake_kie: FakeKie, tmp_
 
 async def test_without_waiting_the_id_is_the_result(fake_kie: FakeKie) -> None:
     streams = Streams(fake_kie)
-    code = await carry_out(streams.session, attrs.evolve(wish(), wait=False))
+    code = await run_generate(streams.session, attrs.evolve(wish(), wait=False))
 
     assert [f"{task_id}\n" for task_id in fake_kie.truth.tasks] == [streams.out]
-    assert (Exit.DONE, True) == (code, f"kie-async wait {streams.out.strip()}" in streams.err)
+    assert (ExitCode.DONE, True) == (code, f"kie-async wait {streams.out.strip()}" in streams.err)
 
 
 async def test_a_model_without_files_prints_its_answer(fake_kie: FakeKie) -> None:
@@ -94,7 +94,9 @@ async def test_a_model_without_files_prints_its_answer(fake_kie: FakeKie) -> Non
         Fault("poll", "alter", data={"state": "success", "resultJson": '{"resultObject": {"text": "A cat"}}'})
     )
     streams = Streams(fake_kie)
-    await carry_out(streams.session, Wish(request=MarketRequest(model="wan/2-5-image-to-video", input={}), name="text"))
+    await run_generate(
+        streams.session, GenerateOptions(request=MarketRequest(model="wan/2-5-image-to-video", input={}), name="text")
+    )
 
     assert {"resultObject": {"text": "A cat"}} == json.loads(streams.out)
 
@@ -128,13 +130,16 @@ def test_an_unclear_answer_is_told_before_the_create_is_sent_again() -> None:
     ended = generate_against(FakeKie(faults=[fault]), attrs.evolve(wish(), wait=False))
 
     assert 0 == ended.code
-    assert "warning: The service has answered the create with an unclear error; it may have been paid." in ended.err
+    assert (
+        "warning: The service has answered the create request with an ambiguous error; it may have been paid."
+        in ended.err
+    )
 
 
 @pytest.mark.parametrize(
     ("code", "fake", "said"),
     [
-        (4, FakeKie(duration=1000.0), "lives on at the service. Go on with it: kie-async wait"),
+        (4, FakeKie(duration=1000.0), "continues at the service. To resume: kie-async wait"),
         (5, FakeKie(latency=(40.0, 40.0)), "Nothing was sent, and nothing was paid."),
         (3, FakeKie(create_seconds=1000.0), "it may have been paid"),
     ],
@@ -144,7 +149,7 @@ def test_a_timeout_tells_apart_what_lives_on_and_what_was_never_sent(code: int, 
     ended = generate_against(fake, attrs.evolve(wish(), timeout=20.0))
 
     assert (code, True) == (ended.code, said in ended.err)
-    assert "error: There is no result after 20 s." in ended.err
+    assert "error: No result after 20 s." in ended.err
 
 
 def test_a_timeout_bounds_the_submission_alone_too() -> None:
@@ -157,22 +162,22 @@ async def test_interrupted_while_the_create_is_on_the_wire_it_may_have_been_paid
     """The job's id is shown; the answer came too late to be heard."""
     async with FakeKie(create_seconds=30.0) as fake, anyio.create_task_group() as group:
         streams = Streams(fake)
-        group.start_soon(carry_out, streams.session, wish())
+        group.start_soon(run_generate, streams.session, wish())
         while not fake.truth.create_requests:
             await anyio.sleep(0.1)
         group.cancel_scope.cancel()
 
-    assert re.match(r"The create of kj_\w+ was sent", streams.session.outlook())
+    assert re.match(r"The create request of kj_\w+ was sent", streams.session.resume_hint())
 
 
 async def test_interrupted_before_anything_was_sent_it_costs_nothing() -> None:
     async with FakeKie(faults=[Fault("upload", "silence")]) as fake, anyio.create_task_group() as group:
         streams = Streams(fake)
-        group.start_soon(carry_out, streams.session, wish())
+        group.start_soon(run_generate, streams.session, wish())
         await anyio.sleep(3.0)
         group.cancel_scope.cancel()
 
-    assert "Nothing was sent, and nothing was paid." == streams.session.outlook()
+    assert "Nothing was sent, and nothing was paid." == streams.session.resume_hint()
     assert [] == fake.truth.create_requests
 
 
@@ -182,9 +187,9 @@ async def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid(
     (tmp_path / "file").write_text("not a folder")
     streams = Streams(fake_kie)
     with pytest.raises(ConfigurationError, match="is a file") as caught:
-        await carry_out(streams.session, wish(tmp_path / "file" / "cat.mp4"))
+        await run_generate(streams.session, wish(tmp_path / "file" / "cat.mp4"))
 
-    assert Exit.USAGE == conclude(streams.session, caught.value)
+    assert ExitCode.USAGE == report_error(streams.session, caught.value)
     assert [] == fake_kie.truth.create_requests
 
 
@@ -215,11 +220,14 @@ def test_the_embedded_fake_takes_no_key_and_goes_nowhere_else(tmp_path: Path) ->
         (["-i", "http://10.0.0.1/a.png", "-p", "x"], ["image: got"]),
         (["--model", "a/b"], ["--input: got nothing"]),
         (["--input", "{}"], ["--model: got nothing"]),
-        (["--model", "a/b", "--input", "{"], ["--input: got what cannot be read"]),
-        (["--model", "a/b", "--input", "@no.json"], ["--input: got what cannot be read"]),
+        (["--model", "a/b", "--input", "{"], ["--input: got an unreadable value"]),
+        (["--model", "a/b", "--input", "@no.json"], ["--input: got an unreadable value"]),
         (["--model", "a/b", "--input", "[]"], ["--input: got a list"]),
         (["--model", "a b", "--input", "{}"], ["model: got 'a b'"]),
-        (["--model", "a/b", "--input", "{}", "-p", "x"], ["--prompt: got a value; allowed: nothing beside --model"]),
+        (
+            ["--model", "a/b", "--input", "{}", "-p", "x"],
+            ["--prompt: got a value; allowed: nothing together with --model"],
+        ),
         (["-i", str(CAT), "-p", "x", "--key", "k"], ["--key: got a value; allowed: nothing without a journal"]),
     ],
 )
@@ -261,8 +269,8 @@ def test_no_key_is_an_error_that_names_the_variable_and_the_way_without() -> Non
 async def test_the_same_key_is_the_same_job_and_is_paid_once(fake_kie: FakeKie, tmp_path: Path) -> None:
     """In another run of the command, too: the journal is on disk."""
     first, again = [Streams(fake_kie, journal=tmp_path / "kie.db") for _ in range(2)]
-    await carry_out(first.session, attrs.evolve(wish(tmp_path / "one.mp4"), key="k"))
-    await carry_out(again.session, attrs.evolve(wish(tmp_path / "two.mp4"), key="k"))
+    await run_generate(first.session, attrs.evolve(wish(tmp_path / "one.mp4"), key="k"))
+    await run_generate(again.session, attrs.evolve(wish(tmp_path / "two.mp4"), key="k"))
     [task_id] = fake_kie.truth.tasks
 
     assert 1 == len(fake_kie.truth.create_requests)
@@ -272,12 +280,12 @@ async def test_the_same_key_is_the_same_job_and_is_paid_once(fake_kie: FakeKie, 
 
 async def test_a_key_that_belongs_to_another_request_is_refused(fake_kie: FakeKie, tmp_path: Path) -> None:
     other = Wan22TurboImageToVideo(image=str(CAT), prompt="Something else")
-    await carry_out(Streams(fake_kie, journal=tmp_path / "db").session, attrs.evolve(wish(), key="k", wait=False))
+    await run_generate(Streams(fake_kie, journal=tmp_path / "db").session, attrs.evolve(wish(), key="k", wait=False))
     streams = Streams(fake_kie, journal=tmp_path / "db")
     with pytest.raises(KeyConflictError) as caught:
-        await carry_out(streams.session, attrs.evolve(wish(), key="k", request=other))
+        await run_generate(streams.session, attrs.evolve(wish(), key="k", request=other))
 
-    assert (Exit.USAGE, 1) == (conclude(streams.session, caught.value), len(fake_kie.truth.create_requests))
+    assert (ExitCode.USAGE, 1) == (report_error(streams.session, caught.value), len(fake_kie.truth.create_requests))
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["first time", "same key again"])
@@ -288,9 +296,9 @@ async def test_a_job_in_doubt_is_told_with_the_commands_that_settle_it(times: in
         for _ in range(times):
             streams = Streams(fake, journal=journal)
             with pytest.raises(SubmitInDoubtError) as caught:
-                await carry_out(streams.session, attrs.evolve(wish(), key="k"))
+                await run_generate(streams.session, attrs.evolve(wish(), key="k"))
 
-            assert Exit.IN_DOUBT == conclude(streams.session, caught.value)
+            assert ExitCode.IN_DOUBT == report_error(streams.session, caught.value)
             assert f"kie-async resolve --journal '{tmp_path}/a b.db' {caught.value.job_id} TASKID" in streams.err
             assert f"{caught.value.job_id} --allow-duplicate" in streams.err
 
@@ -303,9 +311,9 @@ async def test_interrupted_before_it_was_sent_a_job_with_a_key_stays_in_the_jour
     fake_kie.inject(Fault("create", "code", code=455))
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     with anyio.move_on_after(5.0):
-        await carry_out(streams.session, attrs.evolve(wish(), key="k"))
+        await run_generate(streams.session, attrs.evolve(wish(), key="k"))
 
-    assert "If it was never sent, kie-async recover sends it." in streams.session.outlook()
+    assert "If it was never sent, kie-async recover sends it." in streams.session.resume_hint()
 
 
 def test_the_journal_is_in_the_users_state_directory_and_for_the_user_alone(tmp_path: Path) -> None:
@@ -327,4 +335,4 @@ def test_without_a_place_for_the_journal_nothing_is_sent() -> None:
     ended = invoke("generate", "-i", str(CAT), "-p", "x", KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:9")
 
     assert (2, "") == (ended.code, ended.out)
-    assert "choose another file with --journal or KIE_JOURNAL, or none with --no-journal" in ended.err
+    assert "Choose another file with --journal or KIE_JOURNAL, or none with --no-journal" in ended.err

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kie_async import JobInfo, JournalError
-from kie_async.cli.error_report import conclude
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.jobs import as_lines, carry_out_forget, carry_out_ls, describe_job, instant
-from kie_async.cli.tasks import carry_out_wait
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.jobs import format_jobs, info_fields, parse_instant, run_forget, run_ls
+from kie_async.cli.running import report_error
+from kie_async.cli.tasks import run_wait
 from kie_async.states import JobState
 from kie_async.testing import FakeKie
 from tests.cli.helpers import Streams, doubtful_job, invoke, new_job, pay_again, unsent_job
@@ -26,12 +26,10 @@ def summary(**changes: object) -> JobInfo:
     return JobInfo(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
 
 
-async def listed(
-    journal: Path, *states: JobState, everything: bool = False
-) -> list[tuple[str, str | None, str | None]]:
-    """State, key and taskId of the jobs that ``ls --json`` shows."""
+async def listed(journal: Path, *states: JobState, show_all: bool = False) -> list[tuple[str, str | None, str | None]]:
+    """JobState, key and taskId of the jobs that ``ls --json`` shows."""
     streams = Streams(as_json=True, journal=journal)
-    assert Exit.DONE == await carry_out_ls(streams.session, states=states, everything=everything)
+    assert ExitCode.DONE == await run_ls(streams.session, states=states, show_all=show_all)
     jobs = [json.loads(line) for line in streams.out.splitlines()]
     return [(job["state"], job["key"], job["task_id"]) for job in jobs]
 
@@ -39,20 +37,20 @@ async def listed(
 async def test_ls_shows_what_is_unfinished_the_newest_last(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     ended, ended_task = await new_job(fake_kie, journal, key="one")
-    await carry_out_wait(Streams(fake_kie, journal=journal).session, ended, target=tmp_path, timeout=None)
+    await run_wait(Streams(fake_kie, journal=journal).session, ended, target=tmp_path, timeout=None)
     await unsent_job(fake_kie, journal, key="two")
     _, task_id = await new_job(fake_kie, journal, key="three", prompt="Stop")
     unfinished = [("intent", "two", None), ("submitted", "three", task_id)]
 
     assert unfinished == await listed(journal)
-    assert [("succeeded", "one", ended_task), *unfinished] == await listed(journal, everything=True)
+    assert [("succeeded", "one", ended_task), *unfinished] == await listed(journal, show_all=True)
     assert unfinished[:1] == await listed(journal, JobState.INTENT, JobState.FAILED)
 
 
 async def test_a_row_is_a_line_and_what_is_in_doubt_comes_with_what_to_do(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await doubtful_job(fake_kie, tmp_path / "kie.db", key="two\nlines")
     streams = Streams(journal=tmp_path / "kie.db")
-    await carry_out_ls(streams.session)
+    await run_ls(streams.session)
     [row] = streams.out.splitlines()
 
     assert ["in_doubt", job_id, "-", "-", r"'two\nlines'"] == [row.split()[place] for place in (0, 2, 3, 4, 5)]
@@ -62,7 +60,7 @@ async def test_a_row_is_a_line_and_what_is_in_doubt_comes_with_what_to_do(fake_k
 
 def test_a_table_is_as_wide_as_what_is_in_it() -> None:
     jobs = [summary(key="k", credits=40.0), summary(id="kj_longer", state="succeeded", model="c/d")]
-    lines = as_lines([describe_job(job, now=3 * 86_400.0) for job in jobs])
+    lines = format_jobs([info_fields(job, now=3 * 86_400.0) for job in jobs])
 
     assert [line.split() for line in lines] == [
         ["state", "age", "job", "task", "credits", "key", "model"],
@@ -77,17 +75,17 @@ async def test_a_job_that_was_paid_twice_is_told(fake_kie: FakeKie, tmp_path: Pa
     job_id, _ = await new_job(fake_kie, journal)
     await pay_again(journal, job_id, "t2")
     streams = Streams(as_json=True, journal=journal)
-    await carry_out_ls(streams.session)
+    await run_ls(streams.session)
 
     assert ["t2"] == json.loads(streams.out)["duplicates"]
     assert f"warning: {job_id} was paid more than once. Its further tasks: t2." in streams.err
 
 
-@pytest.mark.parametrize(("everything", "said"), [(False, "Nothing is unfinished"), (True, "There are no such jobs.")])
-async def test_nothing_is_said_to_be_nothing(tmp_path: Path, *, everything: bool, said: str) -> None:
+@pytest.mark.parametrize(("show_all", "said"), [(False, "No unfinished jobs"), (True, "No such jobs.")])
+async def test_nothing_is_said_to_be_nothing(tmp_path: Path, *, show_all: bool, said: str) -> None:
     streams = Streams(journal=tmp_path / "kie.db")
 
-    assert Exit.DONE == await carry_out_ls(streams.session, everything=everything)
+    assert ExitCode.DONE == await run_ls(streams.session, show_all=show_all)
     assert ("", True) == (streams.out, said in streams.err)
 
 
@@ -104,9 +102,9 @@ async def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> Non
     file.write_text("these are no jobs, and this is no database")
     streams = Streams(journal=file)
     with pytest.raises(JournalError) as caught:
-        await carry_out_ls(streams.session)
+        await run_ls(streams.session)
 
-    assert Exit.USAGE == conclude(streams.session, caught.value)
+    assert ExitCode.USAGE == report_error(streams.session, caught.value)
     assert "these are no jobs, and this is no database" == file.read_text()
 
 
@@ -114,14 +112,14 @@ async def test_forget_deletes_what_has_ended_and_says_how_many(fake_kie: FakeKie
     journal = tmp_path / "kie.db"
     for prompt in ("one", "two"):
         job_id, _ = await new_job(fake_kie, journal, prompt=prompt)
-        await carry_out_wait(Streams(fake_kie, journal=journal).session, job_id, target=tmp_path, timeout=None)
+        await run_wait(Streams(fake_kie, journal=journal).session, job_id, target=tmp_path, timeout=None)
     _, task_id = await new_job(fake_kie, journal)
     kept, forgotten = Streams(journal=journal), Streams(journal=journal)
-    await carry_out_forget(kept.session, before=0.0)
-    await carry_out_forget(forgotten.session, before=FOR_EVER)
+    await run_forget(kept.session, before=0.0)
+    await run_forget(forgotten.session, before=FOR_EVER)
 
     assert ("0\n", "2\n") == (kept.out, forgotten.out)
-    assert [("submitted", None, task_id)] == await listed(journal, everything=True)
+    assert [("submitted", None, task_id)] == await listed(journal, show_all=True)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ async def test_forget_deletes_what_has_ended_and_says_how_many(fake_kie: FakeKie
     ],
 )
 def test_an_instant_is_an_age_or_a_date(text: str, expected: float) -> None:
-    assert expected == instant(text, now=1_000_000.0)
+    assert expected == parse_instant(text, now=1_000_000.0)
 
 
 @pytest.mark.parametrize("text", ["", "30", "d", "-3d", "30 days", "2026-13-01", "yesterday"])

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.cli.journals import JournalFile, choose
+from kie_async.cli.options import JournalFile, select_journal
 from tests.cli.helpers import invoke
 
 
 def test_a_chosen_file_is_named_in_every_further_command() -> None:
-    assert JournalFile(Path("a b.db"), option=" --journal 'a b.db'") == choose(Path("a b.db"))
+    assert JournalFile(Path("a b.db"), option=" --journal 'a b.db'") == select_journal(Path("a b.db"))
 
 
 @pytest.mark.parametrize(

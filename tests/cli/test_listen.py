@@ -17,9 +17,8 @@ import pytest
 
 from kie_async import Event, EventName, KieClient, Limits, Wan22TurboImageToVideo
 from kie_async.cli import generate
-from kie_async.cli.callback_log import MAX_OPEN, Teller
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.listen import Place, carry_out
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.listen import MAX_JOBS, CallbackLog, ListenAddress, run_listen
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
@@ -55,15 +54,15 @@ async def listening(
 ) -> AsyncGenerator[Listening]:
     """Run the command until the context is left; then it must have ended well."""
     stop, ready = anyio.Event(), anyio.Event()
-    codes: list[Exit] = []
+    codes: list[ExitCode] = []
 
     async def until() -> None:
         ready.set()
         await stop.wait()
 
     async def command() -> None:
-        place = Place(port=0, path=path)
-        codes.append(await carry_out(streams.session, place, webhook_keys=webhook_keys, until=until))
+        place = ListenAddress(port=0, path=path)
+        codes.append(await run_listen(streams.session, place, webhook_keys=webhook_keys, until=until))
 
     async with anyio.create_task_group() as group:
         group.start_soon(command)
@@ -71,13 +70,13 @@ async def listening(
         first = streams.out.splitlines()[0]
         yield Listening(streams, json.loads(first)["url"] if streams.session.output.as_json else first)
         stop.set()
-    assert [Exit.DONE] == codes
+    assert [ExitCode.DONE] == codes
 
 
 @asynccontextmanager
 async def submitter(fake: FakeKie, journal: Path | None, url: str) -> AsyncGenerator[KieClient]:
     """Another program, which submits, and hears of ends by polling alone."""
-    limits = Limits(creates=MAX_OPEN + 5)
+    limits = Limits(creates=MAX_JOBS + 5)
     async with KieClient(KEY, base_url=fake.url, journal=journal, callback_url=url, limits=limits) as kie:
         yield kie
 
@@ -195,13 +194,13 @@ async def test_a_callback_about_a_foreign_task_is_told_as_refused(tmp_path: Path
         ("POST", "/kie/hello", 404, "refused   404: its URL has no token of ours"),
         ("POST", "/other", 404, "refused   404: POST /other is not below /kie/"),
         ("POST", "/%0A%1B", 404, "refused   404: POST /%0A%1B is not below /kie/"),
-        ("GET", "/", 405, "refused   405: GET / is no POST"),
-        ("GET", "/kie/{token}", 405, "refused   405: GET /kie/kj_… is no POST"),
+        ("GET", "/", 405, "refused   405: GET / is not a POST request"),
+        ("GET", "/kie/{token}", 405, "refused   405: GET /kie/kj_… is not a POST request"),
         (
             "POST",
             "/{token}",
             404,
-            "refused   404: its token is good, but it came to /kj_…, not to /kie/kj_…: see --path",
+            "refused   404: its token is valid, but it arrived at /kj_…, not at /kie/kj_…: see --path",
         ),
         ("POST", "/kie/{token}", 400, "refused   {job} 400: the body is not JSON in UTF-8"),
     ],
@@ -238,7 +237,7 @@ async def test_a_job_of_another_journal_is_named(tmp_path: Path) -> None:
 
     refusal = {"event": "refused", "job_id": job.id, "status": 404, "reason": "the journal does not know its job"}
     assert [refusal] * 3 == here.told
-    assert 1 == here.streams.err.count(f"{job.id} is not in the journal {tmp_path}/kie.db. Listen with the journal of")
+    assert 1 == here.streams.err.count(f"{job.id} is not in the journal {tmp_path}/kie.db. Use the journal of")
 
 
 async def test_without_a_journal_no_job_is_known(tmp_path: Path) -> None:
@@ -303,25 +302,25 @@ async def test_the_jobs_whose_ends_are_waited_for_are_bounded(tmp_path: Path) ->
         listening(Streams(fake, as_json=True, journal=journal)) as here,
         submitter(fake, journal, here.url) as kie,
     ):
-        for number in range(MAX_OPEN + 5):
+        for number in range(MAX_JOBS + 5):
             await kie.submit(ask(str(number)))
         await anyio.sleep(600.0)
     events = [line["event"] for line in here.told]
 
-    assert (MAX_OPEN + 5, MAX_OPEN) == (events.count("callback"), events.count("ended"))
+    assert (MAX_JOBS + 5, MAX_JOBS) == (events.count("callback"), events.count("ended"))
 
 
 async def test_a_journal_that_cannot_be_read_is_asked_again(tmp_path: Path) -> None:
     """The end is told as soon as it can be; here it is the client that is closed meanwhile."""
     streams = Streams(as_json=True)
-    teller = Teller(streams.session)
+    teller = CallbackLog(streams.session)
     async with FakeKie(duration=60.0) as fake, anyio.create_task_group() as group:
         async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
             job = await kie.submit(ask())
             await job
         detail = {"named": job.task_id, "attempt": 1, "state": "submitted"}
-        teller.saw(Event(name=EventName.CALLBACK, job_id=job.id, detail=detail))
-        group.start_soon(teller.tell, kie)
+        teller.enqueue(Event(name=EventName.CALLBACK, job_id=job.id, detail=detail))
+        group.start_soon(teller.write_all, kie)
         await anyio.sleep(10.0)
         assert 1 == len(streams.out.splitlines())
         async with kie:
@@ -349,7 +348,7 @@ async def test_nobody_reads_it_any_more() -> None:
         await anyio.sleep_forever()
 
     with pytest.raises(BrokenPipeError):
-        await carry_out(session, Place(port=0), webhook_keys=(), until=until)
+        await run_listen(session, ListenAddress(port=0), webhook_keys=(), until=until)
 
 
 async def test_generate_gives_the_service_a_url_and_a_lost_answer_is_no_end(tmp_path: Path) -> None:
@@ -359,12 +358,12 @@ async def test_generate_gives_the_service_a_url_and_a_lost_answer_is_no_end(tmp_
         FakeKie(duration=60.0, faults=[Fault("create", "reset", after=True)]) as fake,
         listening(Streams(fake, journal=journal), path="/hooks/kie") as here,
     ):
-        wish = generate.Wish(request=ask(), name="cat", target=file, callback_url=here.url)
+        wish = generate.GenerateOptions(request=ask(), name="cat", target=file, callback_url=here.url)
         streams = Streams(fake, journal=journal)
-        code = await generate.carry_out(streams.session, wish)
+        code = await generate.run_generate(streams.session, wish)
         await anyio.sleep(5.0)
 
-    assert (Exit.DONE, f"{file}\n", True) == (code, streams.out, file.exists())
+    assert (ExitCode.DONE, f"{file}\n", True) == (code, streams.out, file.exists())
     assert ["callback", "ended"] == [line.split()[0] for line in here.lines]
     assert str(fake.truth.create_requests[0].callback_url).startswith(f"{here.url}/kj_")
 
@@ -382,7 +381,7 @@ def test_a_callback_url_without_a_journal_is_refused(option: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--path", "/kie/{id}"], "'/kie/{id}' is no path"),
+        (["--path", "/kie/{id}"], "got '/kie/{id}'"),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--host", "192.0.2.1", "--no-journal"], "error: "),
         (["--webhook-key", "", "--no-journal"], "error: webhook_key must be the webhookHmacKey"),
@@ -402,4 +401,4 @@ def test_without_a_key_nothing_can_be_told_from_noise() -> None:
     ended = invoke("listen", "--no-journal")
 
     assert (2, "") == (ended.code, ended.out)
-    assert "There is no API key." in ended.err
+    assert "No API key is set." in ended.err

@@ -7,8 +7,7 @@ import io
 import anyio
 import pytest
 
-from kie_async.cli.output import Output
-from kie_async.cli.progress import progress
+from kie_async.cli.output import Output, show_progress
 
 
 class Terminal(io.StringIO):
@@ -20,7 +19,7 @@ class Terminal(io.StringIO):
 
 async def test_in_a_pipe_each_change_is_one_line_with_the_seconds_so_far() -> None:
     err = io.StringIO()
-    with progress(Output(out=io.StringIO(), err=err)) as show:
+    with show_progress(Output(out=io.StringIO(), err=err)) as show:
         show("cat", "waiting")
         await anyio.sleep(2.5)
         show("cat", "waiting")
@@ -37,7 +36,7 @@ async def test_in_a_pipe_each_change_is_one_line_with_the_seconds_so_far() -> No
 def test_on_a_terminal_a_job_has_one_row_that_changes() -> None:
     err = Terminal()
     output = Output(out=io.StringIO(), err=err)
-    with progress(output) as show:
+    with show_progress(output) as show:
         show("cat", "[waiting]")
         show("city", "generating")
         output.warn("It is late.")
@@ -51,7 +50,7 @@ def test_on_a_terminal_a_job_has_one_row_that_changes() -> None:
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Output(out=io.StringIO(), err=Terminal()).live
+    assert Output(out=io.StringIO(), err=Terminal()).interactive
     monkeypatch.setenv("TERM", "dumb")
 
-    assert not Output(out=io.StringIO(), err=Terminal()).live
+    assert not Output(out=io.StringIO(), err=Terminal()).interactive

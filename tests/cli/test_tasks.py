@@ -17,9 +17,9 @@ from kie_async import (
     TransportError,
     Wan22TurboImageToVideo,
 )
-from kie_async.cli.error_report import conclude
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.tasks import carry_out_status, carry_out_wait, describe
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.running import report_error
+from kie_async.cli.tasks import record_fields, run_status, run_wait
 from kie_async.testing import FakeKie
 from tests.cli.helpers import CAT, Streams, clip, new_job, unsent_job
 
@@ -34,20 +34,20 @@ async def new_task(fake: FakeKie) -> str:
 
 async def test_status_shows_what_the_service_says(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
-    code = await carry_out_status(streams.session, task_id)
+    code = await run_status(streams.session, task_id)
     lines = dict(line.split(maxsplit=1) for line in streams.out.splitlines())
 
-    assert (Exit.DONE, task_id, "waiting", "40") == (code, lines["task_id"], lines["state"], lines["credits"])
+    assert (ExitCode.DONE, task_id, "waiting", "40") == (code, lines["task_id"], lines["state"], lines["credits"])
     assert "fail_code" not in lines
 
 
 async def test_status_of_a_failed_task_is_an_answer_too(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie, as_json=True), await new_task(fake_kie)
     fake_kie.fail(task_id, "422", "The image shows nothing")
-    code = await carry_out_status(streams.session, task_id)
+    code = await run_status(streams.session, task_id)
     shown = json.loads(streams.out)
 
-    assert (Exit.DONE, "fail", "422", "The image shows nothing") == (
+    assert (ExitCode.DONE, "fail", "422", "The image shows nothing") == (
         code,
         shown["state"],
         shown["fail_code"],
@@ -60,29 +60,29 @@ def test_the_age_counts_while_a_task_runs_and_the_seconds_once_it_has_ended() ->
     ended = TaskRecord(task_id="t1", state="success", created_at=1000.0, completed_at=1061.5)
 
     assert (42.0, None) == (
-        describe(running, job_id=None, now=1042.04)["age"],
-        describe(running, job_id=None, now=1042.04)["seconds"],
+        record_fields(running, job_id=None, now=1042.04)["age"],
+        record_fields(running, job_id=None, now=1042.04)["seconds"],
     )
     assert (None, 61.5) == (
-        describe(ended, job_id=None, now=2000.0)["age"],
-        describe(ended, job_id=None, now=2000.0)["seconds"],
+        record_fields(ended, job_id=None, now=2000.0)["age"],
+        record_fields(ended, job_id=None, now=2000.0)["seconds"],
     )
-    assert 0.0 == describe(running, job_id=None, now=999.0)["age"], "the service's clock may be ahead of ours"
+    assert 0.0 == record_fields(running, job_id=None, now=999.0)["age"], "the service's clock may be ahead of ours"
 
 
 async def test_an_unknown_id_is_said_to_be_unknown(fake_kie: FakeKie) -> None:
     streams = Streams(fake_kie)
     with pytest.raises(TaskNotFoundError) as caught:
-        await carry_out_status(streams.session, "0" * 32)
+        await run_status(streams.session, "0" * 32)
 
-    assert Exit.REFUSED == conclude(streams.session, caught.value)
+    assert ExitCode.FAILED == report_error(streams.session, caught.value)
 
 
 async def test_wait_fetches_what_another_program_has_paid(fake_kie: FakeKie, tmp_path: Path) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
-    code = await carry_out_wait(streams.session, task_id, target=tmp_path / "cat.mp4", timeout=None)
+    code = await run_wait(streams.session, task_id, target=tmp_path / "cat.mp4", timeout=None)
 
-    assert (Exit.DONE, f"{tmp_path}/cat.mp4\n") == (code, streams.out)
+    assert (ExitCode.DONE, f"{tmp_path}/cat.mp4\n") == (code, streams.out)
     assert 480 == clip(tmp_path / "cat.mp4")[1]
     assert 1 == len(fake_kie.truth.create_requests)
 
@@ -90,9 +90,9 @@ async def test_wait_fetches_what_another_program_has_paid(fake_kie: FakeKie, tmp
 async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     with pytest.raises(TaskTimeoutError) as caught:
-        await carry_out_wait(streams.session, task_id, target=None, timeout=1.0)
+        await run_wait(streams.session, task_id, target=None, timeout=1.0)
 
-    assert Exit.NOT_YET == conclude(streams.session, caught.value)
+    assert ExitCode.UNFINISHED == report_error(streams.session, caught.value)
     assert f"kie-async wait {task_id}" in streams.err
     assert "job()" not in streams.err, "that is for programmers"
 
@@ -100,18 +100,18 @@ async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> No
 async def test_a_wait_that_is_interrupted_says_how_to_go_on(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     with anyio.move_on_after(5.0):
-        await carry_out_wait(streams.session, task_id, target=None, timeout=None)
+        await run_wait(streams.session, task_id, target=None, timeout=None)
 
-    assert f"kie-async wait {task_id}" in streams.session.outlook()
+    assert f"kie-async wait {task_id}" in streams.session.resume_hint()
 
 
 async def test_waiting_for_a_task_that_fails_ends_with_the_reason(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     fake_kie.fail(task_id, "500", "the server is busy")
     with pytest.raises(TaskFailedError) as caught:
-        await carry_out_wait(streams.session, task_id, target=None, timeout=None)
+        await run_wait(streams.session, task_id, target=None, timeout=None)
 
-    assert Exit.REFUSED == conclude(streams.session, caught.value)
+    assert ExitCode.FAILED == report_error(streams.session, caught.value)
     assert "the server is busy" in streams.err
 
 
@@ -119,9 +119,9 @@ async def test_a_job_is_found_by_its_own_id_as_well(fake_kie: FakeKie, tmp_path:
     journal = tmp_path / "kie.db"
     job_id, task_id = await new_job(fake_kie, journal)
     shown = Streams(fake_kie, as_json=True, journal=journal)
-    await carry_out_status(shown.session, job_id)
+    await run_status(shown.session, job_id)
     fetched = Streams(fake_kie, as_json=True, journal=journal)
-    await carry_out_wait(fetched.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+    await run_wait(fetched.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
     fields = json.loads(shown.out), json.loads(fetched.out)
 
     assert [(job_id, task_id)] * 2 == [(found["job_id"], found["task_id"]) for found in fields]
@@ -133,9 +133,9 @@ async def test_to_ask_for_a_job_that_was_never_sent_does_not_send_it(fake_kie: F
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     posts = len(fake_kie.truth.create_requests)
-    code = await carry_out_status(streams.session, job_id)
+    code = await run_status(streams.session, job_id)
 
-    assert (Exit.DONE, posts) == (code, len(fake_kie.truth.create_requests))
+    assert (ExitCode.DONE, posts) == (code, len(fake_kie.truth.create_requests))
     assert ["job_id", job_id, "state", "intent"] == streams.out.split()[:4]
 
 
@@ -143,9 +143,12 @@ async def test_to_wait_for_a_job_that_was_never_sent_does_not_send_it_either(fak
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
     streams, posts = Streams(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.create_requests)
     with pytest.raises(TransportError) as caught:
-        await carry_out_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
+        await run_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
 
-    assert (Exit.NO_ANSWER, posts) == (conclude(streams.session, caught.value), len(fake_kie.truth.create_requests))
+    assert (ExitCode.RETRY_LATER, posts) == (
+        report_error(streams.session, caught.value),
+        len(fake_kie.truth.create_requests),
+    )
     assert "To send it: kie-async recover" in streams.err
 
 
@@ -155,6 +158,6 @@ async def test_a_job_of_which_nobody_knows_is_said_to_be_unknown(
 ) -> None:
     streams = Streams(fake_kie, journal=tmp_path / "kie.db" if journal else None)
     with pytest.raises(TaskNotFoundError) as caught:
-        await carry_out_status(streams.session, "kj_0")
+        await run_status(streams.session, "kj_0")
 
-    assert Exit.REFUSED == conclude(streams.session, caught.value)
+    assert ExitCode.FAILED == report_error(streams.session, caught.value)

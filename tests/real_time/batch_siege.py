@@ -30,8 +30,8 @@ from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.command import carry_out
 from kie_async.cli.batch.folder import MANIFEST as NAME
 from kie_async.cli.batch.options import Order
-from kie_async.cli.error_report import conclude
 from kie_async.cli.output import Output
+from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
 
@@ -231,7 +231,7 @@ async def _child(table: Path) -> int:
     try:
         return await carry_out(session, order)
     except Exception as error:  # noqa: BLE001 (as the command line does)
-        return conclude(session, error)
+        return report_error(session, error)
 
 
 def main() -> None:

@@ -27,10 +27,9 @@ from kie_async.cli.batch.remaining import Tally, by_row
 from kie_async.cli.batch.run import Course
 from kie_async.cli.batch.signals import Interruption
 from kie_async.cli.batch.table import Table
-from kie_async.cli.exit_codes import Exit
-from kie_async.cli.journals import JournalFile
-from kie_async.cli.options import JsonOption
-from kie_async.cli.running import run
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.options import JournalFile, JsonOption
+from kie_async.cli.running import run_command
 from kie_async.cli.session import DRAIN, Session
 
 __all__ = ["batch", "carry_out"]
@@ -38,7 +37,7 @@ __all__ = ["batch", "carry_out"]
 _RATE = re.compile(r"(\d+)/(\d+(?:\.\d+)?)")
 
 
-async def carry_out(session: Session, order: Order) -> Exit:
+async def carry_out(session: Session, order: Order) -> ExitCode:
     """
     Make all that a table asks for.
 
@@ -62,7 +61,7 @@ async def carry_out(session: Session, order: Order) -> Exit:
     commands = order.commands()
     session.journal = JournalFile(order.out / JOURNAL, option=commands.journal)
     following = Following(note=session.output.warn, command=commands.again, window=order.limits.window)
-    interruption = Interruption(drain=DRAIN, say=session.output.say)
+    interruption = Interruption(drain=DRAIN, say=session.output.info)
     async with AsyncExitStack() as folder:
         # A folder that has a manifest has rows that cost nothing any more; else nothing is made before all is good.
         old = await anyio.to_thread.run_sync(is_ours, order.out)
@@ -70,19 +69,21 @@ async def carry_out(session: Session, order: Order) -> Exit:
         tally = Tally(manifest=manifest, sent=await _sent(session, order, manifest), retries=order.retry_failed)
         flaws = await anyio.to_thread.run_sync(_tell_flaws, session, table, tally, abandon_on_cancel=True)
         if flaws:
-            session.output.say(f"{counted(flaws, 'problem')} in {table.path}. Nothing was sent.")
-            return Exit.USAGE
+            session.output.info(f"{counted(flaws, 'problem')} in {table.path}. Nothing was sent.")
+            return ExitCode.USAGE
         if manifest is None:
             manifest = await folder.enter_async_context(_manifest_of(order.out))
         record = Record(table=table, folder=order.out, manifest=manifest, commands=commands)
         course = Course(session=session, order=order, record=record, following=following, interruption=interruption)
         try:
             with interruption.hurried:
-                async with session.client(limits=order.limits, retry=order.retry, on_event=following.saw) as kie:
+                async with session.client(
+                    limits=order.limits, retry=order.retry, on_event=following.observe_event
+                ) as kie:
                     if not await agreed(session.output, order, tally, total=table.count, kie=kie):
-                        session.output.say("Nothing was sent.")
-                        return Exit.INTERRUPTED
-                    session.trail = following
+                        session.output.info("Nothing was sent.")
+                        return ExitCode.INTERRUPTED
+                    session.resume_info = following
                     await course.take(kie)
             return await course.end()
         finally:
@@ -188,7 +189,7 @@ def batch(
     """Make a whole table of shots; the same command again goes on where it stopped, and pays for nothing twice."""
     given = [*(defaults or ()), *([] if prompt is None else [f"prompt={prompt}"])]
 
-    async def command(session: Session) -> Exit:
+    async def command(session: Session) -> ExitCode:
         order = Order(
             table=table,
             out=out,
@@ -203,7 +204,7 @@ def batch(
         )
         return await carry_out(session, order)
 
-    run(context, command, as_json=as_json)
+    run_command(context, command, as_json=as_json)
 
 
 def _defaults(given: Sequence[str]) -> dict[str, str]:

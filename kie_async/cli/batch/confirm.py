@@ -45,7 +45,7 @@ async def agreed(output: Output, order: Order, tally: Tally, *, total: int, kie:
         AuthenticationError: If the key is no good.
     """
     known = [f"{tally.states[state]:,} of them {words}" for state, words in _OF_THEM.items() if tally.states[state]]
-    output.say(f"{order.table}: {', '.join([counted(total, 'shot'), *known])}.")
+    output.info(f"{order.table}: {', '.join([counted(total, 'shot'), *known])}.")
     if strays := tally.strays():
         output.warn(
             f"{counted(len(strays), 'job')} of rows that the table does not have any more:"
@@ -56,9 +56,9 @@ async def agreed(output: Output, order: Order, tally: Tally, *, total: int, kie:
         if order.price is None
         else Forecast(order.price * tally.left, tally.left, ("--price",))
     )
-    output.say(f"{_cost(forecast, tally.left)} {await _balance(kie)}".strip())
+    output.info(f"{_cost(forecast, tally.left)} {await _balance(kie)}".strip())
     if order.budget is not None:
-        output.say(f"Nothing is sent that would cost more than {order.budget:,.12g} credits in all.")
+        output.info(f"Nothing is sent that would cost more than {order.budget:,.12g} credits in all.")
     if order.ask is None:
         return True
     return await anyio.to_thread.run_sync(order.ask, abandon_on_cancel=True)

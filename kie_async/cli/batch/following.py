@@ -9,8 +9,7 @@ import anyio
 import attrs
 
 from kie_async import Event, EventName, TaskState
-from kie_async.cli.job_status import NOTES
-from kie_async.cli.trails import Resolution
+from kie_async.cli.resume_info import EVENT_MESSAGES, ResumeInfo
 
 __all__ = ["Following"]
 
@@ -19,7 +18,7 @@ _OF_ONE = (EventName.AMBIGUOUS, EventName.DUPLICATE)
 
 
 @attrs.define(kw_only=True)
-class Following(Resolution):
+class Following(ResumeInfo):
     """
     The jobs of one run.
 
@@ -42,16 +41,18 @@ class Following(Resolution):
     _created: deque[float] = attrs.field(factory=deque, init=False)
     _ended: set[str] = attrs.field(factory=set, init=False)
 
-    def saw(self, event: Event) -> None:
+    def observe_event(self, event: Event) -> None:
         """Take what the client reports."""
         if event.name is EventName.SUBMITTED:
             self._created.append(anyio.current_time())
             self.created_lately()  # forgets those before
         if event.name is EventName.IN_DOUBT:
-            self._doubted = True
+            self.in_doubt = True
         if event.name is EventName.ENDED and event.detail.get("state") == TaskState.SUCCESS:
             self._ended.add(event.job_id or "")
-        if (text := NOTES.get(event.name)) is not None and (event.name in _OF_ONE or event.name not in self._told):
+        if (text := EVENT_MESSAGES.get(event.name)) is not None and (
+            event.name in _OF_ONE or event.name not in self._told
+        ):
             self._told.add(event.name)
             self.note(f"{event.job_id}: {text}")
 
@@ -65,7 +66,7 @@ class Following(Resolution):
         return tuple(self._ended)
 
     @property
-    def lives_on(self) -> bool:
+    def resumable(self) -> bool:
         """Whether there is something to wait for."""
         return self.left > 0
 
@@ -76,6 +77,6 @@ class Following(Resolution):
             self._created.popleft()
         return len(self._created)
 
-    def outlook(self) -> str:
+    def resume_hint(self) -> str:
         """What goes on without the command, and how to go on with it."""
         return f"Nothing is lost, and nothing is paid twice. To go on where it stopped: {self.command}"

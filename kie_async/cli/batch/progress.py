@@ -53,7 +53,7 @@ class Board:
     @contextmanager
     def shown(self) -> Generator[None]:
         """Show it for as long as the context is open."""
-        if not self.output.live:
+        if not self.output.interactive:
             yield
             return
         with Live(console=self.output.messages, auto_refresh=False, transient=True) as self._live:
@@ -88,10 +88,10 @@ class Board:
         told = " ".join(told.split())  # a line is a line, whatever the service says
         if self._live is not None:
             if entry.state != State.DONE:
-                self.output.say(f"{entry.key}: {told}")
+                self.output.info(f"{entry.key}: {told}")
             return
         seconds = anyio.current_time() - self._began_at
-        self.output.say(f"{seconds:6.1f} s  {self.count}/{self.total}  {entry.key}: {told}")
+        self.output.info(f"{seconds:6.1f} s  {self.count}/{self.total}  {entry.key}: {told}")
 
     def _lines(self, summary: RunSummary, in_flight: int) -> Group:
         first = Table.grid(padding=(0, 1), expand=True)

@@ -31,7 +31,7 @@ from kie_async.cli.batch.options import Commands
 from kie_async.cli.batch.remaining import DOUBTED, ENDED_WELL, by_row
 from kie_async.cli.batch.shot import Shot
 from kie_async.cli.batch.table import Table
-from kie_async.cli.exit_codes import Exit, exit_of
+from kie_async.cli.exit_codes import ExitCode, exit_code_of
 
 __all__ = ["Record", "exit_for"]
 
@@ -137,7 +137,7 @@ class Record:
                     command=self._remedy(outcome.error),
                 )
             case InDoubt():
-                entry = self._doubted(entry)
+                entry = self._in_doubt(entry)
             case Skipped():
                 if outcome.reason == "budget":
                     self.again = self.commands.richer  # the same command would find no more room
@@ -167,7 +167,7 @@ class Record:
             left += 1
             entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id)
             if summary.state in DOUBTED:
-                self.manifest.record(self._doubted(entry))
+                self.manifest.record(self._in_doubt(entry))
             else:
                 reason = _WHY_UNSAVED if summary.state == ENDED_WELL else _WHY_RUNNING
                 self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.again))
@@ -190,7 +190,7 @@ class Record:
             more={str(file.relative_to(self.folder)): hash_of(file) for file in others},
         )
 
-    def _doubted(self, entry: Entry) -> Entry:
+    def _in_doubt(self, entry: Entry) -> Entry:
         command = f"kie-async resolve{self.commands.journal} {entry.job_id} TASKID"
         return attrs.evolve(entry, state=State.IN_DOUBT, reason=_WHY_DOUBTED, command=command)
 
@@ -202,7 +202,7 @@ class Record:
             case DownloadError() | TaskTimeoutError():
                 return self.commands.again
             case _:
-                return self.commands.again if exit_of(error) is Exit.NO_ANSWER else None
+                return self.commands.again if exit_code_of(error) is ExitCode.RETRY_LATER else None
 
 
 def _told(value: JSON) -> JSON:
@@ -222,14 +222,14 @@ def _bare(url: str) -> str:
     return "data:…" if url.lower().startswith("data:") else re.split(r"[?#]", url, maxsplit=1)[0]
 
 
-def exit_for(outcome: Outcome) -> Exit:
+def exit_for(outcome: Outcome) -> ExitCode:
     """What an outcome makes of the exit code."""
     match outcome:
         case Done():
-            return Exit.DONE
+            return ExitCode.DONE
         case Failed():
-            return exit_of(outcome.error)
+            return exit_code_of(outcome.error)
         case InDoubt():
-            return Exit.IN_DOUBT
+            return ExitCode.IN_DOUBT
         case Skipped():
-            return Exit.REFUSED if outcome.reason == "budget" else Exit.NO_ANSWER
+            return ExitCode.FAILED if outcome.reason == "budget" else ExitCode.RETRY_LATER

@@ -20,7 +20,7 @@ from kie_async.cli.batch.page_refresh import Renewal
 from kie_async.cli.batch.progress import Board
 from kie_async.cli.batch.record import Record, exit_for
 from kie_async.cli.batch.signals import Interruption
-from kie_async.cli.exit_codes import Exit, worst
+from kie_async.cli.exit_codes import ExitCode, worst_exit_code
 from kie_async.cli.session import Session
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Course:
     record: Record
     following: Following
     interruption: Interruption
-    _codes: set[Exit] = attrs.field(factory=set, init=False)
+    _codes: set[ExitCode] = attrs.field(factory=set, init=False)
     _error: KieError | OSError | None = attrs.field(default=None, init=False)
     _summary: RunSummary | None = attrs.field(default=None, init=False)
 
@@ -125,7 +125,7 @@ class Course:
         except (KieError, OSError) as error:
             self._error = error
 
-    async def end(self) -> Exit:
+    async def end(self) -> ExitCode:
         """
         Leave manifest and page behind, and say how it went.
 
@@ -139,10 +139,10 @@ class Course:
         """
         output, record = self.session.output, self.record
         if self.interruption.hurried.cancelled_caught:
-            output.say(self.following.outlook())
-            return Exit.INTERRUPTED
+            output.info(self.following.resume_hint())
+            return ExitCode.INTERRUPTED
         finished = self._error is None and not self.interruption.came
-        command = None if finished and self._codes <= {Exit.DONE} else record.again
+        command = None if finished and self._codes <= {ExitCode.DONE} else record.again
         stopped = None if finished else self._why()
 
         def leave_behind() -> None:
@@ -153,17 +153,17 @@ class Course:
             await anyio.to_thread.run_sync(leave_behind)
         page = self.order.out / PAGE
         if self._summary is not None:
-            output.say(f"{self._summary}.")
+            output.info(f"{self._summary}.")
         if output.as_json:
-            output.say(f"All of it, to look at: {page}")
+            output.info(f"All of it, to look at: {page}")
         else:
             output.result(str(page), {})
         if self._error is not None:
             raise self._error
         if self.interruption.came:
-            output.say(self.following.outlook())
-            return Exit.INTERRUPTED
-        return worst(self._codes)
+            output.info(self.following.resume_hint())
+            return ExitCode.INTERRUPTED
+        return worst_exit_code(self._codes)
 
     def _write_page_of_now(self) -> None:
         """Write the page of a run that is at work, in a worker thread; who leaves does not wait for it."""

@@ -11,7 +11,7 @@ import anyio
 import attrs
 from anyio.abc import TaskStatus
 
-from kie_async.cli.exit_codes import Exit
+from kie_async.cli.exit_codes import ExitCode
 
 __all__ = ["Interruption"]
 
@@ -70,7 +70,7 @@ class Interruption:
                     self.first.set()
                 else:
                     # A disk or a name server that hangs must not hold anybody: the journal can take it.
-                    self._impatience = threading.Timer(_PATIENCE, os._exit, (Exit.INTERRUPTED,))
+                    self._impatience = threading.Timer(_PATIENCE, os._exit, (ExitCode.INTERRUPTED,))
                     self._impatience.daemon = True
                     self._impatience.start()
                     self.hurried.cancel()

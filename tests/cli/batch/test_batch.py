@@ -23,7 +23,7 @@ from kie_async.cli.batch.folder import JOURNAL, PAGE
 from kie_async.cli.batch.folder import MANIFEST as NAME
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.options import Order
-from kie_async.cli.exit_codes import Exit
+from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
 from tests.cli.helpers import CAT, Streams, invoke
@@ -61,7 +61,7 @@ def order(table: Path, **options: object) -> Order:
     return Order(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
 
 
-async def run(fake: FakeKie, order: Order, *, as_json: bool = False) -> tuple[Exit, Streams]:
+async def run(fake: FakeKie, order: Order, *, as_json: bool = False) -> tuple[ExitCode, Streams]:
     """The command to its end."""
     streams = Streams(fake, as_json=as_json)
     return await carry_out(streams.session, order), streams
@@ -83,7 +83,7 @@ async def test_a_table_becomes_files_a_manifest_and_a_page(fake: FakeKie, folder
     code, streams = await run(fake, mine)
     lines = manifest(mine)
 
-    assert Exit.DONE == code
+    assert ExitCode.DONE == code
     assert [(f"shot {n}", n + 2, "done", 40.0, 20.0) for n in range(50)] == [
         (line["key"], line["line"], line["state"], line["credits"], line["seconds"]) for line in lines
     ]
@@ -103,7 +103,7 @@ async def test_the_same_command_again_pays_nothing_and_changes_nothing(fake: Fak
     before = (mine.out / NAME).read_bytes()
     code, streams = await run(fake, mine)
 
-    assert (Exit.DONE, 5) == (code, len(fake.truth.tasks))
+    assert (ExitCode.DONE, 5) == (code, len(fake.truth.tasks))
     assert before == (mine.out / NAME).read_bytes()
     assert "5 of them done already" in streams.err
     assert "5 replayed" in streams.err
@@ -118,7 +118,7 @@ async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) ->
     mine.table.write_text("\n".join([lines[0], "cat.jpg,A new one,480p", lines[4], lines[1]]))
     code, streams = await run(fake, mine)
 
-    assert (Exit.DONE, 5) == (code, len(fake.truth.tasks))
+    assert (ExitCode.DONE, 5) == (code, len(fake.truth.tasks))
     assert ["done"] * 5 == states(mine)
     assert "3 shots, 2 of them done already." in streams.err
     assert "about 40 credits" in streams.err
@@ -133,7 +133,7 @@ async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake:
     (mine.out / NAME).write_bytes(whole[: len(whole) // 2])
     code, _ = await run(fake, mine)
 
-    assert (Exit.DONE, 5, whole) == (code, len(fake.truth.tasks), (mine.out / NAME).read_bytes())
+    assert (ExitCode.DONE, 5, whole) == (code, len(fake.truth.tasks), (mine.out / NAME).read_bytes())
     await anyio.to_thread.run_sync((mine.out / NAME).unlink)
     _, streams = await run(fake, mine)
     assert "5 shots, 5 of them done already." in streams.err
@@ -152,12 +152,12 @@ async def test_a_key_with_another_content_than_before_is_told_before_anything_is
     mine.table.write_text(text.replace("Shot 0", "Something else").replace("Shot 2", "A better one"))
     code, streams = await run(fake, mine)
 
-    assert (Exit.USAGE, 2, before) == (code, len(fake.truth.create_requests), (mine.out / NAME).read_bytes())
+    assert (ExitCode.USAGE, 2, before) == (code, len(fake.truth.create_requests), (mine.out / NAME).read_bytes())
     assert f"error: {mine.table}:2: key: got 'k0' with another content than before; allowed: what" in streams.err
     assert "1 problem in" in streams.err
     mine.table.write_text(text.replace("Shot 2", "A better one"))
     code, _ = await run(fake, attrs.evolve(mine, budget=None))
-    assert (Exit.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.create_requests))
+    assert (ExitCode.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.create_requests))
 
 
 async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: FakeKie, folder: Path) -> None:
@@ -187,7 +187,7 @@ async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path)
     mine = order(table(folder, 3, seed="x{n}"))
     code, streams = await run(fake, mine)
 
-    assert (Exit.USAGE, False) == (code, mine.out.exists())
+    assert (ExitCode.USAGE, False) == (code, mine.out.exists())
     assert [f"error: {mine.table}:{n + 2}: seed: got 'x{n}'" in streams.err for n in range(3)] == [True] * 3
     assert "3 problems in" in streams.err
     assert ([], [], []) == (fake.truth.create_requests, fake.truth.uploads, fake.truth.queries)
@@ -205,7 +205,7 @@ async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_n
     code, streams = await run(fake, order(path))
     told = [line for line in streams.err.splitlines() if line.startswith("error: ")]
 
-    assert (Exit.USAGE, len(kinds)) == (code, len(told))
+    assert (ExitCode.USAGE, len(kinds)) == (code, len(told))
     assert 30 <= len(kinds)
     line = 3
     for bad, text in zip(kinds, told, strict=True):
@@ -222,7 +222,7 @@ async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agr
     mine = order(table(folder, 3), ask=lambda: agreed)
     code, streams = await run(fake, mine)
 
-    assert (Exit.DONE if agreed else Exit.INTERRUPTED, 3 * agreed) == (code, len(fake.truth.create_requests))
+    assert (ExitCode.DONE if agreed else ExitCode.INTERRUPTED, 3 * agreed) == (code, len(fake.truth.create_requests))
     assert "3 shots." in streams.err
     assert "about 120 credits (price list of kie.ai" in streams.err
     assert "the service alone sets prices" in streams.err
@@ -250,7 +250,7 @@ async def test_a_task_that_fails_is_told_with_the_command_that_makes_it_again(fa
     fake.fail_rate = 0.0
     again, _ = await run(fake, order(mine.table, budget=5000.0, retry_failed=1))
 
-    assert (Exit.REFUSED, Exit.DONE) == (code, again)
+    assert (ExitCode.FAILED, ExitCode.DONE) == (code, again)
     assert 2 == streams.err.count(": failed: ")
     assert ["done"] * 2 == states(mine)
     assert 4 == len(fake.truth.tasks)
@@ -277,7 +277,7 @@ async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_se
     again, _ = await run(fake, mine)
     doubtful = [line for line in manifest(mine) if line["state"] == "in_doubt"]
 
-    assert (Exit.IN_DOUBT, Exit.IN_DOUBT) == (code, again)
+    assert (ExitCode.IN_DOUBT, ExitCode.IN_DOUBT) == (code, again)
     assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
     assert doubtful[0]["created_at"] is None, "our own clock's time is no create of the service's"
     job_id = doubtful[0]["job_id"]
@@ -287,7 +287,7 @@ async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_se
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
         await kie.job(str(job_id)).resolve(task_id)
     settled, _ = await run(fake, mine)
-    assert (Exit.DONE, ["done"] * 3, 3) == (settled, states(mine), len(fake.truth.tasks))
+    assert (ExitCode.DONE, ["done"] * 3, 3) == (settled, states(mine), len(fake.truth.tasks))
 
 
 async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder: Path) -> None:
@@ -297,7 +297,7 @@ async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder
     page = (mine.out / "index.html").read_text()
     more, _ = await run(fake, order(mine.table, budget=400.0))
 
-    assert (Exit.REFUSED, Exit.DONE) == (code, more), "repeating it would help nothing"
+    assert (ExitCode.FAILED, ExitCode.DONE) == (code, more), "repeating it would help nothing"
     assert [f"kie-async batch {mine.table} --out {mine.out} --budget CREDITS"] * 7 == skipped
     assert "--budget 130" not in page, "the same command would find no more room"
     assert ["done"] * 10 == states(mine)
@@ -313,7 +313,7 @@ async def test_rows_above_those_that_were_paid_get_no_budget_of_their_own(fake: 
     (folder / "shots.csv").write_text("".join(rows))
     code, _ = await run(fake, mine)
 
-    assert Exit.REFUSED == code
+    assert ExitCode.FAILED == code
     assert 3 == len(fake.truth.created)
     assert {"done": 3, "skipped": 7} == Counter(states(mine))
 
@@ -322,7 +322,7 @@ async def test_after_the_deadline_nothing_more_is_sent(fake: FakeKie, folder: Pa
     mine = order(table(folder, 45), stop_after=15.0)
     code, _ = await run(fake, mine)
 
-    assert (Exit.NO_ANSWER, 40) == (code, len(fake.truth.create_requests))
+    assert (ExitCode.RETRY_LATER, 40) == (code, len(fake.truth.create_requests))
     assert (40, 5) == (states(mine).count("done"), states(mine).count("skipped"))
 
 
@@ -336,7 +336,7 @@ async def test_an_empty_account_ends_it_and_the_same_command_goes_on(fake: FakeK
     page = (mine.out / "index.html").read_text()
     code, _ = await run(fake, mine)
 
-    assert (Exit.DONE, ["done"] * 10, 10) == (code, states(mine), len(fake.truth.tasks))
+    assert (ExitCode.DONE, ["done"] * 10, 10) == (code, states(mine), len(fake.truth.tasks))
     assert {"done"} == set(before)
     assert "To go on where it stopped" in page
 
@@ -356,13 +356,13 @@ async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, f
     mine = order(table(folder, 30))
     code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
 
-    assert (Exit.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
+    assert (ExitCode.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
     assert [None] * 20 == [line["created_at"] for line in manifest(mine)], "the service has not said"
     assert took <= 0.2
     assert "It was stopped." in (mine.out / PAGE).read_text()
     assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
     code, _ = await run(fake, mine)
-    assert (Exit.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
+    assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
 
 
 async def test_the_first_signal_waits_for_a_create_on_the_wire(fake: FakeKie, folder: Path) -> None:
@@ -381,7 +381,7 @@ async def test_a_create_without_an_answer_holds_nobody_longer_than_the_drain(fak
     mine = order(table(folder, 30))
     code, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
 
-    assert Exit.INTERRUPTED == code
+    assert ExitCode.INTERRUPTED == code
     assert 4.9 < took < 5.5
     assert (19, 1) == (states(mine).count("running"), states(mine).count("in_doubt"))
 
@@ -398,7 +398,7 @@ async def test_the_first_signal_waits_for_what_is_being_saved_but_not_for_ever(f
     assert ["done", "running"] == sorted(map(str, states(mine)))
     assert ["not fetched yet" in str(line["reason"]) for line in manifest(mine) if line["state"] == "running"] == [True]
     code, _ = await run(fake, mine)
-    assert (Exit.DONE, ["done"] * 2, 2) == (code, states(mine), len(fake.truth.tasks))
+    assert (ExitCode.DONE, ["done"] * 2, 2) == (code, states(mine), len(fake.truth.tasks))
 
 
 async def test_the_second_signal_leaves_at_once(fake: FakeKie, folder: Path) -> None:
@@ -407,20 +407,20 @@ async def test_the_second_signal_leaves_at_once(fake: FakeKie, folder: Path) -> 
     mine = order(table(folder, 20))
     code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=8, times=2)
 
-    assert (Exit.INTERRUPTED, []) == (code, states(mine))
+    assert (ExitCode.INTERRUPTED, []) == (code, states(mine))
     assert took <= 0.2
     assert "The run was at work when this was written" in (mine.out / PAGE).read_text()
     assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
     code, _ = await run(fake, mine)
-    assert (Exit.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), states(mine))
+    assert (ExitCode.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), states(mine))
 
 
 async def interrupted(
     fake: FakeKie, order: Order, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
-) -> tuple[Exit, Streams, float]:
+) -> tuple[ExitCode, Streams, float]:
     """The command, stopped once there are so many of something; and how long it took to end after the last signal."""
     streams = Streams(fake)
-    codes: list[Exit] = []
+    codes: list[ExitCode] = []
     stopped_at = ended_at = 0.0
 
     async def work() -> None:
@@ -535,7 +535,7 @@ async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, fold
     fake.inject(Fault("create", "code", code=429, nth=1), Fault("create", "code", code=429, nth=3))
     code, streams = await run(fake, order(table(folder, 5)))
 
-    assert (Exit.DONE, 1) == (code, streams.err.count("(429)"))
+    assert (ExitCode.DONE, 1) == (code, streams.err.count("(429)"))
 
 
 async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path) -> None:

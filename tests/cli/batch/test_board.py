@@ -81,14 +81,14 @@ async def test_creates_are_counted_within_the_window() -> None:
     told: list[str] = []
     following = Following(note=told.append, command="kie-async batch shots.csv --out out", window=10.0)
     for _ in range(3):
-        following.saw(Event(name=EventName.SUBMITTED))
+        following.observe_event(Event(name=EventName.SUBMITTED))
         await anyio.sleep(4.0)
     for name in (EventName.RATE_LIMITED, EventName.RATE_LIMITED, EventName.AMBIGUOUS, EventName.AMBIGUOUS):
-        following.saw(Event(name=name, job_id="kj_1"))
+        following.observe_event(Event(name=name, job_id="kj_1"))
 
     assert (2, 3) == (following.created_lately(), len(told))
-    assert (False, False) == (following.may_be_paid, following.lives_on)
-    following.was_doubted("kj_1", unclear=False)
+    assert (False, False) == (following.may_be_paid, following.resumable)
+    following.mark_in_doubt("kj_1", ambiguous=False)
     following.left = 1
-    assert (True, True) == (following.may_be_paid, following.lives_on)
-    assert following.outlook().endswith("To go on where it stopped: kie-async batch shots.csv --out out")
+    assert (True, True) == (following.may_be_paid, following.resumable)
+    assert following.resume_hint().endswith("To go on where it stopped: kie-async batch shots.csv --out out")

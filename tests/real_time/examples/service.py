@@ -14,7 +14,7 @@ from typing import TypedDict
 
 import anyio
 
-from kie_async.cli.fake import until_signal
+from kie_async.cli.fake import wait_for_signal
 from kie_async.testing import FakeKie
 
 __all__ = ["Shot", "Told"]
@@ -71,7 +71,7 @@ async def main(webhook_key: str) -> None:
     """Run it: the account's limits are Kie's, and a task takes one to three seconds."""
     async with FakeKie(webhook_key=webhook_key, duration=lambda _model, rng: rng.uniform(1.0, 3.0)) as fake:
         say(fake.url)
-        await until_signal()
+        await wait_for_signal()
         say(json.dumps(truth_of(fake)))
 
 
