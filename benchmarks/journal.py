@@ -32,7 +32,7 @@ from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent
-from kie_async._io.journals import queries
+from kie_async._io.journals import tables
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
@@ -112,7 +112,7 @@ def fill(path: Path) -> None:
             state = S.SUCCEEDED
             if number % (INTENTS // UNFINISHED) == 0:
                 state = S.IN_DOUBT if number % (INTENTS // 100) == 0 else S.SUBMITTED
-            queries.add(an_intent(number, state), connection)
+            tables.insert_row(connection, an_intent(number, state))
         connection.execute("COMMIT")
 
 
@@ -192,11 +192,11 @@ async def through(journal: Journal, number: int) -> None:
         if row is None:
             raise AssertionError
         if state is S.SENDING:
-            row = await journal.move(row, state, at=1.0, attempts=1, sending_at=1.0)
+            row = await journal.transition(row, state, at=1.0, attempts=1, sending_at=1.0)
         elif state is S.SUBMITTED:
-            row = await journal.move(row, state, at=2.0, task_id=done.task_id, accepted_at=2.0, error=None)
+            row = await journal.transition(row, state, at=2.0, task_id=done.task_id, accepted_at=2.0, error=None)
         else:
-            row = await journal.move(row, state, at=3.0, record=done.record, credits=done.credits)
+            row = await journal.transition(row, state, at=3.0, record=done.record, credits=done.credits)
 
 
 async def in_flight(job: Callable[[int], Awaitable[None]], jobs: int) -> None:

@@ -395,10 +395,10 @@ class KieClient:
         Args:
             unfinished: Only those that have not ended, or whose outcome nobody knows.
         """
-        from kie_async._io.journals.summaries import summaries
+        from kie_async._io.journals.journal import read_job_infos
 
         engine = await self._engine()
-        return await summaries(engine.parts.journal, unfinished=unfinished)
+        return await read_job_infos(engine.parts.journal, unfinished=unfinished)
 
     async def forget(self, *, before: float) -> int:
         """

@@ -137,10 +137,10 @@ class Job:
         Returns:
             It, or None for a job or a task of which the journal knows nothing.
         """
-        from kie_async._io.journals.summaries import summary
+        from kie_async._io.journals.journal import read_job_info
 
         engine = await self._client._engine()  # noqa: SLF001
-        return await summary(engine.parts.journal, self._id)
+        return await read_job_info(engine.parts.journal, self._id)
 
     async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """

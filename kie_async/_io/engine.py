@@ -286,9 +286,9 @@ class Engine:
         if not self._settings.spent_until:  # what this very client has spent is known better than from the journal
             admission, wall = self._parts.admission, self._parts.runtime.wall()
             admission.restore_creates(
-                await self._parts.journal.sent_by_the_dead(since=wall - admission.bucket.window - SENT_WITHIN)
+                await self._parts.journal.orphaned_send_times(since=wall - admission.bucket.window - SENT_WITHIN)
             )
-        self.orphans = await self._parts.journal.orphans()
+        self.orphans = await self._parts.journal.count_orphans()
 
     def _ending(self) -> None:
         """Start nothing more, whoever has ended the root task: the client, or the loop."""

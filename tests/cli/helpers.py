@@ -141,7 +141,7 @@ async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
     """Write down that a further task was paid for a job."""
     rows = SqliteStore(journal)
     await rows.open()
-    await rows.note(job_id, at=0.0, duplicate_task_ids=(task_id,))
+    await rows.update_fields(job_id, at=0.0, duplicate_task_ids=(task_id,))
     await rows.close()
 
 

@@ -299,9 +299,9 @@ class Broken(SqliteStore):
 
     broken = False
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         self._fail()
-        return await super().note(job_id, at=at, **changes)
+        return await super().update_fields(job_id, at=at, **changes)
 
     async def get(self, job_id: str) -> Intent | None:
         self._fail()

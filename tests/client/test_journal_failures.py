@@ -80,15 +80,17 @@ class Failing(SqliteStore):
     async def add(self, intent: Intent) -> Intent:
         return await self._perhaps("add", partial(super().add, intent))
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        move = partial(super().move, seen, state, at=at, **changes)
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
+        move = partial(super().transition, seen, state, at=at, **changes)
         row = await self._perhaps(f"{seen.state} to {state}", move)
         if row is not None and state is S.SENDING:
             self.sent_at[row.id, row.attempts] = asyncio.get_running_loop().time()
         return row
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self._perhaps("note", partial(super().note, job_id, at=at, **changes))
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self._perhaps("note", partial(super().update_fields, job_id, at=at, **changes))
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         return await self._perhaps("claim", partial(super().claim, job_ids))
@@ -280,9 +282,11 @@ class Full(SqliteStore):
         self._check()
         return await super().add(intent)
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         self._check()
-        return await super().move(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, **changes)
 
     def _check(self) -> None:
         if self.full:

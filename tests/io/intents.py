@@ -75,7 +75,7 @@ async def moved(journal: Any, row: Intent, state: JobState, **changes: Any) -> I
     way = _WAYS[state]
     for step in way:
         extra = {**_ALONG.get(step, {}), **(changes if step is way[-1] else {})}
-        after = await journal.move(row, step, at=row.updated_at, **extra)
+        after = await journal.transition(row, step, at=row.updated_at, **extra)
         assert after is not None
         row = after
     return row

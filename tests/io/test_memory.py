@@ -24,8 +24,8 @@ async def test_a_row_moves_only_if_it_stands_as_it_was_seen() -> None:
     """State and attempts: of two who move at once, one is told that he was not the one."""
     journal = MemoryJournal()
     seen = await journal.add(an_intent())
-    first = await journal.move(seen, S.SENDING, at=2.0, attempts=1, sending_at=2.0)
-    second = await journal.move(seen, S.SENDING, at=3.0, attempts=1, sending_at=3.0)
+    first = await journal.transition(seen, S.SENDING, at=2.0, attempts=1, sending_at=2.0)
+    second = await journal.transition(seen, S.SENDING, at=3.0, attempts=1, sending_at=3.0)
 
     assert first is not None
     assert second is None
@@ -37,13 +37,13 @@ async def test_a_row_that_was_sent_again_in_between_is_another_row() -> None:
     """The same state, but another attempt: a late answer to the first must not move the second."""
     journal = MemoryJournal()
     row = await journal.add(an_intent())
-    first = await journal.move(row, S.SENDING, at=2.0, attempts=1)
+    first = await journal.transition(row, S.SENDING, at=2.0, attempts=1)
     assert first is not None
-    back = await journal.move(first, S.INTENT, at=3.0)
+    back = await journal.transition(first, S.INTENT, at=3.0)
     assert back is not None
-    second = await journal.move(back, S.SENDING, at=4.0, attempts=2)
+    second = await journal.transition(back, S.SENDING, at=4.0, attempts=2)
 
-    assert None is await journal.move(first, S.SUBMITTED, at=5.0, task_id="late")
+    assert None is await journal.transition(first, S.SUBMITTED, at=5.0, task_id="late")
     assert second == await journal.get(row.id)
 
 
@@ -53,12 +53,12 @@ async def test_only_the_moves_of_the_table_are_made(old: S, new: S) -> None:
     journal = MemoryJournal()
     row = await placed(journal, an_intent(), old)
     if new in TRANSITIONS[old]:
-        after = await journal.move(row, new, at=9.0)
+        after = await journal.transition(row, new, at=9.0)
         assert after is not None
         assert (new, 9.0) == (after.state, after.updated_at)
     else:
         with pytest.raises(JournalError):
-            await journal.move(row, new, at=9.0)
+            await journal.transition(row, new, at=9.0)
         assert row == await journal.get(row.id)
 
 
@@ -84,13 +84,13 @@ async def test_an_id_is_written_once() -> None:
 async def test_a_row_is_found_by_every_task_of_its() -> None:
     journal = MemoryJournal()
     row = await placed(journal, an_intent(), S.SUBMITTED)
-    noted = await journal.note(row.id, at=5.0, duplicate_task_ids=("twin",))
+    noted = await journal.update_fields(row.id, at=5.0, duplicate_task_ids=("twin",))
 
     assert noted is not None
     assert ("a-task", ("twin",), S.SUBMITTED) == (noted.task_id, noted.duplicate_task_ids, noted.state)
     assert noted == await journal.by_task("a-task") == await journal.by_task("twin")
     assert None is await journal.by_task("another")
-    assert None is await journal.note("kj_nobody", at=5.0, error="x")
+    assert None is await journal.update_fields("kj_nobody", at=5.0, error="x")
 
 
 async def test_rows_come_oldest_first_and_by_state() -> None:
@@ -108,7 +108,7 @@ async def test_forget_deletes_what_has_ended_before_an_instant() -> None:
     journal = MemoryJournal()
     for number, state in enumerate(S):
         row = await placed(journal, an_intent(number, key=str(number)), state)
-        await journal.note(row.id, at=10.0 + number)
+        await journal.update_fields(row.id, at=10.0 + number)
     assert 0 == await journal.forget(before=10.0)
     ended = [state for state in S if state in ENDED]
     assert len(ended) == await journal.forget(before=1000.0)
@@ -136,7 +136,7 @@ async def test_a_row_that_goes_on_is_not_forgotten() -> None:
     """A withdrawn job that is sent anew counts as running again."""
     journal = MemoryJournal(keep_ended=1)
     row = await placed(journal, an_intent(0), S.CANCELLED)
-    assert await journal.move(row, S.INTENT, at=5.0) is not None
+    assert await journal.transition(row, S.INTENT, at=5.0) is not None
     for number in range(1, 5):
         await placed(journal, an_intent(number), S.CANCELLED)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from kie_async._io.journals.process_locks import ProcessLocks
 
 owners = ProcessLocks(Path(sys.argv[1]), "other")
-owners.enter()
+owners.lock_own()
 child = 0
 if sys.argv[2] == "fork":
     ready, say = os.pipe()
@@ -46,9 +46,9 @@ os.read(0, 1)
 def me(tmp_path: Path) -> Generator[ProcessLocks]:
     """An owner that is alive."""
     owners = ProcessLocks(tmp_path / "kie.db.owners", "me")
-    owners.enter()
+    owners.lock_own()
     yield owners
-    owners.leave()
+    owners.unlock_own()
 
 
 @contextmanager
@@ -69,31 +69,31 @@ def files_in(folder: Path) -> list[str]:
 def test_an_owner_is_alive_until_it_leaves(tmp_path: Path, me: ProcessLocks) -> None:
     """For itself and for others; and it leaves nothing behind."""
     you = ProcessLocks(tmp_path / "kie.db.owners", "you")
-    you.enter()
-    assert [True] * 4 == [you.alive("me"), me.alive("you"), you.alive("you"), me.alive("me")]
-    you.leave()
-    you.leave()
+    you.lock_own()
+    assert [True] * 4 == [you.is_alive("me"), me.is_alive("you"), you.is_alive("you"), me.is_alive("me")]
+    you.unlock_own()
+    you.unlock_own()
 
-    assert not me.alive("you")
+    assert not me.is_alive("you")
     assert ["me.lock"] == files_in(tmp_path / "kie.db.owners")
 
 
 @pytest.mark.parametrize("name", [None, "never", "../kie.db", ""])
 def test_a_name_that_nobody_has_is_dead(me: ProcessLocks, name: str | None) -> None:
-    assert not me.alive(name)
+    assert not me.is_alive(name)
 
 
 @pytest.mark.parametrize("with_child", ["alone", "fork", "spawn"])
 def test_an_owner_that_is_killed_is_dead_at_once(tmp_path: Path, me: ProcessLocks, with_child: str) -> None:
     """Children that it has made, and that live on, do not keep it alive."""
     with another(tmp_path, with_child) as process:
-        assert me.alive("other")
+        assert me.is_alive("other")
         process.kill()
         process.wait()
-        assert not me.alive("other")
+        assert not me.is_alive("other")
     assert "other.lock" in files_in(tmp_path / "kie.db.owners")
-    me.bury("other")
-    me.bury("other")
+    me.remove_dead("other")
+    me.remove_dead("other")
     assert ["me.lock"] == files_in(tmp_path / "kie.db.owners")
 
 
@@ -101,7 +101,7 @@ def test_a_process_that_is_stopped_is_alive(tmp_path: Path, me: ProcessLocks) ->
     """It may go on at any time, with a create on the wire."""
     with another(tmp_path) as process:
         process.send_signal(19)
-        assert me.alive("other")
+        assert me.is_alive("other")
 
 
 def test_whoever_looks_is_not_taken_for_the_owner(tmp_path: Path, me: ProcessLocks) -> None:
@@ -112,19 +112,19 @@ def test_whoever_looks_is_not_taken_for_the_owner(tmp_path: Path, me: ProcessLoc
     with (tmp_path / "kie.db.owners" / "other.lock").open() as polling:
         fcntl.flock(polling, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-        assert not me.alive("other")
+        assert not me.is_alive("other")
 
 
 def test_looking_does_not_take_the_life_of_the_owner(tmp_path: Path, me: ProcessLocks) -> None:
     """A lock of the kind that is dropped with any descriptor would be lost by a look of the process itself."""
     you = ProcessLocks(tmp_path / "kie.db.owners", "you")
-    you.enter()
+    you.lock_own()
     for _ in range(3):
-        assert me.alive("you")
+        assert me.is_alive("you")
         with (tmp_path / "kie.db.owners" / "you.lock").open():
             pass
-    assert me.alive("you")
-    you.leave()
+    assert me.is_alive("you")
+    you.unlock_own()
 
 
 def test_an_owner_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path: Path, me: ProcessLocks) -> None:
@@ -134,10 +134,10 @@ def test_an_owner_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path: Path,
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
             with pytest.raises(JournalError, match="Too many open files"):
-                me.alive("other")
+                me.is_alive("other")
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert me.alive("other")
+        assert me.is_alive("other")
 
 
 def test_a_name_that_is_taken_cannot_be_entered(tmp_path: Path) -> None:
@@ -145,18 +145,18 @@ def test_a_name_that_is_taken_cannot_be_entered(tmp_path: Path) -> None:
     with another(tmp_path):
         me = ProcessLocks(tmp_path / "kie.db.owners", "other")
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208 (only how many)
-        with pytest.raises(JournalError, match="locked by somebody else"):
-            me.enter()
+        with pytest.raises(JournalError, match="locked by another process"):
+            me.lock_own()
         assert before == len(os.listdir("/dev/fd"))  # noqa: PTH208
-        me.leave()
+        me.unlock_own()
         looker = ProcessLocks(tmp_path / "kie.db.owners", "me")
-        assert looker.alive("other")
+        assert looker.is_alive("other")
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "kie.db.owners").write_text("a file")
     with pytest.raises(JournalError, match=r"cannot be written to .*\(File exists\)\. Use another folder"):
-        ProcessLocks(tmp_path / "kie.db.owners", "me").enter()
+        ProcessLocks(tmp_path / "kie.db.owners", "me").lock_own()
 
 
 def test_only_its_user_can_look_into_the_folder(tmp_path: Path, me: ProcessLocks) -> None:

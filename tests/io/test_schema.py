@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from kie_async._io.journals.schema import APPLICATION_ID, VERSION, prepare_file
+from kie_async._io.journals.tables import APPLICATION_ID, VERSION, prepare_file
 
 OPENERS = 6
 

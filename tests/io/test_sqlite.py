@@ -89,7 +89,7 @@ async def test_rows_are_found_by_their_keys_as_far_as_there_are_any(journal: Jou
     assert await journal.has_keys()
     assert rows[:2] == list(await journal.by_keys(["order-2", "order-9", "order-3"]))
     assert [] == list(await journal.by_keys([]))
-    assert [] == list(await journal.let_go(["order-2", "order-9"]))
+    assert [] == list(await journal.dropped_keys(["order-2", "order-9"]))
 
 
 async def test_an_id_cannot_be_added_twice(journal: Journal) -> None:
@@ -102,7 +102,7 @@ async def test_an_id_cannot_be_added_twice(journal: Journal) -> None:
 
 async def test_a_move_changes_state_instant_and_what_comes_along(journal: Journal) -> None:
     row = await journal.add(an_intent(1))
-    after = await journal.move(row, S.SENDING, at=2.5, attempts=1, sending_at=2.25)
+    after = await journal.transition(row, S.SENDING, at=2.5, attempts=1, sending_at=2.25)
 
     assert after == attrs.evolve(row, state=S.SENDING, updated_at=2.5, attempts=1, sending_at=2.25)
     assert after == await journal.get(row.id)
@@ -115,13 +115,13 @@ async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, 
     for attempt in (1, 2):
         row = await moved(journal, row, S.SENDING, attempts=attempt)
         if attempt == 1:
-            back = await journal.move(row, S.INTENT, at=1.0)
+            back = await journal.transition(row, S.INTENT, at=1.0)
             assert back is not None
             row = back
     seen = attrs.evolve(row, **stale)
     to = S.SENDING if seen.state is S.INTENT else S.SUBMITTED
 
-    assert await journal.move(seen, to, at=9.0, task_id="a-task") is None
+    assert await journal.transition(seen, to, at=9.0, task_id="a-task") is None
     assert [row] == list(await journal.rows())
     assert await journal.by_task("a-task") is None
 
@@ -133,25 +133,25 @@ async def test_a_move_that_the_table_does_not_have_is_refused(journal: Journal, 
     for number, (old, new) in enumerate(illegal):
         row = await moved(journal, await journal.add(an_intent(number)), S.INTENT if stale else old)
         with pytest.raises(JournalError, match=f"from {old} to {new}") as raised:
-            await journal.move(attrs.evolve(row, state=old), new, at=9.0)
+            await journal.transition(attrs.evolve(row, state=old), new, at=9.0)
         assert row.id == raised.value.job_id
         assert row == await journal.get(row.id)
 
 
 async def test_a_note_changes_all_but_the_state(journal: Journal) -> None:
     row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
-    after = await journal.note(row.id, at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
+    after = await journal.update_fields(row.id, at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
 
     assert after == attrs.evolve(row, updated_at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
     assert after == await journal.get(row.id)
-    assert await journal.note(an_intent(2).id, at=5.0, credits=8.0) is None
+    assert await journal.update_fields(an_intent(2).id, at=5.0, credits=8.0) is None
 
 
 async def test_a_task_and_its_duplicates_lead_to_the_row(journal: Journal) -> None:
     """Until the row is forgotten."""
     row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
-    await journal.note(row.id, at=2.0, duplicate_task_ids=("b",))
-    done = await journal.move(row, S.SUCCEEDED, at=3.0, duplicate_task_ids=("b", "c"))
+    await journal.update_fields(row.id, at=2.0, duplicate_task_ids=("b",))
+    done = await journal.transition(row, S.SUCCEEDED, at=3.0, duplicate_task_ids=("b", "c"))
 
     assert [done] * 3 == [await journal.by_task(task_id) for task_id in ("a-task", "b", "c")]
     assert 1 == await journal.forget(before=4.0)
@@ -173,9 +173,9 @@ async def test_only_old_rows_that_have_ended_are_forgotten(journal: Journal) -> 
     """A doubt is not an end, and stays until somebody settles it."""
     for number, state in enumerate(JobState):
         row = await moved(journal, await journal.add(an_intent(number, key=f"order-{state}")), state)
-        await journal.note(row.id, at=5.0)
+        await journal.update_fields(row.id, at=5.0)
     late = await moved(journal, await journal.add(an_intent(99)), S.CANCELLED)
-    await journal.note(late.id, at=7.0)
+    await journal.update_fields(late.id, at=7.0)
 
     assert 0 == await journal.forget(before=5.0)
     assert len(ENDED) == await journal.forget(before=6.0)
@@ -194,15 +194,15 @@ async def test_claiming_gives_the_open_rows_that_are_ones_own(journal: Journal) 
     assert mine == list(await journal.claim())
     assert mine[1:3] == list(await journal.claim([row.id for row in mine[1:3]]))
     assert [] == list(await journal.claim([an_intent(99).id]))
-    assert {} == await journal.orphans()
-    assert all([await journal.alive(row) for row in mine])
+    assert {} == await journal.count_orphans()
+    assert all([await journal.is_owner_alive(row) for row in mine])
 
 
 async def test_only_others_change_the_version(journal: Journal) -> None:
-    before = await journal.version()
+    before = await journal.change_counter()
     await journal.add(an_intent(1))
 
-    assert before == await journal.version()
+    assert before == await journal.change_counter()
 
 
 # -- the same, whatever is asked ---------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def move(number: int, state: JobState, to: JobState, at: float, changes: Any) ->
 
     async def step(journal: Journal) -> Intent | None:
         row = await journal.get(an_intent(number).id) or an_intent(number)
-        return await journal.move(attrs.evolve(row, state=state), to, at=at, **changes)
+        return await journal.transition(attrs.evolve(row, state=state), to, at=at, **changes)
 
     return step
 
@@ -245,7 +245,11 @@ def walk(number: int, choice: int, at: float, changes: Any) -> Step:
     async def step(journal: Journal) -> Intent | None:
         row = await journal.get(an_intent(number).id)
         ways = [] if row is None else sorted(TRANSITIONS[row.state])
-        return None if row is None or not ways else await journal.move(row, ways[choice % len(ways)], at=at, **changes)
+        return (
+            None
+            if row is None or not ways
+            else await journal.transition(row, ways[choice % len(ways)], at=at, **changes)
+        )
 
     return step
 
@@ -255,7 +259,7 @@ STEPS = st.one_of(
     st.builds(move, NUMBERS, STATES, STATES, INSTANTS, CHANGES),
     st.builds(walk, NUMBERS, st.integers(0, 9), INSTANTS, CHANGES),
     st.builds(
-        lambda number, at, changes: lambda journal: journal.note(an_intent(number).id, at=at, **changes),
+        lambda number, at, changes: lambda journal: journal.update_fields(an_intent(number).id, at=at, **changes),
         NUMBERS,
         INSTANTS,
         CHANGES,
@@ -301,19 +305,19 @@ async def test_the_latest_rows_of_a_model_with_what_they_have_cost(journal: Jour
         row = await journal.add(an_intent(number, model="other" if number == 4 else "ours"))
         for state in (S.SENDING, S.SUBMITTED, S.FAILED if number == 3 else S.SUCCEEDED):
             changes: Any = {"credits": 10.0 + number} if state is S.SUCCEEDED and number != 5 else {}
-            row = await journal.move(row, state, at=2.0, **changes) or row
+            row = await journal.transition(row, state, at=2.0, **changes) or row
 
-    assert [12.0, 11.0] == [row.credits for row in await journal.paid("ours", 2)]
-    assert [12.0, 11.0, 10.0] == [row.credits for row in await journal.paid("ours", 9)]
-    assert [] == list(await journal.paid("nobody's", 9))
+    assert [12.0, 11.0] == [row.credits for row in await journal.recent_successes("ours", 2)]
+    assert [12.0, 11.0, 10.0] == [row.credits for row in await journal.recent_successes("ours", 9)]
+    assert [] == list(await journal.recent_successes("nobody's", 9))
 
 
 async def test_a_row_that_is_released_is_there_as_long_as_there_is_room(journal: Journal) -> None:
     row = await journal.add(an_intent(1, key="shot-1"))
-    await journal.release(row.id)
-    await journal.release("kj_nobody")
-    row = await journal.move(row, S.CANCELLED, at=2.0) or row
-    await journal.release(row.id)
+    await journal.mark_delivered(row.id)
+    await journal.mark_delivered("kj_nobody")
+    row = await journal.transition(row, S.CANCELLED, at=2.0) or row
+    await journal.mark_delivered(row.id)
 
     assert shown(row) == shown(await journal.by_key("shot-1"))
-    assert None is not await journal.move(row, S.INTENT, at=3.0)
+    assert None is not await journal.transition(row, S.INTENT, at=3.0)

@@ -85,8 +85,8 @@ async def test_reading_alone_takes_no_transaction(tmp_path: Path) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(journal.rows)
-            group.start_soon(journal.version)
-            group.start_soon(journal.orphans)
+            group.start_soon(journal.change_counter)
+            group.start_soon(journal.count_orphans)
 
     assert [] == [text for text in journal.statements if text.startswith(("BEGIN", "COMMIT"))]
     await journal.close()
@@ -97,11 +97,11 @@ async def test_what_is_asked_for_in_order_is_done_in_order(tmp_path: Path) -> No
     async with opened(tmp_path / "kie.db") as journal:
         row = an_intent(1)
         async with asyncio.TaskGroup() as group:
-            group.create_task(journal.version())  # the thread is busy
+            group.create_task(journal.change_counter())  # the thread is busy
             group.create_task(journal.add(row))
-            sending = group.create_task(journal.move(row, S.SENDING, at=2.0, attempts=1))
+            sending = group.create_task(journal.transition(row, S.SENDING, at=2.0, attempts=1))
             found = group.create_task(journal.get(row.id))
-            late = group.create_task(journal.move(row, S.SENDING, at=3.0, attempts=1))
+            late = group.create_task(journal.transition(row, S.SENDING, at=3.0, attempts=1))
 
         assert found.result() == sending.result() is not None
         assert late.result() is None
@@ -188,7 +188,7 @@ def test_leaving_a_write_at_any_turn_neither_loses_nor_undoes_it(tmp_path: Path,
             task = loop.create_task(journal.add(an_intent(9)))
             loop.at_turn(loop.turns + turn, task.cancel)
             await asyncio.wait([task, *others])
-            await journal.version()  # the thread does one thing after another
+            await journal.change_counter()  # the thread does one thing after another
             assert await journal.get(an_intent(9).id) is not None
             assert len(others) + 1 == len(await journal.rows())
             return task.cancelled()

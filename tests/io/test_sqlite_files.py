@@ -18,8 +18,8 @@ import pytest
 
 from kie_async import JournalError
 from kie_async._core.lifecycle import OPEN
-from kie_async._io.journals.schema import APPLICATION_ID, VERSION, prepare_file
 from kie_async._io.journals.sqlite import SqliteStore
+from kie_async._io.journals.tables import APPLICATION_ID, VERSION, prepare_file
 from kie_async.states import JobState
 from tests.io.intents import an_intent, moved, opened
 
@@ -112,7 +112,7 @@ async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
     async with opened(tmp_path / "kie.db") as journal:
         assert rows == list(await journal.rows())
         assert not any(journal.owns(row) for row in rows)
-        assert dict.fromkeys(sorted(OPEN), 1) == dict(sorted((await journal.orphans()).items()))
+        assert dict.fromkeys(sorted(OPEN), 1) == dict(sorted((await journal.count_orphans()).items()))
 
 
 async def test_what_the_dead_have_sent_and_nobody_has_seen_the_end_of(tmp_path: Path) -> None:
@@ -121,15 +121,15 @@ async def test_what_the_dead_have_sent_and_nobody_has_seen_the_end_of(tmp_path: 
     async with opened(tmp_path / "kie.db") as journal:
         for number, (state, sending_at) in enumerate(ways.items()):
             row = await moved(journal, await journal.add(an_intent(number)), state)
-            await journal.note(row.id, at=sending_at, sending_at=sending_at)
+            await journal.update_fields(row.id, at=sending_at, sending_at=sending_at)
         sending = await moved(journal, await journal.add(an_intent(9)), JobState.SENDING, sending_at=8.0)
-        await journal.move(sending, JobState.INTENT, at=8.1)
-        assert [] == list(await journal.sent_by_the_dead(since=0.0))
+        await journal.transition(sending, JobState.INTENT, at=8.1)
+        assert [] == list(await journal.orphaned_send_times(since=0.0))
     async with opened(tmp_path / "kie.db") as journal:
         await moved(journal, await journal.add(an_intent(8)), JobState.SENDING, sending_at=9.0)
 
-        assert [2.0, 5.0, 6.0] == sorted(await journal.sent_by_the_dead(since=0.0))
-        assert [6.0] == list(await journal.sent_by_the_dead(since=5.0))
+        assert [2.0, 5.0, 6.0] == sorted(await journal.orphaned_send_times(since=0.0))
+        assert [6.0] == list(await journal.orphaned_send_times(since=5.0))
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ async def test_the_database_of_something_else_is_not_touched(tmp_path: Path, scr
     connection.executescript(script)
     connection.close()
     before = files_of(tmp_path)
-    await refused(path, "database of something else. Give the journal another name")
+    await refused(path, "not a journal but another database. Use another file name")
 
     assert before == files_of(tmp_path)
 
@@ -267,7 +267,7 @@ async def test_a_broken_page_is_told_and_nothing_is_paid_for_it(tmp_path: Path) 
     assert found
     assert lost
     assert all(row in rows for row in found), "what is read is right, and no row is taken for absent"
-    assert all("malformed. Mend that" in str(error) for error in lost)
+    assert all("malformed. Fix this" in str(error) for error in lost)
     assert broken == path.read_bytes()
 
 
@@ -453,7 +453,7 @@ async def main():
     print("ready", flush=True)
     sys.stdin.readline()
     await journal.open()
-    print(dict(await journal.orphans()), await journal.rows())
+    print(dict(await journal.count_orphans()), await journal.rows())
     await journal.close()
 
 asyncio.run(main())
@@ -483,16 +483,20 @@ def test_processes_that_make_the_file_at_once_all_get_it(tmp_path: Path) -> None
 async def test_two_journals_on_one_file_know_of_each_others_rows(tmp_path: Path) -> None:
     """Keys hold for all of them, a move is seen by all, and the version tells that there is something to see."""
     async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
-        version = await other.version()
+        version = await other.change_counter()
         row = await one.add(an_intent(1, key="order-7"))
 
-        assert version != await other.version()
+        assert version != await other.change_counter()
         assert row == await other.add(an_intent(2, key="order-7"))
         assert (True, False) == (one.owns(row), other.owns(row))
-        assert (True, True) == (await one.alive(row), await other.alive(row))
-        assert ([], [row], {}) == (list(await other.claim()), list(await one.claim()), dict(await other.orphans()))
-        assert await other.move(row, JobState.SENDING, at=2.0, attempts=1) is not None
-        assert await one.move(row, JobState.SENDING, at=2.0, attempts=1) is None
+        assert (True, True) == (await one.is_owner_alive(row), await other.is_owner_alive(row))
+        assert ([], [row], {}) == (
+            list(await other.claim()),
+            list(await one.claim()),
+            dict(await other.count_orphans()),
+        )
+        assert await other.transition(row, JobState.SENDING, at=2.0, attempts=1) is not None
+        assert await one.transition(row, JobState.SENDING, at=2.0, attempts=1) is None
 
 
 async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
@@ -515,7 +519,7 @@ async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
 async def test_whoever_brings_a_row_back_owns_it(tmp_path: Path) -> None:
     async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
         row = await moved(one, await one.add(an_intent(1)), JobState.UNRESOLVED)
-        back = await other.move(row, JobState.INTENT, at=2.0)
+        back = await other.transition(row, JobState.INTENT, at=2.0)
         assert back is not None
 
         assert (False, True) == (one.owns(back), other.owns(back))
@@ -529,7 +533,7 @@ async def test_what_a_closed_journal_has_left_is_taken_over_once(tmp_path: Path,
             await moved(gone, await gone.add(an_intent(number)), state)
         left = [row for row in await gone.rows() if row.state in OPEN]
     async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
-        assert not any([await one.alive(row) for row in left])
+        assert not any([await one.is_owner_alive(row) for row in left])
         ids = [row.id for row in left[:2]] if some else None
         taken = list(await one.claim(ids))
 
@@ -552,8 +556,8 @@ async def test_hashes_only_means_that_no_prompt_and_no_url_reaches_the_disk(tmp_
     async with opened(tmp_path / "kie.db", store_inputs="hash") as journal:
         row = await journal.add(an_intent(1))
         row = await moved(journal, row, JobState.SUBMITTED, input="canary")
-        await journal.note(row.id, at=3.0, input="canary", sources=an_intent(1).sources)
-        done = await journal.move(row, JobState.SUCCEEDED, at=4.0, record=echo)
+        await journal.update_fields(row.id, at=3.0, input="canary", sources=an_intent(1).sources)
+        done = await journal.transition(row, JobState.SUCCEEDED, at=4.0, record=echo)
         assert done is not None
         assert ("", "a" * 64) == (done.input, done.sources[0].sha256)
         assert "https://r.example.com/r.mp4" in str(done.record)

@@ -57,7 +57,7 @@ async def move_through(journal: SqliteStore, number: int) -> None:
         say(number, 0)
         for step, state in enumerate(WAY, 1):
             attempts = row.attempts + (state is S.SENDING)
-            after = await journal.move(row, state, at=float(step), attempts=attempts, credits=float(step))
+            after = await journal.transition(row, state, at=float(step), attempts=attempts, credits=float(step))
             if after is None:
                 raise AssertionError
             row = after

@@ -30,19 +30,19 @@ def run(path: Path, fault: str, *options: str) -> subprocess.CompletedProcess[st
         (
             "mmap:error=ENODEV",
             "kie.db-shm",
-            "kie.db cannot be used: disk I/O error. Mend that, or give another journal.",
+            "kie.db cannot be used: disk I/O error. Fix this, or use another journal.",
         ),
         (
             "openat:error=EROFS",
             "kie.db",
-            "kie.db cannot be used: Read-only file system. Mend that, or give another",
+            "kie.db cannot be used: Read-only file system. Fix this, or use another",
         ),
         (
             "openat:error=EIO:when=2+",
             "kie.db",
-            "kie.db cannot be used: unable to open database file. Mend that, or give",
+            "kie.db cannot be used: unable to open database file. Fix this, or use",
         ),
-        ("pread64:error=EIO", "kie.db", "kie.db cannot be used: disk I/O error. Mend that, or give another journal."),
+        ("pread64:error=EIO", "kie.db", "kie.db cannot be used: disk I/O error. Fix this, or use another journal."),
     ],
 )
 def test_a_place_that_cannot_hold_a_journal_is_refused_at_once(

@@ -115,7 +115,7 @@ class JournalWatch:
     async def _answer(self) -> None:
         self._questions += 1
         try:
-            if (seen := await self._journal.version()) != self._version:
+            if (seen := await self._journal.change_counter()) != self._version:
                 self._version = seen
                 await self._read()
             if self._questions % ALIVE_EVERY == 0:
@@ -132,7 +132,7 @@ class JournalWatch:
     async def _read(self) -> None:
         watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unwritten is None}
         rows = [job.row for job in watched.values() if job.row is not None]
-        for job_id, row in (await self._journal.changed(rows)).items():
+        for job_id, row in (await self._journal.find_changed(rows)).items():
             job = watched[job_id]
             if self._jobs.get(job_id) is not job:
                 continue  # left meanwhile
@@ -144,7 +144,7 @@ class JournalWatch:
     async def _take_over(self) -> None:
         # The owner may have died; then whoever waits becomes it. But waiting for a job does not send it.
         for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
-            if job.row is not None and not await self._journal.alive(job.row) and job.state is JobState.INTENT:
+            if job.row is not None and not await self._journal.is_owner_alive(job.row) and job.state is JobState.INTENT:
                 self.leave(job)
                 self._let_go(job)
         remote = [job.id for job in self._jobs.values() if job.remote and job.state is not JobState.INTENT]

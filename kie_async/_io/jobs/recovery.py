@@ -93,7 +93,7 @@ class Recovery:
         """
         job, journal = self.adopt(row), self._parts.journal
         try:
-            if row.state is JobState.INTENT and (journal.owns(row) or not await journal.alive(row)):
+            if row.state is JobState.INTENT and (journal.owns(row) or not await journal.is_owner_alive(row)):
                 self._parts.tracker.let_go(job)
                 job.remote = False
                 job.publish()

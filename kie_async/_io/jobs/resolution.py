@@ -78,7 +78,7 @@ class Resolution:
     async def _leave_doubt(self, row: Intent, state: JobState, *, suspects: int = 0) -> None:
         if self._parts.submitter.closing:
             raise closed_error(job_id=row.id)
-        moved = await self._parts.journal.move(
+        moved = await self._parts.journal.transition(
             row,
             state,
             at=self._parts.runtime.wall(),

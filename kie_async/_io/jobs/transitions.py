@@ -75,7 +75,7 @@ class Transitions:
         """
         await self._catch_up(job)
         seen = row_of(job)
-        row = await self.journal.move(seen, state, at=self._runtime.wall(), **changes)
+        row = await self.journal.transition(seen, state, at=self._runtime.wall(), **changes)
         job.row = row or await self.journal.get(job.id) or seen
         return row is not None
 
@@ -114,7 +114,7 @@ class Transitions:
             JournalError: If it could not be written.
         """
         at = self._runtime.wall()
-        noted = await self.journal.note(job.id, at=at, **changes)
+        noted = await self.journal.update_fields(job.id, at=at, **changes)
         if noted is not None and job.row is not None and job.unwritten is None:
             job.row = attrs.evolve(job.row, updated_at=at, **changes)
 
@@ -130,7 +130,7 @@ class Transitions:
         """Write a job's moves that could not be written, in their order."""
         while job.unwritten is not None and len(job.unwritten) > 1:
             (written, _), (row, changes) = job.unwritten[0], job.unwritten[1]
-            moved = await self.journal.move(written, row.state, at=row.updated_at, **(changes or {}))
+            moved = await self.journal.transition(written, row.state, at=row.updated_at, **(changes or {}))
             if moved is None:
                 _log.critical(
                     "%s was moved by somebody else before it could be journaled that it is %s.", job.id, row.state

@@ -1,1 +1,1 @@
-"""Where intents are written down: what a journal can do, on SQLite and in memory, and which process owns a row."""
+"""Journals: the interface, the implementations on SQLite and in memory, and the process locks."""

@@ -1,19 +1,21 @@
-"""What every journal can do: keep the rows of intents, and move them only by compare-and-set."""
+"""The interface of all journals: they keep the rows of intents and change their states by compare-and-set only."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypedDict, Unpack
 
-from kie_async._core.lifecycle import Intent, SourceImage
+from kie_async._core.job_errors import load_error
+from kie_async._core.lifecycle import ENDED, Intent, SourceImage
 from kie_async.errors import JournalError
 from kie_async.states import JobState
+from kie_async.summary import JobInfo
 
-__all__ = ["Changes", "Journal", "illegal_move"]
+__all__ = ["Changes", "Journal", "illegal_transition", "read_job_info", "read_job_infos"]
 
 
 class Changes(TypedDict, total=False):
-    """What may change in a row beside its state."""
+    """The fields of a row, other than its state, that may change."""
 
     sources: tuple[SourceImage, ...]
     input: str
@@ -32,121 +34,119 @@ class Changes(TypedDict, total=False):
 
 class Journal(Protocol):
     """
-    Where intents are written down.
+    A store of intents.
 
-    Every method raises ``JournalError`` if the journal cannot do what is asked; then nothing was changed.
+    Every method raises ``JournalError`` if it fails; then nothing was changed.
     """
 
     @property
     def durable(self) -> bool:
-        """Whether rows outlive the process."""
+        """True if rows outlive the process."""
         ...
 
     async def open(self) -> None:
-        """Be ready; called before anything else, once by each client in each event loop."""
+        """Open the journal; called before anything else, once by each client in each event loop."""
         ...
 
     async def close(self) -> None:
-        """Write what is on its way, and let go of what is open; called once for each ``open``."""
+        """Finish pending writes and close; called once for each ``open``."""
         ...
 
     async def add(self, intent: Intent) -> Intent:
-        """
-        Write a new row down and return it; if its key is there already, change nothing and return that row.
-        """
+        """Add a new row and return it; if its key exists already, change nothing and return the row of that key."""
         ...
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         """
-        Move a row to *state* if it still stands as it was seen: same state, same number of attempts.
+        Change the state of a row if its state and its number of attempts are still those of *seen*.
 
         Args:
-            seen: The row as the mover knows it.
+            seen: The row as the caller knows it.
 
             state: The new state.
 
-            at: Now, in seconds since the epoch.
+            at: The current time, in seconds since the epoch.
 
-            **changes: What else changes, in the same write.
+            **changes: Other fields to change in the same write.
 
         Returns:
-            The row as it is now, or None if somebody else had moved it.
+            The changed row, or None if it had been changed by another caller.
         """
         ...
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        """
-        Change a row without moving it; None if it is not there.
-        """
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        """Change fields of a row, but not its state; return None if the row does not exist."""
         ...
 
     async def get(self, job_id: str) -> Intent | None:
-        """The row of an id."""
+        """Return the row with an id."""
         ...
 
     async def by_key(self, key: str) -> Intent | None:
-        """The row of a caller's key."""
+        """Return the row with a caller's key."""
         ...
 
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
-        """The rows of callers' keys, of those that have one."""
+        """Return the rows that have one of the callers' keys."""
         ...
 
     async def has_keys(self) -> bool:
-        """Whether any row has a caller's key, or had one and was let go."""
+        """Return True if any row has a caller's key, or had one and was dropped."""
         ...
 
-    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
-        """Which of these callers' keys had rows that were let go, so that nothing more is known of them."""
+    async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:
+        """Return those of the callers' keys whose rows were dropped to save memory; nothing else is known of them."""
         ...
 
     async def by_task(self, task_id: str) -> Intent | None:
-        """The row of a taskId."""
+        """Return the row of a task."""
         ...
 
     async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
-        """The rows in one of *states* (all, if None), oldest first."""
+        """Return the rows in one of *states* (None for all), oldest first."""
         ...
 
     async def rows_named_by_callbacks(self) -> Sequence[Intent]:
-        """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
+        """Return the rows for which callbacks have named tasks that are not proved yet, oldest first."""
         ...
 
-    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+    async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         """
-        Which rows no longer stand as they were seen.
+        Find the rows that differ from the given ones.
 
         Args:
             seen: Rows as the caller knows them.
 
         Returns:
-            By their ids, the rows that another move, note or owner has changed, as they are now; None for one that is
-            gone.
+            By their ids, the rows that another transition, update or owner has changed, in their current version; None
+            for a deleted row.
         """
         ...
 
     async def forget(self, *, before: float) -> int:
-        """Delete the ended rows that last changed before the instant *before*, and return how many."""
+        """Delete the ended rows that last changed before the instant *before*, and return their number."""
         ...
 
-    async def release(self, job_id: str) -> None:
+    async def mark_delivered(self, job_id: str) -> None:
         """
-        Say that the caller of a row that has ended has had its result.
+        Record that the caller of an ended row has its result.
 
-        A journal that must not grow may let such rows go, the oldest first; their keys are not paid again all the same.
+        A journal with bounded memory may drop such rows, the oldest first; their keys are still not paid again.
         """
         ...
 
-    async def paid(self, model: str, most: int) -> Sequence[Intent]:
-        """Rows of a model that have succeeded, with what they have cost: some of the latest, at most *most*."""
+    async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
+        """Return some of the latest rows of a model that have succeeded with known credits, at most *limit*."""
         ...
 
     def owns(self, row: Intent) -> bool:
-        """Whether a row is this process's to work on."""
+        """Return True if this process owns the row."""
         ...
 
-    async def alive(self, row: Intent) -> bool:
-        """Whether the owner of a row is alive, be it this process or another one."""
+    async def is_owner_alive(self, row: Intent) -> bool:
+        """Return True if the owner of a row is alive: this process, or another one."""
         ...
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
@@ -157,29 +157,56 @@ class Journal(Protocol):
             job_ids: Only these; None for all.
 
         Returns:
-            The open rows (of these) that are this process's now, oldest first, whether they were before or not.
+            The open rows (of these) that this process owns now, oldest first, including those it owned before.
         """
         ...
 
-    async def orphans(self) -> Mapping[JobState, int]:
-        """How many open rows have no owner that is alive, by state."""
+    async def count_orphans(self) -> Mapping[JobState, int]:
+        """Count the open rows whose owner is not alive, by state."""
         ...
 
-    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
+    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
         """
-        When the unfinished creates were sent that owners have sent who are not alive.
+        Return the times at which dead owners sent creates that are unfinished.
 
         Args:
-            since: Only those after this instant, in seconds since the epoch.
+            since: Only times after this instant, in seconds since the epoch.
         """
         ...
 
-    async def version(self) -> int:
-        """A number that changes when another process has written."""
+    async def change_counter(self) -> int:
+        """Return a number that changes when another process has written."""
         ...
 
 
-def illegal_move(row: Intent, state: JobState) -> JournalError:
-    """The error for a move that the table of moves does not have."""
-    msg = f"An intent cannot move from {row.state} to {state}. This is a bug: please report it."
+def illegal_transition(row: Intent, state: JobState) -> JournalError:
+    """Return the error for a transition that the lifecycle does not have."""
+    msg = f"An intent cannot change from {row.state} to {state}. This is a bug: please report it."
     return JournalError(msg, job_id=row.id, task_id=row.task_id)
+
+
+async def read_job_infos(journal: Journal, *, unfinished: bool) -> list[JobInfo]:
+    """Return all jobs of a journal, oldest first; with *unfinished*, only those that have not ended."""
+    states = frozenset(JobState) - ENDED if unfinished else None
+    return [_job_info(row) for row in await journal.rows(states)]
+
+
+async def read_job_info(journal: Journal, known_id: str) -> JobInfo | None:
+    """Return the job with a job id or a task id, or None."""
+    row = await journal.get(known_id) or await journal.by_task(known_id)
+    return None if row is None else _job_info(row)
+
+
+def _job_info(row: Intent) -> JobInfo:
+    return JobInfo(
+        id=row.id,
+        state=row.state,
+        model=row.model,
+        task_id=row.task_id,
+        key=row.key,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        credits=row.credits,
+        error=None if row.error is None else load_error(row.error, job_id=row.id).message,
+        duplicates=row.duplicate_task_ids,
+    )

@@ -1,4 +1,4 @@
-"""``MemoryJournal``: rows that live as long as their client: over several event loops, not over a crash."""
+"""The journal in memory: its rows outlive an event loop, but not the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
 from kie_async._core.occurrences import Occurrences, short_hash
-from kie_async._io.journals.journal import Changes, illegal_move
+from kie_async._io.journals.journal import Changes, illegal_transition
 from kie_async.errors import JournalError, KeyConflictError
 from kie_async.states import JobState
 
@@ -19,30 +19,29 @@ __all__ = ["MemoryJournal"]
 
 class MemoryJournal:
     """
-    Rows in a dict.
+    A journal whose rows are in a dict. See ``Journal`` for the methods.
 
     Args:
-        keep_ended: How many ended rows are kept that nobody will ask for by a key: those without one, and those that
-            are released. Beyond that, the first to have ended are forgotten. Other rows with a key stay until
-            ``forget``. Of a released key its hash stays, in 13 bytes, so that it is refused and not paid again.
+        keep_ended: The number of ended rows to keep of those that no key will ask for: rows without a key, and
+            delivered ones. Beyond it, the rows that ended first are dropped. Other rows with a key stay until
+            ``forget``. Of a dropped key the hash stays (13 bytes), so that it is refused and not paid again.
     """
+
+    durable = False
 
     def __init__(self, *, keep_ended: int = 10_000) -> None:
         self._rows: dict[str, Intent] = {}
         self._by_key: dict[str, str] = {}
         self._by_task: dict[str, str] = {}
-        self._ended: dict[str, None] = {}  # an ordered set
+        self._droppable: dict[str, None] = {}  # an ordered set
         self._keep_ended = keep_ended
-        self._let_go = Occurrences()
-
-    #: Whether rows outlive the process.
-    durable = False
+        self._dropped_keys = Occurrences()
 
     async def open(self) -> None:
-        """Nothing is to be opened."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """The rows stay: the next event loop goes on with them."""
+        """Do nothing: the rows stay for the next event loop."""
 
     async def add(self, intent: Intent) -> Intent:
         if intent.key is not None and (known := await self.by_key(intent.key)) is not None:
@@ -55,15 +54,17 @@ class MemoryJournal:
             self._by_key[intent.key] = intent.id
         return intent
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         if not can_follow(seen.state, state):
-            raise illegal_move(seen, state)
+            raise illegal_transition(seen, state)
         row = self._rows.get(seen.id)
         if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):
             return None
         return self._put(attrs.evolve(row, state=state, updated_at=at, **changes))
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         row = self._rows.get(job_id)
         return None if row is None else self._put(attrs.evolve(row, updated_at=at, **changes))
 
@@ -72,10 +73,10 @@ class MemoryJournal:
 
     async def by_key(self, key: str) -> Intent | None:
         known = self._by_key.get(key)
-        if known is None and short_hash(key) in self._let_go:
+        if known is None and short_hash(key) in self._dropped_keys:
             msg = (
-                f"The key {key!r} has ended earlier in this process, and is not paid again; the journal in memory keeps"
-                f" the last {self._keep_ended} only. Use KieClient(journal='kie.db') to have the result again."
+                f"The job of key {key!r} ended earlier in this process and is not paid again; the journal in memory"
+                f" keeps the last {self._keep_ended} only. Use KieClient(journal='kie.db') to read such results again."
             )
             raise KeyConflictError(msg)
         return None if known is None else self._rows[known]
@@ -84,10 +85,10 @@ class MemoryJournal:
         return [self._rows[self._by_key[key]] for key in keys if key in self._by_key]
 
     async def has_keys(self) -> bool:
-        return bool(self._by_key) or len(self._let_go) > 0
+        return bool(self._by_key) or len(self._dropped_keys) > 0
 
-    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
-        return [key for key in keys if key not in self._by_key and short_hash(key) in self._let_go]
+    async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:
+        return [key for key in keys if key not in self._by_key and short_hash(key) in self._dropped_keys]
 
     async def by_task(self, task_id: str) -> Intent | None:
         known = self._by_task.get(task_id)
@@ -99,7 +100,7 @@ class MemoryJournal:
     async def rows_named_by_callbacks(self) -> Sequence[Intent]:
         return [row for row in self._rows.values() if row.callback_task_ids]
 
-    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+    async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         now = {row.id: self._rows.get(row.id) for row in seen}
         return {row.id: now[row.id] for row in seen if now[row.id] != row}
 
@@ -109,41 +110,41 @@ class MemoryJournal:
             self._drop(job_id)
         return len(old)
 
-    async def release(self, job_id: str) -> None:
+    async def mark_delivered(self, job_id: str) -> None:
         row = self._rows.get(job_id)
         if row is not None and row.state in ENDED:
-            self._may_go(row)
+            self._make_droppable(row)
 
-    async def paid(self, model: str, most: int) -> Sequence[Intent]:
+    async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
         found = (
             row
             for row in reversed(self._rows.values())
             if row.model == model and row.state is JobState.SUCCEEDED and row.credits is not None
         )
-        return list(islice(found, most))
+        return list(islice(found, limit))
 
     def owns(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
-        """Whether a row is this process's: always."""
+        """Return True: no other process has these rows."""
         return True
 
-    async def alive(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
-        """Whether the owner of a row is alive: this process is."""
+    async def is_owner_alive(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
+        """Return True: this process is alive."""
         return True
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        """The open rows; there are no other owners."""
+        """Return the open rows; there are no other owners."""
         return [row for row in await self.rows(OPEN) if job_ids is None or row.id in job_ids]
 
-    async def orphans(self) -> Mapping[JobState, int]:
-        """Nothing is left behind by others."""
+    async def count_orphans(self) -> Mapping[JobState, int]:
+        """Return nothing: there are no other owners."""
         return {}
 
-    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:  # noqa: ARG002 (nobody)
-        """Nothing was sent by others."""
+    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:  # noqa: ARG002 (there are none)
+        """Return nothing: there are no other owners."""
         return ()
 
-    async def version(self) -> int:
-        """No other process writes."""
+    async def change_counter(self) -> int:
+        """Return 0: no other process writes."""
         return 0
 
     def _put(self, row: Intent) -> Intent:
@@ -152,21 +153,21 @@ class MemoryJournal:
             if task_id is not None:
                 self._by_task[task_id] = row.id
         if row.state in ENDED and row.key is None:
-            self._may_go(row)
+            self._make_droppable(row)
         elif row.state not in ENDED:
-            self._ended.pop(row.id, None)
+            self._droppable.pop(row.id, None)
         return row
 
-    def _may_go(self, row: Intent) -> None:
-        self._ended[row.id] = None
-        if len(self._ended) > self._keep_ended:
-            first = self._rows[next(iter(self._ended))]
+    def _make_droppable(self, row: Intent) -> None:
+        self._droppable[row.id] = None
+        if len(self._droppable) > self._keep_ended:
+            first = self._rows[next(iter(self._droppable))]
             self._drop(first.id)
             if first.key is not None:
-                self._let_go.add(short_hash(first.key))
+                self._dropped_keys.add(short_hash(first.key))
 
     def _drop(self, job_id: str) -> None:
-        self._ended.pop(job_id, None)
+        self._droppable.pop(job_id, None)
         row = self._rows.pop(job_id)
         if row.key is not None:
             del self._by_key[row.key]

@@ -1,8 +1,9 @@
 """
-``SqliteStore``: the journal on disk, shared by all processes of a host.
+The journal on disk: an SQLite file that all processes of a host share.
 
-Every move is a compare-and-set in a transaction that is on the disk before the caller hears of it: WAL with
-``synchronous=FULL``. (Measured: with ``NORMAL``, a power cut loses moves that were acknowledged.)
+A write is on the disk before its caller continues: WAL with ``synchronous=FULL`` (measured: with ``NORMAL``, a power
+cut loses transitions that were acknowledged). One thread does all work on the file. Calls that arrive while it is busy
+form its next transaction, so that a hundred transitions at once cost one flush (group commit).
 """
 
 from __future__ import annotations
@@ -10,65 +11,59 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 import attrs
 
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
-from kie_async._io.journals import queries
-from kie_async._io.journals.group_commit import GroupCommit
-from kie_async._io.journals.journal import Changes, illegal_move
+from kie_async._io.journals import tables
+from kie_async._io.journals.journal import Changes, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
-from kie_async._io.journals.schema import prepare_file
 from kie_async._io.runtime import Runtime
 from kie_async.errors import JournalError, KieError
 from kie_async.states import JobState
 
 __all__ = ["SqliteStore"]
 
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+#: The part of an SQLite error code that all its variants share.
+_PRIMARY_CODE = 0xFF
+
 
 class SqliteStore:
     """
-    Rows in an SQLite file, which is made if it is not there, for its user alone to read.
-
-    The file may be shared by any number of processes of one host, but not over a network. Beside it lies a folder
-    (``….owners``) that says which of them are alive.
-
-    Args:
-        path: The file.
-
-        store_inputs: ``"full"``, or ``"hash"`` to keep prompts and image URLs out of the file. Then a job that was not
-            sent before its process ended cannot be sent by another one: it becomes CANCELLED.
+    A journal whose rows are in an SQLite file. See ``Journal`` for the methods and ``SqliteJournal`` for the arguments.
 
     Raises:
-        JournalError: From every method, if the file cannot be used. Nothing is ever recreated in silence.
+        JournalError: From every method, if the file cannot be used. A broken file is never silently recreated.
     """
 
-    #: Whether rows outlive the process.
     durable = True
-    #: How long, in seconds, a transaction waits for another process's.
+    #: The time in seconds that a transaction waits for another process's.
     busy_timeout: float = 10.0
 
     def __init__(self, path: str | os.PathLike[str], *, store_inputs: Literal["full", "hash"] = "full") -> None:
         self._path = Path(path)
-        self._full = store_inputs == "full"
-        self._commits: GroupCommit | None = None
-        self._owners: ProcessLocks | None = None
+        self._stores_inputs = store_inputs == "full"
+        self._commits: _GroupCommit | None = None
+        self._locks: ProcessLocks | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the file, or make it."""
         name = Runtime(asyncio.get_running_loop()).new_id().removeprefix("kj_")
-        owners = ProcessLocks(self._path.with_name(f"{self._path.name}.owners"), name)
-        commits = GroupCommit(
-            connect=partial(self._connect, owners), disconnect=owners.leave, unusable=partial(_unusable, self._path)
+        locks = ProcessLocks(self._path.with_name(f"{self._path.name}.owners"), name)
+        commits = _GroupCommit(
+            connect=partial(self._connect, locks), disconnect=locks.unlock_own, to_error=self._unusable
         )
-        self._commits, self._owners = commits, owners
+        self._commits, self._locks = commits, locks
         try:
             await commits.open()
         except BaseException:
@@ -76,22 +71,21 @@ class SqliteStore:
             raise
 
     async def close(self) -> None:
-        """Close the file; what is on its way is written first."""
         commits, self._commits = self._commits, None
         if commits is not None:
             await commits.close()
 
-    def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
-        # sqlite3 would make it with the rights that the umask leaves. One that is there is opened by sqlite3 alone: to
-        # close any other descriptor of it would drop all locks that this process has on it.
+    def _connect(self, locks: ProcessLocks) -> sqlite3.Connection:
+        # sqlite3 would create the file with the permissions that the umask leaves. An existing file is opened by
+        # sqlite3 only: closing any other descriptor of it would drop all locks that this process has on it.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self._path, timeout=self.busy_timeout, isolation_level=None)
         try:
-            prepare_file(connection, self._path)
+            tables.prepare_file(connection, self._path)
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone leaves it to the drive when to write
-            owners.enter()
+            connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone lets the drive delay the write
+            locks.lock_own()
         except BaseException:
             connection.close()
             raise
@@ -100,137 +94,267 @@ class SqliteStore:
     # -- rows -------------------------------------------------------------------------------------------------------
 
     async def add(self, intent: Intent) -> Intent:
-        """Write a new row down, or return the one that has its key; see ``Journal.add``."""
-        kept = self._kept({"input": intent.input, "sources": intent.sources})
-        row = attrs.evolve(intent, owner=self._owner.name, **kept)
-        return await self._open.do(partial(queries.add, row), writes=True)
+        kept = self._without_secrets({"input": intent.input, "sources": intent.sources})
+        row = attrs.evolve(intent, owner=self._opened(self._locks).name, **kept)
+        return await self._write(tables.insert_row, row)
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        """Move a row by compare-and-set; see ``Journal.move``."""
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         if not can_follow(seen.state, state):
-            raise illegal_move(seen, state)
-        fields = {"state": state, "updated_at": at, **self._kept(changes)}
+            raise illegal_transition(seen, state)
+        fields = {"state": state, "updated_at": at, **self._without_secrets(changes)}
         if state is JobState.INTENT or seen.state not in OPEN:
-            fields["owner"] = self._owner.name  # whoever brings it back is the one who goes on with it
-        return await self._open.do(partial(queries.move, seen, fields), writes=True)
+            fields["owner"] = self._opened(self._locks).name  # the process that reopens a row works on it
+        return await self._write(tables.update_row, seen.id, fields, seen)
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        """Change a row without moving it; see ``Journal.note``."""
-        return await self._open.do(
-            partial(queries.note, job_id, {"updated_at": at, **self._kept(changes)}), writes=True
-        )
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self._write(tables.update_row, job_id, {"updated_at": at, **self._without_secrets(changes)})
 
     async def get(self, job_id: str) -> Intent | None:
-        """The row of an id."""
-        return await self._open.do(partial(queries.one, "id = ?", (job_id,)), writes=False)
+        return await self._read(tables.select_one, "id = ?", job_id)
 
     async def by_key(self, key: str) -> Intent | None:
-        """The row of a caller's key."""
-        return await self._open.do(partial(queries.one, "key = ?", (key,)), writes=False)
+        return await self._read(tables.select_one, "key = ?", key)
 
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
-        """The rows of callers' keys, of those that have one."""
-        return await self._open.do(partial(queries.by_keys, keys), writes=False)
+        return await self._read(tables.select_by_keys, keys)
 
     async def has_keys(self) -> bool:
-        """Whether any row has a caller's key."""
-        return await self._open.do(queries.has_keys, writes=False)
+        return await self._read(tables.has_keys)
 
-    async def let_go(self, keys: Collection[str]) -> Sequence[str]:  # noqa: ARG002 (none ever is)
-        """Which of these callers' keys were let go: none."""
+    async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:  # noqa: ARG002
+        """Return nothing: rows are dropped by ``forget`` only."""
         return ()
 
     async def by_task(self, task_id: str) -> Intent | None:
-        """The row of a taskId."""
-        return await self._open.do(partial(queries.by_task, task_id), writes=False)
+        return await self._read(tables.select_by_task, task_id)
 
     async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
-        """The rows in one of *states* (all, if None), oldest first."""
-        return await self._open.do(partial(queries.many, states), writes=False)
+        return await self._read(tables.select_rows, states)
 
     async def rows_named_by_callbacks(self) -> Sequence[Intent]:
-        """The rows for which callbacks have named tasks that are not proved yet, oldest first."""
-        return await self._open.do(queries.rows_named_by_callbacks, writes=False)
+        return await self._read(tables.select_named_by_callbacks)
 
-    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
-        """Which rows no longer stand as they were seen; see ``Journal.changed``."""
-        return await self._open.do(partial(queries.changed, seen), writes=False)
+    async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+        return await self._read(tables.find_changed, seen)
 
     async def forget(self, *, before: float) -> int:
-        """Delete old rows that have ended; see ``Journal.forget``."""
-        return await self._open.do(partial(queries.forget, before), writes=True)
+        return await self._write(tables.delete_ended, before)
 
-    async def release(self, job_id: str) -> None:
-        """Do nothing: rows cost space on a disk, and no memory."""
+    async def mark_delivered(self, job_id: str) -> None:
+        """Do nothing: rows take disk space, and no memory."""
 
-    async def paid(self, model: str, most: int) -> Sequence[Intent]:
-        """Some of the latest rows of a model that have succeeded; see ``Journal.paid``."""
-        return await self._open.do(partial(queries.paid, model, most), writes=False)
+    async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
+        return await self._read(tables.select_recent_successes, model, limit)
 
     # -- owners -----------------------------------------------------------------------------------------------------
 
     def owns(self, row: Intent) -> bool:
-        """Whether a row is this process's to work on."""
-        return row.owner == self._owner.name
+        return row.owner == self._opened(self._locks).name
 
-    async def alive(self, row: Intent) -> bool:
-        """Whether the owner of a row is alive; see ``Journal.alive``."""
-        owners = self._owner
-        return await self._open.do(lambda _: owners.alive(row.owner), writes=False)
+    async def is_owner_alive(self, row: Intent) -> bool:
+        locks = self._opened(self._locks)
+        return await self._read(lambda _: locks.is_alive(row.owner))
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        """Take over what dead owners have left; see ``Journal.claim``."""
-        return await self._open.do(partial(queries.claim, self._owner, job_ids), writes=True)
+        return await self._write(tables.claim_rows, self._opened(self._locks), job_ids)
 
-    async def orphans(self) -> Mapping[JobState, int]:
-        """How many open rows have no owner that is alive, by state."""
-        return await self._open.do(partial(queries.orphans, self._owner), writes=False)
+    async def count_orphans(self) -> Mapping[JobState, int]:
+        return await self._read(tables.count_orphans, self._opened(self._locks))
 
-    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
-        """When dead owners have sent what is unfinished; see ``Journal.sent_by_the_dead``."""
-        return await self._open.do(partial(queries.sent_by_the_dead, self._owner, since), writes=False)
+    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
+        return await self._read(tables.select_orphaned_send_times, self._opened(self._locks), since)
 
-    async def version(self) -> int:
-        """A number that changes when another process has written."""
-        return await self._open.do(queries.version, writes=False)
+    async def change_counter(self) -> int:
+        return await self._read(tables.read_change_counter)
 
-    # -- the work ---------------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
-    @property
-    def _open(self) -> GroupCommit:
-        if self._commits is None:
-            raise self._closed()
-        return self._commits
+    async def _read(
+        self, query: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        return await self._opened(self._commits).run(
+            lambda connection: query(connection, *args, **kwargs), writes=False
+        )
 
-    @property
-    def _owner(self) -> ProcessLocks:
-        if self._owners is None:
-            raise self._closed()
-        return self._owners
+    async def _write(
+        self, query: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        commits = self._opened(self._commits)
+        return await commits.run(lambda connection: query(connection, *args, **kwargs), writes=True)
 
-    def _closed(self) -> JournalError:
-        return JournalError(f"{self._path} is not open. Use the client within `async with`.")
+    def _opened(self, part: _T | None) -> _T:
+        if part is None:
+            msg = f"{self._path} is not open. Use the client within `async with`."
+            raise JournalError(msg)
+        return part
 
-    def _kept(self, changes: Changes) -> Changes:
-        return changes if self._full else _without_inputs(changes)
+    def _without_secrets(self, changes: Changes) -> Changes:
+        """Leave out prompts and image URLs unless they are stored; the service's record echoes the request."""
+        if self._stores_inputs:
+            return changes
+        kept = changes.copy()
+        if "input" in kept:
+            kept["input"] = ""
+        if "sources" in kept:
+            kept["sources"] = tuple(attrs.evolve(source, origin=None, url="") for source in kept["sources"])
+        if (dumped := kept.get("record")) is not None:
+            record = load_record(dumped)
+            echoless = {name: value for name, value in record.raw.items() if name != "param"}
+            kept["record"] = dump_record(attrs.evolve(record, raw=echoless))
+        return kept
+
+    def _unusable(self, error: Exception) -> KieError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        wrong = JournalError(f"{self._path} cannot be used: {reason}. Fix this, or use another journal.")
+        wrong.__cause__ = error
+        return wrong
 
 
-def _without_inputs(changes: Changes) -> Changes:
-    """What may be kept of a change where prompts and image URLs may not; the service's record echoes the request."""
-    kept = changes.copy()
-    if "input" in kept:
-        kept["input"] = ""
-    if "sources" in kept:
-        kept["sources"] = tuple(attrs.evolve(source, origin=None, url="") for source in kept["sources"])
-    if (dumped := kept.get("record")) is not None:
-        record = load_record(dumped)
-        echoless = {name: value for name, value in record.raw.items() if name != "param"}
-        kept["record"] = dump_record(attrs.evolve(record, raw=echoless))
-    return kept
+# -- group commit ------------------------------------------------------------------------------------------------------
 
 
-def _unusable(path: Path, error: Exception) -> KieError:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    wrong = JournalError(f"{path} cannot be used: {said}. Mend that, or give another journal.")
-    wrong.__cause__ = error
-    return wrong
+@attrs.define(eq=False)
+class _Work:
+    """A call for the thread, its result, and the future of its caller."""
+
+    action: Callable[[sqlite3.Connection], object]
+    writes: bool
+    done: asyncio.Future[Any]
+    result: object = None
+    error: Exception | None = None
+
+
+class _GroupCommit:
+    """
+    One connection and its thread, for one event loop. A call is done as a whole, even if its caller is cancelled.
+
+    Args:
+        connect: Opens the database; called in the thread.
+
+        disconnect: Called in the thread after the connection is closed, or if it could not be opened.
+
+        to_error: Converts an error that is not a ``KieError`` into one.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], sqlite3.Connection],
+        disconnect: Callable[[], None],
+        to_error: Callable[[Exception], KieError],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connect = connect
+        self._disconnect = disconnect
+        self._to_error = to_error
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kie_async journal")
+        self._connection: sqlite3.Connection | None = None
+        self._waiting: list[_Work] = []
+        self._busy = False
+
+    async def open(self) -> None:
+        """Connect; after an error nothing stays open."""
+        try:
+            await self._loop.run_in_executor(self._thread, self._open_in_thread)
+        except BaseException as error:
+            self._thread.submit(self._close_in_thread, [])
+            self._thread.shutdown(wait=False)
+            if isinstance(error, (sqlite3.Error, OSError, ValueError)):
+                raise self._to_error(error) from error
+            raise
+
+    async def close(self) -> None:
+        """Do the waiting calls, then disconnect; no call may follow."""
+        last, self._waiting = self._waiting, []
+        await self._loop.run_in_executor(self._thread, self._close_in_thread, last)
+        self._deliver(last)
+        self._thread.shutdown(wait=False)
+
+    async def run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
+        """
+        Run *action* in the thread, in one transaction with the other waiting calls.
+
+        Args:
+            action: Called with the connection, and a second time if its transaction has failed and was rolled back.
+
+            writes: True if it writes; its result is returned once it is on the disk.
+        """
+        done: asyncio.Future[_T] = self._loop.create_future()
+        self._waiting.append(_Work(action, writes, done))
+        if not self._busy:
+            self._start_batch()
+        return await done
+
+    def _start_batch(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._busy = True
+        # The loop's executor, because virtual time stands still until it is done.
+        running = self._loop.run_in_executor(self._thread, self._run_batch, batch)
+        running.add_done_callback(partial(self._deliver, batch))
+
+    def _deliver(self, batch: list[_Work], _: object = None) -> None:
+        for work in batch:
+            if work.done.done():
+                continue  # its caller was cancelled
+            if work.error is not None:
+                work.done.set_exception(work.error)
+            else:
+                work.done.set_result(work.result)
+        self._busy = False
+        if self._waiting:
+            self._start_batch()
+
+    # -- in the thread ----------------------------------------------------------------------------------------------
+
+    def _open_in_thread(self) -> None:
+        self._connection = self._connect()
+
+    def _close_in_thread(self, last: list[_Work]) -> None:
+        try:
+            if last:
+                self._run_batch(last)
+            if self._connection is not None:
+                self._connection.close()
+        finally:
+            self._connection = None
+            self._disconnect()
+
+    def _run_batch(self, batch: list[_Work]) -> None:
+        error = self._transact(batch)
+        if error is None:
+            return
+        if len(batch) > 1 and not _is_busy(error):
+            # One at a time, so that the error of one call does not affect the others.
+            for work in batch:
+                self._run_batch([work])
+            return
+        for work in batch:
+            work.error = error if isinstance(error, KieError) else self._to_error(error)
+
+    def _transact(self, batch: list[_Work]) -> Exception | None:
+        """Run a batch in one transaction; return the error, after which nothing of the batch is done."""
+        connection = self._connection
+        if connection is None:
+            return sqlite3.ProgrammingError("it could not be opened")
+        writes = any(work.writes for work in batch)
+        try:
+            if writes:
+                # A deferred transaction would fail at once if another process has written in between.
+                connection.execute("BEGIN IMMEDIATE")
+            for work in batch:
+                work.result = work.action(connection)
+            if writes:
+                connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 (it is delivered to the callers)
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            return error
+        return None
+
+
+def _is_busy(error: Exception) -> bool:
+    """Return True if another process has held the file for too long; a second try would wait as long again."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY

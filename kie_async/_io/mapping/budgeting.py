@@ -119,7 +119,7 @@ class Budgeting:
 
     async def count_let_go(self, row: Row) -> None:
         """Count what a row may have cost of which the journal has let everything go but the key."""
-        if self._budget is not None and await self._parts.journal.let_go([row.journal_key]):
+        if self._budget is not None and await self._parts.journal.dropped_keys([row.journal_key]):
             self._ledger.count_unknown(row.journal_key, await self.price_of_found(row.request))
 
     def count_found(self, row: Row, found: LiveJob, price: float) -> None:

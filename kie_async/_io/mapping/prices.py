@@ -49,7 +49,7 @@ class Prices:
     async def _ask(self, model: str) -> None:
         if model in self._asked:
             return  # somebody else has asked meanwhile
-        for row in reversed(await self._journal.paid(model, _ROWS)):
+        for row in reversed(await self._journal.recent_successes(model, _ROWS)):
             self.learn(row)
         self._asked.add(model)
 

@@ -106,7 +106,7 @@ class PriorSpend:
                 total += amount
                 if amount and row.state in OPEN:
                     self.foreseen[retry_key(key, number)] = amount
-            for key in await self._parts.journal.let_go(list(tries)):
+            for key in await self._parts.journal.dropped_keys(list(tries)):
                 total += await self._price_of(left[tries[key]])
             left = {key: left[key] for key, row in found.items() if row.state is JobState.FAILED}
             number += 1

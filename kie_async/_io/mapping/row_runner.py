@@ -276,7 +276,7 @@ class RowRunner:
     async def _release(self, row: Row) -> None:
         """Let a row of the journal go that nobody will ask for, where it must be small."""
         if row.job is not None and not self._parts.journal.durable and row.has_ended:
-            await self._parts.journal.release(row.job.id)
+            await self._parts.journal.mark_delivered(row.job.id)
 
 
 def _is_anothers(row: Row) -> bool:

@@ -128,7 +128,7 @@ class Intake:
             sources.append(fresh)
         if tuple(sources) == row.sources:
             return row, given
-        changed = await self._parts.journal.note(
+        changed = await self._parts.journal.update_fields(
             row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
         )
         return changed or row, given
@@ -180,7 +180,8 @@ class Intake:
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The row and the input of an intent whose input the journal does not keep, and the caller has."""
         sources, given = await self._upload(request)
-        return await self._parts.journal.note(row.id, at=self._parts.runtime.wall(), sources=sources) or row, given
+        now = self._parts.runtime.wall()
+        return await self._parts.journal.update_fields(row.id, at=now, sources=sources) or row, given
 
     async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
         sources: list[SourceImage] = []
@@ -229,7 +230,7 @@ class Intake:
             return await self.send_again(job) if row.input else await self._write_again(row, request)
         if row.state in (JobState.CANCELLED, JobState.REJECTED):
             sources, given = await self._upload(request)
-            anew = await journal.move(
+            anew = await journal.transition(
                 row,
                 JobState.INTENT,
                 at=self._parts.runtime.wall(),

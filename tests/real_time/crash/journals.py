@@ -40,11 +40,13 @@ class _Around:
     async def add(self, intent: Intent) -> Intent:
         return await self.inner.add(intent)
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self.inner.move(seen, state, at=at, **changes)
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
+        return await self.inner.transition(seen, state, at=at, **changes)
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self.inner.note(job_id, at=at, **changes)
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+        return await self.inner.update_fields(job_id, at=at, **changes)
 
     async def get(self, job_id: str) -> Intent | None:
         return await self.inner.get(job_id)
@@ -58,8 +60,8 @@ class _Around:
     async def has_keys(self) -> bool:
         return await self.inner.has_keys()
 
-    async def let_go(self, keys: Collection[str]) -> Sequence[str]:
-        return await self.inner.let_go(keys)
+    async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:
+        return await self.inner.dropped_keys(keys)
 
     async def by_task(self, task_id: str) -> Intent | None:
         return await self.inner.by_task(task_id)
@@ -70,35 +72,35 @@ class _Around:
     async def rows_named_by_callbacks(self) -> Sequence[Intent]:
         return await self.inner.rows_named_by_callbacks()
 
-    async def changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
-        return await self.inner.changed(seen)
+    async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
+        return await self.inner.find_changed(seen)
 
     async def forget(self, *, before: float) -> int:
         return await self.inner.forget(before=before)
 
-    async def release(self, job_id: str) -> None:
-        await self.inner.release(job_id)
+    async def mark_delivered(self, job_id: str) -> None:
+        await self.inner.mark_delivered(job_id)
 
-    async def paid(self, model: str, most: int) -> Sequence[Intent]:
-        return await self.inner.paid(model, most)
+    async def recent_successes(self, model: str, most: int) -> Sequence[Intent]:
+        return await self.inner.recent_successes(model, most)
 
     def owns(self, row: Intent) -> bool:
         return self.inner.owns(row)
 
-    async def alive(self, row: Intent) -> bool:
-        return await self.inner.alive(row)
+    async def is_owner_alive(self, row: Intent) -> bool:
+        return await self.inner.is_owner_alive(row)
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         return await self.inner.claim(job_ids)
 
-    async def orphans(self) -> Mapping[JobState, int]:
-        return await self.inner.orphans()
+    async def count_orphans(self) -> Mapping[JobState, int]:
+        return await self.inner.count_orphans()
 
-    async def sent_by_the_dead(self, *, since: float) -> Sequence[float]:
-        return await self.inner.sent_by_the_dead(since=since)
+    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
+        return await self.inner.orphaned_send_times(since=since)
 
-    async def version(self) -> int:
-        return await self.inner.version()
+    async def change_counter(self) -> int:
+        return await self.inner.change_counter()
 
 
 class PerilousJournal(_Around):
@@ -121,15 +123,17 @@ class PerilousJournal(_Around):
         self._perils.reach("journal: after it is added")
         return row
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         self._perils.reach(f"journal: before {state}")
-        row = await self.inner.move(seen, state, at=at, **changes)
+        row = await self.inner.transition(seen, state, at=at, **changes)
         self._perils.reach(f"journal: after {state}")
         return row
 
-    async def note(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         self._perils.reach("journal: before it is noted")
-        row = await self.inner.note(job_id, at=at, **changes)
+        row = await self.inner.update_fields(job_id, at=at, **changes)
         self._perils.reach("journal: after it is noted")
         return row
 
@@ -150,18 +154,20 @@ class _WritesAfterTheAnswer(_Around):
         super().__init__(inner)
         self._unwritten: dict[str, tuple[Intent, float]] = {}
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         if state is JobState.SENDING:
             self._unwritten[seen.id] = seen, at
             return attrs.evolve(seen, state=state, updated_at=at, **changes)
         if (unwritten := self._unwritten.pop(seen.id, None)) is not None:
             before, began_at = unwritten
-            written = await self.inner.move(
+            written = await self.inner.transition(
                 before, JobState.SENDING, at=began_at, attempts=seen.attempts, sending_at=seen.sending_at
             )
             if written is None:
                 return None
-        return await self.inner.move(seen, state, at=at, **changes)
+        return await self.inner.transition(seen, state, at=at, **changes)
 
 
 class _TakesSendingForIntent(_Around):
@@ -171,7 +177,7 @@ class _TakesSendingForIntent(_Around):
         rows = []
         for row in await self.inner.claim(job_ids):
             if row.state is JobState.SENDING:
-                moved = await self.inner.move(row, JobState.INTENT, at=row.updated_at)
+                moved = await self.inner.transition(row, JobState.INTENT, at=row.updated_at)
                 rows.append(moved or row)
             else:
                 rows.append(row)
@@ -199,10 +205,12 @@ class _TakesWithoutLooking(_Around):
 class _OverwritesWhatIsThere(_TakesWithoutLooking):
     """No compare-and-set: a move overwrites whatever is there."""
 
-    async def move(self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> Intent | None:
         # note() changes a row without a look at its state, and this makes it change the state itself.
         overwritten: dict[str, Any] = {"state": state, **changes}
-        return await self.inner.note(seen.id, at=at, **overwritten)
+        return await self.inner.update_fields(seen.id, at=at, **overwritten)
 
 
 #: Bugs by name, and the hurried recovery without a bug.
