@@ -10,8 +10,8 @@ import typer
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.client.machine import Callbacks, CallbacksOnDisk
 from tests.client.planted import PLANTED, NoMac
+from tests.client.stateful_client import ClientMachine, TwoWorkersMachine
 
 PLANTS = {plant.__name__: plant for plant in (*PLANTED, NoMac)}
 
@@ -24,7 +24,7 @@ def main(
 ) -> None:
     """Let the machine run."""
     logging.getLogger("kie_async").addHandler(logging.NullHandler())
-    machine = CallbacksOnDisk if disk else Callbacks
+    machine = TwoWorkersMachine if disk else ClientMachine
     runs = 0
 
     class Machine(machine):  # type: ignore[misc, valid-type]  # one of two

@@ -1,9 +1,9 @@
 """
-A world in which answers, callbacks, looks and restarts come in any order, as a state machine of hypothesis.
+A stateful hypothesis test of the client: responses, callbacks, polls and restarts in any order.
 
-The rules are synchronous and step the virtual loop by hand, down to single turns. The fake posts no callbacks: the
-machine holds those of all tasks that have ended, and hands them in when it likes, early, late, twice or never, beside
-forged ones whose token and signature are genuine.
+The rules are synchronous and step the virtual loop by hand, down to single turns. The fake posts no callbacks. The
+machine holds the callbacks of all ended tasks and posts each one early, late, twice or never, besides forged ones whose
+token and signature are genuine.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ if TYPE_CHECKING:
     from kie_async.testing.faults import Call
     from kie_async.testing.tasks import FakeTask
 
-__all__ = ["Callbacks", "CallbacksOnDisk"]
+__all__ = ["ClientMachine", "TwoWorkersMachine"]
 
 T = TypeVar("T")
 S = JobState
 WEBHOOK_KEY = "a-webhook-key"
 POLICY = RetryPolicy(max_age=900.0, in_doubt_timeout=300.0, server_error_attempts=3)
-#: Long enough for everything that has a deadline; after that, nothing happens by itself but looks at stalled tasks.
-ALL_OVER = 4000.0
-UNCLEAR = "Internal Error, Please try again later."
+#: Longer than every deadline. After that, the client only polls stalled tasks.
+AFTER_ALL_DEADLINES = 4000.0
+AMBIGUOUS = "Internal Error, Please try again later."
 
-#: What becomes of one create: the task exists in all that begin with "paid".
+#: The possible fates of a create. The task exists in all that begin with "paid".
 FATES: dict[str, dict[str, Any]] = {
     "paid": {"kind": "slow", "seconds": 0.0, "after": True},
-    "paid, answered after 3 s": {"kind": "slow", "seconds": 3.0, "after": True},
-    "paid, answered after 40 s": {"kind": "slow", "seconds": 40.0, "after": True},
-    "paid, answer lost": {"kind": "reset", "after": True},
-    "paid, never answered": {"kind": "silence", "after": True},
-    "paid, unclear": {"kind": "code", "code": 500, "msg": UNCLEAR, "after": True},
-    "unclear": {"kind": "code", "code": 500, "msg": UNCLEAR},
+    "paid, response after 3 s": {"kind": "slow", "seconds": 3.0, "after": True},
+    "paid, response after 40 s": {"kind": "slow", "seconds": 40.0, "after": True},
+    "paid, response lost": {"kind": "reset", "after": True},
+    "paid, no response": {"kind": "silence", "after": True},
+    "paid, ambiguous": {"kind": "code", "code": 500, "msg": AMBIGUOUS, "after": True},
+    "ambiguous": {"kind": "code", "code": 500, "msg": AMBIGUOUS},
     "lost": {"kind": "reset"},
     "too fast": {"kind": "code", "code": 429},
     "refused": {"kind": "code", "code": 422},
@@ -74,18 +74,18 @@ MAX_REQUESTS = 5
 MAX_FOREIGN = 2
 
 fates = st.lists(st.sampled_from(sorted(FATES)), min_size=3, max_size=3)
-#: Where something stands in a list that is there; the last ones are what has happened last.
+#: An index into an existing list. Negative ones pick what happened last.
 places = st.integers(-3, 4)
 
 
 def _number_of(given: object) -> int:
-    """Which request an input belongs to, by its prompt; -1 for one of somebody else."""
+    """Return the number of the request of an input, by its prompt; -1 for a foreign one."""
     prompt = str(given["prompt"]) if isinstance(given, dict) else ""
     return int(prompt.rpartition(" ")[2]) if prompt.startswith(PROMPT) else -1
 
 
-class _Bugs(logging.Handler):
-    """Collects what the client calls a bug of its own."""
+class _BugReports(logging.Handler):
+    """A log handler that collects what the client reports as its own bug."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -97,31 +97,31 @@ class _Bugs(logging.Handler):
             self.found.append(text)
 
 
-class Callbacks(RuleBasedStateMachine):
-    """One client, whose journal is in memory and outlives it."""
+class ClientMachine(RuleBasedStateMachine):
+    """A machine with one client, whose journal is in memory and outlives it."""
 
-    #: How many clients share the journal, which is on disk if there are several.
+    #: The number of clients that share the journal. It is on disk if there are several.
     workers: ClassVar[int] = 1
-    #: The client; a variant in which a bug is planted goes here.
+    #: The class of the client. A subclass with a planted bug goes here.
     client: ClassVar[type[JournalClient]] = JournalClient
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
         self.events: list[Event] = []
-        self.bugs = _Bugs()
+        self.bugs = _BugReports()
         logging.getLogger("kie_async").addHandler(self.bugs)
         self.folder = tempfile.TemporaryDirectory()
         self.memory = MemoryJournal()
         self.fake = FakeKie(duration=self._duration, webhook_key=WEBHOOK_KEY, credits=1e6)
         self.requests = 0
         self.keys: dict[int, str | None] = {}
-        #: Final words, by request: (taskId, "success" or "fail").
-        self.told: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
+        #: Results that callers got, by request: (taskId, "success" or "fail").
+        self.results: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
         self.callers: list[tuple[int, asyncio.Task[None]]] = []
         self.posts: list[asyncio.Task[None]] = []
         #: Tasks whose genuine callback was answered by 200.
-        self.taken: set[str] = set()
+        self.acknowledged: set[str] = set()
         self.foreign: list[str] = []
         self.seen: dict[str, Intent] = {}
         self.run(self.fake.__aenter__())
@@ -129,11 +129,11 @@ class Callbacks(RuleBasedStateMachine):
         for kie in self.clients:
             self.run(kie.recover())
 
-    # -- how the world moves ----------------------------------------------------------------------------------------
+    # -- helpers ------------------------------------------------------------------------------------------------------
 
-    def run(self, what: Coroutine[Any, Any, Any]) -> Any:
-        """Run something to its end; all else runs on meanwhile."""
-        return self.loop.run_until_complete(what)
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end, and everything else meanwhile."""
+        return self.loop.run_until_complete(coroutine)
 
     def _duration(self, _model: str, random: Random) -> float:
         return random.choice([0.5, 2.0, 20.0, 100.0, 1500.0])
@@ -167,13 +167,13 @@ class Callbacks(RuleBasedStateMachine):
         finally:
             await journal.close()
 
-    # -- rules: what callers do -------------------------------------------------------------------------------------
-    # None has a precondition, and whatever is picked is picked by its place: what a rule draws does not depend on the
-    # state of the world. With a journal on disk, threads have a say in that.
+    # -- rules: what callers do ---------------------------------------------------------------------------------------
+    # No rule has a precondition, and items are picked by index: what a rule draws must not depend on the current state,
+    # because with a journal on disk the state depends on threads.
 
     @rule(fates=fates, keyed=st.booleans(), which=places)
     def generate(self, fates: list[str], which: int, *, keyed: bool) -> None:
-        """Somebody wants a video."""
+        """Generate a new request."""
         number = self.requests
         if number == MAX_REQUESTS:
             return
@@ -185,20 +185,20 @@ class Callbacks(RuleBasedStateMachine):
 
     @rule(place=places, which=places)
     def generate_again(self, place: int, which: int) -> None:
-        """The same key comes again."""
+        """Generate with a key that was used before."""
         for number in _pick([number for number, key in self.keys.items() if key is not None], place):
             self._call(number, partial(self._kie(which).generate, make_request(number), key=self.keys[number]))
 
-    @rule(place=places, which=places, patient=st.booleans())
-    def wait(self, place: int, which: int, *, patient: bool) -> None:
-        """Somebody waits for a job by its id."""
+    @rule(place=places, which=places, without_timeout=st.booleans())
+    def wait(self, place: int, which: int, *, without_timeout: bool) -> None:
+        """Wait for a job by its id."""
         for row in _pick(self.run(self._rows()), place):
             job = self._kie(which).job(row.id)
-            self._call(_number_of(json.loads(row.input)), partial(job.wait, 1000.0 if patient else None))
+            self._call(_number_of(json.loads(row.input)), partial(job.wait, None if without_timeout else 1000.0))
 
     @rule(place=places)
-    def leave(self, place: int) -> None:
-        """A caller goes away."""
+    def cancel_caller(self, place: int) -> None:
+        """Cancel a caller."""
         for caller in _pick([caller for _, caller in self.callers if not caller.done()], place):
             caller.cancel()
 
@@ -207,20 +207,20 @@ class Callbacks(RuleBasedStateMachine):
             try:
                 video = await call()
             except TaskFailedError as error:
-                self.told[number].add((str(error.task_id), "fail"))
+                self.results[number].add((str(error.task_id), "fail"))
             except KieError:
-                pass  # not the last word: it may be asked again
+                pass  # not final: the next call may get a result
             else:
-                self.told[number].add((video.task_id, "success"))
+                self.results[number].add((video.task_id, "success"))
                 assert self.fake.truth.tasks[video.task_id].result_url == video.url
 
         self.callers.append((number, self.loop.create_task(caller())))
 
-    # -- rules: what the service does -------------------------------------------------------------------------------
+    # -- rules: what the service does ---------------------------------------------------------------------------------
 
     @rule(place=places, fails=st.booleans())
     def end(self, place: int, *, fails: bool) -> None:
-        """A task ends now."""
+        """End a task now."""
         for task in _pick([task for task in self._ours() if not task.ended(self.loop.time())], place):
             self.run(self._end(task.task_id, fails=fails))
 
@@ -235,7 +235,7 @@ class Callbacks(RuleBasedStateMachine):
 
     @rule(place=places, which=places, copies=st.sampled_from([1, 1, 2, 5]))
     def call_back(self, place: int, which: int, copies: int) -> None:
-        """A genuine callback is posted, once or several times, by whatever way it took."""
+        """Post a genuine callback, once or several times, to any worker."""
         for task in copies * _pick(self._ended(), place):
             self.posts.append(self.loop.create_task(self._deliver(task, which)))
 
@@ -243,31 +243,31 @@ class Callbacks(RuleBasedStateMachine):
         status = await self._post(which, str(task.callback_url), task.task_id, dialect.callback(task))
         assert status in (200, 429, 503), status
         if status == 200:
-            self.taken.add(task.task_id)
+            self.acknowledged.add(task.task_id)
 
     async def _post(self, which: int, url: str, task_id: str, body: dict[str, Any]) -> int:
-        """Post something, signed by the service's own key for the task that it names."""
+        """Post a body, signed with the service's key for the task that it names."""
         given = json.dumps(body).encode()
         return (await self._kie(which).callbacks.handle(url, self.fake.sign(task_id), given))[0]
 
-    # -- rules: what liars do ---------------------------------------------------------------------------------------
+    # -- rules: forged callbacks --------------------------------------------------------------------------------------
 
     @rule(place=places, which=places, state=st.sampled_from(["success", "fail"]))
     def lie(self, place: int, which: int, state: str) -> None:
-        """A token that has leaked is used for a body that lies about its own task."""
+        """Use a leaked token for a body with a wrong state of its own task."""
         for task in _pick(self._ours(), place):
             self._forge(which, str(task.callback_url), task.task_id, state)
 
     @rule(place=places, other=places, which=places)
     def forge(self, place: int, other: int, which: int) -> None:
-        """A token that has leaked is used for a body that names another task, or none that there is."""
+        """Use a leaked token for a body that names another task, or one that does not exist."""
         for post in _pick(self.fake.truth.create_requests, place):
             for task_id in _pick(["f" * 32, *self.fake.truth.tasks], other):
                 self._forge(which, post.callback_url or f"{CALLBACKS}/no-token", task_id, "success")
 
     @rule(place=places, other=places, which=places)
     def forge_token(self, place: int, other: int, which: int) -> None:
-        """A job's id is known, and its MAC is not."""
+        """Use a token with a real job id and a wrong MAC."""
         for post in _pick(self.fake.truth.create_requests, place):
             for task_id in _pick(["f" * 32, *self.fake.truth.tasks], other):
                 self._forge(which, (post.callback_url or CALLBACKS)[:-22] + "A" * 22, task_id, "success")
@@ -282,30 +282,30 @@ class Callbacks(RuleBasedStateMachine):
 
     @rule()
     def create_elsewhere(self) -> None:
-        """Another program of the account has a task of its own, which has ended."""
+        """Create a task as another program of the account, and end it."""
         if len(self.foreign) == MAX_FOREIGN:
             return
         task_id = self.run(create_foreign_task(self.fake.url))
         self.foreign.append(task_id)
         self.run(self._end(task_id, fails=False))
 
-    # -- rules: time, and the end of processes ----------------------------------------------------------------------
+    # -- rules: time and restarts -------------------------------------------------------------------------------------
 
     @rule(turns=st.integers(1, 40))
     def turn(self, turns: int) -> None:
-        """The loop takes a few turns; no time passes."""
+        """Run a few turns of the loop without advancing the clock."""
         for _ in range(turns):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
 
     @rule(seconds=st.sampled_from([0.01, 0.6, 2.0, 10.0, 65.0, 400.0, 1000.0]))
     def sleep(self, seconds: float) -> None:
-        """Time passes."""
+        """Advance the clock."""
         self.run(asyncio.sleep(seconds))
 
     @rule(which=places, drain=st.sampled_from([0.0, 0.0, 5.0]), down=st.sampled_from([0.0, 30.0]))
     def restart(self, which: int, drain: float, down: float) -> None:
-        """A process ends, at once or after what is on the wire, and another one begins."""
+        """End a process, at once or after the creates on the wire, and start another one."""
         self.run(self._kie(which).aclose(drain=drain))
         self.run(asyncio.sleep(down))
         kie = self.clients[which % self.workers] = self._new_client()
@@ -313,25 +313,25 @@ class Callbacks(RuleBasedStateMachine):
 
     @rule(place=places, which=places, turns=st.integers(3, 60))
     def call_back_and_restart(self, place: int, which: int, turns: int) -> None:
-        """A process ends when it has just answered a callback; aimed, since chance alone seldom hits that moment."""
+        """End a process right after it answered a callback, which random rules seldom hit."""
         self.call_back(place, which, copies=1)
         self.turn(turns)
         self.restart(which, drain=0.0, down=0.0)
 
-    # -- what must hold ---------------------------------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------------------------------
 
     @invariant()
-    def nothing_is_called_a_bug(self) -> None:
+    def no_bug_is_reported(self) -> None:
         assert [] == self.bugs.found
         for task in [*self.posts, *(caller for _, caller in self.callers)]:
             if task.done() and not task.cancelled():
                 task.result()
 
     @invariant()
-    def nobody_is_told_two_outcomes_and_each_is_true(self) -> None:
-        for number, told in self.told.items():
-            assert len(told) <= 1, told
-            for task_id, state in told:
+    def each_request_has_one_true_result(self) -> None:
+        for number, results in self.results.items():
+            assert len(results) <= 1, results
+            for task_id, state in results:
                 task = self.fake.truth.tasks[task_id]
                 assert (number, state) == (_number_of(task.input), task.state(self.loop.time()))
 
@@ -346,9 +346,9 @@ class Callbacks(RuleBasedStateMachine):
             self.seen[row.id] = row
 
     def teardown(self) -> None:
-        """Heal, wait until all is over, and hold the journal against the service's truth."""
+        """Wait until everything has ended, and compare the journal with the service."""
         try:
-            self._all_over()
+            self._check_the_end()
         finally:
             logging.getLogger("kie_async").removeHandler(self.bugs)
             for task in asyncio.all_tasks(self.loop):
@@ -358,12 +358,12 @@ class Callbacks(RuleBasedStateMachine):
             self.loop.close()
             self.folder.cleanup()
 
-    def _all_over(self) -> None:
-        self.run(asyncio.sleep(ALL_OVER))
+    def _check_the_end(self) -> None:
+        self.run(asyncio.sleep(AFTER_ALL_DEADLINES))
         for number, caller in self.callers:
-            assert caller.done(), f"the wait for request {number} has no end"
-        self.nothing_is_called_a_bug()
-        self.nobody_is_told_two_outcomes_and_each_is_true()
+            assert caller.done(), f"the wait for request {number} did not end"
+        self.no_bug_is_reported()
+        self.each_request_has_one_true_result()
         self.rows_only_move_forward()
         rows = self.run(self._rows())
         for task_id in self.foreign:
@@ -371,12 +371,12 @@ class Callbacks(RuleBasedStateMachine):
             del self.fake.truth.tasks[task_id]
         assert_ledger(rows, self.fake.truth)
         named = {task_id: row for row in rows for task_id in (row.task_id, *row.duplicate_task_ids)}
-        for task_id in self.taken:
-            assert task_id in named, "a callback was answered by 200, and nobody knows of its task"
+        for task_id in self.acknowledged:
+            assert task_id in named, "a callback was answered by 200, and its task is not in the journal"
             assert named[task_id].id in str(self.fake.truth.tasks[task_id].callback_url)
         ends = [str(event.job_id) for event in self.events if event.name is EventName.ENDED]
         ended = [row.id for row in rows if row.state in (S.SUCCEEDED, S.FAILED)]
-        # Once, or not at all where the process has ended between the journal and the event.
+        # Once, or never if the process ended between the journal and the event.
         assert len({*ends}) == len(ends)
         assert {*ends} <= {*ended}
         for row in rows:
@@ -390,12 +390,12 @@ class Callbacks(RuleBasedStateMachine):
 
 
 def _pick(things: Sequence[T], place: int) -> list[T]:
-    """The thing at a place, alone in a list; nothing if there is none at all."""
+    """Return a list of the item at an index, modulo the length; an empty list if there is none."""
     return [things[place % len(things)]] if things else []
 
 
 def _follows(before: Intent, after: Intent) -> bool:
-    """Whether a row may have become another one, by any number of moves."""
+    """Return True if a row can become another one by any number of transitions."""
     reached, front = {before.state}, {before.state}
     while front:
         front = {new for old in front for new in S if can_follow(old, new)} - reached
@@ -407,7 +407,7 @@ def _is_of(number: int, call: Call) -> bool:
     return f"{PROMPT}, take {number}".encode() in call.body
 
 
-class CallbacksOnDisk(Callbacks):
-    """Two workers that share a journal on disk; callbacks land on either."""
+class TwoWorkersMachine(ClientMachine):
+    """A machine with two workers that share a journal on disk; callbacks reach either."""
 
     workers = 2
