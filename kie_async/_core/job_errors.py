@@ -1,5 +1,5 @@
 """
-How a job has ended, in the words of its caller: from rows and records to errors, and from errors to text and back.
+Errors of jobs: from rows, records and polls to typed errors, and from errors to the journal's text and back.
 
 The journal keeps an error as text, so that a job that was refused yesterday raises the same error today.
 """
@@ -7,27 +7,27 @@ The journal keeps an error as text, so that a job that was refused yesterday rai
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 
 from kie_async import errors
 from kie_async._core.lifecycle import encode_for_journal
 from kie_async._core.poll_results import PollVerdict
-from kie_async._core.verdicts import shortened
+from kie_async._core.verdicts import names_content_fault, shortened
 from kie_async.records import TaskRecord
 
 __all__ = [
     "closed_error",
     "dump_error",
-    "error_of_poll",
-    "failure_of",
+    "failed_task_error",
     "has_result",
     "load_error",
-    "no_result",
+    "no_result_error",
+    "poll_error",
     "worth_retrying",
 ]
 
-_KINDS: dict[str, type[errors.KieError]] = {
+#: The errors that a create can end with; the journal gives them back with their class.
+_JOURNALED: dict[str, type[errors.KieError]] = {
     kind.__name__: kind
     for kind in (
         errors.APIError,
@@ -44,23 +44,15 @@ _KINDS: dict[str, type[errors.KieError]] = {
         errors.UploadError,
     )
 }
-
-# Recorded texts under failCode 500 that another try will not change.
-_PERMANENT = re.compile(
-    r"copyright|cannot be mixed|content polic|sensitive|could not be processed|unavailable, please replace",
-    re.IGNORECASE,
-)
-
-
-#: Of what a dumped error consists: its class, its message, its code, the service's words.
+#: The number of parts of a dumped error: its class, its message, its code, the service's message.
 _PARTS = 4
 
 
 def worth_retrying(record: TaskRecord) -> bool:
     """
-    Whether the same request may succeed when it is made again.
+    Return True if a new task of the same request may succeed.
 
-    Recorded failures with code 500 that cost nothing are passing, but for two that name the content.
+    Recorded failures with code 500 that cost nothing are temporary, except those that name a fault of the content.
 
     >>> worth_retrying(TaskRecord(task_id="1", state="fail", fail_code="500", fail_message="the server is busy"))
     True
@@ -71,19 +63,17 @@ def worth_retrying(record: TaskRecord) -> bool:
     """
     message = record.fail_message or ""
     if record.fail_code == "500":
-        return not record.credits and _PERMANENT.search(message) is None
+        return not record.credits and not names_content_fault(message)
     return "task id is blank" in message
 
 
-def failure_of(record: TaskRecord, *, job_id: str | None) -> errors.TaskFailedError:
-    """The error for a record that says fail."""
+def failed_task_error(record: TaskRecord, *, job_id: str | None) -> errors.TaskFailedError:
+    """Return the error for a record that reports failure."""
     again = worth_retrying(record)
-    advice = (
-        "The same request may succeed when it is made again." if again else "Change the request before another try."
-    )
-    said = shortened(record.fail_message or "no reason given")
+    advice = "A new task of the same request may succeed." if again else "Change the request before you retry."
+    reason = shortened(record.fail_message or "no reason given")
     return errors.TaskFailedError(
-        f"The generation has failed with code {record.fail_code}: {said}. {advice}",
+        f"The generation has failed with code {record.fail_code}: {reason}. {advice}",
         fail_code=record.fail_code,
         fail_message=record.fail_message,
         worth_retrying=again,
@@ -93,26 +83,26 @@ def failure_of(record: TaskRecord, *, job_id: str | None) -> errors.TaskFailedEr
 
 
 def closed_error(*, job_id: str | None = None, task_id: str | None = None) -> errors.ClientClosedError:
-    """The error for what is asked of a client that is closed, or waited for when it closes."""
+    """Return the error for a call on a closed client, and for a wait that the closing of the client ends."""
     return errors.ClientClosedError(
-        "The client is closed. Enter `async with` again; what was accepted lives on, and what was not sent stays in the"
-        " journal for recover().",
+        "The client is closed. Enter `async with` again; accepted tasks continue, and jobs that were not sent stay in"
+        " the journal for recover().",
         job_id=job_id,
         task_id=task_id,
     )
 
 
-def error_of_poll(verdict: PollVerdict, *, job_id: str | None, task_id: str | None) -> errors.KieError:
-    """The error for a look that has shown no record."""
+def poll_error(verdict: PollVerdict, *, job_id: str | None, task_id: str | None) -> errors.KieError:
+    """Return the error for a poll that returned no record."""
     match verdict:
         case PollVerdict.NOT_VISIBLE:
             msg = "The service does not know this task, or not yet. Check the id, and that the key is of its account."
             return errors.TaskNotFoundError(msg, job_id=job_id, task_id=task_id)
         case PollVerdict.DENIED:
-            msg = "The service does not accept the API key for looking at tasks. Check KIE_API_KEY; the task lives on."
+            msg = "The service does not accept the API key for polls. Check KIE_API_KEY; the task continues."
             return errors.AuthenticationError(msg, code=401, job_id=job_id, task_id=task_id)
         case PollVerdict.RATE_LIMITED:
-            msg = "The service refused to look: it was asked too often. Try again in a few seconds."
+            msg = "The service refused the poll: too many requests. Try again in a few seconds."
             return errors.RateLimitError(msg, code=429, job_id=job_id, task_id=task_id)
         case _:
             msg = "The service's answer about the task could not be read. Try again."
@@ -120,15 +110,15 @@ def error_of_poll(verdict: PollVerdict, *, job_id: str | None, task_id: str | No
 
 
 def has_result(record: TaskRecord) -> bool:
-    """Whether a record that says success holds something: URLs, or the object that text models answer with."""
+    """Return True if a record that reports success has a result: URLs, or the object of a text model."""
     if isinstance(record.result, Mapping):
-        # A list of URLs without a usable one is no result; what text models answer with is.
+        # A list of URLs without a usable URL is not a result; other members that are not empty are.
         return bool(record.result_urls) or any(value for name, value in record.result.items() if name != "resultUrls")
     return bool(record.result_urls) or bool(record.result)
 
 
-def no_result(record: TaskRecord, *, job_id: str | None) -> errors.NoResultError:
-    """The error for a record that says success and holds nothing."""
+def no_result_error(record: TaskRecord, *, job_id: str | None) -> errors.NoResultError:
+    """Return the error for a record that reports success without a result."""
     return errors.NoResultError(
         "The task has succeeded, and its record holds no result. Look it up at kie.ai/logs.",
         job_id=job_id,
@@ -137,30 +127,31 @@ def no_result(record: TaskRecord, *, job_id: str | None) -> errors.NoResultError
 
 
 def dump_error(error: errors.KieError) -> str:
-    """An error as text for the journal."""
+    """Write an error as text for the journal."""
     code = error.code if isinstance(error, errors.APIError) else None
-    said = error.service_message if isinstance(error, errors.APIError) else ""
-    return encode_for_journal([type(error).__name__, error.message, code, said])
+    message = error.service_message if isinstance(error, errors.APIError) else ""
+    return encode_for_journal([type(error).__name__, error.message, code, message])
 
 
 def load_error(text: str | None, *, job_id: str, task_id: str | None = None) -> errors.KieError:
     """
-    The error that ``dump_error`` made a text of.
+    Read an error from the journal.
 
-    A text that it did not make becomes the message of a plain ``KieError``.
+    Returns:
+        The error that ``dump_error`` wrote; for any other text, a plain ``KieError`` with the text as its message.
 
     >>> load_error(dump_error(errors.ServerError("Down.", code=500)), job_id="kj_1")
     ServerError('Down.')
     """
     try:
-        found = json.loads(text or "null")
+        parts = json.loads(text or "null")
     except ValueError:
-        found = None
-    name, message, code, said = found if isinstance(found, list) and len(found) == _PARTS else (None, None, None, "")
+        parts = None
+    name, message, code, said = parts if isinstance(parts, list) and len(parts) == _PARTS else (None, None, None, "")
     if not isinstance(name, str) or not isinstance(message, str):
-        message = text or "The job went no further, and the journal does not say why. Submit it again."
+        message = text or "The job has ended, and the journal does not say why. Submit it again."
         return errors.KieError(message, job_id=job_id, task_id=task_id)
-    kind = _KINDS.get(name, errors.KieError)
+    kind = _JOURNALED.get(name, errors.KieError)
     if issubclass(kind, errors.APIError):
         return kind(message, code=code, service_message=said, job_id=job_id, task_id=task_id)
     return kind(message, job_id=job_id, task_id=task_id)

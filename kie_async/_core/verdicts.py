@@ -1,9 +1,8 @@
 """
-What became of a create: one table from (was it sent, HTTP status, body) to a verdict, and the error that goes with it.
+The verdict on a create: one table from (sent or not, HTTP status, body) to a verdict, and the error that goes with it.
 
-The rows are tried from the top, and the first that fits decides. The documentation prints this table from ``TABLE``,
-so a row is described where it is decided. A create costs money and has no idempotency key: whatever no row can prove
-is *in doubt*.
+The first rule of ``RULES`` that matches decides. A create costs money and has no idempotency key, so everything that no
+rule can prove is *in doubt*. ``docs/verdicts.md`` prints the table; ``docs/explanation/in-doubt.md`` explains it.
 """
 
 from __future__ import annotations
@@ -20,37 +19,48 @@ from kie_async import errors
 if TYPE_CHECKING:
     from kie_async._core.wire import Envelope
 
-__all__ = ["TABLE", "Reply", "Row", "Verdict", "as_markdown", "decide", "error_of", "error_of_answer", "shortened"]
+__all__ = [
+    "RULES",
+    "Reply",
+    "Rule",
+    "Verdict",
+    "answer_error",
+    "create_error",
+    "decide",
+    "names_content_fault",
+    "rules_as_markdown",
+    "shortened",
+]
 
 
 class Verdict(StrEnum):
-    """What became of one attempt to create a task."""
+    """The outcome of one attempt to create a task."""
 
-    UNSENT = "unsent"  #: Not a byte has left: nothing can have been paid.
+    UNSENT = "unsent"  #: Not a byte was sent: nothing can have been paid.
     ACCEPTED = "accepted"  #: The task exists.
     RATE_LIMITED = "rate limited"  #: Refused by the rate limit: not accepted.
     MAINTENANCE = "maintenance"  #: Refused because of maintenance: not accepted.
-    ACCOUNT = "account"  #: Refused because of the account: so will be the next one.
-    REJECTED = "rejected"  #: Refused for what it is: not accepted, and not worth repeating.
+    ACCOUNT = "account"  #: Refused because of the account; the next create will be refused, too.
+    REJECTED = "rejected"  #: Refused because of the request: not accepted, and not worth a retry.
     AMBIGUOUS = "ambiguous"  #: A server error that does not say whether the task was created.
-    IN_DOUBT = "in doubt"  #: Sent, and nobody can tell.
+    IN_DOUBT = "in doubt"  #: Sent, and no answer says whether the task was created.
 
 
 @attrs.frozen(kw_only=True)
 class Reply:
     """
-    How one attempt ended, as far as it can be seen.
+    The observable end of one attempt.
 
     Attributes:
-        sent: Whether a byte may have left: the write-ahead hook had returned.
+        sent: True if a byte may have been sent: the write-ahead hook had returned.
 
-        status: The HTTP status, or None where no answer came.
+        status: The HTTP status, or None without an answer.
 
-        envelope: The body as an envelope with an integer code, or None where it is none.
+        envelope: The body as an envelope, or None if it is not one.
 
         task_id: The task id in it, or None.
 
-        head: The beginning of the body as text, for the few cases in which a proxy answered.
+        head: The beginning of the body as text, to recognize a proxy's answer.
     """
 
     sent: bool
@@ -66,63 +76,88 @@ class Reply:
 
     @property
     def message(self) -> str:
-        """The envelope's message, or an empty text."""
+        """The envelope's message, or an empty string."""
         return "" if self.envelope is None else self.envelope.message
 
-    def says(self, *codes: int) -> bool:
-        """Whether the envelope has one of *codes*."""
+    def has_code(self, *codes: int) -> bool:
+        """Return True if the envelope has one of *codes*."""
         return self.code in codes
 
-    def bare(self, *statuses: int) -> bool:
-        """Whether there is no code in the body, and the HTTP status is one of *statuses*."""
+    def has_bare_status(self, *statuses: int) -> bool:
+        """Return True if the body has no code and the HTTP status is one of *statuses*."""
         return self.code is None and self.status in statuses
 
+    @property
+    def is_redirect(self) -> bool:
+        """True for an HTTP status of 300 to 399."""
+        return self.status is not None and 300 <= self.status < 400  # noqa: PLR2004 (the class of redirects)
 
-#: Of the service's words, so much goes into the message of an error; the error keeps them whole.
-MAX_SAID = 500
 
-# Texts recorded under code 500, where the service reports what other services report under 4xx. A 500 whose text is not
-# here stays unclear: calling it a refusal would forget a task that may have been paid.
+# -- the service's texts ----------------------------------------------------------------------------------------------
+
+#: The service's messages are cut to this length in an error's message; ``service_message`` keeps all of it.
+MAX_SERVICE_MESSAGE = 500
+
+# The one table of recorded texts that name a permanent fault. The service sends them with code 500, not with 4xx. A 500
+# with any other text stays ambiguous: taken for a refusal, a task that may have been paid would be forgotten.
 _CREDIT_TEXT = re.compile(
     r"credits? insufficient|insufficient credits?|balance isn'?t enough|top up to continue", re.IGNORECASE
 )
 _PAUSED_TEXT = re.compile(r"interface is temporarily paused", re.IGNORECASE)
-_FAULT_TEXT = re.compile(
-    r"range of allowed options|within the specified range|is required|is not supported|cannot be mixed"
+#: Faults of the content, in answers to creates and in records of failed tasks.
+_CONTENT_TEXT = re.compile(
+    r"content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable|cannot be mixed",
+    re.IGNORECASE,
+)
+#: Faults of parameters, in answers to creates.
+_PARAMETER_TEXT = re.compile(
+    r"range of allowed options|within the specified range|is required|is not supported"
     r"|must be (?:between|one of|less|greater|at (?:least|most)|a |an |adaptive|-?\d)"
-    r"|exceeds? the (?:maximum|limit)|(?<!took )too (?:long|large)"
-    r"|content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable",
+    r"|exceeds? the (?:maximum|limit)|(?<!took )too (?:long|large)",
     re.IGNORECASE,
 )
 
 
-def _credit_text(reply: Reply) -> bool:
-    return reply.says(500) and _CREDIT_TEXT.search(reply.message) is not None
+def names_content_fault(message: str) -> bool:
+    """Return True if a message of the service names a fault of the content, so that a retry would fail, too."""
+    return _CONTENT_TEXT.search(message) is not None
 
 
-def _paused_text(reply: Reply) -> bool:
-    # The code that goes with the text was not recorded; one that has a meaning of its own keeps it.
-    told = reply.code is None or reply.says(200, 401, 402, 429, 433, 455)
-    return not told and _PAUSED_TEXT.search(reply.message) is not None
+def _lacks_credits(reply: Reply) -> bool:
+    return reply.has_code(500) and _CREDIT_TEXT.search(reply.message) is not None
+
+
+def _is_paused(reply: Reply) -> bool:
+    # The code that goes with the text was not recorded. Codes that have a meaning of their own keep it.
+    has_meaning = reply.code is None or reply.has_code(200, 401, 402, 429, 433, 455)
+    return not has_meaning and _PAUSED_TEXT.search(reply.message) is not None
+
+
+def _names_fault(reply: Reply) -> bool:
+    message = reply.message
+    return reply.has_code(500) and (names_content_fault(message) or _PARAMETER_TEXT.search(message) is not None)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
-class Row:
+class Rule:
     """
     One row of the table.
 
     Attributes:
-        when: What came back, for people.
+        when: The reply that the rule is for, as text.
 
-        fits: Whether the row applies.
+        matches: Returns True if the rule applies to a reply.
 
-        verdict: What it means.
+        verdict: The verdict.
 
-        then: What follows, for people.
+        then: The consequence, as text.
     """
 
     when: str
-    fits: Callable[[Reply], bool]
+    matches: Callable[[Reply], bool]
     verdict: Verdict
     then: str
 
@@ -130,141 +165,148 @@ class Row:
 _REFUSED_CODES = (400, 403, 404, 405, 408, 413, 415, 422, 451, 505, 550)
 _REFUSED_STATUSES = (400, 403, 404, 413, 422)
 
-TABLE: tuple[Row, ...] = (
-    Row(
+RULES: tuple[Rule, ...] = (
+    Rule(
         "the write-ahead hook had not returned: DNS, refused, TLS, a stale token, cancelled before the first byte",
         lambda r: not r.sent,
         Verdict.UNSENT,
-        "again, with back-off, within `unsent_timeout`; then `TransportError`, and the intent is CANCELLED",
+        "sent again, with backoff, within `unsent_timeout`; then `TransportError`, and the job is CANCELLED",
     ),
-    Row(
+    Rule(
         "code 200 with a taskId, whatever the HTTP status",
-        lambda r: r.says(200) and r.task_id is not None,
+        lambda r: r.has_code(200) and r.task_id is not None,
         Verdict.ACCEPTED,
         "SUBMITTED: the id is journaled before anything else",
     ),
-    Row(
-        "HTTP 3xx",
-        lambda r: r.status is not None and 300 <= r.status < 400,  # noqa: PLR2004 (the class of redirects)
-        Verdict.REJECTED,
-        "`ConfigurationError`: no redirect is followed",
-    ),
-    Row(
+    Rule("HTTP 3xx", lambda r: r.is_redirect, Verdict.REJECTED, "`ConfigurationError`: no redirect is followed"),
+    Rule(
         "code 429, or a bare HTTP 429",
-        lambda r: r.says(429) or r.bare(429),
+        lambda r: r.has_code(429) or r.has_bare_status(429),
         Verdict.RATE_LIMITED,
-        "its token is burnt: a lower limit is learned; the job keeps its place and is sent again, within `max_age`",
+        "its token expires: a lower limit is learned; the job keeps its place and is sent again, within `max_age`",
     ),
-    Row(
+    Rule(
         "code 455",
-        lambda r: r.says(455),
+        lambda r: r.has_code(455),
         Verdict.MAINTENANCE,
         "one probe a minute for the whole client, within `maintenance_timeout`; then `MaintenanceError`",
     ),
-    Row(
+    Rule(
         "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the text of 402",
-        lambda r: r.says(401, 402, 433) or r.bare(401, 402) or _credit_text(r),
+        lambda r: r.has_code(401, 402, 433) or r.has_bare_status(401, 402) or _lacks_credits(r),
         Verdict.ACCOUNT,
-        "the queue pauses, and every waiter of an unsent intent gets the error; a later `submit()` is the probe",
+        "the queue pauses, and every waiter of an unsent job gets the error; a later `submit()` is the probe",
     ),
-    Row(
+    Rule(
         "code 500 whose text names a fault of the parameters or the content; any code whose text says paused",
-        lambda r: (r.says(500) and _FAULT_TEXT.search(r.message) is not None) or _paused_text(r),
+        lambda r: _names_fault(r) or _is_paused(r),
         Verdict.REJECTED,
         "`InvalidRequestError` or `ModelPausedError`, not retried",
     ),
-    Row(
+    Rule(
         "code 500 or 501, anything else",
-        lambda r: r.says(500, 501),
+        lambda r: r.has_code(500, 501),
         Verdict.AMBIGUOUS,
         "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServerError`, REJECTED",
     ),
-    Row(
+    Rule(
         "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 400, 403, 404, 413 or 422",
-        lambda r: r.says(*_REFUSED_CODES) or r.bare(*_REFUSED_STATUSES),
+        lambda r: r.has_code(*_REFUSED_CODES) or r.has_bare_status(*_REFUSED_STATUSES),
         Verdict.REJECTED,
         "the error of that code",
     ),
-    Row(
-        "all else: time-out, reset, bare 5xx, HTML, broken JSON, `data: null`, an unknown code, the process killed",
+    Rule(
+        "all else: timeout, reset, bare 5xx, HTML, broken JSON, `data: null`, an unknown code, the process killed",
         lambda _: True,
         Verdict.IN_DOUBT,
-        "never sent again by itself: `SubmitInDoubtError`",
+        "never sent again automatically: `SubmitInDoubtError`",
     ),
 )
 
 
 def decide(reply: Reply) -> Verdict:
     """
-    The verdict of the first row that fits.
+    Return the verdict of the first rule that matches.
 
     >>> decide(Reply(sent=False))
     <Verdict.UNSENT: 'unsent'>
     >>> decide(Reply(sent=True, status=502))
     <Verdict.IN_DOUBT: 'in doubt'>
     """
-    return next(row.verdict for row in TABLE if row.fits(reply))
+    return next(rule.verdict for rule in RULES if rule.matches(reply))
 
 
-_NEXT: dict[int, tuple[type[errors.APIError], str]] = {
-    400: (errors.InvalidRequestError, "Correct the request."),
+def rules_as_markdown() -> str:
+    """Return the table in Markdown, for the documentation."""
+    lines = ["| reply, first rule that matches | verdict | consequence |", "| --- | --- | --- |"]
+    lines += [f"| {rule.when} | {rule.verdict} | {rule.then} |" for rule in RULES]
+    return "\n".join(lines) + "\n"
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+_CREDITS = (errors.InsufficientCreditsError, "Top up the account, then submit again.")
+_INVALID = (errors.InvalidRequestError, "Correct the request.")
+_BASE_URL = (errors.InvalidRequestError, "Check the base URL.")
+_PAUSED = (errors.ModelPausedError, "Use another model, or wait until it is back.")
+_SERVER = (errors.ServerError, "Try again later.")
+
+#: The error of each code, and the next step.
+_ERRORS: dict[int, tuple[type[errors.APIError], str]] = {
+    400: _INVALID,
     401: (errors.AuthenticationError, "Check the API key (KIE_API_KEY) at kie.ai/api-key."),
-    402: (errors.InsufficientCreditsError, "Top up the account, then submit again."),
+    402: _CREDITS,
     403: (errors.AuthenticationError, "Check the key's permissions and its list of allowed addresses."),
     404: (errors.InvalidRequestError, "Check the base URL (it ends after the host), and the model's name."),
-    405: (errors.InvalidRequestError, "Check the base URL."),
+    405: _BASE_URL,
     408: (errors.ServerError, "The service had trouble upstream. Try again later."),
     413: (errors.InvalidRequestError, "Make the request smaller."),
-    415: (errors.InvalidRequestError, "Check the base URL."),
-    422: (errors.InvalidRequestError, "Correct the request."),
+    415: _BASE_URL,
+    422: _INVALID,
     429: (errors.RateLimitError, "Slow down, then repeat; other programs may be using the same account."),
     433: (errors.KeyLimitError, "Raise the key's cap in the dashboard, or wait until it is over."),
     451: (errors.InvalidRequestError, "Use other content, or an image that the service may fetch."),
     455: (errors.MaintenanceError, "The service is under maintenance. Try again later."),
-    500: (errors.ServerError, "Try again later."),
-    501: (errors.ServerError, "Try again later."),
-    505: (errors.ModelPausedError, "Use another model, or wait until it is back."),
-    550: (errors.ServerError, "Try again later."),
+    500: _SERVER,
+    501: _SERVER,
+    505: _PAUSED,
+    550: _SERVER,
 }
 
 
-def error_of_answer(
-    reply: Reply, *, what: str, job_id: str | None = None, task_id: str | None = None
-) -> errors.KieError:
+def answer_error(reply: Reply, *, what: str, job_id: str | None = None, task_id: str | None = None) -> errors.KieError:
     """
-    The typed error for an answer that was no success.
+    Return the typed error for an answer that reports no success.
 
     Args:
         reply: The answer.
 
-        what: What was asked for, as the subject of a sentence: ``"createTask"``.
+        what: The request, as the subject of a sentence: ``"createTask"``.
 
-        job_id: The job's own id, if there is one.
+        job_id: The job's own id, or None.
 
-        task_id: The service's id, if it is known.
+        task_id: The service's id, or None.
     """
     if reply.status is None:
         return errors.TransportError(f"{what} got no answer. Try again.", job_id=job_id, task_id=task_id)
-    if 300 <= reply.status < 400:  # noqa: PLR2004 (the class of redirects)
+    if reply.is_redirect:
         return errors.ConfigurationError(
             f"{what} was answered by a redirect (HTTP {reply.status}), which is not followed. Check the base URL.",
             job_id=job_id,
             task_id=task_id,
         )
     code = reply.code if reply.code is not None else reply.status
-    kind, advice = _NEXT.get(code, (None, ""))
-    if _credit_text(reply):
-        kind, advice = _NEXT[402]
-    elif _paused_text(reply):
-        kind, advice = _NEXT[505]
-    elif reply.says(500) and _FAULT_TEXT.search(reply.message) is not None:
-        kind, advice = _NEXT[422]
+    kind, advice = _ERRORS.get(code, (None, ""))
+    if _lacks_credits(reply):
+        kind, advice = _CREDITS
+    elif _is_paused(reply):
+        kind, advice = _PAUSED
+    elif _names_fault(reply):
+        kind, advice = _INVALID
     elif code == 403 and "1010" in (reply.message or reply.head):  # noqa: PLR2004 (a proxy's code)
-        # Recorded of the proxy in front of the service: an odd or empty User-Agent looks like a bad key.
-        kind, advice = (
-            errors.APIError,
-            "The proxy in front of the service refuses the client: set an ordinary User-Agent.",
-        )
+        # Recorded: the proxy in front of the service answers an odd or empty User-Agent as if the key were bad.
+        kind = errors.APIError
+        advice = "The proxy in front of the service refuses the client: set an ordinary User-Agent."
     if kind is None:
         return errors.ProtocolError(
             f"{what} got an answer that could not be understood (HTTP {reply.status}, code {reply.code})."
@@ -273,9 +315,9 @@ def error_of_answer(
             job_id=job_id,
             task_id=task_id,
         )
-    said = f": {shortened(reply.message)}" if reply.message else ""
+    reason = f": {shortened(reply.message)}" if reply.message else ""
     return kind(
-        f"{what} was refused with code {code}{said}. {advice}",
+        f"{what} was refused with code {code}{reason}. {advice}",
         code=code,
         service_message=reply.message,
         job_id=job_id,
@@ -285,22 +327,15 @@ def error_of_answer(
 
 def shortened(message: str) -> str:
     """
-    The service's words as a part of a sentence of ours: not too long, and without the full stop.
+    Return a message of the service as a part of our own sentence: cut to length, and without its full stop.
 
     >>> shortened("Please try again later. ")
     'Please try again later'
     """
     message = message.strip().rstrip(".")
-    return message if len(message) <= MAX_SAID else message[:MAX_SAID] + "…"
+    return message if len(message) <= MAX_SERVICE_MESSAGE else message[:MAX_SERVICE_MESSAGE] + "…"
 
 
-def error_of(reply: Reply, *, job_id: str | None = None) -> errors.KieError:
-    """The typed error for a create that was not accepted."""
-    return error_of_answer(reply, what="createTask", job_id=job_id)
-
-
-def as_markdown() -> str:
-    """The table for the documentation, in Markdown."""
-    lines = ["| what came back, first row that fits | verdict | then |", "| --- | --- | --- |"]
-    lines += [f"| {row.when} | {row.verdict} | {row.then} |" for row in TABLE]
-    return "\n".join(lines) + "\n"
+def create_error(reply: Reply, *, job_id: str | None = None) -> errors.KieError:
+    """Return the typed error for a create that was not accepted."""
+    return answer_error(reply, what="createTask", job_id=job_id)

@@ -17,7 +17,7 @@ from kie_async import errors
 from kie_async._core.callback_token import callback_secret
 from kie_async._core.job_errors import closed_error
 from kie_async._core.polling import LagPolicy
-from kie_async._core.verdicts import Reply, Verdict, error_of_answer
+from kie_async._core.verdicts import Reply, Verdict, answer_error
 from kie_async._core.wire import read_credit, read_envelope
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
@@ -240,7 +240,7 @@ class Engine:
             return balance
         head = answer.body[:256].decode("utf-8", "replace")
         reply = Reply(sent=True, status=answer.status, envelope=envelope, head=head)
-        raise error_of_answer(reply, what="the question for the balance")
+        raise answer_error(reply, what="the question for the balance")
 
     def statistics(self) -> Statistics:
         """A snapshot; see ``KieClient.statistics``."""

@@ -1,7 +1,7 @@
 """
-What became of a create: every HTTP status with every body, against the design's table written out by hand.
+Test the verdicts: every HTTP status with every body, against the design's table written out by hand.
 
-``python tests/core/test_verdicts.py`` writes the table anew into ``docs/verdicts.md``.
+``python tests/core/test_verdicts.py`` writes the table into ``docs/verdicts.md``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from kie_async import errors
-from kie_async._core.verdicts import TABLE, Reply, Verdict, as_markdown, decide, error_of, error_of_answer
+from kie_async._core.verdicts import RULES, Reply, Verdict, answer_error, create_error, decide, rules_as_markdown
 from kie_async._io.http.transport import Answer, Exchange
 from kie_async._io.submitting.attempts import _reply_of
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
@@ -29,10 +29,10 @@ from tests.strategies import json_values
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdicts.md"
 MARKED = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOTALL)
 
-#: Stands in a body where it must not come out of.
+#: A part of the body that no error may show.
 CANARY = "canary-in-the-body"
 
-# The texts under code 500 that were recorded, by what they say.
+# Texts recorded under code 500.
 PARAMETER_TEXTS = (
     "resolution is not within the range of allowed options",
     "This aspect_ratio is not within the range of allowed options",
@@ -42,10 +42,10 @@ PARAMETER_TEXTS = (
 )
 CREDIT_TEXT = "Credits insufficient : Your current balance isn't enough to run this request. Please top up to continue."
 PAUSED_TEXT = "This interface is temporarily paused."
-FAULT_TEXT = "Server exception, please try again later or contact customer service"
+AMBIGUOUS_TEXT = "Server exception, please try again later or contact customer service"
 
 
-# -- what comes back, and what the design says of it --------------------------------------------------------------
+# -- replies, and their expected outcomes -------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
@@ -64,14 +64,14 @@ class Body:
 
 
 def answer(code: int | str, message: str = "", data: object = None) -> bytes:
-    """An answer as the service writes it, and a member that nobody knows."""
+    """Return an answer as the service writes it, with an unknown member."""
     return json.dumps({"code": code, "msg": message, "data": data, "trace": CANARY}).encode()
 
 
 def refused(
     code: int, verdict: Verdict, error: type[errors.KieError] | None, message: str = "No.", name: str = ""
 ) -> Body:
-    """A body with a code other than 200."""
+    """Return a body with a code other than 200."""
     return Body(name=name or f"code {code}", raw=answer(code, message), verdict=verdict, error=error, code=code)
 
 
@@ -137,7 +137,7 @@ REFUSED = (
         refused(500, Verdict.REJECTED, errors.InvalidRequestError, text, name=f"code 500, {text}")
         for text in PARAMETER_TEXTS
     ),
-    refused(500, Verdict.AMBIGUOUS, errors.ServerError, FAULT_TEXT),
+    refused(500, Verdict.AMBIGUOUS, errors.ServerError, AMBIGUOUS_TEXT),
     refused(500, Verdict.AMBIGUOUS, errors.ServerError, "", name="code 500 without a text"),
     refused(501, Verdict.AMBIGUOUS, errors.ServerError, "Playground task failed."),
     refused(400, Verdict.REJECTED, errors.InvalidRequestError),
@@ -155,7 +155,7 @@ REFUSED = (
 
 BODIES = (*ACCEPTED, *UNCLEAR, *BARE_BODIES, *REFUSED)
 
-#: What an HTTP status means where the body has no code, with the class of the error.
+#: The verdict and the error of an HTTP status if the body has no code.
 BARE: dict[int, tuple[Verdict, type[errors.KieError] | None]] = {
     200: (Verdict.IN_DOUBT, None),
     400: (Verdict.REJECTED, errors.InvalidRequestError),
@@ -177,8 +177,8 @@ REDIRECTS = (301, 307)
 STATUSES = (*BARE, *REDIRECTS)
 
 
-def the_design_says(status: int, body: Body) -> tuple[Verdict, type[errors.KieError] | None, int | None]:
-    """Verdict, class of the error, and the code in it, read off the tables above."""
+def expected_outcome(status: int, body: Body) -> tuple[Verdict, type[errors.KieError] | None, int | None]:
+    """Return the verdict, the class of the error and its code, from the tables above."""
     if body.verdict is Verdict.ACCEPTED:
         return Verdict.ACCEPTED, None, None
     if status in REDIRECTS:
@@ -189,28 +189,28 @@ def the_design_says(status: int, body: Body) -> tuple[Verdict, type[errors.KieEr
 
 
 def reply(status: int, body: bytes) -> Reply:
-    """What the client makes of an answer."""
+    """Return the reply that the client makes of an answer."""
     return _reply_of(Exchange(sent=True, answer=Answer(status, body)))
 
 
 def pairs(status: int) -> dict[str, tuple[Reply, Verdict, type[errors.KieError] | None, int | None]]:
-    """Every body under one HTTP status."""
-    return {body.name: (reply(status, body.raw), *the_design_says(status, body)) for body in BODIES}
+    """Return every body under one HTTP status."""
+    return {body.name: (reply(status, body.raw), *expected_outcome(status, body)) for body in BODIES}
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_body_under_an_http_status_has_the_verdict_of_the_design(status: int) -> None:
+def test_every_body_and_status_has_its_verdict(status: int) -> None:
     expected = {name: verdict for name, (_, verdict, _, _) in pairs(status).items()}
 
     assert expected == {name: decide(reply) for name, (reply, _, _, _) in pairs(status).items()}
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_refusal_has_its_typed_error_with_the_code(status: int) -> None:
+def test_every_refusal_has_its_typed_error(status: int) -> None:
     """The code is the body's, or the HTTP status where the body has none."""
     for name, (reply, _, kind, code) in pairs(status).items():
         if kind is not None:
-            error = error_of(reply, job_id="kj_1")
+            error = create_error(reply, job_id="kj_1")
             assert kind is type(error), name
             assert ("kj_1", None) == (error.job_id, error.task_id), name
             if isinstance(error, errors.APIError):
@@ -218,10 +218,10 @@ def test_every_refusal_has_its_typed_error_with_the_code(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_error_ends_with_a_next_step_and_shows_nothing_of_the_body_but_the_services_words(status: int) -> None:
+def test_errors_end_with_a_next_step_and_quote_only_the_message(status: int) -> None:
     for name, (reply, verdict, _, _) in pairs(status).items():
         if verdict is not Verdict.ACCEPTED:
-            error = error_of(reply)
+            error = create_error(reply)
             assert ends_with_a_next_step(error), name
             assert reply.message in str(error) or isinstance(
                 error, (errors.ConfigurationError, errors.ProtocolError)
@@ -231,15 +231,15 @@ def test_every_error_ends_with_a_next_step_and_shows_nothing_of_the_body_but_the
 
 
 def ends_with_a_next_step(error: errors.KieError) -> bool:
-    """Whether the last sentence says what to do."""
+    """Return True if the last sentence is a next step."""
     last = re.split(r"[.:] ", error.message)[-1]
     steps = r"Check|Correct|Make|Raise|Report|Slow down|Top up|Try again|Use|set"
     return re.match(steps, last) is not None and last.endswith(".") and not last.endswith("..")
 
 
-def test_the_services_words_are_followed_by_one_full_stop() -> None:
-    """Whether the service ended its own sentence or not."""
-    with_stop, without = (error_of(reply(200, answer(402, f"No credits{stop}"))).message for stop in (".", ""))
+def test_quoted_messages_end_with_one_full_stop() -> None:
+    """The service may end its own sentence or not."""
+    with_stop, without = (create_error(reply(200, answer(402, f"No credits{stop}"))).message for stop in (".", ""))
 
     assert "createTask was refused with code 402: No credits. Top up the account, then submit again." == without
     assert with_stop == without
@@ -252,7 +252,7 @@ _REQUEST = aiohttp.RequestInfo(
     URL("https://api.kie.ai"), "POST", CIMultiDictProxy(CIMultiDict()), URL("https://api.kie.ai")
 )
 
-#: How aiohttp fails, by phase. Each of them was seen, or may be, before the first byte and after it.
+#: Failures of aiohttp, by phase. Each can occur before the first byte and after it.
 FAILURES: dict[str, Exception | None] = {
     "DNS": aiohttp.ClientConnectorDNSError(_KEY, OSError(-2, "Name or service not known")),
     "refused": aiohttp.ClientConnectorError(_KEY, ConnectionRefusedError(111, "Connection refused")),
@@ -272,7 +272,7 @@ FAILURES: dict[str, Exception | None] = {
 
 @pytest.mark.parametrize("name", FAILURES)
 @pytest.mark.parametrize(("hook_returned", "verdict"), [(False, Verdict.UNSENT), (True, Verdict.IN_DOUBT)])
-def test_only_the_hook_tells_whether_a_failure_is_safe_to_repeat(
+def test_only_the_hook_decides_if_a_create_was_sent(
     name: str,
     hook_returned: bool,  # noqa: FBT001 (a parameter of the test)
     verdict: Verdict,
@@ -281,19 +281,18 @@ def test_only_the_hook_tells_whether_a_failure_is_safe_to_repeat(
 
 
 @pytest.mark.parametrize("body", [b"", b"<html></html>", b"{}", b"null"])
-def test_no_other_bare_status_counts_as_a_refusal(body: bytes) -> None:
-    """A proxy may have made it up after the service had accepted."""
+def test_no_other_bare_status_is_a_refusal(body: bytes) -> None:
+    """A proxy may have sent it after the service had accepted."""
     listed = {*BARE, *range(300, 400)}
 
     assert {Verdict.IN_DOUBT} == {decide(reply(status, body)) for status in range(100, 600) if status not in listed}
 
 
-def test_a_question_without_an_answer_may_be_repeated() -> None:
-    """For questions that cost nothing."""
-    error = error_of_answer(Reply(sent=True), what="the look", task_id="t1")
+def test_free_requests_without_an_answer_may_be_repeated() -> None:
+    error = answer_error(Reply(sent=True), what="the poll", task_id="t1")
 
     assert isinstance(error, errors.TransportError)
-    assert "the look got no answer. Try again." == error.message
+    assert "the poll got no answer. Try again." == error.message
     assert "t1" == error.task_id
 
 
@@ -303,7 +302,7 @@ def test_a_question_without_an_answer_may_be_repeated() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        FAULT_TEXT,
+        AMBIGUOUS_TEXT,
         "Internal Error, Please try again later.",
         "internal error, please try again later",
         "the server is busy",
@@ -313,8 +312,8 @@ def test_a_question_without_an_answer_may_be_repeated() -> None:
         "Invalid response from the upstream service",
     ],
 )
-def test_a_500_that_names_no_fault_of_the_request_stays_unclear(text: str) -> None:
-    """Taken for a refusal, a task that was paid would be forgotten."""
+def test_a_500_that_names_no_fault_is_ambiguous(text: str) -> None:
+    """If it were a refusal, a task that was paid would be forgotten."""
     assert Verdict.AMBIGUOUS is decide(reply(200, answer(500, text)))
 
 
@@ -331,36 +330,36 @@ def test_a_500_that_names_no_fault_of_the_request_stays_unclear(text: str) -> No
         (422, "url is wrong"),
     ],
 )
-def test_recorded_words_about_parameters_and_content_are_a_refusal_of_the_request(code: int, text: str) -> None:
+def test_recorded_fault_texts_are_refusals(code: int, text: str) -> None:
     refusal = reply(200, answer(code, text))
 
     assert Verdict.REJECTED is decide(refusal)
-    assert isinstance(error_of(refusal), errors.InvalidRequestError)
+    assert isinstance(create_error(refusal), errors.InvalidRequestError)
 
 
 @pytest.mark.parametrize("code", [422, 500, 501, 505, 777])
-def test_a_paused_model_is_known_by_its_text(code: int) -> None:
+def test_a_paused_model_is_recognized_by_its_text(code: int) -> None:
     """Its code was not recorded with the text."""
     refusal = reply(200, answer(code, PAUSED_TEXT))
 
     assert Verdict.REJECTED is decide(refusal)
-    assert isinstance(error_of(refusal), errors.ModelPausedError)
+    assert isinstance(create_error(refusal), errors.ModelPausedError)
 
 
 @pytest.mark.parametrize(
     "body", [b"error code: 1010", b"<html>Access denied. Error 1010</html>", answer(403, "error code: 1010")]
 )
-def test_the_proxys_refusal_of_a_client_is_not_taken_for_a_bad_key(body: bytes) -> None:
+def test_the_proxys_refusal_is_not_a_bad_key(body: bytes) -> None:
     refusal = reply(403, body)
-    error = error_of(refusal)
+    error = create_error(refusal)
 
     assert Verdict.REJECTED is decide(refusal)
     assert errors.APIError is type(error)
     assert "User-Agent" in error.message
 
 
-def test_an_answer_that_cannot_be_understood_keeps_its_first_bytes() -> None:
-    error = error_of_answer(reply(502, b"<html>" + b"x" * 1000), what="the look")
+def test_unreadable_answers_keep_their_first_bytes() -> None:
+    error = answer_error(reply(502, b"<html>" + b"x" * 1000), what="the poll")
 
     assert isinstance(error, errors.ProtocolError)
     assert b"<html>" + b"x" * 250 == error.head
@@ -368,7 +367,7 @@ def test_an_answer_that_cannot_be_understood_keeps_its_first_bytes() -> None:
 
 # -- whatever comes back ------------------------------------------------------------------------------------------
 
-_recorded = st.sampled_from([*PARAMETER_TEXTS, CREDIT_TEXT, FAULT_TEXT, PAUSED_TEXT])
+_recorded = st.sampled_from([*PARAMETER_TEXTS, CREDIT_TEXT, AMBIGUOUS_TEXT, PAUSED_TEXT])
 _envelopes = st.builds(
     lambda code, message, data: json.dumps({"code": code, "msg": message, "data": data}).encode(),
     codes | json_values(),
@@ -377,26 +376,26 @@ _envelopes = st.builds(
 )
 _replies = st.builds(reply, statuses, _envelopes | st.binary() | st.sampled_from([body.raw for body in BODIES]))
 
-#: What may be sent again without anybody being asked, or given up as not paid; and what proves it.
+#: Verdicts that prove that nothing was paid, and the codes that prove it.
 _NOT_ACCEPTED = {Verdict.RATE_LIMITED, Verdict.MAINTENANCE, Verdict.ACCOUNT, Verdict.REJECTED}
 _PROOF = {400, 401, 402, 403, 404, 405, 408, 413, 415, 422, 429, 433, 451, 455, 500, 505, 550}
 
 
 @given(_replies)
-def test_nothing_counts_as_not_accepted_without_a_code_that_says_so(reply: Reply) -> None:
-    """Except that a redirect is a refusal, and so is the text of a paused model."""
+def test_not_accepted_needs_a_code_that_proves_it(reply: Reply) -> None:
+    """A redirect is a refusal, too, and so is the text of a paused model."""
     paused = "temporarily paused" in reply.message
     if decide(reply) in _NOT_ACCEPTED and not paused and not 300 <= (reply.status or 0) < 400:
         assert (reply.code if reply.code is not None else reply.status) in _PROOF
 
 
 @given(_replies)
-def test_a_task_is_accepted_exactly_if_code_200_comes_with_its_id(reply: Reply) -> None:
+def test_accepted_means_code_200_with_a_task_id(reply: Reply) -> None:
     assert (reply.code == 200 and reply.task_id is not None) is (decide(reply) is Verdict.ACCEPTED)
 
 
 @given(_replies)
-def test_what_was_not_sent_is_unsent_whatever_else_is_known(reply: Reply) -> None:
+def test_not_sent_is_always_unsent(reply: Reply) -> None:
     assert Verdict.UNSENT is decide(attrs.evolve(reply, sent=False))
 
 
@@ -417,42 +416,42 @@ _ERRORS: dict[Verdict, tuple[type[errors.KieError], ...]] = {
 
 
 @pytest.mark.parametrize("code", DOCUMENTED_CODES)
-def test_error_and_verdict_never_contradict_each_other(code: int) -> None:
-    """Whatever text a code comes with; the words of one refusal may come with the code of another."""
-    for text in (*PARAMETER_TEXTS, CREDIT_TEXT, FAULT_TEXT, PAUSED_TEXT, "error code: 1010", ""):
+def test_errors_agree_with_verdicts(code: int) -> None:
+    """The text of one refusal may be sent with the code of another."""
+    for text in (*PARAMETER_TEXTS, CREDIT_TEXT, AMBIGUOUS_TEXT, PAUSED_TEXT, "error code: 1010", ""):
         refusal = reply(200, answer(code, text))
         if (verdict := decide(refusal)) in _ERRORS:
-            assert type(error_of(refusal)) in _ERRORS[verdict], text
+            assert type(create_error(refusal)) in _ERRORS[verdict], text
 
 
 # -- the printed table --------------------------------------------------------------------------------------------
 
 
-def test_the_printed_table_has_every_row_in_order() -> None:
-    header, rule, *rows = as_markdown().splitlines()
+def test_the_printed_table_has_every_rule_in_order() -> None:
+    header, line, *rows = rules_as_markdown().splitlines()
 
-    assert "| what came back, first row that fits | verdict | then |" == header
-    assert "| --- | --- | --- |" == rule
-    assert [[row.when, str(row.verdict), row.then] for row in TABLE] == [
+    assert "| reply, first rule that matches | verdict | consequence |" == header
+    assert "| --- | --- | --- |" == line
+    assert [[rule.when, str(rule.verdict), rule.then] for rule in RULES] == [
         [cell.strip() for cell in row.strip("|").split("|")] for row in rows
     ]
 
 
-def test_every_verdict_has_a_row_and_the_last_row_takes_all_else() -> None:
-    assert set(Verdict) == {row.verdict for row in TABLE}
-    assert Verdict.IN_DOUBT is TABLE[-1].verdict
+def test_every_verdict_has_a_rule_and_the_last_matches_all() -> None:
+    assert set(Verdict) == {rule.verdict for rule in RULES}
+    assert Verdict.IN_DOUBT is RULES[-1].verdict
 
 
-def test_the_document_shows_the_table_of_the_code() -> None:
-    """Else run this file: ``python tests/core/test_verdicts.py``."""
+def test_the_document_shows_the_table() -> None:
+    """Update it with ``python tests/core/test_verdicts.py``."""
     document = DOCUMENT.read_text()
 
     assert with_table(document) == document
 
 
 def with_table(document: str) -> str:
-    """*document* with the code's table between its markers."""
-    written, times = MARKED.subn(lambda _: f"\n{as_markdown()}\n", document)
+    """Return *document* with the table between its markers."""
+    written, times = MARKED.subn(lambda _: f"\n{rules_as_markdown()}\n", document)
     assert 1 == times, "the document has lost its markers"
     return written
 

@@ -19,7 +19,7 @@ import attrs
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from kie_async import errors
-from kie_async._core.verdicts import Reply, error_of_answer
+from kie_async._core.verdicts import Reply, answer_error
 from kie_async._core.wire import read_envelope, read_upload_url, upload_fields, write_base64_upload
 from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import Answer, Transport
@@ -157,7 +157,7 @@ class Uploads:
             sent=True, status=answer.status, envelope=envelope if envelope and envelope.code is not None else None
         )
         if _UNAUTHORIZED in (reply.code, answer.status):
-            raise error_of_answer(reply, what="the upload")
+            raise answer_error(reply, what="the upload")
         said = f": {reply.message}" if reply.message else ""
         refused = reply.code not in (None, 200, 429, 500) and answer.status < _SERVER_ERROR
         kind = errors.UploadError if refused else _UnansweredError

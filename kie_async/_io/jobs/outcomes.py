@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kie_async import errors
-from kie_async._core.job_errors import failure_of, has_result, load_error, no_result
+from kie_async._core.job_errors import failed_task_error, has_result, load_error, no_result_error
 from kie_async.records import Generation
 from kie_async.states import JobState
 
@@ -104,9 +104,9 @@ class Outcomes:
             raise_trouble(job)
             return None
         if record.failed:
-            raise failure_of(record, job_id=job.own_id)
+            raise failed_task_error(record, job_id=job.own_id)
         if not has_result(record):
-            raise no_result(record, job_id=job.own_id)
+            raise no_result_error(record, job_id=job.own_id)
         return Generation(record=record, job_id=job.own_id, saver=self._settings.saver)
 
     def _raise_unless_owned(self, job: LiveJob) -> None:

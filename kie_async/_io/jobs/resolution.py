@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kie_async import errors
 from kie_async._core.callback_token import find_token
-from kie_async._core.job_errors import closed_error, error_of_poll
+from kie_async._core.job_errors import closed_error, poll_error
 from kie_async._core.lifecycle import Intent
 from kie_async._core.wire import read_param
 from kie_async.states import JobState
@@ -45,7 +45,7 @@ class Resolution:
         row = await self._in_doubt(job_id)
         poll = await parts.poller.poll_now(task_id)
         if poll.record is None:
-            raise error_of_poll(poll.verdict, job_id=row.id, task_id=task_id)
+            raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
         other = await parts.journal.by_task(task_id)
         if (other is not None and other.id != row.id) or not belongs(poll.record, row, parts.secret):
             whose = "" if other is None else f" ({other.id})"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kie_async import errors
-from kie_async._core.job_errors import error_of_poll
+from kie_async._core.job_errors import poll_error
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, LiveJob
@@ -97,7 +97,7 @@ class Waiting:
             finally:
                 self.leave(job)
         if job is not None and job.unseen:
-            raise error_of_poll(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
+            raise poll_error(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
         raise timed_out(timeout, job)
 
     async def status(self, job_id: str) -> TaskRecord:
@@ -112,7 +112,7 @@ class Waiting:
             await self._parts.tracker.on_poll(job, poll)
             if poll.record is not None:
                 return poll.record
-            raise error_of_poll(poll.verdict, job_id=job.own_id, task_id=job.task_id)
+            raise poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
         finally:
             self.leave(job)
 

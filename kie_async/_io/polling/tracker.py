@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from kie_async._core.job_errors import error_of_poll, has_result
+from kie_async._core.job_errors import has_result, poll_error
 from kie_async._core.lifecycle import dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
@@ -170,13 +170,13 @@ class Tracker:
             await self.apply(job, poll.record)
         elif poll.verdict is PollVerdict.DENIED:
             # The task runs on, whatever became of the key; whoever waits now should hear of it.
-            job.trouble = error_of_poll(poll.verdict, job_id=job.own_id, task_id=job.task_id)
+            job.trouble = poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
             job.publish()
         elif poll.verdict is PollVerdict.NOT_VISIBLE and job.foreign:
             # One that was seen before is not gone because of one answer: it takes two in a row.
             before, job.unseen = job.unseen, True
             if before and self._runtime.now() - job.accepted_at > VISIBLE_AFTER:
-                job.error = error_of_poll(poll.verdict, job_id=None, task_id=job.task_id)
+                job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
                 self.let_go(job)
 
     async def apply(self, job: LiveJob, record: TaskRecord) -> None:

@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 
 from kie_async import errors
 from kie_async._core.callback_token import make_callback_url
-from kie_async._core.verdicts import Reply, Verdict, decide, error_of
+from kie_async._core.verdicts import Reply, Verdict, create_error, decide
 from kie_async._core.wire import read_envelope, task_id_of, write_create
 from kie_async._io.http.backoff import FullJitter, pause_after
 from kie_async._io.http.transport import Exchange, describe
@@ -288,10 +288,10 @@ class Owner:
                 await self._back()
             case Verdict.ACCOUNT:
                 tools.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
-                tools.halt((job,) if not closed else None, error_of(reply, job_id=job.id))
+                tools.halt((job,) if not closed else None, create_error(reply, job_id=job.id))
                 await self._back()
             case Verdict.REJECTED:
-                await tools.result_writer.rejected(job, error_of(reply, job_id=job.id))
+                await tools.result_writer.rejected(job, create_error(reply, job_id=job.id))
             case Verdict.IN_DOUBT:
                 said = f"HTTP {reply.status}, code {reply.code}"
                 await tools.result_writer.doubted(job, said if error is None else describe(error))
@@ -333,7 +333,7 @@ class Owner:
             await tools.result_writer.doubted(job, f"code {reply.code}: {reply.message}", ambiguous_attempts=suspects)
             return _Attempt(Verdict.AMBIGUOUS, again=False)
         if suspects >= tools.retry.server_error_attempts or not self._affordable():
-            await tools.result_writer.rejected(job, error_of(reply, job_id=job.id), ambiguous_attempts=suspects)
+            await tools.result_writer.rejected(job, create_error(reply, job_id=job.id), ambiguous_attempts=suspects)
             return _Attempt(Verdict.AMBIGUOUS, again=False)
         _log.warning(
             "Attempt %d of %s was answered by code %s (%s) and may have been paid; it is sent again.",

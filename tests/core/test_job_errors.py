@@ -1,4 +1,4 @@
-"""How a job has ended: which failures are worth another try, what a result is, and errors in the journal."""
+"""Test errors of jobs: failures worth a retry, results, and errors in the journal."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from kie_async import errors
 from kie_async._core.job_errors import (
     dump_error,
-    error_of_poll,
-    failure_of,
+    failed_task_error,
     has_result,
     load_error,
-    no_result,
+    no_result_error,
+    poll_error,
     worth_retrying,
 )
 from kie_async._core.poll_results import PollVerdict
-from kie_async._core.verdicts import MAX_SAID
+from kie_async._core.verdicts import MAX_SERVICE_MESSAGE
 from kie_async._core.wire import read_envelope, read_record
 from kie_async.records import TaskRecord
 from tests.strategies import json_values, records, texts
 
 ID = "a" * 32
 
-#: Failures that were recorded: their code, their words, and whether they pass.
+#: Recorded failures: code, message, and True if a retry may succeed.
 RECORDED = (
     ("500", "Internal Error, Please try again later.", True),
     ("500", "internal error, please try again later", True),
@@ -47,11 +47,12 @@ RECORDED = (
 
 
 def failed(code: object, message: object, **more: object) -> TaskRecord:
-    """A record as the wire reads it."""
+    """Return a failed record as the wire reads it."""
     return recorded(state="fail", failCode=code, failMsg=message, **more)
 
 
 def recorded(**data: object) -> TaskRecord:
+    """Return a record as the wire reads it."""
     body = json.dumps({"code": 200, "msg": "success", "data": {"taskId": ID, **data}}).encode()
     envelope = read_envelope(body)
     assert envelope is not None
@@ -64,53 +65,51 @@ def recorded(**data: object) -> TaskRecord:
 
 
 @pytest.mark.parametrize(("code", "message", "again"), RECORDED)
-def test_a_recorded_failure_is_worth_another_try_if_it_passes(code: str, message: str, again: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+def test_temporary_recorded_failures_are_worth_retrying(code: str, message: str, again: bool) -> None:  # noqa: FBT001 (a parameter of the test)
     record = failed(code, message, creditsConsumed=0)
 
     assert again is worth_retrying(record)
-    assert again is failure_of(record, job_id=None).worth_retrying
+    assert again is failed_task_error(record, job_id=None).worth_retrying
 
 
 @pytest.mark.parametrize("credits", [None, 0, 0.0])
-def test_a_server_fault_passes_only_if_it_cost_nothing(credits: float | None) -> None:
+def test_paid_failures_are_not_worth_retrying(credits: float | None) -> None:
     assert worth_retrying(failed("500", "the server is busy", creditsConsumed=credits))
     assert not worth_retrying(failed("500", "the server is busy", creditsConsumed=38.0))
 
 
 @pytest.mark.parametrize(("code", "message", "again"), RECORDED)
-def test_a_failure_is_told_in_the_services_words_with_one_full_stop_and_a_next_step(
+def test_failure_quotes_the_service_and_a_next_step(
     code: str,
     message: str,
     again: bool,  # noqa: FBT001 (a parameter of the test)
 ) -> None:
-    error = failure_of(failed(code, message), job_id="kj_1")
-    advice = (
-        "The same request may succeed when it is made again." if again else "Change the request before another try."
-    )
+    error = failed_task_error(failed(code, message), job_id="kj_1")
+    advice = "A new task of the same request may succeed." if again else "Change the request before you retry."
 
     assert f"The generation has failed with code {code}: {message.rstrip('.')}. {advice}" == error.message
     assert (code, message, ID, "kj_1") == (error.fail_code, error.fail_message, error.task_id, error.job_id)
 
 
-def test_a_failure_without_a_reason_is_told_as_such() -> None:
-    error = failure_of(failed(None, ""), job_id=None)
+def test_failure_without_a_reason() -> None:
+    error = failed_task_error(failed(None, ""), job_id=None)
 
     assert (None, None) == (error.fail_code, error.fail_message)
     assert "no reason given. Change the request" in error.message
 
 
 @given(records)
-def test_every_record_makes_a_failure_with_a_next_step(record: TaskRecord) -> None:
-    error = failure_of(record, job_id=None)
+def test_every_failure_has_a_next_step(record: TaskRecord) -> None:
+    error = failed_task_error(record, job_id=None)
 
     assert worth_retrying(record) is error.worth_retrying
-    assert error.message.endswith(("when it is made again.", "before another try."))
+    assert error.message.endswith(("may succeed.", "before you retry."))
 
 
-def test_a_long_message_is_cut_in_the_text_and_whole_in_the_attribute() -> None:
-    error = failure_of(failed("500", "x" * 100_000), job_id=None)
+def test_long_service_messages_are_cut_in_the_text() -> None:
+    error = failed_task_error(failed("500", "x" * 100_000), job_id=None)
 
-    assert len(error.message) < MAX_SAID + 200
+    assert len(error.message) < MAX_SERVICE_MESSAGE + 200
     assert "x" * 100_000 == error.fail_message
 
 
@@ -141,11 +140,11 @@ def test_a_long_message_is_cut_in_the_text_and_whole_in_the_attribute() -> None:
         ('{"resultObject":{}}', False),
     ],
 )
-def test_a_result_is_urls_or_an_object_that_says_something(result: object, there: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+def test_a_result_is_urls_or_an_object(result: object, there: bool) -> None:  # noqa: FBT001 (a parameter of the test)
     assert there is has_result(recorded(state="success", resultJson=result))
 
 
-def test_a_record_without_the_member_has_no_result() -> None:
+def test_a_record_without_result_json_has_no_result() -> None:
     assert not has_result(recorded(state="success"))
 
 
@@ -154,8 +153,8 @@ def test_urls_are_a_result(record: TaskRecord) -> None:
     assert has_result(record) or not record.result_urls
 
 
-def test_success_without_a_result_says_where_to_look() -> None:
-    error = no_result(recorded(state="success"), job_id="kj_1")
+def test_no_result_error_points_to_the_logs() -> None:
+    error = no_result_error(recorded(state="success"), job_id="kj_1")
 
     assert errors.NoResultError is type(error)
     assert (ID, "kj_1") == (error.task_id, error.job_id)
@@ -171,10 +170,8 @@ def test_success_without_a_result_says_where_to_look() -> None:
         (PollVerdict.UNREADABLE, errors.ProtocolError, None),
     ],
 )
-def test_a_look_that_shows_no_record_has_its_error(
-    verdict: PollVerdict, kind: type[errors.KieError], code: int | None
-) -> None:
-    error = error_of_poll(verdict, job_id="kj_1", task_id=ID)
+def test_each_poll_verdict_has_its_error(verdict: PollVerdict, kind: type[errors.KieError], code: int | None) -> None:
+    error = poll_error(verdict, job_id="kj_1", task_id=ID)
 
     assert kind is type(error)
     assert code == getattr(error, "code", None)
@@ -183,13 +180,13 @@ def test_a_look_that_shows_no_record_has_its_error(
 
 # -- errors in the journal ----------------------------------------------------------------------------------------
 
-#: Every error that needs nothing but its message; ``SubmitInDoubtError`` needs its job, which is a row of its own.
+#: Every error that needs only its message; ``SubmitInDoubtError`` needs its job, which is a row of its own.
 CLASSES = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
     if issubclass(kind, errors.KieError) and kind is not errors.SubmitInDoubtError
 ]
-#: What a create may end with: these come back as what they were.
+#: The errors that a create can end with; they keep their class in the journal.
 ENDINGS = {
     errors.APIError,
     errors.AuthenticationError,
@@ -208,10 +205,8 @@ ENDINGS = {
 
 @pytest.mark.parametrize("kind", CLASSES)
 @given(message=texts, code=st.none() | st.integers(-1, 999), said=texts)
-def test_an_error_comes_back_from_the_journal_as_it_was(
-    kind: type[errors.KieError], message: str, code: int | None, said: str
-) -> None:
-    """One that no create ends with comes back as a plain ``KieError`` with the same words."""
+def test_errors_survive_the_journal(kind: type[errors.KieError], message: str, code: int | None, said: str) -> None:
+    """An error that no create ends with is read as a plain ``KieError`` with the same message."""
     api = issubclass(kind, errors.APIError)
     error = kind(message, code=code, service_message=said) if issubclass(kind, errors.APIError) else kind(message)
     loaded = load_error(dump_error(error), job_id="kj_1", task_id=ID)
@@ -223,8 +218,8 @@ def test_an_error_comes_back_from_the_journal_as_it_was(
         assert (code, said) == (loaded.code, loaded.service_message)
 
 
-#: JSON that does not begin with a name and a message.
-_no_dumps = (
+#: JSON that does not begin with a class name and a message.
+_other_json = (
     (json_values() | st.lists(json_values(), min_size=4, max_size=4))
     .filter(lambda found: not (isinstance(found, list) and all(isinstance(part, str) for part in found[:2])))
     .map(json.dumps)
@@ -233,13 +228,13 @@ _no_dumps = (
 
 @given(texts)
 @example("\ud800")
-def test_an_error_is_text_that_every_journal_can_write(message: str) -> None:
-    """The service's JSON can say half a surrogate pair, which UTF-8 cannot."""
+def test_dumped_errors_are_valid_utf_8(message: str) -> None:
+    """The service's JSON can hold half a surrogate pair, which UTF-8 cannot."""
     assert dump_error(errors.ServerError(message, service_message=message)).encode("utf-8")
 
 
-@given(texts | _no_dumps)
-def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text: str) -> None:
+@given(texts | _other_json)
+def test_other_texts_become_plain_errors(text: str) -> None:
     error = load_error(text, job_id="kj_1")
 
     assert errors.KieError is type(error)
@@ -257,13 +252,13 @@ def test_a_text_that_is_no_dumped_error_becomes_the_message_of_a_plain_one(text:
         '{"a":1,"b":2,"c":3,"d":4}',
     ],
 )
-def test_free_texts_of_the_journal_are_told_as_they_are(text: str) -> None:
+def test_free_texts_are_kept(text: str) -> None:
     assert text == load_error(text, job_id="kj_1").message
 
 
-NO_REASON = "The job went no further, and the journal does not say why. Submit it again."
+NO_REASON = "The job has ended, and the journal does not say why. Submit it again."
 
 
 @pytest.mark.parametrize("text", [None, ""])
-def test_a_row_without_a_reason_says_so(text: str | None) -> None:
+def test_a_row_without_an_error_text(text: str | None) -> None:
     assert NO_REASON == load_error(text, job_id="kj_1").message
