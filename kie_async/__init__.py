@@ -16,7 +16,6 @@ from kie_async._version import __version__
 if TYPE_CHECKING:
     from kie_async.budget import Budget as Budget
     from kie_async.budget import Estimate as Estimate
-    from kie_async.bulk import Run as Run
     from kie_async.callbacks import Callbacks as Callbacks
     from kie_async.client import KieClient as KieClient
     from kie_async.errors import APIError as APIError
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from kie_async.outcomes import Failed as Failed
     from kie_async.outcomes import InDoubt as InDoubt
     from kie_async.outcomes import Outcome as Outcome
+    from kie_async.outcomes import RunSummary as RunSummary
     from kie_async.outcomes import Skipped as Skipped
     from kie_async.policy import Limits as Limits
     from kie_async.policy import RetryPolicy as RetryPolicy
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from kie_async.requests import MarketRequest as MarketRequest
     from kie_async.requests import Request as Request
     from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
-    from kie_async.run_summary import RunSummary as RunSummary
+    from kie_async.run import Run as Run
     from kie_async.states import JobState as JobState
     from kie_async.statistics import Statistics as Statistics
     from kie_async.summary import JobInfo as JobInfo
@@ -132,7 +132,7 @@ _HOME = {
     "SqliteJournal": "kie_async.policy",
     "Budget": "kie_async.budget",
     "Estimate": "kie_async.budget",
-    "Run": "kie_async.bulk",
+    "Run": "kie_async.run",
     "Callbacks": "kie_async.callbacks",
     "KieClient": "kie_async.client",
     "APIError": "kie_async.errors",
@@ -179,7 +179,7 @@ _HOME = {
     "MarketRequest": "kie_async.requests",
     "Request": "kie_async.requests",
     "Wan22TurboImageToVideo": "kie_async.requests",
-    "RunSummary": "kie_async.run_summary",
+    "RunSummary": "kie_async.outcomes",
     "JobState": "kie_async.states",
     "Statistics": "kie_async.statistics",
     "JobInfo": "kie_async.summary",

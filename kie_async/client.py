@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
     from kie_async._io.journals.memory import MemoryJournal
     from kie_async.budget import Budget, Estimate
-    from kie_async.bulk import Rows, Run
     from kie_async.events import Event
     from kie_async.records import Generation
+    from kie_async.run import Rows, Run
     from kie_async.summary import JobInfo
 
 __all__ = ["KieClient"]
@@ -310,18 +310,18 @@ class KieClient:
             ConfigurationError: If an option makes no sense.
         """
         from kie_async._core.map_options import MapOptions
-        from kie_async.bulk import Run
+        from kie_async.run import Run
 
-        plan = MapOptions.of(
-            self._limits,
+        options = MapOptions(
+            limits=self._limits,
             budget=budget,
             stop_after=stop_after,
             save_to=None if save_to is None else str(save_to),
-            ordered=ordered,
+            ordered=bool(ordered),
             retry_failed=retry_failed,
             look_ahead=look_ahead,
         )
-        return Run(self, requests, plan)
+        return Run(self, requests, options)
 
     async def estimate(self, request: Request) -> Estimate | None:
         """
@@ -331,7 +331,7 @@ class KieClient:
             What such tasks have cost lately by the journal, else what a small price list says, else None.
         """
         engine = await self._engine()
-        return await engine.prices.of(request)
+        return await engine.prices.estimate(request)
 
     async def spent(self, requests: Rows, *, price: float | None = None) -> float:
         """

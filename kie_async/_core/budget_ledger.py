@@ -1,8 +1,8 @@
 """
-The ledger of a budget: what is spent, what is set aside, and whether one more fits.
+The ledger of a budget: what is spent, what is reserved, and whether another job fits.
 
-It is exact because nothing waits in it: whoever has got an account from ``reserve()`` owns that much, and nobody else
-can get it meanwhile. Every key of the journal counts once, however often a table has it and whoever asks for it first.
+The ledger is exact because none of its methods awaits: a reservation is made, or refused, in one step. Each journal key
+counts once, however often a table has it and whichever row comes first.
 """
 
 from __future__ import annotations
@@ -10,28 +10,27 @@ from __future__ import annotations
 import attrs
 
 from kie_async._core.lifecycle import Intent
-from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async.states import JobState
 
-__all__ = ["Account", "Ledger", "may_have_cost"]
+__all__ = ["Ledger", "Reservation", "possible_cost"]
 
-#: What sums of prices with decimals may be off by, in credits.
-_DUST = 1e-6
-#: In these states nothing was paid, but for suspect attempts.
+#: The tolerance for sums of prices with decimals, in credits.
+_TOLERANCE = 1e-6
+#: In these states nothing was paid, except for ambiguous attempts.
 _FREE = (JobState.INTENT, JobState.CANCELLED, JobState.REJECTED)
 
 
 @attrs.define(eq=False)
-class Account:
+class Reservation:
     """
-    What is set aside for one job.
+    The credits that are reserved for one job.
 
     Attributes:
-        key: The journal's key of the job.
+        key: The job's journal key.
 
-        price: What each create of it is taken to cost.
+        price: The price of each of its creates.
 
-        reserved: What is set aside: as often the price as it may have been paid.
+        reserved: The reserved credits: the price, times the number of creates that may have been paid.
     """
 
     key: str
@@ -41,199 +40,201 @@ class Account:
 
 class Ledger:
     """
-    Credits against a limit.
+    The credits of a run, against a limit.
 
     Args:
-        limit: How many there are; None for no limit.
+        limit: The limit; None for no limit.
 
     Attributes:
-        expected: What rows have cost already, or may have, that were not read yet. What turns out to be theirs when
-            they are read is taken from it, so that nothing counts twice.
+        prior: The prior spend: what rows that were not read yet have cost, or may have. What belongs to a row is
+            subtracted when the row is read, so that nothing counts twice.
 
-        foreseen: Of what is expected, the share of each job that had not ended when that was added up, by its key. By
-            the time its row is read it may have cost something else.
+        prior_open: The part of the prior spend that belongs to jobs that had not ended when it was summed up, by their
+            journal keys. When such a row is read, its job may have cost something else.
 
-        spent: What tasks have cost, as the service says.
+        spent: What tasks have cost, as reported by the service.
 
-        held: What is set aside for good: creates of which nobody can tell whether they were paid.
+        held: What is reserved for good: creates that may have been paid, which will never be known.
 
-        reserved: What is set aside for tasks that have not ended.
+        reserved: What is reserved for tasks that have not ended.
 
     >>> ledger = Ledger(1000)
-    >>> accounts = [ledger.reserve(f"shot-{number}", 80) for number in range(50)]
-    >>> sum(account is not None for account in accounts)
+    >>> reservations = [ledger.reserve(f"shot-{number}", 80) for number in range(50)]
+    >>> sum(reservation is not None for reservation in reservations)
     12
-    >>> ledger.settle(accounts[0], None)
-    >>> ledger.reserve("shot-12", 80), ledger.reserve("shot-13", 80), ledger.may_fit(80)
-    (Account(key='shot-12', price=80, reserved=80), None, True)
+    >>> ledger.commit(reservations[0], None)
+    >>> ledger.reserve("shot-12", 80), ledger.reserve("shot-13", 80), ledger.may_fit_later(80)
+    (Reservation(key='shot-12', price=80, reserved=80), None, True)
     """
 
     def __init__(self, limit: float | None) -> None:
         self._limit = limit
-        self._open: set[str] = set()
-        # Of a million keys that are settled, only hashes are kept; of few there are suspect attempts.
-        self._settled = Occurrences()
-        self._suspects: dict[str, float] = {}
-        self.expected = 0.0
-        self.foreseen: dict[str, float] = {}
+        self._reserved_keys: set[str] = set()
+        # Hashes suffice for the keys that are committed; few jobs have ambiguous attempts.
+        self._committed_keys: set[int] = set()
+        self._ambiguous: dict[str, float] = {}
+        self.prior = 0.0
+        self.prior_open: dict[str, float] = {}
         self.spent = 0.0
         self.held = 0.0
         self.reserved = 0.0
 
-    def is_open(self, key: str) -> bool:
-        """Whether something is set aside for a key: a job that has not ended is about to be paid, or was."""
-        return key in self._open
+    def is_reserved(self, key: str) -> bool:
+        """Return True if there is a reservation for a key: its job is about to be paid, or runs."""
+        return key in self._reserved_keys
 
-    def reserve(self, key: str, price: float) -> Account | None:
-        """Set the price of a job aside if that much is left; its key is not open."""
+    def reserve(self, key: str, price: float) -> Reservation | None:
+        """Reserve the price of a job whose key is not reserved; None if that much is not left."""
         if not self._is_left(price):
             return None
-        self._open.add(key)
-        self.reserved += price
-        return Account(key, price, price)
+        return self._reserve(key, price)
 
-    def once_more(self, account: Account) -> bool:
-        """Set the price of a job aside again if that much is left, and return whether it was."""
-        if not self._is_left(account.price):
+    def reserve_again(self, reservation: Reservation) -> bool:
+        """Reserve the price of a job once more, if that much is left; return True if it was reserved."""
+        if not self._is_left(reservation.price):
             return False
-        self.reserved += account.price
-        account.reserved += account.price
+        self.reserved += reservation.price
+        reservation.reserved += reservation.price
         return True
 
-    def claim(self, key: str, price: float, *, expected: bool) -> Account | None:
+    def reserve_running(self, key: str, price: float, *, prior: bool) -> Reservation | None:
         """
-        Set the price of a job aside whether it is left or not: it runs already.
+        Reserve the price of a job that runs already, even if that much is not left.
 
         Args:
-            key: Its key.
+            key: Its journal key.
 
             price: The price.
 
-            expected: Whether it may be among what is expected.
+            prior: True if the job may be part of the prior spend.
 
         Returns:
-            The account; None where the key counts already.
+            The reservation; None if the key counts already.
         """
         if self._counts(key):
             return None
-        self._open.add(key)
-        self.foreseen.pop(key, None)
-        self.reserved += price
-        self._take(price, expected=expected)
-        return Account(key, price, price)
+        self.prior_open.pop(key, None)
+        self._subtract_prior(price, prior=prior)
+        return self._reserve(key, price)
 
-    def may_fit(self, amount: float) -> bool:
-        """Whether *amount* may be left once the tasks have ended that run: some of them cost nothing in the end."""
-        return self.reserved > _DUST and self._is_left(amount - self.reserved)
+    def may_fit_later(self, amount: float) -> bool:
+        """Return True if *amount* may be left once the running tasks have ended, since some may turn out free."""
+        return self.reserved > _TOLERANCE and self._is_left(amount - self.reserved)
 
-    def settle(self, account: Account, row: Intent | None) -> None:
+    def commit(self, reservation: Reservation, row: Intent | None) -> None:
         """
-        Put what is known of a job that goes no further in the place of what was set aside for it.
+        Replace a reservation by what its job has cost, or may have cost; the reservation is closed.
 
         Args:
-            account: The job's account, which is closed by this.
+            reservation: The reservation.
 
-            row: The job's row; None for one that was never written down.
+            row: The job's row; None if it was never journaled.
         """
-        self._open.discard(account.key)
-        self.reserved -= account.reserved
+        self._reserved_keys.discard(reservation.key)
+        self.reserved -= reservation.reserved
         if row is not None:
-            self._add(account.key, account.price, row, expected=False)
+            self._add(reservation.key, reservation.price, row, prior=False)
 
-    def count(self, key: str, price: float, row: Intent, *, expected: bool) -> bool:
+    def commit_ended(self, key: str, price: float, row: Intent, *, prior: bool) -> bool:
         """
         Count a job that had ended before its row was read.
 
         Args:
-            key: Its key.
+            key: Its journal key.
 
-            price: What each create of it is taken to have cost, where the service does not say.
+            price: The price of each of its creates, if the service does not report it.
 
             row: The job's row.
 
-            expected: Whether it may be among what is expected.
+            prior: True if the job may be part of the prior spend.
 
         Returns:
-            Whether it was not counted already.
+            True if the key did not count already.
         """
         if self._counts(key):
             return False
-        share = self.foreseen.pop(key, None)
+        share = self.prior_open.pop(key, None)
         if share is not None:
-            self._take(share, expected=True)
-        self._add(key, price, row, expected=expected and share is None)
+            self._subtract_prior(share, prior=True)
+        self._add(key, price, row, prior=prior and share is None)
         return True
 
-    def count_unknown(self, key: str, price: float) -> None:
-        """Count a job of which no more is known than that it has ended: its price is held, unless it counts already."""
+    def hold_dropped(self, key: str, price: float) -> None:
+        """Hold the price of a job of which the journal has dropped everything but the key, unless it counts."""
         if not self._counts(key):
-            self._settled.add(short_hash(key))
+            self._committed_keys.add(hash(key))
             self.held += price
-            self._take(price, expected=True)
+            self._subtract_prior(price, prior=True)
 
-    def hold(self, key: str, price: float, row: Intent, *, expected: bool) -> None:
+    def hold_ambiguous(self, key: str, price: float, row: Intent, *, prior: bool) -> None:
         """
-        Set aside what attempts of a job may have cost that were answered by an unclear error, beside the job itself.
+        Hold what a job's ambiguous attempts may have cost, beside the job itself.
 
         Args:
-            key: Its key.
+            key: Its journal key.
 
-            price: What each may have cost.
+            price: The price of each.
 
-            row: The job's row. What it says takes the place of what is held for the key already.
+            row: The job's row. Its attempts replace those that are held for the key already.
 
-            expected: Whether they may be among what is expected.
+            prior: True if they may be part of the prior spend.
         """
-        amount, known = _suspects(row) * price, self._suspects.get(key, 0.0)
+        amount, known = _ambiguous_attempts(row) * price, self._ambiguous.get(key, 0.0)
         if amount != known:
-            self._suspects[key] = amount
+            self._ambiguous[key] = amount
             self.held += amount - known
-            self._take(max(0.0, amount - known), expected=expected)
+            self._subtract_prior(max(0.0, amount - known), prior=prior)
 
     def _counts(self, key: str) -> bool:
-        return key in self._open or short_hash(key) in self._settled
+        return key in self._reserved_keys or hash(key) in self._committed_keys
 
-    def _add(self, key: str, price: float, row: Intent, *, expected: bool) -> None:
+    def _reserve(self, key: str, price: float) -> Reservation:
+        self._reserved_keys.add(key)
+        self.reserved += price
+        return Reservation(key, price, price)
+
+    def _add(self, key: str, price: float, row: Intent, *, prior: bool) -> None:
         spent, held = _cost(row, price)
         self.spent += spent
         self.held += held
-        self._take(spent + held, expected=expected)
-        self.hold(key, price, row, expected=expected)
+        self._subtract_prior(spent + held, prior=prior)
+        self.hold_ambiguous(key, price, row, prior=prior)
         if row.state not in _FREE:
-            self._settled.add(short_hash(key))
+            self._committed_keys.add(hash(key))
 
-    def _take(self, amount: float, *, expected: bool) -> None:
-        if expected:
-            self.expected = max(0.0, self.expected - amount)
+    def _subtract_prior(self, amount: float, *, prior: bool) -> None:
+        if prior:
+            self.prior = max(0.0, self.prior - amount)
 
     def _is_left(self, amount: float) -> bool:
-        committed = self.spent + self.held + self.reserved + self.expected
-        return self._limit is None or committed + amount <= self._limit + _DUST
+        committed = self.spent + self.held + self.reserved + self.prior
+        return self._limit is None or committed + amount <= self._limit + _TOLERANCE
 
 
-def may_have_cost(row: Intent, price: float) -> float:
+def possible_cost(row: Intent, price: float) -> float:
     """
-    What a job has cost, or may have.
+    Return what a job has cost, or may have cost.
 
     Args:
         row: Its row.
 
-        price: What each create of it is taken to cost, where the service does not say.
+        price: The price of each of its creates, if the service does not report it.
     """
-    return sum(_cost(row, price)) + _suspects(row) * price
+    return sum(_cost(row, price)) + _ambiguous_attempts(row) * price
 
 
-def _suspects(row: Intent) -> int:
+def _ambiguous_attempts(row: Intent) -> int:
     """
-    How many attempts of a job may have been paid beside what the job itself has cost.
+    Return the number of attempts that may have been paid beside the job itself.
 
-    One of them may be the very one that the job's task, or its doubt, is of: nothing is paid more often than sent.
+    One ambiguous attempt may be the very one that has made the job's task, or that is in doubt: no more attempts are
+    paid than were sent.
     """
     return min(row.ambiguous_attempts, row.attempts - (row.state not in _FREE))
 
 
 def _cost(row: Intent, price: float) -> tuple[float, float]:
-    """What the service says that a job has cost, and what it may have cost besides; suspect attempts left out."""
+    """Return what a job has cost by the service's report, and what it may have cost; without ambiguous attempts."""
     if row.state in _FREE:
         return 0.0, 0.0
     if row.state is JobState.FAILED:

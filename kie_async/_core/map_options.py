@@ -1,37 +1,34 @@
-"""How a run is to go: the options of ``KieClient.map()``, checked; and what follows from them for one row."""
+"""The options of ``KieClient.map()``, validated, and the names of a row's files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import attrs
 
 from kie_async._numbers import is_integer, is_number, refuse
 from kie_async.budget import Budget
-
-if TYPE_CHECKING:
-    from kie_async.policy import Limits
+from kie_async.policy import Limits
 
 __all__ = ["MapOptions", "file_name"]
 
-#: Names of files may have 255 bytes on most systems; some are left for suffixes and for the template.
+#: Most systems allow file names of 255 bytes; the rest is left for suffixes and for the template.
 _LONGEST_NAME = 180
-#: What Windows keeps for devices.
+#: The names that Windows reserves for devices.
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
 def file_name(key: str) -> str:
     """
-    A key as the name of a file, or as a part of one: no two keys have the same, and none leads to another folder.
+    Return a key as a file name, or as a part of one: unique for each key, and never a path to another folder.
 
     >>> file_name("shot 7"), file_name("../../etc/passwd"), file_name(".."), file_name("Größe")
     ('shot%207', '%2E.%2F..%2Fetc%2Fpasswd', '%2E.', 'Gr%C3%B6%C3%9Fe')
     """
-    # "~" sets what we add apart from what the caller wrote.
+    # "~" marks what is added to the key, so a "~" of the key itself is quoted.
     name = quote(key, safe="").replace("~", "%7E")
     if name.startswith(".") or _DEVICE.match(name):
         name = f"%{ord(name[0]):02X}{name[1:]}"
@@ -45,82 +42,65 @@ class MapOptions:
     """
     The options of a run.
 
-    Attributes:
-        limits: What the account allows.
+    Args:
+        limits: The limits of the account.
 
-        budget: What it may cost, or None.
+        budget: The budget, or None.
 
-        stop_after: After how many seconds nothing more is sent, or None.
+        stop_after: The time after which nothing more is sent, in seconds, or None.
 
-        save_to: The template of the files' names, or None.
+        save_to: The template of the file names, or None.
 
-        ordered: Whether outcomes come in the order of the rows.
+        ordered: True if outcomes are delivered in the order of the rows.
 
-        retry_failed: How often a request is made again whose task has failed.
+        retry_failed: The number of retries of a request whose task has failed.
 
-        look_ahead: How many rows may be read and not sent.
+        look_ahead: The number of rows that may be read and not sent; None for twice ``limits.creates``.
 
-        window: How many rows may be read whose outcome was not taken.
+    Raises:
+        ConfigurationError: If an option is invalid.
     """
 
     limits: Limits
-    budget: Budget | None
-    stop_after: float | None
-    save_to: str | None
-    ordered: bool
-    retry_failed: int
-    look_ahead: int
-    window: int
+    budget: Budget | None = None
+    stop_after: float | None = None
+    save_to: str | None = None
+    ordered: bool = False
+    retry_failed: int = 0
+    look_ahead: int | None = None
 
-    @classmethod
-    def of(
-        cls,
-        limits: Limits,
-        *,
-        budget: Budget | None,
-        stop_after: float | None,
-        save_to: str | None,
-        ordered: bool,
-        retry_failed: int,
-        look_ahead: int | None,
-    ) -> MapOptions:
-        """
-        The plan of these options.
+    def __attrs_post_init__(self) -> None:
+        """Validate the options."""
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            refuse("map", "budget", self.budget, "a Budget(credits=…)")
+        if self.stop_after is not None and not (is_number(self.stop_after, infinite=True) and self.stop_after >= 0):
+            refuse("map", "stop_after", self.stop_after, "a number of seconds >= 0, or None")
+        if not is_integer(self.retry_failed) or self.retry_failed < 0:
+            refuse("map", "retry_failed", self.retry_failed, "an integer >= 0")
+        if self.look_ahead is not None and not (is_integer(self.look_ahead) and self.look_ahead >= 1):
+            refuse("map", "look_ahead", self.look_ahead, "an integer >= 1, or None")
+        if self.save_to is not None and "{key}" not in self.save_to:
+            refuse("map", "save_to", self.save_to, 'a path with {key} in it, such as "out/{key}.mp4"')
 
-        Raises:
-            ConfigurationError: If one of them makes no sense.
-        """
-        if budget is not None and not isinstance(budget, Budget):
-            refuse("map", "budget", budget, "a Budget(credits=…)")
-        if stop_after is not None and not (is_number(stop_after, infinite=True) and stop_after >= 0):
-            refuse("map", "stop_after", stop_after, "a number of seconds >= 0, or None")
-        if not is_integer(retry_failed) or retry_failed < 0:
-            refuse("map", "retry_failed", retry_failed, "an integer >= 0")
-        if look_ahead is not None and not (is_integer(look_ahead) and look_ahead >= 1):
-            refuse("map", "look_ahead", look_ahead, "an integer >= 1, or None")
-        if save_to is not None and "{key}" not in save_to:
-            refuse("map", "save_to", save_to, 'a path with {key} in it, such as "out/{key}.mp4"')
-        ahead = 2 * limits.creates if look_ahead is None else look_ahead
-        return cls(
-            limits=limits,
-            budget=budget,
-            stop_after=stop_after,
-            save_to=save_to,
-            ordered=bool(ordered),
-            retry_failed=retry_failed,
-            look_ahead=ahead,
-            # As many again as may run are left for those that have ended and are fetched, or not taken yet.
-            window=2 * limits.in_flight + ahead,
-        )
+    @property
+    def most_unsent(self) -> int:
+        """The number of rows that may be read and not sent."""
+        return 2 * self.limits.creates if self.look_ahead is None else self.look_ahead
+
+    @property
+    def most_untaken(self) -> int:
+        """The number of rows that may be read and whose outcome was not taken."""
+        # Twice the tasks in flight: as many rows again may have ended and be downloading, or wait for the caller.
+        return 2 * self.limits.in_flight + self.most_unsent
 
     def files(self, key: str, count: int) -> tuple[Path, ...]:
         """
-        Where the files of a row with *count* results go; none without ``save_to``.
+        Return the paths of a row's *count* files; none without ``save_to``.
 
-        The first has the name that was asked for, the second ``~2`` before the end of it, and so on: no row's files
-        can be in the way of another's.
+        The first path is the one that was asked for, the second has ``~2`` before its suffix, and so on. The paths of
+        two rows never collide.
         """
-        if self.save_to is None:
+        if self.save_to is None or not count:
             return ()
         first = Path(self.save_to.replace("{key}", file_name(key)))
         return (first, *(first.with_name(f"{first.stem}~{n}{first.suffix}") for n in range(2, count + 1)))

@@ -1,4 +1,4 @@
-"""What a task will probably cost: a small price list, overridden by what was seen. Neither is the truth."""
+"""Price estimates: a small price list, overridden by the prices that were seen. Neither is authoritative."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from kie_async._core.durations import Kind
 from kie_async.budget import Estimate
 from kie_async.records import JSON
 
-__all__ = ["PRICE_LIST", "PRICE_LIST_SOURCE", "SeenPrices", "listed"]
+__all__ = ["PRICE_LIST", "PRICE_LIST_SOURCE", "SeenPrices", "listed_price"]
 
-#: Credits for a task, by model and by resolution; "" is the resolution that the service takes by itself.
+#: Credits for a task, by model and by resolution; "" is the service's default resolution.
 PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         "wan/2-2-a14b-image-to-video-turbo": {"": 80.0, "480p": 40.0, "580p": 60.0, "720p": 80.0},
     }
 )
-#: Where the list is from.
+#: The source of the list.
 PRICE_LIST_SOURCE = "price list of kie.ai, read on 2026-06-30"
 
-#: How many prices are remembered of each kind, and how many kinds.
-_LAST = 20
+#: The number of prices that are kept of each kind of task, and the number of kinds.
+_PRICES_OF_KIND = 20
 _KINDS = 500
 
 
-def listed(model: str, given: Mapping[str, JSON]) -> Estimate | None:
+def listed_price(model: str, given: Mapping[str, JSON]) -> Estimate | None:
     """
-    What the price list says, or None.
+    Return the estimate of the price list, or None.
 
-    >>> listed("wan/2-2-a14b-image-to-video-turbo", {"resolution": "480p"}).credits
+    >>> listed_price("wan/2-2-a14b-image-to-video-turbo", {"resolution": "480p"}).credits
     40.0
     """
     price = PRICE_LIST.get(model, {}).get(str(given.get("resolution") or ""))
@@ -39,25 +39,25 @@ def listed(model: str, given: Mapping[str, JSON]) -> Estimate | None:
 
 class SeenPrices:
     """
-    What tasks have cost lately, by their kind.
+    The latest prices of tasks, by their kind.
 
-    The highest of the last few is the estimate: a budget that was made of the lowest would not hold.
+    The estimate is the highest of the last few: a budget that is based on the lowest could be exceeded.
     """
 
     def __init__(self) -> None:
         self._kinds: OrderedDict[Kind, deque[float]] = OrderedDict()
 
-    def learn(self, kind: Kind, credits: float | None) -> None:
-        """Take what a task that has succeeded has cost; a failed one costs nothing, and says nothing."""
+    def record_price(self, kind: Kind, credits: float | None) -> None:
+        """Record what a task that has succeeded has cost; None is ignored."""
         if credits is None:
             return
-        self._kinds.setdefault(kind, deque(maxlen=_LAST)).append(credits)
+        self._kinds.setdefault(kind, deque(maxlen=_PRICES_OF_KIND)).append(credits)
         self._kinds.move_to_end(kind)
         if len(self._kinds) > _KINDS:
             self._kinds.popitem(last=False)
 
-    def of(self, kind: Kind) -> Estimate | None:
-        """The estimate for a kind of task, or None where none was seen."""
+    def estimate(self, kind: Kind) -> Estimate | None:
+        """Return the estimate for a kind of task, or None if none was seen."""
         seen = self._kinds.get(kind)
         if seen is None:
             return None

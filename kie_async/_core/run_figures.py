@@ -1,4 +1,4 @@
-"""What a run adds up to: counts, credits, durations and the use of the limit, in memory that does not grow."""
+"""The figures of a run: counts, credits, durations and the use of the limit, in constant memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from kie_async.outcomes import Done, Failed, InDoubt, Outcome
-from kie_async.run_summary import RunSummary
+from kie_async.outcomes import Done, Failed, InDoubt, Outcome, RunSummary, Skipped
 
 if TYPE_CHECKING:
     from kie_async._core.budget_ledger import Ledger
@@ -54,76 +53,72 @@ class Quantiles:
 
 class RunFigures:
     """
-    Counts outcomes and creates.
+    A counter of outcomes, creates and credits.
 
     Args:
-        limits: What the account allows.
+        limits: The limits of the account.
 
-        ledger: The credits of the run.
+        ledger: The ledger of the run.
 
-        now: The instant at which it begins.
+        now: The start of the run.
+
+    Attributes:
+        retried: The number of retries that were started.
     """
 
     def __init__(self, limits: Limits, ledger: Ledger, now: float) -> None:
         self._limits = limits
         self._ledger = ledger
-        self._began_at = now
-        self._first = self._last = now
-        self._times = Quantiles()
-        self._credits = self._credits_replayed = 0.0
-        self._replayed = self._ok = self._failed = self._in_doubt = self._skipped = self._created = 0
+        self._started_at = now
+        self._first_create = self._last_create = now
+        self._durations = Quantiles()
+        self._credits = self._replayed_credits = 0.0
+        self._outcomes: dict[type[Outcome], int] = dict.fromkeys((Done, Failed, InDoubt, Skipped), 0)
+        self._replayed = self._creates = 0
         self.retried = 0
 
-    def created(self, now: float) -> None:
+    def record_create(self, now: float) -> None:
         """Count a task that the service has accepted."""
-        if not self._created:
-            self._first = now
-        self._last = now
-        self._created += 1
+        if not self._creates:
+            self._first_create = now
+        self._last_create = now
+        self._creates += 1
 
-    def paid(self, credits: float | None) -> None:
+    def add_credits(self, credits: float | None) -> None:
         """Add what a task of this run has cost."""
         self._credits += credits or 0.0
 
-    def paid_before(self, credits: float | None) -> None:
+    def add_replayed_credits(self, credits: float | None) -> None:
         """Add what a task of an earlier run has cost."""
-        self._credits_replayed += credits or 0.0
+        self._replayed_credits += credits or 0.0
 
-    def count(self, outcome: Outcome) -> None:
-        """Count an outcome."""
-        if outcome.replayed:
-            self._replayed += 1
-        if isinstance(outcome, Done):
-            self._ok += 1
-            if not outcome.replayed and outcome.seconds is not None:
-                self._times.add(outcome.seconds)
-        elif isinstance(outcome, Failed):
-            self._failed += 1
-        elif isinstance(outcome, InDoubt):
-            self._in_doubt += 1
-        else:
-            self._skipped += 1
+    def count_outcome(self, outcome: Outcome) -> None:
+        """Count the outcome of a row."""
+        self._replayed += outcome.replayed
+        self._outcomes[type(outcome)] += 1
+        if isinstance(outcome, Done) and not outcome.replayed and outcome.seconds is not None:
+            self._durations.add(outcome.seconds)
 
     def summary(self, now: float) -> RunSummary:
-        """The figures at *now*."""
+        """Return the figures at *now*."""
         limits = self._limits
-        # The fastest that is allowed is a full set at the beginning of each window, and the rest in the last.
-        windows = (self._last - self._first + limits.window) / limits.window
+        # The fastest that is allowed: a full set of creates at the start of each window, and the rest in the last one.
+        windows = (self._last_create - self._first_create + limits.window) / limits.window
         return RunSummary(
             replayed=self._replayed,
-            ok=self._ok,
-            failed=self._failed,
-            in_doubt=self._in_doubt,
-            skipped=self._skipped,
+            ok=self._outcomes[Done],
+            failed=self._outcomes[Failed],
+            in_doubt=self._outcomes[InDoubt],
+            skipped=self._outcomes[Skipped],
             retried=self.retried,
             credits=self._credits,
-            credits_replayed=self._credits_replayed,
+            credits_replayed=self._replayed_credits,
             credits_held=max(0.0, self._ledger.reserved + self._ledger.held),
-            p50=self._times.of(0.5),
-            p95=self._times.of(0.95),
-            created=self._created,
+            p50=self._durations.of(0.5),
+            p95=self._durations.of(0.95),
+            created=self._creates,
             limit=limits.creates,
             window=limits.window,
-            used=math.ceil(self._created / limits.creates) / windows,
-            seconds=now - self._began_at,
+            used=math.ceil(self._creates / limits.creates) / windows,
+            seconds=now - self._started_at,
         )

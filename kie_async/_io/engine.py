@@ -29,7 +29,6 @@ from kie_async._io.jobs.registry import Registry
 from kie_async._io.jobs.resolution import Resolution
 from kie_async._io.jobs.transitions import Transitions
 from kie_async._io.jobs.waiting import Waiting
-from kie_async._io.mapping.prices import Prices
 from kie_async._io.parts import Parts
 from kie_async._io.polling.callback_weight import CallbackWeight
 from kie_async._io.polling.poller import Poller
@@ -51,8 +50,9 @@ if TYPE_CHECKING:
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
+    from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.map_run import MapRun
-    from kie_async._io.mapping.row_source import Given
+    from kie_async._io.mapping.row_source import RowInput
     from kie_async._io.parts import Settings
     from kie_async.events import EventName
     from kie_async.records import JSON
@@ -173,7 +173,7 @@ class Engine:
         self.receiver = Receiver(parts, self._confirmations, report=self._report)
         self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
         self.doubts = Resolution(parts, self.waiting, self._recovery)
-        self.prices = Prices(journal)
+        self._prices: Prices | None = None
 
     @property
     def over(self) -> bool:
@@ -204,11 +204,31 @@ class Engine:
                 self._parts.submitter.stop(job, Stop.CANCELLED, errors.TransportError(msg, job_id=job.id))
             raise
 
-    def map_run(self, rows: Iterable[Given] | AsyncIterable[Given], plan: MapOptions) -> MapRun:
-        """What does a table; see ``KieClient.map``."""
+    @property
+    def prices(self) -> Prices:
+        """The price estimates; ``map()`` and its modules are imported on first use."""
+        if self._prices is None:
+            from kie_async._io.mapping.budgeting import Prices
+
+            self._prices = Prices(self._parts.journal)
+        return self._prices
+
+    def map_run(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], options: MapOptions) -> MapRun:
+        """Return the run of a table; see ``KieClient.map``."""
         from kie_async._io.mapping.map_run import MapRun
 
-        return MapRun(self._parts, intake=self.intake, waiting=self.waiting, prices=self.prices, rows=rows, plan=plan)
+        return MapRun(
+            rows,
+            options,
+            journal=self._parts.journal,
+            registry=self._parts.registry,
+            runtime=self._parts.runtime,
+            submitter=self._parts.submitter,
+            supervisor=self.supervisor,
+            intake=self.intake,
+            waiting=self.waiting,
+            prices=self.prices,
+        )
 
     def remind(self) -> None:
         """Say once what is there to be recovered: whoever calls ``recover()`` before all else knows."""
@@ -216,16 +236,23 @@ class Engine:
         self.orphans = {}
         _log.warning("The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown)
 
-    async def spent(self, rows: Iterable[Given] | AsyncIterable[Given], price: float | None) -> float:
-        """What the rows of a table have cost, or may have; see ``KieClient.spent``."""
-        from kie_async._io.mapping.prior_spend import PriorSpend
+    async def spent(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], price: float | None) -> float:
+        """Return what the rows of a table have cost, or may have cost; see ``KieClient.spent``."""
+        from kie_async._io.mapping.budgeting import PriorSpend
         from kie_async._io.mapping.row_source import RowSource
 
-        reader = RowSource(rows)
+        source = RowSource(rows)
+        spend = PriorSpend(
+            journal=self._parts.journal,
+            registry=self._parts.registry,
+            intake=self.intake,
+            prices=self.prices,
+            price=price,
+        )
         try:
-            return await PriorSpend(self._parts, intake=self.intake, prices=self.prices, price=price).cost(reader)
+            return await spend.total(source)
         finally:
-            await reader.close()
+            await source.close()
 
     async def recover(self) -> list[str]:
         """Go on with everything that is unfinished; see ``KieClient.recover``."""

@@ -81,7 +81,7 @@ async def test_rows_come_from_anything_that_can_be_iterated_over(kind: str) -> N
 @pytest.mark.parametrize("rows", [make_request(), "shots.csv", 7, None, {"a": make_request()}])
 async def test_what_is_no_table_is_refused_with_the_next_step(rows: Any) -> None:
     async with client_and_fake() as setup:
-        with pytest.raises(ConfigurationError, match="Pass a list, a generator or an async generator"):
+        with pytest.raises(ConfigurationError, match="expected a list, a generator or an async generator"):
             await run_map(setup, rows)
 
 
@@ -286,7 +286,7 @@ async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_i
         assert isinstance(last, Done)
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, ConfigurationError)
-        assert f"Row 2 is a tuple of {len(row)}: " in str(failed.error)
+        assert f"Invalid row 2, a tuple of {len(row)}: " in str(failed.error)
         assert "a request, or a pair of a key and a request" in str(failed.error)
         assert 2 == len(setup.tasks)
 

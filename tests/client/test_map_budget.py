@@ -131,7 +131,7 @@ async def test_a_price_that_is_none_is_refused(price: Any) -> None:
     async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="number of credits"):
             await setup.kie.spent(make_rows(1), price=price)
-        with pytest.raises(ConfigurationError, match="Pass a list"):
+        with pytest.raises(ConfigurationError, match="expected a list"):
             await setup.kie.spent("shots.csv")  # type: ignore[arg-type]  # the subject
 
 

@@ -9,7 +9,6 @@ from typing import Unpack
 import attrs
 
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
-from kie_async._core.occurrences import Occurrences, short_hash
 from kie_async._io.journals.journal import Changes, illegal_transition
 from kie_async.errors import JournalError, KeyConflictError
 from kie_async.states import JobState
@@ -35,7 +34,7 @@ class MemoryJournal:
         self._by_task: dict[str, str] = {}
         self._droppable: dict[str, None] = {}  # an ordered set
         self._keep_ended = keep_ended
-        self._dropped_keys = Occurrences()
+        self._dropped_keys: set[int] = set()
 
     async def open(self) -> None:
         """Do nothing."""
@@ -73,7 +72,7 @@ class MemoryJournal:
 
     async def by_key(self, key: str) -> Intent | None:
         known = self._by_key.get(key)
-        if known is None and short_hash(key) in self._dropped_keys:
+        if known is None and hash(key) in self._dropped_keys:
             msg = (
                 f"The job of key {key!r} ended earlier in this process and is not paid again; the journal in memory"
                 f" keeps the last {self._keep_ended} only. Use KieClient(journal='kie.db') to read such results again."
@@ -85,10 +84,10 @@ class MemoryJournal:
         return [self._rows[self._by_key[key]] for key in keys if key in self._by_key]
 
     async def has_keys(self) -> bool:
-        return bool(self._by_key) or len(self._dropped_keys) > 0
+        return bool(self._by_key) or bool(self._dropped_keys)
 
     async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:
-        return [key for key in keys if key not in self._by_key and short_hash(key) in self._dropped_keys]
+        return [key for key in keys if key not in self._by_key and hash(key) in self._dropped_keys]
 
     async def by_task(self, task_id: str) -> Intent | None:
         known = self._by_task.get(task_id)
@@ -164,7 +163,7 @@ class MemoryJournal:
             first = self._rows[next(iter(self._droppable))]
             self._drop(first.id)
             if first.key is not None:
-                self._dropped_keys.add(short_hash(first.key))
+                self._dropped_keys.add(hash(first.key))
 
     def _drop(self, job_id: str) -> None:
         self._droppable.pop(job_id, None)

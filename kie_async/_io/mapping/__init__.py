@@ -1,1 +1,1 @@
-"""``KieClient.map()``: rows in, each seen through, outcomes out."""
+"""The implementation of ``KieClient.map()``: rows are read, started, and followed to their outcomes."""

@@ -1,165 +1,344 @@
 """
-``Till``: what the rows of a run cost, in its ledger and in its figures.
+The money of a run: price estimates, what the table has cost before, and what its rows cost now.
 
-What a row costs counts when its job is begun or found, by the journal's key, whichever of its rows is the first to ask.
+A job counts once, by its journal key, when it is started or found, whichever of the rows with that key comes first.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
+
 from kie_async import errors
-from kie_async._core.budget_ledger import Ledger
+from kie_async._core.budget_ledger import Ledger, possible_cost
+from kie_async._core.durations import kind_of
+from kie_async._core.lifecycle import OPEN
+from kie_async._core.prices import SeenPrices, listed_price
 from kie_async._core.run_figures import RunFigures
-from kie_async._io.mapping.prior_spend import PriorSpend
-from kie_async._io.mapping.row_source import RowSource
+from kie_async._io.mapping.row_source import RowKeys, RowSource
+from kie_async._settings import retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 
     from kie_async._core.lifecycle import Intent
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async._io.mapping.prices import Prices
+    from kie_async._io.jobs.registry import Registry
+    from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.row import Row
-    from kie_async._io.mapping.row_source import Given
-    from kie_async._io.parts import Parts
+    from kie_async._io.mapping.row_source import RowInput
+    from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
+    from kie_async.budget import Estimate
+    from kie_async.records import JSON
     from kie_async.requests.base import Request
 
-__all__ = ["Budgeting"]
+__all__ = ["Budgeting", "Prices", "PriorSpend"]
+
+#: The number of a model's rows that are read from the journal for the first estimate.
+_ROWS_OF_MODEL = 100
+#: The number of rows that are looked up in the journal at once.
+_BATCH = 256
+
+
+class Prices:
+    """
+    Price estimates from the journal and the price list.
+
+    Args:
+        journal: The source of past prices; it is queried once for each model.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._seen = SeenPrices()
+        self._models: set[str] = set()
+        self._loading = anyio.Lock()
+
+    async def estimate(self, request: Request) -> Estimate | None:
+        """Return the estimate for a request, or None without one."""
+        if request.model not in self._models:
+            async with self._loading:
+                await self._load(request.model)
+        given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
+        return self._seen.estimate(kind_of(request.model, given)) or listed_price(request.model, given)
+
+    async def _load(self, model: str) -> None:
+        if model not in self._models:  # else another caller has loaded it while this one waited
+            for row in reversed(await self._journal.recent_successes(model, _ROWS_OF_MODEL)):
+                self.record_price(row)
+            self._models.add(model)
+
+    async def price(self, request: Request, fixed: float | None) -> float | None:
+        """Return the *fixed* price, else the estimate; None without either."""
+        if fixed is not None:
+            return fixed
+        estimate = await self.estimate(request)
+        return None if estimate is None else estimate.credits
+
+    def record_price(self, row: Intent) -> None:
+        """Record what a task that has succeeded has cost."""
+        if row.input:
+            self._seen.record_price(kind_of(row.model, row.input), row.credits)
+
+
+class PriorSpend:
+    """
+    The sum that a table's rows have cost before, read from the journal without starting any row.
+
+    Args:
+        journal: The journal.
+
+        registry: The jobs that are alive.
+
+        intake: Checks and fingerprints requests.
+
+        prices: Estimates prices.
+
+        price: The price of a task whose cost the service has not reported; None for the estimate.
+
+        until: The end of the period that counts, in seconds since the epoch: later creates are left out.
+
+    Attributes:
+        open_jobs: What each job that has not ended is taken to cost, by its journal key.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        registry: Registry,
+        intake: Intake,
+        prices: Prices,
+        price: float | None,
+        until: float = math.inf,
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._intake = intake
+        self._prices = prices
+        self._price = price
+        self._until = until
+        self.open_jobs: dict[str, float] = {}
+
+    async def total(self, source: RowSource, *, wanted: Callable[[], bool] = lambda: True) -> float:
+        """
+        Return what the tasks of a table have cost or may have cost, in credits; each key counts once, with its retries.
+
+        An invalid row counts nothing: it fails when it is its turn, and costs nothing then.
+
+        Args:
+            source: The table, which is read to its end.
+
+            wanted: Returns False if the sum is no longer needed.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+
+            Exception: The table's own error.
+        """
+        total, count = 0.0, 0
+        keys, seen = RowKeys(self._intake), set[int]()
+        if not await self._journal.has_keys():
+            return total
+        while wanted() and (batch := await source.read(_BATCH)):
+            requests: dict[str, Request] = {}
+            for given in batch:
+                row = keys.make_row(given, count)
+                count += 1
+                try:
+                    await keys.assign_key(row)
+                except errors.KieError:
+                    continue
+                if (hashed := hash(row.key)) not in seen:
+                    seen.add(hashed)
+                    requests[row.key] = row.request
+            total += await self._total_of_keys(requests)
+            await anyio.lowlevel.checkpoint()  # a journal in memory never yields to the event loop
+        return total
+
+    async def _total_of_keys(self, requests: Mapping[str, Request]) -> float:
+        """Return what the tasks of these keys have cost, one retry after the other."""
+        total, number, left = 0.0, 0, dict(requests)
+        while left:
+            row_keys = {retry_key(key, number): key for key in left}
+            rows = await self._journal.by_keys(list(row_keys))
+            found = {row_keys[row.key]: row for row in rows if row.key in row_keys}
+            for key, row in found.items():
+                amount = await self._cost_of(row, left[key])
+                total += amount
+                if amount and row.state in OPEN:
+                    self.open_jobs[retry_key(key, number)] = amount
+            for dropped in await self._journal.dropped_keys(list(row_keys)):
+                total += await self._price_of(left[row_keys[dropped]])
+            left = {key: left[key] for key, row in found.items() if row.state is JobState.FAILED}
+            number += 1
+        return total
+
+    async def _cost_of(self, row: Intent, request: Request) -> float:
+        live = self._registry.get(row.id)
+        if live is not None and live.row is not None:
+            row = live.row  # it has what could not be journaled
+        late = row.sending_at is not None and row.sending_at > self._until
+        if late or not possible_cost(row, 1.0):
+            return 0.0
+        return possible_cost(row, await self._price_of(request))
+
+    async def _price_of(self, request: Request) -> float:
+        return await self._prices.price(request, self._price) or 0.0
 
 
 class Budgeting:
     """
-    Counts what rows cost.
+    The costs of a run's rows, kept in its ledger and its figures.
 
     Args:
-        parts: The client's parts.
+        options: The options of the run.
 
-        intake: Checks requests.
+        journal: The journal.
+
+        registry: The jobs that are alive.
+
+        runtime: The clock.
+
+        intake: Checks and fingerprints requests.
 
         prices: Estimates prices.
 
-        plan: How the run is to go.
-
     Attributes:
-        figures: What the run adds up to.
+        figures: The figures of the run.
     """
 
-    def __init__(self, parts: Parts, *, intake: Intake, prices: Prices, plan: MapOptions) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        options: MapOptions,
+        *,
+        journal: Journal,
+        registry: Registry,
+        runtime: Runtime,
+        intake: Intake,
+        prices: Prices,
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
         self._intake = intake
         self._prices = prices
-        self._budget = plan.budget
-        self._ledger = Ledger(None if plan.budget is None else plan.budget.credits)
-        self._began_at = parts.runtime.wall()
-        self.figures = RunFigures(parts.settings.limits, self._ledger, parts.runtime.now())
+        self._budget = budget = options.budget
+        self._ledger = Ledger(None if budget is None else budget.credits)
+        self._started_at = runtime.wall()
+        self.figures = RunFigures(options.limits, self._ledger, runtime.now())
 
-    async def look_back(self, table: Iterable[Given] | AsyncIterable[Given], *, wanted: Callable[[], bool]) -> None:
+    async def count_prior_spend(
+        self, rows: Iterable[RowInput] | AsyncIterable[RowInput], *, wanted: Callable[[], bool]
+    ) -> None:
         """
-        Count what a table has cost before the first row of it is sent, where it can be read twice.
+        Count what a table has cost before its first row is sent, if it can be read twice.
 
         Args:
-            table: It.
+            rows: The table.
 
-            wanted: Whether anything may still be sent.
+            wanted: Returns False if nothing will be sent any more.
         """
         if self._budget is None:
             return
-        self._ledger.expected = self._budget.spent
-        if isinstance(table, (list, tuple)):
-            # What is sent while it looks counts when its row is read, as that of any other run does.
-            beforehand = PriorSpend(
-                self._parts,
+        self._ledger.prior = self._budget.spent
+        if isinstance(rows, (list, tuple)):
+            # What is sent during this count counts when its row is read, as any other run's creates do.
+            spend = PriorSpend(
+                journal=self._journal,
+                registry=self._registry,
                 intake=self._intake,
                 prices=self._prices,
                 price=self._budget.price,
-                until=self._began_at,
+                until=self._started_at,
             )
-            spent = await beforehand.cost(RowSource(table), wanted=wanted)
-            self._ledger.expected = max(self._budget.spent, spent)
-            if spent >= self._budget.spent:  # else nobody knows what the larger sum has of each job
-                self._ledger.foreseen = beforehand.foreseen
+            total = await spend.total(RowSource(rows), wanted=wanted)
+            self._ledger.prior = max(self._budget.spent, total)
+            if total >= self._budget.spent:  # the shares of a larger sum given by the caller are unknown
+                self._ledger.prior_open = spend.open_jobs
 
     async def price(self, request: Request) -> float:
         """
-        What a create is taken to cost; nothing, where nobody counts.
+        Return the price to reserve for a create; 0 without a budget.
 
         Raises:
-            ConfigurationError: If there is a budget, and no price.
+            ConfigurationError: If there is a budget and no price.
         """
         if self._budget is None:
             return 0.0
-        price = await self._prices.at_most(request, self._budget.price)
+        price = await self._prices.price(request, self._budget.price)
         if price is None:
             msg = (
-                f"No price is known for {request.model}, so that the budget could not hold. Nothing was sent: give"
-                " Budget(price=…), what such a task costs at most."
+                f"No price is known for {request.model}, so the budget could not be kept. Nothing was sent: pass"
+                " Budget(price=…), the highest price of such a task."
             )
             raise errors.ConfigurationError(msg)
         return price
 
-    async def price_of_found(self, request: Request) -> float:
-        """What a create is taken to have cost; nothing, where nobody can tell, since of such nothing is sent."""
+    async def price_or_zero(self, request: Request) -> float:
+        """Return the price of a create; 0 if it is unknown, since such a request is never sent."""
         try:
             return await self.price(request)
         except errors.ConfigurationError:
             return 0.0
 
-    async def count_others(self, row: Row) -> None:
-        """Count what the journal has of a row beside its job: earlier tries, and attempts that may have been paid."""
-        if not row.other_tries:
+    async def count_other_intents(self, row: Row) -> None:
+        """Count what the journal has of a row beside its job: earlier retries, and ambiguous attempts."""
+        if not row.other_intents:
             return
-        price = await self.price_of_found(row.request)
-        others, row.other_tries = row.other_tries, []
-        for other in others:
-            self._ledger.count(other.key or row.key, price, other, expected=self._is_expected(other))
+        price = await self.price_or_zero(row.request)
+        others, row.other_intents = row.other_intents, []
+        for intent in others:
+            self._ledger.commit_ended(intent.key or row.key, price, intent, prior=self._is_prior(intent))
 
-    async def count_let_go(self, row: Row) -> None:
-        """Count what a row may have cost of which the journal has let everything go but the key."""
-        if self._budget is not None and await self._parts.journal.dropped_keys([row.journal_key]):
-            self._ledger.count_unknown(row.journal_key, await self.price_of_found(row.request))
+    async def count_dropped(self, row: Row) -> None:
+        """Count what a row may have cost if the journal has dropped all of it but the key."""
+        if self._budget is not None and await self._journal.dropped_keys([row.journal_key]):
+            self._ledger.hold_dropped(row.journal_key, await self.price_or_zero(row.request))
 
-    def count_found(self, row: Row, found: LiveJob, price: float) -> None:
-        """Count the job that a row has already, whether the budget has that much left or not."""
-        intent, expected = found.row, self._is_expected(found.row)
+    def count_found_job(self, row: Row, found: LiveJob, price: float) -> None:
+        """Count the existing job of a row, even if the budget does not have that much left."""
+        intent, prior = found.row, self._is_prior(found.row)
         if not row.replayed:
-            row.account = self._ledger.claim(row.journal_key, price, expected=expected)
-            if row.account is not None and intent is not None:
-                self._ledger.hold(row.journal_key, price, intent, expected=expected)
-        elif intent is not None and self._ledger.count(row.journal_key, price, intent, expected=expected):
-            self.figures.paid_before(intent.credits)
+            row.reservation = self._ledger.reserve_running(row.journal_key, price, prior=prior)
+            if row.reservation is not None and intent is not None:
+                self._ledger.hold_ambiguous(row.journal_key, price, intent, prior=prior)
+        elif intent is not None and self._ledger.commit_ended(row.journal_key, price, intent, prior=prior):
+            self.figures.add_replayed_credits(intent.credits)
 
-    def is_busy(self, row: Row) -> bool:
-        """Whether another row has an account for the same job: it says in a moment what that has come to."""
-        return self._ledger.is_open(row.journal_key)
+    def is_reserved(self, row: Row) -> bool:
+        """Return True if another row has a reservation for the same job, which tells soon what the job has cost."""
+        return self._ledger.is_reserved(row.journal_key)
 
-    def pay(self, row: Row, price: float) -> bool:
-        """Set the price of a create aside, if it is left; return whether it is."""
-        row.account = self._ledger.reserve(row.journal_key, price)
-        return row.account is not None
+    def reserve(self, row: Row, price: float) -> bool:
+        """Reserve the price of a create, if that much is left; return True if it was reserved."""
+        row.reservation = self._ledger.reserve(row.journal_key, price)
+        return row.reservation is not None
 
-    def may_pay(self, price: float) -> bool:
-        """Whether that much may be left once something has ended that runs."""
-        return self._ledger.may_fit(price)
+    def may_fit_later(self, price: float) -> bool:
+        """Return True if that much may be left once a running job has ended."""
+        return self._ledger.may_fit_later(price)
 
-    def pay_again(self, row: Row) -> bool:
-        """Set a row's price aside once more, if it is left: it may have been paid, and is to be sent again."""
-        return row.account is not None and self._ledger.once_more(row.account)
+    def reserve_again(self, row: Row) -> bool:
+        """Reserve a row's price once more, if that much is left: it may have been paid, and is to be sent again."""
+        return row.reservation is not None and self._ledger.reserve_again(row.reservation)
 
-    def settle(self, row: Row) -> None:
-        """Take what a row has cost, or what it may have cost, now that its job goes no further."""
+    def commit(self, row: Row) -> None:
+        """Replace a row's reservation by what its job has cost, or may have cost, now that the job has ended."""
         intent = None if row.job is None else row.job.row
-        account, row.account = row.account, None
-        if account is not None:
-            self._ledger.settle(account, intent)
+        reservation, row.reservation = row.reservation, None
+        if reservation is not None:
+            self._ledger.commit(reservation, intent)
             if intent is not None and row.has_ended:
-                self.figures.paid(intent.credits)
+                self.figures.add_credits(intent.credits)
         if intent is not None and intent.state is JobState.SUCCEEDED and not row.replayed:
-            self._prices.learn(intent)
+            self._prices.record_price(intent)
 
-    def _is_expected(self, intent: Intent | None) -> bool:
-        """Whether a job was sent before this run, so that it was counted when what was spent by then was."""
-        return intent is not None and intent.sending_at is not None and intent.sending_at <= self._began_at
+    def _is_prior(self, intent: Intent | None) -> bool:
+        """Return True if a job was sent before this run, and is therefore part of the prior spend."""
+        return intent is not None and intent.sending_at is not None and intent.sending_at <= self._started_at

@@ -1,13 +1,15 @@
 """
-The loop of ``KieClient.map()``: reads rows, has each seen through to its outcome, and hands the outcomes out.
+The main loop of ``KieClient.map()``: reads rows, starts them, and delivers their outcomes.
 
-One child of the client's root task reads. Rows that were read and not sent are bounded, so are rows whose outcome was
-not taken; so whoever is slow, the source, the service, the disk or the caller, slows the run down and fills no memory.
+One child of the client's supervisor reads the table. The number of rows that were read and not sent is bounded, and so
+is the number of rows whose outcome was not taken. A slow source, service, disk or caller therefore slows the run down,
+and does not fill the memory.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,203 +17,290 @@ import anyio
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
 from kie_async._io.mapping.budgeting import Budgeting
-from kie_async._io.mapping.finding import Finding
-from kie_async._io.mapping.outcome_queue import OutcomeQueue
 from kie_async._io.mapping.row_jobs import RowJobs
-from kie_async._io.mapping.row_keys import RowKeys
-from kie_async._io.mapping.row_runner import FOR_ALL, RowRunner
-from kie_async._io.mapping.row_source import RowSource
-from kie_async._io.mapping.run_state import RunState
+from kie_async._io.mapping.row_runner import RUN_ERRORS, RowRunner
+from kie_async._io.mapping.row_source import RowKeys, RowSource
+from kie_async._io.mapping.run_state import RunPhase, RunState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
     from kie_async._core.map_options import MapOptions
+    from kie_async._io.jobs.registry import Registry
     from kie_async._io.jobs.waiting import Waiting
-    from kie_async._io.mapping.prices import Prices
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.row import Row
-    from kie_async._io.mapping.row_source import Given
-    from kie_async._io.parts import Parts
+    from kie_async._io.mapping.row_source import RowInput
+    from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
-    from kie_async.outcomes import Outcome
-    from kie_async.run_summary import RunSummary
+    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.supervisor import Supervisor
+    from kie_async.outcomes import Outcome, RunSummary
 
-__all__ = ["MapRun"]
+__all__ = ["MapRun", "OutcomeQueue"]
 
-#: After the deadline, an async source may let us wait for a row for so many seconds.
-_LATE_PATIENCE = 1.0
+#: The time that an async source has for one row once ``stop_after`` has passed, in seconds.
+_LATE_READ_TIMEOUT = 1.0
+
+
+class OutcomeQueue:
+    """
+    The outcomes of a run that wait for the caller.
+
+    Args:
+        ordered: True if they are delivered in the order of the rows.
+
+    Attributes:
+        untaken: The number of rows that were read and whose outcome was not taken.
+    """
+
+    def __init__(self, *, ordered: bool) -> None:
+        self._ordered = ordered
+        self._ready: deque[Outcome] = deque()
+        # The outcomes that wait for an earlier row; None for a row without an outcome.
+        self._parked: dict[int, Outcome | None] = {}
+        self._rows = 0
+        self._next = 0
+        self.untaken = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
+    def add_row(self) -> int:
+        """Count a row that was read, and return its index."""
+        self.untaken += 1
+        self._rows += 1
+        return self._rows - 1
+
+    def put(self, index: int, outcome: Outcome | None) -> None:
+        """Add the outcome of a row; None if it has none."""
+        if not self._ordered:
+            self._make_ready(outcome)
+            return
+        self._parked[index] = outcome
+        while self._next in self._parked:
+            self._make_ready(self._parked.pop(self._next))
+            self._next += 1
+
+    def pop(self) -> Outcome:
+        """Return the next outcome; there must be one."""
+        self.untaken -= 1
+        return self._ready.popleft()
+
+    def clear(self) -> None:
+        """Drop the outcomes, since the caller has left."""
+        self._ready.clear()
+        self._parked.clear()
+
+    def _make_ready(self, outcome: Outcome | None) -> None:
+        if outcome is None:
+            self.untaken -= 1
+        else:
+            self._ready.append(outcome)
 
 
 class MapRun:
     """
-    One run.
+    One run of ``KieClient.map()``.
 
     Args:
-        parts: The client's parts.
+        rows: The table.
 
-        intake: Takes requests in.
+        options: The options of the run.
+
+        journal: The journal.
+
+        registry: The jobs that are alive.
+
+        runtime: The clock.
+
+        submitter: Cancels jobs that were not sent.
+
+        supervisor: Runs the tasks.
+
+        intake: Checks requests and starts jobs.
 
         waiting: Waits for jobs.
 
         prices: Estimates prices.
-
-        rows: The table.
-
-        plan: How the run is to go.
     """
 
     def __init__(
         self,
-        parts: Parts,
+        rows: Iterable[RowInput] | AsyncIterable[RowInput],
+        options: MapOptions,
         *,
+        journal: Journal,
+        registry: Registry,
+        runtime: Runtime,
+        submitter: Submitter,
+        supervisor: Supervisor,
         intake: Intake,
         waiting: Waiting,
         prices: Prices,
-        rows: Iterable[Given] | AsyncIterable[Given],
-        plan: MapOptions,
     ) -> None:
-        self._parts = parts
-        self._plan = plan
-        self._table = rows
-        self._reader = RowSource(rows)
-        self._naming = RowKeys(intake)
-        self._sending = RunState(parts.submitter)
-        self._till = Budgeting(parts, intake=intake, prices=prices, plan=plan)
-        finding = Finding(parts, intake=intake, waiting=waiting, plan=plan)
-        self._seeing = RowRunner(
-            parts,
-            beginning=RowJobs(parts, intake=intake, finding=finding, till=self._till, sending=self._sending),
-            waiting=waiting,
-            till=self._till,
-            plan=plan,
-            sending=self._sending,
-            deliver=self._ended,
+        self._rows = rows
+        self._options = options
+        self._runtime = runtime
+        self._supervisor = supervisor
+        self._source = RowSource(rows)
+        self._keys = RowKeys(intake)
+        self._state = state = RunState(submitter)
+        self._budgeting = budgeting = Budgeting(
+            options, journal=journal, registry=registry, runtime=runtime, intake=intake, prices=prices
         )
-        self._out = OutcomeQueue(ordered=plan.ordered)
+        self._runner = RowRunner(
+            options,
+            journal=journal,
+            runtime=runtime,
+            submitter=submitter,
+            supervisor=supervisor,
+            jobs=RowJobs(
+                options,
+                journal=journal,
+                registry=registry,
+                intake=intake,
+                waiting=waiting,
+                budgeting=budgeting,
+                state=state,
+            ),
+            waiting=waiting,
+            budgeting=budgeting,
+            state=state,
+            deliver=self._finish_row,
+        )
+        self._outcomes = OutcomeQueue(ordered=options.ordered)
         self._reading = True
-        self._for_the_source = anyio.CancelScope()
-        self._clock = anyio.CancelScope()
-        self._left = False
+        self._read_scope = anyio.CancelScope()
+        self._timer_scope = anyio.CancelScope()
 
     # -- for the caller ---------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Start to read."""
-        self._parts.supervisor.start(self._feed)
-        self._sending.late = self._plan.stop_after == 0
-        if self._plan.stop_after is not None and self._plan.stop_after < math.inf:
-            self._parts.supervisor.start(self._watch_the_clock, self._parts.runtime.now() + self._plan.stop_after)
+    def start(self) -> None:
+        """Start to read the table."""
+        self._supervisor.start(self._read_table)
+        stop_after = self._options.stop_after
+        if stop_after == 0:
+            self._state.advance(RunPhase.SKIPPING)
+        if stop_after is not None and stop_after < math.inf:
+            self._supervisor.start(self._stop_sending_at, self._runtime.now() + stop_after)
 
-    async def next(self) -> Outcome | None:
+    async def next_outcome(self) -> Outcome | None:
         """
-        The next outcome; None at the end.
+        Return the next outcome; None at the end.
 
         Raises:
-            KieError: What the account or the source has said, once, after the last outcome.
+            KieError: The error of the account that ended the run, once, after the last outcome.
+
+            Exception: The source's own error, likewise.
         """
-        while not self._out:
-            if not self._reading and not self._seeing.rows:
-                verdict, self._sending.verdict = self._sending.verdict, None
-                if verdict is not None:
-                    raise verdict
+        while not self._outcomes:
+            if self._is_over:
+                error, self._state.error = self._state.error, None
+                if error is not None:
+                    raise error
                 return None
-            await self._sending.bell.rung()
-        self._sending.bell.ring()
-        return self._out.take()
+            await self._state.wait_for_change()
+        self._state.notify()
+        return self._outcomes.pop()
 
     def summary(self) -> RunSummary:
-        """The figures so far."""
-        return self._till.figures.summary(self._parts.runtime.now())
+        """Return the figures so far."""
+        return self._budgeting.figures.summary(self._runtime.now())
 
     def stop(self) -> None:
         """Read nothing more and send nothing more."""
-        self._sending.stop()
-        self._seeing.withdraw()
+        self._state.advance(RunPhase.STOPPED)
+        self._runner.cancel_unsent()
 
     async def leave(self, drain: float) -> None:
         """Stop, and let what has begun end within *drain* seconds."""
-        self._left = True
-        self.stop()
+        self._state.advance(RunPhase.LEFT)
+        self._runner.cancel_unsent()
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + drain, shield=True):
-                while self._reading or self._seeing.rows:
-                    await self._sending.bell.rung()
+                while not self._is_over:
+                    await self._state.wait_for_change()
         finally:
-            self._clock.cancel()
-            self._seeing.abandon()
-            self._out.drop()
+            self._timer_scope.cancel()
+            self._runner.cancel_rows()
+            self._outcomes.clear()
+
+    @property
+    def _is_over(self) -> bool:
+        return not self._reading and not self._runner.rows
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    async def _feed(self) -> None:
+    async def _read_table(self) -> None:
+        state = self._state
         try:
-            with self._sending.feeding:
-                await self._till.look_back(self._table, wanted=lambda: not self._sending.late)
-                while not self._sending.ends and (given := await self._read()):
-                    for one in given:
-                        if not self._sending.ends:
-                            await self._take(one)
-        except Exception as error:  # noqa: BLE001 (the source's own: for whoever iterates)
-            self._sending.fail(error)
+            with state.reading:
+                await self._budgeting.count_prior_spend(self._rows, wanted=lambda: state.sends)
+                while not state.stopped and (batch := await self._read()):
+                    for given in batch:
+                        if not state.stopped:
+                            await self._start_row(given)
+        except Exception as error:  # noqa: BLE001 (the source's own, raised by the iterator)
+            state.advance(RunPhase.STOPPED, error)
         finally:
-            self._sending.mark_closing()
             try:
-                await self._reader.close()
+                await self._source.close()
             except Exception as error:  # noqa: BLE001 (the source's own, as above)
-                self._sending.fail(error)
+                state.advance(RunPhase.STOPPED, error)
             finally:
                 self._reading = False
-                self._end_if_over()
+                self._finish_if_over()
 
-    async def _read(self) -> list[Given]:
-        plan = self._plan
-        while (most := min(plan.look_ahead - self._seeing.ahead, plan.window - self._out.untaken)) <= 0:
-            await self._sending.bell.rung()
-        # Every row of a table is told of, but a source that waits for something must not make the run endless.
-        with anyio.CancelScope(deadline=self._patience()) as self._for_the_source:
-            return await self._reader.read(most)
+    async def _read(self) -> list[RowInput]:
+        options, outcomes = self._options, self._outcomes
+        while (most := min(options.most_unsent - self._runner.unsent, options.most_untaken - outcomes.untaken)) <= 0:
+            await self._state.wait_for_change()
+        # Every row of a table has an outcome, but a source that waits for something must not make the run endless.
+        with anyio.CancelScope(deadline=self._read_deadline()) as self._read_scope:
+            return await self._source.read(most)
         return []
 
-    def _patience(self) -> float:
-        return anyio.current_time() + _LATE_PATIENCE if self._sending.late else math.inf
+    def _read_deadline(self) -> float:
+        return math.inf if self._state.sends else anyio.current_time() + _LATE_READ_TIMEOUT
 
-    async def _take(self, given: Given) -> None:
-        row = self._naming.row(given, self._out.expect())
+    async def _start_row(self, given: RowInput) -> None:
+        row = self._keys.make_row(given, self._outcomes.add_row())
         try:
-            await self._naming.identify(row)
-            outcome = await self._seeing.begin(row)
-        except FOR_ALL as error:
+            await self._keys.identify(row)
+            outcome = await self._runner.start_row(row)
+        except RUN_ERRORS as error:
             outcome = None
-            self._seeing.halt(error)
+            self._runner.stop_run(error)
         except errors.KieError as error:
             outcome = row.failed(error)
         if outcome is not None:
             self._deliver(row, outcome)
 
+    async def _stop_sending_at(self, deadline: float) -> None:
+        with self._timer_scope:
+            await anyio.sleep_until(deadline)
+            self._state.advance(RunPhase.SKIPPING)
+            self._read_scope.deadline = self._read_deadline()
+            self._runner.cancel_unsent()
+
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    def _ended(self, row: Row, outcome: Outcome | None) -> None:
+    def _finish_row(self, row: Row, outcome: Outcome | None) -> None:
         self._deliver(row, outcome)
-        self._end_if_over()
+        self._finish_if_over()
 
     def _deliver(self, row: Row, outcome: Outcome | None) -> None:
-        """Hand an outcome out, in its turn; None where a row has none."""
+        """Queue the outcome of a row; None if it has none."""
         if outcome is not None:
-            self._till.figures.count(outcome)
-        self._out.put(row.index, outcome)
-        self._sending.bell.ring()
+            self._budgeting.figures.count_outcome(outcome)
+        self._outcomes.put(row.index, outcome)
+        self._state.notify()
 
-    def _end_if_over(self) -> None:
-        if not self._reading and not self._seeing.rows:
-            if self._sending.closed and not self._left:
-                self._sending.fail(closed_error())
-            self._clock.cancel()
-        self._sending.bell.ring()
-
-    async def _watch_the_clock(self, deadline: float) -> None:
-        with self._clock:
-            await anyio.sleep_until(deadline)
-            self._sending.late = True
-            self._for_the_source.deadline = self._patience()
-            self._seeing.withdraw()
-            self._sending.bell.ring()
+    def _finish_if_over(self) -> None:
+        if self._is_over:
+            if self._state.client_closing and self._state.phase is not RunPhase.LEFT:
+                self._state.advance(RunPhase.STOPPED, closed_error())
+            self._timer_scope.cancel()
+        self._state.notify()

@@ -1,14 +1,13 @@
-"""One row of a table: what is known of it, and the outcome that it comes to."""
+"""One row of a table: its request, its key, its job, and the outcome made of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
 
 from kie_async import errors
-from kie_async._core.job_fields import JobFields, facts
 from kie_async._core.lifecycle import ENDED
 from kie_async._settings import retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
@@ -17,20 +16,13 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kie_async._core.budget_ledger import Account
+    from kie_async._core.budget_ledger import Reservation
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async.records import Generation
+    from kie_async.records import Generation, TaskRecord
     from kie_async.requests.base import Request
 
-__all__ = ["Row"]
-
-
-class _Common(JobFields):
-    key: str
-    request: Request
-    replayed: bool
-    retries: int
+__all__ = ["Row", "job_fields"]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -39,106 +31,111 @@ class Row:
     A row that was read.
 
     Attributes:
-        index: Its place in the table.
+        index: The row's position in the table.
 
-        key: Its key.
+        key: The row's key.
 
-        own_key: The caller's key, or None where it was made of the content.
+        own_key: The caller's key, or None if the key is made of the content.
 
-        request: What is asked for.
+        request: The request.
 
-        identity: What makes the request the same as another one.
+        fingerprint: The fingerprint of the request.
 
-        tries: How often it was made again, in this run or an earlier one.
+        retry: The number of the current retry, over all runs; 0 for the first job.
 
-        retries: How often in this run.
+        retries: The number of retries in this run.
 
-        counted_tries: Up to which of its tries they are counted: one that is begun again counts once.
+        counted_retry: The last retry that was counted; a retry that is started twice counts once.
 
-        other_tries: What the journal has of it beside its job: tries that have failed, or were not accepted.
+        other_intents: What the journal has of the row beside its job: failed jobs, and jobs that were not accepted.
 
-        account: What is set aside for it; None where nothing is, or another row of the same key counts.
+        reservation: The credits reserved for the job; None if nothing is, or if another row with this key counts.
 
-        job: Its job, once it has one.
+        job: The job, once there is one.
 
-        begun: Whether this run has begun the job, and may withdraw it.
+        started_here: True if this run has started the job, and may cancel it.
 
-        withdrawn: Whether this run has asked the job's owner to send nothing.
+        cancel_requested: True if this run has asked for the job to be cancelled before it is sent.
 
-        dropped: Whether this run waits no longer for somebody else to send it.
+        wait_given_up: True if this run no longer waits for another one to send the job.
 
-        looked_at: Whether its task, given up as too slow, was looked at once more.
+        stall_checked: True if the task was polled once more after it stalled.
 
-        ahead: Whether it counts among the rows that were read and not sent.
+        unsent_counted: True if the row counts among those that were read and not sent.
 
-        replayed: Whether it had ended before this run asked for it.
+        replayed: True if the job had ended before this run asked for it.
 
-        failure: How its last try has failed.
+        last_failure: The error of the last job that failed and was retried.
 
-        scope: What ends its way before its time.
+        scope: The scope in which the row is followed.
     """
 
     index: int
     key: str
     request: Request
     own_key: str | None = None
-    identity: str = ""
-    tries: int = 0
+    fingerprint: str = ""
+    retry: int = 0
     retries: int = 0
-    counted_tries: int = 0
-    other_tries: list[Intent] = attrs.field(factory=list)
-    account: Account | None = None
+    counted_retry: int = 0
+    other_intents: list[Intent] = attrs.field(factory=list)
+    reservation: Reservation | None = None
     job: LiveJob | None = None
-    begun: bool = False
-    withdrawn: bool = False
-    dropped: bool = False
-    looked_at: bool = False
-    ahead: bool = False
+    started_here: bool = False
+    cancel_requested: bool = False
+    wait_given_up: bool = False
+    stall_checked: bool = False
+    unsent_counted: bool = False
     replayed: bool = False
-    failure: errors.KieError | None = None
+    last_failure: errors.KieError | None = None
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
 
     @property
     def journal_key(self) -> str:
-        """The key under which its present try is in the journal."""
-        return retry_key(self.key, self.tries)
+        """The journal's key of the current job."""
+        return retry_key(self.key, self.retry)
 
     @property
     def state(self) -> JobState | None:
-        """The state of its job, or None where it has none."""
+        """The state of the job, or None without a job."""
         return None if self.job is None else self.job.state
 
     @property
     def unsent(self) -> bool:
-        """Whether nothing was sent that may have been accepted."""
-        row = None if self.job is None else self.job.final.row
-        if row is None:
+        """True if nothing was sent that may have been accepted."""
+        intent = None if self.job is None else self.job.final.row
+        if intent is None:
             return True
-        return row.state in (JobState.INTENT, JobState.CANCELLED) and not row.ambiguous_attempts
+        return intent.state in (JobState.INTENT, JobState.CANCELLED) and not intent.ambiguous_attempts
 
     @property
     def has_ended(self) -> bool:
-        """Whether its job has come to an end that the journal knows."""
+        """True if the job has reached a final state in the journal."""
         return self.state in ENDED
 
+    @property
+    def started_elsewhere(self) -> bool:
+        """True if another run, another process, or a ``submit()`` is known to have started the job."""
+        return self.job is not None and (not self.started_here or self.job.final is not self.job or self.job.remote)
+
     def done(self, generation: Generation, files: tuple[Path, ...]) -> Done:
-        """The outcome of a row whose task has succeeded, and whose files are on disk."""
-        return Done(generation=generation, files=files, **self._common(generation))
+        """Return the outcome of a task that has succeeded and whose files are on disk."""
+        return Done(generation=generation, files=files, **self._fields(generation))
 
     def failed(self, error: errors.KieError, generation: Generation | None = None) -> Failed:
-        """The outcome of a row without a result, or without its files."""
-        # Of a thousand errors that are kept, nobody needs a thousand tracebacks through our own code.
-        return Failed(error=error.with_traceback(None), generation=generation, **self._common(generation))
+        """Return the outcome of a row without a result, or without its files."""
+        # A run may keep thousands of errors; their tracebacks through this package would only take memory.
+        return Failed(error=error.with_traceback(None), generation=generation, **self._fields(generation))
 
     def in_doubt(self, error: errors.SubmitInDoubtError) -> InDoubt:
-        """The outcome of a row of which nobody can tell whether it was accepted."""
-        return InDoubt(error=error, job=error.job, **self._common(None))
+        """Return the outcome of an unresolved job."""
+        return InDoubt(error=error, job=error.job, **self._fields(None))
 
     def skipped(self, *, late: bool) -> Skipped:
-        """The outcome of a row that was not sent, because of the deadline, or else because of the budget."""
+        """Return the outcome of a row that was not sent: *late* because of ``stop_after``, else of the budget."""
         return Skipped(reason="stop_after" if late else "budget", key=self.key, request=self.request)
 
-    def _common(self, generation: Generation | None) -> _Common:
+    def _fields(self, generation: Generation | None) -> dict[str, Any]:
         job = self.job
         record = generation.record if generation is not None else None if job is None else job.last_record()
         return {
@@ -146,5 +143,33 @@ class Row:
             "request": self.request,
             "replayed": self.replayed,
             "retries": self.retries,
-            **facts(None if job is None else job.row, record),
+            **job_fields(None if job is None else job.row, record),
         }
+
+
+def job_fields(row: Intent | None, record: TaskRecord | None) -> dict[str, Any]:
+    """
+    Return the fields of an outcome that describe the job.
+
+    Args:
+        row: The job's row, or None if it was never journaled.
+
+        record: The terminal record of its task, or None.
+    """
+    if row is None:
+        return {}
+    created_at = None if record is None else record.created_at
+    if created_at is None:
+        created_at = row.accepted_at if row.accepted_at is not None else row.sending_at
+    ended_at = None if record is None else record.completed_at
+    if ended_at is None and row.state in ENDED and row.state is not JobState.CANCELLED:
+        ended_at = row.updated_at
+    return {
+        "job_id": row.id,
+        "task_id": row.task_id,
+        "state": row.state,
+        "credits": row.credits,
+        "seconds": None if record is None else record.seconds,
+        "created_at": created_at,
+        "ended_at": ended_at,
+    }

@@ -1,4 +1,4 @@
-"""Beginning a row's job: going on with the one that it has, joining what somebody else has begun, or paying for one."""
+"""The job of each row: found in the journal, shared with another run, or started and paid for."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kie_async import errors
+from kie_async._core.job_errors import worth_retrying
 from kie_async._core.lifecycle import OPEN
+from kie_async._io.jobs.live_job import LiveJob
+from kie_async._settings import retry_key
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from kie_async._io.jobs.live_job import LiveJob
+    from kie_async._core.lifecycle import Intent
+    from kie_async._core.map_options import MapOptions
+    from kie_async._io.jobs.registry import Registry
+    from kie_async._io.jobs.waiting import Waiting
+    from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting
-    from kie_async._io.mapping.finding import Finding
     from kie_async._io.mapping.row import Row
     from kie_async._io.mapping.run_state import RunState
-    from kie_async._io.parts import Parts
     from kie_async._io.submitting.intake import Intake
 
 __all__ = ["RowJobs"]
@@ -22,92 +28,167 @@ __all__ = ["RowJobs"]
 
 class RowJobs:
     """
-    Gives rows their jobs.
+    The component that gives each row its job.
 
     Args:
-        parts: The client's parts.
+        options: The options of the run.
 
-        intake: Takes requests in.
+        journal: The journal.
 
-        finding: Finds the jobs that rows have already.
+        registry: The jobs that are alive.
 
-        till: Counts what they cost.
+        intake: Starts jobs, and explains key conflicts.
 
-        sending: Whether the run goes on.
+        waiting: Resumes jobs that were found in the journal.
+
+        budgeting: Counts what jobs cost.
+
+        state: The phase of the run.
     """
 
-    def __init__(self, parts: Parts, *, intake: Intake, finding: Finding, till: Budgeting, sending: RunState) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        options: MapOptions,
+        *,
+        journal: Journal,
+        registry: Registry,
+        intake: Intake,
+        waiting: Waiting,
+        budgeting: Budgeting,
+        state: RunState,
+    ) -> None:
+        self._options = options
+        self._journal = journal
+        self._registry = registry
         self._intake = intake
-        self._finding = finding
-        self._till = till
-        self._sending = sending
+        self._waiting = waiting
+        self._budgeting = budgeting
+        self._state = state
 
-    async def find(self, row: Row) -> bool:
+    async def find_job(self, row: Row) -> bool:
         """
-        Go on with the job that a row has already; return whether there is one.
+        Use the job that a row already has; return True if there is one.
 
         Raises:
-            KeyConflictError: If its key belongs to another request.
+            KeyConflictError: If the row's key belongs to another request.
         """
         try:
-            found = await self._finding.job(row)
+            found = await self._find_last_job(row)
         except errors.KeyConflictError:
-            await self._till.count_let_go(row)
+            await self._budgeting.count_dropped(row)
             raise
-        await self._till.count_others(row)
+        await self._budgeting.count_other_intents(row)
         if found is None:
             return False
-        self._join(row, found, await self._till.price_of_found(row.request))
+        self._use_job(row, found, await self._budgeting.price_or_zero(row.request))
         return True
 
-    async def set_out(self, row: Row) -> bool:
+    async def start_job(self, row: Row) -> bool:
         """
-        Begin a row's job, or join whoever has begun it meanwhile.
+        Start a row's job, or use the one that another caller has started in the meantime.
 
         Returns:
-            Whether there is a job now; else there is no money for it, or nothing more is sent.
+            True if there is a job now. False if the budget does not allow it, or if nothing more is sent.
 
         Raises:
-            ConfigurationError: If there is a budget, and no price.
+            ConfigurationError: If there is a budget and no price.
 
-            KeyConflictError: If its key belongs to another request by now.
+            KeyConflictError: If the row's key belongs to another request by now.
         """
-        price, waited = await self._till.price(row.request), False
-        # Between the last ring and the start nothing waits: whoever is paid for begins the job in the same turn.
-        while not self._sending.late and not self._sending.ends:
-            there = self._parts.registry.by_key(row.journal_key)
-            if there is not None and there.attended and there.fingerprint == row.identity:
-                self._join(row, there, price)
+        price, waited = await self._budgeting.price(row.request), False
+        # Between the check of the ledger and the start nothing awaits, so the row that reserves also starts the job.
+        while self._state.sends:
+            live = self._registry.by_key(row.journal_key)
+            if live is not None and live.attended and live.fingerprint == row.fingerprint:
+                self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
-            if not self._till.is_busy(row):
-                if self._till.pay(row, price):
+            if not self._budgeting.is_reserved(row):
+                if self._budgeting.reserve(row, price):
                     self._start(row)
                     self._count_retry(row)
                     return True
-                if not self._till.may_pay(price):
+                if not self._budgeting.may_fit_later(price):
                     break
-            await self._sending.bell.rung()
+            await self._state.wait_for_change()
             waited = True
-        # Meanwhile another run may have sent it, and it may have ended, too.
-        return waited and not self._sending.ends and await self.find(row)
+        # In the meantime another run may have sent the row, and its job may even have ended.
+        return waited and not self._state.stopped and await self.find_job(row)
 
     def _start(self, row: Row) -> None:
         row.job = self._intake.start(
-            row.request, row.journal_key, row.identity, patient=True, afford=partial(self._till.pay_again, row)
+            row.request,
+            row.journal_key,
+            row.fingerprint,
+            patient=True,
+            afford=partial(self._budgeting.reserve_again, row),
         )
-        row.begun, row.replayed = True, False
+        row.started_here, row.replayed = True, False
 
-    def _join(self, row: Row, found: LiveJob, price: float) -> None:
-        """Go on with a job that there is: wait for it, or tell how it has ended."""
-        row.job, row.begun = found, False
+    def _use_job(self, row: Row, found: LiveJob, price: float) -> None:
+        row.job, row.started_here = found, False
         row.replayed = not found.attended and found.state not in OPEN
-        self._till.count_found(row, found, price)
+        self._budgeting.count_found_job(row, found, price)
 
     def _count_retry(self, row: Row) -> None:
-        """Count a try that is not the first, once."""
-        if row.tries > row.counted_tries:
+        if row.retry > row.counted_retry:
             row.retries += 1
-            row.counted_tries = row.tries
-            self._till.figures.retried += row.begun
+            row.counted_retry = row.retry
+            self._budgeting.figures.retried += row.started_here
+
+    async def _find_last_job(self, row: Row) -> LiveJob | None:
+        """
+        Return the job of a row's last retry; None if the row is to be sent.
+
+        Everything else that the journal has of the row is added to ``row.other_intents``.
+
+        Raises:
+            KeyConflictError: If the row's key belongs to another request.
+        """
+        while (found := await self._find_current_job(row)) is not None and await self._is_retried(row, found):
+            if found.row is not None:
+                row.other_intents.append(found.row)
+            row.job, row.replayed = found, True  # for the outcome, if the retry cannot be sent
+            row.retry += 1
+        return found
+
+    async def _find_current_job(self, row: Row) -> LiveJob | None:
+        key = row.journal_key
+        job = self._registry.by_key(key)
+        if job is None:
+            intent = await self._journal.by_key(key)
+            if intent is None:
+                return None
+            job = LiveJob.of(intent)
+        if job.fingerprint != row.fingerprint:
+            raise await self._intake.conflict(job.row, row.request, key=row.key, job_id=job.id)
+        if job.attended or job.row is None:
+            return job
+        if _is_sent_anew(job.row):
+            row.other_intents.append(job.row)  # its ambiguous attempts may have been paid all the same
+            return None
+        return job if job.row.state not in OPEN else await self._waiting.find(job.id)
+
+    async def _is_retried(self, row: Row, found: LiveJob) -> bool:
+        """Return True if a job has failed, and its retry is either in the journal or allowed."""
+        record = found.last_record()
+        if found.state is not JobState.FAILED or record is None or not worth_retrying(record):
+            return False
+        if row.retry < self._options.retry_failed:
+            return True
+        # Without further retries, the row has the result of a retry that was made; an unsent one is not sent.
+        key = retry_key(row.key, row.retry + 1)
+        if (live := self._registry.by_key(key)) is not None and live.attended:
+            return True
+        intent = await self._journal.by_key(key)
+        if intent is None or not _is_sent_anew(intent):
+            return intent is not None
+        row.other_intents.append(intent)
+        return False
+
+
+def _is_sent_anew(intent: Intent) -> bool:
+    """Return True if a job without an owner is sent when its key is submitted again."""
+    if intent.state is JobState.REJECTED:
+        return not intent.ambiguous_attempts
+    return intent.state in (JobState.INTENT, JobState.CANCELLED)

@@ -1,207 +1,224 @@
 """
-Seeing rows through: from a job that was begun or found to its end, its files, and the row's outcome.
+The way of each row from its job to its outcome: result, files, retries and errors.
 
-Each row that has a job is seen through in a child of the client's root task of its own, from its create to its files.
+Each row that has a job is followed in its own child task of the client's supervisor.
 """
 
 from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from stat import S_ISREG
 from typing import TYPE_CHECKING
+
+import anyio
+import attrs
 
 from kie_async import errors
 from kie_async._io.jobs.live_job import Stop
-from kie_async._io.mapping.row_files import RowFiles
+from kie_async._io.mapping.run_state import RunPhase
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.jobs.waiting import Waiting
+    from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting
     from kie_async._io.mapping.row import Row
     from kie_async._io.mapping.row_jobs import RowJobs
     from kie_async._io.mapping.run_state import RunState
-    from kie_async._io.parts import Parts
+    from kie_async._io.runtime import Runtime
+    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.supervisor import Supervisor
     from kie_async.outcomes import Outcome
     from kie_async.records import Generation
 
-__all__ = ["FOR_ALL", "RowRunner"]
+__all__ = ["RUN_ERRORS", "RowRunner"]
 
-#: What concerns every row: none can be sent until the user has done something about it.
-FOR_ALL = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
-#: What the system says where nothing more can be written.
+#: The errors that concern every row: none can be sent until the user has resolved the cause.
+RUN_ERRORS = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
+#: The system's errors for a disk that cannot be written to any more.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class RowRunner:
     """
-    Sees rows through.
+    The component that follows rows to their outcomes.
 
     Args:
-        parts: The client's parts.
+        options: The options of the run.
 
-        beginning: Begins jobs, or finds them.
+        journal: The journal.
+
+        runtime: The clock.
+
+        submitter: Cancels jobs that were not sent.
+
+        supervisor: Runs the rows' tasks.
+
+        jobs: Gives rows their jobs.
 
         waiting: Waits for jobs.
 
-        till: Counts what they cost.
+        budgeting: Counts what jobs cost.
 
-        plan: How the run is to go.
+        state: The phase of the run.
 
-        sending: Whether it goes on.
-
-        deliver: Takes what a row has come to, once; None where it has no outcome in this run.
+        deliver: Takes a row's outcome, once; None if the row has no outcome in this run.
 
     Attributes:
-        rows: The rows that are on their way.
+        rows: The rows that are being followed.
 
-        ahead: How many of them were read and not sent.
+        unsent: The number of these rows whose job was not sent yet.
     """
 
     def __init__(
         self,
-        parts: Parts,
+        options: MapOptions,
         *,
-        beginning: RowJobs,
+        journal: Journal,
+        runtime: Runtime,
+        submitter: Submitter,
+        supervisor: Supervisor,
+        jobs: RowJobs,
         waiting: Waiting,
-        till: Budgeting,
-        plan: MapOptions,
-        sending: RunState,
+        budgeting: Budgeting,
+        state: RunState,
         deliver: Callable[[Row, Outcome | None], None],
     ) -> None:
-        self._parts = parts
-        self._beginning = beginning
+        self._options = options
+        self._journal = journal
+        self._runtime = runtime
+        self._submitter = submitter
+        self._supervisor = supervisor
+        self._jobs = jobs
         self._waiting = waiting
-        self._till = till
-        self._plan = plan
-        self._sending = sending
+        self._budgeting = budgeting
+        self._state = state
         self._deliver = deliver
-        self._saving = RowFiles(plan)
         self.rows: dict[Row, None] = {}  # an ordered set
-        self.ahead = 0
+        self.unsent = 0
 
-    async def begin(self, row: Row) -> Outcome | None:
+    async def start_row(self, row: Row) -> Outcome | None:
         """
-        Begin what is to be done for a row; the outcome, where that is nothing.
+        Start to follow a row; return the outcome if there is nothing to follow.
 
         Raises:
-            KieError: If it cannot be sent.
+            KieError: If the row cannot be sent.
         """
-        if not await self._beginning.find(row) and not await self._beginning.set_out(row):
-            if self._sending.ends:
-                return None
-            if row.job is None:
-                return row.skipped(late=self._sending.late)
-            row.tries -= 1  # the next one cannot be sent: the last one, which has failed, is the row's
-        if self._sending.late and row.unsent and not row.begun and not row.replayed:
-            self._settle(row)  # whoever has begun it may send it at any time, or never
-            return row.skipped(late=True)
-        row.ahead = not row.replayed
-        self.ahead += row.ahead
+        if not await self._jobs.find_job(row) and not await self._jobs.start_job(row):
+            if row.job is None or self._state.stopped:
+                return self._unsent_outcome(row)
+            row.retry -= 1  # the retry cannot be sent: the outcome is that of the job that has failed
+        if not self._state.sends and row.unsent and not row.started_here and not row.replayed:
+            self._commit(row)  # whoever has started the job may send it at any time, or never
+            return self._unsent_outcome(row)
+        row.unsent_counted = not row.replayed
+        self.unsent += row.unsent_counted
         self.rows[row] = None
-        self._parts.supervisor.start(self._see_through, row)
+        self._supervisor.start(self._run_row, row)
         return None
 
-    def withdraw(self) -> None:
-        """Withdraw what this run has begun and not sent, and wait no longer for what others have not sent."""
+    def cancel_unsent(self) -> None:
+        """Cancel the jobs that this run has started and not sent, and wait no longer for others to send theirs."""
         msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
-        self._stop_owners(Stop.CANCELLED, lambda job: errors.TransportError(msg, job_id=job.id))
+        self._stop_submissions(Stop.CANCELLED, lambda job: errors.TransportError(msg, job_id=job.id))
 
-    def halt(self, verdict: errors.KieError) -> None:
-        """Read nothing more and send nothing more, since the account cannot pay; what runs goes on to its end."""
+    def stop_run(self, error: errors.KieError) -> None:
+        """Stop the run because of an error that concerns all rows; what was sent is followed to its end."""
 
-        def own(job: LiveJob) -> errors.KieError:
-            error = verdict.again()
-            error.job_id = job.id
-            return error
+        def error_of(job: LiveJob) -> errors.KieError:
+            own = error.again()
+            own.job_id = job.id
+            return own
 
-        self._sending.fail(verdict)
-        self._stop_owners(Stop.ACCOUNT, own)
+        self._state.advance(RunPhase.STOPPED, error)
+        self._stop_submissions(Stop.ACCOUNT, error_of)
 
-    def abandon(self) -> None:
-        """See no row through any further; what was sent lives on."""
+    def cancel_rows(self) -> None:
+        """Stop following the rows; what was sent runs on."""
         for row in self.rows:
             row.scope.cancel()
 
-    def _stop_owners(self, why: Stop, error: Callable[[LiveJob], errors.KieError]) -> None:
+    def _stop_submissions(self, reason: Stop, error_of: Callable[[LiveJob], errors.KieError]) -> None:
         for row in self.rows:
-            if row.begun and row.job is not None and row.job.submission is not None:
-                row.withdrawn = True
-                self._parts.submitter.stop(row.job, why, error(row.job))
-            elif row.unsent and _is_anothers(row):
-                row.dropped = True
+            if row.started_here and row.job is not None and row.job.submission is not None:
+                row.cancel_requested = True
+                self._submitter.stop(row.job, reason, error_of(row.job))
+            elif row.unsent and row.started_elsewhere:
+                row.wait_given_up = True
                 row.scope.cancel()
 
-    # -- to the end -------------------------------------------------------------------------------------------------
+    # -- following a row --------------------------------------------------------------------------------------------
 
-    async def _see_through(self, row: Row) -> None:
+    async def _run_row(self, row: Row) -> None:
         outcome = None
         try:
             with row.scope:
-                outcome = await self._outcome(row)
-            if row.scope.cancelled_caught and row.dropped:
-                self._settle(row)
-                outcome = self._of_unsent(row)
+                outcome = await self._follow(row)
+            if row.scope.cancelled_caught and row.wait_given_up:
+                self._commit(row)
+                outcome = self._unsent_outcome(row)
         except Exception as error:
             msg = f"The row has failed within the client ({type(error).__name__}). This is a bug: please report it."
             outcome = row.failed(errors.KieError(msg))
-            self._settle(row)  # another row of the same key may wait for that
+            self._commit(row)  # another row with this key may wait for that
             raise
         finally:
-            self._sent(row)
-            self._sending.mark_closing()
+            self._uncount_unsent(row)
             del self.rows[row]
             self._deliver(row, outcome)
 
-    async def _outcome(self, row: Row) -> Outcome | None:
-        """See a row through; None where it has no outcome in this run."""
+    async def _follow(self, row: Row) -> Outcome | None:
+        """Return a row's outcome; None if it has none in this run."""
         while True:
             try:
-                generation = await self._ended(row)
+                generation = await self._wait_for_result(row)
             except errors.KieError as raised:
                 error = raised
-                self._settle(row)
+                self._commit(row)
             else:
-                self._settle(row)
-                return await self._saved(row, generation)
+                self._commit(row)
+                return await self._save(row, generation)
             try:
-                if await self._go_on(row, error):
+                if await self._start_again(row, error):
                     continue
             except errors.KieError as raised:
-                error = raised  # it was to be begun again, and cannot be
-            return await self._without_result(row, error)
+                error = raised  # the row was to be started again, and cannot be
+            return await self._outcome_without_result(row, error)
 
-    def _settle(self, row: Row) -> None:
-        self._till.settle(row)
-        self._sending.bell.ring()
+    def _commit(self, row: Row) -> None:
+        self._budgeting.commit(row)
+        self._state.notify()
 
-    async def _ended(self, row: Row) -> Generation:
-        """The result of a row's job; what is in doubt is waited for until nobody can tell."""
+    async def _wait_for_result(self, row: Row) -> Generation:
+        """Return the result of a row's job; a job in doubt is waited for until it is unresolved."""
         if row.job is None:
             msg = "a row without a job was followed"
             raise RuntimeError(msg)
-        asked = row.job
+        given = row.job
         try:
-            await self._waiting.answered(asked)
+            await self._waiting.answered(given)
         finally:
-            row.job = asked.final
-            # Another run, or another process, may have been the first to begin it.
-            row.begun = row.begun and row.job is asked and self._is_ours(asked)
-        self._sent(row)
-        if row.begun and row.job.task_id is not None:
-            self._till.figures.created(self._parts.runtime.now())
+            row.job = given.final
+            # Another run, or another process, may have been the first to start it.
+            ours = given.row is None or self._journal.owns(given.row)
+            row.started_here = row.started_here and row.job is given and ours
+        self._uncount_unsent(row)
+        if row.started_here and row.job.task_id is not None:
+            self._budgeting.figures.record_create(self._runtime.now())
         while True:
             try:
                 return await self._waiting.ended(row.job, patient=False)
             except errors.TaskTimeoutError:
-                if row.looked_at or row.state is not JobState.STALLED:
+                if row.stall_checked or row.state is not JobState.STALLED:
                     raise
-                # It is looked at now and then only, and may have ended since.
-                row.looked_at = True
+                # A stalled task is polled rarely, and may have ended since.
+                row.stall_checked = True
                 with suppress(errors.KieError):
                     await self._waiting.status(row.job.id)
             except errors.SubmitInDoubtError:
@@ -210,75 +227,83 @@ class RowRunner:
                     raise
                 await row.job.changed()
 
-    def _is_ours(self, job: LiveJob) -> bool:
-        """Whether it is this process that has a job's row, or would have it."""
-        return job.row is None or self._parts.journal.owns(job.row)
+    def _uncount_unsent(self, row: Row) -> None:
+        if row.unsent_counted:
+            row.unsent_counted = False
+            self.unsent -= 1
+            self._state.notify()
 
-    def _sent(self, row: Row) -> None:
-        """A row counts no longer among those that were read and not sent."""
-        if row.ahead:
-            row.ahead = False
-            self.ahead -= 1
-            self._sending.bell.ring()
-
-    async def _go_on(self, row: Row, error: errors.KieError) -> bool:
-        """Begin a row again, where that is allowed and may help."""
-        if isinstance(error, (errors.ClientClosedError, *FOR_ALL)):
+    async def _start_again(self, row: Row, error: errors.KieError) -> bool:
+        """Start a row's job again, if that is allowed and useful; return True if there is a job now."""
+        if isinstance(error, (errors.ClientClosedError, *RUN_ERRORS)):
             return False
-        if row.unsent and not row.begun:
-            # Somebody else had begun it, and has given it up before it was sent.
-            return await self._beginning.set_out(row)
-        again = isinstance(error, errors.TaskFailedError) and error.worth_retrying
-        if not again or row.tries >= self._plan.retry_failed:
+        if row.unsent and not row.started_here:
+            # Another caller had started the job, and has cancelled it before it was sent.
+            return await self._jobs.start_job(row)
+        useful = isinstance(error, errors.TaskFailedError) and error.worth_retrying
+        if not useful or row.retry >= self._options.retry_failed:
             return False
-        await self._release(row)
-        row.tries += 1
-        if not await self._beginning.set_out(row):
-            row.tries -= 1
+        await self._mark_delivered(row)
+        row.retry += 1
+        if not await self._jobs.start_job(row):
+            row.retry -= 1
             return False
-        row.failure = error
+        row.last_failure = error
         return True
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    async def _saved(self, row: Row, generation: Generation) -> Outcome:
+    async def _save(self, row: Row, generation: Generation) -> Outcome:
+        """Put a row's files on disk, and return its outcome."""
+        files: list[Path] = []
+        paths = self._options.files(row.key, len(generation.urls))
         try:
-            files = await self._saving.save(row.key, generation, fresh=row.begun)
+            for path, url in zip(paths, generation.urls, strict=False):  # there are no paths without save_to
+                # A job that was found may have been saved by an earlier run; one that was started here was not.
+                if not row.started_here and await _is_file(path, since=generation.record.created_at or 0.0):
+                    files.append(path)
+                else:
+                    single = attrs.evolve(generation.record, result_urls=(url,))
+                    files += await attrs.evolve(generation, record=single).save(path)
         except errors.KieError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
-                self.halt(error)  # the next ones would be paid, and could not be written either
+                self.stop_run(error)  # further results would be paid for, and could not be written either
             return row.failed(error, generation)
-        await self._release(row)
-        return row.done(generation, files)
+        await self._mark_delivered(row)
+        return row.done(generation, tuple(files))
 
-    async def _without_result(self, row: Row, error: errors.KieError) -> Outcome | None:
-        """What a row comes to whose job has no result, or that has none; None where it has no outcome in this run."""
+    async def _outcome_without_result(self, row: Row, error: errors.KieError) -> Outcome | None:
+        """Return the outcome of a row whose job has no result; None if it has no outcome in this run."""
         if isinstance(error, errors.ClientClosedError):
-            self._sending.closed = True
             return None
-        if isinstance(error, FOR_ALL) and row.state is not JobState.REJECTED:
-            self.halt(error)
+        if isinstance(error, RUN_ERRORS) and row.state is not JobState.REJECTED:
+            self.stop_run(error)
             return None
-        if row.unsent and (row.withdrawn or not row.begun) and not isinstance(error, errors.ConfigurationError):
-            return self._of_unsent(row)
+        sent_by_nobody = row.unsent and (row.cancel_requested or not row.started_here)
+        if sent_by_nobody and not isinstance(error, errors.ConfigurationError):
+            return self._unsent_outcome(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is JobState.UNRESOLVED:
             return row.in_doubt(error)
-        await self._release(row)
+        await self._mark_delivered(row)
         return row.failed(error)
 
-    def _of_unsent(self, row: Row) -> Outcome | None:
-        """The outcome of a row that nobody has sent: it was withdrawn, the account has halted, or no money is left."""
-        if row.failure is not None:
-            return row.failed(row.failure)
-        return None if self._sending.ends else row.skipped(late=self._sending.late)
+    def _unsent_outcome(self, row: Row) -> Outcome | None:
+        """Return the outcome of a row that is not sent, because of the run's phase or the budget; None if stopped."""
+        if row.last_failure is not None:
+            return row.failed(row.last_failure)
+        return None if self._state.stopped else row.skipped(late=not self._state.sends)
 
-    async def _release(self, row: Row) -> None:
-        """Let a row of the journal go that nobody will ask for, where it must be small."""
-        if row.job is not None and not self._parts.journal.durable and row.has_ended:
-            await self._parts.journal.mark_delivered(row.job.id)
+    async def _mark_delivered(self, row: Row) -> None:
+        """Mark an ended row as delivered, so that a journal in memory, which must stay small, may drop it."""
+        if row.job is not None and not self._journal.durable and row.has_ended:
+            await self._journal.mark_delivered(row.job.id)
 
 
-def _is_anothers(row: Row) -> bool:
-    """Whether it is another run, another process or the caller who has begun a row's job, as far as that has shown."""
-    return row.job is not None and (not row.begun or row.job.final is not row.job or row.job.remote)
+async def _is_file(path: Path, *, since: float) -> bool:
+    """Return True if *path* is a file that was written after *since*; an older one is of another task."""
+    try:
+        found = await anyio.Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return S_ISREG(found.st_mode) and found.st_size > 0 and found.st_mtime >= since

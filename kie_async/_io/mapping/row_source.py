@@ -1,8 +1,8 @@
 """
-Reading the rows of a table as they are needed: from a list, from a generator, from an async one.
+The rows of a table, read as they are needed, and the key of each row.
 
-A generator may read a file or ask a database, so it is read in a worker thread. It is read one row at a time at first,
-and several at once while it turns out to be fast.
+A generator may read a file or query a database. It is therefore read in a worker thread: one row at a time at first,
+and several at once while it proves fast.
 """
 
 from __future__ import annotations
@@ -14,122 +14,171 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.to_thread
-import attrs
 
+from kie_async._io.mapping.row import Row
+from kie_async._keys import DefaultKeys
+from kie_async._settings import check_key
 from kie_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from kie_async._io.submitting.intake import Intake
     from kie_async.requests.base import Request
 
-__all__ = ["Given", "RowSource"]
+__all__ = ["RowInput", "RowKeys", "RowSource"]
 
-#: What a table consists of.
-Given: TypeAlias = "Request | tuple[str, Request]"
+#: One element of a table.
+RowInput: TypeAlias = "Request | tuple[str, Request]"
 
-#: So many rows are read in one go at most, and only if that takes no longer than so many seconds.
-_MOST, _SWIFTLY = 64, 0.005
-#: For how long it is waited for an async generator that is told to end.
-_CLOSING = 5.0
-
-
-@attrs.define(eq=False)
-class _Go:
-    """What one go has read, and how it ended."""
-
-    rows: list[Given] = attrs.field(factory=list)
-    error: Exception | None = None
-    over: bool = False
+#: A generator is read in batches of at most so many rows, as long as a batch takes no more than so many seconds.
+_BATCH, _FAST_BATCH = 64, 0.005
+#: The time within which an async generator must close, in seconds.
+_CLOSE_TIMEOUT = 5.0
 
 
 class RowSource:
     """
-    Reads rows, each once.
+    A reader of a table that returns each row once.
 
     Args:
-        rows: Anything that can be iterated over.
+        rows: Any iterable or async iterable of rows.
 
     Raises:
-        ConfigurationError: If it cannot.
+        ConfigurationError: If *rows* is not a table.
     """
 
-    def __init__(self, rows: Iterable[Given] | AsyncIterable[Given]) -> None:
-        self._source = rows
-        # Any other sequence may read a file for each row: it is read as a generator is.
-        self._there = isinstance(rows, (list, tuple))
-        self._sync: Iterator[Given] | None = None
-        self._async: AsyncIterator[Given] | None = None
+    def __init__(self, rows: Iterable[RowInput] | AsyncIterable[RowInput]) -> None:
+        # Any other sequence may read a file for each row, so it is read as a generator is.
+        self._in_memory = isinstance(rows, (list, tuple))
+        self._sync: Iterator[RowInput] | None = None
+        self._async: AsyncIterator[RowInput] | None = None
         if isinstance(rows, AsyncIterable):
             self._async = aiter(rows)
         elif _is_table(rows):
             self._sync = iter(rows)
         else:
             msg = (
-                f"map() takes requests, or pairs of a key and a request, and a {type(rows).__name__} was given. Pass a"
-                " list, a generator or an async generator of them."
+                f"Invalid table of type {type(rows).__name__}: expected a list, a generator or an async generator of"
+                " requests, or of pairs of a key and a request."
             )
             raise ConfigurationError(msg)
-        self._swift = 1
+        self._batch = 1
         self._error: Exception | None = None
-        self.over = False
+        self._exhausted = False
 
-    async def read(self, most: int) -> list[Given]:
+    async def read(self, most: int) -> list[RowInput]:
         """
-        The next rows, at least one and at most *most*; none at the end.
+        Return the next rows, at least one and at most *most*; none at the end.
 
         Raises:
-            Exception: What the source raises, after the rows that came before.
+            Exception: The source's own error, after the rows that preceded it.
         """
         if self._error is not None:
             error, self._error = self._error, None
-            self.over = True
+            self._exhausted = True
             raise error
-        if self.over:
+        if self._exhausted:
             return []
         if self._sync is None:
-            return await self._next()
-        if self._there:
+            return await self._read_async()
+        if self._in_memory:
             rows = list(islice(self._sync, most))
-            self.over = not rows
+            self._exhausted = not rows
             return rows
-        began_at = anyio.current_time()
-        # Whoever leaves does not wait for a source that hangs.
-        go = await anyio.to_thread.run_sync(_some, self._sync, min(most, self._swift), abandon_on_cancel=True)
-        swiftly = anyio.current_time() - began_at <= _SWIFTLY
-        self._swift = min(_MOST, 2 * self._swift) if swiftly else 1
-        self._error = go.error
-        self.over = go.over
-        return go.rows if go.rows or go.error is None else await self.read(most)
+        started_at = anyio.current_time()
+        # A caller that leaves must not wait for a source that hangs.
+        rows, self._exhausted, self._error = await anyio.to_thread.run_sync(
+            _read_batch, self._sync, min(most, self._batch), abandon_on_cancel=True
+        )
+        fast = anyio.current_time() - started_at <= _FAST_BATCH
+        self._batch = min(_BATCH, 2 * self._batch) if fast else 1
+        return rows if rows or self._error is None else await self.read(most)
 
     async def close(self) -> None:
-        """End an async generator that was not read to its end."""
+        """Close an async generator that was not read to its end."""
         if self._async is not None and (close := getattr(self._async, "aclose", None)) is not None:
-            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _CLOSING), suppress(RuntimeError):
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _CLOSE_TIMEOUT), suppress(RuntimeError):
                 await close()
 
-    async def _next(self) -> list[Given]:
+    async def _read_async(self) -> list[RowInput]:
         if self._async is None:
             return []
         try:
             return [await anext(self._async)]
         except StopAsyncIteration:
-            self.over = True
+            self._exhausted = True
             return []
         except Exception:
-            self.over = True
+            self._exhausted = True
             raise
+
+
+class RowKeys:
+    """
+    The keys of one table's rows, assigned in the table's order.
+
+    Args:
+        intake: Checks and fingerprints requests.
+    """
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._default_keys = DefaultKeys()
+
+    def make_row(self, given: RowInput, index: int) -> Row:
+        """Return a row; without a key of the caller's, its key is its number until ``identify()``."""
+        key: str | None
+        request: Request
+        match given:
+            case tuple((key, request)):
+                pass
+            case _:
+                key, request = None, given
+        return Row(index=index, key=f"row {index + 1}" if key is None else str(key), own_key=key, request=request)
+
+    async def identify(self, row: Row) -> None:
+        """
+        Check a row's request, and set the row's fingerprint and key.
+
+        Raises:
+            KieError: If the request or the key is invalid.
+        """
+        check_key(row.own_key)
+        if row.own_key is None and isinstance(row.request, tuple):
+            msg = (
+                f"Invalid row {row.index + 1}, a tuple of {len(row.request)}: expected a request, or a pair of a"
+                " key and a request. Nothing was sent for it."
+            )
+            raise ConfigurationError(msg)
+        await self._intake.check(row.request)
+        row.fingerprint = await self._intake.identify(row.request)
+        if row.own_key is None:
+            row.key = self._default_keys.next_key(row.fingerprint)
+
+    async def assign_key(self, row: Row) -> None:
+        """
+        Set a row's key only: if the key is the caller's, the images are not read.
+
+        Raises:
+            KieError: If the key, or a request that was read for its key, is invalid.
+        """
+        if row.own_key is None:
+            await self.identify(row)
+        else:
+            check_key(row.own_key)
 
 
 def _is_table(rows: object) -> bool:
     return isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, Mapping))
 
 
-def _some(rows: Iterator[Given], most: int) -> _Go:
-    go = _Go()
+def _read_batch(rows: Iterator[RowInput], most: int) -> tuple[list[RowInput], bool, Exception | None]:
+    """Return up to *most* rows, True if they were the last ones, and the source's error."""
+    batch: list[RowInput] = []
     try:
         for _ in range(most):
-            go.rows.append(next(rows))
+            batch.append(next(rows))  # noqa: PERF401 (those before an error are kept)
     except StopIteration:
-        go.over = True
+        return batch, True, None
     except Exception as error:  # noqa: BLE001 (the source's own, raised where the rows are taken)
-        go.error = error
-    return go
+        return batch, False, error
+    return batch, False, None

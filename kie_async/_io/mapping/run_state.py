@@ -1,64 +1,88 @@
-"""Whether a run goes on sending: until its deadline, until somebody stops it, until the account cannot pay."""
+"""The phase of a run, and the notification that something in the run has changed."""
 
 from __future__ import annotations
 
+import asyncio
+from enum import IntEnum, auto
 from typing import TYPE_CHECKING
 
 import anyio
 
-from kie_async._io.mapping.bell import Bell
-
 if TYPE_CHECKING:
     from kie_async._io.submitting.submitter import Submitter
 
-__all__ = ["RunState"]
+__all__ = ["RunPhase", "RunState"]
+
+
+class RunPhase(IntEnum):
+    """The phases of a run, in their order; a run never returns to an earlier one."""
+
+    SENDING = auto()  #: Rows are read and sent.
+    SKIPPING = auto()  #: ``stop_after`` has passed: rows are still read, and none is sent.
+    STOPPED = auto()  #: No further row is read or sent; what runs is followed to its end.
+    LEFT = auto()  #: As ``STOPPED``, and the caller has left the run.
 
 
 class RunState:
     """
-    What has ended the sending of a run, if anything has.
+    The phase of a run. Every change in the run, of the phase or of anything else, notifies all waiting coroutines.
 
     Args:
-        submitter: Knows whether the client closes.
+        submitter: Its ``closing`` flag ends the run.
 
     Attributes:
-        bell: Rung when something has changed in the run, this or anything else.
+        reading: The scope in which rows are read and started.
 
-        feeding: The scope in which rows are read and begun.
-
-        late: Whether the deadline is over: rows are read on, and nothing is sent for them.
-
-        verdict: What has ended it, for whoever iterates.
-
-        closed: Whether the client has closed under it.
+        error: The error that ended the run, for the iterator.
     """
 
     def __init__(self, submitter: Submitter) -> None:
         self._submitter = submitter
-        self._stopped = False
-        self.bell = Bell()
-        self.feeding = anyio.CancelScope()
-        self.late = False
-        self.verdict: Exception | None = None
-        self.closed = False
+        self._phase = RunPhase.SENDING
+        self._changed = asyncio.Event()
+        self.reading = anyio.CancelScope()
+        self.error: Exception | None = None
 
     @property
-    def ends(self) -> bool:
-        """Whether nothing more is to be begun, whatever it is."""
-        return self._stopped or self.verdict is not None or self._submitter.closing
+    def phase(self) -> RunPhase:
+        """The current phase."""
+        return max(self._phase, RunPhase.STOPPED) if self.client_closing else self._phase
 
-    def stop(self) -> None:
-        """Read nothing more, and begin nothing more."""
-        self._stopped = True
-        self.feeding.cancel()
-        self.bell.ring()
+    @property
+    def sends(self) -> bool:
+        """True if rows may be sent."""
+        return self.phase is RunPhase.SENDING
 
-    def fail(self, verdict: Exception) -> None:
-        """Read nothing more, and begin nothing more, for a reason; the first one is told."""
-        self.verdict = self.verdict or verdict
-        self.feeding.cancel()
-        self.bell.ring()
+    @property
+    def stopped(self) -> bool:
+        """True if no further row is read or sent."""
+        return self.phase >= RunPhase.STOPPED
 
-    def mark_closing(self) -> None:
-        """Note it if the client closes."""
-        self.closed = self.closed or self._submitter.closing
+    @property
+    def client_closing(self) -> bool:
+        """True if the client closes or is closed."""
+        return self._submitter.closing
+
+    def advance(self, phase: RunPhase, error: Exception | None = None) -> None:
+        """
+        Enter a phase, unless the run is already in it or in a later one.
+
+        Args:
+            phase: The phase.
+
+            error: The reason, for the iterator; only the first error of a run is kept.
+        """
+        self._phase = max(self._phase, phase)
+        self.error = self.error or error
+        if self._phase >= RunPhase.STOPPED:
+            self.reading.cancel()
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake every coroutine that waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_for_change(self) -> None:
+        """Wait until the next ``notify()``."""
+        await self._changed.wait()
