@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from kie_async import Generation, JobInfo, TaskRecord
-from kie_async.cli.batch.entry import Entry
+from kie_async.cli.batch.manifest import ManifestEntry
 from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS
 from kie_async.cli.jobs import info_fields
 from kie_async.cli.listen import CallbackLogEntry
@@ -55,7 +55,7 @@ def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
         ("status", list(record_fields(RECORD, job_id=None, now=0.0))),
         ("status", list(unsent_fields(SUMMARY, now=0.0))),
         ("ls", list(info_fields(SUMMARY, now=0.0))),
-        ("batch", [field.name for field in attrs.fields(Entry)]),
+        ("batch", [field.name for field in attrs.fields(ManifestEntry)]),
         ("listen", list(attrs.asdict(CallbackLogEntry(event="callback")))),
     ],
 )

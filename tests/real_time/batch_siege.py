@@ -27,9 +27,9 @@ import attrs
 from anyio.streams.text import TextReceiveStream
 
 from kie_async import Limits, RetryPolicy
-from kie_async.cli.batch.command import carry_out
+from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.folder import MANIFEST as NAME
-from kie_async.cli.batch.options import Order
+from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.output import Output
 from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
@@ -222,14 +222,14 @@ def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
 async def _child(table: Path) -> int:
     """The command as it is, but for limits and times, which are a hundredth."""
     session = Session(output=Output())
-    order = Order(
+    options = BatchOptions(
         table=table,
         out=table.parent / "out",
         limits=Limits(creates=20, window=WINDOW, polls_per_second=500.0),
         retry=RetryPolicy(in_doubt_timeout=HOLD),
     )
     try:
-        return await carry_out(session, order)
+        return await run_batch(session, options)
     except Exception as error:  # noqa: BLE001 (as the command line does)
         return report_error(session, error)
 

@@ -74,7 +74,7 @@ def test_once_drains_and_the_manifest_has_every_task(table: Path, slow: Service,
     assert 20 <= len(lines) < SHOTS
     assert {"running"} == {line["state"] for line in lines}
     assert [True] * len(lines) == [bool(line["task_id"]) for line in lines]
-    assert f"To go on where it stopped: kie-async batch {table} --out {out}" in messages
+    assert f"To resume: kie-async batch {table} --out {out}" in messages
     assert f"kie-async batch {table} --out {out}" in (out / "index.html").read_text()
 
 
@@ -109,7 +109,7 @@ def test_twice_leaves_at_once_and_nothing_is_lost(table: Path, slow: Service, tm
         _, messages = process.communicate(timeout=2.0)
 
     assert 130 == process.returncode
-    assert "To go on where it stopped: kie-async batch" in messages
+    assert "To resume: kie-async batch" in messages
 
 
 def test_killed_and_started_again_it_pays_for_nothing_twice(table: Path, quick: Service, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_killed_and_started_again_it_pays_for_nothing_twice(table: Path, quick: 
             read_until(process, f"{place}/{SHOTS}")
             process.kill()
         manifest(out)  # whole lines, whenever
-        assert "The run was at work when this was written" in (out / "index.html").read_text()
+        assert "The run had not ended when this page was written" in (out / "index.html").read_text()
     with batch(table, out, quick, "--rate", "20/1") as process:
         _, messages = process.communicate()
     lines = manifest(out)
@@ -147,7 +147,7 @@ def test_a_terminal_is_asked_and_shows_what_moves(table: Path, quick: Service, t
     environment = {**quick.environment, "TERM": "xterm-256color"}
     with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        shown = read_terminal(ours, until=b"Go on?")
+        shown = read_terminal(ours, until=b"Continue?")
         os.write(ours, b"y\n")
         shown += read_terminal(ours, until=None)
         assert 0 == process.wait()

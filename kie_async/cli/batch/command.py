@@ -1,4 +1,4 @@
-"""The command ``batch``: a table of shots, checked, priced, made, written down, and shown on a page."""
+"""The command ``batch``: check a table, confirm its cost, run it, and leave results, manifest and page in a folder."""
 
 from __future__ import annotations
 
@@ -16,82 +16,85 @@ import typer
 
 from kie_async import ConfigurationError, InvalidRequestError, JobInfo, Limits, Problem
 from kie_async._urls import origin
-from kie_async.cli.batch.columns import KEY, columns_of
-from kie_async.cli.batch.confirm import agreed, ask, counted
-from kie_async.cli.batch.folder import JOURNAL, is_ours
-from kie_async.cli.batch.following import Following
+from kie_async.cli.batch.columns import KEY, columns_for_model
+from kie_async.cli.batch.confirm import RemainingWork, ask_user, confirm_run, format_count
+from kie_async.cli.batch.folder import JOURNAL, has_earlier_run
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.options import Order
-from kie_async.cli.batch.record import Record
-from kie_async.cli.batch.remaining import Tally, by_row
-from kie_async.cli.batch.run import Course
-from kie_async.cli.batch.signals import Interruption
+from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.progress import BatchJobs
+from kie_async.cli.batch.record import RunRecord, jobs_by_row_key
+from kie_async.cli.batch.run import BatchRun
+from kie_async.cli.batch.signals import SignalHandler
 from kie_async.cli.batch.table import Table
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JournalFile, JsonOption
 from kie_async.cli.running import run_command
 from kie_async.cli.session import DRAIN, Session
 
-__all__ = ["batch", "carry_out"]
+__all__ = ["batch", "run_batch"]
 
 _RATE = re.compile(r"(\d+)/(\d+(?:\.\d+)?)")
 
 
-async def carry_out(session: Session, order: Order) -> ExitCode:
+async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
     """
-    Make all that a table asks for.
+    Run a table.
 
     Args:
-        session: The command's session; the folder's journal becomes its own.
+        session: The command's session; its journal becomes that of the folder.
 
-        order: What is to be made.
+        options: The options of the run.
 
     Returns:
-        The code of the worst that has happened to a row.
+        The exit code of the worst_exit_code outcome.
 
     Raises:
-        KieError: If nothing can be made, or nothing more.
+        KieError: If nothing can be submitted, or nothing more.
 
-        OSError: If there is no such table, or no room for the results.
+        OSError: If there is no such table, or the results cannot be written.
     """
-    _need_the_page()
+    _require_jinja2()
     table = Table(
-        path=order.table, columns=columns_of(order.model), defaults=order.defaults, origins=_own_origins(session)
+        path=options.table,
+        columns=columns_for_model(options.model),
+        defaults=options.defaults,
+        origins=_configured_origins(session),
     )
-    commands = order.commands()
-    session.journal = JournalFile(order.out / JOURNAL, option=commands.journal)
-    following = Following(note=session.output.warn, command=commands.again, window=order.limits.window)
-    interruption = Interruption(drain=DRAIN, say=session.output.info)
-    async with AsyncExitStack() as folder:
-        # A folder that has a manifest has rows that cost nothing any more; else nothing is made before all is good.
-        old = await anyio.to_thread.run_sync(is_ours, order.out)
-        manifest = await folder.enter_async_context(_manifest_of(order.out)) if old else None
-        tally = Tally(manifest=manifest, sent=await _sent(session, order, manifest), retries=order.retry_failed)
-        flaws = await anyio.to_thread.run_sync(_tell_flaws, session, table, tally, abandon_on_cancel=True)
-        if flaws:
-            session.output.info(f"{counted(flaws, 'problem')} in {table.path}. Nothing was sent.")
+    commands = options.resume_commands()
+    session.journal = JournalFile(options.out / JOURNAL, option=commands.journal_option)
+    jobs = BatchJobs(warn=session.output.warn, command=commands.same, window=options.limits.window)
+    signals = SignalHandler(drain=DRAIN, say=session.output.info)
+    async with AsyncExitStack() as stack:
+        # An earlier run's manifest tells which rows cost nothing more. A new folder is made only for a valid table.
+        is_resumed = await anyio.to_thread.run_sync(has_earlier_run, options.out)
+        manifest = await stack.enter_async_context(_open_manifest(options.out)) if is_resumed else None
+        earlier_jobs = await _earlier_jobs(session, options, manifest)
+        remaining = RemainingWork(manifest=manifest, jobs=earlier_jobs, retries=options.retry_failed)
+        problems = await anyio.to_thread.run_sync(_print_problems, session, table, remaining, abandon_on_cancel=True)
+        if problems:
+            session.output.info(f"{format_count(problems, 'problem')} in {table.path}. Nothing was sent.")
             return ExitCode.USAGE
         if manifest is None:
-            manifest = await folder.enter_async_context(_manifest_of(order.out))
-        record = Record(table=table, folder=order.out, manifest=manifest, commands=commands)
-        course = Course(session=session, order=order, record=record, following=following, interruption=interruption)
+            manifest = await stack.enter_async_context(_open_manifest(options.out))
+        record = RunRecord(table=table, folder=options.out, manifest=manifest, commands=commands)
+        batch_run = BatchRun(session=session, options=options, record=record, jobs=jobs, signals=signals)
         try:
-            with interruption.hurried:
+            with signals.abort_scope:
                 async with session.client(
-                    limits=order.limits, retry=order.retry, on_event=following.observe_event
+                    limits=options.limits, retry=options.retry, on_event=jobs.observe_event
                 ) as kie:
-                    if not await agreed(session.output, order, tally, total=table.count, kie=kie):
+                    if not await confirm_run(session.output, options, remaining, total=table.count, kie=kie):
                         session.output.info("Nothing was sent.")
                         return ExitCode.INTERRUPTED
-                    session.resume_info = following
-                    await course.take(kie)
-            return await course.end()
+                    session.resume_info = jobs
+                    await batch_run.execute(kie)
+            return await batch_run.finish()
         finally:
-            interruption.over()
+            signals.cancel_forced_exit()
 
 
-def _need_the_page() -> None:
-    """Find out before anything is paid whether the page can be made."""
+def _require_jinja2() -> None:
+    """Check before anything is paid that the page can be written."""
     try:
         import_module("jinja2")
     except ImportError:
@@ -99,46 +102,46 @@ def _need_the_page() -> None:
         raise ConfigurationError(msg) from None
 
 
-def _own_origins(session: Session) -> frozenset[str]:
-    """Where the user has said that the service is: images may be there, wherever that is."""
+def _configured_origins(session: Session) -> frozenset[str]:
+    """Return the origins of the configured service, whose image URLs need not be public."""
     urls = (session.url, os.environ.get("KIE_BASE_URL"), os.environ.get("KIE_UPLOAD_URL"))
     origins = set()
     for url in filter(None, urls):
         try:
             origins.add(origin(url))
         except ValueError:
-            continue  # the client says what is wrong with it
+            continue  # the client reports it
     return frozenset(origins)
 
 
-def _tell_flaws(session: Session, table: Table, tally: Tally) -> int:
-    flaws = 0
-    for flaw in table.check(tally.count, keyed=tally.keyed):
-        session.output.error(str(flaw))
-        flaws += 1
-    return flaws
+def _print_problems(session: Session, table: Table, remaining: RemainingWork) -> int:
+    count = 0
+    for problem in table.check(remaining.count_row, with_keys=remaining.needs_keys):
+        session.output.error(str(problem))
+        count += 1
+    return count
 
 
-async def _sent(session: Session, order: Order, manifest: Manifest | None) -> Mapping[str, JobInfo]:
-    """What the journal has of earlier runs and the manifest has not, by the rows' keys; the service is not asked."""
-    if not await anyio.Path(order.out / JOURNAL).exists():
+async def _earlier_jobs(session: Session, options: BatchOptions, manifest: Manifest | None) -> Mapping[str, JobInfo]:
+    """Return the journal's jobs that the manifest may lack, by row key; no request is sent."""
+    if not await anyio.Path(options.out / JOURNAL).exists():
         return {}
     async with session.client(needs_key=False) as kie:
-        # Without a manifest, because somebody has deleted it, all that was paid would seem to be left to pay.
-        return by_row(await kie.jobs(unfinished=bool(manifest)))
+        # If the manifest was deleted, finished jobs are needed too: else they would count as still to be paid.
+        return jobs_by_row_key(await kie.jobs(unfinished=bool(manifest)))
 
 
 @asynccontextmanager
-async def _manifest_of(folder: Path) -> AsyncGenerator[Manifest]:
-    def open_it() -> Manifest:
+async def _open_manifest(folder: Path) -> AsyncGenerator[Manifest]:
+    def open_manifest() -> Manifest:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return Manifest(folder)
         except OSError as error:
-            msg = f"Nothing can be kept in {folder} ({error.strerror}). Nothing was sent: choose another --out."
+            msg = f"The folder {folder} is not usable ({error.strerror}). Nothing was sent: use another --out."
             raise ConfigurationError(msg) from error
 
-    manifest = await anyio.to_thread.run_sync(open_it)
+    manifest = await anyio.to_thread.run_sync(open_manifest)
     try:
         yield manifest
     finally:
@@ -166,61 +169,64 @@ def batch(
         typer.Option("--set", metavar="COLUMN=VALUE", help="The cell of rows that have none. Repeatable."),
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="CREDITS", min=0.0, help="What all rows may cost together.")
+        float | None, typer.Option(metavar="CREDITS", min=0.0, help="The maximum cost of all rows together.")
     ] = None,
     price: Annotated[
-        float | None, typer.Option(metavar="CREDITS", min=0.0, help="What each row costs, if you know better.")
+        float | None, typer.Option(metavar="CREDITS", min=0.0, help="The cost of each row, if known better.")
     ] = None,
     stop_after: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0.0, help="When nothing more is sent; what runs is awaited.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.0, help="Send nothing more after this time; running tasks are awaited."),
     ] = None,
     retry_failed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="How often a failed task is made again that is worth it.")
+        int, typer.Option(metavar="N", min=0, help="The maximum number of retries of a failed task that is worth it.")
     ] = 0,
     rate: Annotated[
         str,
         typer.Option(
-            metavar="N/SECONDS", help="Creates in any so many seconds. Give each process of an account its share."
+            metavar="N/SECONDS", help="The creates in any SECONDS. Give each process of an account its share."
         ),
     ] = "20/10",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a whole table of shots; the same command again goes on where it stopped, and pays for nothing twice."""
+    """Make a whole table of shots; the same command again resumes it, and pays for nothing twice."""
     given = [*(defaults or ()), *([] if prompt is None else [f"prompt={prompt}"])]
 
     async def command(session: Session) -> ExitCode:
-        order = Order(
+        options = BatchOptions(
             table=table,
             out=out,
             model=model,
-            defaults=_defaults(given),
+            defaults=_parse_defaults(given),
             budget=budget,
             price=price,
             stop_after=stop_after,
             retry_failed=retry_failed,
-            ask=None if yes else ask,
-            limits=_limits(rate),
+            ask=None if yes else ask_user,
+            limits=_parse_rate(rate),
         )
-        return await carry_out(session, order)
+        return await run_batch(session, options)
 
     run_command(context, command, as_json=as_json)
 
 
-def _defaults(given: Sequence[str]) -> dict[str, str]:
+def _parse_defaults(given: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
-    wrong = [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]
-    wrong += [
+    problems = [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]
+    problems += [
         Problem("--set", repr(name), "another column: each row has its own key") for name, *_ in pairs if name == KEY
     ]
-    if wrong:
-        msg = "The options do not make a batch."
-        raise InvalidRequestError(msg, problems=wrong)
+    if problems:
+        raise _invalid_options(*problems)
     return {name: value for name, _, value in pairs}
 
 
-def _limits(rate: str) -> Limits:
+def _parse_rate(rate: str) -> Limits:
     if (found := _RATE.fullmatch(rate)) is None:
-        msg = "The options do not make a batch."
-        raise InvalidRequestError(msg, problems=[Problem("--rate", repr(rate), "N/SECONDS, such as 20/10")])
+        raise _invalid_options(Problem("--rate", repr(rate), "N/SECONDS, such as 20/10"))
     return Limits(creates=int(found[1]), window=float(found[2]))
+
+
+def _invalid_options(*problems: Problem) -> InvalidRequestError:
+    return InvalidRequestError("The options of batch are invalid.", problems=problems)

@@ -1,109 +1,265 @@
-"""What is said before anything is spent: how many shots, what they will probably cost, what there is; and asked."""
+"""Count the remaining work of a run, print its estimated cost, and ask for confirmation."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
+import attrs
 import typer
 
-from kie_async import AuthenticationError, ConfigurationError, KieError
-from kie_async.cli.batch.entry import State
-from kie_async.cli.batch.options import Order
-from kie_async.cli.batch.prices import Forecast
-from kie_async.cli.batch.remaining import Tally
+from kie_async import AuthenticationError, ConfigurationError, Estimate, JobInfo, JobState, KieError, Problem, Request
+from kie_async._display import shown
+from kie_async.cli.batch.columns import KEY
+from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
+from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.record import ENTRY_STATES
 from kie_async.cli.output import Output
 
 if TYPE_CHECKING:
     from kie_async import KieClient
 
-__all__ = ["agreed", "ask", "counted"]
+__all__ = ["RemainingWork", "ask_user", "confirm_run", "format_count"]
 
-_OF_THEM = {State.DONE: "done already", State.RUNNING: "at work at the service", State.IN_DOUBT: "in doubt"}
+_STATE_WORDS = {
+    EntryState.DONE: "done already",
+    EntryState.RUNNING: "running at the service",
+    EntryState.IN_DOUBT: "in doubt",
+}
+#: The maximum number of price groups; rows beyond them count as rows without a price.
+_MAX_GROUPS = 500
+#: The number of tasks in the source of a price: sources that differ in it alone are printed once, without it.
+_TASK_COUNT = re.compile(r"the last (?:\d+ such tasks|such task)\b")
+#: Fields on which no price depends.
+_PRICELESS_FIELDS = frozenset({"prompt", "seed"})
 
 
-async def agreed(output: Output, order: Order, tally: Tally, *, total: int, kie: KieClient) -> bool:
+@attrs.frozen
+class _CostForecast:
     """
-    Say what will be made and what it will probably cost, and ask.
+    The estimated cost of rows.
+
+    Attributes:
+        credits: The sum of the known prices.
+
+        priced: The number of rows with a known price.
+
+        sources: The sources of the prices.
+    """
+
+    credits: float
+    priced: int
+    sources: tuple[str, ...]
+
+
+@attrs.define
+class _PriceGroups:
+    """Rows grouped by the fields on which their price depends; one sample request per group is kept."""
+
+    _counts: Counter[str] = attrs.field(factory=Counter)
+    _samples: dict[str, Request] = attrs.field(factory=dict)
+
+    def add(self, request: Request) -> None:
+        """Count a row."""
+        images = request.images()
+        fields = request.input(dict.fromkeys(images, ""))
+        options = {
+            name: value for name, value in fields.items() if name not in images and name not in _PRICELESS_FIELDS
+        }
+        group = f"{request.model} {sorted(options.items())!r}"
+        if group in self._samples or len(self._samples) < _MAX_GROUPS:
+            self._counts[group] += 1
+            self._samples.setdefault(group, request)
+
+    async def forecast(self, estimate: Callable[[Request], Awaitable[Estimate | None]]) -> _CostForecast:
+        """
+        Estimate the cost of all rows.
+
+        Args:
+            estimate: Returns the price of a request.
+        """
+        total, priced, sources = 0.0, 0, dict[str, str]()
+        for group, count in self._counts.items():
+            if (price := await estimate(self._samples[group])) is not None:
+                total, priced = total + price.credits * count, priced + count
+                general = _TASK_COUNT.sub("the last such tasks", price.source)
+                sources[general] = price.source if sources.get(general, price.source) == price.source else general
+        return _CostForecast(total, priced, tuple(sources.values()))
+
+
+@attrs.define(kw_only=True)
+class RemainingWork:
+    """
+    The rows of a table, counted by what remains to be done for them.
 
     Args:
-        output: Where.
+        manifest: The manifest of earlier runs; None for a new folder.
 
-        order: What is to be made.
+        jobs: Jobs of the journal that the manifest may lack, by row key.
 
-        tally: What is left of it.
+        retries: The maximum number of retries of a failed task.
 
-        total: How many rows the table has.
+    Attributes:
+        states: The number of rows that are done, running or in doubt.
 
-        kie: The client; it knows prices, and what the account has.
+        payable: The number of rows that may still cost something.
+    """
+
+    manifest: Manifest | None = None
+    jobs: Mapping[str, JobInfo] = attrs.field(factory=dict)
+    retries: int = 0
+    states: Counter[EntryState] = attrs.field(factory=Counter, init=False)
+    payable: int = attrs.field(default=0, init=False)
+    _price_groups: _PriceGroups = attrs.field(factory=_PriceGroups, init=False)
+    _keys_with_job: set[str] = attrs.field(factory=set, init=False)
+
+    @property
+    def needs_keys(self) -> bool:
+        """True if rows are compared with earlier runs, which takes their keys and content hashes."""
+        return bool(self.jobs) or (self.manifest is not None and len(self.manifest) > 0)
+
+    def count_row(self, request: Request, key: str, input_hash: str) -> list[Problem]:
+        """
+        Count a row.
+
+        Args:
+            request: The request of the row.
+
+            key: The row key; empty if ``needs_keys`` is false and the row has none of its own.
+
+            input_hash: The content hash; empty if ``needs_keys`` is false.
+
+        Returns:
+            The problems of the row, given what earlier runs have sent for it.
+        """
+        entry = None if self.manifest is None or not key else self.manifest.entry(key)
+        if entry is not None and entry.job_id is not None and entry.input_hash != input_hash:
+            allowed = "what was sent under this key; another shot needs a key of its own"
+            return [Problem(KEY, f"{shown(key)} with another content than before", allowed)]
+        state = self._free_state(key, entry)
+        if state is None:
+            self.payable += 1
+            self._price_groups.add(request)
+        else:
+            self.states[state] += 1
+        return []
+
+    def jobs_without_row(self) -> list[JobInfo]:
+        """Return the unfinished jobs whose rows are not in the table."""
+        return [
+            job for key, job in self.jobs.items() if key not in self._keys_with_job and job.state != JobState.SUCCEEDED
+        ]
+
+    async def forecast(self, kie: KieClient, price: float | None) -> _CostForecast:
+        """
+        Estimate the cost of the payable rows.
+
+        Args:
+            kie: The client, which knows prices.
+
+            price: The price of each row, if the user has given one.
+        """
+        if price is not None:
+            return _CostForecast(price * self.payable, self.payable, ("--price",))
+        return await self._price_groups.forecast(kie.estimate)
+
+    def _free_state(self, key: str, entry: ManifestEntry | None) -> EntryState | None:
+        """Return the state of a row that costs nothing more; None for a row that may."""
+        if (job := self.jobs.get(key)) is not None:
+            self._keys_with_job.add(key)
+            return ENTRY_STATES[job.state]
+        if entry is None or entry.state == EntryState.SKIPPED:
+            return None
+        if entry.state == EntryState.FAILED and (entry.task_id is None or self.retries):
+            return None
+        return EntryState(entry.state)
+
+
+async def confirm_run(
+    output: Output, options: BatchOptions, remaining: RemainingWork, *, total: int, kie: KieClient
+) -> bool:
+    """
+    Print the remaining work and its estimated cost, and ask for confirmation.
+
+    Args:
+        output: The output.
+
+        options: The options of the run.
+
+        remaining: The remaining work.
+
+        total: The number of rows in the table.
+
+        kie: The client, which knows prices and the account's balance.
 
     Returns:
-        Whether the user has agreed.
+        True if the user has agreed.
 
     Raises:
-        AuthenticationError: If the key is no good.
+        AuthenticationError: If the API key is invalid.
     """
-    known = [f"{tally.states[state]:,} of them {words}" for state, words in _OF_THEM.items() if tally.states[state]]
-    output.info(f"{order.table}: {', '.join([counted(total, 'shot'), *known])}.")
-    if strays := tally.strays():
+    known = [
+        f"{remaining.states[state]:,} of them {words}"
+        for state, words in _STATE_WORDS.items()
+        if remaining.states[state]
+    ]
+    output.info(f"{options.table}: {', '.join([format_count(total, 'shot'), *known])}.")
+    if orphans := remaining.jobs_without_row():
         output.warn(
-            f"{counted(len(strays), 'job')} of rows that the table does not have any more:"
-            f" kie-async recover{order.commands().journal} goes on with what is unfinished."
+            f"{format_count(len(orphans), 'job')} of rows that are no longer in the table:"
+            f" kie-async recover{options.resume_commands().journal_option} resumes unfinished jobs."
         )
-    forecast = (
-        await tally.kinds.forecast(kie.estimate)
-        if order.price is None
-        else Forecast(order.price * tally.left, tally.left, ("--price",))
-    )
-    output.info(f"{_cost(forecast, tally.left)} {await _balance(kie)}".strip())
-    if order.budget is not None:
-        output.info(f"Nothing is sent that would cost more than {order.budget:,.12g} credits in all.")
-    if order.ask is None:
-        return True
-    return await anyio.to_thread.run_sync(order.ask, abandon_on_cancel=True)
+    forecast = await remaining.forecast(kie, options.price)
+    output.info(f"{_cost_sentence(forecast, remaining.payable)} {await _balance_sentence(kie)}".strip())
+    if options.budget is not None:
+        output.info(f"The budget is {options.budget:,.12g} credits: nothing is sent that might exceed it.")
+    return options.ask is None or await anyio.to_thread.run_sync(options.ask, abandon_on_cancel=True)
 
 
-def _cost(forecast: Forecast, left: int) -> str:
-    if not left:
-        return "Nothing is left that costs anything."
+def _cost_sentence(forecast: _CostForecast, payable: int) -> str:
+    if not payable:
+        return "No remaining shot costs anything."
     if not forecast.priced:
-        return "What a shot costs is not known here."
-    some = "" if forecast.priced == left else f", for the {forecast.priced:,} whose price is known"
+        return "The price of a shot is unknown."
+    some = "" if forecast.priced == payable else f", for the {forecast.priced:,} whose price is known"
     return (
-        f"What is left will cost about {forecast.credits:,.0f} credits{some} ({'; '.join(forecast.sources)}); the"
-        " service alone sets prices."
+        f"The remaining shots will cost about {forecast.credits:,.0f} credits{some} ({'; '.join(forecast.sources)});"
+        " the service alone sets prices."
     )
 
 
-async def _balance(kie: KieClient) -> str:
-    """What the account has; a key that is no good ends it here."""
+async def _balance_sentence(kie: KieClient) -> str:
+    """Return a sentence on the account's balance; an invalid API key raises, any other error leaves it out."""
     try:
-        return f"The account has {counted(await kie.credits(), 'credit')}."
+        return f"The account has {format_count(await kie.credits(), 'credit')}."
     except AuthenticationError:
         raise
     except KieError:
         return ""
 
 
-def counted(number: float, noun: str) -> str:
+def format_count(number: float, noun: str) -> str:
     """
-    So many of something.
+    Format a count with its noun.
 
-    >>> counted(1, "shot"), counted(2000, "shot"), counted(0.5, "credit")
+    >>> format_count(1, "shot"), format_count(2000, "shot"), format_count(0.5, "credit")
     ('1 shot', '2,000 shots', '0.5 credits')
     """
     return f"{number:,.12g} {noun}{'' if number == 1 else 's'}"
 
 
-def ask() -> bool:
+def ask_user() -> bool:
     """
-    Ask the user whether to go on.
+    Ask the user whether to continue.
 
     Raises:
-        ConfigurationError: If nobody can be asked.
+        ConfigurationError: If standard input is not a terminal.
     """
     if not sys.stdin.isatty():
-        msg = "Nobody can be asked whether to go on. Nothing was sent: add --yes to go on unasked."
+        msg = "Standard input is not a terminal, so nothing can be asked. Nothing was sent: add --yes to run unasked."
         raise ConfigurationError(msg)
-    return typer.confirm("Go on?", default=False, err=True)
+    return typer.confirm("Continue?", default=False, err=True)

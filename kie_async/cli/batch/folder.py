@@ -1,73 +1,142 @@
-"""The folder of a run: what is in it, whether it is one of ours, and who may write to it."""
+"""The output folder of a run: its file names, its lock, and atomic writes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO, cast
 
 from kie_async import ConfigurationError
+from kie_async.requests.images import LocalImage
 
-__all__ = ["INPUTS", "JOURNAL", "MANIFEST", "PAGE", "RESULT", "claimed", "is_ours"]
+__all__ = [
+    "INPUTS",
+    "JOURNAL",
+    "MANIFEST",
+    "PAGE",
+    "RESULT_SUFFIX",
+    "atomic_write",
+    "copy_input_image",
+    "file_sha256",
+    "has_earlier_run",
+    "lock_folder",
+]
 
-#: What the files are called: what is remembered (whoever has the folder can go on), what became of each row, the page,
-#: and the folder of the images that were sent.
+#: The names in the folder: the journal, the outcome of each row, the page, and the folder of the images that were sent.
 JOURNAL, MANIFEST, PAGE, INPUTS = "journal.db", "manifest.jsonl", "index.html", "inputs"
-#: What the results' names end in.
-RESULT = ".mp4"
+#: The suffix of the results.
+RESULT_SUFFIX = ".mp4"
+
+_FILE_MODE = 0o644
 
 
-def is_ours(folder: Path) -> bool:
+def has_earlier_run(folder: Path) -> bool:
     """
-    Whether an earlier run has worked in a folder; blocks, so it is a matter for a worker thread.
+    Return True if an earlier run has used a folder; blocks: call it in a worker thread.
 
     Args:
-        folder: The folder, which need not be there.
+        folder: The folder, which need not exist.
 
     Raises:
-        ConfigurationError: If it is no folder, or has files of somebody else's where ours would go.
+        ConfigurationError: If it is not a folder, or has foreign files that the run might overwrite.
 
-        OSError: If it cannot be looked at.
+        OSError: If it cannot be read.
     """
     if folder.exists() and not folder.is_dir():
-        msg = f"--out {folder} is a file. Nothing was sent: name a folder, which need not be there yet."
+        msg = f"--out {folder} is a file. Nothing was sent: name a folder, which need not exist yet."
         raise ConfigurationError(msg)
     if any((folder / name).exists() for name in (MANIFEST, JOURNAL)):
         return True
-    for foreign in chain(folder.glob(PAGE), folder.glob(f"*{RESULT}")):
+    for foreign in chain(folder.glob(PAGE), folder.glob(f"*{RESULT_SUFFIX}")):
         msg = (
-            f"{foreign} is there already, and batch has not made it: it might be overwritten. Nothing was sent: name a"
-            " new folder with --out."
+            f"{foreign} exists, and batch has not made it: it might be overwritten. Nothing was sent: name a new folder"
+            " with --out."
         )
         raise ConfigurationError(msg)
     return False
 
 
-def claimed(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """
-    Hold a folder against other processes, and remove what one has left half-written that was killed.
+    Lock a folder against other processes, and remove the temporary files of a killed one.
 
     Args:
         folder: The folder.
 
     Returns:
-        The claim, which ends when it is closed, or with the process.
+        The file descriptor of the lock. The lock ends when it is closed, or with the process.
 
     Raises:
-        ConfigurationError: If another process holds it.
+        ConfigurationError: If another process holds the lock.
     """
-    import fcntl  # POSIX alone has it: a command line without batch is better than none
+    import fcntl  # exists on POSIX only: elsewhere the other commands still work
 
-    claim = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(claim)
-        msg = f"Another kie-async batch is at work in {folder}. Nothing was sent: wait for it, or choose another --out."
+        os.close(lock)
+        msg = f"Another kie-async batch is running in {folder}. Nothing was sent: wait for it, or use another --out."
         raise ConfigurationError(msg) from None
     for pattern in (f".{MANIFEST}.*", f".{PAGE}.*", f"{INPUTS}/.*.*.*"):
-        for left in folder.glob(pattern):
+        for temporary in folder.glob(pattern):
             with suppress(OSError):
-                left.unlink()
-    return claim
+                temporary.unlink()
+    return lock
+
+
+@contextmanager
+def atomic_write(path: Path) -> Generator[BinaryIO]:
+    """
+    Open a temporary file that replaces *path*, flushed to disk, when the context ends; an error removes it.
+
+    Args:
+        path: The file, which need not exist.
+    """
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield cast("BinaryIO", file)
+            file.flush()
+            os.fchmod(file.fileno(), _FILE_MODE)
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(file.name).unlink()
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def copy_input_image(folder: Path, image: LocalImage) -> str:
+    """
+    Copy an image into the folder, once for each content, so that the page shows what was sent.
+
+    Args:
+        folder: The folder of the results.
+
+        image: The image.
+
+    Returns:
+        Its path, relative to the folder.
+    """
+    path = folder / INPUTS / image.name
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(image.data)
+    return f"{INPUTS}/{image.name}"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,60 +1,160 @@
-"""``manifest.jsonl``: what became of every row, one JSON object a line, readable whenever the process may die."""
+"""``manifest.jsonl``: the outcome of every row, one JSON object per line, readable whenever the process dies."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kie_async import ConfigurationError
-from kie_async.cli.batch.atomic_files import replaced
-from kie_async.cli.batch.entry import Entry, entry_of, line_of
-from kie_async.cli.batch.folder import MANIFEST, claimed
+import attrs
+from attrs.validators import in_, instance_of, optional
 
-__all__ = ["Manifest"]
+from kie_async import JSON, ConfigurationError
+from kie_async.cli.batch.folder import MANIFEST, atomic_write, lock_folder
 
-#: How a line begins that was torn by a full disk, or a power cut.
-_BEGINS = b'{"key": "'
+__all__ = ["EntryState", "Manifest", "ManifestEntry"]
+
+#: Characters that JSON allows and a terminal or a reader of lines misinterprets: they are written as escapes.
+_UNSAFE_CHARACTERS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+#: The beginning of each line, by which a line that was torn by a full disk or a power cut is recognized.
+_LINE_START = b'{"key": "'
+
+
+class EntryState(StrEnum):
+    """The state of a row in the manifest."""
+
+    DONE = "done"  #: The row has its files.
+    FAILED = "failed"  #: The row has no files, and none will come automatically.
+    RUNNING = "running"  #: The service works on the task; this program was stopped.
+    IN_DOUBT = "in_doubt"  #: The create request was sent; the service may or may not have accepted it.
+    SKIPPED = "skipped"  #: Nothing was sent, because of the budget or ``--stop-after``.
+
+
+_STRING, _NUMBER = instance_of(str), instance_of((int, float))
+
+
+@attrs.frozen(kw_only=True)
+class ManifestEntry:
+    """
+    The outcome of one row. Users may edit the file, so all values are validated.
+
+    Attributes:
+        key: The row key.
+
+        line: The row's line in the table.
+
+        state: The state; see ``EntryState``.
+
+        model: The model's name.
+
+        input_hash: The content hash of the request.
+
+        task_id: The service's id, or None.
+
+        job_id: The job's id in the journal, or None.
+
+        credits: The cost of the task, or None if unknown.
+
+        seconds: The time that the service took, or None.
+
+        file: The path of the result, relative to the manifest's folder; None while there is none.
+
+        sha256: The hash of the file.
+
+        size: The size of the file, in bytes.
+
+        more: Further results: their hashes by path.
+
+        created_at: The service's time of the create, in seconds since the epoch, or None.
+
+        input: The input of the request without images.
+
+        source: The image as the table names it: a path or a URL.
+
+        image: The path of the copied image, relative to the manifest's folder; None for an image at a URL.
+
+        reason: The reason why there is no result.
+
+        command: The shell command with which to continue.
+    """
+
+    key: str = attrs.field(validator=_STRING)
+    line: int = attrs.field(validator=instance_of(int))
+    state: str = attrs.field(validator=in_(tuple(EntryState)))
+    model: str = attrs.field(default="", validator=_STRING)
+    input_hash: str = attrs.field(default="", validator=_STRING)
+    task_id: str | None = attrs.field(default=None, validator=optional(_STRING))
+    job_id: str | None = attrs.field(default=None, validator=optional(_STRING))
+    credits: float | None = attrs.field(default=None, validator=optional(_NUMBER))
+    seconds: float | None = attrs.field(default=None, validator=optional(_NUMBER))
+    file: str | None = attrs.field(default=None, validator=optional(_STRING))
+    sha256: str | None = attrs.field(default=None, validator=optional(_STRING))
+    size: int | None = attrs.field(default=None, validator=optional(instance_of(int)))
+    more: Mapping[str, str] = attrs.field(factory=dict, validator=instance_of(dict))
+    created_at: float | None = attrs.field(default=None, validator=optional(_NUMBER))
+    input: Mapping[str, JSON] = attrs.field(factory=dict, validator=instance_of(dict))
+    source: str | None = attrs.field(default=None, validator=optional(_STRING))
+    image: str | None = attrs.field(default=None, validator=optional(_STRING))
+    reason: str | None = attrs.field(default=None, validator=optional(_STRING))
+    command: str | None = attrs.field(default=None, validator=optional(_STRING))
+
+    def to_line(self) -> bytes:
+        """Return the line of the manifest, with its line break."""
+        text = json.dumps(attrs.asdict(self), ensure_ascii=False)
+        escaped = _UNSAFE_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return f"{escaped}\n".encode(errors="replace")
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self | None:
+        """Parse a line; return None if this program did not write it, or an edit has made it invalid."""
+        try:
+            return cls(**{name: value for name, value in json.loads(line).items() if name in _FIELDS})
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return None
+
+
+_FIELDS = frozenset(field.name for field in attrs.fields(ManifestEntry))
 
 
 class Manifest:
     """
-    The manifest of a folder.
+    The manifest of a folder, locked against other processes while it is open.
 
-    Its methods block: they are a matter for a worker thread, one at a time. Only ``entries`` may be read in another one
-    while rows are recorded.
+    Its methods block: call them in a worker thread, one at a time. Only ``entries`` may run in another thread while
+    rows are recorded.
 
-    While rows end, lines are appended, each by one call to the system, so that a process which is killed leaves whole
-    lines behind; the last line of a key is the one that counts. ``compact`` leaves one line a key, in the order of the
-    table, and puts the new file in the place of the old one at once.
-
-    A row that ends as it had ended before is not written again: repeating a finished run changes nothing.
+    During a run, lines are appended, each by one system call, so that a killed process leaves whole lines; the last
+    line of a key counts. ``compact`` keeps one line per key, in the order of the table, and replaces the file
+    atomically. A row whose outcome has not changed is not written again: repeating a finished run changes nothing.
 
     Args:
-        folder: The folder, which is there.
+        folder: The folder, which must exist.
 
     Raises:
-        ConfigurationError: If another process is writing one there, or a line of it says nothing: compacting would lose
-            what somebody has written.
+        ConfigurationError: If another process has locked the folder, or a line is invalid: compacting would lose what
+            a user has written.
 
-        OSError: If the folder cannot be written to.
+        OSError: If the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / MANIFEST
-        #: Of each key, by its hash: where its last line begins. An integer is all that a row costs here.
-        self._places: dict[int, int] = {}
+        #: The offset of each key's last line, by the key's hash: one integer per row is all that is held in memory.
+        self._offsets: dict[int, int] = {}
         self._end = 0
         with ExitStack() as opened:
-            self._claim = claimed(folder)
-            opened.callback(os.close, self._claim)
+            self._lock = lock_folder(folder)
+            opened.callback(os.close, self._lock)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             opened.callback(os.close, self._file)
-            self._read()
+            self._read_offsets()
             opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -66,43 +166,46 @@ class Manifest:
         self.close()
 
     def close(self) -> None:
-        """Leave it to others."""
+        """Close the file and release the lock."""
         os.close(self._file)
-        os.close(self._claim)
+        os.close(self._lock)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
-    def _read(self) -> None:
-        ends = True
+    def _read_offsets(self) -> None:
+        complete = True
         with open(self._file, "rb", closefd=False) as file:
             for number, line in enumerate(file, 1):
-                ends = line.endswith(b"\n")
-                if (entry := entry_of(line)) is not None:
-                    self._places[_hash_of(entry.key)] = self._end
-                elif not ends and (line.startswith(_BEGINS) or _BEGINS.startswith(line) or not line.strip(b"\0")):
-                    ends = True
-                    break  # torn by a full disk, or a power cut: the journal knows better
+                complete = line.endswith(b"\n")
+                if (entry := ManifestEntry.from_line(line)) is not None:
+                    self._offsets[_key_hash(entry.key)] = self._end
+                elif not complete and (
+                    line.startswith(_LINE_START) or _LINE_START.startswith(line) or not line.strip(b"\0")
+                ):
+                    complete = True
+                    break  # torn by a full disk or a power cut: the journal has the row
                 elif line.strip():
                     msg = (
-                        f"Line {number} of {self._path} is none that batch has written. Nothing was sent: correct it or"
-                        " remove it (the journal knows what was paid), or choose another --out."
+                        f"Line {number} of {self._path} is invalid: batch has not written it. Nothing was sent: correct"
+                        " or remove it (the journal knows what was paid), or use another --out."
                     )
                     raise ConfigurationError(msg)
                 self._end += len(line)
         os.ftruncate(self._file, self._end)
-        if not ends:
-            self._end += os.write(self._file, b"\n")  # an editor has left it out
+        if not complete:
+            self._end += os.write(self._file, b"\n")  # an editor has dropped the last line break
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: ManifestEntry) -> None:
         """
-        Write down what became of a row.
+        Append the outcome of a row, unless it is recorded already.
 
         Raises:
-            OSError: If the disk is full, or worse; the file is then as it was.
+            OSError: If it cannot be written, for example because the disk is full; the file is then unchanged.
         """
-        line, name = line_of(entry), _hash_of(entry.key)
-        if (place := self._places.get(name)) is not None and os.pread(self._file, len(line), place) == line:
+        line, key_hash = entry.to_line(), _key_hash(entry.key)
+        offset = self._offsets.get(key_hash)
+        if offset is not None and os.pread(self._file, len(line), offset) == line:
             return
         try:
             written = os.write(self._file, line)
@@ -111,45 +214,45 @@ class Manifest:
         except OSError:
             os.ftruncate(self._file, self._end)
             raise
-        self._places[name] = self._end
+        self._offsets[key_hash] = self._end
         self._end += len(line)
 
-    def entry(self, key: str) -> Entry | None:
-        """What became of the row with this name, as far as it is written down."""
-        if (place := self._places.get(_hash_of(key))) is None:
+    def entry(self, key: str) -> ManifestEntry | None:
+        """Return the recorded outcome of a row key, or None."""
+        if (offset := self._offsets.get(_key_hash(key))) is None:
             return None
         with open(self._file, "rb", closefd=False) as file:
-            file.seek(place)
-            found = entry_of(file.readline())
-        return found if found is not None and found.key == key else None
+            file.seek(offset)
+            entry = ManifestEntry.from_line(file.readline())
+        return entry if entry is not None and entry.key == key else None
 
-    def entries(self) -> Iterator[Entry]:
-        """What became of each row, in the order in which their last lines stand in the file."""
+    def entries(self) -> Iterator[ManifestEntry]:
+        """Yield the last outcome of each row, in the order of the file."""
         with self._path.open("rb") as file:
-            for place in sorted(self._places.copy().values()):
-                file.seek(place)
-                if (entry := entry_of(file.readline())) is not None:
+            for offset in sorted(self._offsets.copy().values()):
+                file.seek(offset)
+                if (entry := ManifestEntry.from_line(file.readline())) is not None:
                     yield entry
 
     def compact(self) -> None:
         """
-        Leave one line a key, in the order of the table.
+        Keep one line per key, in the order of the table.
 
         Raises:
-            OSError: If the disk is full, or worse; the file is then as it was.
+            OSError: If it cannot be written, for example because the disk is full; the file is then unchanged.
         """
-        order = sorted((entry.line, _hash_of(entry.key)) for entry in self.entries())
-        places, end = {}, 0
-        with self._path.open("rb") as old, replaced(self._path) as new:
-            for _, name in order:
-                old.seek(self._places[name])
+        order = sorted((entry.line, _key_hash(entry.key)) for entry in self.entries())
+        offsets, end = {}, 0
+        with self._path.open("rb") as old, atomic_write(self._path) as new:
+            for _, key_hash in order:
+                old.seek(self._offsets[key_hash])
                 line = old.readline()
                 new.write(line)
-                places[name], end = end, end + len(line)
+                offsets[key_hash], end = end, end + len(line)
         os.close(self._file)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        self._places, self._end = places, end
+        self._offsets, self._end = offsets, end
 
 
-def _hash_of(key: str) -> int:
+def _key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(errors="replace"), digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""What a user wants of a batch, and the commands that go on with it."""
+"""The options of ``batch``, and the commands with which a run is resumed."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import attrs
 from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.folder import JOURNAL
 
-__all__ = ["Commands", "Order"]
+__all__ = ["BatchOptions", "ResumeCommands"]
 
 
 @attrs.frozen(kw_only=True)
-class Commands:
+class ResumeCommands:
     """
-    What goes on with a run, as lines for the shell.
+    Shell commands that resume a run.
 
     Attributes:
-        again: The same command again.
+        same: The same command.
 
-        retry: The same, with failed tasks made again.
+        retry_failed: The same command, with failed tasks retried.
 
-        richer: The same, with a larger budget to be put in.
+        raise_budget: The same command, with a placeholder for a larger budget.
 
-        journal: What other commands must be given to find the journal, such as ``" --journal out/journal.db"``.
+        journal_option: The option by which other commands find the journal, such as ``" --journal out/journal.db"``.
     """
 
-    again: str
-    retry: str
-    richer: str
-    journal: str
+    same: str
+    retry_failed: str
+    raise_budget: str
+    journal_option: str
 
 
 @attrs.frozen(kw_only=True)
-class Order:
+class BatchOptions:
     """
-    What is to be made.
+    The options of a run.
 
     Attributes:
         table: A CSV or JSONL file, or a folder of images.
@@ -47,21 +47,21 @@ class Order:
 
         model: The model; None for Wan 2.2 Turbo.
 
-        defaults: Cells for all rows that lack them, as texts.
+        defaults: Cells for rows that lack them, as strings.
 
-        budget: What all rows may cost together, in credits, or None.
+        budget: The maximum cost of all rows, in credits, or None.
 
-        price: What each row is taken to cost, or None for what is known.
+        price: The assumed cost of each row, or None for the known prices.
 
-        stop_after: After how many seconds nothing more is sent, or None.
+        stop_after: The number of seconds after which nothing more is sent, or None.
 
-        retry_failed: How often a failed task is made again that is worth it.
+        retry_failed: The maximum number of retries of a failed task that is worth retrying.
 
-        ask: Asks whether to go on; None to go on unasked.
+        ask: Asks the user for confirmation; None to run without asking.
 
-        limits: How much is asked of the account.
+        limits: The account's limits.
 
-        retry: How often and for how long it is tried.
+        retry: The retry policy.
     """
 
     table: Path
@@ -76,23 +76,23 @@ class Order:
     limits: Limits = attrs.field(factory=Limits)
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
 
-    def commands(self) -> Commands:
+    def resume_commands(self) -> ResumeCommands:
         """
-        What goes on with it.
+        Return the commands that resume the run.
 
-        >>> Order(table=Path("my shots.csv"), out=Path("out"), budget=500.0).commands().again
+        >>> BatchOptions(table=Path("my shots.csv"), out=Path("out"), budget=500.0).resume_commands().same
         "kie-async batch 'my shots.csv' --out out --budget 500"
-        >>> Order(table=Path("shots.csv"), out=Path("out"), budget=500.0).commands().richer
+        >>> BatchOptions(table=Path("shots.csv"), out=Path("out"), budget=500.0).resume_commands().raise_budget
         'kie-async batch shots.csv --out out --budget CREDITS'
         """
-        return Commands(
-            again=self._line(budget=self.budget, retries=self.retry_failed),
-            retry=self._line(budget=self.budget, retries=max(1, self.retry_failed)),
-            richer=self._line(budget="CREDITS", retries=self.retry_failed),
-            journal=f" --journal {shlex.quote(str(self.out / JOURNAL))}",
+        return ResumeCommands(
+            same=self._command_line(budget=self.budget, retries=self.retry_failed),
+            retry_failed=self._command_line(budget=self.budget, retries=max(1, self.retry_failed)),
+            raise_budget=self._command_line(budget="CREDITS", retries=self.retry_failed),
+            journal_option=f" --journal {shlex.quote(str(self.out / JOURNAL))}",
         )
 
-    def _line(self, *, budget: object, retries: int) -> str:
+    def _command_line(self, *, budget: object, retries: int) -> str:
         rate = None if self.limits == Limits() else f"{self.limits.creates}/{self.limits.window:g}"
         options: list[tuple[str, object]] = [
             ("--model", self.model),

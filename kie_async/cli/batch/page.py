@@ -1,12 +1,15 @@
-"""``index.html``: one file beside the results, to look at them, made of the manifest alone."""
+"""``index.html``: one self-contained page with results, figures and two charts, made from the manifest alone."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -14,72 +17,93 @@ import attrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kie_async.cli.batch.atomic_files import replaced
-from kie_async.cli.batch.charts import HEIGHT, WIDTH, histogram, percentile, timeline
-from kie_async.cli.batch.entry import Entry, State
-from kie_async.cli.batch.folder import PAGE
+from kie_async.cli.batch.folder import PAGE, atomic_write
+from kie_async.cli.batch.manifest import EntryState, ManifestEntry
 
-__all__ = ["MOST", "Facts", "write_page"]
+__all__ = [
+    "HEIGHT",
+    "MAX_CARDS",
+    "WIDTH",
+    "ChartBar",
+    "PageHeader",
+    "draw_histogram",
+    "draw_timeline",
+    "percentile",
+    "write_page",
+]
 
-#: How many shots the page shows; a browser is slow with more. Those that need somebody come before those that are done.
-MOST = 2000
+#: The maximum number of shots on the page: browsers are slow with more. Shots that need attention come first.
+MAX_CARDS = 2000
 
-#: What each state is called.
-_WORDS: Mapping[str, str] = {
-    State.DONE: "Done",
-    State.FAILED: "Failed",
-    State.IN_DOUBT: "In doubt",
-    State.RUNNING: "Running",
-    State.SKIPPED: "Not sent",
+_STATE_LABELS: Mapping[str, str] = {
+    EntryState.DONE: "Done",
+    EntryState.FAILED: "Failed",
+    EntryState.IN_DOUBT: "In doubt",
+    EntryState.RUNNING: "Running",
+    EntryState.SKIPPED: "Not sent",
 }
-#: From so many seconds on, tenths do not matter.
-_LONG = 20.0
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
-_FILMS = (".mp4", ".webm", ".mov", ".m4v")
+#: Durations from this number of seconds on are shown without tenths.
+_COARSE_FROM = 20.0
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
+_VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".m4v")
+
+#: The drawing area of a chart, in its own units; the template adds room for labels.
+WIDTH, HEIGHT = 640.0, 132.0
+#: The maximum number of bars of the timeline and of the histogram.
+_TIMELINE_BARS, _HISTOGRAM_BARS = 96, 20
+#: A pause of more windows than this is cut out of the timeline: a run resumed the next day is two stretches.
+_MAX_PAUSE = 12.0
+#: The width of such a cut.
+_CUT_WIDTH = 18.0
+#: The resolution of the service's clock, in seconds.
+_CLOCK_RESOLUTION = 0.001
+#: The height of the drawing area, relative to the highest value.
+_HEADROOM = 1.25
+_MINUTE, _DAY = 60, 24
 
 
 @attrs.frozen(kw_only=True)
-class Facts:
+class PageHeader:
     """
-    What the page says of the run as a whole.
+    The facts on the run as a whole.
 
     Attributes:
-        title: What the table is called.
+        title: The name of the table.
 
-        total: How many rows it has.
+        total: The number of rows in the table.
 
-        made_at: When the page was made, for people.
+        written_at: The time at which the page is written, as text.
 
-        limit: How many creates any window may have.
+        limit: The maximum number of creates in any window.
 
-        window: Its length, in seconds.
+        window: The length of the window, in seconds.
 
-        command: What goes on with the run; None where nothing is left to be done.
+        resume_command: The command that resumes the run; None if nothing remains to be done.
 
-        stopped: Why it has ended before its end, for people, or None.
+        stop_reason: The reason why the run ended early, as text, or None.
 
-        going: Whether it is still at work.
+        is_running: True if the run has not ended.
     """
 
     title: str
     total: int
-    made_at: str
+    written_at: str
     limit: int = 20
     window: float = 10.0
-    command: str | None = None
-    stopped: str | None = None
-    going: bool = False
+    resume_command: str | None = None
+    stop_reason: str | None = None
+    is_running: bool = False
 
 
 @attrs.frozen
-class _Card:
-    """One shot as the page shows it: an entry, and where things are."""
+class _ShotCard:
+    """A manifest entry as the page shows it; file names are quoted for URLs."""
 
-    entry: Entry
+    entry: ManifestEntry
 
     @property
-    def word(self) -> str:
-        return _WORDS.get(self.entry.state, self.entry.state)
+    def state_label(self) -> str:
+        return _STATE_LABELS.get(self.entry.state, self.entry.state)
 
     @property
     def prompt(self) -> str:
@@ -87,21 +111,21 @@ class _Card:
 
     @property
     def options(self) -> Sequence[tuple[str, str]]:
-        """What the service was told besides the prompt and images, for people."""
-        told = {name: value for name, value in self.entry.input.items() if name != "prompt" and value is not None}
-        return [(name.replace("_", " "), _shown(value)) for name, value in told.items()]
+        """The fields of the input besides the prompt and images."""
+        fields = {name: value for name, value in self.entry.input.items() if name != "prompt" and value is not None}
+        return [(name.replace("_", " "), _format_value(value)) for name, value in fields.items()]
 
     @property
     def seed(self) -> str:
-        return _shown(self.entry.input.get("seed", ""))
+        return _format_value(self.entry.input.get("seed", ""))
 
     @property
     def image(self) -> str | None:
         return None if self.entry.image is None else quote(self.entry.image)
 
     @property
-    def remote(self) -> tuple[str, str] | None:
-        """Where an image is that the page does not have: its URL, which nothing fetches, and its host."""
+    def remote_image(self) -> tuple[str, str] | None:
+        """The URL of an image that is not in the folder, and its host; the page does not fetch it."""
         if self.entry.source is None:
             return None
         try:
@@ -115,10 +139,10 @@ class _Card:
         return None if self.entry.file is None else quote(self.entry.file)
 
     @property
-    def kind(self) -> str:
-        """How the result is shown: as a film, as a picture, or as a link."""
+    def media(self) -> str:
+        """The way in which the result is shown: ``"video"``, ``"image"`` or ``"link"``."""
         name = (self.entry.file or "").lower()
-        return "film" if name.endswith(_FILMS) else "picture" if name.endswith(_PICTURES) else "link"
+        return "video" if name.endswith(_VIDEO_SUFFIXES) else "image" if name.endswith(_IMAGE_SUFFIXES) else "link"
 
     @property
     def more(self) -> Sequence[tuple[str, str]]:
@@ -126,48 +150,47 @@ class _Card:
 
 
 @attrs.define
-class _Sum:
-    """What the page says of all entries, however many of them it shows."""
+class _PageTotals:
+    """The figures on all entries, whether they have a card or not."""
 
     states: Counter[str] = attrs.field(factory=Counter)
     credits: float = 0.0
     seconds: list[float] = attrs.field(factory=list)
-    created: list[float] = attrs.field(factory=list)
+    created_at: list[float] = attrs.field(factory=list)
 
-    def add(self, entry: Entry) -> Entry:
+    def add(self, entry: ManifestEntry) -> None:
         self.states[entry.state] += 1
         self.credits += entry.credits or 0.0
-        if entry.seconds is not None and entry.state == State.DONE:
+        if entry.seconds is not None and entry.state == EntryState.DONE:
             self.seconds.append(entry.seconds)
         if entry.created_at is not None:
-            self.created.append(entry.created_at)
-        return entry
+            self.created_at.append(entry.created_at)
 
 
-def write_page(folder: Path, entries: Iterable[Entry], facts: Facts) -> None:
+def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeader) -> None:
     """
-    Write the page, in one step; blocks, so it is a matter for a thread.
+    Write the page atomically; blocks: call it in a worker thread.
 
     Args:
         folder: The folder of the results.
 
-        entries: What became of each row.
+        entries: The outcome of each row.
 
-        facts: What is said of the run.
+        header: The facts on the run.
 
     Raises:
-        OSError: If the disk is full, or worse; the page is then as it was.
+        OSError: If it cannot be written, for example because the disk is full; the page is then unchanged.
     """
-    total = _Sum()
-    urgent: list[Entry] = []
-    rest: list[Entry] = []
-    for entry in map(total.add, entries):
-        chosen = rest if entry.state == State.DONE else urgent
-        if len(chosen) < MOST:
-            chosen.append(entry)
-    shown = sorted([*urgent, *rest][:MOST], key=lambda entry: entry.line)
-    seconds = sorted(total.seconds)
-    style, script = _part("page.css"), _part("page.js")
+    totals = _PageTotals()
+    urgent: list[ManifestEntry] = []
+    done: list[ManifestEntry] = []
+    for entry in entries:
+        totals.add(entry)
+        cards = done if entry.state == EntryState.DONE else urgent
+        if len(cards) < MAX_CARDS:
+            cards.append(entry)
+    known, seconds = totals.states.total(), sorted(totals.seconds)
+    style, script = _template_part("page.css"), _template_part("page.js")
     environment = Environment(
         loader=PackageLoader("kie_async.cli.batch", "template"),
         autoescape=True,
@@ -175,62 +198,290 @@ def write_page(folder: Path, entries: Iterable[Entry], facts: Facts) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "took": _took}
+    environment.filters |= {"figure": _format_figure, "duration": _format_duration}
     page = environment.get_template("page.html").stream(
-        facts=facts,
-        cards=[_Card(entry) for entry in shown],
-        known=total.states.total(),
-        whole=max(facts.total, total.states.total()),
-        states=[(state, word, total.states[state]) for state, word in _WORDS.items() if total.states[state]],
-        left=max(0, facts.total - total.states.total()),
-        credits=total.credits,
+        header=header,
+        cards=[_ShotCard(entry) for entry in sorted([*urgent, *done][:MAX_CARDS], key=lambda entry: entry.line)],
+        known=known,
+        whole=max(header.total, known),
+        states=[(state, label, totals.states[state]) for state, label in _STATE_LABELS.items() if totals.states[state]],
+        left=max(0, header.total - known),
+        credits=totals.credits,
         median=percentile(seconds, 0.5) if seconds else None,
         slow=percentile(seconds, 0.95) if seconds else None,
-        timeline=timeline(total.created, limit=facts.limit, window=facts.window),
-        histogram=histogram(seconds),
+        timeline=draw_timeline(totals.created_at, limit=header.limit, window=header.window),
+        histogram=draw_histogram(seconds),
         width=WIDTH,
         height=HEIGHT,
-        style=Markup(style),  # noqa: S704 (a file of the package, which nobody's input reaches)
-        script=Markup(script),  # noqa: S704 (likewise)
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style=Markup(style),  # noqa: S704 (a file of the package, not user input)
+        script=Markup(script),  # noqa: S704 (a file of the package, not user input)
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
     )
     page.enable_buffering(64)
-    with replaced(folder / PAGE) as file:
+    with atomic_write(folder / PAGE) as file:
         for part in page:
             file.write(part.encode(errors="replace"))
 
 
-def _part(name: str) -> str:
+def _template_part(name: str) -> str:
     return (files("kie_async.cli.batch") / "template" / name).read_text("utf-8").strip()
 
 
-def _hash(text: str) -> str:
-    """What the page's policy calls one of its own parts: nothing else may style it, or run in it."""
+def _csp_hash(text: str) -> str:
+    """Return the hash by which the page's content security policy admits its own style and script, and no others."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _figure(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     """
-    A figure, with narrow spaces between thousands.
+    Format a figure, with narrow spaces between thousands.
 
-    >>> _figure(40.0), _figure(0.25)
+    >>> _format_figure(40.0), _format_figure(0.25)
     ('40', '0.25')
     """
     return "" if value is None else f"{round(value, 2):,.12g}".replace(",", "\u202f")
 
 
-def _took(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     """
-    A time, as precise as it matters.
+    Format a duration in seconds.
 
-    >>> _took(4.21), _took(83.4)
+    >>> _format_duration(4.21), _format_duration(83.4)
     ('4.2 s', '83 s')
     """
     if seconds is None:
         return ""
-    return f"{seconds:.1f} s" if seconds < _LONG else f"{seconds:.0f} s"
+    return f"{seconds:.1f} s" if seconds < _COARSE_FROM else f"{seconds:.0f} s"
+
+
+@attrs.frozen
+class ChartBar:
+    """
+    A bar of a chart.
+
+    Attributes:
+        x, y, width, height: Its position and size.
+
+        label: Its figure, as a tooltip.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+
+
+@attrs.frozen
+class _ChartTick:
+    """
+    A labeled position on an axis.
+
+    Attributes:
+        x: The position.
+
+        text: The label.
+    """
+
+    x: float
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class _Timeline:
+    """
+    The creates of a run against the limit, by the service's clock.
+
+    Attributes:
+        bars: The number of creates in the fullest window that ends in each interval.
+
+        ticks: Times since the first create.
+
+        cuts: The positions of pauses that are cut out, and their lengths.
+
+        limit_y: The position of the limit's line.
+
+        limit: The maximum number of creates in any window.
+
+        window: The length of the window, in seconds.
+
+        peak: The number of creates in the fullest window.
+    """
+
+    bars: Sequence[ChartBar]
+    ticks: Sequence[_ChartTick]
+    cuts: Sequence[_ChartTick]
+    limit_y: float
+    limit: int
+    window: float
+    peak: int
+
+
+@attrs.frozen(kw_only=True)
+class _Histogram:
+    """
+    The distribution of task durations.
+
+    Attributes:
+        bars: The number of tasks in each interval.
+
+        ticks: Durations in seconds.
+
+        marks: The median and the 95th percentile.
+    """
+
+    bars: Sequence[ChartBar]
+    ticks: Sequence[_ChartTick]
+    marks: Sequence[_ChartTick]
+
+
+def draw_timeline(created_at: Sequence[float], *, limit: int, window: float) -> _Timeline | None:
+    """
+    Draw the creates of a run against the limit.
+
+    Args:
+        created_at: The service's time of each create, in seconds since the epoch.
+
+        limit: The maximum number of creates in any window.
+
+        window: The length of the window, in seconds.
+
+    Returns:
+        The chart; None if there was no create.
+
+    >>> chart = draw_timeline([0.0, 1.0, 2.0, 11.5], limit=4, window=10.0)
+    >>> chart.peak, len(chart.cuts)
+    (3, 0)
+    """
+    times = sorted(created_at)
+    if not times:
+        return None
+    breaks = [index for index in range(1, len(times)) if times[index] - times[index - 1] > _MAX_PAUSE * window]
+    stretches = [times[a:b] for a, b in pairwise([0, *breaks, len(times)])]
+    length = max(sum(stretch[-1] - stretch[0] for stretch in stretches), _CLOCK_RESOLUTION)
+    # The shortest stretch has a visible bar, and minimum widths and cuts together take at most half of the chart.
+    min_width = min(WIDTH / _TIMELINE_BARS, WIDTH / 4 / len(stretches))
+    cut_width = min(_CUT_WIDTH, WIDTH / 4 / len(stretches))
+    scale = (WIDTH - min_width * len(stretches) - cut_width * len(breaks)) / length
+    peak = max(_creates_in_window(times, time, window) for time in times)
+    top = max(limit, peak) * _HEADROOM
+    bars: list[ChartBar] = []
+    cuts: list[_ChartTick] = []
+    x = 0.0
+    for index, stretch in enumerate(stretches):
+        if index:
+            cuts.append(_ChartTick(round(x + cut_width / 2, 1), _format_span(stretch[0] - stretches[index - 1][-1])))
+            x += cut_width
+        width = min_width + (stretch[-1] - stretch[0]) * scale
+        bars += _timeline_bars(stretch, window=window, x=x, width=width, top=top)
+        x += width
+    ticks = [_ChartTick(0.0, "0"), _ChartTick(WIDTH, _format_span(times[-1] - times[0]))]
+    if not breaks and len(times) > 1:
+        step = _round_step(length / 6)
+        inner = [index * step for index in range(1, math.ceil(length / step)) if index * step < length * 0.9]
+        ticks[1:1] = [_ChartTick(round(time / length * WIDTH, 1), _format_span(time)) for time in inner]
+    limit_y = round(HEIGHT * (1 - limit / top), 1)
+    return _Timeline(bars=bars, ticks=ticks, cuts=cuts, limit_y=limit_y, limit=limit, window=window, peak=peak)
+
+
+def _creates_in_window(times: Sequence[float], end: float, window: float) -> int:
+    """Return the number of creates in the window that ends at *end*."""
+    return bisect_right(times, end) - bisect_right(times, end - window)
+
+
+def _timeline_bars(times: Sequence[float], *, window: float, x: float, width: float, top: float) -> list[ChartBar]:
+    """Return the bars of one stretch: for each interval, the fullest window that ends in it."""
+    count = max(1, round(width / WIDTH * _TIMELINE_BARS))
+    length = (times[-1] - times[0]) / count
+    bars = []
+    for index in range(count):
+        start = times[0] + index * length
+        end = start + length if index < count - 1 else times[-1]
+        inside = times[bisect_left(times, start) : bisect_right(times, end)]
+        creates = max(_creates_in_window(times, time, window) for time in [start, *inside])
+        label = f"{creates} in {window:g} s, after {_format_span(start - times[0])}"
+        bars.append(_chart_bar(x + index * width / count, width / count, creates / top, label))
+    return bars
+
+
+def draw_histogram(seconds: Sequence[float]) -> _Histogram | None:
+    """
+    Draw the distribution of task durations.
+
+    Args:
+        seconds: The durations, by the service's clock.
+
+    Returns:
+        The chart; None if there are no durations.
+
+    >>> chart = draw_histogram([10.0, 11.0, 12.0, 30.0])
+    >>> [bar.label for bar in chart.bars]
+    ['10 to 11 s: 1', '11 to 12 s: 1', '12 to 13 s: 1', '30 to 31 s: 1']
+    """
+    times = sorted(seconds)
+    if not times:
+        return None
+    step = _round_step(max((times[-1] - times[0]) / _HISTOGRAM_BARS, 0.01))
+    first = math.floor(times[0] / step)
+    counts = [0] * (math.floor(times[-1] / step) - first + 1)
+    for time in times:
+        counts[min(max(math.floor(time / step) - first, 0), len(counts) - 1)] += 1
+    width, top = WIDTH / len(counts), max(counts) * _HEADROOM
+    edges = [f"{index * step:.6g}" for index in range(first, first + len(counts) + 1)]
+    bars = [
+        _chart_bar(index * width, width, count / top, f"{edges[index]} to {edges[index + 1]} s: {count}")
+        for index, count in enumerate(counts)
+        if count
+    ]
+    ticks = [
+        _ChartTick(round(index * width, 1), f"{edges[index]} s")
+        for index in range(0, len(edges), max(1, math.ceil(len(counts) / 7)))
+    ]
+    marks = [
+        _ChartTick(round((percentile(times, share) / step - first) * width, 1), name)
+        for share, name in ((0.5, "median"), (0.95, "95 %"))
+    ]
+    return _Histogram(bars=bars, ticks=ticks, marks=marks)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """
+    Return the smallest value that at least *share* of all values do not exceed.
+
+    Args:
+        values: At least one value, in ascending order.
+
+        share: A number from 0 to 1.
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 0.5)
+    2.0
+    """
+    return values[max(math.ceil(len(values) * share) - 1, 0)]
+
+
+def _chart_bar(x: float, width: float, share: float, label: str) -> ChartBar:
+    height = max(share * HEIGHT, 1.0)
+    gap = min(1.5, width / 5)
+    return ChartBar(round(x + gap / 2, 2), round(HEIGHT - height, 2), round(width - gap, 2), round(height, 2), label)
+
+
+def _round_step(least: float) -> float:
+    """Return the smallest of 1, 2 and 5 times a power of ten that is at least *least*."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(step * power for step in (1.0, 2.0, 5.0, 10.0) if step * power >= least * (1 - 1e-9))
+
+
+def _format_span(seconds: float) -> str:
+    """Format a length of time briefly."""
+    if seconds < _MINUTE:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    if minutes < _MINUTE:
+        return f"{minutes}:{rest:02} min"
+    hours, minutes = divmod(minutes, _MINUTE)
+    return f"{hours}:{minutes:02} h" if hours < 2 * _DAY else f"{hours // _DAY} days"

@@ -1,9 +1,9 @@
-"""The rows of a run on their way: from the table to the client, and from their outcomes to the manifest."""
+"""Read the rows of a run from its table, and record their outcomes in the manifest."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -16,6 +16,7 @@ from kie_async import (
     Failed,
     InDoubt,
     JobInfo,
+    JobState,
     KieError,
     Outcome,
     Request,
@@ -23,207 +24,225 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from kie_async._settings import row_key
 from kie_async._urls import looks_like_url
-from kie_async.cli.batch.atomic_files import hash_of, kept
-from kie_async.cli.batch.entry import Entry, State
-from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.options import Commands
-from kie_async.cli.batch.remaining import DOUBTED, ENDED_WELL, by_row
-from kie_async.cli.batch.shot import Shot
-from kie_async.cli.batch.table import Table
+from kie_async.cli.batch.folder import copy_input_image, file_sha256
+from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
+from kie_async.cli.batch.options import ResumeCommands
+from kie_async.cli.batch.table import PreparedRow, Table
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
 
-__all__ = ["Record", "exit_for"]
+__all__ = ["ENTRY_STATES", "RunRecord", "jobs_by_row_key", "outcome_exit_code"]
 
-_WHY_SKIPPED = {
-    "budget": "The budget has no room for it: nothing was sent. A larger --budget goes on with it.",
-    "stop_after": "The time was over: nothing was sent. The same command again goes on with it.",
+#: The state of a row, by the state of its job: only jobs for which something was sent are listed.
+ENTRY_STATES: Mapping[JobState, EntryState] = {
+    JobState.SUBMITTED: EntryState.RUNNING,
+    JobState.STALLED: EntryState.RUNNING,
+    JobState.SENDING: EntryState.IN_DOUBT,
+    JobState.IN_DOUBT: EntryState.IN_DOUBT,
+    JobState.UNRESOLVED: EntryState.IN_DOUBT,
+    JobState.SUCCEEDED: EntryState.DONE,
 }
-_WHY_RUNNING = "The service is at work on it. The same command again waits for it."
-_WHY_UNSAVED = "The service has made it, and it was not fetched yet. The same command again fetches it."
-_WHY_DOUBTED = (
-    "It was sent, and no answer has told whether it was accepted: it may have been paid, and is not sent again by"
-    " itself. Look at kie.ai/logs. If the task is there, `kie-async resolve` takes it; if not, `resubmit` in its place,"
-    " with --allow-duplicate, sends it again, and `abandon` gives it up."
+
+_SKIPPED_REASONS = {
+    "budget": "The budget has no room for this row: nothing was sent. Raise --budget to send it.",
+    "stop_after": "The time of --stop-after was over: nothing was sent. Run the same command again to send it.",
+}
+_RUNNING_REASON = "The service is working on the task. Run the same command again to wait for it."
+_UNSAVED_REASON = "The task has succeeded; its result is not fetched yet. Run the same command again to fetch it."
+_IN_DOUBT_REASON = (
+    "The create request was sent, and no response has told whether it was accepted: it may have been paid, and is not"
+    " sent again automatically. Check kie.ai/logs. If the task is there, bind it with `kie-async resolve`; if not,"
+    " `resubmit` in its place, with --allow-duplicate, sends it again, and `abandon` gives it up."
 )
 
 
-@attrs.define(kw_only=True)
-class Record:
+def jobs_by_row_key(jobs: Iterable[JobInfo]) -> Mapping[str, JobInfo]:
     """
-    The rows of a run. Its methods block: they are a matter for a worker thread.
+    Return the jobs for which something was sent, by the keys of their rows.
 
     Args:
-        table: Where they come from; it was checked.
+        jobs: Jobs of the journal, oldest first.
+    """
+    return {row_key(job.key): job for job in jobs if job.key is not None and job.state in ENTRY_STATES}
+
+
+@attrs.define(kw_only=True)
+class RunRecord:
+    """
+    The rows of a run. Its methods block: call them in a worker thread.
+
+    Args:
+        table: The checked table.
 
         folder: The folder of the results.
 
-        manifest: Where it is written down what became of them.
+        manifest: The manifest.
 
-        commands: What goes on with them.
+        commands: The commands that resume the run.
 
     Attributes:
-        open: The rows that were read and have not ended, by key: the only ones that are held.
+        open_rows: The rows that were read and have no outcome yet, by key: only these are held in memory.
 
-        again: The command that goes on with the run as a whole.
+        resume_command: The command that resumes the run as a whole.
     """
 
     table: Table
     folder: Path
     manifest: Manifest
-    commands: Commands
-    open: dict[str, Entry] = attrs.field(factory=dict, init=False)
-    again: str = attrs.field(default=attrs.Factory(lambda self: self.commands.again, takes_self=True), init=False)
+    commands: ResumeCommands
+    open_rows: dict[str, ManifestEntry] = attrs.field(factory=dict, init=False)
+    resume_command: str = attrs.field(
+        default=attrs.Factory(lambda self: self.commands.same, takes_self=True), init=False
+    )
 
     def requests(self) -> Iterator[tuple[str, Request]]:
         """
-        Keys and requests, for ``KieClient.map()``, which reads them as it needs them.
+        Yield keys and requests for ``KieClient.map()``, which reads them as needed.
 
         Raises:
-            ConfigurationError: If the table has changed since it was checked, or two rows have one key.
+            ConfigurationError: If the table has changed since it was checked, or two rows have the same key.
 
-            OSError: If it cannot be read, or an image cannot be kept.
+            OSError: If the table cannot be read, or an image cannot be copied.
         """
-        for shot in self.table.shots():
-            if shot.key in self.open:
+        for row in self.table.prepared_rows():
+            if row.key in self.open_rows:
                 msg = (
-                    f"{self.table.path}:{shot.line}: the key {shot.key!a} is another row's, too. Give it another; the"
-                    " same command again goes on, and pays for nothing twice."
+                    f"{self.table.path}:{row.line}: the key {row.key!a} belongs to another row, too. Use a different"
+                    " key, and run the same command again: nothing is paid twice."
                 )
                 raise ConfigurationError(msg)
-            self.open[shot.key] = self._begun(shot)
-            yield shot.key, shot.request
+            self.open_rows[row.key] = self._new_entry(row)
+            yield row.key, row.request
 
-    def _begun(self, shot: Shot) -> Entry:
-        return Entry(
-            key=shot.key,
-            line=shot.line,
-            state=State.RUNNING,
-            model=shot.request.model,
-            input_hash=shot.input_hash,
-            input={name: _told(value) for name, value in shot.fields.items()},
-            source=None if shot.source is None else str(_told(shot.source)),
-            image=None if shot.image is None else kept(self.folder, shot.image),
+    def _new_entry(self, row: PreparedRow) -> ManifestEntry:
+        return ManifestEntry(
+            key=row.key,
+            line=row.line,
+            state=EntryState.RUNNING,
+            model=row.request.model,
+            input_hash=row.input_hash,
+            input={name: _without_secrets(value) for name, value in row.fields.items()},
+            source=None if row.source is None else str(_without_secrets(row.source)),
+            image=None if row.image is None else copy_input_image(self.folder, row.image),
         )
 
-    def ended(self, outcome: Outcome) -> Entry:
+    def record_outcome(self, outcome: Outcome) -> ManifestEntry:
         """
-        Write down what became of a row.
+        Record the outcome of a row.
 
         Args:
-            outcome: It.
+            outcome: The outcome.
 
         Raises:
-            OSError: If the disk is full, or worse.
+            OSError: If it cannot be written, for example because the disk is full.
         """
         entry = attrs.evolve(
-            self.open[outcome.key],
+            self.open_rows[outcome.key],
             task_id=outcome.task_id,
             job_id=outcome.job_id,
             credits=outcome.credits,
             seconds=outcome.seconds,
-            # Without a task, it is our own clock's time, which is no create of the service's.
+            # Without a task, the time is our own clock's, not the service's time of a create.
             created_at=None if outcome.task_id is None else outcome.created_at,
         )
         match outcome:
             case Done():
                 entry = self._done(entry, outcome.files)
             case Failed():
-                unfinished = isinstance(outcome.error, TaskTimeoutError) and outcome.task_id is not None
+                is_running = isinstance(outcome.error, TaskTimeoutError) and outcome.task_id is not None
                 entry = attrs.evolve(
                     entry,
-                    state=State.RUNNING if unfinished else State.FAILED,
+                    state=EntryState.RUNNING if is_running else EntryState.FAILED,
                     reason=outcome.error.message,
-                    command=self._remedy(outcome.error),
+                    command=self._command_for(outcome.error),
                 )
             case InDoubt():
                 entry = self._in_doubt(entry)
             case Skipped():
-                if outcome.reason == "budget":
-                    self.again = self.commands.richer  # the same command would find no more room
-                command = self.commands.richer if outcome.reason == "budget" else self.commands.again
-                entry = attrs.evolve(entry, state=State.SKIPPED, reason=_WHY_SKIPPED[outcome.reason], command=command)
+                command = self.commands.same
+                if outcome.reason == "budget":  # the same command would find no more room
+                    command = self.resume_command = self.commands.raise_budget
+                reason = _SKIPPED_REASONS[outcome.reason]
+                entry = attrs.evolve(entry, state=EntryState.SKIPPED, reason=reason, command=command)
         self.manifest.record(entry)
-        del self.open[outcome.key]
+        del self.open_rows[outcome.key]
         return entry
 
-    def interrupted(self, summaries: Iterable[JobInfo]) -> int:
+    def record_unfinished(self, jobs: Iterable[JobInfo]) -> int:
         """
-        Write down the rows that the run has left behind, where something was sent for them.
+        Record the open rows for which something was sent.
 
         Args:
-            summaries: What the journal has unfinished, and what has ended and was not saved.
+            jobs: The journal's unfinished jobs, and those that have succeeded and whose results are not saved.
 
         Returns:
-            How many there are.
+            The number of recorded rows.
 
         Raises:
-            OSError: If the disk is full, or worse.
+            OSError: If they cannot be written, for example because the disk is full.
         """
-        left = 0
-        for key, summary in by_row(summaries).items():
-            if (entry := self.open.get(key)) is None:
+        count = 0
+        for key, job in jobs_by_row_key(jobs).items():
+            if (entry := self.open_rows.get(key)) is None:
                 continue
-            left += 1
-            entry = attrs.evolve(entry, job_id=summary.id, task_id=summary.task_id)
-            if summary.state in DOUBTED:
+            count += 1
+            entry = attrs.evolve(entry, job_id=job.id, task_id=job.task_id)
+            state = ENTRY_STATES[job.state]
+            if state is EntryState.IN_DOUBT:
                 self.manifest.record(self._in_doubt(entry))
             else:
-                reason = _WHY_UNSAVED if summary.state == ENDED_WELL else _WHY_RUNNING
-                self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.again))
-        return left
+                reason = _UNSAVED_REASON if state is EntryState.DONE else _RUNNING_REASON
+                self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.same))
+        return count
 
-    def _done(self, entry: Entry, files: Collection[Path]) -> Entry:
+    def _done(self, entry: ManifestEntry, files: Collection[Path]) -> ManifestEntry:
         if not files:
-            return attrs.evolve(entry, state=State.DONE)
+            return attrs.evolve(entry, state=EntryState.DONE)
         first, *others = files
         name, size = str(first.relative_to(self.folder)), first.stat().st_size
         before = self.manifest.entry(entry.key)
-        # A run that is repeated need not read again what an earlier one has measured.
-        known = before if before is not None and (before.file, before.size) == (name, size) else None
+        # A repeated run need not hash again what an earlier run has hashed.
+        known_hash = before.sha256 if before is not None and (before.file, before.size) == (name, size) else None
         return attrs.evolve(
             entry,
-            state=State.DONE,
+            state=EntryState.DONE,
             file=name,
-            sha256=known.sha256 if known is not None and known.sha256 else hash_of(first),
+            sha256=known_hash or file_sha256(first),
             size=size,
-            more={str(file.relative_to(self.folder)): hash_of(file) for file in others},
+            more={str(file.relative_to(self.folder)): file_sha256(file) for file in others},
         )
 
-    def _in_doubt(self, entry: Entry) -> Entry:
-        command = f"kie-async resolve{self.commands.journal} {entry.job_id} TASKID"
-        return attrs.evolve(entry, state=State.IN_DOUBT, reason=_WHY_DOUBTED, command=command)
+    def _in_doubt(self, entry: ManifestEntry) -> ManifestEntry:
+        command = f"kie-async resolve{self.commands.journal_option} {entry.job_id} TASKID"
+        return attrs.evolve(entry, state=EntryState.IN_DOUBT, reason=_IN_DOUBT_REASON, command=command)
 
-    def _remedy(self, error: KieError) -> str | None:
-        """What the user may do about a failure, as a line for the shell; None where it is the row that is wrong."""
+    def _command_for(self, error: KieError) -> str | None:
+        """Return the shell command that may help after a failure; None where the row itself is wrong."""
         match error:
             case TaskFailedError():
-                return self.commands.retry if error.worth_retrying else None
+                return self.commands.retry_failed if error.worth_retrying else None
             case DownloadError() | TaskTimeoutError():
-                return self.commands.again
+                return self.commands.same
             case _:
-                return self.commands.again if exit_code_of(error) is ExitCode.RETRY_LATER else None
+                return self.commands.same if exit_code_of(error) is ExitCode.RETRY_LATER else None
 
 
-def _told(value: JSON) -> JSON:
-    """A value for others to read: of URLs, what may hold a signature or a whole image is left out."""
+def _without_secrets(value: JSON) -> JSON:
+    """Return a value that may be shown: URLs lose their query and fragment (signatures), data URLs their content."""
     match value:
-        case str():
-            return _bare(value) if looks_like_url(value) else value
+        case str() if looks_like_url(value):
+            return "data:…" if value.lower().startswith("data:") else re.split(r"[?#]", value, maxsplit=1)[0]
         case list():
-            return [_told(part) for part in value]
+            return [_without_secrets(item) for item in value]
         case dict():
-            return {name: _told(part) for name, part in value.items()}
+            return {name: _without_secrets(item) for name, item in value.items()}
         case _:
             return value
 
 
-def _bare(url: str) -> str:
-    return "data:…" if url.lower().startswith("data:") else re.split(r"[?#]", url, maxsplit=1)[0]
-
-
-def exit_for(outcome: Outcome) -> ExitCode:
-    """What an outcome makes of the exit code."""
+def outcome_exit_code(outcome: Outcome) -> ExitCode:
+    """Return the exit code for an outcome."""
     match outcome:
         case Done():
             return ExitCode.DONE

@@ -1,190 +1,252 @@
-"""The rows of a table, whatever it is written in: CSV, JSONL, or a folder of images."""
+"""Read the rows of a table from a CSV file, a JSONL file or a folder of images."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import attrs
 
 from kie_async import Problem
 from kie_async._display import shown
-from kie_async.cli.batch.lines import LONGEST, Line
 
-__all__ = ["Header", "Row", "csv_rows", "images_in", "jsonl_rows"]
+__all__ = [
+    "MAX_LINE_BYTES",
+    "HeaderCheck",
+    "TableRow",
+    "TextLine",
+    "read_csv",
+    "read_image_folder",
+    "read_jsonl",
+    "read_lines",
+]
 
+#: The maximum length of a line: far more than any prompt needs, and small enough to be held in memory.
+MAX_LINE_BYTES = 1_000_000
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS = ",;\t"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
-#: Judges the names of a CSV's columns: what is wrong with them, and which of them count.
-Header: TypeAlias = "Callable[[list[str]], tuple[list[Problem], list[str | None]]]"
+#: Takes the column names of a CSV file. Returns their problems, and the name of each column (None: ignore the column).
+HeaderCheck: TypeAlias = "Callable[[list[str]], tuple[list[Problem], list[str | None]]]"
 
 
 @attrs.frozen
-class Row:
+class TextLine:
     """
-    One row.
+    One line of a file.
 
     Attributes:
-        line: The line on which it begins, counted from 1.
+        number: The line number, counted from 1.
 
-        cells: What it has, by column; texts only, where the table knows nothing else.
+        text: The line with its line break; bytes that are not UTF-8 are replaced.
 
-        faults: What kept it from being read.
+        problem: The reason why the line is unusable, or None.
+    """
+
+    number: int
+    text: str
+    problem: Problem | None = None
+
+
+@attrs.frozen
+class TableRow:
+    """
+    One row of a table.
+
+    Attributes:
+        line: The line on which the row begins, counted from 1.
+
+        cells: The cells by column name; strings only, unless the file format has types.
+
+        problems: The reasons why the row could not be read.
     """
 
     line: int
     cells: Mapping[str, object] = attrs.field(factory=dict)
-    faults: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
-def csv_rows(lines: Iterator[Line], judge: Header) -> Iterator[Row]:
+def read_lines(file: BinaryIO, on_bytes: Callable[[bytes], object]) -> Iterator[TextLine]:
     """
-    The rows of a CSV file, whose first line names the columns; commas, semicolons or tabs stand between them.
+    Read a file line by line; at most one line is held in memory. A bad line does not affect the next one.
 
     Args:
-        lines: The file's lines.
+        file: The file, at its beginning.
 
-        judge: Judges the names. What it finds comes as a row of its own, without cells.
+        on_bytes: Receives every byte, in order.
+    """
+    number, within_line = 1, False
+    while raw := file.readline(MAX_LINE_BYTES):
+        on_bytes(raw)
+        if number == 1 and not within_line:
+            if raw.startswith(_UTF16_MARKS) or b"\0" in raw:
+                yield TextLine(1, "", Problem("file", "a text in UTF-16", "a text in UTF-8: save it as UTF-8"))
+                return
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        complete = raw.endswith(b"\n")
+        # The rest of an overlong line belongs to a line that was already refused.
+        if not within_line:
+            too_long = not complete and len(raw) >= MAX_LINE_BYTES - len(codecs.BOM_UTF8)
+            yield _overlong(number) if too_long else _decode(number, raw)
+        number, within_line = number + complete, not complete
+
+
+def _overlong(number: int) -> TextLine:
+    limit = f"{MAX_LINE_BYTES} bytes"
+    return TextLine(number, "\n", Problem("line", f"more than {limit}", f"at most {limit}"))
+
+
+def _decode(number: int, raw: bytes) -> TextLine:
+    try:
+        return TextLine(number, raw.decode())
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{raw[error.start]:02x} at place {error.start + 1}"
+        problem = Problem("line", got, "a text in UTF-8 (a spreadsheet saves it as CSV UTF-8)")
+        return TextLine(number, raw.decode(errors="replace"), problem)
+
+
+def read_csv(lines: Iterator[TextLine], check_header: HeaderCheck) -> Iterator[TableRow]:
+    """
+    Read a CSV file whose first line names the columns; the delimiter is a comma, a semicolon or a tab.
+
+    Args:
+        lines: The lines of the file.
+
+        check_header: Checks the column names. The problems that it finds are yielded as a row without cells.
     """
     first = next(lines, None)
-    if first is None or first.fault is not None:
-        yield Row(1, faults=(first.fault if first and first.fault else Problem("file", "nothing", "a line of names"),))
+    if first is None or first.problem is not None:
+        problem = first.problem if first and first.problem else Problem("file", "nothing", "a line of column names")
+        yield TableRow(1, problems=(problem,))
         return
-    records = _records(chain([first], lines), max(_DELIMITERS, key=first.text.count))
-    _, names, faults = next(records)
-    problems, columns = ([], []) if faults else judge([name.strip() for name in names])
-    if faults or problems:
-        yield Row(1, faults=(*faults, *problems))
-    if faults:
+    records = _csv_records(chain([first], lines), max(_DELIMITERS, key=first.text.count))
+    _, names, unreadable = next(records)
+    problems, columns = ([], []) if unreadable else check_header([name.strip() for name in names])
+    if unreadable or problems:
+        yield TableRow(1, problems=(*unreadable, *problems))
+    if unreadable:
         return
-    for begins, cells, faults in records:
-        if faults:
-            yield Row(begins, faults=faults)
+    for line, cells, unreadable in records:
+        if unreadable:
+            yield TableRow(line, problems=unreadable)
         elif any(cells):  # spreadsheets leave empty rows behind
-            yield _record(begins, columns, cells)
+            yield _csv_row(line, columns, cells)
 
 
-def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[str], tuple[Problem, ...]]]:
-    """The records of a CSV file: the line on which each begins, its cells, and what kept it from being read."""
-    faults: list[Problem] = []
+def _csv_records(lines: Iterator[TextLine], delimiter: str) -> Iterator[tuple[int, list[str], tuple[Problem, ...]]]:
+    """Yield each record of a CSV file: the line on which it begins, its cells, and its problems."""
+    problems: list[Problem] = []
 
     def texts() -> Iterator[str]:
         for line in lines:
-            if line.fault is not None:
-                faults.append(line.fault)
+            if line.problem is not None:
+                problems.append(line.problem)
             yield line.text
 
-    csv.field_size_limit(LONGEST)
+    csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(texts(), delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
-        begins = reader.line_num + 1
+        line = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             cells = []
-            faults.append(_no_csv(str(error)))
-        yield begins, cells, tuple(faults)
-        faults.clear()
+            problems.append(_csv_problem(str(error)))
+        yield line, cells, tuple(problems)
+        problems.clear()
 
 
-def _no_csv(error: str) -> Problem:
-    """What keeps a row from being one, in words of ours where the parser's are for programmers."""
+def _csv_problem(error: str) -> Problem:
+    """Translate a message of the csv module, which is written for programmers."""
     if error.startswith("unexpected end"):
         return Problem("row", 'a " that is never closed', 'a " at both ends of a cell, and "" within')
     if error.startswith("new-line character"):
         return Problem("row", "a line that ends in CR alone", "lines that end in LF or CRLF")
-    return Problem("row", f"what is no CSV ({error})", 'cells in which " is written ""')
+    return Problem("row", f"invalid CSV ({error})", 'cells in which " is written ""')
 
 
-def _record(line: int, columns: list[str | None], cells: list[str]) -> Row:
+def _csv_row(line: int, columns: list[str | None], cells: list[str]) -> TableRow:
     if len(cells) != len(columns):
-        allowed = f"{len(columns)}, one for each column; a cell with a comma or a line break stands in quotes"
-        return Row(line, faults=(Problem("row", "1 cell" if len(cells) == 1 else f"{len(cells)} cells", allowed),))
-    return Row(line, {name: cell for name, cell in zip(columns, cells, strict=True) if name is not None})
+        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+        allowed = f"{len(columns)}, one for each column; quote a cell that has a comma or a line break"
+        return TableRow(line, problems=(Problem("row", count, allowed),))
+    return TableRow(line, {name: cell for name, cell in zip(columns, cells, strict=True) if name is not None})
 
 
-def jsonl_rows(lines: Iterator[Line]) -> Iterator[Row]:
+def read_jsonl(lines: Iterator[TextLine]) -> Iterator[TableRow]:
     """
-    The rows of a JSONL file: one object a line, in which null is as good as nothing.
+    Read a JSONL file: one object per line; null counts as a missing cell.
 
     Args:
-        lines: The file's lines; blank ones are passed over.
+        lines: The lines of the file; blank lines are skipped.
     """
     for line in lines:
-        if line.fault is not None:
-            yield Row(line.number, faults=(line.fault,))
+        if line.problem is not None:
+            yield TableRow(line.number, problems=(line.problem,))
         elif line.text.strip():
-            yield _object(line)
+            yield _json_row(line)
 
 
-def _object(line: Line) -> Row:
+def _json_row(line: TextLine) -> TableRow:
     try:
-        found = json.loads(line.text, object_pairs_hook=_Pairs, parse_constant=_refuse)
-        cells = found.once() if isinstance(found, _Pairs) else None
+        value = json.loads(line.text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        return _bad(line, f"what is no JSON ({error.msg} at place {error.pos + 1})")
-    except ValueError as error:  # a constant, a repeated name, a number of more digits than Python reads
-        return _bad(line, f"what is no JSON ({error})")
+        got = f"invalid JSON ({error.msg} at place {error.pos + 1})"
+    except ValueError as error:  # a constant, a repeated name, or a number with more digits than Python reads
+        got = f"invalid JSON ({error})"
     except RecursionError:
-        return _bad(line, "JSON that is nested too deeply")
-    if cells is None:
-        return _bad(line, f"JSON that is {'a list' if isinstance(found, list) else 'a single value'}")
-    return Row(line.number, {name: value for name, value in cells.items() if value is not None})
+        got = "JSON that is nested too deeply"
+    else:
+        if isinstance(value, dict):
+            return TableRow(line.number, {name: cell for name, cell in value.items() if cell is not None})
+        got = f"JSON that is {'a list' if isinstance(value, list) else 'a single value'}"
+    problem = Problem("row", got, 'one JSON object, such as {"image": "a.png", "prompt": "…"}')
+    return TableRow(line.number, problems=(problem,))
 
 
-def _bad(line: Line, got: str) -> Row:
-    return Row(line.number, faults=(Problem("row", got, 'one JSON object, such as {"image": "a.png", "prompt": "…"}'),))
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse an object in which a name is repeated: ``json`` would silently drop all but the last value."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            msg = f"{name!a} comes {count} times"
+            raise ValueError(msg)
+    return dict(pairs)
 
 
-class _Pairs(list[tuple[str, object]]):
-    """The pairs of an object, before one of two with the same name is lost."""
-
-    def once(self) -> dict[str, object]:
-        """The object; so are those within it."""
-        for name, count in Counter(name for name, _ in self).items():
-            if count > 1:
-                msg = f"{name!a} comes {count} times"
-                raise ValueError(msg)
-        return {name: _plain(value) for name, value in self}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, _Pairs):
-        return value.once()
-    return [_plain(part) for part in value] if isinstance(value, list) else value
-
-
-def _refuse(constant: str) -> object:
-    msg = f"{constant} is no number of JSON"
+def _refuse_constant(constant: str) -> object:
+    msg = f"{constant} is not a JSON number"
     raise ValueError(msg)
 
 
-def images_in(folder: Path, note: Callable[[bytes], object]) -> Iterator[Row]:
+def read_image_folder(folder: Path, on_bytes: Callable[[bytes], object]) -> Iterator[TableRow]:
     """
-    A row for each image of a folder, by name; its line is its place. Hidden ones are not meant.
+    Yield a row for each image of a folder, sorted by name; the line is the image's position. Hidden files are skipped.
 
     Args:
         folder: The folder.
 
-        note: Takes the names and sizes, and when the files were last written.
+        on_bytes: Receives the name, the size and the modification time of each file.
     """
-    shown_ones = (path for path in folder.iterdir() if not path.name.startswith("."))
-    images = sorted(path for path in shown_ones if path.suffix.lower() in _SUFFIXES)
-    for place, path in enumerate(images, 1):
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    images = sorted(path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES)
+    for position, path in enumerate(images, 1):
         try:
-            seen = path.stat()
+            status = path.stat()
         except OSError as error:
-            yield Row(place, faults=(Problem("image", shown(path.name), f"an image; {error.strerror}"),))
+            yield TableRow(position, problems=(Problem("image", shown(path.name), f"an image; {error.strerror}"),))
             continue
-        note(f"{path.name}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode(errors="surrogateescape"))
-        yield Row(place, {"image": path.name})
+        on_bytes(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        yield TableRow(position, {"image": path.name})
     if not images:
-        yield Row(1, faults=(Problem("folder", "no image", f"files that end in {', '.join(_SUFFIXES)}"),))
+        allowed = f"files that end in {', '.join(_IMAGE_SUFFIXES)}"
+        yield TableRow(1, problems=(Problem("folder", "no image", allowed),))

@@ -1,8 +1,10 @@
-"""A run under way: outcomes are written down and shown as they come, until all rows have ended or the user stops it."""
+"""Run ``map()`` over a table: record and print outcomes, keep the page current, and drain the run on Ctrl-C."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,186 +14,232 @@ import anyio.to_thread
 import attrs
 
 from kie_async import Budget, KieError
-from kie_async.cli.batch.entry import Entry
-from kie_async.cli.batch.folder import PAGE, RESULT
-from kie_async.cli.batch.following import Following
-from kie_async.cli.batch.options import Order
-from kie_async.cli.batch.page_refresh import Renewal
-from kie_async.cli.batch.progress import Board
-from kie_async.cli.batch.record import Record, exit_for
-from kie_async.cli.batch.signals import Interruption
+from kie_async.cli.batch.folder import PAGE, RESULT_SUFFIX
+from kie_async.cli.batch.manifest import ManifestEntry
+from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.progress import BatchJobs, ProgressDisplay
+from kie_async.cli.batch.record import RunRecord, outcome_exit_code
+from kie_async.cli.batch.signals import SignalHandler
 from kie_async.cli.exit_codes import ExitCode, worst_exit_code
 from kie_async.cli.session import Session
 
 if TYPE_CHECKING:
     from kie_async import KieClient, Run, RunSummary
 
-__all__ = ["Course"]
+__all__ = ["BatchRun"]
 
-#: How often it is looked whether anything is on the wire, once the user wants to leave, in seconds.
-_LOOK = 0.05
+#: The interval at which open requests and downloads are counted after the first signal, in seconds.
+_QUIET_CHECK_INTERVAL = 0.05
+#: The share of one core's time that the page may take, and the minimum interval between two writes, in seconds.
+_PAGE_CPU_SHARE, _MIN_PAGE_INTERVAL = 0.02, 5.0
 
 
 @attrs.define(kw_only=True)
-class Course:
+class BatchRun:
     """
     One run.
 
     Args:
         session: The command's session.
 
-        order: What is to be made.
+        options: The options of the run.
 
-        record: Where its rows come from and go to.
+        record: The rows of the run, and their manifest.
 
-        following: What becomes known of its jobs.
+        jobs: The jobs of the run.
 
-        interruption: What stops it.
+        signals: The signal handler.
     """
 
     session: Session
-    order: Order
-    record: Record
-    following: Following
-    interruption: Interruption
-    _codes: set[ExitCode] = attrs.field(factory=set, init=False)
+    options: BatchOptions
+    record: RunRecord
+    jobs: BatchJobs
+    signals: SignalHandler
+    _exit_codes: set[ExitCode] = attrs.field(factory=set, init=False)
     _error: KieError | OSError | None = attrs.field(default=None, init=False)
     _summary: RunSummary | None = attrs.field(default=None, init=False)
 
-    async def take(self, kie: KieClient) -> None:
+    async def execute(self, kie: KieClient) -> None:
         """
-        Take it as far as it goes.
+        Run until every row has an outcome, or until a signal or an error ends the run.
 
         Args:
             kie: The client, whose journal is the folder's.
         """
-        order, record = self.order, self.record
-        board = Board(output=self.session.output, total=record.table.count, following=self.following)
-        renewal = Renewal(write=self._write_page_of_now, count=lambda: board.count)
-        await renewal.once()
+        options, record = self.options, self.record
+        display = ProgressDisplay(output=self.session.output, total=record.table.count, jobs=self.jobs)
+        page = _PageRefresher(write=self._write_current_page, count=lambda: display.count)
+        await page.write_now()
         async with kie.map(
             record.requests(),
-            budget=None if order.budget is None else await self._budget(kie, order.budget),
-            stop_after=order.stop_after,
-            save_to=order.out / f"{{key}}{RESULT}",
-            retry_failed=order.retry_failed,
+            budget=None if options.budget is None else await self._budget(kie, options.budget),
+            stop_after=options.stop_after,
+            save_to=options.out / f"{{key}}{RESULT_SUFFIX}",
+            retry_failed=options.retry_failed,
         ) as run:
             try:
-                with board.shown():
+                with display.live_lines():
                     async with anyio.create_task_group() as group:
-                        await group.start(self.interruption.watch, run.stop)
-                        group.start_soon(self._leave_when_quiet, kie)
-                        group.start_soon(board.move, kie, run)
-                        group.start_soon(renewal.go_on)
-                        await self._take_outcomes(run, board)
+                        await group.start(self.signals.handle_signals, run.stop)
+                        group.start_soon(self._end_drain_when_quiet, kie)
+                        group.start_soon(display.update_live_lines, kie, run)
+                        group.start_soon(page.write_repeatedly)
+                        await self._record_outcomes(run, display)
                         group.cancel_scope.cancel()
             finally:
-                if self.interruption.came:
-                    await run.aclose(drain=0.0)  # it has had its time
+                if self.signals.count:
+                    await run.aclose(drain=0.0)  # the drain is over already
         self._summary = run.summary()
-        if record.open:
+        if record.open_rows:
             unfinished = await kie.jobs(unfinished=True)
-            unsaved = [await kie.job(job_id).info() for job_id in self.following.being_saved]
-            left = [*unfinished, *filter(None, unsaved)]
-            self.following.left = await anyio.to_thread.run_sync(record.interrupted, left)
-        if self.interruption.came:
-            await kie.aclose(drain=0.0)  # the same time is not given twice
+            unsaved = [await kie.job(job_id).info() for job_id in self.jobs.unsaved_job_ids]
+            jobs = [*unfinished, *filter(None, unsaved)]
+            self.jobs.unfinished_rows = await anyio.to_thread.run_sync(record.record_unfinished, jobs)
+        if self.signals.count:
+            await kie.aclose(drain=0.0)  # do not drain a second time
 
-    async def _leave_when_quiet(self, kie: KieClient) -> None:
-        """After the first Ctrl-C, tasks that run are left to the service: only what is on the wire is waited for."""
-        await self.interruption.first.wait()
+    async def _end_drain_when_quiet(self, kie: KieClient) -> None:
+        """End the drain once no create request is open and no file is being saved; running tasks are not awaited."""
+        await self.signals.stopping.wait()
         while True:
-            await anyio.sleep(_LOOK)
-            if not (kie.statistics().sending or self.following.being_saved):
-                self.interruption.patient.cancel()
+            await anyio.sleep(_QUIET_CHECK_INTERVAL)
+            if not (kie.statistics().sending or self.jobs.unsaved_job_ids):
+                self.signals.drain_scope.cancel()
                 return
 
     async def _budget(self, kie: KieClient, credits: float) -> Budget:
-        """The budget for the whole table, of which earlier runs have spent some, whichever rows they have come to."""
-        rows = ((shot.key, shot.request) for shot in self.record.table.shots())
-        return Budget(credits=credits, price=self.order.price, spent=await kie.spent(rows, price=self.order.price))
+        """Return the budget of the whole table, with what earlier runs have spent on its rows."""
+        price = self.options.price
+        rows = ((row.key, row.request) for row in self.record.table.prepared_rows())
+        return Budget(credits=credits, price=price, spent=await kie.spent(rows, price=price))
 
-    async def _take_outcomes(self, run: Run, board: Board) -> None:
-        """Write down what comes; what ends it is kept, not raised: a task group would wrap it."""
+    async def _record_outcomes(self, run: Run, display: ProgressDisplay) -> None:
+        """Record and print each outcome; an error is stored, not raised: a task group would wrap it."""
         try:
-            with self.interruption.patient:
+            with self.signals.drain_scope:
                 async for outcome in run:
-                    entry = await anyio.to_thread.run_sync(self.record.ended, outcome)
-                    self._codes.add(exit_for(outcome))
-                    self.following.told(outcome.job_id)
-                    board.ended(entry, replayed=outcome.replayed)
+                    entry = await anyio.to_thread.run_sync(self.record.record_outcome, outcome)
+                    self._exit_codes.add(outcome_exit_code(outcome))
+                    self.jobs.record_outcome_of(outcome.job_id)
+                    display.print_outcome(entry, replayed=outcome.replayed)
                     if self.session.output.as_json:
                         self.session.output.result("", attrs.asdict(entry))
         except (KieError, OSError) as error:
             self._error = error
 
-    async def end(self) -> ExitCode:
+    async def finish(self) -> ExitCode:
         """
-        Leave manifest and page behind, and say how it went.
+        Compact the manifest, write the page for the last time, and print the summary.
 
         Returns:
             The exit code.
 
         Raises:
-            KieError: What has ended the run.
+            KieError: The error that has ended the run.
 
-            OSError: If there is no room for them.
+            OSError: If manifest or page cannot be written.
         """
-        output, record = self.session.output, self.record
-        if self.interruption.hurried.cancelled_caught:
-            output.info(self.following.resume_hint())
+        output, record, interrupted = self.session.output, self.record, bool(self.signals.count)
+        if self.signals.abort_scope.cancelled_caught:
+            output.info(self.jobs.resume_hint())
             return ExitCode.INTERRUPTED
-        finished = self._error is None and not self.interruption.came
-        command = None if finished and self._codes <= {ExitCode.DONE} else record.again
-        stopped = None if finished else self._why()
+        stop_reason = "The run was stopped." if interrupted else None
+        if self._error is not None:
+            stop_reason = str(self._error)
+        is_complete = stop_reason is None and self._exit_codes <= {ExitCode.DONE}
 
-        def leave_behind() -> None:
+        def write_files() -> None:
             record.manifest.compact()
-            self._write_page(record.manifest.entries(), command=command, stopped=stopped)
+            command = None if is_complete else record.resume_command
+            self._write_page(record.manifest.entries(), command=command, stop_reason=stop_reason)
 
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(leave_behind)
-        page = self.order.out / PAGE
+            await anyio.to_thread.run_sync(write_files)
+        page = self.options.out / PAGE
         if self._summary is not None:
             output.info(f"{self._summary}.")
         if output.as_json:
-            output.info(f"All of it, to look at: {page}")
+            output.info(f"The page with all results: {page}")
         else:
             output.result(str(page), {})
         if self._error is not None:
             raise self._error
-        if self.interruption.came:
-            output.info(self.following.resume_hint())
+        if interrupted:
+            output.info(self.jobs.resume_hint())
             return ExitCode.INTERRUPTED
-        return worst_exit_code(self._codes)
+        return worst_exit_code(self._exit_codes)
 
-    def _write_page_of_now(self) -> None:
-        """Write the page of a run that is at work, in a worker thread; who leaves does not wait for it."""
+    def _write_current_page(self) -> None:
+        """Write the page during the run, in a worker thread that stops when its caller is cancelled."""
 
-        def entries() -> Iterator[Entry]:
+        def entries() -> Iterator[ManifestEntry]:
             for entry in self.record.manifest.entries():
                 anyio.from_thread.check_cancelled()
                 yield entry
 
-        self._write_page(entries(), command=self.record.commands.again, going=True)
+        self._write_page(entries(), command=self.record.commands.same, is_running=True)
 
     def _write_page(
-        self, entries: Iterable[Entry], *, command: str | None, stopped: str | None = None, going: bool = False
+        self,
+        entries: Iterable[ManifestEntry],
+        *,
+        command: str | None,
+        stop_reason: str | None = None,
+        is_running: bool = False,
     ) -> None:
-        from kie_async.cli.batch.page import Facts, write_page
+        from kie_async.cli.batch.page import PageHeader, write_page
 
         now = datetime.now(UTC)
-        facts = Facts(
-            title=self.order.table.name,
+        header = PageHeader(
+            title=self.options.table.name,
             total=self.record.table.count,
-            made_at=f"{now.day} {now:%B %Y, %H:%M} UTC",
-            limit=self.order.limits.creates,
-            window=self.order.limits.window,
-            command=command,
-            stopped=stopped,
-            going=going,
+            written_at=f"{now.day} {now:%B %Y, %H:%M} UTC",
+            limit=self.options.limits.creates,
+            window=self.options.limits.window,
+            resume_command=command,
+            stop_reason=stop_reason,
+            is_running=is_running,
         )
-        write_page(self.order.out, entries, facts)
+        write_page(self.options.out, entries, header)
 
-    def _why(self) -> str:
-        return "It was stopped." if self._error is None else str(self._error)
+
+@attrs.define(kw_only=True)
+class _PageRefresher:
+    """
+    Writes the page repeatedly: the more a write costs, the longer the interval (20 seconds at ten thousand rows).
+
+    Args:
+        write: Writes the page; called in a worker thread.
+
+        count: Returns the number of rows that have an outcome: the page is written only when it has changed.
+    """
+
+    write: Callable[[], None]
+    count: Callable[[], int]
+    _written_count: int = attrs.field(default=-1, init=False)
+    _cpu_seconds: float = attrs.field(default=0.0, init=False)
+
+    async def write_now(self) -> None:
+        """
+        Write the page now.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        count = self.count()
+        self._cpu_seconds = await anyio.to_thread.run_sync(self._timed_write)
+        self._written_count = count
+
+    async def write_repeatedly(self) -> None:
+        """Write the page until cancelled; an error is ignored here: the last write of the run reports it."""
+        while True:
+            await anyio.sleep(max(_MIN_PAGE_INTERVAL, self._cpu_seconds / _PAGE_CPU_SHARE))
+            if self.count() != self._written_count:
+                with suppress(OSError):
+                    await self.write_now()
+
+    def _timed_write(self) -> float:
+        started_at = time.thread_time()
+        self.write()
+        return time.thread_time() - started_at

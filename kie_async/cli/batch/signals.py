@@ -1,4 +1,4 @@
-"""Ctrl-C, once and twice: what has begun ends first, unless the user has no time for that."""
+"""Handle Ctrl-C: the first one drains the run, the second one ends it at once."""
 
 from __future__ import annotations
 
@@ -13,70 +13,70 @@ from anyio.abc import TaskStatus
 
 from kie_async.cli.exit_codes import ExitCode
 
-__all__ = ["Interruption"]
+__all__ = ["SignalHandler"]
 
-#: How long the process may take to end after the second Ctrl-C, in seconds; the journal can take it.
-_PATIENCE = 1.5
+#: The time that the process may take to end after the second Ctrl-C, in seconds, before it is forced to exit.
+_FORCED_EXIT_DELAY = 1.5
 
 
 @attrs.define(kw_only=True)
-class Interruption:
+class SignalHandler:
     """
-    What signals do while a run is under way; SIGTERM is as good as Ctrl-C.
+    Handles signals during a run; SIGTERM counts as Ctrl-C.
 
     Args:
-        drain: How long what has begun may take to end after the first one, in seconds.
+        drain: The time that requests and downloads may take to end after the first signal, in seconds.
 
-        say: Takes what the user should know.
+        say: Prints a message to the user.
 
     Attributes:
-        patient: The scope of what the first one bounds: it ends in *drain* seconds from then, or when it is cancelled.
+        drain_scope: The scope that the first signal bounds: it ends *drain* seconds later, or when it is cancelled.
 
-        hurried: The scope of everything: the second one cancels it.
+        abort_scope: The scope of the whole run: the second signal cancels it.
 
-        came: How often it came.
+        count: The number of signals so far.
 
-        first: Set by the first one.
+        stopping: Set by the first signal.
     """
 
     drain: float
     say: Callable[[str], None]
-    patient: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
-    hurried: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
-    came: int = attrs.field(default=0, init=False)
-    first: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    _impatience: threading.Timer | None = attrs.field(default=None, init=False)
+    drain_scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    abort_scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    count: int = attrs.field(default=0, init=False)
+    stopping: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _forced_exit: threading.Timer | None = attrs.field(default=None, init=False)
 
-    async def watch(self, stop: Callable[[], None], *, task_status: TaskStatus[None]) -> None:
+    async def handle_signals(self, stop: Callable[[], None], *, task_status: TaskStatus[None]) -> None:
         """
-        Wait for signals, until it is cancelled.
+        Handle signals until cancelled.
 
         Args:
-            stop: Lets nothing new begin.
+            stop: Stops the submission of further rows.
 
-            task_status: Told when a signal would be noticed.
+            task_status: Notified once signals are received.
         """
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
-                self.came += 1
-                if self.came == 1:
+                self.count += 1
+                if self.count == 1:
                     self.say(
-                        "Interrupted: nothing more is sent. What is on the wire or being saved has up to"
-                        f" {self.drain:g} s to end; Ctrl-C again leaves at once."
+                        f"Interrupted: nothing more is sent. Open requests and downloads have up to {self.drain:g} s to"
+                        " end; Ctrl-C again leaves at once."
                     )
-                    self.patient.deadline = anyio.current_time() + self.drain
+                    self.drain_scope.deadline = anyio.current_time() + self.drain
                     stop()
-                    self.first.set()
+                    self.stopping.set()
                 else:
-                    # A disk or a name server that hangs must not hold anybody: the journal can take it.
-                    self._impatience = threading.Timer(_PATIENCE, os._exit, (ExitCode.INTERRUPTED,))
-                    self._impatience.daemon = True
-                    self._impatience.start()
-                    self.hurried.cancel()
+                    # A disk or a name server that hangs must not delay the exit: the journal survives it.
+                    self._forced_exit = threading.Timer(_FORCED_EXIT_DELAY, os._exit, (ExitCode.INTERRUPTED,))
+                    self._forced_exit.daemon = True
+                    self._forced_exit.start()
+                    self.abort_scope.cancel()
                     return
 
-    def over(self) -> None:
-        """Nothing hangs any more."""
-        if self._impatience is not None:
-            self._impatience.cancel()
+    def cancel_forced_exit(self) -> None:
+        """Cancel the forced exit: the run has ended in time."""
+        if self._forced_exit is not None:
+            self._forced_exit.cancel()

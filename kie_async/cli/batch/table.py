@@ -1,4 +1,4 @@
-"""A table of shots: checked whole before anything is spent, and read again, row by row, while it is worked on."""
+"""A table of shots: checked as a whole before anything is spent, then read row by row while the run submits them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,92 @@ from typing import TypeAlias
 
 import attrs
 
-from kie_async import ConfigurationError, InvalidRequestError, Problem, Request
+from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Request
 from kie_async._display import shown
+from kie_async._keys import DefaultKeys, fingerprint
+from kie_async._settings import MAX_KEY, is_retry_key
 from kie_async.cli.batch.columns import KEY, Columns
-from kie_async.cli.batch.keys import Hashes, Keys, input_hash_of, problems_of_key, source_of, stem_of
-from kie_async.cli.batch.lines import read_lines
-from kie_async.cli.batch.rows import Row, csv_rows, images_in, jsonl_rows
-from kie_async.cli.batch.shot import Flaw, Shot
+from kie_async.cli.batch.rows import TableRow, read_csv, read_image_folder, read_jsonl, read_lines
+from kie_async.requests.images import ImageSource, LocalImage
 
-__all__ = ["Judge", "Table"]
+__all__ = ["PreparedRow", "RowCheck", "Table", "TableProblem"]
 
-_CSV = (".csv", ".tsv")
-_JSONL = (".jsonl", ".ndjson")
+_CSV_SUFFIXES = (".csv", ".tsv")
+_JSONL_SUFFIXES = (".jsonl", ".ndjson")
+#: The maximum number of images whose hash is remembered.
+_REMEMBERED_IMAGES = 1000
+
+#: Takes a valid row: its request, its key and its content hash (both empty if unknown). Returns the row's problems.
+RowCheck: TypeAlias = "Callable[[Request, str, str], Sequence[Problem]]"
 
 
-#: Takes a good row: its request, its key and the hash of its input, both as far as they are known. It may find fault.
-Judge: TypeAlias = "Callable[[Request, str, str], Sequence[Problem]]"
+@attrs.frozen
+class TableProblem:
+    """
+    A problem of a table.
+
+    Attributes:
+        table: The table, as the user names it.
+
+        line: The line, counted from 1; in a folder, the position of the image.
+
+        problem: The column, the value, and what is allowed.
+    """
+
+    table: str
+    line: int
+    problem: Problem
+
+    def __str__(self) -> str:
+        return f"{self.table}:{self.line}: {self.problem}"
+
+
+@attrs.frozen(kw_only=True)
+class PreparedRow:
+    """
+    A row that is ready to be submitted.
+
+    Attributes:
+        line: The line on which the row begins.
+
+        key: The row key: the table's own, or the default key.
+
+        request: The request.
+
+        input_hash: The content hash of the request.
+
+        fields: The input of the request without images, in the service's field names.
+
+        source: The image as the table names it: a path or a URL; None if there is none.
+
+        image: The local image, as it was when the row was read; None if there is none.
+    """
+
+    line: int
+    key: str
+    request: Request
+    input_hash: str
+    fields: Mapping[str, JSON] = attrs.field(repr=False)
+    source: str | None = None
+    image: LocalImage | None = attrs.field(default=None, repr=False)
 
 
 @attrs.define(kw_only=True)
 class Table:
     """
-    A table and how it is read. Its methods block: they are a matter for a worker thread.
+    A table and the rules by which it is read. Its methods block: call them in a worker thread.
 
     Args:
         path: A CSV or JSONL file, or a folder of images.
 
-        columns: The columns that it may have.
+        columns: The columns that the table may have.
 
-        defaults: Cells for all rows that lack them, as texts.
+        defaults: Cells for rows that lack them, as strings.
 
         origins: Origins whose URLs need not be public.
 
     Attributes:
-        count: How many rows are good, after ``check``.
+        count: The number of valid rows, once ``check`` has ended.
     """
 
     path: Path
@@ -52,176 +104,229 @@ class Table:
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     origins: frozenset[str] = frozenset()
     count: int = 0
-    _digest: str | None = None
+    _checked_digest: str | None = None
 
-    def check(self, judge: Judge | None = None, *, keyed: bool = False) -> Iterator[Flaw]:
+    def check(self, check_row: RowCheck | None = None, *, with_keys: bool = False) -> Iterator[TableProblem]:
         """
-        Everything that is wrong with the table, in one pass; of all rows, only the hashes of keys are held.
+        Yield every problem of the table, in one pass; only the hashes of keys are held in memory.
 
         Args:
-            judge: Takes every row that is good.
+            check_row: Called with every valid row.
 
-            keyed: Whether it is told what rows are called and what they are, for which images are read once more.
+            with_keys: True if ``check_row`` needs keys and content hashes; images are read once more for them.
 
         Raises:
-            ConfigurationError: If there is no such table, or it is of no known kind.
+            ConfigurationError: If there is no such table, or its type is unknown.
 
             OSError: If it cannot be read.
         """
-        names: set[int] = set()
-        keys, image_hashes = Keys(), Hashes()
-        good = flawed = 0
+        seen_keys: set[int] = set()
+        default_keys, image_hashes = DefaultKeys(), _ImageHashes()
+        valid = invalid = 0
         with self._open() as reading:
             for row in reading.rows:
-                problems = [*row.faults]
+                problems = [*row.problems]
                 if not problems:
-                    cells = self._cells(row)
-                    request, found = self._request(row, cells)
-                    found += self.columns.problems(request, cells, origins=self.origins)
-                    problems = [problem for problem in found if problem.field not in reading.absent]
+                    cells = self._request_cells(row)
+                    request, found = self._build_request(row, cells)
+                    found += self.columns.request_problems(request, cells, origins=self.origins)
+                    problems = [problem for problem in found if problem.field not in reading.missing_columns]
                     key = row.cells.get(KEY, "")
                     input_hash = ""
-                    if keyed and not problems:
-                        hashes = {field: image_hashes.of(source) for field, source in request.images().items()}
-                        input_hash = input_hash_of(request, hashes)
-                        key = key or keys.make(stem_of(self._source(row)), input_hash)
-                    problems += problems_of_key(key, names)
-                    if not problems and judge is not None:
-                        problems += judge(request, str(key), input_hash)
-                good, flawed = good + (not problems), flawed + bool(problems)
-                yield from (Flaw(str(self.path), row.line, problem) for problem in problems)
-        self._digest = reading.hash.hexdigest()
-        self.count = good
-        if not good and not flawed:
-            yield Flaw(str(self.path), 1, Problem("table", "no rows", "at least one row"))
+                    if with_keys and not problems:
+                        images = {field: image_hashes.hash_of(source) for field, source in request.images().items()}
+                        input_hash = fingerprint(request.model, request.input(images), images)
+                        key = key or default_keys.next_key(input_hash)
+                    problems += _key_problems(key, seen_keys)
+                    if not problems and check_row is not None:
+                        problems += check_row(request, str(key), input_hash)
+                valid, invalid = valid + (not problems), invalid + bool(problems)
+                yield from (TableProblem(str(self.path), row.line, problem) for problem in problems)
+        self._checked_digest = reading.digest.hexdigest()
+        self.count = valid
+        if not valid and not invalid:
+            yield TableProblem(str(self.path), 1, Problem("table", "no rows", "at least one row"))
 
-    def shots(self) -> Iterator[Shot]:
+    def prepared_rows(self) -> Iterator[PreparedRow]:
         """
-        The rows of a table that was checked, ready to be sent.
+        Yield the rows of a checked table, ready to be submitted.
 
         Raises:
-            ConfigurationError: If it is not the table any more that was checked. That is found before the first row,
-                and, should it change while it is read, after the last.
+            ConfigurationError: If the table has changed since it was checked. Raised before the first row, or, if it
+                changes while it is read, after the last.
         """
         with self._open() as reading:
             for _ in reading.rows:
                 pass
-        self._must_be(reading.hash.hexdigest())
-        keys = Keys()
+        self._require_unchanged(reading)
+        default_keys = DefaultKeys()
         with self._open() as reading:
-            yield from (self._shot(row, keys) for row in reading.rows)
-        self._must_be(reading.hash.hexdigest())
+            yield from (self._prepare(row, default_keys) for row in reading.rows)
+        self._require_unchanged(reading)
 
-    def _must_be(self, digest: str) -> None:
-        if digest != self._digest:
+    def _require_unchanged(self, reading: _Reading) -> None:
+        if reading.digest.hexdigest() != self._checked_digest:
             msg = (
-                f"{self.path} has changed since it was checked. Run the same command again: it checks the table as it"
-                " is now, and pays for nothing twice."
+                f"{self.path} has changed since it was checked. Run the same command again: it checks the new table,"
+                " and pays for nothing twice."
             )
             raise ConfigurationError(msg)
 
-    def _cells(self, row: Row) -> dict[str, object]:
-        """What a row says of its request: its own cells, the caller's for those that it lacks, and no unknown ones."""
-        filled = {**self.defaults, **{name: cell for name, cell in row.cells.items() if cell != "" or not self._texts}}
-        return {name: cell for name, cell in filled.items() if name != KEY and not self.columns.unknown(name)}
+    def _request_cells(self, row: TableRow) -> dict[str, object]:
+        """Return the known cells of a row, without its key; defaults fill those that are missing."""
+        own = {name: cell for name, cell in row.cells.items() if cell != "" or not self._is_untyped}
+        return {
+            name: cell
+            for name, cell in {**self.defaults, **own}.items()
+            if name != KEY and not self.columns.name_problem(name)
+        }
 
-    def _request(self, row: Row, cells: Mapping[str, object]) -> tuple[Request, list[Problem]]:
-        """The request of a row, and what could not be read of it."""
-        unknown = [problem for name in row.cells if (problem := self.columns.unknown(name)) is not None]
-        # A default is a text; in a table that has types, it is one all the same, and is read as such.
-        texts = frozenset(cells) if self._texts else frozenset(cells) - frozenset(row.cells)
-        request, problems = self.columns.request(cells, texts=texts, at=self._folder)
+    def _build_request(self, row: TableRow, cells: Mapping[str, object]) -> tuple[Request, list[Problem]]:
+        """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
+        unknown = [problem for name in row.cells if (problem := self.columns.name_problem(name)) is not None]
+        # A default is a string even in a table that has types, and is parsed like a cell of a CSV file.
+        strings = frozenset(cells) if self._is_untyped else frozenset(cells) - frozenset(row.cells)
+        request, problems = self.columns.build_request(cells, strings=strings, folder=self._image_folder)
         return request, [*unknown, *problems]
 
-    def _shot(self, row: Row, keys: Keys) -> Shot:
-        request, _ = self._request(row, self._cells(row))
+    def _prepare(self, row: TableRow, default_keys: DefaultKeys) -> PreparedRow:
+        request, _ = self._build_request(row, self._request_cells(row))
         try:
             images = {field: source.load() for field, source in request.images().items()}
-        except InvalidRequestError:  # it has become bad since it was checked: the client will refuse it
+        except InvalidRequestError:  # the image has changed since the check: the client will refuse the request
             images = {}
         hashes = {field: images[field].sha256 if field in images else "" for field in request.images()}
-        input_hash = input_hash_of(request, hashes)
-        key, source = row.cells.get(KEY), self._source(row)
-        return Shot(
+        input_hash = fingerprint(request.model, request.input(hashes), hashes)
+        key = row.cells.get(KEY)
+        return PreparedRow(
             line=row.line,
-            key=key if isinstance(key, str) and key else keys.make(stem_of(source), input_hash),
+            key=key if isinstance(key, str) and key else default_keys.next_key(input_hash),
             request=request,
             input_hash=input_hash,
             fields={name: value for name, value in request.input(hashes).items() if name not in hashes},
-            source=source,
+            source=_image_cell({**self.defaults, **row.cells}),
             image=next(iter(images.values()), None),
         )
 
-    def _source(self, row: Row) -> str | None:
-        return source_of({**self.defaults, **row.cells})
+    @property
+    def _is_untyped(self) -> bool:
+        """True if every cell of the table is a string."""
+        return self.path.suffix.lower() not in _JSONL_SUFFIXES
 
     @property
-    def _texts(self) -> bool:
-        return self.path.suffix.lower() not in _JSONL
-
-    @property
-    def _folder(self) -> Path:
-        """Where relative paths of images start from: beside the table, wherever the program runs."""
+    def _image_folder(self) -> Path:
+        """The folder to which paths of images are relative: the table's, not the working directory."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @contextmanager
     def _open(self) -> Generator[_Reading]:
-        """The table, to be read once from its beginning."""
-        reading = _Reading()
-        note, suffix = reading.hash.update, self.path.suffix.lower()
+        """Open the table to read it once from its beginning."""
+        reading, suffix = _Reading(), self.path.suffix.lower()
         if self.path.is_dir():
-            reading.rows = self._of_a_folder(reading)
+            reading.rows = self._folder_rows(reading)
             yield reading
             return
-        if suffix not in (*_CSV, *_JSONL) and self.path.exists():
+        if suffix not in (*_CSV_SUFFIXES, *_JSONL_SUFFIXES) and self.path.exists():
             msg = (
-                f"{self.path} is no table: it must be a folder of images, or a file that ends in"
-                f" {', '.join((*_CSV, *_JSONL))}. Nothing was sent: name another."
+                f"Invalid table {self.path}: expected a folder of images, or a file that ends in"
+                f" {', '.join((*_CSV_SUFFIXES, *_JSONL_SUFFIXES))}. Nothing was sent: name another table."
             )
             raise ConfigurationError(msg)
         try:
             file = self.path.open("rb")
         except OSError as error:
             why = "there is no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
-            msg = f"The table {self.path} cannot be read: {why}. Nothing was sent: name another."
+            msg = f"The table {self.path} cannot be read: {why}. Nothing was sent: name another table."
             raise ConfigurationError(msg) from error
         with file:
-            lines = read_lines(file, note)
-            reading.rows = jsonl_rows(lines) if suffix in _JSONL else csv_rows(lines, partial(self._judge, reading))
+            lines = read_lines(file, reading.digest.update)
+            check_header = partial(self._check_header, reading)
+            reading.rows = read_jsonl(lines) if suffix in _JSONL_SUFFIXES else read_csv(lines, check_header)
             yield reading
 
-    def _of_a_folder(self, reading: _Reading) -> Iterator[Row]:
-        problems, _ = self._judge(reading, ["image"])
+    def _folder_rows(self, reading: _Reading) -> Iterator[TableRow]:
+        problems, _ = self._check_header(reading, ["image"])
         if problems:
-            yield Row(1, faults=tuple(problems))
-        yield from images_in(self.path, reading.hash.update)
+            yield TableRow(1, problems=tuple(problems))
+        yield from read_image_folder(self.path, reading.digest.update)
 
-    def _judge(self, reading: _Reading, names: list[str]) -> tuple[list[Problem], list[str | None]]:
-        """What is wrong with the names of columns, and which columns count: the first of each that is known."""
+    def _check_header(self, reading: _Reading, names: list[str]) -> tuple[list[Problem], list[str | None]]:
+        """Check column names; of columns with the same name, only the first is used, and unknown columns are not."""
         given = [*names, *(name for name in self.defaults if name not in names)]
-        reading.absent = frozenset(self.columns.needed) - frozenset(given)
-        counts = [
-            name if name not in names[:place] and not self.columns.unknown(name) else None
-            for place, name in enumerate(names)
+        reading.missing_columns = frozenset(self.columns.required) - frozenset(given)
+        used = [
+            None if name in names[:index] or self.columns.name_problem(name) else name
+            for index, name in enumerate(names)
         ]
-        problems = self.columns.header(given)
-        by_option = {shown(name) for name in self.defaults if name not in names}
-        return [attrs.evolve(one, field="--set") if one.value in by_option else one for one in problems], counts
+        from_options = {shown(name) for name in self.defaults if name not in names}
+        problems = [
+            attrs.evolve(problem, field="--set") if problem.value in from_options else problem
+            for problem in self.columns.header_problems(given)
+        ]
+        return problems, used
 
 
 @attrs.define
 class _Reading:
     """
-    One passage through a table.
+    One pass through a table.
 
     Attributes:
-        rows: Its rows.
+        rows: The rows.
 
-        hash: Of all that was read so far.
+        digest: The hash of everything read so far.
 
-        absent: Columns that it needs and does not have: one fault of the table, and not one of each row.
+        missing_columns: Required columns that the table lacks: reported once for the table, not for each row.
     """
 
-    rows: Iterator[Row] = attrs.field(factory=lambda: iter(()))
-    hash: hashlib._Hash = attrs.field(factory=hashlib.sha256)
-    absent: frozenset[str] = frozenset()
+    rows: Iterator[TableRow] = attrs.field(factory=lambda: iter(()))
+    digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
+    missing_columns: frozenset[str] = frozenset()
+
+
+@attrs.define
+class _ImageHashes:
+    """A cache of image hashes: many rows may have the same image."""
+
+    _cache: dict[tuple[Path, int, int], str] = attrs.field(factory=dict)
+
+    def hash_of(self, image: ImageSource) -> str:
+        """Return the SHA-256 of a valid image; blocks."""
+        if not isinstance(image.content, Path):
+            return image.load().sha256
+        status = image.content.stat()
+        version = (image.content, status.st_size, status.st_mtime_ns)
+        if version not in self._cache:
+            if len(self._cache) >= _REMEMBERED_IMAGES:
+                del self._cache[next(iter(self._cache))]
+            self._cache[version] = image.load().sha256
+        return self._cache[version]
+
+
+def _image_cell(cells: Mapping[str, object]) -> str | None:
+    """Return the image of a row: the cell of the column "image", or of the first column with "image" in its name."""
+    texts = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell}
+    return texts.get("image") or next((cell for name, cell in texts.items() if "image" in name), None)
+
+
+def _key_problems(key: object, seen: set[int]) -> list[Problem]:
+    """
+    List the problems of a row key.
+
+    Args:
+        key: The key; an empty string stands for the default key.
+
+        seen: The hashes of the keys so far; the new one is added.
+    """
+    if key == "":
+        return []
+    if not (isinstance(key, str) and len(key) <= MAX_KEY and key.isprintable()):
+        return [Problem(KEY, shown(key), f"a text of 1 to {MAX_KEY} characters, all of them printable")]
+    if is_retry_key(key):
+        return [Problem(KEY, shown(key), "a text that does not end in ~retry and a number, as the keys of retries do")]
+    # File names escape what is not ASCII, so only the case of ASCII letters may be lost in a file system.
+    hashed = int.from_bytes(hashlib.blake2b(key.encode().lower(), digest_size=8).digest(), "big")
+    if hashed in seen:
+        return [Problem(KEY, f"{key!a} again", "a different key for each row, not only in upper or lower case")]
+    seen.add(hashed)
+    return []

@@ -7,9 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kie_async.cli.batch.entry import Entry, State
-from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.page import Facts, write_page
+from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
+from kie_async.cli.batch.page import PageHeader, write_page
 from kie_async.testing.video import bundled_clip
 from tests.cli.helpers import CAT
 
@@ -23,7 +22,9 @@ _BEGAN_AT = 1_790_000_000.0
 _COMMAND = "kie-async resolve --journal out/journal.db kj_{line} TASKID"
 
 
-def shot(line: int, state: State = State.DONE, *, prompt: str = "The cat turns its head", **other: object) -> Entry:
+def shot(
+    line: int, state: EntryState = EntryState.DONE, *, prompt: str = "The cat turns its head", **other: object
+) -> ManifestEntry:
     """What became of a row; ``other`` replaces what is usual for its state."""
     key = f"cat-{hashlib.sha256(str(line).encode()).hexdigest()[:12]}"
     known: dict[str, object] = {
@@ -35,16 +36,18 @@ def shot(line: int, state: State = State.DONE, *, prompt: str = "The cat turns i
         "source": "cat.jpg",
         "image": "inputs/cat.jpg",
     }
-    if state in (State.DONE, State.FAILED):
+    if state in (EntryState.DONE, EntryState.FAILED):
         known |= {"task_id": f"task{line}", "created_at": _BEGAN_AT + line / 2, "seconds": 20.0 + line * 37 % 41}
-    if state == State.DONE:
+    if state == EntryState.DONE:
         known |= {"file": f"{key}.mp4", "credits": 40.0, "sha256": "ab" * 32}
     else:
         known |= {"reason": f"It is {state}, for a reason.", "command": _COMMAND.format(line=line)}
-    return Entry(**{**known, **other})  # type: ignore[arg-type]  # its fields, by name
+    return ManifestEntry(**{**known, **other})  # type: ignore[arg-type]  # its fields, by name
 
 
-def make_folder(folder: Path, entries: Sequence[Entry], *, total: int | None = None, title: str = "shots.csv") -> Path:
+def make_folder(
+    folder: Path, entries: Sequence[ManifestEntry], *, total: int | None = None, title: str = "shots.csv"
+) -> Path:
     """The page of a folder in which these rows have ended."""
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
@@ -57,11 +60,11 @@ def make_folder(folder: Path, entries: Sequence[Entry], *, total: int | None = N
         for entry in entries:
             manifest.record(entry)
         manifest.compact()
-        facts = Facts(
+        facts = PageHeader(
             title=title,
             total=len(entries) if total is None else total,
-            made_at="25 November 2026, 09:41 UTC",
-            command="kie-async batch shots.csv --out out",
+            written_at="25 November 2026, 09:41 UTC",
+            resume_command="kie-async batch shots.csv --out out",
         )
         write_page(folder, manifest.entries(), facts)
     return folder / "index.html"

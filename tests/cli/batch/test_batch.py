@@ -18,11 +18,11 @@ import attrs
 import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
-from kie_async.cli.batch.command import carry_out
+from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.folder import JOURNAL, PAGE
 from kie_async.cli.batch.folder import MANIFEST as NAME
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.options import Order
+from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
@@ -56,23 +56,23 @@ def table(folder: Path, count: int, **columns: str) -> Path:
     return path
 
 
-def order(table: Path, **options: object) -> Order:
+def order(table: Path, **options: object) -> BatchOptions:
     """What is to be made of a table, in a folder beside it."""
-    return Order(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
+    return BatchOptions(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
 
 
-async def run(fake: FakeKie, order: Order, *, as_json: bool = False) -> tuple[ExitCode, Streams]:
+async def run(fake: FakeKie, order: BatchOptions, *, as_json: bool = False) -> tuple[ExitCode, Streams]:
     """The command to its end."""
     streams = Streams(fake, as_json=as_json)
-    return await carry_out(streams.session, order), streams
+    return await run_batch(streams.session, order), streams
 
 
-def manifest(order: Order) -> Sequence[Mapping[str, object]]:
+def manifest(order: BatchOptions) -> Sequence[Mapping[str, object]]:
     """The manifest of a folder."""
     return [json.loads(line) for line in (order.out / NAME).read_text().splitlines()]
 
 
-def states(order: Order) -> Sequence[object]:
+def states(order: BatchOptions) -> Sequence[object]:
     """What became of each row."""
     return [line["state"] for line in manifest(order)]
 
@@ -122,7 +122,7 @@ async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) ->
     assert ["done"] * 5 == states(mine)
     assert "3 shots, 2 of them done already." in streams.err
     assert "about 40 credits" in streams.err
-    assert "3 shots and 2 that the table does not have any more" in (mine.out / PAGE).read_text()
+    assert "3 shots and 2 that are no longer in the table" in (mine.out / PAGE).read_text()
 
 
 async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake: FakeKie, folder: Path) -> None:
@@ -137,7 +137,7 @@ async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake:
     await anyio.to_thread.run_sync((mine.out / NAME).unlink)
     _, streams = await run(fake, mine)
     assert "5 shots, 5 of them done already." in streams.err
-    assert "Nothing is left that costs anything." in streams.err
+    assert "No remaining shot costs anything." in streams.err
     assert whole == (mine.out / NAME).read_bytes()
 
 
@@ -176,10 +176,10 @@ async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: Fa
     _, some = await run(fake, mine)
 
     assert "4 shots, 3 of them done already." in nothing.err
-    assert "Nothing is left that costs anything." in nothing.err
+    assert "No remaining shot costs anything." in nothing.err
     assert "7 shots, 3 of them done already." in some.err
     assert "about 160 credits (the highest of the last such tasks in the journal); the service" in some.err
-    assert "more than 2,500 credits in all" in some.err
+    assert "The budget is 2,500 credits" in some.err
 
 
 async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path) -> None:
@@ -236,9 +236,9 @@ async def test_a_model_without_a_price_says_so_and_yours_counts(folder: Path) ->
     async with FakeKie(models=["other/model"], duration=20.0) as fake:
         mine = order(path, model="other/model")
         _, unknown = await run(fake, mine)
-        _, known = await run(fake, Order(table=path, out=folder / "another", model="other/model", price=7.0))
+        _, known = await run(fake, BatchOptions(table=path, out=folder / "another", model="other/model", price=7.0))
 
-    assert "What a shot costs is not known here." in unknown.err
+    assert "The price of a shot is unknown." in unknown.err
     assert "(--price)" in known.err
     assert ["https://example.com/cat.png"] == [line["source"] for line in manifest(mine)]
 
@@ -338,7 +338,7 @@ async def test_an_empty_account_ends_it_and_the_same_command_goes_on(fake: FakeK
 
     assert (ExitCode.DONE, ["done"] * 10, 10) == (code, states(mine), len(fake.truth.tasks))
     assert {"done"} == set(before)
-    assert "To go on where it stopped" in page
+    assert "Resume with this command" in page
 
 
 async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Path) -> None:
@@ -346,7 +346,7 @@ async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Pa
     async with FakeKie(api_keys=["another"]) as fake:
         ended = Streams(fake)
         with pytest.raises(AuthenticationError):
-            await carry_out(ended.session, mine)
+            await run_batch(ended.session, mine)
 
     assert [] == fake.truth.create_requests
 
@@ -359,8 +359,8 @@ async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, f
     assert (ExitCode.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
     assert [None] * 20 == [line["created_at"] for line in manifest(mine)], "the service has not said"
     assert took <= 0.2
-    assert "It was stopped." in (mine.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
+    assert "The run was stopped." in (mine.out / PAGE).read_text()
+    assert 1 == streams.err.count(f"To resume: {mine.resume_commands().same}")
     code, _ = await run(fake, mine)
     assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
 
@@ -409,14 +409,14 @@ async def test_the_second_signal_leaves_at_once(fake: FakeKie, folder: Path) -> 
 
     assert (ExitCode.INTERRUPTED, []) == (code, states(mine))
     assert took <= 0.2
-    assert "The run was at work when this was written" in (mine.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To go on where it stopped: {mine.commands().again}")
+    assert "The run had not ended when this page was written" in (mine.out / PAGE).read_text()
+    assert 1 == streams.err.count(f"To resume: {mine.resume_commands().same}")
     code, _ = await run(fake, mine)
     assert (ExitCode.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), states(mine))
 
 
 async def interrupted(
-    fake: FakeKie, order: Order, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
+    fake: FakeKie, order: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
 ) -> tuple[ExitCode, Streams, float]:
     """The command, stopped once there are so many of something; and how long it took to end after the last signal."""
     streams = Streams(fake)
@@ -425,7 +425,7 @@ async def interrupted(
 
     async def work() -> None:
         nonlocal ended_at
-        codes.append(await carry_out(streams.session, order))
+        codes.append(await run_batch(streams.session, order))
         ended_at = anyio.current_time()
 
     async with anyio.create_task_group() as group:
@@ -456,10 +456,10 @@ async def test_the_page_is_there_from_the_beginning_and_keeps_up(folder: Path) -
     shown = [page.count('<li class="card s-done"') for page in pages]
 
     assert 0 < shown[0] < shown[1] < shown[2] < 100
-    assert ["To come" in page for page in pages] == [True] * 3
-    assert [html.escape(mine.commands().again) in page for page in pages] == [True] * 3
+    assert ["Pending" in page for page in pages] == [True] * 3
+    assert [html.escape(mine.resume_commands().same) in page for page in pages] == [True] * 3
     last = (mine.out / PAGE).read_text()
-    assert (100, False) == (last.count('<li class="card s-done"'), "at work" in last)
+    assert (100, False) == (last.count('<li class="card s-done"'), "had not ended" in last)
 
 
 async def test_a_page_that_cannot_be_written_is_told_before_anything_is_sent(fake: FakeKie, folder: Path) -> None:
@@ -502,10 +502,10 @@ async def test_what_is_paid_and_runs_is_no_part_of_what_is_left_to_pay(fake: Fak
     _, fewer = await run(fake, attrs.evolve(mine, ask=lambda: False))
 
     for streams in (told, still):
-        assert "30 shots, 20 of them at work at the service." in streams.err
+        assert "30 shots, 20 of them running at the service." in streams.err
         assert "about 400 credits" in streams.err
-    assert "28 shots, 18 of them at work" in fewer.err
-    assert f"2 jobs of rows that the table does not have any more: kie-async recover --journal {mine.out}" in fewer.err
+    assert "28 shots, 18 of them running" in fewer.err
+    assert f"2 jobs of rows that are no longer in the table: kie-async recover --journal {mine.out}" in fewer.err
 
 
 @pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
@@ -520,7 +520,7 @@ async def test_a_folder_of_somebody_elses_is_left_as_it_is(fake: FakeKie, folder
     assert [] == fake.truth.create_requests
 
 
-@pytest.mark.parametrize(("out", "said"), [("shots.csv", "is a file"), ("shots.csv/out", "Nothing can be kept in")])
+@pytest.mark.parametrize(("out", "said"), [("shots.csv", "is a file"), ("shots.csv/out", "is not usable")])
 async def test_a_folder_that_cannot_be_is_told_before_anything_is_sent(
     fake: FakeKie, folder: Path, out: str, said: str
 ) -> None:
@@ -557,7 +557,7 @@ async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path
         (["--rate", "fast"], "--rate: got 'fast'; allowed: N/SECONDS, such as 20/10"),
         (["--rate", "0/10"], "Invalid Limits(creates=0): expected an integer >= 1"),
         (["--budget", "-1"], "budget"),
-        ([], "Nobody can be asked whether to go on"),
+        ([], "Standard input is not a terminal"),
     ],
 )
 def test_options_that_make_no_sense_are_told_before_it_begins(options: Sequence[str], said: str, folder: Path) -> None:

@@ -9,9 +9,8 @@ from contextlib import AsyncExitStack
 import anyio
 
 from kie_async import Event, EventName, KieClient, RunSummary
-from kie_async.cli.batch.entry import State
-from kie_async.cli.batch.following import Following
-from kie_async.cli.batch.progress import Board, time_left
+from kie_async.cli.batch.manifest import EntryState
+from kie_async.cli.batch.progress import BatchJobs, ProgressDisplay, time_left
 from kie_async.cli.output import Output
 from kie_async.testing import FakeKie
 from tests.cli.batch.folder import shot
@@ -28,18 +27,18 @@ async def test_two_lines_say_how_it_goes() -> None:
     """The rate against the limit, tasks in flight, what has ended and how, credits; they move while the run goes on."""
     terminal = Terminal()
     output = Output(out=io.StringIO(), err=terminal)
-    following = Following(note=output.warn, command="again", window=10.0)
+    following = BatchJobs(warn=output.warn, command="again", window=10.0)
     async with AsyncExitStack() as stack:
         fake = await stack.enter_async_context(FakeKie())
         kie = await stack.enter_async_context(KieClient("any-key", base_url=fake.url))
         run = await stack.enter_async_context(kie.map([]))
-        board = Board(output=output, total=1200, following=following)
-        with board.shown():
+        display = ProgressDisplay(output=output, total=1200, jobs=following)
+        with display.live_lines():
             async with anyio.create_task_group() as group:
-                group.start_soon(board.move, kie, run)
+                group.start_soon(display.update_live_lines, kie, run)
                 await anyio.sleep(1.0)
-                board.ended(shot(1), replayed=False)
-                board.ended(shot(2, State.FAILED), replayed=False)
+                display.print_outcome(shot(1), replayed=False)
+                display.print_outcome(shot(2, EntryState.FAILED), replayed=False)
                 group.cancel_scope.cancel()
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
 
@@ -52,14 +51,14 @@ async def test_two_lines_say_how_it_goes() -> None:
 async def test_a_pipe_gets_a_line_for_each_row() -> None:
     stream = io.StringIO()
     output = Output(out=io.StringIO(), err=stream)
-    board = Board(output=output, total=3, following=Following(note=output.warn, command="again", window=10.0))
-    with board.shown():
-        for state in State:
-            board.ended(shot(1, state), replayed=False)
-        board.ended(shot(1), replayed=True)
+    display = ProgressDisplay(output=output, total=3, jobs=BatchJobs(warn=output.warn, command="again", window=10.0))
+    with display.live_lines():
+        for state in EntryState:
+            display.print_outcome(shot(1, state), replayed=False)
+        display.print_outcome(shot(1), replayed=True)
     lines = stream.getvalue().splitlines()
 
-    assert len(State) == len(lines)
+    assert len(EntryState) == len(lines)
     assert re.fullmatch(r" *0\.0 s  1/3  cat-[0-9a-f]+: done \(40 credits, \d+\.0 s at the service\)", lines[0])
 
 
@@ -79,16 +78,16 @@ def test_the_time_that_is_left_is_told_when_it_can_be() -> None:
 
 async def test_creates_are_counted_within_the_window() -> None:
     told: list[str] = []
-    following = Following(note=told.append, command="kie-async batch shots.csv --out out", window=10.0)
+    following = BatchJobs(warn=told.append, command="kie-async batch shots.csv --out out", window=10.0)
     for _ in range(3):
         following.observe_event(Event(name=EventName.SUBMITTED))
         await anyio.sleep(4.0)
     for name in (EventName.RATE_LIMITED, EventName.RATE_LIMITED, EventName.AMBIGUOUS, EventName.AMBIGUOUS):
         following.observe_event(Event(name=name, job_id="kj_1"))
 
-    assert (2, 3) == (following.created_lately(), len(told))
+    assert (2, 3) == (following.creates_in_window(), len(told))
     assert (False, False) == (following.may_be_paid, following.resumable)
     following.mark_in_doubt("kj_1", ambiguous=False)
-    following.left = 1
+    following.unfinished_rows = 1
     assert (True, True) == (following.may_be_paid, following.resumable)
-    assert following.resume_hint().endswith("To go on where it stopped: kie-async batch shots.csv --out out")
+    assert following.resume_hint().endswith("To resume: kie-async batch shots.csv --out out")

@@ -7,12 +7,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async.cli.batch.charts import HEIGHT, WIDTH, Bar, histogram, percentile, timeline
+from kie_async.cli.batch.page import HEIGHT, WIDTH, ChartBar, draw_histogram, draw_timeline, percentile
 
 TIMES = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
 
-def stand_side_by_side(bars: list[Bar]) -> bool:
+def stand_side_by_side(bars: list[ChartBar]) -> bool:
     """Whether they lie within the chart, in order, and none over another."""
     within = all(0 <= bar.x <= bar.x + bar.width <= WIDTH + 0.1 and 0 <= bar.y <= HEIGHT for bar in bars)
     return within and all(a.x + a.width <= b.x + 0.1 for a, b in pairwise(bars))
@@ -20,46 +20,46 @@ def stand_side_by_side(bars: list[Bar]) -> bool:
 
 @given(TIMES, st.integers(1, 40), st.floats(0.01, 100))
 def test_the_timeline_shows_the_fullest_window(times: list[float], limit: int, window: float) -> None:
-    chart = timeline(times, limit=limit, window=window)
+    chart = draw_timeline(times, limit=limit, window=window)
     assert chart is not None
     fullest = max(sum(time - window < other <= time for other in times) for time in times)
 
-    assert fullest == chart.peak == max(int(bar.says.split()[0]) for bar in chart.bars)
+    assert fullest == chart.peak == max(int(bar.label.split()[0]) for bar in chart.bars)
     assert stand_side_by_side(list(chart.bars))
-    assert (chart.limit_at > min(bar.y for bar in chart.bars)) == (fullest > limit)
+    assert (chart.limit_y > min(bar.y for bar in chart.bars)) == (fullest > limit)
 
 
 @given(TIMES)
 def test_the_histogram_counts_each_task_once(seconds: list[float]) -> None:
-    chart = histogram(seconds)
+    chart = draw_histogram(seconds)
     assert chart is not None
 
-    assert len(seconds) == sum(int(bar.says.rpartition(": ")[2]) for bar in chart.bars)
+    assert len(seconds) == sum(int(bar.label.rpartition(": ")[2]) for bar in chart.bars)
     assert stand_side_by_side(list(chart.bars))
-    assert all(-0.1 <= tick.at <= WIDTH + 0.1 for tick in [*chart.ticks, *chart.marks])
+    assert all(-0.1 <= tick.x <= WIDTH + 0.1 for tick in [*chart.ticks, *chart.marks])
 
 
 def test_a_night_between_two_runs_is_cut_out() -> None:
     """Two runs of a minute keep half of the chart each."""
     evening = [place * 0.5 for place in range(120)]
-    chart = timeline([*evening, *(time + 36_000 for time in evening)], limit=20, window=10.0)
+    chart = draw_timeline([*evening, *(time + 36_000 for time in evening)], limit=20, window=10.0)
     assert chart is not None
 
     [cut] = chart.cuts
-    assert (320, "9:59 h") == (round(cut.at), cut.text)
+    assert (320, "9:59 h") == (round(cut.x), cut.text)
     assert "10:01 h" == chart.ticks[-1].text
 
 
 def test_a_limit_that_is_used_up_fills_the_chart_up_to_its_line() -> None:
-    chart = timeline([place * 0.5 for place in range(400)], limit=20, window=10.0)
+    chart = draw_timeline([place * 0.5 for place in range(400)], limit=20, window=10.0)
     assert chart is not None
-    full = [bar for bar in chart.bars if abs(bar.y - chart.limit_at) < 0.1]
+    full = [bar for bar in chart.bars if abs(bar.y - chart.limit_y) < 0.1]
 
     assert len(full) > 0.9 * len(chart.bars)
 
 
 def test_where_nothing_is_known_there_is_no_chart() -> None:
-    assert (None, None) == (timeline([], limit=20, window=10.0), histogram([]))
+    assert (None, None) == (draw_timeline([], limit=20, window=10.0), draw_histogram([]))
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.01, 1))

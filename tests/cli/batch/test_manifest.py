@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from kie_async import ConfigurationError
-from kie_async.cli.batch.entry import Entry, State
 from kie_async.cli.batch.folder import MANIFEST as NAME
-from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from tests.cli.batch.folder import shot
 
 #: Writes rows until it is killed, and says so after the first.
@@ -44,7 +43,7 @@ def lines(folder: Path) -> Sequence[dict[str, object]]:
     return [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
 
 
-def write(folder: Path, *entries: Entry, compact: bool = False) -> None:
+def write(folder: Path, *entries: ManifestEntry, compact: bool = False) -> None:
     """A run in which these rows end."""
     with Manifest(folder) as manifest:
         for entry in entries:
@@ -63,14 +62,14 @@ def test_a_line_says_all_that_is_known_of_a_row(tmp_path: Path) -> None:
 
 def test_in_the_end_there_is_one_line_a_key_in_the_order_of_the_table(tmp_path: Path) -> None:
     """What a row was before it was done is gone."""
-    write(tmp_path, shot(3), shot(2, State.IN_DOUBT), shot(1), shot(2), compact=True)
+    write(tmp_path, shot(3), shot(2, EntryState.IN_DOUBT), shot(1), shot(2), compact=True)
 
     assert [(1, "done"), (2, "done"), (3, "done")] == [(line["line"], line["state"]) for line in lines(tmp_path)]
 
 
 def test_the_last_line_of_a_key_counts_while_a_run_goes_on(tmp_path: Path) -> None:
     with Manifest(tmp_path) as manifest:
-        manifest.record(shot(2, State.IN_DOUBT))
+        manifest.record(shot(2, EntryState.IN_DOUBT))
         manifest.record(shot(2))
 
         assert 1 == len(manifest)
@@ -113,7 +112,7 @@ def test_a_line_that_is_none_is_named_and_stays(tmp_path: Path, foreign: str, en
     path = tmp_path / NAME
     edited = f"{path.read_text()}{foreign}{end}"
     path.write_text(edited)
-    with pytest.raises(ConfigurationError, match=r"Line 2 of .* is none that batch has written"):
+    with pytest.raises(ConfigurationError, match=r"Line 2 of .* is invalid"):
         Manifest(tmp_path)
 
     assert edited == path.read_text()
@@ -144,7 +143,7 @@ def test_what_a_later_version_writes_can_be_read(tmp_path: Path) -> None:
 
 def test_half_a_character_does_not_break_it(tmp_path: Path) -> None:
     """The service's texts may hold anything."""
-    write(tmp_path, shot(1, State.FAILED, reason="\ud83d is half"), compact=True)
+    write(tmp_path, shot(1, EntryState.FAILED, reason="\ud83d is half"), compact=True)
 
     assert ["? is half"] == [line["reason"] for line in lines(tmp_path)]
 
@@ -197,7 +196,7 @@ def test_an_entry_that_compacting_did_not_reach_is_there_all_the_same(tmp_path: 
         manifest.record(shot(2))
         manifest.compact()
         manifest.record(shot(1))
-        manifest.record(shot(2, State.FAILED))
+        manifest.record(shot(2, EntryState.FAILED))
         manifest.compact()
 
     assert [(1, "done"), (2, "failed")] == [(line["line"], line["state"]) for line in lines(tmp_path)]

@@ -22,12 +22,11 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
-from kie_async.cli.batch.columns import columns_of
-from kie_async.cli.batch.entry import Entry, State
-from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.options import Order
-from kie_async.cli.batch.page import MOST, Facts, write_page
-from kie_async.cli.batch.record import Record
+from kie_async.cli.batch.columns import columns_for_model
+from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
+from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.page import MAX_CARDS, PageHeader, write_page
+from kie_async.cli.batch.record import RunRecord
 from kie_async.cli.batch.table import Table
 from kie_async.records import SavedFile
 from kie_async.states import JobState
@@ -36,25 +35,25 @@ from tests.cli.helpers import CAT
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Record]:
+def record(tmp_path: Path) -> Iterator[RunRecord]:
     """A run whose one row was read."""
     shutil.copy(CAT, tmp_path / "cat.jpg")
-    table = Table(path=tmp_path / "shots.csv", columns=columns_of(None))
+    table = Table(path=tmp_path / "shots.csv", columns=columns_for_model(None))
     table.path.write_text("key,image,prompt\nmine,cat.jpg,Go\n")
     assert [] == list(table.check())
-    order = Order(table=table.path, out=tmp_path / "out")
+    order = BatchOptions(table=table.path, out=tmp_path / "out")
     order.out.mkdir()
     with Manifest(order.out) as manifest:
-        yield Record(table=table, folder=order.out, manifest=manifest, commands=order.commands())
+        yield RunRecord(table=table, folder=order.out, manifest=manifest, commands=order.resume_commands())
 
 
-def failed(record: Record, error: KieError, *, task_id: str | None = None) -> Entry:
+def failed(record: RunRecord, error: KieError, *, task_id: str | None = None) -> ManifestEntry:
     """What is written down of a row that ends so."""
     [(key, request)] = record.requests()
-    return record.ended(Failed(key=key, request=request, error=error, task_id=task_id))
+    return record.record_outcome(Failed(key=key, request=request, error=error, task_id=task_id))
 
 
-def test_what_was_left_behind_is_there_with_its_task(record: Record) -> None:
+def test_what_was_left_behind_is_there_with_its_task(record: RunRecord) -> None:
     """By the journal: what runs, what is in doubt; not what was never sent, and not what belongs to others."""
     [(key, _)] = record.requests()
     known = JobInfo(
@@ -66,20 +65,23 @@ def test_what_was_left_behind_is_there_with_its_task(record: Record) -> None:
         attrs.evolve(known, state=JobState.INTENT),
     ]
 
-    assert 0 == record.interrupted(others)
+    assert 0 == record.record_unfinished(others)
     assert [] == list(record.manifest.entries())
-    assert 1 == record.interrupted([known])
+    assert 1 == record.record_unfinished([known])
     [entry] = record.manifest.entries()
-    assert (State.RUNNING, "t1", record.commands.again) == (entry.state, entry.task_id, entry.command)
+    assert (EntryState.RUNNING, "t1", record.commands.same) == (entry.state, entry.task_id, entry.command)
 
-    record.interrupted([attrs.evolve(known, state=JobState.SENDING, task_id=None)])
+    record.record_unfinished([attrs.evolve(known, state=JobState.SENDING, task_id=None)])
     [entry] = record.manifest.entries()
-    assert (State.IN_DOUBT, f"kie-async resolve{record.commands.journal} kj_1 TASKID") == (entry.state, entry.command)
+    assert (EntryState.IN_DOUBT, f"kie-async resolve{record.commands.journal_option} kj_1 TASKID") == (
+        entry.state,
+        entry.command,
+    )
 
 
-def test_each_failure_names_what_may_be_done_next(record: Record) -> None:
+def test_each_failure_names_what_may_be_done_next(record: RunRecord) -> None:
     """The same command, with a retry where only that helps, or nothing where the row is wrong."""
-    again, retry = record.commands.again, record.commands.retry
+    again, retry = record.commands.same, record.commands.retry_failed
 
     assert again == failed(record, TransportError("No answer.")).command
     assert again == failed(record, DownloadError("Gone.")).command
@@ -88,12 +90,12 @@ def test_each_failure_names_what_may_be_done_next(record: Record) -> None:
     assert None is failed(record, InvalidRequestError("No.", code=422)).command
 
 
-def test_a_task_that_has_not_ended_in_time_is_running(record: Record) -> None:
-    assert State.RUNNING == failed(record, TaskTimeoutError("Not yet."), task_id="t1").state
-    assert State.FAILED == failed(record, TaskTimeoutError("Never begun.")).state
+def test_a_task_that_has_not_ended_in_time_is_running(record: RunRecord) -> None:
+    assert EntryState.RUNNING == failed(record, TaskTimeoutError("Not yet."), task_id="t1").state
+    assert EntryState.FAILED == failed(record, TaskTimeoutError("Never begun.")).state
 
 
-def test_a_result_without_files_is_done(record: Record) -> None:
+def test_a_result_without_files_is_done(record: RunRecord) -> None:
     """Some models answer with a text."""
 
     async def nowhere(_generation: Generation, _path: Path) -> list[SavedFile]:
@@ -101,20 +103,20 @@ def test_a_result_without_files_is_done(record: Record) -> None:
 
     [(key, request)] = record.requests()
     generation = Generation(record=TaskRecord(task_id="t1", state="success"), saver=nowhere)
-    entry = record.ended(Done(key=key, request=request, generation=generation))
+    entry = record.record_outcome(Done(key=key, request=request, generation=generation))
 
-    assert (State.DONE, None, None) == (entry.state, entry.file, entry.command)
+    assert (EntryState.DONE, None, None) == (entry.state, entry.file, entry.command)
 
 
 def test_the_page_of_a_large_run_shows_those_that_need_somebody(tmp_path: Path) -> None:
     """Two thousand of all, the failed ones among them, in the order of the table."""
-    entries = [shot(n, State.FAILED if n in (5, 2900) else State.DONE) for n in range(1, 3001)]
+    entries = [shot(n, EntryState.FAILED if n in (5, 2900) else EntryState.DONE) for n in range(1, 3001)]
     entries[4] = attrs.evolve(entries[4], image=None, source=None)
     entries[2899] = attrs.evolve(entries[2899], image=None, source="http://[no-address")
-    write_page(tmp_path, entries, Facts(title="shots.csv", total=3000, made_at="today"))
+    write_page(tmp_path, entries, PageHeader(title="shots.csv", total=3000, written_at="today"))
     page = (tmp_path / "index.html").read_text()
 
     assert "No image" in page, "neither kept nor at a URL"
-    assert MOST == page.count('<li class="card')
+    assert MAX_CARDS == page.count('<li class="card')
     assert 2 == page.count('<li class="card s-failed"')
     assert "2\u202f000 of 3\u202f000 shots" in page

@@ -7,14 +7,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
-from kie_async import ConfigurationError, Problem, Request
+from kie_async import ConfigurationError, KieClient, Problem, Request
 from kie_async._core.map_options import file_name
-from kie_async.cli.batch.columns import columns_of
-from kie_async.cli.batch.lines import LONGEST
+from kie_async.cli.batch.columns import columns_for_model
+from kie_async.cli.batch.rows import MAX_LINE_BYTES
 from kie_async.cli.batch.table import Table
 from kie_async.requests.images import MAX_BYTES
+from kie_async.testing import FakeKie
 from tests.cli.batch.bad_rows import BAD_ROWS, BadRow, prepare
 from tests.cli.helpers import CAT
 
@@ -37,7 +39,7 @@ def table(
     """A table of this content."""
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return Table(path=path, columns=columns_of(model), defaults=defaults or {})
+    return Table(path=path, columns=columns_for_model(model), defaults=defaults or {})
 
 
 def flaws(table: Table) -> Sequence[tuple[int, str, str, str]]:
@@ -50,7 +52,7 @@ def inputs(table: Table) -> Sequence[tuple[int, Mapping[str, object]]]:
     assert [] == flaws(table)
     return [
         (shot.line, shot.request.input({"image_url": "" if shot.image is None else shot.image.suffix}))
-        for shot in table.shots()
+        for shot in table.prepared_rows()
     ]
 
 
@@ -127,18 +129,18 @@ def test_a_folder_is_a_row_for_each_image(folder: Path) -> None:
     """By name; the prompt and all else is the same for all."""
     shutil.copy(CAT, folder / "a.JPEG")
     (folder / "notes.txt").write_text("no image")
-    own = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go", "seed": "7"})
+    own = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go", "seed": "7"})
 
     assert [(n, {"image_url": ".jpg", "prompt": "Go", "seed": 7}) for n in (1, 2)] == inputs(own)
-    assert ["a.JPEG", "cat.jpg"] == [shot.source for shot in own.shots()]
+    assert ["a.JPEG", "cat.jpg"] == [shot.source for shot in own.prepared_rows()]
 
 
 def test_a_folder_needs_a_prompt_and_an_image(folder: Path) -> None:
     (folder / "empty").mkdir()
-    empty = Table(path=folder / "empty", columns=columns_of(None), defaults={"prompt": "Go"})
+    empty = Table(path=folder / "empty", columns=columns_for_model(None), defaults={"prompt": "Go"})
 
     assert [(1, "prompt", "no such column", "a column, or --prompt for all rows")] == flaws(
-        Table(path=folder, columns=columns_of(None))
+        Table(path=folder, columns=columns_for_model(None))
     )
     assert [(1, "folder", "no image")] == [flaw[:3] for flaw in flaws(empty)]
 
@@ -190,13 +192,13 @@ def test_a_table_without_rows_is_no_table(folder: Path, name: str, content: byte
 
 
 def test_a_file_that_is_no_table_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"cat\.jpg is no table: .*\.csv"):
-        flaws(Table(path=folder / "cat.jpg", columns=columns_of(None)))
+    with pytest.raises(ConfigurationError, match=r"Invalid table .*cat\.jpg: expected .*\.csv"):
+        flaws(Table(path=folder / "cat.jpg", columns=columns_for_model(None)))
 
 
 def test_a_line_without_end_is_not_held(folder: Path) -> None:
     """It is refused, and the next one is read; a million bytes more would not cost more memory."""
-    long = b'{"prompt": "' + b"a" * (3 * LONGEST) + b'"}\n'
+    long = b'{"prompt": "' + b"a" * (3 * MAX_LINE_BYTES) + b'"}\n'
     found = flaws(table(folder, "shots.jsonl", long + b'{"image": "cat.jpg", "prompt": "Go", "seed": -1}\n'))
 
     assert [(1, "line"), (2, "seed")] == [flaw[:2] for flaw in found]
@@ -212,29 +214,45 @@ def test_another_model_has_the_columns_that_it_likes(folder: Path) -> None:
     assert [(2, {"prompt": "Go", "duration": "5", "image_urls": ["https://example.com/cat.png"]})] == inputs(good)
 
 
-def test_a_row_without_a_key_is_called_by_its_image_and_its_content(folder: Path) -> None:
-    """The same content gets a number; where the row stands does not matter, nor where the image comes from."""
+def test_default_keys_do_not_depend_on_row_order(folder: Path) -> None:
+    """Equal content has equal keys with an occurrence number, whatever the image's name is."""
     shutil.copy(CAT, folder / "dog.jpg")
     rows = ["cat.jpg,Go,", "cat.jpg,Go,", "dog.jpg,Go,", "cat.jpg,Stop,", "cat.jpg,Go,mine"]
 
     def keys(rows: Sequence[str]) -> list[str]:
         mine = table(folder, "shots.csv", "\n".join(["image,prompt,key", *rows]))
         assert [] == flaws(mine)
-        return [shot.key for shot in mine.shots()]
+        return [row.key for row in mine.prepared_rows()]
 
     first, second, dog, other, own = keys(rows)
 
-    assert (f"{first}-2", "mine", "cat-", "dog-") == (second, own, first[:4], dog[:4])
+    assert (f"{first}.2", f"{first}.3", "mine") == (second, dog, own)
     assert other not in (first, second, dog)
     assert sorted([first, other, own]) == sorted(keys([rows[4], rows[3], rows[0]]))
+
+
+async def test_default_keys_are_those_of_map(folder: Path) -> None:
+    """A row has the same key in ``map()`` and in ``batch``."""
+    mine = table(folder, "shots.csv", "image,prompt,seed\ncat.jpg,Go,7\ncat.jpg,Go,7\ncat.jpg,Stop,\n")
+    assert [] == await anyio.to_thread.run_sync(flaws, mine)
+    rows = await anyio.to_thread.run_sync(lambda: list(mine.prepared_rows()))
+    async with (
+        FakeKie(duration=1.0) as fake,
+        KieClient("any-key", base_url=fake.url) as kie,
+        kie.map([row.request for row in rows]) as run,
+    ):
+        outcomes = [outcome async for outcome in run]
+
+    assert {row.key for row in rows} == {outcome.key for outcome in outcomes}
+    assert 3 == len({row.key for row in rows})
 
 
 def test_the_content_of_an_image_is_a_part_of_what_is_sent(folder: Path) -> None:
     same = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n")
     assert [] == flaws(same)
-    [before] = same.shots()
+    [before] = same.prepared_rows()
     shutil.copy(CAT.with_name("city.jpg"), folder / "cat.jpg")
-    [after] = same.shots()
+    [after] = same.prepared_rows()
 
     assert before.key != after.key
     assert before.input_hash != after.input_hash
@@ -246,23 +264,23 @@ def test_a_table_that_changes_after_it_was_checked_is_not_sent(folder: Path) -> 
     changed.path.write_text("image,prompt\ncat.jpg,Come\n")
 
     with pytest.raises(ConfigurationError, match="has changed since it was checked"):
-        next(changed.shots())
+        next(changed.prepared_rows())
 
 
 def test_a_folder_that_changes_after_it_was_checked_is_not_sent(folder: Path) -> None:
-    changed = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    changed = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
     assert [] == flaws(changed)
     shutil.copy(CAT, folder / "dog.jpg")
 
     with pytest.raises(ConfigurationError, match="has changed since it was checked"):
-        next(changed.shots())
+        next(changed.prepared_rows())
 
 
 def test_a_table_that_changes_while_it_is_read_is_noticed_at_its_end(folder: Path) -> None:
     changed = table(folder, "shots.csv", "image,prompt\n" + "cat.jpg,Go\n" * 50_000)
-    changed.columns = columns_of("any/model")
+    changed.columns = columns_for_model("any/model")
     assert [] == flaws(changed)
-    shots = changed.shots()
+    shots = changed.prepared_rows()
     next(shots)
     with changed.path.open("a") as file:
         file.write("cat.jpg,Come\n")
@@ -278,7 +296,7 @@ def test_an_image_that_is_gone_by_the_time_it_is_sent_does_not_end_the_rest(fold
     gone = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\ndog.jpg,Go\n")
     assert [] == flaws(gone)
     (folder / "cat.jpg").unlink()
-    first, second = gone.shots()
+    first, second = gone.prepared_rows()
 
     assert ["image"] == [problem.field for problem in first.request.problems()]
     assert [] == second.request.problems()
@@ -296,28 +314,28 @@ def test_the_check_names_the_rows_as_they_are_sent(folder: Path) -> None:
     """In one pass over the table, where a second start looks up what is done."""
     path = folder / "shots.csv"
     path.write_text("key,image,prompt\nmine,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Stop\n")
-    mine = Table(path=path, columns=columns_of(None))
+    mine = Table(path=path, columns=columns_for_model(None))
     told: list[tuple[str, str]] = []
 
     def judge(_: Request, *row: str) -> list[Problem]:
         told.append((row[0], row[1]))
         return []
 
-    assert [] == [*mine.check(judge), *mine.check(judge, keyed=True)]
+    assert [] == [*mine.check(judge), *mine.check(judge, with_keys=True)]
     assert [("mine", ""), ("", ""), ("", ""), ("", "")] == told[:4]
-    assert told[4:] == [(shot.key, shot.input_hash) for shot in mine.shots()]
+    assert told[4:] == [(shot.key, shot.input_hash) for shot in mine.prepared_rows()]
 
 
 def test_a_key_that_another_row_would_get_is_named_where_rows_are_named(folder: Path) -> None:
     """Such as one that was copied from the manifest."""
     path = folder / "shots.csv"
     path.write_text("image,prompt\ncat.jpg,Go\n")
-    mine = Table(path=path, columns=columns_of(None))
+    mine = Table(path=path, columns=columns_for_model(None))
     assert [] == list(mine.check())
-    [shot] = mine.shots()
+    [shot] = mine.prepared_rows()
     path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{shot.key},cat.jpg,Stop\n")
 
-    assert [(3, "key")] == [(flaw.line, flaw.problem.field) for flaw in mine.check(keyed=True)]
+    assert [(3, "key")] == [(flaw.line, flaw.problem.field) for flaw in mine.check(with_keys=True)]
 
 
 def test_rows_and_files_that_nobody_meant_are_passed_over(folder: Path) -> None:
@@ -326,17 +344,17 @@ def test_rows_and_files_that_nobody_meant_are_passed_over(folder: Path) -> None:
     (folder / "._cat.jpg").write_bytes(b"not an image")
 
     assert [] == flaws(shots)
-    assert [2] == [shot.line for shot in shots.shots()]
-    images = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    assert [2] == [shot.line for shot in shots.prepared_rows()]
+    images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
     assert [] == list(images.check())
-    assert ["cat.jpg"] == [shot.source for shot in images.shots()]
+    assert ["cat.jpg"] == [shot.source for shot in images.prepared_rows()]
 
 
 def test_odd_files_among_images_are_named(folder: Path) -> None:
     (folder / "away.png").symlink_to(folder / "gone.png")
     (folder / "box.jpg").mkdir()
     (folder / "\x1b[2J.jpg").write_bytes(CAT.read_bytes())
-    images = Table(path=folder, columns=columns_of(None), defaults={"prompt": "Go"})
+    images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
     found = [str(flaw) for flaw in images.check()]
 
     assert 2 == len(found)
@@ -369,8 +387,8 @@ def test_keys_that_look_alike_have_files_of_their_own(folder: Path) -> None:
         ('image,prompt\ncat.jpg,"Go\ncat.jpg,Go\n', 2, 'a " that is never closed', '"" within'),
         ("image,prompt\rcat.jpg,Go\r", 1, "ends in CR alone", "LF or CRLF"),
         ("image;prompt\ncat.jpg;Grün\n".encode("cp1252"), 2, "byte 0xfc at place 11", "CSV UTF-8"),
-        ("image;prompt\ncat.jpg;Go\n".encode("utf-16"), 1, "UTF-16", "save it as one"),
-        ("image;prompt\ncat.jpg;Go\n".encode("utf-16-le"), 1, "UTF-16", "save it as one"),
+        ("image;prompt\ncat.jpg;Go\n".encode("utf-16"), 1, "UTF-16", "save it as UTF-8"),
+        ("image;prompt\ncat.jpg;Go\n".encode("utf-16-le"), 1, "UTF-16", "save it as UTF-8"),
         ("image,prompt\ncat.jpg\n", 2, "1 cell", "2, one for each column"),
     ],
 )
@@ -388,10 +406,10 @@ def test_a_table_that_changes_while_it_is_read_is_told(folder: Path) -> None:
     """Before the first row, or after the last: what was sent meanwhile is known by its key."""
     mine = table(folder, "shots.csv", "image,prompt\n" + f"cat.jpg,{'Go ' * 1000}\n" * 100)
     assert [] == flaws(mine)
-    rows = mine.shots()
+    rows = mine.prepared_rows()
     assert 2 == next(rows).line
     mine.path.write_text("image,prompt\ncat.jpg,Something else\n")
 
-    for shots in (rows, mine.shots()):
+    for shots in (rows, mine.prepared_rows()):
         with pytest.raises(ConfigurationError, match="has changed since it was checked"):
             list(shots)

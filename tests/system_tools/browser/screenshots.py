@@ -20,8 +20,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from kie_async.cli.batch.command import carry_out
-from kie_async.cli.batch.options import Order
+from kie_async.cli.batch.command import run_batch
+from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.demo import PROMPTS
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
@@ -59,8 +59,8 @@ async def make(folder: Path) -> None:
     lost = [Fault("create", "reset", after=True, nth=nth) for nth in (23, 61, 140)]
     async with FakeKie(seed=5, fail_rate=0.04, faults=lost) as fake:
         session = Session(output=Output(out=io.StringIO(), err=io.StringIO()), api_key="any-key", url=fake.url)
-        order = Order(table=write_table(folder), out=folder / "out", budget=9_000.0)
-        code = await carry_out(session, order)
+        order = BatchOptions(table=write_table(folder), out=folder / "out", budget=9_000.0)
+        code = await run_batch(session, order)
         truth = fake.truth
         sys.stdout.write(
             f"exit code {code}; {len(truth.tasks)} tasks, at most {truth.busiest_window()} creates in any 10 s,"

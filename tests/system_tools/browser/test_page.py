@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from kie_async.cli.batch.entry import State
+from kie_async.cli.batch.manifest import EntryState
 from tests.cli.batch.folder import MARKUP, make_folder, shot
 
 #: axe-core itself, as this package carries it.
@@ -26,9 +26,9 @@ Opened: TypeAlias = Callable[..., Page]
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run of 200 shots in which something of everything has happened."""
-    states = {7: State.FAILED, 12: State.IN_DOUBT, 19: State.SKIPPED, 88: State.FAILED}
+    states = {7: EntryState.FAILED, 12: EntryState.IN_DOUBT, 19: EntryState.SKIPPED, 88: EntryState.FAILED}
     shots = [
-        shot(line, states.get(line, State.DONE), prompt=f"Shot {line} of the cat, number {line * line}")
+        shot(line, states.get(line, EntryState.DONE), prompt=f"Shot {line} of the cat, number {line * line}")
         for line in range(2, 202)
     ]
     shots[1] = shot(3, prompt=MARKUP)
@@ -136,7 +136,7 @@ def test_whatever_is_said_of_a_row_stays_text(open_page: Opened, tmp_path: Path)
     """Its key, its reason, its command, where its image was, and what the table is called."""
     told = {"key": f"\u05d0 {MARKUP}", "reason": MARKUP, "command": MARKUP, "source": f"https://a.example/{MARKUP}"}
     shots = [
-        shot(1, State.FAILED, **told, image=None, task_id=MARKUP, job_id=MARKUP),
+        shot(1, EntryState.FAILED, **told, image=None, task_id=MARKUP, job_id=MARKUP),
         shot(2, prompt="\x00\x1b[2J\u202e" + "long" * 2000, key="k" * 512, input={"prompt": MARKUP, MARKUP: MARKUP}),
     ]
     page = open_page(path=make_folder(tmp_path / "out", shots, title=f"{MARKUP}.csv"))
@@ -287,7 +287,8 @@ def test_axe_finds_nothing_in_a_long_run(open_page: Opened, size: str) -> None:
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run of a shot in each state."""
-    return make_folder(tmp_path_factory.mktemp("short") / "out", [shot(n, state) for n, state in enumerate(State, 1)])
+    entries = [shot(line, state) for line, state in enumerate(EntryState, 1)]
+    return make_folder(tmp_path_factory.mktemp("short") / "out", entries)
 
 
 @pytest.mark.parametrize("size", list(SIZES))

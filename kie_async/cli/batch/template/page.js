@@ -1,23 +1,23 @@
 "use strict";
 (() => {
-  const find = (id) => document.getElementById(id);
+  const byId = (id) => document.getElementById(id);
   const root = document.documentElement;
-  const grid = find("grid");
+  const grid = byId("grid");
   const cards = [...grid.children];
-  const search = find("find");
-  const sort = find("sort");
-  const viewer = find("viewer");
-  const help = find("help");
-  const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  const texts = new Map(cards.map((card) => [card, wordsOf(card)]));
+  const search = byId("find");
+  const sort = byId("sort");
+  const viewer = byId("viewer");
+  const help = byId("help");
+  const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+  const texts = new Map(cards.map((card) => [card, searchText(card)]));
   let shown = cards;
-  let at = null;
+  let current = null;
 
-  find("tools").hidden = find("keys").hidden = find("theme").hidden = false;
+  byId("tools").hidden = byId("keys").hidden = byId("theme").hidden = false;
 
-  // -- what is shown, and in which order -----------------------------------------------------------------------------
+  // -- filter and sort ------------------------------------------------------------------------------------------------
 
-  function wordsOf(card) {
+  function searchText(card) {
     const parts = card.querySelectorAll(".key, .prompt, .reason, .all dd");
     return [...parts].map((part) => part.textContent).join(" ").toLowerCase();
   }
@@ -26,20 +26,20 @@
     return document.querySelector("input[name=state]:checked").value;
   }
 
-  function valueOf(card, name) {
+  function numberOf(card, name) {
     const value = card.dataset[name];
     return value === "" ? null : Number(value);
   }
 
   function compare(name, down) {
     return (a, b) => {
-      const [x, y] = [valueOf(a, name), valueOf(b, name)];
+      const [x, y] = [numberOf(a, name), numberOf(b, name)];
       if (x === null || y === null || x === y) return (x === null) - (y === null) || a.dataset.line - b.dataset.line;
       return down ? y - x : x - y;
     };
   }
 
-  function show() {
+  function updateCards() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const state = chosenState();
     const name = sort.value.replace("-", "");
@@ -50,60 +50,60 @@
       if (!card.hidden) shown.push(card);
       grid.append(card);
     }
-    find("empty").hidden = shown.length > 0;
-    find("count").textContent = `${shown.length} of ${cards.length} shown`;
+    byId("empty").hidden = shown.length > 0;
+    byId("count").textContent = `${shown.length} of ${cards.length} shown`;
   }
 
-  function begin() {
-    show();
-    const top = grid.getBoundingClientRect().top - find("tools").offsetHeight - 20;
+  function applyFilter() {
+    updateCards();
+    const top = grid.getBoundingClientRect().top - byId("tools").offsetHeight - 20;
     if (top < 0) scrollBy(0, top);
   }
 
   function showAll() {
     search.value = "";
     document.querySelector("input[name=state]").checked = true;
-    show();
+    updateCards();
   }
 
-  let soon = 0;
+  let filterTimer = 0;
   search.addEventListener("input", () => {
-    clearTimeout(soon);
-    soon = setTimeout(begin, 80);
+    clearTimeout(filterTimer);
+    filterTimer = setTimeout(applyFilter, 80);
   });
-  sort.addEventListener("change", begin);
-  document.querySelectorAll("input[name=state]").forEach((input) => input.addEventListener("change", begin));
-  find("reset").addEventListener("click", showAll);
+  sort.addEventListener("change", applyFilter);
+  document.querySelectorAll("input[name=state]").forEach((input) => input.addEventListener("change", applyFilter));
+  byId("reset").addEventListener("click", showAll);
 
-  // -- films: the poster is the first frame, and nothing else is read before somebody looks ---------------------------
+  // -- videos: only the poster is loaded before the pointer or the focus is on a card ---------------------------------
 
-  const near = new IntersectionObserver((changes) => {
+  const posterLoader = new IntersectionObserver((changes) => {
     for (const { target, isIntersecting } of changes) {
       if (isIntersecting) target.poster = target.dataset.poster;
       else target.pause();
     }
   }, { rootMargin: "400px" });
 
-  function play(film) {
-    film.play().catch(() => {});
+  function play(video) {
+    video.play().catch(() => {});
   }
 
-  for (const film of grid.querySelectorAll("video")) {
-    const link = film.parentElement;
-    if (film.dataset.poster) near.observe(film);
-    film.addEventListener("play", () => link.classList.add("playing"));
-    film.addEventListener("pause", () => link.classList.remove("playing"));
-    film.addEventListener("timeupdate", () => link.style.setProperty("--played", film.currentTime / film.duration || 0));
+  for (const video of grid.querySelectorAll("video")) {
+    const link = video.parentElement;
+    if (video.dataset.poster) posterLoader.observe(video);
+    video.addEventListener("play", () => link.classList.add("playing"));
+    video.addEventListener("pause", () => link.classList.remove("playing"));
+    video.addEventListener("timeupdate", () => link.style.setProperty("--played", video.currentTime / video.duration || 0));
     const card = link.closest(".card");
-    card.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && !calm.matches && play(film));
-    card.addEventListener("pointerleave", () => film.pause());
-    link.addEventListener("focus", () => link.matches(":focus-visible") && !calm.matches && play(film));
-    link.addEventListener("blur", () => film.pause());
+    card.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && !reducedMotion.matches && play(video));
+    card.addEventListener("pointerleave", () => video.pause());
+    link.addEventListener("focus", () => link.matches(":focus-visible") && !reducedMotion.matches && play(video));
+    link.addEventListener("blur", () => video.pause());
   }
 
-  // -- one shot, large ------------------------------------------------------------------------------------------------
+  // -- viewer of one shot ---------------------------------------------------------------------------------------------
 
-  function fill(pane, source) {
+  function fillPane(pane, source) {
     const copy = source.querySelector("img, video, .away, .none").cloneNode(true);
     if (copy.tagName === "VIDEO") {
       copy.controls = copy.autoplay = true;
@@ -118,49 +118,49 @@
     pane.className = `pane s-${source.closest(".card").dataset.state}`;
   }
 
-  function see(card) {
-    at = card;
-    find("viewer-title").textContent = card.querySelector(".key").textContent;
-    find("viewer-prompt").textContent = card.querySelector(".prompt").textContent;
+  function openViewer(card) {
+    current = card;
+    byId("viewer-title").textContent = card.querySelector(".key").textContent;
+    byId("viewer-prompt").textContent = card.querySelector(".prompt").textContent;
     const notes = [...card.querySelectorAll(".reason, .command")].map((note) => note.cloneNode(true));
-    find("viewer-notes").replaceChildren(...notes);
-    find("viewer-notes").className = `s-${card.dataset.state}`;
-    find("viewer-all").replaceChildren(...card.querySelector(".all").cloneNode(true).children);
-    fill(find("viewer-input"), card.querySelector(".input"));
-    fill(find("viewer-output"), card.querySelector(".output"));
+    byId("viewer-notes").replaceChildren(...notes);
+    byId("viewer-notes").className = `s-${card.dataset.state}`;
+    byId("viewer-all").replaceChildren(...card.querySelector(".all").cloneNode(true).children);
+    fillPane(byId("viewer-input"), card.querySelector(".input"));
+    fillPane(byId("viewer-output"), card.querySelector(".output"));
     if (!viewer.open) viewer.showModal();
   }
 
   function step(by) {
-    const place = shown.indexOf(at) + by;
-    if (shown[place]) see(shown[place]);
+    const place = shown.indexOf(current) + by;
+    if (shown[place]) openViewer(shown[place]);
   }
 
   grid.addEventListener("click", (event) => {
     const pane = event.target.closest(".pane");
     if (!pane || event.target.closest(".away a") || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    see(pane.closest(".card"));
+    openViewer(pane.closest(".card"));
   });
   viewer.addEventListener("close", () => {
-    find("viewer-output").replaceChildren();
-    if (at) focus(at);
+    byId("viewer-output").replaceChildren();
+    if (current) focus(current);
   });
   viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
   help.addEventListener("click", (event) => event.target === help && help.close());
-  find("previous").addEventListener("click", () => step(-1));
-  find("next").addEventListener("click", () => step(1));
-  find("close").addEventListener("click", () => viewer.close());
-  find("keys").addEventListener("click", () => help.showModal());
-  find("help-close").addEventListener("click", () => help.close());
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  byId("close").addEventListener("click", () => viewer.close());
+  byId("keys").addEventListener("click", () => help.showModal());
+  byId("help-close").addEventListener("click", () => help.close());
 
-  // -- keys -----------------------------------------------------------------------------------------------------------
+  // -- keyboard -------------------------------------------------------------------------------------------------------
 
   function focus(card) {
     const link = card.querySelector(".open, a, pre, .key");
     if (!link.matches("a, button, pre")) link.tabIndex = -1;
     link.focus({ preventScroll: true, focusVisible: true });
-    card.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+    card.scrollIntoView({ block: "nearest", behavior: reducedMotion.matches ? "auto" : "smooth" });
   }
 
   function columns() {
@@ -195,35 +195,35 @@
       if (event.key.startsWith("Arrow") && !inCard) return;
       if (event.target.matches("pre") && /Left|Right/.test(event.key)) return;
       move(steps[event.key]());
-    } else if (event.key === "Enter" && inCard && !event.target.matches("button, .away a")) see(inCard);
+    } else if (event.key === "Enter" && inCard && !event.target.matches("button, .away a")) openViewer(inCard);
     else if (event.key === "/") search.focus();
     else if (event.key === "?") help.showModal();
-    else if (event.key === "t") turn();
+    else if (event.key === "t") nextTheme();
     else if (event.key === "Escape") showAll();
     else if (/^[1-6]$/.test(event.key)) document.querySelectorAll("input[name=state]")[event.key - 1]?.click();
     else return;
     event.preventDefault();
   });
 
-  // -- colours and copies ---------------------------------------------------------------------------------------------
+  // -- colors and clipboard -------------------------------------------------------------------------------------------
 
   const themes = ["auto", "light", "dark"];
 
-  function wear(theme) {
+  function setTheme(theme) {
     root.dataset.theme = theme;
-    find("theme").textContent = theme[0].toUpperCase() + theme.slice(1);
-    find("theme").setAttribute("aria-label", `${find("theme").textContent} colours`);
+    byId("theme").textContent = theme[0].toUpperCase() + theme.slice(1);
+    byId("theme").setAttribute("aria-label", `${byId("theme").textContent} colors`);
   }
 
-  function turn() {
+  function nextTheme() {
     const theme = themes[(themes.indexOf(root.dataset.theme) + 1) % themes.length];
-    wear(theme);
+    setTheme(theme);
     try {
       localStorage.setItem("kie-async-theme", theme);
-    } catch { /* nothing can be kept here */ }
+    } catch { /* storage is not available */ }
   }
 
-  function kept() {
+  function storedTheme() {
     try {
       return localStorage.getItem("kie-async-theme");
     } catch {
@@ -231,8 +231,8 @@
     }
   }
 
-  wear(themes.includes(kept()) ? kept() : "auto");
-  find("theme").addEventListener("click", turn);
+  setTheme(themes.includes(storedTheme()) ? storedTheme() : "auto");
+  byId("theme").addEventListener("click", turn);
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest(".copy");
@@ -247,5 +247,5 @@
     setTimeout(() => { button.textContent = "Copy"; }, 1400);
   });
 
-  show();
+  updateCards();
 })();
