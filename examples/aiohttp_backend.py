@@ -1,7 +1,7 @@
 """
-A web backend with aiohttp: an order is answered at once, its video comes by callback.
+A web backend with aiohttp: it answers an order at once and gets the video by callback.
 
-Run it (README.md beside this file says what else it wants in the environment)::
+Run it (README.md beside this file lists the environment variables)::
 
     python aiohttp_backend.py
 """
@@ -21,7 +21,7 @@ from kie_async import (
     Wan22TurboImageToVideo,
 )
 
-kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
+kie = KieClient(  # reads KIE_API_KEY and KIE_WEBHOOK_KEY itself
     callback_url=os.environ["KIE_CALLBACK_URL"],
     journal=os.environ.get("KIE_JOURNAL", "kie.db"),
 )
@@ -31,19 +31,19 @@ routes = web.RouteTableDef()
 async def lifespan(_app: web.Application) -> AsyncIterator[None]:
     """Open the client and close it with the server."""
     async with kie:
-        await kie.recover()  # goes on with what an earlier process has left
+        await kie.recover()  # resumes the jobs of an earlier process
         yield
 
 
 @routes.post("/shots")
 async def order_shot(request: web.Request) -> web.Response:
-    """Write an order down, and answer with its id."""
+    """Journal an order, and answer with its id."""
     try:
         order = await request.json()
         key, image_url, prompt = (str(order[name]) for name in ("key", "image_url", "prompt"))
     except (ValueError, TypeError, KeyError):
         return web.json_response({"why": "send an object with key, image_url and prompt"}, status=400)
-    if not key or not image_url.startswith("https://"):  # anything else would name a file of this server
+    if not key or not image_url.startswith("https://"):  # anything else could name a file of this server
         return web.json_response({"why": "key must not be empty, and image_url must begin with https://"}, status=422)
     try:
         # The same key is the same order, and is never paid twice.
@@ -57,7 +57,7 @@ async def order_shot(request: web.Request) -> web.Response:
 
 @routes.get(r"/shots/{job_id:kj_\w+}")
 async def show_shot(request: web.Request) -> web.Response:
-    """Say how an order is; one that is not done within 20 s is asked for again."""
+    """Return the state of an order after at most 20 s; the customer asks again while it runs."""
     try:
         video = await kie.job(request.match_info["job_id"]).wait(timeout=20)
     except TaskNotFoundError:
@@ -66,13 +66,13 @@ async def show_shot(request: web.Request) -> web.Response:
         return web.json_response({"state": "running"})
     except TaskFailedError as error:
         return web.json_response({"state": "failed", "why": error.message})
-    except KieError as error:  # somebody has to look: the message says whose move is next
+    except KieError as error:  # needs an operator: the message says what to do next
         return web.json_response({"state": "stuck", "why": error.message})
-    return web.json_response({"state": "done", "url": video.url})  # good for about a day; video.save() keeps it
+    return web.json_response({"state": "done", "url": video.url})  # valid for about a day; video.save() keeps the video
 
 
 def make_app() -> web.Application:
-    """The application."""
+    """Make the application."""
     app = web.Application()
     app.add_routes(routes)
     app.add_routes(kie.callbacks.aiohttp_routes())  # at the path of KIE_CALLBACK_URL

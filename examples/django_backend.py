@@ -1,12 +1,12 @@
 """
-A web backend with Django (ASGI): an order is answered at once, its video comes by callback.
+A web backend with Django (ASGI): it answers an order at once and gets the video by callback.
 
-Run it, with one process or with four (README.md beside this file says what else it wants in the environment)::
+Run it, with one process or with four (README.md beside this file lists the environment variables)::
 
     uvicorn django_backend:application
     WEB_CONCURRENCY=4 uvicorn django_backend:application
 
-In a project of several files, the client goes into a module of its own, and ``application`` into ``asgi.py``.
+In a larger project, put the client into its own module and ``application`` into ``asgi.py``.
 """
 
 import json
@@ -31,10 +31,10 @@ from kie_async import (
     Wan22TurboImageToVideo,
 )
 
-# The account's limits hold for all workers together: each gets its share. uvicorn and gunicorn read the variable, too.
+# The workers share the account's limits: each gets its part. uvicorn and gunicorn read the same variable.
 workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 
-kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
+kie = KieClient(  # reads KIE_API_KEY and KIE_WEBHOOK_KEY itself
     callback_url=os.environ["KIE_CALLBACK_URL"],
     journal=os.environ.get("KIE_JOURNAL", "kie.db"),
     limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
@@ -43,13 +43,13 @@ kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
 
 @require_POST
 async def order_shot(request: HttpRequest) -> JsonResponse:
-    """Write an order down, and answer with its id."""
+    """Journal an order, and answer with its id."""
     try:
         order = json.loads(request.body)
         key, image_url, prompt = (str(order[name]) for name in ("key", "image_url", "prompt"))
     except (ValueError, TypeError, KeyError):
         return JsonResponse({"why": "send an object with key, image_url and prompt"}, status=400)
-    if not key or not image_url.startswith("https://"):  # anything else would name a file of this server
+    if not key or not image_url.startswith("https://"):  # anything else could name a file of this server
         return JsonResponse({"why": "key must not be empty, and image_url must begin with https://"}, status=422)
     try:
         # The same key is the same order, and is never paid twice.
@@ -63,7 +63,7 @@ async def order_shot(request: HttpRequest) -> JsonResponse:
 
 @require_GET
 async def show_shot(_request: HttpRequest, job_id: str) -> JsonResponse:
-    """Say how an order is; one that is not done within 20 s is asked for again."""
+    """Return the state of an order after at most 20 s; the customer asks again while it runs."""
     try:
         video = await kie.job(job_id).wait(timeout=20)
     except TaskNotFoundError:
@@ -72,9 +72,9 @@ async def show_shot(_request: HttpRequest, job_id: str) -> JsonResponse:
         return JsonResponse({"state": "running"})
     except TaskFailedError as error:
         return JsonResponse({"state": "failed", "why": error.message})
-    except KieError as error:  # somebody has to look: the message says whose move is next
+    except KieError as error:  # needs an operator: the message says what to do next
         return JsonResponse({"state": "stuck", "why": error.message})
-    return JsonResponse({"state": "done", "url": video.url})  # good for about a day; video.save() keeps it
+    return JsonResponse({"state": "done", "url": video.url})  # valid for about a day; video.save() keeps the video
 
 
 Event = dict[str, Any]
@@ -89,7 +89,7 @@ callbacks = kie.callbacks.asgi_app()
 
 
 async def application(scope: Event, receive: Receive, send: Send) -> None:
-    """Send callbacks to the client, the server's start and end to the client's, and all else to Django."""
+    """Send callbacks to the client, start and stop the client with the server, and send all else to Django."""
     if scope["type"] == "lifespan":
         await live(receive, send)
     elif scope["type"] == "http" and scope["path"].startswith("/kie/"):  # the path of KIE_CALLBACK_URL
@@ -99,10 +99,10 @@ async def application(scope: Event, receive: Receive, send: Send) -> None:
 
 
 async def live(receive: Receive, send: Send) -> None:
-    """Open the client and close it with the server: what other frameworks call a lifespan, and Django does not have."""
+    """Open the client and close it with the server: the lifespan that Django does not have."""
     await receive()
     async with kie:
-        await kie.recover()  # goes on with what an earlier process has left
+        await kie.recover()  # resumes the jobs of an earlier process
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})

@@ -1,7 +1,7 @@
 """
-A web backend with FastAPI: an order is answered at once, its video comes by callback.
+A web backend with FastAPI: it answers an order at once and gets the video by callback.
 
-Run it, with one process or with four (README.md beside this file says what else it wants in the environment)::
+Run it, with one process or with four (README.md beside this file lists the environment variables)::
 
     uvicorn fastapi_backend:app
     WEB_CONCURRENCY=4 uvicorn fastapi_backend:app
@@ -26,10 +26,10 @@ from kie_async import (
     Wan22TurboImageToVideo,
 )
 
-# The account's limits hold for all workers together: each gets its share. uvicorn and gunicorn read the variable, too.
+# The workers share the account's limits: each gets its part. uvicorn and gunicorn read the same variable.
 workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 
-kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
+kie = KieClient(  # reads KIE_API_KEY and KIE_WEBHOOK_KEY itself
     callback_url=os.environ["KIE_CALLBACK_URL"],
     journal=os.environ.get("KIE_JOURNAL", "kie.db"),
     limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
@@ -40,7 +40,7 @@ kie = KieClient(  # KIE_API_KEY and KIE_WEBHOOK_KEY are read by itself
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Open the client and close it with the server."""
     async with kie:
-        await kie.recover()  # goes on with what an earlier process has left
+        await kie.recover()  # resumes the jobs of an earlier process
         yield
 
 
@@ -49,16 +49,16 @@ app.mount("/kie", kie.callbacks.asgi_app())  # the path of KIE_CALLBACK_URL
 
 
 class Order(BaseModel):
-    """What a customer sends."""
+    """The body of an order."""
 
-    key: Annotated[str, Field(min_length=1, max_length=100)]  # the order's number: the same key is never paid twice
-    image_url: Annotated[str, Field(pattern="^https://")]  # anything else would name a file of this server
+    key: Annotated[str, Field(min_length=1, max_length=100)]  # the order number: the same key is never paid twice
+    image_url: Annotated[str, Field(pattern="^https://")]  # anything else could name a file of this server
     prompt: str
 
 
 @app.post("/shots", status_code=202)
 async def order_shot(order: Order) -> dict[str, str]:
-    """Write an order down, and answer with its id."""
+    """Journal an order, and answer with its id."""
     request = Wan22TurboImageToVideo(image=order.image_url, prompt=order.prompt)
     try:
         job = await kie.submit(request, key=order.key, wait=False)
@@ -71,7 +71,7 @@ async def order_shot(order: Order) -> dict[str, str]:
 
 @app.get("/shots/{job_id}")
 async def show_shot(job_id: Annotated[str, Path(pattern=r"^kj_\w+$")]) -> dict[str, str]:
-    """Say how an order is; one that is not done within 20 s is asked for again."""
+    """Return the state of an order after at most 20 s; the customer asks again while it runs."""
     try:
         video = await kie.job(job_id).wait(timeout=20)
     except TaskNotFoundError as error:
@@ -81,5 +81,5 @@ async def show_shot(job_id: Annotated[str, Path(pattern=r"^kj_\w+$")]) -> dict[s
     except TaskFailedError as error:
         return {"state": "failed", "why": error.message}
     except KieError as error:
-        return {"state": "stuck", "why": error.message}  # somebody has to look: the message says whose move is next
-    return {"state": "done", "url": video.url}  # good for about a day; video.save() keeps it
+        return {"state": "stuck", "why": error.message}  # needs an operator: the message says what to do next
+    return {"state": "done", "url": video.url}  # valid for about a day; video.save() keeps the video

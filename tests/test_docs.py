@@ -1,10 +1,10 @@
 """
-The documents are true: every Python block runs, every command exists, every link leads somewhere, every doctest holds.
+The documents are correct: every Python block runs, every command exists, every link resolves, every doctest passes.
 
 The blocks of one page run in order, as one program with one namespace, in an empty folder that holds ``cat.png``, on
 virtual time, against a ``FakeKie`` called ``fake`` that the environment points to. ``await`` works at the top level,
 and ``asyncio.run(main())`` means ``await main()``. Within ``async with serving(app)`` an application is served, at the
-``PUBLIC_URL`` of the environment. What readers need not see, a set-up or an assertion, is a comment::
+``PUBLIC_URL`` of the environment. Setup and assertions that readers do not need are comments::
 
     <!-- python
     assert Path("cat.mp4").stat().st_size > 1000
@@ -56,12 +56,12 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def id_of(value: object) -> str:
-    """How a parameter is shown."""
+    """Return the id of a test parameter."""
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)
 
 
 class Awaited(ast.NodeTransformer):
-    """Turns ``asyncio.run(x)`` into ``await x``: the page runs within a loop already."""
+    """A transformer of ``asyncio.run(x)`` into ``await x``, because a page runs within a loop."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Replace one call."""
@@ -72,7 +72,7 @@ class Awaited(ast.NodeTransformer):
 
 
 def programs(page: Path) -> list[CodeType]:
-    """The Python blocks of a page, compiled; a traceback shows the line of the page."""
+    """Compile the Python blocks of a page. A traceback shows the line of the page."""
     text = page.read_text()
     compiled = []
     for block in BLOCK.finditer(text):
@@ -84,7 +84,7 @@ def programs(page: Path) -> list[CodeType]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every command in the shell blocks of a page, without prompts and environment."""
+    """Return the words of every command in the shell blocks of a page, without prompts and environment."""
     return [
         words
         for block in SHELL.finditer(page.read_text())
@@ -95,7 +95,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def png() -> bytes:
-    """A small grey picture."""
+    """Make a small gray picture."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -106,7 +106,7 @@ def png() -> bytes:
 
 
 def server_of(listener: socket.socket) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """What serves an application, of aiohttp or an ASGI one, at an address."""
+    """Return a context manager that serves an aiohttp or ASGI application at an address."""
 
     @asynccontextmanager
     async def serving(app: Any) -> AsyncIterator[None]:
@@ -132,7 +132,7 @@ def server_of(listener: socket.socket) -> Callable[[Any], AbstractAsyncContextMa
 
 @pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=id_of)
 async def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a reader copies works."""
+    """Code that a reader copies works."""
     (tmp_path / "cat.png").write_bytes(png())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KIE_API_KEY", "a-key-for-the-fake")
@@ -151,7 +151,7 @@ async def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
 def test_shell_blocks_parse(page: Path) -> None:
-    """They are given to a shell that reads and does not run them."""
+    """A shell parses them without running them."""
     for block in SHELL.finditer(page.read_text()):
         script = re.sub(r"^\$ ", "", block[1], flags=re.MULTILINE)
         assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0, script
@@ -159,7 +159,7 @@ def test_shell_blocks_parse(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
 def test_make_targets_exist(page: Path) -> None:
-    """Documents name commands by their target, and no target that is gone."""
+    """Every make target that a document names exists."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {words[1] for words in commands(page) if words[0] == "make" and len(words) > 1}
     named |= set(re.findall(r"`make ([a-z-]+)", page.read_text()))
@@ -168,7 +168,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 def test_command_line_calls_in_documents_exist() -> None:
-    """Every ``kie-async …`` that a page shows is a command, and has the options that are shown."""
+    """Every ``kie-async …`` of a page is a command and has the given options."""
     calls = {
         (*takewhile(lambda word: not word.startswith("-"), words[1:2]), *(w for w in words if w.startswith("--")))
         for page in PAGES
@@ -182,7 +182,7 @@ def test_command_line_calls_in_documents_exist() -> None:
 
 
 def test_continuous_integration_runs_what_the_readme_says() -> None:
-    """A green mark means that the README's second command passes."""
+    """Continuous integration runs the README's second command."""
     script = (ROOT / ".ci" / "run").read_text().splitlines()
 
     assert shlex.split(script[-1]) in commands(ROOT / "README.md")
@@ -190,7 +190,7 @@ def test_continuous_integration_runs_what_the_readme_says() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=id_of)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
-    """Addresses on the web are not tried."""
+    """Web addresses are not fetched."""
     targets = [link for link in LINK.findall(page.read_text()) if "://" not in link and not link.startswith("mailto:")]
 
     assert [] == [target for target in targets if not (page.parent / target).exists()]
@@ -198,7 +198,7 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests_hold(name: str) -> None:
-    """Examples in docstrings are run, each module on its own."""
+    """Run the examples of each module's docstrings."""
     results = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
 
     assert results.failed == 0
