@@ -1,17 +1,85 @@
-"""Keys of rows and jobs, and the fingerprint of a request's content that default keys are made of."""
+"""Keys of jobs and rows: checks, retry keys, default keys, and the content fingerprint that default keys consist of."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
+from kie_async.errors import ConfigurationError
 from kie_async.records import JSON
 
-__all__ = ["DefaultKeys", "differs", "fingerprint"]
+__all__ = [
+    "MAX_KEY",
+    "DefaultKeys",
+    "check_key",
+    "differs",
+    "fingerprint",
+    "is_encodable",
+    "is_retry_key",
+    "retry_key",
+    "row_key",
+]
 
+#: The greatest length of a key, in characters.
+MAX_KEY = 512
+#: The ending of retry keys. No other key may have it: a row could be taken for the retry of another row.
+_RETRY_ENDING = re.compile(r"~retry[1-9][0-9]*\Z")
 #: The number of hexadecimal digits of a fingerprint in a default key: 96 bits.
 _DIGITS = 24
+
+
+def check_key(key: object) -> None:
+    """
+    Refuse an invalid idempotency key; None is valid.
+
+    Raises:
+        ConfigurationError: If the key is not a string of 1 to ``MAX_KEY`` characters, or has the ending of a retry key.
+    """
+    if key is None:
+        return
+    if not (isinstance(key, str) and 0 < len(key) <= MAX_KEY and is_encodable(key)):
+        msg = f"Invalid key={str(key)[:80]!r}: expected a string of 1 to {MAX_KEY} characters. Use a different key."
+        raise ConfigurationError(msg)
+    if is_retry_key(key):
+        msg = f"Invalid key={key[-80:]!r}: keys with this ending belong to the retries of map(). Use a different key."
+        raise ConfigurationError(msg)
+
+
+def is_encodable(text: str) -> bool:
+    """Return True if *text* has no half of a surrogate pair: such a string cannot be written to a file or a network."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def retry_key(key: str, number: int) -> str:
+    """
+    Return the journal's key of a row's retry; for number 0, the first attempt, the row's own key.
+
+    >>> retry_key("shot", 0), retry_key("shot", 2)
+    ('shot', 'shot~retry2')
+    """
+    return f"{key}~retry{number}" if number else key
+
+
+def is_retry_key(key: str) -> bool:
+    """
+    Return True if a key has the ending of the keys that ``map()`` gives to the retries of a row.
+
+    >>> is_retry_key("shot-7~retry1"), is_retry_key("shot-7~retry"), is_retry_key("shot-7~retry01")
+    (True, False, False)
+    """
+    return _RETRY_ENDING.search(key) is not None
+
+
+def row_key(key: str) -> str:
+    """
+    Return the key of the row that a job of ``map()`` belongs to, from the key of an attempt or a retry.
+
+    >>> row_key("shot-7~retry1"), row_key("shot-7")
+    ('shot-7', 'shot-7')
+    """
+    return _RETRY_ENDING.sub("", key)
 
 
 class DefaultKeys:
@@ -44,14 +112,14 @@ class DefaultKeys:
 
 def fingerprint(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> str:  # noqa: A002 (the service's word)
     """
-    What a request is: equal for equal requests, however they are ordered and wherever their images were uploaded to.
+    Hash a request's content: equal for equal requests, in any order of fields and for any upload URLs of their images.
 
     Args:
         model: The model's name.
 
         input: The ``input`` object; URLs under the names in *images* are left out.
 
-        images: For each uploaded image, the service's field name to the hash of its content.
+        images: The hash of the content of each uploaded image, by the service's field name.
 
     Returns:
         64 hexadecimal digits.
@@ -73,20 +141,20 @@ def differs(
     images_b: Mapping[str, str],
 ) -> tuple[str, ...]:
     """
-    Name what makes the fingerprints of two requests differ.
+    Name the fields in which two requests differ.
 
     Args:
-        model_a: As for ``fingerprint``, of the one request.
+        model_a: The model of the first request, as for ``fingerprint``.
 
-        input_a: Likewise.
+        input_a: The input of the first request.
 
-        images_a: Likewise.
+        images_a: The image hashes of the first request.
 
-        model_b: Of the other request.
+        model_b: The model of the second request.
 
-        input_b: Likewise.
+        input_b: The input of the second request.
 
-        images_b: Likewise.
+        images_b: The image hashes of the second request.
 
     Returns:
         ``"model"`` and the service's names of fields; empty if and only if the fingerprints are equal.
@@ -98,12 +166,12 @@ def differs(
     return tuple(name for _, name in sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)))
 
 
-def _parts(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> dict[tuple[int, str], str]:  # noqa: A002 (likewise)
-    """The parts of a request as text; the model ranks before the fields, of which one may be called "model" too."""
+def _parts(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> dict[tuple[int, str], str]:  # noqa: A002 (the service's word)
+    """Split a request into strings. The model ranks before the fields, one of which may also be called "model"."""
     fields = {(1, name): _canonical([value]) for name, value in input.items()}
     contents = {(1, name): f"image {content}" for name, content in images.items()}
     return {(0, "model"): model, **fields, **contents}
 
 
-#: Made once: ``json.dumps`` would make an encoder for each value.
+#: Created once: ``json.dumps`` would create an encoder for each value.
 _canonical = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"), default=dict).encode

@@ -158,4 +158,4 @@ def test_an_environment_that_cannot_be_right_is_said_to_be_wrong(environment: di
 def test_an_id_that_cannot_be_one_is_refused_before_anything_is_asked() -> None:
     ended = invoke("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
 
-    assert (2, True) == (ended.code, "'no/id' is no id" in ended.err)
+    assert (2, True) == (ended.code, "Invalid id 'no/id'" in ended.err)

@@ -384,7 +384,7 @@ def test_a_callback_url_without_a_journal_is_refused(option: str) -> None:
         (["--path", "/kie/{id}"], "got '/kie/{id}'"),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--host", "192.0.2.1", "--no-journal"], "error: "),
-        (["--webhook-key", "", "--no-journal"], "error: webhook_key must be the webhookHmacKey"),
+        (["--webhook-key", "", "--no-journal"], "error: Invalid webhook_key: expected the webhookHmacKey"),
         ([], "Nothing was sent"),
     ],
 )

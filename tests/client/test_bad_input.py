@@ -131,7 +131,7 @@ async def test_any_short_string_is_a_key(key: str) -> None:
 async def test_bad_id_is_refused_without_a_request(job_id: Any) -> None:
     """An id becomes part of a URL and of log lines, and must not break out of either."""
     async with client_and_fake() as setup:
-        with pytest.raises(ConfigurationError, match="is no id"):
+        with pytest.raises(ConfigurationError, match="Invalid id"):
             setup.kie.job(job_id)
         assert_untouched(setup.truth)
 
@@ -141,7 +141,7 @@ async def test_resolve_refuses_bad_task_id(task_id: Any) -> None:
     async with client_and_fake(faults=[Fault("create", "reset", after=True)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
-        with pytest.raises(ConfigurationError, match="is no id"):
+        with pytest.raises(ConfigurationError, match="Invalid id"):
             await raised.value.job.resolve(task_id)
 
         assert [] == setup.truth.polls

@@ -19,7 +19,7 @@ from kie_async._core.lifecycle import OPEN
 from kie_async._core.prices import SeenPrices, listed_price
 from kie_async._core.run_figures import RunFigures
 from kie_async._io.mapping.row_source import RowKeys, RowSource
-from kie_async._settings import retry_key
+from kie_async._keys import retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.lifecycle import ENDED
-from kie_async._settings import retry_key
+from kie_async._keys import retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 from kie_async.states import JobState
 

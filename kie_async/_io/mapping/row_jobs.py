@@ -9,7 +9,7 @@ from kie_async import errors
 from kie_async._core.job_errors import worth_retrying
 from kie_async._core.lifecycle import OPEN
 from kie_async._io.jobs.live_job import LiveJob
-from kie_async._settings import retry_key
+from kie_async._keys import retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:

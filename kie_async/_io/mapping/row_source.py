@@ -16,8 +16,7 @@ import anyio
 import anyio.to_thread
 
 from kie_async._io.mapping.row import Row
-from kie_async._keys import DefaultKeys
-from kie_async._settings import check_key
+from kie_async._keys import DefaultKeys, check_key
 from kie_async.errors import ConfigurationError
 
 if TYPE_CHECKING:

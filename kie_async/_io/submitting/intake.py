@@ -17,8 +17,7 @@ from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
 from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import row_of
-from kie_async._keys import differs, fingerprint
-from kie_async._settings import check_key
+from kie_async._keys import check_key, differs, fingerprint
 from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
 from kie_async.states import JobState

@@ -24,7 +24,7 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
-from kie_async._settings import row_key
+from kie_async._keys import row_key
 from kie_async._urls import looks_like_url
 from kie_async.cli.batch.folder import copy_input_image, file_sha256
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry

@@ -13,8 +13,7 @@ import attrs
 
 from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Request
 from kie_async._display import shown
-from kie_async._keys import DefaultKeys, fingerprint
-from kie_async._settings import MAX_KEY, is_retry_key
+from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
 from kie_async.cli.batch.columns import KEY, Columns
 from kie_async.cli.batch.rows import TableRow, read_csv, read_image_folder, read_jsonl, read_lines
 from kie_async.requests.images import ImageSource, LocalImage

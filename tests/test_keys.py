@@ -1,4 +1,4 @@
-"""When two requests are the same, and what makes them differ."""
+"""Fingerprints of requests, and keys of rows and retries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._keys import DefaultKeys, differs, fingerprint
+from kie_async._keys import DefaultKeys, differs, fingerprint, is_retry_key, retry_key, row_key
 from tests.strategies import json_objects, json_values, texts
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ images = st.dictionaries(names, st.sampled_from(["c0ffee", "[1]"]), max_size=2)
 
 
 def reordered(value: JSON) -> JSON:
-    """The same value with the members of all objects in reverse order."""
+    """Reverse the members of all objects of a value."""
     if isinstance(value, dict):
         return {name: reordered(value[name]) for name in reversed(value)}
     return [reordered(item) for item in value] if isinstance(value, list) else value
 
 
 @given(texts, json_objects())
-def test_order_does_not_count_and_the_journal_changes_nothing(model: str, given_input: dict[str, JSON]) -> None:
+def test_fingerprint_ignores_order(model: str, given_input: dict[str, JSON]) -> None:
     again = json.loads(json.dumps(reordered(given_input)))
 
     assert fingerprint(model, given_input, {}) == fingerprint(model, again, {})
@@ -36,7 +36,7 @@ def test_order_does_not_count_and_the_journal_changes_nothing(model: str, given_
 
 
 @given(models, inputs, images, models, inputs, images)
-def test_fingerprints_differ_if_and_only_if_something_is_named(
+def test_fingerprints_differ_if_a_field_differs(
     model_a: str,
     input_a: dict[str, JSON],
     images_a: dict[str, str],
@@ -51,15 +51,13 @@ def test_fingerprints_differ_if_and_only_if_something_is_named(
 
 
 @given(inputs, images, texts)
-def test_where_an_image_was_uploaded_to_does_not_count(
-    given_input: dict[str, JSON], hashes: dict[str, str], url: str
-) -> None:
+def test_fingerprint_ignores_upload_urls(given_input: dict[str, JSON], hashes: dict[str, str], url: str) -> None:
     elsewhere = given_input | dict.fromkeys(hashes, url)
 
     assert fingerprint("m", given_input, hashes) == fingerprint("m", elsewhere, hashes)
 
 
-def test_what_differs_is_named_model_first_and_then_by_name() -> None:
+def test_differing_fields_are_named_model_first() -> None:
     a: tuple[str, dict[str, JSON], dict[str, str]]
     a = ("wan/2-2", {"seed": 1, "prompt": "A cat", "image_url": "https://a.example/1"}, {"image_url": "c0ffee"})
 
@@ -71,8 +69,8 @@ def test_what_differs_is_named_model_first_and_then_by_name() -> None:
     assert ("model", "image_url") == differs(*a, "z-image", a[1], {})
 
 
-def test_a_fingerprint_stays_the_same_over_versions() -> None:
-    """Journals hold it: another algorithm would make old keys conflict."""
+def test_fingerprint_is_stable_over_versions() -> None:
+    """Journals contain it: another algorithm would make existing keys conflict."""
     found = fingerprint("z-image", {"seed": 1, "prompt": "Ä", "scale": 1.0}, {"image_url": "c0ffee"})
 
     assert found == "27de61e4db50f8c017f9582c850c61dea3c98cc6a99bbb810101b1c98c6c802c"
@@ -82,3 +80,11 @@ def test_default_keys_count_equal_content() -> None:
     keys = DefaultKeys()
 
     assert ["a" * 24, "b" * 24, "a" * 24 + ".2"] == [keys.next_key(digit * 64) for digit in "aba"]
+
+
+@given(st.text(min_size=1).filter(lambda key: not is_retry_key(key)), st.integers(1, 1000))
+def test_retry_key_contains_the_row_key(key: str, number: int) -> None:
+    retry = retry_key(key, number)
+
+    assert (key, False) == (retry_key(key, 0), is_retry_key(key))
+    assert (True, key, key) == (is_retry_key(retry), row_key(retry), row_key(key))
