@@ -64,7 +64,7 @@ async def _contend(who: str, case: str, url: str) -> None:
         if who == "kie_async":
             async with KieClient("a-key", base_url=url) as kie:
                 await kie.credits()
-                saver = (await kie._engine()).parts.settings.saver  # noqa: SLF001  # results without tasks
+                saver = (await kie._binding.engine()).settings.saver  # noqa: SLF001  # results without tasks
 
                 async def ours(path: str, file: Path) -> None:
                     record = TaskRecord(task_id=path, state="success", result_urls=(f"{url}/{path}",))

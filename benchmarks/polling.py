@@ -259,15 +259,6 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         pass
 
     root = Supervisor(loop, enter=nothing, ending=timers.close, leave=nothing)
-    poller = Poller(
-        transport=cast("Transport", service),
-        polls_per_second=float(BUDGET),
-        policy=contender.make(chance),
-        durations=DurationsByKind(contender.prior),
-        loop=loop,
-        timers=timers,
-        supervisor=root,
-    )
 
     def begin(number: int) -> None:
         now, task_id = loop.time(), f"{number:032x}"
@@ -301,7 +292,18 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         elif len(lags) == skipped + ends:
             done.set()
 
-    poller.on_poll = on_poll
+    poller = Poller(
+        transport=cast("Transport", service),
+        polls_per_second=float(BUDGET),
+        policy=contender.make(chance),
+        durations=DurationsByKind(contender.prior),
+        loop=loop,
+        timers=timers,
+        supervisor=root,
+        on_poll=on_poll,
+        on_round_trip=lambda _: None,
+        weigh=lambda _: 1.0,
+    )
     await root.up()
     for number in range(in_flight):
         # Spread over the time that a task takes, as if it had always been going on.

@@ -231,10 +231,7 @@ class _Client(KieClient):
     def __init__(self, journal: Journal, base_url: str) -> None:
         limits = Limits(in_flight=10**6)
         super().__init__(API_KEY, base_url=base_url, limits=limits, callback_url=CALLBACK_URL, webhook_key=WEBHOOK_KEY)
-        self._filled = journal
-
-    def _make_journal(self) -> Journal:
-        return self._filled
+        self._binding.make_journal = lambda: journal
 
 
 async def serve(server: str, handler: str, jobs: str, service: str) -> None:

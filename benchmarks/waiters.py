@@ -87,13 +87,8 @@ class _Mute(Transport):
 class _Client(KieClient):
     def __init__(self, journal: MemoryJournal, limits: Limits) -> None:
         super().__init__("a-key", base_url="http://127.0.0.1", limits=limits)
-        self._filled = journal
-
-    def _make_journal(self) -> MemoryJournal:
-        return self._filled
-
-    def _make_transport(self) -> Transport:
-        return _Mute(
+        self._binding.make_journal = lambda: journal
+        self._binding.make_transport = lambda: _Mute(
             api_key="a-key",
             base_url="http://127.0.0.1",
             upload_url="http://127.0.0.1",
@@ -141,7 +136,7 @@ async def without_tasks(
     """As ours, but a look is over in the instant in which it would go on the wire: what is left is the scheduling."""
 
     def over_at_once(engine: Engine) -> Callable[..., None]:
-        poller, now = engine.parts.poller, engine.loop.time
+        poller, now = engine.poller, engine.loop.time
 
         def start(_: object, watch: Watch) -> None:
             watch.running_at = now()
@@ -165,14 +160,14 @@ async def ours(
         await journal.add(a_row(number))
     limits = Limits(in_flight=jobs, polls_per_second=10**6)
     kie = _Client(journal, limits)
-    kie._polling = Spread(mean)  # noqa: SLF001  # for benchmarks
+    kie._binding.polling = Spread(mean)  # noqa: SLF001  # for benchmarks
     async with kie:
-        engine = await kie._engine()  # noqa: SLF001  # kie.recover(), without a list of handles
+        engine = await kie._binding.engine()  # noqa: SLF001  # kie.recover(), without a list of handles
         began()
         await engine.recover()
         if starts is not None:
             setattr(engine.supervisor, "start", starts(engine))  # noqa: B010  # mypy minds the assignment, and it is meant
-        ids = [job.id for job in engine.parts.registry]
+        ids = [job.id for job in engine.registry]
         yield lambda number: kie.job(ids[number]).wait()
 
 

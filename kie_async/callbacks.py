@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from kie_async._binding import EngineBinding
     from kie_async._core.callback_token import CallbackToken
     from kie_async._io.callbacks.asgi import ASGIApp
     from kie_async._io.callbacks.handler import CallbackHandler
-    from kie_async.client import KieClient
     from kie_async.records import JSON
 
 __all__ = ["Callbacks"]
@@ -41,8 +41,8 @@ class Callbacks:
     Any process that shares the journal can take any callback.
     """
 
-    def __init__(self, client: KieClient, api_key: str, callback_url: str | None) -> None:
-        self._client = client
+    def __init__(self, binding: EngineBinding, api_key: str, callback_url: str | None) -> None:
+        self._binding = binding
         self._api_key = api_key
         self._callback_url = callback_url
         self._find: Callable[[str], CallbackToken | None] | None = None
@@ -126,12 +126,12 @@ class Callbacks:
         """Expect callbacks from now on; done by whatever takes them."""
         if not self._mounted:
             self._mounted = True
-            self._client._expect_callbacks()  # noqa: SLF001
+            self._binding.expect_callbacks()
 
     async def _take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         """Take a callback whose token is genuine, with names of headers in lower case; see ``handle``."""
         try:
-            engine = await self._client._engine()  # noqa: SLF001 (a part of its client)
+            engine = await self._binding.engine()
             await engine.receiver.take(token, headers, body)
         except errors.CallbackRejectedError as error:
             return self._refuse(error.message, status=error.status, job_id=token.job_id)
@@ -143,7 +143,7 @@ class Callbacks:
     def _refuse(self, why: str, *, status: int, job_id: str | None = None) -> tuple[int, bytes]:
         """Report a callback that is not taken, and make the answer to it, which tells a stranger nothing."""
         detail: dict[str, JSON] = {"reason": why, "status": status}
-        self._client._tell(Event(name=EventName.CALLBACK_REFUSED, job_id=job_id, detail=detail))  # noqa: SLF001
+        self._binding.report(Event(name=EventName.CALLBACK_REFUSED, job_id=job_id, detail=detail))
         return status, b'{"code":%d,"msg":"refused"}' % status
 
     def _token(self, path: str) -> CallbackToken | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 import anyio
 
 from kie_async import errors
+from kie_async._binding import EngineBinding, running_loop
 from kie_async._settings import (
     BASE_URL,
     UPLOAD_URL,
@@ -25,7 +25,7 @@ from kie_async._settings import (
     read_webhook_keys,
     service_url,
 )
-from kie_async._urls import origin, shown_url
+from kie_async._urls import shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy, SqliteJournal
@@ -34,15 +34,8 @@ from kie_async.requests.images import ImageInput, ImageSource, as_image
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
-    from kie_async._core.durations import DurationsByKind
-    from kie_async._core.polling import PollingPolicy
-    from kie_async._io.engine import Engine
-    from kie_async._io.http.transport import SessionFactory, Transport
+    from kie_async._io.http.transport import SessionFactory
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async._io.journals.journal import Journal
-    from kie_async._io.journals.memory import MemoryJournal
     from kie_async.budget import Budget, Estimate
     from kie_async.events import Event
     from kie_async.records import Generation
@@ -114,33 +107,32 @@ class KieClient:
         session_factory: SessionFactory | None = None,
         trust_env: bool = False,
     ) -> None:
-        self._api_key = read_api_key(api_key)
+        key = read_api_key(api_key)
         base = base_url if base_url is not None else os.environ.get("KIE_BASE_URL") or BASE_URL
         self._base_url = service_url("base_url", base)
         # A client that talks to another service than Kie's must never upload to Kie.
         its_own = UPLOAD_URL if self._base_url == BASE_URL else self._base_url
         upload = upload_url if upload_url is not None else os.environ.get("KIE_UPLOAD_URL") or its_own
-        self._upload_url = service_url("upload_url", upload)
         check_kind("limits", limits, Limits)
         check_kind("retry", retry, RetryPolicy)
         self._limits = limits if limits is not None else Limits()
-        self._retry = retry if retry is not None else RetryPolicy()
-        self._journal = journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal)
-        self._memory: MemoryJournal | None = None
-        self._callback_url = check_callback_url(callback_url)
-        self._webhook_keys = read_webhook_keys(webhook_key)
-        self._download_hosts = check_hosts(download_hosts)
-        self._on_event = on_event
-        self._session_factory = session_factory
-        self._trust_env = trust_env
-        #: When tasks are looked at; None for the usual. Benchmarks set it, to compare like with like.
-        self._polling: PollingPolicy | None = None
-        self._bound: Engine | None = None
-        self._bound_to = 0
-        self._closed = False
-        self._spent_until: list[float] = []
-        self._durations: DurationsByKind | None = None
-        self._callbacks = Callbacks(self, self._api_key, self._callback_url)
+        callback_url = check_callback_url(callback_url)
+        self._binding = EngineBinding(
+            api_key=key,
+            base_url=self._base_url,
+            upload_url=service_url("upload_url", upload),
+            limits=self._limits,
+            retry=retry if retry is not None else RetryPolicy(),
+            journal=journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal),
+            callback_url=callback_url,
+            webhook_keys=read_webhook_keys(webhook_key),
+            download_hosts=check_hosts(download_hosts),
+            on_event=on_event,
+            session_factory=session_factory,
+            trust_env=trust_env,
+            job=self.job,
+        )
+        self._callbacks = Callbacks(self._binding, key, callback_url)
 
     def __repr__(self) -> str:
         return f"<KieClient {self._base_url} {self.statistics()}>"
@@ -148,8 +140,8 @@ class KieClient:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._closed = False
-        await self._engine(reminds=False)
+        self._binding.reopen()
+        await self._binding.engine(warn=False)
         return self
 
     async def __aexit__(
@@ -167,15 +159,7 @@ class KieClient:
         Args:
             drain: For how long creates on the wire may take, in seconds.
         """
-        self._closed = True
-        engine, self._bound = self._bound, None
-        if engine is None or engine.loop.is_closed():
-            return
-        if engine.loop is not _running_loop():
-            msg = "The client is bound to another event loop. Close it there, or let that loop end."
-            raise errors.ConfigurationError(msg)
-        with anyio.CancelScope(shield=True):
-            await engine.close(drain)
+        await self._binding.close(drain)
 
     def drain_on_sigterm(self) -> None:
         """
@@ -190,7 +174,7 @@ class KieClient:
         from asyncio import current_task
 
         try:
-            loop = _running_loop()
+            loop = running_loop()
             loop.add_signal_handler(signal.SIGTERM, methodcaller("cancel"), current_task(loop))
         except (NotImplementedError, RuntimeError, ValueError) as error:
             msg = "SIGTERM can be handled only in the main thread, from a task, on POSIX. Call aclose() yourself."
@@ -231,9 +215,9 @@ class KieClient:
 
         job: LiveJob | None = None
         with nullcontext() if timeout is None else anyio.move_on_after(timeout):
-            engine = await self._engine()
+            engine = await self._binding.engine()
             job, created = await engine.intake.begin(request, key)
-            return await engine.leave_cleanly(job, engine.waiting.ended(job, patient=False), withdraw=created)
+            return await engine.wait_or_cancel(job, engine.waiting.ended(job, patient=False), cancel=created)
         raise timed_out(timeout or 0.0, job and job.final)
 
     async def submit(self, request: Request, *, key: str | None = None, wait: bool = True) -> Job:
@@ -255,11 +239,11 @@ class KieClient:
 
             KieError: Any other, by whose move is next.
         """
-        engine = await self._engine()
+        engine = await self._binding.engine()
         job, created = await engine.intake.begin(request, key)
         until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
-        job = await engine.leave_cleanly(job, until, withdraw=created and wait)
-        return Job(self, job.id, job)
+        job = await engine.wait_or_cancel(job, until, cancel=created and wait)
+        return Job(self._binding, job.id, job)
 
     def map(
         self,
@@ -321,7 +305,7 @@ class KieClient:
             retry_failed=retry_failed,
             look_ahead=look_ahead,
         )
-        return Run(self, requests, options)
+        return Run(self._binding, requests, options)
 
     async def estimate(self, request: Request) -> Estimate | None:
         """
@@ -330,7 +314,7 @@ class KieClient:
         Returns:
             What such tasks have cost lately by the journal, else what a small price list says, else None.
         """
-        engine = await self._engine()
+        engine = await self._binding.engine()
         return await engine.prices.estimate(request)
 
     async def spent(self, requests: Rows, *, price: float | None = None) -> float:
@@ -357,7 +341,7 @@ class KieClient:
 
         if price is not None:
             check_credits("spent", "price", price)
-        engine = await self._engine()
+        engine = await self._binding.engine()
         return await engine.spent(requests, price)
 
     def job(self, job_id: str) -> Job:
@@ -372,7 +356,7 @@ class KieClient:
         Raises:
             ConfigurationError: If it cannot be an id.
         """
-        return Job(self, check_id(job_id))
+        return Job(self._binding, check_id(job_id))
 
     async def recover(self) -> list[Job]:
         """
@@ -384,9 +368,9 @@ class KieClient:
         Returns:
             Handles to the unfinished jobs that are this client's now; those of other processes stay theirs.
         """
-        engine = await self._engine(reminds=False)
+        engine = await self._binding.engine(warn=False)
         found = await engine.supervisor.run(engine.recover)
-        return [Job(self, job_id, self._live(job_id)) for job_id in found]
+        return [Job(self._binding, job_id, self._binding.live_job(job_id)) for job_id in found]
 
     async def jobs(self, *, unfinished: bool = False) -> list[JobInfo]:
         """
@@ -397,8 +381,8 @@ class KieClient:
         """
         from kie_async._io.journals.journal import read_job_infos
 
-        engine = await self._engine()
-        return await read_job_infos(engine.parts.journal, unfinished=unfinished)
+        engine = await self._binding.engine()
+        return await read_job_infos(engine.journal, unfinished=unfinished)
 
     async def forget(self, *, before: float) -> int:
         """
@@ -410,8 +394,8 @@ class KieClient:
         Returns:
             How many were deleted.
         """
-        engine = await self._engine()
-        return await engine.parts.journal.forget(before=before)
+        engine = await self._binding.engine()
+        return await engine.journal.forget(before=before)
 
     @property
     def callbacks(self) -> Callbacks:
@@ -429,7 +413,7 @@ class KieClient:
 
             KieError: If there was no answer, or none that could be read.
         """
-        engine = await self._engine()
+        engine = await self._binding.engine()
         return await engine.credits()
 
     async def upload(self, source: ImageInput) -> str:
@@ -447,144 +431,14 @@ class KieClient:
 
             UploadError: If it could not be uploaded.
         """
-        engine = await self._engine()
+        engine = await self._binding.engine()
         image = as_image(source)
         if not isinstance(image, ImageSource):
             msg = f"{shown_url(image)} is a URL already. Pass a path, bytes or an open file."
             raise errors.UploadError(msg)
-        return (await engine.parts.uploads.put(image)).url
+        return (await engine.uploads.put(image)).url
 
     def statistics(self) -> Statistics:
         """What the client is doing now; all zero while it is bound to no event loop."""
-        return Statistics() if self._bound is None or self._bound.over else self._bound.statistics()
-
-    # -- the engine -------------------------------------------------------------------------------------------------
-
-    async def _engine(self, *, reminds: bool = True) -> Engine:
-        """The engine for the running loop, made on first use; the first use *reminds* of what can be recovered."""
-        if self._closed:
-            from kie_async._core.job_errors import closed_error
-
-            raise closed_error()
-        loop = _running_loop()
-        engine = self._bound
-        if engine is not None and not engine.over and engine.loop is not loop:
-            if self._bound_to != os.getpid():
-                msg = "The client is used after a fork. Make a client in each process."
-                raise errors.ConfigurationError(msg)
-            if engine.loop.is_running():
-                msg = "The client is at work in another event loop, in another thread. Make a client for each."
-                raise errors.ConfigurationError(msg)
-            engine = None  # that loop stands still for good: a later one has taken its place
-        if engine is None or engine.over:
-            engine = self._make_engine(loop)
-            self._bound, self._bound_to = engine, os.getpid()
-        await engine.supervisor.up()
-        if reminds and engine.orphans:
-            engine.remind()
-        return engine
-
-    def _make_engine(self, loop: AbstractEventLoop) -> Engine:
-        # Imported here, so that importing the package loads no aiohttp.
-        from kie_async._core.durations import DurationsByKind
-        from kie_async._io.engine import Engine
-        from kie_async._io.files.downloads import Downloads
-        from kie_async._io.parts import Settings
-        from kie_async._io.runtime import Runtime
-
-        if self._durations is None:
-            self._durations = DurationsByKind()
-        origins = frozenset({origin(self._base_url), origin(self._upload_url)})
-        downloads = Downloads(
-            transport=self._open_transport,
-            runtime=lambda: Runtime(_running_loop()),
-            allowed_origins=origins,
-            hosts=self._download_hosts,
-        )
-        settings = Settings(
-            api_key=self._api_key,
-            limits=self._limits,
-            retry=self._retry,
-            polling=self._polling,
-            callback_url=self._callback_url,
-            webhook_keys=self._webhook_keys,
-            allowed_origins=origins,
-            on_event=None if self._on_event is None else self._tell,
-            transport=self._make_transport,
-            job=lambda job_id: Job(self, job_id),
-            saver=downloads.save,
-            spent_until=self._spent_until,
-            durations=self._durations,
-        )
-        engine = Engine(settings, self._make_journal(), loop)
-        if self._callbacks.mounted:
-            engine.parts.net.receiving()
-        return engine
-
-    def _make_journal(self) -> Journal:
-        """Return the journal for a new engine. Tests override this (``JournalClient`` in tests/helpers.py)."""
-        from kie_async._io.journals.memory import MemoryJournal
-        from kie_async._io.journals.sqlite import SqliteStore
-
-        if self._journal is not None:
-            # A new one for each engine: an engine that still drains is another owner than the next engine.
-            return SqliteStore(self._journal.path, store_inputs=self._journal.store_inputs)
-        if self._memory is None:
-            self._memory = MemoryJournal()
-        return self._memory
-
-    def _make_transport(self) -> Transport:
-        import aiohttp
-
-        from kie_async._io.http.transport import Transport
-
-        return Transport(
-            api_key=self._api_key,
-            base_url=self._base_url,
-            upload_url=self._upload_url,
-            session_factory=self._session_factory or aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
-            trust_env=self._trust_env,
-            known_hosts=frozenset(
-                host for url in (self._base_url, self._upload_url) if (host := urlsplit(url).hostname) is not None
-            ),
-        )
-
-    @asynccontextmanager
-    async def _open_transport(self) -> AsyncGenerator[Transport]:
-        """The engine's transport, or for a result that is saved after the client was closed, one for the moment."""
-        engine = self._bound
-        if engine is not None and engine.loop is _running_loop() and not engine.over and engine.supervisor.running:
-            yield engine.parts.transport
-            return
-        transport = self._make_transport()
-        await transport.open()
-        try:
-            yield transport
-        finally:
-            with anyio.CancelScope(shield=True):
-                await transport.close()
-
-    def _expect_callbacks(self) -> None:
-        if self._bound is not None and not self._bound.over:
-            self._bound.parts.net.receiving()
-
-    def _tell(self, event: Event) -> None:
-        """Report an event; what the caller's code raises must not end ours."""
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(event)
-        except Exception:
-            import logging
-
-            logging.getLogger("kie_async").exception("on_event has failed.")
-
-    def _live(self, job_id: str) -> LiveJob | None:
-        return None if self._bound is None else self._bound.parts.registry.get(job_id)
-
-
-def _running_loop() -> AbstractEventLoop:
-    """The event loop; asyncio is imported here, so that a program which only names the client does not load it."""
-    from asyncio import get_running_loop
-
-    return get_running_loop()
+        engine = self._binding.current
+        return Statistics() if engine is None else engine.statistics()

@@ -10,8 +10,8 @@ from kie_async import errors
 from kie_async._settings import check_id
 
 if TYPE_CHECKING:
+    from kie_async._binding import EngineBinding
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async.client import KieClient
     from kie_async.records import Generation, TaskRecord
     from kie_async.states import JobState
     from kie_async.summary import JobInfo
@@ -27,10 +27,10 @@ class Job:
     task may be made, dropped and awaited, at once too.
     """
 
-    __slots__ = ("__weakref__", "_client", "_id", "_live", "_task_id")
+    __slots__ = ("__weakref__", "_binding", "_id", "_live", "_task_id")
 
-    def __init__(self, client: KieClient, job_id: str, live: LiveJob | None = None) -> None:
-        self._client = client
+    def __init__(self, binding: EngineBinding, job_id: str, live: LiveJob | None = None) -> None:
+        self._binding = binding
         self._id = job_id
         self._live = live
         self._task_id = None if job_id.startswith("kj_") else job_id
@@ -60,7 +60,7 @@ class Job:
 
     def _now(self) -> LiveJob | None:
         """What is known of the job; kept when it has ended and the client has let it go."""
-        self._live = self._client._live(self._id) or self._live  # noqa: SLF001 (a job is a part of its client)
+        self._live = self._binding.live_job(self._id) or self._live
         return self._live
 
     def _found(self, live: LiveJob) -> None:
@@ -96,23 +96,8 @@ class Job:
 
             KieError: If it was never accepted: the error says why.
         """
-        waiting = (await self._client._engine()).waiting  # noqa: SLF001
-        if timeout is None:
-            self._live = live = await waiting.find(self._id)
-            try:
-                # As waiting.ended() does it; a coroutine more would cost each of 100,000 waiters 250 bytes.
-                while (done := waiting.outcome(live, patient=False)) is None:
-                    live = live.final
-                    news = waiting.news(live)
-                    try:
-                        await news
-                    finally:
-                        live.heard(news)
-                self._task_id = done.task_id
-                return done
-            finally:
-                waiting.leave(live)
-        done = await waiting.wait(self._id, timeout, found=self._found)
+        engine = await self._binding.engine()
+        done = await engine.waiting.wait(self._id, timeout, found=self._found)
         self._task_id = done.task_id
         return done
 
@@ -127,7 +112,7 @@ class Job:
 
             KieError: If there was no answer, or none that could be read.
         """
-        engine = await self._client._engine()  # noqa: SLF001
+        engine = await self._binding.engine()
         return await engine.waiting.status(self._id)
 
     async def info(self) -> JobInfo | None:
@@ -139,8 +124,8 @@ class Job:
         """
         from kie_async._io.journals.journal import read_job_info
 
-        engine = await self._client._engine()  # noqa: SLF001
-        return await read_job_info(engine.parts.journal, self._id)
+        engine = await self._binding.engine()
+        return await read_job_info(engine.journal, self._id)
 
     async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """
@@ -148,7 +133,7 @@ class Job:
 
         A reader that is more than 64 changes behind misses the oldest of them.
         """
-        engine = await self._client._engine()  # noqa: SLF001
+        engine = await self._binding.engine()
         async with aclosing(engine.waiting.updates(self._id)) as records:
             async for record in records:
                 yield record
@@ -168,8 +153,8 @@ class Job:
             TaskNotFoundError: If the service does not know the task.
         """
         check_id(task_id)
-        engine = await self._client._engine()  # noqa: SLF001
-        await engine.supervisor.run(engine.doubts.resolve, self._id, task_id)
+        engine = await self._binding.engine()
+        await engine.supervisor.run(engine.resolution.resolve, self._id, task_id)
 
     async def resubmit(self, *, allow_duplicate: bool = False) -> None:
         """
@@ -184,8 +169,8 @@ class Job:
         if allow_duplicate is not True:
             msg = "Sending the create again may pay twice. Pass allow_duplicate=True if that is wanted."
             raise errors.ConfigurationError(msg, job_id=self._id)
-        engine = await self._client._engine()  # noqa: SLF001
-        await engine.supervisor.run(engine.doubts.resubmit, self._id)
+        engine = await self._binding.engine()
+        await engine.supervisor.run(engine.resolution.resubmit, self._id)
 
     async def abandon(self) -> None:
         """
@@ -196,5 +181,5 @@ class Job:
         Raises:
             ConfigurationError: If the job is not in doubt.
         """
-        engine = await self._client._engine()  # noqa: SLF001
-        await engine.supervisor.run(engine.doubts.abandon, self._id)
+        engine = await self._binding.engine()
+        await engine.supervisor.run(engine.resolution.abandon, self._id)

@@ -11,9 +11,9 @@ from kie_async.outcomes import Outcome, RunSummary
 from kie_async.requests.base import Request
 
 if TYPE_CHECKING:
+    from kie_async._binding import EngineBinding
     from kie_async._core.map_options import MapOptions
     from kie_async._io.mapping.map_run import MapRun
-    from kie_async.client import KieClient
 
 __all__ = ["Rows", "Run"]
 
@@ -32,8 +32,8 @@ class Run:
     its outcomes are delivered. Then the iterator raises that error. The same call again continues the table.
     """
 
-    def __init__(self, client: KieClient, rows: Rows, options: MapOptions) -> None:
-        self._client = client
+    def __init__(self, binding: EngineBinding, rows: Rows, options: MapOptions) -> None:
+        self._binding = binding
         self._rows = rows
         self._options = options
         self._map_run: MapRun | None = None
@@ -42,7 +42,7 @@ class Run:
         if self._map_run is not None:
             msg = "A run can be entered only once. Call map() again: rows that are done are not paid again."
             raise ConfigurationError(msg)
-        engine = await self._client._engine()  # noqa: SLF001 (a run is a part of its client)
+        engine = await self._binding.engine()
         self._map_run = engine.map_run(self._rows, self._options)
         self._map_run.start()
         return self

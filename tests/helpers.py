@@ -65,15 +65,11 @@ class JournalClient(KieClient):
         journal: Journal | SqliteJournal | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        self._injected: Journal | None = None
         if journal is None or isinstance(journal, (SqliteJournal, str, os.PathLike)):
-            options["journal"] = journal
+            super().__init__(api_key, journal=journal, **options)
         else:
-            self._injected = journal
-        super().__init__(api_key, **options)
-
-    def _make_journal(self) -> Journal:
-        return super()._make_journal() if self._injected is None else self._injected
+            super().__init__(api_key, **options)
+            self._binding.make_journal = lambda: journal
 
 
 def make_request(number: int = 0, **options: Any) -> Wan22TurboImageToVideo:

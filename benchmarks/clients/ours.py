@@ -20,7 +20,7 @@ async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     kie = KieClient("a-key-for-the-stub", base_url=url, limits=None if interval is None else LIMITS)
     if interval is not None:
-        kie._polling = FixedInterval(interval)  # noqa: SLF001  # for benchmarks
+        kie._binding.polling = FixedInterval(interval)  # noqa: SLF001  # for benchmarks
     async with kie:
 
         async def generate(number: int) -> str:

@@ -1,7 +1,7 @@
 """
-One client at work in one event loop: builds the parts, hands them each other, and ends them.
+The engine of a client: builds its parts in one event loop, passes them to each other by keyword, and ends them.
 
-A client is bound to a loop when it is first used in it. When that loop is over the engine is, too; the journal is not.
+A client makes an engine when it is first used in an event loop. The engine ends with that loop; the journal does not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import attrs
 
 from kie_async import errors
 from kie_async._core.callback_token import callback_secret
@@ -22,22 +23,18 @@ from kie_async._core.wire import read_credit, read_envelope
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
 from kie_async._io.files.uploads import Uploads
-from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, Stop
-from kie_async._io.jobs.outcomes import Outcomes
-from kie_async._io.jobs.recovery import Recovery
-from kie_async._io.jobs.registry import Registry
+from kie_async._io.jobs.follower import JobFollower, JournalWatch
+from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, Registry, Stop
 from kie_async._io.jobs.resolution import Resolution
-from kie_async._io.jobs.transitions import Transitions
-from kie_async._io.jobs.waiting import Waiting
-from kie_async._io.parts import Parts
+from kie_async._io.jobs.transitions import ResultWriter, Transitions
+from kie_async._io.jobs.waiting import Outcomes, Waiting
 from kie_async._io.polling.callback_weight import CallbackWeight
 from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.tracker import Tracker
 from kie_async._io.runtime import Runtime
 from kie_async._io.submitting.admission import SENT_WITHIN, Admission
 from kie_async._io.submitting.attempts import SubmissionContext
-from kie_async._io.submitting.intake import Intake
-from kie_async._io.submitting.results import ResultWriter
+from kie_async._io.submitting.intake import Intake, IntentWriter
 from kie_async._io.submitting.submitter import Submitter
 from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import Timers
@@ -45,20 +42,25 @@ from kie_async.events import Event
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
+    from kie_async._core.durations import DurationsByKind
     from kie_async._core.map_options import MapOptions
+    from kie_async._core.poll_results import PollResult
+    from kie_async._core.polling import PollingPolicy
+    from kie_async._io.http.transport import Transport
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.map_run import MapRun
     from kie_async._io.mapping.row_source import RowInput
-    from kie_async._io.parts import Settings
     from kie_async.events import EventName
-    from kie_async.records import JSON
+    from kie_async.job import Job
+    from kie_async.policy import Limits, RetryPolicy
+    from kie_async.records import JSON, Saver
     from kie_async.states import JobState
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Settings"]
 
 _T = TypeVar("_T")
 _log = logging.getLogger("kie_async")
@@ -66,35 +68,86 @@ _log = logging.getLogger("kie_async")
 _SUCCESS = 200
 
 
+@attrs.frozen(kw_only=True)
+class Settings:
+    """
+    The configuration of a client, as its engines need it.
+
+    Attributes:
+        api_key: The account's key.
+
+        limits: The account's limits.
+
+        retry: The number and duration of retries.
+
+        polling: The polling policy; None for the default.
+
+        callback_url: The base of the callback URLs, or None.
+
+        webhook_keys: The keys of the service's signatures; empty if callbacks are not signed.
+
+        allowed_origins: Origins that URLs may have although they are not public.
+
+        on_event: Takes events and never raises; or None.
+
+        transport: Makes a transport.
+
+        job: Makes the handle of an id.
+
+        saver: Saves a generation's results.
+
+        spent_until: When the tokens used in an earlier event loop return, by the wall clock; the client passes it from
+            one engine to the next.
+
+        durations: The learned durations of tasks; passed on like ``spent_until``.
+    """
+
+    api_key: str = attrs.field(repr=False)
+    limits: Limits
+    retry: RetryPolicy
+    polling: PollingPolicy | None
+    callback_url: str | None
+    webhook_keys: tuple[str, ...] = attrs.field(repr=False)
+    allowed_origins: frozenset[str]
+    on_event: Callable[[Event], None] | None
+    transport: Callable[[], Transport]
+    job: Callable[[str], Job]
+    saver: Saver
+    spent_until: list[float]
+    durations: DurationsByKind
+
+
 class Engine:
     """
-    All of a client in one event loop.
+    All parts of a client in one event loop.
 
     Args:
-        settings: What the client was made with.
+        settings: The client's configuration.
 
-        journal: Where intents are written down.
+        journal: Holds the intents.
 
         loop: The running loop.
     """
 
     def __init__(self, settings: Settings, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.journal = journal
         self.loop = loop
-        self._settings = settings
-        self._timers = timers = Timers(loop)
-        self.supervisor = Supervisor(loop, enter=self._enter, ending=self._ending, leave=self._leave)
-        self._closing = False
-        #: How many jobs of dead processes the journal has, by their states, until they are recovered or reminded of.
+        #: The number of jobs of ended processes in the journal, by state, until they are recovered or reported.
         self.orphans: Mapping[JobState, int] = {}
+        self._closing = False
         self._opened = AsyncExitStack()
-        runtime = Runtime(loop)
-        registry = Registry()
-        transport = settings.transport()
+        self._runtime = runtime = Runtime(loop)
+        self.timers = timers = Timers(loop)
+        self.supervisor = supervisor = Supervisor(loop, enter=self._enter, ending=self._ending, leave=self._leave)
+        self.registry = registry = Registry()
+        self.transport = transport = settings.transport()
         secret = callback_secret(settings.api_key)
         self._transitions = transitions = Transitions(
-            journal=journal, runtime=runtime, timers=timers, supervisor=self.supervisor, report=self._report
+            journal=journal, runtime=runtime, timers=timers, supervisor=supervisor, report=self._report
         )
-        admission = Admission(
+        self.results = results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
+        self.admission = admission = Admission(
             settings.limits,
             patience={
                 Verdict.MAINTENANCE: settings.retry.maintenance_timeout,
@@ -105,103 +158,162 @@ class Engine:
             timers=timers,
         )
         admission.restore_tokens(settings.spent_until)
-        poller = Poller(
+
+        # Polling.
+        self.callback_weight = callback_weight = CallbackWeight(
+            replan=self._replan_polls, runtime=runtime, timers=timers
+        )
+        self.poller = poller = Poller(
             transport=transport,
             polls_per_second=settings.limits.polls_per_second,
             policy=settings.polling or LagPolicy(randrange=runtime.random.randrange, old_age=settings.retry.max_age),
             durations=settings.durations,
             loop=loop,
             timers=timers,
-            supervisor=self.supervisor,
+            supervisor=supervisor,
+            on_poll=self._on_poll,
+            on_round_trip=admission.record_round_trip,
+            weigh=callback_weight.weigh,
         )
-        tracker = Tracker(
+        self.tracker = tracker = Tracker(
             transitions=transitions,
             slots=admission.slots,
             registry=registry,
             poller=poller,
-            supervisor=self.supervisor,
+            supervisor=supervisor,
             runtime=runtime,
             timers=timers,
             retry=settings.retry,
             report=self._report,
+            follow=self._follow,
+            on_end=callback_weight.ended,
         )
-        poller.on_poll, poller.on_round_trip = tracker.on_poll, admission.record_round_trip
-        net = CallbackWeight(poller=poller, registry=registry, runtime=runtime, timers=timers)
-        poller.weigh, tracker.on_end = net.weigh, net.ended
-        result_writer = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
-        submitter = Submitter(
+
+        # Submitting.
+        self.uploads = Uploads(transport, runtime)
+        intents = IntentWriter(
+            journal=journal,
+            registry=registry,
+            runtime=runtime,
+            uploads=self.uploads,
+            results=results,
+            callback_url=settings.callback_url,
+        )
+        self.submitter = submitter = Submitter(
             tools=SubmissionContext(
                 transport=transport,
                 admission=admission,
                 transitions=transitions,
-                result_writer=result_writer,
+                results=results,
                 runtime=runtime,
                 retry=settings.retry,
                 secret=secret,
                 report=self._report,
-                halt=lambda jobs, error: submitter.halt(jobs, error),  # noqa: PLW0108 (it is made of these tools)
             ),
             registry=registry,
             tracker=tracker,
-            supervisor=self.supervisor,
+            follow=self._follow,
+            supervisor=supervisor,
             owns=journal.owns,
         )
-        self._parts = parts = Parts(
-            settings=settings,
-            journal=journal,
-            transitions=transitions,
-            runtime=runtime,
+        self.intake = Intake(
             registry=registry,
-            supervisor=self.supervisor,
-            timers=timers,
-            transport=transport,
-            admission=admission,
-            uploads=Uploads(transport, runtime),
-            poller=poller,
-            net=net,
-            tracker=tracker,
-            result_writer=result_writer,
+            runtime=runtime,
             submitter=submitter,
+            intents=intents,
+            allowed_origins=settings.allowed_origins,
+        )
+
+        # Following and resolving.
+        self.follower = follower = JobFollower(
+            journal=journal,
+            registry=registry,
+            results=results,
+            tracker=tracker,
+            submitter=submitter,
+            intents=intents,
+            journal_watch=JournalWatch(
+                journal=journal,
+                supervisor=supervisor,
+                runtime=runtime,
+                timers=timers,
+                follow=self._follow,
+                let_go=tracker.let_go,
+                ended_elsewhere=self._ended_elsewhere,
+            ),
+        )
+        self.confirmations = Confirmations(
+            journal=journal,
+            registry=registry,
+            runtime=runtime,
+            supervisor=supervisor,
+            timers=timers,
+            poller=poller,
+            tracker=tracker,
+            transitions=transitions,
+            results=results,
+            callback_weight=callback_weight,
+            follower=follower,
+            secret=secret,
+            report=self._report,
+        )
+        self.receiver = Receiver(
+            journal=journal,
+            registry=registry,
+            runtime=runtime,
+            transitions=transitions,
+            callback_weight=callback_weight,
+            confirmations=self.confirmations,
+            webhook_keys=settings.webhook_keys,
+            report=self._report,
+        )
+        self.waiting = Waiting(
+            journal=journal,
+            registry=registry,
+            runtime=runtime,
+            supervisor=supervisor,
+            poller=poller,
+            tracker=tracker,
+            follower=follower,
+            outcomes=Outcomes(max_age=settings.retry.max_age, job=settings.job, saver=settings.saver),
+        )
+        self.resolution = Resolution(
+            journal=journal,
+            runtime=runtime,
+            poller=poller,
+            tracker=tracker,
+            results=results,
+            submitter=submitter,
+            waiting=self.waiting,
+            follower=follower,
             secret=secret,
         )
-        self._recovery = Recovery(parts)
-        self.intake = Intake(parts)
-        self._recovery.send_again = self.intake.send_again
-        tracker.follow = self._recovery.follow
-        self._confirmations = Confirmations(parts, self._recovery, report=self._report)
-        self._recovery.confirm = self._confirmations.ask
-        self.receiver = Receiver(parts, self._confirmations, report=self._report)
-        self.waiting = Waiting(parts, Outcomes(settings), self._recovery)
-        self.doubts = Resolution(parts, self.waiting, self._recovery)
         self._prices: Prices | None = None
 
+    # -- the calls of a client --------------------------------------------------------------------------------------
+
     @property
-    def over(self) -> bool:
-        """Whether it can do nothing any more."""
+    def ended(self) -> bool:
+        """True if the engine has ended, or is ending."""
         return self._closing or self.supervisor.task.done() or self.loop.is_closed()
 
-    @property
-    def parts(self) -> Parts:
-        """The parts."""
-        return self._parts
-
-    async def leave_cleanly(self, job: LiveJob, until: Awaitable[_T], *, withdraw: bool) -> _T:
+    async def wait_or_cancel(self, job: LiveJob, wait: Awaitable[_T], *, cancel: bool) -> _T:
         """
-        Wait; and if the caller leaves while nothing was sent, withdraw the job that this very call has begun.
+        Wait; cancel the job if the caller leaves before anything was sent.
 
         Args:
             job: The job.
 
-            until: What is waited for.
+            wait: The wait.
 
-            withdraw: Whether it was this call that has begun the job; one with a key stays in any case.
+            cancel: True if this call has created the job. A job with a key is never cancelled.
         """
         try:
-            return await until
+            return await wait
         except asyncio.CancelledError:
-            if withdraw and job.key is None and job.state in BEFORE_AN_ANSWER:
-                msg = "The job was withdrawn before it was sent; nothing was paid."
-                self._parts.submitter.stop(job, Stop.CANCELLED, errors.TransportError(msg, job_id=job.id))
+            if cancel and job.key is None and job.state in BEFORE_AN_ANSWER:
+                msg = "The job was cancelled before it was sent; nothing was paid."
+                self.submitter.stop(job, Stop.CANCELLED, errors.TransportError(msg, job_id=job.id))
             raise
 
     @property
@@ -210,7 +322,7 @@ class Engine:
         if self._prices is None:
             from kie_async._io.mapping.budgeting import Prices
 
-            self._prices = Prices(self._parts.journal)
+            self._prices = Prices(self.journal)
         return self._prices
 
     def map_run(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], options: MapOptions) -> MapRun:
@@ -220,21 +332,15 @@ class Engine:
         return MapRun(
             rows,
             options,
-            journal=self._parts.journal,
-            registry=self._parts.registry,
-            runtime=self._parts.runtime,
-            submitter=self._parts.submitter,
+            journal=self.journal,
+            registry=self.registry,
+            runtime=self._runtime,
+            submitter=self.submitter,
             supervisor=self.supervisor,
             intake=self.intake,
             waiting=self.waiting,
             prices=self.prices,
         )
-
-    def remind(self) -> None:
-        """Say once what is there to be recovered: whoever calls ``recover()`` before all else knows."""
-        shown = ", ".join(f"{count} {state}" for state, count in sorted(self.orphans.items()))
-        self.orphans = {}
-        _log.warning("The journal has unfinished jobs that nobody works on (%s); recover() goes on with them.", shown)
 
     async def spent(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], price: float | None) -> float:
         """Return what the rows of a table have cost, or may have cost; see ``KieClient.spent``."""
@@ -243,8 +349,8 @@ class Engine:
 
         source = RowSource(rows)
         spend = PriorSpend(
-            journal=self._parts.journal,
-            registry=self._parts.registry,
+            journal=self.journal,
+            registry=self.registry,
             intake=self.intake,
             prices=self.prices,
             price=price,
@@ -255,13 +361,19 @@ class Engine:
             await source.close()
 
     async def recover(self) -> list[str]:
-        """Go on with everything that is unfinished; see ``KieClient.recover``."""
+        """Resume everything that is unfinished; see ``KieClient.recover``."""
         self.orphans = {}
-        return await self._recovery.recover()
+        return await self.follower.recover(confirm=self.confirmations.ask)
+
+    def warn_of_orphans(self) -> None:
+        """Log once which jobs can be recovered; a caller that recovers first is not told."""
+        shown = ", ".join(f"{count} {state}" for state, count in sorted(self.orphans.items()))
+        self.orphans = {}
+        _log.warning("The journal has unfinished jobs without an owner (%s); recover() resumes them.", shown)
 
     async def credits(self) -> float:
-        """The account's balance; see ``KieClient.credits``."""
-        answer = await self._parts.transport.ask("GET", "/api/v1/chat/credit")
+        """Return the account's balance; see ``KieClient.credits``."""
+        answer = await self.transport.ask("GET", "/api/v1/chat/credit")
         envelope = read_envelope(answer.body)
         if envelope is not None and envelope.code == _SUCCESS and (balance := read_credit(envelope)) is not None:
             return balance
@@ -270,77 +382,85 @@ class Engine:
         raise answer_error(reply, what="the question for the balance")
 
     def statistics(self) -> Statistics:
-        """A snapshot; see ``KieClient.statistics``."""
-        parts = self._parts
+        """Return a snapshot; see ``KieClient.statistics``."""
         return Statistics(
-            jobs=len(parts.registry),
-            submitting=parts.submitter.owners,
-            waiting_for_slot=parts.admission.slots.waiting,
-            waiting_for_token=parts.admission.waiting,
-            sending=parts.submitter.sending,
-            in_flight=parts.admission.slots.taken,
-            tokens_in_use=parts.admission.bucket.leased,
-            watched=parts.poller.watched,
-            confirming=self._confirmations.pending,
-            waiters=sum(job.waiters for job in parts.registry),
+            jobs=len(self.registry),
+            submitting=self.submitter.owners,
+            waiting_for_slot=self.admission.slots.waiting,
+            waiting_for_token=self.admission.waiting,
+            sending=self.submitter.sending,
+            in_flight=self.admission.slots.taken,
+            tokens_in_use=self.admission.bucket.leased,
+            watched=self.poller.watched,
+            confirming=self.confirmations.pending,
+            waiters=sum(job.waiters for job in self.registry),
             loop_tasks=self.supervisor.children,
-            polls=parts.poller.polls,
+            polls=self.poller.polls,
             callbacks=self.receiver.callbacks,
-            confirmations=self._confirmations.polls,
-            duplicate_records=parts.tracker.duplicate_records,
+            confirmations=self.confirmations.polls,
+            duplicate_records=self.tracker.duplicate_records,
         )
 
     async def close(self, drain: float) -> None:
-        """
-        Stop taking jobs, let creates on the wire end within *drain* seconds, and end everything.
-        """
-        self._closing = True
-        submitter = self._parts.submitter
-        submitter.closing = True
-        for job in self._parts.registry:
-            submitter.stop(job, Stop.CLOSED, closed_error(job_id=job.id))
+        """Accept no more jobs, let creates on the wire end within *drain* seconds, and end everything."""
+        self._closing = self.submitter.closing = True
+        for job in self.registry:
+            self.submitter.stop(job, Stop.CLOSED, closed_error(job_id=job.id))
         with anyio.move_on_after(drain):
-            await submitter.drained()
+            await self.submitter.drained()
         await self.supervisor.end()
+
+    # -- calls between parts that need each other -------------------------------------------------------------------
+
+    def _follow(self, job: LiveJob) -> Awaitable[None]:
+        return self.follower.follow(job)
+
+    def _on_poll(self, job: LiveJob, poll: PollResult) -> Awaitable[None]:
+        return self.tracker.on_poll(job, poll)
+
+    def _replan_polls(self) -> None:
+        self.poller.replan(self.registry)
+
+    def _ended_elsewhere(self, job: LiveJob) -> None:
+        self.callback_weight.came(job.id, job)
+
+    def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
+        if self.settings.on_event is not None:
+            self.settings.on_event(Event(name=name, job_id=job.own_id, task_id=job.task_id, detail=detail))
+
+    # -- the life of the supervisor ---------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
-            await self._parts.journal.open()
-            stack.push_async_callback(self._parts.journal.close)
-            stack.push_async_callback(self._parts.transport.close)
-            await self._parts.transport.open()
+            await self.journal.open()
+            stack.push_async_callback(self.journal.close)
+            stack.push_async_callback(self.transport.close)
+            await self.transport.open()
             self._opened = stack.pop_all()
-        if not self._settings.spent_until:  # what this very client has spent is known better than from the journal
-            admission, wall = self._parts.admission, self._parts.runtime.wall()
-            admission.restore_creates(
-                await self._parts.journal.orphaned_send_times(since=wall - admission.bucket.window - SENT_WITHIN)
-            )
-        self.orphans = await self._parts.journal.count_orphans()
+        if not self.settings.spent_until:  # the tokens that this client has used itself are known more exactly
+            since = self._runtime.wall() - self.admission.bucket.window - SENT_WITHIN
+            self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
+        self.orphans = await self.journal.count_orphans()
 
     def _ending(self) -> None:
-        """Start nothing more, whoever has ended the root task: the client, or the loop."""
-        self._closing = self._parts.submitter.closing = True
-        self._timers.close()
-        self._settings.spent_until[:] = self._parts.admission.token_return_times()
+        """Start nothing more, whether the client or the loop has ended the supervisor."""
+        self._closing = self.submitter.closing = True
+        self.timers.close()
+        self.settings.spent_until[:] = self.admission.token_return_times()
 
     async def _leave(self) -> None:
-        """End what is left."""
+        """End all waits and close the journal and the transport."""
         self._ending()
-        self._parts.poller.close()
+        self.poller.close()
         await self._transitions.catch_up()
-        for job in self._parts.registry:
+        for job in self.registry:
             job.trouble = closed_error(job_id=job.own_id, task_id=job.task_id)
             job.publish()
-            if job.row is not None and not self._parts.journal.durable:
+            if job.row is not None and not self.journal.durable:
                 _log.warning(
-                    "The client ends, and %s has not: state %s, task %s. job() goes on with a task.",
+                    "The client closes before %s has ended: state %s, task %s. Use job() to wait for the task.",
                     job.id,
                     job.state,
                     job.task_id,
                 )
         await self._opened.aclose()
-
-    def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
-        if self._settings.on_event is None:
-            return
-        self._settings.on_event(Event(name=name, job_id=job.own_id, task_id=job.task_id, detail=detail))

@@ -10,7 +10,6 @@ from kie_async import (
     DownloadError,
     InsufficientCreditsError,
     InvalidRequestError,
-    Job,
     KeyLimitError,
     KieClient,
     KieError,
@@ -31,7 +30,7 @@ from kie_async import (
 )
 from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS, ExitCode, exit_code_help, exit_code_of
 
-JOB = Job(KieClient("a-key-of-nobody"), "kj_1")
+JOB = KieClient("a-key-of-nobody").job("kj_1")
 
 
 @pytest.mark.parametrize(

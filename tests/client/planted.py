@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kie_async._core.callback_token import CallbackToken
 from kie_async._core.wire import read_record_body
@@ -26,9 +26,9 @@ class _Trusting(Receiver):
     """Believes the body: the task has ended as it says."""
 
     async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
-        job, (_, record) = self._parts.registry.get(token.job_id), read_record_body(body)
+        job, (_, record) = self._registry.get(token.job_id), read_record_body(body)
         if job is not None and record is not None and job.task_id == record.task_id:
-            await self._parts.tracker.apply(job, record)
+            await self._confirmations._tracker.apply(job, record)  # noqa: SLF001
         await super().take(token, headers, body)
 
 
@@ -36,7 +36,7 @@ class _Hasty(Receiver):
     """Drops what comes before the answer to the create: what task should that be?"""
 
     async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
-        row = await self._parts.journal.get(token.job_id)
+        row = await self._journal.get(token.job_id)
         if row is None or row.task_id is not None:
             await super().take(token, headers, body)
 
@@ -52,7 +52,7 @@ class _Blind(Confirmations):
     """Asks how the task is, and not whose."""
 
     async def _settle(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
-        poll = await self._parts.poller.poll_now(task_id)
+        poll = await self._poller.poll_now(task_id)
         return poll.record is None or await self._apply(job_id, task_id, poll.record), True
 
 
@@ -70,14 +70,18 @@ class _Planted(JournalClient):
     receiver: ClassVar[type[Receiver]] = Receiver
     confirmations: ClassVar[type[Confirmations]] = Confirmations
 
-    def _make_engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
-        engine = super()._make_engine(loop)
-        # A seam of ours: the engine hands these two to each other, and to nobody else.
-        recovery, parts = engine._recovery, engine.parts  # noqa: SLF001
-        confirmations = self.confirmations(parts, recovery, report=engine._report)  # noqa: SLF001
-        engine._confirmations, recovery.confirm = confirmations, confirmations.ask  # noqa: SLF001
-        engine.receiver = self.receiver(parts, confirmations, report=engine._report)  # noqa: SLF001
-        return engine
+    def __init__(self, api_key: str | None = None, **options: Any) -> None:
+        super().__init__(api_key, **options)
+        make_engine = self._binding._make_engine  # noqa: SLF001
+
+        def plant(loop: asyncio.AbstractEventLoop) -> Engine:
+            engine = make_engine(loop)
+            # The variants only override methods.
+            setattr(engine.confirmations, "__class__", self.confirmations)  # noqa: B010  # mypy minds the assignment
+            setattr(engine.receiver, "__class__", self.receiver)  # noqa: B010
+            return engine
+
+        setattr(self._binding, "_make_engine", plant)  # noqa: B010
 
 
 class TrustsTheBody(_Planted):
@@ -102,7 +106,8 @@ class NoMac(_Planted):
     @property
     def callbacks(self) -> Callbacks:
         if not isinstance(self._callbacks, _Gullible):
-            self._callbacks = _Gullible(self, self._api_key, self._callback_url)
+            was = self._callbacks
+            self._callbacks = _Gullible(self._binding, was._api_key, was._callback_url)  # noqa: SLF001
         return self._callbacks
 
 

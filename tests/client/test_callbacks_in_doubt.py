@@ -342,17 +342,17 @@ async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the
         await anyio.sleep(1.0)
         assert (1, 1) == (setup.kie.statistics().in_flight, setup.kie.statistics().waiting_for_slot)
 
-        parts = (await setup.kie._engine()).parts  # noqa: SLF001 (two things must happen in one turn)
-        waits, runs = parts.registry.get(raised.value.job.id), parts.registry.get(running.id)
+        engine = await setup.kie._binding.engine()  # noqa: SLF001 (two things must happen in one turn)
+        waits, runs = engine.registry.get(raised.value.job.id), engine.registry.get(running.id)
         assert waits is not None
         assert runs is not None
-        await parts.result_writer.accepted(waits, setup.tasks[0])
+        await engine.results.accepted(waits, setup.tasks[0])
         if first == "grant":
-            parts.tracker.release_slot(runs)
-        parts.tracker.submitted(waits)
-        parts.submitter.found(waits)
+            engine.tracker.release_slot(runs)
+        engine.tracker.submitted(waits)
+        engine.submitter.found(waits)
         if first == "proof":
-            parts.tracker.release_slot(runs)
+            engine.tracker.release_slot(runs)
         await anyio.sleep(1.0)
 
         assert (1, 0) == (setup.kie.statistics().in_flight, setup.kie.statistics().waiting_for_slot)

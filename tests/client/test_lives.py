@@ -305,7 +305,7 @@ async def test_client_without_recover_warns_of_orphaned_jobs(
         async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
             await (kie.recover() if recovers else kie.jobs())
 
-    said = [warning for warning in warnings_of(caplog) if "nobody works on (1 submitted)" in warning]
+    said = [warning for warning in warnings_of(caplog) if "without an owner (1 submitted)" in warning]
     assert (not recovers) == bool(said)
 
 

@@ -170,7 +170,7 @@ async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_a
 async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
     """No look, and no deadline, which is an hour away and would hold it until then."""
     async with client_and_fake(duration=5.0) as setup:
-        timers = (await setup.kie._engine()).parts.timers  # noqa: SLF001 (what is planned is nowhere to be read)
+        timers = (await setup.kie._binding.engine()).timers  # noqa: SLF001 (what is planned is nowhere to be read)
         await setup.kie.submit(make_request())
         assert 2 <= len(timers)
         await anyio.sleep(60.0)

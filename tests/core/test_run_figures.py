@@ -13,7 +13,6 @@ from kie_async import (
     Failed,
     Generation,
     InDoubt,
-    Job,
     KieClient,
     KieError,
     Limits,
@@ -87,7 +86,7 @@ def test_figures_add_up() -> None:
     )
     figures.count_outcome(Done(key="c", request=REQUEST, generation=GENERATION))
     figures.count_outcome(Failed(key="d", request=REQUEST, error=KieError("why"), replayed=True))
-    job = Job(KieClient("a-key"), "kj_1")
+    job = KieClient("a-key").job("kj_1")
     figures.count_outcome(InDoubt(key="f", request=REQUEST, job=job, error=SubmitInDoubtError("why", job=job)))
     figures.count_outcome(Skipped(key="e", request=REQUEST, reason="budget"))
     summary = figures.summary(160.0)

@@ -163,12 +163,12 @@ class Siege:
 
     async def _sample(self) -> None:
         """Count the looks that no callback has caused, wherever some were due all the time."""
-        engine = await self.kie._engine()  # noqa: SLF001 (what is due is nowhere to be read)
+        engine = await self.kie._binding.engine()  # noqa: SLF001 (what is due is nowhere to be read)
         while True:
             before, always_due = self.kie.statistics(), True
             for _ in range(10):
                 await anyio.sleep(1.0)
-                always_due = always_due and engine.parts.poller.due > 0
+                always_due = always_due and engine.poller.due > 0
             now = self.kie.statistics()
             if always_due:
                 self.net.append(now.polls - now.confirmations - before.polls + before.confirmations)

@@ -20,11 +20,11 @@ def a_job(state: JobState) -> LiveJob:
 
 
 async def told_of(job: LiveJob, told: list[str]) -> None:
-    news = job.news()
+    waiter = job.add_waiter()
     try:
-        await news
+        await waiter
     finally:
-        job.heard(news)
+        job.remove_waiter(waiter)
     told.append("news")
 
 
@@ -35,13 +35,7 @@ async def told_of_any_change(job: LiveJob, told: list[str]) -> None:
 
 def held(job: LiveJob) -> tuple[int, int, int]:
     """The waiters, and what is held for them."""
-    waiting, waiting_for_news = job._waiting, job._waiting_for_news  # noqa: SLF001 (what must not grow)
-    one = asyncio.Future
-    return (
-        job.waiters,
-        1 if isinstance(waiting, one) else len(waiting),
-        1 if isinstance(waiting_for_news, one) else len(waiting_for_news),
-    )
+    return job.waiters, len(job._waiting), len(job._waiting_for_news)  # noqa: SLF001 (what must not grow)
 
 
 async def test_news_is_what_takes_a_job_from_its_course() -> None:

@@ -89,6 +89,8 @@ async def a_poller(
     every: float = 10.0,
     policy: PollingPolicy | None = None,
     durations: DurationsByKind | None = None,
+    on_round_trip: Callable[[float], None] = lambda _: None,
+    weigh: Callable[[LiveJob], float] = lambda _: 1.0,
 ) -> AsyncIterator[tuple[Poller, list[tuple[str | None, PollVerdict]]]]:
     """A poller, and the looks that were told."""
     loop = asyncio.get_running_loop()
@@ -110,8 +112,10 @@ async def a_poller(
         loop=loop,
         timers=timers,
         supervisor=supervisor,
+        on_poll=on_poll,
+        on_round_trip=on_round_trip,
+        weigh=weigh,
     )
-    poller.on_poll = on_poll
     await supervisor.up()
     try:
         yield poller, told
@@ -434,12 +438,12 @@ def by_lag() -> LagPolicy:
 
 async def wait_for(poller: Poller, job: LiveJob) -> None:
     """As callers do."""
-    news = job.news()
+    waiter = job.add_waiter()
     poller.awaited(job)
     try:
-        await news
+        await waiter
     finally:
-        job.heard(news)
+        job.remove_waiter(waiter)
 
 
 async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_for() -> None:
@@ -513,8 +517,7 @@ async def test_jobs_of_which_somebody_else_tells_are_looked_at_rarely_and_never_
     service = Service()
     chance = 0.02
     waiting = jobs(600)
-    async with a_poller(service, polls_per_second=100.0, policy=by_lag()) as (poller, _):
-        poller.weigh = lambda _: chance
+    async with a_poller(service, polls_per_second=100.0, policy=by_lag(), weigh=lambda _: chance) as (poller, _):
         for job in waiting:
             poller.watch(job)
         await anyio.sleep(20.0)
@@ -664,8 +667,7 @@ async def test_a_job_without_a_task_is_not_watched() -> None:
 async def test_of_each_look_that_was_answered_it_is_told_how_long_it_took() -> None:
     """Whoever has asked for it; silence has no length."""
     service, seconds = Service(seconds=0.4, silent=range(2, 9)), list[float]()
-    async with a_poller(service, every=1.0) as (poller, _):
-        poller.on_round_trip = seconds.append
+    async with a_poller(service, every=1.0, on_round_trip=seconds.append) as (poller, _):
         await poller.poll_now("t1")
         (job,) = jobs(1)
         poller.watch(job)

@@ -8,7 +8,7 @@ import random
 import anyio
 import pytest
 
-from kie_async._io.submitting.in_flight import Slots
+from kie_async._io.submitting.admission import Slots
 from kie_async.testing import VirtualLoop
 
 

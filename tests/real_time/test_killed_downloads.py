@@ -31,7 +31,7 @@ from kie_async import KieClient, TaskRecord, Generation
 async def main():
     async with KieClient("any-key", base_url={url!r}) as kie:
         await kie.credits()
-        saver = kie._bound.parts.settings.saver
+        saver = kie._binding.current.settings.saver
         record = TaskRecord(task_id="t1", state="success", result_urls=({url!r} + "/a.mp4",))
         (file,) = await saver(Generation(record=record, saver=saver), Path({path!r}))
         print(file.sha256)

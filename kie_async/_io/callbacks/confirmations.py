@@ -33,8 +33,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kie_async._core.lifecycle import Intent
-    from kie_async._io.jobs.recovery import Recovery
-    from kie_async._io.parts import Parts
+    from kie_async._io.jobs.follower import JobFollower
+    from kie_async._io.jobs.live_job import Registry
+    from kie_async._io.jobs.transitions import ResultWriter, Transitions
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.polling.callback_weight import CallbackWeight
+    from kie_async._io.polling.poller import Poller
+    from kie_async._io.polling.tracker import Tracker
+    from kie_async._io.runtime import Runtime
+    from kie_async._io.supervisor import Supervisor
+    from kie_async._io.timers import Timers
     from kie_async.records import TaskRecord
 
 __all__ = ["Confirmations"]
@@ -65,22 +73,68 @@ class Confirmations:
     Looks into callbacks.
 
     Args:
-        parts: The client's parts.
+        journal: Holds the intents.
 
-        recovery: Follows jobs that callbacks have brought back.
+        registry: The jobs of this process.
+
+        runtime: Clock and randomness.
+
+        supervisor: Starts the tasks that ask.
+
+        timers: Schedules the next question.
+
+        poller: Asks the service.
+
+        tracker: Applies records.
+
+        transitions: Changes rows.
+
+        results: Binds tasks.
+
+        callback_weight: Counts the callbacks.
+
+        follower: Resumes jobs after a callback.
+
+        secret: Makes callback tokens.
 
         report: Takes events.
     """
 
-    def __init__(self, parts: Parts, recovery: Recovery, *, report: Callable[..., None]) -> None:
-        self._parts = parts
-        self._recovery = recovery
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        registry: Registry,
+        runtime: Runtime,
+        supervisor: Supervisor,
+        timers: Timers,
+        poller: Poller,
+        tracker: Tracker,
+        transitions: Transitions,
+        results: ResultWriter,
+        callback_weight: CallbackWeight,
+        follower: JobFollower,
+        secret: bytes,
+        report: Callable[..., None],
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._runtime = runtime
+        self._supervisor = supervisor
+        self._timers = timers
+        self._poller = poller
+        self._tracker = tracker
+        self._transitions = transitions
+        self._results = results
+        self._callback_weight = callback_weight
+        self._follower = follower
+        self._secret = secret
         self._report = report
         self._cases: dict[str, _Case] = {}
         #: Those whose next look is due, by intent; as many are at work as keep the pacer busy.
         self._due: deque[str] = deque()
         self._at_work = 0
-        self._most_at_work = _AHEAD * parts.poller.pacer.limit
+        self._most_at_work = _AHEAD * poller.pacer.limit
         #: Looks so far.
         self.polls = 0
 
@@ -124,7 +178,7 @@ class Confirmations:
 
     def _go_on(self) -> None:
         """Start what the pacer may soon let through; a flood waits as names in a queue, not as a task each."""
-        supervisor = self._parts.supervisor
+        supervisor = self._supervisor
         while self._due and self._at_work < self._most_at_work and supervisor.running:
             self._at_work += 1
             supervisor.start(self._work, self._due.popleft())
@@ -156,10 +210,10 @@ class Confirmations:
         pause = confirmation_delay(case.rounds, proved=proved)
         if pause is None:
             del self._cases[job_id]
-            if (job := self._parts.registry.get(job_id)) is not None:
-                self._parts.poller.replan((job,))  # the polling goes on with it, and not as late as was planned
+            if (job := self._registry.get(job_id)) is not None:
+                self._poller.replan((job,))  # the polling goes on with it, and not as late as was planned
         else:
-            self._parts.timers.at(self._parts.runtime.now() + pause, partial(self._next, job_id))
+            self._timers.at(self._runtime.now() + pause, partial(self._next, job_id))
 
     def _next(self, job_id: str) -> None:
         case = self._cases[job_id]
@@ -182,7 +236,6 @@ class Confirmations:
         Returns:
             Whether that settles it, and whether the task is known to be the intent's.
         """
-        parts = self._parts
         try:
             row = await self._row(job_id)
             if row is None:
@@ -190,18 +243,18 @@ class Confirmations:
             step = next_step(row, task_id)
             if step is not CallbackStep.PROVE:
                 # The answer to the create may have come since, or a look may have seen the end.
-                parts.net.came(job_id, parts.registry.get(job_id))
+                self._callback_weight.came(job_id, self._registry.get(job_id))
             if step is CallbackStep.NOTHING:
                 await self._forget_hint(job_id, task_id)
                 return True, True
-            poll = await parts.poller.poll_now(task_id)
+            poll = await self._poller.poll_now(task_id)
             self.polls += 1
             if poll.record is None:
                 if step is CallbackStep.CONFIRM or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < VISIBLE_LOOKS:
                     return False, step is CallbackStep.CONFIRM
                 await self._disprove(row, task_id)
                 return True, False
-            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, parts.secret):
+            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, self._secret):
                 await self._disprove(row, task_id)
                 return True, False
             settled = await self._apply(job_id, task_id, poll.record)
@@ -212,15 +265,14 @@ class Confirmations:
         return settled, True
 
     async def _row(self, job_id: str) -> Intent | None:
-        job = self._parts.registry.get(job_id)
-        return job.row if job is not None and job.row is not None else await self._parts.journal.get(job_id)
+        job = self._registry.get(job_id)
+        return job.row if job is not None and job.row is not None else await self._journal.get(job_id)
 
     async def _apply(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
         """Take the record of a task that is an intent's; whether nothing more is to be done about it."""
-        parts = self._parts
-        job = parts.registry.get(job_id)
+        job = self._registry.get(job_id)
         if job is None or job.row is None:
-            row = await parts.journal.get(job_id)
+            row = await self._journal.get(job_id)
             if row is None:
                 return True
             # Of another process, or ended as far as this one knew: its row is moved, and it is followed elsewhere.
@@ -230,34 +282,30 @@ class Confirmations:
             job = await self._bind(job, task_id)
         if row_of(job).task_id == task_id:
             if record.ended:
-                parts.net.came(job_id, job)  # of another process's job, too: callbacks do come
-            await parts.tracker.apply(job, record)
+                self._callback_weight.came(job_id, job)  # of another process's job, too: callbacks do come
+            await self._tracker.apply(job, record)
         return next_step(row_of(job), task_id) is CallbackStep.NOTHING
 
     async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
         """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""
-        parts, was = self._parts, job.state
-        await parts.result_writer.accepted(job, task_id)
+        was = job.state
+        await self._results.accepted(job, task_id)
         row = row_of(job)
         if row.task_id != task_id or row.state is not JobState.SUBMITTED:
             # One more than the intent's own; or somebody else was faster, and has moved it on.
-            if job.state is not was and parts.registry.get(job.id) is job:
-                await self._recovery.follow(job)
+            if job.state is not was and self._registry.get(job.id) is job:
+                await self._follower.follow(job)
             return job
         _log.info("A callback has brought %s (%s until now) its task %s.", job.id, was, task_id)
-        if (here := parts.registry.get(job.id)) is not job:
-            if here is None and not parts.journal.owns(row):
-                parts.net.came(job.id, job)
+        if (here := self._registry.get(job.id)) is not job:
+            if here is None and not self._journal.owns(row):
+                self._callback_weight.came(job.id, job)
                 return job
             # It had ended as far as this process knew, or has been taken up since it was looked for.
-            job = self._recovery.adopt(row)
+            job = self._follower.adopt(row)
             job.row = row
-        parts.net.came(job.id, job)
-        if job.owned:
-            parts.tracker.submitted(job)
-            parts.submitter.found(job)
-        else:
-            await self._recovery.follow(job)
+        self._callback_weight.came(job.id, job)
+        await self._follower.follow_bound(job)
         return job
 
     async def _disprove(self, row: Intent, task_id: str) -> None:
@@ -268,8 +316,8 @@ class Confirmations:
         await self._forget_hint(row.id, task_id)
 
     async def _forget_hint(self, job_id: str, task_id: str) -> None:
-        row = await self._parts.journal.get(job_id)
+        row = await self._journal.get(job_id)
         if row is not None and task_id in row.callback_task_ids:
             left = tuple(other for other in row.callback_task_ids if other != task_id)
-            job = self._parts.registry.get(job_id)
-            await self._parts.transitions.note(job or LiveJob.of(row), callback_task_ids=left)
+            job = self._registry.get(job_id)
+            await self._transitions.note(job or LiveJob.of(row), callback_task_ids=left)

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
     from kie_async._core.callback_token import CallbackToken
     from kie_async._io.callbacks.confirmations import Confirmations
-    from kie_async._io.parts import Parts
+    from kie_async._io.jobs.live_job import Registry
+    from kie_async._io.jobs.transitions import Transitions
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.polling.callback_weight import CallbackWeight
+    from kie_async._io.runtime import Runtime
 
 __all__ = ["Receiver"]
 
@@ -43,15 +47,41 @@ class Receiver:
     Takes callbacks whose token is genuine.
 
     Args:
-        parts: The client's parts.
+        journal: Holds the intents.
+
+        registry: The jobs of this process.
+
+        runtime: Clock and randomness.
+
+        transitions: Changes rows.
+
+        callback_weight: Counts the callbacks.
 
         confirmations: Looks into them.
+
+        webhook_keys: Keys of signatures; empty if callbacks are not signed.
 
         report: Takes events.
     """
 
-    def __init__(self, parts: Parts, confirmations: Confirmations, *, report: Callable[..., None]) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        registry: Registry,
+        runtime: Runtime,
+        transitions: Transitions,
+        callback_weight: CallbackWeight,
+        confirmations: Confirmations,
+        webhook_keys: tuple[str, ...],
+        report: Callable[..., None],
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._runtime = runtime
+        self._transitions = transitions
+        self._callback_weight = callback_weight
+        self._webhook_keys = webhook_keys
         self._confirmations = confirmations
         self._report = report
         self._told = False
@@ -72,13 +102,13 @@ class Receiver:
         Raises:
             CallbackRejectedError: If it is not taken; its ``status`` is the answer.
         """
-        parts, job_id = self._parts, token.job_id
+        job_id = token.job_id
         task_id = read_task_id(body)
-        if parts.settings.webhook_keys:
+        if self._webhook_keys:
             self._check_signature(task_id, headers)
-        job = parts.registry.get(job_id)
+        job = self._registry.get(job_id)
         try:
-            row = job.row if job is not None and job.row is not None else await parts.journal.get(job_id)
+            row = job.row if job is not None and job.row is not None else await self._journal.get(job_id)
             if row is None:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_UNKNOWN)
@@ -98,12 +128,12 @@ class Receiver:
             raise CallbackRejectedError(msg, status=_TRY_AGAIN)
         self.callbacks += 1
         if step is not CallbackStep.PROVE:
-            parts.net.came(job_id, job)
+            self._callback_weight.came(job_id, job)
         self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt, state=row.state)
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:
-            check_signature(self._parts.settings.webhook_keys, task_id, headers, wall=self._parts.runtime.wall())
+            check_signature(self._webhook_keys, task_id, headers, wall=self._runtime.wall())
         except CallbackRejectedError as error:
             # Most likely a wrong key or clock, since the token was good; but not a line for each of a thousand.
             if not self._told:
@@ -114,8 +144,8 @@ class Receiver:
 
     async def _write_down(self, job: LiveJob, task_id: str) -> None:
         """Keep the id of a task that nothing else would lead to, in case the process ends before it is proved."""
-        row = await self._parts.journal.get(job.id)
+        row = await self._journal.get(job.id)
         if row is None or next_step(row, task_id) is not CallbackStep.PROVE or task_id in row.callback_task_ids:
             return
         if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
-            await self._parts.transitions.note(job, callback_task_ids=(*row.callback_task_ids, task_id))
+            await self._transitions.note(job, callback_task_ids=(*row.callback_task_ids, task_id))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -21,17 +22,13 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from kie_async._io.polling.watchlist import Watch
 
-__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Stop", "Submission"]
+__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Registry", "Stop", "Submission"]
 
 #: The states in which a create has not been answered; None while there is no row.
 BEFORE_AN_ANSWER = (None, JobState.INTENT, JobState.SENDING)
 
 #: Changes that a slow reader of ``Job.updates()`` has not taken yet; a task has a handful of states.
 MAX_UPDATES = 64
-
-
-#: Who waits. Mostly it is one, and a tuple for a hundred thousand of them would cost each 48 bytes.
-_Waiting: TypeAlias = asyncio.Future[None] | tuple[asyncio.Future[None], ...]
 
 
 class Stop(Enum):
@@ -146,8 +143,8 @@ class LiveJob:
     watch: Watch | None = None
     timers: tuple[Timer, ...] = ()
     waiters: int = 0
-    _waiting: _Waiting = attrs.field(default=(), init=False)
-    _waiting_for_news: _Waiting = attrs.field(default=(), init=False)
+    _waiting: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
+    _waiting_for_news: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
     _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
 
     @classmethod
@@ -212,39 +209,39 @@ class LiveJob:
 
     async def changed(self) -> None:
         """Wait for the next change; leaving the wait disturbs no other waiter."""
-        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting = _with(changed, self._waiting)
-        self.waiters += 1
+        waiter = self.add_waiter(self._waiting)
         try:
-            await changed
+            await waiter
         finally:
-            self.waiters -= 1
-            self._waiting = _without(changed, self._waiting)
+            self.remove_waiter(waiter, self._waiting)
 
-    def news(self) -> asyncio.Future[None]:
+    def add_waiter(self, waiters: list[asyncio.Future[None]] | None = None) -> asyncio.Future[None]:
         """
-        Done at the next change that takes the job from its course; ``heard`` follows, whatever becomes of the wait.
+        Return a future that is done at the next change that takes the job from its course.
 
-        No coroutine, since a hundred thousand callers may wait at once.
+        ``remove_waiter`` follows, whatever becomes of the wait.
         """
-        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_for_news = _with(news, self._waiting_for_news)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._waiting_for_news if waiters is None else waiters).append(waiter)
         self.waiters += 1
-        return news
+        return waiter
 
-    def heard(self, news: asyncio.Future[None]) -> None:
-        """End a wait for news."""
+    def remove_waiter(self, waiter: asyncio.Future[None], waiters: list[asyncio.Future[None]] | None = None) -> None:
+        """End a wait."""
         self.waiters -= 1
-        self._waiting_for_news = _without(news, self._waiting_for_news)
+        with suppress(ValueError):  # it was woken
+            (self._waiting_for_news if waiters is None else waiters).remove(waiter)
 
     def publish(self) -> None:
         """Wake everybody who waits for a change."""
-        woken, self._waiting = _each(self._waiting), ()
-        if self._waiting_for_news != () and not self.on_course:
-            woken, self._waiting_for_news = (*woken, *_each(self._waiting_for_news)), ()
-        for waiting in woken:
-            if not waiting.done():  # else its waiter is just leaving
-                waiting.set_result(None)
+        woken = [*self._waiting]
+        self._waiting.clear()
+        if self._waiting_for_news and not self.on_course:
+            woken += self._waiting_for_news
+            self._waiting_for_news.clear()
+        for waiter in woken:
+            if not waiter.done():  # else its waiter is just leaving
+                waiter.set_result(None)
 
     def saw(self, record: TaskRecord) -> None:
         """Take the service's last word, and wake everybody if it says something new."""
@@ -270,15 +267,57 @@ class LiveJob:
         self._readers = readers or None
 
 
-def _each(waiting: _Waiting) -> tuple[asyncio.Future[None], ...]:
-    return waiting if isinstance(waiting, tuple) else (waiting,)
+class Registry:
+    """Finds a live job; it is here from before its row is written until it has ended."""
 
+    def __init__(self) -> None:
+        self._jobs: dict[str, LiveJob] = {}
+        self._keys: dict[str, LiveJob] = {}
 
-def _with(one: asyncio.Future[None], waiting: _Waiting) -> _Waiting:
-    return (*_each(waiting), one) if waiting != () else one
+    def __len__(self) -> int:
+        return len(self._jobs)
 
+    def __iter__(self) -> Iterator[LiveJob]:
+        return iter(list(self._jobs.values()))
 
-def _without(one: asyncio.Future[None], waiting: _Waiting) -> _Waiting:
-    """*waiting* without one that is not waited for any more; when all were woken, it is not among them."""
-    others = tuple(other for other in _each(waiting) if other is not one)
-    return others[0] if len(others) == 1 else others
+    def add(self, job: LiveJob) -> None:
+        """
+        Take a job in, unless it is here.
+
+        Raises:
+            RuntimeError: If another job has its id: there is one for each row, or they would undo each other.
+        """
+        if self._jobs.setdefault(job.id, job) is not job:
+            msg = f"{job.id} is here twice"
+            raise RuntimeError(msg)
+        if job.key is not None:
+            self._keys[job.key] = job
+
+    def drop(self, job: LiveJob) -> None:
+        """Let a job go."""
+        if self._jobs.get(job.id) is job:
+            del self._jobs[job.id]
+        if job.key is not None and self._keys.get(job.key) is job:
+            del self._keys[job.key]
+
+    def rename(self, job: LiveJob, job_id: str) -> None:
+        """Give a job the id of the row that has its key already."""
+        self.drop(job)
+        job.id = job_id
+        self.add(job)
+
+    def get(self, job_id: str) -> LiveJob | None:
+        """The job of an id of ours, or of a foreign taskId that is waited for."""
+        return self._jobs.get(job_id)
+
+    def by_key(self, key: str) -> LiveJob | None:
+        """The job of a caller's key."""
+        return self._keys.get(key)
+
+    def by_task(self, task_id: str) -> LiveJob | None:
+        """
+        The job of a taskId that the journal does not know; all jobs are looked through.
+
+        Only a row that could not be written is found here and not there: an index would cost every job 50 bytes.
+        """
+        return next((job for job in self._jobs.values() if job.task_id == task_id), None)

@@ -14,9 +14,14 @@ from kie_async._core.wire import read_param
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from kie_async._io.jobs.recovery import Recovery
+    from kie_async._io.jobs.follower import JobFollower
+    from kie_async._io.jobs.transitions import ResultWriter
     from kie_async._io.jobs.waiting import Waiting
-    from kie_async._io.parts import Parts
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.polling.poller import Poller
+    from kie_async._io.polling.tracker import Tracker
+    from kie_async._io.runtime import Runtime
+    from kie_async._io.submitting.submitter import Submitter
     from kie_async.records import JSON, TaskRecord
 
 __all__ = ["Resolution"]
@@ -27,34 +32,63 @@ class Resolution:
     Settles jobs in doubt by hand.
 
     Args:
-        parts: The client's parts.
+        journal: Holds the intents.
+
+        runtime: The wall clock.
+
+        poller: Polls the task that is named.
+
+        tracker: Applies its record.
+
+        results: Binds it.
+
+        submitter: Tells whether the client closes.
 
         waiting: Finds jobs.
 
-        recovery: Follows them afterwards.
+        follower: Follows them afterwards.
+
+        secret: Makes callback tokens.
     """
 
-    def __init__(self, parts: Parts, waiting: Waiting, recovery: Recovery) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        runtime: Runtime,
+        poller: Poller,
+        tracker: Tracker,
+        results: ResultWriter,
+        submitter: Submitter,
+        waiting: Waiting,
+        follower: JobFollower,
+        secret: bytes,
+    ) -> None:
+        self._journal = journal
+        self._runtime = runtime
+        self._poller = poller
+        self._tracker = tracker
+        self._results = results
+        self._submitter = submitter
         self._waiting = waiting
-        self._recovery = recovery
+        self._follower = follower
+        self._secret = secret
 
     async def resolve(self, job_id: str, task_id: str) -> None:
         """Bind a task to a job in doubt; see ``Job.resolve``."""
-        parts = self._parts
         row = await self._in_doubt(job_id)
-        poll = await parts.poller.poll_now(task_id)
+        poll = await self._poller.poll_now(task_id)
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
-        other = await parts.journal.by_task(task_id)
-        if (other is not None and other.id != row.id) or not belongs(poll.record, row, parts.secret):
+        other = await self._journal.by_task(task_id)
+        if (other is not None and other.id != row.id) or not belongs(poll.record, row, self._secret):
             whose = "" if other is None else f" ({other.id})"
             msg = f"The task was created by another request than this job's{whose}, and is not bound. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
-        job = self._recovery.adopt(row)
-        await parts.result_writer.accepted(job, task_id)
-        await self._recovery.follow(job)
-        await parts.tracker.apply(job, poll.record)
+        job = self._follower.adopt(row)
+        await self._results.accepted(job, task_id)
+        await self._follower.follow(job)
+        await self._tracker.apply(job, poll.record)
 
     async def resubmit(self, job_id: str) -> None:
         """Send a job in doubt again; see ``Job.resubmit``."""
@@ -76,21 +110,21 @@ class Resolution:
         return job.row
 
     async def _leave_doubt(self, row: Intent, state: JobState, *, suspects: int = 0) -> None:
-        if self._parts.submitter.closing:
+        if self._submitter.closing:
             raise closed_error(job_id=row.id)
-        moved = await self._parts.journal.transition(
+        moved = await self._journal.transition(
             row,
             state,
-            at=self._parts.runtime.wall(),
+            at=self._runtime.wall(),
             error=None,
             ambiguous_attempts=row.ambiguous_attempts + suspects,
         )
         if moved is None:
             msg = "The job has just been settled by somebody else. Look at it again."
             raise errors.ConfigurationError(msg, job_id=row.id)
-        job = self._recovery.adopt(moved)
+        job = self._follower.adopt(moved)
         job.row = moved
-        await self._recovery.follow(job)
+        await self._follower.follow(job)
 
 
 def belongs(record: TaskRecord, row: Intent, secret: bytes) -> bool:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import anyio
 
 from kie_async import errors
-from kie_async._core.job_errors import poll_error
+from kie_async._core.job_errors import failed_task_error, has_result, load_error, no_result_error, poll_error
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, LiveJob
-from kie_async._io.jobs.outcomes import raise_trouble
+from kie_async.records import Generation
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from asyncio import Future
     from collections.abc import AsyncGenerator, Callable
 
-    from kie_async._io.jobs.outcomes import Outcomes
-    from kie_async._io.jobs.recovery import Recovery
-    from kie_async._io.parts import Parts
-    from kie_async.records import Generation, TaskRecord
+    from kie_async._io.jobs.follower import JobFollower
+    from kie_async._io.jobs.live_job import Registry
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.polling.poller import Poller
+    from kie_async._io.polling.tracker import Tracker
+    from kie_async._io.runtime import Runtime
+    from kie_async._io.supervisor import Supervisor
+    from kie_async.job import Job
+    from kie_async.records import Saver, TaskRecord
 
-__all__ = ["Waiting"]
+__all__ = ["Outcomes", "Waiting"]
+
+_DOUBTFUL = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
 
 class Waiting:
@@ -30,17 +38,43 @@ class Waiting:
     Waits for jobs. Every wait can be left at any time and changes nothing by it.
 
     Args:
-        parts: The client's parts.
+        journal: Holds the intents.
+
+        registry: The jobs of this process.
+
+        runtime: The clock.
+
+        supervisor: Runs what must not be interrupted.
+
+        poller: Polls tasks.
+
+        tracker: Applies what polls return.
+
+        follower: Adopts jobs that were found in the journal.
 
         outcomes: Reads what a job's state means.
-
-        recovery: Follows jobs that were found in the journal.
     """
 
-    def __init__(self, parts: Parts, outcomes: Outcomes, recovery: Recovery) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        registry: Registry,
+        runtime: Runtime,
+        supervisor: Supervisor,
+        poller: Poller,
+        tracker: Tracker,
+        follower: JobFollower,
+        outcomes: Outcomes,
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._runtime = runtime
+        self._supervisor = supervisor
+        self._poller = poller
+        self._tracker = tracker
+        self._follower = follower
         self._outcomes = outcomes
-        self._recovery = recovery
 
     async def journaled(self, job: LiveJob) -> LiveJob:
         """Wait until a job is written down; raises why it was not, or why it will not be accepted."""
@@ -66,39 +100,37 @@ class Waiting:
 
     async def ended(self, job: LiveJob, *, patient: bool) -> Generation:
         """Wait until a job has ended; *patient* waits for a stalled one, too."""
-        while (done := self.outcome(job, patient=patient)) is None:
+        while (done := self._outcomes.of(job.final, patient=patient)) is None:
             job = job.final
-            news = self.news(job)
+            waiter = job.add_waiter()
+            if job.waiters == 1:
+                self._poller.awaited(job)
             try:
-                await news
+                await waiter
             finally:
-                job.heard(news)
+                job.remove_waiter(waiter)
         return done
 
-    def news(self, job: LiveJob) -> Future[None]:
-        """See ``LiveJob.news``; a job that was not awaited until now is looked at earlier."""
-        news = job.news()
-        if job.waiters == 1:
-            self._parts.poller.awaited(job)
-        return news
+    async def wait(self, job_id: str, timeout: float | None, *, found: Callable[[LiveJob], None]) -> Generation:
+        """
+        Wait for a job by its id; see ``Job.wait``.
 
-    def outcome(self, job: LiveJob, *, patient: bool) -> Generation | None:
-        """The result of a job, None while it is worth waiting for; raises why there is none."""
-        return self._outcomes.of(job.final, patient=patient)
+        Args:
+            job_id: The id.
 
-    async def wait(self, job_id: str, timeout: float, *, found: Callable[[LiveJob], None]) -> Generation:
-        """Wait for a job by its id, no longer than *timeout* seconds, and tell which it is; see ``Job.wait``."""
+            timeout: How long, in seconds; None for no bound. With one, a stalled job is waited for, too.
+
+            found: Called with the job.
+        """
         job: LiveJob | None = None
-        with anyio.move_on_after(timeout):
+        with nullcontext() if timeout is None else anyio.move_on_after(timeout):
             job = await self.find(job_id)
             found(job)
             try:
-                return await self.ended(job, patient=True)
+                return await self.ended(job, patient=timeout is not None)
             finally:
                 self.leave(job)
-        if job is not None and job.unseen:
-            raise poll_error(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
-        raise timed_out(timeout, job)
+        raise timed_out(timeout or 0.0, job)
 
     async def status(self, job_id: str) -> TaskRecord:
         """Look at a task now; see ``Job.refresh``."""
@@ -108,8 +140,8 @@ class Waiting:
             if job.task_id is None:
                 self._outcomes.accepted(job)
                 raise self._outcomes.doubt(job)
-            poll = await self._parts.poller.poll_now(job.task_id)
-            await self._parts.tracker.on_poll(job, poll)
+            poll = await self._poller.poll_now(job.task_id)
+            await self._tracker.on_poll(job, poll)
             if poll.record is not None:
                 return poll.record
             raise poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
@@ -120,7 +152,7 @@ class Waiting:
         """The records of a job's task, each time that they say something new; see ``Job.updates``."""
         job = await self.find(job_id)
         reader = job.add_reader()
-        self._parts.poller.awaited(job)
+        self._poller.awaited(job)
         try:
             while True:
                 while reader:
@@ -143,7 +175,7 @@ class Waiting:
         Raises:
             TaskNotFoundError: If it is an id of ours that the journal does not know.
         """
-        registry, journal = self._parts.registry, self._parts.journal
+        registry, journal = self._registry, self._journal
         if (job := registry.get(job_id)) is not None:
             return job
         ours = job_id.startswith("kj_")
@@ -155,24 +187,144 @@ class Waiting:
             raise errors.TaskNotFoundError(msg, job_id=job_id)
         if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
             return job
-        now = self._parts.runtime.now()
+        now = self._runtime.now()
         if row is None:
             job = LiveJob(id=job_id, accepted_at=now)
             registry.add(job)
-            self._parts.tracker.foreign(job)
+            self._tracker.foreign(job)
             return job
         if row.state not in OPEN:
             return LiveJob.of(row)
-        return await self._parts.supervisor.run(self._recovery.take_up, row)
+        return await self._supervisor.run(self._follower.take_up, row)
 
     def leave(self, job: LiveJob) -> None:
         """Follow a task of somebody else no longer than anybody waits."""
         if job.foreign and not job.waiters and not job.readers:
-            self._parts.tracker.let_go(job)
+            self._tracker.let_go(job)
 
 
-def timed_out(seconds: float, job: LiveJob | None) -> errors.TaskTimeoutError:
-    """The error for a wait that has reached its time-out."""
+class Outcomes:
+    """
+    Reads jobs for their callers.
+
+    Args:
+        max_age: How long a task may take, in seconds.
+
+        job: Makes the handle of an id.
+
+        saver: Saves a generation's results.
+    """
+
+    def __init__(self, *, max_age: float, job: Callable[[str], Job], saver: Saver) -> None:
+        self._max_age = max_age
+        self._job = job
+        self._saver = saver
+
+    def of(self, job: LiveJob, *, patient: bool) -> Generation | None:
+        """
+        The result of a job, or None while it is worth waiting for.
+
+        Args:
+            job: The job.
+
+            patient: Whether a stalled job is worth waiting for.
+
+        Raises:
+            KieError: If it has no result, and waiting will not change that.
+        """
+        row = job.row
+        if row is None:
+            if job.foreign:
+                return self._result(job)
+            self._raise_unless_owned(job)
+            return None
+        match row.state:
+            case JobState.SUCCEEDED | JobState.FAILED:
+                return self._result(job)
+            case JobState.STALLED if not patient:
+                patience = self._max_age
+                msg = f"The task has not ended within {patience:g} s. It may still end: wait again, with a time-out."
+                raise errors.TaskTimeoutError(msg, job_id=job.id, task_id=job.task_id)
+            case JobState.SUBMITTED | JobState.STALLED:
+                raise_trouble(job)
+                return None
+            case JobState.IN_DOUBT if row.callback_url is not None:
+                raise_trouble(job)
+                return None  # a callback may bring the task home until the deadline
+            case JobState.SENDING if job.attended:
+                raise_trouble(job)
+                return None
+            case JobState.SENDING | JobState.IN_DOUBT | JobState.UNRESOLVED:
+                raise self.doubt(job)
+            case JobState.ABANDONED:
+                msg = "The job was in doubt, and was given up by abandon(). Submit the request again if it is wanted."
+                raise errors.SubmitInDoubtError(msg, job=self._job(job.id), job_id=job.id)
+            case _:
+                self._raise_unless_owned(job)
+                return None
+
+    def accepted(self, job: LiveJob) -> None:
+        """
+        Do nothing if a job that its owner has left was accepted.
+
+        Raises:
+            KieError: If it was not, or if nobody can tell.
+        """
+        state = job.state
+        if state in _DOUBTFUL or state is JobState.SENDING:
+            raise self.doubt(job)
+        if state in (None, JobState.INTENT, JobState.CANCELLED, JobState.REJECTED):
+            self._raise_unless_owned(job)
+
+    def doubt(self, job: LiveJob) -> errors.SubmitInDoubtError:
+        """The error for a job in doubt, with the job in it."""
+        reason = f" ({job.row.error})" if job.row is not None and job.row.error else ""
+        return errors.SubmitInDoubtError(
+            f"The create was sent, and nobody can tell whether it was accepted{reason}: it may have been paid, and is"
+            " not sent again. Look for it at kie.ai/logs, then resolve(task_id), resubmit(allow_duplicate=True) or"
+            " abandon() the job.",
+            job=self._job(job.id),
+            job_id=job.id,
+        )
+
+    def _result(self, job: LiveJob) -> Generation | None:
+        record = job.last_record()
+        if record is None or not record.ended:
+            if job.error is not None:
+                raise job.error.again()
+            raise_trouble(job)
+            return None
+        if record.failed:
+            raise failed_task_error(record, job_id=job.own_id)
+        if not has_result(record):
+            raise no_result_error(record, job_id=job.own_id)
+        return Generation(record=record, job_id=job.own_id, saver=self._saver)
+
+    def _raise_unless_owned(self, job: LiveJob) -> None:
+        """Say why a job was not accepted; nothing while its owner is at it."""
+        if job.attended:
+            raise_trouble(job)
+            return
+        if job.error is not None:
+            raise job.error.again()
+        if job.row is not None and job.row.error is not None:
+            raise load_error(job.row.error, job_id=job.id)
+        msg = "The job was never sent, and nobody is sending it; nothing was paid. Call recover(), or submit it again."
+        raise errors.TransportError(msg, job_id=job.id)
+
+
+def raise_trouble(job: LiveJob) -> None:
+    """
+    Do nothing unless a job cannot be looked at just now.
+    """
+    if job.trouble is not None:
+        raise job.trouble.again()
+
+
+def timed_out(seconds: float, job: LiveJob | None) -> errors.KieError:
+    """Return the error for a wait that has reached its timeout; a task that the service does not know is not found."""
+    if job is not None and job.unseen:
+        return poll_error(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
     return errors.TaskTimeoutError(
         f"The task has not ended within {seconds:g} s. What was sent lives on: job() to it and wait again.",
         job_id=None if job is None else job.own_id,

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from kie_async._core.lifecycle import Intent
     from kie_async._core.map_options import MapOptions
-    from kie_async._io.jobs.live_job import LiveJob
-    from kie_async._io.jobs.registry import Registry
+    from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.row import Row
     from kie_async._io.mapping.row_source import RowInput

@@ -15,7 +15,7 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
     from kie_async._core.map_options import MapOptions
-    from kie_async._io.jobs.registry import Registry
+    from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting

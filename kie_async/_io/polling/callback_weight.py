@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from kie_async._core.polling import CallbackLoss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async._io.jobs.registry import Registry
-    from kie_async._io.polling.poller import Poller
     from kie_async._io.runtime import Runtime
     from kie_async._io.timers import Timer, Timers
 
@@ -36,18 +36,15 @@ class CallbackWeight:
     Weighs looks.
 
     Args:
-        poller: Whose looks are weighed.
-
-        registry: The jobs that are alive.
+        replan: Plans all polls anew.
 
         runtime: The clock.
 
         timers: Where deadlines go.
     """
 
-    def __init__(self, *, poller: Poller, registry: Registry, runtime: Runtime, timers: Timers) -> None:
-        self._poller = poller
-        self._registry = registry
+    def __init__(self, *, replan: Callable[[], None], runtime: Runtime, timers: Timers) -> None:
+        self._replan = replan
         self._runtime = runtime
         self._timers = timers
         self._since = runtime.now()
@@ -111,4 +108,4 @@ class CallbackWeight:
         now = self._trust.probability
         if max(now, self._planned_at) >= _MUCH * min(now, self._planned_at):
             self._planned_at = now
-            self._poller.replan(self._registry)
+            self._replan()

@@ -86,10 +86,14 @@ class Poller:
         timers: Where timers go.
 
         supervisor: What looks run in.
-    """
 
-    #: Awaited with each look at a watched job; set once, by whoever follows the jobs.
-    on_poll: Callable[[LiveJob, PollResult], Awaitable[None]]
+        on_poll: Awaited with each poll of a watched job.
+
+        on_round_trip: Called with the seconds that each answered poll has taken.
+
+        weigh: Returns the weight of a job's polls, above 0 and up to 1: the chance that nothing else reports its end.
+            ``replan`` follows each large change.
+    """
 
     def __init__(
         self,
@@ -101,14 +105,19 @@ class Poller:
         loop: asyncio.AbstractEventLoop,
         timers: Timers,
         supervisor: Supervisor,
+        on_poll: Callable[[LiveJob, PollResult], Awaitable[None]],
+        on_round_trip: Callable[[float], None],
+        weigh: Callable[[LiveJob], float],
     ) -> None:
-        #: Told how long each look has taken that was answered, in seconds.
-        self.on_round_trip: Callable[[float], None] = lambda _: None
+        self._on_poll = on_poll
+        self._on_round_trip = on_round_trip
         self._transport = transport
         self._loop = loop
         self._timers = timers
         self._supervisor = supervisor
-        self._list = Watchlist(policy=policy, durations=durations, loop=loop, timers=timers, when_due=self._pump)
+        self._list = Watchlist(
+            policy=policy, durations=durations, loop=loop, timers=timers, when_due=self._pump, weigh=weigh
+        )
         tokens = max(1, round(polls_per_second))
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
         self.pacer = WindowBucket(tokens, tokens / polls_per_second)
@@ -132,19 +141,6 @@ class Poller:
     def watched(self) -> int:
         """How many jobs are looked at."""
         return self._list.watched
-
-    @property
-    def weigh(self) -> Callable[[LiveJob], float]:
-        """
-        What a job's looks are worth beside those at others, more than 0 and up to 1; 1 unless set.
-
-        That is the chance that nobody else tells of its end. Whoever sets it calls ``replan`` when it has changed much.
-        """
-        return self._list.weigh
-
-    @weigh.setter
-    def weigh(self, weigh: Callable[[LiveJob], float]) -> None:
-        self._list.weigh = weigh
 
     def watch(self, job: LiveJob) -> None:
         """
@@ -280,7 +276,7 @@ class Poller:
                     # Whatever came instead of a record, the next look is as far away as after one; but a look that was
                     # silent or refused is as good as none, and its job as overdue as before.
                     watch.running_at = max(watch.running_at, began_at)
-            await self.on_poll(job, poll)
+            await self._on_poll(job, poll)
         finally:
             # Whatever went wrong, in a hook of the caller's own session for example: the task is not forgotten.
             self.plan(watch)
@@ -297,7 +293,7 @@ class Poller:
             self.polls += 1
             round_trip = self._loop.time() - began_at
             self._round_trips.record_round_trip(round_trip)
-            self.on_round_trip(round_trip)
+            self._on_round_trip(round_trip)
             envelope, record = read_record_body(answer.body)
             poll = judge_poll(task_id=task_id, status=answer.status, envelope=envelope, record=record)
             if poll.verdict is not PollVerdict.RATE_LIMITED:

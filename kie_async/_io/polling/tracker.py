@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable
 from kie_async._core.job_errors import has_result, poll_error
 from kie_async._core.lifecycle import dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
-from kie_async._io.jobs.live_job import LiveJob
-from kie_async._io.jobs.registry import Registry
+from kie_async._io.jobs.live_job import LiveJob, Registry
 from kie_async._io.jobs.transitions import Transitions
 from kie_async._io.polling.poller import Poller
 from kie_async._io.runtime import Runtime
-from kie_async._io.submitting.in_flight import Slots
+from kie_async._io.submitting.admission import Slots
 from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import DeadlineQueue, Timers
 from kie_async.errors import TaskTimeoutError
@@ -58,12 +57,11 @@ class Tracker:
         retry: How long things are waited for.
 
         report: Takes events.
-    """
 
-    #: Does what fits the row of a job; set once, by whoever can.
-    follow: Callable[[LiveJob], Awaitable[None]]
-    #: Told of each job whose end was seen here; set once, by whoever learns from it.
-    on_end: Callable[[LiveJob], None]
+        follow: Resumes a job after its row has changed.
+
+        on_end: Called with each job whose end was seen here.
+    """
 
     def __init__(
         self,
@@ -77,6 +75,8 @@ class Tracker:
         timers: Timers,
         retry: RetryPolicy,
         report: Callable[..., None],
+        follow: Callable[[LiveJob], Awaitable[None]],
+        on_end: Callable[[LiveJob], None],
     ) -> None:
         self._transitions = transitions
         self._slots = slots
@@ -87,6 +87,8 @@ class Tracker:
         self._timers = timers
         self._retry = retry
         self._report = report
+        self._follow = follow
+        self._on_end = on_end
         self._running = DeadlineQueue[LiveJob](timers, self._reach_max_age)
         self.duplicate_records = 0
 
@@ -197,10 +199,10 @@ class Tracker:
             state = JobState.SUCCEEDED if record.succeeded else JobState.FAILED
             if not await self._transitions.to(job, state, record=dump_record(record), credits=record.credits):
                 self._late(job, record)
-                await self.follow(job)
+                await self._follow(job)
                 return
             self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
-            self.on_end(job)
+            self._on_end(job)
         self.let_go(job)
 
     def _saw_running(self, job: LiveJob, record: TaskRecord) -> None:
@@ -228,7 +230,7 @@ class Tracker:
         if job.state is JobState.SUBMITTED:
             if await self._transitions.to(job, JobState.STALLED):
                 self._report(EventName.STALLED, job)
-            await self.follow(job)
+            await self._follow(job)
 
     async def _give_up(self, job: LiveJob) -> None:
         if job.state is JobState.IN_DOUBT:
@@ -238,7 +240,7 @@ class Tracker:
                     "%s was in doubt for too long: resolve(task_id), resubmit(allow_duplicate=True) or abandon() it.",
                     job.id,
                 )
-            await self.follow(job)
+            await self._follow(job)
 
     def forget_deadlines(self, job: LiveJob) -> None:
         """Let a job live on without the deadlines that it had."""

@@ -78,6 +78,8 @@ class Watchlist:
         timers: Where timers go.
 
         when_due: Called when looks have become due.
+
+        weigh: See ``Poller``.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Watchlist:
         loop: asyncio.AbstractEventLoop,
         timers: Timers,
         when_due: Callable[[], None],
+        weigh: Callable[[LiveJob], float],
     ) -> None:
         self._policy = policy
         self._durations = durations
@@ -97,8 +100,7 @@ class Watchlist:
         #: Those whose look is due, in no order.
         self.due: list[Watch] = []
         self._planned = DeadlineQueue[Watch](timers, self._fall_due, after_batch=when_due, min_interval=_REST)
-        #: See ``Poller.weigh``.
-        self.weigh: Callable[[LiveJob], float] = lambda _: 1.0
+        self._weigh = weigh
         #: How many jobs are looked at.
         self.watched = 0
 
@@ -171,7 +173,7 @@ class Watchlist:
             self.plan(watch)
 
     def _weight(self, job: LiveJob) -> float:
-        weight = self.weigh(job)
+        weight = self._weigh(job)
         row = job.row
         if row is not None and row.state is JobState.STALLED:
             weight *= STALLED

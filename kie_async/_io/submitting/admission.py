@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -19,11 +20,10 @@ from kie_async._core.gate import Gate
 from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 from kie_async._core.verdicts import Verdict
 from kie_async._io.runtime import Runtime
-from kie_async._io.submitting.in_flight import Slots
 from kie_async._io.timers import Timer, Timers
 from kie_async.policy import Limits
 
-__all__ = ["MAINTENANCE_PROBE_EVERY", "Admission", "Permit"]
+__all__ = ["MAINTENANCE_PROBE_EVERY", "Admission", "Permit", "Slots"]
 
 _log = logging.getLogger("kie_async")
 
@@ -33,6 +33,63 @@ MAINTENANCE_PROBE_EVERY = 60.0
 TOKEN_BEST_BEFORE = 15.0
 #: What was found in a journal was counted by the service within so many seconds after it was written down as sent.
 SENT_WITHIN = 1.0
+
+
+class Slots:
+    """
+    Counts running tasks; whoever takes a slot knows whether he has one.
+
+    Args:
+        limit: How many new tasks may run at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        #: How many slots are taken.
+        self.taken = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return len(self._queue)
+
+    async def acquire(self) -> None:
+        """Wait for a slot and take it."""
+        if self.taken < self._limit and not self._queue:
+            self.taken += 1
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue[granted] = None
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.cancelled():
+                self._queue.pop(granted, None)
+            else:
+                self.release()  # the grant and the cancellation have met in one turn of the loop
+            raise
+
+    def take(self) -> None:
+        """Take a slot for a task that runs already, whether there is one or not."""
+        self.taken += 1
+
+    def release(self) -> None:
+        """
+        Give a slot back.
+
+        Raises:
+            ValueError: If none is taken: somebody has given his back twice.
+        """
+        if not self.taken:
+            msg = "no slot is taken"
+            raise ValueError(msg)
+        self.taken -= 1
+        while self._queue and self.taken < self._limit:
+            granted, _ = self._queue.popitem(last=False)
+            if not granted.done():
+                self.taken += 1
+                granted.set_result(None)
 
 
 @attrs.define(eq=False)

@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
     from kie_async._io.http.transport import Transport
     from kie_async._io.jobs.live_job import LiveJob, Submission
-    from kie_async._io.jobs.transitions import Transitions
+    from kie_async._io.jobs.transitions import ResultWriter, Transitions
     from kie_async._io.journals.journal import Changes
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.admission import Admission
-    from kie_async._io.submitting.results import ResultWriter
     from kie_async.policy import RetryPolicy
     from kie_async.records import JSON
 
@@ -60,7 +59,7 @@ class SubmissionContext:
 
         transitions: Moves rows.
 
-        result_writer: Writes the end of a create down.
+        results: Writes the end of a create down.
 
         runtime: Clock and randomness.
 
@@ -69,19 +68,16 @@ class SubmissionContext:
         secret: What callback tokens are made with.
 
         report: Takes events.
-
-        halt: Tells the owners of some jobs, or of all, that the account cannot pay.
     """
 
     transport: Transport
     admission: Admission
     transitions: Transitions
-    result_writer: ResultWriter
+    results: ResultWriter
     runtime: Runtime
     retry: RetryPolicy
     secret: bytes
     report: Callable[..., None]
-    halt: Callable[[Collection[LiveJob] | None, errors.KieError], None]
 
 
 class _NotSentError(Exception):
@@ -112,15 +108,24 @@ class Owner:
         submission: What it takes along.
 
         given: The ``input`` to send.
+
+        halt: Tells the owners of some jobs, or of all, that the account cannot pay.
     """
 
     def __init__(
-        self, tools: SubmissionContext, job: LiveJob, submission: Submission, given: Mapping[str, JSON]
+        self,
+        tools: SubmissionContext,
+        job: LiveJob,
+        submission: Submission,
+        given: Mapping[str, JSON],
+        *,
+        halt: Callable[[Collection[LiveJob] | None, errors.KieError], None],
     ) -> None:
         self._tools = tools
         self._job = job
         self._errand = submission
         self._given = given
+        self._halt = halt
         self._wrote_sending = False
         self._lost = False
         self._reason = ""
@@ -279,7 +284,7 @@ class Owner:
             case Verdict.AMBIGUOUS:
                 return await self._suspect(reply)
             case Verdict.ACCEPTED:
-                await tools.result_writer.accepted(job, reply.task_id or "")
+                await tools.results.accepted(job, reply.task_id or "")
             case Verdict.RATE_LIMITED:
                 tools.report(EventName.RATE_LIMITED, job)
                 await self._back()
@@ -288,13 +293,13 @@ class Owner:
                 await self._back()
             case Verdict.ACCOUNT:
                 tools.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
-                tools.halt((job,) if not closed else None, create_error(reply, job_id=job.id))
+                self._halt((job,) if not closed else None, create_error(reply, job_id=job.id))
                 await self._back()
             case Verdict.REJECTED:
-                await tools.result_writer.rejected(job, create_error(reply, job_id=job.id))
+                await tools.results.rejected(job, create_error(reply, job_id=job.id))
             case Verdict.IN_DOUBT:
                 said = f"HTTP {reply.status}, code {reply.code}"
-                await tools.result_writer.doubted(job, said if error is None else describe(error))
+                await tools.results.doubted(job, said if error is None else describe(error))
         return _Attempt(verdict, again=verdict in _AGAIN)
 
     async def _unsent(self, error: Exception | None) -> _Attempt:
@@ -330,10 +335,10 @@ class Owner:
         suspects = row.ambiguous_attempts + 1
         tools.report(EventName.AMBIGUOUS, job, attempt=row.attempts, message=reply.message)
         if tools.retry.on_server_error == "in_doubt":
-            await tools.result_writer.doubted(job, f"code {reply.code}: {reply.message}", ambiguous_attempts=suspects)
+            await tools.results.doubted(job, f"code {reply.code}: {reply.message}", ambiguous_attempts=suspects)
             return _Attempt(Verdict.AMBIGUOUS, again=False)
         if suspects >= tools.retry.server_error_attempts or not self._affordable():
-            await tools.result_writer.rejected(job, create_error(reply, job_id=job.id), ambiguous_attempts=suspects)
+            await tools.results.rejected(job, create_error(reply, job_id=job.id), ambiguous_attempts=suspects)
             return _Attempt(Verdict.AMBIGUOUS, again=False)
         _log.warning(
             "Attempt %d of %s was answered by code %s (%s) and may have been paid; it is sent again.",
@@ -354,7 +359,7 @@ class Owner:
         if self._lost:
             return
         with anyio.CancelScope(shield=True):
-            await self._tools.result_writer.withdrawn(self._job, error)
+            await self._tools.results.withdrawn(self._job, error)
 
 
 def _last_attempt(state: RetryCallState) -> _Attempt:

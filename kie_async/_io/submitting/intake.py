@@ -25,10 +25,15 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kie_async._io.parts import Parts
+    from kie_async._io.files.uploads import Uploads
+    from kie_async._io.jobs.live_job import Registry
+    from kie_async._io.jobs.transitions import ResultWriter
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.runtime import Runtime
+    from kie_async._io.submitting.submitter import Submitter
     from kie_async.records import JSON
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "IntentWriter"]
 
 
 class Intake:
@@ -36,11 +41,31 @@ class Intake:
     Makes jobs of requests.
 
     Args:
-        parts: The client's parts.
+        registry: The jobs of this process.
+
+        runtime: New ids.
+
+        submitter: Submits jobs.
+
+        intents: Writes intents.
+
+        allowed_origins: Origins that URLs may have although they are not public.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        runtime: Runtime,
+        submitter: Submitter,
+        intents: IntentWriter,
+        allowed_origins: frozenset[str],
+    ) -> None:
+        self._registry = registry
+        self._runtime = runtime
+        self._submitter = submitter
+        self._intents = intents
+        self._allowed_origins = allowed_origins
         self._kinds: set[type] = set()
 
     async def begin(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
@@ -63,7 +88,7 @@ class Intake:
         check_key(key)
         await self.check(request)
         identity = None if key is None else await self.identify(request)
-        if key is not None and (known := self._parts.registry.by_key(key)) is not None:
+        if key is not None and (known := self._registry.by_key(key)) is not None:
             if known.fingerprint != identity:
                 raise await self.conflict(known.row, request, key=key, job_id=known.id)
             return known, False
@@ -92,9 +117,9 @@ class Intake:
 
             afford: Asked before a create is sent once more that may have been paid already.
         """
-        job = LiveJob(id=self._parts.runtime.new_id(), key=key, fingerprint=identity)
+        job = LiveJob(id=self._runtime.new_id(), key=key, fingerprint=identity)
         submission = Submission(patient=patient, afford=afford)
-        self._parts.submitter.start(job, partial(self._write_down, job, request), submission)
+        self._submitter.start(job, partial(self._intents.write, job, request), submission)
         return job
 
     async def identify(self, request: Request) -> str:
@@ -105,32 +130,6 @@ class Intake:
     async def conflict(self, row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
         """The error for a request whose key belongs to another one."""
         return _conflict(row, request, await _hashes(request), key=key, job_id=job_id)
-
-    async def send_again(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
-        """
-        The row and the input of a job that was written down before, with its images there to be fetched.
-
-        Raises:
-            UploadError: If it cannot be sent any more, since the journal does not hold what is needed; it is withdrawn.
-        """
-        row = row_of(job)
-        if not row.input:
-            raise await self._unsendable(job, "the journal keeps only hashes of inputs")
-        given: dict[str, JSON] = json.loads(row.input)
-        now = self._parts.runtime.wall()
-        sources: list[SourceImage] = []
-        for source in row.sources:
-            fresh = source
-            if now - source.uploaded_at > KEPT_FOR:
-                fresh = await self._upload_again(job, source)
-                given[source.field] = fresh.url
-            sources.append(fresh)
-        if tuple(sources) == row.sources:
-            return row, given
-        changed = await self._parts.journal.update_fields(
-            row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
-        )
-        return changed or row, given
 
     async def check(self, request: Request) -> None:
         """
@@ -146,18 +145,54 @@ class Intake:
             msg = f"A {type(request).__name__} is no request. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
             raise errors.ConfigurationError(msg)
         self._kinds.add(type(request))
-        find = partial(request.problems, allowed_origins=self._parts.settings.allowed_origins)
+        find = partial(request.problems, allowed_origins=self._allowed_origins)
         # Only a local image takes a look at the disk, which must not hold the loop up.
         problems = await anyio.to_thread.run_sync(find) if request.images() else find()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
-    async def _write_down(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
-        journal = self._parts.journal
+
+class IntentWriter:
+    """
+    Writes intents into the journal, with their images uploaded.
+
+    Args:
+        journal: Holds the intents.
+
+        registry: The jobs of this process.
+
+        runtime: The wall clock.
+
+        uploads: Uploads images.
+
+        results: Writes down what cannot be sent any more.
+
+        callback_url: The base of the callback URLs, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        registry: Registry,
+        runtime: Runtime,
+        uploads: Uploads,
+        results: ResultWriter,
+        callback_url: str | None,
+    ) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._runtime = runtime
+        self._uploads = uploads
+        self._results = results
+        self._callback_url = callback_url
+
+    async def write(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+        journal = self._journal
         if job.key is not None and (row := await journal.by_key(job.key)) is not None:
             return await self._take_over(job, row, request)
         sources, given = await self._upload(request)
-        now = self._parts.runtime.wall()
+        now = self._runtime.wall()
         hashes = {source.field: source.sha256 for source in sources}
         job.fingerprint = fingerprint(request.model, request.input(hashes) if sources else given, hashes)
         row = Intent(
@@ -169,7 +204,7 @@ class Intake:
             updated_at=now,
             sources=sources,
             key=job.key,
-            callback_url=self._parts.settings.callback_url,
+            callback_url=self._callback_url,
         )
         # A caller who leaves now would leave a row behind that nobody withdraws, and that recover() sends.
         with anyio.CancelScope(shield=True):
@@ -179,13 +214,13 @@ class Intake:
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The row and the input of an intent whose input the journal does not keep, and the caller has."""
         sources, given = await self._upload(request)
-        now = self._parts.runtime.wall()
-        return await self._parts.journal.update_fields(row.id, at=now, sources=sources) or row, given
+        now = self._runtime.wall()
+        return await self._journal.update_fields(row.id, at=now, sources=sources) or row, given
 
     async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
         sources: list[SourceImage] = []
         for field, image in request.images().items():
-            there = await self._parts.uploads.put(image)
+            there = await self._uploads.put(image)
             origin = str(image.content) if isinstance(image.content, Path) else None
             sources.append(
                 SourceImage(
@@ -200,7 +235,7 @@ class Intake:
         image = ImageSource(Path(source.origin))
         if await anyio.to_thread.run_sync(image.problems):
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} is gone")
-        there = await self._parts.uploads.put(image)
+        there = await self._uploads.put(image)
         if there.sha256 != source.sha256:
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
         return attrs.evolve(source, url=there.url, uploaded_at=there.uploaded_at)
@@ -208,39 +243,65 @@ class Intake:
     async def _unsendable(self, job: LiveJob, why: str) -> errors.KieError:
         msg = f"The job was not sent before its process ended, and cannot be sent now: {why}. Submit the request again."
         error = errors.UploadError(msg, job_id=job.id)
-        await self._parts.result_writer.withdrawn(job, error)
+        await self._results.withdrawn(job, error)
         return job.error or error  # where a suspect attempt may have been paid, that says so
 
     async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The same key again: go on with the row that has it, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
-            raise await self.conflict(row, request, key=job.key or "", job_id=row.id)
-        journal = self._parts.journal
+            raise _conflict(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
+        journal = self._journal
         if row.state is JobState.INTENT and not journal.owns(row):
             row = next(iter(await journal.claim([row.id])), row)
-        if (known := self._parts.registry.get(row.id)) is not None:
+        if (known := self._registry.get(row.id)) is not None:
             job.successor = known
             return row, {}
-        self._parts.submitter.rename(job, row.id)
+        self._registry.rename(job, row.id)
         job.row = row
         if row.state is JobState.REJECTED and row.ambiguous_attempts:
             raise load_error(row.error, job_id=row.id)
         if row.state is JobState.INTENT and journal.owns(row):
-            return await self.send_again(job) if row.input else await self._write_again(row, request)
+            return await self.prepare(job) if row.input else await self._write_again(row, request)
         if row.state in (JobState.CANCELLED, JobState.REJECTED):
             sources, given = await self._upload(request)
             anew = await journal.transition(
                 row,
                 JobState.INTENT,
-                at=self._parts.runtime.wall(),
+                at=self._runtime.wall(),
                 sources=sources,
                 input=encode_for_journal(given),
-                callback_url=self._parts.settings.callback_url,
+                callback_url=self._callback_url,
                 error=None,
             )
             # Where it was lost, another process sends it.
             return (anew, given) if anew is not None else (await journal.get(row.id) or row, {})
         return row, {}
+
+    async def prepare(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
+        """
+        The row and the input of a job that was written down before, with its images there to be fetched.
+
+        Raises:
+            UploadError: If it cannot be sent any more, since the journal does not hold what is needed; it is withdrawn.
+        """
+        row = row_of(job)
+        if not row.input:
+            raise await self._unsendable(job, "the journal keeps only hashes of inputs")
+        given: dict[str, JSON] = json.loads(row.input)
+        now = self._runtime.wall()
+        sources: list[SourceImage] = []
+        for source in row.sources:
+            fresh = source
+            if now - source.uploaded_at > KEPT_FOR:
+                fresh = await self._upload_again(job, source)
+                given[source.field] = fresh.url
+            sources.append(fresh)
+        if tuple(sources) == row.sources:
+            return row, given
+        changed = await self._journal.update_fields(
+            row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
+        )
+        return changed or row, given
 
 
 def _is_request(value: object) -> bool:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from kie_async._core.lifecycle import Intent
-    from kie_async._io.jobs.live_job import LiveJob
-    from kie_async._io.jobs.registry import Registry
+    from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.supervisor import Supervisor
     from kie_async.records import JSON
@@ -40,7 +39,9 @@ class Submitter:
 
         registry: The jobs that are alive.
 
-        tracker: What follows a job afterwards.
+        tracker: Lets jobs go.
+
+        follow: Follows a job afterwards.
 
         supervisor: What owners run in.
 
@@ -53,12 +54,14 @@ class Submitter:
         tools: SubmissionContext,
         registry: Registry,
         tracker: Tracker,
+        follow: Callable[[LiveJob], Awaitable[None]],
         supervisor: Supervisor,
         owns: Callable[[Intent], bool],
     ) -> None:
         self._tools = tools
         self._registry = registry
         self._tracker = tracker
+        self._follow = follow
         self._supervisor = supervisor
         self._owns = owns
         #: Whether no more owners are started.
@@ -147,12 +150,6 @@ class Submitter:
             own.job_id = job.id
             self.stop(job, Stop.ACCOUNT, own)
 
-    def rename(self, job: LiveJob, job_id: str) -> None:
-        """Give a job the id of the row that has its key already."""
-        self._registry.drop(job)
-        job.id = job_id
-        self._registry.add(job)
-
     async def _own(
         self,
         job: LiveJob,
@@ -168,7 +165,7 @@ class Submitter:
                     job.publish()
                     if self._is_ours_to_send(job):
                         await self._take_slot(job)
-                        final = await Owner(self._tools, job, submission, given).run()
+                        final = await Owner(self._tools, job, submission, given, halt=self.halt).run()
             if job.state is JobState.INTENT and job.error is not None:
                 final = True
                 with anyio.CancelScope(shield=True):
@@ -185,7 +182,7 @@ class Submitter:
             if job.row is None or job.successor is not None or (final and job.state is JobState.INTENT):
                 self._tracker.let_go(job)
         if self._registry.get(job.id) is job:
-            await self._tracker.follow(job)
+            await self._follow(job)
         job.publish()
 
     def _is_ours_to_send(self, job: LiveJob) -> bool:
@@ -208,4 +205,4 @@ class Submitter:
         # With a key, the account's refusal leaves the intent where it is: it goes on with the same key, or recover().
         # A closed client leaves it, too: it is in the journal, and recover() sends it.
         if why is Stop.CANCELLED or (why is Stop.ACCOUNT and job.key is None):
-            await self._tools.result_writer.withdrawn(job, error)
+            await self._tools.results.withdrawn(job, error)

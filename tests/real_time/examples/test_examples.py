@@ -230,7 +230,7 @@ def test_the_receiver_takes_signed_callbacks_and_nothing_else(runs: Mapping[str,
 @pytest.mark.parametrize("name", NAMES)
 def test_the_server_ends_in_peace(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
     """Nothing was logged but its start, what was provoked here, and its end: no error, no session left open."""
-    provoked = ("1 intent); recover() goes on with them.", "it is not signed, and webhook_key is set.")
+    provoked = ("1 intent); recover() resumes them.", "it is not signed, and webhook_key is set.")
     usual = ("INFO: ", "======== Running on ", "(Press CTRL+C to quit)", f"{CALLBACK} ", *provoked)
 
     assert [] == [line for line in runs[name].result().said if not any(text in line for text in usual)]

@@ -1,0 +1,267 @@
+"""``EngineBinding``: binds a client to the event loop that it is used in, and makes an engine there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+
+from kie_async import errors
+from kie_async._urls import origin
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from kie_async._core.durations import DurationsByKind
+    from kie_async._core.polling import PollingPolicy
+    from kie_async._io.engine import Engine
+    from kie_async._io.http.transport import SessionFactory, Transport
+    from kie_async._io.jobs.live_job import LiveJob
+    from kie_async._io.journals.journal import Journal
+    from kie_async._io.journals.memory import MemoryJournal
+    from kie_async.events import Event
+    from kie_async.job import Job
+    from kie_async.policy import Limits, RetryPolicy, SqliteJournal
+
+__all__ = ["EngineBinding"]
+
+
+class EngineBinding:
+    """
+    The calls that a client, its jobs, runs and callbacks share: the engine of the running loop, and what outlives it.
+
+    Args:
+        api_key: The account's key.
+
+        base_url: The API.
+
+        upload_url: The upload host.
+
+        limits: The account's limits.
+
+        retry: The number and duration of retries.
+
+        journal: The configuration of the journal; None for a journal in memory.
+
+        callback_url: The base of the callback URLs, or None.
+
+        webhook_keys: The keys of the service's signatures; empty if callbacks are not signed.
+
+        download_hosts: Endings of the host names that results may be fetched from; None for any public host.
+
+        on_event: Called with each event, or None.
+
+        session_factory: Makes aiohttp sessions; None for the default.
+
+        trust_env: True if proxies are taken from the environment.
+
+        job: Makes the handle of an id.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        upload_url: str,
+        limits: Limits,
+        retry: RetryPolicy,
+        journal: SqliteJournal | None,
+        callback_url: str | None,
+        webhook_keys: tuple[str, ...],
+        download_hosts: tuple[str, ...] | None,
+        on_event: Callable[[Event], None] | None,
+        session_factory: SessionFactory | None,
+        trust_env: bool,
+        job: Callable[[str], Job],
+    ) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._upload_url = upload_url
+        self._limits = limits
+        self._retry = retry
+        self._journal = journal
+        self._memory: MemoryJournal | None = None
+        self._callback_url = callback_url
+        self._webhook_keys = webhook_keys
+        self._download_hosts = download_hosts
+        self._on_event = on_event
+        self._session_factory = session_factory
+        self._trust_env = trust_env
+        self._job = job
+        #: The polling policy; None for the default. Benchmarks set it to compare policies.
+        self.polling: PollingPolicy | None = None
+        #: Make the journal and the transport of a new engine; tests and benchmarks replace them.
+        self.make_journal: Callable[[], Journal] = self._make_journal
+        self.make_transport: Callable[[], Transport] = self._make_transport
+        self._engine: Engine | None = None
+        self._process = 0
+        self._closed = False
+        self._expects_callbacks = False
+        self._spent_until: list[float] = []
+        self._durations: DurationsByKind | None = None
+
+    @property
+    def current(self) -> Engine | None:
+        """The engine that is at work, or None."""
+        return None if self._engine is None or self._engine.ended else self._engine
+
+    async def engine(self, *, warn: bool = True) -> Engine:
+        """
+        Return the engine of the running loop; make it on first use.
+
+        Args:
+            warn: Log which jobs can be recovered, once for each engine.
+
+        Raises:
+            ClientClosedError: If the client is closed.
+
+            ConfigurationError: If the client is used after a fork, or at work in another thread's event loop.
+        """
+        if self._closed:
+            from kie_async._core.job_errors import closed_error
+
+            raise closed_error()
+        loop = running_loop()
+        engine = self.current
+        if engine is not None and engine.loop is not loop:
+            if self._process != os.getpid():
+                msg = "The client is used after a fork. Make a client in each process."
+                raise errors.ConfigurationError(msg)
+            if engine.loop.is_running():
+                msg = "The client is at work in another event loop, in another thread. Make a client for each."
+                raise errors.ConfigurationError(msg)
+            engine = None  # that loop has stopped for good: a later one has replaced it
+        if engine is None:
+            engine = self._make_engine(loop)
+            self._engine, self._process = engine, os.getpid()
+        await engine.supervisor.up()
+        if warn and engine.orphans:
+            engine.warn_of_orphans()
+        return engine
+
+    def reopen(self) -> None:
+        """Allow calls again after ``close``."""
+        self._closed = False
+
+    async def close(self, drain: float) -> None:
+        """Allow no more calls, and end the engine; creates on the wire may take *drain* seconds."""
+        self._closed = True
+        engine, self._engine = self._engine, None
+        if engine is None or engine.loop.is_closed():
+            return
+        if engine.loop is not running_loop():
+            msg = "The client is bound to another event loop. Close it there, or let that loop end."
+            raise errors.ConfigurationError(msg)
+        with anyio.CancelScope(shield=True):
+            await engine.close(drain)
+
+    def live_job(self, job_id: str) -> LiveJob | None:
+        """Return what this process knows of a job, or None."""
+        return None if self._engine is None else self._engine.registry.get(job_id)
+
+    def expect_callbacks(self) -> None:
+        """Expect callbacks from now on, in this engine and in all later ones."""
+        self._expects_callbacks = True
+        if self.current is not None:
+            self.current.callback_weight.receiving()
+
+    def report(self, event: Event) -> None:
+        """Call ``on_event``; log what it raises."""
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            import logging
+
+            logging.getLogger("kie_async").exception("on_event has failed.")
+
+    def _make_engine(self, loop: AbstractEventLoop) -> Engine:
+        # Imported here, so that importing the package loads no aiohttp.
+        from kie_async._core.durations import DurationsByKind
+        from kie_async._io.engine import Engine, Settings
+        from kie_async._io.files.downloads import Downloads
+        from kie_async._io.runtime import Runtime
+
+        if self._durations is None:
+            self._durations = DurationsByKind()
+        origins = frozenset({origin(self._base_url), origin(self._upload_url)})
+        downloads = Downloads(
+            transport=self._open_transport,
+            runtime=lambda: Runtime(running_loop()),
+            allowed_origins=origins,
+            hosts=self._download_hosts,
+        )
+        settings = Settings(
+            api_key=self._api_key,
+            limits=self._limits,
+            retry=self._retry,
+            polling=self.polling,
+            callback_url=self._callback_url,
+            webhook_keys=self._webhook_keys,
+            allowed_origins=origins,
+            on_event=None if self._on_event is None else self.report,
+            transport=self.make_transport,
+            job=self._job,
+            saver=downloads.save,
+            spent_until=self._spent_until,
+            durations=self._durations,
+        )
+        engine = Engine(settings, self.make_journal(), loop)
+        if self._expects_callbacks:
+            engine.callback_weight.receiving()
+        return engine
+
+    def _make_journal(self) -> Journal:
+        from kie_async._io.journals.memory import MemoryJournal
+        from kie_async._io.journals.sqlite import SqliteStore
+
+        if self._journal is not None:
+            # A new one for each engine: an engine that still drains is another owner than the next engine.
+            return SqliteStore(self._journal.path, store_inputs=self._journal.store_inputs)
+        if self._memory is None:
+            self._memory = MemoryJournal()
+        return self._memory
+
+    def _make_transport(self) -> Transport:
+        import aiohttp
+
+        from kie_async._io.http.transport import Transport
+
+        return Transport(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            upload_url=self._upload_url,
+            session_factory=self._session_factory or aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
+            trust_env=self._trust_env,
+            known_hosts=frozenset(
+                host for url in (self._base_url, self._upload_url) if (host := urlsplit(url).hostname) is not None
+            ),
+        )
+
+    @asynccontextmanager
+    async def _open_transport(self) -> AsyncGenerator[Transport]:
+        """Yield the engine's transport, or a short-lived one for a result that is saved after the client was closed."""
+        engine = self.current
+        if engine is not None and engine.loop is running_loop() and engine.supervisor.running:
+            yield engine.transport
+            return
+        transport = self.make_transport()
+        await transport.open()
+        try:
+            yield transport
+        finally:
+            with anyio.CancelScope(shield=True):
+                await transport.close()
+
+
+def running_loop() -> AbstractEventLoop:
+    """Return the running event loop; asyncio is imported on the first call, not with the client."""
+    from asyncio import get_running_loop
+
+    return get_running_loop()
