@@ -59,7 +59,7 @@ from kie_async.testing.callbacks import sign
 from kie_async.testing.tasks import FakeTask
 
 if TYPE_CHECKING:
-    from kie_async._io.callbacks.asgi import ASGIApp
+    from kie_async._io.callbacks.adapters import ASGIApp
     from kie_async._io.journals.journal import Journal
 
 TURNS = 9

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from kie_async._binding import EngineBinding
     from kie_async._core.callback_token import CallbackToken
-    from kie_async._io.callbacks.asgi import ASGIApp
-    from kie_async._io.callbacks.handler import CallbackHandler
+    from kie_async._io.callbacks.adapters import ASGIApp, CallbackHandler
     from kie_async.records import JSON
 
 __all__ = ["Callbacks"]
@@ -100,7 +99,7 @@ class Callbacks:
         It reads no body before it has seen the token, reads at most 256 KiB within 10 s, and answers 405 to anything
         but a POST.
         """
-        from kie_async._io.callbacks.asgi import CallbackApp
+        from kie_async._io.callbacks.adapters import CallbackApp
 
         self._mount()
         return CallbackApp(self._door())
@@ -112,15 +111,15 @@ class Callbacks:
         Args:
             path: Where they are, if a proxy has changed it; by default the path of ``callback_url``.
         """
-        from kie_async._io.callbacks.aiohttp_routes import callback_routes
+        from kie_async._io.callbacks.adapters import callback_routes
 
         self._mount()
         return callback_routes(self._door(), urlsplit(self._callback_url or "").path if path is None else path)
 
     def _door(self) -> CallbackHandler:
-        from kie_async._io.callbacks.handler import CallbackHandler
+        from kie_async._io.callbacks.adapters import CallbackHandler
 
-        return CallbackHandler(find=self._token, take=self._take, refuse=self._refuse)
+        return CallbackHandler(find_token=self._token, accept=self._take, refuse=self._refuse)
 
     def _mount(self) -> None:
         """Expect callbacks from now on; done by whatever takes them."""
@@ -140,9 +139,9 @@ class Callbacks:
             return self._refuse(why, status=_TRY_AGAIN, job_id=token.job_id)
         return _OK, _SUCCESS
 
-    def _refuse(self, why: str, *, status: int, job_id: str | None = None) -> tuple[int, bytes]:
+    def _refuse(self, reason: str, *, status: int, job_id: str | None = None) -> tuple[int, bytes]:
         """Report a callback that is not taken, and make the answer to it, which tells a stranger nothing."""
-        detail: dict[str, JSON] = {"reason": why, "status": status}
+        detail: dict[str, JSON] = {"reason": reason, "status": status}
         self._binding.report(Event(name=EventName.CALLBACK_REFUSED, job_id=job_id, detail=detail))
         return status, b'{"code":%d,"msg":"refused"}' % status
 

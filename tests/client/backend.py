@@ -15,7 +15,7 @@ from kie_async import Event, EventName, KieClient
 from tests.helpers import Setup, client_and_fake
 
 if TYPE_CHECKING:
-    from kie_async._io.callbacks.asgi import ASGIApp
+    from kie_async._io.callbacks.adapters import ASGIApp
 
 __all__ = [
     "ADAPTERS",
