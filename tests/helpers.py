@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -30,10 +31,12 @@ __all__ = [
     "PROMPT",
     "JournalClient",
     "Setup",
+    "assert_documented",
     "assert_ledger",
     "assert_settled",
     "client_and_fake",
     "create_foreign_task",
+    "documented_keys",
     "make_request",
     "no_keepalive",
 ]
@@ -162,6 +165,24 @@ async def client_and_fake(*, client: Mapping[str, Any] | None = None, **service:
         async with JournalClient(KEY, base_url=fake.url, **options) as kie:
             yield Setup(kie, fake, journal, events)
         assert_ledger(await journal.rows(), fake.truth)
+        for event in events:
+            assert_documented(event)
+
+
+def documented_keys() -> dict[EventName, tuple[set[str], set[str]]]:
+    """Read the table in the docstring of ``EventName``: for each event its required and its optional keys."""
+    rows = re.findall(r"^ +([A-Z_]+)  +((?:none|optional|``).*)$", EventName.__doc__ or "", re.MULTILINE)
+    cells = {EventName[name]: cell.partition("optional") for name, cell in rows}
+    return {
+        name: (set(re.findall(r"``(\w+)``", required)), set(re.findall(r"``(\w+)``", optional)))
+        for name, (required, _, optional) in cells.items()
+    }
+
+
+def assert_documented(event: Event) -> None:
+    """Check that an event's detail has the documented keys."""
+    required, optional = documented_keys()[event.name]
+    assert required <= event.detail.keys() <= required | optional, event
 
 
 def _prompt(given: object) -> str:

@@ -150,7 +150,7 @@ class CallbackLog:
             attempt, state = detail["attempt"], detail["state"]
             self.write_entry(
                 CallbackLogEntry(
-                    event="callback", job_id=event.job_id, task_id=detail["named"], attempt=attempt, state=state
+                    event="callback", job_id=event.job_id, task_id=detail["named_task_id"], attempt=attempt, state=state
                 )
             )
             self._running_jobs[event.job_id or ""] = None
@@ -160,7 +160,11 @@ class CallbackLog:
             status, reason = detail["status"], detail["reason"]
             self.write_entry(
                 CallbackLogEntry(
-                    event="refused", job_id=event.job_id, task_id=detail.get("named"), status=status, reason=reason
+                    event="refused",
+                    job_id=event.job_id,
+                    task_id=detail.get("named_task_id"),
+                    status=status,
+                    reason=reason,
                 )
             )
             self._print_hint(status, event.job_id)

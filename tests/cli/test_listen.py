@@ -318,7 +318,7 @@ async def test_a_journal_that_cannot_be_read_is_asked_again(tmp_path: Path) -> N
         async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
             job = await kie.submit(ask())
             await job
-        detail = {"named": job.task_id, "attempt": 1, "state": "submitted"}
+        detail = {"named_task_id": job.task_id, "attempt": 1, "state": "submitted"}
         teller.enqueue(Event(name=EventName.CALLBACK, job_id=job.id, detail=detail))
         group.start_soon(teller.write_all, kie)
         await anyio.sleep(10.0)

@@ -156,4 +156,4 @@ async def post(url: str | None, body: bytes, headers: Mapping[str, str] | None =
 
 def duplicates(events: list[Event]) -> list[Any]:
     """The tasks that were reported as paid twice."""
-    return [event.detail["duplicate"] for event in events if event.name is EventName.DUPLICATE]
+    return [event.detail["duplicate_task_id"] for event in events if event.name is EventName.DUPLICATE]

@@ -312,7 +312,7 @@ class Confirmations:
         """Forget a task that is somebody else's, or nobody's."""
         _log.warning("A callback for %s has named task %s, which is not its own; it is ignored.", row.id, task_id)
         why = "the task that it names was not created by its job"
-        self._report(EventName.CALLBACK_REFUSED, LiveJob.of(row), reason=why, status=_TAKEN, named=task_id)
+        self._report(EventName.CALLBACK_REFUSED, LiveJob.of(row), reason=why, status=_TAKEN, named_task_id=task_id)
         await self._forget_hint(row.id, task_id)
 
     async def _forget_hint(self, job_id: str, task_id: str) -> None:

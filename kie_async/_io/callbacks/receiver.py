@@ -129,7 +129,9 @@ class Receiver:
         self.callbacks += 1
         if step is not CallbackStep.PROVE:
             self._callback_weight.came(job_id, job)
-        self._report(EventName.CALLBACK, job or LiveJob.of(row), named=task_id, attempt=token.attempt, state=row.state)
+        self._report(
+            EventName.CALLBACK, job or LiveJob.of(row), named_task_id=task_id, attempt=token.attempt, state=row.state
+        )
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:

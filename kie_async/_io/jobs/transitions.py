@@ -202,12 +202,12 @@ class ResultWriter:
         if task_id in row.duplicate_task_ids:
             return
         _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
-        self._report(EventName.DUPLICATE, job, duplicate=task_id)
+        self._report(EventName.DUPLICATE, job, duplicate_task_id=task_id)
         try:
             await self._transitions.note(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
         except errors.JournalError:
             _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
-            self._report(EventName.JOURNAL_FAILED, job, duplicate=task_id)
+            self._report(EventName.JOURNAL_FAILED, job, duplicate_task_id=task_id)
 
     async def rejected(self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None) -> None:
         """Write down that the service has refused; *ambiguous_attempts*, where that is what the last attempt was."""
