@@ -13,7 +13,7 @@ from kie_async.cli.options import JsonOption
 from kie_async.cli.running import run_command
 from kie_async.cli.session import Session
 
-__all__ = ["run_credits", "run_upload", "show_credits", "upload"]
+__all__ = ["credits", "run_credits", "run_upload", "upload"]
 
 
 async def run_credits(session: Session) -> ExitCode:
@@ -51,7 +51,7 @@ async def run_upload(session: Session, files: Sequence[Path]) -> ExitCode:
     return ExitCode.DONE
 
 
-def show_credits(context: typer.Context, *, as_json: JsonOption = False) -> None:
+def credits(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Show the account's balance, in credits."""
     run_command(context, run_credits, as_json=as_json)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import attrs
 import typer
 
 from kie_async import __version__
-from kie_async.cli.account import show_credits, upload
+from kie_async.cli.account import credits, upload
 from kie_async.cli.batch.command import batch
 from kie_async.cli.demo import demo
 from kie_async.cli.exit_codes import exit_code_help
@@ -38,24 +39,12 @@ app: typer.Typer = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _name, _command in (
-    ("demo", demo),
-    ("generate", generate),
-    ("batch", batch),
-    ("status", status),
-    ("wait", wait),
-    ("ls", ls),
-    ("recover", recover),
-    ("resolve", resolve),
-    ("resubmit", resubmit),
-    ("abandon", abandon),
-    ("forget", forget),
-    ("credits", show_credits),
-    ("upload", upload),
-    ("listen", listen),
-    ("fake", fake),
-):
-    app.command(_name)(_command)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(demo, generate, batch, status, wait, ls, recover, resolve, resubmit, abandon, forget),
+    *(credits, upload, listen, fake),
+)
+for _command in _COMMANDS:
+    app.command()(_command)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)

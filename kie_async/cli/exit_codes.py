@@ -6,23 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
 
-from kie_async import (
-    ConfigurationError,
-    DownloadError,
-    InvalidRequestError,
-    JournalError,
-    KeyConflictError,
-    KieError,
-    MaintenanceError,
-    ProtocolError,
-    RateLimitError,
-    ResultExpiredError,
-    ServerError,
-    SubmitInDoubtError,
-    TaskTimeoutError,
-    TransportError,
-    UploadError,
-)
+from kie_async import KieError, errors
 
 __all__ = ["EXIT_CODE_MEANINGS", "ExitCode", "exit_code_help", "exit_code_of", "worst_exit_code"]
 
@@ -62,21 +46,27 @@ def exit_code_of(error: KieError) -> ExitCode:
     <ExitCode.RETRY_LATER: 5>
     """
     match error:
-        case SubmitInDoubtError():
+        case errors.SubmitInDoubtError():
             return ExitCode.IN_DOUBT
-        case ServerError(code=500 | 501) if error.job_id is not None:
+        case errors.ServerError(code=500 | 501) if error.job_id is not None:
             return ExitCode.IN_DOUBT  # create requests that ended with an ambiguous error
-        case ResultExpiredError():
+        case errors.ResultExpiredError():
             return ExitCode.FAILED
-        case TaskTimeoutError() | DownloadError():
+        case errors.TaskTimeoutError() | errors.DownloadError():
             return ExitCode.UNFINISHED
-        case ConfigurationError() | KeyConflictError() | JournalError():
+        case errors.ConfigurationError() | errors.KeyConflictError() | errors.JournalError():
             return ExitCode.USAGE
-        case InvalidRequestError() if error.problems:
+        case errors.InvalidRequestError() if error.problems:
             return ExitCode.USAGE
-        case TransportError() | UploadError() | ProtocolError() | MaintenanceError() | RateLimitError():
+        case (
+            errors.TransportError()
+            | errors.UploadError()
+            | errors.ProtocolError()
+            | errors.MaintenanceError()
+            | errors.RateLimitError()
+        ):
             return ExitCode.RETRY_LATER
-        case ServerError() if error.job_id is None:
+        case errors.ServerError() if error.job_id is None:
             return ExitCode.RETRY_LATER
         case _:
             return ExitCode.FAILED

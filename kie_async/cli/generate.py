@@ -17,7 +17,7 @@ from kie_async.cli import options
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.fake import new_seed
 from kie_async.cli.output import show_progress
-from kie_async.cli.running import run_command
+from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import check_output, save_and_show, wait_and_show, write_result
 
@@ -182,9 +182,7 @@ def generate(
         async with session.fake(FakeKie(speed=FAKE_SPEED, seed=new_seed())):
             return await run_generate(session, settings)
 
-    run_command(
-        context, command, as_json=as_json, journal=None if no_journal or fake else options.select_journal(journal)
-    )
+    run_with_journal(context, command, as_json=as_json, journal=journal, no_journal=no_journal or fake)
 
 
 def _image_to_video(given: Mapping[str, object]) -> Wan22TurboImageToVideo:

@@ -11,9 +11,9 @@ import typer
 
 from kie_async import ConfigurationError, JobState
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import JobArgument, JournalOption, JsonOption, select_journal
+from kie_async.cli.options import JobArgument, JournalOption, JsonOption
 from kie_async.cli.output import Output, show_progress
-from kie_async.cli.running import run_command
+from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import wait_for_task_id
 
@@ -278,11 +278,11 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List the journal's unfinished jobs, the newest last; sends nothing, and needs no key."""
-    run_command(
+    run_with_journal(
         context,
         lambda session: run_ls(session, states=state or (), show_all=show_all),
         as_json=as_json,
-        journal=select_journal(journal),
+        journal=journal,
     )
 
 
@@ -301,12 +301,7 @@ def forget(
     except (ValueError, OverflowError, OSError):
         msg = f"expected an age such as 30d, or a date such as 2026-01-31, got {before!r}."
         raise typer.BadParameter(msg, param_hint="--before") from None
-    run_command(
-        context,
-        lambda session: run_forget(session, before=instant),
-        as_json=as_json,
-        journal=select_journal(journal),
-    )
+    run_with_journal(context, lambda session: run_forget(session, before=instant), as_json=as_json, journal=journal)
 
 
 def resolve(
@@ -318,12 +313,7 @@ def resolve(
     as_json: JsonOption = False,
 ) -> None:
     """Bind a job in doubt to its task; the service's record of the task must prove it."""
-    run_command(
-        context,
-        lambda session: run_resolve(session, job_id, task_id),
-        as_json=as_json,
-        journal=select_journal(journal),
-    )
+    run_with_journal(context, lambda session: run_resolve(session, job_id, task_id), as_json=as_json, journal=journal)
 
 
 def resubmit(
@@ -338,11 +328,11 @@ def resubmit(
     as_json: JsonOption = False,
 ) -> None:
     """Send the create request of a job in doubt again; it may be paid twice."""
-    run_command(
+    run_with_journal(
         context,
         lambda session: run_resubmit(session, job_id, allow_duplicate=allow_duplicate),
         as_json=as_json,
-        journal=select_journal(journal),
+        journal=journal,
     )
 
 
@@ -350,4 +340,4 @@ def abandon(
     context: typer.Context, job_id: JobArgument, *, journal: JournalOption = None, as_json: JsonOption = False
 ) -> None:
     """Give up a job in doubt; it may have been paid nevertheless."""
-    run_command(context, lambda session: run_abandon(session, job_id), as_json=as_json, journal=select_journal(journal))
+    run_with_journal(context, lambda session: run_abandon(session, job_id), as_json=as_json, journal=journal)

@@ -7,7 +7,7 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import anyio
 import attrs
@@ -16,9 +16,9 @@ import typer
 from kie_async import JSON, Event, EventName, JobState, KieError
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.fake import wait_for_signal
-from kie_async.cli.options import JournalOption, JsonOption, select_journal
+from kie_async.cli.options import JournalOption, JsonOption
 from kie_async.cli.resume_info import EVENT_MESSAGES
-from kie_async.cli.running import run_command
+from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
 
 if TYPE_CHECKING:
@@ -103,8 +103,6 @@ class CallbackLog:
         self._queued = anyio.Event()
         self._running_jobs: dict[str, None] = {}
         self._printed_hints: set[str] = set()
-        #: The error that ended the log: the reader of the results has gone.
-        self.error: BrokenPipeError | None = None
 
     def enqueue(self, event: Event | CallbackLogEntry) -> None:
         """Queue an event for writing, so that its sender does not wait."""
@@ -115,9 +113,9 @@ class CallbackLog:
         """Queue a request that was refused before it reached the client."""
         self.enqueue(CallbackLogEntry(event="refused", status=status, reason=reason))
 
-    async def write_all(self, kie: KieClient) -> None:
+    async def write_all(self, kie: KieClient) -> BrokenPipeError:
         """
-        Write entries until the reader of the results has gone.
+        Write entries until the reader of the results has gone; return the error that says so.
 
         Args:
             kie: The client, whose journal says how a job has ended.
@@ -125,9 +123,9 @@ class CallbackLog:
         try:
             await self._write_forever(kie)
         except BrokenPipeError as error:
-            self.error = error
+            return error
 
-    async def _write_forever(self, kie: KieClient) -> None:
+    async def _write_forever(self, kie: KieClient) -> NoReturn:
         check_at = math.inf
         while True:
             self._queued = anyio.Event()
@@ -271,7 +269,7 @@ async def run_listen(
 
         BrokenPipeError: If the reader of the results has gone.
     """
-    log = CallbackLog(session)
+    log, error = CallbackLog(session), None
     async with (
         session.client(webhook_keys=webhook_keys, on_event=log.enqueue) as kie,
         kie,
@@ -293,10 +291,10 @@ async def run_listen(
             group.cancel_scope.cancel()
 
         group.start_soon(wait_until_end)
-        await log.write_all(kie)
+        error = await log.write_all(kie)
         group.cancel_scope.cancel()
-    if log.error is not None:
-        raise log.error
+    if error is not None:
+        raise error
     return ExitCode.DONE
 
 
@@ -366,9 +364,10 @@ def listen(
         msg = f"expected letters, digits and _ . ~ - /, got {path!r}."
         raise typer.BadParameter(msg, param_hint="--path")
     address = ListenAddress(host, port, path.rstrip("/"))
-    run_command(
+    run_with_journal(
         context,
         lambda session: run_listen(session, address, webhook_keys=webhook_key or (), until=wait_for_signal),
         as_json=as_json,
-        journal=None if no_journal else select_journal(journal),
+        journal=journal,
+        no_journal=no_journal,
     )

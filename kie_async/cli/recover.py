@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import anyio
-import attrs
 import typer
 
 from kie_async import Generation, JobState, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli.exit_codes import ExitCode, exit_code_of, worst_exit_code
 from kie_async.cli.jobs import warn_of_duplicates
-from kie_async.cli.options import JournalOption, JsonOption, select_journal
+from kie_async.cli.options import JournalOption, JsonOption
 from kie_async.cli.output import ShowState, show_progress
 from kie_async.cli.resume_info import JournalResumeInfo, resolve_hint
-from kie_async.cli.running import run_command
+from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import save_and_show, wait_and_show, wait_for_task_id, write_result
 
@@ -26,23 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["recover", "run_recover"]
 
 
-@attrs.frozen
-class SavedResult:
-    """
-    A result and its files.
-
-    Attributes:
-        generation: The result.
-
-        files: The files that it was saved in.
-    """
-
-    generation: Generation
-    files: list[Path]
-
-
-#: The end of one job: a result, a task id where results are not waited for, or an error.
-RecoveredOutcome: TypeAlias = SavedResult | str | KieError
+#: The end of one job: a result and its files, a task id where results are not waited for, or an error.
+RecoveredOutcome: TypeAlias = tuple[Generation, list[Path]] | str | KieError
 
 
 async def run_recover(session: Session, *, wait: bool = True, out: Path | None = None) -> ExitCode:
@@ -101,7 +85,7 @@ async def _finish(job: Job, show: ShowState, *, name: str, wait: bool, out: Path
             generation = await wait_and_show(job, show, name=name)
             files = await save_and_show(generation, out, show, name=name) if out is not None else []
             show(name, "saved" if files else "done", done=True)
-            return SavedResult(generation, files)
+            return generation, files
         task_id = await wait_for_task_id(job)
         show(name, f"accepted as task {task_id}", done=True)
     except KieError as error:
@@ -115,8 +99,8 @@ def _write_outcome(session: Session, job_id: str, outcome: RecoveredOutcome) -> 
     match outcome:
         case str():
             output.result(outcome, {"job_id": job_id, "task_id": outcome, "state": JobState.SUBMITTED})
-        case SavedResult():
-            write_result(output, outcome.generation, outcome.files)
+        case (generation, files):
+            write_result(output, generation, files)
         case SubmitInDoubtError():
             return _report_in_doubt(session, job_id)
         case TaskTimeoutError():
@@ -148,9 +132,6 @@ def recover(
     as_json: JsonOption = False,
 ) -> None:
     """Resume all unfinished jobs of the journal: send what was never sent, wait, save."""
-    run_command(
-        context,
-        lambda session: run_recover(session, wait=wait, out=out),
-        as_json=as_json,
-        journal=select_journal(journal),
+    run_with_journal(
+        context, lambda session: run_recover(session, wait=wait, out=out), as_json=as_json, journal=journal
     )

@@ -8,6 +8,7 @@ import threading
 import traceback
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import attrs
@@ -16,11 +17,11 @@ import typer
 from kie_async import InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli import exit_before_start
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
-from kie_async.cli.options import JournalFile
+from kie_async.cli.options import JournalFile, select_journal
 from kie_async.cli.output import Output, log_to
 from kie_async.cli.session import Session
 
-__all__ = ["GlobalOptions", "report_error", "run_command"]
+__all__ = ["GlobalOptions", "report_error", "run_command", "run_with_journal"]
 
 #: The seconds that an interrupted event loop has for its end before the process exits.
 _LOOP_EXIT_TIMEOUT = 0.5
@@ -67,6 +68,34 @@ def run_command(
     session = Session(output=Output(as_json=as_json), journal=journal)
     with log_to(session.output, verbose=options.verbose):
         raise typer.Exit(_run(options, session, command))
+
+
+def run_with_journal(
+    context: typer.Context,
+    command: Callable[[Session], Awaitable[ExitCode]],
+    *,
+    as_json: bool,
+    journal: Path | None,
+    no_journal: bool = False,
+) -> None:
+    """
+    Run a command that uses a journal to its exit code.
+
+    Args:
+        context: The command's context.
+
+        command: The command.
+
+        as_json: True if results are JSON.
+
+        journal: The value of the option ``--journal``.
+
+        no_journal: The value of the option ``--no-journal``.
+
+    Raises:
+        typer.Exit: Always, with the exit code.
+    """
+    run_command(context, command, as_json=as_json, journal=None if no_journal else select_journal(journal))
 
 
 def _run(options: GlobalOptions, session: Session, command: Callable[[Session], Awaitable[ExitCode]]) -> ExitCode:

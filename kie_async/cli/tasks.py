@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import typer
 
-from kie_async import TransportError
+from kie_async import TaskRecord, TransportError
 from kie_async.cli import options
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import select_journal
 from kie_async.cli.output import show_progress
-from kie_async.cli.running import run_command
+from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import check_output, save_and_show, wait_and_show, write_result
 
 if TYPE_CHECKING:
-    from kie_async import JSON, JobInfo, TaskRecord
+    from kie_async import JSON, JobInfo
 
 __all__ = ["record_fields", "run_status", "run_wait", "status", "unsent_fields", "wait"]
 
@@ -60,18 +59,9 @@ def unsent_fields(info: JobInfo, *, now: float) -> Mapping[str, JSON]:
 
         now: The instant at which its age is measured, in seconds since the epoch.
     """
-    return {
-        "job_id": info.id,
-        "task_id": None,
-        "state": info.state,
-        "model": info.model,
-        "age": round(max(0.0, now - info.created_at), 1),
-        "seconds": None,
-        "credits": None,
-        "fail_code": None,
-        "fail_message": info.error,
-        "urls": [],
-    }
+    state, created_at = str(info.state), info.created_at
+    record = TaskRecord(task_id="", state=state, model=info.model, created_at=created_at, fail_message=info.error)
+    return {**record_fields(record, job_id=info.id, now=now), "task_id": None}
 
 
 def _as_text(fields: Mapping[str, JSON]) -> str:
@@ -152,11 +142,8 @@ def status(
     as_json: options.JsonOption = False,
 ) -> None:
     """Show the service's record of a task: state, age, credits, results."""
-    run_command(
-        context,
-        lambda session: run_status(session, known_id),
-        as_json=as_json,
-        journal=None if no_journal else select_journal(journal),
+    run_with_journal(
+        context, lambda session: run_status(session, known_id), as_json=as_json, journal=journal, no_journal=no_journal
     )
 
 
@@ -171,9 +158,10 @@ def wait(
     as_json: options.JsonOption = False,
 ) -> None:
     """Wait for a task and save its result."""
-    run_command(
+    run_with_journal(
         context,
         lambda session: run_wait(session, known_id, target=output, timeout=timeout),
         as_json=as_json,
-        journal=None if no_journal else select_journal(journal),
+        journal=journal,
+        no_journal=no_journal,
     )

@@ -162,7 +162,7 @@ def test_ctrl_c_ends_generate_at_once_and_wait_goes_on_with_it(service: Service,
         shown, messages = process.communicate(timeout=2.0)
 
     assert (130, "") == (process.returncode, shown)
-    assert f"Go on with it: kie-async wait {task_id}\n" in messages
+    assert f"To resume: kie-async wait {task_id}\n" in messages
     with started("wait", task_id, "-o", str(tmp_path / "cat.mp4"), environment=environment) as process:
         assert (f"{tmp_path}/cat.mp4\n", 0) == (process.communicate()[0], process.returncode)
 
