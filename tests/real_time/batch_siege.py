@@ -1,9 +1,9 @@
 """
-A whole table in a bad world, killed again and again: ``python -m tests.real_time.batch_siege 2000``.
+The siege of ``batch``, a fault injection test: ``python -m tests.real_time.batch_siege 2000``.
 
-A service a hundred times as fast as the real one, limits and all, in which tasks fail, answers are lost, the account
-runs empty in the middle and is topped up, and maintenance holds everything up; and the command ``batch``, which is
-killed three times and started again. In the end the service's truth is laid beside the manifest and the files.
+The fake service is a hundred times as fast as the real one, limits included. Tasks fail, responses are lost, the
+account runs empty halfway and is topped up, and maintenance interrupts the run. The command ``batch`` is killed three
+times and started again. At the end, manifest and files are compared with the service's truth.
 """
 
 from __future__ import annotations
@@ -28,77 +28,77 @@ from anyio.streams.text import TextReceiveStream
 
 from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.command import run_batch
-from kie_async.cli.batch.folder import MANIFEST as NAME
+from kie_async.cli.batch.folder import MANIFEST
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.output import Output
 from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
 
-__all__ = ["Account", "siege"]
+__all__ = ["SiegeResult", "siege"]
 
-#: A hundredth of the real ones, in seconds.
-WINDOW, TASK, HOLD = 0.1, 0.6, 6.0
-#: Of all tasks, so many fail; of all creates, so many get no answer.
+#: A hundredth of the real times, in seconds.
+WINDOW, TASK, IN_DOUBT_TIMEOUT = 0.1, 0.6, 6.0
+#: The shares of failing tasks and of creates without a response.
 FAILING, LOST = 0.05, 0.02
 KILLS = 3
-#: What the manifest says of a row for which nothing more will happen by itself.
+#: The final states of a row.
 ENDED = ("done", "failed", "in_doubt")
-#: What creates are answered with.
+#: The codes with which creates are refused.
 _EMPTY, _MAINTENANCE = 402, 455
 
 
 @attrs.frozen(kw_only=True)
-class Account:
+class SiegeResult:
     """
-    What has come of it, by the service's truth.
+    The result of a siege, by the service's truth.
 
     Attributes:
-        tasks: How many tasks there were.
+        tasks: The number of tasks.
 
-        paid_twice: Prompts for which there was more than one.
+        paid_twice: The prompts for which there was more than one task.
 
-        lost: Tasks that neither the manifest knows, nor a row in doubt stands for.
+        lost: The number of tasks that are neither in the manifest nor those of a row in doubt.
 
-        nothing: Rows in doubt without a task: killed just before they were sent, or refused by an answer that
-            was lost.
+        without_task: The number of rows in doubt without a task: killed just before the create was sent, or refused
+            by a response that was lost.
 
-        wrong: Files that are not what the service has made for their row, or not what the manifest says.
+        wrong: The files that differ from the service's result for their row, or from the manifest.
 
-        states: What became of the rows.
+        states: The number of rows in each state.
 
-        refused: Creates that came too fast.
+        rate_limited: The number of creates that exceeded the rate limit.
 
-        busiest: The fullest window.
+        busiest: The number of creates in the fullest window.
 
-        emptied: How many creates an empty account was answered with 402.
+        unaffordable: The number of creates that an empty account refused (402).
 
-        maintained: How many maintenance was answered with 455.
+        in_maintenance: The number of creates that maintenance refused (455).
 
-        starts: How often the command was started.
+        starts: The number of starts of the command.
 
-        seconds: How long it took.
+        seconds: The duration.
 
-        page: Whether the page shows every row.
+        page_complete: True if the page shows every row.
     """
 
     tasks: int
     paid_twice: Sequence[str]
     lost: int
-    nothing: int
+    without_task: int
     wrong: Sequence[str]
     states: Mapping[str, int]
-    refused: int
+    rate_limited: int
     busiest: int
-    emptied: int
-    maintained: int
+    unaffordable: int
+    in_maintenance: int
     starts: int
     seconds: float
-    page: bool
+    page_complete: bool
 
 
 def write_table(folder: Path, rows: int) -> Path:
-    """A table of the bundled images, in which every prompt is another one."""
+    """Write a table of the bundled images in which every prompt is different."""
     names = sorted(bundled.name for bundled in (files("kie_async.cli") / "data").iterdir())
     for name in names:
         (folder / name).write_bytes((files("kie_async.cli") / "data" / name).read_bytes())
@@ -111,30 +111,30 @@ def write_table(folder: Path, rows: int) -> Path:
 
 
 async def attempt(table: Path, url: str, *, kill_after: int | None) -> int:
-    """Start the command, and kill it when so many rows have been told; its exit code."""
+    """Start the command, kill it after *kill_after* printed outcomes, and return its exit code."""
     command = [sys.executable, "-m", "tests.real_time.batch_siege", "--child", str(table)]
     environment = {**os.environ, "KIE_BASE_URL": url, "KIE_API_KEY": "any-key"}
     async with await anyio.open_process(command, env=environment, stdout=None) as process:
         assert process.stderr is not None
-        told = 0
+        printed = 0
         async for text in TextReceiveStream(process.stderr):
-            told += text.count(": done") + text.count(": failed")
-            if kill_after is not None and told >= kill_after:
+            printed += text.count(": done") + text.count(": failed")
+            if kill_after is not None and printed >= kill_after:
                 process.kill()
                 break
         return await process.wait()
 
 
-async def siege(folder: Path, *, rows: int, maintenance: float = 0.0, seed: int = 0) -> Account:
+async def siege(folder: Path, *, rows: int, maintenance: float = 0.0, seed: int = 0) -> SiegeResult:
     """
-    The whole of it.
+    Run the siege.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
 
-        rows: How many shots.
+        rows: The number of shots.
 
-        maintenance: For how long the service is under maintenance, from a third of them on, in seconds.
+        maintenance: The duration of the maintenance after a third of the tasks, in seconds.
 
         seed: Seeds the fake and the choice of the creates whose answers are lost.
     """
@@ -155,24 +155,24 @@ async def siege(folder: Path, *, rows: int, maintenance: float = 0.0, seed: int 
     async with fake:
         began_at = anyio.current_time()
         async with anyio.create_task_group() as group:
-            group.start_soon(_trouble, fake, rows, maintenance)
+            group.start_soon(_disturb_service, fake, rows, maintenance)
             while starts <= KILLS or not await anyio.to_thread.run_sync(_all_ended, table, rows):
                 starts += 1
                 await attempt(table, fake.url, kill_after=max(3, rows // 8) if starts <= KILLS else None)
-        # Once more, for whatever the last one has left: a run that has nothing to do.
+        # A last run, for anything that the previous one has left.
         await attempt(table, fake.url, kill_after=None)
         seconds = anyio.current_time() - began_at
-        return await anyio.to_thread.run_sync(_account, fake, table.parent / "out", starts, seconds)
+        return await anyio.to_thread.run_sync(_result, fake, table.parent / "out", starts, seconds)
 
 
 def _all_ended(table: Path, rows: int) -> bool:
-    """Whether the manifest has an outcome for every row."""
-    lines = (table.parent / "out" / NAME).read_text().splitlines()
+    """Return True if the manifest has an outcome for every row."""
+    lines = (table.parent / "out" / MANIFEST).read_text().splitlines()
     return sum(json.loads(line)["state"] in ENDED for line in lines) == rows
 
 
-async def _trouble(fake: FakeKie, rows: int, maintenance: float) -> None:
-    """What happens to the service by itself: maintenance once, and more credits when there are none left."""
+async def _disturb_service(fake: FakeKie, rows: int, maintenance: float) -> None:
+    """Put the service under maintenance once, and add credits when the account is empty."""
     while len(fake.truth.tasks) < rows / 3:
         await anyio.sleep(WINDOW)
     if maintenance:
@@ -185,8 +185,8 @@ async def _trouble(fake: FakeKie, rows: int, maintenance: float) -> None:
     fake.credits += 40.0 * rows
 
 
-def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
-    lines = [json.loads(line) for line in (out / NAME).read_text().splitlines()]
+def _result(fake: FakeKie, out: Path, starts: int, seconds: float) -> SiegeResult:
+    lines = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
     known = {line["task_id"] for line in lines} - {None}
     doubted = {line["input"]["prompt"] for line in lines if line["state"] == "in_doubt"}
     made = {
@@ -198,35 +198,35 @@ def _account(fake: FakeKie, out: Path, starts: int, seconds: float) -> Account:
     for line in lines:
         if line["state"] == "done":
             data = (out / line["file"]).read_bytes()
-            # Each result of the fake has the id of its task within.
+            # Each result of the fake contains the id of its task.
             if hashlib.sha256(data).hexdigest() != line["sha256"] or line["task_id"].encode() not in data:
                 wrong.append(line["file"])
     page = (out / "index.html").read_text()
-    return Account(
+    return SiegeResult(
         tasks=len(fake.truth.tasks),
         paid_twice=[prompt for prompt, count in Counter(made.values()).items() if count > 1],
         lost=sum(task_id not in known and prompt not in doubted for task_id, prompt in made.items()),
-        nothing=len(doubted - set(made.values())),
+        without_task=len(doubted - set(made.values())),
         wrong=wrong,
         states=Counter(line["state"] for line in lines),
-        refused=len(fake.truth.rate_limited),
+        rate_limited=len(fake.truth.rate_limited),
         busiest=fake.truth.busiest_window(WINDOW),
-        emptied=sum(post.code == _EMPTY for post in fake.truth.create_requests),
-        maintained=sum(post.code == _MAINTENANCE for post in fake.truth.create_requests),
+        unaffordable=sum(post.code == _EMPTY for post in fake.truth.create_requests),
+        in_maintenance=sum(post.code == _MAINTENANCE for post in fake.truth.create_requests),
         starts=starts,
         seconds=round(seconds, 1),
-        page=all(f">{line['key']}</h3>" in page for line in lines),
+        page_complete=all(f">{line['key']}</h3>" in page for line in lines),
     )
 
 
 async def _child(table: Path) -> int:
-    """The command as it is, but for limits and times, which are a hundredth."""
+    """Run the command with a hundredth of the real limits and times."""
     session = Session(output=Output())
     options = BatchOptions(
         table=table,
         out=table.parent / "out",
         limits=Limits(creates=20, window=WINDOW, polls_per_second=500.0),
-        retry=RetryPolicy(in_doubt_timeout=HOLD),
+        retry=RetryPolicy(in_doubt_timeout=IN_DOUBT_TIMEOUT),
     )
     try:
         return await run_batch(session, options)
@@ -235,16 +235,16 @@ async def _child(table: Path) -> int:
 
 
 def main() -> None:
-    """Run it, or be the program that is killed."""
+    """Run the siege, or the process that it kills."""
     if sys.argv[1] == "--child":
         raise SystemExit(anyio.run(_child, Path(sys.argv[2])))
     folder = Path(tempfile.mkdtemp())
     try:
-        account = anyio.run(lambda: siege(folder, rows=int(sys.argv[1]), maintenance=5.0))
+        result = anyio.run(lambda: siege(folder, rows=int(sys.argv[1]), maintenance=5.0))
     finally:
         shutil.rmtree(folder)
-    for name, value in attrs.asdict(account).items():
-        sys.stdout.write(f"{name:<11} {value}\n")
+    for name, value in attrs.asdict(result).items():
+        sys.stdout.write(f"{name:<14} {value}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``kie-async batch`` as people run it, stop it and start it again: real processes, real signals, a real terminal."""
+"""``kie-async batch`` in real processes, with real signals and a real terminal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from kie_async.cli.batch.folder import MANIFEST as NAME
+from kie_async.cli.batch.folder import MANIFEST
 from tests.cli.helpers import CAT
 from tests.real_time.test_cli_processes import Service, read_until, serving, started
 
-#: More than a window takes.
+#: More creates than a window allows.
 SHOTS = 26
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A table of more shots than a window takes."""
+    """Return a table with more shots than a window allows creates."""
     path = tmp_path / "shots.jsonl"
     shot = {"image": str(CAT), "resolution": "480p"}
     path.write_text("".join(json.dumps({**shot, "prompt": f"Shot {n}"}) + "\n" for n in range(SHOTS)))
@@ -36,32 +36,32 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Generator[Service]:
-    """A service whose tasks take as long as the real one's."""
+    """Run a service whose tasks take as long as the real one's."""
     with serving(tmp_path / "state", "--speed", "1") as service:
         yield service
 
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Generator[Service]:
-    """A service in a hurry."""
+    """Run a service 200 times as fast."""
     with serving(tmp_path / "state", "--speed", "200", "--window", "1") as service:
         yield service
 
 
 def manifest(out: Path) -> Sequence[dict[str, object]]:
-    """The manifest of a folder."""
-    return [json.loads(line) for line in (out / NAME).read_text().splitlines()]
+    """Return the lines of the manifest."""
+    return [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
 
 
 @contextmanager
 def batch(table: Path, out: Path, service: Service, *options: str) -> Generator[subprocess.Popen[str]]:
-    """The command at work."""
+    """Start the command."""
     with started("batch", str(table), "--out", str(out), "--yes", *options, environment=service.environment) as process:
         yield process
 
 
-def test_once_drains_and_the_manifest_has_every_task(table: Path, slow: Service, tmp_path: Path) -> None:
-    """Exit code 130 within the drain's bound; each task that was paid is there, with the command that waits for it."""
+def test_one_signal_drains_the_run(table: Path, slow: Service, tmp_path: Path) -> None:
+    """It exits with 130 within the drain; the manifest has each paid task and the resume command."""
     out = tmp_path / "out"
     with batch(table, out, slow) as process:
         wait_for_creates(out, 20)
@@ -79,7 +79,7 @@ def test_once_drains_and_the_manifest_has_every_task(table: Path, slow: Service,
 
 
 def wait_for_creates(out: Path, count: int) -> None:
-    """Wait until so many tasks are in the journal; asked as anybody asks, by the command line."""
+    """Wait until the command ``ls`` shows *count* submitted tasks."""
     ls = [
         sys.executable,
         "-m",
@@ -98,8 +98,8 @@ def wait_for_creates(out: Path, count: int) -> None:
     pytest.fail(f"there never were {count} tasks")
 
 
-def test_twice_leaves_at_once_and_nothing_is_lost(table: Path, slow: Service, tmp_path: Path) -> None:
-    """Within two seconds; SIGTERM is as good as Ctrl-C; the journal has what the manifest has no time for."""
+def test_two_signals_exit_at_once(table: Path, slow: Service, tmp_path: Path) -> None:
+    """The command exits within two seconds; SIGTERM counts as Ctrl-C."""
     out = tmp_path / "out"
     with batch(table, out, slow) as process:
         wait_for_creates(out, 20)
@@ -112,14 +112,14 @@ def test_twice_leaves_at_once_and_nothing_is_lost(table: Path, slow: Service, tm
     assert "To resume: kie-async batch" in messages
 
 
-def test_killed_and_started_again_it_pays_for_nothing_twice(table: Path, quick: Service, tmp_path: Path) -> None:
-    """Kill -9 twice, and once more to the end: as many tasks as shots, and every file is there."""
+def test_killed_run_pays_nothing_twice(table: Path, quick: Service, tmp_path: Path) -> None:
+    """After ``kill -9`` twice and a last run, there is one task and one file per shot."""
     out = tmp_path / "out"
     for place in (3, 14):
         with batch(table, out, quick, "--rate", "20/1") as process:
             read_until(process, f"{place}/{SHOTS}")
             process.kill()
-        manifest(out)  # whole lines, whenever
+        manifest(out)  # the lines are whole at any time
         assert "The run had not ended when this page was written" in (out / "index.html").read_text()
     with batch(table, out, quick, "--rate", "20/1") as process:
         _, messages = process.communicate()
@@ -138,8 +138,8 @@ def test_killed_and_started_again_it_pays_for_nothing_twice(table: Path, quick: 
     assert 10_000 - 40 * SHOTS == float(credits.stdout)
 
 
-def test_a_terminal_is_asked_and_shows_what_moves(table: Path, quick: Service, tmp_path: Path) -> None:
-    """The question, two lines that move, and the page at the end; no line for what is done."""
+def test_terminal_asks_and_shows_progress(table: Path, quick: Service, tmp_path: Path) -> None:
+    """It shows the question, two live lines and the page's path, but no line per finished row."""
     out = tmp_path / "out"
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
@@ -163,12 +163,12 @@ def test_a_terminal_is_asked_and_shows_what_moves(table: Path, quick: Service, t
 
 
 def read_terminal(terminal: int, *, until: bytes | None) -> bytes:
-    """What a program shows, up to a text, or to its end."""
+    """Return the output of a program up to a text, or to its end."""
     shown = b""
     while until is None or until not in shown:
         try:
             part = os.read(terminal, 65_536)
-        except OSError:  # so a terminal says that nobody is at its other end
+        except OSError:  # the other end of the terminal is closed
             break
         if not part:
             break

@@ -10,17 +10,17 @@ from tests.real_time.batch_siege import KILLS, LOST, siege
 ROWS = profile.scaled(quick=100, check=200, nightly=2000)
 
 
-async def test_a_table_that_is_killed_three_times_is_done_and_paid_once(tmp_path: Path) -> None:
-    """By the service's truth: nothing paid twice, nothing lost, every file right, manifest and page complete."""
-    account = await siege(tmp_path, rows=ROWS, seed=profile.seed())
+async def test_run_killed_three_times_pays_once(tmp_path: Path) -> None:
+    """Nothing is paid twice or lost, files are correct, manifest and page are complete."""
+    result = await siege(tmp_path, rows=ROWS, seed=profile.seed())
 
-    assert ([], 0, []) == (account.paid_twice, account.lost, account.wrong)
-    assert (ROWS, ROWS) == (account.tasks + account.nothing, sum(account.states.values()))
-    assert {"done", "failed", "in_doubt"} == set(account.states)
-    # A few answers are lost; a kill may come between writing a create down and sending it, or before its answer.
+    assert ([], 0, []) == (result.paid_twice, result.lost, result.wrong)
+    assert (ROWS, ROWS) == (result.tasks + result.without_task, sum(result.states.values()))
+    assert {"done", "failed", "in_doubt"} == set(result.states)
+    # Responses are lost, and a kill may come between journaling a create and its response.
     lost = round(ROWS * LOST)
-    assert lost + account.nothing <= account.states["in_doubt"] <= lost + 20 * KILLS
-    assert account.page
-    assert account.starts > KILLS
-    assert account.emptied > 0
-    assert (True, 0) == (account.busiest <= 20, account.refused)
+    assert lost + result.without_task <= result.states["in_doubt"] <= lost + 20 * KILLS
+    assert result.page_complete
+    assert result.starts > KILLS
+    assert result.unaffordable > 0
+    assert (True, 0) == (result.busiest <= 20, result.rate_limited)

@@ -1,4 +1,4 @@
-"""Bad rows as data: how each is written, and what must be said of it."""
+"""Invalid rows as data, with the problem that must be reported for each."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BadRow:
     line: int = 3
 
     def between_good_ones(self) -> bytes:
-        """A table with this row in it, in the third line."""
+        """Return a table with this row on line 3, between valid rows."""
         good = _csv_row({**_GOOD, "key": "good"}), _csv_row(_GOOD)
         if self.file.endswith(".jsonl"):
             good = json.dumps({**_GOOD, "key": "good"}).encode() + b"\n", json.dumps(_GOOD).encode() + b"\n"
@@ -58,7 +58,7 @@ class BadRow:
 
 
 def prepare(folder: Path) -> None:
-    """The files that the rows name."""
+    """Write the files that the rows name."""
     (folder / "a.gif").write_bytes(GIF)
     (folder / "text.png").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")

@@ -19,8 +19,7 @@ import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient
 from kie_async.cli.batch.command import run_batch
-from kie_async.cli.batch.folder import JOURNAL, PAGE
-from kie_async.cli.batch.folder import MANIFEST as NAME
+from kie_async.cli.batch.folder import JOURNAL, MANIFEST, PAGE
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.exit_codes import ExitCode
@@ -31,21 +30,21 @@ from tests.cli.helpers import CAT, Streams, invoke
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeKie]:
-    """A service that makes a clip in twenty seconds."""
+    """Run a service whose tasks take twenty seconds."""
     async with FakeKie(duration=20.0) as fake:
         yield fake
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two pictures."""
+    """Return a folder with two images."""
     for name in ("cat.jpg", "city.jpg"):
         shutil.copy(CAT.with_name(name), tmp_path / name)
     return tmp_path
 
 
-def table(folder: Path, count: int, **columns: str) -> Path:
-    """A table of so many shots of two pictures; a column may name the number of the row."""
+def write_table(folder: Path, count: int, **columns: str) -> Path:
+    """Write a table of *count* shots of two images; column values may contain ``{n}``, the row's number."""
     path = folder / "shots.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["image", "prompt", "resolution", *columns])
@@ -56,124 +55,122 @@ def table(folder: Path, count: int, **columns: str) -> Path:
     return path
 
 
-def order(table: Path, **options: object) -> BatchOptions:
-    """What is to be made of a table, in a folder beside it."""
+def make_options(table: Path, **options: object) -> BatchOptions:
+    """Return options for a table, with an output folder beside it."""
     return BatchOptions(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
 
 
-async def run(fake: FakeKie, order: BatchOptions, *, as_json: bool = False) -> tuple[ExitCode, Streams]:
-    """The command to its end."""
+async def run_to_end(fake: FakeKie, options: BatchOptions, *, as_json: bool = False) -> tuple[ExitCode, Streams]:
+    """Run the command, and return its exit code and its output."""
     streams = Streams(fake, as_json=as_json)
-    return await run_batch(streams.session, order), streams
+    return await run_batch(streams.session, options), streams
 
 
-def manifest(order: BatchOptions) -> Sequence[Mapping[str, object]]:
-    """The manifest of a folder."""
-    return [json.loads(line) for line in (order.out / NAME).read_text().splitlines()]
+def read_manifest(options: BatchOptions) -> Sequence[Mapping[str, object]]:
+    """Return the lines of the manifest."""
+    return [json.loads(line) for line in (options.out / MANIFEST).read_text().splitlines()]
 
 
-def states(order: BatchOptions) -> Sequence[object]:
-    """What became of each row."""
-    return [line["state"] for line in manifest(order)]
+def row_states(options: BatchOptions) -> Sequence[object]:
+    """Return the state of each row."""
+    return [line["state"] for line in read_manifest(options)]
 
 
-async def test_a_table_becomes_files_a_manifest_and_a_page(fake: FakeKie, folder: Path) -> None:
-    """All of the allowed rate; each file is what the manifest says; images are there once, and were uploaded once."""
-    mine = order(table(folder, 50, key="shot {n}"))
-    code, streams = await run(fake, mine)
-    lines = manifest(mine)
+async def test_run_writes_files_manifest_and_page(fake: FakeKie, folder: Path) -> None:
+    """The rate limit is used up, files match the manifest, and each image is copied and uploaded once."""
+    options = make_options(write_table(folder, 50, key="shot {n}"))
+    code, streams = await run_to_end(fake, options)
+    lines = read_manifest(options)
 
     assert ExitCode.DONE == code
     assert [(f"shot {n}", n + 2, "done", 40.0, 20.0) for n in range(50)] == [
         (line["key"], line["line"], line["state"], line["credits"], line["seconds"]) for line in lines
     ]
     assert [line["sha256"] for line in lines] == [
-        hashlib.sha256((mine.out / str(line["file"])).read_bytes()).hexdigest() for line in lines
+        hashlib.sha256((options.out / str(line["file"])).read_bytes()).hexdigest() for line in lines
     ]
     assert {line["task_id"] for line in lines} == set(fake.truth.tasks)
-    assert (2, 2) == (len(list((mine.out / "inputs").iterdir())), len(fake.truth.uploads))
-    assert "shot%202.mp4" in (mine.out / "index.html").read_text()
-    assert f"{mine.out / 'index.html'}\n" == streams.out
+    assert (2, 2) == (len(list((options.out / "inputs").iterdir())), len(fake.truth.uploads))
+    assert "shot%202.mp4" in (options.out / "index.html").read_text()
+    assert f"{options.out / 'index.html'}\n" == streams.out
     assert (20, 0) == (fake.truth.busiest_window(), len(fake.truth.rate_limited))
 
 
-async def test_the_same_command_again_pays_nothing_and_changes_nothing(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 5))
-    await run(fake, mine)
-    before = (mine.out / NAME).read_bytes()
-    code, streams = await run(fake, mine)
+async def test_repeated_command_pays_nothing(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 5))
+    await run_to_end(fake, options)
+    before = (options.out / MANIFEST).read_bytes()
+    code, streams = await run_to_end(fake, options)
 
     assert (ExitCode.DONE, 5) == (code, len(fake.truth.tasks))
-    assert before == (mine.out / NAME).read_bytes()
+    assert before == (options.out / MANIFEST).read_bytes()
     assert "5 of them done already" in streams.err
     assert "5 replayed" in streams.err
-    assert "5/5" not in streams.err, "what was told is not told again"
+    assert "5/5" not in streams.err, "replayed outcomes are not printed again"
 
 
-async def test_rows_may_come_and_go_between_runs(fake: FakeKie, folder: Path) -> None:
-    """What was made stays made, wherever its row stands now; what is gone from the table is still in the manifest."""
-    mine = order(table(folder, 4))
-    await run(fake, mine)
-    lines = mine.table.read_text().splitlines()
-    mine.table.write_text("\n".join([lines[0], "cat.jpg,A new one,480p", lines[4], lines[1]]))
-    code, streams = await run(fake, mine)
+async def test_rows_may_change_between_runs(fake: FakeKie, folder: Path) -> None:
+    """Finished rows are not repeated when they move; the manifest keeps rows that were removed."""
+    options = make_options(write_table(folder, 4))
+    await run_to_end(fake, options)
+    lines = options.table.read_text().splitlines()
+    options.table.write_text("\n".join([lines[0], "cat.jpg,A new one,480p", lines[4], lines[1]]))
+    code, streams = await run_to_end(fake, options)
 
     assert (ExitCode.DONE, 5) == (code, len(fake.truth.tasks))
-    assert ["done"] * 5 == states(mine)
+    assert ["done"] * 5 == row_states(options)
     assert "3 shots, 2 of them done already." in streams.err
     assert "about 40 credits" in streams.err
-    assert "3 shots and 2 that are no longer in the table" in (mine.out / PAGE).read_text()
+    assert "3 shots and 2 that are no longer in the table" in (options.out / PAGE).read_text()
 
 
-async def test_a_manifest_that_was_cut_is_whole_again_after_the_next_start(fake: FakeKie, folder: Path) -> None:
-    """By a power cut, or by somebody; the journal knows what was paid."""
-    mine = order(table(folder, 5))
-    await run(fake, mine)
-    whole = (mine.out / NAME).read_bytes()
-    (mine.out / NAME).write_bytes(whole[: len(whole) // 2])
-    code, _ = await run(fake, mine)
+async def test_truncated_manifest_is_repaired(fake: FakeKie, folder: Path) -> None:
+    """The journal knows what was paid."""
+    options = make_options(write_table(folder, 5))
+    await run_to_end(fake, options)
+    whole = (options.out / MANIFEST).read_bytes()
+    (options.out / MANIFEST).write_bytes(whole[: len(whole) // 2])
+    code, _ = await run_to_end(fake, options)
 
-    assert (ExitCode.DONE, 5, whole) == (code, len(fake.truth.tasks), (mine.out / NAME).read_bytes())
-    await anyio.to_thread.run_sync((mine.out / NAME).unlink)
-    _, streams = await run(fake, mine)
+    assert (ExitCode.DONE, 5, whole) == (code, len(fake.truth.tasks), (options.out / MANIFEST).read_bytes())
+    await anyio.to_thread.run_sync((options.out / MANIFEST).unlink)
+    _, streams = await run_to_end(fake, options)
     assert "5 shots, 5 of them done already." in streams.err
     assert "No remaining shot costs anything." in streams.err
-    assert whole == (mine.out / NAME).read_bytes()
+    assert whole == (options.out / MANIFEST).read_bytes()
 
 
-async def test_a_key_with_another_content_than_before_is_told_before_anything_is_sent(
-    fake: FakeKie, folder: Path
-) -> None:
-    """Its result stays in the manifest; a row that was never sent may be changed."""
-    mine = order(table(folder, 3, key="k{n}"), budget=90.0)
-    await run(fake, mine)
-    before = (mine.out / NAME).read_bytes()
-    text = mine.table.read_text()
-    mine.table.write_text(text.replace("Shot 0", "Something else").replace("Shot 2", "A better one"))
-    code, streams = await run(fake, mine)
+async def test_reused_key_with_other_content_sends_nothing(fake: FakeKie, folder: Path) -> None:
+    """The result stays in the manifest; a row that was never sent may be changed."""
+    options = make_options(write_table(folder, 3, key="k{n}"), budget=90.0)
+    await run_to_end(fake, options)
+    before = (options.out / MANIFEST).read_bytes()
+    text = options.table.read_text()
+    options.table.write_text(text.replace("Shot 0", "Something else").replace("Shot 2", "A better one"))
+    code, streams = await run_to_end(fake, options)
 
-    assert (ExitCode.USAGE, 2, before) == (code, len(fake.truth.create_requests), (mine.out / NAME).read_bytes())
-    assert f"error: {mine.table}:2: key: got 'k0' with another content than before; allowed: what" in streams.err
+    assert (ExitCode.USAGE, 2, before) == (code, len(fake.truth.create_requests), (options.out / MANIFEST).read_bytes())
+    assert f"error: {options.table}:2: key: got 'k0' with another content than before; allowed: what" in streams.err
     assert "1 problem in" in streams.err
-    mine.table.write_text(text.replace("Shot 2", "A better one"))
-    code, _ = await run(fake, attrs.evolve(mine, budget=None))
-    assert (ExitCode.DONE, ["done"] * 3, 3) == (code, states(mine), len(fake.truth.create_requests))
+    options.table.write_text(text.replace("Shot 2", "A better one"))
+    code, _ = await run_to_end(fake, attrs.evolve(options, budget=None))
+    assert (ExitCode.DONE, ["done"] * 3, 3) == (code, row_states(options), len(fake.truth.create_requests))
 
 
-async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: FakeKie, folder: Path) -> None:
-    """A row that has failed costs nothing, unless it is to be made again; where prices come from is said once."""
+async def test_estimate_counts_only_unpaid_rows(fake: FakeKie, folder: Path) -> None:
+    """Failed rows cost nothing unless they are retried; each source of prices is printed once."""
     rows = ["cheap,cat.jpg,Go,480p", "dear,cat.jpg,Go,720p", "dearer,city.jpg,Go,720p", "bad,city.jpg,Go,480p"]
-    mine = order(folder / "shots.csv", budget=2500.0)
-    mine.table.write_text("\n".join(["key,image,prompt,resolution", *rows[:3]]))
-    await run(fake, mine)
+    options = make_options(folder / "shots.csv", budget=2500.0)
+    options.table.write_text("\n".join(["key,image,prompt,resolution", *rows[:3]]))
+    await run_to_end(fake, options)
     fake.fail_rate = 1.0
-    mine.table.write_text("\n".join(["key,image,prompt,resolution", *rows]))
-    await run(fake, mine)
+    options.table.write_text("\n".join(["key,image,prompt,resolution", *rows]))
+    await run_to_end(fake, options)
     fake.fail_rate = 0.0
-    _, nothing = await run(fake, mine)
+    _, nothing = await run_to_end(fake, options)
     new = ["new,cat.jpg,Stop,720p", "newer,cat.jpg,Stop,480p", "newest,city.jpg,Stop,480p"]
-    mine.table.write_text("\n".join(["key,image,prompt,resolution", *rows, *new]))
-    _, some = await run(fake, mine)
+    options.table.write_text("\n".join(["key,image,prompt,resolution", *rows, *new]))
+    _, some = await run_to_end(fake, options)
 
     assert "4 shots, 3 of them done already." in nothing.err
     assert "No remaining shot costs anything." in nothing.err
@@ -182,33 +179,31 @@ async def test_what_is_left_to_pay_is_the_sum_of_the_rows_that_are_left(fake: Fa
     assert "The budget is 2,500 credits" in some.err
 
 
-async def test_nothing_is_sent_where_a_row_is_wrong(fake: FakeKie, folder: Path) -> None:
-    """All of it is told, and not even a folder is made."""
-    mine = order(table(folder, 3, seed="x{n}"))
-    code, streams = await run(fake, mine)
+async def test_invalid_row_sends_nothing(fake: FakeKie, folder: Path) -> None:
+    """Every problem is printed, and the output folder is not created."""
+    options = make_options(write_table(folder, 3, seed="x{n}"))
+    code, streams = await run_to_end(fake, options)
 
-    assert (ExitCode.USAGE, False) == (code, mine.out.exists())
-    assert [f"error: {mine.table}:{n + 2}: seed: got 'x{n}'" in streams.err for n in range(3)] == [True] * 3
+    assert (ExitCode.USAGE, False) == (code, options.out.exists())
+    assert [f"error: {options.table}:{n + 2}: seed: got 'x{n}'" in streams.err for n in range(3)] == [True] * 3
     assert "3 problems in" in streams.err
     assert ([], [], []) == (fake.truth.create_requests, fake.truth.uploads, fake.truth.queries)
 
 
-async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_nothing(
-    fake: FakeKie, folder: Path
-) -> None:
-    """In one pass, whatever stands before and after a bad row; of the good row among them nothing is said."""
+async def test_every_bad_row_is_reported_in_one_pass(fake: FakeKie, folder: Path) -> None:
+    """Bad rows do not affect their neighbors, and the valid row has no problem."""
     await anyio.to_thread.run_sync(prepare, folder)
     kinds = [bad for bad in BAD_ROWS if bad.file == "shots.csv"]
     path = folder / "shots.csv"
     header, good, _, _ = kinds[0].between_good_ones().split(b"\n", 3)
     path.write_bytes(b"\n".join([header, good, *(bad.raw.rstrip(b"\r\n") for bad in kinds)]))
-    code, streams = await run(fake, order(path))
-    told = [line for line in streams.err.splitlines() if line.startswith("error: ")]
+    code, streams = await run_to_end(fake, make_options(path))
+    printed = [line for line in streams.err.splitlines() if line.startswith("error: ")]
 
-    assert (ExitCode.USAGE, len(kinds)) == (code, len(told))
+    assert (ExitCode.USAGE, len(kinds)) == (code, len(printed))
     assert 30 <= len(kinds)
     line = 3
-    for bad, text in zip(kinds, told, strict=True):
+    for bad, text in zip(kinds, printed, strict=True):
         assert text.startswith(f"error: {path}:{line}: {bad.column}: got ")
         assert bad.value in text.partition("; allowed: ")[0]
         assert bad.allowed in text.partition("; allowed: ")[2]
@@ -217,10 +212,10 @@ async def test_a_table_with_thirty_kinds_of_bad_rows_names_every_one_and_sends_n
 
 
 @pytest.mark.parametrize("agreed", [True, False])
-async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agreed: bool) -> None:  # noqa: FBT001
-    """It says how many, what they will probably cost, by whose word, and what there is."""
-    mine = order(table(folder, 3), ask=lambda: agreed)
-    code, streams = await run(fake, mine)
+async def test_run_asks_before_it_spends(fake: FakeKie, folder: Path, agreed: bool) -> None:  # noqa: FBT001
+    """The question follows the number of shots, the estimate with its source, and the balance."""
+    options = make_options(write_table(folder, 3), ask=lambda: agreed)
+    code, streams = await run_to_end(fake, options)
 
     assert (ExitCode.DONE if agreed else ExitCode.INTERRUPTED, 3 * agreed) == (code, len(fake.truth.create_requests))
     assert "3 shots." in streams.err
@@ -230,202 +225,204 @@ async def test_it_asks_before_anything_is_spent(fake: FakeKie, folder: Path, agr
     assert ("Nothing was sent." in streams.err) is not agreed
 
 
-async def test_a_model_without_a_price_says_so_and_yours_counts(folder: Path) -> None:
+async def test_unknown_price_can_be_given_by_option(folder: Path) -> None:
     path = folder / "other.jsonl"
     path.write_text('{"prompt": "Go", "image_url": "https://example.com/cat.png"}\n')
     async with FakeKie(models=["other/model"], duration=20.0) as fake:
-        mine = order(path, model="other/model")
-        _, unknown = await run(fake, mine)
-        _, known = await run(fake, BatchOptions(table=path, out=folder / "another", model="other/model", price=7.0))
+        options = make_options(path, model="other/model")
+        _, unknown = await run_to_end(fake, options)
+        _, known = await run_to_end(
+            fake, BatchOptions(table=path, out=folder / "another", model="other/model", price=7.0)
+        )
 
     assert "The price of a shot is unknown." in unknown.err
     assert "(--price)" in known.err
-    assert ["https://example.com/cat.png"] == [line["source"] for line in manifest(mine)]
+    assert ["https://example.com/cat.png"] == [line["source"] for line in read_manifest(options)]
 
 
-async def test_a_task_that_fails_is_told_with_the_command_that_makes_it_again(fake: FakeKie, folder: Path) -> None:
+async def test_failed_tasks_are_retried_on_request(fake: FakeKie, folder: Path) -> None:
     fake.fail_rate = 1.0
-    mine = order(table(folder, 2), budget=5000.0)
-    code, streams = await run(fake, mine)
+    options = make_options(write_table(folder, 2), budget=5000.0)
+    code, streams = await run_to_end(fake, options)
     fake.fail_rate = 0.0
-    again, _ = await run(fake, order(mine.table, budget=5000.0, retry_failed=1))
+    again, _ = await run_to_end(fake, make_options(options.table, budget=5000.0, retry_failed=1))
 
     assert (ExitCode.FAILED, ExitCode.DONE) == (code, again)
     assert 2 == streams.err.count(": failed: ")
-    assert ["done"] * 2 == states(mine)
+    assert ["done"] * 2 == row_states(options)
     assert 4 == len(fake.truth.tasks)
 
 
-async def test_a_failure_that_is_worth_it_names_the_command(folder: Path) -> None:
+async def test_retryable_failure_names_the_command(folder: Path) -> None:
     async with FakeKie(
         duration=5.0, failures=[("500", "Internal Error, Please try again later")], fail_rate=1.0
     ) as fake:
-        mine = order(table(folder, 1))
-        await run(fake, mine)
-    [line] = manifest(mine)
+        options = make_options(write_table(folder, 1))
+        await run_to_end(fake, options)
+    [line] = read_manifest(options)
 
-    assert f"kie-async batch {mine.table} --out {mine.out} --retry-failed 1" == line["command"]
+    assert f"kie-async batch {options.table} --out {options.out} --retry-failed 1" == line["command"]
     assert "Internal Error" in str(line["reason"])
 
 
-async def test_what_is_in_doubt_is_never_sent_again_and_comes_home_when_it_is_settled(
-    fake: FakeKie, folder: Path
-) -> None:
+async def test_in_doubt_row_is_not_resent_and_can_be_resolved(fake: FakeKie, folder: Path) -> None:
     fake.inject(Fault("create", "reset", after=True, nth=2))
-    mine = order(table(folder, 3))
-    code, streams = await run(fake, mine)
-    again, _ = await run(fake, mine)
-    doubtful = [line for line in manifest(mine) if line["state"] == "in_doubt"]
+    options = make_options(write_table(folder, 3))
+    code, streams = await run_to_end(fake, options)
+    again, _ = await run_to_end(fake, options)
+    doubtful = [line for line in read_manifest(options) if line["state"] == "in_doubt"]
 
     assert (ExitCode.IN_DOUBT, ExitCode.IN_DOUBT) == (code, again)
     assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
-    assert doubtful[0]["created_at"] is None, "our own clock's time is no create of the service's"
+    assert doubtful[0]["created_at"] is None, "the time is our own clock's, not the service's"
     job_id = doubtful[0]["job_id"]
-    assert f"kie-async resolve --journal {mine.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
+    assert f"kie-async resolve --journal {options.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
     assert str(doubtful[0]["command"]) in streams.err
-    [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in manifest(mine)}
-    async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
+    [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in read_manifest(options)}
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.out / JOURNAL) as kie:
         await kie.job(str(job_id)).resolve(task_id)
-    settled, _ = await run(fake, mine)
-    assert (ExitCode.DONE, ["done"] * 3, 3) == (settled, states(mine), len(fake.truth.tasks))
+    settled, _ = await run_to_end(fake, options)
+    assert (ExitCode.DONE, ["done"] * 3, 3) == (settled, row_states(options), len(fake.truth.tasks))
 
 
-async def test_the_budget_is_kept_and_a_larger_one_goes_on(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 10), budget=130.0)
-    code, _ = await run(fake, mine)
-    skipped = [line["command"] for line in manifest(mine) if line["state"] == "skipped"]
-    page = (mine.out / "index.html").read_text()
-    more, _ = await run(fake, order(mine.table, budget=400.0))
+async def test_larger_budget_sends_skipped_rows(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 10), budget=130.0)
+    code, _ = await run_to_end(fake, options)
+    skipped = [line["command"] for line in read_manifest(options) if line["state"] == "skipped"]
+    page = (options.out / "index.html").read_text()
+    more, _ = await run_to_end(fake, make_options(options.table, budget=400.0))
 
-    assert (ExitCode.FAILED, ExitCode.DONE) == (code, more), "repeating it would help nothing"
-    assert [f"kie-async batch {mine.table} --out {mine.out} --budget CREDITS"] * 7 == skipped
+    assert (ExitCode.FAILED, ExitCode.DONE) == (code, more), "repeating the command does not help"
+    assert [f"kie-async batch {options.table} --out {options.out} --budget CREDITS"] * 7 == skipped
     assert "--budget 130" not in page, "the same command would find no more room"
-    assert ["done"] * 10 == states(mine)
+    assert ["done"] * 10 == row_states(options)
 
 
-async def test_rows_above_those_that_were_paid_get_no_budget_of_their_own(fake: FakeKie, folder: Path) -> None:
-    """The journal alone knows what the first run has paid: it was killed before it could write the manifest."""
-    rows = table(folder, 10, key="shot {n}").read_text().splitlines(keepends=True)
+async def test_budget_includes_what_only_the_journal_knows(fake: FakeKie, folder: Path) -> None:
+    """The first run was killed before it could write the manifest."""
+    rows = write_table(folder, 10, key="shot {n}").read_text().splitlines(keepends=True)
     (folder / "shots.csv").write_text("".join([rows[0], *rows[6:]]))
-    mine = order(folder / "shots.csv", budget=130.0)
-    await run(fake, mine)
-    (mine.out / NAME).unlink()
+    options = make_options(folder / "shots.csv", budget=130.0)
+    await run_to_end(fake, options)
+    (options.out / MANIFEST).unlink()
     (folder / "shots.csv").write_text("".join(rows))
-    code, _ = await run(fake, mine)
+    code, _ = await run_to_end(fake, options)
 
     assert ExitCode.FAILED == code
     assert 3 == len(fake.truth.created)
-    assert {"done": 3, "skipped": 7} == Counter(states(mine))
+    assert {"done": 3, "skipped": 7} == Counter(row_states(options))
 
 
-async def test_after_the_deadline_nothing_more_is_sent(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 45), stop_after=15.0)
-    code, _ = await run(fake, mine)
+async def test_stop_after_ends_submission(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 45), stop_after=15.0)
+    code, _ = await run_to_end(fake, options)
 
     assert (ExitCode.RETRY_LATER, 40) == (code, len(fake.truth.create_requests))
-    assert (40, 5) == (states(mine).count("done"), states(mine).count("skipped"))
+    assert (40, 5) == (row_states(options).count("done"), row_states(options).count("skipped"))
 
 
-async def test_an_empty_account_ends_it_and_the_same_command_goes_on(fake: FakeKie, folder: Path) -> None:
-    """What ran has ended and is written down; the error says what to do."""
+async def test_empty_account_ends_the_run_resumably(fake: FakeKie, folder: Path) -> None:
+    """Running tasks have ended and are recorded; the error says what to do."""
     fake.inject(Fault("create", "code", code=402, nth=4))
-    mine = order(table(folder, 10))
+    options = make_options(write_table(folder, 10))
     with pytest.raises(InsufficientCreditsError):
-        await run(fake, mine)
-    before = states(mine)
-    page = (mine.out / "index.html").read_text()
-    code, _ = await run(fake, mine)
+        await run_to_end(fake, options)
+    before = row_states(options)
+    page = (options.out / "index.html").read_text()
+    code, _ = await run_to_end(fake, options)
 
-    assert (ExitCode.DONE, ["done"] * 10, 10) == (code, states(mine), len(fake.truth.tasks))
+    assert (ExitCode.DONE, ["done"] * 10, 10) == (code, row_states(options), len(fake.truth.tasks))
     assert {"done"} == set(before)
     assert "Resume with this command" in page
 
 
-async def test_a_key_that_is_no_good_is_told_before_anything_is_asked(folder: Path) -> None:
-    mine = order(table(folder, 1), ask=lambda: pytest.fail("asked"))
+async def test_invalid_api_key_raises_before_the_question(folder: Path) -> None:
+    options = make_options(write_table(folder, 1), ask=lambda: pytest.fail("asked"))
     async with FakeKie(api_keys=["another"]) as fake:
         ended = Streams(fake)
         with pytest.raises(AuthenticationError):
-            await run_batch(ended.session, mine)
+            await run_batch(ended.session, options)
 
     assert [] == fake.truth.create_requests
 
 
-async def test_the_first_signal_leaves_what_runs_to_the_service(fake: FakeKie, folder: Path) -> None:
-    """Nothing is on the wire, so it is left at once; manifest and page have all that was sent."""
-    mine = order(table(folder, 30))
-    code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+async def test_first_signal_leaves_running_tasks(fake: FakeKie, folder: Path) -> None:
+    """No request is open, so the command exits at once; manifest and page have every task."""
+    options = make_options(write_table(folder, 30))
+    code, streams, took = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
 
-    assert (ExitCode.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), states(mine))
-    assert [None] * 20 == [line["created_at"] for line in manifest(mine)], "the service has not said"
+    assert (ExitCode.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), row_states(options))
+    assert [None] * 20 == [line["created_at"] for line in read_manifest(options)], "the service has not said"
     assert took <= 0.2
-    assert "The run was stopped." in (mine.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To resume: {mine.resume_commands().same}")
-    code, _ = await run(fake, mine)
-    assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), states(mine))
+    assert "The run was stopped." in (options.out / PAGE).read_text()
+    assert 1 == streams.err.count(f"To resume: {options.resume_commands().same}")
+    code, _ = await run_to_end(fake, options)
+    assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), row_states(options))
 
 
-async def test_the_first_signal_waits_for_a_create_on_the_wire(fake: FakeKie, folder: Path) -> None:
-    """So that its task is known."""
+async def test_first_signal_awaits_open_create(fake: FakeKie, folder: Path) -> None:
+    """The response tells the task's id."""
     fake.inject(Fault("create", "slow", after=True, seconds=4.0, nth=20))
-    mine = order(table(folder, 30))
-    _, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+    options = make_options(write_table(folder, 30))
+    _, _, took = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
 
-    assert 3.0 < took < 4.0, "as long as it takes, and no longer"
-    assert {str(line["task_id"]) for line in manifest(mine)} == set(fake.truth.tasks)
+    assert 3.0 < took < 4.0, "it waits for the response, and no longer"
+    assert {str(line["task_id"]) for line in read_manifest(options)} == set(fake.truth.tasks)
 
 
-async def test_a_create_without_an_answer_holds_nobody_longer_than_the_drain(fake: FakeKie, folder: Path) -> None:
-    """It is in doubt then, and told so."""
+async def test_unanswered_create_is_bounded_by_the_drain(fake: FakeKie, folder: Path) -> None:
+    """The row is recorded as in doubt."""
     fake.inject(Fault("create", "silence", after=True, nth=20))
-    mine = order(table(folder, 30))
-    code, _, took = await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
+    options = make_options(write_table(folder, 30))
+    code, _, took = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
 
     assert ExitCode.INTERRUPTED == code
     assert 4.9 < took < 5.5
-    assert (19, 1) == (states(mine).count("running"), states(mine).count("in_doubt"))
+    assert (19, 1) == (row_states(options).count("running"), row_states(options).count("in_doubt"))
 
 
-async def test_the_first_signal_waits_for_what_is_being_saved_but_not_for_ever(fake: FakeKie, folder: Path) -> None:
+async def test_first_signal_awaits_downloads_within_the_drain(fake: FakeKie, folder: Path) -> None:
     fake.inject(
         Fault("download", "slow", after=True, seconds=3.0, nth=1),
         Fault("download", "slow", after=True, seconds=60.0, nth=2),
     )
-    mine = order(table(folder, 2))
-    _, _, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=2)
+    options = make_options(write_table(folder, 2))
+    _, _, took = await run_with_signals(fake, options, after=lambda truth: truth.downloads, count=2)
 
     assert 4.9 < took < 5.5
-    assert ["done", "running"] == sorted(map(str, states(mine)))
-    assert ["not fetched yet" in str(line["reason"]) for line in manifest(mine) if line["state"] == "running"] == [True]
-    code, _ = await run(fake, mine)
-    assert (ExitCode.DONE, ["done"] * 2, 2) == (code, states(mine), len(fake.truth.tasks))
+    assert ["done", "running"] == sorted(map(str, row_states(options)))
+    assert [
+        "not fetched yet" in str(line["reason"]) for line in read_manifest(options) if line["state"] == "running"
+    ] == [True]
+    code, _ = await run_to_end(fake, options)
+    assert (ExitCode.DONE, ["done"] * 2, 2) == (code, row_states(options), len(fake.truth.tasks))
 
 
-async def test_the_second_signal_leaves_at_once(fake: FakeKie, folder: Path) -> None:
-    """The journal has what the manifest has no time for; the same command goes on with it."""
+async def test_second_signal_exits_at_once(fake: FakeKie, folder: Path) -> None:
+    """The journal has the rows that the manifest lacks; the same command resumes them."""
     fake.inject(Fault("download", "slow", after=True, seconds=60.0, nth=range(1, 21)))
-    mine = order(table(folder, 20))
-    code, streams, took = await interrupted(fake, mine, after=lambda truth: truth.downloads, count=8, times=2)
+    options = make_options(write_table(folder, 20))
+    code, streams, took = await run_with_signals(fake, options, after=lambda truth: truth.downloads, count=8, times=2)
 
-    assert (ExitCode.INTERRUPTED, []) == (code, states(mine))
+    assert (ExitCode.INTERRUPTED, []) == (code, row_states(options))
     assert took <= 0.2
-    assert "The run had not ended when this page was written" in (mine.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To resume: {mine.resume_commands().same}")
-    code, _ = await run(fake, mine)
-    assert (ExitCode.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), states(mine))
+    assert "The run had not ended when this page was written" in (options.out / PAGE).read_text()
+    assert 1 == streams.err.count(f"To resume: {options.resume_commands().same}")
+    code, _ = await run_to_end(fake, options)
+    assert (ExitCode.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), row_states(options))
 
 
-async def interrupted(
-    fake: FakeKie, order: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
+async def run_with_signals(
+    fake: FakeKie, options: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
 ) -> tuple[ExitCode, Streams, float]:
-    """The command, stopped once there are so many of something; and how long it took to end after the last signal."""
+    """Interrupt the command once *after* has *count* items; return also its time to exit after the last signal."""
     streams = Streams(fake)
     codes: list[ExitCode] = []
     stopped_at = ended_at = 0.0
 
     async def work() -> None:
         nonlocal ended_at
-        codes.append(await run_batch(streams.session, order))
+        codes.append(await run_batch(streams.session, options))
         ended_at = anyio.current_time()
 
     async with anyio.create_task_group() as group:
@@ -439,111 +436,109 @@ async def interrupted(
     return codes[0], streams, ended_at - stopped_at
 
 
-async def test_the_page_is_there_from_the_beginning_and_keeps_up(folder: Path) -> None:
-    """Whoever looks while it works, or after kill -9, sees what has ended, and what goes on with it."""
-    mine = order(table(folder, 100))
+async def test_page_is_rewritten_during_the_run(folder: Path) -> None:
+    """The page shows finished rows and the resume command during a run, and so after ``kill -9``."""
+    options = make_options(write_table(folder, 100))
     pages: list[str] = []
 
     async def poll() -> None:
         for _ in range(3):
             await anyio.sleep(12.0)
-            pages.append(await anyio.Path(mine.out / PAGE).read_text())
+            pages.append(await anyio.Path(options.out / PAGE).read_text())
 
     async with anyio.create_task_group() as group:
         group.start_soon(poll)
         async with FakeKie(duration=3.0) as fake:
-            await run(fake, mine)
+            await run_to_end(fake, options)
     shown = [page.count('<li class="card s-done"') for page in pages]
 
     assert 0 < shown[0] < shown[1] < shown[2] < 100
     assert ["Pending" in page for page in pages] == [True] * 3
-    assert [html.escape(mine.resume_commands().same) in page for page in pages] == [True] * 3
-    last = (mine.out / PAGE).read_text()
+    assert [html.escape(options.resume_commands().same) in page for page in pages] == [True] * 3
+    last = (options.out / PAGE).read_text()
     assert (100, False) == (last.count('<li class="card s-done"'), "had not ended" in last)
 
 
-async def test_a_page_that_cannot_be_written_is_told_before_anything_is_sent(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 1))
-    (mine.out / PAGE).mkdir(parents=True)
-    (mine.out / NAME).touch()
+async def test_unwritable_page_sends_nothing(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 1))
+    (options.out / PAGE).mkdir(parents=True)
+    (options.out / MANIFEST).touch()
     with pytest.raises(OSError, match="directory"):
-        await run(fake, mine)
+        await run_to_end(fake, options)
 
     assert [] == fake.truth.create_requests
 
 
-async def test_lines_in_a_pipe_are_one_a_row(fake: FakeKie, folder: Path) -> None:
-    """Plain, and one a change of state at most."""
-    _, streams = await run(fake, order(table(folder, 30, key="k{n}")))
-    told = [line for line in streams.err.splitlines() if ": done" in line]
+async def test_pipe_gets_one_line_per_row(fake: FakeKie, folder: Path) -> None:
+    """Lines are plain text."""
+    _, streams = await run_to_end(fake, make_options(write_table(folder, 30, key="k{n}")))
+    printed = [line for line in streams.err.splitlines() if ": done" in line]
 
-    assert sorted(f"k{n}" for n in range(30)) == sorted(line.split()[3].rstrip(":") for line in told)
+    assert sorted(f"k{n}" for n in range(30)) == sorted(line.split()[3].rstrip(":") for line in printed)
     assert "\x1b" not in streams.err
     assert len(streams.err.splitlines()) <= 30 + 5
 
 
-async def test_json_is_the_lines_of_the_manifest(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 3))
-    _, streams = await run(fake, mine, as_json=True)
-    told = sorted((json.loads(line) for line in streams.out.splitlines()), key=lambda line: int(line["line"]))
+async def test_json_output_equals_manifest_lines(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 3))
+    _, streams = await run_to_end(fake, options, as_json=True)
+    printed = sorted((json.loads(line) for line in streams.out.splitlines()), key=lambda line: int(line["line"]))
 
-    assert told == list(manifest(mine))
+    assert printed == list(read_manifest(options))
 
 
-async def test_what_is_paid_and_runs_is_no_part_of_what_is_left_to_pay(fake: FakeKie, folder: Path) -> None:
-    """Whether the manifest has it, or the journal alone, as after kill -9; rows that the table lost are told of."""
-    mine = order(table(folder, 30, key="k{n}"))
-    await interrupted(fake, mine, after=lambda truth: truth.tasks, count=20)
-    _, told = await run(fake, attrs.evolve(mine, ask=lambda: False))
-    await anyio.to_thread.run_sync((mine.out / NAME).unlink)
-    _, still = await run(fake, attrs.evolve(mine, ask=lambda: False))
-    lines = mine.table.read_text().splitlines()
-    mine.table.write_text("\n".join([lines[0], *lines[3:]]))
-    _, fewer = await run(fake, attrs.evolve(mine, ask=lambda: False))
+async def test_running_tasks_are_not_estimated_again(fake: FakeKie, folder: Path) -> None:
+    """The manifest has them, or, after ``kill -9``, the journal alone; jobs of removed rows are reported."""
+    options = make_options(write_table(folder, 30, key="k{n}"))
+    await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
+    _, printed = await run_to_end(fake, attrs.evolve(options, ask=lambda: False))
+    await anyio.to_thread.run_sync((options.out / MANIFEST).unlink)
+    _, still = await run_to_end(fake, attrs.evolve(options, ask=lambda: False))
+    lines = options.table.read_text().splitlines()
+    options.table.write_text("\n".join([lines[0], *lines[3:]]))
+    _, fewer = await run_to_end(fake, attrs.evolve(options, ask=lambda: False))
 
-    for streams in (told, still):
+    for streams in (printed, still):
         assert "30 shots, 20 of them running at the service." in streams.err
         assert "about 400 credits" in streams.err
     assert "28 shots, 18 of them running" in fewer.err
-    assert f"2 jobs of rows that are no longer in the table: kie-async recover --journal {mine.out}" in fewer.err
+    assert f"2 jobs of rows that are no longer in the table: kie-async recover --journal {options.out}" in fewer.err
 
 
 @pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
-async def test_a_folder_of_somebody_elses_is_left_as_it_is(fake: FakeKie, folder: Path, name: str) -> None:
-    mine = order(table(folder, 1, key="k{n}"))
-    mine.out.mkdir()
-    (mine.out / name).write_text("somebody's own")
+async def test_foreign_folder_is_left_unchanged(fake: FakeKie, folder: Path, name: str) -> None:
+    options = make_options(write_table(folder, 1, key="k{n}"))
+    options.out.mkdir()
+    (options.out / name).write_text("foreign content")
     with pytest.raises(ConfigurationError, match="batch has not made it"):
-        await run(fake, mine)
+        await run_to_end(fake, options)
 
-    assert [(name, "somebody's own")] == [(path.name, path.read_text()) for path in mine.out.iterdir()]
+    assert [(name, "foreign content")] == [(path.name, path.read_text()) for path in options.out.iterdir()]
     assert [] == fake.truth.create_requests
 
 
 @pytest.mark.parametrize(("out", "said"), [("shots.csv", "is a file"), ("shots.csv/out", "is not usable")])
-async def test_a_folder_that_cannot_be_is_told_before_anything_is_sent(
-    fake: FakeKie, folder: Path, out: str, said: str
-) -> None:
-    mine = attrs.evolve(order(table(folder, 1)), out=folder / out)
+async def test_unusable_folder_sends_nothing(fake: FakeKie, folder: Path, out: str, said: str) -> None:
+    options = attrs.evolve(make_options(write_table(folder, 1)), out=folder / out)
     with pytest.raises(ConfigurationError, match=said):
-        await run(fake, mine)
+        await run_to_end(fake, options)
 
     assert [] == fake.truth.create_requests
 
 
-async def test_a_refusal_is_told_once_however_often_it_comes(fake: FakeKie, folder: Path) -> None:
+async def test_rate_limit_message_is_printed_once(fake: FakeKie, folder: Path) -> None:
     fake.inject(Fault("create", "code", code=429, nth=1), Fault("create", "code", code=429, nth=3))
-    code, streams = await run(fake, order(table(folder, 5)))
+    code, streams = await run_to_end(fake, make_options(write_table(folder, 5)))
 
     assert (ExitCode.DONE, 1) == (code, streams.err.count("(429)"))
 
 
-async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 1))
-    mine.out.mkdir()
-    other = await anyio.to_thread.run_sync(Manifest, mine.out)
+async def test_folder_is_locked_during_a_run(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 1))
+    options.out.mkdir()
+    other = await anyio.to_thread.run_sync(Manifest, options.out)
     with other, pytest.raises(ConfigurationError, match="Another kie-async batch"):
-        await run(fake, mine)
+        await run_to_end(fake, options)
 
     assert [] == fake.truth.create_requests
 
@@ -560,8 +555,8 @@ async def test_two_of_them_do_not_work_in_one_folder(fake: FakeKie, folder: Path
         ([], "Standard input is not a terminal"),
     ],
 )
-def test_options_that_make_no_sense_are_told_before_it_begins(options: Sequence[str], said: str, folder: Path) -> None:
-    path = table(folder, 1)
+def test_invalid_options_are_reported(options: Sequence[str], said: str, folder: Path) -> None:
+    path = write_table(folder, 1)
     ended = invoke(
         "batch", str(path), "--out", str(folder / "out"), *options, KIE_API_KEY="k", KIE_BASE_URL="http://127.0.0.1:9"
     )
@@ -569,43 +564,43 @@ def test_options_that_make_no_sense_are_told_before_it_begins(options: Sequence[
     assert (2, 1) == (ended.code, ended.err.count(said))
 
 
-def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_table_is_reported(tmp_path: Path) -> None:
     ended = invoke("batch", "no.csv", "--out", str(tmp_path / "out"), "--yes", KIE_API_KEY="k")
 
     assert 2 == ended.code
     assert "error: The table no.csv cannot be read: there is no such file or folder. Nothing was sent" in ended.err
 
 
-async def test_nothing_in_the_folder_tells_a_secret(fake: FakeKie, folder: Path) -> None:
-    """Neither the key, nor what signs a URL; whoever is sent the folder sees where an image was, and no more."""
+async def test_folder_contains_no_secret(fake: FakeKie, folder: Path) -> None:
+    """Neither the API key nor the signature of a URL is written."""
     path = folder / "shots.jsonl"
     signed = "https://bucket.example/cat.png?X-Signature=s3cret#s3cret"
     path.write_text(json.dumps({"image": signed, "prompt": "Go"}) + "\n")
-    mine = order(path)
-    _, streams = await run(fake, mine, as_json=True)
-    told = [streams.out, streams.err, *(file.read_text() for file in (mine.out / NAME, mine.out / PAGE))]
+    options = make_options(path)
+    _, streams = await run_to_end(fake, options, as_json=True)
+    printed = [streams.out, streams.err, *(file.read_text() for file in (options.out / MANIFEST, options.out / PAGE))]
 
-    assert [] == [text for text in told if "s3cret" in text]
-    assert ["https://bucket.example/cat.png"] == [line["source"] for line in manifest(mine)]
-    assert [] == [file for file in mine.out.iterdir() if file.is_file() and b"key-for-the-fake" in file.read_bytes()]
+    assert [] == [text for text in printed if "s3cret" in text]
+    assert ["https://bucket.example/cat.png"] == [line["source"] for line in read_manifest(options)]
+    assert [] == [file for file in options.out.iterdir() if file.is_file() and b"key-for-the-fake" in file.read_bytes()]
 
 
-async def test_what_the_service_says_is_shown_and_not_obeyed(folder: Path) -> None:
-    """One line for a row, whatever is in it."""
+async def test_service_text_cannot_control_the_terminal(folder: Path) -> None:
+    """Each row has one line, and control characters are escaped."""
     async with FakeKie(duration=5.0, failures=[("500", "\x1b[2J\nall is \u202enwod")], fail_rate=1.0) as fake:
-        _, streams = await run(fake, order(table(folder, 2, key="k{n}")))
-    told = [line for line in streams.err.splitlines() if ": failed: " in line]
+        _, streams = await run_to_end(fake, make_options(write_table(folder, 2, key="k{n}")))
+    printed = [line for line in streams.err.splitlines() if ": failed: " in line]
 
-    assert 2 == len(told)
+    assert 2 == len(printed)
     assert "\x1b" not in streams.err
     assert "\u202e" not in streams.err
-    assert "\\x1b[2J all is \\u202enwod" in told[0]
+    assert "\\x1b[2J all is \\u202enwod" in printed[0]
 
 
-async def test_the_journal_in_the_folder_is_what_other_commands_find(fake: FakeKie, folder: Path) -> None:
-    mine = order(table(folder, 1, key="mine"))
-    await run(fake, mine)
-    async with KieClient("key-for-the-fake", base_url=fake.url, journal=mine.out / JOURNAL) as kie:
+async def test_journal_in_folder_serves_other_commands(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 1, key="mine"))
+    await run_to_end(fake, options)
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.out / JOURNAL) as kie:
         [job] = await kie.jobs()
 
     assert ("mine", "succeeded") == (job.key, job.state)

@@ -1,4 +1,4 @@
-"""What becomes of rows, as the manifest has it, for outcomes that are hard to come by."""
+"""The entries that are recorded for rare outcomes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from kie_async.cli.batch.record import RunRecord
 from kie_async.cli.batch.table import Table
 from kie_async.records import SavedFile
 from kie_async.states import JobState
-from tests.cli.batch.folder import shot
+from tests.cli.batch.helpers import make_entry
 from tests.cli.helpers import CAT
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Iterator[RunRecord]:
-    """A run whose one row was read."""
+    """Return the record of a run with one row."""
     shutil.copy(CAT, tmp_path / "cat.jpg")
     table = Table(path=tmp_path / "shots.csv", columns=columns_for_model(None))
     table.path.write_text("key,image,prompt\nmine,cat.jpg,Go\n")
@@ -48,13 +48,13 @@ def record(tmp_path: Path) -> Iterator[RunRecord]:
 
 
 def failed(record: RunRecord, error: KieError, *, task_id: str | None = None) -> ManifestEntry:
-    """What is written down of a row that ends so."""
+    """Record an error as the outcome of the row, and return its entry."""
     [(key, request)] = record.requests()
     return record.record_outcome(Failed(key=key, request=request, error=error, task_id=task_id))
 
 
-def test_what_was_left_behind_is_there_with_its_task(record: RunRecord) -> None:
-    """By the journal: what runs, what is in doubt; not what was never sent, and not what belongs to others."""
+def test_unfinished_rows_are_recorded_with_their_task(record: RunRecord) -> None:
+    """Rows that were never sent and jobs of other tables are not recorded."""
     [(key, _)] = record.requests()
     known = JobInfo(
         id="kj_1", state=JobState.SUBMITTED, model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key
@@ -79,8 +79,8 @@ def test_what_was_left_behind_is_there_with_its_task(record: RunRecord) -> None:
     )
 
 
-def test_each_failure_names_what_may_be_done_next(record: RunRecord) -> None:
-    """The same command, with a retry where only that helps, or nothing where the row is wrong."""
+def test_failure_names_the_next_command(record: RunRecord) -> None:
+    """It is the same command, one with retries, or none if the row itself is wrong."""
     again, retry = record.commands.same, record.commands.retry_failed
 
     assert again == failed(record, TransportError("No answer.")).command
@@ -90,13 +90,13 @@ def test_each_failure_names_what_may_be_done_next(record: RunRecord) -> None:
     assert None is failed(record, InvalidRequestError("No.", code=422)).command
 
 
-def test_a_task_that_has_not_ended_in_time_is_running(record: RunRecord) -> None:
+def test_timed_out_task_is_running(record: RunRecord) -> None:
     assert EntryState.RUNNING == failed(record, TaskTimeoutError("Not yet."), task_id="t1").state
     assert EntryState.FAILED == failed(record, TaskTimeoutError("Never begun.")).state
 
 
-def test_a_result_without_files_is_done(record: RunRecord) -> None:
-    """Some models answer with a text."""
+def test_result_without_files_is_done(record: RunRecord) -> None:
+    """Some models return text."""
 
     async def nowhere(_generation: Generation, _path: Path) -> list[SavedFile]:
         return []
@@ -108,15 +108,15 @@ def test_a_result_without_files_is_done(record: RunRecord) -> None:
     assert (EntryState.DONE, None, None) == (entry.state, entry.file, entry.command)
 
 
-def test_the_page_of_a_large_run_shows_those_that_need_somebody(tmp_path: Path) -> None:
-    """Two thousand of all, the failed ones among them, in the order of the table."""
-    entries = [shot(n, EntryState.FAILED if n in (5, 2900) else EntryState.DONE) for n in range(1, 3001)]
+def test_large_page_keeps_urgent_rows(tmp_path: Path) -> None:
+    """The page has two thousand cards in the order of the table, those of failed rows included."""
+    entries = [make_entry(n, EntryState.FAILED if n in (5, 2900) else EntryState.DONE) for n in range(1, 3001)]
     entries[4] = attrs.evolve(entries[4], image=None, source=None)
     entries[2899] = attrs.evolve(entries[2899], image=None, source="http://[no-address")
     write_page(tmp_path, entries, PageHeader(title="shots.csv", total=3000, written_at="today"))
     page = (tmp_path / "index.html").read_text()
 
-    assert "No image" in page, "neither kept nor at a URL"
+    assert "No image" in page, "neither in the folder nor at a URL"
     assert MAX_CARDS == page.count('<li class="card')
     assert 2 == page.count('<li class="card s-failed"')
     assert "2\u202f000 of 3\u202f000 shots" in page

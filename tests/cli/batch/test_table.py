@@ -1,4 +1,4 @@
-"""Tables: read in every form, checked whole, and named line by line where they are wrong."""
+"""Tables: every format is read, and every problem is reported with its line."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.cli.helpers import CAT
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a picture of a cat."""
+    """Return a folder with an image of a cat."""
     shutil.copy(CAT, tmp_path / "cat.jpg")
     return tmp_path
 
 
-def table(
+def make_table(
     folder: Path,
     name: str,
     content: str | bytes,
@@ -36,20 +36,23 @@ def table(
     model: str | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> Table:
-    """A table of this content."""
+    """Write a table, and return it."""
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return Table(path=path, columns=columns_for_model(model), defaults=defaults or {})
 
 
-def flaws(table: Table) -> Sequence[tuple[int, str, str, str]]:
-    """Line, column, value and what is allowed, of everything that is wrong."""
-    return [(flaw.line, flaw.problem.field, flaw.problem.value, flaw.problem.allowed) for flaw in table.check()]
+def table_problems(table: Table) -> Sequence[tuple[int, str, str, str]]:
+    """Return line, column, value and allowed values of each problem."""
+    return [
+        (problem.line, problem.problem.field, problem.problem.value, problem.problem.allowed)
+        for problem in table.check()
+    ]
 
 
 def inputs(table: Table) -> Sequence[tuple[int, Mapping[str, object]]]:
-    """What each row sends, the name of the uploaded image in place of its URL; the table has no flaw."""
-    assert [] == flaws(table)
+    """Return line and input of each row of a valid table; a local image is shown by its suffix."""
+    assert [] == table_problems(table)
     return [
         (shot.line, shot.request.input({"image_url": "" if shot.image is None else shot.image.suffix}))
         for shot in table.prepared_rows()
@@ -58,7 +61,7 @@ def inputs(table: Table) -> Sequence[tuple[int, Mapping[str, object]]]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all the files that bad rows name."""
+    """Return a folder with all the files that bad rows name."""
     folder = tmp_path_factory.mktemp("bad")
     shutil.copy(CAT, folder / "cat.jpg")
     prepare(folder)
@@ -66,9 +69,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("bad", BAD_ROWS, ids=lambda bad: bad.name)
-def test_a_bad_row_is_named_with_line_column_value_and_what_is_allowed(prepared: Path, bad: BadRow) -> None:
-    """Each kind of bad row, between two good ones, which are not blamed."""
-    found = flaws(table(prepared, bad.file, bad.between_good_ones()))
+def test_bad_row_is_reported(prepared: Path, bad: BadRow) -> None:
+    """Only the bad row is reported, with its line, column, value and allowed values."""
+    found = table_problems(make_table(prepared, bad.file, bad.between_good_ones()))
 
     assert [(bad.line, bad.column)] == [(line, column) for line, column, _, _ in found]
     [(_, _, value, allowed)] = found
@@ -80,8 +83,8 @@ def test_there_are_thirty_kinds_of_bad_rows() -> None:
     assert 30 <= len({bad.name for bad in BAD_ROWS})
 
 
-def test_a_csv_says_what_its_rows_are(folder: Path) -> None:
-    """Quotes, line breaks, blank lines, types, and the line on which each row begins."""
+def test_csv_cells_become_typed_input(folder: Path) -> None:
+    """Quotes, line breaks and blank lines are handled; each row has the line on which it begins."""
     text = (
         "image,prompt,seed,enable_prompt_expansion,nsfw_checker\r\n"
         'cat.jpg,"It says ""hi"", and\r\nturns",7,TRUE,no\r\n'
@@ -101,70 +104,70 @@ def test_a_csv_says_what_its_rows_are(folder: Path) -> None:
             },
         ),
         (5, {"image_url": "https://example.com/cat.png", "prompt": "Go"}),
-    ] == inputs(table(folder, "shots.csv", text))
+    ] == inputs(make_table(folder, "shots.csv", text))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_cells_stand_between_commas_semicolons_or_tabs(folder: Path, delimiter: str) -> None:
+def test_csv_delimiter_is_detected(folder: Path, delimiter: str) -> None:
     text = "\n".join(delimiter.join(row) for row in [("image", "prompt", "seed"), ("cat.jpg", "Go", "7")])
 
-    assert [(2, {"image_url": ".jpg", "prompt": "Go", "seed": 7})] == inputs(table(folder, "shots.csv", text))
+    assert [(2, {"image_url": ".jpg", "prompt": "Go", "seed": 7})] == inputs(make_table(folder, "shots.csv", text))
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path) -> None:
+def test_byte_order_mark_is_ignored(folder: Path) -> None:
     text = "\N{ZERO WIDTH NO-BREAK SPACE}image,prompt\ncat.jpg,Go\n"
 
-    assert [(2, {"image_url": ".jpg", "prompt": "Go"})] == inputs(table(folder, "shots.csv", text))
+    assert [(2, {"image_url": ".jpg", "prompt": "Go"})] == inputs(make_table(folder, "shots.csv", text))
 
 
-def test_a_jsonl_has_types(folder: Path) -> None:
+def test_jsonl_values_keep_their_types(folder: Path) -> None:
     text = '{"image": "cat.jpg", "prompt": "Go", "seed": 7, "nsfw_checker": false, "resolution": null}\n\n'
 
     assert [(1, {"image_url": ".jpg", "prompt": "Go", "seed": 7, "nsfw_checker": False})] == inputs(
-        table(folder, "shots.jsonl", text)
+        make_table(folder, "shots.jsonl", text)
     )
 
 
-def test_a_folder_is_a_row_for_each_image(folder: Path) -> None:
-    """By name; the prompt and all else is the same for all."""
+def test_folder_has_a_row_per_image(folder: Path) -> None:
+    """Rows are sorted by name, and share prompt and options."""
     shutil.copy(CAT, folder / "a.JPEG")
     (folder / "notes.txt").write_text("no image")
-    own = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go", "seed": "7"})
+    images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go", "seed": "7"})
 
-    assert [(n, {"image_url": ".jpg", "prompt": "Go", "seed": 7}) for n in (1, 2)] == inputs(own)
-    assert ["a.JPEG", "cat.jpg"] == [shot.source for shot in own.prepared_rows()]
+    assert [(n, {"image_url": ".jpg", "prompt": "Go", "seed": 7}) for n in (1, 2)] == inputs(images)
+    assert ["a.JPEG", "cat.jpg"] == [row.source for row in images.prepared_rows()]
 
 
-def test_a_folder_needs_a_prompt_and_an_image(folder: Path) -> None:
+def test_folder_needs_a_prompt_and_an_image(folder: Path) -> None:
     (folder / "empty").mkdir()
     empty = Table(path=folder / "empty", columns=columns_for_model(None), defaults={"prompt": "Go"})
 
-    assert [(1, "prompt", "no such column", "a column, or --prompt for all rows")] == flaws(
+    assert [(1, "prompt", "no such column", "a column, or --prompt for all rows")] == table_problems(
         Table(path=folder, columns=columns_for_model(None))
     )
-    assert [(1, "folder", "no image")] == [flaw[:3] for flaw in flaws(empty)]
+    assert [(1, "folder", "no image")] == [problem[:3] for problem in table_problems(empty)]
 
 
-def test_defaults_fill_what_a_row_lacks(folder: Path) -> None:
-    """An empty cell is one that is lacking; what a table says itself counts more."""
+def test_defaults_fill_empty_cells(folder: Path) -> None:
+    """Cells of the table take precedence."""
     text = "image,seed\ncat.jpg,7\ncat.jpg,\n"
-    seeds = table(folder, "shots.csv", text, defaults={"prompt": "Go", "seed": "9"})
+    seeds = make_table(folder, "shots.csv", text, defaults={"prompt": "Go", "seed": "9"})
 
     assert [7, 9] == [row["seed"] for _, row in inputs(seeds)]
 
 
-def test_a_default_may_be_as_wrong_as_a_cell(folder: Path) -> None:
-    wrong = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n", defaults={"resolution": "1080p"})
-    unknown = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n", defaults={"sead": "7"})
+def test_invalid_default_is_reported(folder: Path) -> None:
+    wrong = make_table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n", defaults={"resolution": "1080p"})
+    unknown = make_table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n", defaults={"sead": "7"})
 
-    assert [(2, "resolution", "'1080p'")] == [flaw[:3] for flaw in flaws(wrong)]
-    [(line, option, value, allowed)] = flaws(unknown)
+    assert [(2, "resolution", "'1080p'")] == [problem[:3] for problem in table_problems(wrong)]
+    [(line, option, value, allowed)] = table_problems(unknown)
     assert (1, "--set", "'sead'", True) == (line, option, value, allowed.endswith("(did you mean 'seed'?)"))
 
 
-def test_the_names_of_columns_are_judged_once_and_not_in_each_row(folder: Path) -> None:
-    """The nearest name is there; the rest of the table is checked all the same."""
-    found = flaws(table(folder, "shots.csv", "image,promt,seed,seed,\ncat.jpg,Go,7,7,\nno.jpg,Go,7,7,\n"))
+def test_column_names_are_checked_once(folder: Path) -> None:
+    """The closest name is suggested, and the rest of the table is still checked."""
+    found = table_problems(make_table(folder, "shots.csv", "image,promt,seed,seed,\ncat.jpg,Go,7,7,\nno.jpg,Go,7,7,\n"))
 
     assert [(1, "'promt'"), (1, "a column without a name"), (1, "'seed' 2 times"), (1, "no such column")] == [
         (line, value) for line, _, value, _ in found[:-1]
@@ -184,45 +187,47 @@ def test_the_names_of_columns_are_judged_once_and_not_in_each_row(folder: Path) 
         ("shots.csv", b"im\xffage,prompt\n", "byte 0xff at place 3"),
     ],
 )
-def test_a_table_without_rows_is_no_table(folder: Path, name: str, content: bytes, said: str) -> None:
-    [(line, _, value, _)] = flaws(table(folder, name, content))
+def test_table_without_rows_is_invalid(folder: Path, name: str, content: bytes, said: str) -> None:
+    [(line, _, value, _)] = table_problems(make_table(folder, name, content))
 
     assert 1 == line
     assert said in value
 
 
-def test_a_file_that_is_no_table_is_refused(folder: Path) -> None:
+def test_unknown_file_type_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Invalid table .*cat\.jpg: expected .*\.csv"):
-        flaws(Table(path=folder / "cat.jpg", columns=columns_for_model(None)))
+        table_problems(Table(path=folder / "cat.jpg", columns=columns_for_model(None)))
 
 
-def test_a_line_without_end_is_not_held(folder: Path) -> None:
-    """It is refused, and the next one is read; a million bytes more would not cost more memory."""
+def test_overlong_line_is_refused(folder: Path) -> None:
+    """The next line is still read."""
     long = b'{"prompt": "' + b"a" * (3 * MAX_LINE_BYTES) + b'"}\n'
-    found = flaws(table(folder, "shots.jsonl", long + b'{"image": "cat.jpg", "prompt": "Go", "seed": -1}\n'))
+    found = table_problems(
+        make_table(folder, "shots.jsonl", long + b'{"image": "cat.jpg", "prompt": "Go", "seed": -1}\n')
+    )
 
-    assert [(1, "line"), (2, "seed")] == [flaw[:2] for flaw in found]
+    assert [(1, "line"), (2, "seed")] == [problem[:2] for problem in found]
 
 
-def test_another_model_has_the_columns_that_it_likes(folder: Path) -> None:
-    """Texts are texts; a column that ends in ``:json`` holds anything."""
+def test_other_models_accept_any_column(folder: Path) -> None:
+    """Cells are strings; a column that ends in ``:json`` has any type."""
     text = 'key,prompt,duration,image_urls:json\na,Go,5,"[""https://example.com/cat.png""]"\nb,Go,,{\n'
-    other = table(folder, "shots.csv", text, model="wan/2-5")
+    other = make_table(folder, "shots.csv", text, model="wan/2-5")
 
-    assert [(3, "image_urls:json", "'{'")] == [flaw[:3] for flaw in flaws(other)]
-    good = table(folder, "good.csv", text.removesuffix("b,Go,,{\n"), model="wan/2-5")
+    assert [(3, "image_urls:json", "'{'")] == [problem[:3] for problem in table_problems(other)]
+    good = make_table(folder, "good.csv", text.removesuffix("b,Go,,{\n"), model="wan/2-5")
     assert [(2, {"prompt": "Go", "duration": "5", "image_urls": ["https://example.com/cat.png"]})] == inputs(good)
 
 
 def test_default_keys_do_not_depend_on_row_order(folder: Path) -> None:
-    """Equal content has equal keys with an occurrence number, whatever the image's name is."""
+    """Rows with equal content differ in an occurrence number; the image's name does not matter."""
     shutil.copy(CAT, folder / "dog.jpg")
     rows = ["cat.jpg,Go,", "cat.jpg,Go,", "dog.jpg,Go,", "cat.jpg,Stop,", "cat.jpg,Go,mine"]
 
     def keys(rows: Sequence[str]) -> list[str]:
-        mine = table(folder, "shots.csv", "\n".join(["image,prompt,key", *rows]))
-        assert [] == flaws(mine)
-        return [row.key for row in mine.prepared_rows()]
+        shots = make_table(folder, "shots.csv", "\n".join(["image,prompt,key", *rows]))
+        assert [] == table_problems(shots)
+        return [row.key for row in shots.prepared_rows()]
 
     first, second, dog, other, own = keys(rows)
 
@@ -233,9 +238,9 @@ def test_default_keys_do_not_depend_on_row_order(folder: Path) -> None:
 
 async def test_default_keys_are_those_of_map(folder: Path) -> None:
     """A row has the same key in ``map()`` and in ``batch``."""
-    mine = table(folder, "shots.csv", "image,prompt,seed\ncat.jpg,Go,7\ncat.jpg,Go,7\ncat.jpg,Stop,\n")
-    assert [] == await anyio.to_thread.run_sync(flaws, mine)
-    rows = await anyio.to_thread.run_sync(lambda: list(mine.prepared_rows()))
+    shots = make_table(folder, "shots.csv", "image,prompt,seed\ncat.jpg,Go,7\ncat.jpg,Go,7\ncat.jpg,Stop,\n")
+    assert [] == await anyio.to_thread.run_sync(table_problems, shots)
+    rows = await anyio.to_thread.run_sync(lambda: list(shots.prepared_rows()))
     async with (
         FakeKie(duration=1.0) as fake,
         KieClient("any-key", base_url=fake.url) as kie,
@@ -247,9 +252,9 @@ async def test_default_keys_are_those_of_map(folder: Path) -> None:
     assert 3 == len({row.key for row in rows})
 
 
-def test_the_content_of_an_image_is_a_part_of_what_is_sent(folder: Path) -> None:
-    same = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n")
-    assert [] == flaws(same)
+def test_image_content_changes_the_key(folder: Path) -> None:
+    same = make_table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n")
+    assert [] == table_problems(same)
     [before] = same.prepared_rows()
     shutil.copy(CAT.with_name("city.jpg"), folder / "cat.jpg")
     [after] = same.prepared_rows()
@@ -258,43 +263,43 @@ def test_the_content_of_an_image_is_a_part_of_what_is_sent(folder: Path) -> None
     assert before.input_hash != after.input_hash
 
 
-def test_a_table_that_changes_after_it_was_checked_is_not_sent(folder: Path) -> None:
-    changed = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n")
-    assert [] == flaws(changed)
+def test_changed_table_is_not_sent(folder: Path) -> None:
+    changed = make_table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n")
+    assert [] == table_problems(changed)
     changed.path.write_text("image,prompt\ncat.jpg,Come\n")
 
     with pytest.raises(ConfigurationError, match="has changed since it was checked"):
         next(changed.prepared_rows())
 
 
-def test_a_folder_that_changes_after_it_was_checked_is_not_sent(folder: Path) -> None:
+def test_changed_folder_is_not_sent(folder: Path) -> None:
     changed = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
-    assert [] == flaws(changed)
+    assert [] == table_problems(changed)
     shutil.copy(CAT, folder / "dog.jpg")
 
     with pytest.raises(ConfigurationError, match="has changed since it was checked"):
         next(changed.prepared_rows())
 
 
-def test_a_table_that_changes_while_it_is_read_is_noticed_at_its_end(folder: Path) -> None:
-    changed = table(folder, "shots.csv", "image,prompt\n" + "cat.jpg,Go\n" * 50_000)
+def test_growing_table_is_noticed_at_its_end(folder: Path) -> None:
+    changed = make_table(folder, "shots.csv", "image,prompt\n" + "cat.jpg,Go\n" * 50_000)
     changed.columns = columns_for_model("any/model")
-    assert [] == flaws(changed)
-    shots = changed.prepared_rows()
-    next(shots)
+    assert [] == table_problems(changed)
+    rows = changed.prepared_rows()
+    next(rows)
     with changed.path.open("a") as file:
         file.write("cat.jpg,Come\n")
 
     with pytest.raises(ConfigurationError, match="has changed since it was checked"):
-        for _ in shots:
+        for _ in rows:
             pass
 
 
-def test_an_image_that_is_gone_by_the_time_it_is_sent_does_not_end_the_rest(folder: Path) -> None:
-    """The client, which looks at every request again, refuses it."""
+def test_missing_image_affects_only_its_row(folder: Path) -> None:
+    """The client checks every request again and refuses it."""
     shutil.copy(CAT, folder / "dog.jpg")
-    gone = table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\ndog.jpg,Go\n")
-    assert [] == flaws(gone)
+    gone = make_table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\ndog.jpg,Go\n")
+    assert [] == table_problems(gone)
     (folder / "cat.jpg").unlink()
     first, second = gone.prepared_rows()
 
@@ -303,59 +308,59 @@ def test_an_image_that_is_gone_by_the_time_it_is_sent_does_not_end_the_rest(fold
     assert json.dumps(first.fields)
 
 
-def test_too_large_is_measured_as_the_service_does(folder: Path) -> None:
+def test_image_size_limit_is_the_services(folder: Path) -> None:
     (folder / "cat.jpg").write_bytes(CAT.read_bytes() + bytes(MAX_BYTES))
 
-    [(_, column, _, allowed)] = flaws(table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n"))
+    [(_, column, _, allowed)] = table_problems(make_table(folder, "shots.csv", "image,prompt\ncat.jpg,Go\n"))
     assert ("image", True) == (column, f"has more than {MAX_BYTES} bytes" in allowed)
 
 
-def test_the_check_names_the_rows_as_they_are_sent(folder: Path) -> None:
-    """In one pass over the table, where a second start looks up what is done."""
+def test_check_uses_the_submitted_keys(folder: Path) -> None:
+    """A resumed run looks up finished rows by them."""
     path = folder / "shots.csv"
     path.write_text("key,image,prompt\nmine,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Go\n,cat.jpg,Stop\n")
-    mine = Table(path=path, columns=columns_for_model(None))
-    told: list[tuple[str, str]] = []
+    shots = Table(path=path, columns=columns_for_model(None))
+    seen: list[tuple[str, str]] = []
 
-    def judge(_: Request, *row: str) -> list[Problem]:
-        told.append((row[0], row[1]))
+    def check_row(_: Request, *row: str) -> list[Problem]:
+        seen.append((row[0], row[1]))
         return []
 
-    assert [] == [*mine.check(judge), *mine.check(judge, with_keys=True)]
-    assert [("mine", ""), ("", ""), ("", ""), ("", "")] == told[:4]
-    assert told[4:] == [(shot.key, shot.input_hash) for shot in mine.prepared_rows()]
+    assert [] == [*shots.check(check_row), *shots.check(check_row, with_keys=True)]
+    assert [("mine", ""), ("", ""), ("", ""), ("", "")] == seen[:4]
+    assert seen[4:] == [(row.key, row.input_hash) for row in shots.prepared_rows()]
 
 
-def test_a_key_that_another_row_would_get_is_named_where_rows_are_named(folder: Path) -> None:
-    """Such as one that was copied from the manifest."""
+def test_key_equal_to_a_default_key_is_refused(folder: Path) -> None:
+    """The user may have copied it from the manifest."""
     path = folder / "shots.csv"
     path.write_text("image,prompt\ncat.jpg,Go\n")
-    mine = Table(path=path, columns=columns_for_model(None))
-    assert [] == list(mine.check())
-    [shot] = mine.prepared_rows()
-    path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{shot.key},cat.jpg,Stop\n")
+    shots = Table(path=path, columns=columns_for_model(None))
+    assert [] == list(shots.check())
+    [row] = shots.prepared_rows()
+    path.write_text(f"key,image,prompt\n,cat.jpg,Go\n{row.key},cat.jpg,Stop\n")
 
-    assert [(3, "key")] == [(flaw.line, flaw.problem.field) for flaw in mine.check(with_keys=True)]
+    assert [(3, "key")] == [(problem.line, problem.problem.field) for problem in shots.check(with_keys=True)]
 
 
-def test_rows_and_files_that_nobody_meant_are_passed_over(folder: Path) -> None:
-    """What spreadsheets and desktops leave behind."""
-    shots = table(folder, "shots.csv", "\ufeffimage;prompt\r\ncat.jpg;Go\r\n;\r\n\r\n;\r\n")
+def test_empty_rows_and_hidden_files_are_skipped(folder: Path) -> None:
+    """Spreadsheets and desktops leave them behind."""
+    shots = make_table(folder, "shots.csv", "\ufeffimage;prompt\r\ncat.jpg;Go\r\n;\r\n\r\n;\r\n")
     (folder / "._cat.jpg").write_bytes(b"not an image")
 
-    assert [] == flaws(shots)
-    assert [2] == [shot.line for shot in shots.prepared_rows()]
+    assert [] == table_problems(shots)
+    assert [2] == [row.line for row in shots.prepared_rows()]
     images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
     assert [] == list(images.check())
-    assert ["cat.jpg"] == [shot.source for shot in images.prepared_rows()]
+    assert ["cat.jpg"] == [row.source for row in images.prepared_rows()]
 
 
-def test_odd_files_among_images_are_named(folder: Path) -> None:
+def test_unreadable_images_are_reported(folder: Path) -> None:
     (folder / "away.png").symlink_to(folder / "gone.png")
     (folder / "box.jpg").mkdir()
     (folder / "\x1b[2J.jpg").write_bytes(CAT.read_bytes())
     images = Table(path=folder, columns=columns_for_model(None), defaults={"prompt": "Go"})
-    found = [str(flaw) for flaw in images.check()]
+    found = [str(problem) for problem in images.check()]
 
     assert 2 == len(found)
     assert "'away.png'; allowed: an image; No such file or directory" in found[0]
@@ -366,18 +371,20 @@ def test_odd_files_among_images_are_named(folder: Path) -> None:
     ("keys", "line"),
     [(["Shot", "shot"], 3), (["STRASSE", "strasse"], 3), (["a~retry1", "b"], 2)],
 )
-def test_keys_whose_files_or_jobs_would_be_one_are_named(folder: Path, keys: Sequence[str], line: int) -> None:
+def test_keys_with_colliding_files_or_jobs_are_refused(folder: Path, keys: Sequence[str], line: int) -> None:
     rows = "".join(f"{key},cat.jpg,Go\n" for key in keys)
 
-    assert [(line, "key")] == [flaw[:2] for flaw in flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))]
+    assert [(line, "key")] == [
+        problem[:2] for problem in table_problems(make_table(folder, "shots.csv", f"key,image,prompt\n{rows}"))
+    ]
 
 
-def test_keys_that_look_alike_have_files_of_their_own(folder: Path) -> None:
-    """Whatever is not ASCII is spelt out in their names."""
+def test_similar_keys_have_separate_files(folder: Path) -> None:
+    """File names escape characters that are not ASCII."""
     keys = ["Ä", "ä", "a\u0308", "a/b", "a%2Fb", "a b", "..", "con"]
     rows = "".join(f"{key},cat.jpg,Go\n" for key in keys)
 
-    assert [] == flaws(table(folder, "shots.csv", f"key,image,prompt\n{rows}"))
+    assert [] == table_problems(make_table(folder, "shots.csv", f"key,image,prompt\n{rows}"))
     assert len(keys) == len({file_name(key).lower() for key in keys})
 
 
@@ -392,24 +399,24 @@ def test_keys_that_look_alike_have_files_of_their_own(folder: Path) -> None:
         ("image,prompt\ncat.jpg\n", 2, "1 cell", "2, one for each column"),
     ],
 )
-def test_what_spreadsheets_save_wrongly_is_told_in_plain_words(
+def test_spreadsheet_mistakes_are_explained(
     folder: Path, content: str | bytes, line: int, got: str, allowed: str
 ) -> None:
-    [found] = flaws(table(folder, "shots.csv", content))
+    [found] = table_problems(make_table(folder, "shots.csv", content))
 
     assert line == found[0]
     assert got in found[2]
     assert allowed in found[3]
 
 
-def test_a_table_that_changes_while_it_is_read_is_told(folder: Path) -> None:
-    """Before the first row, or after the last: what was sent meanwhile is known by its key."""
-    mine = table(folder, "shots.csv", "image,prompt\n" + f"cat.jpg,{'Go ' * 1000}\n" * 100)
-    assert [] == flaws(mine)
-    rows = mine.prepared_rows()
+def test_table_replaced_during_reading_is_noticed(folder: Path) -> None:
+    """The error is raised before the first row, or after the last."""
+    shots = make_table(folder, "shots.csv", "image,prompt\n" + f"cat.jpg,{'Go ' * 1000}\n" * 100)
+    assert [] == table_problems(shots)
+    rows = shots.prepared_rows()
     assert 2 == next(rows).line
-    mine.path.write_text("image,prompt\ncat.jpg,Something else\n")
+    shots.path.write_text("image,prompt\ncat.jpg,Something else\n")
 
-    for shots in (rows, mine.prepared_rows()):
+    for remaining in (rows, shots.prepared_rows()):
         with pytest.raises(ConfigurationError, match="has changed since it was checked"):
-            list(shots)
+            list(remaining)

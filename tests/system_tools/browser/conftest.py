@@ -1,4 +1,4 @@
-"""A real Chromium, from the distribution: ``make chromium`` installs it where it is missing."""
+"""The distribution's Chromium; ``make chromium`` installs it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, sync_playwright
 @pytest.fixture(scope="module")
 def chromium() -> Generator[Browser]:
     """
-    The browser, without a window and without a sandbox of its own, which containers have no room for.
+    Run the browser headless and without a sandbox, which containers do not allow.
 
-    Its driver runs an event loop in this thread for as long as it lives, which no other test can do with.
+    Its driver runs an event loop in this thread: close it before other tests run.
     """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

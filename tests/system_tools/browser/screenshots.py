@@ -1,11 +1,11 @@
 """
-Take pictures of the page of a run of 200 shots.
+Take screenshots of the page of a run of 200 shots.
 
 ``python -m tests.system_tools.browser.screenshots FOLDER``
 
-The run is a real one, of the command ``batch`` against the fake on virtual time, in which tasks fail and answers are
-lost. Of its page there are pictures then, wide and narrow, light and dark, in FOLDER; and figures: whether a video
-plays, what was asked for, and what axe-core says.
+The command ``batch`` runs against the fake on virtual time; tasks fail and responses are lost. The screenshots, wide
+and narrow, light and dark, are written to FOLDER. Figures are printed: the position of a playing video, the requests
+of the page, and the findings of axe-core.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 
 
 def write_table(folder: Path) -> Path:
-    """A table of two hundred shots of the bundled images."""
+    """Write a table of two hundred shots of the bundled images."""
     path = folder / "shots.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -54,13 +54,13 @@ def write_table(folder: Path) -> Path:
     return path
 
 
-async def make(folder: Path) -> None:
-    """The run."""
+async def run_table(folder: Path) -> None:
+    """Run the table."""
     lost = [Fault("create", "reset", after=True, nth=nth) for nth in (23, 61, 140)]
     async with FakeKie(seed=5, fail_rate=0.04, faults=lost) as fake:
         session = Session(output=Output(out=io.StringIO(), err=io.StringIO()), api_key="any-key", url=fake.url)
-        order = BatchOptions(table=write_table(folder), out=folder / "out", budget=9_000.0)
-        code = await run_batch(session, order)
+        options = BatchOptions(table=write_table(folder), out=folder / "out", budget=9_000.0)
+        code = await run_batch(session, options)
         truth = fake.truth
         sys.stdout.write(
             f"exit code {code}; {len(truth.tasks)} tasks, at most {truth.busiest_window()} creates in any 10 s,"
@@ -68,15 +68,15 @@ async def make(folder: Path) -> None:
         )
 
 
-def look(browser: Browser, folder: Path, *, width: int, height: int, scheme: str) -> None:
-    """Pictures and figures at one width."""
+def take_screenshots(browser: Browser, folder: Path, *, width: int, height: int, scheme: str) -> None:
+    """Take screenshots and measure the page at one size."""
     page = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if scheme == "dark" else "light",
         device_scale_factor=2 if width < SHOTS * 5 else 1,
     ).new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto((folder / "out" / "index.html").as_uri())
     page.wait_for_timeout(500)
     page.screenshot(path=folder / f"page-{width}-{scheme}.png")
@@ -87,37 +87,37 @@ def look(browser: Browser, folder: Path, *, width: int, height: int, scheme: str
     page.wait_for_timeout(300)
     page.screenshot(path=folder / f"failed-{width}-{scheme}.png")
     page.locator("input[value=''] + span").click()
-    film = page.locator(".card video").nth(1)
-    film.scroll_into_view_if_needed()
-    film.hover()
+    video = page.locator(".card video").nth(1)
+    video.scroll_into_view_if_needed()
+    video.hover()
     page.wait_for_timeout(1500)
-    plays = film.evaluate("film => film.currentTime")
-    film.click()
+    position = video.evaluate("video => video.currentTime")
+    video.click()
     page.wait_for_timeout(800)
     page.screenshot(path=folder / f"large-{width}-{scheme}.png")
     page.keyboard.press("Escape")
     page.evaluate(AXE)
     found = page.evaluate("axe.run()")
     inside = (folder / "out").as_uri()
-    elsewhere = [url for url in asked if not url.startswith((inside, "data:"))]
+    elsewhere = [url for url in requests if not url.startswith((inside, "data:"))]
     sys.stdout.write(
-        f"{width} {scheme}: currentTime {plays:.2f} s after 1.5 s; {len(asked)} requests, {len(elsewhere)} of them"
+        f"{width} {scheme}: currentTime {position:.2f} s after 1.5 s; {len(requests)} requests, {len(elsewhere)} of them"
         f" leave the folder; axe-core: {len(found['violations'])} violations, {len(found['passes'])} rules passed,"
         f" undecided: {dict(Counter(rule['id'] for rule in found['incomplete']))}\n"
     )
 
 
 def main() -> None:
-    """Run, and look."""
+    """Run the table, and take the screenshots."""
     folder = Path(sys.argv[1]).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    virtual_time(make, folder)
+    virtual_time(run_table, folder)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for width, height in ((1440, 900), (390, 844)):
             for scheme in ("light", "dark"):
-                look(browser, folder, width=width, height=height, scheme=scheme)
+                take_screenshots(browser, folder, width=width, height=height, scheme=scheme)
         browser.close()
 
 

@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from kie_async.cli.batch.manifest import EntryState
-from tests.cli.batch.folder import MARKUP, make_folder, shot
+from tests.cli.batch.helpers import MARKUP, make_entry, make_folder
 
-#: axe-core itself, as this package carries it.
+#: The source of axe-core.
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
@@ -25,54 +25,54 @@ Opened: TypeAlias = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a run of 200 shots in which something of everything has happened."""
+    """Return the page of a run of 200 shots in all states."""
     states = {7: EntryState.FAILED, 12: EntryState.IN_DOUBT, 19: EntryState.SKIPPED, 88: EntryState.FAILED}
     shots = [
-        shot(line, states.get(line, EntryState.DONE), prompt=f"Shot {line} of the cat, number {line * line}")
+        make_entry(line, states.get(line, EntryState.DONE), prompt=f"Shot {line} of the cat, number {line * line}")
         for line in range(2, 202)
     ]
-    shots[1] = shot(3, prompt=MARKUP)
-    shots[2] = shot(4, image=None, source="https://images.example/cat.png")
+    shots[1] = make_entry(3, prompt=MARKUP)
+    shots[2] = make_entry(4, image=None, source="https://images.example/cat.png")
     return make_folder(tmp_path_factory.mktemp("run") / "out", shots, total=210)
 
 
-class Visit:
-    """Everything that a page has asked for, and complained of."""
+class PageLog:
+    """The requests and the error messages of a page."""
 
     def __init__(self, page: Page, folder: Path) -> None:
         self.own = (folder.as_uri(), "data:")
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", self._heard)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        page.on("console", self._record_message)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
 
-    def _heard(self, message: ConsoleMessage) -> None:
-        self.complaints.append(message.text)
+    def _record_message(self, message: ConsoleMessage) -> None:
+        self.errors.append(message.text)
 
 
 @pytest.fixture
 def open_page(chromium: Browser, index: Path) -> Generator[Opened]:
-    """Opens the page in a fresh profile; it must end without a complaint, and without a request to elsewhere."""
-    visits: list[Visit] = []
+    """Open pages in fresh profiles, and check that none has errors or requests to other places."""
+    logs: list[PageLog] = []
 
     def opened(*, size: str = "wide", path: Path = index, **options: Any) -> Page:
         width, height = SIZES[size]
         page = chromium.new_context(viewport={"width": width, "height": height}, **options).new_page()
-        visits.append(Visit(page, path.parent))
+        logs.append(PageLog(page, path.parent))
         page.goto(path.as_uri())
         return page
 
     yield opened
     for context in chromium.contexts:
         context.close()
-    assert [[] for _ in visits] == [visit.complaints for visit in visits]
-    assert [] == [url for visit in visits for url in visit.requests if not url.startswith(visit.own)]
+    assert [[] for _ in logs] == [log.errors for log in logs]
+    assert [] == [url for log in logs for url in log.requests if not url.startswith(log.own)]
 
 
 def shown(page: Page) -> list[str]:
-    """The lines of the shots that are to be seen, in order."""
+    """Return the lines of the visible cards, in order."""
     lines: list[str] = page.evaluate(
         "[...document.querySelectorAll('.card:not([hidden])')].map(card => card.dataset.line)"
     )
@@ -92,28 +92,28 @@ def until(page: Page, expression: str) -> None:
     pytest.fail(f"never: {expression}")
 
 
-def second_of(page: Page, film: str) -> float:
-    """Where a film stands, in seconds."""
-    return float(page.evaluate(f"document.querySelector('{film}').currentTime"))
+def second_of(page: Page, video: str) -> float:
+    """Return the position of a video, in seconds."""
+    return float(page.evaluate(f"document.querySelector('{video}').currentTime"))
 
 
-def test_a_video_plays_while_it_is_pointed_at(open_page: Opened) -> None:
-    """Nothing of it is read before; its time goes on then, and stands when the pointer has left."""
+def test_video_plays_under_the_pointer(open_page: Opened) -> None:
+    """Nothing is loaded before; it stops when the pointer leaves."""
     page = open_page()
-    film = "#shot-1 video"
-    assert 0 == page.evaluate(f"document.querySelector('{film}').readyState")
+    video = "#shot-1 video"
+    assert 0 == page.evaluate(f"document.querySelector('{video}').readyState")
 
     page.locator("#shot-1").hover()
-    until(page, f"document.querySelector('{film}').currentTime > 0.3")
+    until(page, f"document.querySelector('{video}').currentTime > 0.3")
     page.mouse.move(1, 1)
-    until(page, f"document.querySelector('{film}').paused")
-    stood_at = second_of(page, film)
+    until(page, f"document.querySelector('{video}').paused")
+    stood_at = second_of(page, video)
     page.wait_for_timeout(200)
 
-    assert stood_at == second_of(page, film)
+    assert stood_at == second_of(page, video)
 
 
-def test_pictures_and_posters_come_when_they_are_near(open_page: Opened) -> None:
+def test_posters_load_near_the_viewport(open_page: Opened) -> None:
     page = open_page()
 
     assert 0 == page.locator("#shot-200 video[poster]").count()
@@ -121,8 +121,8 @@ def test_pictures_and_posters_come_when_they_are_near(open_page: Opened) -> None
     until(page, "document.querySelector('#shot-200 video').poster.endsWith('inputs/cat.jpg')")
 
 
-def test_prompts_with_markup_stay_text(open_page: Opened) -> None:
-    """As text they are on the page, and neither as elements nor as scripts, small or large."""
+def test_markup_in_prompts_stays_text(open_page: Opened) -> None:
+    """The card and the viewer show it as text."""
     page = open_page()
     expect(page.locator("#shot-2 .prompt")).to_have_text(MARKUP)
     page.locator("#shot-2 .open").click()
@@ -132,15 +132,17 @@ def test_prompts_with_markup_stay_text(open_page: Opened) -> None:
     assert 1 == page.locator("script").count()
 
 
-def test_whatever_is_said_of_a_row_stays_text(open_page: Opened, tmp_path: Path) -> None:
-    """Its key, its reason, its command, where its image was, and what the table is called."""
-    told = {"key": f"\u05d0 {MARKUP}", "reason": MARKUP, "command": MARKUP, "source": f"https://a.example/{MARKUP}"}
+def test_markup_in_other_fields_stays_text(open_page: Opened, tmp_path: Path) -> None:
+    """Key, reason, command, image URL and table name are escaped."""
+    texts = {"key": f"\u05d0 {MARKUP}", "reason": MARKUP, "command": MARKUP, "source": f"https://a.example/{MARKUP}"}
     shots = [
-        shot(1, EntryState.FAILED, **told, image=None, task_id=MARKUP, job_id=MARKUP),
-        shot(2, prompt="\x00\x1b[2J\u202e" + "long" * 2000, key="k" * 512, input={"prompt": MARKUP, MARKUP: MARKUP}),
+        make_entry(1, EntryState.FAILED, **texts, image=None, task_id=MARKUP, job_id=MARKUP),
+        make_entry(
+            2, prompt="\x00\x1b[2J\u202e" + "long" * 2000, key="k" * 512, input={"prompt": MARKUP, MARKUP: MARKUP}
+        ),
     ]
     page = open_page(path=make_folder(tmp_path / "out", shots, title=f"{MARKUP}.csv"))
-    expect(page.locator("#shot-1 .key")).to_have_text(told["key"])
+    expect(page.locator("#shot-1 .key")).to_have_text(texts["key"])
     expect(page.locator("#shot-1 .reason")).to_have_text(MARKUP)
     page.locator("#shot-1 .none").click()
     expect(page.locator("#viewer-notes pre")).to_have_text(MARKUP)
@@ -151,8 +153,8 @@ def test_whatever_is_said_of_a_row_stays_text(open_page: Opened, tmp_path: Path)
     assert 1440 == page.evaluate("document.documentElement.scrollWidth")
 
 
-def test_what_somebody_else_may_write_into_the_page_does_not_run(open_page: Opened) -> None:
-    """Should a text get through all the same, the page's own policy stands: it names the one script that runs."""
+def test_content_policy_admits_only_own_script(open_page: Opened) -> None:
+    """The policy is a second defense if escaping fails."""
     policy = open_page().locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content") or ""
 
     assert "default-src 'none'" in policy
@@ -160,7 +162,7 @@ def test_what_somebody_else_may_write_into_the_page_does_not_run(open_page: Open
     assert "unsafe" not in policy
 
 
-def test_one_state_can_be_shown_and_words_found(open_page: Opened) -> None:
+def test_cards_can_be_filtered_and_searched(open_page: Opened) -> None:
     page = open_page()
     assert [str(line) for line in range(2, 202)] == shown(page)
 
@@ -169,13 +171,13 @@ def test_one_state_can_be_shown_and_words_found(open_page: Opened) -> None:
     page.get_by_role("searchbox").fill("number 7744")
     expect(page.locator("#count")).to_have_text("1 of 200 shown")
     assert ["88"] == shown(page)
-    page.get_by_role("searchbox").fill("nobody wrote this")
+    page.get_by_role("searchbox").fill("no such words")
     page.get_by_role("button", name="Show all").click()
     assert 200 == len(shown(page))
 
 
-def test_shots_can_be_sorted(open_page: Opened) -> None:
-    """Those without a figure are last, whichever way."""
+def test_cards_can_be_sorted(open_page: Opened) -> None:
+    """Cards without a figure are last in either order."""
     page = open_page()
     seconds = {str(line): 20.0 + line * 37 % 41 for line in range(2, 202) if line not in (12, 19)}
 
@@ -189,7 +191,7 @@ def test_shots_can_be_sorted(open_page: Opened) -> None:
     assert ["12", "19"] == slowest[-2:] == fastest[-2:]
 
 
-def test_it_can_be_worked_by_keys_alone(open_page: Opened) -> None:
+def test_page_works_by_keyboard_alone(open_page: Opened) -> None:
     page = open_page()
     press = page.keyboard.press
     focused = "document.activeElement.closest('.card')?.id"
@@ -216,8 +218,8 @@ def test_it_can_be_worked_by_keys_alone(open_page: Opened) -> None:
     expect(page.locator("#help")).to_be_visible()
 
 
-def test_who_needs_somebody_says_why_and_what_to_do(open_page: Opened) -> None:
-    """The command is there to be copied, beside the shot and in its large view."""
+def test_urgent_card_shows_reason_and_command(open_page: Opened) -> None:
+    """The command can be copied from the card and from the viewer."""
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     doubtful = page.locator("#shot-11")
     expect(doubtful.locator(".reason")).to_have_text("It is in_doubt, for a reason.")
@@ -229,7 +231,7 @@ def test_who_needs_somebody_says_why_and_what_to_do(open_page: Opened) -> None:
     expect(page.locator("#viewer-notes pre")).to_have_text("kie-async resolve --journal out/journal.db kj_12 TASKID")
 
 
-def test_an_image_at_a_url_is_named_and_not_fetched(open_page: Opened) -> None:
+def test_remote_image_is_not_fetched(open_page: Opened) -> None:
     page = open_page()
     link = page.locator("#shot-3 .input a")
 
@@ -237,20 +239,20 @@ def test_an_image_at_a_url_is_named_and_not_fetched(open_page: Opened) -> None:
     assert "noreferrer noopener" == link.get_attribute("rel")
 
 
-def test_colours_follow_the_system_or_the_reader(open_page: Opened) -> None:
+def test_colors_follow_system_or_choice(open_page: Opened) -> None:
     page = open_page(color_scheme="dark")
     back = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(back)
-    page.get_by_role("button", name="Auto colours").click()
+    page.get_by_role("button", name="Auto colors").click()
     light = page.evaluate(back)
 
     assert ("rgb(14, 16, 20)", "rgb(244, 245, 247)") == (dark, light)
     page.reload()
-    assert light == page.evaluate(back), "it is remembered"
+    assert light == page.evaluate(back), "the choice is stored"
 
 
-def test_it_works_without_scripts(open_page: Opened) -> None:
-    """All shots are there, and each picture leads to its video."""
+def test_page_works_without_scripts(open_page: Opened) -> None:
+    """All cards are shown, and each has a link to its video."""
     page = open_page(java_script_enabled=False)
 
     expect(page.locator(".card")).to_have_count(200)
@@ -258,11 +260,11 @@ def test_it_works_without_scripts(open_page: Opened) -> None:
     expect(page.locator("#tools")).to_be_hidden()
 
 
-def test_the_whole_run_is_summed_up(open_page: Opened) -> None:
+def test_header_sums_up_the_run(open_page: Opened) -> None:
     page = open_page()
     tiles = page.locator(".tile").all_inner_texts()
 
-    assert ["Done", "Failed", "In doubt", "Not sent", "Not reached", "Credits", "Median time", "Fullest 10 s"] == [
+    assert ["Done", "Failed", "In doubt", "Not sent", "Not started", "Credits", "Median time", "Fullest 10 s"] == [
         tile.split("\n")[0] for tile in tiles
     ]
     assert ["196 of 210", "2", "1", "1", "10"] == [" ".join(tile.split("\n")[1:]) for tile in tiles[:5]]
@@ -271,7 +273,7 @@ def test_the_whole_run_is_summed_up(open_page: Opened) -> None:
 
 
 def violations(page: Page) -> list[tuple[str, list[str]]]:
-    """What axe-core says against a page as it stands: the rule, and where it is broken."""
+    """Return the rules that axe-core finds violated, with the elements."""
     page.evaluate(AXE)
     found = page.evaluate("axe.run({resultTypes: ['violations']})")
     assert found["passes"]
@@ -280,22 +282,22 @@ def violations(page: Page) -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_axe_finds_nothing_in_a_long_run(open_page: Opened, size: str) -> None:
-    """No violation of the rules that a machine can check in 200 shots, at either width."""
+    """axe-core checks 200 shots at either width."""
     assert [] == violations(open_page(size=size))
 
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a run of a shot in each state."""
-    entries = [shot(line, state) for line, state in enumerate(EntryState, 1)]
+    """Return the page of a run with one shot in each state."""
+    entries = [make_entry(line, state) for line, state in enumerate(EntryState, 1)]
     return make_folder(tmp_path_factory.mktemp("short") / "out", entries)
 
 
 @pytest.mark.parametrize("size", list(SIZES))
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("view", ["page", "shot", "doubt", "keys"])
-def test_axe_finds_nothing(open_page: Opened, short: Path, size: str, scheme: str, view: str) -> None:
-    """Nor in any state, scheme and view."""
+def test_axe_finds_nothing_in_any_view(open_page: Opened, short: Path, size: str, scheme: str, view: str) -> None:
+    """axe-core checks every size, color scheme and view."""
     page = open_page(size=size, color_scheme=scheme, path=short)
     if view in ("shot", "doubt"):
         page.locator("#shot-1 .open" if view == "shot" else "#shot-3 .none").click()
@@ -306,10 +308,8 @@ def test_axe_finds_nothing(open_page: Opened, short: Path, size: str, scheme: st
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_axe_cannot_decide_is_words_in_the_drawings_and_they_can_be_read(
-    open_page: Opened, short: Path, scheme: str
-) -> None:
-    """It does not look through a drawing to what is behind it; so contrast is computed here, by WCAG 2.2, 1.4.3."""
+def test_chart_labels_have_enough_contrast(open_page: Opened, short: Path, scheme: str) -> None:
+    """axe-core cannot decide the contrast of text in SVG, so it is computed here (WCAG 2.2, 1.4.3)."""
     page = open_page(path=short, color_scheme=scheme)
     page.evaluate(AXE)
     undecided = page.evaluate("axe.run()")["incomplete"]
@@ -323,14 +323,14 @@ def test_what_axe_cannot_decide_is_words_in_the_drawings_and_they_can_be_read(
 
 
 def contrast(text: str, back: str) -> float:
-    """How well a colour is told from another one, 1 to 21, by the formula of WCAG 2.2."""
+    """Return the contrast ratio of two colors, 1 to 21, by the formula of WCAG 2.2."""
     light, dark = sorted((luminance(text), luminance(back)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
-def luminance(colour: str) -> float:
-    """How light a colour is, as the browser writes it: ``rgb(1, 2, 3)``."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)]
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color such as ``rgb(1, 2, 3)``."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -343,10 +343,10 @@ def test_nothing_is_wider_than_the_window(open_page: Opened, width: int) -> None
     assert width == page.evaluate("document.documentElement.scrollWidth")
 
 
-def test_names_that_are_no_urls_lead_to_their_files(open_page: Opened, tmp_path: Path) -> None:
-    """Names as ``save_to`` writes them, percent signs and all, are files and no URLs."""
+def test_percent_signs_in_file_names_work(open_page: Opened, tmp_path: Path) -> None:
+    """File names as ``save_to`` writes them are quoted in URLs."""
     name = "a%2Fb #1?x&y.mp4"
-    page = open_page(path=make_folder(tmp_path / "out", [shot(1, file=name)]))
+    page = open_page(path=make_folder(tmp_path / "out", [make_entry(1, file=name)]))
     page.locator("#shot-1").hover()
 
     until(page, "document.querySelector('#shot-1 video').currentTime > 0")

@@ -1,4 +1,4 @@
-"""A folder as a run leaves it: media, manifest and page, made without a service."""
+"""Manifest entries and output folders as a run leaves them, made without a service."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kie_async.cli.batch.page import PageHeader, write_page
 from kie_async.testing.video import bundled_clip
 from tests.cli.helpers import CAT
 
-__all__ = ["MARKUP", "make_folder", "shot"]
+__all__ = ["MARKUP", "make_entry", "make_folder"]
 
-#: A prompt that would run, load and break out, were it anything but text.
+#: A prompt that runs a script, loads an image or breaks the page if it is not escaped.
 MARKUP = """</p></script><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)> & "'{{ 7 * 7 }}"""
 
 _MODEL = "wan/2-2-a14b-image-to-video-turbo"
-_BEGAN_AT = 1_790_000_000.0
+_STARTED_AT = 1_790_000_000.0
 _COMMAND = "kie-async resolve --journal out/journal.db kj_{line} TASKID"
 
 
-def shot(
+def make_entry(
     line: int, state: EntryState = EntryState.DONE, *, prompt: str = "The cat turns its head", **other: object
 ) -> ManifestEntry:
-    """What became of a row; ``other`` replaces what is usual for its state."""
+    """Return a typical entry for a state; ``other`` overrides its fields."""
     key = f"cat-{hashlib.sha256(str(line).encode()).hexdigest()[:12]}"
     known: dict[str, object] = {
         "key": key,
@@ -37,7 +37,7 @@ def shot(
         "image": "inputs/cat.jpg",
     }
     if state in (EntryState.DONE, EntryState.FAILED):
-        known |= {"task_id": f"task{line}", "created_at": _BEGAN_AT + line / 2, "seconds": 20.0 + line * 37 % 41}
+        known |= {"task_id": f"task{line}", "created_at": _STARTED_AT + line / 2, "seconds": 20.0 + line * 37 % 41}
     if state == EntryState.DONE:
         known |= {"file": f"{key}.mp4", "credits": 40.0, "sha256": "ab" * 32}
     else:
@@ -48,7 +48,7 @@ def shot(
 def make_folder(
     folder: Path, entries: Sequence[ManifestEntry], *, total: int | None = None, title: str = "shots.csv"
 ) -> Path:
-    """The page of a folder in which these rows have ended."""
+    """Write a folder with these entries, and return the path of its page."""
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
     (inputs / "cat.jpg").write_bytes(CAT.read_bytes())
