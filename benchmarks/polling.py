@@ -304,12 +304,12 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         on_round_trip=lambda _: None,
         weigh=lambda _: 1.0,
     )
-    await root.up()
+    await root.wait_ready()
     for number in range(in_flight):
         # Spread over the time that a task takes, as if it had always been going on.
         timers.at(tasks.mean * number / in_flight, begin, number)
     await done.wait()
-    await root.end()
+    await root.end_all()
     return Figures(lags[skipped : skipped + ends], poller.polls - looks_at_first, service.refused)
 
 

@@ -139,7 +139,7 @@ class EngineBinding:
         if engine is None:
             engine = self._make_engine(loop)
             self._engine, self._process = engine, os.getpid()
-        await engine.supervisor.up()
+        await engine.supervisor.wait_ready()
         if warn and engine.orphans:
             engine.warn_of_orphans()
         return engine

@@ -211,14 +211,16 @@ class KieClient:
 
             KieError: Any other, by whose move is next.
         """
-        from kie_async._io.jobs.waiting import timed_out
+        from kie_async._io.jobs.waiting import timeout_error
 
         job: LiveJob | None = None
         with nullcontext() if timeout is None else anyio.move_on_after(timeout):
             engine = await self._binding.engine()
-            job, created = await engine.intake.begin(request, key)
-            return await engine.wait_or_cancel(job, engine.waiting.ended(job, patient=False), cancel=created)
-        raise timed_out(timeout or 0.0, job and job.final)
+            job, created = await engine.intake.submit(request, key)
+            return await engine.wait_or_cancel(
+                job, engine.waiting.wait_ended(job, include_stalled=False), cancel=created
+            )
+        raise timeout_error(timeout or 0.0, job and job.final)
 
     async def submit(self, request: Request, *, key: str | None = None, wait: bool = True) -> Job:
         """
@@ -240,8 +242,8 @@ class KieClient:
             KieError: Any other, by whose move is next.
         """
         engine = await self._binding.engine()
-        job, created = await engine.intake.begin(request, key)
-        until = engine.waiting.accepted(job) if wait else engine.waiting.journaled(job)
+        job, created = await engine.intake.submit(request, key)
+        until = engine.waiting.wait_accepted(job) if wait else engine.waiting.wait_journaled(job)
         job = await engine.wait_or_cancel(job, until, cancel=created and wait)
         return Job(self._binding, job.id, job)
 

@@ -97,7 +97,7 @@ class Job:
             KieError: If it was never accepted: the error says why.
         """
         engine = await self._binding.engine()
-        done = await engine.waiting.wait(self._id, timeout, found=self._found)
+        done = await engine.waiting.wait_by_id(self._id, timeout, found=self._found)
         self._task_id = done.task_id
         return done
 
@@ -113,7 +113,7 @@ class Job:
             KieError: If there was no answer, or none that could be read.
         """
         engine = await self._binding.engine()
-        return await engine.waiting.status(self._id)
+        return await engine.waiting.poll_status(self._id)
 
     async def info(self) -> JobInfo | None:
         """
@@ -134,7 +134,7 @@ class Job:
         A reader that is more than 64 changes behind misses the oldest of them.
         """
         engine = await self._binding.engine()
-        async with aclosing(engine.waiting.updates(self._id)) as records:
+        async with aclosing(engine.waiting.stream_records(self._id)) as records:
             async for record in records:
                 yield record
 

@@ -24,10 +24,10 @@ from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
 from kie_async._io.files.uploads import Uploads
 from kie_async._io.jobs.follower import JobFollower, JournalWatch
-from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, Registry, Stop
+from kie_async._io.jobs.live_job import UNANSWERED, Registry, StopReason
 from kie_async._io.jobs.resolution import Resolution
 from kie_async._io.jobs.transitions import ResultWriter, Transitions
-from kie_async._io.jobs.waiting import Outcomes, Waiting
+from kie_async._io.jobs.waiting import ResultReader, Waiting
 from kie_async._io.polling.callback_weight import CallbackWeight
 from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.tracker import Tracker
@@ -139,7 +139,9 @@ class Engine:
         self._opened = AsyncExitStack()
         self._runtime = runtime = Runtime(loop)
         self.timers = timers = Timers(loop)
-        self.supervisor = supervisor = Supervisor(loop, enter=self._enter, ending=self._ending, leave=self._leave)
+        self.supervisor = supervisor = Supervisor(
+            loop, enter=self._enter, ending=self._stop_starting, leave=self._leave
+        )
         self.registry = registry = Registry()
         self.transport = transport = settings.transport()
         secret = callback_secret(settings.api_key)
@@ -149,7 +151,7 @@ class Engine:
         self.results = results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
         self.admission = admission = Admission(
             settings.limits,
-            patience={
+            timeouts={
                 Verdict.MAINTENANCE: settings.retry.maintenance_timeout,
                 Verdict.RATE_LIMITED: settings.retry.max_age,
             },
@@ -200,7 +202,7 @@ class Engine:
             callback_url=settings.callback_url,
         )
         self.submitter = submitter = Submitter(
-            tools=SubmissionContext(
+            context=SubmissionContext(
                 transport=transport,
                 admission=admission,
                 transitions=transitions,
@@ -238,8 +240,8 @@ class Engine:
                 runtime=runtime,
                 timers=timers,
                 follow=self._follow,
-                let_go=tracker.let_go,
-                ended_elsewhere=self._ended_elsewhere,
+                forget=tracker.let_go,
+                on_remote_end=self._on_remote_end,
             ),
         )
         self.confirmations = Confirmations(
@@ -275,7 +277,7 @@ class Engine:
             poller=poller,
             tracker=tracker,
             follower=follower,
-            outcomes=Outcomes(max_age=settings.retry.max_age, job=settings.job, saver=settings.saver),
+            results=ResultReader(max_age=settings.retry.max_age, job=settings.job, saver=settings.saver),
         )
         self.resolution = Resolution(
             journal=journal,
@@ -311,9 +313,9 @@ class Engine:
         try:
             return await wait
         except asyncio.CancelledError:
-            if cancel and job.key is None and job.state in BEFORE_AN_ANSWER:
+            if cancel and job.key is None and job.state in UNANSWERED:
                 msg = "The job was cancelled before it was sent; nothing was paid."
-                self.submitter.stop(job, Stop.CANCELLED, errors.TransportError(msg, job_id=job.id))
+                self.submitter.stop(job, StopReason.CANCELLED, errors.TransportError(msg, job_id=job.id))
             raise
 
     @property
@@ -385,7 +387,7 @@ class Engine:
         """Return a snapshot; see ``KieClient.statistics``."""
         return Statistics(
             jobs=len(self.registry),
-            submitting=self.submitter.owners,
+            submitting=self.submitter.active,
             waiting_for_slot=self.admission.slots.waiting,
             waiting_for_token=self.admission.waiting,
             sending=self.submitter.sending,
@@ -405,10 +407,10 @@ class Engine:
         """Accept no more jobs, let creates on the wire end within *drain* seconds, and end everything."""
         self._closing = self.submitter.closing = True
         for job in self.registry:
-            self.submitter.stop(job, Stop.CLOSED, closed_error(job_id=job.id))
+            self.submitter.stop(job, StopReason.CLOSED, closed_error(job_id=job.id))
         with anyio.move_on_after(drain):
-            await self.submitter.drained()
-        await self.supervisor.end()
+            await self.submitter.wait_idle()
+        await self.supervisor.end_all()
 
     # -- calls between parts that need each other -------------------------------------------------------------------
 
@@ -421,7 +423,7 @@ class Engine:
     def _replan_polls(self) -> None:
         self.poller.replan(self.registry)
 
-    def _ended_elsewhere(self, job: LiveJob) -> None:
+    def _on_remote_end(self, job: LiveJob) -> None:
         self.callback_weight.came(job.id, job)
 
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
@@ -442,7 +444,7 @@ class Engine:
             self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
         self.orphans = await self.journal.count_orphans()
 
-    def _ending(self) -> None:
+    def _stop_starting(self) -> None:
         """Start nothing more, whether the client or the loop has ended the supervisor."""
         self._closing = self.submitter.closing = True
         self.timers.close()
@@ -450,12 +452,12 @@ class Engine:
 
     async def _leave(self) -> None:
         """End all waits and close the journal and the transport."""
-        self._ending()
+        self._stop_starting()
         self.poller.close()
-        await self._transitions.catch_up()
+        await self._transitions.flush_pending()
         for job in self.registry:
-            job.trouble = closed_error(job_id=job.own_id, task_id=job.task_id)
-            job.publish()
+            job.wait_error = closed_error(job_id=job.own_id, task_id=job.task_id)
+            job.wake_waiters()
             if job.row is not None and not self.journal.durable:
                 _log.warning(
                     "The client closes before %s has ended: state %s, task %s. Use job() to wait for the task.",

@@ -52,7 +52,7 @@ class Supervisor:
         self._ending = ending
         self._leave = leave
         self._stop = asyncio.Event()
-        self._up: asyncio.Future[None] = loop.create_future()
+        self._ready: asyncio.Future[None] = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scopes: set[anyio.CancelScope] = set()
         # An empty context: what a web framework keeps for one request must not be inherited by what outlives it.
@@ -67,10 +67,10 @@ class Supervisor:
         """How many there are."""
         return len(self._tasks)
 
-    async def up(self) -> None:
+    async def wait_ready(self) -> None:
         """Wait until children can be started; raises what ``enter`` raised."""
         if not self.running:
-            await asyncio.shield(self._up)
+            await asyncio.shield(self._ready)
 
     def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
         """
@@ -99,7 +99,7 @@ class Supervisor:
         self.start(_settle, done, action, args)
         return await asyncio.shield(done)
 
-    async def end(self) -> None:
+    async def end_all(self) -> None:
         """
         Cancel the children and wait until all is left.
         """
@@ -110,7 +110,7 @@ class Supervisor:
         try:
             await self._enter()
             self.running = True
-            self._up.set_result(None)
+            self._ready.set_result(None)
             try:
                 await self._stop.wait()
             finally:
@@ -118,12 +118,12 @@ class Supervisor:
                 self._ending()
                 await self._end_children()
         except Exception as error:  # the caller who waits for up() is told
-            if self._up.done():
+            if self._ready.done():
                 raise
-            self._up.set_exception(error)
+            self._ready.set_exception(error)
         finally:
-            if not self._up.done():
-                self._up.cancel()
+            if not self._ready.done():
+                self._ready.cancel()
             with anyio.CancelScope(shield=True):
                 await self._leave()
 

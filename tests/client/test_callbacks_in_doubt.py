@@ -346,11 +346,11 @@ async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the
         waits, runs = engine.registry.get(raised.value.job.id), engine.registry.get(running.id)
         assert waits is not None
         assert runs is not None
-        await engine.results.accepted(waits, setup.tasks[0])
+        await engine.results.record_accepted(waits, setup.tasks[0])
         if first == "grant":
             engine.tracker.release_slot(runs)
         engine.tracker.submitted(waits)
-        engine.submitter.found(waits)
+        engine.submitter.interrupt(waits)
         if first == "proof":
             engine.tracker.release_slot(runs)
         await anyio.sleep(1.0)

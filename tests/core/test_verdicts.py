@@ -22,7 +22,7 @@ from yarl import URL
 from kie_async import errors
 from kie_async._core.verdicts import RULES, Reply, Verdict, answer_error, create_error, decide, rules_as_markdown
 from kie_async._io.http.transport import Answer, Exchange
-from kie_async._io.submitting.attempts import _reply_of
+from kie_async._io.submitting.attempts import _read_reply
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
 from tests.strategies import json_values
 
@@ -190,7 +190,7 @@ def expected_outcome(status: int, body: Body) -> tuple[Verdict, type[errors.KieE
 
 def reply(status: int, body: bytes) -> Reply:
     """Return the reply that the client makes of an answer."""
-    return _reply_of(Exchange(sent=True, answer=Answer(status, body)))
+    return _read_reply(Exchange(sent=True, answer=Answer(status, body)))
 
 
 def pairs(status: int) -> dict[str, tuple[Reply, Verdict, type[errors.KieError] | None, int | None]]:
@@ -277,7 +277,7 @@ def test_only_the_hook_decides_if_a_create_was_sent(
     hook_returned: bool,  # noqa: FBT001 (a parameter of the test)
     verdict: Verdict,
 ) -> None:
-    assert verdict is decide(_reply_of(Exchange(sent=hook_returned, error=FAILURES[name])))
+    assert verdict is decide(_read_reply(Exchange(sent=hook_returned, error=FAILURES[name])))
 
 
 @pytest.mark.parametrize("body", [b"", b"<html></html>", b"{}", b"null"])

@@ -28,11 +28,11 @@ def an_admission(
     loop = asyncio.get_running_loop()
     limits = Limits(creates=creates, window=window, in_flight=in_flight)
     patiences = {Verdict.MAINTENANCE: patience, Verdict.RATE_LIMITED: max_age}
-    return Admission(limits, patience=patiences, loop=loop, runtime=Runtime(loop), timers=Timers(loop))
+    return Admission(limits, timeouts=patiences, loop=loop, runtime=Runtime(loop), timers=Timers(loop))
 
 
 async def granted(admission: Admission, place: int = 0) -> Permit:
-    permit = await admission.permit(place, since=anyio.current_time())
+    permit = await admission.acquire_permit(place, since=anyio.current_time())
     assert isinstance(permit, Permit)
     return permit
 
@@ -51,7 +51,7 @@ def done(tasks: list[asyncio.Task[Permit]]) -> list[str]:
 async def emptied(admission: Admission) -> None:
     """Take all tokens and spend them now."""
     for _ in range(admission.bucket.limit):
-        (await granted(admission, -1)).end(Verdict.ACCEPTED)
+        (await granted(admission, -1)).finish(Verdict.ACCEPTED)
 
 
 async def test_permits_are_granted_by_place_and_not_by_who_asks_first() -> None:
@@ -65,7 +65,7 @@ async def test_permits_are_granted_by_place_and_not_by_who_asks_first() -> None:
     assert ["place 3", "place 1", "place 4"] == done(tasks)
     for task in tasks:
         if task.done():
-            task.result().end(Verdict.ACCEPTED)
+            task.result().finish(Verdict.ACCEPTED)
     await anyio.sleep(10.0)
     assert 5 == len(done(tasks))
     assert 0 == admission.waiting
@@ -79,7 +79,7 @@ async def test_of_equal_places_the_first_to_ask_goes_first() -> None:
     async def one(number: int) -> None:
         permit = await granted(admission, 7)
         order.append(number)
-        permit.end(Verdict.ACCEPTED)
+        permit.finish(Verdict.ACCEPTED)
 
     async with anyio.create_task_group() as group:
         for number in range(5):
@@ -92,7 +92,7 @@ async def test_a_token_comes_back_a_window_after_the_answer() -> None:
     admission = an_admission(creates=1)
     permit = await granted(admission)
     await anyio.sleep(4.0)
-    permit.end(Verdict.ACCEPTED)
+    permit.finish(Verdict.ACCEPTED)
     await granted(admission)
 
     assert 14.0 <= anyio.current_time() <= 14.01
@@ -100,7 +100,7 @@ async def test_a_token_comes_back_a_window_after_the_answer() -> None:
 
 async def test_a_token_that_was_not_used_comes_back_at_once() -> None:
     admission = an_admission(creates=1)
-    (await granted(admission)).end(Verdict.UNSENT)
+    (await granted(admission)).finish(Verdict.UNSENT)
     await granted(admission)
 
     assert anyio.current_time() < 0.01
@@ -109,7 +109,7 @@ async def test_a_token_that_was_not_used_comes_back_at_once() -> None:
 @pytest.mark.parametrize("verdict", [verdict for verdict in Verdict if verdict is not Verdict.UNSENT])
 async def test_whatever_was_sent_costs_its_token(verdict: Verdict) -> None:
     admission = an_admission(creates=2)
-    (await granted(admission)).end(verdict)
+    (await granted(admission)).finish(verdict)
 
     assert 1 == admission.bucket.available(anyio.current_time())
     assert 0 == admission.bucket.leased
@@ -123,7 +123,7 @@ async def test_what_a_dead_process_had_sent_counts_and_of_more_than_there_are_to
     for _ in range(4):
         permit = await granted(admission)
         times.append(round(anyio.current_time() - began_at, 2))
-        permit.end(Verdict.ACCEPTED)
+        permit.finish(Verdict.ACCEPTED)
 
     assert [0.6, 9.0, 10.0, 10.6] == times
 
@@ -154,17 +154,17 @@ async def test_a_grant_that_meets_a_cancellation_is_given_back() -> None:
         admission = an_admission(creates=1)
         permit = await granted(admission)
         first, second = await asked(admission, 1, 2)
-        loop.at_turn(loop.turns + 4, lambda permit=permit: permit.end(Verdict.UNSENT))  # type: ignore[misc]  # its default
+        loop.at_turn(loop.turns + 4, lambda permit=permit: permit.finish(Verdict.UNSENT))  # type: ignore[misc]  # its default
         loop.at_turn(loop.turns + turn, first.cancel)
         for _ in range(20):
             await asyncio.sleep(0)
         met += first.cancelled()
         if not first.cancelled():
-            first.result().end(Verdict.UNSENT)
+            first.result().finish(Verdict.UNSENT)
             await anyio.sleep(0.001)
 
         assert second.done(), f"turn {turn}"
-        second.result().end(Verdict.UNSENT)
+        second.result().finish(Verdict.UNSENT)
         assert (0, 0) == (admission.bucket.leased, admission.waiting)
     assert 3 < met < 11
 
@@ -173,8 +173,8 @@ async def test_after_a_429_the_refused_one_goes_first() -> None:
     """By the next token that there is, before everybody who has waited meanwhile; its own token is burnt."""
     admission = an_admission(creates=2)
     first, second = await granted(admission, 1), await granted(admission, 2)
-    first.end(Verdict.ACCEPTED)
-    second.end(Verdict.RATE_LIMITED)
+    first.finish(Verdict.ACCEPTED)
+    second.finish(Verdict.RATE_LIMITED)
     tasks = await asked(admission, 3, 4, 2)
     assert [] == done(tasks)
     await anyio.sleep(9.9)
@@ -194,7 +194,7 @@ async def test_a_client_that_is_refused_everything_asks_once_and_again_until_it_
     admission = an_admission(creates=5)
     permits = [await granted(admission) for _ in range(5)]
     for permit in permits:
-        permit.end(Verdict.RATE_LIMITED)
+        permit.finish(Verdict.RATE_LIMITED)
     granted_at = [anyio.current_time()]
     for _ in range(6):
         permit = await granted(admission)
@@ -202,12 +202,12 @@ async def test_a_client_that_is_refused_everything_asks_once_and_again_until_it_
         assert not other.done()
         other.cancel()
         granted_at.append(anyio.current_time())
-        permit.end(Verdict.RATE_LIMITED)
+        permit.finish(Verdict.RATE_LIMITED)
     pauses = [later - earlier for earlier, later in pairwise(granted_at)]
 
     assert [10.0, 2.0, 4.0, 8.0, 10.0, 10.0] == [round(pause, 1) for pause in pauses]
     assert 1 == len(caplog.records), "of a burst, and of what follows, the first refusal says it all"
-    (await granted(admission)).end(Verdict.ACCEPTED)
+    (await granted(admission)).finish(Verdict.ACCEPTED)
     assert 1 == admission.bucket.tokens
 
 
@@ -216,12 +216,12 @@ async def test_what_outlasts_the_patience_ends_the_wait(reason: Verdict) -> None
     """Each waiter's counts from when it came, but not from before it began."""
     admission = an_admission(patience=100.0, max_age=100.0)
     early = anyio.current_time() - 1e4
-    (await granted(admission)).end(reason)
+    (await granted(admission)).finish(reason)
     ended_at: dict[str, float] = {}
 
     async def one(name: str, since: float) -> None:
-        while isinstance(permit := await admission.permit(0, since=since), Permit):
-            permit.end(reason)
+        while isinstance(permit := await admission.acquire_permit(0, since=since), Permit):
+            permit.finish(reason)
         assert reason is permit
         ended_at[name] = round(anyio.current_time())
 
@@ -237,8 +237,8 @@ async def test_what_outlasts_the_patience_ends_the_wait(reason: Verdict) -> None
 async def test_what_is_answered_otherwise_is_not_refused_by_the_rate_limit(verdict: Verdict) -> None:
     """Nobody is told after an hour of maintenance that it was the rate limit."""
     admission = an_admission()
-    (await granted(admission)).end(Verdict.RATE_LIMITED)
-    (await granted(admission)).end(verdict)
+    (await granted(admission)).finish(Verdict.RATE_LIMITED)
+    (await granted(admission)).finish(verdict)
 
     assert (admission.bucket.refused_since is None) is (verdict is not Verdict.UNSENT)
 
@@ -260,9 +260,9 @@ async def test_a_create_that_was_written_gives_its_token_back_without_an_answer(
 
     assert ["place 1"] == done([task, again])
     assert 17.3 <= task.result().granted_at <= 17.31
-    permit.end(Verdict.ACCEPTED)
+    permit.finish(Verdict.ACCEPTED)
     assert 1 == admission.bucket.leased
-    task.result().end(Verdict.UNSENT)
+    task.result().finish(Verdict.UNSENT)
     await again
 
 
@@ -275,14 +275,14 @@ async def test_a_token_that_was_not_written_does_not_come_back_by_itself() -> No
     await anyio.sleep(100.0)
 
     assert not task.done()
-    permit.end(Verdict.UNSENT)
+    permit.finish(Verdict.UNSENT)
     await anyio.sleep(0.001)
     assert task.done()
 
 
 async def test_retry_after_holds_the_gate() -> None:
     admission = an_admission()
-    (await granted(admission)).end(Verdict.RATE_LIMITED, retry_after=30.0)
+    (await granted(admission)).finish(Verdict.RATE_LIMITED, retry_after=30.0)
     await granted(admission)
 
     assert 30.0 <= anyio.current_time() <= 30.1
@@ -292,10 +292,10 @@ async def test_a_permit_does_not_keep() -> None:
     """A slow disk between token and wire must not bunch what was spread out."""
     admission = an_admission()
     permit = await granted(admission)
-    assert permit.still_good()
+    assert permit.is_usable()
     await anyio.sleep(TOKEN_BEST_BEFORE + 1.0)
-    assert not permit.still_good()
-    permit.end(Verdict.UNSENT)
+    assert not permit.is_usable()
+    permit.finish(Verdict.UNSENT)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.MAINTENANCE, Verdict.ACCOUNT])
@@ -303,19 +303,19 @@ async def test_what_was_granted_before_the_gate_closed_is_not_good_any_more(verd
     """POSTs begun after a 402 was read: none, not even by those who hold their permits already."""
     admission = an_admission()
     first, second = await granted(admission), await granted(admission)
-    first.end(verdict)
+    first.finish(verdict)
 
-    assert not second.still_good()
-    second.end(Verdict.UNSENT)
+    assert not second.is_usable()
+    second.finish(Verdict.UNSENT)
     await anyio.sleep(100.0)
     probe = await granted(admission)
-    assert (True, True) == (probe.probe, probe.still_good())
-    probe.end(Verdict.ACCEPTED)
+    assert (True, True) == (probe.probe, probe.is_usable())
+    probe.finish(Verdict.ACCEPTED)
 
 
 async def test_behind_maintenance_one_probe_a_minute_goes() -> None:
     admission = an_admission(creates=100)
-    (await granted(admission)).end(Verdict.MAINTENANCE)
+    (await granted(admission)).finish(Verdict.MAINTENANCE)
     probed_at: list[float] = []
 
     async def one(place: int) -> None:
@@ -324,9 +324,9 @@ async def test_behind_maintenance_one_probe_a_minute_goes() -> None:
             if permit.probe:
                 probed_at.append(anyio.current_time())
                 await anyio.sleep(3.0)
-                permit.end(Verdict.MAINTENANCE if len(probed_at) < 6 else Verdict.ACCEPTED)
+                permit.finish(Verdict.MAINTENANCE if len(probed_at) < 6 else Verdict.ACCEPTED)
             else:
-                permit.end(Verdict.ACCEPTED)
+                permit.finish(Verdict.ACCEPTED)
                 return
             if len(probed_at) >= 6:
                 return
@@ -343,31 +343,31 @@ async def test_behind_maintenance_one_probe_a_minute_goes() -> None:
 
 async def test_behind_an_account_that_cannot_pay_one_goes_at_a_time() -> None:
     admission = an_admission(creates=100)
-    assert (await granted(admission)).end(Verdict.ACCOUNT)
+    assert (await granted(admission)).finish(Verdict.ACCOUNT)
     tasks = await asked(admission, 1, 2, 3)
     assert ["place 1"] == done(tasks)
-    assert not tasks[0].result().end(Verdict.UNSENT)
+    assert not tasks[0].result().finish(Verdict.UNSENT)
     await anyio.sleep(0.001)
     assert ["place 1", "place 2"] == done(tasks)
-    tasks[1].result().end(Verdict.ACCEPTED)
+    tasks[1].result().finish(Verdict.ACCEPTED)
     await anyio.sleep(0.001)
 
     assert 3 == len(done(tasks))
     assert not tasks[2].result().probe
-    tasks[2].result().end(Verdict.ACCEPTED)
+    tasks[2].result().finish(Verdict.ACCEPTED)
 
 
 async def test_what_was_spent_counts_on_in_the_next_event_loop() -> None:
     """By the wall clock; and a clock that was set back stretches nothing."""
     first = an_admission()
-    (await granted(first)).end(Verdict.ACCEPTED)
+    (await granted(first)).finish(Verdict.ACCEPTED)
     await anyio.sleep(4.0)
-    (await granted(first)).end(Verdict.ACCEPTED)
+    (await granted(first)).finish(Verdict.ACCEPTED)
     lent = await granted(first)
     await anyio.sleep(1.0)
     spent = first.token_return_times()
     assert 3 == len(spent)
-    lent.end(Verdict.UNSENT)
+    lent.finish(Verdict.UNSENT)
 
     second = an_admission()
     second.restore_tokens([*spent, Runtime(asyncio.get_running_loop()).wall() - 5.0])
@@ -417,7 +417,7 @@ async def test_whatever_happens_no_window_holds_more_than_the_limit(seed: int) -
         said, sent = verdict(), False
         try:
             await anyio.sleep(rng.uniform(0.0, 0.05))
-            if said is not Verdict.UNSENT and permit.still_good():
+            if said is not Verdict.UNSENT and permit.is_usable():
                 sent = True
                 await anyio.sleep(rng.uniform(0.02, 0.2))
                 arrivals.append(anyio.current_time())
@@ -425,9 +425,9 @@ async def test_whatever_happens_no_window_holds_more_than_the_limit(seed: int) -
             else:
                 said = Verdict.UNSENT
         except asyncio.CancelledError:
-            permit.end(Verdict.IN_DOUBT if sent else Verdict.UNSENT)
+            permit.finish(Verdict.IN_DOUBT if sent else Verdict.UNSENT)
             raise
-        permit.end(said)
+        permit.finish(said)
         return said in (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.IN_DOUBT)
 
     async def one(place: int, patience: Callable[[], float]) -> None:

@@ -14,7 +14,7 @@ from tests.io.intents import an_intent
 
 
 def a_job(state: JobState) -> LiveJob:
-    job = LiveJob.of(an_intent(1, state=state))
+    job = LiveJob.from_row(an_intent(1, state=state))
     job.submission = Submission() if state in (JobState.INTENT, JobState.SENDING) else None
     return job
 
@@ -29,13 +29,13 @@ async def told_of(job: LiveJob, told: list[str]) -> None:
 
 
 async def told_of_any_change(job: LiveJob, told: list[str]) -> None:
-    await job.changed()
+    await job.wait_for_change()
     told.append("change")
 
 
 def held(job: LiveJob) -> tuple[int, int, int]:
     """The waiters, and what is held for them."""
-    return job.waiters, len(job._waiting), len(job._waiting_for_news)  # noqa: SLF001 (what must not grow)
+    return job.waiters, len(job._change_waiters), len(job._end_waiters)  # noqa: SLF001 (what must not grow)
 
 
 async def test_news_is_what_takes_a_job_from_its_course() -> None:
@@ -47,11 +47,11 @@ async def test_news_is_what_takes_a_job_from_its_course() -> None:
             group.start_soon(told_of_any_change, job, told)
             await anyio.sleep(1.0)
             job.row, job.submission = an_intent(1, state=state), Submission() if state is JobState.SENDING else None
-            job.publish()
+            job.wake_waiters()
             await anyio.sleep(1.0)
         assert ["change", "change"] == told
         job.row = an_intent(1, state=JobState.STALLED)
-        job.publish()
+        job.wake_waiters()
 
     assert ["change", "change", "news"] == told
     assert 0 == job.waiters
@@ -59,7 +59,7 @@ async def test_news_is_what_takes_a_job_from_its_course() -> None:
 
 async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
     def troubled(job: LiveJob) -> None:
-        job.trouble = TransportError("The client is closed.")
+        job.wait_error = TransportError("The client is closed.")
 
     def succeeded(job: LiveJob) -> None:
         job.successor = a_job(JobState.SUBMITTED)
@@ -79,7 +79,7 @@ async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
             group.start_soon(told_of, job, told)
             await anyio.sleep(1.0)
             happens(job)
-            job.publish()
+            job.wake_waiters()
         assert ["news"] == told
 
 
@@ -94,7 +94,7 @@ async def test_waits_that_are_left_leave_nothing_behind_and_disturb_nobody() -> 
                     await wait(job, told)
         assert (2, 1, 1) == held(job)
         job.row = an_intent(1, state=JobState.FAILED)
-        job.publish()
+        job.wake_waiters()
 
     assert ["change", "news"] == sorted(told)
     assert (0, 0, 0) == held(job)
@@ -105,7 +105,7 @@ async def test_a_waiter_that_is_cancelled_as_it_is_woken_has_left() -> None:
     tasks = [asyncio.create_task(told_of_any_change(job, [])), asyncio.create_task(told_of_any_change(job, []))]
     await anyio.sleep(1.0)
     tasks[0].cancel()
-    job.publish()
+    job.wake_waiters()
     await asyncio.wait(tasks)
 
     assert [True, False] == [task.cancelled() for task in tasks]
@@ -127,7 +127,7 @@ async def test_however_waiters_come_and_leave_those_that_stay_are_woken_once_and
                 await asyncio.sleep(0)
             assert len(staying) == job.waiters == sum(held(job)[1:])
         job.row = an_intent(1, state=JobState.FAILED)
-        job.publish()
+        job.wake_waiters()
         if staying:
             await asyncio.wait(staying)
 

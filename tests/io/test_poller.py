@@ -116,12 +116,12 @@ async def a_poller(
         on_round_trip=on_round_trip,
         weigh=weigh,
     )
-    await supervisor.up()
+    await supervisor.wait_ready()
     try:
         yield poller, told
     finally:
         with anyio.CancelScope(shield=True):
-            await supervisor.end()
+            await supervisor.end_all()
 
 
 def jobs(count: int) -> list[LiveJob]:
@@ -602,7 +602,7 @@ async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_servi
         assert [("a-task", PollVerdict.RECORD)] == told
         first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
         poller.saw(stranger, first)
-        stranger.saw(first)
+        stranger.update_record(first)
         poller.saw(stranger, first)
         poller.learn(stranger, ended(60.0))
 

@@ -40,7 +40,7 @@ def a_root(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> 
 async def test_children_run_until_the_end_which_ends_them() -> None:
     steps: Steps = []
     supervisor = a_root(steps)
-    await supervisor.up()
+    await supervisor.wait_ready()
     assert (True, 0) == (supervisor.running, supervisor.children)
 
     async def child(name: str, seconds: float) -> None:
@@ -56,11 +56,11 @@ async def test_children_run_until_the_end_which_ends_them() -> None:
     assert 2 == supervisor.children
     await anyio.sleep(2.0)
     assert 1 == supervisor.children
-    await supervisor.end()
+    await supervisor.end_all()
 
     assert ["enter", "short", "ending", "long is ended", "leave"] == steps
     assert (False, 0, True) == (supervisor.running, supervisor.children, supervisor.task.done())
-    await supervisor.end()
+    await supervisor.end_all()
     with pytest.raises(ClientClosedError):
         supervisor.start(child, "late", 1.0)
 
@@ -70,14 +70,14 @@ async def test_a_timer_starts_children_whoever_else_uses_anyio() -> None:
     assert find_spec("sniffio") is not None
     steps: Steps = []
     supervisor = a_root(steps)
-    await supervisor.up()
+    await supervisor.wait_ready()
 
     async def child() -> None:
         steps.append("child")
 
     asyncio.get_running_loop().call_later(1.0, supervisor.start, child, context=contextvars.Context())
     await anyio.sleep(2.0)
-    await supervisor.end()
+    await supervisor.end_all()
 
     assert ["enter", "child", "ending", "leave"] == steps
 
@@ -85,7 +85,7 @@ async def test_a_timer_starts_children_whoever_else_uses_anyio() -> None:
 async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.LogCaptureFixture) -> None:
     steps: Steps = []
     supervisor = a_root(steps)
-    await supervisor.up()
+    await supervisor.wait_ready()
 
     async def fail() -> None:
         msg = "a bug"
@@ -104,7 +104,7 @@ async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.
     assert "ERROR" == record.levelname
     assert record.exc_info is not None
     assert "a bug" in str(record.exc_info[1])
-    await supervisor.end()
+    await supervisor.end_all()
 
 
 async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
@@ -121,7 +121,7 @@ async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
 
     async def wait() -> None:
         try:
-            await supervisor.up()
+            await supervisor.wait_ready()
         except OSError as error:
             told.append(str(error))
 
@@ -143,18 +143,18 @@ async def test_who_is_cancelled_while_it_comes_up_takes_nobody_along() -> None:
 
     supervisor = a_root(steps, enter)
     with anyio.move_on_after(1.0) as scope:
-        await supervisor.up()
+        await supervisor.wait_ready()
     assert scope.cancelled_caught
-    await supervisor.up()
+    await supervisor.wait_ready()
 
     assert supervisor.running
-    await supervisor.end()
+    await supervisor.end_all()
 
 
 async def test_a_root_that_was_never_entered_can_be_ended() -> None:
     steps: Steps = []
     supervisor = a_root(steps)
-    await supervisor.end()
+    await supervisor.end_all()
 
     assert supervisor.task.done()
     assert steps in ([], ["enter", "ending", "leave"])
@@ -164,7 +164,7 @@ async def test_a_cancelled_root_leaves_in_order() -> None:
     """As when the loop ends: ``asyncio.run`` cancels all tasks."""
     steps: Steps = []
     supervisor = a_root(steps)
-    await supervisor.up()
+    await supervisor.wait_ready()
     supervisor.start(anyio.sleep_forever)
     await anyio.sleep(1.0)
     supervisor.task.cancel()
@@ -178,7 +178,7 @@ async def test_a_child_that_was_only_just_started_ends_like_all_others() -> None
     """Its own ``finally`` is what gives back what it holds."""
     steps: Steps = []
     supervisor = a_root(steps)
-    await supervisor.up()
+    await supervisor.wait_ready()
 
     async def child() -> None:
         try:
@@ -187,7 +187,7 @@ async def test_a_child_that_was_only_just_started_ends_like_all_others() -> None
             steps.append("given back")
 
     supervisor.start(child)
-    await supervisor.end()
+    await supervisor.end_all()
 
     assert ["enter", "ending", "given back", "leave"] == steps
     assert 0 == supervisor.children
@@ -199,7 +199,7 @@ async def test_children_run_in_a_context_of_their_own() -> None:
     variable.set("the caller's")
     seen: list[str] = []
     supervisor = a_root([])
-    await supervisor.up()
+    await supervisor.wait_ready()
 
     async def child(name: str) -> None:
         seen.append(variable.get())
@@ -211,4 +211,4 @@ async def test_children_run_in_a_context_of_their_own() -> None:
 
     assert ["none", "none"] == seen
     assert "the caller's" == variable.get()
-    await supervisor.end()
+    await supervisor.end_all()

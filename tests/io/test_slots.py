@@ -37,7 +37,7 @@ async def test_slots_are_taken_in_order() -> None:
     assert (0, 0) == (slots.taken, slots.waiting)
 
 
-async def test_whoever_leaves_the_queue_holds_nobody_up() -> None:
+async def test_whoever_leaves_the_queue_holds_nobody_ready() -> None:
     slots = Slots(1)
     tasks = await queued(slots, *"abcd")
     tasks["b"].cancel()
@@ -62,7 +62,7 @@ async def test_what_runs_already_is_counted_and_new_ones_wait_for_it() -> None:
     """A restart finds more tasks than there are slots: they are at the service, whether that is allowed or not."""
     slots = Slots(2)
     for _ in range(3):
-        slots.take()
+        slots.occupy()
     tasks = await queued(slots, "a")
     assert ("", 3, 1) == (held(tasks), slots.taken, slots.waiting)
     slots.release()

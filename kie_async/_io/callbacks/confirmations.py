@@ -25,7 +25,7 @@ from kie_async._core.callback_validation import (
 )
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
-from kie_async._io.jobs.transitions import row_of
+from kie_async._io.jobs.transitions import require_row
 from kie_async.events import EventName
 from kie_async.states import JobState
 
@@ -276,21 +276,21 @@ class Confirmations:
             if row is None:
                 return True
             # Of another process, or ended as far as this one knew: its row is moved, and it is followed elsewhere.
-            job = LiveJob.of(row)
-            job.called_back = True  # here, and so its end is not one that no callback has told of
-        if row_of(job).task_id != task_id:
+            job = LiveJob.from_row(row)
+            job.callback_received = True  # here, and so its end is not one that no callback has told of
+        if require_row(job).task_id != task_id:
             job = await self._bind(job, task_id)
-        if row_of(job).task_id == task_id:
+        if require_row(job).task_id == task_id:
             if record.ended:
                 self._callback_weight.came(job_id, job)  # of another process's job, too: callbacks do come
             await self._tracker.apply(job, record)
-        return next_step(row_of(job), task_id) is CallbackStep.NOTHING
+        return next_step(require_row(job), task_id) is CallbackStep.NOTHING
 
     async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
         """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""
         was = job.state
-        await self._results.accepted(job, task_id)
-        row = row_of(job)
+        await self._results.record_accepted(job, task_id)
+        row = require_row(job)
         if row.task_id != task_id or row.state is not JobState.SUBMITTED:
             # One more than the intent's own; or somebody else was faster, and has moved it on.
             if job.state is not was and self._registry.get(job.id) is job:
@@ -305,14 +305,16 @@ class Confirmations:
             job = self._follower.adopt(row)
             job.row = row
         self._callback_weight.came(job.id, job)
-        await self._follower.follow_bound(job)
+        await self._follower.follow_accepted(job)
         return job
 
     async def _disprove(self, row: Intent, task_id: str) -> None:
         """Forget a task that is somebody else's, or nobody's."""
         _log.warning("A callback for %s has named task %s, which is not its own; it is ignored.", row.id, task_id)
         why = "the task that it names was not created by its job"
-        self._report(EventName.CALLBACK_REFUSED, LiveJob.of(row), reason=why, status=_TAKEN, named_task_id=task_id)
+        self._report(
+            EventName.CALLBACK_REFUSED, LiveJob.from_row(row), reason=why, status=_TAKEN, named_task_id=task_id
+        )
         await self._forget_hint(row.id, task_id)
 
     async def _forget_hint(self, job_id: str, task_id: str) -> None:
@@ -320,4 +322,4 @@ class Confirmations:
         if row is not None and task_id in row.callback_task_ids:
             left = tuple(other for other in row.callback_task_ids if other != task_id)
             job = self._registry.get(job_id)
-            await self._transitions.note(job or LiveJob.of(row), callback_task_ids=left)
+            await self._transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=left)

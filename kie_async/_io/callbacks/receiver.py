@@ -117,7 +117,7 @@ class Receiver:
                 if not self._confirmations.has_room(job_id, task_id):
                     msg = "too many callbacks for its job wait"
                     raise CallbackRejectedError(msg, status=_TOO_MANY)
-                await self._write_down(job or LiveJob.of(row), task_id)
+                await self._write_down(job or LiveJob.from_row(row), task_id)
         except JournalError as error:
             msg = "it could not be noted"
             raise CallbackRejectedError(msg, status=_TRY_AGAIN) from error
@@ -130,7 +130,11 @@ class Receiver:
         if step is not CallbackStep.PROVE:
             self._callback_weight.came(job_id, job)
         self._report(
-            EventName.CALLBACK, job or LiveJob.of(row), named_task_id=task_id, attempt=token.attempt, state=row.state
+            EventName.CALLBACK,
+            job or LiveJob.from_row(row),
+            named_task_id=task_id,
+            attempt=token.attempt,
+            state=row.state,
         )
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
@@ -150,4 +154,4 @@ class Receiver:
         if row is None or next_step(row, task_id) is not CallbackStep.PROVE or task_id in row.callback_task_ids:
             return
         if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
-            await self._transitions.note(job, callback_task_ids=(*row.callback_task_ids, task_id))
+            await self._transitions.record_fields(job, callback_task_ids=(*row.callback_task_ids, task_id))

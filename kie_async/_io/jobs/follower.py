@@ -109,12 +109,12 @@ class JobFollower:
         """The one job of a row: the one that is here, or a new one, which is here from now on."""
         job = self._registry.get(row.id)
         if job is None:
-            job = LiveJob.of(row)
+            job = LiveJob.from_row(row)
             job.remote = True  # attended, until it is known by whom
             self._registry.add(job)
         return job
 
-    async def take_up(self, row: Intent) -> LiveJob:
+    async def adopt_for_waiter(self, row: Intent) -> LiveJob:
         """
         The job of an open row that somebody asks about; if its owner is dead, this process becomes it.
 
@@ -125,7 +125,7 @@ class JobFollower:
             if row.state is JobState.INTENT and (journal.owns(row) or not await journal.is_owner_alive(row)):
                 self._tracker.let_go(job)
                 job.remote = False
-                job.publish()
+                job.wake_waiters()
                 return job
             if not journal.owns(row):
                 for claimed in await journal.claim([row.id]) if row.state is not JobState.INTENT else ():
@@ -140,9 +140,9 @@ class JobFollower:
     async def follow(self, job: LiveJob) -> None:
         """Do what fits the state of a job's row."""
         row = job.row
-        if row is None or job.owned:
+        if row is None or job.has_submission:
             return  # its owner is at it
-        self._journal_watch.leave(job)
+        self._journal_watch.unwatch(job)
         if row.state not in OPEN:
             self._tracker.let_go(job)
         elif not self._journal.owns(row):
@@ -150,10 +150,10 @@ class JobFollower:
             self._journal_watch.watch(job, remote=True)
         elif row.state is JobState.INTENT:
             self._tracker.rest(job)
-            self._submitter.start(job, partial(self._intents.prepare, job))
+            self._submitter.start(job, partial(self._intents.prepare_again, job))
         elif row.state is JobState.SENDING:
             # Whoever sent it did not live to see the answer.
-            await self._results.doubted(job, "the process that sent it ended before the answer came")
+            await self._results.record_in_doubt(job, "the process that sent it ended before the answer came")
             await self.follow(job)
         elif row.state is JobState.IN_DOUBT:
             self._tracker.in_doubt(job)
@@ -162,21 +162,21 @@ class JobFollower:
             self._tracker.submitted(job)
             if row.callback_url is not None:
                 self._journal_watch.watch(job, remote=False)  # the callback may land on another process
-        job.publish()
+        job.wake_waiters()
 
-    async def follow_bound(self, job: LiveJob) -> None:
+    async def follow_accepted(self, job: LiveJob) -> None:
         """Follow a job whose task was proved to exist, whether or not its create still waits for its answer."""
-        if job.owned:
+        if job.has_submission:
             self._tracker.submitted(job)
-            self._submitter.found(job)
+            self._submitter.interrupt(job)
         else:
             await self.follow(job)
 
 
 #: How often, in seconds, it is asked whether anybody has written.
-EVERY = 0.5
+CHECK_INTERVAL = 0.5
 #: Every so many questions, it is looked whether the owners are alive.
-ALIVE_EVERY = 4
+OWNER_CHECK_EVERY = 4
 
 
 class JournalWatch:
@@ -196,7 +196,7 @@ class JournalWatch:
 
         let_go: Forgets a job whose row is gone.
 
-        ended_elsewhere: Told of each job of ours whose end was written down by another process.
+        on_remote_end: Told of each job of ours whose end was written down by another process.
     """
 
     def __init__(
@@ -207,16 +207,16 @@ class JournalWatch:
         runtime: Runtime,
         timers: Timers,
         follow: Callable[[LiveJob], Awaitable[None]],
-        let_go: Callable[[LiveJob], None],
-        ended_elsewhere: Callable[[LiveJob], None],
+        forget: Callable[[LiveJob], None],
+        on_remote_end: Callable[[LiveJob], None],
     ) -> None:
         self._journal = journal
         self._supervisor = supervisor
         self._runtime = runtime
         self._timers = timers
         self._follow = follow
-        self._let_go = let_go
-        self._ended_elsewhere = ended_elsewhere
+        self._forget = forget
+        self._on_remote_end = on_remote_end
         self._jobs: dict[str, LiveJob] = {}
         self._planned = False
         self._questions = 0
@@ -240,7 +240,7 @@ class JournalWatch:
         self._version = None
         self._plan()
 
-    def leave(self, job: LiveJob) -> None:
+    def unwatch(self, job: LiveJob) -> None:
         """Watch a job no more."""
         job.remote = False
         self._jobs.pop(job.id, None)
@@ -248,7 +248,7 @@ class JournalWatch:
     def _plan(self) -> None:
         if not self._planned:
             self._planned = True
-            self._timers.at(self._runtime.now() + EVERY, self._ask)
+            self._timers.at(self._runtime.now() + CHECK_INTERVAL, self._ask)
 
     def _ask(self) -> None:
         self._planned = False
@@ -263,7 +263,7 @@ class JournalWatch:
             if (seen := await self._journal.change_counter()) != self._version:
                 self._version = seen
                 await self._read()
-            if self._questions % ALIVE_EVERY == 0:
+            if self._questions % OWNER_CHECK_EVERY == 0:
                 await self._take_over()
             self._well = True
         except errors.JournalError:
@@ -275,7 +275,7 @@ class JournalWatch:
             self._plan()
 
     async def _read(self) -> None:
-        watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unwritten is None}
+        watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unjournaled is None}
         rows = [job.row for job in watched.values() if job.row is not None]
         for job_id, row in (await self._journal.find_changed(rows)).items():
             job = watched[job_id]
@@ -283,15 +283,15 @@ class JournalWatch:
                 continue  # left meanwhile
             if row is None:
                 self._gone(job)
-            elif row != job.row and job.unwritten is None:
+            elif row != job.row and job.unjournaled is None:
                 await self._changed(job, row)
 
     async def _take_over(self) -> None:
         # The owner may have died; then whoever waits becomes it. But waiting for a job does not send it.
         for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
             if job.row is not None and not await self._journal.is_owner_alive(job.row) and job.state is JobState.INTENT:
-                self.leave(job)
-                self._let_go(job)
+                self.unwatch(job)
+                self._forget(job)
         remote = [job.id for job in self._jobs.values() if job.remote and job.state is not JobState.INTENT]
         for row in await self._journal.claim(remote) if remote else ():
             known = self._jobs.get(row.id)
@@ -301,15 +301,15 @@ class JournalWatch:
     def _gone(self, job: LiveJob) -> None:
         """Another process has forgotten the job: it had ended, and nobody knows how."""
         msg = "The job has ended, and was deleted from the journal. Look for its task at kie.ai/logs."
-        job.trouble = errors.TaskNotFoundError(msg, job_id=job.id, task_id=job.task_id)
-        self.leave(job)
-        self._let_go(job)
+        job.wait_error = errors.TaskNotFoundError(msg, job_id=job.id, task_id=job.task_id)
+        self.unwatch(job)
+        self._forget(job)
 
     async def _changed(self, job: LiveJob, row: Intent) -> None:
         job.row = row
         if row.record is not None:
-            job.saw(load_record(row.record))
+            job.update_record(load_record(row.record))
             if not job.remote:
-                self._ended_elsewhere(job)
+                self._on_remote_end(job)
         await self._follow(job)
-        job.publish()
+        job.wake_waiters()

@@ -22,16 +22,16 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from kie_async._io.polling.watchlist import Watch
 
-__all__ = ["BEFORE_AN_ANSWER", "LiveJob", "Registry", "Stop", "Submission"]
+__all__ = ["UNANSWERED", "LiveJob", "Registry", "StopReason", "Submission"]
 
 #: The states in which a create has not been answered; None while there is no row.
-BEFORE_AN_ANSWER = (None, JobState.INTENT, JobState.SENDING)
+UNANSWERED = (None, JobState.INTENT, JobState.SENDING)
 
 #: Changes that a slow reader of ``Job.updates()`` has not taken yet; a task has a handful of states.
 MAX_UPDATES = 64
 
 
-class Stop(Enum):
+class StopReason(Enum):
     """Why an owner is asked to end before its create is accepted."""
 
     CANCELLED = auto()  #: The caller has left.
@@ -49,9 +49,9 @@ class Submission:
 
         began_at: When it was asked for, by the loop.
 
-        patient: Whether it waits behind maintenance for as long as it takes.
+        outlasts_maintenance: Whether it waits behind maintenance for as long as it takes.
 
-        afford: Asked before a create is sent once more that may have been paid already; None where nobody counts.
+        may_pay_again: Called before an ambiguous create is sent again; returns False if the budget does not allow it.
 
         stop: Why the owner should end, as soon as nothing is on the wire.
 
@@ -60,15 +60,15 @@ class Submission:
         scope: What can be cancelled of the owner while nothing is on the wire.
     """
 
-    place: int = 0
-    began_at: float = 0.0
-    patient: bool = False
-    afford: Callable[[], bool] | None = None
-    stop: Stop | None = None
+    position: int = 0
+    requested_at: float = 0.0
+    outlasts_maintenance: bool = False
+    may_pay_again: Callable[[], bool] | None = None
+    stop_reason: StopReason | None = None
     on_wire: bool = False
     scope: anyio.CancelScope | None = None
 
-    def interrupt(self) -> None:
+    def cancel_unless_on_wire(self) -> None:
         """Cancel the owner, unless a create may be on the wire."""
         if self.scope is not None and not self.on_wire:
             self.scope.cancel()
@@ -126,31 +126,31 @@ class LiveJob:
     key: str | None = None
     fingerprint: str | None = None
     row: Intent | None = None
-    written: bool = False
-    unwritten: list[tuple[Intent, Changes | None]] | None = None
+    journaled: bool = False
+    unjournaled: list[tuple[Intent, Changes | None]] | None = None
     successor: LiveJob | None = None
     record: TaskRecord | None = None
     error: KieError | None = None
-    trouble: KieError | None = None
+    wait_error: KieError | None = None
     submission: Submission | None = None
     remote: bool = False
     holds_slot: bool = False
     accepted_at: float = 0.0
-    unseen: bool = False
-    called_back: bool = False
-    empty_looks: int = 0
+    not_visible: bool = False
+    callback_received: bool = False
+    empty_polls: int = 0
     due_at: float | None = None
     watch: Watch | None = None
     timers: tuple[Timer, ...] = ()
     waiters: int = 0
-    _waiting: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
-    _waiting_for_news: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
+    _change_waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
+    _end_waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
     _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
 
     @classmethod
-    def of(cls, row: Intent) -> LiveJob:
+    def from_row(cls, row: Intent) -> LiveJob:
         """The job of a row that was found in the journal."""
-        return cls(id=row.id, key=row.key, fingerprint=row.fingerprint, row=row, written=True)
+        return cls(id=row.id, key=row.key, fingerprint=row.fingerprint, row=row, journaled=True)
 
     @property
     def foreign(self) -> bool:
@@ -168,14 +168,14 @@ class LiveJob:
         return None if self.foreign else self.id
 
     @property
-    def owned(self) -> bool:
+    def has_submission(self) -> bool:
         """Whether an owner is bringing it to a taskId."""
         return self.submission is not None
 
     @property
-    def attended(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether somebody is bringing it on: an owner here, or another process."""
-        return self.owned or self.remote
+        return self.has_submission or self.remote
 
     @property
     def state(self) -> JobState | None:
@@ -201,19 +201,19 @@ class LiveJob:
         return 0 if self._readers is None else len(self._readers)
 
     @property
-    def on_course(self) -> bool:
+    def proceeding(self) -> bool:
         """Whether all goes as it should and has not ended: whoever waits for the end has no reason to look."""
-        if self.trouble is not None or self.successor is not None:
+        if self.wait_error is not None or self.successor is not None:
             return False
-        return self.state is JobState.SUBMITTED or (self.attended and self.state in BEFORE_AN_ANSWER)
+        return self.state is JobState.SUBMITTED or (self.in_progress and self.state in UNANSWERED)
 
-    async def changed(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait for the next change; leaving the wait disturbs no other waiter."""
-        waiter = self.add_waiter(self._waiting)
+        waiter = self.add_waiter(self._change_waiters)
         try:
             await waiter
         finally:
-            self.remove_waiter(waiter, self._waiting)
+            self.remove_waiter(waiter, self._change_waiters)
 
     def add_waiter(self, waiters: list[asyncio.Future[None]] | None = None) -> asyncio.Future[None]:
         """
@@ -222,7 +222,7 @@ class LiveJob:
         ``remove_waiter`` follows, whatever becomes of the wait.
         """
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._waiting_for_news if waiters is None else waiters).append(waiter)
+        (self._end_waiters if waiters is None else waiters).append(waiter)
         self.waiters += 1
         return waiter
 
@@ -230,27 +230,27 @@ class LiveJob:
         """End a wait."""
         self.waiters -= 1
         with suppress(ValueError):  # it was woken
-            (self._waiting_for_news if waiters is None else waiters).remove(waiter)
+            (self._end_waiters if waiters is None else waiters).remove(waiter)
 
-    def publish(self) -> None:
+    def wake_waiters(self) -> None:
         """Wake everybody who waits for a change."""
-        woken = [*self._waiting]
-        self._waiting.clear()
-        if self._waiting_for_news and not self.on_course:
-            woken += self._waiting_for_news
-            self._waiting_for_news.clear()
+        woken = [*self._change_waiters]
+        self._change_waiters.clear()
+        if self._end_waiters and not self.proceeding:
+            woken += self._end_waiters
+            self._end_waiters.clear()
         for waiter in woken:
             if not waiter.done():  # else its waiter is just leaving
                 waiter.set_result(None)
 
-    def saw(self, record: TaskRecord) -> None:
+    def update_record(self, record: TaskRecord) -> None:
         """Take the service's last word, and wake everybody if it says something new."""
         if record == self.record:
             return
         self.record = record
         for reader in self._readers or ():
             reader.append(record)
-        self.publish()
+        self.wake_waiters()
 
     def add_reader(self) -> deque[TaskRecord]:
         """A queue that every further change is put into, the oldest falling out if nobody takes them."""
@@ -293,7 +293,7 @@ class Registry:
         if job.key is not None:
             self._keys[job.key] = job
 
-    def drop(self, job: LiveJob) -> None:
+    def remove(self, job: LiveJob) -> None:
         """Let a job go."""
         if self._jobs.get(job.id) is job:
             del self._jobs[job.id]
@@ -302,7 +302,7 @@ class Registry:
 
     def rename(self, job: LiveJob, job_id: str) -> None:
         """Give a job the id of the row that has its key already."""
-        self.drop(job)
+        self.remove(job)
         job.id = job_id
         self.add(job)
 

@@ -81,12 +81,12 @@ class Resolution:
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
         other = await self._journal.by_task(task_id)
-        if (other is not None and other.id != row.id) or not belongs(poll.record, row, self._secret):
+        if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, self._secret):
             whose = "" if other is None else f" ({other.id})"
             msg = f"The task was created by another request than this job's{whose}, and is not bound. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
         job = self._follower.adopt(row)
-        await self._results.accepted(job, task_id)
+        await self._results.record_accepted(job, task_id)
         await self._follower.follow(job)
         await self._tracker.apply(job, poll.record)
 
@@ -101,8 +101,8 @@ class Resolution:
         await self._leave_doubt(await self._in_doubt(job_id), JobState.ABANDONED)
 
     async def _in_doubt(self, job_id: str) -> Intent:
-        job = await self._waiting.find(job_id)
-        self._waiting.leave(job)
+        job = await self._waiting.find_job(job_id)
+        self._waiting.release(job)
         if job.row is None or job.state not in (JobState.IN_DOUBT, JobState.UNRESOLVED):
             said = "was created by somebody else" if job.row is None else f"is {job.state}"
             msg = f"Only a job in doubt can be settled by hand, and this one {said}. Nothing was changed."
@@ -127,7 +127,7 @@ class Resolution:
         await self._follower.follow(job)
 
 
-def belongs(record: TaskRecord, row: Intent, secret: bytes) -> bool:
+def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:
     """
     Whether a task was created by an intent.
 

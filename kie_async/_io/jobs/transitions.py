@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from kie_async._io.supervisor import Supervisor
     from kie_async._io.timers import Timers
 
-__all__ = ["ResultWriter", "Transitions", "row_of"]
+__all__ = ["ResultWriter", "Transitions", "require_row"]
 
 _log = logging.getLogger("kie_async")
 
 #: How often, in seconds, it is tried again to write what could not be written.
-RETRY_EVERY = 5.0
+RETRY_INTERVAL = 5.0
 
 
 class Transitions:
@@ -62,9 +62,9 @@ class Transitions:
         self._timers = timers
         self._supervisor = supervisor
         self._report = report
-        self._behind: dict[str, LiveJob] = {}
+        self._pending: dict[str, LiveJob] = {}
 
-    async def strictly(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
+    async def require_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
         """
         Move a job's row; what follows must not happen unless it is written down.
 
@@ -74,13 +74,13 @@ class Transitions:
         Raises:
             JournalError: If it could not be written; then nothing has changed.
         """
-        await self._catch_up(job)
-        seen = row_of(job)
+        await self._catch_ready(job)
+        seen = require_row(job)
         row = await self.journal.transition(seen, state, at=self._runtime.wall(), **changes)
         job.row = row or await self.journal.get(job.id) or seen
         return row is not None
 
-    async def to(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
+    async def record_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
         """
         Move a job's row after the fact.
 
@@ -88,9 +88,9 @@ class Transitions:
             Whether it was moved by this call; else somebody else had moved it, and ``job.row`` says where to.
         """
         try:
-            return await self.strictly(job, state, **changes)
+            return await self.require_transition(job, state, **changes)
         except errors.JournalError:
-            at, seen = self._runtime.wall(), row_of(job)
+            at, seen = self._runtime.wall(), require_row(job)
             if not can_follow(seen.state, state):
                 raise  # a bug of ours is no trouble with the disk
             job.row = attrs.evolve(seen, state=state, updated_at=at, **changes)
@@ -98,13 +98,13 @@ class Transitions:
                 "%s is %s (task %s), and that could not be journaled.", job.id, state, job.row.task_id, exc_info=True
             )
             self._report(EventName.JOURNAL_FAILED, job, state=str(state))
-            job.unwritten = [*(job.unwritten or [(seen, None)]), (job.row, changes)]
-            if not self._behind:
+            job.unjournaled = [*(job.unjournaled or [(seen, None)]), (job.row, changes)]
+            if not self._pending:
                 self._plan()
-            self._behind[job.id] = job
+            self._pending[job.id] = job
             return True
 
-    async def note(self, job: LiveJob, **changes: Unpack[Changes]) -> None:
+    async def record_fields(self, job: LiveJob, **changes: Unpack[Changes]) -> None:
         """
         Change a job's row without moving it.
 
@@ -116,21 +116,21 @@ class Transitions:
         """
         at = self._runtime.wall()
         noted = await self.journal.update_fields(job.id, at=at, **changes)
-        if noted is not None and job.row is not None and job.unwritten is None:
+        if noted is not None and job.row is not None and job.unjournaled is None:
             job.row = attrs.evolve(job.row, updated_at=at, **changes)
 
-    async def catch_up(self) -> None:
+    async def flush_pending(self) -> None:
         """Try once more to write everything that could not be written."""
-        for job in list(self._behind.values()):
+        for job in list(self._pending.values()):
             with suppress(errors.JournalError):  # told when it first failed
-                await self._catch_up(job)
-        if self._behind:
+                await self._catch_ready(job)
+        if self._pending:
             self._plan()
 
-    async def _catch_up(self, job: LiveJob) -> None:
+    async def _catch_ready(self, job: LiveJob) -> None:
         """Write a job's moves that could not be written, in their order."""
-        while job.unwritten is not None and len(job.unwritten) > 1:
-            (written, _), (row, changes) = job.unwritten[0], job.unwritten[1]
+        while job.unjournaled is not None and len(job.unjournaled) > 1:
+            (written, _), (row, changes) = job.unjournaled[0], job.unjournaled[1]
             moved = await self.journal.transition(written, row.state, at=row.updated_at, **(changes or {}))
             if moved is None:
                 _log.critical(
@@ -138,19 +138,19 @@ class Transitions:
                 )
                 job.row = await self.journal.get(job.id) or row
                 break
-            job.unwritten = [(moved, None), *job.unwritten[2:]]
+            job.unjournaled = [(moved, None), *job.unjournaled[2:]]
         else:
-            if job.unwritten is not None:
-                job.row = job.unwritten[0][0]
-        job.unwritten = None
-        self._behind.pop(job.id, None)
+            if job.unjournaled is not None:
+                job.row = job.unjournaled[0][0]
+        job.unjournaled = None
+        self._pending.pop(job.id, None)
 
     def _plan(self) -> None:
-        self._timers.at(self._runtime.now() + RETRY_EVERY, self._retry)
+        self._timers.at(self._runtime.now() + RETRY_INTERVAL, self._retry)
 
     def _retry(self) -> None:
         if self._supervisor.running:
-            self._supervisor.start(self.catch_up)
+            self._supervisor.start(self.flush_pending)
 
 
 class ResultWriter:
@@ -170,84 +170,88 @@ class ResultWriter:
         self._runtime = runtime
         self._report = report
 
-    async def accepted(self, job: LiveJob, task_id: str) -> None:
+    async def record_accepted(self, job: LiveJob, task_id: str) -> None:
         """Bind a taskId; one that cannot be written down still reaches the caller, and the log."""
         moved = False
-        while not moved and row_of(job).task_id is None and job.state in BINDABLE:
+        while not moved and require_row(job).task_id is None and job.state in BINDABLE:
             seen = job.row
             moved = await self._bind(job, task_id)
             if not moved and job.row is seen:
                 break  # its row is gone
             # Else somebody has moved the row meanwhile, and does not know of the task.
-        if not moved and row_of(job).task_id != task_id:
-            await self.duplicate(job, task_id)
+        if not moved and require_row(job).task_id != task_id:
+            await self.record_duplicate(job, task_id)
         job.error = None
         if moved:
             self._report(EventName.SUBMITTED, job)
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
         at = self._runtime.wall()
-        callback_task_ids = tuple(other for other in row_of(job).callback_task_ids if other != task_id)
+        callback_task_ids = tuple(other for other in require_row(job).callback_task_ids if other != task_id)
         changes: Changes = {
             "task_id": task_id,
             "accepted_at": at,
             "error": None,
             "callback_task_ids": callback_task_ids,
         }
-        return await self._transitions.to(job, JobState.SUBMITTED, **changes)
+        return await self._transitions.record_transition(job, JobState.SUBMITTED, **changes)
 
-    async def duplicate(self, job: LiveJob, task_id: str) -> None:
+    async def record_duplicate(self, job: LiveJob, task_id: str) -> None:
         """Tie a further task to its intent, and say so: it was paid for nothing."""
-        row = row_of(job)
+        row = require_row(job)
         if task_id in row.duplicate_task_ids:
             return
         _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
         self._report(EventName.DUPLICATE, job, duplicate_task_id=task_id)
         try:
-            await self._transitions.note(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
+            await self._transitions.record_fields(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
         except errors.JournalError:
             _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
             self._report(EventName.JOURNAL_FAILED, job, duplicate_task_id=task_id)
 
-    async def rejected(self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None) -> None:
+    async def record_rejected(
+        self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None
+    ) -> None:
         """Write down that the service has refused; *ambiguous_attempts*, where that is what the last attempt was."""
         job.error = error
         if ambiguous_attempts is None:
-            ambiguous_attempts = row_of(job).ambiguous_attempts
+            ambiguous_attempts = require_row(job).ambiguous_attempts
         changes: Changes = {"error": dump_error(error), "ambiguous_attempts": ambiguous_attempts}
         await self._end(job, JobState.REJECTED, EventName.REJECTED, changes)
 
-    async def doubted(self, job: LiveJob, reason: str, *, ambiguous_attempts: int | None = None) -> None:
+    async def record_in_doubt(self, job: LiveJob, reason: str, *, ambiguous_attempts: int | None = None) -> None:
         """Write down that the service may have accepted the create; *ambiguous_attempts* as for ``rejected``."""
         _log.warning("The create of %s may have been accepted (%s); it is not sent again.", job.id, reason)
         if ambiguous_attempts is None:
-            ambiguous_attempts = row_of(job).ambiguous_attempts
-        if await self._transitions.to(job, JobState.IN_DOUBT, error=reason, ambiguous_attempts=ambiguous_attempts):
+            ambiguous_attempts = require_row(job).ambiguous_attempts
+        if await self._transitions.record_transition(
+            job, JobState.IN_DOUBT, error=reason, ambiguous_attempts=ambiguous_attempts
+        ):
             self._report(EventName.IN_DOUBT, job, reason=reason)
 
-    async def withdrawn(self, job: LiveJob, error: errors.KieError) -> None:
+    async def record_cancelled(self, job: LiveJob, error: errors.KieError) -> None:
         """
         Write down that the job is given up, and nothing was paid.
 
         Where a suspect attempt may have been paid, it is written down as refused instead.
         """
-        row = row_of(job)
+        row = require_row(job)
         if row.ambiguous_attempts:
             times = "1 attempt was" if row.ambiguous_attempts == 1 else f"{row.ambiguous_attempts} attempts were"
             message = f"{times} answered by an unclear error and may have been paid; then: {error.message}"
-            await self.rejected(job, errors.ServerError(message, code=500, job_id=job.id))
+            await self.record_rejected(job, errors.ServerError(message, code=500, job_id=job.id))
             return
         job.error = error
         await self._end(job, JobState.CANCELLED, EventName.CANCELLED, {"error": dump_error(error)})
 
     async def _end(self, job: LiveJob, state: JobState, event: EventName, changes: Changes) -> None:
-        if await self._transitions.to(job, state, **changes):
+        if await self._transitions.record_transition(job, state, **changes):
             self._report(event, job)
         else:
             job.error = None  # somebody else has moved it: a callback has proved that it was accepted, say
 
 
-def row_of(job: LiveJob) -> Intent:
+def require_row(job: LiveJob) -> Intent:
     """The row of a job that is known to have one."""
     if job.row is None:
         msg = f"{job.id} was moved before it was written down"

@@ -11,7 +11,7 @@ from kie_async import errors
 from kie_async._core.job_errors import failed_task_error, has_result, load_error, no_result_error, poll_error
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.poll_results import PollVerdict
-from kie_async._io.jobs.live_job import BEFORE_AN_ANSWER, LiveJob
+from kie_async._io.jobs.live_job import UNANSWERED, LiveJob
 from kie_async.records import Generation
 from kie_async.states import JobState
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kie_async.job import Job
     from kie_async.records import Saver, TaskRecord
 
-__all__ = ["Outcomes", "Waiting"]
+__all__ = ["ResultReader", "Waiting"]
 
 _DOUBTFUL = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
@@ -52,7 +52,7 @@ class Waiting:
 
         follower: Adopts jobs that were found in the journal.
 
-        outcomes: Reads what a job's state means.
+        results: Reads what a job's state means.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Waiting:
         poller: Poller,
         tracker: Tracker,
         follower: JobFollower,
-        outcomes: Outcomes,
+        results: ResultReader,
     ) -> None:
         self._journal = journal
         self._registry = registry
@@ -74,33 +74,33 @@ class Waiting:
         self._poller = poller
         self._tracker = tracker
         self._follower = follower
-        self._outcomes = outcomes
+        self._results = results
 
-    async def journaled(self, job: LiveJob) -> LiveJob:
+    async def wait_journaled(self, job: LiveJob) -> LiveJob:
         """Wait until a job is written down; raises why it was not, or why it will not be accepted."""
-        while job.final.attended and not job.final.written:
-            raise_trouble(job.final)
-            await job.final.changed()
-        if not job.final.attended:
-            self._outcomes.accepted(job.final)
+        while job.final.in_progress and not job.final.journaled:
+            raise_wait_error(job.final)
+            await job.final.wait_for_change()
+        if not job.final.in_progress:
+            self._results.check_accepted(job.final)
         return job.final
 
-    async def answered(self, job: LiveJob) -> LiveJob:
+    async def wait_answered(self, job: LiveJob) -> LiveJob:
         """Wait until a job's owner has an answer, or has given up."""
-        while job.final.attended and job.final.state in BEFORE_AN_ANSWER:
-            raise_trouble(job.final)
-            await job.final.changed()
+        while job.final.in_progress and job.final.state in UNANSWERED:
+            raise_wait_error(job.final)
+            await job.final.wait_for_change()
         return job.final
 
-    async def accepted(self, job: LiveJob) -> LiveJob:
+    async def wait_accepted(self, job: LiveJob) -> LiveJob:
         """Wait until a job's taskId is known; raises why it is not."""
-        job = await self.answered(job)
-        self._outcomes.accepted(job)
+        job = await self.wait_answered(job)
+        self._results.check_accepted(job)
         return job
 
-    async def ended(self, job: LiveJob, *, patient: bool) -> Generation:
+    async def wait_ended(self, job: LiveJob, *, include_stalled: bool) -> Generation:
         """Wait until a job has ended; *patient* waits for a stalled one, too."""
-        while (done := self._outcomes.of(job.final, patient=patient)) is None:
+        while (done := self._results.result(job.final, include_stalled=include_stalled)) is None:
             job = job.final
             waiter = job.add_waiter()
             if job.waiters == 1:
@@ -111,7 +111,7 @@ class Waiting:
                 job.remove_waiter(waiter)
         return done
 
-    async def wait(self, job_id: str, timeout: float | None, *, found: Callable[[LiveJob], None]) -> Generation:
+    async def wait_by_id(self, job_id: str, timeout: float | None, *, found: Callable[[LiveJob], None]) -> Generation:
         """
         Wait for a job by its id; see ``Job.wait``.
 
@@ -124,33 +124,33 @@ class Waiting:
         """
         job: LiveJob | None = None
         with nullcontext() if timeout is None else anyio.move_on_after(timeout):
-            job = await self.find(job_id)
+            job = await self.find_job(job_id)
             found(job)
             try:
-                return await self.ended(job, patient=timeout is not None)
+                return await self.wait_ended(job, include_stalled=timeout is not None)
             finally:
-                self.leave(job)
-        raise timed_out(timeout or 0.0, job)
+                self.release(job)
+        raise timeout_error(timeout or 0.0, job)
 
-    async def status(self, job_id: str) -> TaskRecord:
+    async def poll_status(self, job_id: str) -> TaskRecord:
         """Look at a task now; see ``Job.refresh``."""
-        job = await self.find(job_id)
+        job = await self.find_job(job_id)
         try:
-            job = await self.answered(job)
+            job = await self.wait_answered(job)
             if job.task_id is None:
-                self._outcomes.accepted(job)
-                raise self._outcomes.doubt(job)
+                self._results.check_accepted(job)
+                raise self._results.in_doubt_error(job)
             poll = await self._poller.poll_now(job.task_id)
             await self._tracker.on_poll(job, poll)
             if poll.record is not None:
                 return poll.record
             raise poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
         finally:
-            self.leave(job)
+            self.release(job)
 
-    async def updates(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
+    async def stream_records(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
         """The records of a job's task, each time that they say something new; see ``Job.updates``."""
-        job = await self.find(job_id)
+        job = await self.find_job(job_id)
         reader = job.add_reader()
         self._poller.awaited(job)
         try:
@@ -158,17 +158,17 @@ class Waiting:
                 while reader:
                     yield reader.popleft()
                 try:
-                    done = self._outcomes.of(job, patient=True)
+                    done = self._results.result(job, include_stalled=True)
                 except errors.TaskFailedError:
                     return
                 if done is not None:
                     return
-                await job.changed()
+                await job.wait_for_change()
         finally:
             job.drop_reader(reader)
-            self.leave(job)
+            self.release(job)
 
-    async def find(self, job_id: str) -> LiveJob:
+    async def find_job(self, job_id: str) -> LiveJob:
         """
         The job of an id; for a task that the journal does not know, one that is followed while somebody waits.
 
@@ -194,16 +194,16 @@ class Waiting:
             self._tracker.foreign(job)
             return job
         if row.state not in OPEN:
-            return LiveJob.of(row)
-        return await self._supervisor.run(self._follower.take_up, row)
+            return LiveJob.from_row(row)
+        return await self._supervisor.run(self._follower.adopt_for_waiter, row)
 
-    def leave(self, job: LiveJob) -> None:
+    def release(self, job: LiveJob) -> None:
         """Follow a task of somebody else no longer than anybody waits."""
         if job.foreign and not job.waiters and not job.readers:
             self._tracker.let_go(job)
 
 
-class Outcomes:
+class ResultReader:
     """
     Reads jobs for their callers.
 
@@ -220,14 +220,14 @@ class Outcomes:
         self._job = job
         self._saver = saver
 
-    def of(self, job: LiveJob, *, patient: bool) -> Generation | None:
+    def result(self, job: LiveJob, *, include_stalled: bool) -> Generation | None:
         """
         The result of a job, or None while it is worth waiting for.
 
         Args:
             job: The job.
 
-            patient: Whether a stalled job is worth waiting for.
+            include_stalled: Whether a stalled job is worth waiting for.
 
         Raises:
             KieError: If it has no result, and waiting will not change that.
@@ -241,21 +241,21 @@ class Outcomes:
         match row.state:
             case JobState.SUCCEEDED | JobState.FAILED:
                 return self._result(job)
-            case JobState.STALLED if not patient:
+            case JobState.STALLED if not include_stalled:
                 patience = self._max_age
                 msg = f"The task has not ended within {patience:g} s. It may still end: wait again, with a time-out."
                 raise errors.TaskTimeoutError(msg, job_id=job.id, task_id=job.task_id)
             case JobState.SUBMITTED | JobState.STALLED:
-                raise_trouble(job)
+                raise_wait_error(job)
                 return None
             case JobState.IN_DOUBT if row.callback_url is not None:
-                raise_trouble(job)
+                raise_wait_error(job)
                 return None  # a callback may bring the task home until the deadline
-            case JobState.SENDING if job.attended:
-                raise_trouble(job)
+            case JobState.SENDING if job.in_progress:
+                raise_wait_error(job)
                 return None
             case JobState.SENDING | JobState.IN_DOUBT | JobState.UNRESOLVED:
-                raise self.doubt(job)
+                raise self.in_doubt_error(job)
             case JobState.ABANDONED:
                 msg = "The job was in doubt, and was given up by abandon(). Submit the request again if it is wanted."
                 raise errors.SubmitInDoubtError(msg, job=self._job(job.id), job_id=job.id)
@@ -263,7 +263,7 @@ class Outcomes:
                 self._raise_unless_owned(job)
                 return None
 
-    def accepted(self, job: LiveJob) -> None:
+    def check_accepted(self, job: LiveJob) -> None:
         """
         Do nothing if a job that its owner has left was accepted.
 
@@ -272,11 +272,11 @@ class Outcomes:
         """
         state = job.state
         if state in _DOUBTFUL or state is JobState.SENDING:
-            raise self.doubt(job)
+            raise self.in_doubt_error(job)
         if state in (None, JobState.INTENT, JobState.CANCELLED, JobState.REJECTED):
             self._raise_unless_owned(job)
 
-    def doubt(self, job: LiveJob) -> errors.SubmitInDoubtError:
+    def in_doubt_error(self, job: LiveJob) -> errors.SubmitInDoubtError:
         """The error for a job in doubt, with the job in it."""
         reason = f" ({job.row.error})" if job.row is not None and job.row.error else ""
         return errors.SubmitInDoubtError(
@@ -292,7 +292,7 @@ class Outcomes:
         if record is None or not record.ended:
             if job.error is not None:
                 raise job.error.again()
-            raise_trouble(job)
+            raise_wait_error(job)
             return None
         if record.failed:
             raise failed_task_error(record, job_id=job.own_id)
@@ -302,8 +302,8 @@ class Outcomes:
 
     def _raise_unless_owned(self, job: LiveJob) -> None:
         """Say why a job was not accepted; nothing while its owner is at it."""
-        if job.attended:
-            raise_trouble(job)
+        if job.in_progress:
+            raise_wait_error(job)
             return
         if job.error is not None:
             raise job.error.again()
@@ -313,17 +313,17 @@ class Outcomes:
         raise errors.TransportError(msg, job_id=job.id)
 
 
-def raise_trouble(job: LiveJob) -> None:
+def raise_wait_error(job: LiveJob) -> None:
     """
     Do nothing unless a job cannot be looked at just now.
     """
-    if job.trouble is not None:
-        raise job.trouble.again()
+    if job.wait_error is not None:
+        raise job.wait_error.again()
 
 
-def timed_out(seconds: float, job: LiveJob | None) -> errors.KieError:
+def timeout_error(seconds: float, job: LiveJob | None) -> errors.KieError:
     """Return the error for a wait that has reached its timeout; a task that the service does not know is not found."""
-    if job is not None and job.unseen:
+    if job is not None and job.not_visible:
         return poll_error(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
     return errors.TaskTimeoutError(
         f"The task has not ended within {seconds:g} s. What was sent lives on: job() to it and wait again.",

@@ -99,7 +99,7 @@ class RowJobs:
         # Between the check of the ledger and the start nothing awaits, so the row that reserves also starts the job.
         while self._state.sends:
             live = self._registry.by_key(row.journal_key)
-            if live is not None and live.attended and live.fingerprint == row.fingerprint:
+            if live is not None and live.in_progress and live.fingerprint == row.fingerprint:
                 self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
@@ -116,18 +116,18 @@ class RowJobs:
         return waited and not self._state.stopped and await self.find_job(row)
 
     def _start(self, row: Row) -> None:
-        row.job = self._intake.start(
+        row.job = self._intake.start_job(
             row.request,
             row.journal_key,
             row.fingerprint,
-            patient=True,
-            afford=partial(self._budgeting.reserve_again, row),
+            outlasts_maintenance=True,
+            may_pay_again=partial(self._budgeting.reserve_again, row),
         )
         row.started_here, row.replayed = True, False
 
     def _use_job(self, row: Row, found: LiveJob, price: float) -> None:
         row.job, row.started_here = found, False
-        row.replayed = not found.attended and found.state not in OPEN
+        row.replayed = not found.in_progress and found.state not in OPEN
         self._budgeting.count_found_job(row, found, price)
 
     def _count_retry(self, row: Row) -> None:
@@ -159,15 +159,15 @@ class RowJobs:
             intent = await self._journal.by_key(key)
             if intent is None:
                 return None
-            job = LiveJob.of(intent)
+            job = LiveJob.from_row(intent)
         if job.fingerprint != row.fingerprint:
-            raise await self._intake.conflict(job.row, row.request, key=row.key, job_id=job.id)
-        if job.attended or job.row is None:
+            raise await self._intake.conflict_error(job.row, row.request, key=row.key, job_id=job.id)
+        if job.in_progress or job.row is None:
             return job
         if _is_sent_anew(job.row):
             row.other_intents.append(job.row)  # its ambiguous attempts may have been paid all the same
             return None
-        return job if job.row.state not in OPEN else await self._waiting.find(job.id)
+        return job if job.row.state not in OPEN else await self._waiting.find_job(job.id)
 
     async def _is_retried(self, row: Row, found: LiveJob) -> bool:
         """Return True if a job has failed, and its retry is either in the journal or allowed."""
@@ -178,7 +178,7 @@ class RowJobs:
             return True
         # Without further retries, the row has the result of a retry that was made; an unsent one is not sent.
         key = retry_key(row.key, row.retry + 1)
-        if (live := self._registry.by_key(key)) is not None and live.attended:
+        if (live := self._registry.by_key(key)) is not None and live.in_progress:
             return True
         intent = await self._journal.by_key(key)
         if intent is None or not _is_sent_anew(intent):

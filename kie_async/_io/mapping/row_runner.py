@@ -15,7 +15,7 @@ import anyio
 import attrs
 
 from kie_async import errors
-from kie_async._io.jobs.live_job import Stop
+from kie_async._io.jobs.live_job import StopReason
 from kie_async._io.mapping.run_state import RunPhase
 from kie_async.states import JobState
 
@@ -126,7 +126,7 @@ class RowRunner:
     def cancel_unsent(self) -> None:
         """Cancel the jobs that this run has started and not sent, and wait no longer for others to send theirs."""
         msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
-        self._stop_submissions(Stop.CANCELLED, lambda job: errors.TransportError(msg, job_id=job.id))
+        self._stop_submissions(StopReason.CANCELLED, lambda job: errors.TransportError(msg, job_id=job.id))
 
     def stop_run(self, error: errors.KieError) -> None:
         """Stop the run because of an error that concerns all rows; what was sent is followed to its end."""
@@ -137,14 +137,14 @@ class RowRunner:
             return own
 
         self._state.advance(RunPhase.STOPPED, error)
-        self._stop_submissions(Stop.ACCOUNT, error_of)
+        self._stop_submissions(StopReason.ACCOUNT, error_of)
 
     def cancel_rows(self) -> None:
         """Stop following the rows; what was sent runs on."""
         for row in self.rows:
             row.scope.cancel()
 
-    def _stop_submissions(self, reason: Stop, error_of: Callable[[LiveJob], errors.KieError]) -> None:
+    def _stop_submissions(self, reason: StopReason, error_of: Callable[[LiveJob], errors.KieError]) -> None:
         for row in self.rows:
             if row.started_here and row.job is not None and row.job.submission is not None:
                 row.cancel_requested = True
@@ -202,7 +202,7 @@ class RowRunner:
             raise RuntimeError(msg)
         given = row.job
         try:
-            await self._waiting.answered(given)
+            await self._waiting.wait_answered(given)
         finally:
             row.job = given.final
             # Another run, or another process, may have been the first to start it.
@@ -213,19 +213,19 @@ class RowRunner:
             self._budgeting.figures.record_create(self._runtime.now())
         while True:
             try:
-                return await self._waiting.ended(row.job, patient=False)
+                return await self._waiting.wait_ended(row.job, include_stalled=False)
             except errors.TaskTimeoutError:
                 if row.stall_checked or row.state is not JobState.STALLED:
                     raise
                 # A stalled task is polled rarely, and may have ended since.
                 row.stall_checked = True
                 with suppress(errors.KieError):
-                    await self._waiting.status(row.job.id)
+                    await self._waiting.poll_status(row.job.id)
             except errors.SubmitInDoubtError:
                 row.job = row.job.final
                 if row.state not in (JobState.SENDING, JobState.IN_DOUBT):
                     raise
-                await row.job.changed()
+                await row.job.wait_for_change()
 
     def _uncount_unsent(self, row: Row) -> None:
         if row.unsent_counted:

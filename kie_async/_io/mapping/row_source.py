@@ -148,8 +148,8 @@ class RowKeys:
                 " key and a request. Nothing was sent for it."
             )
             raise ConfigurationError(msg)
-        await self._intake.check(row.request)
-        row.fingerprint = await self._intake.identify(row.request)
+        await self._intake.check_request(row.request)
+        row.fingerprint = await self._intake.compute_fingerprint(row.request)
         if row.own_key is None:
             row.key = self._default_keys.next_key(row.fingerprint)
 

@@ -62,7 +62,7 @@ class CallbackWeight:
     def weigh(self, job: LiveJob) -> float:
         """What a look at a job is worth, up to 1: the chance that no callback tells of its end."""
         row = job.row
-        if row is None or row.callback_url is None or job.called_back:
+        if row is None or row.callback_url is None or job.callback_received:
             return 1.0
         # Of a job from an earlier run, the callback may have come while nobody was there.
         missed = job.accepted_at < self._since and job.record is None
@@ -73,17 +73,17 @@ class CallbackWeight:
         entry = self._due.pop(job_id, None)
         if entry is not None:
             entry.cancel()
-        elif job is None or job.called_back:
+        elif job is None or job.callback_received:
             return  # of an old one, or one of several
         if job is not None:
-            job.called_back = True
+            job.callback_received = True
         self._trust.record_received()
         self._told = False
         self._reconsider()
 
     def ended(self, job: LiveJob) -> None:
         """A job's end was seen; if a callback was promised and has not come, it is due."""
-        if job.called_back or job.row is None or job.row.callback_url is None:
+        if job.callback_received or job.row is None or job.row.callback_url is None:
             return
         if len(self._due) >= MAX_DUE:
             self._due.pop(next(iter(self._due))).cancel()

@@ -106,7 +106,7 @@ class Tracker:
             self._take_slot(job)  # the task runs, whether there is one or not
             self._running.set(job, job.accepted_at + self._retry.max_age)
         self._poller.watch(job)
-        job.publish()
+        job.wake_waiters()
 
     def foreign(self, job: LiveJob) -> None:
         """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
@@ -115,7 +115,7 @@ class Tracker:
 
     def _end_foreign(self, job: LiveJob) -> None:
         msg = f"The task has not ended within {self._retry.max_age:g} s. It may still end: wait again, with a time-out."
-        job.trouble = TaskTimeoutError(msg, task_id=job.task_id)
+        job.wait_error = TaskTimeoutError(msg, task_id=job.task_id)
         self.let_go(job)
 
     def in_doubt(self, job: LiveJob) -> None:
@@ -135,7 +135,7 @@ class Tracker:
             job.timers = (deadline, self._timers.at(until, self.release_slot, job))
         else:
             self.release_slot(job)
-        job.publish()
+        job.wake_waiters()
 
     def release_slot(self, job: LiveJob) -> None:
         """Give a job's slot back, if it has one."""
@@ -146,7 +146,7 @@ class Tracker:
     def _take_slot(self, job: LiveJob) -> None:
         if not job.holds_slot:
             job.holds_slot = True
-            self._slots.take()
+            self._slots.occupy()
 
     def rest(self, job: LiveJob, *, keep_slot: bool = False) -> None:
         """Do nothing about a job for now: no look, no deadline, no slot."""
@@ -160,23 +160,23 @@ class Tracker:
         if self._registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
             self._poller.learn(job, record)
         self.rest(job)
-        self._registry.drop(job)
-        job.publish()
+        self._registry.remove(job)
+        job.wake_waiters()
 
     # -- looks ------------------------------------------------------------------------------------------------------
 
     async def on_poll(self, job: LiveJob, poll: PollResult) -> None:
         """Take what a look has shown."""
         if poll.record is not None:
-            job.trouble, job.unseen = None, False
+            job.wait_error, job.not_visible = None, False
             await self.apply(job, poll.record)
         elif poll.verdict is PollVerdict.DENIED:
             # The task runs on, whatever became of the key; whoever waits now should hear of it.
-            job.trouble = poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
-            job.publish()
+            job.wait_error = poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
+            job.wake_waiters()
         elif poll.verdict is PollVerdict.NOT_VISIBLE and job.foreign:
             # One that was seen before is not gone because of one answer: it takes two in a row.
-            before, job.unseen = job.unseen, True
+            before, job.not_visible = job.not_visible, True
             if before and self._runtime.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
                 self.let_go(job)
@@ -186,18 +186,20 @@ class Tracker:
         if not job.foreign and job.state not in (JobState.SUBMITTED, JobState.STALLED):
             self._late(job, record)
             return
-        if record.succeeded and not has_result(record) and job.empty_looks < EMPTY_LOOKS - 1:
+        if record.succeeded and not has_result(record) and job.empty_polls < EMPTY_LOOKS - 1:
             # Seen in the wild: the state says success before the result is there.
-            job.empty_looks += 1
+            job.empty_polls += 1
             return
         if not record.ended:
             self._saw_running(job, record)
-        job.saw(record)
+        job.update_record(record)
         if not record.ended:
             return
         if job.row is not None:
             state = JobState.SUCCEEDED if record.succeeded else JobState.FAILED
-            if not await self._transitions.to(job, state, record=dump_record(record), credits=record.credits):
+            if not await self._transitions.record_transition(
+                job, state, record=dump_record(record), credits=record.credits
+            ):
                 self._late(job, record)
                 await self._follow(job)
                 return
@@ -228,13 +230,13 @@ class Tracker:
 
     async def _stall(self, job: LiveJob) -> None:
         if job.state is JobState.SUBMITTED:
-            if await self._transitions.to(job, JobState.STALLED):
+            if await self._transitions.record_transition(job, JobState.STALLED):
                 self._report(EventName.STALLED, job)
             await self._follow(job)
 
     async def _give_up(self, job: LiveJob) -> None:
         if job.state is JobState.IN_DOUBT:
-            if await self._transitions.to(job, JobState.UNRESOLVED):
+            if await self._transitions.record_transition(job, JobState.UNRESOLVED):
                 self._report(EventName.UNRESOLVED, job)
                 _log.warning(
                     "%s was in doubt for too long: resolve(task_id), resubmit(allow_duplicate=True) or abandon() it.",

@@ -70,7 +70,7 @@ class Slots:
                 self.release()  # the grant and the cancellation have met in one turn of the loop
             raise
 
-    def take(self) -> None:
+    def occupy(self) -> None:
         """Take a slot for a task that runs already, whether there is one or not."""
         self.taken += 1
 
@@ -113,17 +113,17 @@ class Permit:
         """When the token was taken."""
         return self.lease.leased_at
 
-    def still_good(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether a create may be sent under it now."""
-        return self._admission._still_good(self._epoch, self.granted_at, probe=self.probe)  # noqa: SLF001 (a permit is a part of it)
+        return self._admission.is_permit_usable(self._epoch, self.granted_at, probe=self.probe)
 
     def record_write(self) -> None:
         """
         Say that the first byte is about to be written: from then on the service counts.
         """
-        self._admission._wrote(self)  # noqa: SLF001
+        self._admission.record_permit_write(self)
 
-    def end(self, verdict: Verdict, *, retry_after: float | None = None) -> bool:
+    def finish(self, verdict: Verdict, *, retry_after: float | None = None) -> bool:
         """
         Say how the request went; called once.
 
@@ -137,14 +137,14 @@ class Permit:
             Whether it has closed the gate until a probe succeeds. Of a burst that the account cannot pay, only the
             first refusal does: what was asked for since then may be for the account as it is by now.
         """
-        return self._admission._end(self, verdict, retry_after)  # noqa: SLF001
+        return self._admission.finish_permit(self, verdict, retry_after)
 
 
 @attrs.define(eq=False, order=False)
 class _Waiter:
     place: int
     since: float
-    patient: bool
+    outlasts_maintenance: bool
     granted: asyncio.Future[Permit | Verdict]
 
 
@@ -169,7 +169,7 @@ class Admission:
         self,
         limits: Limits,
         *,
-        patience: Mapping[Verdict, float],
+        timeouts: Mapping[Verdict, float],
         loop: asyncio.AbstractEventLoop,
         runtime: Runtime,
         timers: Timers,
@@ -177,7 +177,7 @@ class Admission:
         self.slots = Slots(limits.in_flight)
         self.bucket = AdaptiveBucket(limits.creates, limits.window)
         self.gate = Gate()
-        self._patience = patience
+        self._timeouts = timeouts
         self._loop = loop
         self._runtime = runtime
         self._timers = timers
@@ -223,14 +223,14 @@ class Admission:
         """
         self.bucket.learn_round_trip(seconds, answered_at=self._loop.time())
         if self._queue:
-            self._pump()
+            self._grant()
 
     @property
     def waiting(self) -> int:
         """How many owners wait for a permit."""
         return sum(not waiter.granted.done() for _, _, waiter in self._queue)
 
-    async def permit(self, place: int, *, since: float, patient: bool = False) -> Permit | Verdict:
+    async def acquire_permit(self, place: int, *, since: float, outlasts_maintenance: bool = False) -> Permit | Verdict:
         """
         Wait for the gate and a token.
 
@@ -239,37 +239,37 @@ class Admission:
 
             since: When the job was asked for; its patience does not count from before that.
 
-            patient: Whether it waits behind maintenance for as long as it takes.
+            outlasts_maintenance: Whether it waits behind maintenance for as long as it takes.
 
         Returns:
             The permit; or what has outlasted the patience, MAINTENANCE or RATE_LIMITED.
         """
-        waiter = _Waiter(place, since, patient, self._loop.create_future())
+        waiter = _Waiter(place, since, outlasts_maintenance, self._loop.create_future())
         self._arrivals += 1
         heapq.heappush(self._queue, (place, self._arrivals, waiter))
-        self._pump()
+        self._grant()
         try:
             return await waiter.granted
         except asyncio.CancelledError:
             # The grant and the cancellation may have met in one turn of the loop.
             if not waiter.granted.cancelled() and isinstance(permit := waiter.granted.result(), Permit):
-                permit.end(Verdict.UNSENT)
-            self._pump()
+                permit.finish(Verdict.UNSENT)
+            self._grant()
             raise
 
-    def _still_good(self, epoch: int, granted_at: float, *, probe: bool) -> bool:
+    def is_permit_usable(self, epoch: int, granted_at: float, *, probe: bool) -> bool:
         fresh = self._loop.time() - granted_at <= TOKEN_BEST_BEFORE
         return fresh and (probe or epoch == self.gate.epoch)
 
-    def _wrote(self, permit: Permit) -> None:
+    def record_permit_write(self, permit: Permit) -> None:
         self.bucket.mark_written(permit.lease, self._loop.time())
 
-    def _end(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
+    def finish_permit(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
         now, epoch = self._loop.time(), self.gate.epoch
         if verdict is Verdict.UNSENT:
             self.bucket.cancel_lease(permit.lease)
         elif verdict is Verdict.RATE_LIMITED:
-            self._refused(permit, now)
+            self._record_refusal(permit, now)
         else:
             # Whatever else the service has answered: the rate limit has let it pass.
             self.bucket.consume_token(permit.lease, answered_at=now, passed=verdict is not Verdict.IN_DOUBT)
@@ -278,10 +278,10 @@ class Admission:
         self.gate.record_verdict(verdict, now=now, admitted_at=permit.granted_at, probe=permit.probe, pause=pause)
         if verdict is Verdict.RATE_LIMITED and retry_after is not None:
             self.gate.close_until(now + retry_after)
-        self._pump()
+        self._grant()
         return self.gate.epoch != epoch
 
-    def _refused(self, permit: Permit, now: float) -> None:
+    def _record_refusal(self, permit: Permit, now: float) -> None:
         self.bucket.expire_token(permit.lease, now=now)
         # Probes are refused as a matter of course; and of a burst, the first refusal says it all.
         if not permit.lease.probe and permit.granted_at > self._warned_at:
@@ -291,7 +291,7 @@ class Admission:
                 " the account: Limits(creates=…) gives each its share."
             )
 
-    def _pump(self) -> None:
+    def _grant(self) -> None:
         """Grant what can be granted now, and set the timer for what comes next."""
         now = self._loop.time()
         if self._next is not None:
@@ -306,14 +306,14 @@ class Admission:
             if token_at is None or gate_at is None:
                 break  # an answer that is under way comes back here
             if (ready_at := max(token_at, gate_at)) > now:
-                self._next = self._timers.at(ready_at, self._pump)
+                self._next = self._timers.at(ready_at, self._grant)
                 break
             heapq.heappop(self._queue)
             probe = self.gate.admit(now)
             waiter.granted.set_result(Permit(probe, self.bucket.lease_token(now), self.gate.epoch, self))
-        self._expire(now)
+        self._end_waits(now)
 
-    def _expire(self, now: float) -> None:
+    def _end_waits(self, now: float) -> None:
         """End the waits that maintenance, or the rate limit that refuses every create, has outlasted."""
         if self._expiry is not None:
             self._expiry.cancel()
@@ -325,16 +325,16 @@ class Admission:
         ):
             if began_at is None or not self._queue:
                 continue
-            patience = self._patience[reason]
+            patience = self._timeouts[reason]
             if began_at + patience > now:  # nobody's ends before that
                 ends.append(began_at + patience)
                 continue
             for waiter in [waiter for _, _, waiter in self._queue if not waiter.granted.done()]:
-                if waiter.patient and reason is Verdict.MAINTENANCE:
+                if waiter.outlasts_maintenance and reason is Verdict.MAINTENANCE:
                     continue
                 if (end := max(waiter.since, began_at) + patience) <= now:
                     waiter.granted.set_result(reason)
                 else:
                     ends.append(end)
         if ends:
-            self._expiry = self._timers.at(min(ends), self._pump)
+            self._expiry = self._timers.at(min(ends), self._grant)

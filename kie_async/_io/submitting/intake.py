@@ -16,7 +16,7 @@ from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
 from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
-from kie_async._io.jobs.transitions import row_of
+from kie_async._io.jobs.transitions import require_row
 from kie_async._keys import check_key, differs, fingerprint
 from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
@@ -68,7 +68,7 @@ class Intake:
         self._allowed_origins = allowed_origins
         self._kinds: set[type] = set()
 
-    async def begin(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
+    async def submit(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
         """
         Check a request and start its owner; between the two nothing waits, so a job without an owner cannot be.
 
@@ -86,22 +86,22 @@ class Intake:
             KeyConflictError: If another request has the same key.
         """
         check_key(key)
-        await self.check(request)
-        identity = None if key is None else await self.identify(request)
+        await self.check_request(request)
+        identity = None if key is None else await self.compute_fingerprint(request)
         if key is not None and (known := self._registry.by_key(key)) is not None:
             if known.fingerprint != identity:
-                raise await self.conflict(known.row, request, key=key, job_id=known.id)
+                raise await self.conflict_error(known.row, request, key=key, job_id=known.id)
             return known, False
-        return self.start(request, key, identity), True
+        return self.start_job(request, key, identity), True
 
-    def start(
+    def start_job(
         self,
         request: Request,
         key: str | None,
         identity: str | None,
         *,
-        patient: bool = False,
-        afford: Callable[[], bool] | None = None,
+        outlasts_maintenance: bool = False,
+        may_pay_again: Callable[[], bool] | None = None,
     ) -> LiveJob:
         """
         Start the owner of a request that was checked; nothing waits in here.
@@ -113,25 +113,27 @@ class Intake:
 
             identity: What ``identify`` says of the request, where there is a key.
 
-            patient: Whether it waits behind maintenance for as long as it takes.
+            outlasts_maintenance: Whether it waits behind maintenance for as long as it takes.
 
-            afford: Asked before a create is sent once more that may have been paid already.
+            may_pay_again: Asked before a create is sent once more that may have been paid already.
         """
         job = LiveJob(id=self._runtime.new_id(), key=key, fingerprint=identity)
-        submission = Submission(patient=patient, afford=afford)
-        self._submitter.start(job, partial(self._intents.write, job, request), submission)
+        submission = Submission(outlasts_maintenance=outlasts_maintenance, may_pay_again=may_pay_again)
+        self._submitter.start(job, partial(self._intents.write_intent, job, request), submission)
         return job
 
-    async def identify(self, request: Request) -> str:
+    async def compute_fingerprint(self, request: Request) -> str:
         """The identity of a request: its model, its input and the content of its images, which are read."""
         hashes = await _hashes(request)
         return fingerprint(request.model, request.input(hashes), hashes)
 
-    async def conflict(self, row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
+    async def conflict_error(
+        self, row: Intent | None, request: Request, *, key: str, job_id: str
+    ) -> errors.KeyConflictError:
         """The error for a request whose key belongs to another one."""
-        return _conflict(row, request, await _hashes(request), key=key, job_id=job_id)
+        return _conflict_error(row, request, await _hashes(request), key=key, job_id=job_id)
 
-    async def check(self, request: Request) -> None:
+    async def check_request(self, request: Request) -> None:
         """
         Look for what is wrong with a request, offline.
 
@@ -187,7 +189,7 @@ class IntentWriter:
         self._results = results
         self._callback_url = callback_url
 
-    async def write(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+    async def write_intent(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         journal = self._journal
         if job.key is not None and (row := await journal.by_key(job.key)) is not None:
             return await self._take_over(job, row, request)
@@ -243,13 +245,13 @@ class IntentWriter:
     async def _unsendable(self, job: LiveJob, why: str) -> errors.KieError:
         msg = f"The job was not sent before its process ended, and cannot be sent now: {why}. Submit the request again."
         error = errors.UploadError(msg, job_id=job.id)
-        await self._results.withdrawn(job, error)
+        await self._results.record_cancelled(job, error)
         return job.error or error  # where a suspect attempt may have been paid, that says so
 
     async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """The same key again: go on with the row that has it, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
-            raise _conflict(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
+            raise _conflict_error(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
         journal = self._journal
         if row.state is JobState.INTENT and not journal.owns(row):
             row = next(iter(await journal.claim([row.id])), row)
@@ -261,7 +263,7 @@ class IntentWriter:
         if row.state is JobState.REJECTED and row.ambiguous_attempts:
             raise load_error(row.error, job_id=row.id)
         if row.state is JobState.INTENT and journal.owns(row):
-            return await self.prepare(job) if row.input else await self._write_again(row, request)
+            return await self.prepare_again(job) if row.input else await self._write_again(row, request)
         if row.state in (JobState.CANCELLED, JobState.REJECTED):
             sources, given = await self._upload(request)
             anew = await journal.transition(
@@ -277,14 +279,14 @@ class IntentWriter:
             return (anew, given) if anew is not None else (await journal.get(row.id) or row, {})
         return row, {}
 
-    async def prepare(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
+    async def prepare_again(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
         """
         The row and the input of a job that was written down before, with its images there to be fetched.
 
         Raises:
             UploadError: If it cannot be sent any more, since the journal does not hold what is needed; it is withdrawn.
         """
-        row = row_of(job)
+        row = require_row(job)
         if not row.input:
             raise await self._unsendable(job, "the journal keeps only hashes of inputs")
         given: dict[str, JSON] = json.loads(row.input)
@@ -313,7 +315,7 @@ async def _hashes(request: Request) -> dict[str, str]:
     return {field: (await anyio.to_thread.run_sync(image.load)).sha256 for field, image in request.images().items()}
 
 
-def _conflict(
+def _conflict_error(
     row: Intent | None, request: Request, hashes: Mapping[str, str], *, key: str, job_id: str
 ) -> errors.KeyConflictError:
     names: tuple[str, ...] = ()

@@ -14,8 +14,8 @@ import anyio
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
-from kie_async._io.jobs.live_job import Stop, Submission
-from kie_async._io.submitting.attempts import Owner, SubmissionContext
+from kie_async._io.jobs.live_job import StopReason, Submission
+from kie_async._io.submitting.attempts import Attempts, SubmissionContext
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Submitter:
     Starts owners and stops them.
 
     Args:
-        tools: What owners work with.
+        context: What owners work with.
 
         registry: The jobs that are alive.
 
@@ -51,14 +51,14 @@ class Submitter:
     def __init__(
         self,
         *,
-        tools: SubmissionContext,
+        context: SubmissionContext,
         registry: Registry,
         tracker: Tracker,
         follow: Callable[[LiveJob], Awaitable[None]],
         supervisor: Supervisor,
         owns: Callable[[Intent], bool],
     ) -> None:
-        self._tools = tools
+        self._context = context
         self._registry = registry
         self._tracker = tracker
         self._follow = follow
@@ -68,23 +68,23 @@ class Submitter:
         self.closing = False
         # An ordered set of jobs, not of ids: one that a callback has ended may still wait for its answer when another
         # one takes its row over, since its key came again.
-        self._owners: dict[LiveJob, None] = {}
+        self._active: dict[LiveJob, None] = {}
         self._places = 0
 
     @property
-    def owners(self) -> int:
+    def active(self) -> int:
         """How many intents are on their way."""
-        return len(self._owners)
+        return len(self._active)
 
     @property
     def sending(self) -> int:
         """How many creates may be on the wire."""
-        return sum(job.state is JobState.SENDING for job in self._owners)
+        return sum(job.state is JobState.SENDING for job in self._active)
 
-    async def drained(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no owner is left."""
-        while self._owners:
-            await next(iter(self._owners)).changed()
+        while self._active:
+            await next(iter(self._active)).wait_for_change()
 
     def start(
         self,
@@ -109,48 +109,48 @@ class Submitter:
             raise closed_error(job_id=job.id)
         self._places += 1
         job.submission = submission = submission or Submission()
-        submission.place, submission.began_at = self._places, self._tools.runtime.now()
+        submission.position, submission.requested_at = self._places, self._context.runtime.now()
         job.remote, job.error = False, None
         self._registry.add(job)
-        self._owners[job] = None
-        self._supervisor.start(self._own, job, submission, write_down)
+        self._active[job] = None
+        self._supervisor.start(self._submit, job, submission, write_down)
 
-    def stop(self, job: LiveJob, why: Stop, error: errors.KieError) -> None:
+    def stop(self, job: LiveJob, reason: StopReason, error: errors.KieError) -> None:
         """
         Ask an owner to end; the first to ask is the one who is heard.
 
         Args:
             job: The job; if it has no owner any more, nothing happens.
 
-            why: Why.
+            reason: The reason.
 
             error: What its waiters are told.
         """
         submission = job.submission
-        if submission is None or submission.stop is not None:
+        if submission is None or submission.stop_reason is not None:
             return
-        submission.stop = why
+        submission.stop_reason = reason
         job.error = error
         if job.state is not JobState.SENDING:
-            submission.interrupt()
+            submission.cancel_unless_on_wire()
 
-    def found(self, job: LiveJob) -> None:
+    def interrupt(self, job: LiveJob) -> None:
         """
         End the owner of a job whose task was proved to exist before its create was answered, or is sent once more.
 
         A create that is on the wire goes through to its answer, which may name one more task.
         """
         if job.submission is not None:
-            job.submission.interrupt()
+            job.submission.cancel_unless_on_wire()
 
-    def halt(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
+    def stop_for_account(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
         """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
-        for job in list(self._owners) if jobs is None else jobs:
+        for job in list(self._active) if jobs is None else jobs:
             own = error.again()
             own.job_id = job.id
-            self.stop(job, Stop.ACCOUNT, own)
+            self.stop(job, StopReason.ACCOUNT, own)
 
-    async def _own(
+    async def _submit(
         self,
         job: LiveJob,
         submission: Submission,
@@ -159,17 +159,19 @@ class Submitter:
         final = False
         try:
             with anyio.CancelScope() as submission.scope:
-                if submission.stop is None:
+                if submission.stop_reason is None:
                     job.row, given = await write_down()
-                    job.written = True
-                    job.publish()
+                    job.journaled = True
+                    job.wake_waiters()
                     if self._is_ours_to_send(job):
                         await self._take_slot(job)
-                        final = await Owner(self._tools, job, submission, given, halt=self.halt).run()
+                        final = await Attempts(
+                            self._context, job, submission, given, stop_for_account=self.stop_for_account
+                        ).run()
             if job.state is JobState.INTENT and job.error is not None:
                 final = True
                 with anyio.CancelScope(shield=True):
-                    await self._stopped(job, submission.stop, job.error)
+                    await self._record_stop(job, submission.stop_reason, job.error)
         except errors.KieError as error:
             final, job.error = True, error
         except Exception as error:
@@ -177,13 +179,13 @@ class Submitter:
             final, job.error = True, errors.KieError(msg, job_id=job.id, task_id=job.task_id)
             raise
         finally:
-            del self._owners[job]
+            del self._active[job]
             job.submission = None
             if job.row is None or job.successor is not None or (final and job.state is JobState.INTENT):
                 self._tracker.let_go(job)
         if self._registry.get(job.id) is job:
             await self._follow(job)
-        job.publish()
+        job.wake_waiters()
 
     def _is_ours_to_send(self, job: LiveJob) -> bool:
         """Whether a job that was written down is to be sent, and by this process."""
@@ -193,16 +195,16 @@ class Submitter:
     async def _take_slot(self, job: LiveJob) -> None:
         if job.holds_slot:
             return
-        await self._tools.admission.slots.acquire()
+        await self._context.admission.slots.acquire()
         if job.state is JobState.INTENT:
             job.holds_slot = True
         else:
             # In the turn of the grant a callback has proved that its task exists already, which has its own slot.
-            self._tools.admission.slots.release()
+            self._context.admission.slots.release()
 
-    async def _stopped(self, job: LiveJob, why: Stop | None, error: errors.KieError) -> None:
+    async def _record_stop(self, job: LiveJob, reason: StopReason | None, error: errors.KieError) -> None:
         """Write down that an owner has ended before its create was accepted, if that is for good."""
         # With a key, the account's refusal leaves the intent where it is: it goes on with the same key, or recover().
         # A closed client leaves it, too: it is in the journal, and recover() sends it.
-        if why is Stop.CANCELLED or (why is Stop.ACCOUNT and job.key is None):
-            await self._tools.results.withdrawn(job, error)
+        if reason is StopReason.CANCELLED or (reason is StopReason.ACCOUNT and job.key is None):
+            await self._context.results.record_cancelled(job, error)
