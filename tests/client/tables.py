@@ -1,4 +1,4 @@
-"""What the tests of ``map()`` share: a table, what a run yields for it, and a world that keeps no ledger."""
+"""Helpers of the tests of ``map()``: tables, runs, and a setup whose ledger is not checked."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ __all__ = ["by_key", "client_and_fake_unchecked", "count_types", "drain_run", "m
 
 
 def make_rows(count: int) -> list[tuple[str, Request]]:
-    """Rows with keys of their own."""
+    """Return *count* rows with keys."""
     return [(f"shot-{number}", make_request(number)) for number in range(count)]
 
 
 async def run_map(setup: Setup, rows: Any, **options: Any) -> list[Outcome]:
-    """Everything that a run yields."""
+    """Return all outcomes of a run."""
     async with setup.kie.map(rows, **options) as run:
         return [outcome async for outcome in run]
 
 
 async def drain_run(run: Run) -> tuple[list[Outcome], Exception | None]:
-    """What a run yields, and what it raises after that."""
+    """Return all outcomes of a run, and the error that it raises after them."""
     found: list[Outcome] = []
     try:
         async for outcome in run:
-            found.append(outcome)  # noqa: PERF401 (those before the error are the point)
+            found.append(outcome)  # noqa: PERF401 (those before the error are kept)
     except Exception as error:  # noqa: BLE001 (the source's own, too)
         return found, error
     return found, None
 
 
 def by_key(found: list[Outcome]) -> dict[str, Outcome]:
-    """Outcomes by their keys, each of which has come once."""
+    """Return the outcomes by their keys, each of which must have come once."""
     assert len({outcome.key for outcome in found}) == len(found)
     return {outcome.key: outcome for outcome in found}
 
 
 @asynccontextmanager
 async def client_and_fake_unchecked(*, journal: MemoryJournal | None = None, **service: Any) -> AsyncIterator[Setup]:
-    """A world in which one request may be made more than once, since that is wanted."""
+    """Run a client and a fake in which a request may be created more than once."""
     journal = journal or MemoryJournal()
     async with FakeKie(**service) as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         yield Setup(kie, fake, journal)

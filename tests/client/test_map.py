@@ -1,4 +1,4 @@
-"""A table of requests: every row has its outcome, in order or as it comes, and the reading is bounded."""
+"""``map()``: every row has one outcome, in order or as rows end, and reading ahead is bounded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.client.tables import by_key, client_and_fake_unchecked, drain_run, ma
 from tests.helpers import Setup, assert_settled, client_and_fake, make_request
 
 
-async def test_every_row_has_one_outcome_that_says_what_became_of_it() -> None:
+async def test_every_row_has_one_outcome() -> None:
     async with client_and_fake(duration=30.0) as setup:
         async with setup.kie.map(make_rows(45)) as run:
             found = by_key([outcome async for outcome in run])
@@ -63,13 +63,13 @@ async def test_every_row_has_one_outcome_that_says_what_became_of_it() -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async generator"])
-async def test_rows_come_from_anything_that_can_be_iterated_over(kind: str) -> None:
-    async def later() -> AsyncIterator[tuple[str, Request]]:
+async def test_rows_come_from_any_iterable(kind: str) -> None:
+    async def async_rows() -> AsyncIterator[tuple[str, Request]]:
         for row in make_rows(5):
             await anyio.sleep(1.0)
             yield row
 
-    sources = {"list": lambda: make_rows(5), "generator": lambda: iter(make_rows(5)), "async generator": later}
+    sources = {"list": lambda: make_rows(5), "generator": lambda: iter(make_rows(5)), "async generator": async_rows}
     async with client_and_fake(duration=1.0) as setup:
         found = by_key(await run_map(setup, sources[kind]()))
 
@@ -79,7 +79,7 @@ async def test_rows_come_from_anything_that_can_be_iterated_over(kind: str) -> N
 
 
 @pytest.mark.parametrize("rows", [make_request(), "shots.csv", 7, None, {"a": make_request()}])
-async def test_what_is_no_table_is_refused_with_the_next_step(rows: Any) -> None:
+async def test_invalid_table_is_refused(rows: Any) -> None:
     async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match="expected a list, a generator or an async generator"):
             await run_map(setup, rows)
@@ -97,13 +97,13 @@ async def test_what_is_no_table_is_refused_with_the_next_step(rows: Any) -> None
         ({"save_to": "out/video.mp4"}, "save_to"),
     ],
 )
-async def test_an_option_that_makes_no_sense_is_refused_at_once(options: Any, named: str) -> None:
+async def test_invalid_option_is_refused_at_once(options: Any, named: str) -> None:
     async with client_and_fake() as setup:
         with pytest.raises(ConfigurationError, match=named):
             setup.kie.map([], **options)
 
 
-async def test_a_run_is_used_within_async_with_and_once() -> None:
+async def test_run_is_entered_exactly_once() -> None:
     async with client_and_fake() as setup:
         run = setup.kie.map([])
         with pytest.raises(ConfigurationError, match="async with"):
@@ -114,8 +114,8 @@ async def test_a_run_is_used_within_async_with_and_once() -> None:
             await run.__aenter__()
 
 
-async def test_rows_without_a_key_get_one_of_their_content_and_its_occurrence() -> None:
-    """So that the same table has the same keys again, and equal rows are rows of their own."""
+async def test_default_keys_count_equal_rows() -> None:
+    """The same table has the same keys again, and equal rows are separate rows."""
     rows = [make_request(1), make_request(2), make_request(1), make_request(1)]
     async with client_and_fake(duration=1.0) as setup:
         keys = [outcome.key for outcome in await run_map(setup, iter(rows[:2]), ordered=True)]
@@ -129,7 +129,7 @@ async def test_rows_without_a_key_get_one_of_their_content_and_its_occurrence() 
         assert 4 == len(setup.tasks)
 
 
-async def test_one_failure_of_any_kind_loses_no_other_row() -> None:
+async def test_failed_row_does_not_affect_others() -> None:
     rows: list[Any] = make_rows(8)
     rows[1] = ("shot-1", make_request(1, seed=-1))
     rows[2] = "no request"
@@ -160,7 +160,7 @@ async def test_one_failure_of_any_kind_loses_no_other_row() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_the_same_key_for_another_request_fails_that_row_only() -> None:
+async def test_key_conflict_fails_that_row_only() -> None:
     rows = [("a", make_request(0)), ("a", make_request(1)), ("b", make_request(2))]
     async with client_and_fake(duration=5.0) as setup:
         found = await run_map(setup, rows)
@@ -171,7 +171,7 @@ async def test_the_same_key_for_another_request_fails_that_row_only() -> None:
         assert "belongs to another request" in str(failed.error)
 
 
-async def test_outcomes_come_as_rows_end_or_in_the_order_of_the_table() -> None:
+async def test_outcomes_come_as_rows_end_or_in_order() -> None:
     lengths = iter([90.0, 5.0, 60.0, 20.0])
     for ordered, expected in ((False, ["shot-1", "shot-3", "shot-2", "shot-0"]), (True, None)):
         lengths = iter([90.0, 5.0, 60.0, 20.0])
@@ -180,7 +180,7 @@ async def test_outcomes_come_as_rows_end_or_in_the_order_of_the_table() -> None:
             assert (expected or ["shot-0", "shot-1", "shot-2", "shot-3"]) == keys
 
 
-async def test_order_is_kept_where_rows_in_between_have_failed_or_are_there_already() -> None:
+async def test_failed_and_replayed_rows_keep_the_order() -> None:
     async with client_and_fake(duration=20.0, fail_rate=0.3) as setup:
         await run_map(setup, make_rows(30)[10:20])
         rows: list[Any] = make_rows(30)
@@ -192,8 +192,8 @@ async def test_order_is_kept_where_rows_in_between_have_failed_or_are_there_alre
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_rows_are_read_no_further_than_is_needed(*, ordered: bool) -> None:
-    """Before the first is sent 3 are read; and while nobody takes outcomes, no more than the window."""
+async def test_reading_ahead_is_bounded(*, ordered: bool) -> None:
+    """3 rows are read before the first is sent; while no outcome is taken, no more rows than the bound are read."""
     read = 0
 
     def rows() -> Iterator[Request]:
@@ -216,8 +216,8 @@ async def test_rows_are_read_no_further_than_is_needed(*, ordered: bool) -> None
         await assert_settled(setup.kie)
 
 
-async def test_a_generator_that_blocks_does_not_hold_up_the_loop() -> None:
-    """It is read in a worker thread: while it waits for a disk, callbacks and looks go on."""
+async def test_blocking_generator_runs_in_a_thread() -> None:
+    """It is read in a worker thread: while it waits for a disk, the event loop continues."""
     threads: set[int] = set()
 
     def rows() -> Iterator[Request]:
@@ -225,7 +225,7 @@ async def test_a_generator_that_blocks_does_not_hold_up_the_loop() -> None:
 
         for number in range(3):
             threads.add(threading.get_ident())
-            time.sleep(0.01)  # the subject
+            time.sleep(0.01)  # blocks on purpose
             yield make_request(number)
         threads.discard(threading.main_thread().ident or 0)
 
@@ -238,18 +238,18 @@ async def test_a_generator_that_blocks_does_not_hold_up_the_loop() -> None:
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
-async def test_what_the_source_raises_comes_after_the_outcomes_of_the_rows_before(kind: str) -> None:
+async def test_source_error_follows_earlier_outcomes(kind: str) -> None:
     def rows() -> Iterator[Request]:
         yield from (make_request(number) for number in range(3))
         raise LookupError
 
-    async def later() -> AsyncIterator[Request]:
+    async def async_rows() -> AsyncIterator[Request]:
         for row in [make_request(number) for number in range(3)]:
             yield row
         raise LookupError
 
     async with client_and_fake(duration=60.0) as setup:
-        async with setup.kie.map(rows() if kind == "generator" else later()) as run:
+        async with setup.kie.map(rows() if kind == "generator" else async_rows()) as run:
             found, error = await drain_run(run)
             assert isinstance(error, LookupError)
             assert [] == [outcome async for outcome in run]
@@ -257,9 +257,9 @@ async def test_what_the_source_raises_comes_after_the_outcomes_of_the_rows_befor
         await assert_settled(setup.kie)
 
 
-async def test_of_a_sequence_of_your_own_whose_row_cannot_be_had_no_row_before_it_is_lost() -> None:
+async def test_sequence_error_loses_no_earlier_row() -> None:
     class Rows(Sequence[Request]):
-        """A table that reads its rows as they are asked for."""
+        """A sequence that makes its rows on access."""
 
         def __len__(self) -> int:
             return 5
@@ -277,7 +277,7 @@ async def test_of_a_sequence_of_your_own_whose_row_cannot_be_had_no_row_before_i
 
 
 @pytest.mark.parametrize("row", [(), ("a",), ("a", make_request(7), 3), ("a", "b", "c", "d")])
-async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_is_allowed(row: Any) -> None:
+async def test_malformed_row_fails_alone_and_is_named(row: Any) -> None:
     rows: list[Any] = [("a", make_request(0)), row, ("b", make_request(1))]
     async with client_and_fake(duration=10.0) as setup:
         first, failed, last = await run_map(setup, rows, ordered=True, budget=Budget(credits=1000))
@@ -292,7 +292,7 @@ async def test_a_row_that_is_no_pair_fails_alone_and_says_which_it_is_and_what_i
 
 
 @pytest.mark.parametrize("key", ["a~retry1", "a~retry12", "~retry3"])
-async def test_a_key_that_a_retry_of_ours_may_have_is_refused_before_it_costs_anything(key: str) -> None:
+async def test_retry_key_is_refused_as_a_row_key(key: str) -> None:
     async with client_and_fake(duration=10.0) as setup:
         (failed,) = await run_map(setup, [(key, make_request(0))])
         assert isinstance(failed, Failed)
@@ -304,7 +304,7 @@ async def test_a_key_that_a_retry_of_ours_may_have_is_refused_before_it_costs_an
         assert [] == setup.tasks
 
 
-async def test_a_key_that_only_looks_like_a_retry_is_as_good_as_any() -> None:
+async def test_similar_to_a_retry_key_is_accepted() -> None:
     keys = ["a~retry", "a~retry0", "a~retry01", "a~retry1x", "retry1", "a~retry1\n", "a~retry\u0661"]
     async with client_and_fake(duration=10.0) as setup:
         rows = [(key, make_request(number)) for number, key in enumerate(keys)]
@@ -313,8 +313,8 @@ async def test_a_key_that_only_looks_like_a_retry_is_as_good_as_any() -> None:
         assert [Done] * len(keys) == [type(found[key]) for key in keys]
 
 
-async def test_a_failed_task_is_made_again_as_often_as_is_allowed_and_counted() -> None:
-    """Only where it is worth it; the second try is another job, and its outcome is the row's."""
+async def test_failed_task_is_retried_up_to_the_limit() -> None:
+    """Each retry is another job, and the outcome of the last one is the row's."""
     rows = make_rows(40)
     async with client_and_fake_unchecked(duration=10.0, fail_rate=0.5) as setup:
         async with setup.kie.map(rows, retry_failed=2) as run:
@@ -332,45 +332,45 @@ async def test_a_failed_task_is_made_again_as_often_as_is_allowed_and_counted() 
         assert {key: type(o) for key, o in found.items()} == {key: type(o) for key, o in again.items()}
         assert all(o.replayed for o in again.values())
         assert {key: o.task_id for key, o in found.items()} == {key: o.task_id for key, o in again.items()}
-        # Whoever retries no more still gets what a retry has made.
+        # A run without retries still has the result of a retry.
         once = by_key(await run_map(setup, rows))
         assert {key: o.task_id for key, o in found.items()} == {key: o.task_id for key, o in once.items()}
         assert 40 + summary.retried == len(setup.tasks)
 
 
 @pytest.mark.parametrize(("fails", "retry_failed"), [([("400", "content policy")], 3), ([("500", "busy")], 0)])
-async def test_a_failed_task_is_not_made_again_by_default_nor_where_it_is_not_worth_it(
-    fails: list[tuple[str, str]], retry_failed: int
-) -> None:
+async def test_failed_task_is_not_retried_by_default(fails: list[tuple[str, str]], retry_failed: int) -> None:
     async with client_and_fake(duration=10.0, fail_rate=1.0, failures=fails) as setup:
         found = await run_map(setup, make_rows(3), retry_failed=retry_failed)
 
         assert 3 == len(found) == len(setup.tasks) == sum(isinstance(o, Failed) for o in found)
 
 
-async def test_a_row_in_doubt_is_told_only_when_nothing_will_tell_any_more() -> None:
+async def test_in_doubt_is_reported_after_its_deadline() -> None:
     async with client_and_fake(duration=10.0, faults=[Fault("create", "reset", after=True, nth=2)]) as setup:
-        began = anyio.current_time()
+        started_at = anyio.current_time()
         async with setup.kie.map(make_rows(3)) as run:
             found = [outcome async for outcome in run]
 
-        *done, doubted = found
+        *done, in_doubt = found
         assert all(isinstance(outcome, Done) for outcome in done)
-        assert isinstance(doubted, InDoubt)
-        assert RetryPolicy().in_doubt_timeout <= anyio.current_time() - began < RetryPolicy().in_doubt_timeout + 20.0
-        assert ("unresolved", 1) == (doubted.state, run.summary().in_doubt)
-        assert doubted.job.id == doubted.job_id == doubted.error.job_id
+        assert isinstance(in_doubt, InDoubt)
+        assert (
+            RetryPolicy().in_doubt_timeout <= anyio.current_time() - started_at < RetryPolicy().in_doubt_timeout + 20.0
+        )
+        assert ("unresolved", 1) == (in_doubt.state, run.summary().in_doubt)
+        assert in_doubt.job.id == in_doubt.job_id == in_doubt.error.job_id
         assert 3 == len(setup.tasks)
         assert [True] == [o.replayed for o in await run_map(setup, make_rows(3)) if isinstance(o, InDoubt)]
 
         (lost,) = {task.task_id for task in setup.truth.created} - {outcome.task_id for outcome in done}
-        await doubted.job.resolve(lost)
+        await in_doubt.job.resolve(lost)
         assert all(isinstance(outcome, Done) for outcome in await run_map(setup, make_rows(3)))
         assert 3 == len(setup.tasks)
         await assert_settled(setup.kie)
 
 
-async def test_a_task_that_does_not_end_is_a_failure_and_is_waited_for_by_the_same_call() -> None:
+async def test_stalled_task_fails_and_can_be_resumed() -> None:
     async with client_and_fake(client={"retry": RetryPolicy(max_age=100.0)}, duration=200.0) as setup:
         (stalled,) = await run_map(setup, make_rows(1))
         assert isinstance(stalled, Failed)
@@ -383,7 +383,7 @@ async def test_a_task_that_does_not_end_is_a_failure_and_is_waited_for_by_the_sa
         assert 1 == len(setup.tasks)
 
 
-async def test_a_job_that_runs_already_is_joined() -> None:
+async def test_running_job_is_joined() -> None:
     async with client_and_fake(duration=30.0) as setup:
         job = await setup.kie.submit(make_request(0), key="shot-0")
         unsent = await setup.kie.submit(make_request(1), key="shot-1", wait=False)
@@ -395,10 +395,10 @@ async def test_a_job_that_runs_already_is_joined() -> None:
 
 
 @pytest.mark.parametrize("leave", ["break", "error", "cancel"])
-async def test_leaving_early_sends_nothing_more_and_the_same_call_goes_on(leave: str) -> None:
-    """What runs lives on; what was read and not sent is withdrawn; nothing is paid twice."""
+async def test_leaving_early_can_be_continued(leave: str) -> None:
+    """What was sent continues; what was read and not sent is cancelled; nothing is paid twice."""
 
-    async def some(setup: Setup) -> None:
+    async def leave_early(setup: Setup) -> None:
         with anyio.CancelScope() as scope:
             async with setup.kie.map(make_rows(100)) as run:
                 async for _ in run:
@@ -411,15 +411,15 @@ async def test_leaving_early_sends_nothing_more_and_the_same_call_goes_on(leave:
     async with client_and_fake(duration=20.0) as setup:
         if leave == "error":
             with pytest.raises(LookupError):
-                await some(setup)
+                await leave_early(setup)
         else:
-            await some(setup)
-        began = anyio.current_time()
+            await leave_early(setup)
+        started_at = anyio.current_time()
         await anyio.sleep(60.0)
         sent = len(setup.tasks)
         assert sent < 70
         assert {"succeeded", "cancelled"} == set(await setup.states())
-        assert all(task.created_at <= began for task in setup.truth.created)
+        assert all(task.created_at <= started_at for task in setup.truth.created)
 
         found = by_key(await run_map(setup, make_rows(100)))
         assert 100 == len(found) == len(setup.tasks)
@@ -427,19 +427,19 @@ async def test_leaving_early_sends_nothing_more_and_the_same_call_goes_on(leave:
         await assert_settled(setup.kie)
 
 
-async def test_leaving_takes_no_longer_than_the_drain() -> None:
+async def test_leaving_respects_the_drain() -> None:
     async with client_and_fake(duration=500.0) as setup:
         run = setup.kie.map(make_rows(30))
         async with run:
             await anyio.sleep(2.0)
-            began = anyio.current_time()
+            started_at = anyio.current_time()
             await run.aclose(drain=3.0)
-            assert 3.0 == pytest.approx(anyio.current_time() - began, abs=0.01)
+            assert 3.0 == pytest.approx(anyio.current_time() - started_at, abs=0.01)
         assert 20 == setup.kie.statistics().in_flight == len(setup.tasks)
         assert 0 == setup.kie.statistics().submitting
 
 
-async def test_stop_yields_what_runs_and_ends() -> None:
+async def test_stop_yields_running_rows_and_ends() -> None:
     async with client_and_fake(duration=30.0) as setup:
         found = []
         async with setup.kie.map(make_rows(100)) as run:
@@ -452,7 +452,7 @@ async def test_stop_yields_what_runs_and_ends() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_source_that_fails_when_it_is_told_to_end_holds_nobody_up() -> None:
+async def test_source_error_on_close_is_raised() -> None:
     async def rows() -> AsyncIterator[tuple[str, Request]]:
         try:
             for row in make_rows(1000):
@@ -473,22 +473,22 @@ async def test_a_source_that_fails_when_it_is_told_to_end_holds_nobody_up() -> N
 
 
 @pytest.mark.parametrize("look_ahead", [None, 5])
-async def test_nothing_is_begun_after_stop_even_where_the_next_rows_are_about_to_be_read(
+async def test_stop_prevents_rows_about_to_be_read(
     look_ahead: int | None,
 ) -> None:
-    """One ring tells the caller of an outcome and the reader of room for more: the caller may be the first to hear."""
+    """One notification wakes the caller, for an outcome, and the reader, for free space; the caller may run first."""
     faults = [Fault("create", "code", code=422)]
     async with client_and_fake(faults=faults) as setup, setup.kie.map(make_rows(100), look_ahead=look_ahead) as run:
         assert isinstance(await anext(run), Failed)
         run.stop()
-        begun = len(await setup.rows())
+        started = len(await setup.rows())
         assert (await drain_run(run))[1] is None
         await anyio.sleep(60.0)
 
-        assert begun == len(await setup.rows())
+        assert started == len(await setup.rows())
 
 
-async def test_a_client_that_closes_under_a_run_ends_it_with_an_error() -> None:
+async def test_closing_client_ends_the_run_with_an_error() -> None:
     async with client_and_fake(duration=30.0) as setup:
         async with setup.kie.map(make_rows(30)) as run:
             await anyio.sleep(5.0)
@@ -498,8 +498,8 @@ async def test_a_client_that_closes_under_a_run_ends_it_with_an_error() -> None:
         assert 30 == len(await run_map(setup, make_rows(30))) == len(setup.tasks)
 
 
-async def test_a_client_that_closes_under_a_run_reads_no_more_and_no_row_has_failed_for_that() -> None:
-    """Creates on the wire have a few seconds to be answered, in which the table is not read to its end."""
+async def test_closing_client_fails_no_row() -> None:
+    """While creates on the wire wait for their answers, the table is not read to its end."""
     async with client_and_fake(duration=30.0, latency=(3.0, 3.0)) as setup:
         async with setup.kie.map(make_rows(5000)) as run:
             await anyio.sleep(1.0)
@@ -514,7 +514,7 @@ async def test_a_client_that_closes_under_a_run_reads_no_more_and_no_row_has_fai
         assert 30 == len(await run_map(setup, make_rows(30))) == len(setup.tasks)
 
 
-async def test_a_task_that_fails_while_the_client_closes_is_not_made_again() -> None:
+async def test_closing_client_retries_no_failed_task() -> None:
     slow = [Fault("create", "slow", seconds=40.0, after=True, when=lambda call: "take 1" in str(call.body))]
     async with client_and_fake(duration=10.0, fail_rate=1.0, faults=slow) as setup:
         async with setup.kie.map(make_rows(2), retry_failed=1) as run:
@@ -527,23 +527,23 @@ async def test_a_task_that_fails_while_the_client_closes_is_not_made_again() -> 
         assert isinstance(error, ClientClosedError)
 
 
-async def test_two_runs_of_one_client_share_the_limit_and_a_table() -> None:
-    """Each has an outcome for every row, and every row was created once."""
+async def test_two_runs_share_the_limit_and_a_table() -> None:
+    """Each run has an outcome for every row, and every row was created once."""
     async with client_and_fake(duration=20.0) as setup:
         found: list[list[Outcome]] = []
 
-        async def one() -> None:
+        async def run_table() -> None:
             found.append(await run_map(setup, make_rows(30)))
 
         async with anyio.create_task_group() as group:
-            group.start_soon(one)
-            group.start_soon(one)
+            group.start_soon(run_table)
+            group.start_soon(run_table)
         assert [30, 30] == list(map(len, found))
         assert 30 == len(setup.tasks)
         assert all(isinstance(outcome, Done) for run in found for outcome in run)
 
 
-async def test_the_limit_is_used_and_kept() -> None:
+async def test_limit_is_used_and_kept() -> None:
     async with client_and_fake(duration=(60.0, 0.35), latency=(0.02, 0.2), credits=1e6) as setup:
         async with setup.kie.map(map(make_request, range(400))) as run:
             async for _ in run:
@@ -556,7 +556,7 @@ async def test_the_limit_is_used_and_kept() -> None:
         assert 20 == setup.truth.busiest_window(10.0)
 
 
-async def test_a_source_that_waits_for_ever_is_left_all_the_same() -> None:
+async def test_run_can_leave_a_hanging_source() -> None:
     async def rows() -> AsyncIterator[Request]:
         yield make_request(0)
         await anyio.sleep_forever()

@@ -1,335 +1,297 @@
-"""A budget is for the table: over restarts, in whatever order rows come, and each key of the journal counts once."""
+"""The budget of a run, and the prices that it is based on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from kie_async import Budget, ConfigurationError, JournalError, KieClient, MarketRequest, Request, RetryPolicy
-from kie_async._core.lifecycle import Intent
-from kie_async._io.journals.memory import MemoryJournal
+from kie_async import (
+    Budget,
+    ConfigurationError,
+    Done,
+    Estimate,
+    EventName,
+    Failed,
+    KieClient,
+    Limits,
+    MarketRequest,
+    RetryPolicy,
+    Skipped,
+)
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
-from tests.client.tables import client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
+from tests.client.tables import by_key, client_and_fake_unchecked, count_types, make_rows, run_map
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
-Z = "z-image"
+MODEL = "z-image"
 
 
-def without_keys(count: int) -> list[Request]:
-    return [request for _, request in make_rows(count)]
+# -- budget -----------------------------------------------------------------------------------------------------------
 
 
-# -- over restarts, whatever the order ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rows", [make_rows, without_keys], ids=["keys of your own", "keys of the content"])
-@pytest.mark.parametrize("kind", [list, tuple])
-async def test_rows_that_an_earlier_run_has_paid_count_before_the_rows_above_them(
-    kind: Callable[[list[Any]], Any], rows: Callable[[int], list[Any]]
-) -> None:
-    async with client_and_fake(duration=30.0) as setup:
-        await run_map(setup, kind(rows(50)[20:]), budget=Budget(credits=1000))
-        assert 12 == len(setup.tasks)
-        async with setup.kie.map(kind(rows(50)), budget=Budget(credits=1000)) as run:
+@pytest.mark.parametrize("limits", [Limits(), Limits(creates=50)], ids=["the account's limit", "50 at once"])
+async def test_budget_of_1000_creates_12_rows_of_80(limits: Limits) -> None:
+    async with client_and_fake(client={"limits": limits}, limit=limits.creates, duration=60.0) as setup:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
+        assert 12 == len(setup.tasks)
         assert {"Done": 12, "Skipped": 38} == count_types(found)
-        assert 12 == len(setup.tasks) == run.summary().replayed
-        assert (0.0, 960.0, 0.0) == (
-            run.summary().credits, run.summary().credits_replayed, run.summary().credits_held
+        skipped = [outcome for outcome in found if isinstance(outcome, Skipped)]
+        assert {("budget", None, None)} == {(o.reason, o.state, o.job_id) for o in skipped}
+        assert (12, 38, 960.0, 0.0) == (
+            run.summary().ok, run.summary().skipped, run.summary().credits, run.summary().credits_held
         )  # fmt: skip
-        assert {"Done": 25, "Skipped": 25} == count_types(
-            await run_map(setup, kind(rows(50)), budget=Budget(credits=2000))
-        )
+        assert 12 == len(await setup.rows())
         await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_a_table_that_is_shuffled_and_killed_again_and_again_never_costs_more_than_its_budget(
-    tmp_path: Path, seed: int
-) -> None:
-    """Tasks fail, answers are lost, and processes end with tasks under way; what may have been paid counts."""
-    from random import Random
-
-    chance = Random(seed)
-    faults = [
-        Fault("create", "reset", after=True, probability=0.05),
-        Fault("create", "code", code=500, after=True, probability=0.05),
-    ]
-    async with FakeKie(
-        duration=(30.0, 0.5), latency=(0.02, 0.2), fail_rate=0.1, faults=faults, credits=1e6, seed=seed
-    ) as fake:
-        for life in range(5):
-            rows = make_rows(40)
-            chance.shuffle(rows)
-            kie = KieClient(
-                KEY, base_url=fake.url, journal=tmp_path / "kie.db", retry=RetryPolicy(in_doubt_timeout=60.0)
-            )
-            async with kie, kie.map(rows, budget=Budget(credits=1000), retry_failed=1) as run:
-                with anyio.move_on_after(11.0 + 17.0 * life):
-                    async for _ in run:
-                        pass
-                await kie.aclose(drain=0.0)
-            assert fake.truth.spent(anyio.current_time() + 1000.0) <= 1000.0
-
-
-async def test_what_may_have_been_paid_counts_before_rows_above_it_are_sent() -> None:
-    faults = [
-        Fault("create", "reset", after=True, nth=range(3, 5)),
-        Fault("create", "code", code=500, after=True, nth=7),
-    ]
-    async with client_and_fake(duration=30.0, faults=faults) as setup:
-        await run_map(setup, make_rows(50)[40:], budget=Budget(credits=1000))
-        spent = setup.truth.spent(anyio.current_time())
-        assert 880.0 == spent
+async def test_credits_of_a_failed_task_are_reused() -> None:
+    """No row is skipped while a running task may turn out to be free."""
+    async with client_and_fake(duration=30.0, fail_rate=0.4) as setup:
         found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
+
+        assert 12 == count_types(found)["Done"]
+        assert len(setup.tasks) == 12 + count_types(found)["Failed"] > 12
         assert 960.0 == setup.truth.spent(anyio.current_time())
-        assert 2 == count_types(found)["InDoubt"]
 
 
-async def test_of_a_generator_rows_count_when_they_are_read_or_as_spent_says() -> None:
-    def rows() -> Iterator[tuple[str, Request]]:
-        yield from make_rows(50)
+async def test_reported_cost_replaces_the_estimate() -> None:
+    """The list says 80 and the service takes 30: the rest of each reservation is free again."""
+    async with client_and_fake(duration=30.0, prices={make_request().model: 30.0}) as setup:
+        found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
 
-    async with client_and_fake(duration=30.0) as setup:
-        await run_map(setup, make_rows(50)[20:], budget=Budget(credits=1000))
-        spent = await setup.kie.spent(rows())
-        assert 960.0 == spent
-        found = await run_map(setup, rows(), budget=Budget(credits=1000, spent=spent))
-        assert {"Done": 12, "Skipped": 38} == count_types(found)
-        assert 12 == len(setup.tasks)
-        more = await run_map(setup, rows(), budget=Budget(credits=1080, spent=spent))
-        assert {"Done": 13, "Skipped": 37} == count_types(more)
+        assert {"Done": 33, "Skipped": 17} == count_types(found)
+        assert 990.0 == setup.truth.spent(anyio.current_time())
 
 
-async def test_what_was_spent_before_is_told_of_each_key_once_with_its_retries() -> None:
-    async with client_and_fake_unchecked(duration=10.0, fail_rate=0.5) as setup:
-        assert 0.0 == await setup.kie.spent(make_rows(20))
-        await run_map(setup, make_rows(20), retry_failed=3)
-        paid = setup.truth.spent(anyio.current_time())
-        assert paid > 0.0
-        assert paid == await setup.kie.spent(
-            [*make_rows(20), *make_rows(5), ("other", make_request(99)), make_request(98)]
-        )
+async def test_given_price_overrides_all_others() -> None:
+    budget = Budget(credits=1000, price=200)
+    async with client_and_fake(duration=math.inf) as setup, setup.kie.map(make_rows(50), budget=budget) as run:
+        await anyio.sleep(60.0)
+        assert 5 == len(setup.tasks)
+        assert 1000.0 == run.summary().credits_held
+        await run.aclose(drain=0.0)
 
 
-async def test_what_runs_was_spent_at_its_price() -> None:
-    rows: list[Any] = [("a", make_request(0)), ("b", MarketRequest(model=Z, input={"prompt": "x"})), ("bad", 7), "bad"]
-    async with client_and_fake(duration=100.0, models=[Z], prices={Z: 7.0}) as setup:
-        for key, request in rows[:2]:
-            await setup.kie.submit(request, key=key)
-        assert 80.0 == await setup.kie.spent(rows)
-        assert 60.0 == await setup.kie.spent(rows, price=30.0)
+async def test_cheaper_rows_may_still_fit() -> None:
+    rows = [("a", make_request(1)), ("b", make_request(2)), ("c", make_request(3, resolution="480p"))]
+    async with client_and_fake(duration=10.0) as setup:
+        found = by_key(await run_map(setup, rows, budget=Budget(credits=130)))
+
+        assert ["Done", "Skipped", "Done"] == [type(found[key]).__name__ for key in "abc"]
 
 
-@pytest.mark.parametrize("price", [-1.0, float("nan"), "80", True])
-async def test_a_price_that_is_none_is_refused(price: Any) -> None:
-    async with client_and_fake() as setup:
-        with pytest.raises(ConfigurationError, match="number of credits"):
-            await setup.kie.spent(make_rows(1), price=price)
-        with pytest.raises(ConfigurationError, match="expected a list"):
-            await setup.kie.spent("shots.csv")  # type: ignore[arg-type]  # the subject
+async def test_row_without_a_price_is_not_sent() -> None:
+    rows = [MarketRequest(model=MODEL, input={"prompt": "x"}), make_request(1)]
+    async with client_and_fake(duration=10.0, models=[MODEL]) as setup:
+        failed, done = await run_map(setup, rows, budget=Budget(credits=100), ordered=True)
 
-
-class Unreadable(MemoryJournal):
-    """A journal whose rows cannot be looked up by their keys any more, once that is so."""
-
-    gone = False
-
-    async def by_key(self, key: str) -> Intent | None:
-        self._fail_if_gone()
-        return await super().by_key(key)
-
-    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
-        self._fail_if_gone()
-        return await super().by_keys(keys)
-
-    def _fail_if_gone(self) -> None:
-        if self.gone:
-            msg = "The disk is gone."
-            raise JournalError(msg)
-
-
-@pytest.mark.parametrize("kind", [list, iter])
-async def test_where_it_cannot_be_told_what_was_spent_nothing_is_sent(
-    kind: Callable[[list[Any]], Any],
-) -> None:
-    journal = Unreadable()
-    async with client_and_fake(client={"journal": journal}, duration=10.0) as setup:
-        await setup.kie.generate(make_request(0), key="shot-0")
-        journal.gone = True
-        async with setup.kie.map(kind(make_rows(5)), budget=Budget(credits=1000)) as run:
-            found, error = await drain_run(run)
-
-        assert [] == found
-        assert isinstance(error, JournalError)
+        assert isinstance(done, Done)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert "Budget(price=" in str(failed.error)
         assert 1 == len(setup.tasks)
 
 
-class Slow(MemoryJournal):
-    """A journal in which it takes ten seconds to look some keys up."""
+async def test_restart_gets_no_second_budget() -> None:
+    async with client_and_fake(duration=30.0) as setup:
+        assert {"Done": 12, "Skipped": 38} == count_types(
+            await run_map(setup, make_rows(50), budget=Budget(credits=1000))
+        )
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+            assert {"Done": 12, "Skipped": 38} == count_types([outcome async for outcome in run])
+        assert 12 == run.summary().replayed
+        assert 12 == len(setup.tasks)
+        assert (0.0, 960.0) == (run.summary().credits, run.summary().credits_replayed)
+        assert str(run.summary()).startswith("12 replayed, 12 ok")
 
-    asked = 0
-
-    async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
-        self.asked += 1
-        await anyio.sleep(10.0)
-        return await super().by_keys(keys)
-
-
-async def test_a_deadline_ends_the_counting_too() -> None:
-    """Nothing is sent any more: what the other rows have cost matters no longer."""
-    journal = Slow()
-    async with client_and_fake(client={"journal": journal}, duration=10.0) as setup:
-        await run_map(setup, make_rows(5))
-        found = await run_map(setup, make_rows(1500), budget=Budget(credits=1000), stop_after=15.0)
-        assert {"Done": 5, "Skipped": 1495} == count_types(found)
-        assert 2 == journal.asked
+        assert {"Done": 25, "Skipped": 25} == count_types(
+            await run_map(setup, make_rows(50), budget=Budget(credits=2000))
+        )
 
 
-async def test_what_is_sent_while_it_is_counted_what_was_spent_counts_once() -> None:
-    async with client_and_fake(client={"journal": Slow()}, duration=30.0) as setup:
-        await setup.kie.submit(make_request(9), key="another table's")
-        async with setup.kie.map(make_rows(3), budget=Budget(credits=240)) as run:
-            await anyio.sleep(5.0)
-            await setup.kie.submit(make_request(1), key="shot-1")
-            found = [outcome async for outcome in run]
-        assert {"Done": 3} == count_types(found)
-        assert (240.0, 4) == (run.summary().credits, len(setup.tasks))
-
-
-async def test_what_is_sent_while_it_is_counted_frees_nothing_that_an_earlier_run_has_paid() -> None:
-    async with client_and_fake(client={"journal": Slow()}, duration=30.0) as setup:
-        await setup.kie.generate(make_request(9), key="shot-9")
-        async with setup.kie.map(make_rows(10), budget=Budget(credits=240)) as run:
-            await anyio.sleep(5.0)
-            await setup.kie.submit(make_request(0), key="shot-0")
-            found = [outcome async for outcome in run]
-        assert {"Done": 3, "Skipped": 7} == count_types(found)
-        assert 3 == len(setup.tasks)
-
-
-async def test_what_a_task_under_way_did_not_cost_in_the_end_is_free_once_its_row_is_read() -> None:
-    """Its row is read when it has ended: what it was taken to cost beforehand counts no longer."""
-    rows = [*make_rows(3), *make_rows(10)[9:], *make_rows(5)[4:]]
-    durations = iter([10.0, *[30.0] * 4])
-    async with client_and_fake(duration=lambda *_: next(durations)) as setup:
-        await setup.kie.submit(make_request(9), key="shot-9")
-        found = await run_map(setup, rows, budget=Budget(credits=600, price=200))
-        assert {"Done": 5} == count_types(found)
-        assert 400.0 == setup.truth.spent(anyio.current_time())
-
-
-async def test_attempts_of_a_job_under_way_that_may_have_been_paid_count_before_it_has_ended() -> None:
-    """Of a generator, too: they are set aside when the row is read, and not only once its task has ended."""
-    faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    async with client_and_fake(duration=100.0, faults=faults) as setup:
-        await setup.kie.submit(make_request(0), key="shot-0")
-        assert 2 == len(setup.tasks)
-        async with setup.kie.map(iter(make_rows(50)), budget=Budget(credits=1000)) as run:
+@pytest.mark.parametrize("running", [range(10), range(40, 50)], ids=["first rows", "last rows"])
+async def test_running_jobs_count_before_their_end(running: range) -> None:
+    async with client_and_fake(duration=100.0) as setup:
+        for number in running:
+            await setup.kie.submit(make_request(number), key=f"shot-{number}")
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             await anyio.sleep(50.0)
             assert 12 == len(setup.tasks)
-            assert 960.0 == run.summary().credits_held
             found = [outcome async for outcome in run]
-        assert {"Done": 11, "Skipped": 39} == count_types(found)
+        assert {"Done": 12, "Skipped": 38} == count_types(found)
 
 
-@pytest.mark.parametrize("again", [False, True])
-async def test_an_attempt_that_is_in_doubt_for_an_unclear_error_is_held_once(*, again: bool) -> None:
-    faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    policy = RetryPolicy(on_server_error="in_doubt", in_doubt_timeout=60.0)
-    async with client_and_fake(client={"retry": policy}, duration=30.0, faults=faults) as setup:
-        for _ in range(1 + again):
-            async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
-                found = [outcome async for outcome in run]
-            assert {"Done": 11, "InDoubt": 1, "Skipped": 38} == count_types(found)
-            assert 80.0 == run.summary().credits_held
+async def test_cost_of_a_create_in_doubt_stays_reserved() -> None:
+    faults = [Fault("create", "reset", after=True, nth=range(3, 5))]
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 10, "InDoubt": 2, "Skipped": 38} == count_types(found)
         assert 12 == len(setup.tasks)
+        assert (800.0, 160.0) == (run.summary().credits, run.summary().credits_held)
 
 
-@pytest.mark.parametrize("kind", [list, iter])
-async def test_what_a_journal_in_memory_has_let_go_counts_at_its_price(
-    kind: Callable[[list[Any]], Any],
-) -> None:
-    """It is not paid again, and nobody knows any more what it has cost."""
-    async with client_and_fake_unchecked(journal=MemoryJournal(keep_ended=5), duration=10.0) as setup:
-        first = await run_map(setup, kind(make_rows(50)), budget=Budget(credits=1000), ordered=True)
-        assert {"Done": 12, "Skipped": 38} == count_types(first)
-        async with setup.kie.map(kind(make_rows(50)), budget=Budget(credits=1000)) as run:
-            again = [outcome async for outcome in run]
-
-        assert {"Done": 5, "Failed": 7, "Skipped": 38} == count_types(again)
-        assert 12 == len(setup.tasks)
-        assert 560.0 == run.summary().credits_held
-        assert 960.0 == await setup.kie.spent(make_rows(50))
-
-
-# -- each key once --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("replayed", [False, True])
-async def test_a_key_that_a_table_has_again_and_again_is_counted_once(*, replayed: bool) -> None:
-    rows = [
-        ("a", make_request(0)),
-        *(row for number in range(1, 6) for row in (("a", make_request(0)), (f"b{number}", make_request(number)))),
-    ]
-    async with client_and_fake(duration=10.0) as setup:
-        if replayed:
-            await run_map(setup, rows[:1])
-        async with setup.kie.map(iter(rows), budget=Budget(credits=480)) as run:
+async def test_resend_needs_its_own_reservation() -> None:
+    """The whole budget is reserved for twelve rows when the first one gets an ambiguous error: it may be paid."""
+    faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
             found = [outcome async for outcome in run]
 
-        assert {"Done": 11} == count_types(found)
-        assert 6 == len(setup.tasks)
-        summary = run.summary()
-        assert (480.0, 6) == (summary.credits + summary.credits_replayed, summary.created + replayed)
-        assert (80.0 if replayed else 0.0) == summary.credits_replayed
-        assert 0.0 == summary.credits_held
-        await assert_settled(setup.kie)
-
-
-async def test_a_key_that_comes_again_after_its_task_has_ended_is_counted_once() -> None:
-    async with client_and_fake(duration=10.0) as setup:
-        rows = [
-            ("a", make_request(0)),
-            ("b", make_request(1)),
-            ("a", make_request(0)),
-            ("a", make_request(0)),
-            ("c", make_request(2)),
-        ]
-        async with setup.kie.map(iter(rows), budget=Budget(credits=240), look_ahead=1) as run:
-            found = [outcome async for outcome in run]
-        assert {"Done": 5} == count_types(found)
-        assert (240.0, 0.0, 0.0) == (run.summary().credits, run.summary().credits_replayed, run.summary().credits_held)
-
-
-async def test_rows_of_one_key_whose_task_fails_make_it_again_once_and_it_counts_once() -> None:
-    async with client_and_fake_unchecked(duration=10.0, fail_rate=1.0) as setup:
-        rows = [("a", make_request(0))] * 3
-        async with setup.kie.map(rows, budget=Budget(credits=160), retry_failed=2) as run:
-            found = [outcome async for outcome in run]
-        assert {"Failed": 3} == count_types(found)
-        assert 3 == len(setup.tasks) == run.summary().created
-        assert (2, 0.0) == (run.summary().retried, run.summary().credits_held)
-
-
-async def test_what_an_earlier_try_may_have_cost_is_held_by_the_next_run_too() -> None:
-    """The first try was answered unclearly once, then accepted, and has failed; the second has succeeded."""
-    faults = [Fault("create", "code", code=500, after=True, nth=1)]
-    async with client_and_fake_unchecked(duration=10.0, faults=faults) as setup:
-        async with setup.kie.map(make_rows(1), budget=Budget(credits=1000), retry_failed=1) as run:
-            await anyio.sleep(8.0)
-            setup.fake.fail(setup.tasks[1])
-            first = [outcome async for outcome in run]
-        assert [("Done", 1)] == [(type(o).__name__, o.retries) for o in first]
-        assert (80.0, 80.0) == (run.summary().credits, run.summary().credits_held)
-        async with setup.kie.map(iter(make_rows(50)), budget=Budget(credits=1000)) as run:
-            found = [outcome async for outcome in run]
-
-        assert {"Done": 11, "Skipped": 39} == count_types(found)
-        assert (80.0, 80.0) == (run.summary().credits_replayed, run.summary().credits_held)
+        assert {"Done": 11, "Failed": 1, "Skipped": 38} == count_types(found)
+        assert (880.0, 80.0) == (run.summary().credits, run.summary().credits_held)
         assert 960.0 == setup.truth.spent(anyio.current_time())
+
+
+async def test_every_ambiguous_attempt_is_reserved() -> None:
+    faults = [Fault("create", "code", code=500, after=True, when=lambda call: "take 0" in str(call.body))]
+    async with client_and_fake(duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(2), budget=Budget(credits=400)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 1, "Failed": 1} == count_types(found)
+        assert (80.0, 240.0) == (run.summary().credits, run.summary().credits_held)
+        assert 320.0 == setup.truth.spent(anyio.current_time())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("create", "reset", after=True, when=lambda call: "take 3" in str(call.body)),
+        Fault("create", "code", code=500, after=True, when=lambda call: "take 3" in str(call.body)),
+    ],
+    ids=["in doubt", "ambiguous"],
+)
+async def test_possible_cost_is_held_by_the_next_run(fault: Fault) -> None:
+    async with client_and_fake(duration=30.0, faults=[fault]) as setup:
+        first = count_types(await run_map(setup, make_rows(50), budget=Budget(credits=1000)))
+        tasks = len(setup.tasks)
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+            assert first == count_types([outcome async for outcome in run])
+
+        assert tasks == len(setup.tasks) <= 12
+        assert 80.0 <= run.summary().credits_held
+
+
+async def test_possible_cost_is_held_after_a_kill() -> None:
+    """The journal has an intent with one ambiguous attempt; it is sent once more."""
+    retry = RetryPolicy(server_error_attempts=1_000_000)
+    faults = [Fault("create", "code", code=500, after=True, nth=1)]
+    async with client_and_fake(client={"retry": retry}, duration=30.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(1)) as run:
+            while not setup.reported(EventName.AMBIGUOUS):
+                await anyio.sleep(0.01)
+            await setup.kie.aclose()
+        assert [(JobState.INTENT, 1)] == [(row.state, row.ambiguous_attempts) for row in await setup.rows()]
+        await setup.kie.__aenter__()
+        async with setup.kie.map(make_rows(50), budget=Budget(credits=1000)) as run:
+            found = [outcome async for outcome in run]
+
+        assert {"Done": 11, "Skipped": 39} == count_types(found)
+        assert (880.0, 80.0) == (run.summary().credits, run.summary().credits_held)
+        assert 12 == len(setup.tasks)
+
+
+async def test_found_job_needs_no_price() -> None:
+    """Nothing is sent for a model without a price, but a job that was sent before is followed all the same."""
+    rows = [("old", MarketRequest(model=MODEL, input={"prompt": "x"})), ("new", MarketRequest(model=MODEL, input={}))]
+    async with client_and_fake(duration=10.0, models=[MODEL], prices={MODEL: 0.0}) as setup:
+        await setup.kie.submit(rows[0][1], key="old")
+        old, new = await run_map(setup, rows, budget=Budget(credits=100), ordered=True)
+
+        assert isinstance(old, Done)
+        assert isinstance(new, Failed)
+        assert isinstance(new.error, ConfigurationError)
+
+
+async def test_retry_without_a_price_is_not_sent() -> None:
+    request = MarketRequest(model=MODEL, input={"prompt": "x"})
+    async with client_and_fake_unchecked(duration=10.0, models=[MODEL], prices={MODEL: 5.0}, fail_rate=1.0) as setup:
+        await setup.kie.submit(request, key="a")
+        async with setup.kie.map([("a", request)], budget=Budget(credits=100), retry_failed=1) as run:
+            (failed,) = [outcome async for outcome in run]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert "Budget(price=" in str(failed.error)
+        assert 1 == len(setup.tasks)
+        (again,) = await run_map(setup, [("a", request)], budget=Budget(credits=100, price=5.0), retry_failed=1)
+        assert (2, 1) == (len(setup.tasks), again.retries)
+
+
+async def test_abandoned_row_without_a_price_fails() -> None:
+    row = ("a", MarketRequest(model=MODEL, input={"prompt": "x"}))
+    async with client_and_fake(duration=10.0, models=[MODEL], prices={MODEL: 5.0}) as setup:
+        setup.fake.maintenance = True
+        async with setup.kie.map([row]) as first:
+            await anyio.sleep(2.0)
+            async with setup.kie.map([row], budget=Budget(credits=100)) as second:
+                await anyio.sleep(1.0)
+                await first.aclose()
+                (failed,) = [outcome async for outcome in second]
+
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, ConfigurationError)
+        assert [] == setup.tasks
+
+
+async def test_retry_needs_its_own_reservation() -> None:
+    async with client_and_fake_unchecked(duration=30.0, fail_rate=1.0) as setup:
+        async with setup.kie.map(make_rows(2), budget=Budget(credits=80), retry_failed=3) as run:
+            found = [outcome async for outcome in run]
+        assert {"Failed": 2} == count_types(found)
+        assert 8 == len(setup.tasks)
+        assert 0.0 == run.summary().credits
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"credits": -1}, {"credits": math.inf}, {"credits": "1"}, {"credits": 1, "price": -1}]
+)
+def test_invalid_budget_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="number of credits"):
+        Budget(**wrong)
+
+
+# -- prices -----------------------------------------------------------------------------------------------------------
+
+
+async def test_estimate_prefers_seen_prices_to_the_list() -> None:
+    small = make_request(1, resolution="480p")
+    async with client_and_fake(duration=10.0, prices={make_request().model: 37.5}) as setup:
+        listed = await setup.kie.estimate(make_request())
+        assert listed is not None
+        assert (80.0, True) == (listed.credits, "2026" in listed.source)
+        await setup.kie.generate(small)
+        await run_map(setup, make_rows(6)[5:])
+
+        assert Estimate(credits=37.5, source="the highest of the last such task in the journal") == (
+            await setup.kie.estimate(make_request())
+        )
+        assert None is await setup.kie.estimate(MarketRequest(model="another", input={}))
+
+
+async def test_concurrent_estimates_share_one_query(tmp_path: Path) -> None:
+    """The price is known to the journal only; callers that wait for the query have its result, too."""
+    request = MarketRequest(model=MODEL, input={"prompt": "x"})
+    estimates: list[Estimate | None] = []
+
+    async def request_estimate(kie: KieClient) -> None:
+        estimates.append(await kie.estimate(request))
+
+    async with FakeKie(duration=5.0, models=[MODEL], prices={MODEL: 7.0}) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            await kie.generate(request)
+        async with (
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie,
+            anyio.create_task_group() as group,
+        ):
+            for _ in range(3):
+                group.start_soon(request_estimate, kie)
+    assert [7.0] * 3 == [estimate.credits for estimate in estimates if estimate is not None]
