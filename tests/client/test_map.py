@@ -299,7 +299,7 @@ async def test_retry_key_is_refused_as_a_row_key(key: str) -> None:
         assert isinstance(failed.error, ConfigurationError)
         assert "~retry" in str(failed.error)
         for call in (setup.kie.submit, setup.kie.generate):
-            with pytest.raises(ConfigurationError, match="own retries"):
+            with pytest.raises(ConfigurationError, match="retries of map"):
                 await call(make_request(0), key=key)
         assert [] == setup.tasks
 
