@@ -1,8 +1,8 @@
 """
-Every error that the package raises, by whose move is next.
+All errors that the package raises; ``KieError`` is their root.
 
-``KieError`` is the one root. Cancellation is never turned into one of these. Each error carries the job's id and the
-service's task id as far as they are known, and its last sentence says what to do next.
+Cancellation is never turned into one of these. Each error carries the job's id and the service's task id if they are
+known, and its last sentence is the next step.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class KieError(Exception):
     The root of all errors of this package.
 
     Attributes:
-        job_id: The job's own id (``kj_…``), or None where no job is concerned.
+        job_id: The job's own id (``kj_…``), or None if the error is not about a job.
 
         task_id: The service's id of the task, or None while it is not known.
     """
@@ -69,9 +69,9 @@ class KieError(Exception):
         self.job_id = job_id
         self.task_id = task_id
 
-    def again(self) -> Self:
+    def copy(self) -> Self:
         """
-        The same error once more, without a traceback: several waiters of one job must not share one exception.
+        Return an equal error without a traceback: several waiters of one job must not share one exception.
         """
         other = type(self).__new__(type(self), *self.args)
         other.args = self.args
@@ -79,12 +79,12 @@ class KieError(Exception):
         return other
 
     def __reduce__(self) -> tuple[object, ...]:
-        # An exception is rebuilt from its args alone by default; keyword-only attributes would make that fail.
+        # By default an exception is rebuilt from its args alone, which fails with keyword-only attributes.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
     @property
     def message(self) -> str:
-        """What went wrong and what to do next, as one text."""
+        """The description of the error and the next step."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -95,20 +95,20 @@ class KieError(Exception):
 
 
 class ConfigurationError(KieError):
-    """Raised when the client is set up or used in a way that cannot work: change the code or the environment."""
+    """An invalid configuration or an invalid call: change the code or the environment."""
 
 
 class TransportError(KieError):
-    """Raised when no answer came and nothing can have been paid: the request may be made again."""
+    """A request without an answer that cannot have cost anything: it may be repeated."""
 
 
 class SubmitInDoubtError(KieError):
     """
-    Raised when a create was sent and its outcome is not known: it may have been paid, so it is not sent again.
+    A create that was sent and whose outcome is unknown: it may have been paid, so it is not sent again.
 
     Attributes:
-        job: The job in doubt: ``await job.resolve(task_id)``, ``await job.resubmit(allow_duplicate=True)`` or
-            ``await job.abandon()`` settle it; a callback may settle it by itself.
+        job: The job in doubt. ``await job.resolve(task_id)``, ``await job.resubmit(allow_duplicate=True)`` or
+            ``await job.abandon()`` ends the doubt; a callback may end it, too.
     """
 
     def __init__(self, message: str, *, job: Job, job_id: str | None = None, task_id: str | None = None) -> None:
@@ -118,12 +118,12 @@ class SubmitInDoubtError(KieError):
 
 class APIError(KieError):
     """
-    Raised when the service has refused a request; its subclasses say why.
+    A request that the service has refused; subclasses name the reason.
 
     Attributes:
-        code: The code in the answer's body, or the HTTP status where the body had none.
+        code: The code in the answer's body, or the HTTP status if the body had none.
 
-        service_message: The service's own words, as they came.
+        service_message: The service's message, unchanged.
     """
 
     def __init__(
@@ -141,28 +141,28 @@ class APIError(KieError):
 
 
 class AuthenticationError(APIError):
-    """Raised when the service does not accept the API key: set another one."""
+    """An API key that the service does not accept: set another key."""
 
 
 class InsufficientCreditsError(APIError):
-    """Raised when the account has not enough credits: top up."""
+    """An account without enough credits: top up."""
 
 
 class KeyLimitError(APIError):
-    """Raised when the API key has reached its own hourly, daily or total cap (code 433): raise it or wait."""
+    """An API key that has reached its own hourly, daily or total cap (code 433): raise the cap or wait."""
 
 
 @attrs.frozen
 class Problem:
     """
-    One thing that is wrong with a request.
+    One invalid field of a request.
 
     Attributes:
         field: The field's name, as the caller writes it.
 
-        value: What was given, shortened.
+        value: The given value, shortened.
 
-        allowed: What may be given instead, as a phrase that follows "allowed: ".
+        allowed: The allowed values, as a phrase that follows "allowed: ".
     """
 
     field: str
@@ -175,11 +175,11 @@ class Problem:
 
 class InvalidRequestError(APIError):
     """
-    Raised when a request cannot be fulfilled as it stands: correct it.
+    An invalid request: correct it.
 
     Attributes:
-        problems: Everything that is wrong, where it was found before anything was sent; empty where the service said
-            no.
+        problems: All invalid fields, if they were found before anything was sent; empty if the service refused the
+            request.
     """
 
     def __init__(
@@ -197,24 +197,24 @@ class InvalidRequestError(APIError):
 
 
 class RateLimitError(APIError):
-    """Raised when the service kept refusing a request because too many were made: slow down, then repeat."""
+    """A request that the service refused until its deadline because of too many requests: slow down, then repeat."""
 
 
 class MaintenanceError(APIError):
-    """Raised when the service was under maintenance for longer than the caller would wait: try again later."""
+    """A maintenance of the service that lasted longer than the caller's timeout: try again later."""
 
 
 class ServerError(APIError):
-    """Raised when the service has failed: try again later."""
+    """A failure of the service: try again later."""
 
 
 class ModelPausedError(APIError):
-    """Raised when the service has switched the model off for now: use another one or wait."""
+    """A model that the service has paused: use another model, or wait."""
 
 
 class ProtocolError(KieError):
     """
-    Raised when an answer could not be understood.
+    An answer that could not be understood.
 
     Attributes:
         head: The first bytes of the answer, at most 256.
@@ -229,14 +229,14 @@ class ProtocolError(KieError):
 
 class TaskFailedError(KieError):
     """
-    Raised when the generation has failed.
+    A failed generation.
 
     Attributes:
-        fail_code: The service's code, as text (``"500"``), or None.
+        fail_code: The service's code, as a string (``"500"``), or None.
 
-        fail_message: The service's own words, or None.
+        fail_message: The service's message, or None.
 
-        worth_retrying: Whether the same request may succeed when it is made again.
+        worth_retrying: True if a new task of the same request may succeed.
     """
 
     def __init__(
@@ -256,39 +256,39 @@ class TaskFailedError(KieError):
 
 
 class NoResultError(KieError):
-    """Raised when a task has succeeded and its record holds no result: ask the service, with the task's id."""
+    """A task that has succeeded without a result in its record: ask the service, with the task's id."""
 
 
 class TaskTimeoutError(KieError, TimeoutError):
-    """Raised when a wait has reached its deadline; the task itself lives on: ``client.job(id)`` waits again."""
+    """A wait that has reached its deadline; the task continues: ``client.job(id)`` waits again."""
 
 
 class TaskNotFoundError(KieError):
-    """Raised when neither the journal nor the service knows the id: check it, and the API key."""
+    """An id that neither the journal nor the service knows: check it, and the API key."""
 
 
 class UploadError(KieError):
-    """Raised when an input file could not be uploaded; nothing was paid: repeat."""
+    """A failed upload of an input file; nothing was paid: repeat."""
 
 
 class DownloadError(KieError):
-    """Raised when a result could not be fetched or is not what it claims; the task stays done: save again."""
+    """A result that could not be fetched or that is not what it claims; the task stays done: save again."""
 
 
 class ResultExpiredError(DownloadError):
-    """Raised when a result is no longer held by the service."""
+    """A result that the service no longer holds."""
 
 
 class BudgetExceededError(KieError):
-    """Raised when a create would cost more than the budget has left; nothing was sent."""
+    """A create that would exceed the budget; nothing was sent."""
 
 
 class KeyConflictError(KieError):
     """
-    Raised when a key is used again with another request: use another key, or the same request.
+    A key that belongs to another request: use another key, or the same request.
 
     Attributes:
-        differs: The names of what differs: ``"model"`` and fields of the input.
+        differs: The names of the differences: ``"model"`` and fields of the input.
     """
 
     def __init__(
@@ -304,15 +304,15 @@ class KeyConflictError(KieError):
 
 
 class JournalError(KieError):
-    """Raised when the journal cannot be read or written; what could not be journaled was not sent."""
+    """A journal that cannot be read or written; a create that could not be journaled was not sent."""
 
 
 class CallbackRejectedError(KieError):
     """
-    Raised when a callback is not taken: its token, signature or age is wrong, or it cannot be read.
+    A refused callback: its token, signature or age is wrong, or it cannot be read.
 
     Attributes:
-        status: The HTTP status that it is answered with.
+        status: The HTTP status of the answer to it.
     """
 
     def __init__(
@@ -323,4 +323,4 @@ class CallbackRejectedError(KieError):
 
 
 class ClientClosedError(KieError):
-    """Raised when a client is used after it was closed: enter ``async with`` again."""
+    """A call on a client that is closed: enter ``async with`` again."""

@@ -1,4 +1,4 @@
-"""Hypothesis strategies that more than one test file draws from."""
+"""Hypothesis strategies that several test files share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
     from kie_async import JSON
 
-#: Any text that JSON can carry, half surrogate pairs among them.
+#: Any string that JSON can hold, half surrogate pairs included.
 texts = st.text(st.characters(exclude_categories=()), max_size=20)
 
-#: Any text that UTF-8 can carry.
+#: Any string that UTF-8 can hold.
 unicode_texts = st.text(max_size=20)
 
 _numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
 
 
 def json_values(text: st.SearchStrategy[str] = texts) -> st.SearchStrategy[JSON]:
-    """Any JSON value, of which no text is long and nothing is deep."""
+    """Return a strategy for JSON values with short strings and little depth."""
     return st.recursive(
         st.none() | st.booleans() | _numbers | text,
         lambda children: st.lists(children, max_size=4) | st.dictionaries(text, children, max_size=4),
@@ -33,7 +33,7 @@ def json_values(text: st.SearchStrategy[str] = texts) -> st.SearchStrategy[JSON]
 
 
 def json_objects(text: st.SearchStrategy[str] = texts) -> st.SearchStrategy[Mapping[str, JSON]]:
-    """Any JSON object."""
+    """Return a strategy for JSON objects."""
     return st.dictionaries(text, json_values(text), max_size=5)
 
 
@@ -59,8 +59,8 @@ MEMBERS = (
 
 task_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,40}", fullmatch=True)
 
-#: A ``data`` in which every known member may be missing, or hold anything, and others may stand beside them.
-wild_data = st.dictionaries(st.sampled_from(MEMBERS) | texts, json_values(), max_size=12)
+#: A ``data`` in which every known member may be missing or hold anything, with unknown members.
+hostile_data = st.dictionaries(st.sampled_from(MEMBERS) | texts, json_values(), max_size=12)
 
 _seconds = st.none() | st.floats(0, 4e9)
 
@@ -81,7 +81,7 @@ records = st.builds(
     raw=json_objects(),
 )
 
-#: Blocks that no host of the public internet has an address in.
+#: Blocks of addresses that are not on the public internet.
 PRIVATE_BLOCKS = tuple(
     map(
         ipaddress.IPv4Network,
@@ -113,11 +113,11 @@ def _hex(address: ipaddress.IPv4Address) -> str:
     return f"{int(address):08x}"
 
 
-#: How far the wide forms of ASCII characters are from the usual ones.
-_FULL_WIDTH = 0xFEE0
+#: The distance from an ASCII character to its full-width form.
+_FULL_WIDTH_OFFSET = 0xFEE0
 
-#: Ways to write an IPv4 address as the host of a URL; each of them leads to it in one program or another.
-SPELLINGS = (
+#: Spellings of an IPv4 address as the host of a URL; each of them reaches the address in some program.
+IPV4_SPELLINGS = (
     str,
     lambda address: f"{address}.",
     lambda address: str(int(address)),
@@ -132,9 +132,9 @@ SPELLINGS = (
     lambda address: f"[::{address}]",
     lambda address: f"[64:ff9b::{address}]",
     lambda address: f"[2002:{_hex(address)[:4]}:{_hex(address)[4:]}::1]",
-    lambda address: "".join(chr(ord(digit) + _FULL_WIDTH) if digit != "." else "." for digit in str(address)),
+    lambda address: "".join(chr(ord(digit) + _FULL_WIDTH_OFFSET) if digit != "." else "." for digit in str(address)),
     lambda address: str(address).replace(".", "。"),
     lambda address: str(address).replace(".", "%2e"),
 )
 
-private_hosts = st.builds(lambda address, spell: str(spell(address)), private_ipv4, st.sampled_from(SPELLINGS))
+private_hosts = st.builds(lambda address, spell: str(spell(address)), private_ipv4, st.sampled_from(IPV4_SPELLINGS))

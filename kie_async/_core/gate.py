@@ -1,9 +1,8 @@
 """
-Whether the next create may go at all, whatever the tokens say: one gate for the whole client.
+The gate of a client: it decides whether the next create may be sent at all, whatever the tokens say.
 
-Two answers of the service close it. A 455 (maintenance) closes it until a probe is not answered by 455; there is one
-probe a pause. An account verdict (401, 402, 433) closes it until a create that was asked for later succeeds; such a
-create is the probe, one at a time. A 429 costs a token and closes nothing, unless it names a time (``Retry-After``).
+Maintenance (455) and an account verdict (401, 402, 433) close the gate until a probe succeeds. Code 429 closes it only
+if the answer names a time. The rules are in ``docs/explanation/limits.md``.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from kie_async._core.verdicts import Verdict
 
 __all__ = ["Gate"]
 
-#: What closes the gate until a probe is not answered like that.
+#: Verdicts that close the gate until a probe gets another verdict.
 _CLOSING = frozenset({Verdict.MAINTENANCE, Verdict.ACCOUNT})
-#: A probe that ends like this has said nothing about what closed the gate.
-_SILENT = frozenset({Verdict.UNSENT, Verdict.IN_DOUBT})
-#: The service is up, and has not said that the account is good again.
-_UP = frozenset({Verdict.RATE_LIMITED, Verdict.AMBIGUOUS})
+#: Verdicts of a probe that prove nothing about the reason why the gate is closed.
+_INCONCLUSIVE = frozenset({Verdict.UNSENT, Verdict.IN_DOUBT})
+#: Verdicts that prove that the service is up, and not that the account is good again.
+_SERVICE_UP = frozenset({Verdict.RATE_LIMITED, Verdict.AMBIGUOUS})
 
 
 @attrs.define
 class Gate:
     """
-    Open, or closed by the last refusal.
+    A gate that is open, or closed by the last refusal.
 
     Instants are the loop's. ``admit`` and ``record_verdict`` enclose every request.
 
@@ -42,11 +41,11 @@ class Gate:
     62.0
     """
 
-    #: Moves when what was granted before must not be sent any more.
+    #: A counter that changes when permits that were granted before must not be used any more.
     epoch: int = attrs.field(default=0, init=False)
-    #: What holds it closed until a probe succeeds: MAINTENANCE, ACCOUNT or None.
+    #: The verdict that keeps the gate closed until a probe succeeds: MAINTENANCE, ACCOUNT or None.
     barrier: Verdict | None = attrs.field(default=None, init=False)
-    #: Since when the service has been under maintenance, as far as it is known; None if it is not.
+    #: The instant since which the service is known to be under maintenance; None if it is not.
     maintenance_since: float | None = attrs.field(default=None, init=False)
     _closed_until: float = attrs.field(default=float("-inf"), init=False)
     _opened_at: float = attrs.field(default=float("-inf"), init=False)
@@ -55,7 +54,7 @@ class Gate:
 
     def opens_at(self, now: float) -> float | None:
         """
-        The earliest instant, not before *now*, at which a request may go; None while a probe is under way.
+        Return the earliest instant, not before *now*, at which a request may be sent; None while a probe is under way.
         """
         if self.barrier is None:
             return max(now, self._closed_until)
@@ -63,7 +62,10 @@ class Gate:
 
     def admit(self, now: float) -> bool:
         """
-        Let one request go at the instant *now*; returns whether it is a probe.
+        Let one request through at the instant *now*.
+
+        Returns:
+            True if the request is a probe.
 
         Raises:
             ValueError: If the gate is closed; ask ``opens_at`` first.
@@ -76,45 +78,45 @@ class Gate:
 
     def record_verdict(self, verdict: Verdict, *, now: float, admitted_at: float, probe: bool, pause: float) -> None:
         """
-        Say how a request ended.
+        Record the verdict on a request.
 
         Args:
-            verdict: What became of it.
+            verdict: The verdict.
 
-            now: When.
+            now: The instant of the verdict.
 
-            admitted_at: When it entered.
+            admitted_at: The instant at which the request was admitted.
 
-            probe: What ``admit`` returned.
+            probe: The value that ``admit`` returned.
 
-            pause: For how long, in seconds, maintenance closes the gate.
+            pause: The seconds for which maintenance closes the gate.
         """
         if probe:
             self._probing = False
         if probe and self.barrier is not None:
             self._judge_probe(verdict, now, pause)
         elif verdict in _CLOSING and admitted_at >= self._opened_at:
-            # A straggler of the burst that a probe has made obsolete does not close the gate again.
+            # A request that was admitted before a successful probe does not close the gate again.
             self._judge_other(verdict, now, pause)
 
-    def close_until(self, until: float) -> None:
+    def close_until(self, instant: float) -> None:
         """
-        Keep the gate closed until the instant *until* at least: the service has asked for it (``Retry-After``).
+        Keep the gate closed until *instant* at least, as the service requests (``Retry-After``).
         """
-        self._closed_until = max(self._closed_until, until)
+        self._closed_until = max(self._closed_until, instant)
 
     def _judge_probe(self, verdict: Verdict, now: float, pause: float) -> None:
         if verdict is Verdict.MAINTENANCE:
-            # Under an account verdict the service has gone under maintenance, too: the account is tried again after it.
+            # If the account closed the gate before the maintenance, the account is probed after it.
             self._close(self.barrier or verdict)
-            self._under_maintenance(now, pause)
+            self._begin_maintenance(now, pause)
         elif verdict is Verdict.ACCOUNT:
             self._close(verdict)
             self.maintenance_since = None
             self._probe_at = now
-        elif verdict in _SILENT:
+        elif verdict in _INCONCLUSIVE:
             self._probe_at = now if self.maintenance_since is None else now + pause
-        elif self.barrier is Verdict.ACCOUNT and verdict in _UP:
+        elif self.barrier is Verdict.ACCOUNT and verdict in _SERVICE_UP:
             self.maintenance_since = None
             self._probe_at = now
         else:
@@ -125,13 +127,13 @@ class Gate:
         if self.barrier is None:
             self._close(verdict)
             if verdict is Verdict.MAINTENANCE:
-                self._under_maintenance(now, pause)
+                self._begin_maintenance(now, pause)
             else:
                 self._probe_at = now
         elif verdict is Verdict.ACCOUNT and self.barrier is Verdict.MAINTENANCE:
-            self._close(verdict)  # and the next probe is no earlier than it was
+            self._close(verdict)  # the instant of the next probe stays
 
-    def _under_maintenance(self, now: float, pause: float) -> None:
+    def _begin_maintenance(self, now: float, pause: float) -> None:
         if self.maintenance_since is None:
             self.maintenance_since = now
         self._probe_at = now + pause

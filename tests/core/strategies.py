@@ -1,10 +1,10 @@
-"""Hypothesis strategies for what only the core deals with: the service's codes, ids of jobs, instants."""
+"""Hypothesis strategies of the core's tests: the service's codes, ids of jobs, instants."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-#: Every code that a page of the service lists, the rows of design and issue alike.
+#: Every code that a page of the service lists.
 DOCUMENTED_CODES = (
     *(200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 429, 430, 433),
     *(451, 455, 500, 501, 505, 531, 550),
@@ -17,6 +17,6 @@ job_ids = st.text("0123456789abcdef", min_size=32, max_size=32).map("kj_{}".form
 attempts = st.integers(1, 999_999)
 secrets = st.binary(min_size=1, max_size=40)
 
-#: Instants of a loop's clock, and durations: the clock of a machine that is up for years, at its coarsest.
+#: Instants of a loop's clock, and durations: up to the clock of a machine that has been up for years, at its coarsest.
 instants = st.floats(0.0, 1e8)
 durations = st.floats(0.0, 1e4)

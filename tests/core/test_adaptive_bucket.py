@@ -1,4 +1,4 @@
-"""The bucket that learns: never more than configured, burnt tokens come back by probes, and windows are found out."""
+"""Test the bucket that learns the account's limit: expired tokens return by probes, and longer windows are learned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER = math.inf
 
 @attrs.frozen
 class Trip:
-    """One request: how much later than the one before, how long it travels there and back, and how it ends."""
+    """One request: its delay after the previous one, its travel times, and its end."""
 
     after: float
     there: float
@@ -33,37 +33,37 @@ class Trip:
 
 @attrs.define
 class Caller:
-    """A client that lives by a bucket, and when its requests arrive."""
+    """A client that asks a bucket before it sends, and the instants at which its requests arrive."""
 
     bucket: AdaptiveBucket
     now: float
     arrivals: list[float] = attrs.field(factory=list, init=False)
     _under_way: list[tuple[float, int, TokenLease, str]] = attrs.field(factory=list, init=False)
 
-    def go(self, trips: list[Trip]) -> None:
-        """Send one request after the other, each as soon as the bucket lets it."""
+    def send_all(self, trips: list[Trip]) -> None:
+        """Send one request after the other, each as soon as the bucket allows it."""
         for number, trip in enumerate(trips):
-            self.end_those_until(self.now + trip.after)
+            self.read_answers_until(self.now + trip.after)
             while (ready_at := self.bucket.ready_at(self.now)) != self.now:
                 later = min([at for at in (ready_at,) if at is not None] + [at for at, *_ in self._under_way[:1]])
                 assert later > self.now, "the client waits, and its clock stands still"
-                self.end_those_until(later)
+                self.read_answers_until(later)
             lease = self.bucket.lease_token(self.now)
             if trip.end != "unsent":
                 self.bucket.mark_written(lease, self.now)
                 self.arrivals.append(self.now + trip.there)
             heapq.heappush(self._under_way, (self.now + trip.there + trip.back, number, lease, trip.end))
 
-    def end_those_until(self, instant: float) -> None:
-        """Read the answers that come until *instant*, which is now then."""
+    def read_answers_until(self, instant: float) -> None:
+        """Read the answers that arrive until *instant*, and set the clock to it."""
         while self._under_way and self._under_way[0][0] <= instant:
             self.now, _, lease, end = heapq.heappop(self._under_way)
-            finish(self.bucket, lease, self.now, end)
+            end_lease(self.bucket, lease, self.now, end)
         self.now = instant
 
 
-def finish(bucket: AdaptiveBucket, lease: TokenLease, now: float, end: str = "passed") -> None:
-    """End a loan."""
+def end_lease(bucket: AdaptiveBucket, lease: TokenLease, now: float, end: str = "passed") -> None:
+    """End a lease."""
     if end == "unsent":
         bucket.cancel_lease(lease)
     elif end == "refused":
@@ -72,99 +72,97 @@ def finish(bucket: AdaptiveBucket, lease: TokenLease, now: float, end: str = "pa
         bucket.consume_token(lease, answered_at=now, passed=end == "passed")
 
 
-def emptied(bucket: AdaptiveBucket, now: float, end: str = "passed") -> None:
-    """Take all tokens, and end them all alike, at once."""
+def use_all(bucket: AdaptiveBucket, now: float, end: str = "passed") -> None:
+    """Lease all tokens, and end all leases at once in the same way."""
     for lease in [bucket.lease_token(now) for _ in range(bucket.available(now))]:
-        finish(bucket, lease, now, end)
+        end_lease(bucket, lease, now, end)
 
 
-def learned(bucket: AdaptiveBucket, tokens: int, now: float = 0.0) -> AdaptiveBucket:
-    """A bucket that was refused all but so many."""
+def bucket_with(bucket: AdaptiveBucket, tokens: int, now: float = 0.0) -> AdaptiveBucket:
+    """Return *bucket* after refusals of all but *tokens* requests."""
     leases = [bucket.lease_token(now) for _ in range(bucket.limit)]
     for number, lease in enumerate(leases):
-        finish(bucket, lease, now, "passed" if number < tokens else "refused")
+        end_lease(bucket, lease, now, "passed" if number < tokens else "refused")
     return bucket
 
 
 def next_probe(bucket: AdaptiveBucket, now: float) -> TokenLease:
-    """Use tokens as they come, until a probe goes."""
+    """Use tokens until a lease is a probe, and return that lease."""
     while not (lease := bucket.lease_token(ready(bucket, now))).probe:
         now = lease.leased_at
-        assert now < 1e4, "no probe goes"
-        finish(bucket, lease, now)
+        assert now < 1e4, "no probe is sent"
+        end_lease(bucket, lease, now)
     return lease
 
 
 def ready(bucket: AdaptiveBucket, now: float) -> float:
-    """When a request can be taken, where that does not depend on an answer."""
+    """Return the instant of the next lease, which must not depend on an answer."""
     ready_at = bucket.ready_at(now)
     assert ready_at is not None
     return ready_at
 
 
-# -- never too many -----------------------------------------------------------------------------------------------
+# -- the limit holds ----------------------------------------------------------------------------------------------
 
 limits = st.integers(1, 5)
 windows = st.floats(1e-3, 1e3)
-#: Travelling times from none at all to several windows, and some that are the same: ties are where rounding bites.
+#: Travel times from zero to several windows, some of them equal: ties expose rounding errors.
 legs = st.sampled_from([0.0, 0.1, 0.2, 10.0]) | durations
 ends = st.sampled_from(["passed", "passed", "passed", "refused", "lost", "unsent"])
 trips = st.lists(st.builds(Trip, st.just(0.0) | legs, legs, legs, ends), max_size=40)
 
 
 @given(limits, windows, trips, instants)
-def test_no_window_ever_has_more_arrivals_than_configured(
-    limit: int, window: float, trips: list[Trip], start: float
-) -> None:
-    """Whatever the network does, the service refuses, and the bucket probes: those that are refused count as well."""
+def test_no_window_exceeds_the_configured_limit(limit: int, window: float, trips: list[Trip], start: float) -> None:
+    """Any network, any refusals, any probes: refused requests count as well."""
     caller = Caller(AdaptiveBucket(limit, window), start)
-    caller.go(trips)
-    caller.end_those_until(NEVER)
+    caller.send_all(trips)
+    caller.read_answers_until(NEVER)
 
     assert most_in_a_window(sorted(caller.arrivals), window) <= limit
     assert 0 == caller.bucket.leased
 
 
 @given(limits, windows, trips, instants, st.lists(durations, min_size=1, max_size=3))
-def test_what_travels_no_longer_than_looks_tell_is_counted_in_time(
+def test_the_limit_holds_within_the_polls_round_trips(
     limit: int, window: float, trips: list[Trip], start: float, polls: list[float]
 ) -> None:
-    """The answers may take as long as they like, or never come."""
+    """Answers may be late or lost."""
     bucket = AdaptiveBucket(limit, window)
     for poll in polls:
         bucket.learn_round_trip(poll, answered_at=start)
     caller = Caller(bucket, start)
-    caller.go([attrs.evolve(trip, there=min(trip.there, bucket.margin)) for trip in trips])
-    caller.end_those_until(NEVER)
+    caller.send_all([attrs.evolve(trip, there=min(trip.there, bucket.margin)) for trip in trips])
+    caller.read_answers_until(NEVER)
 
     assert most_in_a_window(sorted(caller.arrivals), window) <= limit
 
 
 @given(limits, windows, trips, trips, instants, durations)
-def test_a_bucket_that_takes_over_from_another_keeps_the_limit_with_it(
+def test_a_restored_bucket_keeps_the_limit(
     limit: int, window: float, before: list[Trip], after: list[Trip], start: float, idle: float
 ) -> None:
     first = Caller(AdaptiveBucket(limit, window), start)
-    first.go([attrs.evolve(trip, end="passed") for trip in before])
-    first.end_those_until(max([first.now, *first.arrivals]) + idle)
+    first.send_all([attrs.evolve(trip, end="passed") for trip in before])
+    first.read_answers_until(max([first.now, *first.arrivals]) + idle)
     second = Caller(AdaptiveBucket(limit, window), first.now)
     for due_at in first.bucket.return_times(first.now):
         # A difference of instants is rounded.
         second.bucket.restore_token(counted_at=math.nextafter(due_at - window, math.inf))
-    second.go(after)
+    second.send_all(after)
 
     assert most_in_a_window(sorted(first.arrivals + second.arrivals), window * (1 - 1e-9) - 1e-6) <= limit
 
 
-# -- every answer is an instant that holds ------------------------------------------------------------------------
+# -- ready_at is exact --------------------------------------------------------------------------------------------
 
-#: What is done to a bucket, and how much later than the thing before.
-kinds = ["take", "take", "wrote", "passed", "lost", "refused", "unsent", "carry", "round trip", "nothing"]
-deeds = st.lists(st.tuples(st.sampled_from(kinds), durations), max_size=60)
+#: The calls made on a bucket, each with its delay after the previous one.
+call_names = ["lease", "lease", "write", "passed", "lost", "refused", "unsent", "restore", "round trip", "nothing"]
+calls = st.lists(st.tuples(st.sampled_from(call_names), durations), max_size=60)
 
 
 def assert_sound(bucket: AdaptiveBucket, now: float) -> None:
-    """What holds at every instant."""
+    """Check the invariants of a bucket."""
     assert 0 <= bucket.tokens <= bucket.limit
     assert bucket.window <= bucket.learned_window <= 7 * bucket.window
     ready_at = bucket.ready_at(now)
@@ -180,25 +178,25 @@ def assert_sound(bucket: AdaptiveBucket, now: float) -> None:
         assert now == ready_at
 
 
-@given(limits, windows, instants, deeds)
-def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
-    limit: int, window: float, now: float, deeds: list[tuple[str, float]]
+@given(limits, windows, instants, calls)
+def test_ready_at_is_exact_and_no_token_is_lost(
+    limit: int, window: float, now: float, calls: list[tuple[str, float]]
 ) -> None:
     bucket, unwritten, written = AdaptiveBucket(limit, window), list[TokenLease](), list[TokenLease]()
-    for deed, pause in deeds:
+    for call, pause in calls:
         now += pause
-        if deed == "take" and bucket.ready_at(now) == now:
+        if call == "lease" and bucket.ready_at(now) == now:
             unwritten.append(bucket.lease_token(now))
-        elif deed == "wrote" and unwritten:
+        elif call == "write" and unwritten:
             written.append(unwritten.pop(0))
             bucket.mark_written(written[-1], now)
-        elif deed == "unsent" and unwritten:
+        elif call == "unsent" and unwritten:
             bucket.cancel_lease(unwritten.pop())
-        elif deed in ("passed", "lost", "refused") and written:
-            finish(bucket, written.pop(0), now, deed)
-        elif deed == "carry":
+        elif call in ("passed", "lost", "refused") and written:
+            end_lease(bucket, written.pop(0), now, call)
+        elif call == "restore":
             bucket.restore_token(counted_at=now)
-        elif deed == "round trip":
+        elif call == "round trip":
             bucket.learn_round_trip(pause, answered_at=now)
 
         assert len(unwritten) + len(written) == bucket.leased
@@ -206,7 +204,7 @@ def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
     for lease in unwritten:
         bucket.cancel_lease(lease)
     for lease in written:
-        finish(bucket, lease, now)
+        end_lease(bucket, lease, now)
     later = now + 8 * window + 60.0 + bucket.learned_window
     assert bucket.tokens == bucket.available(later)
     assert later == bucket.ready_at(later)
@@ -219,12 +217,12 @@ def test_requests_go_exactly_when_it_says_and_tokens_are_never_lost(
     ("limit", "window", "named"),
     [(0, 10.0, "limit"), (20, 0.0, "window"), (20, float("inf"), "window"), (20, float("nan"), "window")],
 )
-def test_a_bucket_that_could_not_work_is_not_made(limit: int, window: float, named: str) -> None:
+def test_invalid_arguments_are_refused(limit: int, window: float, named: str) -> None:
     with pytest.raises(ValueError, match=f"{named} must be"):
         AdaptiveBucket(limit, window)
 
 
-def test_a_loan_ends_once() -> None:
+def test_a_lease_ends_once() -> None:
     bucket = AdaptiveBucket(1, 10.0)
     lease = bucket.lease_token(0.0)
     bucket.cancel_lease(lease)
@@ -233,24 +231,24 @@ def test_a_loan_ends_once() -> None:
         bucket.cancel_lease(lease)
 
 
-def test_a_token_that_was_not_sent_is_free_at_once_and_one_that_was_a_window_after_its_end() -> None:
+def test_cancelled_leases_are_free_consumed_ones_wait() -> None:
     bucket = AdaptiveBucket(1, 10.0)
     bucket.cancel_lease(bucket.lease_token(0.0))
     lease = bucket.lease_token(0.5)
     bucket.mark_written(lease, 0.5)
     assert bucket.ready_at(5.0) is None
-    finish(bucket, lease, 60.5, "lost")
+    end_lease(bucket, lease, 60.5, "lost")
 
     assert 70.5 == bucket.ready_at(60.5)
 
 
-def test_a_slow_create_returns_its_token_by_the_looks() -> None:
-    """A window after the earlier of its answer and 1.25 of the longest of the last 64 round trips after its writing."""
+def test_a_slow_create_returns_its_token_by_polls() -> None:
+    """A window after the earlier of its answer, and its writing + 1.25 * the longest of the last 64 round trips."""
     bucket = AdaptiveBucket(2, 10.0)
     slow, quick = bucket.lease_token(0.0), bucket.lease_token(0.0)
     bucket.mark_written(slow, 1.0)
     bucket.mark_written(quick, 1.0)
-    finish(bucket, quick, 1.1)
+    end_lease(bucket, quick, 1.1)
     assert 11.1 == bucket.ready_at(1.1)
     for seconds in [9.0, *[0.4] * 64]:
         bucket.learn_round_trip(seconds, answered_at=1.1)
@@ -258,14 +256,14 @@ def test_a_slow_create_returns_its_token_by_the_looks() -> None:
 
     bucket.lease_token(11.1)
     assert 11.5 == bucket.ready_at(11.2)
-    finish(bucket, slow, 11.3)
+    end_lease(bucket, slow, 11.3)
     assert 11.5 == bucket.ready_at(11.3)
     assert 1 == bucket.leased
 
 
-@pytest.mark.parametrize("what", ["a look", "a create", "a refused create"])
-def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: str) -> None:
-    """An answer to what was written no earlier tells that it is not, or any after the longest round trip."""
+@pytest.mark.parametrize("what", ["a poll", "a create", "a refused create"])
+def test_a_create_may_be_stuck_until_an_answer(what: str) -> None:
+    """An answer to a later request disproves it, and so does any answer after the longest round trip."""
     bucket = AdaptiveBucket(3, 10.0)
     bucket.learn_round_trip(0.4, answered_at=0.0)
     early, stuck, late = bucket.lease_token(1.0), bucket.lease_token(1.0), bucket.lease_token(1.0)
@@ -273,19 +271,19 @@ def test_while_nothing_is_answered_a_create_may_be_stuck_in_the_network(what: st
     bucket.mark_written(stuck, 3.0)
     bucket.mark_written(late, 4.0)
     bucket.learn_round_trip(0.4, answered_at=3.3)
-    finish(bucket, early, 3.3)
+    end_lease(bucket, early, 3.3)
     assert (13.3, 2) == (bucket.ready_at(3.3), bucket.leased)
     bucket.lease_token(13.3)
     assert bucket.ready_at(13.3) is None
 
-    if what == "a look":
+    if what == "a poll":
         bucket.learn_round_trip(0.4, answered_at=14.0)
     else:
-        finish(bucket, late, 14.0, "passed" if what == "a create" else "refused")
+        end_lease(bucket, late, 14.0, "passed" if what == "a create" else "refused")
     assert 24.0 == bucket.ready_at(14.0)
 
 
-def test_what_an_earlier_bucket_had_counts_up_to_the_limit() -> None:
+def test_restored_tokens_count_up_to_the_limit() -> None:
     bucket = AdaptiveBucket(2, 10.0)
     for counted_at in (3.0, 1.0, 2.0):
         bucket.restore_token(counted_at=counted_at)
@@ -294,28 +292,28 @@ def test_what_an_earlier_bucket_had_counts_up_to_the_limit() -> None:
     assert 11.0 == bucket.ready_at(4.0)
 
 
-def test_what_is_under_way_counts_as_answered_when_it_is_handed_over() -> None:
+def test_return_times_assume_answers_now() -> None:
     bucket = AdaptiveBucket(3, 10.0)
     lease, _ = bucket.lease_token(0.0), bucket.lease_token(0.0)
-    finish(bucket, lease, 1.0)
+    end_lease(bucket, lease, 1.0)
 
     assert [11.0, 15.0] == bucket.return_times(5.0)
 
 
-# -- burnt tokens, and probes -------------------------------------------------------------------------------------
+# -- expired tokens and probes ------------------------------------------------------------------------------------
 
 
 def test_a_lower_limit_is_learned_in_one_window() -> None:
-    bucket = learned(AdaptiveBucket(20, 10.0), 12)
+    bucket = bucket_with(AdaptiveBucket(20, 10.0), 12)
 
     assert (12, 0.0) == (bucket.tokens, bucket.refused_since)
     assert 10.0 == bucket.ready_at(0.0)
     assert 12 == bucket.available(10.0)
 
 
-def test_after_refused_probes_the_pauses_double() -> None:
-    """The first two are two windows, and they grow to a minute."""
-    bucket, now, probed_at = learned(AdaptiveBucket(3, 10.0), 2), 0.0, list[float]()
+def test_pauses_double_after_refused_probes() -> None:
+    """They start at two windows and grow to a minute."""
+    bucket, now, probed_at = bucket_with(AdaptiveBucket(3, 10.0), 2), 0.0, list[float]()
     for _ in range(5):
         probe = next_probe(bucket, now)
         now = probe.leased_at
@@ -326,9 +324,9 @@ def test_after_refused_probes_the_pauses_double() -> None:
     assert 2 == bucket.tokens
 
 
-def test_probes_go_one_at_a_time() -> None:
-    """And while one is under way it counts as a token in use: if it is accepted, it may be in the place of one."""
-    bucket = learned(AdaptiveBucket(4, 10.0), 2)
+def test_probes_are_sent_one_at_a_time() -> None:
+    """A probe counts as a token in use: if it is accepted, it may have replaced one."""
+    bucket = bucket_with(AdaptiveBucket(4, 10.0), 2)
     probe = next_probe(bucket, 0.0)
     assert 20.0 == probe.leased_at
     assert not bucket.lease_token(ready(bucket, 30.0)).probe
@@ -338,29 +336,29 @@ def test_probes_go_one_at_a_time() -> None:
     assert 100.0 == bucket.ready_at(100.0)
 
 
-def test_an_accepted_probe_is_a_token_and_the_next_one_goes_at_once() -> None:
-    """Until all are back: a limit that was raised is regained in a round trip for each token."""
-    bucket, now = learned(AdaptiveBucket(5, 10.0), 1), 0.0
+def test_an_accepted_probe_adds_a_token() -> None:
+    """The next probe follows at once, so that a raised limit is regained in a round trip per token."""
+    bucket, now = bucket_with(AdaptiveBucket(5, 10.0), 1), 0.0
     for tokens in (2, 3, 4, 5):
         probe = next_probe(bucket, now)
         now = probe.leased_at + 0.2
-        finish(bucket, probe, now)
+        end_lease(bucket, probe, now)
         assert tokens == bucket.tokens
 
     assert 20.0 + 4 * 0.2 == pytest.approx(now)
     assert bucket.lease_token(ready(bucket, now)).probe is False
 
 
-def test_the_pause_is_short_again_only_when_all_tokens_are_back() -> None:
-    """A probe may be lucky; where the limit is really lower, luck must not make the next ones come sooner."""
-    bucket = learned(AdaptiveBucket(3, 10.0), 1)
+def test_the_pause_is_reset_when_all_tokens_are_back() -> None:
+    """If the limit is really lower, one accepted probe must not make the next probes earlier."""
+    bucket = bucket_with(AdaptiveBucket(3, 10.0), 1)
     bucket.expire_token(next_probe(bucket, 0.0), now=20.0)
     lucky = next_probe(bucket, 20.0)
-    finish(bucket, lucky, lucky.leased_at)
+    end_lease(bucket, lucky, lucky.leased_at)
     bucket.expire_token(next_probe(bucket, 40.0), now=40.0)
     again = next_probe(bucket, 40.0)
     assert (2, 40.0, 80.0) == (bucket.tokens, lucky.leased_at, again.leased_at)
-    finish(bucket, again, 80.0)
+    end_lease(bucket, again, 80.0)
     assert 3 == bucket.tokens
 
     lease = bucket.lease_token(ready(bucket, 100.0))
@@ -371,12 +369,12 @@ def test_the_pause_is_short_again_only_when_all_tokens_are_back() -> None:
         bucket.expire_token(probe, now=probed_at)
 
 
-def test_a_token_that_is_regained_and_refused_again_was_luck() -> None:
-    """It counts as a refused probe: the pauses double on, 20, 20, 40, 60, and do not stand still."""
-    bucket = learned(AdaptiveBucket(4, 10.0), 1)
+def test_a_regained_token_that_expires_doubles_the_pause() -> None:
+    """It counts as a refused probe: the pauses are 20, 20, 40, 60."""
+    bucket = bucket_with(AdaptiveBucket(4, 10.0), 1)
     bucket.expire_token(next_probe(bucket, 0.0), now=20.0)
     lucky = next_probe(bucket, 20.0)
-    finish(bucket, lucky, 40.0)
+    end_lease(bucket, lucky, 40.0)
     assert (2, 40.0) == (bucket.tokens, lucky.leased_at)
     lease = bucket.lease_token(60.0)
     bucket.expire_token(lease, now=60.0)
@@ -387,17 +385,17 @@ def test_a_token_that_is_regained_and_refused_again_was_luck() -> None:
     assert (100.0, 160.0) == (probe.leased_at, next_probe(bucket, 100.0).leased_at)
 
 
-def test_a_probe_without_an_answer_tells_nothing_and_may_have_been_counted() -> None:
-    bucket = learned(AdaptiveBucket(3, 10.0), 2)
+def test_a_probe_without_an_answer_changes_nothing() -> None:
+    bucket = bucket_with(AdaptiveBucket(3, 10.0), 2)
     probe = next_probe(bucket, 0.0)
-    finish(bucket, probe, 25.0, "lost")
+    end_lease(bucket, probe, 25.0, "lost")
 
     assert 2 == bucket.tokens
-    assert len(bucket.return_times(25.0)) > bucket.tokens, "its place is nobody's for a window"
+    assert len(bucket.return_times(25.0)) > bucket.tokens, "the service may have counted it for a window"
     assert 45.0 == next_probe(bucket, 25.0).leased_at
 
 
-def test_an_answer_that_comes_after_its_token_has_come_back_burns_one_all_the_same() -> None:
+def test_a_late_refusal_expires_a_token() -> None:
     bucket = AdaptiveBucket(2, 10.0)
     slow = bucket.lease_token(0.0)
     bucket.mark_written(slow, 0.0)
@@ -409,12 +407,12 @@ def test_an_answer_that_comes_after_its_token_has_come_back_burns_one_all_the_sa
     assert 1 == bucket.available(11.0)
 
 
-def test_since_when_all_requests_have_been_refused() -> None:
+def test_refused_since() -> None:
     bucket = AdaptiveBucket(5, 10.0)
     leases = [bucket.lease_token(0.0) for _ in range(5)]
     seen: list[float | None] = []
     for now, end in enumerate(["refused", "refused", "lost", "passed", "refused"]):
-        finish(bucket, leases[now], now, end)
+        end_lease(bucket, leases[now], now, end)
         seen.append(bucket.refused_since)
 
     assert [0, 0, 0, None, 4] == seen
@@ -423,9 +421,9 @@ def test_since_when_all_requests_have_been_refused() -> None:
 # -- blackout -----------------------------------------------------------------------------------------------------
 
 
-def test_in_a_blackout_a_single_prober_goes_after_1_2_4_seconds_up_to_a_window() -> None:
-    """Where the window has room for them: a request of a burst that was refused counts in it as well."""
-    bucket, now, pauses = learned(AdaptiveBucket(20, 10.0), 1), 10.0, list[float]()
+def test_blackout_pauses_are_1_2_4_up_to_a_window() -> None:
+    """The window must have room for the probe: refused requests of a burst count in it as well."""
+    bucket, now, pauses = bucket_with(AdaptiveBucket(20, 10.0), 1), 10.0, list[float]()
     bucket.expire_token(bucket.lease_token(now), now=now)
     for _ in range(6):
         probed_at = ready(bucket, now)
@@ -438,8 +436,8 @@ def test_in_a_blackout_a_single_prober_goes_after_1_2_4_seconds_up_to_a_window()
     assert 0 == bucket.tokens
 
 
-def test_a_blackout_ends_with_the_first_request_that_passes() -> None:
-    """It may be one that was under way already, its token burnt twice by answers that came late."""
+def test_the_first_accepted_request_ends_a_blackout() -> None:
+    """It may have been under way already, with its token expired by late answers."""
     bucket = AdaptiveBucket(1, 10.0)
     slow = bucket.lease_token(0.0)
     bucket.mark_written(slow, 0.0)
@@ -447,81 +445,81 @@ def test_a_blackout_ends_with_the_first_request_that_passes() -> None:
     other = bucket.lease_token(11.0)
     bucket.expire_token(slow, now=11.0)
     assert 0 == bucket.tokens
-    finish(bucket, other, 11.2)
+    end_lease(bucket, other, 11.2)
 
     assert 1 == bucket.tokens
 
 
-def dark_for(bucket: AdaptiveBucket, seconds: float) -> float:
-    """Let a bucket be refused for so many seconds, a window after its last success; returns when that was over."""
-    emptied(bucket, 0.0)
-    emptied(bucket, 10.0, "refused")
+def end_blackout_after(bucket: AdaptiveBucket, seconds: float) -> float:
+    """Refuse all requests for *seconds*, a window after the last success; return the instant of the next success."""
+    use_all(bucket, 0.0)
+    use_all(bucket, 10.0, "refused")
     while (now := ready(bucket, 10.0)) < 10.0 + seconds:
         bucket.expire_token(bucket.lease_token(now), now=now)
     probe = bucket.lease_token(now)
-    finish(bucket, probe, now)
+    end_lease(bucket, probe, now)
     return now
 
 
 @pytest.mark.parametrize(("seconds", "span"), [(11.0, 10.0), (40.0, None), (65.0, 10.0), (600.0, 10.0)])
-def test_a_blackout_of_some_windows_tells_of_a_longer_one(seconds: float, span: float | None) -> None:
-    """What was sent before it began had not left the service's window until it was over; a long one is an outage."""
+def test_a_blackout_teaches_a_longer_window(seconds: float, span: float | None) -> None:
+    """Earlier requests were counted until it ended. A long blackout is an outage."""
     bucket = AdaptiveBucket(5, 10.0)
-    over_at = dark_for(bucket, seconds)
+    over_at = end_blackout_after(bucket, seconds)
 
     assert (over_at if span is None else span) == bucket.learned_window
     assert 1 == bucket.tokens
 
 
-def test_a_window_that_was_learned_is_made_shorter_by_a_probe_that_it_does_not_explain() -> None:
-    """With all tokens in use, an accepted probe proves that the oldest request is not counted any more."""
+def test_an_accepted_probe_shortens_a_learned_window() -> None:
+    """With all tokens in use, it proves that the oldest request is not counted any more."""
     bucket = AdaptiveBucket(2, 10.0)
-    now = dark_for(bucket, 40.0)
-    finish(bucket, next_probe(bucket, now), now)
+    now = end_blackout_after(bucket, 40.0)
+    end_lease(bucket, next_probe(bucket, now), now)
     assert (2, now) == (bucket.tokens, bucket.learned_window)
     bucket.expire_token(next_probe(bucket, now), now=now + 10.0)
     probe = next_probe(bucket, now + 10.0)
     assert now + 30.0 == probe.leased_at
-    finish(bucket, probe, now + 30.0)
+    end_lease(bucket, probe, now + 30.0)
 
     assert 30.0 == bucket.learned_window
     assert 2 == bucket.tokens
     # It is never shorter than the one configured.
-    finish(bucket, next_probe(bucket, now + 40.0), now + 40.0)
+    end_lease(bucket, next_probe(bucket, now + 40.0), now + 40.0)
     assert 10.0 == bucket.learned_window
 
 
 # -- pacing -------------------------------------------------------------------------------------------------------
 
 
-def test_the_refusals_that_teach_a_lower_limit_switch_no_bursts_off() -> None:
-    bucket = learned(AdaptiveBucket(3, 10.0), 2)
+def test_learning_a_lower_limit_keeps_bursts() -> None:
+    bucket = bucket_with(AdaptiveBucket(3, 10.0), 2)
 
     assert not bucket.paced
     assert 2 == bucket.available(10.0)
 
 
-def test_a_refusal_that_a_lower_limit_does_not_explain_switches_bursts_off_until_all_tokens_are_back() -> None:
-    """From then on requests keep a gap: a window by one more than there are tokens."""
-    bucket = learned(AdaptiveBucket(5, 10.0), 4)
+def test_an_unexplained_refusal_starts_pacing() -> None:
+    """Requests keep a gap of window / (tokens + 1) until all tokens are back."""
+    bucket = bucket_with(AdaptiveBucket(5, 10.0), 4)
     bucket.expire_token(bucket.lease_token(10.0), now=10.0)
     assert (3, True) == (bucket.tokens, bucket.paced)
     taken_at: list[float] = []
     for _ in range(3):
         lease = bucket.lease_token(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
         taken_at.append(lease.leased_at)
-        finish(bucket, lease, lease.leased_at)
+        end_lease(bucket, lease, lease.leased_at)
     assert [12.5, 15.0, 17.5] == taken_at
 
     now = 17.5
     while bucket.tokens < 5:
         probe = next_probe(bucket, now)
         now = probe.leased_at
-        finish(bucket, probe, now)
+        end_lease(bucket, probe, now)
     assert not bucket.paced
 
 
-# -- before services that know nothing of it ----------------------------------------------------------------------
+# -- against models of the service --------------------------------------------------------------------------------
 
 
 def always(limit: int) -> Limit:
@@ -541,9 +539,7 @@ def twenty_eight_twenty(now: float) -> int:
         pytest.param(twenty_eight_twenty, 960, 16, 0.93, id="20, 8, 20"),
     ],
 )
-def test_ten_minutes_at_a_limit_that_is_not_the_one_configured(
-    limit: Limit, available: int, refusals: int, used: float, seed: int
-) -> None:
+def test_ten_minutes_at_another_limit(limit: Limit, available: int, refusals: int, used: float, seed: int) -> None:
     traffic = Traffic(SlidingLog(limit), [AdaptiveBucket(20, 10.0)], seed)
     traffic.run(600.0)
 
@@ -554,8 +550,8 @@ def test_ten_minutes_at_a_limit_that_is_not_the_one_configured(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_three_clients_that_know_nothing_of_each_other_share_an_account(seed: int) -> None:
-    """At the limit together; nobody is starved, but chance decides who gets more for minutes."""
+def test_three_independent_clients_share_an_account(seed: int) -> None:
+    """They use the whole limit together and none is starved; the shares vary for minutes."""
     traffic = Traffic(SlidingLog(always(20)), [AdaptiveBucket(20, 10.0) for _ in range(3)], seed)
     traffic.run(600.0)
     accepted = [len(times) for times in traffic.accepted]
@@ -565,7 +561,7 @@ def test_three_clients_that_know_nothing_of_each_other_share_an_account(seed: in
     assert min(accepted) >= 0.15 * sum(accepted)
 
 
-def test_a_service_that_counts_in_a_longer_window_is_found_out() -> None:
+def test_a_longer_window_is_learned() -> None:
     traffic = Traffic(SlidingLog(always(20), window=60.0), [AdaptiveBucket(20, 10.0)])
     traffic.run(1200.0)
 

@@ -15,7 +15,7 @@ from kie_async._core.callback_validation import CallbackStep, confirmation_delay
 from kie_async._core.lifecycle import Intent
 from kie_async.states import JobState
 from tests.core.strategies import attempts, job_ids, secrets
-from tests.strategies import json_values, task_ids, wild_data
+from tests.strategies import hostile_data, json_values, task_ids
 
 SECRET = b"a secret"
 JOB = "kj_" + "0123456789abcdef" * 2
@@ -140,7 +140,7 @@ def test_a_token_of_another_secret_does_not_count(job_id: str, attempt: int) -> 
     assert not echoes_token(record_with(param), job_id, SECRET)
 
 
-@given(wild_data | st.builds(lambda param: {"param": param}, json_values() | json_values().map(json.dumps)))
+@given(hostile_data | st.builds(lambda param: {"param": param}, json_values() | json_values().map(json.dumps)))
 def test_no_other_record_counts_or_fails(data: dict[str, JSON]) -> None:
     """No content of a record makes the check raise."""
     assert not echoes_token(TaskRecord(task_id="a", state="success", raw=data), JOB, SECRET)

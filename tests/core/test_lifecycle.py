@@ -1,4 +1,4 @@
-"""The states of an intent: the design's picture and nothing else, and no way round the promises."""
+"""Test the transitions of a job: those of the design, and no others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kie_async.states import JobState
 
 S = JobState
 
-#: The arrows of the picture in the design.
-PICTURE = {
+#: The transitions in the design's picture.
+DESIGN_PICTURE = {
     (S.INTENT, S.SENDING),
     (S.INTENT, S.CANCELLED),
     (S.SENDING, S.INTENT),
@@ -32,20 +32,20 @@ PICTURE = {
     (S.UNRESOLVED, S.ABANDONED),
 }
 
-#: The moves that the design's text adds, with its reason.
-TEXT = {
+#: The transitions that the design's text adds, with their reasons.
+DESIGN_TEXT = {
     (S.IN_DOUBT, S.INTENT): "resubmit is legal in doubt, too",
-    (S.IN_DOUBT, S.ABANDONED): "so is abandon",
+    (S.IN_DOUBT, S.ABANDONED): "abandon, too",
     (S.CANCELLED, S.INTENT): "the same key again is sent anew",
-    (S.REJECTED, S.INTENT): "the same key again, where no attempt was suspect",
-    (S.REJECTED, S.SUBMITTED): "an authentic late callback, where one was",
-    (S.INTENT, S.REJECTED): "withdrawn, where an attempt was suspect",
-    (S.INTENT, S.SUBMITTED): "an authentic callback of a suspect attempt, before the next one",
+    (S.REJECTED, S.INTENT): "the same key again, without an ambiguous attempt",
+    (S.REJECTED, S.SUBMITTED): "an authentic late callback, with an ambiguous attempt",
+    (S.INTENT, S.REJECTED): "cancelled, with an ambiguous attempt",
+    (S.INTENT, S.SUBMITTED): "an authentic callback of an ambiguous attempt, before the next attempt",
 }
 
 
-def after(*states: JobState) -> set[JobState]:
-    """All that may become of *states*."""
+def reachable_from(*states: JobState) -> set[JobState]:
+    """Return all states that can be reached from *states*."""
     found, left = set[JobState](), list(states)
     while left:
         new = TRANSITIONS[left.pop()] - found
@@ -54,61 +54,61 @@ def after(*states: JobState) -> set[JobState]:
     return found
 
 
-def test_the_moves_are_those_of_the_design() -> None:
+def test_transitions_are_those_of_the_design() -> None:
     transitions = {(old, new) for old in S for new in S if can_follow(old, new)}
 
-    assert PICTURE | set(TEXT) == transitions
+    assert DESIGN_PICTURE | set(DESIGN_TEXT) == transitions
 
 
-def test_every_state_has_its_line_in_the_table() -> None:
+def test_every_state_is_in_the_table() -> None:
     assert set(S) == set(TRANSITIONS)
 
 
-def test_every_state_is_reached_and_every_open_one_can_end() -> None:
-    assert set(S) == after(S.INTENT) | {S.INTENT}
-    assert {state for state in S if after(state) & ENDED} >= OPEN | {S.UNRESOLVED}
+def test_all_states_are_reachable_and_open_ones_can_end() -> None:
+    assert set(S) == reachable_from(S.INTENT) | {S.INTENT}
+    assert {state for state in S if reachable_from(state) & ENDED} >= OPEN | {S.UNRESOLVED}
 
 
-def test_the_services_last_word_and_the_callers_are_final() -> None:
+def test_final_states() -> None:
     assert {S.SUCCEEDED, S.FAILED, S.ABANDONED} == {state for state in S if not TRANSITIONS[state]}
 
 
-def test_what_was_accepted_is_never_sent_again_and_never_given_up() -> None:
-    assert {S.SUCCEEDED, S.FAILED, S.STALLED} == after(S.SUBMITTED)
+def test_accepted_jobs_are_never_sent_again() -> None:
+    assert {S.SUCCEEDED, S.FAILED, S.STALLED} == reachable_from(S.SUBMITTED)
 
 
-def test_what_was_refused_or_withdrawn_comes_back_only_by_a_key_or_by_proof() -> None:
+def test_rejected_and_cancelled_jobs_can_restart() -> None:
     assert {S.INTENT} == TRANSITIONS[S.CANCELLED]
     assert {S.INTENT, S.SUBMITTED} == TRANSITIONS[S.REJECTED]
 
 
-def test_what_may_have_been_paid_is_withdrawn_only_by_way_of_intent() -> None:
-    """There it is proved that nothing was accepted, or the caller has asked for a duplicate."""
+def test_only_intents_can_be_cancelled() -> None:
+    """In INTENT it is proved that nothing was accepted, or the caller has asked for a duplicate."""
     assert {S.INTENT} == {state for state in S if can_follow(state, S.CANCELLED)}
 
 
-def test_a_job_is_open_or_ended_or_waits_for_its_callers_word() -> None:
+def test_states_are_open_ended_or_unresolved() -> None:
     assert not OPEN & ENDED
     assert {S.UNRESOLVED} == set(S) - OPEN - ENDED
 
 
-def test_a_task_can_be_bound_where_the_journal_lets_it() -> None:
+def test_bindable_states_can_become_submitted() -> None:
     assert {state for state in S if can_follow(state, S.SUBMITTED)} == BINDABLE
 
 
-def test_the_picture_in_the_source_knows_every_state_and_no_other() -> None:
+def test_the_module_docstring_shows_every_state() -> None:
     _, picture = (lifecycle.__doc__ or "").split("::\n", 1)
 
     assert {state.name for state in S} == set(re.findall(r"\b[A-Z]{2,}(?:_[A-Z]+)*\b", picture))
 
 
 @pytest.mark.parametrize("state", S)
-def test_states_are_written_down_under_their_names(state: JobState) -> None:
-    """Journals outlive versions: a state that was renamed could not be read any more."""
+def test_state_values_are_their_names(state: JobState) -> None:
+    """A journal that was written with an old name could not be read."""
     assert state.name.lower() == state.value
 
 
-def test_an_intent_begins_with_nothing_sent() -> None:
+def test_a_new_intent_has_no_attempts() -> None:
     intent = Intent(id="kj_1", model="m", input="{}", fingerprint="f", created_at=1.0, updated_at=1.0)
 
     assert (S.INTENT, 0, 0) == (intent.state, intent.attempts, intent.ambiguous_attempts)

@@ -25,7 +25,7 @@ from kie_async._core.wire import (
     task_id_of,
     write_create,
 )
-from tests.strategies import json_objects, json_values, task_ids, texts, unicode_texts, wild_data
+from tests.strategies import hostile_data, json_objects, json_values, task_ids, texts, unicode_texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -368,7 +368,7 @@ class TestRecord:
         assert record_of(creditsConsumed=None, consumeCredits="12").credits == 12
         assert record_of(creditsConsumed=0, consumeCredits=12).credits == 0
 
-    @given(task_ids, wild_data)
+    @given(task_ids, hostile_data)
     def test_of_any_data_with_an_id_is_read_and_keeps_all_of_it(self, task_id: str, data: dict[str, JSON]) -> None:
         data = data | {"taskId": task_id}
         envelope, record = read_record_body(body_of(data))
@@ -380,7 +380,7 @@ class TestRecord:
         assert record.state == data.get("state") or not isinstance(data.get("state"), str)
         read_param(record)
 
-    @given(wild_data)
+    @given(hostile_data)
     def test_of_any_data_has_an_id_or_is_none(self, data: dict[str, JSON]) -> None:
         envelope = Envelope(200, "success", data)
         record = read_record(envelope)

@@ -1,4 +1,4 @@
-"""Clients that live by buckets, and services that know nothing of them: what was accepted and refused, and when."""
+"""Simulated clients with buckets and models of the service, which record what was accepted and refused."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 
 __all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "most_in_a_window"]
 
-#: How many requests a window takes, by the instant.
+#: The number of requests that a window takes, at an instant.
 Limit = Callable[[float], int]
 
 
 class Service(Protocol):
-    """Decides at the instant of arrival."""
+    """A model of the service, which decides at the instant of arrival."""
 
     def admits(self, now: float) -> bool:
-        """Whether a request that arrives at *now* is taken."""
+        """Return True if a request that arrives at *now* is accepted."""
         ...
 
 
 @attrs.define
 class SlidingLog:
-    """Takes *limit* requests in any *window*; what is refused does not count."""
+    """A service that takes *limit* requests in any *window*; refused requests do not count."""
 
     limit: Limit
     window: float = 10.0
@@ -46,7 +46,7 @@ class SlidingLog:
 
 @attrs.define
 class TwoCounters:
-    """Estimates a sliding window from this fixed window and the one before, as some proxies do: it refuses bursts."""
+    """A service that estimates a sliding window from two fixed ones, as some proxies do: it refuses bursts."""
 
     limit: int
     window: float = 10.0
@@ -64,12 +64,12 @@ class TwoCounters:
 @attrs.define
 class Traffic:
     """
-    Clients with an endless backlog, each with a bucket of its own, before one service; each way takes 20 to 200 ms.
+    Clients with an endless backlog, each with its own bucket, at one service; each way takes 20 to 200 ms.
 
     Attributes:
-        accepted: When requests were accepted, one list a client.
+        accepted: The instants of accepted requests, a list for each client.
 
-        refused: When requests were refused.
+        refused: The instants of refused requests.
     """
 
     service: Service
@@ -84,7 +84,7 @@ class Traffic:
         self.accepted = [[] for _ in self.buckets]
 
     def run(self, seconds: float) -> None:
-        """Let all of them send, until so many seconds are over."""
+        """Let all clients send for *seconds*."""
         rng = random.Random(self.seed)
         wakes: dict[int, float] = {}
 
@@ -121,7 +121,7 @@ class Traffic:
 
 
 def most_in_a_window(arrivals: Sequence[float], window: float) -> int:
-    """The largest number of arrivals in any window; the one that is a window old does not count any more."""
+    """Return the largest number of arrivals in any window; an arrival that is a window old does not count."""
     log, most = deque[float](), 0
     for at in arrivals:
         while log and log[0] + window <= at:

@@ -17,7 +17,7 @@ from kie_async._urls import (
     origin,
     shown_url,
 )
-from tests.strategies import PRIVATE_BLOCKS, SPELLINGS, private_hosts, private_ipv4
+from tests.strategies import IPV4_SPELLINGS, PRIVATE_BLOCKS, private_hosts, private_ipv4
 
 PUBLIC = (
     "https://example.com/cat.png",
@@ -191,7 +191,7 @@ def test_ipv4_addresses_are_global_as_the_registry_says(address: ipaddress.IPv4A
     assert is_global_address(str(address)) == (address.is_global and not private)
 
 
-@given(st.ip_addresses(v=4), st.sampled_from(SPELLINGS))
+@given(st.ip_addresses(v=4), st.sampled_from(IPV4_SPELLINGS))
 def test_an_address_in_disguise_is_never_more_global_than_itself(address: ipaddress.IPv4Address, spell: object) -> None:
     assert callable(spell)
     host = str(spell(address)).strip("[]")

@@ -291,7 +291,7 @@ class ResultReader:
         record = job.last_record()
         if record is None or not record.ended:
             if job.error is not None:
-                raise job.error.again()
+                raise job.error.copy()
             raise_wait_error(job)
             return None
         if record.failed:
@@ -306,7 +306,7 @@ class ResultReader:
             raise_wait_error(job)
             return
         if job.error is not None:
-            raise job.error.again()
+            raise job.error.copy()
         if job.row is not None and job.row.error is not None:
             raise load_error(job.row.error, job_id=job.id)
         msg = "The job was never sent, and nobody is sending it; nothing was paid. Call recover(), or submit it again."
@@ -318,7 +318,7 @@ def raise_wait_error(job: LiveJob) -> None:
     Do nothing unless a job cannot be looked at just now.
     """
     if job.wait_error is not None:
-        raise job.wait_error.again()
+        raise job.wait_error.copy()
 
 
 def timeout_error(seconds: float, job: LiveJob | None) -> errors.KieError:

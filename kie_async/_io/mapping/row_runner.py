@@ -132,7 +132,7 @@ class RowRunner:
         """Stop the run because of an error that concerns all rows; what was sent is followed to its end."""
 
         def error_of(job: LiveJob) -> errors.KieError:
-            own = error.again()
+            own = error.copy()
             own.job_id = job.id
             return own
 

@@ -146,7 +146,7 @@ class Submitter:
     def stop_for_account(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
         """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
         for job in list(self._active) if jobs is None else jobs:
-            own = error.again()
+            own = error.copy()
             own.job_id = job.id
             self.stop(job, StopReason.ACCOUNT, own)
 
