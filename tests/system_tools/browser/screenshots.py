@@ -101,8 +101,9 @@ def take_screenshots(browser: Browser, folder: Path, *, width: int, height: int,
     inside = (folder / "out").as_uri()
     elsewhere = [url for url in requests if not url.startswith((inside, "data:"))]
     sys.stdout.write(
-        f"{width} {scheme}: currentTime {position:.2f} s after 1.5 s; {len(requests)} requests, {len(elsewhere)} "
-        f"of them leave the folder; axe-core: {len(found['violations'])} violations, {len(found['passes'])} rules passed,"
+        f"{width} {scheme}: currentTime {position:.2f} s after 1.5 s; {len(requests)} requests,"
+        f" {len(elsewhere)} of them to other places; axe-core: {len(found['violations'])} violations,"
+        f" {len(found['passes'])} rules passed,"
         f" undecided: {dict(Counter(rule['id'] for rule in found['incomplete']))}\n"
     )
 

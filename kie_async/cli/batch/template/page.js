@@ -232,7 +232,7 @@
   }
 
   setTheme(themes.includes(storedTheme()) ? storedTheme() : "auto");
-  byId("theme").addEventListener("click", turn);
+  byId("theme").addEventListener("click", nextTheme);
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest(".copy");
