@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["HEAD", "Content", "Media", "identify", "is_whole"]
+__all__ = ["HEAD", "Content", "Media", "identify", "is_mislabeled", "is_whole", "looks_like_text"]
 
 #: How many bytes of a file's beginning ``identify`` wants to see.
 HEAD = 64
@@ -98,6 +98,27 @@ def identify(head: bytes) -> Media | None:
     """
     head = head[:HEAD]
     return next((media for pattern, media in _TABLE if pattern.match(head)), None)
+
+
+def looks_like_text(head: bytes) -> bool:
+    """
+    Return True if *head* begins a page, a message or an empty file, rather than media.
+
+    >>> looks_like_text(b"  <html>"), looks_like_text(b'{"code":404}'), looks_like_text(b"")
+    (True, True, True)
+    """
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"", b"<", b"{", b"[")
+
+
+def is_mislabeled(content_type: str, media: Media | None) -> bool:
+    """
+    Return True if *content_type* names a kind of media that the file is not.
+
+    >>> is_mislabeled("video/mp4", None), is_mislabeled("application/octet-stream", None)
+    (True, False)
+    """
+    kind = content_type.split("/", 1)[0].strip().lower()
+    return kind in ("video", "image", "audio") and (media is None or media.kind != kind)
 
 
 def is_whole(data: Content, media: Media) -> bool:

@@ -1,5 +1,5 @@
 """
-The ledger of a budget: what is spent, what is reserved, and whether another job fits.
+The ledger of a budget, which knows whether another job fits, and the price estimates that it is given.
 
 The ledger is exact because none of its methods awaits: a reservation is made, or refused, in one step. Each journal key
 counts once, however often a table has it and whichever row comes first.
@@ -7,13 +7,32 @@ counts once, however often a table has it and whichever row comes first.
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import attrs
 
+from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import Intent
+from kie_async.budget import Estimate
+from kie_async.records import JSON
 from kie_async.states import JobState
 
-__all__ = ["Ledger", "Reservation", "possible_cost"]
+__all__ = ["PRICE_LIST", "PRICE_LIST_SOURCE", "Ledger", "Reservation", "SeenPrices", "listed_price", "possible_cost"]
 
+#: Credits for a task, by model and by resolution; "" is the service's default resolution.
+PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "wan/2-2-a14b-image-to-video-turbo": {"": 80.0, "480p": 40.0, "580p": 60.0, "720p": 80.0},
+    }
+)
+#: The source of the list.
+PRICE_LIST_SOURCE = "price list of kie.ai, read on 2026-06-30"
+
+#: The number of prices that are kept of each kind of task, and the number of kinds.
+_PRICES_OF_KIND = 20
+_KINDS = 500
 #: The tolerance for sums of prices with decimals, in credits.
 _TOLERANCE = 1e-6
 #: In these states nothing was paid, except for ambiguous attempts.
@@ -242,3 +261,42 @@ def _cost(row: Intent, price: float) -> tuple[float, float]:
     if row.state is JobState.SUCCEEDED:
         return (price if row.credits is None else row.credits), 0.0
     return 0.0, price
+
+
+def listed_price(model: str, given: Mapping[str, JSON]) -> Estimate | None:
+    """
+    Return the estimate of the price list, or None.
+
+    >>> listed_price("wan/2-2-a14b-image-to-video-turbo", {"resolution": "480p"}).credits
+    40.0
+    """
+    price = PRICE_LIST.get(model, {}).get(str(given.get("resolution") or ""))
+    return None if price is None else Estimate(credits=price, source=PRICE_LIST_SOURCE)
+
+
+class SeenPrices:
+    """
+    The latest prices of tasks, by their kind.
+
+    The estimate is the highest of the last few: a budget that is based on the lowest could be exceeded.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: OrderedDict[Kind, deque[float]] = OrderedDict()
+
+    def record_price(self, kind: Kind, credits: float | None) -> None:
+        """Record what a task that has succeeded has cost; None is ignored."""
+        if credits is None:
+            return
+        self._kinds.setdefault(kind, deque(maxlen=_PRICES_OF_KIND)).append(credits)
+        self._kinds.move_to_end(kind)
+        if len(self._kinds) > _KINDS:
+            self._kinds.popitem(last=False)
+
+    def estimate(self, kind: Kind) -> Estimate | None:
+        """Return the estimate for a kind of task, or None if none was seen."""
+        seen = self._kinds.get(kind)
+        if seen is None:
+            return None
+        last = "the last such task" if len(seen) == 1 else f"the last {len(seen)} such tasks"
+        return Estimate(credits=max(seen), source=f"the highest of {last} in the journal")

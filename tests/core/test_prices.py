@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kie_async._core.budget_ledger import SeenPrices, listed_price
 from kie_async._core.durations import kind_of
-from kie_async._core.prices import SeenPrices, listed_price
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ import attrs
 from yarl import URL
 
 from kie_async import errors
-from kie_async._core.claims import claims_other, looks_like_text
 from kie_async._core.ranges import brings_the_rest, version_of
 from kie_async._io.http.transport import describe
-from kie_async._media import HEAD, Media, identify
+from kie_async._media import HEAD, Media, identify, is_mislabeled, looks_like_text
 from kie_async._urls import check_result_url, origin
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ async def _pour(
 
 def _judge(content_type: str, head: bytes) -> Media | None:
     media = identify(head)
-    if claims_other(content_type, media) or (media is None and looks_like_text(head)):
+    if is_mislabeled(content_type, media) or (media is None and looks_like_text(head)):
         msg = f"The result claims to be {content_type}, and begins with {head[:16]!r}. {_LATER}"
         raise errors.DownloadError(msg)
     return media

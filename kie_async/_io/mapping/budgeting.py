@@ -13,10 +13,9 @@ import anyio
 import anyio.lowlevel
 
 from kie_async import errors
-from kie_async._core.budget_ledger import Ledger, possible_cost
+from kie_async._core.budget_ledger import Ledger, SeenPrices, listed_price, possible_cost
 from kie_async._core.durations import kind_of
 from kie_async._core.lifecycle import OPEN
-from kie_async._core.prices import SeenPrices, listed_price
 from kie_async._core.run_figures import RunFigures
 from kie_async._io.mapping.row_source import RowKeys, RowSource
 from kie_async._keys import retry_key
