@@ -54,7 +54,7 @@ from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
-from kie_async.testing import FakeKie, dialect
+from kie_async.testing import FakeKie, responses
 from kie_async.testing.callbacks import sign
 from kie_async.testing.tasks import FakeTask
 
@@ -155,7 +155,7 @@ def posts(numbers: Sequence[int]) -> list[bytes]:
 
 def a_post(task: FakeTask) -> bytes:
     """A task's callback."""
-    body = dialect.compact(dialect.callback(task)).encode()
+    body = responses.encode(responses.callback_body(task)).encode()
     headers = {
         "Host": "app.example.com",
         "User-Agent": "Apache-HttpClient/4.5.14",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 
-from kie_async.testing._leftovers import pending_tasks
-from kie_async.testing.clock import GRACE_TURNS, VirtualLoop
+from kie_async.testing.clock import GRACE_TURNS, VirtualLoop, pending_tasks
 from tests import profile
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """
-For tests and trials: a fake of the service, its faults and its truth, and virtual time.
+Tools for tests and trials: a fake of the service with faults and a log of its actions, and virtual time.
 
-Everything is imported when it is first used, so that naming this package costs nothing.
+Names are imported on first use, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadlockError", "FakeKie", "Fault", "Truth", "VirtualLoop", "virtual_time"]
 
-_HOMES = {
+_MODULES = {
     "DeadlockError": "clock",
     "FakeKie": "fake",
     "Fault": "faults",
@@ -28,10 +28,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

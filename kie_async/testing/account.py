@@ -1,38 +1,145 @@
-"""An account at the service: who may ask, for what money, how fast."""
+"""The account at the fake service: its keys, its credits and its rate limits."""
 
 from __future__ import annotations
 
 import heapq
+import math
+from collections import deque
 from collections.abc import Collection
 from itertools import count
-from typing import TYPE_CHECKING
-
-from kie_async.testing.limiters import Limiter, SlidingWindow
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
 
-__all__ = ["FakeAccount"]
+__all__ = ["FakeAccount", "FixedWindow", "LimiterKind", "RateLimiter", "SlidingWindow", "TokenBucket", "make_limiter"]
+
+LimiterKind: TypeAlias = Literal["sliding", "fixed", "bucket"]
+
+
+class RateLimiter:
+    """
+    The base of the rate limiters: three meanings that "20 per 10 seconds" may have at a service.
+
+    A limiter decides at the instant of a request's arrival. A refused request does not count.
+
+    Args:
+        limit: The number of requests that a window allows; may be changed at any time.
+
+        window: The length of the window, in seconds.
+    """
+
+    def __init__(self, *, limit: int, window: float) -> None:
+        self.limit = limit
+        self.window = window
+
+    def admit(self, now: float) -> bool:
+        """Return True, and count the request, if a request at *now* is admitted. *now* never decreases."""
+        raise NotImplementedError
+
+
+class SlidingWindow(RateLimiter):
+    """
+    A limiter that admits at most *limit* requests in any *window* that ends now.
+
+    >>> limiter = SlidingWindow(limit=2, window=10.0)
+    >>> [limiter.admit(at) for at in (0.0, 4.0, 9.0, 10.0, 13.0, 14.0)]
+    [True, True, False, True, False, True]
+    """
+
+    def __init__(self, *, limit: int, window: float) -> None:
+        super().__init__(limit=limit, window=window)
+        self._admitted: deque[float] = deque()
+
+    def admit(self, now: float) -> bool:
+        """Return True, and count the request, if a request at *now* is admitted."""
+        while self._admitted and self._admitted[0] + self.window <= now:
+            self._admitted.popleft()
+        if len(self._admitted) >= self.limit:
+            return False
+        self._admitted.append(now)
+        return True
+
+
+class FixedWindow(RateLimiter):
+    """
+    A limiter that admits at most *limit* requests in each of consecutive windows that begin at multiples of *window*.
+
+    >>> limiter = FixedWindow(limit=2, window=10.0)
+    >>> [limiter.admit(at) for at in (8.0, 9.0, 9.5, 10.0, 11.0, 12.0)]
+    [True, True, False, True, True, False]
+    """
+
+    _index = -1
+    _count = 0
+
+    def admit(self, now: float) -> bool:
+        """Return True, and count the request, if a request at *now* is admitted."""
+        index = math.floor(now / self.window)
+        if index != self._index:
+            self._index, self._count = index, 0
+        if self._count >= self.limit:
+            return False
+        self._count += 1
+        return True
+
+
+class TokenBucket(RateLimiter):
+    """
+    A bucket of *limit* tokens that is refilled evenly, *limit* in each *window*.
+
+    >>> limiter = TokenBucket(limit=2, window=10.0)
+    >>> [limiter.admit(at) for at in (0.0, 0.0, 4.0, 5.0, 9.0, 10.0)]
+    [True, True, False, True, False, True]
+    """
+
+    _tokens = math.inf
+    _counted_at = 0.0
+
+    def admit(self, now: float) -> bool:
+        """Return True, and count the request, if a request at *now* is admitted."""
+        refill = (now - self._counted_at) * self.limit / self.window
+        self._tokens = min(float(self.limit), self._tokens + refill)
+        self._counted_at = now
+        # The tolerance admits a request that arrives exactly in time in spite of rounding.
+        if self._tokens < 1.0 - 1e-9:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+def make_limiter(kind: LimiterKind, *, limit: int, window: float) -> RateLimiter:
+    """
+    Return a new limiter of *kind*.
+
+    Raises:
+        ValueError: If *kind* is unknown.
+    """
+    kinds: dict[str, type[RateLimiter]] = {"sliding": SlidingWindow, "fixed": FixedWindow, "bucket": TokenBucket}
+    if kind not in kinds:
+        msg = f"Invalid limiter {kind!r}: expected one of {', '.join(kinds)}."
+        raise ValueError(msg)
+    return kinds[kind](limit=limit, window=window)
 
 
 class FakeAccount:
     """
-    One account; all keys share its credits and its limit of creates, and each has its own limit of queries.
+    An account; all its keys share its credits and its limit of creates, and each has its own limit of queries.
 
-    Credits are taken when a task is created and given back when it fails.
+    Credits are charged when a task is created and refunded when it fails.
 
     Args:
-        api_keys: The keys that are good; None if any but an empty one is.
+        api_keys: The valid keys; None if every non-empty key is valid.
 
-        credits: What it has, in credits.
+        credits: Its credits.
 
-        creates: Its limit of creates.
+        creates: Its limiter of creates.
 
-        queries_per_second: How many queries each key may make in any second.
+        queries_per_second: The number of queries that each key may make in any second.
     """
 
     def __init__(
-        self, *, api_keys: Collection[str] | None, credits: float, creates: Limiter, queries_per_second: float
+        self, *, api_keys: Collection[str] | None, credits: float, creates: RateLimiter, queries_per_second: float
     ) -> None:
         self.creates = creates
         self._api_keys = None if api_keys is None else set(api_keys)
@@ -43,8 +150,8 @@ class FakeAccount:
         self._refunds: list[tuple[float, int, FakeTask]] = []
         self._numbers = count()
 
-    def key_of(self, authorization: str) -> str | None:
-        """The good key in an ``Authorization`` header, or None."""
+    def valid_key(self, authorization: str) -> str | None:
+        """Return the valid key of an ``Authorization`` header, or None."""
         scheme, _, key = authorization.partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key or key in self._revoked:
@@ -56,33 +163,33 @@ class FakeAccount:
         self._revoked.add(key)
 
     def admit_query(self, key: str, now: float) -> bool:
-        """Whether *key* may make one more query at *now*."""
+        """Return True, and count the query, if *key* may make one more query at *now*."""
         if key not in self._queries:
-            # Rates below one a second are counted over the time in which one query is allowed.
+            # Rates below one per second are counted over the time in which one query is allowed.
             window = max(1.0, 1.0 / self._queries_per_second)
             self._queries[key] = SlidingWindow(limit=round(self._queries_per_second * window), window=window)
         return self._queries[key].admit(now)
 
     def credits(self, now: float) -> float:
-        """What the account has at *now*."""
+        """Return the credits at *now*."""
         while self._refunds and self._refunds[0][0] <= now:
             at, _, task = heapq.heappop(self._refunds)
-            # A task whose end was moved stands here more than once.
+            # A task whose end was moved is queued more than once.
             if task.failure is not None and task.ends_at == at:
                 self._credits += task.charged
         return self._credits
 
     def set_credits(self, amount: float, now: float) -> None:
-        """Top up, or take away: the account has *amount* from *now* on."""
+        """Set the credits to *amount* at *now*."""
         self.credits(now)
         self._credits = amount
 
     def charge(self, task: FakeTask) -> None:
-        """Take what *task* costs."""
+        """Charge the price of *task*."""
         self._credits -= task.charged
-        self.expect_refund(task)
+        self.schedule_refund(task)
 
-    def expect_refund(self, task: FakeTask) -> None:
-        """Give back what *task* costs when it ends, if it is to fail."""
+    def schedule_refund(self, task: FakeTask) -> None:
+        """Refund the price of *task* at its end if it is going to fail."""
         if task.failure is not None:
             heapq.heappush(self._refunds, (task.ends_at, next(self._numbers), task))

@@ -1,4 +1,4 @@
-"""Callbacks: the posts by which the service reports that a task has ended."""
+"""The callbacks of the fake: the POST requests with which the service reports the ends of tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import aiohttp
 import anyio
 import attrs
 
-from kie_async.testing import dialect
+from kie_async.testing import responses
 from kie_async.testing.truth import LoggedCallback
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
     from kie_async.testing.truth import Truth
 
-__all__ = ["ANSWER_WITHIN", "TRIES", "CallbackSender", "sign"]
+__all__ = ["ATTEMPTS", "RECEIVER_TIMEOUT", "CallbackSender", "sign"]
 
-#: How long a receiver may take to answer, in seconds, and how often a report is tried.
-ANSWER_WITHIN = 15.0
-TRIES = 3
+#: The timeout of a receiver's response, in seconds, and the largest number of attempts to deliver a callback.
+RECEIVER_TIMEOUT = 15.0
+ATTEMPTS = 3
 
 _OK = 200
 
 
 def sign(key: str, task_id: str, timestamp: int) -> dict[str, str]:
     """
-    The headers that sign a callback: the id and the time, not the body.
+    Return the headers that sign a callback: its task id and its time, not its body.
 
     Args:
         key: The account's ``webhookHmacKey``.
@@ -55,13 +55,13 @@ def sign(key: str, task_id: str, timestamp: int) -> dict[str, str]:
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": base64.b64encode(digest).decode()}
 
 
-class _Strike(Protocol):
+class _PickFault(Protocol):
     def __call__(self, *, path: str, body: bytes, early: bool) -> Fault | None: ...
 
 
 @attrs.frozen(kw_only=True, order=True)
-class _Due:
-    """A report that is due at an instant, unless the task's end is moved before."""
+class _ScheduledCallback:
+    """A callback that is due at an instant, unless the end of its task is moved before."""
 
     at: float
     number: int
@@ -71,106 +71,97 @@ class _Due:
     early: Fault | None = attrs.field(order=False)
 
 
+@attrs.define(kw_only=True, eq=False)
 class CallbackSender:
     """
-    Posts the end of every task that has a callback URL: within ``ANSWER_WITHIN`` seconds, at most ``TRIES`` times.
+    The sender of callbacks: it posts the end of every task that has a callback URL, in at most ``ATTEMPTS`` attempts.
 
-    It posts to this machine alone unless told otherwise, so that a test never reaches a real receiver.
+    By default it posts to this machine only, so that a test never reaches a real receiver.
 
     Args:
-        truth: Where each attempt is noted.
+        truth: The log of the attempts.
 
-        strike: Asks the fault script about a post.
+        pick_fault: Returns the fault that affects a callback.
 
-        wall: The wall clock at an instant of the loop's.
+        wall: Returns the wall clock at an instant of the loop's clock.
 
-        key: The account's ``webhookHmacKey``, or None if callbacks are not signed.
+        key: The account's ``webhookHmacKey``, or None for unsigned callbacks.
 
-        delay: Seconds between a task's end and its post.
+        delay: Seconds between the end of a task and its callback.
 
         retry_delay: Seconds between a failed attempt and the next.
 
-        hosts: Further hosts that may be posted to.
+        hosts: The allowed hosts besides this machine.
     """
 
-    def __init__(
-        self,
-        *,
-        truth: Truth,
-        strike: _Strike,
-        wall: Callable[[float], float],
-        key: str | None,
-        delay: float,
-        retry_delay: float,
-        hosts: Collection[str],
-    ) -> None:
-        self._truth = truth
-        self._strike = strike
-        self._wall = wall
-        self._key = key
-        self._delay = delay
-        self._retry_delay = retry_delay
-        self._hosts = frozenset(hosts)
-        self._queue: list[_Due] = []
-        self._told_early: set[str] = set()
-        self._numbers = count()
-        self._earlier = anyio.Event()
+    _truth: Truth
+    _pick_fault: _PickFault
+    _wall: Callable[[float], float]
+    _key: str | None
+    _delay: float
+    _retry_delay: float
+    _hosts: Collection[str]
+    _queue: list[_ScheduledCallback] = attrs.field(factory=list, init=False)
+    _sent_early: set[str] = attrs.field(factory=set, init=False)
+    _numbers: count[int] = attrs.field(factory=count, init=False)
+    _queue_changed: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
-    def expect(self, task: FakeTask) -> None:
-        """Report *task*, which has just been created, when it ends or before; one that hangs has no end to report."""
+    def schedule(self, task: FakeTask) -> None:
+        """Schedule the callback of the new *task* at its end or before; a task that hangs has no end."""
         if task.callback_url is not None and math.isfinite(task.ends_at):
-            fault = self._strike(path=task.callback_url, body=_body(task), early=True)
+            fault = self._pick_fault(path=task.callback_url, body=_body(task), early=True)
             seconds = (None if fault is None else fault.seconds) or 0.0
-            self._plan(task, task.callback_url, at=max(task.created_at, task.ends_at - seconds), early=fault)
+            self._push(task, task.callback_url, at=max(task.created_at, task.ends_at - seconds), early=fault)
 
-    def ended(self, task: FakeTask) -> None:
-        """Report *task*, whose end has been moved to this instant, unless that was done before."""
-        if task.callback_url is not None and task.task_id not in self._told_early:
-            self._plan(task, task.callback_url, at=task.ends_at, early=None)
+    def reschedule(self, task: FakeTask) -> None:
+        """Schedule the callback of *task*, whose end was moved to this instant, unless it was sent before."""
+        if task.callback_url is not None and task.task_id not in self._sent_early:
+            self._push(task, task.callback_url, at=task.ends_at, early=None)
 
-    def _plan(self, task: FakeTask, url: str, *, at: float, early: Fault | None) -> None:
-        due = _Due(at=at, number=next(self._numbers), task=task, url=url, ends_at=task.ends_at, early=early)
-        heapq.heappush(self._queue, due)
-        self._earlier.set()
+    def _push(self, task: FakeTask, url: str, *, at: float, early: Fault | None) -> None:
+        number = next(self._numbers)
+        scheduled = _ScheduledCallback(at=at, number=number, task=task, url=url, ends_at=task.ends_at, early=early)
+        heapq.heappush(self._queue, scheduled)
+        self._queue_changed.set()
 
     async def run(self) -> None:
-        """Wait for ends, and report them; never returns."""
-        # To the point: aiohttp rounds longer time-outs up to full seconds unless told not to.
-        timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN, ceil_threshold=2 * ANSWER_WITHIN)
+        """Send the callbacks that become due; never returns."""
+        # aiohttp rounds timeouts above the threshold up to full seconds.
+        timeout = aiohttp.ClientTimeout(total=RECEIVER_TIMEOUT, ceil_threshold=2 * RECEIVER_TIMEOUT)
         cookies = aiohttp.DummyCookieJar()
         async with (
             aiohttp.ClientSession(timeout=timeout, cookie_jar=cookies) as session,
             anyio.create_task_group() as group,
         ):
             while True:
-                self._earlier = anyio.Event()
+                self._queue_changed = anyio.Event()
                 self._send_due(session, group)
-                next_at = self._queue[0].at if self._queue else float("inf")
+                next_at = self._queue[0].at if self._queue else math.inf
                 with anyio.move_on_at(next_at):
-                    await self._earlier.wait()
+                    await self._queue_changed.wait()
 
     def _send_due(self, session: aiohttp.ClientSession, group: TaskGroup) -> None:
         while self._queue and self._queue[0].at <= anyio.current_time():
             due = heapq.heappop(self._queue)
-            # A task whose end was moved stands here more than once.
+            # A task whose end was moved is queued more than once.
             if due.task.ends_at == due.ends_at:
                 if due.early is not None:
-                    self._told_early.add(due.task.task_id)
-                group.start_soon(self._report, session, due)
+                    self._sent_early.add(due.task.task_id)
+                group.start_soon(self._deliver, session, due)
 
-    async def _report(self, session: aiohttp.ClientSession, due: _Due) -> None:
+    async def _deliver(self, session: aiohttp.ClientSession, due: _ScheduledCallback) -> None:
         task, url = due.task, due.url
-        fault = due.early or self._strike(path=url, body=_body(task), early=False)
-        what = None if fault is None else fault.kind
-        if what == "lost":
+        fault = due.early or self._pick_fault(path=url, body=_body(task), early=False)
+        kind = None if fault is None else fault.kind
+        if kind == "lost":
             return
         if not self._may_post_to(url):
             error = "not on this machine, and not one of callback_hosts"
             self._truth.callbacks.append(LoggedCallback(anyio.current_time(), task.task_id, url, 1, error=error))
             return
-        seconds = (fault.seconds if fault is not None and what == "slow" else None) or 0.0
-        await anyio.sleep(0.0 if what == "early" else self._delay + seconds)
-        for attempt in range(1, TRIES + 1):
+        seconds = (fault.seconds if fault is not None and kind == "slow" else None) or 0.0
+        await anyio.sleep(0.0 if kind == "early" else self._delay + seconds)
+        for attempt in range(1, ATTEMPTS + 1):
             if attempt > 1:
                 await anyio.sleep(self._retry_delay)
             if await self._post(session, task, url, attempt, fault):
@@ -183,29 +174,26 @@ class CallbackSender:
     async def _post(
         self, session: aiohttp.ClientSession, task: FakeTask, url: str, attempt: int, fault: Fault | None
     ) -> bool:
-        """Make one attempt; whether the receiver has answered 200."""
+        """Make one attempt; return True if the receiver has responded with 200."""
         now = anyio.current_time()
-        forged = {} if fault is None else fault.data or {}
-        body = _body(task, forged)
-        noted = LoggedCallback(now, task.task_id, url, attempt)
-        self._truth.callbacks.append(noted)
-        headers = {
-            "Content-Type": "application/json",
-            **self._signature(str(forged.get("taskId", task.task_id)), now, fault),
-        }
+        replaced = {} if fault is None else fault.data or {}
+        entry = LoggedCallback(now, task.task_id, url, attempt)
+        self._truth.callbacks.append(entry)
+        signature = self._signature(str(replaced.get("taskId", task.task_id)), now, fault)
+        headers = {"Content-Type": "application/json", **signature}
         try:
-            async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-                noted.status = answer.status
+            async with session.post(url, data=_body(task, replaced), headers=headers, allow_redirects=False) as answer:
+                entry.status = answer.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            noted.error = f"{type(error).__name__}: {error}"
-        return noted.status == _OK
+            entry.error = f"{type(error).__name__}: {error}"
+        return entry.status == _OK
 
     def _signature(self, task_id: str, now: float, fault: Fault | None) -> dict[str, str]:
-        what = None if fault is None else fault.kind
-        if self._key is None or what == "unsigned":
+        kind = None if fault is None else fault.kind
+        if self._key is None or kind == "unsigned":
             return {}
-        age = (fault.seconds if fault is not None and what == "stale" else None) or 0.0
-        key = self._key + "?" if what == "wrong_signature" else self._key
+        age = (fault.seconds if fault is not None and kind == "stale" else None) or 0.0
+        key = self._key + "?" if kind == "wrong_signature" else self._key
         return sign(key, task_id, int(self._wall(now) - age))
 
     def _may_post_to(self, url: str) -> bool:
@@ -216,5 +204,5 @@ class CallbackSender:
             return False
 
 
-def _body(task: FakeTask, forged: Mapping[str, JSON] | None = None) -> bytes:
-    return dialect.compact(dialect.callback(task, forged)).encode()
+def _body(task: FakeTask, replaced: Mapping[str, JSON] | None = None) -> bytes:
+    return responses.encode(responses.callback_body(task, replaced)).encode()

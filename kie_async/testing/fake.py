@@ -1,8 +1,9 @@
-"""FakeKie: a service on this machine that speaks as Kie.ai does, for nothing."""
+"""FakeKie: a service on this machine that behaves like Kie.ai and costs nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping
 from functools import partial
 from random import Random
@@ -10,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from kie_async.testing.account import FakeAccount
-from kie_async.testing.callbacks import CallbackSender
-from kie_async.testing.controls import Controls, now, wall
+from kie_async.testing.account import FakeAccount, LimiterKind, make_limiter
+from kie_async.testing.callbacks import CallbackSender, sign
 from kie_async.testing.faults import Fault, FaultScript
-from kie_async.testing.files import FileStore, path_of
-from kie_async.testing.hosting import FileHost
-from kie_async.testing.jobs import FAILURES, Duration, TaskApi
-from kie_async.testing.limiters import LimiterKind, make_limiter
+from kie_async.testing.file_host import FileHost, FileStore
 from kie_async.testing.routes import Routes
 from kie_async.testing.server import FakeServer, Latency
+from kie_async.testing.task_api import FAILURES, Duration, TaskApi
+from kie_async.testing.tasks import TaskFailure
 from kie_async.testing.truth import Truth
 
 if TYPE_CHECKING:
@@ -29,15 +28,26 @@ if TYPE_CHECKING:
 __all__ = ["FakeKie"]
 
 
-class FakeKie(Controls):
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _wall(at: float) -> float:
+    """Return the wall clock at an instant of the loop's clock; a loop may have a wall clock of its own."""
+    loop = asyncio.get_running_loop()
+    return float(getattr(loop, "wall_time", time.time)()) + at - loop.time()
+
+
+class FakeKie:
     """
     A fake of the service: the API and the upload host on one port, over real sockets.
 
-    It answers as recorded: HTTP 200 with the code in the body, ids of 32 hex digits, ``param`` encoded twice, results
-    that are real clips and expire. All its clocks are the event loop's, so it lives on virtual time as well; all its
-    randomness comes from *seed*. It fetches nothing: a picture that it does not hold becomes a drawn one.
+    It responds as recorded: HTTP 200 with the code in the body, ids of 32 hexadecimal digits, ``param`` encoded twice,
+    results that are real clips and expire. All its clocks are the event loop's, so that it also runs on virtual time.
+    All its randomness comes from *seed*. It fetches nothing: a drawn picture replaces each picture that is not
+    uploaded.
 
-    Use it as an async context manager, and point a client at ``url``::
+    Use it as an async context manager, and configure a client with its ``url``::
 
         async with FakeKie(speed=20) as fake:
             async with KieClient("any key", base_url=fake.url) as kie:
@@ -47,67 +57,69 @@ class FakeKie(Controls):
     All times are in seconds.
 
     Args:
-        host: The address to listen on; the machine itself unless told otherwise.
+        host: The address to listen on; by default this machine only.
 
-        port: The port; 0 for any that is free.
+        port: The port; 0 for any free one.
 
-        seed: The same seed, the same ids, durations, failures and faults.
+        seed: The seed: equal seeds give equal ids, durations, failures and faults.
 
-        api_keys: The keys that are good; None if any is that is not empty.
+        api_keys: The valid keys; None if every non-empty key is valid.
 
-        limit: How many creates the account may make in each window.
+        limit: The number of creates that the account may make in each window.
 
-        window: Length of that window.
+        window: The length of that window.
 
-        limiter: How creates are counted: in a window that slides, in fixed windows, or by a bucket that is refilled.
+        limiter: The way in which creates are counted: in a sliding window, in fixed windows, or by a token bucket.
 
-        queries_per_second: How many queries of recordInfo each key may make.
+        queries_per_second: The number of queries of recordInfo that each key may make per second.
 
-        latency: Time over the network each way, drawn evenly between the two, or by a function of a ``random.Random``.
-            A request is stamped after the first way.
+        latency: The time over the network each way, drawn evenly between two numbers, or by a function of a
+            ``random.Random``. A request is logged after the first way.
 
-        create_seconds: What a create takes after it was counted, drawn evenly between the two (or always the same).
+        create_seconds: The processing time of a create after it was counted: a constant, or drawn evenly between two
+            numbers.
 
-        duration: What a task takes: always the same, or the median and sigma of a lognormal distribution, or a function
-            of the model's name and a ``random.Random``; a task of infinity hangs.
+        duration: The duration of a task: a constant, or the median and sigma of a lognormal distribution, or a function
+            of the model's name and a ``random.Random``; a task of infinite duration hangs.
 
-        speed: Divides what the service takes for its work: *duration*, *create_seconds*, *invisible_seconds*,
-            *callback_delay*. What it promises stays as it is (*window*, expiry, the limits), and so does the network.
+        speed: Divides the times of the service's work: *duration*, *create_seconds*, *invisible_seconds*,
+            *callback_delay*. Promises (*window*, expiry, the limits) and the network stay unchanged.
 
-        credits: What the account has.
+        credits: The credits of the account.
 
-        prices: Credits by model, where they are to differ.
+        prices: Prices in credits by model that override those of the fake.
 
-        models: Names of further models that exist.
+        models: The names of more models.
 
-        fail_rate: The share of tasks that fail, 0 to 1; ``fail_rate`` may be changed at any time.
+        fail_rate: The share of tasks that fail, 0 to 1; the attribute ``fail_rate`` may be changed at any time.
 
-        failures: What is said of them, pairs of ``failCode`` and ``failMsg``, with equal chances.
+        failures: The reasons of failures, pairs of ``failCode`` and ``failMsg``, with equal probabilities.
 
-        strict: Whether values are refused that only older pages name (``aspect_ratio``, ``580p``).
+        strict: True to refuse values that only older documentation allows (``aspect_ratio``, ``580p``).
 
-        http_statuses: Whether the API's refusals have the HTTP status of their code, instead of 200.
+        http_statuses: True if refusals of the API have the HTTP status of their code instead of 200.
 
-        invisible_seconds: How long recordInfo does not know a new task.
+        invisible_seconds: The time for which recordInfo does not find a new task.
 
-        expires_after: How long a result can be fetched at its own URL; through a minted link, two weeks.
+        expires_after: The time for which a result can be fetched at its own URL; a temporary link works for two weeks
+            after the end.
 
-        upload_expires_after: How long an upload is held.
+        upload_expires_after: The lifetime of an upload.
 
-        webhook_key: Signs callbacks; None for none.
+        webhook_key: The key that signs callbacks; None for unsigned callbacks.
 
-        callback_delay: Time between a task's end and its callback.
+        callback_delay: The time between the end of a task and its callback.
 
-        callback_retry_delay: Time between a callback that was not answered with 200 and the next try.
+        callback_retry_delay: The time between a callback that did not receive a 200 and the next attempt.
 
-        callback_hosts: Hosts that callbacks may be posted to besides this machine.
+        callback_hosts: The hosts that callbacks may be posted to besides this machine.
 
-        faults: What goes wrong; see ``Fault``.
+        faults: The faults; see ``Fault``.
 
     Attributes:
-        truth: What the service has seen and done; see ``Truth``.
+        truth: The log of the service; see ``Truth``.
 
-        faults: What goes wrong; may be changed at any time.
+        faults: The faults; may be changed at any time.
     """
 
     def __init__(
@@ -141,17 +153,18 @@ class FakeKie(Controls):
         callback_hosts: Collection[str] = (),
         faults: Collection[Fault] = (),
     ) -> None:
-        truth = Truth()
-        script = FaultScript(list(faults), Random(f"{seed} faults"))
+        self.truth = truth = Truth()
+        self.faults = list(faults)
+        self._webhook_key = webhook_key
         files = FileStore(seed=seed, upload_expires_after=upload_expires_after)
-        account = FakeAccount(
+        self._account = FakeAccount(
             api_keys=api_keys,
             credits=credits,
             creates=make_limiter(limiter, limit=limit, window=window),
             queries_per_second=queries_per_second,
         )
-        jobs = TaskApi(
-            account=account,
+        self._api = TaskApi(
+            account=self._account,
             tasks=truth.tasks,
             seed=seed,
             duration=duration,
@@ -162,75 +175,70 @@ class FakeKie(Controls):
             prices=prices or {},
             strict=strict,
             invisible_seconds=invisible_seconds / speed,
-            holds=lambda url: files.find(path_of(url), now()) is not None,
+            is_stored=lambda url: files.has_url(url, _now()),
         )
-        self._server = server = FakeServer(
-            host=host, port=port, truth=truth, script=script, latency=latency, http_statuses=http_statuses, seed=seed
-        )
-        courier = CallbackSender(
+        self._server = FakeServer(
+            host=host,
+            port=port,
             truth=truth,
-            strike=partial(server.strike, "callback"),
-            wall=wall,
+            script=FaultScript(self.faults, Random(f"{seed} faults")),
+            latency=latency,
+            http_statuses=http_statuses,
+            seed=seed,
+        )
+        self._sender = CallbackSender(
+            truth=truth,
+            pick_fault=partial(self._server.pick_fault, "callback"),
+            wall=_wall,
             key=webhook_key,
             delay=callback_delay / speed,
             retry_delay=callback_retry_delay,
-            hosts=callback_hosts,
+            hosts=frozenset(callback_hosts),
         )
         low, high = create_seconds if isinstance(create_seconds, tuple) else (create_seconds, create_seconds)
         self._routes = Routes(
             truth=truth,
-            account=account,
-            jobs=jobs,
-            hosting=FileHost(files=files, tasks=truth.tasks, expires_after=expires_after),
-            courier=courier,
-            wall=wall,
+            account=self._account,
+            api=self._api,
+            file_host=FileHost(files=files, tasks=truth.tasks, expires_after=expires_after),
+            sender=self._sender,
+            wall=_wall,
             create_seconds=partial(Random(f"{seed} creates").uniform, low / speed, high / speed),
         )
         self._stop = asyncio.Event()
-        self._life: asyncio.Task[None] | None = None
-        super().__init__(
-            truth=truth, account=account, jobs=jobs, courier=courier, faults=script.faults, webhook_key=webhook_key
-        )
+        self._main_task: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
-        """Where the fake is: the base of the API and of the upload host. Known once it runs."""
+        """The base URL of the API and of the upload host. Its port is known while the fake runs."""
         host = "127.0.0.1" if self._server.host in ("0.0.0.0", "") else self._server.host  # noqa: S104 (not bound here)
         return f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}"
 
     async def __aenter__(self) -> Self:
-        if self._life is not None:
-            msg = "this FakeKie was started before; make another one"
+        if self._main_task is not None:
+            msg = "A FakeKie can be started only once: create another one."
             raise RuntimeError(msg)
         loop = asyncio.get_running_loop()
         started: asyncio.Future[None] = loop.create_future()
-        # A task of its own owns all others, so that a fixture may enter in one task and leave in another.
-        self._life = loop.create_task(self._live(started), name="FakeKie")
+        # One task owns all others, so that a fixture may enter in one task and exit in another.
+        self._main_task = loop.create_task(self._run(started), name="FakeKie")
         try:
             await started
         except BaseException:
-            await self._end(self._life)
+            await self._end(self._main_task)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._life is not None:
-            await self._end(self._life)
+        if self._main_task is not None:
+            await self._end(self._main_task)
 
-    async def refuse_connections(self) -> None:
-        """Stop listening: new connections are refused, as when the service is down; those that there are stay."""
-        self._server.refuse()
-
-    async def accept_connections(self) -> None:
-        """Listen again, on the same port."""
-        await self._server.listen()
-
-    async def _live(self, started: asyncio.Future[None]) -> None:
+    async def _run(self, started: asyncio.Future[None]) -> None:
         try:
             async with self._server.run(self._routes.table()), anyio.create_task_group() as group:
-                group.start_soon(self._courier.run)
+                group.start_soon(self._sender.run)
                 if not started.cancelled():
                     started.set_result(None)
                 await self._stop.wait()
@@ -240,8 +248,88 @@ class FakeKie(Controls):
                 raise
             started.set_exception(error)
 
-    async def _end(self, life: asyncio.Task[None]) -> None:
+    async def _end(self, main_task: asyncio.Task[None]) -> None:
         self._stop.set()
-        # Whoever is being cancelled has to tidy up all the same.
+        # The cleanup must finish even if the caller is being cancelled.
         with anyio.CancelScope(shield=True):
-            await life
+            await main_task
+
+    # -- controls for tests ---------------------------------------------------------------------------------------
+
+    async def refuse_connections(self) -> None:
+        """Refuse new connections, as when the service is down; existing connections stay open."""
+        self._server.stop_listening()
+
+    async def accept_connections(self) -> None:
+        """Accept connections again, on the same port."""
+        await self._server.listen()
+
+    def inject(self, *faults: Fault) -> None:
+        """Add *faults*."""
+        self.faults.extend(faults)
+
+    @property
+    def credits(self) -> float:
+        """The credits of the account; set it to 0 to have creates refused with 402."""
+        return self._account.credits(_now())
+
+    @credits.setter
+    def credits(self, amount: float) -> None:
+        self._account.set_credits(amount, _now())
+
+    @property
+    def limit(self) -> int:
+        """The number of creates that the account may make in each window."""
+        return self._account.creates.limit
+
+    @limit.setter
+    def limit(self, creates: int) -> None:
+        self._account.creates.limit = creates
+
+    @property
+    def maintenance(self) -> bool:
+        """True while creates are refused with 455."""
+        return self._api.maintenance
+
+    @maintenance.setter
+    def maintenance(self, active: bool) -> None:
+        self._api.maintenance = active
+
+    @property
+    def fail_rate(self) -> float:
+        """The share of new tasks that will fail."""
+        return self._api.fail_rate
+
+    @fail_rate.setter
+    def fail_rate(self, share: float) -> None:
+        self._api.fail_rate = share
+
+    @property
+    def paused_models(self) -> set[str]:
+        """The names of the models that are refused with 505."""
+        return self._api.paused_models
+
+    def revoke_key(self, key: str) -> None:
+        """Refuse *key* with 401 from now on."""
+        self._account.revoke_key(key)
+
+    def finish(self, task_id: str) -> None:
+        """Let a task succeed now."""
+        self._end_task(task_id, None)
+
+    def fail(self, task_id: str, code: str = FAILURES[0].code, message: str = FAILURES[0].message) -> None:
+        """Let a task fail now."""
+        self._end_task(task_id, TaskFailure(code, message))
+
+    def sign(self, task_id: str) -> dict[str, str]:
+        """Return the headers that sign a callback about *task_id* now; empty without a key."""
+        return {} if self._webhook_key is None else sign(self._webhook_key, task_id, int(_wall(_now())))
+
+    def _end_task(self, task_id: str, failure: TaskFailure | None) -> None:
+        task = self.truth.tasks[task_id]
+        if task.ended(_now()):
+            msg = f"Task {task_id} has ended already."
+            raise ValueError(msg)
+        task.ends_at, task.failure = _now(), failure
+        self._account.schedule_refund(task)
+        self._sender.reschedule(task)

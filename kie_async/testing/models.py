@@ -1,4 +1,4 @@
-"""The models that the fake knows."""
+"""The models of the fake service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kie_async.testing import dialect
+from kie_async.testing import responses
 
 if TYPE_CHECKING:
     from random import Random
@@ -20,16 +20,16 @@ __all__ = ["MODELS", "WAN_22_TURBO", "FakeModel", "choose_stages", "other_model"
 
 WAN_22_TURBO = "wan/2-2-a14b-image-to-video-turbo"
 
-#: What a model costs whose price the fake does not know, in credits; ``FakeKie(prices=...)`` sets others.
+#: The price in credits of a model without a known price; ``FakeKie(prices=...)`` overrides it.
 OTHER_PRICE = 50.0
 
-#: Credits for a clip of ``WAN_22_TURBO``, by resolution (price list of 2026-06-30).
+#: The prices in credits of a clip of ``WAN_22_TURBO`` by resolution (price list of 2026-06-30).
 CLIP_PRICES = MappingProxyType({"480p": 40.0, "580p": 60.0, "720p": 80.0})
 
 _MAX_PROMPT = 5000
 _MAX_SEED = 2_147_483_647
 
-# Recorded: some models are never seen but in one state before the end, others pass through more.
+# Recorded: some models have only one state before the end, others have several.
 WAITING: Stages = ((0.0, "waiting"),)
 GENERATING: Stages = ((0.0, "generating"),)
 ALL_STAGES: Stages = ((0.0, "waiting"), (0.15, "queuing"), (0.4, "generating"))
@@ -48,18 +48,18 @@ def _same_price(given: Mapping[str, JSON]) -> float:  # noqa: ARG001 (a FakeMode
 @attrs.frozen(kw_only=True)
 class FakeModel:
     """
-    One model.
+    A model.
 
     Attributes:
-        name: Its name.
+        name: The name.
 
-        output: What it makes.
+        output: The media that it makes.
 
-        defaults: What the service adds to ``input`` where the caller left it out.
+        defaults: The fields that the service adds to an ``input`` that lacks them.
 
-        price: Credits for an ``input``.
+        price: Returns the price of an ``input`` in credits.
 
-        check: The text with which an ``input`` is refused (under code 500), or None.
+        check: Returns the text that refuses an ``input`` (with code 500), or None.
     """
 
     name: str
@@ -70,7 +70,7 @@ class FakeModel:
 
 
 def choose_stages(model: str, rng: Random) -> Stages:
-    """The states that one task of *model* passes through before its end."""
+    """Choose the states of a task of *model* before its end."""
     if model.startswith(_ONLY_WAITING):
         return WAITING
     if model.startswith(_ONLY_GENERATING):
@@ -80,29 +80,29 @@ def choose_stages(model: str, rng: Random) -> Stages:
 
 def _check_wan_22_turbo(given: Mapping[str, JSON], *, strict: bool) -> str | None:
     """
-    What the service refuses in an input of ``WAN_22_TURBO``, in its words.
+    Return the service's text that refuses an input of ``WAN_22_TURBO``, or None.
 
     Args:
         given: The input.
 
-        strict: Whether values are refused that pages of 2025 allowed and those of 2026 no longer name.
+        strict: True to refuse the values that the documentation of 2025 allowed and that of 2026 omits.
     """
     image, prompt = given.get("image_url"), given.get("prompt")
     if not (isinstance(image, str) and image and isinstance(prompt, str) and prompt):
-        return dialect.REQUIRED
+        return responses.REQUIRED
     if len(prompt) > _MAX_PROMPT:
-        return dialect.OUT_OF_RANGE
+        return responses.OUT_OF_RANGE
     resolutions = ("480p", "720p") if strict else tuple(CLIP_PRICES)
     for field, allowed in (("resolution", resolutions), ("acceleration", ("none", "regular"))):
         if given.get(field) not in (None, *allowed):
-            return dialect.not_in_range(field)
+            return responses.not_in_range(field)
     if strict and given.get("aspect_ratio") is not None:
-        return dialect.not_in_range("aspect_ratio")
+        return responses.not_in_range("aspect_ratio")
     seed = given.get("seed")
     if seed is None:
         return None
     if isinstance(seed, bool) or not isinstance(seed, int | float) or not 0 <= seed <= _MAX_SEED:
-        return dialect.OUT_OF_RANGE
+        return responses.OUT_OF_RANGE
     return None
 
 
@@ -110,7 +110,7 @@ def _price_wan_22_turbo(given: Mapping[str, JSON]) -> float:
     return CLIP_PRICES[str(given.get("resolution") or "720p")]
 
 
-# Names of the documentation's image and video models on createTask, October 2026.
+# The image and video models of createTask in the documentation of October 2026.
 _VIDEO = """
     bytedance/seedance-1.5-pro bytedance/seedance-2 bytedance/seedance-2-5 bytedance/seedance-2-fast
     bytedance/seedance-2-mini bytedance/v1-lite-image-to-video bytedance/v1-lite-text-to-video
@@ -152,7 +152,7 @@ _IMAGE = """
     seedream/5-pro-text-to-image topaz/image-upscale wan/2-7-image wan/2-7-image-pro z-image
 """
 
-#: Every model, by its name.
+#: Every model by its name.
 MODELS: Mapping[str, FakeModel] = MappingProxyType(
     {
         **{name: FakeModel(name=name) for name in _VIDEO.split()},
@@ -169,7 +169,7 @@ MODELS: Mapping[str, FakeModel] = MappingProxyType(
 
 def other_model(name: str) -> FakeModel:
     """
-    A model of which only the name is known, such as a test's own.
+    Return a model of which only the name is known, such as a model of a test.
 
     >>> other_model("acme/text-to-image").output
     'image'

@@ -1,4 +1,4 @@
-"""The routes: which path leads to what."""
+"""The routes of the fake: the handler of each path."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from email.message import Message
 from typing import TYPE_CHECKING
 
 import anyio
+import attrs
 from aiohttp import hdrs
 
-from kie_async.testing.answers import FakeResponse, empty_success
-from kie_async.testing.hosting import FileHost, UploadContent, decode_base64, placeholder
-from kie_async.testing.jobs import UPLOADS, TaskApi, read_json
+from kie_async.testing.account import FakeAccount
+from kie_async.testing.callbacks import CallbackSender
+from kie_async.testing.file_host import FileHost, UploadContent, decode_base64, placeholder
+from kie_async.testing.responses import FakeResponse, json_response
+from kie_async.testing.task_api import UPLOADS, TaskApi, read_json
 from kie_async.testing.truth import (
     LoggedCreate,
     LoggedDownload,
@@ -24,8 +27,6 @@ from kie_async.testing.truth import (
 
 if TYPE_CHECKING:
     from kie_async.records import JSON
-    from kie_async.testing.account import FakeAccount
-    from kie_async.testing.callbacks import CallbackSender
     from kie_async.testing.faults import FaultPlace
     from kie_async.testing.server import Handler, IncomingRequest
 
@@ -34,52 +35,42 @@ __all__ = ["Routes"]
 _RATE_LIMITED = 429
 
 
+@attrs.frozen(kw_only=True)
 class Routes:
     """
-    The routes of one fake.
+    The routes of a fake.
 
     Args:
-        truth: Where everything is noted.
+        truth: The log.
 
-        account: Who may ask.
+        account: The account.
 
-        jobs: The jobs API.
+        api: The jobs API.
 
-        hosting: The upload and file host.
+        file_host: The file host.
 
-        courier: Who reports ends.
+        sender: The sender of callbacks.
 
-        wall: The wall clock at an instant of the loop's.
+        wall: Returns the wall clock at an instant of the loop's clock.
 
-        create_seconds: Draws how long a create takes after it was counted.
+        create_seconds: Draws the processing time of a create request.
     """
 
-    def __init__(
-        self,
-        *,
-        truth: Truth,
-        account: FakeAccount,
-        jobs: TaskApi,
-        hosting: FileHost,
-        courier: CallbackSender,
-        wall: Callable[[float], float],
-        create_seconds: Callable[[], float],
-    ) -> None:
-        self._truth = truth
-        self._account = account
-        self._jobs = jobs
-        self._hosting = hosting
-        self._courier = courier
-        self._wall = wall
-        self._create_seconds = create_seconds
+    _truth: Truth
+    _account: FakeAccount
+    _api: TaskApi
+    _file_host: FileHost
+    _sender: CallbackSender
+    _wall: Callable[[float], float]
+    _create_seconds: Callable[[], float]
 
     def table(self) -> list[tuple[str, str, FaultPlace, Handler]]:
-        """Method, path, place and handler of every route; whatever is not here is not found, as cancelling is not."""
+        """Return method, path, place and handler of every route. The service cannot cancel tasks, so no route does."""
         files: list[tuple[str, str, FaultPlace, Handler]] = [
             ("GET", path + "{tail:.+}", "download", self._download) for path in ("/results/", UPLOADS, "/download/")
         ]
         return [
-            # Clients of 2025 know the API by its older name.
+            # Clients of 2025 use the older name of the API.
             *(("POST", f"/api/v1/{name}/createTask", "create", self._create) for name in ("jobs", "playground")),
             *(("GET", f"/api/v1/{name}/recordInfo", "poll", self._poll) for name in ("jobs", "playground")),
             ("GET", "/api/v1/chat/credit", "credit", self._credit),
@@ -90,88 +81,88 @@ class Routes:
             *files,
         ]
 
-    def _key(self, exchange: IncomingRequest) -> str | None:
-        return self._account.key_of(exchange.request.headers.get(hdrs.AUTHORIZATION, ""))
+    def _key(self, incoming: IncomingRequest) -> str | None:
+        return self._account.valid_key(incoming.request.headers.get(hdrs.AUTHORIZATION, ""))
 
-    async def _create(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        body = read_json(exchange.body)
-        post = LoggedCreate(exchange.at, body=body, model=_text(body, "model"), callback_url=_text(body, "callBackUrl"))
+    async def _create(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        body = read_json(incoming.body)
+        post = LoggedCreate(incoming.at, body=body, model=_text(body, "model"), callback_url=_text(body, "callBackUrl"))
         self._truth.create_requests.append(post)
-        if not exchange.acts:
-            return post, empty_success()
-        answer, task = self._jobs.create(
+        if not incoming.performed:
+            return post, json_response(200)
+        response, task = self._api.create(
             post,
-            key=self._key(exchange),
-            origin=exchange.origin,
-            epoch=self._wall(exchange.at),
-            numeric=exchange.fault is not None and exchange.fault.kind == "numeric_task_id",
+            key=self._key(incoming),
+            origin=incoming.origin,
+            epoch=self._wall(incoming.at),
+            numeric=incoming.fault is not None and incoming.fault.kind == "numeric_task_id",
         )
         if task is not None:
             post.task_id = task.task_id
-            self._courier.expect(task)
-        if answer.code != _RATE_LIMITED:
+            self._sender.schedule(task)
+        if response.code != _RATE_LIMITED:
             await anyio.sleep(self._create_seconds())
-        return post, answer
+        return post, response
 
-    async def _poll(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        poll = LoggedPoll(exchange.at, exchange.request.query.get("taskId", ""))
+    async def _poll(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        poll = LoggedPoll(incoming.at, incoming.request.query.get("taskId", ""))
         self._truth.polls.append(poll)
-        return poll, self._jobs.record_info(poll, key=self._key(exchange))
+        return poll, self._api.record_info(poll, key=self._key(incoming))
 
-    async def _credit(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        return self._query(exchange, "credit"), self._jobs.credit(exchange.at, key=self._key(exchange))
+    async def _credit(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        return self._query(incoming, "credit"), self._api.credit(incoming.at, key=self._key(incoming))
 
-    async def _download_url(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        url = _text(read_json(exchange.body), "url")
-        answer = self._hosting.download_url(url, exchange.at, key=self._key(exchange), origin=exchange.origin)
-        return self._query(exchange, "download_url"), answer
+    async def _download_url(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        url = _text(read_json(incoming.body), "url")
+        response = self._file_host.download_url(url, incoming.at, key=self._key(incoming), origin=incoming.origin)
+        return self._query(incoming, "download_url"), response
 
-    def _query(self, exchange: IncomingRequest, place: str) -> LoggedQuery:
-        query = LoggedQuery(exchange.at, place)
+    def _query(self, incoming: IncomingRequest, place: str) -> LoggedQuery:
+        query = LoggedQuery(incoming.at, place)
         self._truth.queries.append(query)
         return query
 
-    async def _stream_upload(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        parts = read_form(exchange.body, exchange.request.headers.get(hdrs.CONTENT_TYPE, ""))
+    async def _stream_upload(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        parts = read_form(incoming.body, incoming.request.headers.get(hdrs.CONTENT_TYPE, ""))
         folder, name = (parts[field].decode() if field in parts else None for field in ("uploadPath", "fileName"))
-        return self._upload(exchange, (parts.get("file"), folder, name))
+        return self._upload(incoming, (parts.get("file"), folder, name))
 
-    async def _base64_upload(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        body = read_json(exchange.body)
+    async def _base64_upload(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        body = read_json(incoming.body)
         content = decode_base64(_text(body, "base64Data"))
-        return self._upload(exchange, (content, _text(body, "uploadPath"), _text(body, "fileName")))
+        return self._upload(incoming, (content, _text(body, "uploadPath"), _text(body, "fileName")))
 
-    async def _url_upload(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        body = read_json(exchange.body)
+    async def _url_upload(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        body = read_json(incoming.body)
         content = placeholder(_text(body, "fileUrl"))
-        return self._upload(exchange, (content, _text(body, "uploadPath"), _text(body, "fileName")))
+        return self._upload(incoming, (content, _text(body, "uploadPath"), _text(body, "fileName")))
 
-    def _upload(self, exchange: IncomingRequest, brought: UploadContent) -> tuple[LoggedRequest, FakeResponse]:
-        upload = LoggedUpload(exchange.at)
+    def _upload(self, incoming: IncomingRequest, given: UploadContent) -> tuple[LoggedRequest, FakeResponse]:
+        upload = LoggedUpload(incoming.at)
         self._truth.uploads.append(upload)
-        if not exchange.acts:
-            return upload, empty_success()
-        answer = self._hosting.upload(
-            upload, brought, key=self._key(exchange), origin=exchange.origin, epoch=self._wall(exchange.at)
+        if not incoming.performed:
+            return upload, json_response(200)
+        response = self._file_host.upload(
+            upload, given, key=self._key(incoming), origin=incoming.origin, epoch=self._wall(incoming.at)
         )
-        return upload, answer
+        return upload, response
 
-    async def _download(self, exchange: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        request = exchange.request
-        download = LoggedDownload(exchange.at, request.path, hdrs.AUTHORIZATION in request.headers)
+    async def _download(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
+        request = incoming.request
+        download = LoggedDownload(incoming.at, request.path, hdrs.AUTHORIZATION in request.headers)
         self._truth.downloads.append(download)
-        return download, await self._hosting.fetch(request.path, request.headers, exchange.at)
+        return download, await self._file_host.fetch(request.path, request.headers, incoming.at)
 
 
 def _text(body: JSON, field: str) -> str | None:
-    """The text in a field of *body*, or None if there is none."""
+    """Return the string in a field of *body*, or None."""
     value = body.get(field) if isinstance(body, Mapping) else None
     return value if isinstance(value, str) else None
 
 
 def read_form(body: bytes, content_type: str) -> dict[str, bytes]:
     r"""
-    The fields of a form (RFC 7578).
+    Parse the fields of a form (RFC 7578).
 
     >>> form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
     >>> read_form(form, "multipart/form-data; boundary=x")

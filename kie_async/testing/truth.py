@@ -1,4 +1,4 @@
-"""The service's truth: what it has seen, against which a client's account of the matter is checked."""
+"""The log of the fake service: everything that it received and did, for tests to check a client against."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = [
 @attrs.define(eq=False)
 class LoggedRequest:
     """
-    One request that has arrived.
+    A request that has arrived.
 
     Attributes:
-        at: When it arrived, by the loop's clock, in seconds.
+        at: The arrival by the loop's clock, in seconds.
 
-        code: The code in the answer that the client was let see, or None.
+        code: The code in the response that was sent, or None.
 
-        status: The HTTP status of that answer, or None if there was none.
+        status: The HTTP status of that response, or None if none was sent.
 
-        answered_at: When the answer went out, by the loop's clock, or None.
+        answered_at: The instant of the response by the loop's clock, or None.
 
-        fault: The fault that struck it, or None.
+        fault: The fault that affected it, or None.
     """
 
     at: float
@@ -53,16 +53,16 @@ class LoggedRequest:
 @attrs.define(eq=False)
 class LoggedCreate(LoggedRequest):
     """
-    One POST to createTask.
+    A POST to createTask.
 
     Attributes:
-        body: The body, decoded; None where it is no JSON.
+        body: The decoded body; None if it is not JSON.
 
-        model: The model that it names, or None.
+        model: The model in it, or None.
 
         callback_url: The ``callBackUrl`` in it, or None.
 
-        task_id: The task that it has created, or None, whatever the client was let see.
+        task_id: The task that it created, or None, independently of the response.
     """
 
     body: JSON = attrs.field(default=None, repr=False)
@@ -74,12 +74,12 @@ class LoggedCreate(LoggedRequest):
 @attrs.define(eq=False)
 class LoggedPoll(LoggedRequest):
     """
-    One query of recordInfo.
+    A query of recordInfo.
 
     Attributes:
-        task_id: The id asked for.
+        task_id: The requested id.
 
-        state: The task's true state, or None if nothing is known of it.
+        state: The real state of the task, or None if the service did not find it.
     """
 
     task_id: str = ""
@@ -89,7 +89,7 @@ class LoggedPoll(LoggedRequest):
 @attrs.define(eq=False)
 class LoggedQuery(LoggedRequest):
     """
-    One other query of the API.
+    Another query of the API.
 
     Attributes:
         place: ``"credit"`` or ``"download_url"``.
@@ -101,14 +101,14 @@ class LoggedQuery(LoggedRequest):
 @attrs.define(eq=False)
 class LoggedUpload(LoggedRequest):
     """
-    One upload.
+    An upload.
 
     Attributes:
-        path: Where it is held, or None if it is not.
+        path: The path of the stored file, or None if the upload was refused.
 
-        size: Its size in bytes.
+        size: The size in bytes.
 
-        mime: Its media type, by its content.
+        mime: The media type, detected from the content.
     """
 
     path: str | None = None
@@ -119,12 +119,12 @@ class LoggedUpload(LoggedRequest):
 @attrs.define(eq=False)
 class LoggedDownload(LoggedRequest):
     """
-    One request for a file.
+    A request for a file.
 
     Attributes:
         path: The file's path.
 
-        authorized: Whether the request carried an API key, which it must not.
+        authorized: True if the request contained an API key, which is an error of the client.
     """
 
     path: str = ""
@@ -134,20 +134,20 @@ class LoggedDownload(LoggedRequest):
 @attrs.define(eq=False)
 class LoggedCallback:
     """
-    One attempt to report a task's end.
+    One attempt to deliver a callback.
 
     Attributes:
-        at: When it was made, by the loop's clock, in seconds.
+        at: The instant by the loop's clock, in seconds.
 
         task_id: The task.
 
-        url: Where to.
+        url: The receiver.
 
-        attempt: 1 to 3; copies on purpose have the number of the first.
+        attempt: 1 to 3; intentional copies have the number 1.
 
-        status: The HTTP status that came back, or None.
+        status: The HTTP status of the receiver's response, or None.
 
-        error: Why none came back, or None.
+        error: The reason for the lack of a response, or None.
     """
 
     at: float
@@ -158,34 +158,34 @@ class LoggedCallback:
     error: str | None = None
 
 
-def _count(held: Sized) -> str:
-    """What stands for a long collection when the truth is shown."""
-    return f"<{len(held)}>"
+def _count(items: Sized) -> str:
+    """Abbreviate a collection in the ``repr``."""
+    return f"<{len(items)}>"
 
 
 @attrs.define
 class Truth:
     """
-    All that the service has seen, in the order of arrival.
+    Everything that the service received, in the order of arrival.
 
     Attributes:
-        create_requests: Every POST to createTask, those refused and those cut off as well.
+        create_requests: Every POST to createTask, including refused and interrupted ones.
 
-        tasks: Every task, by its id, in the order of creation.
+        tasks: Every task by its id, in the order of creation.
 
         polls: Every query of recordInfo.
 
-        queries: Every query of the credits and for a download URL.
+        queries: Every query of the credits or for a download URL.
 
         uploads: Every upload.
 
-        downloads: Every request for a result, an upload or a minted link.
+        downloads: Every request for a result, an upload or a temporary link.
 
-        callbacks: Every attempt to report an end.
+        callbacks: Every attempt to deliver a callback.
 
-        followed_redirects: Paths asked for to which only a redirect leads.
+        followed_redirects: The paths requested after a redirect of a fault.
 
-        connections: How many connections were made.
+        connections: The number of connections.
     """
 
     create_requests: list[LoggedCreate] = attrs.field(factory=list, repr=_count)
@@ -200,31 +200,31 @@ class Truth:
 
     @property
     def created(self) -> list[FakeTask]:
-        """Every task that was created, and paid, in order."""
+        """The tasks that were created and charged, in order."""
         return list(self.tasks.values())
 
     @property
     def rate_limited(self) -> list[LoggedCreate]:
-        """The creates that were refused for coming too fast."""
+        """The create requests that were refused with 429."""
         return [post for post in self.create_requests if post.code == 429]  # noqa: PLR2004 (the service's own code)
 
     def spent(self, now: float) -> float:
-        """What all tasks cost at *now* (the loop's clock), in credits: failed ones are given back."""
+        """Return the cost of all tasks at *now* (the loop's clock) in credits, after the refunds of failed tasks."""
         return sum(task.credits(now) for task in self.tasks.values())
 
     def busiest_window(self, seconds: float = 10.0, *, accepted: bool = False) -> int:
         """
-        The greatest number of creates that arrived within any *seconds*.
+        Return the largest number of create requests that arrived within any *seconds*.
 
         Args:
-            seconds: Length of the window; two creates exactly that far apart are not in one.
+            seconds: The length of the window; two requests exactly that far apart are not in the same window.
 
-            accepted: Count only those that became tasks.
+            accepted: True to count only requests that created tasks.
         """
         return busiest_window((p.at for p in self.create_requests if not accepted or p.task_id is not None), seconds)
 
     def most_running(self) -> int:
-        """The greatest number of tasks that ran at once."""
+        """Return the largest number of tasks that ran at the same time."""
         changes = sorted(
             [(task.created_at, 1) for task in self.tasks.values()]
             + [(task.ends_at, -1) for task in self.tasks.values()]
@@ -238,7 +238,7 @@ class Truth:
 
 def busiest_window(instants: Iterable[float], seconds: float) -> int:
     """
-    The greatest number of *instants* (in ascending order) within any half-open window of *seconds*.
+    Return the largest number of *instants* (in ascending order) within any half-open window of *seconds*.
 
     >>> busiest_window([0.0, 1.0, 9.0, 10.0, 10.5], 10.0)
     4
@@ -247,7 +247,7 @@ def busiest_window(instants: Iterable[float], seconds: float) -> int:
     most = 0
     for instant in instants:
         recent.append(instant)
-        # Compared as instants: a difference of two may be rounded the wrong way.
+        # Instants are compared, not differences, since a difference may be rounded the wrong way.
         while recent[0] + seconds <= instant:
             recent.popleft()
         most = max(most, len(recent))

@@ -26,7 +26,7 @@ from kie_async._core.lifecycle import ENDED, Intent, can_follow
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
-from kie_async.testing import FakeKie, Fault, dialect
+from kie_async.testing import FakeKie, Fault, responses
 from kie_async.testing.clock import VirtualLoop
 from tests.helpers import (
     CALLBACKS,
@@ -240,7 +240,7 @@ class ClientMachine(RuleBasedStateMachine):
             self.posts.append(self.loop.create_task(self._deliver(task, which)))
 
     async def _deliver(self, task: FakeTask, which: int) -> None:
-        status = await self._post(which, str(task.callback_url), task.task_id, dialect.callback(task))
+        status = await self._post(which, str(task.callback_url), task.task_id, responses.callback_body(task))
         assert status in (200, 429, 503), status
         if status == 200:
             self.acknowledged.add(task.task_id)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kie_async.testing.drawing import draw_png
+from kie_async.testing.media import draw_png
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Serve

@@ -30,7 +30,7 @@ async def test_a_port_that_is_taken_is_an_error_at_the_start(serve: Serve) -> No
 async def test_a_fake_is_started_once(serve: Serve) -> None:
     async with serve() as api:
         pass
-    with pytest.raises(RuntimeError, match="make another one"):
+    with pytest.raises(RuntimeError, match="create another one"):
         async with api.fake:
             raise AssertionError
 
@@ -106,7 +106,7 @@ async def test_a_fake_that_is_cancelled_while_it_starts_leaves_nothing_behind() 
             await entering
             await fake.__aexit__(None, None, None)
         if turns:
-            with pytest.raises(RuntimeError, match="make another one"):
+            with pytest.raises(RuntimeError, match="create another one"):
                 await fake.__aenter__()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kie_async.testing.limiters import FixedWindow, SlidingWindow, TokenBucket, make_limiter
+from kie_async.testing.account import FixedWindow, SlidingWindow, TokenBucket, make_limiter
 from kie_async.testing.truth import busiest_window
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def test_limiters_have_names(kind: str, made: type) -> None:
 
 
 def test_another_limiter_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="one of sliding, fixed, bucket, got 'leaky'"):
+    with pytest.raises(ValueError, match="Invalid limiter 'leaky': expected one of sliding, fixed, bucket"):
         make_limiter("leaky", limit=20, window=10.0)  # type: ignore[arg-type]  # on purpose
 
 

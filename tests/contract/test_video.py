@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import av
 import pytest
 
-from kie_async.testing.drawing import draw_png
-from kie_async.testing.files import FileStore
-from kie_async.testing.video import bundled_clip, encode_clip, make_clip
+from kie_async.testing.file_host import FileStore
+from kie_async.testing.media import bundled_clip, draw_png, encode_clip, make_clip
 
 if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
@@ -199,7 +198,7 @@ def test_the_bundled_clip_is_a_clip_like_the_others() -> None:
 def test_without_the_video_library_the_bundled_clip_is_used() -> None:
     program = (
         "import sys; sys.modules['av'] = None\n"
-        "from kie_async.testing.video import bundled_clip, make_clip\n"
+        "from kie_async.testing.media import bundled_clip, make_clip\n"
         "assert make_clip(None, 720, '') == bundled_clip()\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.page import PageHeader, write_page
-from kie_async.testing.video import bundled_clip
+from kie_async.testing.media import bundled_clip
 from tests.cli.helpers import CAT
 
 __all__ = ["MARKUP", "make_entry", "make_folder"]

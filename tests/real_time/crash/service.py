@@ -15,7 +15,7 @@ from tests.real_time.crash.programs import prompt
 
 if TYPE_CHECKING:
     from kie_async.testing.faults import Call
-    from kie_async.testing.jobs import Duration
+    from kie_async.testing.task_api import Duration
 
 __all__ = ["of_shot", "service"]
 
