@@ -60,7 +60,7 @@ async def listening() -> AsyncIterator[Receiver]:
         await runner.cleanup()
 
 
-async def test_success_is_reported_word_by_word(serve: Serve) -> None:
+async def test_success_callback_is_as_documented(serve: Serve) -> None:
     async with listening() as receiver, serve(duration=60.0) as api:
         task_id = await api.task(callback_url=receiver.url)
         (task,) = api.fake.truth.created
@@ -97,7 +97,7 @@ async def test_success_is_reported_word_by_word(serve: Serve) -> None:
         assert receiver.url == json.loads(data["param"])["callBackUrl"]
 
 
-async def test_failure_has_a_top_code_of_501_and_neither_times_nor_results(serve: Serve) -> None:
+async def test_failure_callback_has_code_501_and_no_result(serve: Serve) -> None:
     async with (
         listening() as receiver,
         serve(duration=5.0, fail_rate=1.0, failures=[("500", "the server is busy")]) as api,
@@ -118,7 +118,7 @@ async def test_failure_has_a_top_code_of_501_and_neither_times_nor_results(serve
         } == data
 
 
-async def test_nothing_is_posted_without_a_url_or_to_another_machine(serve: Serve) -> None:
+async def test_callbacks_stay_on_this_machine(serve: Serve) -> None:
     async with serve(duration=1.0) as api:
         await api.create()
         await api.create(callback_url="https://app.example.com/kie")
@@ -145,9 +145,7 @@ async def test_another_host_can_be_allowed(serve: Serve) -> None:
     ("statuses", "posts"),
     [([], 1), ([500], 2), ([404, 302], 3), ([500, 500, 500], 3), ([201], 2)],
 )
-async def test_a_post_is_tried_three_times_until_it_is_answered_with_200(
-    serve: Serve, statuses: list[int], posts: int
-) -> None:
+async def test_callback_has_three_attempts(serve: Serve, statuses: list[int], posts: int) -> None:
     async with listening() as receiver, serve(duration=10.0, callback_retry_delay=7.0) as api:
         receiver.statuses = list(statuses)
         task_id = await api.task(callback_url=receiver.url)
@@ -158,7 +156,7 @@ async def test_a_post_is_tried_three_times_until_it_is_answered_with_200(
         assert expected == [(post.task_id, post.attempt, post.status) for post in api.fake.truth.callbacks]
 
 
-async def test_a_receiver_has_fifteen_seconds(serve: Serve) -> None:
+async def test_receiver_timeout_is_fifteen_seconds(serve: Serve) -> None:
     async with listening() as receiver, serve(duration=10.0, callback_retry_delay=5.0) as api:
         receiver.pause = 20.0
         await api.create(callback_url=receiver.url)
@@ -168,7 +166,7 @@ async def test_a_receiver_has_fifteen_seconds(serve: Serve) -> None:
         assert ["TimeoutError: "] * 3 == [post.error for post in api.fake.truth.callbacks]
 
 
-async def test_a_receiver_that_is_down_is_tried_three_times(serve: Serve) -> None:
+async def test_unreachable_receiver_has_three_attempts(serve: Serve) -> None:
     async with serve(duration=1.0) as api:
         await api.create(callback_url="http://127.0.0.1:9/done")
         await asyncio.sleep(60)
@@ -176,7 +174,7 @@ async def test_a_receiver_that_is_down_is_tried_three_times(serve: Serve) -> Non
         assert ["ClientConnectorError"] * 3 == [(post.error or "").split(":")[0] for post in api.fake.truth.callbacks]
 
 
-def test_the_signature_is_that_of_the_documentation() -> None:
+def test_signature_matches_the_documentation() -> None:
     """
     Computed independently.
 
@@ -188,7 +186,7 @@ def test_the_signature_is_that_of_the_documentation() -> None:
     } == sign("secret", "abc", 1767225600)
 
 
-async def test_with_a_key_callbacks_are_signed(serve: Serve) -> None:
+async def test_callbacks_are_signed_with_the_key(serve: Serve) -> None:
     async with listening() as receiver, serve(duration=10.0, webhook_key="secret") as api:
         task_id = await api.task(callback_url=receiver.url)
         await asyncio.sleep(11)
@@ -209,7 +207,7 @@ async def test_with_a_key_callbacks_are_signed(serve: Serve) -> None:
         (Fault("callback", "lost", nth=2), [10.0]),
     ],
 )
-async def test_callbacks_are_lost_late_and_doubled_as_told(serve: Serve, fault: Fault, times: list[float]) -> None:
+async def test_callbacks_are_lost_late_or_copied(serve: Serve, fault: Fault, times: list[float]) -> None:
     async with listening() as receiver, serve(duration=10.0, faults=[fault]) as api:
         await api.create(callback_url=receiver.url)
         await asyncio.sleep(4000)
@@ -217,7 +215,7 @@ async def test_callbacks_are_lost_late_and_doubled_as_told(serve: Serve, fault: 
         assert times == receiver.times
 
 
-async def test_a_forged_callback_says_what_it_is_told_to(serve: Serve) -> None:
+async def test_altered_callback_contains_the_given_data(serve: Serve) -> None:
     forged = {"taskId": "f" * 32, "resultJson": '{"resultUrls":["https://example.com/evil.mp4"]}'}
     async with listening() as receiver, serve(duration=1.0, faults=[Fault("callback", "alter", data=forged)]) as api:
         await api.create(callback_url=receiver.url)
@@ -227,7 +225,7 @@ async def test_a_forged_callback_says_what_it_is_told_to(serve: Serve) -> None:
         assert "success" == receiver.body()["data"]["state"]
 
 
-async def test_an_early_callback_comes_while_the_task_runs_and_says_how_it_will_have_ended(serve: Serve) -> None:
+async def test_early_callback_reports_the_coming_end(serve: Serve) -> None:
     """Nothing recorded says in which order the callback and recordInfo come; there is no second one at the end."""
     early = Fault("callback", "early", seconds=4.0)
     async with listening() as receiver, serve(duration=60.0, webhook_key="secret", faults=[early]) as api:
@@ -245,7 +243,7 @@ async def test_an_early_callback_comes_while_the_task_runs_and_says_how_it_will_
         assert sign("secret", task_id, int(headers["X-Webhook-Timestamp"])).items() <= dict(headers).items()
 
 
-async def test_a_callback_may_be_as_early_as_the_create(serve: Serve) -> None:
+async def test_callback_may_be_as_early_as_the_create(serve: Serve) -> None:
     """A task that does not last as long as its callback is early is reported at once; another one is not."""
     faults = [Fault("callback", "early", seconds=math.inf, nth=2)]
     async with listening() as receiver, serve(duration=10.0, faults=faults) as api:
@@ -257,9 +255,7 @@ async def test_a_callback_may_be_as_early_as_the_create(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("pause", "times", "state"), [(5.0, [5.0], "fail"), (58.0, [56.0], "success")])
-async def test_an_early_callback_goes_by_the_end_that_was_planned(
-    serve: Serve, pause: float, times: list[float], state: str
-) -> None:
+async def test_early_callback_uses_the_planned_end(serve: Serve, pause: float, times: list[float], state: str) -> None:
     """A task that the test ends before is reported then; one that was reported already is not reported again."""
     early = Fault("callback", "early", seconds=4.0)
     async with listening() as receiver, serve(duration=60.0, faults=[early]) as api:
@@ -273,7 +269,7 @@ async def test_an_early_callback_goes_by_the_end_that_was_planned(
         assert "fail" == (await api.record(task_id))["state"]
 
 
-async def test_faults_at_the_end_and_early_ones_are_asked_for_apart(serve: Serve) -> None:
+async def test_early_callback_faults_count_separately(serve: Serve) -> None:
     """Which create it was decides what comes early; which end it was decides the rest."""
     faults = [Fault("callback", "early", seconds=4.0, nth=1), Fault("callback", "lost", nth=1)]
     async with listening() as receiver, serve(duration=10.0, faults=faults) as api:
@@ -285,7 +281,7 @@ async def test_faults_at_the_end_and_early_ones_are_asked_for_apart(serve: Serve
 
 
 @pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("wrong_signature", False)])
-async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(serve: Serve, what: Any, *, good: bool) -> None:
+async def test_callback_is_signed_for_the_replaced_task(serve: Serve, what: Any, *, good: bool) -> None:
     """The worst that somebody can post who has the key; and without the key, what he can."""
     fault = Fault("callback", what, data={"taskId": "f" * 32}, copies=2)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
@@ -302,9 +298,7 @@ async def test_a_callback_about_a_foreign_task_is_signed_for_that_one(serve: Ser
     ("what", "signed", "age"),
     [("unsigned", None, 0), ("wrong_signature", False, 0), ("stale", True, 600)],
 )
-async def test_signatures_are_left_out_wrong_or_old_as_told(
-    serve: Serve, what: Any, *, signed: bool | None, age: int
-) -> None:
+async def test_signature_faults(serve: Serve, what: Any, *, signed: bool | None, age: int) -> None:
     fault = Fault("callback", what, seconds=600.0)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
         task_id = await api.task(callback_url=receiver.url)
@@ -320,7 +314,7 @@ async def test_signatures_are_left_out_wrong_or_old_as_told(
             assert signed is (right.items() <= headers.items())
 
 
-async def test_a_callback_may_come_before_the_answer_to_the_create(serve: Serve) -> None:
+async def test_callback_may_precede_the_create_response(serve: Serve) -> None:
     slow = Fault("create", "slow", seconds=30.0, after=True)
     async with listening() as receiver, serve(duration=5.0, faults=[slow]) as api:
         await api.create(callback_url=receiver.url)
@@ -328,7 +322,7 @@ async def test_a_callback_may_come_before_the_answer_to_the_create(serve: Serve)
         assert 25 == pytest.approx(asyncio.get_running_loop().time() - receiver.got[0][0], abs=0.1)
 
 
-async def test_callbacks_may_be_late_throughout(serve: Serve) -> None:
+async def test_callback_delay_applies_to_all(serve: Serve) -> None:
     async with listening() as receiver, serve(duration=10.0, callback_delay=20.0, speed=2.0) as api:
         await api.create(callback_url=receiver.url)
         await asyncio.sleep(60)
@@ -336,7 +330,7 @@ async def test_callbacks_may_be_late_throughout(serve: Serve) -> None:
         assert [15.0] == receiver.times
 
 
-async def test_many_ends_are_each_reported_once_and_in_time(serve: Serve) -> None:
+async def test_each_end_is_reported_once_and_in_time(serve: Serve) -> None:
     async with listening() as receiver, serve(limit=1000, credits=1e6, duration=(60.0, 0.5)) as api:
         for _ in range(100):
             await api.create(callback_url=receiver.url)
@@ -347,7 +341,7 @@ async def test_many_ends_are_each_reported_once_and_in_time(serve: Serve) -> Non
         assert {task_id for _, task_id in ends} == {receiver.body(number)["data"]["taskId"] for number in range(100)}
 
 
-async def test_a_task_ended_by_the_test_is_reported_then_and_only_then(serve: Serve) -> None:
+async def test_ending_a_task_sends_its_callback_once(serve: Serve) -> None:
     async with listening() as receiver, serve(duration=60.0) as api:
         task_id = await api.task(callback_url=receiver.url)
         await asyncio.sleep(5)

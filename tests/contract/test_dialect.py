@@ -17,7 +17,7 @@ WAN = "wan/2-2-a14b-image-to-video-turbo"
 BUSY = "Your call frequency is too high. Please try again later."
 
 
-async def test_create_answers_with_one_id_twice(serve: Serve) -> None:
+async def test_create_response_has_the_id_twice(serve: Serve) -> None:
     async with serve() as api:
         answer = await api.create()
 
@@ -26,7 +26,7 @@ async def test_create_answers_with_one_id_twice(serve: Serve) -> None:
         assert re.fullmatch(body, answer.body)
 
 
-async def test_the_request_that_the_api_page_prints_is_accepted(serve: Serve) -> None:
+async def test_documented_request_is_accepted(serve: Serve) -> None:
     """Its ``aspect_ratio`` and its empty callback are no reason to refuse it."""
     page = {
         "model": WAN,
@@ -62,7 +62,7 @@ async def test_the_request_that_the_api_page_prints_is_accepted(serve: Serve) ->
         ({"image_url": ""}, "This field is required"),
     ],
 )
-async def test_bad_parameters_are_refused_under_code_500(serve: Serve, given: dict[str, Any], text: str) -> None:
+async def test_invalid_input_is_refused_with_500(serve: Serve, given: dict[str, Any], text: str) -> None:
     async with serve() as api:
         answer = await api.create(**given)
 
@@ -71,7 +71,7 @@ async def test_bad_parameters_are_refused_under_code_500(serve: Serve, given: di
         assert 10_000.0 == await api.credits()
 
 
-async def test_only_a_strict_fake_refuses_what_older_pages_allow(serve: Serve) -> None:
+async def test_strict_fake_refuses_older_values(serve: Serve) -> None:
     async with serve() as lenient, serve(strict=True) as strict:
         old = {"aspect_ratio": "auto"}
         assert [200, 200] == [(await lenient.create(**given)).json["code"] for given in (old, {"resolution": "580p"})]
@@ -82,7 +82,7 @@ async def test_only_a_strict_fake_refuses_what_older_pages_allow(serve: Serve) -
 
 
 @pytest.mark.parametrize("model", ["no/such-model", "", "WAN/2-2-a14b-image-to-video-turbo"])
-async def test_an_unknown_model_is_refused_with_422(serve: Serve, model: str) -> None:
+async def test_unknown_model_is_refused_with_422(serve: Serve, model: str) -> None:
     async with serve() as api:
         answer = await api.create(model)
 
@@ -98,7 +98,7 @@ async def test_further_models_can_be_named(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "other", "revoked"])
-async def test_a_bad_key_is_refused_with_401_in_a_200(serve: Serve, key: str | None) -> None:
+async def test_invalid_key_is_refused_with_401_in_a_200(serve: Serve, key: str | None) -> None:
     async with serve(api_keys=["good", "revoked"]) as api:
         api.fake.revoke_key("revoked")
         refused = b'{"code":401,"msg":"You do not have access permissions","data":null}'
@@ -109,12 +109,12 @@ async def test_a_bad_key_is_refused_with_401_in_a_200(serve: Serve, key: str | N
         assert 200 == (await api.create(key="good")).json["code"]
 
 
-async def test_any_key_is_good_unless_told_otherwise(serve: Serve) -> None:
+async def test_every_key_is_valid_by_default(serve: Serve) -> None:
     async with serve() as api:
         assert [200, 401] == [(await api.create(key=key)).json["code"] for key in ("anything", "")]
 
 
-async def test_credits_are_taken_at_once_and_given_back_on_failure(serve: Serve) -> None:
+async def test_failed_task_is_refunded(serve: Serve) -> None:
     async with serve(credits=200.0, duration=60.0) as api:
         well, badly = await api.task(resolution="480p"), await api.task(resolution="480p")
         assert 120.0 == await api.credits()
@@ -132,7 +132,7 @@ async def test_credit_is_a_float_in_an_envelope(serve: Serve) -> None:
         assert b'{"code":200,"msg":"success","data":5916.25}' == (await api.request("GET", "/api/v1/chat/credit")).body
 
 
-async def test_without_enough_credits_a_create_is_refused_with_402(serve: Serve) -> None:
+async def test_create_without_credits_is_refused_with_402(serve: Serve) -> None:
     async with serve(credits=79.0) as api:
         assert (
             b'{"code":402,"msg":"Credits insufficient : Your current balance isn\'t enough to run this request. Please'
@@ -142,7 +142,7 @@ async def test_without_enough_credits_a_create_is_refused_with_402(serve: Serve)
         assert 200 == (await api.create()).json["code"]
 
 
-async def test_maintenance_paused_models_and_key_caps_have_their_codes(serve: Serve) -> None:
+async def test_maintenance_and_paused_models_have_codes(serve: Serve) -> None:
     async with serve() as api:
         api.fake.maintenance = True
         assert 455 == (await api.create()).json["code"]
@@ -158,7 +158,7 @@ async def test_maintenance_paused_models_and_key_caps_have_their_codes(serve: Se
         ).json
 
 
-async def test_refusals_of_the_rate_limit_come_with_and_without_data(serve: Serve) -> None:
+async def test_rate_limit_refusal_with_and_without_data(serve: Serve) -> None:
     async with serve(limit=0) as api:
         bodies = {(await api.create()).body for _ in range(20)}
 
@@ -168,7 +168,7 @@ async def test_refusals_of_the_rate_limit_come_with_and_without_data(serve: Serv
         } == bodies
 
 
-async def test_a_body_that_is_no_json_is_an_exception_of_the_server(serve: Serve) -> None:
+async def test_body_without_json_is_a_server_exception(serve: Serve) -> None:
     async with serve() as api:
         for body in (b"{", b"", b"\xff", b"[]", b"[" * 100_000):
             answer = await api.request("POST", "/api/v1/jobs/createTask", data=body)
@@ -176,7 +176,7 @@ async def test_a_body_that_is_no_json_is_an_exception_of_the_server(serve: Serve
             assert {"code": 500, "msg": text, "data": None} == answer.json
 
 
-async def test_answers_have_the_recorded_headers(serve: Serve) -> None:
+async def test_responses_have_the_recorded_headers(serve: Serve) -> None:
     async with serve() as api:
         headers = (await api.create()).headers
 
@@ -188,7 +188,7 @@ async def test_answers_have_the_recorded_headers(serve: Serve) -> None:
         assert not {"Retry-After", "X-RateLimit-Limit"} & headers.keys()
 
 
-async def test_statuses_can_be_those_of_the_codes(serve: Serve) -> None:
+async def test_http_statuses_may_equal_the_codes(serve: Serve) -> None:
     async with serve(http_statuses=True, credits=0.0) as api:
         assert (402, 402) == ((answer := await api.create()).status, answer.json["code"])
         assert 422 == (await api.poll("?")).status
@@ -205,14 +205,12 @@ async def test_statuses_can_be_those_of_the_codes(serve: Serve) -> None:
         ("GET", "/api/v1/jobs/createTask", 405),
     ],
 )
-async def test_what_the_service_does_not_have_the_fake_has_not(
-    serve: Serve, method: str, path: str, status: int
-) -> None:
+async def test_unknown_routes_are_not_found(serve: Serve, method: str, path: str, status: int) -> None:
     async with serve() as api:
         assert status == (await api.request(method, path)).status
 
 
-async def test_older_clients_find_the_api_under_its_older_name(serve: Serve) -> None:
+async def test_api_has_its_older_path_too(serve: Serve) -> None:
     async with serve() as api:
         body = {"model": "z-image", "input": {"prompt": "A cat"}}
         created = await api.request("POST", "/api/v1/playground/createTask", json=body)

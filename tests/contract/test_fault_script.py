@@ -32,9 +32,7 @@ async def codes(api: Api, number: int) -> list[int]:
         ({"probability": 0.0}, []),
     ],
 )
-async def test_a_fault_strikes_when_all_its_conditions_hold(
-    serve: Serve, when: dict[str, Any], struck: list[int]
-) -> None:
+async def test_fault_fires_if_all_conditions_hold(serve: Serve, when: dict[str, Any], struck: list[int]) -> None:
     async with serve(faults=[Fault("create", "code", code=500, **when)]) as api:
         seen = []
         for number in range(1, 7):
@@ -45,7 +43,7 @@ async def test_a_fault_strikes_when_all_its_conditions_hold(
         assert struck == seen
 
 
-async def test_the_first_fault_that_fits_strikes_and_more_can_be_added(serve: Serve) -> None:
+async def test_first_matching_fault_fires(serve: Serve) -> None:
     async with serve(
         faults=[Fault("create", "code", code=455, nth=1), Fault("create", "code", code=500, nth=(1, 2))]
     ) as api:

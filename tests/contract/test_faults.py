@@ -88,7 +88,7 @@ CUTS = [
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("how", "data", "end"), CUTS)
-async def test_a_cut_connection_gives_exactly_these_bytes(
+async def test_connection_faults_send_exact_bytes(
     serve: Serve, how: dict[str, Any], data: bytes | None, end: str, *, after: bool
 ) -> None:
     """What was written before a reset may or may not be seen."""
@@ -104,7 +104,7 @@ async def test_a_cut_connection_gives_exactly_these_bytes(
 
 
 @pytest.mark.parametrize(("cut", "end"), [("close", "closed"), ("reset", "reset")])
-async def test_half_a_body_is_announced_whole(serve: Serve, cut: str, end: str) -> None:
+async def test_half_body_announces_the_whole_length(serve: Serve, cut: str, end: str) -> None:
     async with serve(faults=[Fault("create", "half_body", after=True, disconnect=cut)]) as api:  # type: ignore[arg-type]  # a parameter
         heard = await hear(api.fake)
         whole = b'{"code":200,"msg":"success","data":{"taskId":"%s","recordId":"%s"}}'
@@ -170,7 +170,7 @@ async def test_an_answer_is_spoiled_as_told(
         )
 
 
-async def test_an_id_that_is_a_number_means_the_task(serve: Serve) -> None:
+async def test_numeric_task_id_denotes_the_task(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "numeric_task_id", after=True)]) as api:
         data = (await api.create()).json["data"]
 
@@ -179,7 +179,7 @@ async def test_an_id_that_is_a_number_means_the_task(serve: Serve) -> None:
         assert str(data["taskId"]) == (await api.record(str(data["taskId"])))["taskId"]
 
 
-async def test_a_proxy_has_a_page_of_its_own(serve: Serve) -> None:
+async def test_html_fault_is_a_proxy_page(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "html", after=True, status=504)]) as api:
         answer = await api.create()
 
@@ -189,7 +189,7 @@ async def test_a_proxy_has_a_page_of_its_own(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 307, 308])
-async def test_a_redirect_leads_where_nobody_must_go(serve: Serve, status: int) -> None:
+async def test_redirect_leads_to_a_logged_path(serve: Serve, status: int) -> None:
     async with serve(faults=[Fault("create", "redirect", status=status)]) as api:
         answer = await api.create()
         assert (status, f"{api.fake.url}/redirected") == (answer.status, answer.headers["Location"])
@@ -199,7 +199,7 @@ async def test_a_redirect_leads_where_nobody_must_go(serve: Serve, status: int) 
         assert ["/redirected"] == api.fake.truth.followed_redirects
 
 
-async def test_a_body_may_claim_to_be_compressed(serve: Serve) -> None:
+async def test_body_may_claim_to_be_compressed(serve: Serve) -> None:
     broken = Fault(
         "poll", "body", body=b"no gzip", headers={"Content-Encoding": "gzip"}, content_type="application/json"
     )
@@ -209,7 +209,7 @@ async def test_a_body_may_claim_to_be_compressed(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("after", "arrives_at"), [(False, 30.0), (True, 0.0)])
-async def test_slow_waits_before_the_service_acts_or_after(serve: Serve, *, after: bool, arrives_at: float) -> None:
+async def test_slow_waits_before_or_after_the_action(serve: Serve, *, after: bool, arrives_at: float) -> None:
     async with serve(faults=[Fault("create", "slow", seconds=30.0, after=after)]) as api:
         start = asyncio.get_running_loop().time()
         assert 200 == (await api.create()).json["code"]
@@ -218,7 +218,7 @@ async def test_slow_waits_before_the_service_acts_or_after(serve: Serve, *, afte
         assert arrives_at == pytest.approx(api.fake.truth.created[0].created_at - start, abs=0.01)
 
 
-async def test_a_slow_body_comes_a_byte_at_a_time(serve: Serve) -> None:
+async def test_slow_body_arrives_byte_by_byte(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "slow_body", seconds=0.05)]) as api:
         start = asyncio.get_running_loop().time()
         heard = await hear(api.fake)
@@ -227,7 +227,7 @@ async def test_a_slow_body_comes_a_byte_at_a_time(serve: Serve) -> None:
         assert len(heard.body) * 0.05 == pytest.approx(asyncio.get_running_loop().time() - start, abs=0.1)
 
 
-async def test_a_half_download_is_a_half_file(serve: Serve) -> None:
+async def test_half_download_is_half_a_file(serve: Serve) -> None:
     async with serve(duration=0.0, faults=[Fault("download", "half_body", nth=2)]) as api:
         task_id = await api.task("z-image")
         url = await api.result_url(task_id)
@@ -248,9 +248,7 @@ async def test_a_half_download_is_a_half_file(serve: Serve) -> None:
         ({"kind": "silence", "after_bytes": 100}, b"", "silence"),
     ],
 )
-async def test_a_connection_can_be_lost_before_a_request_is_read(
-    serve: Serve, how: dict[str, Any], data: bytes, end: str
-) -> None:
+async def test_connection_may_fail_before_the_request(serve: Serve, how: dict[str, Any], data: bytes, end: str) -> None:
     async with serve(faults=[Fault("connect", nth=1, **how)]) as api:
         heard = await hear(api.fake)
         # A connection that is closed while data is under way is reset by the kernel.
@@ -259,7 +257,7 @@ async def test_a_connection_can_be_lost_before_a_request_is_read(
         assert 200 == (await hear(api.fake)).status
 
 
-async def test_an_upload_can_break_in_the_middle(serve: Serve) -> None:
+async def test_upload_may_be_interrupted(serve: Serve) -> None:
     async with serve(faults=[Fault("connect", "reset", after_bytes=100_000, nth=1)]) as api:
         with pytest.raises(aiohttp.ClientError):
             await api.upload(bytes(5_000_000))
@@ -268,7 +266,7 @@ async def test_an_upload_can_break_in_the_middle(serve: Serve) -> None:
         assert 200 == (await api.upload(bytes(5_000_000))).json["code"]
 
 
-async def test_an_upload_whose_answer_is_lost_is_held_or_not(serve: Serve) -> None:
+async def test_upload_fault_with_and_without_storing(serve: Serve) -> None:
     async with serve(
         faults=[Fault("upload", "null_data", after=True, nth=1), Fault("upload", "null_data", nth=2)]
     ) as api:
@@ -298,7 +296,7 @@ async def test_records_can_be_altered(serve: Serve) -> None:
         assert ["success"] * 3 + [None] == [poll.state if poll.code == 200 else None for poll in api.fake.truth.polls]
 
 
-async def test_a_client_that_went_away_does_not_undo_what_it_has_sent(serve: Serve) -> None:
+async def test_disconnected_client_still_creates_a_task(serve: Serve) -> None:
     """The request is under way for a second; its sender hangs up at once."""
     async with serve(latency=(1.0, 1.0)) as api:
         assert "silence" == (await hear(api.fake, patience=0.1)).end
@@ -307,7 +305,7 @@ async def test_a_client_that_went_away_does_not_undo_what_it_has_sent(serve: Ser
         assert 1 == len(api.fake.truth.created)
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_its_request_has_sent_nothing(serve: Serve) -> None:
+async def test_interrupted_request_was_not_sent(serve: Serve) -> None:
     async with serve() as api:
         assert "silence" == (await hear(api.fake, CREATE[:-20], patience=0.1)).end
         await asyncio.sleep(1)
@@ -317,7 +315,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_request_has_sent_not
 
 
 @pytest.mark.parametrize("what", ["reset", "half_body", "garbage"])
-async def test_a_connection_that_is_gone_is_not_cut_again(serve: Serve, what: Any) -> None:
+async def test_ended_connection_is_not_ended_again(serve: Serve, what: Any) -> None:
     async with serve(latency=(1.0, 1.0), faults=[Fault("create", what, after=True, nth=1)]) as api:
         await hear(api.fake, patience=0.1)
         await asyncio.sleep(5)

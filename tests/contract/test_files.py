@@ -18,7 +18,7 @@ PNG = draw_png("a cat", width=64, height=48)
 DAY = 86_400.0
 
 
-async def test_an_upload_is_answered_as_recorded_and_can_be_fetched(serve: Serve) -> None:
+async def test_upload_response_is_as_recorded(serve: Serve) -> None:
     async with serve() as api:
         answer = await api.upload(PNG)
         fetched = await api.request("GET", answer.json["data"]["downloadUrl"], key=None)
@@ -43,7 +43,7 @@ async def test_an_upload_is_answered_as_recorded_and_can_be_fetched(serve: Serve
 
 
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"--\r\n--", bytes(range(256)) * 1000, b"\r\n--boundary\r\n\r\n"])
-async def test_a_form_brings_any_bytes_whole(serve: Serve, content: bytes) -> None:
+async def test_form_keeps_any_bytes(serve: Serve, content: bytes) -> None:
     async with serve() as api:
         data = (await api.upload(content, fileName="a b.bin")).json["data"]
 
@@ -52,7 +52,7 @@ async def test_a_form_brings_any_bytes_whole(serve: Serve, content: bytes) -> No
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
-async def test_base64_brings_a_file_plain_or_as_a_data_url(serve: Serve, prefix: str) -> None:
+async def test_base64_upload_plain_or_as_data_url(serve: Serve, prefix: str) -> None:
     async with serve() as api:
         body = {"base64Data": prefix + base64.b64encode(PNG).decode(), "uploadPath": "images", "fileName": "cat.png"}
         data = (await api.request("POST", "/api/file-base64-upload", json=body)).json["data"]
@@ -90,7 +90,7 @@ async def test_the_same_name_overwrites(serve: Serve) -> None:
         ("stream", {}, 400, "Missing required parameter: uploadPath"),
     ],
 )
-async def test_a_bad_upload_has_a_real_status(
+async def test_invalid_upload_has_a_real_status(
     serve: Serve, path: str, body: dict[str, Any], status: int, msg: str
 ) -> None:
     async with serve() as api:
@@ -99,7 +99,7 @@ async def test_a_bad_upload_has_a_real_status(
         assert (status, {"success": False, "code": status, "msg": msg}) == (answer.status, answer.json)
 
 
-async def test_an_upload_without_a_key_is_a_real_401(serve: Serve) -> None:
+async def test_upload_without_a_key_is_http_401(serve: Serve) -> None:
     async with serve() as api:
         answer = await api.request("POST", "/api/file-base64-upload", key=None, json={})
 
@@ -107,7 +107,7 @@ async def test_an_upload_without_a_key_is_a_real_401(serve: Serve) -> None:
         assert (401, refused) == (answer.status, answer.json)
 
 
-async def test_an_upload_is_held_for_three_days(serve: Serve) -> None:
+async def test_upload_expires_after_three_days(serve: Serve) -> None:
     async with serve() as api:
         url = (await api.upload(PNG)).json["data"]["downloadUrl"]
         await asyncio.sleep(3 * DAY - 60)
@@ -116,7 +116,7 @@ async def test_an_upload_is_held_for_three_days(serve: Serve) -> None:
         assert 404 == (await api.request("GET", url)).status
 
 
-async def test_a_task_fails_whose_upload_is_gone(serve: Serve) -> None:
+async def test_task_with_expired_upload_fails(serve: Serve) -> None:
     async with serve(upload_expires_after=60.0, duration=10.0) as api:
         url = (await api.upload(PNG)).json["data"]["downloadUrl"]
         fresh = await api.task(image_url=url)
@@ -129,7 +129,7 @@ async def test_a_task_fails_whose_upload_is_gone(serve: Serve) -> None:
         assert ("422", "Your media file is unavailable, please replace it.") == (record["failCode"], record["failMsg"])
 
 
-async def test_a_result_expires_after_a_day_and_a_link_is_minted_for_it(serve: Serve) -> None:
+async def test_expired_result_is_reachable_by_link(serve: Serve) -> None:
     async with serve(duration=10.0) as api:
         task_id = await api.task("z-image")
         await asyncio.sleep(11)
@@ -144,7 +144,7 @@ async def test_a_result_expires_after_a_day_and_a_link_is_minted_for_it(serve: S
         assert 404 == (await api.request("GET", link)).status
 
 
-async def test_a_result_is_deleted_after_two_weeks_whatever_links_there_are(serve: Serve) -> None:
+async def test_result_is_deleted_after_two_weeks(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         url = await api.result_url(await api.task("z-image"))
         await asyncio.sleep(14 * DAY)
@@ -153,7 +153,7 @@ async def test_a_result_is_deleted_after_two_weeks_whatever_links_there_are(serv
         assert 404 == (await api.request("GET", link)).status
 
 
-async def test_links_are_minted_for_own_urls_only_even_for_files_that_do_not_exist(serve: Serve) -> None:
+async def test_links_are_created_for_own_urls_only(serve: Serve) -> None:
     async with serve() as api:
         foreign = await api.request("POST", "/api/v1/common/download-url", json={"url": "https://example.com/a.mp4"})
         missing = await api.request("POST", "/api/v1/common/download-url", json={"url": f"{api.fake.url}/results/x/y"})
@@ -167,7 +167,7 @@ async def test_links_are_minted_for_own_urls_only_even_for_files_that_do_not_exi
         assert 404 == (await api.request("GET", missing.json["data"])).status
 
 
-async def test_a_result_is_there_only_when_the_task_has_succeeded(serve: Serve) -> None:
+async def test_result_exists_after_success_only(serve: Serve) -> None:
     async with serve(duration=10.0) as api:
         task_id = await api.task("z-image")
         path = api.fake.truth.created[0].result_path
@@ -189,7 +189,7 @@ async def test_a_result_is_there_only_when_the_task_has_succeeded(serve: Serve) 
         ("furlongs=1-2", 200, slice(None), None),
     ],
 )
-async def test_a_part_of_a_file_can_be_asked_for(
+async def test_range_requests_are_answered(
     serve: Serve, wanted: str, status: int, part: slice, content_range: str | None
 ) -> None:
     async with serve(duration=0.0) as api:
@@ -204,7 +204,7 @@ async def test_a_part_of_a_file_can_be_asked_for(
         assert expected == answer.headers.get("Content-Range")
 
 
-async def test_another_version_of_a_file_is_sent_whole(serve: Serve) -> None:
+async def test_changed_file_is_sent_whole(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         url = await api.result_url(await api.task("z-image"))
         answer = await api.request("GET", url, headers={"Range": "bytes=5-", "If-Range": '"other"'})
@@ -212,7 +212,7 @@ async def test_another_version_of_a_file_is_sent_whole(serve: Serve) -> None:
         assert 200 == answer.status
 
 
-async def test_the_file_host_turns_away_clients_without_a_name(serve: Serve) -> None:
+async def test_file_host_requires_a_user_agent(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         url = await api.result_url(await api.task("z-image"))
         for agent in ("", "Python-urllib/3.11"):
@@ -220,7 +220,7 @@ async def test_the_file_host_turns_away_clients_without_a_name(serve: Serve) -> 
             assert (403, b"error code: 1010") == (answer.status, answer.body)
 
 
-async def test_a_file_is_not_compressed_on_its_way(serve: Serve) -> None:
+async def test_files_are_not_compressed(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         url = await api.result_url(await api.task("z-image"))
         answer = await api.request("GET", url, headers={"Accept-Encoding": "gzip"})

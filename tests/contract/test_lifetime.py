@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Serve
 
 
-async def test_a_port_that_is_taken_is_an_error_at_the_start(serve: Serve) -> None:
+async def test_used_port_is_an_error_at_start(serve: Serve) -> None:
     async with serve() as api:
         port = int(api.fake.url.rpartition(":")[2])
         with pytest.raises(OSError, match="address already in use"):
@@ -35,7 +35,7 @@ async def test_a_fake_is_started_once(serve: Serve) -> None:
             raise AssertionError
 
 
-async def test_a_fake_may_be_left_in_another_task_than_entered() -> None:
+async def test_fake_may_exit_in_another_task() -> None:
     fake = FakeKie()
     await asyncio.create_task(fake.__aenter__())
     async with aiohttp.ClientSession() as session, session.get(fake.url) as answer:
@@ -43,7 +43,7 @@ async def test_a_fake_may_be_left_in_another_task_than_entered() -> None:
     await asyncio.create_task(fake.__aexit__(None, None, None))
 
 
-async def test_a_cancelled_block_still_ends_the_fake(serve: Serve) -> None:
+async def test_cancelled_block_still_ends_the_fake(serve: Serve) -> None:
     """Two clients are connected when the block is cancelled; the fake hangs up before the block is left."""
     silent = b"POST /api/v1/jobs/createTask HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     with anyio.move_on_after(5) as scope:
@@ -63,7 +63,7 @@ async def test_a_cancelled_block_still_ends_the_fake(serve: Serve) -> None:
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_a_fake_ends_at_once_whoever_still_waits() -> None:
+async def test_fake_ends_despite_waiting_clients() -> None:
     """One client waits for an answer that never comes, one for a slow one, one is silent, one is held at the door."""
     loop = asyncio.get_running_loop()
     faults = [
@@ -95,7 +95,7 @@ async def test_a_fake_ends_at_once_whoever_still_waits() -> None:
             await writer.wait_closed()
 
 
-async def test_a_fake_that_is_cancelled_while_it_starts_leaves_nothing_behind() -> None:
+async def test_cancelled_start_leaves_nothing_behind() -> None:
     for turns in range(6):
         fake = FakeKie()
         entering = asyncio.create_task(fake.__aenter__())
@@ -110,7 +110,7 @@ async def test_a_fake_that_is_cancelled_while_it_starts_leaves_nothing_behind() 
                 await fake.__aenter__()
 
 
-async def test_a_service_that_is_down_refuses_connections_and_comes_back_on_its_port(serve: Serve) -> None:
+async def test_refused_connections_resume_on_the_same_port(serve: Serve) -> None:
     async with serve() as api:
         url = api.fake.url
         await api.fake.refuse_connections()
@@ -122,7 +122,7 @@ async def test_a_service_that_is_down_refuses_connections_and_comes_back_on_its_
         assert (url, 1) == (api.fake.url, len(api.fake.truth.create_requests))
 
 
-async def test_urls_in_answers_have_the_host_that_the_client_used(serve: Serve) -> None:
+async def test_urls_have_the_host_of_the_request(serve: Serve) -> None:
     async with serve(duration=0.0, host="0.0.0.0") as api:
         assert api.fake.url.startswith("http://127.0.0.1:")
         headers = {"Host": "fake.test:1234"}
@@ -142,7 +142,7 @@ async def test_urls_in_answers_have_the_host_that_the_client_used(serve: Serve) 
         ("fake", "http://fake:8080"),
     ],
 )
-def test_the_url_is_where_a_client_of_this_machine_finds_the_fake(host: str, url: str) -> None:
+def test_url_is_reachable_from_this_machine(host: str, url: str) -> None:
     assert url == FakeKie(host=host, port=8080).url
 
 
@@ -155,7 +155,7 @@ def test_a_fake_lives_on_virtual_time() -> None:
     assert 900 == pytest.approx(virtual_time(main), abs=0.1)
 
 
-def test_importing_the_fake_imports_no_video_library_and_no_server() -> None:
+def test_importing_the_fake_is_cheap() -> None:
     """``av`` takes long to load and is optional; naming the package loads nothing at all."""
     program = (
         "import sys, kie_async.testing; assert 'aiohttp' not in sys.modules, 'aiohttp';"
@@ -165,7 +165,7 @@ def test_importing_the_fake_imports_no_video_library_and_no_server() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-def test_the_package_shows_its_names_and_no_others() -> None:
+def test_package_exports_its_names_only() -> None:
     assert kie_async.testing.__all__ == dir(kie_async.testing) == sorted(kie_async.testing.__all__)
     assert all(getattr(kie_async.testing, name).__doc__ for name in kie_async.testing.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Fake'"):

@@ -43,12 +43,12 @@ SCHEDULE = [(0.1, 15), (8.0, 10), (10.2, 20), (18.1, 25)]
         ("bucket", ["15+0", "10+0", "14+6", "16+9"]),
     ],
 )
-async def test_each_limiter_admits_what_its_rule_says(serve: Serve, limiter: str, outcomes: list[str]) -> None:
+async def test_each_limiter_admits_by_its_rule(serve: Serve, limiter: str, outcomes: list[str]) -> None:
     async with serve(limiter=limiter, credits=1e6) as api:
         assert outcomes == await codes_at(api, SCHEDULE)
 
 
-async def test_a_refused_create_makes_no_task_and_costs_nothing(serve: Serve) -> None:
+async def test_refused_create_costs_nothing(serve: Serve) -> None:
     async with serve(limit=1) as api:
         await codes_at(api, [(0.0, 3)])
 
@@ -57,7 +57,7 @@ async def test_a_refused_create_makes_no_task_and_costs_nothing(serve: Serve) ->
         assert 9_920.0 == await api.credits()
 
 
-async def test_the_limit_may_change_while_the_fake_runs(serve: Serve) -> None:
+async def test_limit_may_change_at_run_time(serve: Serve) -> None:
     async with serve() as api:
         assert ["10+0"] == await codes_at(api, [(0.0, 10)])
         assert 20 == api.fake.limit
@@ -67,7 +67,7 @@ async def test_the_limit_may_change_while_the_fake_runs(serve: Serve) -> None:
         assert ["12+1"] == await codes_at(api, [(0.0, 13)])
 
 
-async def test_a_create_counts_when_it_arrives_not_when_it_is_sent(serve: Serve) -> None:
+async def test_create_counts_on_arrival(serve: Serve) -> None:
     async with serve(latency=(0.5, 0.5)) as api:
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
@@ -79,7 +79,7 @@ async def test_a_create_counts_when_it_arrives_not_when_it_is_sent(serve: Serve)
         assert post.at == api.fake.truth.created[0].created_at
 
 
-async def test_a_slow_create_is_counted_before_its_work(serve: Serve) -> None:
+async def test_slow_create_counts_on_arrival(serve: Serve) -> None:
     async with serve(create_seconds=(2.0, 2.0), limit=1) as api:
         sent_at = asyncio.get_running_loop().time()
         await api.create()
@@ -91,7 +91,7 @@ async def test_a_slow_create_is_counted_before_its_work(serve: Serve) -> None:
         assert 2.0 == pytest.approx(asyncio.get_running_loop().time() - sent_at, abs=0.02)
 
 
-async def test_an_eleventh_query_in_a_second_is_refused_for_that_key_alone(serve: Serve) -> None:
+async def test_query_limit_is_ten_per_second_and_key(serve: Serve) -> None:
     async with serve() as api:
         task_id = await api.task()
         codes = [(await api.poll(task_id, key="one")).json["code"] for _ in range(12)]
@@ -101,7 +101,7 @@ async def test_an_eleventh_query_in_a_second_is_refused_for_that_key_alone(serve
         assert 200 == (await api.poll(task_id, key="one")).json["code"]
 
 
-async def test_queries_may_be_slower_than_one_a_second(serve: Serve) -> None:
+async def test_query_limit_may_be_below_one_per_second(serve: Serve) -> None:
     async with serve(queries_per_second=0.5) as api:
         assert [422, 429] == [(await api.poll("?")).json["code"] for _ in range(2)]
         await asyncio.sleep(2)
@@ -115,12 +115,12 @@ def test_limiters_have_names(kind: str, made: type) -> None:
     assert made is type(make_limiter(kind, limit=20, window=10.0))  # type: ignore[arg-type]  # as pytest passes it
 
 
-def test_another_limiter_is_refused_by_name() -> None:
+def test_unknown_limiter_is_refused() -> None:
     with pytest.raises(ValueError, match="Invalid limiter 'leaky': expected one of sliding, fixed, bucket"):
         make_limiter("leaky", limit=20, window=10.0)  # type: ignore[arg-type]  # on purpose
 
 
-def test_a_bucket_takes_what_comes_exactly_in_time() -> None:
+def test_bucket_tolerates_rounding() -> None:
     """Three tenths of a second refill a token each; rounding must not lose one of them."""
     bucket = TokenBucket(limit=10, window=1.0)
     for _ in range(10):
@@ -129,7 +129,7 @@ def test_a_bucket_takes_what_comes_exactly_in_time() -> None:
     assert [True] * 50 == [bucket.admit(number * 0.1) for number in range(1, 51)]
 
 
-def test_two_instants_a_window_apart_are_not_in_one_window() -> None:
+def test_instants_a_window_apart_are_separate() -> None:
     instants = [0.1, 0.2, 0.3, 10.1, 10.2]
 
     assert 3 == busiest_window(instants, 10.0)
@@ -137,7 +137,7 @@ def test_two_instants_a_window_apart_are_not_in_one_window() -> None:
     assert 0 == busiest_window([], 10.0)
 
 
-async def test_the_way_over_the_network_may_be_a_function_of_the_seed(serve: Serve) -> None:
+async def test_latency_may_be_a_function(serve: Serve) -> None:
     """Asked for each way, so that it may change with time."""
     drawn: list[float] = []
 

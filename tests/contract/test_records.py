@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WAN = "wan/2-2-a14b-image-to-video-turbo"
 
 
-async def test_a_running_task_is_recorded_word_by_word(serve: Serve) -> None:
+async def test_record_of_a_running_task(serve: Serve) -> None:
     async with serve(duration=60.0, seed=1) as api:
         task_id = await api.task(callback_url="http://127.0.0.1:9/done", seed=7)
         (task,) = api.fake.truth.created
@@ -32,7 +32,7 @@ async def test_a_running_task_is_recorded_word_by_word(serve: Serve) -> None:
         assert expected % (task_id, task.created_ms) == answer.body.decode()
 
 
-async def test_a_finished_task_has_its_results_in_a_string_and_its_cost_in_seconds(serve: Serve) -> None:
+async def test_record_of_a_finished_task(serve: Serve) -> None:
     async with serve(duration=154.4) as api:
         task_id = await api.task(resolution="480p")
         await asyncio.sleep(155)
@@ -62,7 +62,7 @@ async def test_a_finished_task_has_its_results_in_a_string_and_its_cost_in_secon
         assert f'{{"resultUrls":["{api.fake.url}/results/{task_id}/video.mp4"]}}' == record["resultJson"]
 
 
-async def test_times_are_milliseconds_of_the_wall_clock(serve: Serve) -> None:
+async def test_times_are_wall_clock_milliseconds(serve: Serve) -> None:
     async with serve(duration=1.0) as api:
         before = asyncio.get_running_loop().wall_time()  # type: ignore[attr-defined]
         record = await api.record(await api.task())
@@ -71,7 +71,7 @@ async def test_times_are_milliseconds_of_the_wall_clock(serve: Serve) -> None:
         assert isinstance(record["createTime"], int)
 
 
-async def test_a_failed_task_has_a_numeric_code_as_text_and_costs_nothing(serve: Serve) -> None:
+async def test_failed_task_costs_nothing(serve: Serve) -> None:
     async with serve(duration=60.0, fail_rate=1.0, failures=[("500", "the server is busy")]) as api:
         task_id = await api.task()
         running = await api.record(task_id)
@@ -88,7 +88,7 @@ async def test_a_failed_task_has_a_numeric_code_as_text_and_costs_nothing(serve:
         )
 
 
-async def test_param_is_json_in_json_with_the_defaults_added(serve: Serve) -> None:
+async def test_param_is_json_in_json_with_defaults(serve: Serve) -> None:
     async with serve() as api:
         record = await api.record(await api.task(resolution=None))
 
@@ -104,13 +104,13 @@ async def test_param_is_json_in_json_with_the_defaults_added(serve: Serve) -> No
         } == json.loads(param["input"])
 
 
-async def test_an_unknown_task_is_a_record_that_is_null(serve: Serve) -> None:
+async def test_unknown_task_has_a_null_record(serve: Serve) -> None:
     async with serve() as api:
         assert b'{"code":422,"msg":"recordInfo is null","data":null}' == (await api.poll("0" * 32)).body
         assert {"code": 400, "msg": "taskId parameter is required", "data": None} == (await api.poll("")).json
 
 
-async def test_a_new_task_may_be_invisible_for_a_while(serve: Serve) -> None:
+async def test_new_task_may_be_invisible_at_first(serve: Serve) -> None:
     async with serve(invisible_seconds=30.0, duration=60.0) as api:
         task_id = await api.task()
         assert "recordInfo is null" == (await api.poll(task_id)).json["msg"]
@@ -132,13 +132,13 @@ async def states_of(serve: Serve, model: str) -> set[tuple[str, ...]]:
         return {tuple(states) for states in seen.values()}
 
 
-async def test_models_show_the_states_that_were_recorded(serve: Serve) -> None:
+async def test_models_have_the_recorded_states(serve: Serve) -> None:
     assert {("waiting", "success"), ("waiting", "queuing", "generating", "success")} == await states_of(serve, WAN)
     assert {("waiting", "success")} == await states_of(serve, "bytedance/seedance-2")
     assert {("generating", "success")} == await states_of(serve, "kling-3.0/video")
 
 
-async def test_a_task_without_an_end_stays_where_it_is(serve: Serve) -> None:
+async def test_task_of_infinite_duration_never_ends(serve: Serve) -> None:
     async with serve(duration=float("inf")) as api:
         task_id = await api.task()
         await asyncio.sleep(86_400 * 30)
@@ -147,7 +147,7 @@ async def test_a_task_without_an_end_stays_where_it_is(serve: Serve) -> None:
         assert ("waiting", None, None) == (record["state"], record["completeTime"], record["costTime"])
 
 
-async def test_durations_follow_what_was_asked_for(serve: Serve) -> None:
+async def test_durations_follow_the_distribution(serve: Serve) -> None:
     async with (
         serve(limit=1000, credits=1e6) as lognormal,
         serve(duration=lambda model, _: len(model), speed=2.0) as chosen,

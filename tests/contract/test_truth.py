@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Serve
 
 
-async def test_every_post_is_known_with_its_fate(serve: Serve) -> None:
+async def test_every_create_request_is_logged(serve: Serve) -> None:
     async with serve(limit=2) as api:
         api.fake.inject(lost := Fault("create", "null_data", after=True, nth=2))
         task_id = await api.task(callback_url="http://127.0.0.1:9/1")
@@ -35,7 +35,7 @@ async def test_every_post_is_known_with_its_fate(serve: Serve) -> None:
         assert taken.at <= (taken.answered_at or 0) < cut.at
 
 
-async def test_the_busiest_window_counts_all_posts_or_those_accepted(serve: Serve) -> None:
+async def test_busiest_window_of_all_or_accepted_creates(serve: Serve) -> None:
     async with serve(limit=3) as api:
         for _ in range(5):
             await api.create()
@@ -46,7 +46,7 @@ async def test_the_busiest_window_counts_all_posts_or_those_accepted(serve: Serv
         assert (6, 4) == (api.fake.truth.busiest_window(20.0), api.fake.truth.busiest_window(20.0, accepted=True))
 
 
-async def test_polls_queries_uploads_and_downloads_are_known(serve: Serve) -> None:
+async def test_polls_queries_and_files_are_logged(serve: Serve) -> None:
     async with serve(duration=1.0) as api:
         task_id = await api.task("z-image")
         await api.poll(task_id)
@@ -69,7 +69,7 @@ async def test_polls_queries_uploads_and_downloads_are_known(serve: Serve) -> No
         assert 1 == truth.connections
 
 
-async def test_most_running_is_the_greatest_number_of_tasks_at_once(serve: Serve) -> None:
+async def test_most_running_counts_concurrent_tasks(serve: Serve) -> None:
     async with serve(duration=10.0) as api:
         for pause in (4.0, 4.0, 4.0, 20.0, 0.0):
             await api.create()
@@ -98,7 +98,7 @@ async def test_a_test_may_end_a_task(serve: Serve) -> None:
             api.fake.fail(well)
 
 
-async def test_a_task_that_fails_early_is_given_back_once(serve: Serve) -> None:
+async def test_early_failure_is_refunded_once(serve: Serve) -> None:
     async with serve(duration=60.0, fail_rate=1.0) as api:
         task_id = await api.task()
         api.fake.fail(task_id)
@@ -107,7 +107,7 @@ async def test_a_task_that_fails_early_is_given_back_once(serve: Serve) -> None:
         assert 10_000.0 == await api.credits()
 
 
-async def test_the_share_of_failures_is_as_asked_for(serve: Serve) -> None:
+async def test_fail_rate_is_respected(serve: Serve) -> None:
     async with serve(limit=1000, fail_rate=0.3, credits=1e6, duration=0.0) as api:
         states = [(await api.task(), api.fake.truth.created[-1].failure) for _ in range(400)]
         failed = sum(failure is not None for _, failure in states)
@@ -144,7 +144,7 @@ async def test_the_same_seed_gives_the_same_run(serve: Serve) -> None:
     assert first != other
 
 
-async def test_a_long_truth_is_short_to_look_at(serve: Serve) -> None:
+async def test_repr_of_a_long_truth_is_short(serve: Serve) -> None:
     async with serve() as api:
         await api.create()
 

@@ -49,9 +49,7 @@ def boxes(content: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("resolution", "height"), [("480p", 480), ("720p", 720), (None, 720)])
-async def test_a_result_is_a_clip_of_five_seconds_and_the_height_asked_for(
-    serve: Serve, resolution: str | None, height: int
-) -> None:
+async def test_result_has_five_seconds_and_given_height(serve: Serve, resolution: str | None, height: int) -> None:
     async with serve(duration=0.0) as api:
         image = (await api.upload(draw_png("a cat", width=640, height=480))).json["data"]["downloadUrl"]
         url = await api.result_url(await api.task(image_url=image, resolution=resolution))
@@ -64,7 +62,7 @@ async def test_a_result_is_a_clip_of_five_seconds_and_the_height_asked_for(
         assert clip.first != clip.last
 
 
-async def test_a_clip_shows_the_picture_that_was_uploaded(serve: Serve) -> None:
+async def test_clip_shows_the_uploaded_picture(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         first_frames = []
         for name in ("a cat", "a dog", "a cat"):
@@ -75,7 +73,7 @@ async def test_a_clip_shows_the_picture_that_was_uploaded(serve: Serve) -> None:
         assert first_frames[0] == first_frames[2] != first_frames[1]
 
 
-async def test_clips_of_one_picture_differ_by_a_box_that_names_the_task(serve: Serve) -> None:
+async def test_clips_differ_by_a_box_with_the_task_id(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         image = (await api.upload(draw_png("a cat"))).json["data"]["downloadUrl"]
         tasks = [await api.task(image_url=image, resolution="480p") for _ in range(2)]
@@ -89,7 +87,7 @@ async def test_clips_of_one_picture_differ_by_a_box_that_names_the_task(serve: S
         assert contents[0][:-40] == contents[1][:-40]
 
 
-async def test_a_picture_that_the_fake_does_not_hold_is_drawn(serve: Serve) -> None:
+async def test_unknown_picture_is_drawn(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         url = await api.result_url(await api.task(image_url="https://host.invalid/cat.png", resolution="480p"))
 
@@ -113,7 +111,7 @@ def test_any_picture_becomes_a_clip(image: bytes, size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
-def test_a_build_without_h264_makes_clips_as_well(encoder: Any) -> None:
+def test_clips_without_h264(encoder: Any) -> None:
     clip = decode(encode_clip(draw_png("a cat"), height=480, encoder=encoder))
 
     assert (81, 832, 480) == clip[:3]
@@ -138,7 +136,7 @@ async def tasks_of(serve: Serve, *names: str) -> list[FakeTask]:
         return api.fake.truth.created
 
 
-async def test_a_hundred_who_ask_at_once_share_one_encoding(serve: Serve) -> None:
+async def test_concurrent_requests_share_one_encoding(serve: Serve) -> None:
     encoder = Encoder()
     files = FileStore(seed=0, upload_expires_after=60.0, make_clip=encoder)
     tasks = await tasks_of(serve, *(["cat"] * 100))
@@ -149,7 +147,7 @@ async def test_a_hundred_who_ask_at_once_share_one_encoding(serve: Serve) -> Non
     assert 100 == len({asked.result() for asked in asking})
 
 
-async def test_who_goes_away_does_not_take_the_clip_along(serve: Serve) -> None:
+async def test_cancelled_request_keeps_the_encoding(serve: Serve) -> None:
     encoder = Encoder()
     files = FileStore(seed=0, upload_expires_after=60.0, make_clip=encoder)
     one, two = await tasks_of(serve, "cat", "cat")
@@ -162,7 +160,7 @@ async def test_who_goes_away_does_not_take_the_clip_along(serve: Serve) -> None:
     assert (True, 1) == (impatient.cancelled(), len(encoder.made))
 
 
-async def test_the_clip_that_was_not_asked_for_longest_is_encoded_again(serve: Serve) -> None:
+async def test_least_recently_used_clip_is_dropped(serve: Serve) -> None:
     encoder = Encoder()
     files = FileStore(seed=0, upload_expires_after=60.0, max_clips=2, make_clip=encoder)
     for task in await tasks_of(serve, "a", "b", "a", "c", "a", "b"):
@@ -172,7 +170,7 @@ async def test_the_clip_that_was_not_asked_for_longest_is_encoded_again(serve: S
 
 
 @pytest.mark.parametrize("encoder", ["mjpeg", "libwebp"])
-def test_pictures_of_every_allowed_kind_are_read(encoder: str) -> None:
+def test_every_image_format_is_read(encoder: str) -> None:
     with av.open(io.BytesIO(draw_png("a cat", width=320, height=240)), "r") as picture:
         frame = next(picture.decode(video=0))
     target = io.BytesIO()
@@ -186,7 +184,7 @@ def test_pictures_of_every_allowed_kind_are_read(encoder: str) -> None:
     assert (81, 640, 480) == decode(encode_clip(target.getvalue(), height=480))[:3]
 
 
-def test_the_bundled_clip_is_a_clip_like_the_others() -> None:
+def test_bundled_clip_is_valid() -> None:
     clip = decode(bundled_clip())
 
     assert (81, 640, 480) == clip[:3]
@@ -195,7 +193,7 @@ def test_the_bundled_clip_is_a_clip_like_the_others() -> None:
     assert len(bundled_clip()) < 50_000
 
 
-def test_without_the_video_library_the_bundled_clip_is_used() -> None:
+def test_bundled_clip_replaces_missing_video_library() -> None:
     program = (
         "import sys; sys.modules['av'] = None\n"
         "from kie_async.testing.media import bundled_clip, make_clip\n"
@@ -204,7 +202,7 @@ def test_without_the_video_library_the_bundled_clip_is_used() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-async def test_a_model_for_images_gives_an_image_of_its_own(serve: Serve) -> None:
+async def test_image_model_returns_a_unique_image(serve: Serve) -> None:
     async with serve(duration=0.0) as api:
         contents = []
         for _ in range(2):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_one_client_works_in_three_runs_one_after_another(
+def test_client_works_in_three_event_loops(
     make_loop: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture, *, entered: bool
 ) -> None:
     """Three POSTs, three results, no warning, and nothing is left open."""
@@ -79,7 +79,7 @@ asyncio.run(main())
 """
 
 
-def test_use_after_a_fork_is_a_clear_error() -> None:
+def test_use_after_a_fork_is_an_error() -> None:
     """The child must not speak on its parent's connections, nor pay for its parent's jobs."""
     ran = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", FORK],

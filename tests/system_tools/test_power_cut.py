@@ -72,7 +72,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     return recorded(tmp_path_factory.mktemp("calls"), "as it is")
 
 
-def test_the_record_is_of_what_was_meant(calls: list[Call]) -> None:
+def test_record_contains_the_expected_calls(calls: list[Call]) -> None:
     """All moves, syncs, a checkpoint in the middle, and the end, at which the log is removed."""
     kinds = [type(call) for call in calls]
     said = [place for place, call in enumerate(calls) if isinstance(call, Said)]
@@ -84,7 +84,7 @@ def test_the_record_is_of_what_was_meant(calls: list[Call]) -> None:
     assert {Removed, Truncated} <= set(kinds)
 
 
-def test_a_power_cut_loses_no_move_that_was_acknowledged(calls: list[Call], tmp_path: Path) -> None:
+def test_power_cut_loses_no_acknowledged_move(calls: list[Call], tmp_path: Path) -> None:
     """Whatever part of the writes that were not synced is lost; and the file is whole."""
     damages = all_cuts(calls, tmp_path)
 
@@ -93,7 +93,7 @@ def test_a_power_cut_loses_no_move_that_was_acknowledged(calls: list[Call], tmp_
     assert sum(damage.dropped > 0 for damage in damages) >= 60, "so many have taken something that was not synced"
 
 
-def test_a_power_cut_while_the_file_is_made_leaves_none_or_a_good_one(calls: list[Call], tmp_path: Path) -> None:
+def test_power_cut_leaves_no_file_or_a_valid_one(calls: list[Call], tmp_path: Path) -> None:
     """At every call until the first move is acknowledged."""
     first = next(place for place, call in enumerate(calls) if isinstance(call, Said))
     damages = [cut_at(calls, place, tmp_path / str(place)) for place in range(first + 1)]
@@ -102,7 +102,7 @@ def test_a_power_cut_while_the_file_is_made_leaves_none_or_a_good_one(calls: lis
     assert [] == [damage.lost for damage in damages if damage.lost]
 
 
-def test_the_check_finds_a_journal_that_does_not_sync(tmp_path: Path) -> None:
+def test_check_finds_a_journal_without_sync(tmp_path: Path) -> None:
     """With ``synchronous=NORMAL``, which survives kill -9 as well as FULL does, the power takes acknowledged moves."""
     calls = recorded(tmp_path, "NORMAL")
     damages = all_cuts(calls, tmp_path)

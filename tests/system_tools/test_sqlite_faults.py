@@ -45,9 +45,7 @@ def run(path: Path, fault: str, *options: str) -> subprocess.CompletedProcess[st
         ("pread64:error=EIO", "kie.db", "kie.db cannot be used: disk I/O error. Fix this, or use another journal."),
     ],
 )
-def test_a_place_that_cannot_hold_a_journal_is_refused_at_once(
-    tmp_path: Path, fault: str, of: str | None, told: str
-) -> None:
+def test_unusable_location_is_refused_at_once(tmp_path: Path, fault: str, of: str | None, told: str) -> None:
     """No locks, no shared memory, no writing, no reading: nobody is let think that anything is written down."""
     options = [] if of is None else ["-P", str(tmp_path / of)]
     ran = run(tmp_path / "kie.db", fault, *options)
@@ -68,9 +66,7 @@ def test_a_place_that_cannot_hold_a_journal_is_refused_at_once(
         ("fdatasync:error=EIO:when=2+", "kie.db", False),
     ],
 )
-async def test_a_disk_that_is_full_later_holds_what_was_acknowledged_and_nothing_else(
-    tmp_path: Path, fault: str, of: str, *, failures: bool
-) -> None:
+async def test_full_disk_keeps_acknowledged_moves_only(tmp_path: Path, fault: str, of: str, *, failures: bool) -> None:
     path = tmp_path / "kie.db"
     ran = run(path, fault, "-P", str(tmp_path / of))
     steps, failed = what_was_said(ran)
@@ -81,7 +77,7 @@ async def test_a_disk_that_is_full_later_holds_what_was_acknowledged_and_nothing
 
 
 @pytest.mark.parametrize("when", ["3", "5", "14", "4+", "14+"])
-async def test_a_sync_that_fails_loses_nothing_that_was_acknowledged(tmp_path: Path, when: str) -> None:
+async def test_failed_sync_loses_no_acknowledged_move(tmp_path: Path, when: str) -> None:
     """
     Once, or from then on.
 

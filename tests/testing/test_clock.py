@@ -53,7 +53,7 @@ def run(main: Callable[[], Coroutine[object, object, T]], loop: VirtualLoop) -> 
 
 
 @given(st.lists(delays, max_size=20))
-def test_a_timer_fires_not_before_its_instant_and_at_most_a_step_after(waits: list[float]) -> None:
+def test_timer_fires_within_one_step(waits: list[float]) -> None:
     """Deciding parts answer with instants; a timer that came early would ask them twice."""
 
     async def main() -> list[tuple[float, float]]:
@@ -75,7 +75,7 @@ def test_a_timer_fires_not_before_its_instant_and_at_most_a_step_after(waits: li
     assert all(when <= at <= when + STEP for when, at in fired)
 
 
-def test_a_timer_reached_by_many_jumps_fires_not_before_its_instant() -> None:
+def test_timer_after_many_jumps_is_not_early() -> None:
     """Plain sums of floats drift: ``now + (when - now)`` is not always ``when``."""
 
     async def main() -> list[float]:
@@ -109,7 +109,7 @@ def test_fifteen_minutes_pass_in_a_few_turns() -> None:
 
 
 @given(st.floats(min_value=1e-300, max_value=1e-9))
-def test_delays_too_short_to_move_the_clock_still_end(delay: float) -> None:
+def test_tiny_delays_end(delay: float) -> None:
     """``now + delay == now`` must not spin for ever at one instant."""
 
     async def main() -> float:
@@ -123,7 +123,7 @@ def test_delays_too_short_to_move_the_clock_still_end(delay: float) -> None:
     assert virtual_time(main) < 2 * STEP
 
 
-def test_watching_the_clock_without_a_timer_ends() -> None:
+def test_busy_wait_on_the_clock_ends() -> None:
     """Every turn costs a step."""
 
     async def main() -> None:
@@ -134,7 +134,7 @@ def test_watching_the_clock_without_a_timer_ends() -> None:
     virtual_time(main)
 
 
-def test_a_timer_at_infinity_is_a_timer_that_never_fires() -> None:
+def test_timer_at_infinity_never_fires() -> None:
     """Code that means "never" may say so."""
 
     async def main() -> float:
@@ -146,7 +146,7 @@ def test_a_timer_at_infinity_is_a_timer_that_never_fires() -> None:
     assert virtual_time(main) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_wall_clock_moves_with_virtual_time() -> None:
+def test_wall_clock_follows_virtual_time() -> None:
     """Signatures and expiry dates see the same time as timers."""
 
     async def main() -> float:
@@ -157,7 +157,7 @@ def test_the_wall_clock_moves_with_virtual_time() -> None:
     assert virtual_time(main, start=1e9) == pytest.approx(1e9 + 86_400, abs=1e-3)
 
 
-def test_the_seed_decides_the_randomness() -> None:
+def test_seed_determines_the_randomness() -> None:
     """A failing run can be had again by its seed."""
 
     async def main() -> float:
@@ -198,14 +198,14 @@ async def exchanges(count: int, latency: float, timeout: float) -> list[float]:
         await runner.cleanup()
 
 
-async def test_bytes_arrive_before_time_moves() -> None:
+async def test_bytes_arrive_before_time_advances() -> None:
     """A request that would be seen late would end in its time-out, or seem to have taken longer than its handler."""
     took = await exchanges(count=300, latency=5.0, timeout=5.1)
 
     assert all(5.0 <= seconds < 5.001 for seconds in took)
 
 
-def test_after_a_flush_what_was_sent_before_has_arrived() -> None:
+def test_flush_waits_for_earlier_packets() -> None:
     """The loop asks for input only then."""
     loopback = Loopback()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sender:
@@ -219,7 +219,7 @@ def test_after_a_flush_what_was_sent_before_has_arrived() -> None:
     loopback.close()
 
 
-def test_the_same_program_runs_the_same_again() -> None:
+def test_same_program_gives_the_same_run() -> None:
     """Turns and instants repeat, over real sockets too."""
 
     async def main() -> tuple[list[float], int]:
@@ -258,13 +258,13 @@ async def in_foreign_thread() -> str:
 
 
 @pytest.mark.parametrize("work", [in_loop_executor, in_own_executor, in_anyio_thread, in_foreign_thread])
-async def test_time_stands_still_while_a_thread_works(work: Callable[[], Coroutine[object, object, str]]) -> None:
+async def test_time_stops_while_a_thread_works(work: Callable[[], Coroutine[object, object, str]]) -> None:
     """A time-out around work in a thread never fires for want of real time."""
     with anyio.fail_after(0.001):
         assert await work() == "done"
 
 
-async def test_time_stands_still_for_a_name_lookup() -> None:
+async def test_time_stops_during_name_resolution() -> None:
     """The loop resolves names in a thread."""
     with anyio.fail_after(0.001):
         assert await asyncio.get_running_loop().getaddrinfo("localhost", 80, family=socket.AF_INET)
@@ -277,7 +277,7 @@ async def test_time_stands_still_for_files(tmp_path: Path) -> None:
         assert await anyio.Path(tmp_path / "file").read_bytes() == b"content"
 
 
-async def test_a_thread_whose_waiter_was_cancelled_still_holds_time() -> None:
+async def test_abandoned_thread_still_stops_time() -> None:
     """Cancelling the wait does not stop the thread."""
     loop = asyncio.get_running_loop()
     started = asyncio.Event()
@@ -305,7 +305,7 @@ async def test_timers_wait_for_threads() -> None:
     assert order == ["done", "timer"]
 
 
-def test_threads_of_the_default_executor_are_waited_for_at_the_end() -> None:
+def test_end_waits_for_executor_threads() -> None:
     """Closing the loop joins them in real time instead of jumping over the time-out of the joining."""
     done: list[str] = []
 
@@ -323,7 +323,7 @@ def test_threads_of_the_default_executor_are_waited_for_at_the_end() -> None:
 # Ends.
 
 
-def test_a_wait_for_nothing_is_an_error_that_says_who_waits_where() -> None:
+def test_deadlock_error_names_the_waiting_task() -> None:
     """Better than a test that hangs."""
 
     async def forgotten() -> None:
@@ -355,7 +355,7 @@ def test_idle_connections_do_not_hide_a_deadlock() -> None:
         run(main, VirtualLoop(input_timeout=0.01))
 
 
-def test_input_that_comes_late_is_no_deadlock() -> None:
+def test_late_input_is_not_a_deadlock() -> None:
     """With no timer to jump to, the loop waits for the real world for a while."""
 
     async def main() -> str:
@@ -367,7 +367,7 @@ def test_input_that_comes_late_is_no_deadlock() -> None:
     assert run(main, VirtualLoop()) == "late"
 
 
-def test_a_program_that_only_ticks_reaches_the_time_limit() -> None:
+def test_periodic_program_reaches_the_time_limit() -> None:
     """A heartbeat must not keep a stuck program alive."""
 
     async def main() -> None:
@@ -388,7 +388,7 @@ async def several_waits() -> str:
     return "end"
 
 
-async def test_a_task_can_be_cancelled_at_every_turn() -> None:
+async def test_task_can_be_cancelled_at_every_turn() -> None:
     """The ground for sweeps: until the turn in which it ends, each cancel hits."""
     loop = this_loop()
     ends: list[str] = []
@@ -404,7 +404,7 @@ async def test_a_task_can_be_cancelled_at_every_turn() -> None:
     assert ends == ["cancelled"] * first_untouched + ["end"] * (len(ends) - first_untouched)
 
 
-async def test_a_turn_that_is_over_is_refused() -> None:
+async def test_past_turn_is_refused() -> None:
     """A hook that never fires would make a sweep prove nothing."""
     with pytest.raises(ValueError, match="expected a number above"):
         this_loop().at_turn(this_loop().turns, pytest.fail)
@@ -413,7 +413,7 @@ async def test_a_turn_that_is_over_is_refused() -> None:
 # virtual_time().
 
 
-def test_virtual_time_hands_on_arguments_results_and_errors() -> None:
+def test_virtual_time_passes_arguments_and_results() -> None:
     """Nothing is wrapped."""
 
     async def divide(dividend: int, divisor: int) -> float:
@@ -425,7 +425,7 @@ def test_virtual_time_hands_on_arguments_results_and_errors() -> None:
         virtual_time(divide, 6, 0)
 
 
-def test_virtual_time_refuses_a_pending_task() -> None:
+def test_virtual_time_refuses_pending_tasks() -> None:
     """A leaked task is a bug in what was run."""
 
     async def leaked() -> None:
@@ -444,7 +444,7 @@ async def numbers() -> AsyncIterator[int]:
     yield 2
 
 
-def test_virtual_time_refuses_an_open_generator() -> None:
+def test_virtual_time_refuses_open_generators() -> None:
     """Its clean-up would run at an arbitrary time, or never."""
 
     async def main() -> None:
@@ -456,7 +456,7 @@ def test_virtual_time_refuses_an_open_generator() -> None:
         virtual_time(main)
 
 
-def test_virtual_time_accepts_generators_that_have_ended() -> None:
+def test_virtual_time_accepts_ended_generators() -> None:
     """Finished ones may still be referred to."""
 
     async def main() -> list[int]:
@@ -467,7 +467,7 @@ def test_virtual_time_accepts_generators_that_have_ended() -> None:
     assert virtual_time(main) == [1, 2]
 
 
-def test_tasks_cancelled_in_the_last_moment_are_no_leftovers() -> None:
+def test_tasks_cancelled_at_the_end_may_finish() -> None:
     """They get a few turns to end."""
 
     async def main() -> None:

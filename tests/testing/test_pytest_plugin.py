@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 REQUEST = MarketRequest(model="google/nano-banana", input={"prompt": "a cat"})
 
 
-async def test_the_client_speaks_to_the_fake_of_the_same_test(kie_client: KieClient, fake_kie: FakeKie) -> None:
+async def test_client_uses_the_fake_of_its_test(kie_client: KieClient, fake_kie: FakeKie) -> None:
     """What a test does with the one, it sees in the other."""
     generation = await kie_client.generate(REQUEST)
 
     assert [generation.task_id] == list(fake_kie.truth.tasks)
 
 
-async def test_each_test_has_a_service_of_its_own(fake_kie: FakeKie) -> None:
+async def test_each_test_has_its_own_service(fake_kie: FakeKie) -> None:
     """Nothing of the test before is left."""
     assert [] == fake_kie.truth.create_requests

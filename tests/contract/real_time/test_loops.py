@@ -19,7 +19,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
     return "asyncio", {"use_uvloop": request.param}
 
 
-async def test_a_task_lives_as_on_virtual_time(serve: Serve) -> None:
+async def test_task_on_real_loops(serve: Serve) -> None:
     async with serve(duration=float("inf"), latency=(0.001, 0.01)) as api:
         task_id = await api.task("z-image")
         record = await api.record(task_id)
@@ -31,7 +31,7 @@ async def test_a_task_lives_as_on_virtual_time(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("what", ["reset", "close", "half_status_line", "garbage", "half_body"])
-async def test_connections_are_cut_as_on_virtual_time(serve: Serve, what: str) -> None:
+async def test_connection_faults_on_real_loops(serve: Serve, what: str) -> None:
     async with serve(faults=[Fault("create", what, after=True, nth=1)]) as api:  # type: ignore[arg-type]  # a parameter
         with pytest.raises(aiohttp.ClientError):
             await api.create()
@@ -40,7 +40,7 @@ async def test_connections_are_cut_as_on_virtual_time(serve: Serve, what: str) -
         assert 200 == (await api.create()).json["code"]
 
 
-async def test_the_door_is_shut_as_on_virtual_time(serve: Serve) -> None:
+async def test_refused_connections_on_real_loops(serve: Serve) -> None:
     async with serve(faults=[Fault("connect", "reset", nth=1), Fault("connect", "silence", nth=2)]) as api:
         with pytest.raises(aiohttp.ClientError):
             await api.create()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kie_async import JSON
 
 
-async def test_four_processes_on_one_journal_end_all_jobs_though_one_is_killed(tmp_path: Path) -> None:
+async def test_fleet_ends_all_jobs_despite_a_kill(tmp_path: Path) -> None:
     """
     400 jobs, forty of them submitted by two processes at once with the same keys.
 

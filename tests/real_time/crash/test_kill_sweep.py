@@ -49,16 +49,14 @@ async def points(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
     return await Sweep(tmp_path_factory.mktemp("whole") / "run").points()
 
 
-async def test_a_run_passes_each_phase_of_a_request_and_each_write(points: list[Point]) -> None:
+async def test_run_passes_each_phase_and_write(points: list[Point]) -> None:
     """What is not passed is not tried."""
     assert PHASES <= {point.phase for point in points}
     assert len(points) >= 500
 
 
 @pytest.mark.parametrize("third", range(3))
-async def test_a_kill_at_any_point_neither_pays_twice_nor_loses_a_task(
-    third: int, points: list[Point], tmp_path: Path
-) -> None:
+async def test_kill_neither_pays_twice_nor_loses_a_task(third: int, points: list[Point], tmp_path: Path) -> None:
     """Every wait of the next process ends, and every charged task is known."""
     sweep, sampled = Sweep(tmp_path / "sweep"), profile.sample(points, check=0.1)[third::3]
     await sweep.run(sampled)
@@ -67,7 +65,7 @@ async def test_a_kill_at_any_point_neither_pays_twice_nor_loses_a_task(
     assert [] == sweep.wrong
 
 
-async def test_two_processes_may_be_started_at_once_in_the_place_of_one(points: list[Point], tmp_path: Path) -> None:
+async def test_two_processes_may_replace_one(points: list[Point], tmp_path: Path) -> None:
     """Each recovers, and submits all keys again: one owner for each job, and both are told the same."""
     sweep = Sweep(tmp_path / "sweep", restarts=2)
     await sweep.run(profile.sample(points, check=0.1))
@@ -75,7 +73,7 @@ async def test_two_processes_may_be_started_at_once_in_the_place_of_one(points: 
     assert [] == sweep.wrong
 
 
-async def test_a_process_may_be_killed_again_and_again(points: list[Point], tmp_path: Path) -> None:
+async def test_process_may_be_killed_repeatedly(points: list[Point], tmp_path: Path) -> None:
     """Ten kills in a row, each while the process takes up what the one before has left."""
     sweep = Sweep(tmp_path / "sweep")
     order = shuffled(points)
@@ -91,7 +89,7 @@ async def test_a_process_may_be_killed_again_and_again(points: list[Point], tmp_
     ("plant", "restarts"),
     [("journal-after-the-answer", 1), ("sending-taken-for-intent", 1), ("no-compare-and-set", 2)],
 )
-async def test_the_sweep_finds_a_planted_bug(plant: str, restarts: int, points: list[Point], tmp_path: Path) -> None:
+async def test_sweep_finds_planted_bugs(plant: str, restarts: int, points: list[Point], tmp_path: Path) -> None:
     """It stops at the first hit, and that comes early."""
     sweep = Sweep(tmp_path / "sweep", plant=plant, restarts=restarts)
     await sweep.run(shuffled(points), stop_at_first=True)
@@ -100,9 +98,7 @@ async def test_the_sweep_finds_a_planted_bug(plant: str, restarts: int, points: 
     assert len(sweep.findings) <= 50
 
 
-async def test_the_compare_and_set_alone_keeps_two_recoveries_from_paying_twice(
-    points: list[Point], tmp_path: Path
-) -> None:
+async def test_compare_and_set_prevents_double_payment(points: list[Point], tmp_path: Path) -> None:
     """What the third planted bug does without: both take every row, and each row has one task all the same."""
     sweep = Sweep(tmp_path / "sweep", plant="takes-without-looking", restarts=2)
     await sweep.run(shuffled(points)[:8])

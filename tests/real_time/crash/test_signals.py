@@ -38,7 +38,7 @@ both = pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT], ids=lambda
 
 
 @both
-async def test_a_process_that_is_told_to_end_cuts_no_create_off(by: signal.Signals, tmp_path: Path) -> None:
+async def test_signal_interrupts_no_create(by: signal.Signals, tmp_path: Path) -> None:
     """In whatever state its jobs are: no row is left in SENDING, and what was not sent is sent by the next process."""
     sweep = Sweep(tmp_path / "sweep", by=by)
     await sweep.run(Point.read(state) for state in STATES)
@@ -49,9 +49,7 @@ async def test_a_process_that_is_told_to_end_cuts_no_create_off(by: signal.Signa
 
 @both
 @pytest.mark.parametrize("state", ["stalled", "unresolved"])
-async def test_jobs_that_have_outlived_a_deadline_survive_the_end_of_their_process(
-    state: str, by: signal.Signals, tmp_path: Path
-) -> None:
+async def test_jobs_past_a_deadline_survive_their_process(state: str, by: signal.Signals, tmp_path: Path) -> None:
     """A task that hangs, and one of which nobody knows whether there is one."""
     sweep = Sweep(tmp_path / "sweep", by=by)
     async with service(duration=1e6) as fake:
@@ -72,9 +70,7 @@ async def test_jobs_that_have_outlived_a_deadline_survive_the_end_of_their_proce
 
 
 @both
-async def test_an_answer_that_does_not_come_holds_nobody_up_for_longer_than_the_drain(
-    by: signal.Signals, tmp_path: Path
-) -> None:
+async def test_missing_response_delays_shutdown_by_the_drain(by: signal.Signals, tmp_path: Path) -> None:
     """A create may take a minute, and the drain is over before: its row stays in SENDING, which the next one doubts."""
     sweep = Sweep(tmp_path / "sweep", by=by)
     async with service(Fault("create", "silence", after=True, when=of_shot(4))) as fake:

@@ -197,7 +197,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, asyncio.Task[
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_order_becomes_its_own_video(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
+def test_every_order_gets_its_own_video(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
     """What an earlier process has left unsent is among them, since the backend calls ``recover()`` when it starts."""
     came = runs[name].result()
     urls = {shot["prompt"]: shot["url"] for shot in came.truth["shots"]}
@@ -223,7 +223,7 @@ def test_every_end_came_by_callback(runs: Mapping[str, asyncio.Task[Run]], name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_receiver_takes_signed_callbacks_and_nothing_else(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
+def test_receiver_accepts_signed_callbacks_only(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
     assert [404, 401, 405] == runs[name].result().strangers
 
 
@@ -236,7 +236,7 @@ def test_the_server_ends_in_peace(runs: Mapping[str, asyncio.Task[Run]], name: s
     assert [] == [line for line in runs[name].result().said if not any(text in line for text in usual)]
 
 
-def test_a_callback_lands_on_any_worker_and_every_worker_knows_every_result(
+def test_any_worker_receives_callbacks_for_all(
     runs: Mapping[str, asyncio.Task[Run]],
 ) -> None:
     """Four workers share nothing but the journal's file."""
