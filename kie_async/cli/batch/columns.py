@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeAlias, cast, get_type_hints
 
 import attrs
 
@@ -17,7 +17,7 @@ from kie_async import MarketRequest, Problem, Request, Wan22TurboImageToVideo
 from kie_async._display import shown
 from kie_async._urls import looks_like_url
 
-__all__ = ["KEY", "Columns", "columns_for_model"]
+__all__ = ["KEY", "BuiltRequest", "Columns", "columns_for_model"]
 
 #: The column that holds the row key; it is not a field of the request.
 KEY = "key"
@@ -25,6 +25,10 @@ KEY = "key"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _JSON_SUFFIX = ":json"
+
+
+#: A request, unchecked, and the problems of cells that could not be parsed.
+BuiltRequest: TypeAlias = tuple[Request, list[Problem]]
 
 
 class Columns(ABC):
@@ -90,9 +94,7 @@ class Columns(ABC):
         ]
 
     @abstractmethod
-    def build_request(
-        self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path
-    ) -> tuple[Request, list[Problem]]:
+    def build_request(self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path) -> BuiltRequest:
         """
         Build the request of a row, unchecked, and list the problems of cells that could not be parsed.
 
@@ -126,9 +128,7 @@ class _ClassColumns(Columns):
         self.names = (KEY, *(field.name for field in fields))
         self.required = tuple(field.name for field in fields if field.default is attrs.NOTHING)
 
-    def build_request(
-        self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path
-    ) -> tuple[Request, list[Problem]]:
+    def build_request(self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path) -> BuiltRequest:
         values = {
             name: self._parsers[name](cell) if name in strings and name in self._parsers else cell
             for name, cell in cells.items()
@@ -170,9 +170,7 @@ class _MarketColumns(Columns):
     def __init__(self, model: str) -> None:
         self._model = model
 
-    def build_request(
-        self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path
-    ) -> tuple[Request, list[Problem]]:
+    def build_request(self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path) -> BuiltRequest:
         del folder
         problems, values = [], {}
         for column, cell in cells.items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -64,10 +64,10 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
     session.journal = JournalFile(options.out / JOURNAL, option=commands.journal_option)
     jobs = BatchJobs(warn=session.output.warn, command=commands.same, window=options.limits.window)
     signals = SignalHandler(drain=DRAIN, say=session.output.info)
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         # An earlier run's manifest tells which rows cost nothing more. A new folder is made only for a valid table.
         is_resumed = await anyio.to_thread.run_sync(has_earlier_run, options.out)
-        manifest = await stack.enter_async_context(_open_manifest(options.out)) if is_resumed else None
+        manifest = stack.enter_context(await _open_manifest(options.out)) if is_resumed else None
         earlier_jobs = await _earlier_jobs(session, options, manifest)
         remaining = RemainingWork(manifest=manifest, jobs=earlier_jobs, retries=options.retry_failed)
         problems = await anyio.to_thread.run_sync(_print_problems, session, table, remaining, abandon_on_cancel=True)
@@ -75,7 +75,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
             session.output.info(f"{format_count(problems, 'problem')} in {table.path}. Nothing was sent.")
             return ExitCode.USAGE
         if manifest is None:
-            manifest = await stack.enter_async_context(_open_manifest(options.out))
+            manifest = stack.enter_context(await _open_manifest(options.out))
         record = RunRecord(table=table, folder=options.out, manifest=manifest, commands=commands)
         batch_run = BatchRun(session=session, options=options, record=record, jobs=jobs, signals=signals)
         try:
@@ -131,8 +131,7 @@ async def _earlier_jobs(session: Session, options: BatchOptions, manifest: Manif
         return jobs_by_row_key(await kie.jobs(unfinished=bool(manifest)))
 
 
-@asynccontextmanager
-async def _open_manifest(folder: Path) -> AsyncGenerator[Manifest]:
+async def _open_manifest(folder: Path) -> Manifest:
     def open_manifest() -> Manifest:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -141,11 +140,7 @@ async def _open_manifest(folder: Path) -> AsyncGenerator[Manifest]:
             msg = f"The folder {folder} is not usable ({error.strerror}). Nothing was sent: use another --out."
             raise ConfigurationError(msg) from error
 
-    manifest = await anyio.to_thread.run_sync(open_manifest)
-    try:
-        yield manifest
-    finally:
-        manifest.close()
+    return await anyio.to_thread.run_sync(open_manifest)
 
 
 def batch(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import attrs
 import typer
 
-from kie_async import AuthenticationError, ConfigurationError, Estimate, JobInfo, JobState, KieError, Problem, Request
+from kie_async import AuthenticationError, ConfigurationError, JobInfo, JobState, KieError, Problem, Request
 from kie_async._display import shown
 from kie_async.cli.batch.columns import KEY
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
@@ -56,41 +56,6 @@ class _CostForecast:
     sources: tuple[str, ...]
 
 
-@attrs.define
-class _PriceGroups:
-    """Rows grouped by the fields on which their price depends; one sample request per group is kept."""
-
-    _counts: Counter[str] = attrs.field(factory=Counter)
-    _samples: dict[str, Request] = attrs.field(factory=dict)
-
-    def add(self, request: Request) -> None:
-        """Count a row."""
-        images = request.images()
-        fields = request.input(dict.fromkeys(images, ""))
-        options = {
-            name: value for name, value in fields.items() if name not in images and name not in _PRICELESS_FIELDS
-        }
-        group = f"{request.model} {sorted(options.items())!r}"
-        if group in self._samples or len(self._samples) < _MAX_GROUPS:
-            self._counts[group] += 1
-            self._samples.setdefault(group, request)
-
-    async def forecast(self, estimate: Callable[[Request], Awaitable[Estimate | None]]) -> _CostForecast:
-        """
-        Estimate the cost of all rows.
-
-        Args:
-            estimate: Returns the price of a request.
-        """
-        total, priced, sources = 0.0, 0, dict[str, str]()
-        for group, count in self._counts.items():
-            if (price := await estimate(self._samples[group])) is not None:
-                total, priced = total + price.credits * count, priced + count
-                general = _TASK_COUNT.sub("the last such tasks", price.source)
-                sources[general] = price.source if sources.get(general, price.source) == price.source else general
-        return _CostForecast(total, priced, tuple(sources.values()))
-
-
 @attrs.define(kw_only=True)
 class RemainingWork:
     """
@@ -114,8 +79,10 @@ class RemainingWork:
     retries: int = 0
     states: Counter[EntryState] = attrs.field(factory=Counter, init=False)
     payable: int = attrs.field(default=0, init=False)
-    _price_groups: _PriceGroups = attrs.field(factory=_PriceGroups, init=False)
     _keys_with_job: set[str] = attrs.field(factory=set, init=False)
+    #: Payable rows by the fields on which their price depends, and a sample request of each group.
+    _groups: Counter[str] = attrs.field(factory=Counter, init=False)
+    _samples: dict[str, Request] = attrs.field(factory=dict, init=False)
 
     @property
     def needs_keys(self) -> bool:
@@ -143,7 +110,7 @@ class RemainingWork:
         state = self._free_state(key, entry)
         if state is None:
             self.payable += 1
-            self._price_groups.add(request)
+            self._add_to_price_group(request)
         else:
             self.states[state] += 1
         return []
@@ -165,7 +132,26 @@ class RemainingWork:
         """
         if price is not None:
             return _CostForecast(price * self.payable, self.payable, ("--price",))
-        return await self._price_groups.forecast(kie.estimate)
+        total, priced, sources = 0.0, 0, dict[str, str]()
+        for group, count in self._groups.items():
+            if (estimate := await kie.estimate(self._samples[group])) is not None:
+                total, priced = total + estimate.credits * count, priced + count
+                general = _TASK_COUNT.sub("the last such tasks", estimate.source)
+                sources[general] = (
+                    estimate.source if sources.get(general, estimate.source) == estimate.source else general
+                )
+        return _CostForecast(total, priced, tuple(sources.values()))
+
+    def _add_to_price_group(self, request: Request) -> None:
+        images = request.images()
+        fields = request.input(dict.fromkeys(images, ""))
+        options = {
+            name: value for name, value in fields.items() if name not in images and name not in _PRICELESS_FIELDS
+        }
+        group = f"{request.model} {sorted(options.items())!r}"
+        if group in self._samples or len(self._samples) < _MAX_GROUPS:
+            self._groups[group] += 1
+            self._samples.setdefault(group, request)
 
     def _free_state(self, key: str, entry: ManifestEntry | None) -> EntryState | None:
         """Return the state of a row that costs nothing more; None for a row that may."""

@@ -95,60 +95,6 @@ class PageHeader:
     is_running: bool = False
 
 
-@attrs.frozen
-class _ShotCard:
-    """A manifest entry as the page shows it; file names are quoted for URLs."""
-
-    entry: ManifestEntry
-
-    @property
-    def state_label(self) -> str:
-        return _STATE_LABELS.get(self.entry.state, self.entry.state)
-
-    @property
-    def prompt(self) -> str:
-        return str(self.entry.input.get("prompt", ""))
-
-    @property
-    def options(self) -> Sequence[tuple[str, str]]:
-        """The fields of the input besides the prompt and images."""
-        fields = {name: value for name, value in self.entry.input.items() if name != "prompt" and value is not None}
-        return [(name.replace("_", " "), _format_value(value)) for name, value in fields.items()]
-
-    @property
-    def seed(self) -> str:
-        return _format_value(self.entry.input.get("seed", ""))
-
-    @property
-    def image(self) -> str | None:
-        return None if self.entry.image is None else quote(self.entry.image)
-
-    @property
-    def remote_image(self) -> tuple[str, str] | None:
-        """The URL of an image that is not in the folder, and its host; the page does not fetch it."""
-        if self.entry.source is None:
-            return None
-        try:
-            url = urlsplit(self.entry.source)
-        except ValueError:
-            return None
-        return (self.entry.source, url.hostname) if url.scheme in ("http", "https") and url.hostname else None
-
-    @property
-    def file(self) -> str | None:
-        return None if self.entry.file is None else quote(self.entry.file)
-
-    @property
-    def media(self) -> str:
-        """The way in which the result is shown: ``"video"``, ``"image"`` or ``"link"``."""
-        name = (self.entry.file or "").lower()
-        return "video" if name.endswith(_VIDEO_SUFFIXES) else "image" if name.endswith(_IMAGE_SUFFIXES) else "link"
-
-    @property
-    def more(self) -> Sequence[tuple[str, str]]:
-        return [(quote(name), name) for name in self.entry.more]
-
-
 @attrs.define
 class _PageTotals:
     """The figures on all entries, whether they have a card or not."""
@@ -198,10 +144,12 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _format_figure, "duration": _format_duration}
+    filters = (_format_figure, _format_duration, _format_value, _remote_image, _media_kind, quote)
+    environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
     page = environment.get_template("page.html").stream(
         header=header,
-        cards=[_ShotCard(entry) for entry in sorted([*urgent, *done][:MAX_CARDS], key=lambda entry: entry.line)],
+        entries=sorted([*urgent, *done][:MAX_CARDS], key=lambda entry: entry.line),
+        labels=_STATE_LABELS,
         known=known,
         whole=max(header.total, known),
         states=[(state, label, totals.states[state]) for state, label in _STATE_LABELS.items() if totals.states[state]],
@@ -231,6 +179,21 @@ def _template_part(name: str) -> str:
 def _csp_hash(text: str) -> str:
     """Return the hash by which the page's content security policy admits its own style and script, and no others."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _remote_image(source: str | None) -> tuple[str, str] | None:
+    """Return the URL and the host of an image that is not in the folder, or None; the page does not fetch it."""
+    try:
+        url = urlsplit(source or "")
+    except ValueError:
+        return None
+    return (source or "", url.hostname) if url.scheme in ("http", "https") and url.hostname else None
+
+
+def _media_kind(file: str) -> str:
+    """Return the way in which a result is shown: ``"video"``, ``"image"`` or ``"link"``."""
+    name = file.lower()
+    return "video" if name.endswith(_VIDEO_SUFFIXES) else "image" if name.endswith(_IMAGE_SUFFIXES) else "link"
 
 
 def _format_value(value: object) -> str:
@@ -293,56 +256,34 @@ class _ChartTick:
 
 
 @attrs.frozen(kw_only=True)
-class _Timeline:
+class _Chart:
     """
-    The creates of a run against the limit, by the service's clock.
+    A bar chart.
 
     Attributes:
-        bars: The number of creates in the fullest window that ends in each interval.
+        bars: The bars.
 
-        ticks: Times since the first create.
+        ticks: The labels of the horizontal axis.
 
-        cuts: The positions of pauses that are cut out, and their lengths.
+        marks: Labeled vertical lines.
 
         limit_y: The position of the limit's line.
 
-        limit: The maximum number of creates in any window.
-
-        window: The length of the window, in seconds.
-
-        peak: The number of creates in the fullest window.
-    """
-
-    bars: Sequence[ChartBar]
-    ticks: Sequence[_ChartTick]
-    cuts: Sequence[_ChartTick]
-    limit_y: float
-    limit: int
-    window: float
-    peak: int
-
-
-@attrs.frozen(kw_only=True)
-class _Histogram:
-    """
-    The distribution of task durations.
-
-    Attributes:
-        bars: The number of tasks in each interval.
-
-        ticks: Durations in seconds.
-
-        marks: The median and the 95th percentile.
+        peak: The highest value.
     """
 
     bars: Sequence[ChartBar]
     ticks: Sequence[_ChartTick]
     marks: Sequence[_ChartTick]
+    limit_y: float = 0.0
+    peak: int = 0
 
 
-def draw_timeline(created_at: Sequence[float], *, limit: int, window: float) -> _Timeline | None:
+def draw_timeline(created_at: Sequence[float], *, limit: int, window: float) -> _Chart | None:
     """
-    Draw the creates of a run against the limit.
+    Draw the creates of a run against the limit: for each interval, the fullest window that ends in it.
+
+    Long pauses are cut out; a mark shows the length of each.
 
     Args:
         created_at: The service's time of each create, in seconds since the epoch.
@@ -355,7 +296,7 @@ def draw_timeline(created_at: Sequence[float], *, limit: int, window: float) -> 
         The chart; None if there was no create.
 
     >>> chart = draw_timeline([0.0, 1.0, 2.0, 11.5], limit=4, window=10.0)
-    >>> chart.peak, len(chart.cuts)
+    >>> chart.peak, len(chart.marks)
     (3, 0)
     """
     times = sorted(created_at)
@@ -386,7 +327,7 @@ def draw_timeline(created_at: Sequence[float], *, limit: int, window: float) -> 
         inner = [index * step for index in range(1, math.ceil(length / step)) if index * step < length * 0.9]
         ticks[1:1] = [_ChartTick(round(time / length * WIDTH, 1), _format_span(time)) for time in inner]
     limit_y = round(HEIGHT * (1 - limit / top), 1)
-    return _Timeline(bars=bars, ticks=ticks, cuts=cuts, limit_y=limit_y, limit=limit, window=window, peak=peak)
+    return _Chart(bars=bars, ticks=ticks, marks=cuts, limit_y=limit_y, peak=peak)
 
 
 def _creates_in_window(times: Sequence[float], end: float, window: float) -> int:
@@ -409,9 +350,9 @@ def _timeline_bars(times: Sequence[float], *, window: float, x: float, width: fl
     return bars
 
 
-def draw_histogram(seconds: Sequence[float]) -> _Histogram | None:
+def draw_histogram(seconds: Sequence[float]) -> _Chart | None:
     """
-    Draw the distribution of task durations.
+    Draw the distribution of task durations, with marks for the median and the 95th percentile.
 
     Args:
         seconds: The durations, by the service's clock.
@@ -446,7 +387,7 @@ def draw_histogram(seconds: Sequence[float]) -> _Histogram | None:
         _ChartTick(round((percentile(times, share) / step - first) * width, 1), name)
         for share, name in ((0.5, "median"), (0.95, "95 %"))
     ]
-    return _Histogram(bars=bars, ticks=ticks, marks=marks)
+    return _Chart(bars=bars, ticks=ticks, marks=marks)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

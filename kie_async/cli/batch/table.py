@@ -14,7 +14,7 @@ import attrs
 from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Request
 from kie_async._display import shown
 from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
-from kie_async.cli.batch.columns import KEY, Columns
+from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns
 from kie_async.cli.batch.rows import TableRow, read_csv, read_image_folder, read_jsonl, read_lines
 from kie_async.requests.images import ImageSource, LocalImage
 
@@ -120,7 +120,7 @@ class Table:
             OSError: If it cannot be read.
         """
         seen_keys: set[int] = set()
-        default_keys, image_hashes = DefaultKeys(), _ImageHashes()
+        default_keys, hash_image = DefaultKeys(), _image_hasher()
         valid = invalid = 0
         with self._open() as reading:
             for row in reading.rows:
@@ -133,7 +133,7 @@ class Table:
                     key = row.cells.get(KEY, "")
                     input_hash = ""
                     if with_keys and not problems:
-                        images = {field: image_hashes.hash_of(source) for field, source in request.images().items()}
+                        images = {field: hash_image(source) for field, source in request.images().items()}
                         input_hash = fingerprint(request.model, request.input(images), images)
                         key = key or default_keys.next_key(input_hash)
                     problems += _key_problems(key, seen_keys)
@@ -180,7 +180,7 @@ class Table:
             if name != KEY and not self.columns.name_problem(name)
         }
 
-    def _build_request(self, row: TableRow, cells: Mapping[str, object]) -> tuple[Request, list[Problem]]:
+    def _build_request(self, row: TableRow, cells: Mapping[str, object]) -> BuiltRequest:
         """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
         unknown = [problem for name in row.cells if (problem := self.columns.name_problem(name)) is not None]
         # A default is a string even in a table that has types, and is parsed like a cell of a CSV file.
@@ -283,23 +283,22 @@ class _Reading:
     missing_columns: frozenset[str] = frozenset()
 
 
-@attrs.define
-class _ImageHashes:
-    """A cache of image hashes: many rows may have the same image."""
+def _image_hasher() -> Callable[[ImageSource], str]:
+    """Return a function that hashes a valid image, with a cache: many rows may have the same image; blocks."""
+    cache: dict[tuple[Path, int, int], str] = {}
 
-    _cache: dict[tuple[Path, int, int], str] = attrs.field(factory=dict)
-
-    def hash_of(self, image: ImageSource) -> str:
-        """Return the SHA-256 of a valid image; blocks."""
+    def hash_image(image: ImageSource) -> str:
         if not isinstance(image.content, Path):
             return image.load().sha256
         status = image.content.stat()
         version = (image.content, status.st_size, status.st_mtime_ns)
-        if version not in self._cache:
-            if len(self._cache) >= _REMEMBERED_IMAGES:
-                del self._cache[next(iter(self._cache))]
-            self._cache[version] = image.load().sha256
-        return self._cache[version]
+        if version not in cache:
+            if len(cache) >= _REMEMBERED_IMAGES:
+                del cache[next(iter(cache))]
+            cache[version] = image.load().sha256
+        return cache[version]
+
+    return hash_image
 
 
 def _image_cell(cells: Mapping[str, object]) -> str | None:

@@ -22,22 +22,22 @@ _COLUMNS = ("key", "image", "prompt", "resolution", "seed", "acceleration", "ena
 @attrs.frozen(kw_only=True)
 class BadRow:
     """
-    One kind.
+    An invalid row.
 
     Attributes:
-        name: What is bad.
+        name: The fault.
 
-        raw: The row as it stands in the file.
+        raw: The row as bytes of the file.
 
-        file: What the file is called.
+        file: The name of the table file.
 
-        column: The column to be named.
+        column: The column that is reported.
 
-        value: A part of the value as it must be shown.
+        value: A part of the reported value.
 
-        allowed: A part of what must be said to be allowed.
+        allowed: A part of the reported allowed values.
 
-        line: The line to be named.
+        line: The line that is reported.
     """
 
     name: str
@@ -109,16 +109,16 @@ BAD_ROWS = [
     _cell("no prompt", "prompt", "", "nothing", _TEXT),
     _cell("a prompt of blanks", "prompt", "  \u00a0 ", "blanks only", _TEXT),
     _cell("a prompt that is too long", "prompt", "a" * 5001, "5001 characters", _TEXT),
-    _cell("a resolution that nobody makes", "resolution", "1080p", "'1080p'", "480p or 720p"),
+    _cell("an unknown resolution", "resolution", "1080p", "'1080p'", "480p or 720p"),
     _cell("a resolution in capitals", "resolution", "720P", "'720P'", "it must be written '720p'"),
     _cell("a seed that is a word", "seed", "lucky", "'lucky'", _SEED),
     _cell("a seed with a point", "seed", "1.5", "'1.5'", _SEED),
     _cell("a seed below zero", "seed", "-1", "-1", _SEED),
     _cell("a seed that is too large", "seed", "2147483648", "2147483648", _SEED),
     _cell("a seed of a thousand digits", "seed", "9" * 1000, "9999", _SEED),
-    _cell("an acceleration that nobody knows", "acceleration", "turbo", "'turbo'", "none or regular"),
+    _cell("an unknown acceleration", "acceleration", "turbo", "'turbo'", "none or regular"),
     _cell("a flag that is neither", "enable_prompt_expansion", "maybe", "'maybe'", "True or False"),
-    _cell("a ratio that nobody knows", "aspect_ratio", "4:3", "'4:3'", "auto, 16:9, 9:16 or 1:1"),
+    _cell("an unknown aspect ratio", "aspect_ratio", "4:3", "'4:3'", "auto, 16:9, 9:16 or 1:1"),
     _cell("a key that another row has", "key", "good", "'good' again", "a different key for each row"),
     _cell("a key that is too long", "key", "k" * 513, "513 characters", "a text of 1 to 512 characters"),
     _cell("a key with a line break", "key", "a\nb", r"'a\nb'", "all of them printable"),
@@ -130,10 +130,10 @@ BAD_ROWS = [
     _json("broken JSON", b'{"image": ', "row", "invalid JSON", _OBJECT),
     _json("a list", ["cat.jpg", "Go"], "row", "a list", _OBJECT),
     _json("a single value", b"7", "row", "a single value", _OBJECT),
-    _json("no number", b'{"image": "cat.jpg", "prompt": "Go", "seed": NaN}', "row", "NaN", _OBJECT),
+    _json("a constant that is not JSON", b'{"image": "cat.jpg", "prompt": "Go", "seed": NaN}', "row", "NaN", _OBJECT),
     _json("a name twice", b'{"image": "cat.jpg", "prompt": "a", "prompt": "b"}', "row", "comes 2 times", _OBJECT),
-    _json("JSON without a ground", b"[" * 100_000, "row", "nested too deeply", _OBJECT),
-    _json("a name that is not known", {**_GOOD, "sead": 7}, "column", "'sead'", "did you mean 'seed'?"),
+    _json("deeply nested JSON", b"[" * 100_000, "row", "nested too deeply", _OBJECT),
+    _json("an unknown name", {**_GOOD, "sead": 7}, "column", "'sead'", "did you mean 'seed'?"),
     _json("a seed in quotes", {**_GOOD, "seed": "7"}, "seed", "'7'", _SEED),
     _json("a prompt that is a list", {**_GOOD, "prompt": ["Go"]}, "prompt", "a value of type list", _TEXT),
     _json("a prompt with half a character", {**_GOOD, "prompt": "\ud83d"}, "prompt", "half a surrogate", "Unicode"),

@@ -45,7 +45,7 @@ def test_long_pause_is_cut_out() -> None:
     chart = draw_timeline([*evening, *(time + 36_000 for time in evening)], limit=20, window=10.0)
     assert chart is not None
 
-    [cut] = chart.cuts
+    [cut] = chart.marks
     assert (320, "9:59 h") == (round(cut.x), cut.text)
     assert "10:01 h" == chart.ticks[-1].text
 
