@@ -1,4 +1,4 @@
-"""What the tests of the command line stand on: its streams as text, commands run to their exit code, videos read."""
+"""Helpers for tests of the command line: output streams, commands run to their exit code, jobs, videos."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CAT = Path(__file__).parents[2] / "kie_async" / "cli" / "data" / "cat.jpg"
 
 @attrs.frozen
 class Ended:
-    """How a command has ended: its exit code, its standard output, its standard error."""
+    """The end of a command: its exit code, standard output and standard error."""
 
     code: int
     out: str
@@ -53,7 +53,7 @@ class Ended:
 
 
 class Streams:
-    """A session of a command that speaks to *fake* and keeps its jobs in *journal*, and what it writes."""
+    """A session that uses *fake* and *journal*, and its output."""
 
     def __init__(
         self, fake: FakeKie | None = None, *, as_json: bool = False, journal: JournalFile | Path | None = None
@@ -68,12 +68,12 @@ class Streams:
 
     @property
     def out(self) -> str:
-        """What went to standard output."""
+        """The text on standard output."""
         return self._out.getvalue()
 
     @property
     def err(self) -> str:
-        """What went to standard error."""
+        """The text on standard error."""
         return self._err.getvalue()
 
 
@@ -117,19 +117,19 @@ def run_in_session(command: Callable[[Session], Awaitable[ExitCode]], *, verbose
 
 
 def _request(prompt: str = "Go") -> Wan22TurboImageToVideo:
-    """A video of a cat, which is uploaded."""
+    """Return a request whose image is uploaded."""
     return Wan22TurboImageToVideo(image=str(CAT), prompt=prompt, resolution="480p")
 
 
 async def new_job(fake: FakeKie, journal: Path, *, key: str | None = None, prompt: str = "Go") -> tuple[str, str]:
-    """The ids of a job that another program has created and left."""
+    """Create a job in another program, and return its job id and task id."""
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
         job = await kie.submit(_request(prompt), key=key)
         return job.id, str(job.task_id)
 
 
 async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) -> str:
-    """A job that another program has created and got no answer for; the id of its task is with the fake."""
+    """Create a job in doubt in another program, and return its id; the fake has its task."""
     fake.inject(Fault("create", "reset", after=True, nth=len(fake.truth.create_requests) + 1))
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
         with pytest.raises(SubmitInDoubtError) as caught:
@@ -138,7 +138,7 @@ async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) 
 
 
 async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
-    """Write down that a further task was paid for a job."""
+    """Record a duplicate task of a job in the journal."""
     rows = SqliteStore(journal)
     await rows.open()
     await rows.update_fields(job_id, at=0.0, duplicate_task_ids=(task_id,))
@@ -146,7 +146,7 @@ async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
 
 
 async def unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> str:
-    """A job that another program has written down, and could not pay."""
+    """Create a job that another program could not pay, and return its id."""
     fake.inject(Fault("create", "code", code=402, nth=len(fake.truth.create_requests) + 1))
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
         with pytest.raises(InsufficientCreditsError):
@@ -156,7 +156,7 @@ async def unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> st
 
 
 def clip(file: Path) -> tuple[float, int]:
-    """The length of a video in seconds, counted frame by frame, and its height in pixels."""
+    """Return a video's length in seconds, counted frame by frame, and its height in pixels."""
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
         frames = sum(1 for _ in container.decode(stream))

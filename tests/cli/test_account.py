@@ -16,7 +16,7 @@ from tests.cli.helpers import CAT, Streams
 
 
 @pytest.mark.parametrize(("as_json", "expected"), [(False, "9999.5\n"), (True, '{"credits": 9999.5}\n')])
-async def test_credits_shows_the_balance(*, as_json: bool, expected: str) -> None:
+async def test_credits_prints_the_balance(*, as_json: bool, expected: str) -> None:
     async with FakeKie(credits=9999.5) as fake:
         streams = Streams(fake, as_json=as_json)
         code = await run_credits(streams.session)
@@ -24,7 +24,7 @@ async def test_credits_shows_the_balance(*, as_json: bool, expected: str) -> Non
     assert (ExitCode.DONE, expected) == (code, streams.out)
 
 
-async def test_a_wrong_key_is_named() -> None:
+async def test_credits_with_a_wrong_key_fails() -> None:
     async with FakeKie(api_keys=["another-key"]) as fake:
         streams = Streams(fake)
         with pytest.raises(AuthenticationError) as caught:
@@ -34,7 +34,7 @@ async def test_a_wrong_key_is_named() -> None:
     assert "KIE_API_KEY" in streams.err
 
 
-async def test_upload_prints_a_url_for_each_image_in_order(fake_kie: FakeKie) -> None:
+async def test_upload_prints_urls_in_order(fake_kie: FakeKie) -> None:
     images = [CAT, CAT.with_name("city.jpg")]
     streams = Streams(fake_kie)
     await run_upload(streams.session, images)
@@ -43,14 +43,14 @@ async def test_upload_prints_a_url_for_each_image_in_order(fake_kie: FakeKie) ->
     assert [image.stat().st_size for image in images] == [held.size for held in fake_kie.truth.uploads]
 
 
-async def test_upload_in_json_names_the_file(fake_kie: FakeKie) -> None:
+async def test_upload_json_names_the_file(fake_kie: FakeKie) -> None:
     streams = Streams(fake_kie, as_json=True)
     await run_upload(streams.session, [CAT])
 
     assert {"file": str(CAT), "url": fake_kie.url + str(fake_kie.truth.uploads[0].path)} == json.loads(streams.out)
 
 
-async def test_what_is_no_image_is_not_uploaded(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_upload_rejects_a_file_that_is_not_an_image(fake_kie: FakeKie, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_text("a text that calls itself a picture")
     streams = Streams(fake_kie)
     with pytest.raises(InvalidRequestError) as caught:

@@ -16,7 +16,7 @@ from tests.cli.helpers import CAT, clip, invoke, run_in_session
 
 
 def test_six_images_become_six_videos(tmp_path: Path) -> None:
-    """Real files, decoded frame by frame; what each cost and took; and that nothing was paid."""
+    """The files are real (decoded frame by frame); the table shows cost and duration."""
     ended = invoke("demo", "--out", str(tmp_path / "out"))
     videos = sorted((tmp_path / "out").iterdir())
 
@@ -32,14 +32,14 @@ def test_six_images_become_six_videos(tmp_path: Path) -> None:
     )
 
 
-def test_the_bundled_images_are_small_and_each_has_its_prompt() -> None:
+def test_bundled_images_are_small_and_have_prompts() -> None:
     images = sorted(CAT.parent.glob("*.jpg"))
 
     assert list(PROMPTS) == [image.stem for image in images]
     assert [] == [image.name for image in images if image.stat().st_size > 40_000]
 
 
-def test_json_is_an_object_for_each_video_and_nothing_else(tmp_path: Path) -> None:
+def test_demo_json_has_one_object_a_video(tmp_path: Path) -> None:
     ended = invoke("demo", "--out", str(tmp_path), "--count", "2", "--resolution", "480p", "--json")
     shown = [json.loads(line) for line in ended.out.splitlines()]
 
@@ -50,8 +50,7 @@ def test_json_is_an_object_for_each_video_and_nothing_else(tmp_path: Path) -> No
     assert [40.0, 40.0] == [video["credits"] for video in shown]
 
 
-def test_more_videos_than_the_limit_takes_at_once_are_spread_and_none_is_refused(tmp_path: Path) -> None:
-    """The limit is used up and kept."""
+def test_demo_uses_and_keeps_the_rate_limit(tmp_path: Path) -> None:
     ended = invoke("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
 
     assert 0 == ended.code
@@ -61,7 +60,7 @@ def test_more_videos_than_the_limit_takes_at_once_are_spread_and_none_is_refused
     assert {"balloons.mp4", "balloons-2.mp4", "balloons-8.mp4"} <= {video.name for video in tmp_path.iterdir()}
 
 
-def test_own_images_come_from_files_and_folders(tmp_path: Path) -> None:
+def test_demo_takes_files_and_folders(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     shutil.copy(CAT, folder / "one.JPG")
@@ -76,7 +75,7 @@ def test_own_images_come_from_files_and_folders(tmp_path: Path) -> None:
     assert ["one.mp4", "two.mp4"] == sorted(video.name for video in out.iterdir())
 
 
-def test_a_video_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_failed_video_does_not_stop_the_others(tmp_path: Path) -> None:
     fault = Fault("create", "code", code=422, msg="The image shows nothing", nth=1)
 
     async def command(session: Session) -> ExitCode:
@@ -101,7 +100,7 @@ def test_a_video_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         (["--count", "0"], "count"),
     ],
 )
-def test_what_cannot_be_done_is_said_once_and_before_it_begins(
+def test_demo_checks_its_options_first(
     options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -18,8 +18,8 @@ from kie_async.testing import FakeKie
 from tests.cli.helpers import Streams, invoke
 
 
-async def test_the_first_line_is_the_url_and_the_example_creates_a_task() -> None:
-    """The example is the request of the API's page, with all of its fields."""
+async def test_fake_prints_its_url_and_a_working_example() -> None:
+    """The example is the request of the API's page, with all fields."""
     streams, fake = Streams(), FakeKie()
     bodies: list[str] = []
 
@@ -44,8 +44,8 @@ async def test_the_first_line_is_the_url_and_the_example_creates_a_task() -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_ctrl_c_and_sigterm_end_it(number: signal.Signals) -> None:
-    """A server that is stopped has done what it was asked for."""
+async def test_fake_ends_on_sigint_and_sigterm(number: signal.Signals) -> None:
+    """Stopping the server is its normal end: exit code 0."""
     ended: list[bool] = []
 
     async def wait() -> None:
@@ -60,8 +60,7 @@ async def test_ctrl_c_and_sigterm_end_it(number: signal.Signals) -> None:
     assert [True] == ended
 
 
-def test_the_example_survives_the_shell() -> None:
-    """Blanks and quotes in the prompt are quoted."""
+def test_example_is_quoted_for_the_shell() -> None:
     words = shlex.split(curl_line("http://127.0.0.1:1", "a key"))
 
     assert "Authorization: Bearer a key" in words
@@ -72,12 +71,12 @@ def test_the_example_survives_the_shell() -> None:
     "options",
     [["--limiter", "leaky"], ["--limit", "0"], ["--fail-rate", "2"], ["--latency", "1"], ["--port", "70000"]],
 )
-def test_a_fake_that_makes_no_sense_is_refused(options: list[str]) -> None:
+def test_fake_rejects_invalid_options(options: list[str]) -> None:
     assert 2 == invoke("fake", *options).code
 
 
-def test_a_port_that_is_taken_is_said_without_a_traceback() -> None:
-    """192.0.2.1 is nobody's address here, so it cannot be listened on."""
+def test_fake_reports_an_unavailable_address() -> None:
+    """192.0.2.1 is not an address of this machine."""
     ended = invoke("fake", "--host", "192.0.2.1", "--limiter", "bucket", "--api-key", "one", "--callback-host", "b")
 
     assert (2, "") == (ended.code, ended.out)

@@ -28,13 +28,13 @@ from tests.cli.helpers import CAT, Ended, Streams, clip, invoke, run_in_session
 
 
 def wish(target: Path | None = None) -> GenerateOptions:
-    """A video of a cat."""
+    """Return the options for a video of a cat."""
     request = Wan22TurboImageToVideo(image=str(CAT), prompt="The cat turns its head", resolution="480p")
     return GenerateOptions(request=request, name="cat", target=target)
 
 
 def generate_against(fake: FakeKie, wished: GenerateOptions) -> Ended:
-    """Carry a wish out against a fake, to the exit code."""
+    """Run the command against a fake to its exit code."""
 
     async def command(session: Session) -> ExitCode:
         async with fake:
@@ -44,7 +44,7 @@ def generate_against(fake: FakeKie, wished: GenerateOptions) -> Ended:
     return run_in_session(command)
 
 
-def test_an_image_becomes_a_video_on_disk(tmp_path: Path) -> None:
+def test_generate_saves_the_video(tmp_path: Path) -> None:
     fake = FakeKie()
     ended = generate_against(fake, wish(tmp_path / "new" / "cat.mp4"))
     seconds, height = clip(tmp_path / "new" / "cat.mp4")
@@ -54,8 +54,8 @@ def test_an_image_becomes_a_video_on_disk(tmp_path: Path) -> None:
     assert [1, 1] == [len(fake.truth.create_requests), len(fake.truth.uploads)]
 
 
-def test_the_progress_is_a_plain_line_a_change_and_names_the_task_at_once(tmp_path: Path) -> None:
-    """In a pipe: no escape codes, nothing twice, and the states in the service's own words."""
+def test_progress_is_one_plain_line_a_change(tmp_path: Path) -> None:
+    """A pipe gets no escape codes and no repeated lines; states are the service's own."""
     fake = FakeKie(seed=7)
     ended = generate_against(fake, wish(tmp_path / "cat.mp4"))
     [task_id] = fake.truth.tasks
@@ -68,7 +68,7 @@ def test_the_progress_is_a_plain_line_a_change_and_names_the_task_at_once(tmp_pa
     assert {"queuing", "generating"} <= set(states)
 
 
-async def test_json_is_one_object_with_documented_fields(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_generate_json_is_one_object(fake_kie: FakeKie, tmp_path: Path) -> None:
     streams = Streams(fake_kie, as_json=True)
     await run_generate(streams.session, wish(tmp_path))
     [task_id] = fake_kie.truth.tasks
@@ -80,7 +80,7 @@ async def test_json_is_one_object_with_documented_fields(fake_kie: FakeKie, tmp_
     assert 1 == streams.out.count("\n")
 
 
-async def test_without_waiting_the_id_is_the_result(fake_kie: FakeKie) -> None:
+async def test_no_wait_prints_the_task_id(fake_kie: FakeKie) -> None:
     streams = Streams(fake_kie)
     code = await run_generate(streams.session, attrs.evolve(wish(), wait=False))
 
@@ -88,8 +88,7 @@ async def test_without_waiting_the_id_is_the_result(fake_kie: FakeKie) -> None:
     assert (ExitCode.DONE, True) == (code, f"kie-async wait {streams.out.strip()}" in streams.err)
 
 
-async def test_a_model_without_files_prints_its_answer(fake_kie: FakeKie) -> None:
-    """Some models answer with a text."""
+async def test_text_result_is_printed(fake_kie: FakeKie) -> None:
     fake_kie.inject(
         Fault("poll", "alter", data={"state": "success", "resultJson": '{"resultObject": {"text": "A cat"}}'})
     )
@@ -115,8 +114,8 @@ async def test_a_model_without_files_prints_its_answer(fake_kie: FakeKie) -> Non
     ],
     ids=["no credits", "wrong key", "task fails", "answer lost", "unclear 500", "hangs", "no download", "no upload"],
 )
-def test_what_ends_it_decides_the_exit_code(code: int, fake: FakeKie, said: str, tmp_path: Path) -> None:
-    """One line of what went wrong, no traceback, and what to do next."""
+def test_generate_errors_and_exit_codes(code: int, fake: FakeKie, said: str, tmp_path: Path) -> None:
+    """The output is one error line without a traceback, and what to do next."""
     ended = generate_against(fake, wish(tmp_path / "cat.mp4"))
 
     assert (code, "") == (ended.code, ended.out)
@@ -125,7 +124,7 @@ def test_what_ends_it_decides_the_exit_code(code: int, fake: FakeKie, said: str,
     assert not (tmp_path / "cat.mp4").exists()
 
 
-def test_an_unclear_answer_is_told_before_the_create_is_sent_again() -> None:
+def test_ambiguous_error_prints_a_warning() -> None:
     fault = Fault("create", "code", code=500, msg="Server exception", times=1)
     ended = generate_against(FakeKie(faults=[fault]), attrs.evolve(wish(), wait=False))
 
@@ -145,21 +144,21 @@ def test_an_unclear_answer_is_told_before_the_create_is_sent_again() -> None:
     ],
     ids=["task goes on", "not uploaded", "create unanswered"],
 )
-def test_a_timeout_tells_apart_what_lives_on_and_what_was_never_sent(code: int, fake: FakeKie, said: str) -> None:
+def test_timeout_says_whether_anything_was_sent(code: int, fake: FakeKie, said: str) -> None:
     ended = generate_against(fake, attrs.evolve(wish(), timeout=20.0))
 
     assert (code, True) == (ended.code, said in ended.err)
     assert "error: No result after 20 s." in ended.err
 
 
-def test_a_timeout_bounds_the_submission_alone_too() -> None:
+def test_timeout_limits_a_submission_without_wait() -> None:
     ended = generate_against(FakeKie(create_seconds=1000.0), attrs.evolve(wish(), timeout=20.0, wait=False))
 
     assert (3, "") == (ended.code, ended.out)
 
 
-async def test_interrupted_while_the_create_is_on_the_wire_it_may_have_been_paid() -> None:
-    """The job's id is shown; the answer came too late to be heard."""
+async def test_interrupted_create_may_have_been_paid() -> None:
+    """The hint shows the job's id."""
     async with FakeKie(create_seconds=30.0) as fake, anyio.create_task_group() as group:
         streams = Streams(fake)
         group.start_soon(run_generate, streams.session, wish())
@@ -170,7 +169,7 @@ async def test_interrupted_while_the_create_is_on_the_wire_it_may_have_been_paid
     assert re.match(r"The create request of kj_\w+ was sent", streams.session.resume_hint())
 
 
-async def test_interrupted_before_anything_was_sent_it_costs_nothing() -> None:
+async def test_interrupted_before_sending_costs_nothing() -> None:
     async with FakeKie(faults=[Fault("upload", "silence")]) as fake, anyio.create_task_group() as group:
         streams = Streams(fake)
         group.start_soon(run_generate, streams.session, wish())
@@ -181,7 +180,7 @@ async def test_interrupted_before_anything_was_sent_it_costs_nothing() -> None:
     assert [] == fake.truth.create_requests
 
 
-async def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid(
+async def test_unwritable_output_is_found_before_payment(
     fake_kie: FakeKie, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -193,7 +192,7 @@ async def test_a_place_that_cannot_be_written_is_found_before_anything_is_paid(
     assert [] == fake_kie.truth.create_requests
 
 
-def test_the_embedded_fake_says_that_it_is_one(tmp_path: Path) -> None:
+def test_fake_option_says_that_nothing_is_real(tmp_path: Path) -> None:
     ended = invoke("generate", "--fake", "--image", str(CAT), "--prompt", "Go", "-o", str(tmp_path / "cat.mp4"))
 
     assert 0 == ended.code
@@ -201,8 +200,8 @@ def test_the_embedded_fake_says_that_it_is_one(tmp_path: Path) -> None:
     assert 720 == clip(tmp_path / "cat.mp4")[1]
 
 
-def test_the_embedded_fake_takes_no_key_and_goes_nowhere_else(tmp_path: Path) -> None:
-    """Neither the user's key nor the user's service is touched, wherever the environment points."""
+def test_fake_option_ignores_the_environment(tmp_path: Path) -> None:
+    """The user's key and service are not used."""
     elsewhere = {"KIE_API_KEY": "bad key", "KIE_BASE_URL": "http://192.0.2.1", "KIE_UPLOAD_URL": "http://192.0.2.1"}
     out = str(tmp_path / "cat.mp4")
 
@@ -231,8 +230,7 @@ def test_the_embedded_fake_takes_no_key_and_goes_nowhere_else(tmp_path: Path) ->
         (["-i", str(CAT), "-p", "x", "--key", "k"], ["--key: got a value; allowed: nothing without a journal"]),
     ],
 )
-def test_bad_input_is_one_clear_message_a_problem(options: list[str], said: list[str]) -> None:
-    """Exit code 2 means that nothing was sent."""
+def test_invalid_input_prints_one_error_a_problem(options: list[str], said: list[str]) -> None:
     ended = invoke("generate", "--fake", *options)
     errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
 
@@ -242,14 +240,14 @@ def test_bad_input_is_one_clear_message_a_problem(options: list[str], said: list
 
 
 @pytest.mark.parametrize("options", [["--seed", "many"], ["--colour", "red"], ["--timeout", "-1"], ["cat.png"]])
-def test_options_that_do_not_exist_or_parse_are_refused(options: list[str]) -> None:
+def test_unknown_or_unparsable_options_are_refused(options: list[str]) -> None:
     ended = invoke("generate", "--fake", "-i", str(CAT), "-p", "x", *options)
 
     assert (2, "") == (ended.code, ended.out)
     assert "Traceback" not in ended.err
 
 
-def test_any_model_takes_its_input_as_json_or_from_a_file(tmp_path: Path) -> None:
+def test_model_input_is_read_from_a_file(tmp_path: Path) -> None:
     given = tmp_path / "input.json"
     given.write_text('{"prompt": "A dog", "image_url": "https://example.com/dog.png", "duration": "5"}')
     out = tmp_path / "dog.mp4"
@@ -258,7 +256,7 @@ def test_any_model_takes_its_input_as_json_or_from_a_file(tmp_path: Path) -> Non
     assert (0, f"{out}\n") == (ended.code, ended.out)
 
 
-def test_no_key_is_an_error_that_names_the_variable_and_the_way_without() -> None:
+def test_missing_api_key_names_the_variable() -> None:
     ended = invoke("generate", "--no-journal", "-i", str(CAT), "-p", "x")
 
     assert 2 == ended.code
@@ -266,8 +264,8 @@ def test_no_key_is_an_error_that_names_the_variable_and_the_way_without() -> Non
     assert "--fake" in ended.err
 
 
-async def test_the_same_key_is_the_same_job_and_is_paid_once(fake_kie: FakeKie, tmp_path: Path) -> None:
-    """In another run of the command, too: the journal is on disk."""
+async def test_same_key_is_paid_once(fake_kie: FakeKie, tmp_path: Path) -> None:
+    """The journal is on disk, so a second run of the command finds the job."""
     first, again = [Streams(fake_kie, journal=tmp_path / "kie.db") for _ in range(2)]
     await run_generate(first.session, attrs.evolve(wish(tmp_path / "one.mp4"), key="k"))
     await run_generate(again.session, attrs.evolve(wish(tmp_path / "two.mp4"), key="k"))
@@ -278,7 +276,7 @@ async def test_the_same_key_is_the_same_job_and_is_paid_once(fake_kie: FakeKie, 
     assert f"cat: is task {task_id} already: nothing is paid again" in again.err
 
 
-async def test_a_key_that_belongs_to_another_request_is_refused(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_key_of_another_request_is_refused(fake_kie: FakeKie, tmp_path: Path) -> None:
     other = Wan22TurboImageToVideo(image=str(CAT), prompt="Something else")
     await run_generate(Streams(fake_kie, journal=tmp_path / "db").session, attrs.evolve(wish(), key="k", wait=False))
     streams = Streams(fake_kie, journal=tmp_path / "db")
@@ -289,8 +287,8 @@ async def test_a_key_that_belongs_to_another_request_is_refused(fake_kie: FakeKi
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["first time", "same key again"])
-async def test_a_job_in_doubt_is_told_with_the_commands_that_settle_it(times: int, tmp_path: Path) -> None:
-    """The second time nothing is sent, and it is still in doubt."""
+async def test_job_in_doubt_prints_the_commands_to_settle_it(times: int, tmp_path: Path) -> None:
+    """The second run sends nothing, and the job is still in doubt."""
     journal = JournalFile(tmp_path / "a b.db", option=f" --journal '{tmp_path}/a b.db'")
     async with FakeKie(faults=[Fault("create", "reset", after=True)]) as fake:
         for _ in range(times):
@@ -305,7 +303,7 @@ async def test_a_job_in_doubt_is_told_with_the_commands_that_settle_it(times: in
     assert 1 == len(fake.truth.create_requests)
 
 
-async def test_interrupted_before_it_was_sent_a_job_with_a_key_stays_in_the_journal(
+async def test_interrupted_unsent_job_with_key_stays_journaled(
     fake_kie: FakeKie, tmp_path: Path
 ) -> None:
     fake_kie.inject(Fault("create", "code", code=455))
@@ -316,8 +314,8 @@ async def test_interrupted_before_it_was_sent_a_job_with_a_key_stays_in_the_jour
     assert "If it was never sent, kie-async recover sends it." in streams.session.resume_hint()
 
 
-def test_the_journal_is_in_the_users_state_directory_and_for_the_user_alone(tmp_path: Path) -> None:
-    """It is there before anything is sent: here there is nobody to send it to."""
+def test_default_journal_is_private_to_the_user(tmp_path: Path) -> None:
+    """It exists before anything is sent; here no service is reachable."""
     ended = invoke(
         "generate",
         *("-i", str(CAT), "-p", "x", "--timeout", "1"),
@@ -331,7 +329,7 @@ def test_the_journal_is_in_the_users_state_directory_and_for_the_user_alone(tmp_
     assert [0o600, 0o700] == [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)]
 
 
-def test_without_a_place_for_the_journal_nothing_is_sent() -> None:
+def test_without_a_journal_folder_nothing_is_sent() -> None:
     ended = invoke("generate", "-i", str(CAT), "-p", "x", KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:9")
 
     assert (2, "") == (ended.code, ended.out)

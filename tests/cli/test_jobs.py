@@ -21,20 +21,20 @@ FOR_EVER = 1e12
 
 
 def summary(**changes: object) -> JobInfo:
-    """A job of which little is known."""
+    """Return a job with default fields."""
     known: dict[str, object] = {"id": "kj_1", "state": "intent", "model": "a/b", "created_at": 0.0, "updated_at": 0.0}
     return JobInfo(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
 
 
 async def listed(journal: Path, *states: JobState, show_all: bool = False) -> list[tuple[str, str | None, str | None]]:
-    """JobState, key and taskId of the jobs that ``ls --json`` shows."""
+    """Return state, key and task id of the jobs that ``ls --json`` shows."""
     streams = Streams(as_json=True, journal=journal)
     assert ExitCode.DONE == await run_ls(streams.session, states=states, show_all=show_all)
     jobs = [json.loads(line) for line in streams.out.splitlines()]
     return [(job["state"], job["key"], job["task_id"]) for job in jobs]
 
 
-async def test_ls_shows_what_is_unfinished_the_newest_last(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_ls_shows_unfinished_jobs_newest_last(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     ended, ended_task = await new_job(fake_kie, journal, key="one")
     await run_wait(Streams(fake_kie, journal=journal).session, ended, target=tmp_path, timeout=None)
@@ -47,7 +47,7 @@ async def test_ls_shows_what_is_unfinished_the_newest_last(fake_kie: FakeKie, tm
     assert unfinished[:1] == await listed(journal, JobState.INTENT, JobState.FAILED)
 
 
-async def test_a_row_is_a_line_and_what_is_in_doubt_comes_with_what_to_do(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_ls_prints_a_line_a_job_and_a_hint_in_doubt(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await doubtful_job(fake_kie, tmp_path / "kie.db", key="two\nlines")
     streams = Streams(journal=tmp_path / "kie.db")
     await run_ls(streams.session)
@@ -58,7 +58,7 @@ async def test_a_row_is_a_line_and_what_is_in_doubt_comes_with_what_to_do(fake_k
     assert streams.err.index("state") == row.index("in_doubt"), "the header stands above its columns"
 
 
-def test_a_table_is_as_wide_as_what_is_in_it() -> None:
+def test_table_columns_fit_their_cells() -> None:
     jobs = [summary(key="k", credits=40.0), summary(id="kj_longer", state="succeeded", model="c/d")]
     lines = format_jobs([info_fields(job, now=3 * 86_400.0) for job in jobs])
 
@@ -70,7 +70,7 @@ def test_a_table_is_as_wide_as_what_is_in_it() -> None:
     assert 1 == len({line.index(name) for line, name in zip(lines, ("model", "a/b", "c/d"), strict=True)})
 
 
-async def test_a_job_that_was_paid_twice_is_told(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_duplicate_payment_prints_a_warning(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     job_id, _ = await new_job(fake_kie, journal)
     await pay_again(journal, job_id, "t2")
@@ -82,14 +82,14 @@ async def test_a_job_that_was_paid_twice_is_told(fake_kie: FakeKie, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("show_all", "said"), [(False, "No unfinished jobs"), (True, "No such jobs.")])
-async def test_nothing_is_said_to_be_nothing(tmp_path: Path, *, show_all: bool, said: str) -> None:
+async def test_ls_without_jobs_says_so(tmp_path: Path, *, show_all: bool, said: str) -> None:
     streams = Streams(journal=tmp_path / "kie.db")
 
     assert ExitCode.DONE == await run_ls(streams.session, show_all=show_all)
     assert ("", True) == (streams.out, said in streams.err)
 
 
-def test_ls_needs_no_key_and_the_journal_may_be_chosen(tmp_path: Path) -> None:
+def test_ls_needs_no_key(tmp_path: Path) -> None:
     chosen = [("ls", "--journal", str(tmp_path / "one.db")), ("ls",)]
     environment = {"KIE_JOURNAL": str(tmp_path / "two.db")}
 
@@ -97,7 +97,7 @@ def test_ls_needs_no_key_and_the_journal_may_be_chosen(tmp_path: Path) -> None:
     assert ["one.db", "two.db"] == sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".db")
 
 
-async def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
+async def test_file_that_is_not_a_journal_stays_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("these are no jobs, and this is no database")
     streams = Streams(journal=file)
@@ -108,7 +108,7 @@ async def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> Non
     assert "these are no jobs, and this is no database" == file.read_text()
 
 
-async def test_forget_deletes_what_has_ended_and_says_how_many(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_forget_deletes_and_counts_finished_jobs(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     for prompt in ("one", "two"):
         job_id, _ = await new_job(fake_kie, journal, prompt=prompt)
@@ -134,18 +134,18 @@ async def test_forget_deletes_what_has_ended_and_says_how_many(fake_kie: FakeKie
         ("2026-01-31", datetime(2026, 1, 31).astimezone().timestamp()),
     ],
 )
-def test_an_instant_is_an_age_or_a_date(text: str, expected: float) -> None:
+def test_parse_instant(text: str, expected: float) -> None:
     assert expected == parse_instant(text, now=1_000_000.0)
 
 
 @pytest.mark.parametrize("text", ["", "30", "d", "-3d", "30 days", "2026-13-01", "yesterday"])
-def test_what_is_neither_is_refused(text: str, tmp_path: Path) -> None:
+def test_forget_rejects_an_invalid_instant(text: str, tmp_path: Path) -> None:
     ended = invoke("forget", f"--before={text}", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
     assert (2, []) == (ended.code, list(tmp_path.iterdir()))
 
 
-def test_forget_takes_an_age(tmp_path: Path) -> None:
+def test_forget_accepts_an_age(tmp_path: Path) -> None:
     ended = invoke("forget", "--before", "30d", "--json", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
     assert (0, {"forgotten": 0}) == (ended.code, json.loads(ended.out))

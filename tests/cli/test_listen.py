@@ -31,19 +31,19 @@ CAT = "https://example.com/cat.png"
 
 @attrs.frozen
 class Listening:
-    """The command at work: what it writes, and its address."""
+    """A running command: its output and its address."""
 
     streams: Streams
     url: str
 
     @property
     def lines(self) -> list[str]:
-        """What it has told so far."""
+        """The lines of the log so far."""
         return self.streams.out.splitlines()[1:]
 
     @property
     def told(self) -> list[dict[str, Any]]:
-        """The same, where it is JSON: what has a value."""
+        """The lines of a JSON log: the fields that are not null."""
         told = [json.loads(line) for line in self.lines]
         return [{name: value for name, value in fields.items() if value is not None} for fields in told]
 
@@ -52,7 +52,7 @@ class Listening:
 async def listening(
     streams: Streams, *, path: str = "/kie", webhook_keys: tuple[str, ...] = ()
 ) -> AsyncGenerator[Listening]:
-    """Run the command until the context is left; then it must have ended well."""
+    """Run the command until the context is left; its exit code must be 0."""
     stop, ready = anyio.Event(), anyio.Event()
     codes: list[ExitCode] = []
 
@@ -75,32 +75,32 @@ async def listening(
 
 @asynccontextmanager
 async def submitter(fake: FakeKie, journal: Path | None, url: str) -> AsyncGenerator[KieClient]:
-    """Another program, which submits, and hears of ends by polling alone."""
+    """Open the client of another program, which polls its jobs."""
     limits = Limits(creates=MAX_JOBS + 5)
     async with KieClient(KEY, base_url=fake.url, journal=journal, callback_url=url, limits=limits) as kie:
         yield kie
 
 
 def ask(prompt: str = "Go") -> Wan22TurboImageToVideo:
-    """A request that needs no upload."""
+    """Return a request that needs no upload."""
     return Wan22TurboImageToVideo(image=CAT, prompt=prompt)
 
 
 async def send(method: str, url: str) -> int:
-    """Send a request whose body is no JSON, and return the status of its answer."""
+    """Send a request whose body is not JSON, and return the response's status."""
     async with aiohttp.ClientSession() as session, session.request(method, url, data=b"?") as answer:
         return answer.status
 
 
 async def token_of(fake: FakeKie, kie: KieClient) -> tuple[str, str]:
-    """The callback URL of a new job, and the token in it."""
+    """Return the callback URL of a new job, and its token."""
     await kie.submit(ask())
     url = str(fake.truth.create_requests[-1].callback_url)
     return url, url.rpartition("/")[2]
 
 
-async def test_a_callback_is_told_and_then_how_its_job_has_ended(tmp_path: Path) -> None:
-    """The callback alone says nothing that is believed; the end is what the journal says after recordInfo was asked."""
+async def test_listen_prints_a_callback_and_its_jobs_end(tmp_path: Path) -> None:
+    """A callback's content is not trusted; the end comes from the journal after a confirmation by recordInfo."""
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, webhook_key=SECRET) as fake,
@@ -120,8 +120,8 @@ async def test_a_callback_is_told_and_then_how_its_job_has_ended(tmp_path: Path)
     assert "Signatures are checked." in here.streams.err
 
 
-async def test_a_create_whose_answer_was_lost_is_seen_to_come_home(tmp_path: Path) -> None:
-    """In JSON, one object a line; what has no value is null."""
+async def test_callback_recovers_a_lost_create_response(tmp_path: Path) -> None:
+    """JSON output is one object a line; missing values are null."""
     journal, lost = tmp_path / "kie.db", Fault("create", "reset", after=True)
     async with (
         FakeKie(duration=60.0, faults=[lost]) as fake,
@@ -140,8 +140,8 @@ async def test_a_create_whose_answer_was_lost_is_seen_to_come_home(tmp_path: Pat
 
 
 @pytest.mark.parametrize("copies", [1, 3])
-async def test_an_end_that_another_process_has_seen_is_told_once_all_the_same(tmp_path: Path, copies: int) -> None:
-    """An early callback is looked into for half a minute; then it is the submitter's polling that sees the end."""
+async def test_end_seen_by_another_process_is_printed_once(tmp_path: Path, copies: int) -> None:
+    """A confirmation of an early callback polls for half a minute; afterwards the submitter's poller sees the end."""
     journal = tmp_path / "kie.db"
     early = Fault("callback", "early", seconds=120.0, copies=copies)
     async with (
@@ -155,8 +155,8 @@ async def test_an_end_that_another_process_has_seen_is_told_once_all_the_same(tm
     assert [*["callback"] * copies, "ended"] == [line["event"] for line in here.told]
 
 
-async def test_a_callback_after_the_end_is_told_with_the_end(tmp_path: Path) -> None:
-    """Hours late, it changes nothing, and whoever watches wants to see that it came."""
+async def test_late_callback_is_printed_with_the_end(tmp_path: Path) -> None:
+    """A callback that is hours late changes nothing, but is printed."""
     journal, late = tmp_path / "kie.db", Fault("callback", "slow", seconds=7200.0)
     async with (
         FakeKie(duration=60.0, fail_rate=1.0, faults=[late]) as fake,
@@ -169,8 +169,8 @@ async def test_a_callback_after_the_end_is_told_with_the_end(tmp_path: Path) -> 
     assert [("callback", "failed"), ("ended", "failed")] == [(line["event"], line["state"]) for line in here.told]
 
 
-async def test_a_callback_about_a_foreign_task_is_told_as_refused(tmp_path: Path) -> None:
-    """It is answered with 200 and looked into; recordInfo then shows whose the task is. A good signature is no help."""
+async def test_callback_for_a_foreign_task_is_refused(tmp_path: Path) -> None:
+    """It is answered with 200; the confirmation by recordInfo shows that the task is foreign, whatever the signature."""
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, webhook_key=SECRET) as fake,
@@ -205,10 +205,10 @@ async def test_a_callback_about_a_foreign_task_is_told_as_refused(tmp_path: Path
         ("POST", "/kie/{token}", 400, "refused   {job} 400: the body is not JSON in UTF-8"),
     ],
 )
-async def test_why_a_request_was_refused_is_told_and_no_token_with_it(
+async def test_refusals_print_a_reason_without_the_token(
     tmp_path: Path, method: str, path: str, status: int, line: str
 ) -> None:
-    """What does not even reach the client is told as well: a wrong path is what goes wrong first behind a tunnel."""
+    """Requests to another path are printed too: a wrong path is the first mistake behind a tunnel."""
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=1e6) as fake,
@@ -224,8 +224,8 @@ async def test_why_a_request_was_refused_is_told_and_no_token_with_it(
     assert token not in here.streams.out + here.streams.err
 
 
-async def test_a_job_of_another_journal_is_named(tmp_path: Path) -> None:
-    """The token is good, so the key is the same; but who has submitted the job writes it down somewhere else."""
+async def test_job_of_another_journal_is_named(tmp_path: Path) -> None:
+    """The token is valid, so the API key is the same; but the submitter uses another journal."""
     async with (
         FakeKie(duration=60.0) as fake,
         listening(Streams(fake, as_json=True, journal=tmp_path / "kie.db")) as here,
@@ -240,7 +240,7 @@ async def test_a_job_of_another_journal_is_named(tmp_path: Path) -> None:
     assert 1 == here.streams.err.count(f"{job.id} is not in the journal {tmp_path}/kie.db. Use the journal of")
 
 
-async def test_without_a_journal_no_job_is_known(tmp_path: Path) -> None:
+async def test_listen_without_a_journal_refuses_callbacks(tmp_path: Path) -> None:
     async with (
         FakeKie(duration=60.0) as fake,
         listening(Streams(fake, as_json=True)) as here,
@@ -261,7 +261,7 @@ async def test_without_a_journal_no_job_is_known(tmp_path: Path) -> None:
         ("another", "the signature was not made with webhook_key"),
     ],
 )
-async def test_a_callback_with_the_wrong_signature_is_refused_with_advice(
+async def test_wrong_signature_is_refused_with_a_hint(
     tmp_path: Path, key: str | None, reason: str
 ) -> None:
     journal = tmp_path / "kie.db"
@@ -278,8 +278,8 @@ async def test_a_callback_with_the_wrong_signature_is_refused_with_advice(
     assert SECRET not in here.streams.out + here.streams.err
 
 
-async def test_a_second_task_of_a_job_is_told(tmp_path: Path) -> None:
-    """An unclear 500 that was paid after all, and sent again: only the callback shows it."""
+async def test_duplicate_task_prints_a_warning(tmp_path: Path) -> None:
+    """An ambiguous 500 was paid and retried: only the callback shows the first task."""
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, faults=[Fault("create", "code", code=500, after=True, nth=1)]) as fake,
@@ -293,8 +293,8 @@ async def test_a_second_task_of_a_job_is_told(tmp_path: Path) -> None:
     assert "The service has created a second task for this job: it was paid twice." in here.streams.err
 
 
-async def test_the_jobs_whose_ends_are_waited_for_are_bounded(tmp_path: Path) -> None:
-    """Callbacks that lead to no end fill no memory: of the oldest jobs the end is not told any more."""
+async def test_number_of_awaited_jobs_is_limited(tmp_path: Path) -> None:
+    """Callbacks of jobs that never end must not fill memory: the oldest jobs are dropped."""
     journal = tmp_path / "kie.db"
     early = Fault("callback", "early", seconds=5000.0)
     async with (
@@ -310,8 +310,8 @@ async def test_the_jobs_whose_ends_are_waited_for_are_bounded(tmp_path: Path) ->
     assert (MAX_JOBS + 5, MAX_JOBS) == (events.count("callback"), events.count("ended"))
 
 
-async def test_a_journal_that_cannot_be_read_is_asked_again(tmp_path: Path) -> None:
-    """The end is told as soon as it can be; here it is the client that is closed meanwhile."""
+async def test_unreadable_journal_is_read_again(tmp_path: Path) -> None:
+    """The end is printed when the journal is readable again; here the client is closed for a while."""
     streams = Streams(as_json=True)
     teller = CallbackLog(streams.session)
     async with FakeKie(duration=60.0) as fake, anyio.create_task_group() as group:
@@ -330,8 +330,8 @@ async def test_a_journal_that_cannot_be_read_is_asked_again(tmp_path: Path) -> N
     assert ["callback", "ended"] == [json.loads(line)["event"] for line in streams.out.splitlines()]
 
 
-async def test_nobody_reads_it_any_more() -> None:
-    """A closed pipe ends it, with the next thing to tell."""
+async def test_listen_ends_when_its_pipe_closes() -> None:
+    """The next write after the pipe has closed ends the command."""
 
     class Pipe(io.StringIO):
         def write(self, text: str, /) -> int:
@@ -351,8 +351,8 @@ async def test_nobody_reads_it_any_more() -> None:
         await run_listen(session, ListenAddress(port=0), webhook_keys=(), until=until)
 
 
-async def test_generate_gives_the_service_a_url_and_a_lost_answer_is_no_end(tmp_path: Path) -> None:
-    """With a receiver that shares its journal, a create without an answer is waited for, and its video is saved."""
+async def test_generate_waits_for_the_callback_of_a_lost_create(tmp_path: Path) -> None:
+    """With a receiver on the same journal, generate waits for the callback and saves the video."""
     journal, file = tmp_path / "kie.db", tmp_path / "cat.mp4"
     async with (
         FakeKie(duration=60.0, faults=[Fault("create", "reset", after=True)]) as fake,
@@ -369,8 +369,8 @@ async def test_generate_gives_the_service_a_url_and_a_lost_answer_is_no_end(tmp_
 
 
 @pytest.mark.parametrize("option", ["--fake", "--no-journal"])
-def test_a_callback_url_without_a_journal_is_refused(option: str) -> None:
-    """The receiver would know nothing of the job."""
+def test_callback_url_requires_a_journal(option: str) -> None:
+    """Without a journal, a receiver does not know the job."""
     ended = invoke("generate", "-i", CAT, "-p", "Go", "--callback-url", "https://a.example/kie", "--key", "1", option)
 
     assert 2 == ended.code
@@ -388,8 +388,8 @@ def test_a_callback_url_without_a_journal_is_refused(option: str) -> None:
         ([], "Nothing was sent"),
     ],
 )
-def test_what_cannot_be_is_said_without_a_traceback(options: list[str], message: str) -> None:
-    """192.0.2.1 is nobody's address here, so it cannot be listened on; and there is no folder for a journal."""
+def test_listen_reports_invalid_options(options: list[str], message: str) -> None:
+    """192.0.2.1 is not an address of this machine; the journal's folder does not exist."""
     ended = invoke("listen", *options, KIE_API_KEY=KEY)
 
     assert (2, "") == (ended.code, ended.out)
@@ -397,7 +397,7 @@ def test_what_cannot_be_is_said_without_a_traceback(options: list[str], message:
     assert "Traceback" not in ended.err
 
 
-def test_without_a_key_nothing_can_be_told_from_noise() -> None:
+def test_listen_requires_a_key() -> None:
     ended = invoke("listen", "--no-journal")
 
     assert (2, "") == (ended.code, ended.out)

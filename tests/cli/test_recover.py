@@ -14,8 +14,8 @@ from kie_async.testing import FakeKie, Fault
 from tests.cli.helpers import Streams, clip, doubtful_job, new_job, pay_again, unsent_job
 
 
-async def test_everything_unfinished_comes_home(fake_kie: FakeKie, tmp_path: Path) -> None:
-    """What was accepted is waited for, what was never sent is sent; each is saved under its task's id."""
+async def test_recover_finishes_all_unfinished_jobs(fake_kie: FakeKie, tmp_path: Path) -> None:
+    """Accepted jobs are awaited, unsent jobs are sent; each result is saved under its task's id."""
     journal, out = tmp_path / "kie.db", tmp_path / "out" / "videos"
     first, _ = await new_job(fake_kie, journal)
     second = await unsent_job(fake_kie, journal, key="shot-2")
@@ -30,7 +30,7 @@ async def test_everything_unfinished_comes_home(fake_kie: FakeKie, tmp_path: Pat
     assert "shot-2: saved" in streams.err
 
 
-async def test_without_a_folder_the_urls_are_the_result(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_recover_without_a_folder_prints_urls(fake_kie: FakeKie, tmp_path: Path) -> None:
     _, task_id = await new_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     await run_recover(streams.session)
@@ -39,7 +39,7 @@ async def test_without_a_folder_the_urls_are_the_result(fake_kie: FakeKie, tmp_p
     assert [] == fake_kie.truth.downloads
 
 
-async def test_without_waiting_the_task_ids_are_the_result(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_recover_without_wait_prints_task_ids(fake_kie: FakeKie, tmp_path: Path) -> None:
     await new_job(fake_kie, tmp_path / "kie.db")
     await unsent_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
@@ -49,7 +49,7 @@ async def test_without_waiting_the_task_ids_are_the_result(fake_kie: FakeKie, tm
     assert 2 == len(fake_kie.truth.tasks)
 
 
-async def test_a_second_time_there_is_nothing_to_do(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_second_recover_finds_nothing(fake_kie: FakeKie, tmp_path: Path) -> None:
     await new_job(fake_kie, tmp_path / "kie.db")
     await run_recover(Streams(fake_kie, journal=tmp_path / "kie.db").session)
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
@@ -58,7 +58,7 @@ async def test_a_second_time_there_is_nothing_to_do(fake_kie: FakeKie, tmp_path:
     assert ("", True) == (streams.out, "No unfinished jobs" in streams.err)
 
 
-async def test_what_is_in_doubt_is_told_and_the_others_come_home(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_job_in_doubt_does_not_stop_the_others(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     doubtful = await doubtful_job(fake_kie, journal)
     _, task_id = await new_job(fake_kie, journal, prompt="Stop")
@@ -70,8 +70,8 @@ async def test_what_is_in_doubt_is_told_and_the_others_come_home(fake_kie: FakeK
     assert 2 == len(fake_kie.truth.create_requests), "it is not sent again"
 
 
-async def test_what_was_in_doubt_for_too_long_is_told_as_well(fake_kie: FakeKie, tmp_path: Path) -> None:
-    """Nobody waits for it any more, and only the user can settle it."""
+async def test_unresolved_job_is_reported(fake_kie: FakeKie, tmp_path: Path) -> None:
+    """An unresolved job is no longer awaited; only the user can settle it."""
     journal = tmp_path / "kie.db"
     doubtful = await doubtful_job(fake_kie, journal)
     await anyio.sleep(86_400.0)
@@ -91,7 +91,7 @@ async def test_what_was_in_doubt_for_too_long_is_told_as_well(fake_kie: FakeKie,
     ],
     ids=["task fails", "no download", "hangs"],
 )
-async def test_what_a_job_ends_with_decides_the_exit_code(
+async def test_recover_errors_and_exit_codes(
     code: int, fault: Fault, said: str, fake_kie: FakeKie, tmp_path: Path
 ) -> None:
     await new_job(fake_kie, tmp_path / "kie.db")
@@ -102,7 +102,7 @@ async def test_what_a_job_ends_with_decides_the_exit_code(
     assert ("", True) == (streams.out, said in streams.err)
 
 
-async def test_a_job_that_was_paid_twice_is_told(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_duplicate_payment_prints_a_warning(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id, _ = await new_job(fake_kie, tmp_path / "kie.db")
     await pay_again(tmp_path / "kie.db", job_id, "t2")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
@@ -111,7 +111,7 @@ async def test_a_job_that_was_paid_twice_is_told(fake_kie: FakeKie, tmp_path: Pa
     assert f"{job_id} was paid more than once. Its further tasks: t2." in streams.err
 
 
-async def test_interrupted_it_says_that_the_journal_has_them_all(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_interrupted_recover_names_the_journal(fake_kie: FakeKie, tmp_path: Path) -> None:
     for prompt in ("one", "two"):
         await new_job(fake_kie, tmp_path / "kie.db", prompt=prompt)
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
@@ -121,7 +121,7 @@ async def test_interrupted_it_says_that_the_journal_has_them_all(fake_kie: FakeK
     assert "2 unfinished. The journal has all jobs. To resume: kie-async recover" == streams.session.resume_hint()
 
 
-async def test_a_folder_that_cannot_be_is_found_before_anything_is_taken_up(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_invalid_folder_is_found_before_resuming(fake_kie: FakeKie, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     await new_job(fake_kie, tmp_path / "kie.db")
     with pytest.raises(FileExistsError):

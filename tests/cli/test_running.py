@@ -1,4 +1,4 @@
-"""How a command runs to its exit code."""
+"""The runner of commands: interruption, error report and exit code."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from tests.cli.helpers import run_in_session
 
 @pytest.fixture(autouse=True)
 def own_signal_handler() -> Iterator[None]:
-    """The handler of Ctrl-C is the test's business, and nobody's afterwards."""
+    """Restore the handler of Ctrl-C after each test."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 async def interrupted(session: Session) -> ExitCode:
-    """A command whose user loses patience."""
+    """Raise SIGINT in a command that tracks a task."""
     session.track_job("t1")
     signal.raise_signal(signal.SIGINT)
     await anyio.sleep(3600.0)
     return ExitCode.DONE
 
 
-def test_ctrl_c_ends_a_command_with_130_and_says_how_to_go_on() -> None:
+def test_ctrl_c_exits_130_and_prints_how_to_resume() -> None:
     ended = run_in_session(interrupted)
 
     assert (130, "") == (ended.code, ended.out)
     assert 1 == ended.err.count("Interrupted. Task t1 continues at the service. To resume: kie-async wait t1")
 
 
-def test_ctrl_c_is_the_loops_business_once_a_command_runs() -> None:
-    """The handler for the time before it, which knows of no job, is gone."""
+def test_running_command_replaces_the_early_handler() -> None:
+    """The early handler does not know the job."""
     signal.signal(signal.SIGINT, exit_before_start)
 
     assert "kie-async wait t1" in run_in_session(interrupted).err
 
 
-def test_a_second_ctrl_c_does_not_wait_and_says_it_too() -> None:
+def test_second_ctrl_c_prints_the_hint_once() -> None:
     async def impatient(session: Session) -> ExitCode:
         session.track_job("t1")
         signal.raise_signal(signal.SIGINT)
@@ -60,7 +60,7 @@ def test_a_second_ctrl_c_does_not_wait_and_says_it_too() -> None:
     assert (130, 1) == (ended.code, ended.err.count("kie-async wait t1"))
 
 
-def test_ctrl_c_before_a_command_runs_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_before_a_command_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         exit_before_start(signal.SIGINT, None)
 
@@ -71,13 +71,13 @@ def test_ctrl_c_before_a_command_runs_costs_nothing(capsys: pytest.CaptureFixtur
 
 
 async def broken(session: Session) -> ExitCode:
-    """A command with a bug, in the middle of a job."""
+    """Raise an unexpected error in a command that tracks a task."""
     session.track_job("t1")
     msg = "no such thing"
     raise KeyError(msg)
 
 
-def test_a_bug_is_one_line_and_forgets_no_task() -> None:
+def test_bug_prints_one_line_and_the_resume_hint() -> None:
     ended = run_in_session(broken)
 
     assert 4 == ended.code, "the task exists"
@@ -87,14 +87,14 @@ def test_a_bug_is_one_line_and_forgets_no_task() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("no such thing"), TransportError("No answer.")])
-def test_verbose_shows_the_traceback(error: Exception) -> None:
+def test_verbose_prints_the_traceback(error: Exception) -> None:
     async def failing(_session: Session) -> ExitCode:
         raise error
 
     assert "Traceback" in run_in_session(failing, verbose=True).err
 
 
-def test_what_the_system_refuses_is_one_line() -> None:
+def test_os_error_is_one_line() -> None:
     async def failing(_session: Session) -> ExitCode:
         raise FileNotFoundError(2, "No such file or directory", "cat.png")
 
@@ -104,7 +104,7 @@ def test_what_the_system_refuses_is_one_line() -> None:
     )
 
 
-def test_a_full_disk_does_not_forget_what_was_paid() -> None:
+def test_full_disk_prints_the_resume_hint() -> None:
     async def failing(session: Session) -> ExitCode:
         session.track_job("t1")
         raise OSError(28, "No space left on device")
@@ -114,7 +114,7 @@ def test_a_full_disk_does_not_forget_what_was_paid() -> None:
     assert (4, True) == (ended.code, "kie-async wait t1" in ended.err)
 
 
-def test_a_bug_before_there_is_a_job_is_a_bug() -> None:
+def test_bug_without_a_job_exits_1() -> None:
     async def failing(_session: Session) -> ExitCode:
         msg = "no such thing"
         raise KeyError(msg)
@@ -122,8 +122,8 @@ def test_a_bug_before_there_is_a_job_is_a_bug() -> None:
     assert 1 == run_in_session(failing).code
 
 
-def test_a_reader_that_has_gone_is_no_bug() -> None:
-    """``kie-async demo | head`` ends quietly."""
+def test_closed_pipe_is_silent() -> None:
+    """``kie-async demo | head`` ends silently."""
 
     async def writing(_session: Session) -> ExitCode:
         raise BrokenPipeError(32, "Broken pipe")
@@ -133,7 +133,7 @@ def test_a_reader_that_has_gone_is_no_bug() -> None:
     assert (1, "") == (ended.code, ended.err)
 
 
-def test_a_command_that_pays_nothing_says_so_when_it_is_interrupted() -> None:
+def test_interrupted_command_without_jobs() -> None:
     async def asking(_session: Session) -> ExitCode:
         signal.raise_signal(signal.SIGINT)
         await anyio.sleep(3600.0)
@@ -142,7 +142,7 @@ def test_a_command_that_pays_nothing_says_so_when_it_is_interrupted() -> None:
     assert "Interrupted. Nothing was paid.\n" == run_in_session(asking).err
 
 
-def test_the_log_shows_errors_in_one_line_unless_more_is_asked_for() -> None:
+def test_log_shows_errors_only_unless_verbose() -> None:
     log, err = logging.getLogger("kie_async.test"), io.StringIO()
     output = Output(out=io.StringIO(), err=err)
     with log_to(output, verbose=False):

@@ -25,14 +25,14 @@ from tests.cli.helpers import CAT, Streams, clip, new_job, unsent_job
 
 
 async def new_task(fake: FakeKie) -> str:
-    """The id of a task that another program has created."""
+    """Return the id of a task that another program has created."""
     async with KieClient("key-for-the-fake", base_url=fake.url) as kie:
         job = await kie.submit(Wan22TurboImageToVideo(image=str(CAT), prompt="Go", resolution="480p"))
         assert job.task_id is not None
         return job.task_id
 
 
-async def test_status_shows_what_the_service_says(fake_kie: FakeKie) -> None:
+async def test_status_prints_the_record(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     code = await run_status(streams.session, task_id)
     lines = dict(line.split(maxsplit=1) for line in streams.out.splitlines())
@@ -41,7 +41,7 @@ async def test_status_shows_what_the_service_says(fake_kie: FakeKie) -> None:
     assert "fail_code" not in lines
 
 
-async def test_status_of_a_failed_task_is_an_answer_too(fake_kie: FakeKie) -> None:
+async def test_status_of_a_failed_task_exits_0(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie, as_json=True), await new_task(fake_kie)
     fake_kie.fail(task_id, "422", "The image shows nothing")
     code = await run_status(streams.session, task_id)
@@ -55,7 +55,7 @@ async def test_status_of_a_failed_task_is_an_answer_too(fake_kie: FakeKie) -> No
     )
 
 
-def test_the_age_counts_while_a_task_runs_and_the_seconds_once_it_has_ended() -> None:
+def test_record_has_age_while_running_else_seconds() -> None:
     running = TaskRecord(task_id="t1", state="waiting", created_at=1000.0)
     ended = TaskRecord(task_id="t1", state="success", created_at=1000.0, completed_at=1061.5)
 
@@ -70,7 +70,7 @@ def test_the_age_counts_while_a_task_runs_and_the_seconds_once_it_has_ended() ->
     assert 0.0 == record_fields(running, job_id=None, now=999.0)["age"], "the service's clock may be ahead of ours"
 
 
-async def test_an_unknown_id_is_said_to_be_unknown(fake_kie: FakeKie) -> None:
+async def test_unknown_task_id_fails(fake_kie: FakeKie) -> None:
     streams = Streams(fake_kie)
     with pytest.raises(TaskNotFoundError) as caught:
         await run_status(streams.session, "0" * 32)
@@ -78,7 +78,7 @@ async def test_an_unknown_id_is_said_to_be_unknown(fake_kie: FakeKie) -> None:
     assert ExitCode.FAILED == report_error(streams.session, caught.value)
 
 
-async def test_wait_fetches_what_another_program_has_paid(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_wait_saves_another_programs_task(fake_kie: FakeKie, tmp_path: Path) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     code = await run_wait(streams.session, task_id, target=tmp_path / "cat.mp4", timeout=None)
 
@@ -87,7 +87,7 @@ async def test_wait_fetches_what_another_program_has_paid(fake_kie: FakeKie, tmp
     assert 1 == len(fake_kie.truth.create_requests)
 
 
-async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> None:
+async def test_wait_timeout_prints_how_to_resume(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     with pytest.raises(TaskTimeoutError) as caught:
         await run_wait(streams.session, task_id, target=None, timeout=1.0)
@@ -97,7 +97,7 @@ async def test_a_wait_that_ends_early_says_how_to_go_on(fake_kie: FakeKie) -> No
     assert "job()" not in streams.err, "that is for programmers"
 
 
-async def test_a_wait_that_is_interrupted_says_how_to_go_on(fake_kie: FakeKie) -> None:
+async def test_interrupted_wait_prints_how_to_resume(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     with anyio.move_on_after(5.0):
         await run_wait(streams.session, task_id, target=None, timeout=None)
@@ -105,7 +105,7 @@ async def test_a_wait_that_is_interrupted_says_how_to_go_on(fake_kie: FakeKie) -
     assert f"kie-async wait {task_id}" in streams.session.resume_hint()
 
 
-async def test_waiting_for_a_task_that_fails_ends_with_the_reason(fake_kie: FakeKie) -> None:
+async def test_wait_for_a_failing_task_prints_the_reason(fake_kie: FakeKie) -> None:
     streams, task_id = Streams(fake_kie), await new_task(fake_kie)
     fake_kie.fail(task_id, "500", "the server is busy")
     with pytest.raises(TaskFailedError) as caught:
@@ -115,7 +115,7 @@ async def test_waiting_for_a_task_that_fails_ends_with_the_reason(fake_kie: Fake
     assert "the server is busy" in streams.err
 
 
-async def test_a_job_is_found_by_its_own_id_as_well(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_wait_and_status_accept_a_job_id(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     job_id, task_id = await new_job(fake_kie, journal)
     shown = Streams(fake_kie, as_json=True, journal=journal)
@@ -129,7 +129,7 @@ async def test_a_job_is_found_by_its_own_id_as_well(fake_kie: FakeKie, tmp_path:
     assert 1 == len(fake_kie.truth.create_requests)
 
 
-async def test_to_ask_for_a_job_that_was_never_sent_does_not_send_it(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_status_does_not_send_an_unsent_job(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     posts = len(fake_kie.truth.create_requests)
@@ -139,7 +139,7 @@ async def test_to_ask_for_a_job_that_was_never_sent_does_not_send_it(fake_kie: F
     assert ["job_id", job_id, "state", "intent"] == streams.out.split()[:4]
 
 
-async def test_to_wait_for_a_job_that_was_never_sent_does_not_send_it_either(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_wait_does_not_send_an_unsent_job(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
     streams, posts = Streams(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.create_requests)
     with pytest.raises(TransportError) as caught:
@@ -153,7 +153,7 @@ async def test_to_wait_for_a_job_that_was_never_sent_does_not_send_it_either(fak
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_a_job_of_which_nobody_knows_is_said_to_be_unknown(
+async def test_unknown_job_id_fails(
     fake_kie: FakeKie, tmp_path: Path, *, journal: bool
 ) -> None:
     streams = Streams(fake_kie, journal=tmp_path / "kie.db" if journal else None)

@@ -6,7 +6,7 @@ from kie_async import Event, EventName
 from kie_async.cli.resume_info import JournalResumeInfo
 
 
-def test_jobs_that_have_ended_are_not_unfinished() -> None:
+def test_resume_hint_counts_unfinished_jobs() -> None:
     trails = JournalResumeInfo(warn=print, journal=" --journal kie.db")
     trails.add_jobs(["kj_1", "kj_2", "kj_3"])
     trails.observe_event(Event(name=EventName.SUBMITTED, job_id="kj_1", task_id="t1"))
@@ -21,8 +21,8 @@ def test_jobs_that_have_ended_are_not_unfinished() -> None:
     assert (True, False) == (trails.resumable, trails.may_be_paid)
 
 
-def test_a_doubt_about_one_is_a_doubt_about_all() -> None:
-    """A script must not repeat the command that has left them."""
+def test_one_job_in_doubt_puts_the_command_in_doubt() -> None:
+    """A script must not repeat the command."""
     by_event, by_error, on_the_wire = (
         JournalResumeInfo(warn=print),
         JournalResumeInfo(warn=print),
@@ -35,7 +35,7 @@ def test_a_doubt_about_one_is_a_doubt_about_all() -> None:
     assert [True] * 3 == [trails.may_be_paid for trails in (by_event, by_error, on_the_wire)]
 
 
-def test_notes_name_their_job() -> None:
+def test_warnings_name_their_job() -> None:
     notes: list[str] = []
     JournalResumeInfo(warn=notes.append).observe_event(Event(name=EventName.DUPLICATE, job_id="kj_1"))
 

@@ -1,4 +1,4 @@
-"""The command line as people run it: the fake in one process, ``kie-async`` in another, real time, real signals."""
+"""The command line in real processes: the fake in one, ``kie-async`` in another, with real time and signals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ main()
 
 @attrs.frozen
 class Service:
-    """A fake service in another process: its URL, and what it has said on standard error so far."""
+    """A fake service in another process: its URL, its example and its state directory."""
 
     url: str
     example: str
@@ -69,19 +69,19 @@ class Service:
 
     @property
     def environment(self) -> dict[str, str]:
-        """An environment in which nothing but this service and a key is set."""
+        """The environment with this service's URL and a key."""
         return {**clean_environment(self.state), "KIE_BASE_URL": self.url, "KIE_API_KEY": KEY}
 
 
 def clean_environment(state: Path) -> dict[str, str]:
-    """This process's environment without what concerns the service, or would colour a pipe; journals go to *state*."""
+    """Return this process's environment without ``KIE_*`` and color variables; journals go to *state*."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KIE_") and "COLOR" not in name}
     return {**kept, "XDG_STATE_HOME": str(state)}
 
 
 @contextmanager
 def started(*arguments: str, environment: dict[str, str], code: str | None = None) -> Generator[subprocess.Popen[str]]:
-    """``kie-async``, or *code* in its place, in a process that does not outlive the test."""
+    """Run ``kie-async``, or *code* instead, in a process that ends with the context."""
     program = ["-m", "kie_async", *arguments] if code is None else ["-c", code]
     with subprocess.Popen(
         [sys.executable, *program],
@@ -97,7 +97,7 @@ def started(*arguments: str, environment: dict[str, str], code: str | None = Non
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Read the messages of a process up to the line that has *text* in it, and return that line."""
+    """Read a process's messages up to the line that contains *text*, and return that line."""
     assert process.stderr is not None
     for line in process.stderr:
         if text in line:
@@ -107,7 +107,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 @contextmanager
 def serving(state: Path, *options: str) -> Generator[Service]:
-    """``kie-async fake``, which is ended by Ctrl-C."""
+    """Run ``kie-async fake`` and end it with SIGINT."""
     with started("fake", "--port", "0", "--speed", "30", *options, environment=clean_environment(state)) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -118,13 +118,13 @@ def serving(state: Path, *options: str) -> Generator[Service]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Generator[Service]:
-    """A fake service that signs nothing."""
+    """Run a fake service without signatures."""
     with serving(tmp_path / "state") as service:
         yield service
 
 
-def test_an_image_becomes_a_video_and_no_other_host_is_tried(service: Service, tmp_path: Path) -> None:
-    """With KIE_BASE_URL and KIE_API_KEY set and nothing else, the base URL is the whole world."""
+def test_generate_contacts_no_other_host(service: Service, tmp_path: Path) -> None:
+    """With KIE_BASE_URL and KIE_API_KEY, the process contacts the base URL only."""
     log, out = tmp_path / "addresses", tmp_path / "cat.mp4"
     arguments = ["generate", "--image", str(CAT), "--prompt", "The cat turns its head", "-o", str(out)]
     code = WATCHED.format(log=str(log), arguments=arguments)
@@ -138,8 +138,8 @@ def test_an_image_becomes_a_video_and_no_other_host_is_tried(service: Service, t
     assert "\x1b" not in messages, "plain lines in a pipe"
 
 
-def test_the_literal_request_of_the_api_page_creates_a_task(service: Service) -> None:
-    """The words that the fake prints for curl, sent without curl."""
+def test_request_of_the_api_page_creates_a_task(service: Service) -> None:
+    """The request of the fake's curl example is sent without curl."""
     words = shlex.split(service.example)
     url = urlsplit(words[1])
     connection = http.client.HTTPConnection(url.hostname or "", url.port)
@@ -153,8 +153,8 @@ def test_the_literal_request_of_the_api_page_creates_a_task(service: Service) ->
     assert json.loads(body)["data"]["taskId"]
 
 
-def test_ctrl_c_ends_generate_at_once_and_wait_goes_on_with_it(service: Service, tmp_path: Path) -> None:
-    """Exit code 130 within two seconds, with the command that fetches what was paid."""
+def test_wait_resumes_an_interrupted_generate(service: Service, tmp_path: Path) -> None:
+    """The exit code is 130 within two seconds, and the last line is the command that fetches the result."""
     environment = service.environment
     with started("generate", "-i", str(CAT), "-p", "Go", environment=environment) as process:
         task_id = read_until(process, "accepted as task").split()[-1]
@@ -168,14 +168,14 @@ def test_ctrl_c_ends_generate_at_once_and_wait_goes_on_with_it(service: Service,
 
 
 def run_to_its_end(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
-    """The exit code of ``kie-async``, and what it has written to standard output."""
+    """Return the exit code of ``kie-async`` and its standard output."""
     with started(*arguments, environment=environment) as process:
         shown, _ = process.communicate()
     return process.returncode, shown
 
 
-def test_what_a_killed_process_has_paid_is_in_the_journal_and_comes_home(service: Service, tmp_path: Path) -> None:
-    """Kill -9 after the create; the same key again pays nothing."""
+def test_killed_process_leaves_its_job_in_the_journal(service: Service, tmp_path: Path) -> None:
+    """After SIGKILL, the same key pays nothing."""
     environment, again = service.environment, tmp_path / "again.mp4"
     generate = ("generate", "-i", str(CAT), "-p", "Go", "--key", "order-7")
     with started(*generate, environment=environment) as process:
@@ -196,14 +196,14 @@ def test_what_a_killed_process_has_paid_is_in_the_journal_and_comes_home(service
 
 
 def lines_of(process: subprocess.Popen[str], number: int) -> list[dict[str, object]]:
-    """The next lines that a process writes to standard output, which are JSON."""
+    """Return the next JSON lines of a process's standard output."""
     assert process.stdout is not None
     return [json.loads(process.stdout.readline()) for _ in range(number)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_one_process_submits_is_called_back_to_another_one(tmp_path: Path, number: signal.Signals) -> None:
-    """A service that signs, a receiver that checks, and a submitter, which share a journal and nothing else."""
+def test_listener_receives_another_processes_callbacks(tmp_path: Path, number: signal.Signals) -> None:
+    """The receiver checks signatures; receiver and submitter share a journal only."""
     with serving(tmp_path / "state", "--webhook-key", "secret") as service:
         environment = {**service.environment, "KIE_WEBHOOK_KEY": "secret"}
         with started("listen", "--port", "0", "--json", environment=environment) as receiver:
@@ -223,8 +223,8 @@ def test_what_one_process_submits_is_called_back_to_another_one(tmp_path: Path, 
     assert "kj_" not in messages, "no token, and nothing refused"
 
 
-def test_a_callback_with_another_signature_than_the_receivers_is_refused(tmp_path: Path) -> None:
-    """The submitter hears of the end all the same: polling is the net."""
+def test_listener_refuses_another_signature(tmp_path: Path) -> None:
+    """The submitter sees the end by polling."""
     with serving(tmp_path / "state", "--webhook-key", "secret") as service:
         environment = {**service.environment, "KIE_WEBHOOK_KEY": "another"}
         with started("listen", "--port", "0", "--json", environment=environment) as receiver:
@@ -238,8 +238,8 @@ def test_a_callback_with_another_signature_than_the_receivers_is_refused(tmp_pat
     assert (0, 0, "refused", 401) == (code, receiver.returncode, refused["event"], refused["status"])
 
 
-def test_ctrl_c_does_not_wait_for_a_name_that_nobody_knows(tmp_path: Path) -> None:
-    """A thread that looks up a name cannot be interrupted, and the process ends without it."""
+def test_ctrl_c_does_not_wait_for_a_name_lookup(tmp_path: Path) -> None:
+    """The process exits although the thread of the name lookup continues."""
     environment = {**clean_environment(tmp_path), "KIE_BASE_URL": "http://service.invalid", "KIE_API_KEY": KEY}
     code = UNREACHABLE.format(arguments=["generate", "-i", str(CAT), "-p", "Go"])
     with started(environment=environment, code=code) as process:
@@ -252,7 +252,7 @@ def test_ctrl_c_does_not_wait_for_a_name_that_nobody_knows(tmp_path: Path) -> No
 
 
 def test_ctrl_c_ends_the_demo(tmp_path: Path) -> None:
-    """Client and service are in one process then, and both end."""
+    """Client and service are in one process; both end."""
     with started("demo", "--out", str(tmp_path), environment=clean_environment(tmp_path)) as process:
         read_until(process, "accepted as task")
         process.send_signal(signal.SIGINT)
@@ -263,7 +263,7 @@ def test_ctrl_c_ends_the_demo(tmp_path: Path) -> None:
 
 
 async def test_all_options_reach_the_service(tmp_path: Path) -> None:
-    """The request of the options is the request of the class; what is not given is not sent."""
+    """The options build the same request as the class; missing options are not sent."""
     options = ["--resolution", "480p", "--seed", "7", "--acceleration", "regular", "--enable-prompt-expansion"]
     options += ["--no-nsfw-checker", "--aspect-ratio", "16:9", "--no-wait"]
     call = [sys.executable, "-m", "kie_async", "generate", "-i", str(CAT), "-p", "Go"]

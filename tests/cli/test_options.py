@@ -1,4 +1,4 @@
-"""Where the command line keeps its journal."""
+"""The options that several commands share, and the journal that they select."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from kie_async.cli.options import JournalFile, select_journal
 from tests.cli.helpers import invoke
 
 
-def test_a_chosen_file_is_named_in_every_further_command() -> None:
+def test_chosen_journal_needs_an_option() -> None:
     assert JournalFile(Path("a b.db"), option=" --journal 'a b.db'") == select_journal(Path("a b.db"))
 
 
 @pytest.mark.parametrize(
     ("state", "place"), [("{home}/state", "state"), ("", ".local/state"), ("state", ".local/state")]
 )
-def test_by_default_it_is_in_the_state_directory(state: str, place: str, tmp_path: Path) -> None:
-    """A state directory that is not absolute counts as none, by the rules of its variable."""
+def test_default_journal_is_in_the_state_directory(state: str, place: str, tmp_path: Path) -> None:
+    """The XDG specification ignores a relative state directory."""
     ended = invoke("ls", "--json", XDG_STATE_HOME=state.format(home=tmp_path), HOME=str(tmp_path))
 
     assert 0 == ended.code
     assert (tmp_path / place / "kie-async" / "journal.db").is_file()
 
 
-def test_the_environment_chooses_a_file_that_is_not_named_again(tmp_path: Path) -> None:
-    """The environment is there for the next command, too."""
+def test_journal_of_the_environment_needs_no_option(tmp_path: Path) -> None:
+    """The next command has the same environment."""
     file = tmp_path / "kie.db"
     ended = invoke("status", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(file))
 
@@ -35,25 +35,25 @@ def test_the_environment_chooses_a_file_that_is_not_named_again(tmp_path: Path) 
     assert "--journal" not in ended.err
 
 
-def test_an_option_is_stronger_than_the_environment(tmp_path: Path) -> None:
+def test_journal_option_overrides_the_environment(tmp_path: Path) -> None:
     invoke("ls", "--journal", str(tmp_path / "one.db"), KIE_JOURNAL=str(tmp_path / "two.db"))
 
     assert (True, False) == ((tmp_path / "one.db").exists(), (tmp_path / "two.db").exists())
 
 
-def test_without_a_journal_none_is_made(tmp_path: Path) -> None:
+def test_no_journal_creates_no_file(tmp_path: Path) -> None:
     ended = invoke("status", "--no-journal", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
     assert (1, []) == (ended.code, list(tmp_path.iterdir()))
 
 
-def test_the_embedded_fake_leaves_no_trace_in_the_journal(tmp_path: Path) -> None:
+def test_fake_option_creates_no_journal(tmp_path: Path) -> None:
     bad_input = invoke("generate", "--fake", "-i", "no.png", "-p", "x", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
     assert (2, []) == (bad_input.code, list(tmp_path.iterdir()))
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_journal_folder_is_reported(tmp_path: Path) -> None:
     ended = invoke("ls", "--json", "--journal", str(tmp_path / "no" / "kie.db"))
 
     assert (2, "") == (ended.code, ended.out)

@@ -37,28 +37,28 @@ main()
 
 @pytest.fixture(autouse=True)
 def own_signal_handler() -> Iterator[None]:
-    """The entry point takes Ctrl-C over for its process."""
+    """Restore the handler of Ctrl-C, which the entry point replaces."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``kie-async`` in a process in which *package* is missing."""
+    """Run ``kie-async`` in a process without *package*."""
     code = WITHOUT.format(package=package, arguments=arguments)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
-def test_without_the_extra_one_line_says_how_to_install_it(package: str) -> None:
+def test_missing_extra_prints_the_install_command(package: str) -> None:
     ended = without(package, "demo")
 
     assert (2, "", 1) == (ended.returncode, ended.stdout, ended.stderr.count("\n"))
     assert "pip install 'kie-async[cli]'" in ended.stderr
 
 
-def test_without_jinja2_nothing_is_sent_for_a_page_that_could_not_be_made(tmp_path: Path) -> None:
-    """The other commands do without."""
+def test_batch_without_jinja2_sends_nothing(tmp_path: Path) -> None:
+    """Other commands do not need it."""
     ended = without("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
 
     assert 2 == ended.returncode
@@ -66,30 +66,30 @@ def test_without_jinja2_nothing_is_sent_for_a_page_that_could_not_be_made(tmp_pa
     assert 0 == without("jinja2", "--version").returncode
 
 
-def test_what_else_is_missing_is_not_blamed_on_the_extra() -> None:
-    """A broken installation must not be hidden."""
+def test_other_missing_packages_raise() -> None:
+    """A broken installation must be visible."""
     ended = without("attrs", "--version")
 
     assert 1 == ended.returncode
     assert "kie-async[cli]" not in ended.stderr
 
 
-def test_without_pyav_the_demo_works_and_says_so(tmp_path: Path) -> None:
-    """The videos are the bundled clip then."""
+def test_demo_without_pyav_warns(tmp_path: Path) -> None:
+    """All videos are the bundled clip."""
     ended = without("av", "demo", "--count", "1", "--speed", "1000", "--out", str(tmp_path))
 
     assert 0 == ended.returncode
     assert "pip install 'kie-async[fake]'" in ended.stderr
 
 
-def test_the_module_and_the_script_are_one_program() -> None:
+def test_module_and_script_are_the_same_program() -> None:
     call = [sys.executable, "-m", "kie_async", "--version"]
     ended = subprocess.run(call, capture_output=True, text=True, check=True)
 
     assert f"kie-async {__version__}\n" == ended.stdout == invoke("--version").out
 
 
-def test_the_entry_point_takes_its_arguments_from_the_process(
+def test_main_reads_sys_argv(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kie-async", "--version"])
@@ -99,7 +99,7 @@ def test_the_entry_point_takes_its_arguments_from_the_process(
     assert (0, f"kie-async {__version__}\n") == (caught.value.code, capsys.readouterr().out)
 
 
-def test_the_help_names_every_command_every_exit_code_and_the_environment() -> None:
+def test_help_lists_commands_exit_codes_and_variables() -> None:
     shown = invoke("--help").out
 
     assert [] == [command for command in COMMANDS if f" {command} " not in shown]
@@ -109,7 +109,7 @@ def test_the_help_names_every_command_every_exit_code_and_the_environment() -> N
     ]
 
 
-def test_no_command_is_a_question_for_help() -> None:
+def test_no_command_prints_the_help() -> None:
     assert "Usage: kie-async" in invoke().out + invoke().err
 
 
@@ -134,7 +134,7 @@ def test_no_command_is_a_question_for_help() -> None:
         (["frobnicate"], "frobnicate"),
     ],
 )
-def test_without_a_key_or_an_argument_nothing_begins(arguments: list[str], said: str) -> None:
+def test_missing_key_or_argument_is_a_usage_error(arguments: list[str], said: str) -> None:
     ended = invoke(*arguments)
 
     assert (2, "") == (ended.code, ended.out)
@@ -148,14 +148,14 @@ def test_without_a_key_or_an_argument_nothing_begins(arguments: list[str], said:
         ({"KIE_API_KEY": "good-enough", "KIE_BASE_URL": "ftp://example.com"}, "base_url"),
     ],
 )
-def test_an_environment_that_cannot_be_right_is_said_to_be_wrong(environment: dict[str, str], said: str) -> None:
+def test_invalid_environment_is_a_usage_error(environment: dict[str, str], said: str) -> None:
     ended = invoke("credits", **environment)
 
     assert (2, True) == (ended.code, said in ended.err)
     assert "with blanks in it" not in ended.err
 
 
-def test_an_id_that_cannot_be_one_is_refused_before_anything_is_asked() -> None:
+def test_invalid_id_is_a_usage_error() -> None:
     ended = invoke("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
 
     assert (2, True) == (ended.code, "Invalid id 'no/id'" in ended.err)

@@ -1,4 +1,4 @@
-"""``docs/cli.md`` says what the command line does."""
+"""``docs/cli.md`` matches the command line."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ SUMMARY = JobInfo(id="kj_1", state=JobState.INTENT, model="a/b", created_at=0.0,
 
 
 async def nowhere(_generation: Generation, _path: Path) -> list[SavedFile]:
-    """Saves nothing."""
+    """Save nothing."""
     return []
 
 
 def documented(command: str) -> list[str]:
-    """The fields that the page names for a command."""
+    """Return the fields that the page lists for a command."""
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{command}`"))
     fields = re.sub(r"\([^)]*\)", "", row.split("|")[2])
     return re.findall(r"`(\w+)`", fields)
 
 
-def test_the_table_of_exit_codes_is_the_codes() -> None:
+def test_documented_exit_codes() -> None:
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)
 
     assert [(str(int(code)), meaning) for code, meaning in EXIT_CODE_MEANINGS.items()] == rows
 
 
-def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
+def test_documented_job_states() -> None:
     rows = re.findall(r"^\| `([a-z_]+)` \| [^`|]+ \|$", PAGE.partition("| state | is |")[2], re.MULTILINE)
 
     assert [str(state) for state in JobState] == rows
@@ -59,5 +59,5 @@ def test_every_state_of_the_journal_can_be_asked_for_and_is_explained() -> None:
         ("listen", list(attrs.asdict(CallbackLogEntry(event="callback")))),
     ],
 )
-def test_the_fields_of_json_are_the_ones_that_are_written(command: str, fields: Sequence[str]) -> None:
+def test_documented_json_fields(command: str, fields: Sequence[str]) -> None:
     assert fields == documented(command)

@@ -17,7 +17,7 @@ from kie_async.testing import FakeKie, Fault
 from tests.cli.helpers import Streams, doubtful_job, new_job
 
 
-async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_resolve_binds_the_task(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     job_id = await doubtful_job(fake_kie, journal)
     [task_id] = fake_kie.truth.tasks
@@ -34,10 +34,10 @@ async def test_resolve_brings_the_task_home(fake_kie: FakeKie, tmp_path: Path) -
     ("code", "kind", "task_id"),
     [(ExitCode.FAILED, TaskNotFoundError, "0" * 32), (ExitCode.USAGE, ConfigurationError, None)],
 )
-async def test_resolve_refuses_a_task_that_is_not_the_jobs(
+async def test_resolve_refuses_another_jobs_task(
     code: ExitCode, kind: type[Exception], task_id: str | None, fake_kie: FakeKie, tmp_path: Path
 ) -> None:
-    """It is not there, or it is another request's."""
+    """The task does not exist, or it belongs to another request."""
     job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
     _, other = await new_job(fake_kie, tmp_path / "other.db", prompt="Something else")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
@@ -47,7 +47,7 @@ async def test_resolve_refuses_a_task_that_is_not_the_jobs(
     assert code == report_error(streams.session, caught.value)
 
 
-async def test_resubmit_sends_once_more_and_only_if_that_is_wanted(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_resubmit_requires_allow_duplicate(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     job_id = await doubtful_job(fake_kie, journal)
     refused, sent = Streams(fake_kie, journal=journal), Streams(fake_kie, journal=journal)
@@ -59,7 +59,7 @@ async def test_resubmit_sends_once_more_and_only_if_that_is_wanted(fake_kie: Fak
     assert 2 == len(fake_kie.truth.create_requests)
 
 
-async def test_a_task_that_cannot_be_looked_at_was_accepted_all_the_same(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_resubmit_succeeds_if_the_poll_fails(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id = await doubtful_job(fake_kie, tmp_path / "kie.db")
     fake_kie.inject(Fault("poll", "html"))
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
@@ -79,7 +79,7 @@ async def test_resubmit_can_end_in_doubt_again(fake_kie: FakeKie, tmp_path: Path
     assert f"kie-async abandon {job_id}" in streams.err
 
 
-async def test_interrupted_while_it_is_on_the_wire_it_is_in_doubt_again(tmp_path: Path) -> None:
+async def test_interrupted_resubmit_is_in_doubt_again(tmp_path: Path) -> None:
     async with FakeKie() as fake:
         job_id = await doubtful_job(fake, tmp_path / "kie.db")
         fake.inject(Fault("create", "silence", nth=2))
@@ -90,7 +90,7 @@ async def test_interrupted_while_it_is_on_the_wire_it_is_in_doubt_again(tmp_path
     assert f"kie-async resolve {job_id} TASKID" in streams.session.resume_hint()
 
 
-async def test_abandon_gives_a_job_up(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_abandon_ends_a_job(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     job_id = await doubtful_job(fake_kie, journal)
     abandoned, shown = Streams(fake_kie, journal=journal), Streams(fake_kie, as_json=True, journal=journal)
@@ -100,7 +100,7 @@ async def test_abandon_gives_a_job_up(fake_kie: FakeKie, tmp_path: Path) -> None
     assert (f"{job_id}\n", "abandoned") == (abandoned.out, json.loads(shown.out)["state"])
 
 
-async def test_a_job_that_is_not_in_doubt_stays_as_it_is(fake_kie: FakeKie, tmp_path: Path) -> None:
+async def test_job_not_in_doubt_stays_unchanged(fake_kie: FakeKie, tmp_path: Path) -> None:
     job_id, _ = await new_job(fake_kie, tmp_path / "kie.db")
     streams = Streams(fake_kie, journal=tmp_path / "kie.db")
     with pytest.raises(ConfigurationError, match="Only a job in doubt") as caught:

@@ -62,12 +62,12 @@ JOB = KieClient("a-key-of-nobody").job("kj_1")
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, KieError) else None,
 )
-def test_the_exit_code_says_what_may_be_done_next(code: int, error: KieError) -> None:
-    """A script must not repeat what may have been paid (3), and may repeat what was not (5)."""
+def test_exit_code_of_each_error(code: int, error: KieError) -> None:
+    """A script must not repeat a command after 3, and may repeat it after 5."""
     assert code == exit_code_of(error)
 
 
-def test_every_code_has_a_meaning_and_the_help_has_them_all() -> None:
+def test_help_explains_every_exit_code() -> None:
     assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
     assert [f"{code:>3}  {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()] == exit_code_help().split("\n\n")[
         1:

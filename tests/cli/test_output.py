@@ -1,4 +1,4 @@
-"""Progress."""
+"""The output of a command."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kie_async.cli.output import Output, show_progress
 
 
 class Terminal(io.StringIO):
-    """A stream that says that somebody watches."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-async def test_in_a_pipe_each_change_is_one_line_with_the_seconds_so_far() -> None:
+async def test_pipe_gets_one_line_a_change() -> None:
     err = io.StringIO()
     with show_progress(Output(out=io.StringIO(), err=err)) as show:
         show("cat", "waiting")
@@ -33,7 +33,7 @@ async def test_in_a_pipe_each_change_is_one_line_with_the_seconds_so_far() -> No
     ] == err.getvalue().splitlines()
 
 
-def test_on_a_terminal_a_job_has_one_row_that_changes() -> None:
+def test_terminal_redraws_one_row_a_job() -> None:
     err = Terminal()
     output = Output(out=io.StringIO(), err=err)
     with show_progress(output) as show:
@@ -49,7 +49,7 @@ def test_on_a_terminal_a_job_has_one_row_that_changes() -> None:
     assert "\x1b[?25h" in last, "the cursor is back"
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Output(out=io.StringIO(), err=Terminal()).interactive
     monkeypatch.setenv("TERM", "dumb")
 
