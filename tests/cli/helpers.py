@@ -24,27 +24,27 @@ from kie_async.testing import FakeKie, Fault, VirtualLoop
 
 __all__ = [
     "CAT",
-    "NOWHERE",
-    "Ended",
-    "Streams",
-    "clip",
-    "doubtful_job",
-    "invoke",
-    "new_job",
-    "pay_again",
+    "UNUSABLE_FOLDER",
+    "CapturedSession",
+    "CommandResult",
+    "create_job",
+    "create_job_in_doubt",
+    "create_unsent_job",
+    "record_duplicate",
+    "run_cli",
     "run_in_session",
-    "unsent_job",
+    "video_length_and_height",
 ]
 
-#: A state directory in which nothing can be: whoever wants a journal has to bring one.
-NOWHERE = "/dev/null/state"
+#: A state directory that cannot be created: tests with a journal choose another.
+UNUSABLE_FOLDER = "/dev/null/state"
 
 #: A real photograph-sized JPEG.
 CAT = Path(__file__).parents[2] / "kie_async" / "cli" / "data" / "cat.jpg"
 
 
 @attrs.frozen
-class Ended:
+class CommandResult:
     """The end of a command: its exit code, standard output and standard error."""
 
     code: int
@@ -52,7 +52,7 @@ class Ended:
     err: str
 
 
-class Streams:
+class CapturedSession:
     """A session that uses *fake* and *journal*, and its output."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Streams:
         return self._err.getvalue()
 
 
-def invoke(*arguments: str, **environment: str) -> Ended:
+def run_cli(*arguments: str, **environment: str) -> CommandResult:
     """
     Run ``kie-async`` in this process, on virtual time.
 
@@ -91,13 +91,13 @@ def invoke(*arguments: str, **environment: str) -> Ended:
         app,
         list(arguments),
         obj=GlobalOptions(loop_factory=VirtualLoop),
-        env={**nobody, "XDG_STATE_HOME": NOWHERE, "COLUMNS": "200", **environment},
+        env={**nobody, "XDG_STATE_HOME": UNUSABLE_FOLDER, "COLUMNS": "200", **environment},
         prog_name="kie-async",
     )
-    return Ended(result.exit_code, result.stdout, result.stderr)
+    return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
-def run_in_session(command: Callable[[Session], Awaitable[ExitCode]], *, verbose: bool = False) -> Ended:
+def run_in_session(command: Callable[[Session], Awaitable[ExitCode]], *, verbose: bool = False) -> CommandResult:
     """
     Run the coroutine of a command to its exit code, on virtual time.
 
@@ -113,7 +113,7 @@ def run_in_session(command: Callable[[Session], Awaitable[ExitCode]], *, verbose
         run_command(context, command)
 
     result = CliRunner().invoke(program, [], obj=GlobalOptions(verbose=verbose, loop_factory=VirtualLoop))
-    return Ended(result.exit_code, result.stdout, result.stderr)
+    return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
 def _request(prompt: str = "Go") -> Wan22TurboImageToVideo:
@@ -121,14 +121,14 @@ def _request(prompt: str = "Go") -> Wan22TurboImageToVideo:
     return Wan22TurboImageToVideo(image=str(CAT), prompt=prompt, resolution="480p")
 
 
-async def new_job(fake: FakeKie, journal: Path, *, key: str | None = None, prompt: str = "Go") -> tuple[str, str]:
+async def create_job(fake: FakeKie, journal: Path, *, key: str | None = None, prompt: str = "Go") -> tuple[str, str]:
     """Create a job in another program, and return its job id and task id."""
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
         job = await kie.submit(_request(prompt), key=key)
         return job.id, str(job.task_id)
 
 
-async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) -> str:
+async def create_job_in_doubt(fake: FakeKie, journal: Path, *, key: str | None = None) -> str:
     """Create a job in doubt in another program, and return its id; the fake has its task."""
     fake.inject(Fault("create", "reset", after=True, nth=len(fake.truth.create_requests) + 1))
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
@@ -137,7 +137,7 @@ async def doubtful_job(fake: FakeKie, journal: Path, *, key: str | None = None) 
         return caught.value.job.id
 
 
-async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
+async def record_duplicate(journal: Path, job_id: str, task_id: str) -> None:
     """Record a duplicate task of a job in the journal."""
     rows = SqliteStore(journal)
     await rows.open()
@@ -145,7 +145,7 @@ async def pay_again(journal: Path, job_id: str, task_id: str) -> None:
     await rows.close()
 
 
-async def unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> str:
+async def create_unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> str:
     """Create a job that another program could not pay, and return its id."""
     fake.inject(Fault("create", "code", code=402, nth=len(fake.truth.create_requests) + 1))
     async with KieClient("key-for-the-fake", base_url=fake.url, journal=journal) as kie:
@@ -155,7 +155,7 @@ async def unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent") -> st
         return job.id
 
 
-def clip(file: Path) -> tuple[float, int]:
+def video_length_and_height(file: Path) -> tuple[float, int]:
     """Return a video's length in seconds, counted frame by frame, and its height in pixels."""
     with av.open(str(file)) as container:
         stream = container.streams.video[0]

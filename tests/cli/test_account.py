@@ -12,13 +12,13 @@ from kie_async.cli.account import run_credits, run_upload
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.running import report_error
 from kie_async.testing import FakeKie
-from tests.cli.helpers import CAT, Streams
+from tests.cli.helpers import CAT, CapturedSession
 
 
 @pytest.mark.parametrize(("as_json", "expected"), [(False, "9999.5\n"), (True, '{"credits": 9999.5}\n')])
 async def test_credits_prints_the_balance(*, as_json: bool, expected: str) -> None:
     async with FakeKie(credits=9999.5) as fake:
-        streams = Streams(fake, as_json=as_json)
+        streams = CapturedSession(fake, as_json=as_json)
         code = await run_credits(streams.session)
 
     assert (ExitCode.DONE, expected) == (code, streams.out)
@@ -26,7 +26,7 @@ async def test_credits_prints_the_balance(*, as_json: bool, expected: str) -> No
 
 async def test_credits_with_a_wrong_key_fails() -> None:
     async with FakeKie(api_keys=["another-key"]) as fake:
-        streams = Streams(fake)
+        streams = CapturedSession(fake)
         with pytest.raises(AuthenticationError) as caught:
             await run_credits(streams.session)
 
@@ -36,7 +36,7 @@ async def test_credits_with_a_wrong_key_fails() -> None:
 
 async def test_upload_prints_urls_in_order(fake_kie: FakeKie) -> None:
     images = [CAT, CAT.with_name("city.jpg")]
-    streams = Streams(fake_kie)
+    streams = CapturedSession(fake_kie)
     await run_upload(streams.session, images)
 
     assert [fake_kie.url + str(held.path) for held in fake_kie.truth.uploads] == streams.out.split()
@@ -44,7 +44,7 @@ async def test_upload_prints_urls_in_order(fake_kie: FakeKie) -> None:
 
 
 async def test_upload_json_names_the_file(fake_kie: FakeKie) -> None:
-    streams = Streams(fake_kie, as_json=True)
+    streams = CapturedSession(fake_kie, as_json=True)
     await run_upload(streams.session, [CAT])
 
     assert {"file": str(CAT), "url": fake_kie.url + str(fake_kie.truth.uploads[0].path)} == json.loads(streams.out)
@@ -52,7 +52,7 @@ async def test_upload_json_names_the_file(fake_kie: FakeKie) -> None:
 
 async def test_upload_rejects_a_file_that_is_not_an_image(fake_kie: FakeKie, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_text("a text that calls itself a picture")
-    streams = Streams(fake_kie)
+    streams = CapturedSession(fake_kie)
     with pytest.raises(InvalidRequestError) as caught:
         await run_upload(streams.session, [tmp_path / "cat.png"])
 

@@ -13,14 +13,14 @@ import pytest
 
 from kie_async import __version__
 from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS
-from tests.cli.helpers import invoke
+from tests.cli.helpers import run_cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]
 COMMANDS += ["forget", "credits", "upload", "fake"]
 
-#: A child in which a package cannot be imported, as if it were not installed.
-WITHOUT = """
+#: A program without one package, as if it were not installed.
+PROGRAM_WITHOUT_PACKAGE = """
 import sys
 
 class Missing:
@@ -43,15 +43,15 @@ def own_signal_handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_without_package(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``kie-async`` in a process without *package*."""
-    code = WITHOUT.format(package=package, arguments=arguments)
+    code = PROGRAM_WITHOUT_PACKAGE.format(package=package, arguments=arguments)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_missing_extra_prints_the_install_command(package: str) -> None:
-    ended = without(package, "demo")
+    ended = run_without_package(package, "demo")
 
     assert (2, "", 1) == (ended.returncode, ended.stdout, ended.stderr.count("\n"))
     assert "pip install 'kie-async[cli]'" in ended.stderr
@@ -59,16 +59,16 @@ def test_missing_extra_prints_the_install_command(package: str) -> None:
 
 def test_batch_without_jinja2_sends_nothing(tmp_path: Path) -> None:
     """Other commands do not need it."""
-    ended = without("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
+    ended = run_without_package("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
 
     assert 2 == ended.returncode
     assert "Nothing was sent. Install it with: pip install 'kie-async[cli]'" in ended.stderr
-    assert 0 == without("jinja2", "--version").returncode
+    assert 0 == run_without_package("jinja2", "--version").returncode
 
 
 def test_other_missing_packages_raise() -> None:
     """A broken installation must be visible."""
-    ended = without("attrs", "--version")
+    ended = run_without_package("attrs", "--version")
 
     assert 1 == ended.returncode
     assert "kie-async[cli]" not in ended.stderr
@@ -76,7 +76,7 @@ def test_other_missing_packages_raise() -> None:
 
 def test_demo_without_pyav_warns(tmp_path: Path) -> None:
     """All videos are the bundled clip."""
-    ended = without("av", "demo", "--count", "1", "--speed", "1000", "--out", str(tmp_path))
+    ended = run_without_package("av", "demo", "--count", "1", "--speed", "1000", "--out", str(tmp_path))
 
     assert 0 == ended.returncode
     assert "pip install 'kie-async[fake]'" in ended.stderr
@@ -86,12 +86,10 @@ def test_module_and_script_are_the_same_program() -> None:
     call = [sys.executable, "-m", "kie_async", "--version"]
     ended = subprocess.run(call, capture_output=True, text=True, check=True)
 
-    assert f"kie-async {__version__}\n" == ended.stdout == invoke("--version").out
+    assert f"kie-async {__version__}\n" == ended.stdout == run_cli("--version").out
 
 
-def test_main_reads_sys_argv(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_reads_sys_argv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["kie-async", "--version"])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(ROOT / "kie_async" / "__main__.py"), run_name="__main__")
@@ -100,7 +98,7 @@ def test_main_reads_sys_argv(
 
 
 def test_help_lists_commands_exit_codes_and_variables() -> None:
-    shown = invoke("--help").out
+    shown = run_cli("--help").out
 
     assert [] == [command for command in COMMANDS if f" {command} " not in shown]
     assert [] == [code for code, meaning in EXIT_CODE_MEANINGS.items() if f"{code:>3}  {meaning}" not in shown]
@@ -110,7 +108,7 @@ def test_help_lists_commands_exit_codes_and_variables() -> None:
 
 
 def test_no_command_prints_the_help() -> None:
-    assert "Usage: kie-async" in invoke().out + invoke().err
+    assert "Usage: kie-async" in run_cli().out + run_cli().err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_no_command_prints_the_help() -> None:
     ],
 )
 def test_missing_key_or_argument_is_a_usage_error(arguments: list[str], said: str) -> None:
-    ended = invoke(*arguments)
+    ended = run_cli(*arguments)
 
     assert (2, "") == (ended.code, ended.out)
     assert said in ended.err
@@ -149,13 +147,13 @@ def test_missing_key_or_argument_is_a_usage_error(arguments: list[str], said: st
     ],
 )
 def test_invalid_environment_is_a_usage_error(environment: dict[str, str], said: str) -> None:
-    ended = invoke("credits", **environment)
+    ended = run_cli("credits", **environment)
 
     assert (2, True) == (ended.code, said in ended.err)
     assert "with blanks in it" not in ended.err
 
 
 def test_invalid_id_is_a_usage_error() -> None:
-    ended = invoke("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
+    ended = run_cli("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
 
     assert (2, True) == (ended.code, "Invalid id 'no/id'" in ended.err)

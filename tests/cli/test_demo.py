@@ -12,17 +12,17 @@ from kie_async.cli.demo import PROMPTS, DemoOptions, run_demo
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.helpers import CAT, clip, invoke, run_in_session
+from tests.cli.helpers import CAT, run_cli, run_in_session, video_length_and_height
 
 
 def test_six_images_become_six_videos(tmp_path: Path) -> None:
     """The files are real (decoded frame by frame); the table shows cost and duration."""
-    ended = invoke("demo", "--out", str(tmp_path / "out"))
+    ended = run_cli("demo", "--out", str(tmp_path / "out"))
     videos = sorted((tmp_path / "out").iterdir())
 
     assert 0 == ended.code
     assert sorted(f"{name}.mp4" for name in PROMPTS) == [video.name for video in videos]
-    assert [(True, 720)] * 6 == [(seconds >= 4.5, height) for seconds, height in map(clip, videos)]
+    assert [(True, 720)] * 6 == [(seconds >= 4.5, height) for seconds, height in map(video_length_and_height, videos)]
     assert [True] * 6 == [video.name in ended.out for video in videos]
     assert "6 of 6" in ended.out
     assert "480" in ended.out, "six times 80 credits"
@@ -40,7 +40,7 @@ def test_bundled_images_are_small_and_have_prompts() -> None:
 
 
 def test_demo_json_has_one_object_a_video(tmp_path: Path) -> None:
-    ended = invoke("demo", "--out", str(tmp_path), "--count", "2", "--resolution", "480p", "--json")
+    ended = run_cli("demo", "--out", str(tmp_path), "--count", "2", "--resolution", "480p", "--json")
     shown = [json.loads(line) for line in ended.out.splitlines()]
 
     assert [["balloons.mp4"], ["cat.mp4"]] == [[Path(file).name for file in video["files"]] for video in shown]
@@ -51,7 +51,7 @@ def test_demo_json_has_one_object_a_video(tmp_path: Path) -> None:
 
 
 def test_demo_uses_and_keeps_the_rate_limit(tmp_path: Path) -> None:
-    ended = invoke("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
+    ended = run_cli("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
 
     assert 0 == ended.code
     assert (
@@ -67,7 +67,7 @@ def test_demo_takes_files_and_folders(tmp_path: Path) -> None:
     shutil.copy(CAT, tmp_path / "two.jpg")
     (folder / "notes.txt").write_text("no image")
     out = tmp_path / "out"
-    ended = invoke(
+    ended = run_cli(
         "demo", "--images", str(folder), str(tmp_path / "two.jpg"), "--out", str(out), "--resolution", "480p"
     )
 
@@ -106,7 +106,7 @@ def test_demo_checks_its_options_first(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("file").write_text("")
-    ended = invoke("demo", *options)
+    ended = run_cli("demo", *options)
 
     assert (2, 1) == (ended.code, ended.err.count(said))
     assert "submitting" not in ended.err

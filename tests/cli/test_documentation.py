@@ -21,15 +21,15 @@ from kie_async.states import JobState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 RECORD = TaskRecord(task_id="t1", state="success")
-SUMMARY = JobInfo(id="kj_1", state=JobState.INTENT, model="a/b", created_at=0.0, updated_at=0.0)
+INFO = JobInfo(id="kj_1", state=JobState.INTENT, model="a/b", created_at=0.0, updated_at=0.0)
 
 
-async def nowhere(_generation: Generation, _path: Path) -> list[SavedFile]:
+async def save_nothing(_generation: Generation, _path: Path) -> list[SavedFile]:
     """Save nothing."""
     return []
 
 
-def documented(command: str) -> list[str]:
+def documented_fields(command: str) -> list[str]:
     """Return the fields that the page lists for a command."""
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{command}`"))
     fields = re.sub(r"\([^)]*\)", "", row.split("|")[2])
@@ -51,13 +51,13 @@ def test_documented_job_states() -> None:
 @pytest.mark.parametrize(
     ("command", "fields"),
     [
-        ("generate", list(result_fields(Generation(record=RECORD, saver=nowhere), []))),
+        ("generate", list(result_fields(Generation(record=RECORD, saver=save_nothing), []))),
         ("status", list(record_fields(RECORD, job_id=None, now=0.0))),
-        ("status", list(unsent_fields(SUMMARY, now=0.0))),
-        ("ls", list(info_fields(SUMMARY, now=0.0))),
+        ("status", list(unsent_fields(INFO, now=0.0))),
+        ("ls", list(info_fields(INFO, now=0.0))),
         ("batch", [field.name for field in attrs.fields(ManifestEntry)]),
         ("listen", list(attrs.asdict(CallbackLogEntry(event="callback")))),
     ],
 )
 def test_documented_json_fields(command: str, fields: Sequence[str]) -> None:
-    assert fields == documented(command)
+    assert fields == documented_fields(command)

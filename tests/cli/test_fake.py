@@ -15,12 +15,12 @@ import pytest
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.fake import curl_line, run_fake, wait_for_signal
 from kie_async.testing import FakeKie
-from tests.cli.helpers import Streams, invoke
+from tests.cli.helpers import CapturedSession, run_cli
 
 
 async def test_fake_prints_its_url_and_a_working_example() -> None:
     """The example is the request of the API's page, with all fields."""
-    streams, fake = Streams(), FakeKie()
+    streams, fake = CapturedSession(), FakeKie()
     bodies: list[str] = []
 
     async def visit() -> None:
@@ -72,12 +72,12 @@ def test_example_is_quoted_for_the_shell() -> None:
     [["--limiter", "leaky"], ["--limit", "0"], ["--fail-rate", "2"], ["--latency", "1"], ["--port", "70000"]],
 )
 def test_fake_rejects_invalid_options(options: list[str]) -> None:
-    assert 2 == invoke("fake", *options).code
+    assert 2 == run_cli("fake", *options).code
 
 
 def test_fake_reports_an_unavailable_address() -> None:
     """192.0.2.1 is not an address of this machine."""
-    ended = invoke("fake", "--host", "192.0.2.1", "--limiter", "bucket", "--api-key", "one", "--callback-host", "b")
+    ended = run_cli("fake", "--host", "192.0.2.1", "--limiter", "bucket", "--api-key", "one", "--callback-host", "b")
 
     assert (2, "") == (ended.code, ended.out)
     assert "error: " in ended.err

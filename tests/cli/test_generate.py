@@ -24,32 +24,32 @@ from kie_async.cli.options import JournalFile
 from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.helpers import CAT, Ended, Streams, clip, invoke, run_in_session
+from tests.cli.helpers import CAT, CapturedSession, CommandResult, run_cli, run_in_session, video_length_and_height
 
 
-def wish(target: Path | None = None) -> GenerateOptions:
+def make_options(target: Path | None = None) -> GenerateOptions:
     """Return the options for a video of a cat."""
     request = Wan22TurboImageToVideo(image=str(CAT), prompt="The cat turns its head", resolution="480p")
     return GenerateOptions(request=request, name="cat", target=target)
 
 
-def generate_against(fake: FakeKie, wished: GenerateOptions) -> Ended:
+def run_generate_against(fake: FakeKie, options: GenerateOptions) -> CommandResult:
     """Run the command against a fake to its exit code."""
 
     async def command(session: Session) -> ExitCode:
         async with fake:
             session.api_key, session.url = "key-for-the-fake", fake.url
-            return await run_generate(session, wished)
+            return await run_generate(session, options)
 
     return run_in_session(command)
 
 
 def test_generate_saves_the_video(tmp_path: Path) -> None:
     fake = FakeKie()
-    ended = generate_against(fake, wish(tmp_path / "new" / "cat.mp4"))
-    seconds, height = clip(tmp_path / "new" / "cat.mp4")
+    ended = run_generate_against(fake, make_options(tmp_path / "new" / "cat.mp4"))
+    seconds, height = video_length_and_height(tmp_path / "new" / "cat.mp4")
 
-    assert Ended(0, f"{tmp_path}/new/cat.mp4\n", ended.err) == ended
+    assert CommandResult(0, f"{tmp_path}/new/cat.mp4\n", ended.err) == ended
     assert (seconds >= 4.5, 480) == (True, height)
     assert [1, 1] == [len(fake.truth.create_requests), len(fake.truth.uploads)]
 
@@ -57,7 +57,7 @@ def test_generate_saves_the_video(tmp_path: Path) -> None:
 def test_progress_is_one_plain_line_a_change(tmp_path: Path) -> None:
     """A pipe gets no escape codes and no repeated lines; states are the service's own."""
     fake = FakeKie(seed=7)
-    ended = generate_against(fake, wish(tmp_path / "cat.mp4"))
+    ended = run_generate_against(fake, make_options(tmp_path / "cat.mp4"))
     [task_id] = fake.truth.tasks
     states = [line.partition("cat: ")[2] for line in ended.err.splitlines() if "cat: " in line]
 
@@ -69,8 +69,8 @@ def test_progress_is_one_plain_line_a_change(tmp_path: Path) -> None:
 
 
 async def test_generate_json_is_one_object(fake_kie: FakeKie, tmp_path: Path) -> None:
-    streams = Streams(fake_kie, as_json=True)
-    await run_generate(streams.session, wish(tmp_path))
+    streams = CapturedSession(fake_kie, as_json=True)
+    await run_generate(streams.session, make_options(tmp_path))
     [task_id] = fake_kie.truth.tasks
     shown = json.loads(streams.out)
 
@@ -81,8 +81,8 @@ async def test_generate_json_is_one_object(fake_kie: FakeKie, tmp_path: Path) ->
 
 
 async def test_no_wait_prints_the_task_id(fake_kie: FakeKie) -> None:
-    streams = Streams(fake_kie)
-    code = await run_generate(streams.session, attrs.evolve(wish(), wait=False))
+    streams = CapturedSession(fake_kie)
+    code = await run_generate(streams.session, attrs.evolve(make_options(), wait=False))
 
     assert [f"{task_id}\n" for task_id in fake_kie.truth.tasks] == [streams.out]
     assert (ExitCode.DONE, True) == (code, f"kie-async wait {streams.out.strip()}" in streams.err)
@@ -92,7 +92,7 @@ async def test_text_result_is_printed(fake_kie: FakeKie) -> None:
     fake_kie.inject(
         Fault("poll", "alter", data={"state": "success", "resultJson": '{"resultObject": {"text": "A cat"}}'})
     )
-    streams = Streams(fake_kie)
+    streams = CapturedSession(fake_kie)
     await run_generate(
         streams.session, GenerateOptions(request=MarketRequest(model="wan/2-5-image-to-video", input={}), name="text")
     )
@@ -116,7 +116,7 @@ async def test_text_result_is_printed(fake_kie: FakeKie) -> None:
 )
 def test_generate_errors_and_exit_codes(code: int, fake: FakeKie, said: str, tmp_path: Path) -> None:
     """The output is one error line without a traceback, and what to do next."""
-    ended = generate_against(fake, wish(tmp_path / "cat.mp4"))
+    ended = run_generate_against(fake, make_options(tmp_path / "cat.mp4"))
 
     assert (code, "") == (ended.code, ended.out)
     assert said in ended.err
@@ -126,7 +126,7 @@ def test_generate_errors_and_exit_codes(code: int, fake: FakeKie, said: str, tmp
 
 def test_ambiguous_error_prints_a_warning() -> None:
     fault = Fault("create", "code", code=500, msg="Server exception", times=1)
-    ended = generate_against(FakeKie(faults=[fault]), attrs.evolve(wish(), wait=False))
+    ended = run_generate_against(FakeKie(faults=[fault]), attrs.evolve(make_options(), wait=False))
 
     assert 0 == ended.code
     assert (
@@ -145,14 +145,14 @@ def test_ambiguous_error_prints_a_warning() -> None:
     ids=["task goes on", "not uploaded", "create unanswered"],
 )
 def test_timeout_says_whether_anything_was_sent(code: int, fake: FakeKie, said: str) -> None:
-    ended = generate_against(fake, attrs.evolve(wish(), timeout=20.0))
+    ended = run_generate_against(fake, attrs.evolve(make_options(), timeout=20.0))
 
     assert (code, True) == (ended.code, said in ended.err)
     assert "error: No result after 20 s." in ended.err
 
 
 def test_timeout_limits_a_submission_without_wait() -> None:
-    ended = generate_against(FakeKie(create_seconds=1000.0), attrs.evolve(wish(), timeout=20.0, wait=False))
+    ended = run_generate_against(FakeKie(create_seconds=1000.0), attrs.evolve(make_options(), timeout=20.0, wait=False))
 
     assert (3, "") == (ended.code, ended.out)
 
@@ -160,8 +160,8 @@ def test_timeout_limits_a_submission_without_wait() -> None:
 async def test_interrupted_create_may_have_been_paid() -> None:
     """The hint shows the job's id."""
     async with FakeKie(create_seconds=30.0) as fake, anyio.create_task_group() as group:
-        streams = Streams(fake)
-        group.start_soon(run_generate, streams.session, wish())
+        streams = CapturedSession(fake)
+        group.start_soon(run_generate, streams.session, make_options())
         while not fake.truth.create_requests:
             await anyio.sleep(0.1)
         group.cancel_scope.cancel()
@@ -171,8 +171,8 @@ async def test_interrupted_create_may_have_been_paid() -> None:
 
 async def test_interrupted_before_sending_costs_nothing() -> None:
     async with FakeKie(faults=[Fault("upload", "silence")]) as fake, anyio.create_task_group() as group:
-        streams = Streams(fake)
-        group.start_soon(run_generate, streams.session, wish())
+        streams = CapturedSession(fake)
+        group.start_soon(run_generate, streams.session, make_options())
         await anyio.sleep(3.0)
         group.cancel_scope.cancel()
 
@@ -180,24 +180,22 @@ async def test_interrupted_before_sending_costs_nothing() -> None:
     assert [] == fake.truth.create_requests
 
 
-async def test_unwritable_output_is_found_before_payment(
-    fake_kie: FakeKie, tmp_path: Path
-) -> None:
+async def test_unwritable_output_is_found_before_payment(fake_kie: FakeKie, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    streams = Streams(fake_kie)
+    streams = CapturedSession(fake_kie)
     with pytest.raises(ConfigurationError, match="is a file") as caught:
-        await run_generate(streams.session, wish(tmp_path / "file" / "cat.mp4"))
+        await run_generate(streams.session, make_options(tmp_path / "file" / "cat.mp4"))
 
     assert ExitCode.USAGE == report_error(streams.session, caught.value)
     assert [] == fake_kie.truth.create_requests
 
 
 def test_fake_option_says_that_nothing_is_real(tmp_path: Path) -> None:
-    ended = invoke("generate", "--fake", "--image", str(CAT), "--prompt", "Go", "-o", str(tmp_path / "cat.mp4"))
+    ended = run_cli("generate", "--fake", "--image", str(CAT), "--prompt", "Go", "-o", str(tmp_path / "cat.mp4"))
 
     assert 0 == ended.code
     assert "nothing is real, and nothing is paid" in ended.err
-    assert 720 == clip(tmp_path / "cat.mp4")[1]
+    assert 720 == video_length_and_height(tmp_path / "cat.mp4")[1]
 
 
 def test_fake_option_ignores_the_environment(tmp_path: Path) -> None:
@@ -205,7 +203,7 @@ def test_fake_option_ignores_the_environment(tmp_path: Path) -> None:
     elsewhere = {"KIE_API_KEY": "bad key", "KIE_BASE_URL": "http://192.0.2.1", "KIE_UPLOAD_URL": "http://192.0.2.1"}
     out = str(tmp_path / "cat.mp4")
 
-    assert 0 == invoke("generate", "--fake", "-i", str(CAT), "-p", "Go", "-o", out, **elsewhere).code
+    assert 0 == run_cli("generate", "--fake", "-i", str(CAT), "-p", "Go", "-o", out, **elsewhere).code
 
 
 @pytest.mark.parametrize(
@@ -231,7 +229,7 @@ def test_fake_option_ignores_the_environment(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_input_prints_one_error_a_problem(options: list[str], said: list[str]) -> None:
-    ended = invoke("generate", "--fake", *options)
+    ended = run_cli("generate", "--fake", *options)
     errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
 
     assert (2, "", len(said)) == (ended.code, ended.out, len(errors))
@@ -241,7 +239,7 @@ def test_invalid_input_prints_one_error_a_problem(options: list[str], said: list
 
 @pytest.mark.parametrize("options", [["--seed", "many"], ["--colour", "red"], ["--timeout", "-1"], ["cat.png"]])
 def test_unknown_or_unparsable_options_are_refused(options: list[str]) -> None:
-    ended = invoke("generate", "--fake", "-i", str(CAT), "-p", "x", *options)
+    ended = run_cli("generate", "--fake", "-i", str(CAT), "-p", "x", *options)
 
     assert (2, "") == (ended.code, ended.out)
     assert "Traceback" not in ended.err
@@ -251,13 +249,13 @@ def test_model_input_is_read_from_a_file(tmp_path: Path) -> None:
     given = tmp_path / "input.json"
     given.write_text('{"prompt": "A dog", "image_url": "https://example.com/dog.png", "duration": "5"}')
     out = tmp_path / "dog.mp4"
-    ended = invoke("generate", "--fake", "--model", "wan/2-5-image-to-video", "--input", f"@{given}", "-o", str(out))
+    ended = run_cli("generate", "--fake", "--model", "wan/2-5-image-to-video", "--input", f"@{given}", "-o", str(out))
 
     assert (0, f"{out}\n") == (ended.code, ended.out)
 
 
 def test_missing_api_key_names_the_variable() -> None:
-    ended = invoke("generate", "--no-journal", "-i", str(CAT), "-p", "x")
+    ended = run_cli("generate", "--no-journal", "-i", str(CAT), "-p", "x")
 
     assert 2 == ended.code
     assert "KIE_API_KEY" in ended.err
@@ -266,9 +264,9 @@ def test_missing_api_key_names_the_variable() -> None:
 
 async def test_same_key_is_paid_once(fake_kie: FakeKie, tmp_path: Path) -> None:
     """The journal is on disk, so a second run of the command finds the job."""
-    first, again = [Streams(fake_kie, journal=tmp_path / "kie.db") for _ in range(2)]
-    await run_generate(first.session, attrs.evolve(wish(tmp_path / "one.mp4"), key="k"))
-    await run_generate(again.session, attrs.evolve(wish(tmp_path / "two.mp4"), key="k"))
+    first, again = [CapturedSession(fake_kie, journal=tmp_path / "kie.db") for _ in range(2)]
+    await run_generate(first.session, attrs.evolve(make_options(tmp_path / "one.mp4"), key="k"))
+    await run_generate(again.session, attrs.evolve(make_options(tmp_path / "two.mp4"), key="k"))
     [task_id] = fake_kie.truth.tasks
 
     assert 1 == len(fake_kie.truth.create_requests)
@@ -278,10 +276,12 @@ async def test_same_key_is_paid_once(fake_kie: FakeKie, tmp_path: Path) -> None:
 
 async def test_key_of_another_request_is_refused(fake_kie: FakeKie, tmp_path: Path) -> None:
     other = Wan22TurboImageToVideo(image=str(CAT), prompt="Something else")
-    await run_generate(Streams(fake_kie, journal=tmp_path / "db").session, attrs.evolve(wish(), key="k", wait=False))
-    streams = Streams(fake_kie, journal=tmp_path / "db")
+    await run_generate(
+        CapturedSession(fake_kie, journal=tmp_path / "db").session, attrs.evolve(make_options(), key="k", wait=False)
+    )
+    streams = CapturedSession(fake_kie, journal=tmp_path / "db")
     with pytest.raises(KeyConflictError) as caught:
-        await run_generate(streams.session, attrs.evolve(wish(), key="k", request=other))
+        await run_generate(streams.session, attrs.evolve(make_options(), key="k", request=other))
 
     assert (ExitCode.USAGE, 1) == (report_error(streams.session, caught.value), len(fake_kie.truth.create_requests))
 
@@ -292,9 +292,9 @@ async def test_job_in_doubt_prints_the_commands_to_settle_it(times: int, tmp_pat
     journal = JournalFile(tmp_path / "a b.db", option=f" --journal '{tmp_path}/a b.db'")
     async with FakeKie(faults=[Fault("create", "reset", after=True)]) as fake:
         for _ in range(times):
-            streams = Streams(fake, journal=journal)
+            streams = CapturedSession(fake, journal=journal)
             with pytest.raises(SubmitInDoubtError) as caught:
-                await run_generate(streams.session, attrs.evolve(wish(), key="k"))
+                await run_generate(streams.session, attrs.evolve(make_options(), key="k"))
 
             assert ExitCode.IN_DOUBT == report_error(streams.session, caught.value)
             assert f"kie-async resolve --journal '{tmp_path}/a b.db' {caught.value.job_id} TASKID" in streams.err
@@ -303,20 +303,18 @@ async def test_job_in_doubt_prints_the_commands_to_settle_it(times: int, tmp_pat
     assert 1 == len(fake.truth.create_requests)
 
 
-async def test_interrupted_unsent_job_with_key_stays_journaled(
-    fake_kie: FakeKie, tmp_path: Path
-) -> None:
+async def test_interrupted_unsent_job_with_key_stays_journaled(fake_kie: FakeKie, tmp_path: Path) -> None:
     fake_kie.inject(Fault("create", "code", code=455))
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
     with anyio.move_on_after(5.0):
-        await run_generate(streams.session, attrs.evolve(wish(), key="k"))
+        await run_generate(streams.session, attrs.evolve(make_options(), key="k"))
 
     assert "If it was never sent, kie-async recover sends it." in streams.session.resume_hint()
 
 
 def test_default_journal_is_private_to_the_user(tmp_path: Path) -> None:
     """It exists before anything is sent; here no service is reachable."""
-    ended = invoke(
+    ended = run_cli(
         "generate",
         *("-i", str(CAT), "-p", "x", "--timeout", "1"),
         KIE_API_KEY="good-enough",
@@ -330,7 +328,7 @@ def test_default_journal_is_private_to_the_user(tmp_path: Path) -> None:
 
 
 def test_without_a_journal_folder_nothing_is_sent() -> None:
-    ended = invoke("generate", "-i", str(CAT), "-p", "x", KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:9")
+    ended = run_cli("generate", "-i", str(CAT), "-p", "x", KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:9")
 
     assert (2, "") == (ended.code, ended.out)
     assert "Choose another file with --journal or KIE_JOURNAL, or none with --no-journal" in ended.err

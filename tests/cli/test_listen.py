@@ -22,7 +22,7 @@ from kie_async.cli.listen import MAX_JOBS, CallbackLog, ListenAddress, run_liste
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
-from tests.cli.helpers import Streams, invoke
+from tests.cli.helpers import CapturedSession, run_cli
 
 KEY = "key-for-the-fake"
 SECRET = "webhook-secret"
@@ -30,10 +30,10 @@ CAT = "https://example.com/cat.png"
 
 
 @attrs.frozen
-class Listening:
+class RunningListener:
     """A running command: its output and its address."""
 
-    streams: Streams
+    streams: CapturedSession
     url: str
 
     @property
@@ -42,16 +42,16 @@ class Listening:
         return self.streams.out.splitlines()[1:]
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[dict[str, Any]]:
         """The lines of a JSON log: the fields that are not null."""
-        told = [json.loads(line) for line in self.lines]
-        return [{name: value for name, value in fields.items() if value is not None} for fields in told]
+        entries = [json.loads(line) for line in self.lines]
+        return [{name: value for name, value in fields.items() if value is not None} for fields in entries]
 
 
 @asynccontextmanager
-async def listening(
-    streams: Streams, *, path: str = "/kie", webhook_keys: tuple[str, ...] = ()
-) -> AsyncGenerator[Listening]:
+async def run_listener(
+    streams: CapturedSession, *, path: str = "/kie", webhook_keys: tuple[str, ...] = ()
+) -> AsyncGenerator[RunningListener]:
     """Run the command until the context is left; its exit code must be 0."""
     stop, ready = anyio.Event(), anyio.Event()
     codes: list[ExitCode] = []
@@ -61,40 +61,40 @@ async def listening(
         await stop.wait()
 
     async def command() -> None:
-        place = ListenAddress(port=0, path=path)
-        codes.append(await run_listen(streams.session, place, webhook_keys=webhook_keys, until=until))
+        address = ListenAddress(port=0, path=path)
+        codes.append(await run_listen(streams.session, address, webhook_keys=webhook_keys, until=until))
 
     async with anyio.create_task_group() as group:
         group.start_soon(command)
         await ready.wait()
         first = streams.out.splitlines()[0]
-        yield Listening(streams, json.loads(first)["url"] if streams.session.output.as_json else first)
+        yield RunningListener(streams, json.loads(first)["url"] if streams.session.output.as_json else first)
         stop.set()
     assert [ExitCode.DONE] == codes
 
 
 @asynccontextmanager
-async def submitter(fake: FakeKie, journal: Path | None, url: str) -> AsyncGenerator[KieClient]:
+async def open_submitter(fake: FakeKie, journal: Path | None, url: str) -> AsyncGenerator[KieClient]:
     """Open the client of another program, which polls its jobs."""
     limits = Limits(creates=MAX_JOBS + 5)
     async with KieClient(KEY, base_url=fake.url, journal=journal, callback_url=url, limits=limits) as kie:
         yield kie
 
 
-def ask(prompt: str = "Go") -> Wan22TurboImageToVideo:
+def make_request(prompt: str = "Go") -> Wan22TurboImageToVideo:
     """Return a request that needs no upload."""
     return Wan22TurboImageToVideo(image=CAT, prompt=prompt)
 
 
-async def send(method: str, url: str) -> int:
+async def send_request(method: str, url: str) -> int:
     """Send a request whose body is not JSON, and return the response's status."""
     async with aiohttp.ClientSession() as session, session.request(method, url, data=b"?") as answer:
         return answer.status
 
 
-async def token_of(fake: FakeKie, kie: KieClient) -> tuple[str, str]:
+async def submit_and_get_token(fake: FakeKie, kie: KieClient) -> tuple[str, str]:
     """Return the callback URL of a new job, and its token."""
-    await kie.submit(ask())
+    await kie.submit(make_request())
     url = str(fake.truth.create_requests[-1].callback_url)
     return url, url.rpartition("/")[2]
 
@@ -104,20 +104,20 @@ async def test_listen_prints_a_callback_and_its_jobs_end(tmp_path: Path) -> None
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, webhook_key=SECRET) as fake,
-        listening(Streams(fake, journal=journal), webhook_keys=(SECRET,)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, journal=journal), webhook_keys=(SECRET,)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        job = await kie.submit(ask())
-        assert [] == here.lines
+        job = await kie.submit(make_request())
+        assert [] == listener.lines
         await job
         await anyio.sleep(5.0)
 
-    callback, ended = here.lines
+    callback, ended = listener.lines
     assert f"callback  {job.id} attempt 1 names task {job.task_id}, job submitted" == callback
     assert f"ended     {job.id} task {job.task_id}: succeeded, 80 credits" == ended
     assert [200] == [post.status for post in fake.truth.callbacks]
-    assert "callback_url='https://YOUR-TUNNEL/kie'" in here.streams.err
-    assert "Signatures are checked." in here.streams.err
+    assert "callback_url='https://YOUR-TUNNEL/kie'" in listener.streams.err
+    assert "Signatures are checked." in listener.streams.err
 
 
 async def test_callback_recovers_a_lost_create_response(tmp_path: Path) -> None:
@@ -125,18 +125,18 @@ async def test_callback_recovers_a_lost_create_response(tmp_path: Path) -> None:
     journal, lost = tmp_path / "kie.db", Fault("create", "reset", after=True)
     async with (
         FakeKie(duration=60.0, faults=[lost]) as fake,
-        listening(Streams(fake, as_json=True, journal=journal)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=journal)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        video = await kie.generate(ask())
+        video = await kie.generate(make_request())
         await anyio.sleep(5.0)
 
-    job_id, task_id = here.told[0]["job_id"], video.task_id
-    assert here.told == [
+    job_id, task_id = listener.entries[0]["job_id"], video.task_id
+    assert listener.entries == [
         {"event": "callback", "job_id": job_id, "task_id": task_id, "attempt": 1, "state": "in_doubt"},
         {"event": "ended", "job_id": job_id, "task_id": task_id, "state": "succeeded", "credits": 80.0},
     ]
-    assert 1 == len({tuple(json.loads(line)) for line in here.streams.out.splitlines()}), "the same fields in each"
+    assert 1 == len({tuple(json.loads(line)) for line in listener.streams.out.splitlines()}), "the same fields in each"
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -146,13 +146,13 @@ async def test_end_seen_by_another_process_is_printed_once(tmp_path: Path, copie
     early = Fault("callback", "early", seconds=120.0, copies=copies)
     async with (
         FakeKie(duration=300.0, faults=[early]) as fake,
-        listening(Streams(fake, as_json=True, journal=journal)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=journal)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        await kie.generate(ask())
+        await kie.generate(make_request())
         await anyio.sleep(5.0)
 
-    assert [*["callback"] * copies, "ended"] == [line["event"] for line in here.told]
+    assert [*["callback"] * copies, "ended"] == [line["event"] for line in listener.entries]
 
 
 async def test_late_callback_is_printed_with_the_end(tmp_path: Path) -> None:
@@ -160,28 +160,30 @@ async def test_late_callback_is_printed_with_the_end(tmp_path: Path) -> None:
     journal, late = tmp_path / "kie.db", Fault("callback", "slow", seconds=7200.0)
     async with (
         FakeKie(duration=60.0, fail_rate=1.0, faults=[late]) as fake,
-        listening(Streams(fake, as_json=True, journal=journal)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=journal)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        await kie.submit(ask())
+        await kie.submit(make_request())
         await anyio.sleep(8000.0)
 
-    assert [("callback", "failed"), ("ended", "failed")] == [(line["event"], line["state"]) for line in here.told]
+    assert [("callback", "failed"), ("ended", "failed")] == [
+        (line["event"], line["state"]) for line in listener.entries
+    ]
 
 
 async def test_callback_for_a_foreign_task_is_refused(tmp_path: Path) -> None:
-    """It is answered with 200; the confirmation by recordInfo shows that the task is foreign, whatever the signature."""
+    """The response is 200; the confirmation by recordInfo shows that the task is foreign."""
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, webhook_key=SECRET) as fake,
-        listening(Streams(fake, as_json=True, journal=journal), webhook_keys=(SECRET,)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=journal), webhook_keys=(SECRET,)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        foreign = (await kie.submit(ask("another"))).task_id
+        foreign = (await kie.submit(make_request("another"))).task_id
         fake.inject(Fault("callback", "alter", data={"taskId": foreign}, nth=2))
-        job = await kie.submit(ask())
+        job = await kie.submit(make_request())
         await anyio.sleep(300.0)
-        mine = [line for line in here.told if line["job_id"] == job.id]
+        mine = [line for line in listener.entries if line["job_id"] == job.id]
 
     assert [("callback", foreign), ("refused", foreign)] == [(line["event"], line["task_id"]) for line in mine[:2]]
     assert (200, "the task that it names was not created by its job") == (mine[1]["status"], mine[1]["reason"])
@@ -212,46 +214,46 @@ async def test_refusals_print_a_reason_without_the_token(
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=1e6) as fake,
-        listening(Streams(fake, journal=journal)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, journal=journal)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        _, token = await token_of(fake, kie)
-        parts = urlsplit(here.url)
-        answered = await send(method, f"http://{parts.netloc}{path.format(token=token)}")
+        _, token = await submit_and_get_token(fake, kie)
+        parts = urlsplit(listener.url)
+        answered = await send_request(method, f"http://{parts.netloc}{path.format(token=token)}")
         await anyio.sleep(1.0)
 
-    assert (status, [line.format(job=token.partition(".")[0])]) == (answered, here.lines)
-    assert token not in here.streams.out + here.streams.err
+    assert (status, [line.format(job=token.partition(".")[0])]) == (answered, listener.lines)
+    assert token not in listener.streams.out + listener.streams.err
 
 
 async def test_job_of_another_journal_is_named(tmp_path: Path) -> None:
     """The token is valid, so the API key is the same; but the submitter uses another journal."""
     async with (
         FakeKie(duration=60.0) as fake,
-        listening(Streams(fake, as_json=True, journal=tmp_path / "kie.db")) as here,
-        submitter(fake, None, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=tmp_path / "kie.db")) as listener,
+        open_submitter(fake, None, listener.url) as kie,
     ):
-        job = await kie.submit(ask())
+        job = await kie.submit(make_request())
         await job
         await anyio.sleep(60.0)
 
     refusal = {"event": "refused", "job_id": job.id, "status": 404, "reason": "the journal does not know its job"}
-    assert [refusal] * 3 == here.told
-    assert 1 == here.streams.err.count(f"{job.id} is not in the journal {tmp_path}/kie.db. Use the journal of")
+    assert [refusal] * 3 == listener.entries
+    assert 1 == listener.streams.err.count(f"{job.id} is not in the journal {tmp_path}/kie.db. Use the journal of")
 
 
 async def test_listen_without_a_journal_refuses_callbacks(tmp_path: Path) -> None:
     async with (
         FakeKie(duration=60.0) as fake,
-        listening(Streams(fake, as_json=True)) as here,
-        submitter(fake, tmp_path / "kie.db", here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True)) as listener,
+        open_submitter(fake, tmp_path / "kie.db", listener.url) as kie,
     ):
-        job = await kie.submit(ask())
+        job = await kie.submit(make_request())
         await job
         await anyio.sleep(60.0)
 
-    assert {("refused", job.id, 404)} == {(line["event"], line["job_id"], line["status"]) for line in here.told}
-    assert f"without a journal no job is known. The callback was for {job.id}." in here.streams.err
+    assert {("refused", job.id, 404)} == {(line["event"], line["job_id"], line["status"]) for line in listener.entries}
+    assert f"without a journal no job is known. The callback was for {job.id}." in listener.streams.err
 
 
 @pytest.mark.parametrize(
@@ -261,21 +263,19 @@ async def test_listen_without_a_journal_refuses_callbacks(tmp_path: Path) -> Non
         ("another", "the signature was not made with webhook_key"),
     ],
 )
-async def test_wrong_signature_is_refused_with_a_hint(
-    tmp_path: Path, key: str | None, reason: str
-) -> None:
+async def test_wrong_signature_is_refused_with_a_hint(tmp_path: Path, key: str | None, reason: str) -> None:
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, webhook_key=key) as fake,
-        listening(Streams(fake, as_json=True, journal=journal), webhook_keys=(SECRET,)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=journal), webhook_keys=(SECRET,)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        await kie.generate(ask())
+        await kie.generate(make_request())
         await anyio.sleep(60.0)
 
-    assert {(401, reason)} == {(line["status"], line["reason"]) for line in here.told}
-    assert 1 == here.streams.err.count("Compare --webhook-key (KIE_WEBHOOK_KEY) with the webhookHmacKey")
-    assert SECRET not in here.streams.out + here.streams.err
+    assert {(401, reason)} == {(line["status"], line["reason"]) for line in listener.entries}
+    assert 1 == listener.streams.err.count("Compare --webhook-key (KIE_WEBHOOK_KEY) with the webhookHmacKey")
+    assert SECRET not in listener.streams.out + listener.streams.err
 
 
 async def test_duplicate_task_prints_a_warning(tmp_path: Path) -> None:
@@ -283,14 +283,14 @@ async def test_duplicate_task_prints_a_warning(tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
     async with (
         FakeKie(duration=60.0, faults=[Fault("create", "code", code=500, after=True, nth=1)]) as fake,
-        listening(Streams(fake, journal=journal)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, journal=journal)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
-        await kie.generate(ask())
+        await kie.generate(make_request())
         await anyio.sleep(60.0)
 
     assert 2 == len(fake.truth.created)
-    assert "The service has created a second task for this job: it was paid twice." in here.streams.err
+    assert "The service has created a second task for this job: it was paid twice." in listener.streams.err
 
 
 async def test_number_of_awaited_jobs_is_limited(tmp_path: Path) -> None:
@@ -299,28 +299,28 @@ async def test_number_of_awaited_jobs_is_limited(tmp_path: Path) -> None:
     early = Fault("callback", "early", seconds=5000.0)
     async with (
         FakeKie(duration=50.0, limit=1000, credits=1e9, faults=[early]) as fake,
-        listening(Streams(fake, as_json=True, journal=journal)) as here,
-        submitter(fake, journal, here.url) as kie,
+        run_listener(CapturedSession(fake, as_json=True, journal=journal)) as listener,
+        open_submitter(fake, journal, listener.url) as kie,
     ):
         for number in range(MAX_JOBS + 5):
-            await kie.submit(ask(str(number)))
+            await kie.submit(make_request(str(number)))
         await anyio.sleep(600.0)
-    events = [line["event"] for line in here.told]
+    events = [line["event"] for line in listener.entries]
 
     assert (MAX_JOBS + 5, MAX_JOBS) == (events.count("callback"), events.count("ended"))
 
 
 async def test_unreadable_journal_is_read_again(tmp_path: Path) -> None:
-    """The end is printed when the journal is readable again; here the client is closed for a while."""
-    streams = Streams(as_json=True)
-    teller = CallbackLog(streams.session)
+    """The end is printed when the journal is readable again; listener the client is closed for a while."""
+    streams = CapturedSession(as_json=True)
+    log = CallbackLog(streams.session)
     async with FakeKie(duration=60.0) as fake, anyio.create_task_group() as group:
         async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
-            job = await kie.submit(ask())
+            job = await kie.submit(make_request())
             await job
         detail = {"named_task_id": job.task_id, "attempt": 1, "state": "submitted"}
-        teller.enqueue(Event(name=EventName.CALLBACK, job_id=job.id, detail=detail))
-        group.start_soon(teller.write_all, kie)
+        log.enqueue(Event(name=EventName.CALLBACK, job_id=job.id, detail=detail))
+        group.start_soon(log.write_all, kie)
         await anyio.sleep(10.0)
         assert 1 == len(streams.out.splitlines())
         async with kie:
@@ -344,7 +344,7 @@ async def test_listen_ends_when_its_pipe_closes() -> None:
 
     async def until() -> None:
         url = out.getvalue().strip()
-        assert 404 == await send("POST", f"{url}/hello")
+        assert 404 == await send_request("POST", f"{url}/hello")
         await anyio.sleep_forever()
 
     with pytest.raises(BrokenPipeError):
@@ -356,22 +356,22 @@ async def test_generate_waits_for_the_callback_of_a_lost_create(tmp_path: Path) 
     journal, file = tmp_path / "kie.db", tmp_path / "cat.mp4"
     async with (
         FakeKie(duration=60.0, faults=[Fault("create", "reset", after=True)]) as fake,
-        listening(Streams(fake, journal=journal), path="/hooks/kie") as here,
+        run_listener(CapturedSession(fake, journal=journal), path="/hooks/kie") as listener,
     ):
-        wish = generate.GenerateOptions(request=ask(), name="cat", target=file, callback_url=here.url)
-        streams = Streams(fake, journal=journal)
-        code = await generate.run_generate(streams.session, wish)
+        options = generate.GenerateOptions(request=make_request(), name="cat", target=file, callback_url=listener.url)
+        streams = CapturedSession(fake, journal=journal)
+        code = await generate.run_generate(streams.session, options)
         await anyio.sleep(5.0)
 
     assert (ExitCode.DONE, f"{file}\n", True) == (code, streams.out, file.exists())
-    assert ["callback", "ended"] == [line.split()[0] for line in here.lines]
-    assert str(fake.truth.create_requests[0].callback_url).startswith(f"{here.url}/kj_")
+    assert ["callback", "ended"] == [line.split()[0] for line in listener.lines]
+    assert str(fake.truth.create_requests[0].callback_url).startswith(f"{listener.url}/kj_")
 
 
 @pytest.mark.parametrize("option", ["--fake", "--no-journal"])
 def test_callback_url_requires_a_journal(option: str) -> None:
     """Without a journal, a receiver does not know the job."""
-    ended = invoke("generate", "-i", CAT, "-p", "Go", "--callback-url", "https://a.example/kie", "--key", "1", option)
+    ended = run_cli("generate", "-i", CAT, "-p", "Go", "--callback-url", "https://a.example/kie", "--key", "1", option)
 
     assert 2 == ended.code
     assert "--callback-url: got a value; allowed: nothing without a journal" in ended.err
@@ -390,7 +390,7 @@ def test_callback_url_requires_a_journal(option: str) -> None:
 )
 def test_listen_reports_invalid_options(options: list[str], message: str) -> None:
     """192.0.2.1 is not an address of this machine; the journal's folder does not exist."""
-    ended = invoke("listen", *options, KIE_API_KEY=KEY)
+    ended = run_cli("listen", *options, KIE_API_KEY=KEY)
 
     assert (2, "") == (ended.code, ended.out)
     assert message in ended.err
@@ -398,7 +398,7 @@ def test_listen_reports_invalid_options(options: list[str], message: str) -> Non
 
 
 def test_listen_requires_a_key() -> None:
-    ended = invoke("listen", "--no-journal")
+    ended = run_cli("listen", "--no-journal")
 
     assert (2, "") == (ended.code, ended.out)
     assert "No API key is set." in ended.err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kie_async.cli.options import JournalFile, select_journal
-from tests.cli.helpers import invoke
+from tests.cli.helpers import run_cli
 
 
 def test_chosen_journal_needs_an_option() -> None:
@@ -20,7 +20,7 @@ def test_chosen_journal_needs_an_option() -> None:
 )
 def test_default_journal_is_in_the_state_directory(state: str, place: str, tmp_path: Path) -> None:
     """The XDG specification ignores a relative state directory."""
-    ended = invoke("ls", "--json", XDG_STATE_HOME=state.format(home=tmp_path), HOME=str(tmp_path))
+    ended = run_cli("ls", "--json", XDG_STATE_HOME=state.format(home=tmp_path), HOME=str(tmp_path))
 
     assert 0 == ended.code
     assert (tmp_path / place / "kie-async" / "journal.db").is_file()
@@ -29,32 +29,32 @@ def test_default_journal_is_in_the_state_directory(state: str, place: str, tmp_p
 def test_journal_of_the_environment_needs_no_option(tmp_path: Path) -> None:
     """The next command has the same environment."""
     file = tmp_path / "kie.db"
-    ended = invoke("status", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(file))
+    ended = run_cli("status", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(file))
 
     assert (1, True) == (ended.code, file.is_file())
     assert "--journal" not in ended.err
 
 
 def test_journal_option_overrides_the_environment(tmp_path: Path) -> None:
-    invoke("ls", "--journal", str(tmp_path / "one.db"), KIE_JOURNAL=str(tmp_path / "two.db"))
+    run_cli("ls", "--journal", str(tmp_path / "one.db"), KIE_JOURNAL=str(tmp_path / "two.db"))
 
     assert (True, False) == ((tmp_path / "one.db").exists(), (tmp_path / "two.db").exists())
 
 
 def test_no_journal_creates_no_file(tmp_path: Path) -> None:
-    ended = invoke("status", "--no-journal", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(tmp_path / "kie.db"))
+    ended = run_cli("status", "--no-journal", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
     assert (1, []) == (ended.code, list(tmp_path.iterdir()))
 
 
 def test_fake_option_creates_no_journal(tmp_path: Path) -> None:
-    bad_input = invoke("generate", "--fake", "-i", "no.png", "-p", "x", KIE_JOURNAL=str(tmp_path / "kie.db"))
+    bad_input = run_cli("generate", "--fake", "-i", "no.png", "-p", "x", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
     assert (2, []) == (bad_input.code, list(tmp_path.iterdir()))
 
 
 def test_missing_journal_folder_is_reported(tmp_path: Path) -> None:
-    ended = invoke("ls", "--json", "--journal", str(tmp_path / "no" / "kie.db"))
+    ended = run_cli("ls", "--json", "--journal", str(tmp_path / "no" / "kie.db"))
 
     assert (2, "") == (ended.code, ended.out)
     assert str(tmp_path / "no") in ended.err

@@ -11,28 +11,35 @@ import pytest
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.recover import run_recover
 from kie_async.testing import FakeKie, Fault
-from tests.cli.helpers import Streams, clip, doubtful_job, new_job, pay_again, unsent_job
+from tests.cli.helpers import (
+    CapturedSession,
+    create_job,
+    create_job_in_doubt,
+    create_unsent_job,
+    record_duplicate,
+    video_length_and_height,
+)
 
 
 async def test_recover_finishes_all_unfinished_jobs(fake_kie: FakeKie, tmp_path: Path) -> None:
     """Accepted jobs are awaited, unsent jobs are sent; each result is saved under its task's id."""
     journal, out = tmp_path / "kie.db", tmp_path / "out" / "videos"
-    first, _ = await new_job(fake_kie, journal)
-    second = await unsent_job(fake_kie, journal, key="shot-2")
-    streams = Streams(fake_kie, as_json=True, journal=journal)
+    first, _ = await create_job(fake_kie, journal)
+    second = await create_unsent_job(fake_kie, journal, key="shot-2")
+    streams = CapturedSession(fake_kie, as_json=True, journal=journal)
     code = await run_recover(streams.session, out=out)
     found = [json.loads(line) for line in streams.out.splitlines()]
     files = [str(out / f"{task_id}-1.mp4") for task_id in fake_kie.truth.tasks]
 
     assert (ExitCode.DONE, [first, second]) == (code, [job["job_id"] for job in found])
     assert files == [file for job in found for file in job["files"]]
-    assert [480, 480] == [clip(Path(file))[1] for file in files]
+    assert [480, 480] == [video_length_and_height(Path(file))[1] for file in files]
     assert "shot-2: saved" in streams.err
 
 
 async def test_recover_without_a_folder_prints_urls(fake_kie: FakeKie, tmp_path: Path) -> None:
-    _, task_id = await new_job(fake_kie, tmp_path / "kie.db")
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    _, task_id = await create_job(fake_kie, tmp_path / "kie.db")
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
     await run_recover(streams.session)
 
     assert f"{fake_kie.url}/results/{task_id}/video.mp4\n" == streams.out
@@ -40,9 +47,9 @@ async def test_recover_without_a_folder_prints_urls(fake_kie: FakeKie, tmp_path:
 
 
 async def test_recover_without_wait_prints_task_ids(fake_kie: FakeKie, tmp_path: Path) -> None:
-    await new_job(fake_kie, tmp_path / "kie.db")
-    await unsent_job(fake_kie, tmp_path / "kie.db")
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    await create_job(fake_kie, tmp_path / "kie.db")
+    await create_unsent_job(fake_kie, tmp_path / "kie.db")
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
     code = await run_recover(streams.session, wait=False)
 
     assert (ExitCode.DONE, list(fake_kie.truth.tasks)) == (code, streams.out.split())
@@ -50,9 +57,9 @@ async def test_recover_without_wait_prints_task_ids(fake_kie: FakeKie, tmp_path:
 
 
 async def test_second_recover_finds_nothing(fake_kie: FakeKie, tmp_path: Path) -> None:
-    await new_job(fake_kie, tmp_path / "kie.db")
-    await run_recover(Streams(fake_kie, journal=tmp_path / "kie.db").session)
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    await create_job(fake_kie, tmp_path / "kie.db")
+    await run_recover(CapturedSession(fake_kie, journal=tmp_path / "kie.db").session)
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
 
     assert ExitCode.DONE == await run_recover(streams.session)
     assert ("", True) == (streams.out, "No unfinished jobs" in streams.err)
@@ -60,9 +67,9 @@ async def test_second_recover_finds_nothing(fake_kie: FakeKie, tmp_path: Path) -
 
 async def test_job_in_doubt_does_not_stop_the_others(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
-    doubtful = await doubtful_job(fake_kie, journal)
-    _, task_id = await new_job(fake_kie, journal, prompt="Stop")
-    streams = Streams(fake_kie, journal=journal)
+    doubtful = await create_job_in_doubt(fake_kie, journal)
+    _, task_id = await create_job(fake_kie, journal, prompt="Stop")
+    streams = CapturedSession(fake_kie, journal=journal)
     code = await run_recover(streams.session, out=tmp_path)
 
     assert (ExitCode.IN_DOUBT, f"{tmp_path}/{task_id}-1.mp4\n") == (code, streams.out)
@@ -73,10 +80,10 @@ async def test_job_in_doubt_does_not_stop_the_others(fake_kie: FakeKie, tmp_path
 async def test_unresolved_job_is_reported(fake_kie: FakeKie, tmp_path: Path) -> None:
     """An unresolved job is no longer awaited; only the user can settle it."""
     journal = tmp_path / "kie.db"
-    doubtful = await doubtful_job(fake_kie, journal)
+    doubtful = await create_job_in_doubt(fake_kie, journal)
     await anyio.sleep(86_400.0)
     for _ in range(2):
-        streams = Streams(fake_kie, journal=journal)
+        streams = CapturedSession(fake_kie, journal=journal)
 
         assert ExitCode.IN_DOUBT == await run_recover(streams.session)
         assert f"kie-async resolve {doubtful} TASKID" in streams.err
@@ -94,18 +101,18 @@ async def test_unresolved_job_is_reported(fake_kie: FakeKie, tmp_path: Path) -> 
 async def test_recover_errors_and_exit_codes(
     code: int, fault: Fault, said: str, fake_kie: FakeKie, tmp_path: Path
 ) -> None:
-    await new_job(fake_kie, tmp_path / "kie.db")
+    await create_job(fake_kie, tmp_path / "kie.db")
     fake_kie.inject(fault)
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
 
     assert code == await run_recover(streams.session, out=tmp_path / "out")
     assert ("", True) == (streams.out, said in streams.err)
 
 
 async def test_duplicate_payment_prints_a_warning(fake_kie: FakeKie, tmp_path: Path) -> None:
-    job_id, _ = await new_job(fake_kie, tmp_path / "kie.db")
-    await pay_again(tmp_path / "kie.db", job_id, "t2")
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    job_id, _ = await create_job(fake_kie, tmp_path / "kie.db")
+    await record_duplicate(tmp_path / "kie.db", job_id, "t2")
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
     await run_recover(streams.session)
 
     assert f"{job_id} was paid more than once. Its further tasks: t2." in streams.err
@@ -113,8 +120,8 @@ async def test_duplicate_payment_prints_a_warning(fake_kie: FakeKie, tmp_path: P
 
 async def test_interrupted_recover_names_the_journal(fake_kie: FakeKie, tmp_path: Path) -> None:
     for prompt in ("one", "two"):
-        await new_job(fake_kie, tmp_path / "kie.db", prompt=prompt)
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+        await create_job(fake_kie, tmp_path / "kie.db", prompt=prompt)
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
     with anyio.move_on_after(3.0):
         await run_recover(streams.session)
 
@@ -123,6 +130,6 @@ async def test_interrupted_recover_names_the_journal(fake_kie: FakeKie, tmp_path
 
 async def test_invalid_folder_is_found_before_resuming(fake_kie: FakeKie, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    await new_job(fake_kie, tmp_path / "kie.db")
+    await create_job(fake_kie, tmp_path / "kie.db")
     with pytest.raises(FileExistsError):
-        await run_recover(Streams(fake_kie, journal=tmp_path / "kie.db").session, out=tmp_path / "file")
+        await run_recover(CapturedSession(fake_kie, journal=tmp_path / "kie.db").session, out=tmp_path / "file")

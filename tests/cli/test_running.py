@@ -19,14 +19,14 @@ from tests.cli.helpers import run_in_session
 
 
 @pytest.fixture(autouse=True)
-def own_signal_handler() -> Iterator[None]:
+def restore_signal_handler() -> Iterator[None]:
     """Restore the handler of Ctrl-C after each test."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-async def interrupted(session: Session) -> ExitCode:
+async def interrupted_command(session: Session) -> ExitCode:
     """Raise SIGINT in a command that tracks a task."""
     session.track_job("t1")
     signal.raise_signal(signal.SIGINT)
@@ -35,7 +35,7 @@ async def interrupted(session: Session) -> ExitCode:
 
 
 def test_ctrl_c_exits_130_and_prints_how_to_resume() -> None:
-    ended = run_in_session(interrupted)
+    ended = run_in_session(interrupted_command)
 
     assert (130, "") == (ended.code, ended.out)
     assert 1 == ended.err.count("Interrupted. Task t1 continues at the service. To resume: kie-async wait t1")
@@ -45,7 +45,7 @@ def test_running_command_replaces_the_early_handler() -> None:
     """The early handler does not know the job."""
     signal.signal(signal.SIGINT, exit_before_start)
 
-    assert "kie-async wait t1" in run_in_session(interrupted).err
+    assert "kie-async wait t1" in run_in_session(interrupted_command).err
 
 
 def test_second_ctrl_c_prints_the_hint_once() -> None:
@@ -70,7 +70,7 @@ def test_ctrl_c_before_a_command_costs_nothing(capsys: pytest.CaptureFixture[str
     )
 
 
-async def broken(session: Session) -> ExitCode:
+async def broken_command(session: Session) -> ExitCode:
     """Raise an unexpected error in a command that tracks a task."""
     session.track_job("t1")
     msg = "no such thing"
@@ -78,7 +78,7 @@ async def broken(session: Session) -> ExitCode:
 
 
 def test_bug_prints_one_line_and_the_resume_hint() -> None:
-    ended = run_in_session(broken)
+    ended = run_in_session(broken_command)
 
     assert 4 == ended.code, "the task exists"
     assert "error: KeyError: 'no such thing'. This is a bug" in ended.err

@@ -21,7 +21,7 @@ from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.running import report_error
 from kie_async.cli.tasks import record_fields, run_status, run_wait
 from kie_async.testing import FakeKie
-from tests.cli.helpers import CAT, Streams, clip, new_job, unsent_job
+from tests.cli.helpers import CAT, CapturedSession, create_job, create_unsent_job, video_length_and_height
 
 
 async def new_task(fake: FakeKie) -> str:
@@ -33,7 +33,7 @@ async def new_task(fake: FakeKie) -> str:
 
 
 async def test_status_prints_the_record(fake_kie: FakeKie) -> None:
-    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    streams, task_id = CapturedSession(fake_kie), await new_task(fake_kie)
     code = await run_status(streams.session, task_id)
     lines = dict(line.split(maxsplit=1) for line in streams.out.splitlines())
 
@@ -42,7 +42,7 @@ async def test_status_prints_the_record(fake_kie: FakeKie) -> None:
 
 
 async def test_status_of_a_failed_task_exits_0(fake_kie: FakeKie) -> None:
-    streams, task_id = Streams(fake_kie, as_json=True), await new_task(fake_kie)
+    streams, task_id = CapturedSession(fake_kie, as_json=True), await new_task(fake_kie)
     fake_kie.fail(task_id, "422", "The image shows nothing")
     code = await run_status(streams.session, task_id)
     shown = json.loads(streams.out)
@@ -71,7 +71,7 @@ def test_record_has_age_while_running_else_seconds() -> None:
 
 
 async def test_unknown_task_id_fails(fake_kie: FakeKie) -> None:
-    streams = Streams(fake_kie)
+    streams = CapturedSession(fake_kie)
     with pytest.raises(TaskNotFoundError) as caught:
         await run_status(streams.session, "0" * 32)
 
@@ -79,16 +79,16 @@ async def test_unknown_task_id_fails(fake_kie: FakeKie) -> None:
 
 
 async def test_wait_saves_another_programs_task(fake_kie: FakeKie, tmp_path: Path) -> None:
-    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    streams, task_id = CapturedSession(fake_kie), await new_task(fake_kie)
     code = await run_wait(streams.session, task_id, target=tmp_path / "cat.mp4", timeout=None)
 
     assert (ExitCode.DONE, f"{tmp_path}/cat.mp4\n") == (code, streams.out)
-    assert 480 == clip(tmp_path / "cat.mp4")[1]
+    assert 480 == video_length_and_height(tmp_path / "cat.mp4")[1]
     assert 1 == len(fake_kie.truth.create_requests)
 
 
 async def test_wait_timeout_prints_how_to_resume(fake_kie: FakeKie) -> None:
-    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    streams, task_id = CapturedSession(fake_kie), await new_task(fake_kie)
     with pytest.raises(TaskTimeoutError) as caught:
         await run_wait(streams.session, task_id, target=None, timeout=1.0)
 
@@ -98,7 +98,7 @@ async def test_wait_timeout_prints_how_to_resume(fake_kie: FakeKie) -> None:
 
 
 async def test_interrupted_wait_prints_how_to_resume(fake_kie: FakeKie) -> None:
-    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    streams, task_id = CapturedSession(fake_kie), await new_task(fake_kie)
     with anyio.move_on_after(5.0):
         await run_wait(streams.session, task_id, target=None, timeout=None)
 
@@ -106,7 +106,7 @@ async def test_interrupted_wait_prints_how_to_resume(fake_kie: FakeKie) -> None:
 
 
 async def test_wait_for_a_failing_task_prints_the_reason(fake_kie: FakeKie) -> None:
-    streams, task_id = Streams(fake_kie), await new_task(fake_kie)
+    streams, task_id = CapturedSession(fake_kie), await new_task(fake_kie)
     fake_kie.fail(task_id, "500", "the server is busy")
     with pytest.raises(TaskFailedError) as caught:
         await run_wait(streams.session, task_id, target=None, timeout=None)
@@ -117,10 +117,10 @@ async def test_wait_for_a_failing_task_prints_the_reason(fake_kie: FakeKie) -> N
 
 async def test_wait_and_status_accept_a_job_id(fake_kie: FakeKie, tmp_path: Path) -> None:
     journal = tmp_path / "kie.db"
-    job_id, task_id = await new_job(fake_kie, journal)
-    shown = Streams(fake_kie, as_json=True, journal=journal)
+    job_id, task_id = await create_job(fake_kie, journal)
+    shown = CapturedSession(fake_kie, as_json=True, journal=journal)
     await run_status(shown.session, job_id)
-    fetched = Streams(fake_kie, as_json=True, journal=journal)
+    fetched = CapturedSession(fake_kie, as_json=True, journal=journal)
     await run_wait(fetched.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
     fields = json.loads(shown.out), json.loads(fetched.out)
 
@@ -130,8 +130,8 @@ async def test_wait_and_status_accept_a_job_id(fake_kie: FakeKie, tmp_path: Path
 
 
 async def test_status_does_not_send_an_unsent_job(fake_kie: FakeKie, tmp_path: Path) -> None:
-    job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db")
+    job_id = await create_unsent_job(fake_kie, tmp_path / "kie.db")
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
     posts = len(fake_kie.truth.create_requests)
     code = await run_status(streams.session, job_id)
 
@@ -140,8 +140,8 @@ async def test_status_does_not_send_an_unsent_job(fake_kie: FakeKie, tmp_path: P
 
 
 async def test_wait_does_not_send_an_unsent_job(fake_kie: FakeKie, tmp_path: Path) -> None:
-    job_id = await unsent_job(fake_kie, tmp_path / "kie.db")
-    streams, posts = Streams(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.create_requests)
+    job_id = await create_unsent_job(fake_kie, tmp_path / "kie.db")
+    streams, posts = CapturedSession(fake_kie, journal=tmp_path / "kie.db"), len(fake_kie.truth.create_requests)
     with pytest.raises(TransportError) as caught:
         await run_wait(streams.session, job_id, target=tmp_path / "cat.mp4", timeout=None)
 
@@ -153,10 +153,8 @@ async def test_wait_does_not_send_an_unsent_job(fake_kie: FakeKie, tmp_path: Pat
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_unknown_job_id_fails(
-    fake_kie: FakeKie, tmp_path: Path, *, journal: bool
-) -> None:
-    streams = Streams(fake_kie, journal=tmp_path / "kie.db" if journal else None)
+async def test_unknown_job_id_fails(fake_kie: FakeKie, tmp_path: Path, *, journal: bool) -> None:
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db" if journal else None)
     with pytest.raises(TaskNotFoundError) as caught:
         await run_status(streams.session, "kj_0")
 

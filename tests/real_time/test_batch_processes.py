@@ -19,7 +19,7 @@ import pytest
 
 from kie_async.cli.batch.folder import MANIFEST
 from tests.cli.helpers import CAT
-from tests.real_time.test_cli_processes import Service, read_until, serving, started
+from tests.real_time.test_cli_processes import Service, read_until, run_fake_service, start_process
 
 #: More creates than a window allows.
 SHOTS = 26
@@ -37,14 +37,14 @@ def table(tmp_path: Path) -> Path:
 @pytest.fixture
 def slow(tmp_path: Path) -> Generator[Service]:
     """Run a service whose tasks take as long as the real one's."""
-    with serving(tmp_path / "state", "--speed", "1") as service:
+    with run_fake_service(tmp_path / "state", "--speed", "1") as service:
         yield service
 
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Generator[Service]:
     """Run a service 200 times as fast."""
-    with serving(tmp_path / "state", "--speed", "200", "--window", "1") as service:
+    with run_fake_service(tmp_path / "state", "--speed", "200", "--window", "1") as service:
         yield service
 
 
@@ -56,7 +56,9 @@ def manifest(out: Path) -> Sequence[dict[str, object]]:
 @contextmanager
 def batch(table: Path, out: Path, service: Service, *options: str) -> Generator[subprocess.Popen[str]]:
     """Start the command."""
-    with started("batch", str(table), "--out", str(out), "--yes", *options, environment=service.environment) as process:
+    with start_process(
+        "batch", str(table), "--out", str(out), "--yes", *options, environment=service.environment
+    ) as process:
         yield process
 
 

@@ -20,13 +20,13 @@ import attrs
 import pytest
 
 from kie_async.testing import FakeKie
-from tests.cli.helpers import CAT, clip
+from tests.cli.helpers import CAT, video_length_and_height
 
 KEY = "any-key-is-good"
 
-#: ``kie-async`` in a process that writes down every address that it looks up or connects to. The interpreter itself
-#: reports them, whatever library asks.
-WATCHED = """
+#: ``kie-async`` in a process that logs every address that it looks up or connects to. The interpreter reports them,
+#: whatever library is used.
+PROGRAM_WITH_LOGGED_CONNECTIONS = """
 import sys
 
 log = open({log!r}, "w", buffering=1)
@@ -43,8 +43,8 @@ from kie_async.cli import main
 main()
 """
 
-#: ``kie-async`` in a process in which looking up a name takes for ever, as it can where the network is gone.
-UNREACHABLE = """
+#: ``kie-async`` in a process in which name lookups hang, as they can without a network.
+PROGRAM_WITH_HANGING_LOOKUP = """
 import sys, threading
 
 def hang(event, arguments):
@@ -80,7 +80,9 @@ def clean_environment(state: Path) -> dict[str, str]:
 
 
 @contextmanager
-def started(*arguments: str, environment: dict[str, str], code: str | None = None) -> Generator[subprocess.Popen[str]]:
+def start_process(
+    *arguments: str, environment: dict[str, str], code: str | None = None
+) -> Generator[subprocess.Popen[str]]:
     """Run ``kie-async``, or *code* instead, in a process that ends with the context."""
     program = ["-m", "kie_async", *arguments] if code is None else ["-c", code]
     with subprocess.Popen(
@@ -106,9 +108,11 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @contextmanager
-def serving(state: Path, *options: str) -> Generator[Service]:
+def run_fake_service(state: Path, *options: str) -> Generator[Service]:
     """Run ``kie-async fake`` and end it with SIGINT."""
-    with started("fake", "--port", "0", "--speed", "30", *options, environment=clean_environment(state)) as process:
+    with start_process(
+        "fake", "--port", "0", "--speed", "30", *options, environment=clean_environment(state)
+    ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         yield Service(url, read_until(process, "curl "), state)
@@ -119,7 +123,7 @@ def serving(state: Path, *options: str) -> Generator[Service]:
 @pytest.fixture
 def service(tmp_path: Path) -> Generator[Service]:
     """Run a fake service without signatures."""
-    with serving(tmp_path / "state") as service:
+    with run_fake_service(tmp_path / "state") as service:
         yield service
 
 
@@ -127,10 +131,10 @@ def test_generate_contacts_no_other_host(service: Service, tmp_path: Path) -> No
     """With KIE_BASE_URL and KIE_API_KEY, the process contacts the base URL only."""
     log, out = tmp_path / "addresses", tmp_path / "cat.mp4"
     arguments = ["generate", "--image", str(CAT), "--prompt", "The cat turns its head", "-o", str(out)]
-    code = WATCHED.format(log=str(log), arguments=arguments)
-    with started(environment=service.environment, code=code) as process:
+    code = PROGRAM_WITH_LOGGED_CONNECTIONS.format(log=str(log), arguments=arguments)
+    with start_process(environment=service.environment, code=code) as process:
         shown, messages = process.communicate()
-    seconds, height = clip(out)
+    seconds, height = video_length_and_height(out)
 
     assert (0, f"{out}\n") == (process.returncode, shown)
     assert (True, 720) == (seconds >= 4.5, height)
@@ -156,20 +160,20 @@ def test_request_of_the_api_page_creates_a_task(service: Service) -> None:
 def test_wait_resumes_an_interrupted_generate(service: Service, tmp_path: Path) -> None:
     """The exit code is 130 within two seconds, and the last line is the command that fetches the result."""
     environment = service.environment
-    with started("generate", "-i", str(CAT), "-p", "Go", environment=environment) as process:
+    with start_process("generate", "-i", str(CAT), "-p", "Go", environment=environment) as process:
         task_id = read_until(process, "accepted as task").split()[-1]
         process.send_signal(signal.SIGINT)
         shown, messages = process.communicate(timeout=2.0)
 
     assert (130, "") == (process.returncode, shown)
     assert f"To resume: kie-async wait {task_id}\n" in messages
-    with started("wait", task_id, "-o", str(tmp_path / "cat.mp4"), environment=environment) as process:
+    with start_process("wait", task_id, "-o", str(tmp_path / "cat.mp4"), environment=environment) as process:
         assert (f"{tmp_path}/cat.mp4\n", 0) == (process.communicate()[0], process.returncode)
 
 
 def run_to_its_end(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
     """Return the exit code of ``kie-async`` and its standard output."""
-    with started(*arguments, environment=environment) as process:
+    with start_process(*arguments, environment=environment) as process:
         shown, _ = process.communicate()
     return process.returncode, shown
 
@@ -178,7 +182,7 @@ def test_killed_process_leaves_its_job_in_the_journal(service: Service, tmp_path
     """After SIGKILL, the same key pays nothing."""
     environment, again = service.environment, tmp_path / "again.mp4"
     generate = ("generate", "-i", str(CAT), "-p", "Go", "--key", "order-7")
-    with started(*generate, environment=environment) as process:
+    with start_process(*generate, environment=environment) as process:
         task_id = read_until(process, "accepted as task").split()[-1]
         process.kill()
     listed = run_to_its_end("ls", "--json", environment=environment)
@@ -189,7 +193,7 @@ def test_killed_process_leaves_its_job_in_the_journal(service: Service, tmp_path
 
     assert ("submitted", "order-7", task_id) == (job["state"], job["key"], job["task_id"])
     assert [(0, f"{file}\n"), (0, f"{again}\n")] == [recovered, repeated]
-    assert clip(file)[0] >= 4.5
+    assert video_length_and_height(file)[0] >= 4.5
     assert file.read_bytes() == again.read_bytes()
     assert (0, "") == run_to_its_end("ls", environment=environment)
     assert 1 == len(run_to_its_end("ls", "--all", environment=environment)[1].splitlines())
@@ -204,9 +208,9 @@ def lines_of(process: subprocess.Popen[str], number: int) -> list[dict[str, obje
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_listener_receives_another_processes_callbacks(tmp_path: Path, number: signal.Signals) -> None:
     """The receiver checks signatures; receiver and submitter share a journal only."""
-    with serving(tmp_path / "state", "--webhook-key", "secret") as service:
+    with run_fake_service(tmp_path / "state", "--webhook-key", "secret") as service:
         environment = {**service.environment, "KIE_WEBHOOK_KEY": "secret"}
-        with started("listen", "--port", "0", "--json", environment=environment) as receiver:
+        with start_process("listen", "--port", "0", "--json", environment=environment) as receiver:
             [listening] = lines_of(receiver, 1)
             generate = ("generate", "-i", str(CAT), "-p", "Go", "--callback-url", str(listening["url"]), "--json")
             code, shown = run_to_its_end(*generate, "-o", str(tmp_path / "cat.mp4"), environment=environment)
@@ -225,9 +229,9 @@ def test_listener_receives_another_processes_callbacks(tmp_path: Path, number: s
 
 def test_listener_refuses_another_signature(tmp_path: Path) -> None:
     """The submitter sees the end by polling."""
-    with serving(tmp_path / "state", "--webhook-key", "secret") as service:
+    with run_fake_service(tmp_path / "state", "--webhook-key", "secret") as service:
         environment = {**service.environment, "KIE_WEBHOOK_KEY": "another"}
-        with started("listen", "--port", "0", "--json", environment=environment) as receiver:
+        with start_process("listen", "--port", "0", "--json", environment=environment) as receiver:
             [listening] = lines_of(receiver, 1)
             generate = ("generate", "-i", str(CAT), "-p", "Go", "--callback-url", str(listening["url"]))
             code, _ = run_to_its_end(*generate, "-o", str(tmp_path / "cat.mp4"), environment=environment)
@@ -241,8 +245,8 @@ def test_listener_refuses_another_signature(tmp_path: Path) -> None:
 def test_ctrl_c_does_not_wait_for_a_name_lookup(tmp_path: Path) -> None:
     """The process exits although the thread of the name lookup continues."""
     environment = {**clean_environment(tmp_path), "KIE_BASE_URL": "http://service.invalid", "KIE_API_KEY": KEY}
-    code = UNREACHABLE.format(arguments=["generate", "-i", str(CAT), "-p", "Go"])
-    with started(environment=environment, code=code) as process:
+    code = PROGRAM_WITH_HANGING_LOOKUP.format(arguments=["generate", "-i", str(CAT), "-p", "Go"])
+    with start_process(environment=environment, code=code) as process:
         read_until(process, "looking up service.invalid")
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=2.0)
@@ -253,7 +257,7 @@ def test_ctrl_c_does_not_wait_for_a_name_lookup(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_demo(tmp_path: Path) -> None:
     """Client and service are in one process; both end."""
-    with started("demo", "--out", str(tmp_path), environment=clean_environment(tmp_path)) as process:
+    with start_process("demo", "--out", str(tmp_path), environment=clean_environment(tmp_path)) as process:
         read_until(process, "accepted as task")
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=2.0)

@@ -25,7 +25,7 @@ from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
-from tests.cli.helpers import CAT, Streams, invoke
+from tests.cli.helpers import CAT, CapturedSession, run_cli
 
 
 @pytest.fixture
@@ -60,9 +60,11 @@ def make_options(table: Path, **options: object) -> BatchOptions:
     return BatchOptions(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
 
 
-async def run_to_end(fake: FakeKie, options: BatchOptions, *, as_json: bool = False) -> tuple[ExitCode, Streams]:
+async def run_to_end(
+    fake: FakeKie, options: BatchOptions, *, as_json: bool = False
+) -> tuple[ExitCode, CapturedSession]:
     """Run the command, and return its exit code and its output."""
-    streams = Streams(fake, as_json=as_json)
+    streams = CapturedSession(fake, as_json=as_json)
     return await run_batch(streams.session, options), streams
 
 
@@ -339,7 +341,7 @@ async def test_empty_account_ends_the_run_resumably(fake: FakeKie, folder: Path)
 async def test_invalid_api_key_raises_before_the_question(folder: Path) -> None:
     options = make_options(write_table(folder, 1), ask=lambda: pytest.fail("asked"))
     async with FakeKie(api_keys=["another"]) as fake:
-        ended = Streams(fake)
+        ended = CapturedSession(fake)
         with pytest.raises(AuthenticationError):
             await run_batch(ended.session, options)
 
@@ -414,9 +416,9 @@ async def test_second_signal_exits_at_once(fake: FakeKie, folder: Path) -> None:
 
 async def run_with_signals(
     fake: FakeKie, options: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
-) -> tuple[ExitCode, Streams, float]:
+) -> tuple[ExitCode, CapturedSession, float]:
     """Interrupt the command once *after* has *count* items; return also its time to exit after the last signal."""
-    streams = Streams(fake)
+    streams = CapturedSession(fake)
     codes: list[ExitCode] = []
     stopped_at = ended_at = 0.0
 
@@ -557,7 +559,7 @@ async def test_folder_is_locked_during_a_run(fake: FakeKie, folder: Path) -> Non
 )
 def test_invalid_options_are_reported(options: Sequence[str], said: str, folder: Path) -> None:
     path = write_table(folder, 1)
-    ended = invoke(
+    ended = run_cli(
         "batch", str(path), "--out", str(folder / "out"), *options, KIE_API_KEY="k", KIE_BASE_URL="http://127.0.0.1:9"
     )
 
@@ -565,7 +567,7 @@ def test_invalid_options_are_reported(options: Sequence[str], said: str, folder:
 
 
 def test_missing_table_is_reported(tmp_path: Path) -> None:
-    ended = invoke("batch", "no.csv", "--out", str(tmp_path / "out"), "--yes", KIE_API_KEY="k")
+    ended = run_cli("batch", "no.csv", "--out", str(tmp_path / "out"), "--yes", KIE_API_KEY="k")
 
     assert 2 == ended.code
     assert "error: The table no.csv cannot be read: there is no such file or folder. Nothing was sent" in ended.err
