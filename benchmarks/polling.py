@@ -32,7 +32,7 @@ from kie_async._core.durations import PRIOR_MEDIAN, DurationsByKind
 from kie_async._core.lifecycle import Intent
 from kie_async._core.poll_results import PollResult
 from kie_async._core.polling import LagPolicy, PolledTask, PollingPolicy
-from kie_async._io.http.transport import Answer, Transport
+from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
 from kie_async._io.supervisor import Supervisor
@@ -180,7 +180,7 @@ class Service:
         self.created_at: dict[str, float] = {}
         self.refused = 0
 
-    async def poll(self, task_id: str, *, timeout: float) -> Answer:
+    async def poll(self, task_id: str, *, timeout: float) -> HttpResponse:
         """A task's record, as ``Transport.look`` gives it."""
         with anyio.fail_after(timeout):
             await anyio.sleep(self._rng.uniform(*LATENCY))
@@ -188,10 +188,10 @@ class Service:
             await anyio.sleep(self._rng.uniform(*LATENCY))
         return answer
 
-    def _answer(self, task_id: str, now: float) -> Answer:
+    def _answer(self, task_id: str, now: float) -> HttpResponse:
         if len(self._asked_at) == BUDGET and now - self._asked_at[0] < 1.0:
             self.refused += 1
-            return Answer(200, b'{"code":429,"msg":"slow down"}')
+            return HttpResponse(200, b'{"code":429,"msg":"slow down"}')
         self._asked_at.append(now)
         data: dict[str, object] = {
             "taskId": task_id,
@@ -200,7 +200,7 @@ class Service:
         }
         if now >= self.ends_at[task_id]:
             data |= {"state": "success", "completeTime": self._ms(self.ends_at[task_id])}
-        return Answer(200, json.dumps({"code": 200, "msg": "success", "data": data}).encode())
+        return HttpResponse(200, json.dumps({"code": 200, "msg": "success", "data": data}).encode())
 
     def _ms(self, at: float) -> int:
         return round((self._loop.wall_time() - self._loop.time() + at) * 1000)

@@ -32,7 +32,7 @@ from kie_async import KieClient, Limits
 from kie_async._core.lifecycle import Intent
 from kie_async._core.polling import PolledTask
 from kie_async._io.engine import Engine
-from kie_async._io.http.transport import LOOK_TIMEOUT, Answer, Transport
+from kie_async._io.http.transport import POLL_TIMEOUT, HttpResponse, Transport
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.polling.watchlist import Watch
 from kie_async.states import JobState
@@ -78,10 +78,10 @@ class Spread:
 class _Mute(Transport):
     polls = 0
 
-    async def poll(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:  # noqa: ARG002  # as it is
+    async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:  # noqa: ARG002  # as it is
         """Nothing, and at once."""
         _Mute.polls += 1
-        return Answer(200, b"{}")
+        return HttpResponse(200, b"{}")
 
 
 class _Client(KieClient):

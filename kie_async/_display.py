@@ -1,4 +1,4 @@
-"""How values appear in messages and in ``repr``: short, on one line, and without what is private."""
+"""Short, one-line forms of values for messages and ``repr``, without private content."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _MOST_BITS = 64
 
 def shown(value: object, *, longest: int = 60) -> str:
     """
-    A value for a message: numbers and short texts as they are, all else by what it is.
+    Describe a value for a message: numbers and short strings by their value, other objects by their type.
 
-    Contents are left out on purpose: a message may be logged, and an unexpected value may be anything, a secret too.
+    Contents are left out on purpose: a message may be logged, and an unexpected value may be a secret.
 
     Args:
-        value: Of any type.
+        value: A value of any type.
 
-        longest: How many characters of a text are shown.
+        longest: The number of characters of a string to show.
 
     >>> shown("1080p"), shown(b"abc"), shown([1, 2]), shown(10**400)
     ("'1080p'", '3 bytes', 'a value of type list', 'a number of 1329 bits')
@@ -34,7 +34,7 @@ def shown(value: object, *, longest: int = 60) -> str:
 
 def shown_length(text: str) -> str:
     """
-    A private text for a message: only how long it is.
+    Describe a private string for a message by its length only.
 
     >>> shown_length("The cat turns its head")
     '22 characters'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -128,6 +127,8 @@ def fingerprint(model: str, input: Mapping[str, JSON], images: Mapping[str, str]
     >>> a == fingerprint("m", {"image_url": "https://b.example/2", "seed": 1}, {"image_url": "c0ffee"})
     True
     """
+    import hashlib  # on first use: naming the client must stay cheap
+
     parts = sorted(_parts(model, input, images).items())
     return hashlib.sha256(_canonical(parts).encode()).hexdigest()
 

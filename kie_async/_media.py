@@ -1,4 +1,4 @@
-"""What a file really is, told by its bytes."""
+"""Detection of media types by the bytes of a file, and checks that a file is complete."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import attrs
 
 __all__ = ["HEAD", "Content", "Media", "identify", "is_mislabeled", "is_whole", "looks_like_text"]
 
-#: How many bytes of a file's beginning ``identify`` wants to see.
+#: The number of bytes that ``identify`` needs from the beginning of a file.
 HEAD = 64
 
-#: Whoever looks for a file's end takes no more steps than this: a file of nothing but empty pieces has no other end.
+#: The greatest number of steps to find the end of a file: a file of empty pieces only would take forever.
 _MOST_PIECES = 100_000
 _BOX_HEADER = 8
 
 
 class Content(Protocol):
-    """A whole file: bytes at hand, or a view of what lies on disk."""
+    """The content of a whole file: bytes, or a view of a file on disk."""
 
     def __len__(self) -> int:
-        """How many bytes it has."""
+        """Return the number of bytes."""
         ...
 
     def __getitem__(self, piece: slice, /) -> bytes:
-        """A piece of it."""
+        """Return a slice of the bytes."""
         ...
 
     def find(self, what: bytes, start: int, /) -> int:
-        """Where *what* is next, from *start* on; -1 if nowhere."""
+        """Return the position of *what* from *start* on, or -1."""
         ...
 
 
 @attrs.frozen
 class Media:
     """
-    A kind of file.
+    A type of media file.
 
     Attributes:
         kind: ``"image"``, ``"video"`` or ``"audio"``.
 
-        mime: Its media type.
+        mime: The media type.
 
-        suffix: The usual end of its name, with the dot.
+        suffix: The usual file name extension, with the dot.
     """
 
     kind: str
@@ -51,8 +51,8 @@ class Media:
     suffix: str
 
 
-# The first row that fits decides; "." is any byte. ISO files name their brand after "ftyp"; an unknown brand is taken
-# for MP4, as players do. RIFF and EBML are containers, whose inner type decides.
+# The first matching row decides; "." is any byte. ISO files name their brand after "ftyp"; an unknown brand counts as
+# MP4, as in players. RIFF and EBML are containers, whose inner type decides.
 # Source: the WHATWG MIME Sniffing standard, and the registries of brands (mp4ra.org) and of Matroska's DocType.
 _TABLE = tuple(
     (re.compile(pattern, re.DOTALL), Media(kind, mime, suffix))
@@ -82,13 +82,13 @@ _TABLE = tuple(
 
 def identify(head: bytes) -> Media | None:
     r"""
-    Tell a file's kind by its first bytes; its name and what a server says of it do not count.
+    Identify the type of a file by its first bytes; its name and the server's headers do not count.
 
     Args:
-        head: At least ``HEAD`` bytes, or the whole file where it is shorter.
+        head: At least ``HEAD`` bytes, or the whole file if it is shorter.
 
     Returns:
-        The kind, or None where it is none of the known ones: HTML, JSON and plain text are not.
+        The type, or None for an unknown one, such as HTML, JSON and plain text.
 
     Source: the WHATWG MIME Sniffing standard, and the registries of ISO brands and Matroska document types.
 
@@ -123,23 +123,22 @@ def is_mislabeled(content_type: str, media: Media | None) -> bool:
 
 def is_whole(data: Content, media: Media) -> bool:
     r"""
-    Whether a file has an end, as far as its outermost structure tells; nothing is decoded.
+    Return True if a file has an end according to its outermost structure; nothing is decoded.
 
-    A broken copy or download stops short of it. Such an image would be accepted for upload, and paid for.
+    An interrupted copy or download has none. Such an image would be accepted for upload, and paid for.
 
     Args:
         data: The whole file.
 
-        media: What ``identify`` says of it; JPEG, PNG, WebP and the family of MP4 are looked into, and all else counts
-            as whole.
+        media: The file's type. JPEG, PNG, WebP and the MP4 family are checked; all other types count as whole.
 
     Source: ITU-T T.81 annex B (JPEG), the PNG specification §5.3, RFC 9649 (WebP), ISO/IEC 14496-12 §4.2 (MP4).
 
     >>> is_whole(b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IEND" + bytes(4), Media("image", "image/png", ".png"))
     True
     """
-    poll = _ENDS.get(media.mime)
-    return poll is None or poll(data)
+    has_end = _ENDS.get(media.mime)
+    return has_end is None or has_end(data)
 
 
 def _jpeg_has_end(data: Content) -> bool:
@@ -178,18 +177,18 @@ def _webp_has_end(data: Content) -> bool:
 
 def _iso_has_end(data: Content) -> bool:
     """
-    Walk from box to box: a file that is cut off has less than its last box says.
+    Return True if the last box is complete: a truncated file is shorter than its last box announces.
 
-    What follows after the last box, and is none, does not matter.
+    Bytes after the last box that do not form a box are ignored.
     """
     at = 0
     for _ in range(_MOST_PIECES):
         if at + _BOX_HEADER > len(data):
             break
         length = int.from_bytes(data[at : at + 4], "big")
-        if length == 1:  # a large one: its length stands after its name
+        if length == 1:  # a large box: its length follows its name
             length = max(int.from_bytes(data[at + 8 : at + 16], "big"), 16)
-        if length < _BOX_HEADER:  # 0: it goes on to the end of the file, wherever that is
+        if length < _BOX_HEADER:  # 0: the box extends to the end of the file
             break
         at += length
     return at <= len(data)

@@ -1,11 +1,10 @@
 """
-Which URLs may be given to the service and which may be taken from it: http(s) URLs that the public internet can reach.
+Checks of the URLs that are sent to the service or received from it: http(s) URLs that are publicly reachable.
 
-Only one spelling of a host is understood: a name of ASCII labels with a dot in it, an IPv4 address as four decimal
-numbers, an IPv6 address in brackets. Programs disagree about every other spelling (``2130706433``, ``0x7f.1``,
-``0177.0.0.1``, ``①②⑦.0.0.1``, ``127%2e0.0.1``), and in the disagreement lies the way around such a check; so they are
-refused, wherever they lead. What a *name* resolves to cannot be seen from here: whoever connects asks
-``is_global_address`` again.
+Only one spelling of a host is accepted: a name of ASCII labels with a dot in it, an IPv4 address as four decimal
+numbers, or an IPv6 address in brackets. Programs disagree about every other spelling (``2130706433``, ``0x7f.1``,
+``0177.0.0.1``, ``①②⑦.0.0.1``, ``127%2e0.0.1``), which would allow bypassing the check, so these are refused. The
+addresses that a *name* resolves to are not known here: the resolver calls ``is_global_address`` before each connection.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ __all__ = [
     "shown_url",
 ]
 
-#: Longer URLs are refused: the common bound of web servers for a request line. Kie documents none.
+#: The greatest length of a URL: the common limit of web servers for a request line. Kie documents none.
 MAX_LENGTH = 8192
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
-_LONGEST_NAME = 253  # RFC 1035, without the dot at the end
+_LONGEST_NAME = 253  # RFC 1035, without the final dot
 _LONGEST_SHOWN = 100
 
-# With two slashes anything counts as a URL. Without them only what could be meant as one, so that a file may be called
-# "take2:final.png"; a drive letter is no scheme.
+# With two slashes any scheme counts as a URL. Without them only known schemes do, so that a file may be named
+# "take2:final.png"; a drive letter is not a scheme.
 _URL_LIKE = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+://|(?:https?|ftps?|file|data|blob|javascript|about):)", re.IGNORECASE)
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
@@ -46,19 +45,19 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 # The WHATWG URL standard's rule "ends in a number": with such a last label, a host is an IPv4 address or nothing.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
-#: Names that are not of the public internet: RFC 6761, 6762 and 8375, ICANN's reservation of "internal", and habit.
+#: Names outside the public internet: RFC 6761, 6762 and 8375, ICANN's reservation of "internal", and common practice.
 _PRIVATE_SUFFIXES = ("localhost", "localdomain", "local", "internal", "intranet", "lan", "home.arpa")
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-#: Blocks that the tables of some Python versions lack: documentation (RFC 9637), protocol assignments (RFC 6890).
+#: Blocks that are missing in some Python versions: documentation (RFC 9637), protocol assignments (RFC 6890).
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
 _PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")
 
 
 @attrs.frozen
 class _Parts:
-    """What a URL says of where it leads, and what is wrong with its spelling; with a fault, the rest means nothing."""
+    """The parts of a URL, and the fault of its spelling if there is one; then the other parts are meaningless."""
 
     scheme: str
     host: str
@@ -72,7 +71,7 @@ class _Parts:
 
 
 def _read(url: str) -> _Parts:
-    """Take a URL apart; the host comes in lower case and without a dot at its end."""
+    """Split a URL; the host is in lower case and without a dot at its end."""
     scheme, _, rest = url.partition(":")
     scheme = scheme.lower()
     authority = _END_OF_AUTHORITY.split(rest.removeprefix("//"), maxsplit=1)[0]
@@ -95,7 +94,7 @@ def _read(url: str) -> _Parts:
 
 
 def _host_fault(host: str) -> str | None:
-    """What is wrong with a host that should be spelled canonically and be public, as far as its spelling tells."""
+    """Return the fault of a host that must be spelled canonically and be public, judged by its spelling, or None."""
     if host.startswith("["):
         return None if is_global_address(host[1:-1]) else "its host is not a public address"
     labels = host.split(".")
@@ -117,19 +116,19 @@ def _host_fault(host: str) -> str | None:
 
 def is_global_address(text: str) -> bool:
     """
-    Whether an IP address belongs to one host of the public internet.
+    Return True if an IP address belongs to one host of the public internet.
 
     Private, loopback, link-local, shared (100.64.0.0/10), multicast, reserved, documentation and unspecified addresses
     do not. An IPv6 address that carries an IPv4 address (``::ffff:…``, 6to4, NAT64) counts as that one; a deprecated
     IPv4-compatible address (``::7f00:1``), a Teredo address or one with a zone (``%eth0``) never counts.
 
     Args:
-        text: An address as resolvers write it; IPv6 without brackets.
+        text: An address in the spelling of resolvers; IPv6 without brackets.
 
     Returns:
-        False also where *text* is no address, or one in an unusual spelling (``0x7f.1``).
+        False also if *text* is not an address, or has an unusual spelling (``0x7f.1``).
 
-    Source: the IANA special-purpose registries, as the standard library's ``ipaddress`` has them, narrowed by the IPv6
+    Source: the IANA special-purpose registries, as in the standard library's ``ipaddress``, restricted to the IPv6
     blocks in which IANA allocates (2000::/3).
 
     >>> is_global_address("8.8.8.8"), is_global_address("2606:4700::1111")
@@ -148,12 +147,12 @@ def is_global_address(text: str) -> bool:
         if carried is None:
             return address in _GLOBAL_UNICAST and address not in _DOCUMENTATION and address.is_global
         address = carried
-    # Multicast is "global" to ipaddress: it is routed, but it is not one host.
+    # Multicast is "global" for ipaddress: it is routed, but is not one host.
     return address.is_global and not address.is_multicast and address not in _PROTOCOL_ASSIGNMENTS
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address to which packets for an IPv6 address really go, or None."""
+    """Return the IPv4 address to which packets for an IPv6 address are delivered, or None."""
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour
@@ -161,13 +160,13 @@ def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 def origin(url: str) -> str:
     """
-    The scheme, host and port of an http(s) URL: in lower case, without the scheme's own port.
+    Return the scheme, host and port of an http(s) URL, in lower case and without the scheme's default port.
 
     Args:
         url: An absolute URL.
 
     Raises:
-        ValueError: If it is none, or not a well-formed one.
+        ValueError: If it is not a well-formed http(s) URL.
 
     >>> origin("HTTPS://Api.Kie.ai:443/api/v1"), origin("http://127.0.0.1:8080/x?y")
     ('https://api.kie.ai', 'http://127.0.0.1:8080')
@@ -181,7 +180,7 @@ def origin(url: str) -> str:
 
 def looks_like_url(text: str) -> bool:
     """
-    Whether a text is meant as a URL, be it a good one or not, rather than as a file's name.
+    Return True if a string is meant as a URL, valid or not, and not as a file name.
 
     >>> [looks_like_url(text) for text in ("https://a.example/b.png", "data:image/png;base64,", "C:/a.png", "a:b.png")]
     [True, True, False, False]
@@ -191,15 +190,15 @@ def looks_like_url(text: str) -> bool:
 
 def check_public_url(url: str, *, allowed_origins: Collection[str] = frozenset()) -> str | None:
     """
-    What keeps a URL from being given to the service, which has to fetch it from the public internet.
+    Return the reason why the service, which fetches from the public internet, cannot use a URL.
 
     Args:
         url: The URL.
 
-        allowed_origins: Origins, as ``origin`` writes them, whose hosts may be private; nothing else is forgiven them.
+        allowed_origins: Origins (in the form of ``origin``) whose hosts may be private; all other rules apply to them.
 
     Returns:
-        One phrase, or None where nothing is wrong.
+        A phrase, or None for a valid URL.
 
     >>> check_public_url("https://example.com/cat.png")
     >>> check_public_url("http://127.0.0.1:8080/cat.png")
@@ -216,18 +215,18 @@ def check_result_url(
     url: str, *, allowed_origins: Collection[str] = frozenset(), hosts: Sequence[str] | None = None
 ) -> str | None:
     """
-    What keeps a URL that the service has sent from being fetched: it must be https, of a wanted host, public.
+    Return the reason why a URL from the service must not be fetched: it must be https, of an allowed host, and public.
 
     Args:
         url: The URL.
 
-        allowed_origins: Origins, as ``origin`` writes them, that the caller has configured: they are exempt from the
-            three rules, but not from being a well-formed http(s) URL without a user name.
+        allowed_origins: Origins (in the form of ``origin``) that the caller configured: they are exempt from the three
+            rules, but must still be well-formed http(s) URLs without a user name.
 
-        hosts: Domains whose hosts are wanted, with all below them (``"aiquickdraw.com"``); None for any.
+        hosts: The allowed domains, including their subdomains (``"aiquickdraw.com"``); None for any.
 
     Returns:
-        One phrase, or None where nothing is wrong.
+        A phrase, or None for a valid URL.
 
     >>> check_result_url("https://tempfile.aiquickdraw.com/r/1.mp4", hosts=("aiquickdraw.com",))
     >>> check_result_url("https://aiquickdraw.com.evil.example/r/1.mp4", hosts=("aiquickdraw.com",))
@@ -246,7 +245,7 @@ def check_result_url(
 
 def shown_url(url: str) -> str:
     """
-    A URL for a message or a log: without the user name, and without the query, which may hold a signature.
+    Return a URL for a message or a log, without the user name and the query, which may contain a signature.
 
     >>> shown_url("https://user:secret@example.com/a/cat.png?X-Signature=abc")
     'https://example.com/a/cat.png'
@@ -255,6 +254,6 @@ def shown_url(url: str) -> str:
     if bare.lower().startswith("data:"):
         return "data:…"
     bare = re.sub(r"(?<=//)[^/]*@", "", bare, count=1)
-    # Escaped, since it may hold anything at all; no more than a line of it.
+    # Escaped, since it may contain any characters, and limited to one line.
     text = bare.encode("unicode_escape").decode("ascii")
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"

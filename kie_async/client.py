@@ -438,7 +438,7 @@ class KieClient:
         if not isinstance(image, ImageSource):
             msg = f"{shown_url(image)} is a URL already. Pass a path, bytes or an open file."
             raise errors.UploadError(msg)
-        return (await engine.uploads.put(image)).url
+        return (await engine.uploads.upload(image)).url
 
     def statistics(self) -> Statistics:
         """What the client is doing now; all zero while it is bound to no event loop."""

@@ -375,7 +375,7 @@ class Engine:
 
     async def credits(self) -> float:
         """Return the account's balance; see ``KieClient.credits``."""
-        answer = await self.transport.ask("GET", "/api/v1/chat/credit")
+        answer = await self.transport.request("GET", "/api/v1/chat/credit")
         envelope = read_envelope(answer.body)
         if envelope is not None and envelope.code == _SUCCESS and (balance := read_credit(envelope)) is not None:
             return balance

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from kie_async import DownloadError, Generation
 from kie_async._core.ranges import Version
-from kie_async._io.files.disk import STEP, PartFile
+from kie_async._io.files.part_files import STEP, PartFile
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, FileHost, a_result, files_in, mp4_of
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
@@ -130,7 +130,7 @@ async def test_a_file_that_has_changed_begins_anew(tmp_path: Path) -> None:
 async def test_a_file_of_no_certain_version_begins_anew(headers: dict[str, str], tmp_path: Path) -> None:
     async with a_result() as (video, host, _):
         file = host.answers["/a.mp4"] = Breaking(MP4, piece=50_000, headers=headers)
-        with pytest.raises(DownloadError, match="broken off"):
+        with pytest.raises(DownloadError, match="interrupted"):
             await video.save(tmp_path / "cat.mp4")
         assert {(0, None)} == set(file.asked)
         file.piece = None
@@ -339,13 +339,13 @@ async def test_a_part_that_another_one_works_on_is_left_alone(tmp_path: Path) ->
     await first.open()
     await second.open()
     for part in (first, second):
-        await part.begin(Version(TAG, len(MP4)))
+        await part.restart(Version(TAG, len(MP4)))
         await part.write(MP4)
     assert [".b.part", ".same.part"] == sorted(files_in(tmp_path))
-    saved = await first.become(tmp_path / "cat.mp4")
+    saved = await first.finish(tmp_path / "cat.mp4")
     third = PartFile(tmp_path, "same", spare="c")
     await third.open()
-    assert saved == await second.become(tmp_path / "cat.mp4")
+    assert saved == await second.finish(tmp_path / "cat.mp4")
     await second.discard()
     assert 0 == third.size
     await third.discard()

@@ -64,7 +64,7 @@ INWARD = [
 @pytest.mark.parametrize("url", INWARD)
 async def test_a_result_that_lies_in_the_own_network_is_never_asked_for(url: str, tmp_path: Path) -> None:
     async with a_result(url) as (video, host, setup):
-        with pytest.raises(DownloadError, match="is not fetched") as raised:
+        with pytest.raises(DownloadError, match="is not downloaded") as raised:
             await video.save(tmp_path)
 
         assert ([], []) == (host.seen, setup.truth.downloads)

@@ -21,7 +21,7 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.verdicts import RULES, Reply, Verdict, answer_error, create_error, decide, rules_as_markdown
-from kie_async._io.http.transport import Answer, Exchange
+from kie_async._io.http.transport import Exchange, HttpResponse
 from kie_async._io.submitting.attempts import _read_reply
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
 from tests.strategies import json_values
@@ -190,7 +190,7 @@ def expected_outcome(status: int, body: Body) -> tuple[Verdict, type[errors.KieE
 
 def reply(status: int, body: bytes) -> Reply:
     """Return the reply that the client makes of an answer."""
-    return _read_reply(Exchange(sent=True, answer=Answer(status, body)))
+    return _read_reply(Exchange(sent=True, response=HttpResponse(status, body)))
 
 
 def pairs(status: int) -> dict[str, tuple[Reply, Verdict, type[errors.KieError] | None, int | None]]:

@@ -24,8 +24,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import DownloadError, Generation, TaskRecord
 from kie_async._io.files.downloads import Downloads
-from kie_async._io.files.fetching import Terms
-from kie_async._io.http.resolver import PublicResolver
+from kie_async._io.files.fetching import DownloadPolicy
+from kie_async._io.http.transport import PublicResolver
 from kie_async._io.runtime import Runtime
 from tests.client.filehost import MP4, files_in, mp4_of
 from tests.helpers import KEY
@@ -324,13 +324,13 @@ async def test_an_expired_link_that_is_minted_on_a_hostile_host_is_asked_for_wit
 def test_only_the_callers_own_host_may_lead_to_the_callers_own_host() -> None:
     """Else a host from outside could reach what only the caller may name, such as a service on this machine."""
     own = "http://127.0.0.1:8000"
-    terms = Terms(allowed_origins=frozenset({own}), hosts=None)
+    terms = DownloadPolicy(allowed_origins=frozenset({own}), hosts=None)
 
-    terms.check(f"{own}/a.mp4", sent_by=None)
-    terms.check(f"{own}/b.mp4", sent_by=f"{own}/a.mp4")
-    terms.check("https://example.com/a.mp4", sent_by=f"{own}/a.mp4")
-    with pytest.raises(DownloadError, match="is not fetched"):
-        terms.check(f"{own}/a.mp4", sent_by="https://example.com/a.mp4")
+    terms.check(f"{own}/a.mp4", redirected_by=None)
+    terms.check(f"{own}/b.mp4", redirected_by=f"{own}/a.mp4")
+    terms.check("https://example.com/a.mp4", redirected_by=f"{own}/a.mp4")
+    with pytest.raises(DownloadError, match="is not downloaded"):
+        terms.check(f"{own}/a.mp4", redirected_by="https://example.com/a.mp4")
 
 
 # -- names whose addresses change -------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ async def test_only_addresses_that_were_judged_are_connected_to(
         says(answer(MP4, VIDEO)), tmp_path, "https://files.example.com/a", session_factory=session
     )
 
-    assert "broken off" in told(outcome)
+    assert "interrupted" in told(outcome)
     assert connected == set(tried)
     assert resolver.asked >= 3
     assert [] == peer.received

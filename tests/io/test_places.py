@@ -9,12 +9,12 @@ import anyio.lowlevel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._io.files.priority_semaphore import PrioritySemaphore
+from kie_async._io.files.downloads import PrioritySemaphore
 from kie_async.testing import virtual_time
 
 
 async def hold(places: PrioritySemaphore, until: float, order: list[float], seconds: float = 1.0) -> None:
-    async with places.take(until):
+    async with places.hold(until):
         order.append(until)
         await anyio.sleep(seconds)
 
@@ -46,7 +46,7 @@ def test_whoever_leaves_whenever_no_more_are_in_than_places_and_all_who_stay_get
     async def visit(until: int, seconds: int, patience: int | None) -> None:
         nonlocal inside, most, served
         with anyio.move_on_after(patience):
-            async with places.take(until):
+            async with places.hold(until):
                 inside += 1
                 most = max(most, inside)
                 try:
@@ -87,7 +87,7 @@ async def test_a_place_that_is_given_to_somebody_who_leaves_at_that_moment_goes_
 async def test_who_has_left_leaves_nothing_behind() -> None:
     """A place may be held for an hour, and callers may come and go meanwhile by the thousand."""
     places = PrioritySemaphore(1)
-    async with places.take(0.0), anyio.create_task_group() as group:
+    async with places.hold(0.0), anyio.create_task_group() as group:
         for number in range(5000):
             group.start_soon(hold, places, float(number), [])
         await anyio.sleep(1.0)
@@ -100,13 +100,13 @@ async def test_who_has_left_leaves_nothing_behind() -> None:
 def test_in_the_next_loop_all_places_are_free() -> None:
     """A result can be saved long after its client is closed, in another ``asyncio.run``."""
     places = PrioritySemaphore(1)
-    held = places.take(0.0)
+    held = places.hold(0.0)
 
     async def hold_on() -> None:
         await held.__aenter__()
 
     async def take() -> None:
-        async with places.take(0.0):
+        async with places.hold(0.0):
             assert (1, 0) == (places.taken, places.waiting)
 
     loop = asyncio.new_event_loop()

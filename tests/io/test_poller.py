@@ -19,7 +19,7 @@ from kie_async import KieError, TransportError
 from kie_async._core.durations import DurationsByKind
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._core.polling import LagPolicy
-from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Answer, Transport
+from kie_async._io.http.transport import MAX_CONCURRENT, POLL_TIMEOUT, HttpResponse, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
 from kie_async._io.supervisor import Supervisor
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from kie_async._core.polling import PollingPolicy
 
 
-def record(task_id: str, state: str = "waiting") -> Answer:
+def record(task_id: str, state: str = "waiting") -> HttpResponse:
     data = {"taskId": task_id, "state": state}
-    return Answer(200, json.dumps({"code": 200, "msg": "success", "data": data}).encode())
+    return HttpResponse(200, json.dumps({"code": 200, "msg": "success", "data": data}).encode())
 
 
-REFUSED = Answer(200, b'{"code":429,"msg":"slow down"}')
+REFUSED = HttpResponse(200, b'{"code":429,"msg":"slow down"}')
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
 
     def __init__(
         self,
-        say: Callable[[str, int], Answer | Exception] | None = None,
+        say: Callable[[str, int], HttpResponse | Exception] | None = None,
         *,
         seconds: float = 0.05,
         silent: Container[int] = (),
@@ -63,7 +63,7 @@ class Service:
     def asked_at(self) -> list[float]:
         return [at for at, _ in self.asked]
 
-    async def poll(self, task_id: str, *, timeout: float) -> Answer:
+    async def poll(self, task_id: str, *, timeout: float) -> HttpResponse:
         self.asked.append((anyio.current_time(), task_id))
         nth = len(self.asked)
         self.running += 1
@@ -158,9 +158,9 @@ async def test_a_thousand_looks_at_once_are_made_in_turns() -> None:
         while len(told) < 1000:
             await anyio.sleep(0.1)
             most = max(most, service.running)
-        assert anyio.current_time() > LOOK_TIMEOUT
+        assert anyio.current_time() > POLL_TIMEOUT
 
-    assert MOST_AT_ONCE == most
+    assert MAX_CONCURRENT == most
     assert {PollVerdict.RECORD} == {verdict for _, verdict in told}
 
 
@@ -195,10 +195,10 @@ async def test_an_urgent_look_goes_first() -> None:
 
 async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
     """With its record, or why there is none."""
-    answers: dict[str, Answer | Exception] = {
+    answers: dict[str, HttpResponse | Exception] = {
         "good": record("good", "success"),
         "other": record("another"),
-        "page": Answer(502, b"<html>"),
+        "page": HttpResponse(502, b"<html>"),
         "gone": TransportError("no answer"),
         "bug": ValueError("a bug"),
     }
@@ -270,7 +270,7 @@ async def test_a_job_can_be_unwatched_while_it_is_looked_at(*, again: bool) -> N
 
 
 async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_again() -> None:
-    def say(task_id: str, nth: int) -> Answer | KieError:
+    def say(task_id: str, nth: int) -> HttpResponse | KieError:
         return TransportError("no answer") if nth == 1 else record(task_id)
 
     (job,) = jobs(1)
@@ -302,7 +302,7 @@ async def test_looks_without_an_answer_use_up_no_place_on_the_wire() -> None:
     (job,) = jobs(1)
     async with a_poller(service, polls_per_second=100.0, every=1.0) as (poller, told):
         poller.watch(job)
-        for _ in range(MOST_AT_ONCE):
+        for _ in range(MAX_CONCURRENT):
             with anyio.move_on_after(0.01):
                 await poller.poll_now("left")
         await anyio.sleep(200.0)
@@ -327,7 +327,7 @@ async def test_a_refused_burst_slows_all_looks_once() -> None:
 
 
 async def test_retry_after_is_heeded_by_looks() -> None:
-    refused = Answer(429, b'{"code":429,"msg":"slow down"}', retry_after=30.0)
+    refused = HttpResponse(429, b'{"code":429,"msg":"slow down"}', retry_after=30.0)
     service = Service(lambda task_id, nth: refused if nth == 1 else record(task_id))
     async with a_poller(service) as (poller, _):
         await poller.poll_now("a")

@@ -13,8 +13,15 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import ClientClosedError, KieClient, TransportError
-from kie_async._io.http.resolver import PublicResolver
-from kie_async._io.http.transport import CREATE_TIMEOUT, MAX_BODY, MOST_AT_ONCE, Answer, Exchange, Transport
+from kie_async._io.http.transport import (
+    CREATE_TIMEOUT,
+    MAX_BODY,
+    MAX_CONCURRENT,
+    Exchange,
+    HttpResponse,
+    PublicResolver,
+    Transport,
+)
 from tests.helpers import KEY, make_request
 from tests.io.peer import OK, Act, Peer, a_peer, answer, black_hole, free_port, request, reset, tls
 
@@ -78,14 +85,14 @@ def without_names(**kwargs: Any) -> aiohttp.ClientSession:
 async def test_a_name_that_is_not_found_sends_nothing() -> None:
     exchange = await create("http://api.example.com", session_factory=without_names)
 
-    assert (False, None) == (exchange.sent, exchange.answer)
+    assert (False, None) == (exchange.sent, exchange.response)
     assert isinstance(exchange.error, aiohttp.ClientConnectorDNSError)
 
 
 async def test_a_refused_connection_sends_nothing() -> None:
     exchange = await create(f"http://127.0.0.1:{free_port()}")
 
-    assert (False, None) == (exchange.sent, exchange.answer)
+    assert (False, None) == (exchange.sent, exchange.response)
     assert isinstance(exchange.error, aiohttp.ClientConnectorError)
 
 
@@ -93,7 +100,7 @@ async def test_a_handshake_that_nobody_answers_sends_nothing_and_ends() -> None:
     with black_hole() as url:
         exchange = await create(url)
 
-    assert (False, None) == (exchange.sent, exchange.answer)
+    assert (False, None) == (exchange.sent, exchange.response)
     assert isinstance(exchange.error, TimeoutError)
     assert 10.0 <= anyio.current_time() <= 12.0
 
@@ -106,13 +113,13 @@ async def test_tls_that_is_answered_in_plain_sends_nothing() -> None:
 
     async with a_peer(act) as peer:
         exchange = await create(peer.url.replace("http", "https"))
-        assert (False, None) == (exchange.sent, exchange.answer)
+        assert (False, None) == (exchange.sent, exchange.response)
 
 
 async def test_tls_that_is_stuck_sends_nothing_and_ends() -> None:
     async with a_peer(silent) as peer:
         exchange = await create(peer.url.replace("http", "https"))
-        assert (False, None) == (exchange.sent, exchange.answer)
+        assert (False, None) == (exchange.sent, exchange.response)
         assert 10.0 <= anyio.current_time() <= 12.0
 
 
@@ -121,7 +128,7 @@ async def test_a_certificate_that_is_not_trusted_sends_nothing_and_is_not_tried_
     context = await anyio.to_thread.run_sync(tls, tmp_path)
     async with a_peer(silent, context=context) as peer:
         exchange = await create(peer.url)
-        assert (False, None) == (exchange.sent, exchange.answer)
+        assert (False, None) == (exchange.sent, exchange.response)
         assert isinstance(exchange.error, aiohttp.ClientConnectorCertificateError)
         peer.received.clear()
 
@@ -165,8 +172,8 @@ async def test_a_hook_that_takes_its_time_holds_the_first_byte_back() -> None:
         exchange = await create(peer.url, hook)
 
         assert [0] == seen
-        assert exchange.answer is not None
-        assert 200 == exchange.answer.status
+        assert exchange.response is not None
+        assert 200 == exchange.response.status
 
 
 async def test_cancelled_in_the_hook_sends_nothing() -> None:
@@ -292,7 +299,7 @@ async def test_after_the_hook_whatever_breaks_may_have_been_sent(name: str) -> N
     async with a_peer(act) as peer:
         exchange = await create(peer.url)
 
-        assert (True, None) == (exchange.sent, exchange.answer)
+        assert (True, None) == (exchange.sent, exchange.response)
         assert exchange.error is not None
         assert anyio.current_time() <= 61.0
         assert whole == peer.whole()
@@ -313,8 +320,8 @@ async def test_a_kept_connection_that_has_died_is_not_sent_on_twice() -> None:
         second = await transport.create(BODY, before_first_byte=nothing)
         await anyio.sleep(1.0)
 
-        assert first.answer is not None
-        assert (True, None) == (second.sent, second.answer)
+        assert first.response is not None
+        assert (True, None) == (second.sent, second.response)
         assert (2, 1) == (peer.whole(), len(peer.received))
 
 
@@ -326,7 +333,7 @@ async def test_connections_are_kept_from_one_create_to_the_next() -> None:
 
     async with a_peer(act) as peer, a_transport(peer.url) as transport:
         for _ in range(5):
-            assert (await transport.create(BODY, before_first_byte=nothing)).answer is not None
+            assert (await transport.create(BODY, before_first_byte=nothing)).response is not None
         assert (5, 1) == (peer.whole(), len(peer.received))
 
 
@@ -350,8 +357,8 @@ async def test_one_request_has_all_that_the_service_asks_for() -> None:
         lines = head.decode().split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in lines[1:])
 
-        assert exchange.answer is not None
-        assert (200, OK.partition(b"\r\n\r\n")[2]) == (exchange.answer.status, exchange.answer.body)
+        assert exchange.response is not None
+        assert (200, OK.partition(b"\r\n\r\n")[2]) == (exchange.response.status, exchange.response.body)
         assert "POST /api/v1/jobs/createTask HTTP/1.1" == lines[0]
         assert f"bearer {KEY}".lower() == fields["authorization"]
         assert "application/json" == fields["content-type"]
@@ -372,8 +379,8 @@ async def test_no_redirect_is_followed(status: str) -> None:
     async with a_peer(whole_then(answer(b"", "Location: /elsewhere", status=status))) as peer:
         exchange = await create(peer.url)
 
-        assert exchange.answer is not None
-        assert int(status[:3]) == exchange.answer.status
+        assert exchange.response is not None
+        assert int(status[:3]) == exchange.response.status
         assert (1, 1) == (peer.whole(), len(peer.received))
 
 
@@ -381,8 +388,8 @@ async def test_truncated_json_of_the_right_length_is_an_answer() -> None:
     """The wire is in order; what it says is for others to judge."""
     async with a_peer(whole_then(answer(b'{"code":200,"da'))) as peer:
         exchange = await create(peer.url)
-        assert exchange.answer is not None
-        assert b'{"code":200,"da' == exchange.answer.body
+        assert exchange.response is not None
+        assert b'{"code":200,"da' == exchange.response.body
 
 
 @pytest.mark.parametrize("kind", ["long", "endless", "bomb"])
@@ -404,7 +411,7 @@ async def test_a_body_is_read_up_to_a_bound(kind: str) -> None:
         exchange = await create(peer.url)
 
         assert exchange.sent
-        assert exchange.answer is None or len(exchange.answer.body) <= MAX_BODY
+        assert exchange.response is None or len(exchange.response.body) <= MAX_BODY
 
 
 @pytest.mark.parametrize(
@@ -423,8 +430,8 @@ async def test_a_body_is_read_up_to_a_bound(kind: str) -> None:
 async def test_retry_after_is_read_as_seconds(header: str, expected: float | None) -> None:
     async with a_peer(whole_then(answer(b"{}", header, status="429 Too Many"))) as peer:
         exchange = await create(peer.url)
-        assert exchange.answer is not None
-        assert expected == exchange.answer.retry_after
+        assert exchange.response is not None
+        assert expected == exchange.response.retry_after
 
 
 async def test_cookies_are_not_kept() -> None:
@@ -439,7 +446,7 @@ async def test_cookies_are_not_kept() -> None:
     async with a_peer(act) as peer, a_transport(peer.url.replace("127.0.0.1", "localhost")) as transport:
         for _ in range(2):
             exchange = await transport.create(BODY, before_first_byte=nothing)
-            assert exchange.answer is not None
+            assert exchange.response is not None
         assert 2 == peer.whole()
         assert b"cookie" not in b"".join(peer.received).lower()
 
@@ -530,15 +537,15 @@ async def answers_after_a_second(peer: Peer, reader: asyncio.StreamReader, write
 
 async def test_a_thousand_creates_at_once_share_a_few_connections() -> None:
     """Whatever the limits allow. Looks have their places in the poller, which knows whose turn it is."""
-    answers: list[Answer | None] = []
+    answers: list[HttpResponse | None] = []
 
     async def one_create(transport: Transport) -> None:
-        answers.append((await transport.create(BODY, before_first_byte=nothing)).answer)
+        answers.append((await transport.create(BODY, before_first_byte=nothing)).response)
 
     async with a_peer(answers_after_a_second) as peer, a_transport(peer.url) as transport:
         async with anyio.create_task_group() as group:
             for _ in range(1000):
                 group.start_soon(one_create, transport)
-        assert MOST_AT_ONCE == len(peer.received)
+        assert MAX_CONCURRENT == len(peer.received)
 
     assert [200] * 1000 == [0 if answer is None else answer.status for answer in answers]

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from kie_async import TransportError, UploadError
-from kie_async._io.files.uploads import AT_ONCE, KEPT_FOR, Uploads
-from kie_async._io.http.transport import Answer, Transport
+from kie_async._io.files.uploads import KEPT_FOR, MAX_CONCURRENT_UPLOADS, Uploads
+from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.runtime import Runtime
 from kie_async.requests.images import ImageSource
 from tests.requests.samples import PNG, png_of
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Host:
     """A scripted transport: it answers with a URL of its own, after a second, unless told otherwise."""
 
-    def __init__(self, say: Callable[[int], Answer | Exception | None] = lambda _: None) -> None:
+    def __init__(self, say: Callable[[int], HttpResponse | Exception | None] = lambda _: None) -> None:
         self.asked: list[str] = []
         self.running = self.most = 0
         self._say = say
 
-    async def ask(self, method: str, path: str, **_: Any) -> Answer:
+    async def request(self, method: str, path: str, **_: Any) -> HttpResponse:
         self.asked.append(f"{method} {path}")
         number = len(self.asked)
         self.running += 1
@@ -42,7 +42,9 @@ class Host:
         if isinstance(said, Exception):
             raise said
         url = f"https://files.example.com/{number}.png"
-        return said or Answer(200, json.dumps({"success": True, "code": 200, "data": {"downloadUrl": url}}).encode())
+        return said or HttpResponse(
+            200, json.dumps({"success": True, "code": 200, "data": {"downloadUrl": url}}).encode()
+        )
 
 
 def uploads(host: Host) -> Uploads:
@@ -55,12 +57,12 @@ async def test_the_same_bytes_at_once_are_one_upload() -> None:
     urls: list[str] = []
 
     async def one() -> None:
-        urls.append((await putting.put(ImageSource(PNG))).url)
+        urls.append((await putting.upload(ImageSource(PNG))).url)
 
     async with anyio.create_task_group() as group:
         for _ in range(100):
             group.start_soon(one)
-    there = await putting.put(ImageSource(PNG))
+    there = await putting.upload(ImageSource(PNG))
 
     assert 1 == len(host.asked)
     assert {there.url} == set(urls)
@@ -75,7 +77,7 @@ async def test_who_leaves_hands_the_upload_on() -> None:
 
     async def one(patience: float) -> None:
         with anyio.move_on_after(patience):
-            urls.append((await putting.put(ImageSource(PNG))).url)
+            urls.append((await putting.upload(ImageSource(PNG))).url)
 
     async with anyio.create_task_group() as group:
         group.start_soon(one, 0.5)
@@ -91,9 +93,9 @@ async def test_other_bytes_are_uploaded_a_few_at_a_time() -> None:
     putting = uploads(host)
     async with anyio.create_task_group() as group:
         for number in range(20):
-            group.start_soon(putting.put, ImageSource(png_of(100 + number)))
+            group.start_soon(putting.upload, ImageSource(png_of(100 + number)))
 
-    assert (20, AT_ONCE) == (len(host.asked), host.most)
+    assert (20, MAX_CONCURRENT_UPLOADS) == (len(host.asked), host.most)
 
 
 async def test_who_waits_for_the_same_bytes_keeps_nobody_elses_image_waiting() -> None:
@@ -102,7 +104,7 @@ async def test_who_waits_for_the_same_bytes_keeps_nobody_elses_image_waiting() -
     done: list[tuple[int, float]] = []
 
     async def one(number: int) -> None:
-        await putting.put(ImageSource(png_of(100 + number)))
+        await putting.upload(ImageSource(png_of(100 + number)))
         done.append((number, anyio.current_time()))
 
     began = anyio.current_time()
@@ -117,21 +119,21 @@ async def test_who_waits_for_the_same_bytes_keeps_nobody_elses_image_waiting() -
 async def test_an_upload_is_forgotten_before_the_service_forgets_it() -> None:
     host = Host()
     putting = uploads(host)
-    first = await putting.put(ImageSource(PNG))
+    first = await putting.upload(ImageSource(PNG))
     await anyio.sleep(KEPT_FOR - 10.0)
-    assert first == await putting.put(ImageSource(PNG))
+    assert first == await putting.upload(ImageSource(PNG))
     await anyio.sleep(20.0)
-    second = await putting.put(ImageSource(PNG))
+    second = await putting.upload(ImageSource(PNG))
 
     assert first.url != second.url
     assert second.uploaded_at - first.uploaded_at >= KEPT_FOR
-    assert second == await putting.put(ImageSource(PNG))
+    assert second == await putting.upload(ImageSource(PNG))
 
 
 async def test_three_tries_are_made_with_growing_pauses() -> None:
     host = Host(lambda _: TransportError("no answer"))
     with pytest.raises(UploadError, match="Nothing was paid"):
-        await uploads(host).put(ImageSource(PNG))
+        await uploads(host).upload(ImageSource(PNG))
 
     assert 3 == len(host.asked)
     assert 3.0 <= anyio.current_time() <= 3.0 + 0.5 + 1.0 + 0.1
@@ -141,8 +143,8 @@ async def test_one_upload_that_fails_does_not_spoil_the_next() -> None:
     host = Host(lambda number: TransportError("no answer") if number <= 3 else None)
     putting = uploads(host)
     with pytest.raises(UploadError):
-        await putting.put(ImageSource(PNG))
-    assert "https://files.example.com/4.png" == (await putting.put(ImageSource(PNG))).url
+        await putting.upload(ImageSource(PNG))
+    assert "https://files.example.com/4.png" == (await putting.upload(ImageSource(PNG))).url
 
 
 async def test_a_failing_upload_is_told_to_each_who_waits_and_made_for_each() -> None:
@@ -153,7 +155,7 @@ async def test_a_failing_upload_is_told_to_each_who_waits_and_made_for_each() ->
 
     async def one() -> None:
         try:
-            outcomes.append((await putting.put(ImageSource(PNG))).url)
+            outcomes.append((await putting.upload(ImageSource(PNG))).url)
         except UploadError:
             outcomes.append("failed")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from kie_async._io.files.disk import STEP
+from kie_async._io.files.part_files import STEP
 from tests.client.filehost import mp4_of
 
 ROOT = Path(__file__).parents[2]

@@ -1,1 +1,1 @@
-"""Files: results on their way to disk, local files on their way to the upload host."""
+"""Files: downloads of results to disk, and uploads of local images."""

@@ -1,14 +1,17 @@
 """
-Results on their way to disk: each file whole and what it claims to be, or not there at all.
+Downloads of results: each file is complete and of the type it claims, or not there at all.
 
-A few at a time, the soonest to expire first. A try that breaks is followed by one for the rest; an expired URL is
-minted again once. Who asks which host for what, and what is taken as an answer, is in ``fetching``; how a part becomes
-a file, in ``disk``.
+A few files at a time, those that expire first going first. An interrupted download is resumed, and an expired URL is
+replaced by a fresh link once. ``fetching`` makes one attempt; ``part_files`` writes to the disk. See docs/downloads.md.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,14 +19,18 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from kie_async import errors
 from kie_async._core.wire import read_download_url, read_envelope, write_download_url
-from kie_async._io.files.disk import PartFile, is_folder
-from kie_async._io.files.fetching import MAX_BYTES, BrokenOffError, GoneError, Terms, bring
-from kie_async._io.files.priority_semaphore import PrioritySemaphore
+from kie_async._io.files.fetching import (
+    MAX_BYTES,
+    DownloadPolicy,
+    InterruptedDownloadError,
+    MissingFileError,
+    download_part,
+)
+from kie_async._io.files.part_files import PartFile, is_folder
 from kie_async._io.http.backoff import pause_after
 from kie_async._io.http.transport import Transport, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -31,22 +38,22 @@ if TYPE_CHECKING:
     from kie_async._media import Media
     from kie_async.records import Generation, SavedFile
 
-__all__ = ["Downloads", "expires_at"]
+__all__ = ["Downloads", "PrioritySemaphore", "expires_at"]
 
-#: The time for which a result's URL works, in seconds: "typically 24 hours" (Kie's page on task details).
+#: The lifetime of a result's URL, in seconds: "typically 24 hours" (Kie's page on task details).
 URL_LIFETIME = 86_400.0
-#: The time for which the file is kept, in seconds: 14 days, by fresh links of twenty minutes (Kie's quickstart).
+#: The lifetime of the file, in seconds: 14 days, through fresh links of twenty minutes (Kie's quickstart).
 FILE_LIFETIME = 14 * 86_400.0
 
-#: Files that are fetched at once.
-AT_ONCE = 8
-#: Tries in a row that bring less than ``PROGRESS`` bytes each.
+#: The number of concurrent downloads.
+MAX_CONCURRENT_DOWNLOADS = 8
+#: The number of consecutive attempts that may add less than ``PROGRESS`` bytes each.
 ATTEMPTS = 3
 PROGRESS = 16 * 1024
-#: A file takes no longer than this, in seconds, from its turn to its name: 2 GiB at 600 kB/s.
+#: The timeout of one file, in seconds, from its turn to its final name: 2 GiB at 600 kB/s.
 MAX_SECONDS = 3600.0
 
-#: The codes with which a fresh link is refused because there is nothing to link to.
+#: The codes with which the service refuses a fresh link because the file is gone.
 _NOT_HELD = (404, 422)
 _PAUSES = wait_exponential(multiplier=0.5, max=5.0)
 _LATER = "The task stays done: save again."
@@ -54,18 +61,18 @@ _LATER = "The task stays done: save again."
 
 class Downloads:
     """
-    Fetches results, with the client's sessions or, when it is closed, with sessions of its own.
+    Downloads of results, through the client's sessions or, after it is closed, through sessions of their own.
 
     Args:
-        transport: Opens a transport for the time of one file.
+        transport: Opens a transport for the duration of one file.
 
-        runtime: Gives the clock and new names of the running loop.
+        runtime: Returns the clock and the ids of the running loop.
 
-        allowed_origins: Origins that are taken as they are, because the caller configured them.
+        allowed_origins: Origins that the caller configured, which need not be public.
 
-        hosts: Endings of the host names that results may come from; None for any public host.
+        hosts: The allowed endings of host names; None for any public host.
 
-        max_bytes: How large a result may be.
+        max_bytes: The greatest size of a result.
     """
 
     def __init__(
@@ -79,28 +86,28 @@ class Downloads:
     ) -> None:
         self._transport = transport
         self._runtime = runtime
-        self._terms = Terms(allowed_origins, hosts, max_bytes)
-        self._places = PrioritySemaphore(AT_ONCE)
+        self._policy = DownloadPolicy(allowed_origins, hosts, max_bytes)
+        self._semaphore = PrioritySemaphore(MAX_CONCURRENT_DOWNLOADS)
 
     @property
     def waiting(self) -> int:
-        """How many results wait for their turn."""
-        return self._places.waiting
+        """The number of results that wait for their turn."""
+        return self._semaphore.waiting
 
     async def save(self, generation: Generation, path: Path) -> list[SavedFile]:
         """
-        Put all results of *generation* on disk; see ``Generation.save``.
+        Save all results of *generation*; see ``Generation.save``.
 
-        However many do so at once, a few files are fetched at a time; who waits costs no more than its own task.
+        However many calls there are at once, only a few files are downloaded at a time; a waiting call costs its task.
         """
         wall = self._runtime().wall
         files: list[SavedFile] = []
         try:
             into_folder = await is_folder(path)
             for index, url in enumerate(generation.urls or (generation.url,), 1):
-                async with self._places.take(expires_at(generation.record.completed_at, wall())):
-                    files.append(await self._save(generation, index, url, path, into_folder=into_folder))
-        except BrokenOffError as error:
+                async with self._semaphore.hold(expires_at(generation.record.completed_at, wall())):
+                    files.append(await self._save_one(generation, index, url, path, into_folder=into_folder))
+        except InterruptedDownloadError as error:
             known = {"job_id": generation.job_id, "task_id": generation.task_id}
             raise errors.DownloadError(error.message, **known) from None
         except errors.DownloadError as error:
@@ -108,8 +115,10 @@ class Downloads:
             raise
         return files
 
-    async def _save(self, generation: Generation, index: int, url: str, path: Path, *, into_folder: bool) -> SavedFile:
-        # Nothing of the service's gets into a name as it is.
+    async def _save_one(
+        self, generation: Generation, index: int, url: str, path: Path, *, into_folder: bool
+    ) -> SavedFile:
+        # Hashed, so that no text of the service gets into a file name unchanged.
         target = f"{generation.task_id}\n{index}\n{'' if into_folder else path.name}"
         part = PartFile(
             path if into_folder else path.parent,
@@ -118,83 +127,164 @@ class Downloads:
         )
         try:
             await part.open()
-            media = await self._fetch(url, part)
-            name = _named(path, index, generation.task_id, media) if into_folder else _numbered(path, index)
-            return await part.become(name)
+            media = await self._download(url, part)
+            name = _name_in_folder(path, index, generation.task_id, media) if into_folder else _numbered(path, index)
+            return await part.finish(name)
         except BaseException:
             await part.discard()
             raise
 
-    async def _fetch(self, url: str, part: PartFile) -> Media | None:
+    async def _download(self, url: str, part: PartFile) -> Media | None:
         with anyio.move_on_after(MAX_SECONDS):
             async with self._transport() as transport:
-                patience = _Patience(part)
+                attempts = _DownloadAttempts(part)
                 try:
-                    return await patience.bring(transport, url, self._terms)
-                except GoneError:
-                    fresh = await self._mint(transport, url)
+                    return await attempts.run(transport, url, self._policy)
+                except MissingFileError:
+                    fresh = await self._request_fresh_link(transport, url)
                 try:
-                    return await patience.bring(transport, fresh, self._terms)
-                except GoneError:
+                    return await attempts.run(transport, fresh, self._policy)
+                except MissingFileError:
                     raise _expired() from None
         msg = f"The download took more than {MAX_SECONDS:g} s. {_LATER}"
         raise errors.DownloadError(msg)
 
-    async def _mint(self, transport: Transport, url: str) -> str:
-        """A fresh link for an expired URL; that there is one does not prove that there is a file."""
+    async def _request_fresh_link(self, transport: Transport, url: str) -> str:
+        """Request a fresh link for an expired URL; a link does not prove that the file exists."""
         try:
-            answer = await transport.ask("POST", "/api/v1/common/download-url", data=write_download_url(url))
+            response = await transport.request("POST", "/api/v1/common/download-url", data=write_download_url(url))
         except errors.TransportError as error:
-            raise _not_minted(describe(error)) from error
-        envelope = read_envelope(answer.body)
+            raise _no_fresh_link(describe(error)) from error
+        envelope = read_envelope(response.body)
         fresh = None if envelope is None else read_download_url(envelope)
         if fresh is not None:
             return fresh
         if envelope is not None and envelope.code in _NOT_HELD:
             raise _expired()
-        raise _not_minted(str(answer.status if envelope is None else envelope.code))
+        raise _no_fresh_link(str(response.status if envelope is None else envelope.code))
 
 
-class _Patience:
+class _DownloadAttempts:
     """
-    Tries again for as long as it helps.
+    Attempts to complete a part, for as long as they make progress.
 
     Args:
-        part: What is tried for.
+        part: The part.
     """
 
     def __init__(self, part: PartFile) -> None:
         self._part = part
-        self._most = part.size
-        self._in_vain = 0
+        self._largest = part.size
+        self._without_progress = 0
 
-    async def bring(self, transport: Transport, url: str, terms: Terms) -> Media | None:
-        """Bring the file, in as many tries as it takes; raises what the last one raised."""
-        self._in_vain = 0
+    async def run(self, transport: Transport, url: str, policy: DownloadPolicy) -> Media | None:
+        """Download the file in as many attempts as it takes; raise the error of the last one."""
+        self._without_progress = 0
         retrying: AsyncRetrying = AsyncRetrying(
             reraise=True,
-            retry=retry_if_exception_type(BrokenOffError),
-            after=self._count,
-            stop=lambda _: self._in_vain >= ATTEMPTS,
-            wait=lambda _: pause_after(_PAUSES, max(self._in_vain, 1)),
+            retry=retry_if_exception_type(InterruptedDownloadError),
+            after=self._measure_progress,
+            stop=lambda _: self._without_progress >= ATTEMPTS,
+            wait=lambda _: pause_after(_PAUSES, max(self._without_progress, 1)),
             sleep=anyio.sleep,
         )
 
-        async def once() -> Media | None:
-            return await bring(transport.rest, url, self._part, terms)
+        async def attempt() -> Media | None:
+            return await download_part(transport.shared_session, url, self._part, policy)
 
-        media: Media | None = await retrying(once)
+        media: Media | None = await retrying(attempt)
         return media
 
-    def _count(self, _: RetryCallState) -> None:
-        if self._part.size >= self._most + PROGRESS:
-            self._most, self._in_vain = self._part.size, 0
+    def _measure_progress(self, _: RetryCallState) -> None:
+        if self._part.size >= self._largest + PROGRESS:
+            self._largest, self._without_progress = self._part.size, 0
         else:
-            self._in_vain += 1
+            self._without_progress += 1
 
 
-def _not_minted(why: str) -> errors.DownloadError:
-    return errors.DownloadError(f"The result's URL has expired, and a fresh one was not to be had ({why}). {_LATER}")
+class PrioritySemaphore:
+    """
+    A semaphore whose slots go to the waiter with the earliest deadline.
+
+    It serves one event loop at a time: in another loop, all slots are free again. A waiter costs a future and a heap
+    entry in addition to its own task.
+
+    Args:
+        total: The number of slots.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._free = total
+        self._heap: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._arrivals = 0
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """The number of waiters."""
+        return self._waiting
+
+    @property
+    def taken(self) -> int:
+        """The number of slots in use."""
+        return self._total - self._free
+
+    @asynccontextmanager
+    async def hold(self, deadline: float) -> AsyncGenerator[None]:
+        """
+        Wait for a slot, and hold it.
+
+        Args:
+            deadline: The waiter's deadline, by any clock; smaller values go first, equal ones in order of arrival.
+        """
+        await self._wait_for_slot(deadline)
+        try:
+            yield
+        finally:
+            self._free_slot()
+
+    async def _wait_for_slot(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # The holders and waiters of an earlier loop do not exist any more.
+            self._loop, self._free, self._waiting = loop, self._total, 0
+            self._heap.clear()
+        if self._free:  # then there are no waiters
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        self._arrivals += 1
+        self._waiting += 1
+        heappush(self._heap, (deadline, self._arrivals, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # the slot was given at the very moment of the cancellation
+                self._free_slot()
+            raise
+        finally:
+            self._waiting -= 1
+            self._compact()
+
+    def _compact(self) -> None:
+        """Compact the heap once most entries belong to cancelled waiters."""
+        if len(self._heap) > 2 * self._waiting + 8:
+            self._heap = [entry for entry in self._heap if not entry[2].done()]
+            heapify(self._heap)
+
+    def _free_slot(self) -> None:
+        while self._heap:
+            turn = heappop(self._heap)[2]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+def _no_fresh_link(reason: str) -> errors.DownloadError:
+    return errors.DownloadError(f"The result's URL has expired, and there is no fresh link ({reason}). {_LATER}")
 
 
 def _expired() -> errors.ResultExpiredError:
@@ -203,7 +293,7 @@ def _expired() -> errors.ResultExpiredError:
     )
 
 
-def _named(folder: Path, index: int, task_id: str, media: Media | None) -> Path:
+def _name_in_folder(folder: Path, index: int, task_id: str, media: Media | None) -> Path:
     return folder / f"{task_id}-{index}{'.bin' if media is None else media.suffix}"
 
 

@@ -1,8 +1,8 @@
 """
-One try to bring a file from a foreign host into a part on disk.
+One attempt to download a file from an untrusted host into a part on disk.
 
-The host is not trusted. Every hop is judged before it is asked, the API key is no part of the question, and what is
-answered is bounded in size and in time, counted, and looked at as soon as its first bytes are there.
+Every URL, redirects included, is checked before it is requested. Requests do not carry the API key. Responses are
+bounded in size and in time, and their type is checked as soon as the first bytes are there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from kie_async._media import HEAD, Media, identify, is_mislabeled, looks_like_te
 from kie_async._urls import check_result_url, origin
 
 if TYPE_CHECKING:
-    from kie_async._io.files.disk import PartFile
+    from kie_async._io.files.part_files import PartFile
 
-__all__ = ["MAX_BYTES", "BrokenOffError", "GoneError", "Terms", "bring"]
+__all__ = ["MAX_BYTES", "DownloadPolicy", "InterruptedDownloadError", "MissingFileError", "download_part"]
 
 MAX_BYTES = 2 * 1024**3
 MAX_REDIRECTS = 3
-#: At least so many bytes in each so many seconds: 16 KiB/s, with patience for a minute's standstill.
+#: The minimum rate: ``FLOOR`` bytes in each ``WINDOW`` seconds (16 KiB/s); a pause of a minute is allowed.
 FLOOR = 1024 * 1024
 WINDOW = 64.0
 
@@ -42,171 +42,175 @@ _TOO_MANY = 429
 _SERVER_ERROR = 500
 
 
-class BrokenOffError(errors.DownloadError):
-    """A download that is worth another try."""
+class InterruptedDownloadError(errors.DownloadError):
+    """A failed download that is worth another attempt."""
 
 
-class GoneError(Exception):
-    """The host does not have the file, or does not give it."""
+class MissingFileError(Exception):
+    """The host does not have the file, or refuses to serve it."""
 
 
 @attrs.frozen
-class Terms:
+class DownloadPolicy:
     """
-    What is taken, and from where.
+    The rules for the hosts and sizes of results.
 
     Attributes:
-        allowed_origins: Origins that are taken as they are, because the caller configured them.
+        allowed_origins: Origins that the caller configured, which need not be public.
 
-        hosts: Endings of the names of hosts; None for any public host.
+        hosts: The allowed endings of host names; None for any public host.
 
-        max_bytes: How large a file may be.
+        max_bytes: The greatest size of a file.
     """
 
     allowed_origins: frozenset[str]
     hosts: tuple[str, ...] | None
     max_bytes: int = MAX_BYTES
 
-    def check(self, url: str, *, sent_by: str | None) -> None:
+    def check(self, url: str, *, redirected_by: str | None) -> None:
         """
-        Judge a URL before it is asked.
+        Check a URL before it is requested.
 
         Args:
             url: The URL.
 
-            sent_by: The URL that redirects to it, or None. The caller's own origins need not be public, and so no
-                other host may lead there.
+            redirected_by: The URL that redirects to it, or None. The caller's own origins need not be public, so
+                another host must not lead there.
 
         Raises:
-            DownloadError: If it is not to be asked.
+            DownloadError: If it must not be requested.
         """
-        own = self.allowed_origins if sent_by is None or origin(sent_by) in self.allowed_origins else frozenset[str]()
-        wrong = check_result_url(url, allowed_origins=own, hosts=self.hosts)
+        trusted = redirected_by is None or origin(redirected_by) in self.allowed_origins
+        allowed_origins = self.allowed_origins if trusted else frozenset[str]()
+        wrong = check_result_url(url, allowed_origins=allowed_origins, hosts=self.hosts)
         if wrong is not None:
-            msg = f"The result is not fetched: {wrong}. If its host is right, pass download_hosts to the client."
+            msg = f"The result is not downloaded: {wrong}. If its host is right, pass download_hosts to the client."
             raise errors.DownloadError(msg)
 
 
-async def bring(session: aiohttp.ClientSession, url: str, part: PartFile, terms: Terms) -> Media | None:
+async def download_part(
+    session: aiohttp.ClientSession, url: str, part: PartFile, policy: DownloadPolicy
+) -> Media | None:
     """
-    Bring what is missing of a file: the rest, where the host has named the version of what is there, or all of it.
+    Download the missing bytes of a file: the rest if the host named the version of the part, otherwise everything.
 
     Args:
-        session: One without the API key.
+        session: A session without the API key.
 
-        url: Where it is.
+        url: The file's URL.
 
-        part: Where it goes; whatever happens, it holds a beginning of the file afterwards.
+        part: The part to write to; after any error it still holds a beginning of the file.
 
-        terms: What is taken.
+        policy: The rules for hosts and sizes.
 
     Returns:
-        What the file is, now that it is whole; None for something unknown.
+        The media type of the complete file; None if it is unknown.
 
     Raises:
-        GoneError: If the host does not have it.
+        MissingFileError: If the host does not have the file.
 
-        DownloadError: If it cannot be had; ``BrokenOffError`` if another try may help.
+        DownloadError: If the download fails; ``InterruptedDownloadError`` if another attempt may help.
     """
     headers = {"Accept-Encoding": "identity"}
     if part.size and part.version is not None:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.version.validator}
-    sent_by: str | None = None
-    # Headers count as well: they, too, could come by one byte a minute.
+    redirected_by: str | None = None
+    # Headers count as well: they, too, could arrive at one byte a minute.
     with anyio.CancelScope(deadline=anyio.current_time() + WINDOW) as scope:
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                terms.check(url, sent_by=sent_by)
+                policy.check(url, redirected_by=redirected_by)
                 async with session.get(
                     URL(url, encoded=url.isascii()), allow_redirects=False, auto_decompress=False, headers=headers
                 ) as response:
                     if response.status not in _REDIRECTS or "Location" not in response.headers:
-                        whole = await _admit(response, part, asked="Range" in headers)
-                        if (whole or 0) > terms.max_bytes:
-                            raise _too_large(terms.max_bytes)
-                        return await _pour(response, part, whole, terms.max_bytes if whole is None else whole, scope)
-                    url, sent_by = _joined(response.url, response.headers["Location"]), url
-        except (aiohttp.ClientError, OSError) as error:  # the disk's own are DownloadErrors already
-            msg = f"The download was broken off ({describe(error)}). {_LATER}"
-            raise BrokenOffError(msg) from error
+                        total = await _check_headers(response, part, is_range="Range" in headers)
+                        if (total or 0) > policy.max_bytes:
+                            raise _too_large(policy.max_bytes)
+                        limit = policy.max_bytes if total is None else total
+                        return await _write_body(response, part, total, limit, scope)
+                    redirected_by, url = url, _join(response.url, response.headers["Location"])
+        except (aiohttp.ClientError, OSError) as error:  # errors of the disk are DownloadErrors already
+            msg = f"The download was interrupted ({describe(error)}). {_LATER}"
+            raise InterruptedDownloadError(msg) from error
         msg = f"The download was redirected more than {MAX_REDIRECTS} times. {_LATER}"
         raise errors.DownloadError(msg)
     msg = f"The download was too slow: less than {FLOOR} bytes in {WINDOW:g} s. {_LATER}"
-    raise BrokenOffError(msg)
+    raise InterruptedDownloadError(msg)
 
 
-def _joined(url: URL, location: str) -> str:
+def _join(url: URL, location: str) -> str:
     try:
         return str(url.join(URL(location, encoded=location.isascii())))
     except ValueError:
-        msg = f"The download was redirected to something that is no URL. {_LATER}"
+        msg = f"The download was redirected to an invalid URL. {_LATER}"
         raise errors.DownloadError(msg) from None
 
 
-async def _admit(response: aiohttp.ClientResponse, part: PartFile, *, asked: bool) -> int | None:
-    """Make the part ready for the body, and return how large the whole is, if the headers say so."""
+async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is_range: bool) -> int | None:
+    """Prepare the part for the body, and return the size of the whole file if the headers contain it."""
     headers, status = response.headers, response.status
     if status in _GONE:
-        raise GoneError
+        raise MissingFileError
     if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        # Media is compressed already: an encoding on top of it can be a bomb, and nothing else.
+        # Media is compressed already: another encoding can only be a decompression bomb.
         msg = f"The result came compressed, which is refused. {_LATER}"
         raise errors.DownloadError(msg)
-    whole: int | None = response.content_length
-    if asked and status in (_PARTIAL, _RANGE_NOT_SATISFIABLE):
-        whole = (
+    total: int | None = response.content_length
+    if is_range and status in (_PARTIAL, _RANGE_NOT_SATISFIABLE):
+        total = (
             brings_the_rest(headers, version=part.version, have=part.size)
             if status == _PARTIAL and part.version is not None
             else None
         )
-        if whole is None:
-            await part.begin(None)
-            msg = f"The result's host answered with another part than the one asked for. {_LATER}"
-            raise BrokenOffError(msg)
+        if total is None:
+            await part.restart(None)
+            msg = f"The result's host sent another range than the requested one. {_LATER}"
+            raise InterruptedDownloadError(msg)
     elif status != _OK:
-        kind = BrokenOffError if status >= _SERVER_ERROR or status == _TOO_MANY else errors.DownloadError
-        msg = f"The result's host answered with HTTP {status}. {_LATER}"
-        raise kind(msg)
+        retryable = status >= _SERVER_ERROR or status == _TOO_MANY
+        msg = f"The result's host responded with HTTP {status}. {_LATER}"
+        raise (InterruptedDownloadError if retryable else errors.DownloadError)(msg)
     if status == _OK:
-        await part.begin(version_of(headers))
-    return whole
+        await part.restart(version_of(headers))
+    return total
 
 
-async def _pour(
-    response: aiohttp.ClientResponse, part: PartFile, whole: int | None, most: int, scope: anyio.CancelScope
+async def _write_body(
+    response: aiohttp.ClientResponse, part: PartFile, total: int | None, limit: int, scope: anyio.CancelScope
 ) -> Media | None:
-    """Write the body out as it comes; what it is, is judged before the second piece is taken."""
+    """Write the body as it arrives; its type is checked before the second chunk is accepted."""
     media: Media | None = None
-    judged = False
-    owed = FLOOR
+    checked = False
+    missing = FLOOR
     async for chunk in response.content.iter_any():
-        if part.size + len(chunk) > most:
-            raise _too_large(most)
+        if part.size + len(chunk) > limit:
+            raise _too_large(limit)
         await part.write(chunk)
-        if not judged and part.size >= HEAD:
-            media, judged = _judge(response.content_type, part.head), True
-        owed -= len(chunk)
-        if owed <= 0:
-            owed, scope.deadline = FLOOR, anyio.current_time() + WINDOW
-    if whole is not None and part.size != whole:
-        msg = f"The download was broken off after {part.size} of {whole} bytes. {_LATER}"
-        raise BrokenOffError(msg)
-    if not judged:
-        media = _judge(response.content_type, part.head)
-    if media is not None and not await part.is_whole(media):
-        await part.begin(None)
+        if not checked and part.size >= HEAD:
+            media, checked = _check_type(response.content_type, part.head), True
+        missing -= len(chunk)
+        if missing <= 0:
+            missing, scope.deadline = FLOOR, anyio.current_time() + WINDOW
+    if total is not None and part.size != total:
+        msg = f"The download was interrupted after {part.size} of {total} bytes. {_LATER}"
+        raise InterruptedDownloadError(msg)
+    if not checked:
+        media = _check_type(response.content_type, part.head)
+    if media is not None and not await part.is_whole_media(media):
+        await part.restart(None)
         msg = f"The result is a file of type {media.mime} that is cut off. {_LATER}"
-        raise BrokenOffError(msg)
+        raise InterruptedDownloadError(msg)
     return media
 
 
-def _judge(content_type: str, head: bytes) -> Media | None:
+def _check_type(content_type: str, head: bytes) -> Media | None:
     media = identify(head)
     if is_mislabeled(content_type, media) or (media is None and looks_like_text(head)):
-        msg = f"The result claims to be {content_type}, and begins with {head[:16]!r}. {_LATER}"
+        msg = f"The result claims to be {content_type}, but begins with {head[:16]!r}. {_LATER}"
         raise errors.DownloadError(msg)
     return media
 
 
-def _too_large(most: int) -> errors.DownloadError:
-    return errors.DownloadError(f"The result has more than {most} bytes. Fetch its URL by other means.")
+def _too_large(limit: int) -> errors.DownloadError:
+    return errors.DownloadError(f"The result has more than {limit} bytes. Download its URL with another tool.")

@@ -1,7 +1,7 @@
 """
-Local files on their way to the upload host: the same bytes once per client, a few at a time.
+Uploads of local images: the same bytes once per client, a few at a time.
 
-Uploads cost nothing and name their file by its content, so a failed one is simply made again.
+Uploads are free of charge, and the file's name is the hash of its content, so a failed upload is simply repeated.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from kie_async import errors
 from kie_async._core.verdicts import Reply, answer_error
 from kie_async._core.wire import read_envelope, read_upload_url, upload_fields, write_base64_upload
 from kie_async._io.http.backoff import FullJitter
-from kie_async._io.http.transport import Answer, Transport
+from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.runtime import Runtime
 from kie_async.requests.images import LocalImage
 
 __all__ = ["Uploaded", "Uploads"]
 
-#: Up to this size the bytes travel as base64 in JSON: one small body instead of a multipart form.
-SMALL = 64 * 1024
-AT_ONCE = 4
+#: Up to this size the bytes are sent as base64 in JSON: one small body instead of a multipart form.
+MAX_BASE64 = 64 * 1024
+MAX_CONCURRENT_UPLOADS = 4
 ATTEMPTS = 3
 TIMEOUT = 120.0
-#: The service keeps uploads for three days; ours are used for two and a half.
+#: The service keeps uploads for three days; they are reused for two and a half.
 KEPT_FOR = 2.5 * 86_400
 MAX_KNOWN = 10_000
 
@@ -42,7 +42,7 @@ _SERVER_ERROR = 500
 
 
 class Loadable(Protocol):
-    """Something local with bytes in it."""
+    """A local source of image bytes."""
 
     def load(self) -> LocalImage:
         """Read the bytes; called in a thread."""
@@ -52,14 +52,14 @@ class Loadable(Protocol):
 @attrs.frozen
 class Uploaded:
     """
-    Where some bytes are.
+    An uploaded file.
 
     Attributes:
-        url: Their URL.
+        url: Its URL.
 
-        sha256: Their hash, in hex.
+        sha256: The hash of its bytes, in hexadecimal.
 
-        uploaded_at: When they were uploaded, in seconds since the epoch.
+        uploaded_at: The time of the upload, in seconds since the epoch.
     """
 
     url: str
@@ -67,55 +67,55 @@ class Uploaded:
     uploaded_at: float
 
 
-class _UnansweredError(errors.UploadError):
-    """An upload that is worth another try."""
+class _RetryableUploadError(errors.UploadError):
+    """A failed upload that is worth another attempt."""
 
 
 class Uploads:
     """
-    Uploads local bytes.
+    The uploads of one client.
 
     Args:
-        transport: What carries them.
+        transport: The transport.
 
-        runtime: Clock and randomness.
+        runtime: The clock and randomness.
     """
 
     def __init__(self, transport: Transport, runtime: Runtime) -> None:
         self._transport = transport
         self._runtime = runtime
-        self._limiter = anyio.CapacityLimiter(AT_ONCE)
+        self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_UPLOADS)
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
 
-    async def put(self, source: Loadable) -> Uploaded:
+    async def upload(self, source: Loadable) -> Uploaded:
         """
-        Upload the bytes of *source*, unless they are there already.
+        Upload the bytes of *source*, unless they were uploaded already.
 
         Raises:
-            InvalidRequestError: If the bytes are not what they should be.
+            InvalidRequestError: If the bytes are not a valid image.
 
-            UploadError: If they could not be uploaded.
+            UploadError: If the upload fails.
 
             AuthenticationError: If the service does not accept the API key.
         """
         while True:
-            # The limiter bounds memory too: a file is in memory only while it has a place.
+            # The limiter bounds memory, too: a file is in memory only while it holds a slot.
             async with self._limiter:
                 image = await anyio.to_thread.run_sync(source.load)
-                if (known := self._find(image.sha256)) is not None:
+                if (known := self._find_known(image.sha256)) is not None:
                     return known
                 running = self._running.get(image.sha256)
                 if running is None:
                     return await self._upload(image)
-            # Somebody else uploads the same bytes: who waits for that holds neither a place nor the bytes.
+            # Another task uploads the same bytes: a waiter holds neither a slot nor the bytes.
             sha256 = image.sha256
             del image
             await running.wait()
-            if (known := self._find(sha256)) is not None:
+            if (known := self._find_known(sha256)) is not None:
                 return known
 
-    def _find(self, sha256: str) -> Uploaded | None:
+    def _find_known(self, sha256: str) -> Uploaded | None:
         known = self._known.get(sha256)
         if known is not None and self._runtime.wall() - known.uploaded_at < KEPT_FOR:
             self._known.move_to_end(sha256)
@@ -125,15 +125,15 @@ class Uploads:
     async def _upload(self, image: LocalImage) -> Uploaded:
         retrying: AsyncRetrying = AsyncRetrying(
             reraise=True,
-            retry=retry_if_exception_type(_UnansweredError),
+            retry=retry_if_exception_type(_RetryableUploadError),
             stop=stop_after_attempt(ATTEMPTS),
             wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._runtime.random),
             sleep=anyio.sleep,
         )
         ended = self._running[image.sha256] = anyio.Event()
         try:
-            url: str = await retrying(partial(self._once, image))
-        except _UnansweredError as error:
+            url: str = await retrying(partial(self._attempt, image))
+        except _RetryableUploadError as error:
             raise errors.UploadError(error.message) from None
         finally:
             del self._running[image.sha256]
@@ -144,36 +144,36 @@ class Uploads:
             self._known.popitem(last=False)
         return uploaded
 
-    async def _once(self, image: LocalImage) -> str:
+    async def _attempt(self, image: LocalImage) -> str:
         try:
-            answer = await (self._base64 if len(image.data) <= SMALL else self._stream)(image)
+            response = await (self._post_base64 if len(image.data) <= MAX_BASE64 else self._post_form)(image)
         except errors.TransportError as error:
             msg = f"An image was not uploaded: {error.message} Nothing was paid: check KIE_BASE_URL and KIE_UPLOAD_URL."
-            raise _UnansweredError(msg) from error
-        if (url := read_upload_url(answer.body)) is not None:
+            raise _RetryableUploadError(msg) from error
+        if (url := read_upload_url(response.body)) is not None:
             return url
-        envelope = read_envelope(answer.body)
+        envelope = read_envelope(response.body)
         reply = Reply(
-            sent=True, status=answer.status, envelope=envelope if envelope and envelope.code is not None else None
+            sent=True, status=response.status, envelope=envelope if envelope and envelope.code is not None else None
         )
-        if _UNAUTHORIZED in (reply.code, answer.status):
+        if _UNAUTHORIZED in (reply.code, response.status):
             raise answer_error(reply, what="the upload")
-        said = f": {reply.message}" if reply.message else ""
-        refused = reply.code not in (None, 200, 429, 500) and answer.status < _SERVER_ERROR
-        kind = errors.UploadError if refused else _UnansweredError
-        code = reply.code or answer.status
-        msg = f"The upload of an image was refused with code {code}{said}. Nothing was paid: try again."
+        reason = f": {reply.message}" if reply.message else ""
+        refused = reply.code not in (None, 200, 429, 500) and response.status < _SERVER_ERROR
+        kind = errors.UploadError if refused else _RetryableUploadError
+        code = reply.code or response.status
+        msg = f"The upload of an image was refused with code {code}{reason}. Nothing was paid: try again."
         raise kind(msg)
 
-    async def _base64(self, image: LocalImage) -> Answer:
+    async def _post_base64(self, image: LocalImage) -> HttpResponse:
         text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
-        return await self._transport.ask(
+        return await self._transport.request(
             "POST", "/api/file-base64-upload", data=write_base64_upload(text, image.name), upload=True, timeout=TIMEOUT
         )
 
-    async def _stream(self, image: LocalImage) -> Answer:
+    async def _post_form(self, image: LocalImage) -> HttpResponse:
         form = aiohttp.FormData()
         for field, value in upload_fields(image.name).items():
             form.add_field(field, value)
         form.add_field("file", io.BytesIO(image.data), filename=image.name, content_type=image.mime)
-        return await self._transport.ask("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)
+        return await self._transport.request("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)

@@ -1,1 +1,1 @@
-"""One exchange over HTTP, whom it may reach, and when it is worth another try."""
+"""HTTP: the transport over aiohttp, and the wait times between retries."""

@@ -1,4 +1,4 @@
-"""The back-off rules, made of tenacity's, with randomness and the clock taken from outside."""
+"""Wait times between retries, with injected randomness and clock."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NO_CALL = AsyncRetrying()
 
 class FullJitter(wait_base):
     """
-    A random share of another wait: "full jitter" as in AWS' note on back-off.
+    A random share of another wait: "full jitter" of AWS's article on backoff.
 
-    tenacity's own ``wait_random_exponential`` draws from the module ``random``; this draws from *rng*.
+    tenacity's own ``wait_random_exponential`` uses the module ``random``; this uses *rng*.
 
     Args:
-        ceiling: The wait of which a share is taken.
+        ceiling: The wait to take a share of.
 
-        rng: Where the share comes from.
+        rng: The source of randomness.
     """
 
-    def __init__(self, ceiling: wait_base, rng: random.Random) -> None:  # noqa: TID251 (the type; the generator is handed in)
+    def __init__(self, ceiling: wait_base, rng: random.Random) -> None:  # noqa: TID251 (the type; the generator is injected)
         self._ceiling = ceiling
         self._rng = rng
 
@@ -34,7 +34,7 @@ class FullJitter(wait_base):
 
 def pause_after(wait: wait_base, attempt: int) -> float:
     """
-    How long *wait* says to wait after the *attempt*-th failure, in seconds, outside any retry loop.
+    Return the seconds to wait after the n-th failed attempt, outside any retry loop.
 
     >>> from tenacity import wait_exponential
     >>> pause_after(wait_exponential(multiplier=1, max=10), 3)

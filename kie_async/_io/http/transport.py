@@ -1,15 +1,16 @@
 """
-One HTTP exchange over aiohttp, with the one thing that aiohttp's exceptions do not tell: may a byte have left?
+HTTP requests over aiohttp, with proof of whether a create request may have been sent.
 
-aiohttp awaits its trace hook ``on_request_headers_sent`` before it hands the first byte to the socket, and raises what
-the hook raises. So a hook that has not returned proves that nothing was sent, and the hook is where a write-ahead
-belongs.
+aiohttp awaits its trace hook ``on_request_headers_sent`` before it passes the first byte to the socket, and raises the
+hook's exceptions. A hook that has not returned therefore proves that nothing was sent, and the journal's write-ahead
+happens in the hook.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
@@ -18,37 +19,37 @@ from typing import Protocol
 import aiohttp
 import anyio
 import attrs
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
-from kie_async._io.http.resolver import PublicResolver
+from kie_async._urls import is_global_address
 from kie_async._version import __version__
 
-__all__ = ["Answer", "Exchange", "SessionFactory", "Transport"]
+__all__ = ["Exchange", "HttpResponse", "PublicResolver", "SessionFactory", "Transport", "describe"]
 
-#: An answer of the API is a few kilobytes; a larger one is cut off and counts as broken.
+#: The greatest size of a response; responses of the API have a few kilobytes. A larger one is truncated, and so broken.
 MAX_BODY = 1024 * 1024
 CONNECT_TIMEOUT = 10.0
-#: From the first byte of a create to the last of its answer: recorded creates take 0.3 to 0.9 s.
+#: From the first byte of a create request to the last byte of its response; recorded creates take 0.3 to 0.9 s.
 CREATE_TIMEOUT = 60.0
-LOOK_TIMEOUT = 10.0
-#: ``Retry-After`` is believed up to here; a proxy that asks for a day must not stop a client for a day.
+POLL_TIMEOUT = 10.0
+#: The greatest ``Retry-After`` that is obeyed: a proxy that asks for a day must not stop a client for a day.
 MAX_RETRY_AFTER = 300.0
-_DIGITS = 5
+_MAX_DIGITS = 5
 SILENCE_TIMEOUT = 60.0
-#: Creates, and likewise looks, on the wire at once. More would be more connections, each with a handshake of its own,
-#: and not more answers: a client that may take a thousand looks at once takes them over these, in turns.
-MOST_AT_ONCE = 48
-#: Bursts of creates are a window (10 s) apart; a connection that is kept longer than that saves two round trips in
-#: each.
+#: The number of concurrent creates, and of concurrent polls. More would only add connections, each with a handshake:
+#: a client that may poll a thousand tasks at once polls them in turns over these.
+MAX_CONCURRENT = 48
+#: Bursts of creates are one window (10 s) apart. A connection that is kept longer saves two round trips in each.
 CREATE_KEEPALIVE = 15.0
 
 
 @lru_cache(maxsize=64)
-def _bound(seconds: float) -> aiohttp.ClientTimeout:
-    """A bound on the whole of an exchange: aiohttp's own, which costs half of a scope of anyio's with a deadline."""
-    # To the point: by itself aiohttp would round it up to the next full second.
+def _total_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    """Return a timeout of a whole exchange; aiohttp's own costs half as much as an anyio scope with a deadline."""
+    # ceil_threshold: by default aiohttp rounds the deadline up to the next full second.
     return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT, ceil_threshold=math.inf)
 
 
@@ -56,24 +57,24 @@ _USER_AGENT = f"kie_async/{__version__} aiohttp/{aiohttp.__version__}"
 
 
 class SessionFactory(Protocol):
-    """Makes an aiohttp session of the keyword arguments that it is given, and may add or replace some."""
+    """A callable that creates an aiohttp session from keyword arguments, and may add or replace some of them."""
 
     def __call__(self, **kwargs: object) -> aiohttp.ClientSession:
-        """Make the session; called once for creates and once for all else."""
+        """Create the session; called once for creates and once for all other requests."""
         ...
 
 
 @attrs.frozen
-class Answer:
+class HttpResponse:
     """
-    A complete answer.
+    A complete response.
 
     Attributes:
         status: The HTTP status.
 
         body: The body, at most ``MAX_BODY`` bytes.
 
-        retry_after: What ``Retry-After`` asks for, in seconds, or None.
+        retry_after: The value of ``Retry-After`` in seconds, or None.
     """
 
     status: int
@@ -84,23 +85,23 @@ class Answer:
 @attrs.frozen(kw_only=True)
 class Exchange:
     """
-    How a create went.
+    The outcome of a create request.
 
     Attributes:
-        sent: Whether a byte may have left.
+        sent: True if a byte may have been sent.
 
-        answer: The answer, or None.
+        response: The response, or None.
 
-        error: Why there is none, or None.
+        error: The reason why there is no response, or None.
     """
 
     sent: bool
-    answer: Answer | None = None
+    response: HttpResponse | None = None
     error: Exception | None = None
 
 
 class _WriteAhead:
-    """What the trace hook awaits before the first byte."""
+    """The write-ahead that the trace hook awaits before the first byte."""
 
     def __init__(self, before_first_byte: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
         self._before_first_byte = before_first_byte
@@ -124,17 +125,17 @@ class Transport:
     The sessions of one client in one event loop.
 
     Args:
-        api_key: Sent as a bearer token to the API and the upload host, and to nobody else.
+        api_key: The bearer token, sent to the API and the upload host only.
 
-        base_url: The API, without a slash at the end.
+        base_url: The URL of the API, without a slash at the end.
 
-        upload_url: The upload host, likewise.
+        upload_url: The URL of the upload host, without a slash at the end.
 
-        session_factory: Makes the sessions.
+        session_factory: Creates the sessions.
 
-        trust_env: Whether proxies are taken from the environment.
+        trust_env: True to use the proxies of the environment.
 
-        known_hosts: Hosts that may have an address which is not public, because the caller configured them.
+        known_hosts: Hosts that the caller configured, whose addresses need not be public.
     """
 
     def __init__(
@@ -155,17 +156,17 @@ class Transport:
         self._trust_env = trust_env
         self._known_hosts = known_hosts
         self._creates: aiohttp.ClientSession | None = None
-        self._rest: aiohttp.ClientSession | None = None
-        self._create_places = anyio.Semaphore(MOST_AT_ONCE, fast_acquire=True)
+        self._shared: aiohttp.ClientSession | None = None
+        self._create_slots = anyio.Semaphore(MAX_CONCURRENT, fast_acquire=True)
 
     async def open(self) -> None:
-        """Make the sessions; called in the task that closes them."""
+        """Create the sessions; called in the task that closes them."""
         tracing = aiohttp.TraceConfig()
         tracing.on_request_headers_sent.append(_on_headers)
         common: dict[str, object] = {
             "headers": {"User-Agent": _USER_AGENT},
             "trust_env": self._trust_env,
-            # Cookies are set by a proxy in front of the service and mean nothing to us.
+            # Cookies are set by a proxy in front of the service, and are not needed.
             "cookie_jar": aiohttp.DummyCookieJar(),
         }
         self._creates = self._session_factory(
@@ -176,33 +177,33 @@ class Transport:
         )
         if tracing not in self._creates.trace_configs:
             msg = (
-                "session_factory has dropped trace_configs, without which nobody can tell whether a create was sent."
-                " Pass the ones that it is given on; others may be added."
+                "session_factory has dropped trace_configs, which prove whether a create was sent. Pass the given ones"
+                " to aiohttp.ClientSession; others may be added."
             )
             raise errors.ConfigurationError(msg)
-        self._rest = self._session_factory(
+        self._shared = self._session_factory(
             connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(self._known_hosts)),
-            # Exchanges have bounds of their own on the whole; this one ends a download that has gone silent.
+            # Requests have total timeouts of their own; this one ends a silent download.
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE_TIMEOUT),
             **common,
         )
 
     async def close(self) -> None:
         """Close the sessions and their connections."""
-        for session in (self._creates, self._rest):
+        for session in (self._creates, self._shared):
             if session is not None:
                 await session.close()
 
     @property
-    def rest(self) -> aiohttp.ClientSession:
-        """The session for all but creates; it has no key of its own."""
-        if self._rest is None or self._rest.closed:
+    def shared_session(self) -> aiohttp.ClientSession:
+        """The session for all requests but creates; it does not contain the API key."""
+        if self._shared is None or self._shared.closed:
             raise closed_error()
-        return self._rest
+        return self._shared
 
     async def create(self, body: bytes, *, before_first_byte: Callable[[], Awaitable[None]]) -> Exchange:
         """
-        Post a create once. Nothing but cancellation, and what *before_first_byte* raises, is raised.
+        Post a create request once. Only cancellation is raised; all errors are in the returned value.
 
         Args:
             body: The JSON.
@@ -213,7 +214,7 @@ class Transport:
             raise closed_error()
         scope = anyio.CancelScope()
         write_ahead = _WriteAhead(before_first_byte, scope)
-        async with self._create_places:
+        async with self._create_slots:
             with scope:
                 try:
                     async with self._creates.post(
@@ -223,27 +224,27 @@ class Transport:
                         allow_redirects=False,
                         trace_request_ctx=write_ahead,
                     ) as response:
-                        return Exchange(sent=True, answer=await _read(response))
-                except Exception as error:  # noqa: BLE001 (whatever it is, it must not hide what was sent)
-                    # Which exception it is does not tell whether the service has the request; the hook does.
+                        return Exchange(sent=True, response=await _read(response))
+                except Exception as error:  # noqa: BLE001 (no exception may hide that a request was sent)
+                    # The kind of exception does not tell whether the service has the request; the hook does.
                     return Exchange(sent=write_ahead.returned, error=error)
-        return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no answer within {CREATE_TIMEOUT:g} s"))
+        return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no response within {CREATE_TIMEOUT:g} s"))
 
-    async def poll(self, task_id: str, *, timeout: float = LOOK_TIMEOUT) -> Answer:
+    async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:
         """
-        Ask for a task's record.
+        Request a task's record (recordInfo).
 
         Args:
-            task_id: The task's.
+            task_id: The task's id.
 
-            timeout: A bound on the whole, in seconds.
+            timeout: The timeout of the whole exchange, in seconds.
 
         Raises:
-            TransportError: If no complete answer came in time.
+            TransportError: If there is no complete response in time.
         """
-        return await self._exchange("GET", self._record_info.with_query(f"taskId={task_id}"), _bound(timeout))
+        return await self._exchange("GET", self._record_info.with_query(f"taskId={task_id}"), _total_timeout(timeout))
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -252,9 +253,9 @@ class Transport:
         data: bytes | aiohttp.FormData | None = None,
         upload: bool = False,
         timeout: float = 30.0,
-    ) -> Answer:
+    ) -> HttpResponse:
         """
-        Exchange anything that costs nothing.
+        Send any request that is free of charge.
 
         Args:
             method: The HTTP method.
@@ -265,39 +266,39 @@ class Transport:
 
             data: The body: JSON as bytes, or a form.
 
-            upload: Whether it goes to the upload host.
+            upload: True to send it to the upload host.
 
-            timeout: A bound on the whole, in seconds.
+            timeout: The timeout of the whole exchange, in seconds.
 
         Raises:
-            TransportError: If no complete answer came in time.
+            TransportError: If there is no complete response in time.
         """
         url = URL(f"{self._upload_url if upload else self._base_url}{path}").update_query(params)
-        return await self._exchange(method, url, _bound(timeout), data)
+        return await self._exchange(method, url, _total_timeout(timeout), data)
 
     async def _exchange(
-        self, method: str, url: URL, bound: aiohttp.ClientTimeout, data: bytes | aiohttp.FormData | None = None
-    ) -> Answer:
+        self, method: str, url: URL, timeout: aiohttp.ClientTimeout, data: bytes | aiohttp.FormData | None = None
+    ) -> HttpResponse:
         try:
-            async with self.rest.request(
-                method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=bound
+            async with self.shared_session.request(
+                method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=timeout
             ) as response:
                 return await _read(response)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = describe(error)
-        # Raised outside, so that aiohttp's frames are not attached: their variables hold the key, and tools that
-        # report errors show variables.
-        msg = f"{method} {url.path} got no answer ({reason}). Try again."
+        # Raised outside the except clause, so that aiohttp's frames are not attached: their variables contain the key,
+        # and tools that report errors show variables.
+        msg = f"{method} {url.path} got no response ({reason}). Try again."
         raise errors.TransportError(msg)
 
     def _headers(self, data: object) -> dict[str, str]:
-        """The key, and what the body is; never kept in a variable, which an error report would show."""
+        """Return the key and the content type; never kept in a variable, which an error report would show."""
         if isinstance(data, bytes):
             return {**self._authorization, "Content-Type": "application/json"}
         return self._authorization
 
 
-async def _read(response: aiohttp.ClientResponse) -> Answer:
+async def _read(response: aiohttp.ClientResponse) -> HttpResponse:
     chunks: list[bytes] = []
     size = 0
     while chunk := await response.content.readany():
@@ -306,20 +307,61 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
             response.close()
             break
         chunks.append(chunk)
-    return Answer(response.status, b"".join(chunks), _retry_after(response.headers.get("Retry-After")))
+    return HttpResponse(response.status, b"".join(chunks), _retry_after(response.headers.get("Retry-After")))
 
 
 def _retry_after(text: str | None) -> float | None:
-    """Seconds only: the service is not known to send the header at all, and a date would need its clock."""
-    if text is None or not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+    """Read seconds only: the service is not known to send the header at all, and a date would need its clock."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
         return None
     return min(float(text), MAX_RETRY_AFTER)
 
 
 def describe(error: BaseException) -> str:
-    """An error in a few words, without addresses, headers or bodies."""
+    """Describe an error in a few words, without addresses, headers or bodies."""
     if isinstance(error, asyncio.TimeoutError) and not str(error):
         return "timed out"
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__}: {error.strerror}"
     return type(error).__name__
+
+
+class PublicResolver(AbstractResolver):
+    """
+    A resolver that leaves out every address that is not public.
+
+    Result URLs come from the service. A host name in one of them must not lead a client into its own network. aiohttp
+    connects to exactly the addresses that are checked here and does not resolve again, so that changing DNS answers
+    are harmless.
+
+    Args:
+        known_hosts: Hosts that the caller configured, whose addresses are not checked.
+
+        resolver: The resolver to use; by default aiohttp's own.
+    """
+
+    def __init__(self, known_hosts: frozenset[str], resolver: AbstractResolver | None = None) -> None:
+        self._known_hosts = known_hosts
+        self._resolver = resolver or aiohttp.DefaultResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """
+        Resolve *host*.
+
+        Raises:
+            OSError: If it has no public address.
+        """
+        found = await self._resolver.resolve(host, port, family)
+        if host in self._known_hosts:
+            return found
+        public = [result for result in found if is_global_address(result["host"])]
+        if not public:
+            msg = f"{host} has no public address"
+            raise OSError(msg)
+        return public
+
+    async def close(self) -> None:
+        """Close the resolver in use."""
+        await self._resolver.close()

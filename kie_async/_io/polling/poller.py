@@ -25,7 +25,7 @@ from kie_async._core.polling import PollingPolicy, RoundTripTimeout
 from kie_async._core.token_buckets import WindowBucket
 from kie_async._core.wire import read_record_body
 from kie_async._io.http.backoff import pause_after
-from kie_async._io.http.transport import LOOK_TIMEOUT, MOST_AT_ONCE, Transport
+from kie_async._io.http.transport import MAX_CONCURRENT, POLL_TIMEOUT, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.watchlist import Watch, Watchlist
 from kie_async._io.supervisor import Supervisor
@@ -59,7 +59,7 @@ class _Question:
 
     task_id: str
     answer: asyncio.Future[PollResult]
-    left: float = LOOK_TIMEOUT
+    left: float = POLL_TIMEOUT
     silences: int = 0
 
     def fail(self, error: Exception) -> None:
@@ -195,7 +195,7 @@ class Poller:
         if not self._supervisor.running:
             return
         now = self._loop.time()
-        while self._on_wire < MOST_AT_ONCE and (self._urgent or self._list.due):
+        while self._on_wire < MAX_CONCURRENT and (self._urgent or self._list.due):
             ready_at = self.pacer.ready_at(now)
             # After a refusal one look at a time asks whether it is over.
             if ready_at is None or (self._refusals and self.pacer.in_use):
@@ -284,7 +284,7 @@ class Poller:
     def _patience(self, silences: int) -> float:
         # One silence is bad luck; from the second on it may be that answers have become slow.
         doublings = min(max(0, silences - 1), _MOST_DOUBLINGS)
-        return min(LOOK_TIMEOUT, self._round_trips.seconds * 2.0**doublings)
+        return min(POLL_TIMEOUT, self._round_trips.seconds * 2.0**doublings)
 
     async def _poll(self, task_id: str, until: float) -> PollResult:
         began_at = self._loop.time()

@@ -270,7 +270,8 @@ class Attempts:
         job = self._job
         reply = _read_reply(exchange)
         verdict = self._last_verdict = decide(reply)
-        closed = permit.finish(verdict, retry_after=None if exchange.answer is None else exchange.answer.retry_after)
+        response = exchange.response
+        closed = permit.finish(verdict, retry_after=None if response is None else response.retry_after)
         on_wire, self._submission.on_wire = self._submission.on_wire, False
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
@@ -377,7 +378,7 @@ def _last_attempt(state: RetryCallState) -> _AttemptResult:
 
 
 def _read_reply(exchange: Exchange) -> Reply:
-    answer = exchange.answer
+    answer = exchange.response
     if answer is None:
         return Reply(sent=exchange.sent)
     envelope = read_envelope(answer.body)

@@ -222,7 +222,7 @@ class IntentWriter:
     async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
         sources: list[SourceImage] = []
         for field, image in request.images().items():
-            there = await self._uploads.put(image)
+            there = await self._uploads.upload(image)
             origin = str(image.content) if isinstance(image.content, Path) else None
             sources.append(
                 SourceImage(
@@ -237,7 +237,7 @@ class IntentWriter:
         image = ImageSource(Path(source.origin))
         if await anyio.to_thread.run_sync(image.problems):
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} is gone")
-        there = await self._uploads.put(image)
+        there = await self._uploads.upload(image)
         if there.sha256 != source.sha256:
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
         return attrs.evolve(source, url=there.url, uploaded_at=there.uploaded_at)
