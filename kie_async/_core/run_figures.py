@@ -63,6 +63,10 @@ class RunFigures:
         now: The start of the run.
 
     Attributes:
+        credits: What the tasks of this run have cost.
+
+        replayed_credits: What the tasks of earlier runs have cost.
+
         retried: The number of retries that were started.
     """
 
@@ -72,7 +76,7 @@ class RunFigures:
         self._started_at = now
         self._first_create = self._last_create = now
         self._durations = Quantiles()
-        self._credits = self._replayed_credits = 0.0
+        self.credits = self.replayed_credits = 0.0
         self._outcomes: dict[type[Outcome], int] = dict.fromkeys((Done, Failed, InDoubt, Skipped), 0)
         self._replayed = self._creates = 0
         self.retried = 0
@@ -83,14 +87,6 @@ class RunFigures:
             self._first_create = now
         self._last_create = now
         self._creates += 1
-
-    def add_credits(self, credits: float | None) -> None:
-        """Add what a task of this run has cost."""
-        self._credits += credits or 0.0
-
-    def add_replayed_credits(self, credits: float | None) -> None:
-        """Add what a task of an earlier run has cost."""
-        self._replayed_credits += credits or 0.0
 
     def count_outcome(self, outcome: Outcome) -> None:
         """Count the outcome of a row."""
@@ -111,8 +107,8 @@ class RunFigures:
             in_doubt=self._outcomes[InDoubt],
             skipped=self._outcomes[Skipped],
             retried=self.retried,
-            credits=self._credits,
-            credits_replayed=self._replayed_credits,
+            credits=self.credits,
+            credits_replayed=self.replayed_credits,
             credits_held=max(0.0, self._ledger.reserved + self._ledger.held),
             p50=self._durations.of(0.5),
             p95=self._durations.of(0.95),

@@ -63,10 +63,8 @@ def test_figures_add_up() -> None:
     assert 1.0 == figures.summary(115.0).used
     for number in range(1, 36):
         figures.record_create(110.0 + 10.0 * (number // 20))
-    figures.add_credits(80.0)
-    figures.add_credits(None)
-    figures.add_replayed_credits(80.0)
-    figures.add_replayed_credits(None)
+    figures.credits += 80.0
+    figures.replayed_credits += 80.0
     ledger.reserve("a", 40)
     unclear = Intent(
         id="kj_1",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+import attrs
 
 from kie_async import errors
 from kie_async._core.budget_ledger import Ledger, SeenPrices, listed_price, possible_cost
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
     from kie_async.budget import Estimate
+    from kie_async.outcomes import RunSummary
     from kie_async.records import JSON
     from kie_async.requests.base import Request
 
@@ -85,6 +87,7 @@ class Prices:
             self._seen.record_price(kind_of(row.model, row.input), row.credits)
 
 
+@attrs.define(eq=False, kw_only=True)
 class PriorSpend:
     """
     The sum that a table's rows have cost before, read from the journal without starting any row.
@@ -106,23 +109,13 @@ class PriorSpend:
         open_jobs: What each job that has not ended is taken to cost, by its journal key.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        registry: Registry,
-        intake: Intake,
-        prices: Prices,
-        price: float | None,
-        until: float = math.inf,
-    ) -> None:
-        self._journal = journal
-        self._registry = registry
-        self._intake = intake
-        self._prices = prices
-        self._price = price
-        self._until = until
-        self.open_jobs: dict[str, float] = {}
+    _journal: Journal
+    _registry: Registry
+    _intake: Intake
+    _prices: Prices
+    _price: float | None
+    _until: float = math.inf
+    open_jobs: dict[str, float] = attrs.field(factory=dict, init=False)
 
     async def total(self, source: RowSource, *, wanted: Callable[[], bool] = lambda: True) -> float:
         """
@@ -209,6 +202,8 @@ class Budgeting:
         prices: Estimates prices.
 
     Attributes:
+        ledger: The ledger of the run.
+
         figures: The figures of the run.
     """
 
@@ -227,9 +222,18 @@ class Budgeting:
         self._intake = intake
         self._prices = prices
         self._budget = budget = options.budget
-        self._ledger = Ledger(None if budget is None else budget.credits)
+        self.ledger = Ledger(None if budget is None else budget.credits)
+        self._runtime = runtime
         self._started_at = runtime.wall()
-        self.figures = RunFigures(options.limits, self._ledger, runtime.now())
+        self.figures = RunFigures(options.limits, self.ledger, runtime.now())
+
+    def record_create(self) -> None:
+        """Count a task that the service has accepted."""
+        self.figures.record_create(self._runtime.now())
+
+    def summary(self) -> RunSummary:
+        """Return the figures so far."""
+        return self.figures.summary(self._runtime.now())
 
     async def count_prior_spend(
         self, rows: Iterable[RowInput] | AsyncIterable[RowInput], *, wanted: Callable[[], bool]
@@ -244,7 +248,7 @@ class Budgeting:
         """
         if self._budget is None:
             return
-        self._ledger.prior = self._budget.spent
+        self.ledger.prior = self._budget.spent
         if isinstance(rows, (list, tuple)):
             # What is sent during this count counts when its row is read, as any other run's creates do.
             spend = PriorSpend(
@@ -256,9 +260,9 @@ class Budgeting:
                 until=self._started_at,
             )
             total = await spend.total(RowSource(rows), wanted=wanted)
-            self._ledger.prior = max(self._budget.spent, total)
+            self.ledger.prior = max(self._budget.spent, total)
             if total >= self._budget.spent:  # the shares of a larger sum given by the caller are unknown
-                self._ledger.prior_open = spend.open_jobs
+                self.ledger.prior_open = spend.open_jobs
 
     async def price(self, request: Request) -> float:
         """
@@ -267,9 +271,7 @@ class Budgeting:
         Raises:
             ConfigurationError: If there is a budget and no price.
         """
-        if self._budget is None:
-            return 0.0
-        price = await self._prices.price(request, self._budget.price)
+        price = await self._known_price(request)
         if price is None:
             msg = (
                 f"No price is known for {request.model}, so the budget could not be kept. Nothing was sent: pass"
@@ -280,10 +282,10 @@ class Budgeting:
 
     async def price_or_zero(self, request: Request) -> float:
         """Return the price of a create; 0 if it is unknown, since such a request is never sent."""
-        try:
-            return await self.price(request)
-        except errors.ConfigurationError:
-            return 0.0
+        return await self._known_price(request) or 0.0
+
+    async def _known_price(self, request: Request) -> float | None:
+        return 0.0 if self._budget is None else await self._prices.price(request, self._budget.price)
 
     async def count_other_intents(self, row: Row) -> None:
         """Count what the journal has of a row beside its job: earlier retries, and ambiguous attempts."""
@@ -292,48 +294,35 @@ class Budgeting:
         price = await self.price_or_zero(row.request)
         others, row.other_intents = row.other_intents, []
         for intent in others:
-            self._ledger.commit_ended(intent.key or row.key, price, intent, prior=self._is_prior(intent))
+            self.ledger.commit_ended(intent.key or row.key, price, intent, prior=self._is_prior(intent))
 
     async def count_dropped(self, row: Row) -> None:
         """Count what a row may have cost if the journal has dropped all of it but the key."""
         if self._budget is not None and await self._journal.dropped_keys([row.journal_key]):
-            self._ledger.hold_dropped(row.journal_key, await self.price_or_zero(row.request))
+            self.ledger.hold_dropped(row.journal_key, await self.price_or_zero(row.request))
 
     def count_found_job(self, row: Row, found: LiveJob, price: float) -> None:
         """Count the existing job of a row, even if the budget does not have that much left."""
         intent, prior = found.row, self._is_prior(found.row)
         if not row.replayed:
-            row.reservation = self._ledger.reserve_running(row.journal_key, price, prior=prior)
+            row.reservation = self.ledger.reserve_running(row.journal_key, price, prior=prior)
             if row.reservation is not None and intent is not None:
-                self._ledger.hold_ambiguous(row.journal_key, price, intent, prior=prior)
-        elif intent is not None and self._ledger.commit_ended(row.journal_key, price, intent, prior=prior):
-            self.figures.add_replayed_credits(intent.credits)
-
-    def is_reserved(self, row: Row) -> bool:
-        """Return True if another row has a reservation for the same job, which tells soon what the job has cost."""
-        return self._ledger.is_reserved(row.journal_key)
-
-    def reserve(self, row: Row, price: float) -> bool:
-        """Reserve the price of a create, if that much is left; return True if it was reserved."""
-        row.reservation = self._ledger.reserve(row.journal_key, price)
-        return row.reservation is not None
-
-    def may_fit_later(self, price: float) -> bool:
-        """Return True if that much may be left once a running job has ended."""
-        return self._ledger.may_fit_later(price)
+                self.ledger.hold_ambiguous(row.journal_key, price, intent, prior=prior)
+        elif intent is not None and self.ledger.commit_ended(row.journal_key, price, intent, prior=prior):
+            self.figures.replayed_credits += intent.credits or 0.0
 
     def reserve_again(self, row: Row) -> bool:
         """Reserve a row's price once more, if that much is left: it may have been paid, and is to be sent again."""
-        return row.reservation is not None and self._ledger.reserve_again(row.reservation)
+        return row.reservation is not None and self.ledger.reserve_again(row.reservation)
 
     def commit(self, row: Row) -> None:
         """Replace a row's reservation by what its job has cost, or may have cost, now that the job has ended."""
         intent = None if row.job is None else row.job.row
         reservation, row.reservation = row.reservation, None
         if reservation is not None:
-            self._ledger.commit(reservation, intent)
+            self.ledger.commit(reservation, intent)
             if intent is not None and row.has_ended:
-                self.figures.add_credits(intent.credits)
+                self.figures.credits += intent.credits or 0.0
         if intent is not None and intent.state is JobState.SUCCEEDED and not row.replayed:
             self._prices.record_price(intent)
 

@@ -142,7 +142,6 @@ class MapRun:
     ) -> None:
         self._rows = rows
         self._options = options
-        self._runtime = runtime
         self._supervisor = supervisor
         self._source = RowSource(rows)
         self._keys = RowKeys(intake)
@@ -151,13 +150,12 @@ class MapRun:
             options, journal=journal, registry=registry, runtime=runtime, intake=intake, prices=prices
         )
         self._runner = RowRunner(
-            options,
+            options=options,
             journal=journal,
-            runtime=runtime,
             submitter=submitter,
             supervisor=supervisor,
             jobs=RowJobs(
-                options,
+                options=options,
                 journal=journal,
                 registry=registry,
                 intake=intake,
@@ -184,7 +182,7 @@ class MapRun:
         if stop_after == 0:
             self._state.advance(RunPhase.SKIPPING)
         if stop_after is not None and stop_after < math.inf:
-            self._supervisor.start(self._stop_sending_at, self._runtime.now() + stop_after)
+            self._supervisor.start(self._stop_sending_at, anyio.current_time() + stop_after)
 
     async def next_outcome(self) -> Outcome | None:
         """
@@ -207,7 +205,7 @@ class MapRun:
 
     def summary(self) -> RunSummary:
         """Return the figures so far."""
-        return self._budgeting.figures.summary(self._runtime.now())
+        return self._budgeting.summary()
 
     def stop(self) -> None:
         """Read nothing more and send nothing more."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
+
 from kie_async import errors
 from kie_async._core.job_errors import worth_retrying
 from kie_async._core.lifecycle import OPEN
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RowJobs"]
 
 
+@attrs.define(eq=False, kw_only=True)
 class RowJobs:
     """
     The component that gives each row its job.
@@ -46,24 +49,13 @@ class RowJobs:
         state: The phase of the run.
     """
 
-    def __init__(
-        self,
-        options: MapOptions,
-        *,
-        journal: Journal,
-        registry: Registry,
-        intake: Intake,
-        waiting: Waiting,
-        budgeting: Budgeting,
-        state: RunState,
-    ) -> None:
-        self._options = options
-        self._journal = journal
-        self._registry = registry
-        self._intake = intake
-        self._waiting = waiting
-        self._budgeting = budgeting
-        self._state = state
+    _options: MapOptions
+    _journal: Journal
+    _registry: Registry
+    _intake: Intake
+    _waiting: Waiting
+    _budgeting: Budgeting
+    _state: RunState
 
     async def find_job(self, row: Row) -> bool:
         """
@@ -96,19 +88,22 @@ class RowJobs:
             KeyConflictError: If the row's key belongs to another request by now.
         """
         price, waited = await self._budgeting.price(row.request), False
+        key, ledger = row.journal_key, self._budgeting.ledger
         # Between the check of the ledger and the start nothing awaits, so the row that reserves also starts the job.
         while self._state.sends:
-            live = self._registry.by_key(row.journal_key)
+            live = self._registry.by_key(key)
             if live is not None and live.in_progress and live.fingerprint == row.fingerprint:
                 self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
-            if not self._budgeting.is_reserved(row):
-                if self._budgeting.reserve(row, price):
+            # Another row with a reservation for the same key will soon know what the job has cost.
+            if not ledger.is_reserved(key):
+                row.reservation = ledger.reserve(key, price)
+                if row.reservation is not None:
                     self._start(row)
                     self._count_retry(row)
                     return True
-                if not self._budgeting.may_fit_later(price):
+                if not ledger.may_fit_later(price):
                     break
             await self._state.wait_for_change()
             waited = True

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from kie_async._io.mapping.row import Row
     from kie_async._io.mapping.row_jobs import RowJobs
     from kie_async._io.mapping.run_state import RunState
-    from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.submitter import Submitter
     from kie_async._io.supervisor import Supervisor
     from kie_async.outcomes import Outcome
@@ -45,6 +44,7 @@ RUN_ERRORS = (errors.AuthenticationError, errors.InsufficientCreditsError, error
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
+@attrs.define(eq=False, kw_only=True)
 class RowRunner:
     """
     The component that follows rows to their outcomes.
@@ -53,8 +53,6 @@ class RowRunner:
         options: The options of the run.
 
         journal: The journal.
-
-        runtime: The clock.
 
         submitter: Cancels jobs that were not sent.
 
@@ -76,32 +74,17 @@ class RowRunner:
         unsent: The number of these rows whose job was not sent yet.
     """
 
-    def __init__(
-        self,
-        options: MapOptions,
-        *,
-        journal: Journal,
-        runtime: Runtime,
-        submitter: Submitter,
-        supervisor: Supervisor,
-        jobs: RowJobs,
-        waiting: Waiting,
-        budgeting: Budgeting,
-        state: RunState,
-        deliver: Callable[[Row, Outcome | None], None],
-    ) -> None:
-        self._options = options
-        self._journal = journal
-        self._runtime = runtime
-        self._submitter = submitter
-        self._supervisor = supervisor
-        self._jobs = jobs
-        self._waiting = waiting
-        self._budgeting = budgeting
-        self._state = state
-        self._deliver = deliver
-        self.rows: dict[Row, None] = {}  # an ordered set
-        self.unsent = 0
+    _options: MapOptions
+    _journal: Journal
+    _submitter: Submitter
+    _supervisor: Supervisor
+    _jobs: RowJobs
+    _waiting: Waiting
+    _budgeting: Budgeting
+    _state: RunState
+    _deliver: Callable[[Row, Outcome | None], None]
+    rows: dict[Row, None] = attrs.field(factory=dict, init=False)  # an ordered set
+    unsent: int = attrs.field(default=0, init=False)
 
     async def start_row(self, row: Row) -> Outcome | None:
         """
@@ -210,7 +193,7 @@ class RowRunner:
             row.started_here = row.started_here and row.job is given and ours
         self._uncount_unsent(row)
         if row.started_here and row.job.task_id is not None:
-            self._budgeting.figures.record_create(self._runtime.now())
+            self._budgeting.record_create()
         while True:
             try:
                 return await self._waiting.wait_ended(row.job, include_stalled=False)
