@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from kie_async.run import Run as Run
     from kie_async.states import JobState as JobState
     from kie_async.statistics import Statistics as Statistics
-    from kie_async.summary import JobInfo as JobInfo
+    from kie_async.states import JobInfo as JobInfo
 
 __all__ = [
     "JSON",
@@ -182,7 +182,7 @@ _HOME = {
     "RunSummary": "kie_async.outcomes",
     "JobState": "kie_async.states",
     "Statistics": "kie_async.statistics",
-    "JobInfo": "kie_async.summary",
+    "JobInfo": "kie_async.states",
 }
 
 

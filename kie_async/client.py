@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kie_async.events import Event
     from kie_async.records import Generation
     from kie_async.run import Rows, Run
-    from kie_async.summary import JobInfo
+    from kie_async.states import JobInfo
 
 __all__ = ["KieClient"]
 

@@ -1,10 +1,12 @@
-"""``JobState``: the states of a job in the journal."""
+"""A job as the journal holds it: ``JobState``, its states, and ``JobInfo``, a snapshot of its row."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["JobState"]
+import attrs
+
+__all__ = ["JobInfo", "JobState"]
 
 
 class JobState(StrEnum):
@@ -21,3 +23,42 @@ class JobState(StrEnum):
     UNRESOLVED = "unresolved"  #: In doubt past the deadline: the caller decides.
     CANCELLED = "cancelled"  #: Ended before anything was sent: nothing was paid.
     ABANDONED = "abandoned"  #: In doubt, and given up by the caller.
+
+
+@attrs.frozen(kw_only=True)
+class JobInfo:
+    """
+    A snapshot of a job in the journal.
+
+    Attributes:
+        id: The job's own id (``kj_…``).
+
+        state: The job's state.
+
+        model: The model's name.
+
+        created_at: When the job was journaled, in seconds since the epoch.
+
+        updated_at: When its row last changed, in seconds since the epoch.
+
+        task_id: The service's id, or None while it is not known.
+
+        key: The caller's idempotency key, or None.
+
+        credits: The cost of the task in credits, as far as it is known.
+
+        error: A description of why the job goes no further, or None.
+
+        duplicates: Further tasks that were paid for this job.
+    """
+
+    id: str
+    state: JobState
+    model: str
+    created_at: float
+    updated_at: float
+    task_id: str | None = None
+    key: str | None = None
+    credits: float | None = None
+    error: str | None = None
+    duplicates: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """
-Following a job from its row: what is to be done with it is in its state and in whose it is, wherever it comes from.
+``JobFollower``: resumes a job from its row, by the row's state and owner; ``JournalWatch`` sees rows change.
 
-There is one ``LiveJob`` for each row that something may happen to, and it is in the registry before anything is
-awaited.
+It is the one place that does so: the submitter, the journal watch, confirmations and the tracker call it. Each row that
+may still change has exactly one ``LiveJob``, which is in the registry before anything is awaited.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ __all__ = ["JobFollower", "JournalWatch"]
 
 _log = logging.getLogger("kie_async")
 
-#: Jobs that are taken up before the loop has its turn: 64 take 2 ms, and a journal may hold a hundred thousand.
-_AT_A_STRETCH = 64
+#: The number of jobs that are adopted before the loop gets a turn: 64 take 2 ms, and a journal may have 10,000.
+_BATCH = 64
 
 
 class JobFollower:
     """
-    Follows jobs from their rows.
+    Resumes jobs from their rows.
 
     Args:
-        journal: Holds the intents.
+        journal: The journal.
 
-        registry: The jobs of this process.
+        registry: The live jobs.
 
-        results: Writes down what became of a create.
+        results: Records results of creates.
 
-        tracker: Follows a task, or a doubt, to its end.
+        tracker: Tracks tasks and jobs in doubt.
 
-        submitter: Submits a job.
+        submitter: Submits jobs.
 
-        intents: Makes an unsent job ready to be sent.
+        intents: Prepares unsent jobs.
 
-        journal_watch: Watches rows that another process may move.
+        journal_watch: Watches rows that another process may change.
     """
 
     def __init__(
@@ -84,41 +84,41 @@ class JobFollower:
         Adopt everything that is unfinished and has no owner; see ``KieClient.recover``.
 
         Args:
-            confirm: Looks into a callback that names a task of an intent.
+            confirm: Called with the job and the task of each callback that is not confirmed yet.
         """
         registry = self._registry
         found: list[str] = []
         for number, row in enumerate(await self._journal.claim(), 1):
-            if number % _AT_A_STRETCH == 0:
+            if number % _BATCH == 0:
                 await anyio.lowlevel.checkpoint()
             found.append(row.id)
             job = registry.get(row.id)
             if job is None and (row.key is None or registry.by_key(row.key) is None):
-                # Where the key is here already, the submit that has it takes the row over by itself.
+                # If the key has a live job, its submission adopts the row.
                 await self.follow(self.adopt(row))
             elif job is not None and job.remote:
                 job.row = row
                 await self.follow(job)
         for row in await self._journal.rows_named_by_callbacks():
-            # A callback has named its task, and the process ended before that was proved.
+            # A callback has named the task, and the process ended before that was confirmed.
             for task_id in row.callback_task_ids:
                 confirm(row.id, task_id)
         return found
 
     def adopt(self, row: Intent) -> LiveJob:
-        """The one job of a row: the one that is here, or a new one, which is here from now on."""
+        """Return the live job of a row; make it if there is none."""
         job = self._registry.get(row.id)
         if job is None:
             job = LiveJob.from_row(row)
-            job.remote = True  # attended, until it is known by whom
+            job.remote = True  # assume that another process owns it until that is checked
             self._registry.add(job)
         return job
 
     async def adopt_for_waiter(self, row: Intent) -> LiveJob:
         """
-        The job of an open row that somebody asks about; if its owner is dead, this process becomes it.
+        Return the live job of an open row for a caller who waits; if its owner has ended, this process becomes it.
 
-        But asking about a job does not send it: one that was never sent is left as it is, for ``recover()``.
+        A job that was not sent is not sent by a wait: it is left to ``recover()``.
         """
         job, journal = self.adopt(row), self._journal
         try:
@@ -132,16 +132,16 @@ class JobFollower:
                     job.row = claimed
             await self.follow(job)
         except BaseException:
-            if job.remote:  # nothing follows it yet
+            if job.remote:  # nothing has resumed it yet
                 self._tracker.let_go(job)
             raise
         return job
 
     async def follow(self, job: LiveJob) -> None:
-        """Do what fits the state of a job's row."""
+        """Resume a job by the state of its row; do nothing while it has a submission."""
         row = job.row
         if row is None or job.has_submission:
-            return  # its owner is at it
+            return
         self._journal_watch.unwatch(job)
         if row.state not in OPEN:
             self._tracker.let_go(job)
@@ -152,8 +152,7 @@ class JobFollower:
             self._tracker.rest(job)
             self._submitter.start(job, partial(self._intents.prepare_again, job))
         elif row.state is JobState.SENDING:
-            # Whoever sent it did not live to see the answer.
-            await self._results.record_in_doubt(job, "the process that sent it ended before the answer came")
+            await self._results.record_in_doubt(job, "the process that sent it ended before the response arrived")
             await self.follow(job)
         elif row.state is JobState.IN_DOUBT:
             self._tracker.in_doubt(job)
@@ -161,11 +160,11 @@ class JobFollower:
         else:
             self._tracker.submitted(job)
             if row.callback_url is not None:
-                self._journal_watch.watch(job, remote=False)  # the callback may land on another process
+                self._journal_watch.watch(job, remote=False)  # another process may receive the callback
         job.wake_waiters()
 
     async def follow_accepted(self, job: LiveJob) -> None:
-        """Follow a job whose task was proved to exist, whether or not its create still waits for its answer."""
+        """Resume a job whose task was confirmed, even while its create waits for its response."""
         if job.has_submission:
             self._tracker.submitted(job)
             self._submitter.interrupt(job)
@@ -173,30 +172,34 @@ class JobFollower:
             await self.follow(job)
 
 
-#: How often, in seconds, it is asked whether anybody has written.
+#: The interval between two checks of the journal's change counter, in seconds.
 CHECK_INTERVAL = 0.5
-#: Every so many questions, it is looked whether the owners are alive.
+#: The owners of jobs are checked at every fourth of them.
 OWNER_CHECK_EVERY = 4
 
 
 class JournalWatch:
     """
-    Watches rows.
+    Watches the rows of other processes' jobs, and of own jobs that a callback may change from another process.
+
+    Only the owner of a job polls its task; other processes read what it journals, and adopt the job if the owner ends.
+    A callback may arrive at any process, which journals what it confirms. One cheap query, the change counter of the
+    database, serves all of them.
 
     Args:
-        journal: Where they are.
+        journal: The journal.
 
-        supervisor: What the questions run in.
+        supervisor: Runs the checks.
 
         runtime: The clock.
 
-        timers: Where the next question goes.
+        timers: Schedules the checks.
 
-        follow: Does what fits the row of a job that has changed.
+        follow: Resumes a job after its row has changed.
 
-        let_go: Forgets a job whose row is gone.
+        forget: Forgets a job whose row was deleted.
 
-        on_remote_end: Told of each job of ours whose end was written down by another process.
+        on_remote_end: Called with each own job whose end was journaled by another process.
     """
 
     def __init__(
@@ -218,76 +221,75 @@ class JournalWatch:
         self._forget = forget
         self._on_remote_end = on_remote_end
         self._jobs: dict[str, LiveJob] = {}
-        self._planned = False
-        self._questions = 0
-        self._well = True
-        #: What the rows that are watched were read at; None where one of them may be older.
+        self._scheduled = False
+        self._checks = 0
+        self._readable = True
+        #: The change counter at which the watched rows were read; None if one of them may be older.
         self._version: int | None = None
 
     def watch(self, job: LiveJob, *, remote: bool) -> None:
         """
-        Follow the row of a job.
+        Watch the row of a job.
 
         Args:
             job: The job.
 
-            remote: Whether it belongs to another process.
+            remote: True if another process owns it.
         """
         job.remote = remote
         if not self._journal.durable:
-            return  # nobody else can reach it
+            return  # no other process can change it
         self._jobs[job.id] = job
         self._version = None
-        self._plan()
+        self._schedule()
 
     def unwatch(self, job: LiveJob) -> None:
-        """Watch a job no more."""
+        """Stop watching the row of a job."""
         job.remote = False
         self._jobs.pop(job.id, None)
 
-    def _plan(self) -> None:
-        if not self._planned:
-            self._planned = True
-            self._timers.at(self._runtime.now() + CHECK_INTERVAL, self._ask)
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._timers.at(self._runtime.now() + CHECK_INTERVAL, self._start_check)
 
-    def _ask(self) -> None:
-        self._planned = False
-        # What has ended here is nobody's business any more.
+    def _start_check(self) -> None:
+        self._scheduled = False
         self._jobs = {job_id: job for job_id, job in self._jobs.items() if job.state in OPEN}
         if self._jobs and self._supervisor.running:
-            self._supervisor.start(self._answer)
+            self._supervisor.start(self._check)
 
-    async def _answer(self) -> None:
-        self._questions += 1
+    async def _check(self) -> None:
+        self._checks += 1
         try:
-            if (seen := await self._journal.change_counter()) != self._version:
-                self._version = seen
-                await self._read()
-            if self._questions % OWNER_CHECK_EVERY == 0:
-                await self._take_over()
-            self._well = True
+            if (version := await self._journal.change_counter()) != self._version:
+                self._version = version
+                await self._apply_changes()
+            if self._checks % OWNER_CHECK_EVERY == 0:
+                await self._adopt_orphans()
+            self._readable = True
         except errors.JournalError:
             self._version = None
-            if self._well:
-                _log.exception("The journal cannot be read; jobs of other processes are looked at again soon.")
-            self._well = False
+            if self._readable:
+                _log.exception("The journal cannot be read; jobs of other processes are checked again soon.")
+            self._readable = False
         finally:
-            self._plan()
+            self._schedule()
 
-    async def _read(self) -> None:
+    async def _apply_changes(self) -> None:
         watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unjournaled is None}
         rows = [job.row for job in watched.values() if job.row is not None]
         for job_id, row in (await self._journal.find_changed(rows)).items():
             job = watched[job_id]
             if self._jobs.get(job_id) is not job:
-                continue  # left meanwhile
+                continue  # no longer watched
             if row is None:
-                self._gone(job)
+                self._handle_deleted(job)
             elif row != job.row and job.unjournaled is None:
-                await self._changed(job, row)
+                await self._handle_changed(job, row)
 
-    async def _take_over(self) -> None:
-        # The owner may have died; then whoever waits becomes it. But waiting for a job does not send it.
+    async def _adopt_orphans(self) -> None:
+        # A wait does not send a job: one without an owner that was not sent is left to recover().
         for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
             if job.row is not None and not await self._journal.is_owner_alive(job.row) and job.state is JobState.INTENT:
                 self.unwatch(job)
@@ -296,16 +298,16 @@ class JournalWatch:
         for row in await self._journal.claim(remote) if remote else ():
             known = self._jobs.get(row.id)
             if known is not None and known.remote:
-                await self._changed(known, row)
+                await self._handle_changed(known, row)
 
-    def _gone(self, job: LiveJob) -> None:
-        """Another process has forgotten the job: it had ended, and nobody knows how."""
-        msg = "The job has ended, and was deleted from the journal. Look for its task at kie.ai/logs."
+    def _handle_deleted(self, job: LiveJob) -> None:
+        """End the waits for a job that another process has deleted: how it ended is not known."""
+        msg = "The job has ended and was deleted from the journal. Look for its task at kie.ai/logs."
         job.wait_error = errors.TaskNotFoundError(msg, job_id=job.id, task_id=job.task_id)
         self.unwatch(job)
         self._forget(job)
 
-    async def _changed(self, job: LiveJob, row: Intent) -> None:
+    async def _handle_changed(self, job: LiveJob, row: Intent) -> None:
         job.row = row
         if row.record is not None:
             job.update_record(load_record(row.record))

@@ -1,4 +1,4 @@
-"""What a caller does about a job in doubt: say which task it is, send it again, or give it up."""
+"""``Resolution``: the caller's ways to end a doubt: name the task, send the create again, or abandon the job."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ __all__ = ["Resolution"]
 
 class Resolution:
     """
-    Settles jobs in doubt by hand.
+    The resolution of jobs in doubt by the caller.
 
     Args:
-        journal: Holds the intents.
+        journal: The journal.
 
         runtime: The wall clock.
 
-        poller: Polls the task that is named.
+        poller: Polls the named task.
 
         tracker: Applies its record.
 
-        results: Binds it.
+        results: Binds the task to the job.
 
-        submitter: Tells whether the client closes.
+        submitter: Knows if the client closes.
 
         waiting: Finds jobs.
 
-        follower: Follows them afterwards.
+        follower: Resumes jobs afterwards.
 
         secret: Makes callback tokens.
     """
@@ -82,8 +82,8 @@ class Resolution:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
         other = await self._journal.by_task(task_id)
         if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, self._secret):
-            whose = "" if other is None else f" ({other.id})"
-            msg = f"The task was created by another request than this job's{whose}, and is not bound. Check the id."
+            creator = "" if other is None else f" ({other.id})"
+            msg = f"The task was created by another request{creator} and is not bound to this job. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
         job = self._follower.adopt(row)
         await self._results.record_accepted(job, task_id)
@@ -91,25 +91,25 @@ class Resolution:
         await self._tracker.apply(job, poll.record)
 
     async def resubmit(self, job_id: str) -> None:
-        """Send a job in doubt again; see ``Job.resubmit``."""
+        """Send the create of a job in doubt again; see ``Job.resubmit``."""
         row = await self._in_doubt(job_id)
-        # What was in doubt may have been paid, whatever becomes of the job now.
-        await self._leave_doubt(row, JobState.INTENT, suspects=1)
+        # The create in doubt may have been paid: it counts as an ambiguous attempt.
+        await self._end_doubt(row, JobState.INTENT, ambiguous=1)
 
     async def abandon(self, job_id: str) -> None:
-        """Give a job in doubt up; see ``Job.abandon``."""
-        await self._leave_doubt(await self._in_doubt(job_id), JobState.ABANDONED)
+        """Abandon a job in doubt; see ``Job.abandon``."""
+        await self._end_doubt(await self._in_doubt(job_id), JobState.ABANDONED)
 
     async def _in_doubt(self, job_id: str) -> Intent:
         job = await self._waiting.find_job(job_id)
         self._waiting.release(job)
         if job.row is None or job.state not in (JobState.IN_DOUBT, JobState.UNRESOLVED):
-            said = "was created by somebody else" if job.row is None else f"is {job.state}"
-            msg = f"Only a job in doubt can be settled by hand, and this one {said}. Nothing was changed."
+            state = "not in this journal" if job.row is None else str(job.state)
+            msg = f"Only a job in doubt can be resolved, and this one is {state}. Nothing was changed."
             raise errors.ConfigurationError(msg, job_id=job.own_id, task_id=job.task_id)
         return job.row
 
-    async def _leave_doubt(self, row: Intent, state: JobState, *, suspects: int = 0) -> None:
+    async def _end_doubt(self, row: Intent, state: JobState, *, ambiguous: int = 0) -> None:
         if self._submitter.closing:
             raise closed_error(job_id=row.id)
         moved = await self._journal.transition(
@@ -117,10 +117,10 @@ class Resolution:
             state,
             at=self._runtime.wall(),
             error=None,
-            ambiguous_attempts=row.ambiguous_attempts + suspects,
+            ambiguous_attempts=row.ambiguous_attempts + ambiguous,
         )
         if moved is None:
-            msg = "The job has just been settled by somebody else. Look at it again."
+            msg = "Another process has just resolved this job. Read its state again."
             raise errors.ConfigurationError(msg, job_id=row.id)
         job = self._follower.adopt(moved)
         job.row = moved
@@ -129,7 +129,7 @@ class Resolution:
 
 def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:
     """
-    Whether a task was created by an intent.
+    Return True if a task was created by an intent.
 
     Args:
         record: The service's record, which echoes the request in ``param``.
@@ -139,8 +139,8 @@ def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:
         secret: What callback tokens are made with.
 
     Returns:
-        Where the echo has a callback URL: whether our token in it names the intent. Else whether model and input are
-        the same; the service adds defaults of its own to the input.
+        With a callback URL in the echo: True if the callback token in it names the intent. Without: True if model and
+        input are equal; the service adds its own defaults to the input.
     """
     param = read_param(record)
     if param is None:

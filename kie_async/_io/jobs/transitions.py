@@ -1,9 +1,8 @@
 """
-Moving a job's row, first in the journal and then here.
+Transitions of a job's row, first in the journal and then in memory; ``ResultWriter`` records the result of a create.
 
-What has happened has happened, whether it can be written down or not. A move that the journal does not take is logged
-and kept, and written as soon as the journal takes moves again; meanwhile the job goes on from what is true. And
-somebody else may have moved the row: then it is taken as it is now.
+A result that cannot be journaled is still true: it is logged, kept in memory and written as soon as the journal can be
+written again. If another process has changed the row meanwhile, its row is adopted.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ __all__ = ["ResultWriter", "Transitions", "require_row"]
 
 _log = logging.getLogger("kie_async")
 
-#: How often, in seconds, it is tried again to write what could not be written.
+#: The pause between two attempts to write what could not be written, in seconds.
 RETRY_INTERVAL = 5.0
 
 
 class Transitions:
     """
-    Moves rows.
+    The transitions of rows.
 
     Args:
-        journal: Where they are.
+        journal: The journal.
 
-        runtime: The wall clock.
+        runtime: The clocks.
 
-        timers: Where the next try goes.
+        timers: Schedules the next attempt to write.
 
-        supervisor: What the next try runs in.
+        supervisor: Runs it.
 
-        report: Takes events.
+        report: Reports events.
     """
 
     def __init__(
@@ -66,15 +65,15 @@ class Transitions:
 
     async def require_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
         """
-        Move a job's row; what follows must not happen unless it is written down.
+        Change the state of a job's row before something that must not happen unless it is journaled.
 
         Returns:
-            Whether it was moved by this call; else somebody else had moved it, and ``job.row`` says where to.
+            True if this call has changed the state; False if another process has, and ``job.row`` is its row.
 
         Raises:
-            JournalError: If it could not be written; then nothing has changed.
+            JournalError: If the transition could not be written; then nothing has changed.
         """
-        await self._catch_ready(job)
+        await self._write_pending(job)
         seen = require_row(job)
         row = await self.journal.transition(seen, state, at=self._runtime.wall(), **changes)
         job.row = row or await self.journal.get(job.id) or seen
@@ -82,87 +81,85 @@ class Transitions:
 
     async def record_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
         """
-        Move a job's row after the fact.
+        Change the state of a job's row after the fact; if the journal cannot be written, in memory for now.
 
         Returns:
-            Whether it was moved by this call; else somebody else had moved it, and ``job.row`` says where to.
+            True if this call has changed the state; False if another process has, and ``job.row`` is its row.
         """
         try:
             return await self.require_transition(job, state, **changes)
         except errors.JournalError:
             at, seen = self._runtime.wall(), require_row(job)
             if not can_follow(seen.state, state):
-                raise  # a bug of ours is no trouble with the disk
+                raise  # a bug, not a failure of the disk
             job.row = attrs.evolve(seen, state=state, updated_at=at, **changes)
             _log.critical(
-                "%s is %s (task %s), and that could not be journaled.", job.id, state, job.row.task_id, exc_info=True
+                "%s is %s (task %s), which could not be journaled.", job.id, state, job.row.task_id, exc_info=True
             )
             self._report(EventName.JOURNAL_FAILED, job, state=str(state))
             job.unjournaled = [*(job.unjournaled or [(seen, None)]), (job.row, changes)]
             if not self._pending:
-                self._plan()
+                self._schedule_flush()
             self._pending[job.id] = job
             return True
 
     async def record_fields(self, job: LiveJob, **changes: Unpack[Changes]) -> None:
         """
-        Change a job's row without moving it.
+        Change fields of a job's row, but not its state.
 
-        Where somebody else has moved it meanwhile, ``job.row`` does not say so yet: whoever follows the row has to see
-        that it has changed.
+        If another process has changed the state meanwhile, ``job.row`` keeps the old one: the journal watch must see
+        that the row has changed.
 
         Raises:
-            JournalError: If it could not be written.
+            JournalError: If the change could not be written.
         """
         at = self._runtime.wall()
-        noted = await self.journal.update_fields(job.id, at=at, **changes)
-        if noted is not None and job.row is not None and job.unjournaled is None:
+        updated = await self.journal.update_fields(job.id, at=at, **changes)
+        if updated is not None and job.row is not None and job.unjournaled is None:
             job.row = attrs.evolve(job.row, updated_at=at, **changes)
 
     async def flush_pending(self) -> None:
-        """Try once more to write everything that could not be written."""
+        """Try to write everything that could not be written."""
         for job in list(self._pending.values()):
-            with suppress(errors.JournalError):  # told when it first failed
-                await self._catch_ready(job)
+            with suppress(errors.JournalError):  # logged when it first failed
+                await self._write_pending(job)
         if self._pending:
-            self._plan()
+            self._schedule_flush()
 
-    async def _catch_ready(self, job: LiveJob) -> None:
-        """Write a job's moves that could not be written, in their order."""
+    async def _write_pending(self, job: LiveJob) -> None:
+        """Write the transitions of a job that could not be written, in order."""
         while job.unjournaled is not None and len(job.unjournaled) > 1:
             (written, _), (row, changes) = job.unjournaled[0], job.unjournaled[1]
-            moved = await self.journal.transition(written, row.state, at=row.updated_at, **(changes or {}))
-            if moved is None:
-                _log.critical(
-                    "%s was moved by somebody else before it could be journaled that it is %s.", job.id, row.state
-                )
+            changed = await self.journal.transition(written, row.state, at=row.updated_at, **(changes or {}))
+            if changed is None:
+                _log.critical("Another process changed %s before its state %s could be journaled.", job.id, row.state)
                 job.row = await self.journal.get(job.id) or row
                 break
-            job.unjournaled = [(moved, None), *job.unjournaled[2:]]
+            job.unjournaled = [(changed, None), *job.unjournaled[2:]]
         else:
             if job.unjournaled is not None:
                 job.row = job.unjournaled[0][0]
         job.unjournaled = None
         self._pending.pop(job.id, None)
 
-    def _plan(self) -> None:
-        self._timers.at(self._runtime.now() + RETRY_INTERVAL, self._retry)
+    def _schedule_flush(self) -> None:
+        self._timers.at(self._runtime.now() + RETRY_INTERVAL, self._start_flush)
 
-    def _retry(self) -> None:
+    def _start_flush(self) -> None:
         if self._supervisor.running:
             self._supervisor.start(self.flush_pending)
 
 
 class ResultWriter:
     """
-    Makes the moves that end a create; whoever calls follows the job from its row afterwards.
+    Records the result of a create in the row; the caller resumes the job from the row afterwards.
 
     Args:
-        transitions: Moves rows.
+        transitions: Changes rows.
 
         runtime: The wall clock.
 
-        report: Takes events.
+        report: Reports events.
     """
 
     def __init__(self, *, transitions: Transitions, runtime: Runtime, report: Callable[..., None]) -> None:
@@ -171,14 +168,14 @@ class ResultWriter:
         self._report = report
 
     async def record_accepted(self, job: LiveJob, task_id: str) -> None:
-        """Bind a taskId; one that cannot be written down still reaches the caller, and the log."""
+        """Bind a taskId; if it cannot be journaled, it still reaches the caller and the log."""
         moved = False
         while not moved and require_row(job).task_id is None and job.state in BINDABLE:
             seen = job.row
             moved = await self._bind(job, task_id)
             if not moved and job.row is seen:
-                break  # its row is gone
-            # Else somebody has moved the row meanwhile, and does not know of the task.
+                break  # the row was deleted
+            # Otherwise another process has changed the row meanwhile without knowing of the task.
         if not moved and require_row(job).task_id != task_id:
             await self.record_duplicate(job, task_id)
         job.error = None
@@ -197,63 +194,50 @@ class ResultWriter:
         return await self._transitions.record_transition(job, JobState.SUBMITTED, **changes)
 
     async def record_duplicate(self, job: LiveJob, task_id: str) -> None:
-        """Tie a further task to its intent, and say so: it was paid for nothing."""
+        """Record a further task of an intent, which was paid in vain, and report it."""
         row = require_row(job)
         if task_id in row.duplicate_task_ids:
             return
-        _log.critical("%s (state %s, task %s) has one more paid task: %s.", job.id, row.state, row.task_id, task_id)
+        _log.critical("%s (state %s, task %s) has a duplicate paid task: %s.", job.id, row.state, row.task_id, task_id)
         self._report(EventName.DUPLICATE, job, duplicate_task_id=task_id)
         try:
             await self._transitions.record_fields(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
         except errors.JournalError:
-            _log.critical("That task %s belongs to %s could not be journaled.", task_id, job.id, exc_info=True)
+            _log.critical("The duplicate task %s of %s could not be journaled.", task_id, job.id, exc_info=True)
             self._report(EventName.JOURNAL_FAILED, job, duplicate_task_id=task_id)
 
-    async def record_rejected(
-        self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None
-    ) -> None:
-        """Write down that the service has refused; *ambiguous_attempts*, where that is what the last attempt was."""
+    async def record_rejected(self, job: LiveJob, error: errors.KieError, **changes: Unpack[Changes]) -> None:
+        """Record that the service has refused the create."""
         job.error = error
-        if ambiguous_attempts is None:
-            ambiguous_attempts = require_row(job).ambiguous_attempts
-        changes: Changes = {"error": dump_error(error), "ambiguous_attempts": ambiguous_attempts}
-        await self._end(job, JobState.REJECTED, EventName.REJECTED, changes)
+        await self._end(job, JobState.REJECTED, EventName.REJECTED, error=dump_error(error), **changes)
 
-    async def record_in_doubt(self, job: LiveJob, reason: str, *, ambiguous_attempts: int | None = None) -> None:
-        """Write down that the service may have accepted the create; *ambiguous_attempts* as for ``rejected``."""
+    async def record_in_doubt(self, job: LiveJob, reason: str, **changes: Unpack[Changes]) -> None:
+        """Record that the service may have accepted the create."""
         _log.warning("The create of %s may have been accepted (%s); it is not sent again.", job.id, reason)
-        if ambiguous_attempts is None:
-            ambiguous_attempts = require_row(job).ambiguous_attempts
-        if await self._transitions.record_transition(
-            job, JobState.IN_DOUBT, error=reason, ambiguous_attempts=ambiguous_attempts
-        ):
+        if await self._transitions.record_transition(job, JobState.IN_DOUBT, error=reason, **changes):
             self._report(EventName.IN_DOUBT, job, reason=reason)
 
     async def record_cancelled(self, job: LiveJob, error: errors.KieError) -> None:
-        """
-        Write down that the job is given up, and nothing was paid.
-
-        Where a suspect attempt may have been paid, it is written down as refused instead.
-        """
+        """Record that the job ends and nothing was paid; after ambiguous attempts, record it as rejected instead."""
         row = require_row(job)
         if row.ambiguous_attempts:
             times = "1 attempt was" if row.ambiguous_attempts == 1 else f"{row.ambiguous_attempts} attempts were"
-            message = f"{times} answered by an unclear error and may have been paid; then: {error.message}"
+            message = f"{times} answered by an ambiguous error and may have been paid; then: {error.message}"
             await self.record_rejected(job, errors.ServerError(message, code=500, job_id=job.id))
             return
         job.error = error
-        await self._end(job, JobState.CANCELLED, EventName.CANCELLED, {"error": dump_error(error)})
+        await self._end(job, JobState.CANCELLED, EventName.CANCELLED, error=dump_error(error))
 
-    async def _end(self, job: LiveJob, state: JobState, event: EventName, changes: Changes) -> None:
+    async def _end(self, job: LiveJob, state: JobState, event: EventName, **changes: Unpack[Changes]) -> None:
         if await self._transitions.record_transition(job, state, **changes):
             self._report(event, job)
         else:
-            job.error = None  # somebody else has moved it: a callback has proved that it was accepted, say
+            job.error = None  # the row has changed: for example, a callback has proved that the create was accepted
 
 
 def require_row(job: LiveJob) -> Intent:
-    """The row of a job that is known to have one."""
+    """Return the row of a job that must have one."""
     if job.row is None:
-        msg = f"{job.id} was moved before it was written down"
+        msg = f"The job {job.id} has no row yet. This is a bug: please report it."
         raise RuntimeError(msg)
     return job.row

@@ -1,4 +1,8 @@
-"""Waiting for jobs: until they are written down, accepted, or ended; and looking at them on the way."""
+"""
+Waits for jobs: until they are journaled, answered, accepted, or ended.
+
+``ResultReader`` says what a job's state means to its caller: a result, an error, or that the wait continues.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +34,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ResultReader", "Waiting"]
 
-_DOUBTFUL = (JobState.IN_DOUBT, JobState.UNRESOLVED)
+_IN_DOUBT = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
 
 class Waiting:
     """
-    Waits for jobs. Every wait can be left at any time and changes nothing by it.
+    The waits for jobs. Any wait can be cancelled at any time without an effect on the job.
 
     Args:
-        journal: Holds the intents.
+        journal: The journal.
 
-        registry: The jobs of this process.
+        registry: The live jobs.
 
         runtime: The clock.
 
@@ -52,7 +56,7 @@ class Waiting:
 
         follower: Adopts jobs that were found in the journal.
 
-        results: Reads what a job's state means.
+        results: Reads results from jobs.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Waiting:
         self._results = results
 
     async def wait_journaled(self, job: LiveJob) -> LiveJob:
-        """Wait until a job is written down; raises why it was not, or why it will not be accepted."""
+        """Wait until a job is journaled; raise why it was not, or why it will not be accepted."""
         while job.final.in_progress and not job.final.journaled:
             raise_wait_error(job.final)
             await job.final.wait_for_change()
@@ -86,20 +90,20 @@ class Waiting:
         return job.final
 
     async def wait_answered(self, job: LiveJob) -> LiveJob:
-        """Wait until a job's owner has an answer, or has given up."""
+        """Wait until the submission of a job has a response, or has ended."""
         while job.final.in_progress and job.final.state in UNANSWERED:
             raise_wait_error(job.final)
             await job.final.wait_for_change()
         return job.final
 
     async def wait_accepted(self, job: LiveJob) -> LiveJob:
-        """Wait until a job's taskId is known; raises why it is not."""
+        """Wait until the taskId of a job is known; raise why it is not."""
         job = await self.wait_answered(job)
         self._results.check_accepted(job)
         return job
 
     async def wait_ended(self, job: LiveJob, *, include_stalled: bool) -> Generation:
-        """Wait until a job has ended; *patient* waits for a stalled one, too."""
+        """Wait until a job has ended and return its result; with *include_stalled*, wait for a stalled job, too."""
         while (done := self._results.result(job.final, include_stalled=include_stalled)) is None:
             job = job.final
             waiter = job.add_waiter()
@@ -118,9 +122,12 @@ class Waiting:
         Args:
             job_id: The id.
 
-            timeout: How long, in seconds; None for no bound. With one, a stalled job is waited for, too.
+            timeout: The timeout in seconds; with None, the wait ends when the job stalls.
 
             found: Called with the job.
+
+        Raises:
+            KieError: If the job has no result, or not within the timeout.
         """
         job: LiveJob | None = None
         with nullcontext() if timeout is None else anyio.move_on_after(timeout):
@@ -133,7 +140,7 @@ class Waiting:
         raise timeout_error(timeout or 0.0, job)
 
     async def poll_status(self, job_id: str) -> TaskRecord:
-        """Look at a task now; see ``Job.refresh``."""
+        """Poll a task now and return its record; see ``Job.status``."""
         job = await self.find_job(job_id)
         try:
             job = await self.wait_answered(job)
@@ -149,7 +156,7 @@ class Waiting:
             self.release(job)
 
     async def stream_records(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
-        """The records of a job's task, each time that they say something new; see ``Job.updates``."""
+        """Yield the record of a job's task each time that it changes; see ``Job.updates``."""
         job = await self.find_job(job_id)
         reader = job.add_reader()
         self._poller.awaited(job)
@@ -170,20 +177,18 @@ class Waiting:
 
     async def find_job(self, job_id: str) -> LiveJob:
         """
-        The job of an id; for a task that the journal does not know, one that is followed while somebody waits.
+        Return the job of an id; a task that the journal does not know is polled while it is awaited.
 
         Raises:
-            TaskNotFoundError: If it is an id of ours that the journal does not know.
+            TaskNotFoundError: If the id is a job's own (``kj_…``) and the journal does not know it.
         """
         registry, journal = self._registry, self._journal
         if (job := registry.get(job_id)) is not None:
             return job
-        ours = job_id.startswith("kj_")
-        row = await (journal.get(job_id) if ours else journal.by_task(job_id))
-        if row is None and ours:
-            msg = (
-                "The journal does not know this job. Check the id, and that this is the journal that it was written to."
-            )
+        own = job_id.startswith("kj_")
+        row = await (journal.get(job_id) if own else journal.by_task(job_id))
+        if row is None and own:
+            msg = "The journal has no job with this id. Check the id, and use the journal that the job was written to."
             raise errors.TaskNotFoundError(msg, job_id=job_id)
         if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
             return job
@@ -198,17 +203,17 @@ class Waiting:
         return await self._supervisor.run(self._follower.adopt_for_waiter, row)
 
     def release(self, job: LiveJob) -> None:
-        """Follow a task of somebody else no longer than anybody waits."""
+        """Stop polling a foreign task that is no longer awaited."""
         if job.foreign and not job.waiters and not job.readers:
             self._tracker.let_go(job)
 
 
 class ResultReader:
     """
-    Reads jobs for their callers.
+    Reads results and errors from jobs.
 
     Args:
-        max_age: How long a task may take, in seconds.
+        max_age: ``RetryPolicy.max_age``, in seconds.
 
         job: Makes the handle of an id.
 
@@ -222,67 +227,68 @@ class ResultReader:
 
     def result(self, job: LiveJob, *, include_stalled: bool) -> Generation | None:
         """
-        The result of a job, or None while it is worth waiting for.
+        Return the result of a job, or None while the wait continues.
 
         Args:
             job: The job.
 
-            include_stalled: Whether a stalled job is worth waiting for.
+            include_stalled: True if the wait continues for a stalled job.
 
         Raises:
-            KieError: If it has no result, and waiting will not change that.
+            KieError: If the job has no result and the wait cannot change that.
         """
         row = job.row
         if row is None:
             if job.foreign:
                 return self._result(job)
-            self._raise_unless_owned(job)
+            self._raise_unless_in_progress(job)
             return None
         match row.state:
             case JobState.SUCCEEDED | JobState.FAILED:
                 return self._result(job)
             case JobState.STALLED if not include_stalled:
-                patience = self._max_age
-                msg = f"The task has not ended within {patience:g} s. It may still end: wait again, with a time-out."
+                msg = (
+                    f"The task has not ended within {self._max_age:g} s. It may still end: wait again, with a timeout."
+                )
                 raise errors.TaskTimeoutError(msg, job_id=job.id, task_id=job.task_id)
             case JobState.SUBMITTED | JobState.STALLED:
                 raise_wait_error(job)
                 return None
             case JobState.IN_DOUBT if row.callback_url is not None:
                 raise_wait_error(job)
-                return None  # a callback may bring the task home until the deadline
+                return None  # a callback may report the task until the deadline
             case JobState.SENDING if job.in_progress:
                 raise_wait_error(job)
                 return None
             case JobState.SENDING | JobState.IN_DOUBT | JobState.UNRESOLVED:
                 raise self.in_doubt_error(job)
             case JobState.ABANDONED:
-                msg = "The job was in doubt, and was given up by abandon(). Submit the request again if it is wanted."
+                msg = "The job was in doubt and was abandoned. Submit the request again if you still want the result."
                 raise errors.SubmitInDoubtError(msg, job=self._job(job.id), job_id=job.id)
             case _:
-                self._raise_unless_owned(job)
+                self._raise_unless_in_progress(job)
                 return None
 
     def check_accepted(self, job: LiveJob) -> None:
         """
-        Do nothing if a job that its owner has left was accepted.
+        Return if a job whose submission has ended was accepted.
 
         Raises:
-            KieError: If it was not, or if nobody can tell.
+            KieError: If it was not accepted, or is in doubt.
         """
         state = job.state
-        if state in _DOUBTFUL or state is JobState.SENDING:
+        if state in _IN_DOUBT or state is JobState.SENDING:
             raise self.in_doubt_error(job)
         if state in (None, JobState.INTENT, JobState.CANCELLED, JobState.REJECTED):
-            self._raise_unless_owned(job)
+            self._raise_unless_in_progress(job)
 
     def in_doubt_error(self, job: LiveJob) -> errors.SubmitInDoubtError:
-        """The error for a job in doubt, with the job in it."""
+        """Return the error for a job in doubt; it carries the job's handle."""
         reason = f" ({job.row.error})" if job.row is not None and job.row.error else ""
         return errors.SubmitInDoubtError(
-            f"The create was sent, and nobody can tell whether it was accepted{reason}: it may have been paid, and is"
-            " not sent again. Look for it at kie.ai/logs, then resolve(task_id), resubmit(allow_duplicate=True) or"
-            " abandon() the job.",
+            f"The create was sent, and it is unknown if the service has accepted it{reason}: it may have been paid and"
+            " is not sent again. Look for the task at kie.ai/logs, then call resolve(task_id),"
+            " resubmit(allow_duplicate=True) or abandon() on the job.",
             job=self._job(job.id),
             job_id=job.id,
         )
@@ -300,8 +306,8 @@ class ResultReader:
             raise no_result_error(record, job_id=job.own_id)
         return Generation(record=record, job_id=job.own_id, saver=self._saver)
 
-    def _raise_unless_owned(self, job: LiveJob) -> None:
-        """Say why a job was not accepted; nothing while its owner is at it."""
+    def _raise_unless_in_progress(self, job: LiveJob) -> None:
+        """Raise why a job was not accepted; return while it is in progress."""
         if job.in_progress:
             raise_wait_error(job)
             return
@@ -309,24 +315,22 @@ class ResultReader:
             raise job.error.copy()
         if job.row is not None and job.row.error is not None:
             raise load_error(job.row.error, job_id=job.id)
-        msg = "The job was never sent, and nobody is sending it; nothing was paid. Call recover(), or submit it again."
+        msg = "The job was not sent and no process is sending it; nothing was paid. Call recover(), or submit it again."
         raise errors.TransportError(msg, job_id=job.id)
 
 
 def raise_wait_error(job: LiveJob) -> None:
-    """
-    Do nothing unless a job cannot be looked at just now.
-    """
+    """Raise the job's ``wait_error``, if it has one."""
     if job.wait_error is not None:
         raise job.wait_error.copy()
 
 
 def timeout_error(seconds: float, job: LiveJob | None) -> errors.KieError:
-    """Return the error for a wait that has reached its timeout; a task that the service does not know is not found."""
+    """Return the error for a wait that has reached its timeout; for a task that the service does not know, not found."""
     if job is not None and job.not_visible:
         return poll_error(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
     return errors.TaskTimeoutError(
-        f"The task has not ended within {seconds:g} s. What was sent lives on: job() to it and wait again.",
+        f"The task has not ended within {seconds:g} s. The task itself is not cancelled: call job() with its id to wait again.",
         job_id=None if job is None else job.own_id,
         task_id=None if job is None else job.task_id,
     )
