@@ -65,9 +65,9 @@ if TYPE_CHECKING:
     from kie_async.requests import Request as Request
     from kie_async.requests import Wan22TurboImageToVideo as Wan22TurboImageToVideo
     from kie_async.run import Run as Run
+    from kie_async.states import JobInfo as JobInfo
     from kie_async.states import JobState as JobState
     from kie_async.statistics import Statistics as Statistics
-    from kie_async.states import JobInfo as JobInfo
 
 __all__ = [
     "JSON",

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from kie_async._binding import EngineBinding
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async.records import Generation, TaskRecord
-    from kie_async.states import JobState
-    from kie_async.states import JobInfo
+    from kie_async.states import JobInfo, JobState
 
 __all__ = ["Job"]
 

@@ -326,11 +326,11 @@ def raise_wait_error(job: LiveJob) -> None:
 
 
 def timeout_error(seconds: float, job: LiveJob | None) -> errors.KieError:
-    """Return the error for a wait that has reached its timeout; for a task that the service does not know, not found."""
+    """Return the error for a wait that has reached its timeout: not found, if the service does not know the task."""
     if job is not None and job.not_visible:
         return poll_error(PollVerdict.NOT_VISIBLE, job_id=None, task_id=job.task_id)
     return errors.TaskTimeoutError(
-        f"The task has not ended within {seconds:g} s. The task itself is not cancelled: call job() with its id to wait again.",
+        f"The task has not ended within {seconds:g} s and runs on. Call job() with its id to wait again.",
         job_id=None if job is None else job.own_id,
         task_id=None if job is None else job.task_id,
     )

@@ -8,8 +8,7 @@ from typing import Protocol, TypedDict, Unpack
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import ENDED, Intent, SourceImage
 from kie_async.errors import JournalError
-from kie_async.states import JobState
-from kie_async.states import JobInfo
+from kie_async.states import JobInfo, JobState
 
 __all__ = ["Changes", "Journal", "illegal_transition", "read_job_info", "read_job_infos"]
 
