@@ -206,15 +206,21 @@ class ResultWriter:
             _log.critical("The duplicate task %s of %s could not be journaled.", task_id, job.id, exc_info=True)
             self._report(EventName.JOURNAL_FAILED, job, duplicate_task_id=task_id)
 
-    async def record_rejected(self, job: LiveJob, error: errors.KieError, **changes: Unpack[Changes]) -> None:
-        """Record that the service has refused the create."""
+    async def record_rejected(
+        self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None
+    ) -> None:
+        """Record that the service has refused the create, and the number of ambiguous attempts if it has changed."""
         job.error = error
-        await self._end(job, JobState.REJECTED, EventName.REJECTED, error=dump_error(error), **changes)
+        changes: Changes = {} if ambiguous_attempts is None else {"ambiguous_attempts": ambiguous_attempts}
+        await self._end(job, JobState.REJECTED, EventName.REJECTED, changes)
 
-    async def record_in_doubt(self, job: LiveJob, reason: str, **changes: Unpack[Changes]) -> None:
-        """Record that the service may have accepted the create."""
+    async def record_in_doubt(self, job: LiveJob, reason: str, *, ambiguous_attempts: int | None = None) -> None:
+        """Record that the service may have accepted the create, with *ambiguous_attempts* as in ``record_rejected``."""
         _log.warning("The create of %s may have been accepted (%s); it is not sent again.", job.id, reason)
-        if await self._transitions.record_transition(job, JobState.IN_DOUBT, error=reason, **changes):
+        changes: Changes = {"error": reason}
+        if ambiguous_attempts is not None:
+            changes["ambiguous_attempts"] = ambiguous_attempts
+        if await self._transitions.record_transition(job, JobState.IN_DOUBT, **changes):
             self._report(EventName.IN_DOUBT, job, reason=reason)
 
     async def record_cancelled(self, job: LiveJob, error: errors.KieError) -> None:
@@ -226,9 +232,11 @@ class ResultWriter:
             await self.record_rejected(job, errors.ServerError(message, code=500, job_id=job.id))
             return
         job.error = error
-        await self._end(job, JobState.CANCELLED, EventName.CANCELLED, error=dump_error(error))
+        await self._end(job, JobState.CANCELLED, EventName.CANCELLED, {})
 
-    async def _end(self, job: LiveJob, state: JobState, event: EventName, **changes: Unpack[Changes]) -> None:
+    async def _end(self, job: LiveJob, state: JobState, event: EventName, changes: Changes) -> None:
+        if job.error is not None:
+            changes["error"] = dump_error(job.error)
         if await self._transitions.record_transition(job, state, **changes):
             self._report(event, job)
         else:
