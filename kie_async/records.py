@@ -1,8 +1,7 @@
 """
-What the service says of a task, as plain values: its record, its states, its result.
+The service's data about a task as plain values: its record, its states, its result.
 
-Nothing here waits, and nothing is refused: states, codes and fields that this version does not know are kept as they
-came.
+Unknown states, codes and fields are kept unchanged; nothing is refused.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from kie_async.errors import NoResultError
 
 __all__ = ["JSON", "Generation", "SavedFile", "TaskRecord", "TaskState"]
 
-#: Anything that JSON can say.
+#: Any JSON value.
 JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | str | int | float | bool | None"
 
-#: Fetches the results of a generation into a path and returns the files that it wrote.
+#: Downloads the results of a generation to a path and returns the files that it wrote.
 Saver: TypeAlias = Callable[["Generation", Path], Awaitable[list["SavedFile"]]]
 
 
@@ -44,29 +43,29 @@ class TaskRecord:
     Attributes:
         task_id: The service's id.
 
-        state: ``waiting``, ``queuing``, ``generating``, ``success``, ``fail``, or what else the service says.
+        state: ``waiting``, ``queuing``, ``generating``, ``success``, ``fail``, or another value of the service.
 
-        model: The model's name, or None where the answer has none.
+        model: The model's name, or None if the answer has no model.
 
-        result_urls: Where the results are, in the service's order; they expire.
+        result_urls: The URLs of the results, in the service's order; they expire.
 
-        result: The whole of ``resultJson``, decoded; None while there is none.
+        result: The whole of ``resultJson``, decoded, or None while it is empty.
 
-        fail_code: The service's code of a failure, as text, or None.
+        fail_code: The service's code of a failure, as a string, or None.
 
-        fail_message: The service's words about a failure, or None.
+        fail_message: The service's message about a failure, or None.
 
-        created_at: When the service created the task, in seconds since the epoch, or None.
+        created_at: The time at which the service created the task, in seconds since the epoch, or None.
 
-        completed_at: When the task ended, in seconds since the epoch, or None.
+        completed_at: The time at which the task ended, in seconds since the epoch, or None.
 
-        cost_time: ``costTime`` as it came: recorded answers give seconds, the documentation says milliseconds.
+        cost_time: The unchanged ``costTime``: recorded answers have seconds, the documentation says milliseconds.
 
-        progress: 0 to 100, where the model reports it.
+        progress: A percentage, 0 to 100, or None if the model does not report it.
 
-        credits: What the task has cost so far; final only when the task has ended.
+        credits: The task's cost so far, or None; final only when the task has ended.
 
-        raw: The answer's ``data`` as it came.
+        raw: The answer's unchanged ``data``.
     """
 
     task_id: str
@@ -85,22 +84,22 @@ class TaskRecord:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the task has ended well."""
+        """True if the task has succeeded."""
         return self.state == TaskState.SUCCESS
 
     @property
     def failed(self) -> bool:
-        """Whether the task has ended badly."""
+        """True if the task has failed."""
         return self.state == TaskState.FAIL
 
     @property
     def ended(self) -> bool:
-        """Whether the task has ended at all; an unknown state has not."""
+        """True if the task has succeeded or failed; a task in an unknown state has not ended."""
         return self.succeeded or self.failed
 
     @property
     def seconds(self) -> float | None:
-        """How long the task took by the service's own clock, in seconds, or None where it does not say."""
+        """The task's duration by the service's clock, in seconds, or None if it is not reported."""
         if self.created_at is None or self.completed_at is None:
             return None
         return self.completed_at - self.created_at
@@ -112,11 +111,11 @@ class SavedFile:
     A result on disk.
 
     Attributes:
-        path: Where it is.
+        path: The path of the file.
 
-        size: How many bytes it has.
+        size: Its number of bytes.
 
-        sha256: The hash of its content, in hexadecimal, computed while it came in.
+        sha256: The hash of its content, in hexadecimal, computed during the download.
     """
 
     path: Path
@@ -130,9 +129,9 @@ class Generation:
     A finished task and its results.
 
     Attributes:
-        record: The service's last word about the task.
+        record: The terminal record of the task.
 
-        job_id: The job's own id (``kj_…``), or None where the task is not one of this journal's.
+        job_id: The job's own id (``kj_…``), or None if the task is not in the journal.
     """
 
     record: TaskRecord
@@ -150,7 +149,7 @@ class Generation:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where the results are; Kie keeps them for at least 24 hours."""
+        """The URLs of the results; Kie keeps them for at least 24 hours."""
         return self.record.result_urls
 
     @property
@@ -159,7 +158,7 @@ class Generation:
         The first of ``urls``.
 
         Raises:
-            NoResultError: If there is none: the model answers with something else (``record.result``).
+            NoResultError: If there is no URL: the model has another kind of result (``record.result``).
         """
         if not self.record.result_urls:
             msg = "This result has no URL. Read record.result."
@@ -168,25 +167,25 @@ class Generation:
 
     @property
     def credits(self) -> float | None:
-        """What the task has cost, in credits, or None where the service does not say."""
+        """The task's cost in credits, or None if the service does not report it."""
         return self.record.credits
 
     @property
     def seconds(self) -> float | None:
-        """How long the service took, in seconds, or None where it does not say."""
+        """The task's duration by the service's clock, in seconds, or None if it is not reported."""
         return self.record.seconds
 
     async def save(self, path: str | PathLike[str]) -> list[Path]:
         """
-        Fetch the results and put them on disk, each whole or not at all.
+        Download the results to disk, each completely or not at all.
 
-        Works after the client is closed, too. An expired URL is minted again once. A client fetches eight files at a
-        time, the soonest to expire first; a download that breaks goes on where it was, and so does one of a process
-        that was killed, where the same result is saved to the same path.
+        This works after the client is closed, too. An expired URL is renewed once. A client downloads eight files at a
+        time, those that expire soonest first. A download that breaks is resumed; so is the download of a process that
+        was killed, if the same result is saved to the same path.
 
         Args:
-            path: A file's name for the first result (further ones get ``-2``, ``-3``, … before the suffix), or a
-                folder, in which each is named by the task's id and by what it really is.
+            path: A file name for the first result (further results get ``-2``, ``-3``, … before the suffix), or a
+                folder whose files are named by the task's id and their real type.
 
         Returns:
             The files, in the order of ``urls``.
@@ -194,6 +193,6 @@ class Generation:
         Raises:
             ResultExpiredError: If the service no longer holds the result.
 
-            DownloadError: If a result could not be fetched, or is not what it claims.
+            DownloadError: If a result could not be fetched, or is not what it claims to be.
         """
         return [file.path for file in await self._saver(self, Path(path))]

@@ -1,4 +1,4 @@
-"""The floors: what the core stands on, what importing the package costs. ``make imports`` checks the directions."""
+"""Test the imports of the core and the cost of importing the package; import-linter checks the layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(path for folder in ("kie_async", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-CORE = sorted((ROOT / "kie_async" / "_core").glob("*.py"))
+SOURCE_FILES = sorted(path for folder in ("kie_async", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+CORE_FILES = sorted((ROOT / "kie_async" / "_core").glob("*.py"))
 
-#: All that deciding needs; whatever waits, tells the time, rolls dice or touches the system is not here.
-CORE_STANDS_ON = {
+#: The modules that the core may import: none of them waits, reads a clock, is random or touches the system.
+CORE_IMPORTS = {
     "__future__",
     "array",
     "attrs",
@@ -43,7 +43,7 @@ HEAVY = {"aiohttp", "asyncio", "anyio", "av", "cattrs", "rich", "sqlite3", "tena
 
 
 def imports(path: Path) -> set[str]:
-    """The top names of everything that a file imports, at any depth."""
+    """Return the top-level names of all imports in a file, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -55,16 +55,16 @@ def imports(path: Path) -> set[str]:
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The modules that a fresh interpreter has loaded after *statement*."""
+    """Return the modules that a fresh interpreter has loaded after *statement*."""
     code = f"{statement}; import sys; print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(answer.stdout.split())
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
-def test_the_core_stands_on_nothing_that_waits(path: Path) -> None:
-    """Within functions and for type checkers neither: what decides has no use for it."""
-    assert imports(path) <= CORE_STANDS_ON
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.name)
+def test_the_core_imports_nothing_that_waits(path: Path) -> None:
+    """Imports within functions and for type checkers count, too."""
+    assert imports(path) <= CORE_IMPORTS
 
 
 @pytest.mark.parametrize(
@@ -75,33 +75,32 @@ def test_the_core_stands_on_nothing_that_waits(path: Path) -> None:
         "import kie_async.testing",
     ],
 )
-def test_naming_the_package_loads_nothing_heavy(statement: str) -> None:
-    """A command line starts at once."""
+def test_importing_the_package_loads_nothing_heavy(statement: str) -> None:
+    """The command line must start fast."""
     assert loaded_by(statement).isdisjoint(HEAVY)
 
 
-def test_the_pytest_plugin_loads_nothing_until_a_fixture_is_used() -> None:
-    """It is loaded in every project that has the package installed."""
+def test_the_pytest_plugin_loads_lazily() -> None:
+    """Pytest loads it in every project that has the package installed."""
     ours = {name for name in loaded_by("import kie_async.testing.pytest_plugin") if name.startswith("kie_async")}
 
     assert ours == {"kie_async", "kie_async._version", "kie_async.testing", "kie_async.testing.pytest_plugin"}
 
 
-def test_the_client_loads_its_machinery_on_first_use() -> None:
-    """A program may name the client at import time and pay for it when it is used."""
+def test_the_client_loads_lazily() -> None:
+    """A program may import the client at start and pay for it on first use."""
     assert loaded_by("from kie_async import KieClient, MarketRequest, Wan22TurboImageToVideo").isdisjoint(
         {"aiohttp", "asyncio", "cattrs", "hashlib", "logging", "tenacity", "kie_async._io.http.transport"}
     )
 
 
-def test_the_core_can_be_used_without_the_waiting_half() -> None:
-    """Importing all of it loads nothing that waits, by no detour."""
-    modules = ", ".join(f"kie_async._core.{path.stem}" for path in CORE if path.stem != "__init__")
+def test_the_core_loads_nothing_that_waits() -> None:
+    """Indirect imports count, too."""
+    modules = ", ".join(f"kie_async._core.{path.stem}" for path in CORE_FILES if path.stem != "__init__")
 
     assert loaded_by(f"import {modules}").isdisjoint({"aiohttp", "asyncio", "anyio", "tenacity", "kie_async._io"})
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_says_what_lives_there(path: Path) -> None:
-    """The first sentence of a file is its job."""
+@pytest.mark.parametrize("path", SOURCE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))

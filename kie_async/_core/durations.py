@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import attrs
 
-from kie_async._core.lenient_json import unwrapped
+from kie_async._core.lenient_json import unwrap_json
 from kie_async.records import JSON
 
 __all__ = ["Durations", "DurationsByKind", "Kind", "kind_of"]
@@ -264,7 +264,7 @@ def kind_of(model: str | None, input: JSON) -> Kind:  # noqa: A002 (the service'
     >>> kind_of("m", None)
     ('m',)
     """
-    decoded = unwrapped(input)
+    decoded = unwrap_json(input)
     given = decoded if isinstance(decoded, Mapping) else {}
     settings = (f"{name}={given[name]}" for name in _KIND_FIELDS if isinstance(given.get(name), _KIND_FIELD_TYPES))
     return (model or "", *(setting for setting in settings if len(setting) <= _LONGEST_SETTING))

@@ -1,4 +1,4 @@
-"""JSON as services really send it: decoded without surprises, so that only "this is no JSON" has to be handled."""
+"""A tolerant JSON decoder: its only error is ValueError, for a document that is not JSON or too deep."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from kie_async.records import JSON
 
-__all__ = ["MAX_DEPTH", "decode", "decode_around", "number", "text", "unwrapped"]
+__all__ = ["MAX_DEPTH", "decode", "decode_around", "number", "text", "unwrap_json"]
 
-#: Deeper documents are refused: the recorded ones have five levels, and what is kept is written again elsewhere.
+#: The deepest nesting that is accepted. Recorded documents have five levels; kept values must be encodable again.
 MAX_DEPTH = 64
 
-# More digits than a float can hold are a mistake or an attack; and Python refuses to convert some thousands of them.
+# More digits than a float can hold are a mistake or an attack, and Python refuses to convert thousands of digits.
 _MOST_DIGITS = 300
 _MOST_BITS = 1024
 _MOST_CANDIDATES = 1000
@@ -41,7 +41,7 @@ def _unique(pairs: list[tuple[str, JSON]]) -> Mapping[str, JSON]:
     return members
 
 
-# Numbers beyond what JSON or a float knows (NaN, 1e999) are kept as the text that they were.
+# Numbers that JSON or a float cannot hold (NaN, 1e999) are kept as strings.
 _PLAIN = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=str)
 _UNIQUE = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=str, object_pairs_hook=_unique)
 
@@ -50,10 +50,11 @@ def decode(document: str) -> JSON:
     """
     Decode one JSON document.
 
-    Of members with the same name the last counts. NaN, infinities, and numbers too large for a float are kept as text.
+    The last of several members with the same name counts. NaN, infinities, and numbers too large for a float become
+    strings.
 
     Raises:
-        ValueError: If it is not JSON, or nested deeper than ``MAX_DEPTH``; nothing else is ever raised.
+        ValueError: If it is not JSON, or nested deeper than ``MAX_DEPTH``; no other error is raised.
 
     >>> decode('{"a": [1, 2.5, NaN]}')
     {'a': [1, 2.5, 'NaN']}
@@ -68,7 +69,7 @@ def _decode(decoder: json.JSONDecoder, document: str) -> JSON:
         value = None
         depth = MAX_DEPTH + 1
     else:
-        # No document is deeper than it has opening brackets, and most have few: what is counted next is seldom needed.
+        # A document is not deeper than its number of opening brackets, so counting the depth is seldom needed.
         brackets = document.count("{") + document.count("[")
         depth = _depth(value) if brackets > MAX_DEPTH else brackets
     if depth > MAX_DEPTH:
@@ -78,7 +79,7 @@ def _decode(decoder: json.JSONDecoder, document: str) -> JSON:
 
 
 def _depth(value: JSON) -> int:
-    """How many mappings and lists are inside of each other, counted no further than just beyond ``MAX_DEPTH``."""
+    """Return the nesting of mappings and lists, counted up to just beyond ``MAX_DEPTH``."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:
         inner: list[JSON] = []
@@ -94,20 +95,20 @@ def _depth(value: JSON) -> int:
 
 def decode_around(document: str, member: str) -> JSON:
     """
-    Decode a document that is broken only inside of one member's text, whose quotes were not escaped as they should be.
+    Decode a document that is broken only inside one member's string, whose quotes were not escaped.
 
-    The text is taken to end at the first quote after which the rest makes sense: followed by another member or by the
-    end of the object, all the way to the document's end, and without saying anything twice. Where the text is itself a
-    JSON object, nothing inside of it can pass for members of the document, even if somebody has written it to: any
-    earlier end leaves the object's own closing brace and the quote after it, which make sense nowhere.
+    The string ends at the first quote after which the rest of the document is valid: another member or the end of the
+    object follows, and no name occurs twice. If the string is itself a JSON object, nothing inside it can be read as
+    members of the document, not even text written to do so: any earlier end would leave the object's own closing brace
+    and the quote after it, which are valid nowhere.
 
     Args:
         document: The document.
 
-        member: The name of the broken member; its value comes as the text between its quotes, unchanged.
+        member: The name of the broken member; its value is the unchanged text between its quotes.
 
     Raises:
-        ValueError: If the document does not make sense that way either.
+        ValueError: If the document is not valid in this way either.
 
     >>> decode_around('{"id": "a", "param": "{"prompt":"x"}", "state": "fail"}', "param")
     {'id': 'a', 'param': '{"prompt":"x"}', 'state': 'fail'}
@@ -126,22 +127,22 @@ def decode_around(document: str, member: str) -> JSON:
     raise ValueError(msg)
 
 
-#: A quote that may end a member's text.
+#: A quote that may end a member's string.
 _CLOSING = re.compile(r'"(?=\s*(?:\}|,\s*"\w+"\s*:))')
 
 
-def unwrapped(value: JSON) -> JSON:
+def unwrap_json(value: JSON) -> JSON:
     r"""
-    Decode a text that is JSON, and a text in that one, up to three times.
+    Decode a string that is JSON, and a string inside it, up to three times.
 
     Returns:
-        The value inside; *value* itself where it is no text, or no JSON.
+        The value inside, or *value* itself if it is not a string or not JSON.
 
-    >>> unwrapped(r'"{\"a\": 1}"'), unwrapped("{broken"), unwrapped({"a": 1})
+    >>> unwrap_json(r'"{\"a\": 1}"'), unwrap_json("{broken"), unwrap_json({"a": 1})
     ({'a': 1}, '{broken', {'a': 1})
     """
     for _ in range(_MOST_WRAPPERS):
-        if not isinstance(value, str) or not value:  # a task that runs has an empty result
+        if not isinstance(value, str) or not value:  # a running task has an empty result
             break
         try:
             value = decode(value)
@@ -152,7 +153,7 @@ def unwrapped(value: JSON) -> JSON:
 
 def text(value: JSON) -> str | None:
     """
-    A text, or a number as a text; None for an empty text and for all else.
+    Return a string, or a number as a string; None for an empty string and for any other value.
 
     >>> text(" fail "), text(500), text(""), text(True)
     ('fail', '500', None, None)
@@ -166,7 +167,7 @@ def text(value: JSON) -> str | None:
 
 def number(value: JSON) -> float | None:
     """
-    A finite number, be it given as a number or as a text; None for all else.
+    Return a finite number from a number or a string; None for any other value.
 
     >>> number(38), number("5916.25"), number(""), number(True)
     (38.0, 5916.25, None, None)

@@ -1,8 +1,8 @@
 """
-How a broken download goes on: which version of a file its bytes are of, and whether an answer brings the rest of it.
+Resumed downloads: the version of a file that partial bytes belong to, and the check that an answer has the rest of it.
 
-The words are those of RFC 9110: a *strong validator* changes whenever a byte of the file does, so that two parts under
-one validator fit together; ``If-Range`` asks for a part under that condition, and for the whole file otherwise.
+The terms are those of RFC 9110. A *strong validator* changes whenever a byte of the file changes, so two parts with the
+same validator fit together. ``If-Range`` requests a part under that condition, and the whole file otherwise.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 
 import attrs
 
-__all__ = ["Version", "brings_the_rest", "read_version", "version_of", "write_version"]
+__all__ = ["Version", "read_version", "size_if_rest", "version_of", "write_version"]
 
 _ENTITY_TAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')
-#: The one form in which dates are sent (RFC 9110, 5.6.7); two older ones are only read, by others.
+#: The form in which dates are sent (RFC 9110, 5.6.7). Two older forms are obsolete and not read here.
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _LENGTH = re.compile(r"[0-9]{1,15}")
@@ -31,7 +31,7 @@ class Version:
     Attributes:
         validator: Its strong validator, for ``If-Range``.
 
-        size: How many bytes it has, or None if the host does not say.
+        size: Its number of bytes, or None if the host does not report it.
     """
 
     validator: str
@@ -40,10 +40,10 @@ class Version:
 
 def version_of(headers: Mapping[str, str]) -> Version | None:
     """
-    The version that a complete answer brings, or None if its host does not name it reliably.
+    Return the version of the file in a complete answer, or None if its host does not identify it reliably.
 
-    A weak tag (``W/…``) does not count, and a date only if it is at least a second older than the answer: within one
-    second a file can change twice (RFC 9110, 8.8.2.2).
+    A weak tag (``W/…``) does not count. A date counts only if it is at least a second older than the answer, because a
+    file can change twice within one second (RFC 9110, 8.8.2.2).
 
     Args:
         headers: The answer's headers, by their usual names.
@@ -61,20 +61,20 @@ def version_of(headers: Mapping[str, str]) -> Version | None:
     return Version(validator, int(length) if _LENGTH.fullmatch(length) else None)
 
 
-def brings_the_rest(headers: Mapping[str, str], *, version: Version, have: int) -> int | None:
+def size_if_rest(headers: Mapping[str, str], *, version: Version, have: int) -> int | None:
     """
-    The size of the whole file, if an answer with status 206 brings exactly what is missing of it; else None.
+    Return the size of the whole file if an answer with status 206 has exactly the missing bytes; else None.
 
     Args:
         headers: The answer's headers, by their usual names.
 
-        version: What the bytes at hand are the beginning of.
+        version: The version of the file whose first bytes are on disk.
 
-        have: How many they are.
+        have: The number of bytes on disk.
 
-    >>> brings_the_rest({"Content-Range": "bytes 5-9/10"}, version=Version('"abc"', 10), have=5)
+    >>> size_if_rest({"Content-Range": "bytes 5-9/10"}, version=Version('"abc"', 10), have=5)
     10
-    >>> brings_the_rest({"Content-Range": "bytes 0-9/10"}, version=Version('"abc"', 10), have=5)
+    >>> size_if_rest({"Content-Range": "bytes 0-9/10"}, version=Version('"abc"', 10), have=5)
     """
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None:
@@ -85,7 +85,7 @@ def brings_the_rest(headers: Mapping[str, str], *, version: Version, have: int) 
         last == size - 1,
         version.size in (None, size),
         headers.get("Content-Length", str(size - have)) == str(size - have),
-        # An answer that names another version than the one asked for has not understood the question.
+        # An answer with another version than the requested one ignored the request's condition.
         not version.validator.startswith('"') or headers.get("ETag", version.validator) == version.validator,
     )
     return size if all(rules) else None
@@ -93,7 +93,7 @@ def brings_the_rest(headers: Mapping[str, str], *, version: Version, have: int) 
 
 def write_version(version: Version) -> str:
     r"""
-    A version as the text of a note beside a file.
+    Write a version as the text of a note beside a file.
 
     >>> write_version(Version('"abc"', 7))
     '7\n"abc"\n'
@@ -103,7 +103,7 @@ def write_version(version: Version) -> str:
 
 def read_version(note: str) -> Version | None:
     r"""
-    The version that a note names, or None if it is none, or not a whole one.
+    Read the version from a note, or return None if the note is incomplete or something else.
 
     >>> read_version('7\n"abc"\n')
     Version(validator='"abc"', size=7)
@@ -121,7 +121,7 @@ def _is_old_enough(modified: str, now: str) -> bool:
 
 
 def _read_date(text: str) -> tuple[int, ...] | None:
-    """A date as numbers that sort as it does."""
+    """Return a date as numbers in sorting order, or None."""
     match = _DATE.fullmatch(text)
     if match is None or match[2] not in _MONTHS:
         return None

@@ -1,9 +1,8 @@
 """
-The service's JSON to values and back: with ``wire_files``, the only place that knows Kie's field names.
+The service's JSON to values and back: the only module that knows Kie's field names.
 
-Reading is tolerant: what is missing, empty, of another type or in another shape than documented becomes None, what is
-not known is kept in ``TaskRecord.raw``, and no body whatsoever makes a reader raise. Writing is strict: exactly Kie's
-names.
+Reading is tolerant: a value that is missing, empty, of another type or of another shape than documented becomes None.
+Unknown members are kept in ``TaskRecord.raw``. No body makes a reader raise. Writing is strict: exactly Kie's names.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import attrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 
-from kie_async._core.lenient_json import decode, decode_around, number, text, unwrapped
+from kie_async._core.lenient_json import decode, decode_around, number, text, unwrap_json
 from kie_async.records import JSON, TaskRecord
 
 __all__ = [
@@ -38,8 +37,8 @@ __all__ = [
     "write_download_url",
 ]
 
-# Recorded ids are 32 hexadecimal digits, documented ones look like "task_wan_1765172522239". An id goes into URLs, logs
-# and file names, so its letters are limited; what else it says is the service's business.
+# Recorded ids are 32 hexadecimal digits, documented ones look like "task_wan_1765172522239". An id is used in URLs,
+# logs and file names, so its characters are limited.
 _TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 _CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _URL = re.compile(r"https?://", re.IGNORECASE)
@@ -49,14 +48,14 @@ _SUCCESS = 200
 @attrs.frozen
 class Envelope:
     """
-    What every answer of the service is wrapped in.
+    The envelope of every answer of the service.
 
     Attributes:
-        code: The service's own status; the HTTP status is 200 nearly always. None where there is no integer.
+        code: The service's own status, or None if there is no integer. The HTTP status is nearly always 200.
 
-        message: The service's words, or an empty text.
+        message: The service's message, or an empty string.
 
-        data: The answer itself; None where there is none.
+        data: The answer itself, or None.
     """
 
     code: int | None
@@ -70,11 +69,11 @@ class Param:
     A create as it is sent, and as a record echoes it.
 
     Attributes:
-        model: The model's name; None where an echo has none.
+        model: The model's name, or None if an echo has no model.
 
-        callback_url: Where the service reports the end of the task, or None.
+        callback_url: The URL to which the service reports the end of the task, or None.
 
-        input: The ``input`` object; None where an echo has none that can be read.
+        input: The ``input`` object, or None if an echo has no readable input.
     """
 
     model: str | None = None
@@ -107,11 +106,11 @@ def _seconds(value: JSON, _: object) -> float | None:
 
 
 def _mapping(value: JSON, _: object) -> Mapping[str, JSON] | None:
-    inner = unwrapped(value)
+    inner = unwrap_json(value)
     return inner if isinstance(inner, Mapping) else None
 
 
-#: Between our values and the service's JSON: a line for each field with another name or several shapes there.
+#: Converts between our values and the service's JSON; a line for each field with another name or several shapes.
 _kie = make_converter(detailed_validation=False)
 _kie.register_structure_hook(
     TaskRecord,
@@ -159,13 +158,13 @@ _kie.register_unstructure_hook(
 
 def read_envelope(body: bytes) -> Envelope | None:
     """
-    Read what an answer is wrapped in.
+    Read the envelope of an answer.
 
     Args:
         body: The answer's body.
 
     Returns:
-        None if the body is not a JSON object in UTF-8.
+        The envelope, or None if the body is not a JSON object in UTF-8.
 
     >>> read_envelope(b'{"code":422,"msg":"recordInfo is null","data":null}')
     Envelope(code=422, message='recordInfo is null', data=None)
@@ -181,7 +180,7 @@ _MARK = b"\xef\xbb\xbf"
 
 
 def _unmarked(body: bytes) -> str:
-    """The text of a body, without a byte order mark; the codec that does both takes as long as all the rest."""
+    """Decode a body without its byte order mark; the codec that does both takes as long as all other work."""
     return body.removeprefix(_MARK).decode()
 
 
@@ -205,10 +204,10 @@ def _member(envelope: Envelope, name: str) -> JSON:
 
 def task_id_of(envelope: Envelope) -> str | None:
     """
-    The id of the task that an answer is about.
+    Return the id of the task that an answer is about.
 
     Returns:
-        None unless ``data.taskId`` is an integer, or a text of at most 256 letters, digits and ``_-.:``.
+        The id; None unless ``data.taskId`` is an integer, or a string of at most 256 letters, digits and ``_-.:``.
 
     >>> task_id_of(Envelope(200, "success", {"taskId": "task_wan_1765172522239"}))
     'task_wan_1765172522239'
@@ -223,7 +222,7 @@ def _as_id(value: JSON) -> str | None:
 
 def callback_ids(document: JSON) -> set[str]:
     """
-    The ids that a callback names, in the places where the service has been seen to put them; what is no id is not one.
+    Return the ids of tasks that a callback names, in all places where the service has been seen to put them.
 
     >>> sorted(callback_ids({"taskId": "a", "data": {"taskId": "a", "task_id": "b"}}))
     ['a', 'b']
@@ -238,22 +237,22 @@ def callback_ids(document: JSON) -> set[str]:
 
 def read_record(envelope: Envelope) -> TaskRecord | None:
     """
-    Read a task's record out of an answer to ``recordInfo``, or out of a callback.
+    Read a task's record from an answer to ``recordInfo``, or from a callback.
 
-    Times become seconds, empty texts None, codes text. ``result`` is what ``resultJson`` says, be it a text or an
-    object, and None where it is broken; ``result_urls`` are the http(s) URLs of its ``resultUrls`` (a list or a single
-    one; or the result itself, where it is nothing but URLs). Frames (``firstFrameUrl``) and texts (``resultObject``)
-    stay in ``result``. ``raw`` has all of it as it came.
+    Times become seconds, empty strings None, codes strings. ``result`` is the decoded ``resultJson`` (a string or an
+    object), and None if it is broken. ``result_urls`` are the http(s) URLs of its ``resultUrls`` (a list or a single
+    URL), or of the result itself if it is only URLs. Frames (``firstFrameUrl``) and texts (``resultObject``) stay in
+    ``result``. ``raw`` is the unchanged data.
 
     Returns:
-        None if the answer has no task id.
+        The record, or None if the answer has no task id.
     """
     task_id = task_id_of(envelope)
     data = envelope.data
     if task_id is None or not isinstance(data, Mapping):
         return None
     found = data.get("resultJson")
-    result = unwrapped(found)
+    result = unwrap_json(found)
     costs = [data.get(name) for name in ("creditsConsumed", "consumeCredits")]
     fields = {
         "state": None,
@@ -269,23 +268,23 @@ def read_record(envelope: Envelope) -> TaskRecord | None:
 
 def _urls(result: JSON) -> tuple[str, ...]:
     if isinstance(result, Mapping):
-        result = unwrapped(result.get("resultUrls"))
+        result = unwrap_json(result.get("resultUrls"))
     texts = result if isinstance(result, list) else [result]
     return tuple(url.strip() for url in texts if isinstance(url, str) and _URL.match(url.strip()))
 
 
 def read_record_body(body: bytes) -> tuple[Envelope | None, TaskRecord | None]:
     """
-    Read the whole body of an answer to ``recordInfo``, even one that is broken inside of ``param``.
+    Read the whole body of an answer to ``recordInfo``, even if it is broken inside ``param``.
 
-    The service echoes the request there, and has been seen to escape it too little for the body to be JSON. Nothing of
-    the answer but ``param`` depends on it.
+    The service echoes the request in ``param``, and has been seen to escape it so that the body is not JSON. No other
+    member depends on it.
 
     Args:
         body: The answer's body.
 
     Returns:
-        The envelope and the record in it, each None where there is none.
+        The envelope and its record, or None for each that is missing.
     """
     envelope = read_envelope(body)
     if envelope is None:
@@ -301,24 +300,24 @@ def read_param(source: TaskRecord | JSON) -> Param | None:
     Read the echo of the create, which the service encodes once or twice.
 
     Args:
-        source: A record, or its ``param`` as it came.
+        source: A record, or its unchanged ``param``.
 
     Returns:
-        None where there is none that can be read.
+        The create, or None if it is missing or cannot be read.
 
     >>> read_param(r'{"input": "{\"prompt\": \"A cat\"}", "callBackUrl": "https://a.example/1", "model": "z-image"}')
     Param(model='z-image', callback_url='https://a.example/1', input={'prompt': 'A cat'})
     """
-    echo = unwrapped(source.raw.get("param") if isinstance(source, TaskRecord) else source)
+    echo = unwrap_json(source.raw.get("param") if isinstance(source, TaskRecord) else source)
     return _kie.structure(echo, Param) if isinstance(echo, Mapping) else None
 
 
 def read_upload_url(body: bytes) -> str | None:
     """
-    The URL of an uploaded file.
+    Return the URL of an uploaded file.
 
     Returns:
-        None where the answer says that the upload has failed, or has no http(s) URL.
+        The URL, or None if the upload has failed or the answer has no http(s) URL.
     """
     envelope = read_envelope(body)
     if envelope is None or envelope.code not in {None, _SUCCESS}:
@@ -327,12 +326,12 @@ def read_upload_url(body: bytes) -> str | None:
 
 
 def read_download_url(envelope: Envelope) -> str | None:
-    """The short-lived URL that was minted for a result, or None."""
+    """Return the short-lived URL that the service made for a result, or None."""
     return _url(envelope.data)
 
 
 def read_credit(envelope: Envelope) -> float | None:
-    """The account's balance in credits, or None."""
+    """Return the account's balance in credits, or None."""
     return number(envelope.data)
 
 
@@ -343,23 +342,23 @@ def _url(value: JSON) -> str | None:
 # -- requests --
 
 
-def write_create(  # what comes here is what goes out, so "input" is called that in both places
+def write_create(
     model: str,
-    input: Mapping[str, JSON],  # noqa: A002
+    input: Mapping[str, JSON],  # noqa: A002 (the service's word)
     callback_url: str | None,
 ) -> bytes:
     """
-    The body of a create.
+    Write the body of a create.
 
     Args:
         model: The model's name.
 
         input: The ``input`` object, in the service's field names.
 
-        callback_url: Where the service shall report the end of the task; None sends no such field.
+        callback_url: The URL to which the service shall report the end of the task, or None to omit the field.
 
     Raises:
-        ValueError: If the input cannot be said in JSON and UTF-8.
+        ValueError: If the input cannot be written in JSON and UTF-8.
 
     >>> write_create("z-image", {"prompt": "Ä"}, "https://a.example/1").decode()
     '{"model":"z-image","input":{"prompt":"Ä"},"callBackUrl":"https://a.example/1"}'
@@ -404,5 +403,5 @@ def write_download_url(url: str) -> bytes:
     return json.dumps({"url": url}).encode()  # in ASCII: a URL from a record may hold half a surrogate pair
 
 
-#: Made once: ``json.dumps`` would make an encoder for each create.
+#: The encoder is made once: ``json.dumps`` would make one for each create.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict).encode

@@ -1,4 +1,4 @@
-"""Parts of a file fit together only if they are of one version, and if the second begins where the first one ends."""
+"""Test resumed downloads: parts must have the same version, and the second part must start after the first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.ranges import Version, brings_the_rest, read_version, version_of, write_version
+from kie_async._core.ranges import Version, read_version, size_if_rest, version_of, write_version
 
 TAG = '"5d8c72a5edda8d6a"'
 NOON = "Wed, 25 Nov 2026 12:00:00 GMT"
@@ -26,7 +26,7 @@ sizes = st.integers(1, 2**40)
         ({"ETag": f"W/{TAG}", "Last-Modified": NOON, "Date": A_SECOND_LATER}, NOON),
     ],
 )
-def test_a_version_is_known_by_a_strong_validator(headers: dict[str, str], validator: str) -> None:
+def test_a_strong_validator_identifies_a_version(headers: dict[str, str], validator: str) -> None:
     assert Version(validator, None) == version_of(headers)
     assert Version(validator, 7) == version_of({**headers, "Content-Length": "7"})
     assert Version(validator, None) == version_of({**headers, "Content-Length": "-7"})
@@ -53,13 +53,13 @@ def test_a_version_is_known_by_a_strong_validator(headers: dict[str, str], valid
         {"Last-Modified": "Wednesday, 25-Nov-26 12:00:00 GMT", "Date": A_SECOND_LATER},
     ],
 )
-def test_without_one_there_is_no_version(headers: dict[str, str]) -> None:
-    """Of a date within the second before the answer nobody knows whether the file has changed since."""
+def test_no_version_without_a_strong_validator(headers: dict[str, str]) -> None:
+    """The file may have changed after a date within the second before the answer."""
     assert version_of({**headers, "Content-Length": "7"}) is None
 
 
 @given(sizes, st.data())
-def test_the_rest_is_what_begins_where_the_part_ends_and_goes_on_to_the_end(size: int, data: st.DataObject) -> None:
+def test_the_rest_starts_after_the_part_and_is_complete(size: int, data: st.DataObject) -> None:
     have = data.draw(st.integers(1, size)) if size > 1 else 1
     first, last, total = (
         data.draw(st.sampled_from(range(max(right - 1, 0), right + 2))) for right in (have, size - 1, size)
@@ -67,13 +67,13 @@ def test_the_rest_is_what_begins_where_the_part_ends_and_goes_on_to_the_end(size
     fits = (first, last, total) == (have, size - 1, size)
     headers = {"Content-Range": f"bytes {first}-{last}/{total}"}
 
-    assert brings_the_rest(headers, version=Version(TAG, size), have=have) == (size if fits else None)
+    assert size_if_rest(headers, version=Version(TAG, size), have=have) == (size if fits else None)
 
 
 @given(sizes)
-def test_a_size_that_was_not_known_is_learned(size: int) -> None:
+def test_an_unknown_size_is_learned(size: int) -> None:
     headers = {"Content-Range": f"bytes 0-{size - 1}/{size}", "Content-Length": str(size)}
-    assert size == brings_the_rest(headers, version=Version(TAG), have=0)
+    assert size == size_if_rest(headers, version=Version(TAG), have=0)
 
 
 @pytest.mark.parametrize(
@@ -94,23 +94,23 @@ def test_a_size_that_was_not_known_is_learned(size: int) -> None:
         {"ETag": f"W/{TAG}"},
     ],
 )
-def test_another_part_is_not_taken_for_the_rest(headers: dict[str, Any]) -> None:
+def test_other_parts_are_refused(headers: dict[str, Any]) -> None:
     right = {"Content-Range": "bytes 5-9/10", "Content-Length": "5", "ETag": TAG}
     version = Version(TAG, 10)
 
-    assert 10 == brings_the_rest(right, version=version, have=5)
-    assert brings_the_rest({**right, **headers}, version=version, have=5) is None
+    assert 10 == size_if_rest(right, version=version, have=5)
+    assert size_if_rest({**right, **headers}, version=version, have=5) is None
 
 
-def test_a_part_that_goes_by_its_date_may_have_any_tag() -> None:
+def test_a_part_with_a_date_may_have_any_tag() -> None:
     headers = {"Content-Range": "bytes 5-9/10", "ETag": f"W/{TAG}"}
-    assert 10 == brings_the_rest(headers, version=Version(NOON, 10), have=5)
+    assert 10 == size_if_rest(headers, version=Version(NOON, 10), have=5)
 
 
 @pytest.mark.parametrize("validator", [TAG, NOON])
 @given(size=st.none() | sizes)
-def test_a_note_says_what_was_written_or_nothing(validator: str, size: int | None) -> None:
-    """One that was cut off is no note: a tag that lacks its end would be another file's."""
+def test_a_note_is_read_completely_or_not_at_all(validator: str, size: int | None) -> None:
+    """A truncated note is refused: a truncated tag could be another file's."""
     version = Version(validator, size)
     note = write_version(version)
 
@@ -119,7 +119,7 @@ def test_a_note_says_what_was_written_or_nothing(validator: str, size: int | Non
 
 
 @given(st.text())
-def test_no_note_makes_the_reader_fail_or_speak_in_headers(note: str) -> None:
+def test_any_note_yields_a_safe_validator_or_none(note: str) -> None:
     version = read_version(note)
     assert version is None or version.validator.isprintable()
 
@@ -127,7 +127,7 @@ def test_no_note_makes_the_reader_fail_or_speak_in_headers(note: str) -> None:
 @given(
     st.dictionaries(st.sampled_from(["ETag", "Last-Modified", "Date", "Content-Length", "Content-Range"]), st.text())
 )
-def test_no_headers_make_the_judge_fail(headers: dict[str, str]) -> None:
+def test_no_headers_raise(headers: dict[str, str]) -> None:
     version = version_of(headers)
     assert version is None or version.validator.isprintable()
-    assert brings_the_rest(headers, version=Version(TAG), have=1) in (None, *range(2**12))
+    assert size_if_rest(headers, version=Version(TAG), have=1) in (None, *range(2**12))

@@ -1,4 +1,4 @@
-"""Records in the journal: the same when they come back."""
+"""Test the records in the journal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.strategies import records
 
 
 @given(records)
-def test_a_record_comes_back_as_it_was(record: TaskRecord) -> None:
+def test_records_survive_the_journal(record: TaskRecord) -> None:
     dumped = dump_record(record)
     loaded = load_record(dumped)
 
@@ -23,7 +23,7 @@ def test_a_record_comes_back_as_it_was(record: TaskRecord) -> None:
     assert dump_record(loaded) == dumped
 
 
-def test_a_record_of_another_version_may_have_more_members_or_fewer() -> None:
+def test_unknown_and_missing_members_are_tolerated() -> None:
     assert load_record('{"task_id":"a","state":"fail","later":1}') == TaskRecord(task_id="a", state="fail")
 
 
@@ -42,6 +42,6 @@ def test_a_record_of_another_version_may_have_more_members_or_fewer() -> None:
         "[" * 100_000,
     ],
 )
-def test_anything_else_is_an_error_that_says_so(dumped: str) -> None:
+def test_other_texts_raise_journal_error(dumped: str) -> None:
     with pytest.raises(JournalError, match="cannot be read"):
         load_record(dumped)

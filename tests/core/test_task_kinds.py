@@ -1,4 +1,4 @@
-"""Which tasks are expected to take as long as each other."""
+"""Test kinds of tasks, which share durations and prices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kie_async.records import JSON
 from tests.core.strategies import job_ids
 
 
-def test_what_makes_a_task_longer_tells_kinds_apart_and_all_else_does_not() -> None:
+def test_only_relevant_fields_distinguish_kinds() -> None:
     first = kind_of("m", {"prompt": "a", "seed": 1, "resolution": "480p", "duration": 5})
 
     assert ("m", "duration=5", "resolution=480p") == first
@@ -23,18 +23,18 @@ def test_what_makes_a_task_longer_tells_kinds_apart_and_all_else_does_not() -> N
     assert first != kind_of("n", {"resolution": "480p", "duration": 5})
 
 
-def test_the_input_may_be_json() -> None:
+def test_input_may_be_json() -> None:
     given: dict[str, JSON] = {"resolution": "480p", "sound": True}
 
     assert kind_of("m", given) == kind_of("m", json.dumps(given)) == ("m", "resolution=480p", "sound=True")
 
 
 @pytest.mark.parametrize("input", [None, "", "{", "[1]", "c0ffee", {}, {"resolution": None}, {"mode": ["a"]}])
-def test_where_the_input_is_not_known_the_model_alone_counts(input: JSON) -> None:  # noqa: A002 (the service's word)
+def test_without_input_the_kind_is_the_model(input: JSON) -> None:  # noqa: A002 (the service's word)
     assert ("m",) == kind_of("m", input)
 
 
 @given(job_ids)
-def test_a_long_value_makes_no_kind(text: str) -> None:
-    """It is no setting, and every task would be a kind of its own."""
+def test_long_values_are_ignored(text: str) -> None:
+    """It is not a setting, and would make every task a kind of its own."""
     assert ("",) == kind_of(None, {"mode": text})

@@ -1,4 +1,4 @@
-"""The service's JSON: everything that is documented or recorded, and everything else without raising."""
+"""Test the service's JSON: all documented and recorded shapes are read, and no other shape raises."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ URL = "https://tempfile.aiquickdraw.com/p/1_2.mp4"
 
 
 def body_of(data: object, code: object = 200) -> bytes:
-    """The body of an answer."""
+    """Return the body of an answer."""
     return json.dumps({"code": code, "msg": "success", "data": data}).encode()
 
 
 def record_of(**data: object) -> TaskRecord:
-    """The record in an answer that says *data* of a task."""
+    """Return the record in an answer with *data*."""
     record = read_record(Envelope(200, "success", cast("JSON", {"taskId": TASK_ID} | data)))
     assert record is not None
     return record
@@ -94,17 +94,17 @@ class TestEnvelope:
             b'{"a":' + b"[" * 64 + b"]" * 64 + b"}",
         ],
     )
-    def test_of_anything_else_is_none(self, body: bytes) -> None:
+    def test_other_bodies_are_none(self, body: bytes) -> None:
         assert read_envelope(body) is None
         assert read_record_body(body) == (None, None)
         assert read_upload_url(body) is None
 
-    def test_may_be_as_deep_as_stated(self) -> None:
+    def test_maximum_depth(self) -> None:
         assert read_envelope(b'{"data":' + b"[" * 63 + b"]" * 63 + b"}") is not None
 
     @given(st.binary() | st.text().map(str.encode) | json_values().map(lambda value: json.dumps(value).encode()))
     @example(b'{"code":1e5}')
-    def test_and_record_never_raise(self, body: bytes) -> None:
+    def test_no_body_raises(self, body: bytes) -> None:
         envelope, record = read_record_body(body)
 
         assert envelope is None or envelope == read_envelope(body)
@@ -112,7 +112,7 @@ class TestEnvelope:
         assert isinstance(read_upload_url(body), (str, type(None)))
 
     @given(json_objects())
-    def test_of_any_object_keeps_its_data(self, document: Mapping[str, JSON]) -> None:
+    def test_keeps_the_data_of_any_object(self, document: Mapping[str, JSON]) -> None:
         envelope = read_envelope(json.dumps(document).encode())
 
         assert envelope is not None
@@ -147,27 +147,25 @@ class TestTaskId:
             ({"taskId": "a"}, None),
         ],
     )
-    def test_is_a_sane_text_or_an_integer(self, value: JSON, task_id: str | None) -> None:
+    def test_is_a_short_string_or_an_integer(self, value: JSON, task_id: str | None) -> None:
         assert task_id_of(Envelope(200, "success", {"taskId": value})) == task_id
 
     @pytest.mark.parametrize("data", [None, [], "a", 5, {}, {"recordId": "a"}, {"task_id": "a"}])
-    def test_is_nowhere_else(self, data: JSON) -> None:
+    def test_is_only_in_data(self, data: JSON) -> None:
         assert task_id_of(Envelope(200, "success", data)) is None
         assert read_record(Envelope(200, "success", data)) is None
 
 
 class TestCallbackIds:
     @given(task_ids, task_ids, task_ids, json_objects())
-    def test_are_all_that_are_named_in_the_three_places(
-        self, outer: str, inner: str, other: str, more: Mapping[str, JSON]
-    ) -> None:
+    def test_are_read_from_three_places(self, outer: str, inner: str, other: str, more: Mapping[str, JSON]) -> None:
         data: JSON = {**more, "taskId": inner, "task_id": other}
 
         assert {outer, inner, other} == callback_ids({**more, "taskId": outer, "data": data})
 
     @given(json_values())
     def test_are_ids_or_nothing(self, document: JSON) -> None:
-        """Whatever was posted, what is found can go into a URL and into a log."""
+        """A found id can be used in a URL and in a log."""
         for value in (document, {"taskId": document}, {"data": document}, {"data": {"task_id": document}}):
             assert all(re.fullmatch(r"[A-Za-z0-9_.:-]{1,256}", found) for found in callback_ids(value))
 
@@ -184,7 +182,7 @@ class TestCallbackIds:
             ({"taskId": "a b", "data": {"taskId": True, "task_id": "b"}}, {"b"}),
         ],
     )
-    def test_are_nowhere_else(self, document: JSON, ids: set[str]) -> None:
+    def test_are_read_from_no_other_place(self, document: JSON, ids: set[str]) -> None:
         assert ids == callback_ids(document)
 
 
@@ -248,7 +246,7 @@ class TestRecord:
         assert record.credits == 0
         assert record.raw["successFlag"] == 3
 
-    def test_as_called_back_in_2025(self) -> None:
+    def test_as_in_callbacks_of_2025(self) -> None:
         record = record_of(state="success", updateTime=1, consumeCredits=40, remainedCredits=60)
 
         assert record.credits == 40
@@ -290,12 +288,12 @@ class TestRecord:
         assert record.result_urls == urls
         assert record.raw["resultJson"] == found
 
-    def test_result_may_be_missing_altogether(self) -> None:
+    def test_result_may_be_missing(self) -> None:
         record = record_of(state="fail", failCode="501")
 
         assert (record.result, record.result_urls) == (None, ())
 
-    def test_urls_come_from_the_result_alone(self) -> None:
+    def test_urls_come_only_from_the_result(self) -> None:
         assert record_of(state="success", resultUrls=[URL]).result_urls == ()
 
     @pytest.mark.parametrize(
@@ -312,7 +310,7 @@ class TestRecord:
             ({}, ""),
         ],
     )
-    def test_state_is_kept_word_for_word(self, value: JSON, state: str) -> None:
+    def test_state_is_kept_unchanged(self, value: JSON, state: str) -> None:
         record = record_of(state=value)
 
         assert record.state == state
@@ -325,7 +323,7 @@ class TestRecord:
         ("value", "text"),
         [("", None), (" ", None), (None, None), ("422", "422"), (422, "422"), (0, "0"), (True, None), ([], None)],
     )
-    def test_codes_are_text_and_nothing_is_none(self, value: JSON, text: str | None) -> None:
+    def test_codes_are_strings_and_empty_is_none(self, value: JSON, text: str | None) -> None:
         record = record_of(state="fail", failCode=value, failMsg=value, model=value)
 
         assert (record.fail_code, record.fail_message, record.model) == (text, text, text)
@@ -359,17 +357,17 @@ class TestRecord:
             ([], None),
         ],
     )
-    def test_figures_are_numbers_or_none(self, value: JSON, number: float | None) -> None:
+    def test_numbers_are_floats_or_none(self, value: JSON, number: float | None) -> None:
         record = record_of(costTime=value, progress=value, creditsConsumed=value)
 
         assert (record.cost_time, record.progress, record.credits) == (number, number, number)
 
-    def test_credits_go_by_either_name(self) -> None:
+    def test_credits_have_two_names(self) -> None:
         assert record_of(creditsConsumed=None, consumeCredits="12").credits == 12
         assert record_of(creditsConsumed=0, consumeCredits=12).credits == 0
 
     @given(task_ids, hostile_data)
-    def test_of_any_data_with_an_id_is_read_and_keeps_all_of_it(self, task_id: str, data: dict[str, JSON]) -> None:
+    def test_any_data_with_an_id_is_read_and_kept(self, task_id: str, data: dict[str, JSON]) -> None:
         data = data | {"taskId": task_id}
         envelope, record = read_record_body(body_of(data))
 
@@ -381,19 +379,19 @@ class TestRecord:
         read_param(record)
 
     @given(hostile_data)
-    def test_of_any_data_has_an_id_or_is_none(self, data: dict[str, JSON]) -> None:
+    def test_is_none_without_an_id(self, data: dict[str, JSON]) -> None:
         envelope = Envelope(200, "success", data)
         record = read_record(envelope)
 
         assert (record is None) == (task_id_of(envelope) is None)
 
 
-#: A recorded answer up to ``param``, and from there on.
+#: A recorded answer before and after ``param``.
 BEFORE = f'{{"code":200,"msg":"success","data":{{"taskId":"{TASK_ID}","model":"suno","state":"success","param":"'
 AFTER = f'","resultJson":"{{\\"resultUrls\\":[\\"{URL}\\"]}}","failCode":null,"createTime":1765172522239}}}}'
 
 
-#: What a prompt would have to be made of.
+#: Pieces of a hostile prompt.
 PIECES = st.sampled_from(
     ['"', '\\"', "{", "}", ":", ",", '"state":', '"fail"', '"taskId":', '"data":', "null", '"x"', '"x":', '","', " "]
 )
@@ -417,8 +415,8 @@ class TestBrokenParam:
             '{"prompt":"' + '","a":"' * 500 + '"}',
         ],
     )
-    def test_costs_nothing_but_the_param(self, param: str) -> None:
-        """The members before and after it are read, and none of what it contains is taken for a member."""
+    def test_other_members_are_read(self, param: str) -> None:
+        """Members before and after it are read; nothing inside it is read as a member."""
         assert read_envelope((BEFORE + param + AFTER).encode()) is None
         envelope, record = read_record_body((BEFORE + param + AFTER).encode())
 
@@ -428,14 +426,14 @@ class TestBrokenParam:
         assert record.created_at == 1765172522.239
         assert record.raw["param"] == param
 
-    def test_may_stand_at_the_end(self) -> None:
+    def test_may_be_the_last_member(self) -> None:
         body = BEFORE + '{"input":{"prompt":"A "cat""}}' + '"}}'
         record = read_record_body(body.encode())[1]
 
         assert record is not None
         assert record.state == "success"
 
-    def test_is_read_where_only_its_own_quotes_were_forgotten(self) -> None:
+    def test_is_read_if_only_its_own_quotes_are_unescaped(self) -> None:
         body = BEFORE + '{"input":{"prompt":"A cat"},"callBackUrl":"https://a.example/1","model":"suno"}' + AFTER
         record = read_record_body(body.encode())[1]
 
@@ -449,7 +447,7 @@ class TestBrokenParam:
     @example(text='"}"},"data":{"taskId":"other","state":"fail","x":"')
     @example(text='","x":{"y":{"z":"')
     def test_cannot_forge_members(self, end: str, text: str) -> None:
-        """Whatever a prompt says, the record says what stands outside of it, or there is no record."""
+        """The record has only the members outside the prompt, or there is no record."""
         record = read_record_body((BEFORE + '{"input":"{"prompt":"' + text + end + AFTER).encode())[1]
 
         assert record is None or (record.task_id, record.state, record.result_urls) == (TASK_ID, "success", (URL,))
@@ -465,10 +463,10 @@ class TestBrokenParam:
             BEFORE + 'a"b","resultJson":' + "[" * 100 + "]" * 100 + "}}",
         ],
     )
-    def test_does_not_excuse_other_faults(self, body: str) -> None:
+    def test_other_faults_are_not_tolerated(self, body: str) -> None:
         assert read_record_body(body.encode()) == (None, None)
 
-    def test_of_an_endless_kind_is_given_up(self) -> None:
+    def test_too_many_candidates_are_refused(self) -> None:
         assert read_record_body((BEFORE + '","a":' * 2000 + AFTER).encode()) == (None, None)
 
 
@@ -477,7 +475,7 @@ class TestParam:
 
     @pytest.mark.parametrize("input_times", [0, 1, 2])
     @pytest.mark.parametrize("times", [0, 1, 2])
-    def test_is_read_however_often_it_is_encoded(self, times: int, input_times: int) -> None:
+    def test_is_decoded_up_to_twice(self, times: int, input_times: int) -> None:
         given_input: object = self.ECHO.input
         for _ in range(input_times):
             given_input = json.dumps(given_input)
@@ -488,17 +486,17 @@ class TestParam:
         assert read_param(record_of(param=param)) == self.ECHO
         assert read_param(cast("JSON", param)) == self.ECHO
 
-    def test_as_recorded_has_what_the_service_added(self) -> None:
+    def test_keeps_members_that_the_service_adds(self) -> None:
         param = '{"input":"{\\"prompt\\":\\"A cat\\",\\"nsfw_checker\\":false}","model":"z-image"}'
 
         assert read_param(param) == Param(model="z-image", input={"prompt": "A cat", "nsfw_checker": False})
 
     @pytest.mark.parametrize("param", [None, "", "{broken", "[]", 5, "5", [1]])
-    def test_that_cannot_be_read_is_none(self, param: JSON) -> None:
+    def test_unreadable_is_none(self, param: JSON) -> None:
         assert read_param(record_of(param=param)) is None
         assert read_param(record_of()) is None
 
-    def test_of_which_a_part_cannot_be_read_lacks_that_part(self) -> None:
+    def test_unreadable_members_are_none(self) -> None:
         param: JSON = {"model": 5.5, "callBackUrl": None, "input": "{broken"}
 
         assert read_param(param) == Param(model="5.5")
@@ -508,7 +506,7 @@ class TestParam:
         json_objects(unicode_texts),
         st.none() | st.just("https://a.example/1"),
     )
-    def test_reads_what_was_written(self, model: str, given_input: dict[str, JSON], callback_url: str | None) -> None:
+    def test_reads_a_written_create(self, model: str, given_input: dict[str, JSON], callback_url: str | None) -> None:
         written = write_create(model, given_input, callback_url).decode()
 
         assert read_param(written) == Param(model=model, input=given_input, callback_url=callback_url)
@@ -519,7 +517,7 @@ class TestParam:
 
 
 class TestCreate:
-    def test_has_exactly_the_names_of_the_service(self) -> None:
+    def test_has_exactly_the_services_names(self) -> None:
         body = write_create("z-image", {"image_url": URL}, "https://a.example/1")
 
         assert json.loads(body) == {
@@ -528,24 +526,24 @@ class TestCreate:
             "input": {"image_url": URL},
         }
 
-    def test_without_a_callback_has_no_such_field(self) -> None:
+    def test_omits_a_missing_callback_url(self) -> None:
         assert write_create("z-image", {}, None) == b'{"model":"z-image","input":{}}'
 
-    def test_is_utf8_without_blanks(self) -> None:
+    def test_is_compact_utf_8(self) -> None:
         assert write_create("z", {"prompt": "猫 🐈"}, None) == '{"model":"z","input":{"prompt":"猫 🐈"}}'.encode()
 
     @given(unicode_texts, json_objects(unicode_texts))
-    def test_says_what_it_was_given(self, model: str, given_input: dict[str, JSON]) -> None:
+    def test_keeps_its_input(self, model: str, given_input: dict[str, JSON]) -> None:
         assert json.loads(write_create(model, given_input, None)) == {"model": model, "input": given_input}
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud83d"])
-    def test_refuses_what_cannot_be_said(self, value: JSON) -> None:
+    def test_refuses_values_that_json_cannot_hold(self, value: JSON) -> None:
         with pytest.raises(ValueError, match=r"JSON compliant|surrogates not allowed"):
             write_create("z", {"a": value}, None)
 
 
 class TestFiles:
-    def test_an_upload_is_where_the_answer_says(self) -> None:
+    def test_upload_url_is_read(self) -> None:
         recorded = {"success": True, "fileName": "1-a.jpg", "downloadUrl": URL, "fileSize": 9, "mimeType": "image/jpeg"}
         quickstart = {"fileUrl": URL + "f", "downloadUrl": URL}
 
@@ -586,7 +584,7 @@ class TestFiles:
 
 
 @given(texts)
-def test_any_text_in_any_member_is_kept(text: str) -> None:
+def test_any_string_in_any_member_is_kept(text: str) -> None:
     record = record_of(state=text, failMsg=text, extra=text)
 
     assert record.state == text

@@ -15,7 +15,7 @@ import attrs
 from yarl import URL
 
 from kie_async import errors
-from kie_async._core.ranges import brings_the_rest, version_of
+from kie_async._core.ranges import size_if_rest, version_of
 from kie_async._io.http.transport import describe
 from kie_async._media import HEAD, Media, identify, is_mislabeled, looks_like_text
 from kie_async._urls import check_result_url, origin
@@ -159,7 +159,7 @@ async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is
     total: int | None = response.content_length
     if is_range and status in (_PARTIAL, _RANGE_NOT_SATISFIABLE):
         total = (
-            brings_the_rest(headers, version=part.version, have=part.size)
+            size_if_rest(headers, version=part.version, have=part.size)
             if status == _PARTIAL and part.version is not None
             else None
         )
