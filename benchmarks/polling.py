@@ -35,6 +35,7 @@ from kie_async._core.polling import LagPolicy, PolledTask, PollingPolicy
 from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
+from kie_async._io.polling.watchlist import Watchlist
 from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import Timers
 from kie_async.states import JobState
@@ -274,35 +275,39 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         )
         service.created_at[task_id], service.ends_at[task_id] = now, now + tasks.draw(durations)
         # Somebody waits for each.
-        poller.watch(LiveJob(id=row.id, row=row, accepted_at=now, waiters=1))
+        watchlist.watch(LiveJob(id=row.id, row=row, accepted_at=now, waiters=1))
 
     async def on_poll(job: LiveJob, poll: PollResult) -> None:
         nonlocal looks_at_first
         if (record := poll.record) is None:
             return
         if not record.ended:
-            poller.saw(job, record)
+            watchlist.record_running(job, record)
             return
         lags.append(loop.time() - service.ends_at[record.task_id])
-        poller.learn(job, record)
-        poller.unwatch(job)
+        watchlist.record_end(job, record)
+        watchlist.unwatch(job)
         begin(in_flight + len(lags))
         if len(lags) == skipped:
             looks_at_first = poller.polls
         elif len(lags) == skipped + ends:
             done.set()
 
+    watchlist = Watchlist(
+        policy=contender.make(chance),
+        durations=DurationsByKind(contender.prior),
+        timers=timers,
+        weigh=lambda _: 1.0,
+    )
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=float(BUDGET),
-        policy=contender.make(chance),
-        durations=DurationsByKind(contender.prior),
+        watchlist=watchlist,
         loop=loop,
         timers=timers,
         supervisor=root,
         on_poll=on_poll,
         on_round_trip=lambda _: None,
-        weigh=lambda _: 1.0,
     )
     await root.wait_ready()
     for number in range(in_flight):

@@ -140,8 +140,8 @@ async def without_tasks(
 
         def start(_: object, watch: Watch) -> None:
             watch.running_at = now()
-            poller.ended(answered_at=watch.running_at)
-            poller.plan(watch)
+            poller.finish_poll(answered_at=watch.running_at)
+            poller.plan_next_poll(watch)
             _Mute.polls += 1
 
         return start

@@ -168,7 +168,7 @@ class EngineBinding:
         """Expect callbacks from now on, in this engine and in all later ones."""
         self._expects_callbacks = True
         if self.current is not None:
-            self.current.callback_weight.receiving()
+            self.current.callback_weight.expect_callbacks()
 
     def report(self, event: Event) -> None:
         """Call ``on_event``; log what it raises."""
@@ -214,7 +214,7 @@ class EngineBinding:
         )
         engine = Engine(settings, self.make_journal(), loop)
         if self._expects_callbacks:
-            engine.callback_weight.receiving()
+            engine.callback_weight.expect_callbacks()
         return engine
 
     def _make_journal(self) -> Journal:

@@ -28,9 +28,9 @@ from kie_async._io.jobs.live_job import UNANSWERED, Registry, StopReason
 from kie_async._io.jobs.resolution import Resolution
 from kie_async._io.jobs.transitions import ResultWriter, Transitions
 from kie_async._io.jobs.waiting import ResultReader, Waiting
-from kie_async._io.polling.callback_weight import CallbackWeight
 from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.tracker import Tracker
+from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
 from kie_async._io.runtime import Runtime
 from kie_async._io.submitting.admission import SENT_WITHIN, Admission
 from kie_async._io.submitting.attempts import SubmissionContext
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.map_options import MapOptions
-    from kie_async._core.poll_results import PollResult
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.http.transport import Transport
     from kie_async._io.jobs.live_job import LiveJob
@@ -162,33 +161,35 @@ class Engine:
         admission.restore_tokens(settings.spent_until)
 
         # Polling.
-        self.callback_weight = callback_weight = CallbackWeight(
-            replan=self._replan_polls, runtime=runtime, timers=timers
-        )
-        self.poller = poller = Poller(
-            transport=transport,
-            polls_per_second=settings.limits.polls_per_second,
+        self.callback_weight = callback_weight = CallbackWeight(timers=timers, on_change=self._reweigh_polls)
+        self.watchlist = watchlist = Watchlist(
             policy=settings.polling or LagPolicy(randrange=runtime.random.randrange, old_age=settings.retry.max_age),
             durations=settings.durations,
-            loop=loop,
             timers=timers,
-            supervisor=supervisor,
-            on_poll=self._on_poll,
-            on_round_trip=admission.record_round_trip,
-            weigh=callback_weight.weigh,
+            weigh=callback_weight.weight_of,
         )
         self.tracker = tracker = Tracker(
             transitions=transitions,
             slots=admission.slots,
             registry=registry,
-            poller=poller,
+            watchlist=watchlist,
             supervisor=supervisor,
             runtime=runtime,
             timers=timers,
             retry=settings.retry,
             report=self._report,
             follow=self._follow,
-            on_end=callback_weight.ended,
+            on_end=callback_weight.expect_callback,
+        )
+        self.poller = poller = Poller(
+            transport=transport,
+            polls_per_second=settings.limits.polls_per_second,
+            watchlist=watchlist,
+            loop=loop,
+            timers=timers,
+            supervisor=supervisor,
+            on_poll=tracker.handle_poll,
+            on_round_trip=admission.record_round_trip,
         )
 
         # Submitting.
@@ -240,17 +241,17 @@ class Engine:
                 runtime=runtime,
                 timers=timers,
                 follow=self._follow,
-                forget=tracker.let_go,
+                forget=tracker.stop_tracking,
                 on_remote_end=self._on_remote_end,
             ),
         )
         self.confirmations = Confirmations(
             journal=journal,
             registry=registry,
-            runtime=runtime,
             supervisor=supervisor,
             timers=timers,
             poller=poller,
+            watchlist=watchlist,
             tracker=tracker,
             transitions=transitions,
             results=results,
@@ -275,6 +276,7 @@ class Engine:
             runtime=runtime,
             supervisor=supervisor,
             poller=poller,
+            watchlist=watchlist,
             tracker=tracker,
             follower=follower,
             results=ResultReader(max_age=settings.retry.max_age, job=settings.job, saver=settings.saver),
@@ -365,7 +367,7 @@ class Engine:
     async def recover(self) -> list[str]:
         """Resume everything that is unfinished; see ``KieClient.recover``."""
         self.orphans = {}
-        return await self.follower.recover(confirm=self.confirmations.ask)
+        return await self.follower.recover(confirm=self.confirmations.enqueue)
 
     def warn_of_orphans(self) -> None:
         """Log once which jobs can be recovered; a caller that recovers first is not told."""
@@ -393,7 +395,7 @@ class Engine:
             sending=self.submitter.sending,
             in_flight=self.admission.slots.taken,
             tokens_in_use=self.admission.bucket.leased,
-            watched=self.poller.watched,
+            watched=self.watchlist.watched,
             confirming=self.confirmations.pending,
             waiters=sum(job.waiters for job in self.registry),
             loop_tasks=self.supervisor.children,
@@ -417,14 +419,11 @@ class Engine:
     def _follow(self, job: LiveJob) -> Awaitable[None]:
         return self.follower.follow(job)
 
-    def _on_poll(self, job: LiveJob, poll: PollResult) -> Awaitable[None]:
-        return self.tracker.on_poll(job, poll)
-
-    def _replan_polls(self) -> None:
-        self.poller.replan(self.registry)
+    def _reweigh_polls(self) -> None:
+        self.watchlist.reweigh_all(self.registry)
 
     def _on_remote_end(self, job: LiveJob) -> None:
-        self.callback_weight.came(job.id, job)
+        self.callback_weight.record_callback(job.id, job)
 
     def _report(self, name: EventName, job: LiveJob, **detail: JSON) -> None:
         if self.settings.on_event is not None:

@@ -1,4 +1,4 @@
-"""Clients in which a bug is planted, each a variant of one part: a machine that is worth its name finds them."""
+"""Clients with a planted bug, each a variant of one part: the stateful tests must find all of them."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ __all__ = ["PLANTED", "NoMac"]
 
 
 class _Trusting(Receiver):
-    """Believes the body: the task has ended as it says."""
+    """Trusts the body: applies its claim about the end of the task."""
 
-    async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
+    async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
         job, (_, record) = self._registry.get(token.job_id), read_record_body(body)
         if job is not None and record is not None and job.task_id == record.task_id:
-            await self._confirmations._tracker.apply(job, record)  # noqa: SLF001
-        await super().take(token, headers, body)
+            await self._confirmations._tracker.apply_record(job, record)  # noqa: SLF001
+        await super().accept(token, headers, body)
 
 
 class _Hasty(Receiver):
-    """Drops what comes before the answer to the create: what task should that be?"""
+    """Drops callbacks that arrive before the create response."""
 
-    async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
+    async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
         row = await self._journal.get(token.job_id)
         if row is None or row.task_id is not None:
-            await super().take(token, headers, body)
+            await super().accept(token, headers, body)
 
 
 class _Forgetful(Receiver):
-    """Answers before it has written anything down."""
+    """Answers before it has journaled the task id."""
 
-    async def _write_down(self, job: LiveJob, task_id: str) -> None:
+    async def _journal_task_id(self, job: LiveJob, task_id: str) -> None:
         pass
 
 
 class _Blind(Confirmations):
-    """Asks how the task is, and not whose."""
+    """Polls the task, and does not check that it belongs to the job."""
 
-    async def _settle(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
+    async def _confirm_task(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
         poll = await self._poller.poll_now(task_id)
-        return poll.record is None or await self._apply(job_id, task_id, poll.record), True
+        return poll.record is None or await self._apply_confirmed(job_id, task_id, poll.record), True
 
 
 class _Gullible(Callbacks):
-    """Reads tokens, and does not check their MAC."""
+    """Reads tokens without checking their MAC."""
 
-    def _token(self, path: str) -> CallbackToken | None:
+    def _find_token(self, path: str) -> CallbackToken | None:
         found = re.search(r"(kj_[0-9a-f]{32})\.([0-9]+)\.[^/]*$", path)
         return None if found is None else CallbackToken(found[1], int(found[2]))
 
 
 class _Planted(JournalClient):
-    """A client with other parts."""
+    """A client whose parts are replaced."""
 
     receiver: ClassVar[type[Receiver]] = Receiver
     confirmations: ClassVar[type[Confirmations]] = Confirmations
@@ -92,7 +92,7 @@ class DropsEarlyCallbacks(_Planted):
     receiver = _Hasty
 
 
-class ForgetsHints(_Planted):
+class ForgetsTaskIds(_Planted):
     receiver = _Forgetful
 
 
@@ -101,7 +101,7 @@ class NoEcho(_Planted):
 
 
 class NoMac(_Planted):
-    """Harmless as long as the echo is checked: one of two defences."""
+    """Harmless as long as the echo is checked: one of two defenses."""
 
     @property
     def callbacks(self) -> Callbacks:
@@ -115,5 +115,5 @@ class NoMacAndNoEcho(NoMac, NoEcho):
     pass
 
 
-#: What must be found.
-PLANTED: tuple[type[JournalClient], ...] = (TrustsTheBody, DropsEarlyCallbacks, ForgetsHints, NoEcho, NoMacAndNoEcho)
+#: The bugs that must be found.
+PLANTED: tuple[type[JournalClient], ...] = (TrustsTheBody, DropsEarlyCallbacks, ForgetsTaskIds, NoEcho, NoMacAndNoEcho)

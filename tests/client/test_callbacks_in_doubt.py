@@ -349,7 +349,7 @@ async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the
         await engine.results.record_accepted(waits, setup.tasks[0])
         if first == "grant":
             engine.tracker.release_slot(runs)
-        engine.tracker.submitted(waits)
+        engine.tracker.track_submitted(waits)
         engine.submitter.interrupt(waits)
         if first == "proof":
             engine.tracker.release_slot(runs)

@@ -63,7 +63,7 @@ async def test_a_callback_that_is_not_signed_as_expected_is_401_and_the_job_is_p
         statistics = setup.kie.statistics()
         assert (0, 0) == (statistics.callbacks, statistics.confirmations)
         assert 3 == len(setup.reported(EventName.CALLBACK_REFUSED))
-        assert 1 == sum("was refused" in record.message for record in caplog.records)
+        assert 1 == sum("Refused a callback" in record.message for record in caplog.records)
         assert not any(key in record.getMessage() for record in caplog.records for key in (OLD, NEW))
         await assert_settled(setup.kie)
 

@@ -146,7 +146,7 @@ async def test_job_in_doubt_becomes_unresolved_at_deadline(
 
         assert "unresolved" == (await setup.row()).state
         assert [error.job.id] == [event.job_id for event in setup.reported(EventName.UNRESOLVED)]
-        assert any("in doubt for too long" in record.message for record in caplog.records)
+        assert any("is unresolved" in record.message for record in caplog.records)
         with pytest.raises(SubmitInDoubtError):
             await error.job.wait()
         await assert_settled(setup.kie)

@@ -168,7 +168,7 @@ class Siege:
             before, always_due = self.kie.statistics(), True
             for _ in range(10):
                 await anyio.sleep(1.0)
-                always_due = always_due and engine.poller.due > 0
+                always_due = always_due and len(engine.watchlist.due) > 0
             now = self.kie.statistics()
             if always_due:
                 self.net.append(now.polls - now.confirmations - before.polls + before.confirmations)

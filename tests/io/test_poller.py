@@ -1,4 +1,4 @@
-"""Looks at running tasks: paced, urgent ones first, and a watched job is looked at until it is not watched any more."""
+"""The poller: polls are paced, urgent ones go first, and a watched job is polled until it is unwatched."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from kie_async._core.polling import LagPolicy
 from kie_async._io.http.transport import MAX_CONCURRENT, POLL_TIMEOUT, HttpResponse, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
+from kie_async._io.polling.watchlist import Watchlist
 from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import Timers
 from kie_async.records import TaskRecord
@@ -44,19 +45,19 @@ REFUSED = HttpResponse(200, b'{"code":429,"msg":"slow down"}')
 
 
 class Service:
-    """A scripted transport that notes when it was asked for which task."""
+    """A scripted transport that records when each task was polled."""
 
     def __init__(
         self,
-        say: Callable[[str, int], HttpResponse | Exception] | None = None,
+        answer: Callable[[str, int], HttpResponse | Exception] | None = None,
         *,
         seconds: float = 0.05,
-        silent: Container[int] = (),
+        timeouts: Container[int] = (),
     ) -> None:
-        self.silent = silent
+        self.timeouts = timeouts
         self.asked: list[tuple[float, str]] = []
         self.running = 0
-        self._say = say or (lambda task_id, _: record(task_id))
+        self._answer = answer or (lambda task_id, _: record(task_id))
         self._seconds = seconds
 
     @property
@@ -69,20 +70,20 @@ class Service:
         self.running += 1
         try:
             with anyio.fail_after(timeout):
-                await anyio.sleep(self._seconds if nth not in self.silent else math.inf)
+                await anyio.sleep(self._seconds if nth not in self.timeouts else math.inf)
         except TimeoutError:
-            msg = "silence"
+            msg = "timed out"
             raise TransportError(msg) from None
         finally:
             self.running -= 1
-        said = self._say(task_id, nth)
-        if isinstance(said, Exception):
-            raise said
-        return said
+        answer = self._answer(task_id, nth)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 @asynccontextmanager
-async def a_poller(
+async def running_poller(
     service: Service,
     *,
     polls_per_second: float = 5.0,
@@ -92,55 +93,59 @@ async def a_poller(
     on_round_trip: Callable[[float], None] = lambda _: None,
     weigh: Callable[[LiveJob], float] = lambda _: 1.0,
 ) -> AsyncIterator[tuple[Poller, list[tuple[str | None, PollVerdict]]]]:
-    """A poller, and the looks that were told."""
+    """Yield a poller, and the results that it has reported."""
     loop = asyncio.get_running_loop()
     timers = Timers(loop)
-    told: list[tuple[str | None, PollVerdict]] = []
+    reported: list[tuple[str | None, PollVerdict]] = []
 
     async def on_poll(job: LiveJob, poll: PollResult) -> None:
-        told.append((job.task_id, poll.verdict))
+        reported.append((job.task_id, poll.verdict))
 
-    async def nothing() -> None:
+    async def do_nothing() -> None:
         pass
 
-    supervisor = Supervisor(loop, enter=nothing, ending=timers.close, leave=nothing)
+    supervisor = Supervisor(loop, enter=do_nothing, ending=timers.close, leave=do_nothing)
+    watchlist = Watchlist(
+        policy=policy or FixedInterval(every),
+        durations=DurationsByKind() if durations is None else durations,
+        timers=timers,
+        weigh=weigh,
+    )
     poller = Poller(
         transport=cast("Transport", service),
         polls_per_second=polls_per_second,
-        policy=policy or FixedInterval(every),
-        durations=DurationsByKind() if durations is None else durations,
+        watchlist=watchlist,
         loop=loop,
         timers=timers,
         supervisor=supervisor,
         on_poll=on_poll,
         on_round_trip=on_round_trip,
-        weigh=weigh,
     )
     await supervisor.wait_ready()
     try:
-        yield poller, told
+        yield poller, reported
     finally:
         with anyio.CancelScope(shield=True):
             await supervisor.end_all()
 
 
-def jobs(count: int) -> list[LiveJob]:
-    made = []
+def make_jobs(count: int) -> list[LiveJob]:
+    jobs = []
     for number in range(count):
         row = an_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}")
-        made.append(LiveJob(id=row.id, row=row))
-    return made
+        jobs.append(LiveJob(id=row.id, row=row))
+    return jobs
 
 
 @pytest.mark.parametrize(
     ("polls_per_second", "seconds"), [(5.0, 0.05), (5.0, 3.0), (1.0, 0.5), (0.25, 0.05), (40.0, 0.0)]
 )
-async def test_looks_are_never_faster_than_the_limit(polls_per_second: float, seconds: float) -> None:
-    """However long an answer takes, and however many tasks are due."""
+async def test_polls_never_exceed_the_limit(polls_per_second: float, seconds: float) -> None:
+    """With any latency and any number of due tasks."""
     service = Service(seconds=seconds)
-    async with a_poller(service, polls_per_second=polls_per_second) as (poller, _):
-        for job in jobs(100):
-            poller.watch(job)
+    async with running_poller(service, polls_per_second=polls_per_second) as (poller, _):
+        for job in make_jobs(100):
+            poller.watchlist.watch(job)
         await anyio.sleep(120.0)
         window = max(1.0, 1.0 / polls_per_second)
 
@@ -148,42 +153,41 @@ async def test_looks_are_never_faster_than_the_limit(polls_per_second: float, se
         assert len(service.asked) >= 0.2 * 110.0 * polls_per_second / max(1.0, seconds)
 
 
-async def test_a_thousand_looks_at_once_are_made_in_turns() -> None:
-    """Whatever the limit allows. A look's time counts from when it is on the wire, and not from when it was wanted."""
+async def test_polls_on_the_wire_are_bounded() -> None:
+    """Also with a high limit. The timeout of a poll counts from when it is sent, not from when it is due."""
     service = Service(seconds=0.9)
     most = 0
-    async with a_poller(service, polls_per_second=10_000.0, every=1.0) as (poller, told):
-        for job in jobs(1000):
-            poller.watch(job)
-        while len(told) < 1000:
+    async with running_poller(service, polls_per_second=10_000.0, every=1.0) as (poller, reported):
+        for job in make_jobs(1000):
+            poller.watchlist.watch(job)
+        while len(reported) < 1000:
             await anyio.sleep(0.1)
             most = max(most, service.running)
         assert anyio.current_time() > POLL_TIMEOUT
 
     assert MAX_CONCURRENT == most
-    assert {PollVerdict.RECORD} == {verdict for _, verdict in told}
+    assert {PollVerdict.RECORD} == {verdict for _, verdict in reported}
 
 
 async def test_every_task_has_its_turn() -> None:
-    """When more are due than the pacer lets through, none is passed over."""
+    """None is skipped when more polls are due than the pacer allows."""
     service = Service()
-    async with a_poller(service, polls_per_second=2.0, every=1.0) as (poller, told):
-        for job in jobs(20):
-            poller.watch(job)
-        assert 20 == poller.watched
+    async with running_poller(service, polls_per_second=2.0, every=1.0) as (poller, reported):
+        for job in make_jobs(20):
+            poller.watchlist.watch(job)
+        assert 20 == poller.watchlist.watched
         await anyio.sleep(61.0)
-        counts = [sum(task_id == f"t{number}" for task_id, _ in told) for number in range(20)]
+        counts = [sum(task_id == f"t{number}" for task_id, _ in reported) for number in range(20)]
 
         assert max(counts) - min(counts) <= 1
         assert sum(counts) == poller.polls
 
 
-async def test_an_urgent_look_goes_first() -> None:
-    """Before all that is merely due, and in the order of asking."""
+async def test_urgent_polls_go_first_in_order() -> None:
     service = Service()
-    async with a_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
-        for job in jobs(10):
-            poller.watch(job)
+    async with running_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
+        for job in make_jobs(10):
+            poller.watchlist.watch(job)
         await anyio.sleep(3.5)
         before = len(service.asked)
         async with anyio.create_task_group() as group:
@@ -193,8 +197,7 @@ async def test_an_urgent_look_goes_first() -> None:
         assert ["a", "b", "c"] == [task_id for _, task_id in service.asked[before : before + 3]]
 
 
-async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
-    """With its record, or why there is none."""
+async def test_an_urgent_poll_returns_or_raises() -> None:
     answers: dict[str, HttpResponse | Exception] = {
         "good": record("good", "success"),
         "other": record("another"),
@@ -202,7 +205,7 @@ async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
         "gone": TransportError("no answer"),
         "bug": ValueError("a bug"),
     }
-    async with a_poller(Service(lambda task_id, _: answers[task_id])) as (poller, told):
+    async with running_poller(Service(lambda task_id, _: answers[task_id])) as (poller, reported):
         good = await poller.poll_now("good")
         assert (PollVerdict.RECORD, "success") == (good.verdict, good.record.state if good.record else None)
         assert PollVerdict.UNREADABLE is (await poller.poll_now("other")).verdict
@@ -212,13 +215,13 @@ async def test_an_urgent_look_is_told_to_who_has_asked() -> None:
         with pytest.raises(ValueError, match="a bug"):
             await poller.poll_now("bug")
         await poller.poll_now("good")
-        assert [] == told
+        assert [] == reported
         assert 0 == poller.pacer.in_use
 
 
-async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
+async def test_cancelling_an_urgent_poll_affects_no_other() -> None:
     service = Service(seconds=0.9)
-    async with a_poller(service, polls_per_second=1.0) as (poller, _):
+    async with running_poller(service, polls_per_second=1.0) as (poller, _):
         with anyio.move_on_after(0.5):
             await poller.poll_now("a")
         with anyio.move_on_after(0.5):
@@ -230,183 +233,185 @@ async def test_who_leaves_an_urgent_look_disturbs_no_other() -> None:
         assert 0 == poller.pacer.in_use
 
 
-async def test_a_job_is_looked_at_until_it_is_unwatched() -> None:
+async def test_a_job_is_polled_until_it_is_unwatched() -> None:
     service = Service()
-    (job,) = jobs(1)
-    async with a_poller(service) as (poller, told):
-        poller.watch(job)
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(service) as (poller, reported):
+        poller.watchlist.watch(job)
+        poller.watchlist.watch(job)
         await anyio.sleep(35.0)
-        assert 3 == len(told)
-        poller.unwatch(job)
-        poller.unwatch(job)
+        assert 3 == len(reported)
+        poller.watchlist.unwatch(job)
+        poller.watchlist.unwatch(job)
         await anyio.sleep(100.0)
 
-        assert (3, 0) == (len(told), poller.watched)
-        poller.watch(job)
+        assert (3, 0) == (len(reported), poller.watchlist.watched)
+        poller.watchlist.watch(job)
         await anyio.sleep(9.0)
-        assert (4, 1) == (len(told), poller.watched)  # at once, since it may have ended long ago
+        assert (4, 1) == (len(reported), poller.watchlist.watched)  # at once, since it may have ended already
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["for good", "and back"])
-async def test_a_job_can_be_unwatched_while_it_is_looked_at(*, again: bool) -> None:
-    """What the look brings is told all the same: it may be the last word."""
+async def test_a_job_can_be_unwatched_during_a_poll(*, again: bool) -> None:
+    """The result is still reported: it may be the end."""
     service = Service(seconds=0.9)
-    (job,) = jobs(1)
-    async with a_poller(service) as (poller, told):
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(service) as (poller, reported):
+        poller.watchlist.watch(job)
         await anyio.sleep(10.5)
         assert 1 == service.running
-        poller.unwatch(job)
+        poller.watchlist.unwatch(job)
         if again:
             job.accepted_at = 10.5
-            poller.watch(job)
+            poller.watchlist.watch(job)
         await anyio.sleep(1.0)
-        assert 1 == len(told)
-        assert (1 if again else 0) == poller.watched
+        assert 1 == len(reported)
+        assert (1 if again else 0) == poller.watchlist.watched
         await anyio.sleep(10.0)
 
-        assert (2 if again else 1) == len(told) == len(service.asked)
+        assert (2 if again else 1) == len(reported) == len(service.asked)
 
 
-async def test_a_look_without_an_answer_is_told_as_unreadable_and_looked_at_again() -> None:
+async def test_a_failed_poll_is_unreadable_and_repeated() -> None:
     def say(task_id: str, nth: int) -> HttpResponse | KieError:
         return TransportError("no answer") if nth == 1 else record(task_id)
 
-    (job,) = jobs(1)
-    async with a_poller(Service(say)) as (poller, told):
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(Service(say)) as (poller, reported):
+        poller.watchlist.watch(job)
         await anyio.sleep(25.0)
-        assert [("t0", PollVerdict.UNREADABLE), ("t0", PollVerdict.RECORD)] == told
+        assert [("t0", PollVerdict.UNREADABLE), ("t0", PollVerdict.RECORD)] == reported
 
 
-async def test_a_look_that_fails_by_a_bug_is_logged_and_its_job_is_looked_at_again(
+async def test_a_poll_with_an_unexpected_error_is_repeated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In a trace hook of the caller's own session, say: as late as after any other look."""
+    """For example in a trace hook of the caller's own session; after the usual interval."""
     service = Service(lambda task_id, nth: ValueError("a bug") if nth == 1 else record(task_id))
-    (job,) = jobs(1)
-    async with a_poller(service) as (poller, told):
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(service) as (poller, reported):
+        poller.watchlist.watch(job)
         await anyio.sleep(25.0)
 
         assert [10, 20] == [math.floor(at) for at in service.asked_at]
-        assert [("t0", PollVerdict.RECORD)] == told
+        assert [("t0", PollVerdict.RECORD)] == reported
         assert 0 == poller.pacer.in_use
     assert 1 == len(caplog.records)
 
 
-async def test_looks_without_an_answer_use_up_no_place_on_the_wire() -> None:
-    """However many fail, be it at once, by silence, or because whoever has asked left."""
-    service = Service(lambda _, nth: TransportError("no answer") if nth <= 100 else record("t0"), silent=range(50, 60))
-    (job,) = jobs(1)
-    async with a_poller(service, polls_per_second=100.0, every=1.0) as (poller, told):
-        poller.watch(job)
+async def test_failed_polls_release_their_tokens() -> None:
+    """After errors, timeouts and cancellations."""
+    service = Service(
+        lambda _, nth: TransportError("no answer") if nth <= 100 else record("t0"), timeouts=range(50, 60)
+    )
+    (job,) = make_jobs(1)
+    async with running_poller(service, polls_per_second=100.0, every=1.0) as (poller, reported):
+        poller.watchlist.watch(job)
         for _ in range(MAX_CONCURRENT):
             with anyio.move_on_after(0.01):
-                await poller.poll_now("left")
+                await poller.poll_now("cancelled")
         await anyio.sleep(200.0)
 
-        assert PollVerdict.RECORD is told[-1][1]
+        assert PollVerdict.RECORD is reported[-1][1]
         assert 0 == poller.pacer.in_use
 
 
-async def test_a_refused_burst_slows_all_looks_once() -> None:
-    """1, 2, 4 … seconds, up to ten; then one look at a time asks whether it is over."""
+async def test_a_refused_burst_slows_polls_once() -> None:
+    """1, 2, 4 … up to 10 s; then one poll at a time probes whether the limit is over."""
     service = Service(lambda task_id, nth: REFUSED if nth <= 12 else record(task_id), seconds=0.0)
-    async with a_poller(service, every=1.0) as (poller, told):
-        for job in jobs(5):
-            poller.watch(job)
+    async with running_poller(service, every=1.0) as (poller, reported):
+        for job in make_jobs(5):
+            poller.watchlist.watch(job)
         await anyio.sleep(100.0)
         refused_at = service.asked_at[:12]
         gaps = [math.floor(later - earlier) for earlier, later in pairwise(refused_at[4:])]
 
         assert [1, 2, 4, 8, 10, 10, 10] == gaps
-        assert PollVerdict.RECORD is told[-1][1]
+        assert PollVerdict.RECORD is reported[-1][1]
         assert busiest_window(service.asked_at[13:], 1.0) == 5
 
 
-async def test_retry_after_is_heeded_by_looks() -> None:
+async def test_polls_respect_retry_after() -> None:
     refused = HttpResponse(429, b'{"code":429,"msg":"slow down"}', retry_after=30.0)
     service = Service(lambda task_id, nth: refused if nth == 1 else record(task_id))
-    async with a_poller(service) as (poller, _):
+    async with running_poller(service) as (poller, _):
         await poller.poll_now("a")
         await poller.poll_now("b")
         first, second = service.asked_at
         assert 30.0 <= second - first <= 30.2
 
 
-async def test_a_poller_whose_root_has_ended_says_so() -> None:
-    async with a_poller(Service()) as (poller, _):
+async def test_a_closed_poller_raises() -> None:
+    async with running_poller(Service()) as (poller, _):
         pass
     with pytest.raises(KieError, match="closed"):
         await poller.poll_now("a")
 
 
-# -- which one, and when ----------------------------------------------------------------------------------------------
+# -- timeouts ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_look_is_made_again_after_a_second_and_holds_up_nobody() -> None:
-    """From the second silence on with twice the patience; its token is free a window after it was given up."""
-    service = Service(silent=range(1, 4))
-    (job,) = jobs(1)
-    async with a_poller(service, polls_per_second=1.0) as (poller, told):
-        poller.watch(job)
+async def test_a_timeout_is_retried_and_blocks_no_other() -> None:
+    """After the second timeout it doubles; the token returns a window after the timeout."""
+    service = Service(timeouts=range(1, 4))
+    (job,) = make_jobs(1)
+    async with running_poller(service, polls_per_second=1.0) as (poller, reported):
+        poller.watchlist.watch(job)
         await anyio.sleep(25.0)
 
-        # Given up after 1, 1 and 2 s, each a second before its token is free.
+        # Timeouts of 1, 1 and 2 s, each a second before its token returns.
         assert [10, 12, 14, 17] == [math.floor(at) for at in service.asked_at]
-        assert [PollVerdict.UNREADABLE] * 3 + [PollVerdict.RECORD] == [verdict for _, verdict in told]
+        assert [PollVerdict.UNREADABLE] * 3 + [PollVerdict.RECORD] == [verdict for _, verdict in reported]
         assert 0 == service.running == poller.pacer.in_use
 
 
-async def test_the_patience_with_a_job_is_as_before_once_it_was_answered() -> None:
-    service = Service(silent=(1, 2, 3, 5, 6))
-    (job,) = jobs(1)
-    async with a_poller(service) as (poller, _):
-        poller.watch(job)
+async def test_the_timeout_resets_after_an_answer() -> None:
+    service = Service(timeouts=(1, 2, 3, 5, 6))
+    (job,) = make_jobs(1)
+    async with running_poller(service) as (poller, _):
+        poller.watchlist.watch(job)
         await anyio.sleep(30.0)
 
-        # After 1, 1 and 2 s at first; and after 1 and 1 s the next time.
+        # Timeouts of 1, 1 and 2 s at first; of 1 and 1 s the next time.
         assert [10.0, 11.0, 12.0, 14.0, 24.0, 25.0, 26.0] == [round(at, 1) for at in service.asked_at]
 
 
-async def test_a_service_that_is_always_slow_is_answered_after_all() -> None:
-    """What it takes is learned from the first answer that came."""
+async def test_a_slow_service_is_polled_successfully() -> None:
+    """The first answer sets the timeout."""
     service = Service(seconds=5.0)
-    (job,) = jobs(1)
-    async with a_poller(service) as (poller, told):
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(service) as (poller, reported):
+        poller.watchlist.watch(job)
         await anyio.sleep(60.0)
-        verdicts = [verdict for _, verdict in told]
+        verdicts = [verdict for _, verdict in reported]
 
         assert 4 == verdicts.count(PollVerdict.UNREADABLE)
         assert PollVerdict.RECORD is verdicts[4]
         assert verdicts.count(PollVerdict.RECORD) >= 4
 
 
-async def test_five_silent_looks_in_a_hundred_cost_the_others_little() -> None:
-    """Of five tokens, one is away for a second more now and then; ten seconds would be a third of the throughput."""
-    silent = range(7, 10_000, 20)
+async def test_five_percent_timeouts_cost_little_throughput() -> None:
+    """One of five tokens is away for a second; timeouts of ten seconds would cost a third of the throughput."""
+    timeouts = range(7, 10_000, 20)
     polls: list[int] = []
-    for service in (Service(), Service(silent=silent)):
-        async with a_poller(service, every=1.0) as (poller, _):
-            for job in jobs(50):
-                poller.watch(job)
+    for service in (Service(), Service(timeouts=timeouts)):
+        async with running_poller(service, every=1.0) as (poller, _):
+            for job in make_jobs(50):
+                poller.watchlist.watch(job)
             await anyio.sleep(200.0)
             polls.append(poller.polls)
-    well, ill = polls
+    without, with_timeouts = polls
 
-    assert ill >= 0.85 * well
+    assert with_timeouts >= 0.85 * without
 
 
-async def test_an_urgent_look_that_is_silent_is_made_again_and_given_up_after_ten_seconds() -> None:
-    service = Service(silent=(1, 3, 4, 5))
-    async with a_poller(service) as (poller, _):
+async def test_an_urgent_poll_is_retried_for_ten_seconds() -> None:
+    service = Service(timeouts=(1, 3, 4, 5))
+    async with running_poller(service) as (poller, _):
         assert PollVerdict.RECORD is (await poller.poll_now("a")).verdict
         assert anyio.current_time() < 1.5
         asked_at = anyio.current_time()
-        with pytest.raises(TransportError, match="silence"):
+        with pytest.raises(TransportError, match="timed out"):
             await poller.poll_now("b")
 
         assert math.isclose(10.0, anyio.current_time() - asked_at, abs_tol=0.01)
@@ -414,12 +419,12 @@ async def test_an_urgent_look_that_is_silent_is_made_again_and_given_up_after_te
         assert 0 == poller.pacer.in_use
 
 
-async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:
-    """One in five is for a job that is due, as long as any is."""
+async def test_urgent_polls_do_not_starve_due_ones() -> None:
+    """One poll in five is a due one, as long as any is due."""
     service = Service()
-    async with a_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
-        for job in jobs(3):
-            poller.watch(job)
+    async with running_poller(service, polls_per_second=1.0, every=1.0) as (poller, _):
+        for job in make_jobs(3):
+            poller.watchlist.watch(job)
         await anyio.sleep(1.5)
         begun = len(service.asked)
         async with anyio.create_task_group() as group:
@@ -432,27 +437,29 @@ async def test_urgent_looks_do_not_starve_those_that_are_due() -> None:
         assert 5 * [*4 * [True], False] == urgent
 
 
-def by_lag() -> LagPolicy:
+# -- which job, and when ----------------------------------------------------------------------------------------------
+
+
+def lag_policy() -> LagPolicy:
     return LagPolicy(randrange=lambda _: 0)
 
 
 async def wait_for(poller: Poller, job: LiveJob) -> None:
-    """As callers do."""
     waiter = job.add_waiter()
-    poller.awaited(job)
+    poller.watchlist.reweigh(job)
     try:
         await waiter
     finally:
         job.remove_waiter(waiter)
 
 
-async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_for() -> None:
-    """As soon as somebody does; the other one is looked at all the same."""
+async def test_an_awaited_job_goes_first() -> None:
+    """The other job is still polled."""
     service = Service()
-    awaited, other = jobs(2)
-    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
-        poller.watch(awaited)
-        poller.watch(other)
+    awaited, other = make_jobs(2)
+    async with running_poller(service, policy=lag_policy()) as (poller, _), anyio.create_task_group() as group:
+        poller.watchlist.watch(awaited)
+        poller.watchlist.watch(other)
         group.start_soon(wait_for, poller, awaited)
         await anyio.sleep(60.0)
         first = {task_id: next(at for at, asked in service.asked if asked == task_id) for task_id in ("t0", "t1")}
@@ -464,16 +471,16 @@ async def test_a_job_that_somebody_waits_for_goes_before_one_that_nobody_waits_f
 
 
 @pytest.mark.parametrize("way", ["wait", "read"])
-async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to_wait(way: str) -> None:
+async def test_a_new_waiter_advances_the_planned_poll(way: str) -> None:
     service = Service()
-    (job,) = jobs(1)
-    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(service, policy=lag_policy()) as (poller, _), anyio.create_task_group() as group:
+        poller.watchlist.watch(job)
         await anyio.sleep(7.0)
         assert [] == service.asked
         if way == "read":
             job.add_reader()
-            poller.awaited(job)
+            poller.watchlist.reweigh(job)
         else:
             group.start_soon(wait_for, poller, job)
         await anyio.sleep(1.0)
@@ -481,77 +488,79 @@ async def test_a_look_that_is_planned_is_brought_forward_when_somebody_begins_to
         group.cancel_scope.cancel()
 
 
-async def test_a_job_that_is_just_looked_at_is_not_looked_at_twice_because_somebody_begins_to_wait() -> None:
+async def test_a_new_waiter_does_not_repeat_a_running_poll() -> None:
     service = Service(seconds=0.9)
-    (job,) = jobs(1)
-    async with a_poller(service, policy=by_lag()) as (poller, _), anyio.create_task_group() as group:
-        poller.watch(job)
+    (job,) = make_jobs(1)
+    async with running_poller(service, policy=lag_policy()) as (poller, _), anyio.create_task_group() as group:
+        poller.watchlist.watch(job)
         while not service.running:
             await anyio.sleep(0.1)
         group.start_soon(wait_for, poller, job)
         await anyio.sleep(0.1)
-        poller.replan([job])
+        poller.watchlist.reweigh_all([job])
         await anyio.sleep(0.1)
 
-        assert (1, 0) == (service.running, poller.due)
+        assert (1, 0) == (service.running, len(poller.watchlist.due))
         await anyio.sleep(1.0)
         assert 1 == len(service.asked)
         group.cancel_scope.cancel()
 
 
-async def test_who_reads_the_changes_of_a_job_waits_for_it() -> None:
-    """Even while he is busy with the last one."""
+async def test_a_reader_of_updates_counts_as_a_waiter() -> None:
     service = Service()
-    read, other = jobs(2)
+    read, other = make_jobs(2)
     read.add_reader()
-    async with a_poller(service, policy=by_lag()) as (poller, _):
-        poller.watch(read)
-        poller.watch(other)
+    async with running_poller(service, policy=lag_policy()) as (poller, _):
+        poller.watchlist.watch(read)
+        poller.watchlist.watch(other)
         await anyio.sleep(7.0)
 
         assert ["t0"] == [task_id for _, task_id in service.asked]
 
 
-async def test_jobs_of_which_somebody_else_tells_are_looked_at_rarely_and_never_not_at_all() -> None:
-    """Until nobody tells any more: then the looks that were planned are brought forward."""
+async def test_jobs_of_low_weight_are_polled_rarely() -> None:
+    """When the weight rises, planned polls are advanced."""
     service = Service()
     chance = 0.02
-    waiting = jobs(600)
-    async with a_poller(service, polls_per_second=100.0, policy=by_lag(), weigh=lambda _: chance) as (poller, _):
+    waiting = make_jobs(600)
+    async with running_poller(service, polls_per_second=100.0, policy=lag_policy(), weigh=lambda _: chance) as (
+        poller,
+        _,
+    ):
         for job in waiting:
-            poller.watch(job)
+            poller.watchlist.watch(job)
         await anyio.sleep(20.0)
         assert [] == service.asked
         chance = 1.0
-        poller.replan(waiting)
-        poller.unwatch(waiting.pop())
+        poller.watchlist.reweigh_all(waiting)
+        poller.watchlist.unwatch(waiting.pop())
         await anyio.sleep(10.0)
         assert {job.task_id for job in waiting} == {task_id for _, task_id in service.asked}
 
         chance = 0.02
-        poller.replan(waiting)
+        poller.watchlist.reweigh_all(waiting)
         await anyio.sleep(30.0)
         before = len(service.asked)
         await anyio.sleep(650.0)
         assert len(waiting) <= len(service.asked) - before <= 3 * len(waiting)
 
 
-async def test_what_a_job_was_seen_to_do_meanwhile_puts_its_look_off() -> None:
-    """Whoever has looked: a planned look, and one that is due already."""
+async def test_a_record_from_elsewhere_postpones_the_poll() -> None:
+    """It postpones a planned poll and a due one."""
     service = Service()
-    planned, due, unknown = jobs(3)
-    async with a_poller(service, every=10.0, polls_per_second=0.05) as (poller, _):
+    planned, due, unknown = make_jobs(3)
+    async with running_poller(service, every=10.0, polls_per_second=0.05) as (poller, _):
         await poller.poll_now("the only token")
-        poller.watch(planned)
-        poller.watch(due)
+        poller.watchlist.watch(planned)
+        poller.watchlist.watch(due)
         await anyio.sleep(5.0)
-        poller.saw(planned, TaskRecord(task_id="t0", state="generating"))
+        poller.watchlist.record_running(planned, TaskRecord(task_id="t0", state="generating"))
         await anyio.sleep(7.0)
-        poller.saw(planned, TaskRecord(task_id="t0", state="generating"))
-        poller.saw(due, TaskRecord(task_id="t1", state="generating"))
-        poller.saw(unknown, TaskRecord(task_id="t2", state="generating"))
+        poller.watchlist.record_running(planned, TaskRecord(task_id="t0", state="generating"))
+        poller.watchlist.record_running(due, TaskRecord(task_id="t1", state="generating"))
+        poller.watchlist.record_running(unknown, TaskRecord(task_id="t2", state="generating"))
         await anyio.sleep(1.0)
-        poller.saw(due, TaskRecord(task_id="t1", state="generating"))
+        poller.watchlist.record_running(due, TaskRecord(task_id="t1", state="generating"))
         await anyio.sleep(17.0)
 
         assert [(22, "t0")] == [(math.floor(at), task_id) for at, task_id in service.asked[1:]]
@@ -562,92 +571,92 @@ def ended(seconds: float | None, **fields: str) -> TaskRecord:
     return TaskRecord(task_id="t0", state="success", **times, **fields)  # type: ignore[arg-type]  # as their names say
 
 
-async def test_how_long_a_task_took_is_learned_from_the_services_times_else_from_ours() -> None:
-    """By its kind, and by both clocks if it was seen to leave the queue."""
+async def test_durations_are_learned_from_the_service_or_us() -> None:
+    """By kind, and by both clocks if the task was seen leaving the queue."""
     durations = DurationsByKind()
     model = an_intent().model
-    one, two, three, stranger = (*jobs(3), LiveJob(id="a-task"))
-    async with a_poller(Service(), durations=durations) as (poller, _):
-        for job in (one, two, stranger):
-            poller.watch(job)
+    one, two, three, foreign = (*make_jobs(3), LiveJob(id="a-task"))
+    async with running_poller(Service(), durations=durations) as (poller, _):
+        for job in (one, two, foreign):
+            poller.watchlist.watch(job)
         await anyio.sleep(4.0)
-        poller.saw(one, TaskRecord(task_id="t0", state="queuing"))
+        poller.watchlist.record_running(one, TaskRecord(task_id="t0", state="queuing"))
         await anyio.sleep(4.0)
-        poller.saw(one, TaskRecord(task_id="t0", state="generating"))
-        poller.saw(stranger, TaskRecord(task_id="a-task", state="waiting", model=model))
+        poller.watchlist.record_running(one, TaskRecord(task_id="t0", state="generating"))
+        poller.watchlist.record_running(foreign, TaskRecord(task_id="a-task", state="waiting", model=model))
         known = durations.of_kind((model,))
-        poller.learn(one, ended(70.0))
+        poller.watchlist.record_end(one, ended(70.0))
         assert (1, 1) == (known.learned, known.generating.learned)
         assert known.generating.survival(50.0) > 0.45 > known.generating.survival(90.0)
-        poller.learn(two, ended(None))
+        poller.watchlist.record_end(two, ended(None))
         assert (2, 1) == (known.learned, known.generating.learned)
-        poller.learn(three, ended(60.0))  # another process has looked at it
-        poller.learn(three, ended(None))
-        poller.learn(stranger, ended(None))
-        poller.learn(stranger, ended(60.0))
+        poller.watchlist.record_end(three, ended(60.0))  # another process has polled it
+        poller.watchlist.record_end(three, ended(None))
+        poller.watchlist.record_end(foreign, ended(None))
+        poller.watchlist.record_end(foreign, ended(60.0))
         assert 4 == known.learned
 
 
-async def test_a_strangers_task_is_looked_at_at_once_and_known_by_what_the_service_says() -> None:
-    """As soon as somebody waits: nobody here knows how old it is, nor what was asked for."""
+async def test_a_foreign_task_is_polled_at_once() -> None:
+    """As soon as a caller waits; its kind is learned from the record."""
     durations = DurationsByKind()
-    stranger = LiveJob(id="a-task")
+    foreign = LiveJob(id="a-task")
     param = json.dumps({"model": "m", "input": json.dumps({"resolution": "480p"})})
-    async with a_poller(Service(), durations=durations) as (poller, told), anyio.create_task_group() as group:
-        poller.watch(stranger)
+    async with running_poller(Service(), durations=durations) as (poller, reported), anyio.create_task_group() as group:
+        poller.watchlist.watch(foreign)
         await anyio.sleep(1.0)
-        assert [] == told
-        group.start_soon(wait_for, poller, stranger)
+        assert [] == reported
+        group.start_soon(wait_for, poller, foreign)
         await anyio.sleep(0.1)
-        assert [("a-task", PollVerdict.RECORD)] == told
+        assert [("a-task", PollVerdict.RECORD)] == reported
         first = TaskRecord(task_id="a-task", state="waiting", model="m", raw={"param": param})
-        poller.saw(stranger, first)
-        stranger.update_record(first)
-        poller.saw(stranger, first)
-        poller.learn(stranger, ended(60.0))
+        poller.watchlist.record_running(foreign, first)
+        foreign.update_record(first)
+        poller.watchlist.record_running(foreign, first)
+        poller.watchlist.record_end(foreign, ended(60.0))
 
         assert 1 == durations.of_kind(("m", "resolution=480p")).learned
 
 
-async def test_jobs_that_were_taken_over_are_looked_at_by_how_long_nobody_has_looked() -> None:
-    """After a restart all of them are overdue; the pacer holds, and the oldest go first."""
+async def test_recovered_jobs_are_polled_oldest_first() -> None:
+    """After a restart all of them are overdue; the pacer still applies."""
     service = Service()
-    taken_over = jobs(20)
-    async with a_poller(service, policy=by_lag()) as (poller, _):
+    recovered = make_jobs(20)
+    async with running_poller(service, policy=lag_policy()) as (poller, _):
         await anyio.sleep(1000.0)
-        for number, job in reversed(list(enumerate(taken_over))):
+        for number, job in reversed(list(enumerate(recovered))):
             job.accepted_at = 50.0 * number
-            poller.watch(job)
+            poller.watchlist.watch(job)
         await anyio.sleep(4.5)
 
         assert busiest_window(service.asked_at, 1.0) <= 5
         assert [f"t{number}" for number in range(20)] == [task_id for _, task_id in service.asked[:20]]
 
 
-async def test_tasks_that_the_service_has_lost_take_no_looks_from_those_that_run() -> None:
-    """Thousands that are stalled are looked at with what is left, and never not at all."""
+async def test_lost_tasks_take_few_polls_from_running_ones() -> None:
+    """Thousands of stalled jobs share the remaining polls, and are never dropped."""
     counts: list[int] = []
     asked: list[bool] = []
     for lost in (0, 3000):
         service = Service()
-        made = jobs(lost + 20)
+        all_jobs = make_jobs(lost + 20)
         async with (
-            a_poller(service, policy=LagPolicy(randrange=random.Random(0).randrange)) as (poller, _),
+            running_poller(service, policy=LagPolicy(randrange=random.Random(0).randrange)) as (poller, _),
             anyio.create_task_group() as group,
         ):
             await anyio.sleep(4000.0)
-            for job in made[20:]:
+            for job in all_jobs[20:]:
                 assert job.row is not None
                 job.row = attrs.evolve(job.row, state=JobState.STALLED)
-                poller.watch(job)
+                poller.watchlist.watch(job)
             await anyio.sleep(900.0)
             before = len(service.asked)
-            for job in made[:20]:
+            for job in all_jobs[:20]:
                 job.accepted_at = anyio.current_time()
-                poller.watch(job)
+                poller.watchlist.watch(job)
                 group.start_soon(wait_for, poller, job)
             await anyio.sleep(120.0)
-            running = {job.task_id for job in made[:20]}
+            running = {job.task_id for job in all_jobs[:20]}
             asked = [task_id in running for _, task_id in service.asked[before:]]
             counts.append(sum(asked))
             group.cancel_scope.cancel()
@@ -658,19 +667,19 @@ async def test_tasks_that_the_service_has_lost_take_no_looks_from_those_that_run
 
 
 async def test_a_job_without_a_task_is_not_watched() -> None:
-    async with a_poller(Service()) as (poller, _):
+    async with running_poller(Service()) as (poller, _):
         with pytest.raises(ValueError, match="no taskId"):
-            poller.watch(LiveJob(id="kj_1"))
-        assert 0 == poller.watched
+            poller.watchlist.watch(LiveJob(id="kj_1"))
+        assert 0 == poller.watchlist.watched
 
 
-async def test_of_each_look_that_was_answered_it_is_told_how_long_it_took() -> None:
-    """Whoever has asked for it; silence has no length."""
-    service, seconds = Service(seconds=0.4, silent=range(2, 9)), list[float]()
-    async with a_poller(service, every=1.0, on_round_trip=seconds.append) as (poller, _):
+async def test_round_trips_of_answered_polls_are_reported() -> None:
+    """Of urgent and planned polls; timeouts are not reported."""
+    service, seconds = Service(seconds=0.4, timeouts=range(2, 9)), list[float]()
+    async with running_poller(service, every=1.0, on_round_trip=seconds.append) as (poller, _):
         await poller.poll_now("t1")
-        (job,) = jobs(1)
-        poller.watch(job)
+        (job,) = make_jobs(1)
+        poller.watchlist.watch(job)
         await anyio.sleep(60.0)
         answered = len(service.asked) - service.running - 7
 

@@ -1,9 +1,7 @@
 """
-Looking into callbacks: ``recordInfo`` decides how the task has ended, and whose it is where that is not known.
+Confirmations: polls that callbacks cause, ahead of planned polls, and one at a time for each job.
 
-There is one confirmation at a time for each intent, and it asks before the polling does. What cannot be settled at once
-(a callback may be faster than ``recordInfo``) is asked again, later and later. A token that has leaked can thus cause a
-look now and then, whatever is posted with it, and nothing else.
+``recordInfo`` decides how the task has ended, and which job it belongs to. See docs/explanation/callbacks.md.
 """
 
 from __future__ import annotations
@@ -37,10 +35,9 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.transitions import ResultWriter, Transitions
     from kie_async._io.journals.journal import Journal
-    from kie_async._io.polling.callback_weight import CallbackWeight
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
-    from kie_async._io.runtime import Runtime
+    from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
     from kie_async._io.supervisor import Supervisor
     from kie_async._io.timers import Timers
     from kie_async.records import TaskRecord
@@ -49,20 +46,20 @@ __all__ = ["Confirmations"]
 
 _log = logging.getLogger("kie_async")
 
-#: How many intents may have callbacks that are being looked into; beyond that, the service is asked to try again.
-MAX_INTENTS = 10_000
-#: A new task may be invisible for 90 s; one that is still unknown at this look, two minutes later, does not exist.
-VISIBLE_LOOKS = 8
-#: How many looks are ready for each that may be under way, so that the pacer never waits for one.
-_AHEAD = 2
+#: The number of jobs that may await confirmation; beyond it, the service is asked to retry.
+MAX_JOBS = 10_000
+#: A new task may be invisible for 90 s; an id that is still unknown at this poll, two minutes later, is dropped.
+MAX_INVISIBLE_POLLS = 8
+#: The number of jobs being confirmed for each poll that the pacer allows, so that the pacer never waits.
+_JOBS_PER_POLL = 2
 
-#: What a callback was answered that turns out to be about a foreign task.
-_TAKEN = 200
+#: The status with which a callback was answered that turns out to name a foreign task.
+_ACCEPTED = 200
 
 
 @attrs.define(eq=False)
-class _Case:
-    """The callbacks of one intent: how often each task that they name was looked at, and how many rounds there were."""
+class _Pending:
+    """The unconfirmed callbacks of one job: the number of polls of each task id, and of rounds."""
 
     task_ids: dict[str, int]
     rounds: int = 0
@@ -70,20 +67,20 @@ class _Case:
 
 class Confirmations:
     """
-    Looks into callbacks.
+    Confirms callbacks.
 
     Args:
         journal: Holds the intents.
 
         registry: The jobs of this process.
 
-        runtime: Clock and randomness.
+        supervisor: Runs the confirmations.
 
-        supervisor: Starts the tasks that ask.
+        timers: Schedules further rounds.
 
-        timers: Schedules the next question.
+        poller: Polls tasks.
 
-        poller: Asks the service.
+        watchlist: Plans further polls of jobs.
 
         tracker: Applies records.
 
@@ -95,7 +92,7 @@ class Confirmations:
 
         follower: Resumes jobs after a callback.
 
-        secret: Makes callback tokens.
+        secret: The secret of our callback tokens.
 
         report: Takes events.
     """
@@ -105,10 +102,10 @@ class Confirmations:
         *,
         journal: Journal,
         registry: Registry,
-        runtime: Runtime,
         supervisor: Supervisor,
         timers: Timers,
         poller: Poller,
+        watchlist: Watchlist,
         tracker: Tracker,
         transitions: Transitions,
         results: ResultWriter,
@@ -119,10 +116,10 @@ class Confirmations:
     ) -> None:
         self._journal = journal
         self._registry = registry
-        self._runtime = runtime
         self._supervisor = supervisor
         self._timers = timers
         self._poller = poller
+        self._watchlist = watchlist
         self._tracker = tracker
         self._transitions = transitions
         self._results = results
@@ -130,196 +127,195 @@ class Confirmations:
         self._follower = follower
         self._secret = secret
         self._report = report
-        self._cases: dict[str, _Case] = {}
-        #: Those whose next look is due, by intent; as many are at work as keep the pacer busy.
+        self._jobs: dict[str, _Pending] = {}
+        #: The ids of the jobs whose next round is due.
         self._due: deque[str] = deque()
-        self._at_work = 0
-        self._most_at_work = _AHEAD * poller.pacer.limit
-        #: Looks so far.
+        self._in_progress = 0
+        self._max_in_progress = _JOBS_PER_POLL * poller.pacer.limit
+        #: The number of polls so far.
         self.polls = 0
 
     @property
     def pending(self) -> int:
-        """How many intents have callbacks that are not settled."""
-        return sum(bool(case.task_ids) for case in self._cases.values())
+        """The number of jobs with unconfirmed callbacks."""
+        return sum(bool(pending.task_ids) for pending in self._jobs.values())
 
     def has_room(self, job_id: str, task_id: str) -> bool:
-        """Whether one more task can be noted for an intent, or this one is noted already."""
-        case = self._cases.get(job_id)
-        return case is None or task_id in case.task_ids or len(case.task_ids) < MAX_CALLBACK_TASK_IDS
+        """Return True if a task id of a job is known, or another one can be added."""
+        pending = self._jobs.get(job_id)
+        return pending is None or task_id in pending.task_ids or len(pending.task_ids) < MAX_CALLBACK_TASK_IDS
 
-    def ask(self, job_id: str, task_id: str, *, own: bool = False) -> bool:
+    def enqueue(self, job_id: str, task_id: str, *, own: bool = False) -> bool:
         """
-        Look into a genuine callback for an intent that names a task.
+        Confirm a genuine callback for a job that names a task, as soon as possible.
 
         Args:
-            job_id: The intent.
+            job_id: The job.
 
             task_id: The task.
 
-            own: Whether the task is known to be the intent's, which is never crowded out by what is not.
+            own: True if the task is known to be the job's; other task ids never displace it.
 
         Returns:
-            False if too many wait already; nothing was noted then.
+            False if too many jobs await confirmation; the callback was not enqueued then.
         """
-        case = self._cases.get(job_id)
-        if case is None:
-            if len(self._cases) >= MAX_INTENTS:
+        pending = self._jobs.get(job_id)
+        if pending is None:
+            if len(self._jobs) >= MAX_JOBS:
                 return False
-            case = self._cases[job_id] = _Case({})
-            self._start(job_id)
+            pending = self._jobs[job_id] = _Pending({})
+            self._enqueue_round(job_id)
         if own or self.has_room(job_id, task_id):
-            case.task_ids.setdefault(task_id, 0)
+            pending.task_ids.setdefault(task_id, 0)
         return True
 
-    def _start(self, job_id: str) -> None:
+    def _enqueue_round(self, job_id: str) -> None:
         self._due.append(job_id)
-        self._go_on()
+        self._start_rounds()
 
-    def _go_on(self) -> None:
-        """Start what the pacer may soon let through; a flood waits as names in a queue, not as a task each."""
-        supervisor = self._supervisor
-        while self._due and self._at_work < self._most_at_work and supervisor.running:
-            self._at_work += 1
-            supervisor.start(self._work, self._due.popleft())
+    def _start_rounds(self) -> None:
+        """Start as many rounds as keep the pacer busy; a flood waits as ids in a queue, not as tasks of the loop."""
+        while self._due and self._in_progress < self._max_in_progress and self._supervisor.running:
+            self._in_progress += 1
+            self._supervisor.start(self._run_round, self._due.popleft())
 
-    async def _work(self, job_id: str) -> None:
+    async def _run_round(self, job_id: str) -> None:
         try:
-            await self._look_into(job_id)
+            await self._confirm_job(job_id)
         finally:
-            self._at_work -= 1
-            self._go_on()
+            self._in_progress -= 1
+            self._start_rounds()
 
-    async def _look_into(self, job_id: str) -> None:
-        """One round: a look for each id that is named."""
-        case = self._cases[job_id]
-        case.rounds += 1
+    async def _confirm_job(self, job_id: str) -> None:
+        """Poll each task id of a job once, and schedule the next round."""
+        pending = self._jobs[job_id]
+        pending.rounds += 1
         proved = True
         try:
-            for task_id in list(case.task_ids):
-                case.task_ids[task_id] += 1
-                settled, known = await self._settle(job_id, task_id, polls=case.task_ids[task_id])
+            for task_id in list(pending.task_ids):
+                pending.task_ids[task_id] += 1
+                settled, known = await self._confirm_task(job_id, task_id, polls=pending.task_ids[task_id])
                 if settled:
-                    del case.task_ids[task_id]
+                    del pending.task_ids[task_id]
                 else:
                     proved = proved and known
         except BaseException:
-            del self._cases[job_id]
+            del self._jobs[job_id]
             raise
-        # Even when all is settled, the case stays for the pause: what comes meanwhile waits for its end.
-        pause = confirmation_delay(case.rounds, proved=proved)
-        if pause is None:
-            del self._cases[job_id]
+        # Even when all ids are settled, the job stays for the delay: callbacks that arrive meanwhile wait for its end.
+        delay = confirmation_delay(pending.rounds, proved=proved)
+        if delay is None:
+            del self._jobs[job_id]
             if (job := self._registry.get(job_id)) is not None:
-                self._poller.replan((job,))  # the polling goes on with it, and not as late as was planned
+                self._watchlist.reweigh(job)  # polling continues, sooner than it was planned
         else:
-            self._timers.at(self._runtime.now() + pause, partial(self._next, job_id))
+            self._timers.at(self._timers.now() + delay, partial(self._end_delay, job_id))
 
-    def _next(self, job_id: str) -> None:
-        case = self._cases[job_id]
-        if case.task_ids:
-            self._start(job_id)
+    def _end_delay(self, job_id: str) -> None:
+        if self._jobs[job_id].task_ids:
+            self._enqueue_round(job_id)
         else:
-            del self._cases[job_id]
+            del self._jobs[job_id]
 
-    async def _settle(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:
+    async def _confirm_task(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:
         """
-        Ask how a task is, and do what follows.
+        Poll a task that a callback named, and apply the result.
 
         Args:
-            job_id: The intent.
+            job_id: The job that the callback was for.
 
-            task_id: The task that a callback for it has named.
+            task_id: The task.
 
-            polls: The how-manieth look at it this is.
+            polls: The number of polls of this task id, this one included.
 
         Returns:
-            Whether that settles it, and whether the task is known to be the intent's.
+            True if the task id needs no further confirmation, and True if the task is known to be the job's.
         """
         try:
-            row = await self._row(job_id)
+            row = await self._find_row(job_id)
             if row is None:
                 return True, True
             step = next_step(row, task_id)
             if step is not CallbackStep.PROVE:
-                # The answer to the create may have come since, or a look may have seen the end.
-                self._callback_weight.came(job_id, self._registry.get(job_id))
+                # The create response may have arrived since, or a planned poll may have found the end.
+                self._callback_weight.record_callback(job_id, self._registry.get(job_id))
             if step is CallbackStep.NOTHING:
-                await self._forget_hint(job_id, task_id)
+                await self._drop_task_id(job_id, task_id)
                 return True, True
             poll = await self._poller.poll_now(task_id)
             self.polls += 1
             if poll.record is None:
-                if step is CallbackStep.CONFIRM or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < VISIBLE_LOOKS:
-                    return False, step is CallbackStep.CONFIRM
-                await self._disprove(row, task_id)
+                own = step is CallbackStep.CONFIRM
+                if own or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < MAX_INVISIBLE_POLLS:
+                    return False, own
+                await self._reject_task(row, task_id)
                 return True, False
             if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, self._secret):
-                await self._disprove(row, task_id)
+                await self._reject_task(row, task_id)
                 return True, False
-            settled = await self._apply(job_id, task_id, poll.record)
+            settled = await self._apply_confirmed(job_id, task_id, poll.record)
             if settled and step is CallbackStep.PROVE:
-                await self._forget_hint(job_id, task_id)
+                await self._drop_task_id(job_id, task_id)
         except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
             return False, False
         return settled, True
 
-    async def _row(self, job_id: str) -> Intent | None:
+    async def _find_row(self, job_id: str) -> Intent | None:
         job = self._registry.get(job_id)
         return job.row if job is not None and job.row is not None else await self._journal.get(job_id)
 
-    async def _apply(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
-        """Take the record of a task that is an intent's; whether nothing more is to be done about it."""
+    async def _apply_confirmed(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
+        """Apply the record of a task that is a job's; return True if the task id needs no further confirmation."""
         job = self._registry.get(job_id)
         if job is None or job.row is None:
             row = await self._journal.get(job_id)
             if row is None:
                 return True
-            # Of another process, or ended as far as this one knew: its row is moved, and it is followed elsewhere.
+            # The job of another process, or one that has ended here: change its row; the other process follows it.
             job = LiveJob.from_row(row)
-            job.callback_received = True  # here, and so its end is not one that no callback has told of
+            job.callback_received = True  # its callback is here, so it must not count as lost
         if require_row(job).task_id != task_id:
-            job = await self._bind(job, task_id)
+            job = await self._bind_task(job, task_id)
         if require_row(job).task_id == task_id:
             if record.ended:
-                self._callback_weight.came(job_id, job)  # of another process's job, too: callbacks do come
-            await self._tracker.apply(job, record)
+                self._callback_weight.record_callback(job_id, job)  # also for another process's job
+            await self._tracker.apply_record(job, record)
         return next_step(require_row(job), task_id) is CallbackStep.NOTHING
 
-    async def _bind(self, job: LiveJob, task_id: str) -> LiveJob:
-        """Bind a task that was proved to be an intent's, and go on with it; returns the job that does."""
+    async def _bind_task(self, job: LiveJob, task_id: str) -> LiveJob:
+        """Bind a task that was proved to be a job's, and continue with it; return the live job that continues."""
         was = job.state
         await self._results.record_accepted(job, task_id)
         row = require_row(job)
         if row.task_id != task_id or row.state is not JobState.SUBMITTED:
-            # One more than the intent's own; or somebody else was faster, and has moved it on.
+            # A duplicate task of the job, or another process has changed the row first.
             if job.state is not was and self._registry.get(job.id) is job:
                 await self._follower.follow(job)
             return job
-        _log.info("A callback has brought %s (%s until now) its task %s.", job.id, was, task_id)
-        if (here := self._registry.get(job.id)) is not job:
-            if here is None and not self._journal.owns(row):
-                self._callback_weight.came(job.id, job)
+        _log.info("A callback has bound task %s to %s, which was %s.", task_id, job.id, was)
+        if (current := self._registry.get(job.id)) is not job:
+            if current is None and not self._journal.owns(row):
+                self._callback_weight.record_callback(job.id, job)
                 return job
-            # It had ended as far as this process knew, or has been taken up since it was looked for.
+            # It had ended for this process, or was adopted during the poll.
             job = self._follower.adopt(row)
             job.row = row
-        self._callback_weight.came(job.id, job)
+        self._callback_weight.record_callback(job.id, job)
         await self._follower.follow_accepted(job)
         return job
 
-    async def _disprove(self, row: Intent, task_id: str) -> None:
-        """Forget a task that is somebody else's, or nobody's."""
-        _log.warning("A callback for %s has named task %s, which is not its own; it is ignored.", row.id, task_id)
-        why = "the task that it names was not created by its job"
+    async def _reject_task(self, row: Intent, task_id: str) -> None:
+        """Drop a task id that is not the job's."""
+        _log.warning("Ignored a callback for %s: task %s was not created by this job.", row.id, task_id)
+        reason = "the task that it names was not created by its job"
         self._report(
-            EventName.CALLBACK_REFUSED, LiveJob.from_row(row), reason=why, status=_TAKEN, named_task_id=task_id
+            EventName.CALLBACK_REFUSED, LiveJob.from_row(row), reason=reason, status=_ACCEPTED, named_task_id=task_id
         )
-        await self._forget_hint(row.id, task_id)
+        await self._drop_task_id(row.id, task_id)
 
-    async def _forget_hint(self, job_id: str, task_id: str) -> None:
+    async def _drop_task_id(self, job_id: str, task_id: str) -> None:
         row = await self._journal.get(job_id)
         if row is not None and task_id in row.callback_task_ids:
-            left = tuple(other for other in row.callback_task_ids if other != task_id)
+            others = tuple(other for other in row.callback_task_ids if other != task_id)
             job = self._registry.get(job_id)
-            await self._transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=left)
+            await self._transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=others)

@@ -1,8 +1,7 @@
 """
-Callbacks in: whose each one is, whether it may be believed, and noted before it is answered.
+The receiver: verifies a callback, journals what it names, and has it confirmed; the answer follows at once.
 
-A callback is a hint, and what it says about the end of a task is not read. So all that is decided here is whether it is
-worth a look; the look decides the rest.
+A callback is a hint: its claim about the end of a task is not read. See docs/explanation/callbacks.md.
 """
 
 from __future__ import annotations
@@ -29,37 +28,36 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.transitions import Transitions
     from kie_async._io.journals.journal import Journal
-    from kie_async._io.polling.callback_weight import CallbackWeight
+    from kie_async._io.polling.watchlist import CallbackWeight
     from kie_async._io.runtime import Runtime
 
 __all__ = ["Receiver"]
 
 _log = logging.getLogger("kie_async")
 
-_UNKNOWN = 404
-_UNSIGNED = 401
-_TOO_MANY = 429
-_TRY_AGAIN = 503
+_NOT_FOUND = 404
+_TOO_MANY_REQUESTS = 429
+_UNAVAILABLE = 503
 
 
 class Receiver:
     """
-    Takes callbacks whose token is genuine.
+    Accepts callbacks that have a genuine token.
 
     Args:
         journal: Holds the intents.
 
         registry: The jobs of this process.
 
-        runtime: Clock and randomness.
+        runtime: The wall clock.
 
         transitions: Changes rows.
 
         callback_weight: Counts the callbacks.
 
-        confirmations: Looks into them.
+        confirmations: Confirms the callbacks.
 
-        webhook_keys: Keys of signatures; empty if callbacks are not signed.
+        webhook_keys: The keys of the service's signatures; empty if callbacks are not signed.
 
         report: Takes events.
     """
@@ -84,23 +82,23 @@ class Receiver:
         self._webhook_keys = webhook_keys
         self._confirmations = confirmations
         self._report = report
-        self._told = False
-        #: Callbacks so far.
+        self._bad_signature_logged = False
+        #: The number of accepted callbacks.
         self.callbacks = 0
 
-    async def take(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
+    async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
         """
-        Note a callback; it is looked into soon.
+        Accept a callback, and have it confirmed soon.
 
         Args:
-            token: What its URL says.
+            token: The token of its URL.
 
             headers: Its headers, with names in lower case.
 
             body: Its body.
 
         Raises:
-            CallbackRejectedError: If it is not taken; its ``status`` is the answer.
+            CallbackRejectedError: If it is refused; its ``status`` is the answer.
         """
         job_id = token.job_id
         task_id = read_task_id(body)
@@ -111,24 +109,23 @@ class Receiver:
             row = job.row if job is not None and job.row is not None else await self._journal.get(job_id)
             if row is None:
                 msg = "the journal does not know its job"
-                raise CallbackRejectedError(msg, status=_UNKNOWN)
+                raise CallbackRejectedError(msg, status=_NOT_FOUND)
             step = next_step(row, task_id)
             if step is CallbackStep.PROVE:
                 if not self._confirmations.has_room(job_id, task_id):
                     msg = "too many callbacks for its job wait"
-                    raise CallbackRejectedError(msg, status=_TOO_MANY)
-                await self._write_down(job or LiveJob.from_row(row), task_id)
+                    raise CallbackRejectedError(msg, status=_TOO_MANY_REQUESTS)
+                await self._journal_task_id(job or LiveJob.from_row(row), task_id)
         except JournalError as error:
-            msg = "it could not be noted"
-            raise CallbackRejectedError(msg, status=_TRY_AGAIN) from error
-        if step is not CallbackStep.NOTHING and not self._confirmations.ask(
-            job_id, task_id, own=step is CallbackStep.CONFIRM
-        ):
+            msg = "it could not be journaled"
+            raise CallbackRejectedError(msg, status=_UNAVAILABLE) from error
+        own = step is CallbackStep.CONFIRM
+        if step is not CallbackStep.NOTHING and not self._confirmations.enqueue(job_id, task_id, own=own):
             msg = "too many callbacks wait"
-            raise CallbackRejectedError(msg, status=_TRY_AGAIN)
+            raise CallbackRejectedError(msg, status=_UNAVAILABLE)
         self.callbacks += 1
         if step is not CallbackStep.PROVE:
-            self._callback_weight.came(job_id, job)
+            self._callback_weight.record_callback(job_id, job)
         self._report(
             EventName.CALLBACK,
             job or LiveJob.from_row(row),
@@ -141,15 +138,19 @@ class Receiver:
         try:
             check_signature(self._webhook_keys, task_id, headers, wall=self._runtime.wall())
         except CallbackRejectedError as error:
-            # Most likely a wrong key or clock, since the token was good; but not a line for each of a thousand.
-            if not self._told:
-                self._told = True
-                _log.warning("A callback with a token of ours was refused: %s. Results are polled for.", error.message)
+            # The token is genuine, so the key or a clock is probably wrong; log only the first of consecutive refusals.
+            if not self._bad_signature_logged:
+                self._bad_signature_logged = True
+                _log.warning(
+                    "Refused a callback with a token of ours: %s. Results are polled instead. Check webhook_key and"
+                    " this machine's clock.",
+                    error.message,
+                )
             raise
-        self._told = False
+        self._bad_signature_logged = False
 
-    async def _write_down(self, job: LiveJob, task_id: str) -> None:
-        """Keep the id of a task that nothing else would lead to, in case the process ends before it is proved."""
+    async def _journal_task_id(self, job: LiveJob, task_id: str) -> None:
+        """Journal the id of a task that must be proved, in case the process ends first."""
         row = await self._journal.get(job.id)
         if row is None or next_step(row, task_id) is not CallbackStep.PROVE or task_id in row.callback_task_ids:
             return

@@ -123,7 +123,7 @@ class JobFollower:
         job, journal = self.adopt(row), self._journal
         try:
             if row.state is JobState.INTENT and (journal.owns(row) or not await journal.is_owner_alive(row)):
-                self._tracker.let_go(job)
+                self._tracker.stop_tracking(job)
                 job.remote = False
                 job.wake_waiters()
                 return job
@@ -133,7 +133,7 @@ class JobFollower:
             await self.follow(job)
         except BaseException:
             if job.remote:  # nothing has resumed it yet
-                self._tracker.let_go(job)
+                self._tracker.stop_tracking(job)
             raise
         return job
 
@@ -144,21 +144,21 @@ class JobFollower:
             return
         self._journal_watch.unwatch(job)
         if row.state not in OPEN:
-            self._tracker.let_go(job)
+            self._tracker.stop_tracking(job)
         elif not self._journal.owns(row):
-            self._tracker.rest(job)
+            self._tracker.suspend(job)
             self._journal_watch.watch(job, remote=True)
         elif row.state is JobState.INTENT:
-            self._tracker.rest(job)
+            self._tracker.suspend(job)
             self._submitter.start(job, partial(self._intents.prepare_again, job))
         elif row.state is JobState.SENDING:
             await self._results.record_in_doubt(job, "the process that sent it ended before the response arrived")
             await self.follow(job)
         elif row.state is JobState.IN_DOUBT:
-            self._tracker.in_doubt(job)
+            self._tracker.track_in_doubt(job)
             self._journal_watch.watch(job, remote=False)
         else:
-            self._tracker.submitted(job)
+            self._tracker.track_submitted(job)
             if row.callback_url is not None:
                 self._journal_watch.watch(job, remote=False)  # another process may receive the callback
         job.wake_waiters()
@@ -166,7 +166,7 @@ class JobFollower:
     async def follow_accepted(self, job: LiveJob) -> None:
         """Resume a job whose task was confirmed, even while its create waits for its response."""
         if job.has_submission:
-            self._tracker.submitted(job)
+            self._tracker.track_submitted(job)
             self._submitter.interrupt(job)
         else:
             await self.follow(job)

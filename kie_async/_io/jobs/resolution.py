@@ -88,7 +88,7 @@ class Resolution:
         job = self._follower.adopt(row)
         await self._results.record_accepted(job, task_id)
         await self._follower.follow(job)
-        await self._tracker.apply(job, poll.record)
+        await self._tracker.apply_record(job, poll.record)
 
     async def resubmit(self, job_id: str) -> None:
         """Send the create of a job in doubt again; see ``Job.resubmit``."""

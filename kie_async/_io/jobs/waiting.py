@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
+    from kie_async._io.polling.watchlist import Watchlist
     from kie_async._io.runtime import Runtime
     from kie_async._io.supervisor import Supervisor
     from kie_async.job import Job
@@ -52,6 +53,8 @@ class Waiting:
 
         poller: Polls tasks.
 
+        watchlist: Polls jobs that have waiters more often.
+
         tracker: Applies what polls return.
 
         follower: Adopts jobs that were found in the journal.
@@ -67,6 +70,7 @@ class Waiting:
         runtime: Runtime,
         supervisor: Supervisor,
         poller: Poller,
+        watchlist: Watchlist,
         tracker: Tracker,
         follower: JobFollower,
         results: ResultReader,
@@ -76,6 +80,7 @@ class Waiting:
         self._runtime = runtime
         self._supervisor = supervisor
         self._poller = poller
+        self._watchlist = watchlist
         self._tracker = tracker
         self._follower = follower
         self._results = results
@@ -108,7 +113,7 @@ class Waiting:
             job = job.final
             waiter = job.add_waiter()
             if job.waiters == 1:
-                self._poller.awaited(job)
+                self._watchlist.reweigh(job)
             try:
                 await waiter
             finally:
@@ -148,7 +153,7 @@ class Waiting:
                 self._results.check_accepted(job)
                 raise self._results.in_doubt_error(job)
             poll = await self._poller.poll_now(job.task_id)
-            await self._tracker.on_poll(job, poll)
+            await self._tracker.handle_poll(job, poll)
             if poll.record is not None:
                 return poll.record
             raise poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
@@ -159,7 +164,7 @@ class Waiting:
         """Yield the record of a job's task each time that it changes; see ``Job.updates``."""
         job = await self.find_job(job_id)
         reader = job.add_reader()
-        self._poller.awaited(job)
+        self._watchlist.reweigh(job)
         try:
             while True:
                 while reader:
@@ -196,7 +201,7 @@ class Waiting:
         if row is None:
             job = LiveJob(id=job_id, accepted_at=now)
             registry.add(job)
-            self._tracker.foreign(job)
+            self._tracker.track_foreign(job)
             return job
         if row.state not in OPEN:
             return LiveJob.from_row(row)
@@ -205,7 +210,7 @@ class Waiting:
     def release(self, job: LiveJob) -> None:
         """Stop polling a foreign task that is no longer awaited."""
         if job.foreign and not job.waiters and not job.readers:
-            self._tracker.let_go(job)
+            self._tracker.stop_tracking(job)
 
 
 class ResultReader:

@@ -1,7 +1,7 @@
 """
-What happens to a job once its create has been answered, or not answered: deadlines, records, its end.
+The tracker of a client: deadlines, records and the end of each job whose create was answered or is in doubt.
 
-The first last word of the service wins; a later one is counted, reported and changes nothing.
+The first terminal record wins; later ones are counted, reported and otherwise ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kie_async._core.lifecycle import dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._io.jobs.live_job import LiveJob, Registry
 from kie_async._io.jobs.transitions import Transitions
-from kie_async._io.polling.poller import Poller
+from kie_async._io.polling.watchlist import Watchlist
 from kie_async._io.runtime import Runtime
 from kie_async._io.submitting.admission import Slots
 from kie_async._io.supervisor import Supervisor
@@ -29,38 +29,38 @@ __all__ = ["Tracker"]
 
 _log = logging.getLogger("kie_async")
 
-#: A task may be invisible for this long after its create, in seconds (the grace that a public client settled on).
+#: The time for which a task may be invisible after its create, in seconds (as in a public client).
 VISIBLE_AFTER = 90.0
-#: Looks at a "success" without a result before it is believed.
-EMPTY_LOOKS = 4
+#: The number of polls after which a "success" without a result is accepted as the end.
+MAX_EMPTY_POLLS = 4
 
 
 class Tracker:
     """
-    Brings jobs from their taskId, or from doubt, to their end.
+    Tracks jobs from their taskId, or from doubt, to their end.
 
     Args:
-        transitions: Moves rows.
+        transitions: Changes rows.
 
-        slots: Where slots go back to.
+        slots: The slots of jobs in flight.
 
-        registry: The jobs that are alive.
+        registry: The live jobs.
 
-        poller: What looks at tasks.
+        watchlist: Plans the polls of jobs.
 
-        supervisor: What writes run in.
+        supervisor: Runs writes.
 
-        runtime: Clocks.
+        runtime: The clocks.
 
-        timers: Where deadlines go.
+        timers: The timer queue.
 
-        retry: How long things are waited for.
+        retry: The deadlines.
 
         report: Takes events.
 
         follow: Resumes a job after its row has changed.
 
-        on_end: Called with each job whose end was seen here.
+        on_end: Called with each job whose end a poll has found.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Tracker:
         transitions: Transitions,
         slots: Slots,
         registry: Registry,
-        poller: Poller,
+        watchlist: Watchlist,
         supervisor: Supervisor,
         runtime: Runtime,
         timers: Timers,
@@ -81,7 +81,7 @@ class Tracker:
         self._transitions = transitions
         self._slots = slots
         self._registry = registry
-        self._poller = poller
+        self._watchlist = watchlist
         self._supervisor = supervisor
         self._runtime = runtime
         self._timers = timers
@@ -89,45 +89,45 @@ class Tracker:
         self._report = report
         self._follow = follow
         self._on_end = on_end
-        self._running = DeadlineQueue[LiveJob](timers, self._reach_max_age)
+        self._running = DeadlineQueue[LiveJob](timers, lambda job: self._start(self._mark_stalled, job))
         self.duplicate_records = 0
 
     # -- after the create -------------------------------------------------------------------------------------------
 
-    def submitted(self, job: LiveJob) -> None:
-        """Follow a job whose taskId is known, from now or from an earlier run."""
+    def track_submitted(self, job: LiveJob) -> None:
+        """Track a job whose taskId is known, from now or from an earlier run."""
         row = job.row
         age = 0.0 if row is None or row.accepted_at is None else max(0.0, self._runtime.wall() - row.accepted_at)
         job.accepted_at = self._runtime.now() - age
-        self.forget_deadlines(job)
+        self._cancel_deadlines(job)
         if job.state is not JobState.SUBMITTED:
             self.release_slot(job)
         else:
-            self._take_slot(job)  # the task runs, whether there is one or not
+            self._take_slot(job)  # the task is running, even if no slot is free
             self._running.set(job, job.accepted_at + self._retry.max_age)
-        self._poller.watch(job)
+        self._watchlist.watch(job)
         job.wake_waiters()
 
-    def foreign(self, job: LiveJob) -> None:
-        """Follow a task of which the journal knows nothing, for as long as somebody waits, and no longer than a job."""
+    def track_foreign(self, job: LiveJob) -> None:
+        """Track a task that is not in the journal, until ``max_age`` or until no caller waits for it."""
         job.timers = (self._timers.at(job.accepted_at + self._retry.max_age, self._end_foreign, job),)
-        self._poller.watch(job)
+        self._watchlist.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
-        msg = f"The task has not ended within {self._retry.max_age:g} s. It may still end: wait again, with a time-out."
+        msg = f"The task has not ended within {self._retry.max_age:g} s. It may still end: wait again, with a timeout."
         job.wait_error = TaskTimeoutError(msg, task_id=job.task_id)
-        self.let_go(job)
+        self.stop_tracking(job)
 
-    def in_doubt(self, job: LiveJob) -> None:
-        """Follow a job whose create got no answer that tells; its deadline counts from when it was sent."""
+    def track_in_doubt(self, job: LiveJob) -> None:
+        """Track a job whose create is in doubt; its deadline counts from when it was sent."""
         row = job.row
         if row is None:
             return
         sent_at = row.sending_at if row.sending_at is not None else row.updated_at
         now, age = self._runtime.now(), max(0.0, self._runtime.wall() - sent_at)
-        patience = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_timeout
-        self.rest(job, keep_slot=True)
-        deadline = self._timers.at(now - age + patience, self._start, self._give_up, job)
+        timeout = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_timeout
+        self.suspend(job, keep_slot=True)
+        deadline = self._timers.at(now - age + timeout, self._start, self._mark_unresolved, job)
         job.timers = (deadline,)
         if age < self._retry.in_doubt_timeout:
             self._take_slot(job)
@@ -138,7 +138,7 @@ class Tracker:
         job.wake_waiters()
 
     def release_slot(self, job: LiveJob) -> None:
-        """Give a job's slot back, if it has one."""
+        """Release a job's slot, if it has one."""
         if job.holds_slot:
             job.holds_slot = False
             self._slots.release()
@@ -148,50 +148,50 @@ class Tracker:
             job.holds_slot = True
             self._slots.occupy()
 
-    def rest(self, job: LiveJob, *, keep_slot: bool = False) -> None:
-        """Do nothing about a job for now: no look, no deadline, no slot."""
-        self.forget_deadlines(job)
-        self._poller.unwatch(job)
+    def suspend(self, job: LiveJob, *, keep_slot: bool = False) -> None:
+        """Stop polling a job, cancel its deadlines and release its slot, until it is tracked again."""
+        self._cancel_deadlines(job)
+        self._watchlist.unwatch(job)
         if not keep_slot:
             self.release_slot(job)
 
-    def let_go(self, job: LiveJob) -> None:
-        """Forget a job that has ended: nothing of it stays but its row, and how long it took."""
+    def stop_tracking(self, job: LiveJob) -> None:
+        """Drop a job that has ended from memory; only its row and the learned duration remain."""
         if self._registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
-            self._poller.learn(job, record)
-        self.rest(job)
+            self._watchlist.record_end(job, record)
+        self.suspend(job)
         self._registry.remove(job)
         job.wake_waiters()
 
-    # -- looks ------------------------------------------------------------------------------------------------------
+    # -- polls ------------------------------------------------------------------------------------------------------
 
-    async def on_poll(self, job: LiveJob, poll: PollResult) -> None:
-        """Take what a look has shown."""
+    async def handle_poll(self, job: LiveJob, poll: PollResult) -> None:
+        """Apply the result of a poll."""
         if poll.record is not None:
             job.wait_error, job.not_visible = None, False
-            await self.apply(job, poll.record)
+            await self.apply_record(job, poll.record)
         elif poll.verdict is PollVerdict.DENIED:
-            # The task runs on, whatever became of the key; whoever waits now should hear of it.
+            # The task runs on, whatever happened to the key; callers that wait now must be told.
             job.wait_error = poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
             job.wake_waiters()
         elif poll.verdict is PollVerdict.NOT_VISIBLE and job.foreign:
-            # One that was seen before is not gone because of one answer: it takes two in a row.
+            # One answer does not prove that a task is gone: it takes two in a row.
             before, job.not_visible = job.not_visible, True
             if before and self._runtime.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
-                self.let_go(job)
+                self.stop_tracking(job)
 
-    async def apply(self, job: LiveJob, record: TaskRecord) -> None:
-        """Take a record of a job's task."""
+    async def apply_record(self, job: LiveJob, record: TaskRecord) -> None:
+        """Apply a record of a job's task."""
         if not job.foreign and job.state not in (JobState.SUBMITTED, JobState.STALLED):
-            self._late(job, record)
+            self._report_duplicate(job, record)
             return
-        if record.succeeded and not has_result(record) and job.empty_polls < EMPTY_LOOKS - 1:
-            # Seen in the wild: the state says success before the result is there.
+        if record.succeeded and not has_result(record) and job.empty_polls < MAX_EMPTY_POLLS - 1:
+            # Seen in practice: the state says success before the result is there.
             job.empty_polls += 1
             return
         if not record.ended:
-            self._saw_running(job, record)
+            self._apply_running(job, record)
         job.update_record(record)
         if not record.ended:
             return
@@ -200,52 +200,49 @@ class Tracker:
             if not await self._transitions.record_transition(
                 job, state, record=dump_record(record), credits=record.credits
             ):
-                self._late(job, record)
+                self._report_duplicate(job, record)
                 await self._follow(job)
                 return
             self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
             self._on_end(job)
-        self.let_go(job)
+        self.stop_tracking(job)
 
-    def _saw_running(self, job: LiveJob, record: TaskRecord) -> None:
+    def _apply_running(self, job: LiveJob, record: TaskRecord) -> None:
         if job.foreign and job.record is None and record.created_at is not None:
-            # Only now it is known how old somebody else's task is.
+            # The first record tells the age of a foreign task.
             age = max(0.0, self._runtime.wall() - record.created_at)
             job.accepted_at = self._runtime.now() - age
-        self._poller.saw(job, record)
+        self._watchlist.record_running(job, record)
 
-    def _late(self, job: LiveJob, record: TaskRecord) -> None:
+    def _report_duplicate(self, job: LiveJob, record: TaskRecord) -> None:
         if record.ended:
             self.duplicate_records += 1
             self._report(EventName.DUPLICATE_RECORD, job, state=record.state)
 
     # -- deadlines --------------------------------------------------------------------------------------------------
 
-    def _reach_max_age(self, job: LiveJob) -> None:
-        self._start(self._stall, job)
-
     def _start(self, action: Callable[[LiveJob], Awaitable[None]], job: LiveJob) -> None:
         if self._supervisor.running:
             self._supervisor.start(action, job)
 
-    async def _stall(self, job: LiveJob) -> None:
+    async def _mark_stalled(self, job: LiveJob) -> None:
         if job.state is JobState.SUBMITTED:
             if await self._transitions.record_transition(job, JobState.STALLED):
                 self._report(EventName.STALLED, job)
             await self._follow(job)
 
-    async def _give_up(self, job: LiveJob) -> None:
+    async def _mark_unresolved(self, job: LiveJob) -> None:
         if job.state is JobState.IN_DOUBT:
             if await self._transitions.record_transition(job, JobState.UNRESOLVED):
                 self._report(EventName.UNRESOLVED, job)
                 _log.warning(
-                    "%s was in doubt for too long: resolve(task_id), resubmit(allow_duplicate=True) or abandon() it.",
+                    "%s is unresolved: no answer and no callback have settled its create in time."
+                    " Call resolve(task_id), resubmit(allow_duplicate=True) or abandon().",
                     job.id,
                 )
             await self._follow(job)
 
-    def forget_deadlines(self, job: LiveJob) -> None:
-        """Let a job live on without the deadlines that it had."""
+    def _cancel_deadlines(self, job: LiveJob) -> None:
         for timer in job.timers:
             timer.cancel()
         job.timers = ()

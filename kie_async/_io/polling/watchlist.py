@@ -1,39 +1,40 @@
 """
-The jobs that are looked at: the look at each is planned, or due, or under way.
+The polled jobs: the next poll of each is planned, due, or in progress; and the weights that polls are planned by.
 
-The client's one timer says when a look is due, and the policy says which of those that are due goes next. There is
-nothing else for a job than its place in a deadline queue.
+A job has no coroutine and no timer of its own, only its place in a deadline queue. While a callback is expected, its
+weight is the estimated callback-loss rate. See docs/explanation/polling.md.
 """
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import attrs
 
 from kie_async._core.durations import DurationsByKind, Kind, kind_of
-from kie_async._core.polling import PolledTask, PollingPolicy
+from kie_async._core.polling import CallbackLoss, PolledTask, PollingPolicy
 from kie_async._core.wire import read_param
 from kie_async._io.jobs.live_job import LiveJob
-from kie_async._io.timers import DeadlineQueue, Timers
+from kie_async._io.timers import DeadlineQueue, Timer, Timers
 from kie_async.records import TaskRecord
 from kie_async.states import JobState
 
-__all__ = ["Watch", "Watchlist"]
+__all__ = ["CallbackWeight", "Watch", "Watchlist"]
 
-#: What a job weighs that nobody waits for: its looks are twice as far apart, and come after those at others.
+_log = logging.getLogger("kie_async")
+
+#: The weight of a job without waiters: its polls are twice as far apart, and follow those of other jobs.
 UNAWAITED = 0.5
-#: What one weighs that is stalled: its task is most likely lost. By its age alone it would go before all that run, and
-#: some thousands that the service has lost would take every look.
+#: The weight of a stalled job: its task is most likely lost. By age alone, lost tasks would take every poll.
 STALLED = 0.02
-#: Jobs that are weighed anew at a stretch, and the pause between two stretches, in seconds: 256 take 2 ms.
-_AT_A_STRETCH = 256
-_BETWEEN_STRETCHES = 0.02
-
-#: How long after looks have fallen due no others do, in seconds. Their instants are not more exact than that.
-_REST = 0.004
+#: The number of jobs that are reweighed at once, and the pause before the next ones, in seconds: 256 take 2 ms.
+_BATCH = 256
+_BATCH_PAUSE = 0.02
+#: The time within which polls become due together, in seconds.
+_MIN_INTERVAL = 0.004
 
 _NOT_DUE = -1
 
@@ -41,45 +42,41 @@ _NOT_DUE = -1
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class Watch(PolledTask):
     """
-    A job that is looked at.
+    The polling state of one job.
 
     Attributes:
         job: The job.
 
-        due_at: The instant of the next poll, while one is planned; set by the ``DeadlineQueue``.
+        due_at: The instant of the planned poll; set by the ``DeadlineQueue``.
 
-        place: Where it is among those that are due.
+        due_index: Its index among the due polls.
 
-        silences: How many looks in a row have got no answer.
+        timeouts: The number of consecutive polls that have timed out.
     """
 
     job: LiveJob
     due_at: float | None = None
-    place: int = _NOT_DUE
-    silences: int = 0
+    due_index: int = _NOT_DUE
+    timeouts: int = 0
 
     @property
-    def polling(self) -> bool:
-        """Whether a look is under way, or none wanted any more."""
-        return self.due_at is None and self.place == _NOT_DUE
+    def in_progress(self) -> bool:
+        """True while a poll is in progress, or if none is wanted any more."""
+        return self.due_at is None and self.due_index == _NOT_DUE
 
 
 class Watchlist:
     """
-    Knows when to look at which job.
+    Plans the polls of jobs.
 
     Args:
-        policy: When a task is due, and which goes first.
+        policy: Decides when a poll is due, and which goes first.
 
-        durations: What is known of how long tasks take.
+        durations: The learned durations of tasks.
 
-        loop: The loop.
+        timers: The timer queue.
 
-        timers: Where timers go.
-
-        when_due: Called when looks have become due.
-
-        weigh: See ``Poller``.
+        weigh: Returns the value of polling a job, more than 0 and up to 1. Call ``reweigh_all`` after a large change.
     """
 
     def __init__(
@@ -87,142 +84,235 @@ class Watchlist:
         *,
         policy: PollingPolicy,
         durations: DurationsByKind,
-        loop: asyncio.AbstractEventLoop,
         timers: Timers,
-        when_due: Callable[[], None],
         weigh: Callable[[LiveJob], float],
     ) -> None:
         self._policy = policy
         self._durations = durations
-        self._now = loop.time
         self._timers = timers
-        self._when_due = when_due
-        #: Those whose look is due, in no order.
-        self.due: list[Watch] = []
-        self._planned = DeadlineQueue[Watch](timers, self._fall_due, after_batch=when_due, min_interval=_REST)
         self._weigh = weigh
-        #: How many jobs are looked at.
+        #: Called when polls have become due; set by the poller that performs them.
+        self.on_due: Callable[[], None] = lambda: None
+        #: The jobs whose poll is due, in no order.
+        self.due: list[Watch] = []
+        self._planned = DeadlineQueue[Watch](
+            timers, self._mark_due, after_batch=self._report_due, min_interval=_MIN_INTERVAL
+        )
+        #: The number of polled jobs.
         self.watched = 0
 
-    # -- which jobs -------------------------------------------------------------------------------------------------
+    # -- the polled jobs --------------------------------------------------------------------------------------------
 
     def watch(self, job: LiveJob) -> None:
-        """See ``Poller.watch``."""
+        """
+        Poll a job until ``unwatch``.
+
+        Raises:
+            ValueError: If it has no taskId.
+        """
         if job.watch is not None:
             return
         if job.task_id is None:
-            msg = f"{job.id} has no taskId to look at"
+            msg = f"Cannot poll {job.id}: it has no taskId."
             raise ValueError(msg)
-        whole = self._durations.of_kind(_kind(job, job.record))
-        job.watch = watch = Watch(job=job, total=whole, accepted_at=job.accepted_at)
+        total = self._durations.of_kind(_kind_of_job(job, job.record))
+        job.watch = watch = Watch(job=job, total=total, accepted_at=job.accepted_at)
         self.watched += 1
-        self.plan(watch)
+        self.plan_poll(watch)
 
     def unwatch(self, job: LiveJob) -> None:
-        """See ``Poller.unwatch``."""
+        """Stop polling a job; the result of a poll in progress is still handled."""
         if job.watch is not None:
-            self._unplan(job.watch)
+            self._cancel_poll(job.watch)
             job.watch = None
             self.watched -= 1
 
-    def saw(self, job: LiveJob, record: TaskRecord) -> None:
-        """See ``Poller.saw``."""
+    def record_running(self, job: LiveJob, record: TaskRecord) -> None:
+        """Record that a job's task has not ended, and plan its next poll anew."""
         watch = job.watch
         if watch is None:
             return
         if job.foreign and record.model is not None and job.record is None:
-            # Its first record: nothing was known of it before.
-            watch.set_kind(self._durations.of_kind(_kind(job, record)), job.accepted_at)
-        watch.record_state(record.state, self._now())
-        self._replan(watch)
+            # The first record of a foreign task: its kind and age were unknown.
+            watch.set_kind(self._durations.of_kind(_kind_of_job(job, record)), job.accepted_at)
+        watch.record_state(record.state, self._timers.now())
+        if not watch.in_progress:
+            self._cancel_poll(watch)
+            self.plan_poll(watch)
 
-    def learn(self, job: LiveJob, record: TaskRecord) -> None:
-        """See ``Poller.learn``."""
-        if job.watch is None:  # somebody else has looked at it
+    def record_end(self, job: LiveJob, record: TaskRecord) -> None:
+        """Learn how long a job's task took; called once for each job, with its terminal record."""
+        if job.watch is None:  # another process has polled it
             if record.seconds is not None:
-                self._durations.of_kind(_kind(job, record)).learn(record.seconds)
+                self._durations.of_kind(_kind_of_job(job, record)).learn(record.seconds)
         elif record.seconds is not None:
             job.watch.record_duration(record.seconds)
         elif not job.foreign:
-            job.watch.record_duration(self._now() - job.accepted_at)
+            job.watch.record_duration(self._timers.now() - job.accepted_at)
 
-    # -- what they weigh --------------------------------------------------------------------------------------------
+    # -- weights ----------------------------------------------------------------------------------------------------
 
-    def replan(self, jobs: Iterable[LiveJob]) -> None:
-        """See ``Poller.replan``."""
-        self._weigh_anew(iter(list(jobs)))
+    def reweigh_all(self, jobs: Iterable[LiveJob]) -> None:
+        """Weigh *jobs* again, a batch at a time, and plan the polls whose weight has changed anew."""
+        self._reweigh_batch(iter(list(jobs)))
 
-    def _weigh_anew(self, jobs: Iterator[LiveJob]) -> None:
-        stretch = list(islice(jobs, _AT_A_STRETCH))
-        for job in stretch:
-            self.weigh_anew(job)
-        if stretch:
-            self._timers.at(self._now() + _BETWEEN_STRETCHES, self._weigh_anew, jobs)
+    def _reweigh_batch(self, jobs: Iterator[LiveJob]) -> None:
+        batch = list(islice(jobs, _BATCH))
+        for job in batch:
+            self.reweigh(job)
+        if batch:
+            self._timers.at(self._timers.now() + _BATCH_PAUSE, self._reweigh_batch, jobs)
 
-    def weigh_anew(self, job: LiveJob) -> None:
-        """Plan the look at one job again, if its weight has changed."""
+    def reweigh(self, job: LiveJob) -> None:
+        """Plan the next poll of a job anew if its weight has changed, for example by its first waiter."""
         watch = job.watch
-        if watch is None or watch.polling or watch.weight == self._weight(job):
+        if watch is None or watch.in_progress or watch.weight == self._weight_of(job):
             return
-        self._unplan(watch)
+        self._cancel_poll(watch)
         if job.foreign:
-            # Nobody here knows how old it is: it may be over.
-            self._fall_due(watch)
-            self._when_due()
+            # Its age is unknown: it may have ended already.
+            self._mark_due(watch)
+            self.on_due()
         else:
-            self.plan(watch)
+            self.plan_poll(watch)
 
-    def _weight(self, job: LiveJob) -> float:
+    def _weight_of(self, job: LiveJob) -> float:
         weight = self._weigh(job)
         row = job.row
         if row is not None and row.state is JobState.STALLED:
             weight *= STALLED
         if job.waiters or job.readers:
             return weight
-        # Most weigh 1, and share one number.
+        # Most weigh 1, and share one float.
         return UNAWAITED if weight == 1.0 else UNAWAITED * weight
 
-    # -- when -------------------------------------------------------------------------------------------------------
+    # -- planned and due polls --------------------------------------------------------------------------------------
 
-    def plan(self, watch: Watch) -> None:
-        """Plan the next look at a job of which no look is planned or due."""
-        watch.weight = self._weight(watch.job)
-        self._planned.set(watch, self._policy.next_poll_at(watch, self._now()))
+    def plan_poll(self, watch: Watch) -> None:
+        """Plan the next poll of a job that has no planned or due one."""
+        watch.weight = self._weight_of(watch.job)
+        self._planned.set(watch, self._policy.next_poll_at(watch, self._timers.now()))
 
-    def take(self, now: float) -> Watch:
-        """The job to look at *now*; there is one that is due."""
-        return self._take_from(self._policy.choose_next(self.due, now))
+    def pop_due(self, now: float) -> Watch:
+        """Remove and return the due job to poll now; at least one must be due."""
+        return self._remove_due(self._policy.choose_next(self.due, now))
 
-    def _replan(self, watch: Watch) -> None:
-        if not watch.polling:
-            self._unplan(watch)
-            self.plan(watch)
-
-    def _unplan(self, watch: Watch) -> None:
+    def _cancel_poll(self, watch: Watch) -> None:
         if watch.due_at is not None:
             self._planned.discard(watch)
-        elif watch.place != _NOT_DUE:
-            self._take_from(watch.place)
+        elif watch.due_index != _NOT_DUE:
+            self._remove_due(watch.due_index)
 
-    def _take_from(self, place: int) -> Watch:
-        # The last takes its place: the order among those that are due means nothing.
+    def _remove_due(self, index: int) -> Watch:
+        # The last one takes its index: the due polls have no order.
         last = self.due.pop()
-        if place == len(self.due):
-            taken = last
+        if index == len(self.due):
+            removed = last
         else:
-            taken, self.due[place], last.place = self.due[place], last, place
-        taken.place = _NOT_DUE
-        return taken
+            removed, self.due[index], last.due_index = self.due[index], last, index
+        removed.due_index = _NOT_DUE
+        return removed
 
-    def _fall_due(self, watch: Watch) -> None:
-        watch.place = len(self.due)
+    def _mark_due(self, watch: Watch) -> None:
+        watch.due_index = len(self.due)
         self.due.append(watch)
 
+    def _report_due(self) -> None:
+        self.on_due()
 
-def _kind(job: LiveJob, record: TaskRecord | None) -> Kind:
-    """By what was asked for, where that is known; of somebody else's task, by what the service says of it."""
+
+def _kind_of_job(job: LiveJob, record: TaskRecord | None) -> Kind:
+    """Return the kind by the job's request or, for a foreign task, by its record."""
     if job.row is not None:
         return kind_of(job.row.model, job.row.input)
     echo = None if record is None else read_param(record)
     model = None if record is None else record.model
     return kind_of(model, None if echo is None else echo.input)
+
+
+# -- fallback polling while callbacks are expected --------------------------------------------------------------------
+
+#: The time after the end of a task was seen at which a missing callback counts as lost, in seconds.
+CALLBACK_GRACE = 10.0
+#: The number of missing callbacks that are waited for at once; beyond it, the oldest are not counted.
+MAX_EXPECTED = 1000
+#: The polls are planned anew when the estimate has changed by this factor.
+_SIGNIFICANT_CHANGE = 2.0
+#: The loss rate from which on missing callbacks are logged.
+_WARNING_RATE = 0.5
+
+
+class CallbackWeight:
+    """
+    Weighs polls by the callback-loss estimate: a poll is worth the probability that no callback reports the end.
+
+    Args:
+        timers: The timer queue.
+
+        on_change: Called when the estimate has changed by a factor of two.
+    """
+
+    def __init__(self, *, timers: Timers, on_change: Callable[[], None]) -> None:
+        self._timers = timers
+        self._on_change = on_change
+        self._since = timers.now()
+        self._loss = CallbackLoss()
+        self._expected: dict[str, Timer] = {}
+        self._planned_with = self._loss.probability
+        self._warned = False
+
+    def expect_callbacks(self) -> None:
+        """Expect callbacks from now on: our receiver is in use."""
+        if not self._loss.receiving:
+            self._loss.receiving = True
+            self._notify_if_changed()
+
+    def weight_of(self, job: LiveJob) -> float:
+        """Return the weight of a job's polls, up to 1: the probability that no callback reports its end."""
+        row = job.row
+        if row is None or row.callback_url is None or job.callback_received:
+            return 1.0
+        # The callback of a job from an earlier run may have arrived while no process received it.
+        missed = job.accepted_at < self._since and job.record is None
+        return 1.0 if missed else self._loss.probability
+
+    def record_callback(self, job_id: str, job: LiveJob | None) -> None:
+        """Record that a job's callback has arrived, here or at another process; each job counts once."""
+        expected = self._expected.pop(job_id, None)
+        if expected is not None:
+            expected.cancel()
+        elif job is None or job.callback_received:
+            return  # too late, or a repetition
+        if job is not None:
+            job.callback_received = True
+        self._loss.record_received()
+        self._warned = False
+        self._notify_if_changed()
+
+    def expect_callback(self, job: LiveJob) -> None:
+        """Record that polling has found a job's end: its callback counts as lost unless it arrives soon."""
+        if job.callback_received or job.row is None or job.row.callback_url is None:
+            return
+        if len(self._expected) >= MAX_EXPECTED:
+            self._expected.pop(next(iter(self._expected))).cancel()
+        at = self._timers.now() + CALLBACK_GRACE
+        self._expected[job.id] = self._timers.at(at, partial(self._record_loss, job.id))
+
+    def _record_loss(self, job_id: str) -> None:
+        del self._expected[job_id]
+        before = self._loss.probability
+        self._loss.record_lost()
+        if self._loss.receiving and not self._warned and before >= _WARNING_RATE:
+            self._warned = True
+            _log.warning(
+                "No callbacks arrive: tasks have ended, and the service has not posted to callback_url within %g s."
+                " Results are polled instead. Check that the URL can be reached from the internet.",
+                CALLBACK_GRACE,
+            )
+        self._notify_if_changed()
+
+    def _notify_if_changed(self) -> None:
+        now = self._loss.probability
+        if max(now, self._planned_with) >= _SIGNIFICANT_CHANGE * min(now, self._planned_with):
+            self._planned_with = now
+            self._on_change()

@@ -182,7 +182,7 @@ class Submitter:
             del self._active[job]
             job.submission = None
             if job.row is None or job.successor is not None or (final and job.state is JobState.INTENT):
-                self._tracker.let_go(job)
+                self._tracker.stop_tracking(job)
         if self._registry.get(job.id) is job:
             await self._follow(job)
         job.wake_waiters()
