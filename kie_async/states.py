@@ -31,7 +31,7 @@ class JobInfo:
     A snapshot of a job in the journal.
 
     Attributes:
-        id: The job's own id (``kj_…``).
+        job_id: The job's own id (``kj_…``).
 
         state: The job's state.
 
@@ -52,7 +52,7 @@ class JobInfo:
         duplicates: Further tasks that were paid for this job.
     """
 
-    id: str
+    job_id: str
     state: JobState
     model: str
     created_at: float

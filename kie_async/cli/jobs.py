@@ -73,7 +73,7 @@ def info_fields(info: JobInfo, *, now: float) -> Mapping[str, JSON]:
         now: The instant at which its age is measured, in seconds since the epoch.
     """
     return {
-        "job_id": info.id,
+        "job_id": info.job_id,
         "state": info.state,
         "age": round(max(0.0, now - info.created_at), 1),
         "model": info.model,
@@ -129,7 +129,7 @@ def warn_of_duplicates(output: Output, jobs: Collection[JobInfo]) -> None:
     """
     for job in jobs:
         if job.duplicates:
-            output.warn(f"{job.id} was paid more than once. Its further tasks: {', '.join(job.duplicates)}.")
+            output.warn(f"{job.job_id} was paid more than once. Its further tasks: {', '.join(job.duplicates)}.")
 
 
 async def run_ls(session: Session, *, states: Collection[JobState] = (), show_all: bool = False) -> ExitCode:

@@ -50,7 +50,7 @@ async def run_recover(session: Session, *, wait: bool = True, out: Path | None =
         await anyio.Path(out).mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, RecoveredOutcome] = {}
     async with session.client() as kie:
-        unfinished = {info.id: info for info in await kie.jobs(unfinished=True)}
+        unfinished = {info.job_id: info for info in await kie.jobs(unfinished=True)}
         jobs = await kie.recover()
         tracked.add_jobs(job.id for job in jobs)
         with show_progress(session.output) as show:
@@ -65,7 +65,9 @@ async def run_recover(session: Session, *, wait: bool = True, out: Path | None =
         infos = [await job.info() for job in jobs]
     codes = [_write_outcome(session, job.id, outcomes[job.id]) for job in jobs]
     warn_of_duplicates(session.output, [info for info in infos if info is not None])
-    codes += [_report_in_doubt(session, info.id) for info in unfinished.values() if info.state == JobState.UNRESOLVED]
+    codes += [
+        _report_in_doubt(session, info.job_id) for info in unfinished.values() if info.state == JobState.UNRESOLVED
+    ]
     if not codes:
         session.output.info("No unfinished jobs, except those that another process works on.")
     return worst_exit_code(codes)

@@ -61,7 +61,7 @@ def unsent_fields(info: JobInfo, *, now: float) -> Mapping[str, JSON]:
     """
     state, created_at = str(info.state), info.created_at
     record = TaskRecord(task_id="", state=state, model=info.model, created_at=created_at, fail_message=info.error)
-    return {**record_fields(record, job_id=info.id, now=now), "task_id": None}
+    return {**record_fields(record, job_id=info.job_id, now=now), "task_id": None}
 
 
 def _as_text(fields: Mapping[str, JSON]) -> str:
@@ -94,7 +94,7 @@ async def run_status(session: Session, known_id: str) -> ExitCode:
             fields = unsent_fields(info, now=now)
         else:
             record = await kie.job(known_id).status()
-            fields = record_fields(record, job_id=None if info is None else info.id, now=now)
+            fields = record_fields(record, job_id=None if info is None else info.job_id, now=now)
     session.output.result(_as_text(fields), fields)
     return ExitCode.DONE
 

@@ -152,7 +152,7 @@ async def create_unsent_job(fake: FakeKie, journal: Path, *, key: str = "unsent"
         with pytest.raises(InsufficientCreditsError):
             await kie.submit(_request(), key=key)
         [job] = [job for job in await kie.jobs() if job.key == key]
-        return job.id
+        return job.job_id
 
 
 def video_length_and_height(file: Path) -> tuple[float, int]:

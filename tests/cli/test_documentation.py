@@ -21,7 +21,7 @@ from kie_async.states import JobState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 RECORD = TaskRecord(task_id="t1", state="success")
-INFO = JobInfo(id="kj_1", state=JobState.INTENT, model="a/b", created_at=0.0, updated_at=0.0)
+INFO = JobInfo(job_id="kj_1", state=JobState.INTENT, model="a/b", created_at=0.0, updated_at=0.0)
 
 
 async def save_nothing(_generation: Generation, _path: Path) -> list[SavedFile]:

@@ -287,12 +287,12 @@ async def test_jobs_lists_all_and_forget_deletes_ended() -> None:
         await recent
         running = await setup.kie.submit(make_request(2))
 
-        assert [old.id, recent.id, running.id] == [job.id for job in await setup.kie.jobs()]
+        assert [old.id, recent.id, running.id] == [job.job_id for job in await setup.kie.jobs()]
         assert 0 == await setup.kie.forget(before=start)
         assert 1 == await setup.kie.forget(before=start + 900.0)
-        assert [recent.id, running.id] == [job.id for job in await setup.kie.jobs()]
+        assert [recent.id, running.id] == [job.job_id for job in await setup.kie.jobs()]
         assert 1 == await setup.kie.forget(before=math.inf)
-        assert [running.id] == [job.id for job in await setup.kie.jobs()]
+        assert [running.id] == [job.job_id for job in await setup.kie.jobs()]
         with pytest.raises(TaskNotFoundError):
             await old
         setup.truth.tasks.pop(setup.tasks[0])

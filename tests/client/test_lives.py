@@ -210,7 +210,7 @@ def test_loop_end_logs_unfinished_jobs(port: int, caplog: pytest.LogCaptureFixtu
         async with FakeKie(port=port, duration=1e6):
             await kie.submit(make_request(0))
             lost = await kie.submit(make_request(1), wait=False)
-            return kie.job((await kie.jobs())[0].id), lost
+            return kie.job((await kie.jobs())[0].job_id), lost
 
     accepted, unsent = run(main())
     shown = "\n".join(warnings_of(caplog))

@@ -89,7 +89,7 @@ async def test_fifty_lost_responses_are_never_resent(tmp_path: Path, name: str, 
             await assert_settled(kie)
         async with KieClient(KEY, base_url=fake.url, **options) as kie:
             await kie.recover()
-            unfinished = [job.id for job in await kie.jobs(unfinished=True)]
+            unfinished = [job.job_id for job in await kie.jobs(unfinished=True)]
             assert JOBS == len(unfinished) == await doubtful([kie.job(job_id) for job_id in unfinished])
 
         assert JOBS == len(fake.truth.create_requests) == len(fake.truth.created)

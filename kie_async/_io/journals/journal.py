@@ -198,7 +198,7 @@ async def read_job_info(journal: Journal, known_id: str) -> JobInfo | None:
 
 def _job_info(row: Intent) -> JobInfo:
     return JobInfo(
-        id=row.id,
+        job_id=row.id,
         state=row.state,
         model=row.model,
         task_id=row.task_id,

@@ -187,7 +187,7 @@ class RunRecord:
             if (entry := self.open_rows.get(key)) is None:
                 continue
             count += 1
-            entry = attrs.evolve(entry, job_id=job.id, task_id=job.task_id)
+            entry = attrs.evolve(entry, job_id=job.job_id, task_id=job.task_id)
             state = ENTRY_STATES[job.state]
             if state is EntryState.IN_DOUBT:
                 self.manifest.record(self._in_doubt(entry))

@@ -57,7 +57,7 @@ def test_unfinished_rows_are_recorded_with_their_task(record: RunRecord) -> None
     """Rows that were never sent and jobs of other tables are not recorded."""
     [(key, _)] = record.requests()
     known = JobInfo(
-        id="kj_1", state=JobState.SUBMITTED, model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key
+        job_id="kj_1", state=JobState.SUBMITTED, model="m", created_at=1.0, updated_at=1.0, task_id="t1", key=key
     )
     others = [
         attrs.evolve(known, key="another"),
