@@ -43,7 +43,7 @@ def test_documented_exit_codes() -> None:
 
 
 def test_documented_job_states() -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| [^`|]+ \|$", PAGE.partition("| state | is |")[2], re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+)` \| [^`|]+ \|$", PAGE.partition("| state | meaning |")[2], re.MULTILINE)
 
     assert [str(state) for state in JobState] == rows
 
