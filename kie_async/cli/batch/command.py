@@ -46,7 +46,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         options: The options of the run.
 
     Returns:
-        The exit code of the worst_exit_code outcome.
+        The exit code of the worst outcome.
 
     Raises:
         KieError: If nothing can be submitted, or nothing more.
@@ -154,33 +154,26 @@ def batch(
     ],
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Another model than Wan 2.2 Turbo; columns are its input's names."),
+        typer.Option(metavar="NAME", help="A model other than Wan 2.2 Turbo; columns are its input's names."),
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The prompt of rows that have none.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", metavar="TEXT", help="The default prompt.")] = None,
     defaults: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="COLUMN=VALUE", help="The cell of rows that have none. Repeatable."),
+        typer.Option("--set", metavar="COLUMN=VALUE", help="The cell of rows without one. Repeatable."),
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="CREDITS", min=0.0, help="The maximum cost of all rows together.")
-    ] = None,
+    budget: Annotated[float | None, typer.Option(metavar="CREDITS", min=0.0, help="The budget of all rows.")] = None,
     price: Annotated[
-        float | None, typer.Option(metavar="CREDITS", min=0.0, help="The cost of each row, if known better.")
+        float | None, typer.Option(metavar="CREDITS", min=0.0, help="The price of each row, if known better.")
     ] = None,
     stop_after: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.0, help="Send nothing more after this time; running tasks are awaited."),
+        typer.Option(metavar="SECONDS", min=0.0, help="Then nothing more is sent; running tasks are awaited."),
     ] = None,
     retry_failed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="The maximum number of retries of a failed task that is worth it.")
+        int, typer.Option(metavar="N", min=0, help="Retries of a failed task that is worth it.")
     ] = 0,
     rate: Annotated[
-        str,
-        typer.Option(
-            metavar="N/SECONDS", help="The creates in any SECONDS. Give each process of an account its share."
-        ),
+        str, typer.Option(metavar="N/SECONDS", help="At most N creates in any SECONDS: a process's share of the limit.")
     ] = "20/10",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -12,20 +11,8 @@ from tempfile import NamedTemporaryFile
 from typing import BinaryIO, cast
 
 from kie_async import ConfigurationError
-from kie_async.requests.images import LocalImage
 
-__all__ = [
-    "INPUTS",
-    "JOURNAL",
-    "MANIFEST",
-    "PAGE",
-    "RESULT_SUFFIX",
-    "atomic_write",
-    "copy_input_image",
-    "file_sha256",
-    "has_earlier_run",
-    "lock_folder",
-]
+__all__ = ["INPUTS", "JOURNAL", "MANIFEST", "PAGE", "RESULT_SUFFIX", "atomic_write", "has_earlier_run", "lock_folder"]
 
 #: The names in the folder: the journal, the outcome of each row, the page, and the folder of the images that were sent.
 JOURNAL, MANIFEST, PAGE, INPUTS = "journal.db", "manifest.jsonl", "index.html", "inputs"
@@ -114,29 +101,3 @@ def atomic_write(path: Path) -> Generator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def copy_input_image(folder: Path, image: LocalImage) -> str:
-    """
-    Copy an image into the folder, once for each content, so that the page shows what was sent.
-
-    Args:
-        folder: The folder of the results.
-
-        image: The image.
-
-    Returns:
-        Its path, relative to the folder.
-    """
-    path = folder / INPUTS / image.name
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(image.data)
-    return f"{INPUTS}/{image.name}"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,11 +27,12 @@ from kie_async import (
 )
 from kie_async._keys import row_key
 from kie_async._urls import looks_like_url
-from kie_async.cli.batch.folder import copy_input_image, file_sha256
+from kie_async.cli.batch.folder import INPUTS, atomic_write
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import ResumeCommands
 from kie_async.cli.batch.table import PreparedRow, Table
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
+from kie_async.requests.images import LocalImage
 
 __all__ = ["ENTRY_STATES", "RunRecord", "jobs_by_row_key", "outcome_exit_code"]
 
@@ -124,7 +126,7 @@ class RunRecord:
             input_hash=row.input_hash,
             input={name: _without_secrets(value) for name, value in row.fields.items()},
             source=None if row.source is None else str(_without_secrets(row.source)),
-            image=None if row.image is None else copy_input_image(self.folder, row.image),
+            image=None if row.image is None else _copy_input_image(self.folder, row.image),
         )
 
     def record_outcome(self, outcome: Outcome) -> ManifestEntry:
@@ -208,9 +210,9 @@ class RunRecord:
             entry,
             state=EntryState.DONE,
             file=name,
-            sha256=known_hash or file_sha256(first),
+            sha256=known_hash or _file_sha256(first),
             size=size,
-            more={str(file.relative_to(self.folder)): file_sha256(file) for file in others},
+            more={str(file.relative_to(self.folder)): _file_sha256(file) for file in others},
         )
 
     def _in_doubt(self, entry: ManifestEntry) -> ManifestEntry:
@@ -252,3 +254,29 @@ def outcome_exit_code(outcome: Outcome) -> ExitCode:
             return ExitCode.IN_DOUBT
         case Skipped():
             return ExitCode.FAILED if outcome.reason == "budget" else ExitCode.RETRY_LATER
+
+
+def _copy_input_image(folder: Path, image: LocalImage) -> str:
+    """
+    Copy an image into the folder, once for each content, so that the page shows what was sent.
+
+    Args:
+        folder: The folder of the results.
+
+        image: The image.
+
+    Returns:
+        Its path, relative to the folder.
+    """
+    path = folder / INPUTS / image.name
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(image.data)
+    return f"{INPUTS}/{image.name}"
+
+
+def _file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ __all__ = [
     "TableRow",
     "TextLine",
     "read_csv",
-    "read_image_folder",
+    "read_folder",
     "read_jsonl",
     "read_lines",
 ]
@@ -228,7 +228,7 @@ def _refuse_constant(constant: str) -> object:
     raise ValueError(msg)
 
 
-def read_image_folder(folder: Path, on_bytes: Callable[[bytes], object]) -> Iterator[TableRow]:
+def read_folder(folder: Path, on_bytes: Callable[[bytes], object]) -> Iterator[TableRow]:
     """
     Yield a row for each image of a folder, sorted by name; the line is the image's position. Hidden files are skipped.
 

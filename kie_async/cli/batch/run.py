@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -59,6 +59,7 @@ class BatchRun:
     _exit_codes: set[ExitCode] = attrs.field(factory=set, init=False)
     _error: KieError | OSError | None = attrs.field(default=None, init=False)
     _summary: RunSummary | None = attrs.field(default=None, init=False)
+    _page_cpu_seconds: float = attrs.field(default=0.0, init=False)
 
     async def execute(self, kie: KieClient) -> None:
         """
@@ -69,8 +70,7 @@ class BatchRun:
         """
         options, record = self.options, self.record
         display = ProgressDisplay(output=self.session.output, total=record.table.count, jobs=self.jobs)
-        page = _PageRefresher(write=self._write_current_page, count=lambda: display.count)
-        await page.write_now()
+        await self._write_running_page()
         async with kie.map(
             record.requests(),
             budget=None if options.budget is None else await self._budget(kie, options.budget),
@@ -84,7 +84,7 @@ class BatchRun:
                         await group.start(self.signals.handle_signals, run.stop)
                         group.start_soon(self._end_drain_when_quiet, kie)
                         group.start_soon(display.update_live_lines, kie, run)
-                        group.start_soon(page.write_repeatedly)
+                        group.start_soon(self._refresh_page, display)
                         await self._record_outcomes(run, display)
                         group.cancel_scope.cancel()
             finally:
@@ -151,8 +151,7 @@ class BatchRun:
 
         def write_files() -> None:
             record.manifest.compact()
-            command = None if is_complete else record.resume_command
-            self._write_page(record.manifest.entries(), command=command, stop_reason=stop_reason)
+            self._write_page(None if is_complete else record.resume_command, stop_reason=stop_reason)
 
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(write_files)
@@ -170,25 +169,34 @@ class BatchRun:
             return ExitCode.INTERRUPTED
         return worst_exit_code(self._exit_codes)
 
-    def _write_current_page(self) -> None:
-        """Write the page during the run, in a worker thread that stops when its caller is cancelled."""
+    async def _refresh_page(self, display: ProgressDisplay) -> None:
+        """Rewrite the page until cancelled; an error is ignored here: the last write of the run reports it."""
+        written_count = 0
+        while True:
+            await anyio.sleep(max(_MIN_PAGE_INTERVAL, self._page_cpu_seconds / _PAGE_CPU_SHARE))
+            if (count := display.count) != written_count:
+                with suppress(OSError):
+                    await self._write_running_page()
+                    written_count = count
+
+    async def _write_running_page(self) -> None:
+        """Write the page of a run that has not ended, and measure the cost."""
+
+        def write() -> float:
+            started_at = time.thread_time()
+            self._write_page(self.record.commands.same, is_running=True)
+            return time.thread_time() - started_at
+
+        self._page_cpu_seconds = await anyio.to_thread.run_sync(write)
+
+    def _write_page(self, command: str | None, *, stop_reason: str | None = None, is_running: bool = False) -> None:
+        """Write the page, in a worker thread that stops when its caller is cancelled."""
+        from kie_async.cli.batch.page import PageHeader, write_page
 
         def entries() -> Iterator[ManifestEntry]:
             for entry in self.record.manifest.entries():
                 anyio.from_thread.check_cancelled()
                 yield entry
-
-        self._write_page(entries(), command=self.record.commands.same, is_running=True)
-
-    def _write_page(
-        self,
-        entries: Iterable[ManifestEntry],
-        *,
-        command: str | None,
-        stop_reason: str | None = None,
-        is_running: bool = False,
-    ) -> None:
-        from kie_async.cli.batch.page import PageHeader, write_page
 
         now = datetime.now(UTC)
         header = PageHeader(
@@ -201,45 +209,4 @@ class BatchRun:
             stop_reason=stop_reason,
             is_running=is_running,
         )
-        write_page(self.options.out, entries, header)
-
-
-@attrs.define(kw_only=True)
-class _PageRefresher:
-    """
-    Writes the page repeatedly: the more a write costs, the longer the interval (20 seconds at ten thousand rows).
-
-    Args:
-        write: Writes the page; called in a worker thread.
-
-        count: Returns the number of rows that have an outcome: the page is written only when it has changed.
-    """
-
-    write: Callable[[], None]
-    count: Callable[[], int]
-    _written_count: int = attrs.field(default=-1, init=False)
-    _cpu_seconds: float = attrs.field(default=0.0, init=False)
-
-    async def write_now(self) -> None:
-        """
-        Write the page now.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        count = self.count()
-        self._cpu_seconds = await anyio.to_thread.run_sync(self._timed_write)
-        self._written_count = count
-
-    async def write_repeatedly(self) -> None:
-        """Write the page until cancelled; an error is ignored here: the last write of the run reports it."""
-        while True:
-            await anyio.sleep(max(_MIN_PAGE_INTERVAL, self._cpu_seconds / _PAGE_CPU_SHARE))
-            if self.count() != self._written_count:
-                with suppress(OSError):
-                    await self.write_now()
-
-    def _timed_write(self) -> float:
-        started_at = time.thread_time()
-        self.write()
-        return time.thread_time() - started_at
+        write_page(self.options.out, entries(), header)

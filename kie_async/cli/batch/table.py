@@ -15,7 +15,7 @@ from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Re
 from kie_async._display import shown
 from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
 from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns
-from kie_async.cli.batch.rows import TableRow, read_csv, read_image_folder, read_jsonl, read_lines
+from kie_async.cli.batch.rows import TableRow, read_csv, read_folder, read_jsonl, read_lines
 from kie_async.requests.images import ImageSource, LocalImage
 
 __all__ = ["PreparedRow", "RowCheck", "Table", "TableProblem"]
@@ -247,7 +247,7 @@ class Table:
         problems, _ = self._check_header(reading, ["image"])
         if problems:
             yield TableRow(1, problems=tuple(problems))
-        yield from read_image_folder(self.path, reading.digest.update)
+        yield from read_folder(self.path, reading.digest.update)
 
     def _check_header(self, reading: _Reading, names: list[str]) -> tuple[list[Problem], list[str | None]]:
         """Check column names; of columns with the same name, only the first is used, and unknown columns are not."""
