@@ -75,13 +75,14 @@ class OutcomeQueue:
 
     def put(self, index: int, outcome: Outcome | None) -> None:
         """Add the outcome of a row; None if it has none."""
-        if not self._ordered:
-            self._make_ready(outcome)
-            return
-        self._parked[index] = outcome
+        self._parked[index if self._ordered else self._next] = outcome
         while self._next in self._parked:
-            self._make_ready(self._parked.pop(self._next))
+            next_outcome = self._parked.pop(self._next)
             self._next += 1
+            if next_outcome is None:
+                self.untaken -= 1
+            else:
+                self._ready.append(next_outcome)
 
     def pop(self) -> Outcome:
         """Return the next outcome; there must be one."""
@@ -92,12 +93,6 @@ class OutcomeQueue:
         """Drop the outcomes, since the caller has left."""
         self._ready.clear()
         self._parked.clear()
-
-    def _make_ready(self, outcome: Outcome | None) -> None:
-        if outcome is None:
-            self.untaken -= 1
-        else:
-            self._ready.append(outcome)
 
 
 class MapRun:
@@ -166,7 +161,7 @@ class MapRun:
             waiting=waiting,
             budgeting=budgeting,
             state=state,
-            deliver=self._finish_row,
+            deliver=self._deliver,
         )
         self._outcomes = OutcomeQueue(ordered=options.ordered)
         self._reading = True
@@ -285,16 +280,12 @@ class MapRun:
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
-    def _finish_row(self, row: Row, outcome: Outcome | None) -> None:
-        self._deliver(row, outcome)
-        self._finish_if_over()
-
     def _deliver(self, row: Row, outcome: Outcome | None) -> None:
         """Queue the outcome of a row; None if it has none."""
         if outcome is not None:
             self._budgeting.figures.count_outcome(outcome)
         self._outcomes.put(row.index, outcome)
-        self._state.notify()
+        self._finish_if_over()
 
     def _finish_if_over(self) -> None:
         if self._is_over:

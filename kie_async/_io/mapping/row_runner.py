@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kie_async._core.map_options import MapOptions
-    from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting
@@ -109,29 +108,25 @@ class RowRunner:
     def cancel_unsent(self) -> None:
         """Cancel the jobs that this run has started and not sent, and wait no longer for others to send theirs."""
         msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
-        self._stop_submissions(StopReason.CANCELLED, lambda job: errors.TransportError(msg, job_id=job.id))
+        self._stop_submissions(StopReason.CANCELLED, errors.TransportError(msg))
 
     def stop_run(self, error: errors.KieError) -> None:
         """Stop the run because of an error that concerns all rows; what was sent is followed to its end."""
-
-        def error_of(job: LiveJob) -> errors.KieError:
-            own = error.copy()
-            own.job_id = job.id
-            return own
-
         self._state.advance(RunPhase.STOPPED, error)
-        self._stop_submissions(StopReason.ACCOUNT, error_of)
+        self._stop_submissions(StopReason.ACCOUNT, error)
 
     def cancel_rows(self) -> None:
         """Stop following the rows; what was sent runs on."""
         for row in self.rows:
             row.scope.cancel()
 
-    def _stop_submissions(self, reason: StopReason, error_of: Callable[[LiveJob], errors.KieError]) -> None:
+    def _stop_submissions(self, reason: StopReason, error: errors.KieError) -> None:
         for row in self.rows:
             if row.started_here and row.job is not None and row.job.submission is not None:
                 row.cancel_requested = True
-                self._submitter.stop(row.job, reason, error_of(row.job))
+                own_error = error.copy()
+                own_error.job_id = row.job.id
+                self._submitter.stop(row.job, reason, own_error)
             elif row.unsent and row.started_elsewhere:
                 row.wait_given_up = True
                 row.scope.cancel()

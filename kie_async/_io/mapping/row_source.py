@@ -48,7 +48,7 @@ class RowSource:
     def __init__(self, rows: Iterable[RowInput] | AsyncIterable[RowInput]) -> None:
         # Any other sequence may read a file for each row, so it is read as a generator is.
         self._in_memory = isinstance(rows, (list, tuple))
-        self._sync: Iterator[RowInput] | None = None
+        self._sync: Iterator[RowInput] = iter(())
         self._async: AsyncIterator[RowInput] | None = None
         if isinstance(rows, AsyncIterable):
             self._async = aiter(rows)
@@ -77,8 +77,13 @@ class RowSource:
             raise error
         if self._exhausted:
             return []
-        if self._sync is None:
-            return await self._read_async()
+        if self._async is not None:
+            self._exhausted = True  # unless there is another row, which has no error
+            with suppress(StopAsyncIteration):
+                row = await anext(self._async)
+                self._exhausted = False
+                return [row]
+            return []
         if self._in_memory:
             rows = list(islice(self._sync, most))
             self._exhausted = not rows
@@ -97,18 +102,6 @@ class RowSource:
         if self._async is not None and (close := getattr(self._async, "aclose", None)) is not None:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _CLOSE_TIMEOUT), suppress(RuntimeError):
                 await close()
-
-    async def _read_async(self) -> list[RowInput]:
-        if self._async is None:
-            return []
-        try:
-            return [await anext(self._async)]
-        except StopAsyncIteration:
-            self._exhausted = True
-            return []
-        except Exception:
-            self._exhausted = True
-            raise
 
 
 class RowKeys:
