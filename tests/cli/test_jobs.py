@@ -29,7 +29,13 @@ FOR_EVER = 1e12
 
 def make_job_info(**changes: object) -> JobInfo:
     """Return a job with default fields."""
-    known: dict[str, object] = {"id": "kj_1", "state": "intent", "model": "a/b", "created_at": 0.0, "updated_at": 0.0}
+    known: dict[str, object] = {
+        "job_id": "kj_1",
+        "state": "intent",
+        "model": "a/b",
+        "created_at": 0.0,
+        "updated_at": 0.0,
+    }
     return JobInfo(**{**known, **changes})  # type: ignore[arg-type]  # a table of values of many types
 
 
@@ -68,7 +74,7 @@ async def test_ls_prints_a_line_a_job_and_a_hint_in_doubt(fake_kie: FakeKie, tmp
 
 
 def test_table_columns_fit_their_cells() -> None:
-    jobs = [make_job_info(key="k", credits=40.0), make_job_info(id="kj_longer", state="succeeded", model="c/d")]
+    jobs = [make_job_info(key="k", credits=40.0), make_job_info(job_id="kj_longer", state="succeeded", model="c/d")]
     lines = format_jobs([info_fields(job, now=3 * 86_400.0) for job in jobs])
 
     assert [line.split() for line in lines] == [
