@@ -188,7 +188,7 @@ def generate(
 def _image_to_video(given: Mapping[str, object]) -> Wan22TurboImageToVideo:
     missing = [
         Problem(f"--{name}", "nothing", allowed)
-        for name, allowed in (("image", "a file or a public URL"), ("prompt", "a text of 1 to 5000 characters"))
+        for name, allowed in (("image", "a file or a public URL"), ("prompt", "a string of 1 to 5000 characters"))
         if given[name] is None
     ]
     if missing:

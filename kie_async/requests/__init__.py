@@ -1,4 +1,4 @@
-"""What a caller may ask for: one class a model, and ``MarketRequest`` for all others."""
+"""Requests: one class for each documented model, and ``MarketRequest`` for all other models."""
 
 from kie_async.requests.base import Request
 from kie_async.requests.market import MarketRequest

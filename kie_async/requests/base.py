@@ -1,4 +1,4 @@
-"""What every request can do, whatever its model: be checked offline, name its local images, and write its input."""
+"""The interface of all requests: offline checks, local images, and the input of the create request."""
 
 from __future__ import annotations
 
@@ -18,49 +18,57 @@ __all__ = ["Request", "invalid_request"]
 
 @runtime_checkable
 class Request(Protocol):
-    """What the client needs to know of a request; ``Wan22TurboImageToVideo`` and ``MarketRequest`` are two of them."""
+    """The interface of requests that the client uses; ``Wan22TurboImageToVideo`` and ``MarketRequest`` implement it."""
 
     @property
     def model(self) -> str:
-        """The model's name, as the service writes it."""
+        """The model's name in the service."""
         ...
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:
         """
-        Everything that is wrong with the request, found without a network; a local image is read.
+        Find all problems of the request without a network; a local image is read.
 
         Args:
-            allowed_origins: Origins (``"http://127.0.0.1:8080"``) that URLs may have although they are not public,
-                because the caller has configured the client for them.
+            allowed_origins: Origins (``"http://127.0.0.1:8080"``) that the caller configured the client for, whose
+                URLs need not be public.
+
+        Returns:
+            The problems; none if the request can be sent.
         """
         ...
 
     def check(self) -> None:
-        """Raise one ``InvalidRequestError`` that lists every problem, or do nothing."""
+        """
+        Do nothing if the request can be sent.
+
+        Raises:
+            InvalidRequestError: If it cannot be sent; the error lists every problem.
+        """
         ...
 
     def images(self) -> Mapping[str, ImageSource]:
-        """The images that must be uploaded first: the service's field name to where the bytes are."""
+        """Return the images to upload first, by the service's field names."""
         ...
 
     def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
         """
-        The ``input`` object of the create, in the service's field names; fields that were not given are left out.
+        Return the ``input`` object of the create request, in the service's field names; unset fields are left out.
 
         Args:
-            uploaded: For each of ``images()``, the URL that it was uploaded to.
+            uploaded: The URL of each of ``images()`` after its upload.
         """
         ...
 
 
 def invalid_request(name: str, problems: Sequence[Problem]) -> InvalidRequestError:
     """
-    One error for everything that is wrong with a request.
+    Return one error for all problems of a request.
 
     Args:
-        name: What the message calls the request: its model's name.
+        name: The name of the request in the message: its model's name.
 
-        problems: At least one.
+        problems: At least one problem.
 
     >>> from kie_async.errors import Problem
     >>> print(invalid_request("wan/2-5", [Problem("seed", "-1", "0 to 9")]))

@@ -1,4 +1,4 @@
-"""Images of the caller's own: where the bytes are, whether the service would take them, and the bytes themselves."""
+"""Local images: their source, the check that the service would accept them, and their bytes."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ from kie_async.requests.base import invalid_request
 
 __all__ = ["MAX_BYTES", "ImageInput", "ImageSource", "LocalImage", "as_image"]
 
-#: The documentation says "10.0MB" without saying which megabyte. The larger reading is taken: what the service finds
-#: too large it refuses free of charge, while a file that is refused here could never be tried.
+#: The documentation says "10.0MB" without defining the megabyte. The larger meaning is used: the service refuses too
+#: large a file free of charge, but a file that is refused here could never be tried.
 MAX_BYTES = 10 * 1024 * 1024
 
 _MIMES = ("image/jpeg", "image/png", "image/webp")
-# Longer "paths" are usually an image that somebody has encoded as text.
+# Longer "paths" are usually encoded images.
 _LONGEST_PATH = 200
 _WANTED = "a whole JPEG, PNG or WebP image of at most 10 MB"
 
 
 @runtime_checkable
 class BinaryReader(Protocol):
-    """An open file, as far as it is needed here: its ``read`` gives bytes, at most *size* of them."""
+    """An open binary file, whose ``read`` returns at most *size* bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Read on from where the file stands."""
+        """Read from the current position."""
         ...
 
 
 @attrs.frozen
 class Unusable:
     """
-    What was given instead of an image.
+    A value that is not a usable image.
 
     Attributes:
-        value: What it is, as a message shows it.
+        value: Its description for a message.
 
-        why: Why it cannot be used, as a phrase that may follow "this".
+        why: The reason, as a phrase that may follow "this".
     """
 
     value: str
     why: str
 
     def problem(self, field: str) -> Problem:
-        """The problem that it is, under the name that the caller gives to the image."""
+        """Return the problem for a field."""
         return Problem(field, self.value, f"{_WANTED}; this {self.why}")
 
 
 @attrs.frozen
 class LocalImage:
     """
-    An image that is ready to be uploaded.
+    An image that is ready for its upload.
 
     Attributes:
         data: The whole file.
 
-        mime: Its media type, told by its content.
+        mime: Its media type, detected from its content.
 
-        suffix: The usual end of a name for this type.
+        suffix: The usual file name extension of this type.
 
         sha256: The hash of ``data``, in hexadecimal.
     """
@@ -80,10 +80,10 @@ class LocalImage:
     @property
     def name(self) -> str:
         """
-        A file name for the upload, made of the content.
+        The file name for the upload, derived from the content.
 
-        The service overwrites files of one name, and answers from a cache for a while: so another content needs another
-        name. The caller's own name would say things that are nobody's business.
+        The service overwrites files of the same name, and serves from a cache for a while: so other content needs
+        another name. The caller's file name is not sent, because it may be private.
         """
         return self.sha256[:32] + self.suffix
 
@@ -97,31 +97,34 @@ def _shown_content(content: Path | bytes | Unusable) -> str:
 @attrs.frozen
 class ImageSource:
     """
-    Where the bytes of an image are: a file on disk, which is read when it is needed, or bytes at hand.
+    The source of an image's bytes: a file on disk, which is read when it is needed, or bytes in memory.
 
     Attributes:
-        content: The path, the bytes, or what makes it unusable; a message about that waits for ``problems()``.
+        content: The path, the bytes, or the reason why it is unusable, which ``problems()`` reports.
     """
 
     content: Path | bytes | Unusable = attrs.field(repr=_shown_content)
 
     def problems(self, field: str = "image") -> list[Problem]:
         """
-        What keeps the image from being uploaded; a file is read.
+        Find the problem that prevents the upload of the image; a file is read.
 
         Args:
-            field: What the caller calls the image.
+            field: The name of the image's field.
+
+        Returns:
+            At most one problem.
         """
         outcome = self._open()
         return [outcome.problem(field)] if isinstance(outcome, Unusable) else []
 
     def load(self) -> LocalImage:
         """
-        Read the image; for a file this blocks, so it is a matter for a worker thread.
+        Read the image; for a file this blocks, so call it in a worker thread.
 
         Raises:
-            InvalidRequestError: If the image cannot be uploaded, for the reason that ``problems()`` gives. It is looked
-                at anew: a file may have changed since.
+            InvalidRequestError: If the image cannot be uploaded, for the reason that ``problems()`` gives. It is
+                checked again, because a file may have changed since.
         """
         outcome = self._open()
         if isinstance(outcome, Unusable):
@@ -148,32 +151,32 @@ class ImageSource:
         return data, media
 
 
-#: What may be given as an image: a URL or a path, bytes, an open binary file, or an ``ImageSource``.
+#: The accepted forms of an image: a URL or a path, bytes, an open binary file, or an ``ImageSource``.
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader | ImageSource"
 
 
 def as_image(given: ImageInput) -> str | ImageSource:
     """
-    Sort out what was given as an image.
+    Convert any form of an image.
 
-    An open file is read here and now, from where it stands and no further than the allowed size, since whoever opened
-    it may close it next. What cannot be an image is not refused here; ``problems()`` tells it, with all else.
+    An open file is read immediately, from its current position and up to the allowed size, because the caller may
+    close it next. Invalid values are not refused here; ``problems()`` reports them with all other problems.
 
     Args:
-        given: See ``ImageInput``. A text is a URL if it looks like one, else a path.
+        given: See ``ImageInput``. A string is a URL if it looks like one, otherwise a path.
 
     Returns:
-        A URL as it came, or the source of an image.
+        A URL unchanged, or the source of an image.
     """
-    return _sorted_out(given)
+    return _untyped_as_image(given)
 
 
-def _sorted_out(given: object) -> str | ImageSource:
-    """Do the work of ``as_image``, for whom types are no promise."""
+def _untyped_as_image(given: object) -> str | ImageSource:
+    """Convert a value that may be of any type, since the caller may not check types."""
     if isinstance(given, ImageSource) or (isinstance(given, str) and looks_like_url(given)):
         return given
     if isinstance(given, str) or _is_path(given):
-        return ImageSource(Path(os.fsdecode(given)) if given != "" else Unusable("''", "is an empty text"))
+        return ImageSource(Path(os.fsdecode(given)) if given != "" else Unusable("''", "is an empty string"))
     if _is_buffer(given):
         return ImageSource(bytes(given))
     if isinstance(given, BinaryReader):
@@ -192,14 +195,14 @@ def _is_buffer(given: object) -> TypeGuard[bytes | bytearray | memoryview]:
 def _read_open(name: str, read: Callable[[int], object]) -> bytes | Unusable:
     """Read an open file to its end, or to just beyond the allowed size."""
     if inspect.iscoroutinefunction(read):
-        return Unusable(name, "is read with await: give the bytes that its read() returns")
+        return Unusable(name, "is read with await: pass the bytes that its read() returns")
     parts: list[bytes] = []
     missing = MAX_BYTES + 1
     try:
-        # An unbuffered file may give less than it is asked for before its end.
+        # An unbuffered file may return fewer bytes than requested before its end.
         while missing > 0 and (part := read(missing)):
             if not isinstance(part, bytes):
-                return Unusable(name, 'gives no bytes: open it in binary mode ("rb")')
+                return Unusable(name, 'does not return bytes: open it in binary mode ("rb")')
             parts.append(part)
             missing -= len(part)
     except (OSError, ValueError) as error:  # ValueError: it is closed, or its text cannot be decoded
@@ -208,12 +211,12 @@ def _read_open(name: str, read: Callable[[int], object]) -> bytes | Unusable:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting: a pipe that nobody writes to would never open."""
+    """Open a file without waiting: a pipe without a writer would never open."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_file(path: Path) -> bytes | Unusable:
-    """Read a file, or as much of it as shows that it is too large."""
+    """Read a file, or just enough of it to know that it is too large."""
     name = _shown_content(path)
     try:
         with open(path, "rb", opener=_open_at_once) as file:

@@ -1,4 +1,4 @@
-"""Wan 2.2 Turbo by Kie.ai's market: a picture and a prompt become a clip of about five seconds."""
+"""Wan 2.2 Turbo of Kie.ai's market: turns an image and a prompt into a clip of about five seconds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from kie_async.requests._fields import choice, flag, image, text, whole_number
-from kie_async.requests._model import ModelRequest
+from kie_async.requests._model import ModelRequest, choice, flag, image, integer, text
 from kie_async.requests.images import ImageSource, as_image
 
 __all__ = ["Wan22TurboImageToVideo"]
@@ -18,29 +17,29 @@ class Wan22TurboImageToVideo(ModelRequest):
     """
     A request for a video of about five seconds that begins with an image.
 
-    Only what is given is sent, so the service's defaults hold for the rest. Nothing is refused before ``check()``,
-    which a client calls by itself before anything is paid.
+    Only set fields are sent; the service's defaults apply to the others. Nothing is refused before ``check()``, which
+    a client calls automatically before anything is paid.
 
     Args:
         image: The first frame: a public http(s) URL, a path, bytes, or an open binary file (read at once). JPEG, PNG or
             WebP by content, at most 10 MB (10 · 1024 · 1024 bytes); local images are uploaded first.
 
-        prompt: What happens; 1 to 5000 characters.
+        prompt: A description of the action; 1 to 5000 characters.
 
-        resolution: The height of the video; the service takes 720p by itself. 580p, known to older pages, passes with
+        resolution: The height of the video; the service's default is 720p. 580p, from older documentation, passes with
             a warning in the log.
 
-        seed: 0 to 2147483647, for results that can be had again.
+        seed: An integer from 0 to 2147483647, for reproducible results.
 
         acceleration: ``"none"`` or ``"regular"``.
 
-        enable_prompt_expansion: Whether a language model may add detail to the prompt.
+        enable_prompt_expansion: True to let a language model add details to the prompt.
 
-        nsfw_checker: Whether the service filters what it finds unsafe.
+        nsfw_checker: True to let the service filter unsafe content.
 
-        aspect_ratio: Known to older pages only: sent when given, with a warning in the log.
+        aspect_ratio: A field of older documentation: sent if set, with a warning in the log.
 
-    Source: docs.kie.ai/market/wan/2-2-a14b-image-to-video-turbo, in its form of 2026; ``aspect_ratio`` of 2025.
+    Source: docs.kie.ai/market/wan/2-2-a14b-image-to-video-turbo, as of 2026; ``aspect_ratio`` as of 2025.
 
     >>> request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt="The cat turns", seed=7)
     >>> request.input({})
@@ -54,7 +53,7 @@ class Wan22TurboImageToVideo(ModelRequest):
     resolution: Literal["480p", "720p"] | None = attrs.field(
         default=None, metadata=choice("480p", "720p", older=("580p",))
     )
-    seed: int | None = attrs.field(default=None, metadata=whole_number(0, 2**31 - 1))
+    seed: int | None = attrs.field(default=None, metadata=integer(0, 2**31 - 1))
     acceleration: Literal["none", "regular"] | None = attrs.field(default=None, metadata=choice("none", "regular"))
     enable_prompt_expansion: bool | None = attrs.field(default=None, metadata=flag())
     nsfw_checker: bool | None = attrs.field(default=None, metadata=flag())

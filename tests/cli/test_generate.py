@@ -211,7 +211,7 @@ def test_fake_option_ignores_the_environment(tmp_path: Path) -> None:
     [
         ([], ["--image: got nothing", "--prompt: got nothing"]),
         (["-i", "no.png", "-p", "x"], ["image: got 'no.png'"]),
-        (["-i", str(CAT), "-p", ""], ["prompt: got an empty text"]),
+        (["-i", str(CAT), "-p", ""], ["prompt: got an empty string"]),
         (["-i", str(CAT), "-p", "x" * 5001, "--seed", "-1"], ["prompt: got", "seed: got -1"]),
         (["-i", str(CAT), "-p", "x", "--resolution", "1080p"], ["resolution: got '1080p'"]),
         (["-i", "http://10.0.0.1/a.png", "-p", "x"], ["image: got"]),

@@ -124,7 +124,7 @@ class _Deep(dict[str, Any]):
 
 BAD_INPUTS: tuple[BadInput, ...] = (
     # The prompt
-    _option("prompt", "", "an empty text"),
+    _option("prompt", "", "an empty string"),
     _option("prompt", " \t\n", "blanks only"),
     _option("prompt", None, "got None"),
     _option("prompt", 7, "1 to 5000 characters"),
@@ -141,8 +141,8 @@ BAD_INPUTS: tuple[BadInput, ...] = (
     _option("seed", -1, "got -1"),
     _option("seed", 2**31, "2147483647"),
     _option("seed", 10**5000, "a number of 16610 bits", name="seed of 5001 digits"),
-    _option("seed", 1.5, "a whole number"),
-    _option("seed", math.nan, "a whole number"),
+    _option("seed", 1.5, "an integer"),
+    _option("seed", math.nan, "an integer"),
     _option("seed", bool(1), "got True"),
     _option("seed", "7", "got '7'"),
     _option("acceleration", "fast", "none or regular"),
@@ -211,7 +211,7 @@ BAD_INPUTS: tuple[BadInput, ...] = (
     _path(f"{'x' * 300}.png", "cannot be read"),
     BadInput("a name with NUL", lambda _: _wan(image="cat\0.png"), "image", "cannot be read"),
     # Images at hand
-    _option("image", "", "an empty text"),
+    _option("image", "", "an empty string"),
     _option("image", None, "got None"),
     _option("image", 5, "neither a URL nor a path"),
     _option("image", [PNG], "a value of type list"),
@@ -234,10 +234,10 @@ BAD_INPUTS: tuple[BadInput, ...] = (
     _input("a NaN", {"scale": math.nan}, "input.scale", "a finite number"),
     _input("infinity", {"scale": [1, math.inf]}, "input.scale[1]", "a finite number"),
     _input("bytes", {"image": b"abc"}, "input.image", "upload()"),
-    _input("a path", {"image": Path("cat.png")}, "input.image", "text, numbers"),
-    _input("a set", {"tags": {"a"}}, "input.tags", "text, numbers"),
-    _input("a number as key", {"shots": {1: "a"}}, "input.shots", "text as keys"),
-    _input("a key of half a surrogate pair", {"\ud83d": 1}, "input", "text as keys"),
+    _input("a path", {"image": Path("cat.png")}, "input.image", "strings, numbers"),
+    _input("a set", {"tags": {"a"}}, "input.tags", "strings, numbers"),
+    _input("a number as key", {"shots": {1: "a"}}, "input.shots", "strings as keys"),
+    _input("a key of half a surrogate pair", {"\ud83d": 1}, "input", "strings as keys"),
     _input("half a surrogate pair", {"a b": ["\ud83d"]}, "input['a b'][0]", "half a surrogate pair"),
     _input("a huge number", {"seed": 2**64}, "input.seed", "64 bits"),
     _input("itself inside", _Deep(), "input" + 17 * ".again", "16 levels"),

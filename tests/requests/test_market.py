@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import InvalidRequestError, MarketRequest, Request
-from kie_async.requests._json import MAX_BYTES, MAX_DEPTH, MAX_VALUES, json_problems
+from kie_async.requests.market import MAX_BYTES, MAX_DEPTH, MAX_VALUES, json_problems
 from tests.strategies import json_objects, texts, unicode_texts
 
 if TYPE_CHECKING:

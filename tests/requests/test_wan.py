@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async import InvalidRequestError, Request, Wan22TurboImageToVideo
-from kie_async.requests import _fields
-from kie_async.requests._fields import Rule
-from kie_async.requests._model import ModelRequest
+from kie_async.requests import _model
+from kie_async.requests._model import FieldRule, ModelRequest
 from kie_async.requests.images import ImageSource
 from tests.requests.samples import PNG
 
@@ -35,9 +34,9 @@ def wan(**options: object) -> Wan22TurboImageToVideo:
 @pytest.fixture(autouse=True)
 def nothing_was_said_yet() -> Iterator[None]:
     """Warnings are logged once a process; each test is to see its own."""
-    _fields.say_once_that_it_is_old.cache_clear()
+    _model.warn_of_old_value_once.cache_clear()
     yield
-    _fields.say_once_that_it_is_old.cache_clear()
+    _model.warn_of_old_value_once.cache_clear()
 
 
 def test_it_is_a_request() -> None:
@@ -205,5 +204,5 @@ def test_every_field_of_every_model_has_a_rule() -> None:
 
     assert models
     for model in models:
-        assert all(isinstance(attribute.metadata[Rule], Rule) for attribute in attrs.fields(model))
+        assert all(isinstance(attribute.metadata[FieldRule], FieldRule) for attribute in attrs.fields(model))
         assert model.MODEL

@@ -319,7 +319,7 @@ def _key_problems(key: object, seen: set[int]) -> list[Problem]:
     if key == "":
         return []
     if not (isinstance(key, str) and len(key) <= MAX_KEY and key.isprintable()):
-        return [Problem(KEY, shown(key), f"a text of 1 to {MAX_KEY} characters, all of them printable")]
+        return [Problem(KEY, shown(key), f"a string of 1 to {MAX_KEY} characters, all of them printable")]
     if is_retry_key(key):
         return [Problem(KEY, shown(key), "a text that does not end in ~retry and a number, as the keys of retries do")]
     # File names escape what is not ASCII, so only the case of ASCII letters may be lost in a file system.

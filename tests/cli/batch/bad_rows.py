@@ -89,8 +89,8 @@ def _json(name: str, row: object, column: str, value: str, allowed: str) -> BadR
 
 _IMAGE = "a whole JPEG, PNG or WebP image of at most 10 MB"
 _URL = "a public http or https URL, or a local image"
-_TEXT = "a text of 1 to 5000 characters"
-_SEED = "a whole number from 0 to 2147483647"
+_TEXT = "a string of 1 to 5000 characters"
+_SEED = "an integer from 0 to 2147483647"
 _OBJECT = "one JSON object"
 
 BAD_ROWS = [
@@ -120,7 +120,7 @@ BAD_ROWS = [
     _cell("a flag that is neither", "enable_prompt_expansion", "maybe", "'maybe'", "True or False"),
     _cell("an unknown aspect ratio", "aspect_ratio", "4:3", "'4:3'", "auto, 16:9, 9:16 or 1:1"),
     _cell("a key that another row has", "key", "good", "'good' again", "a different key for each row"),
-    _cell("a key that is too long", "key", "k" * 513, "513 characters", "a text of 1 to 512 characters"),
+    _cell("a key that is too long", "key", "k" * 513, "513 characters", "a string of 1 to 512 characters"),
     _cell("a key with a line break", "key", "a\nb", r"'a\nb'", "all of them printable"),
     _cell("a key of a retry", "key", "a~retry1", r"'a~retry1'", "does not end in ~retry"),
     _line("too few cells", b"a,cat.jpg,Go", "3 cells", "8, one for each column"),
@@ -139,5 +139,5 @@ BAD_ROWS = [
     _json("a prompt with half a character", {**_GOOD, "prompt": "\ud83d"}, "prompt", "half a surrogate", "Unicode"),
     _json("an image that is a number", {**_GOOD, "image": 7}, "image", "7", _IMAGE),
     _json("a flag in words", {**_GOOD, "nsfw_checker": "true"}, "nsfw_checker", "'true'", "True or False"),
-    _json("a key that is a number", {**_GOOD, "key": 7}, "key", "7", "a text of 1 to 512 characters"),
+    _json("a key that is a number", {**_GOOD, "key": 7}, "key", "7", "a string of 1 to 512 characters"),
 ]  # fmt: skip
