@@ -13,7 +13,7 @@ import pytest
 from kie_async import Limits
 from kie_async._core.verdicts import Verdict
 from kie_async._io.runtime import Runtime
-from kie_async._io.submitting.admission import TOKEN_BEST_BEFORE, Admission, Permit
+from kie_async._io.submitting.admission import PERMIT_LIFETIME, Admission, Permit
 from kie_async._io.timers import Timers
 from kie_async.testing import VirtualLoop
 from kie_async.testing.truth import busiest_window
@@ -293,7 +293,7 @@ async def test_a_permit_does_not_keep() -> None:
     admission = an_admission()
     permit = await granted(admission)
     assert permit.is_usable()
-    await anyio.sleep(TOKEN_BEST_BEFORE + 1.0)
+    await anyio.sleep(PERMIT_LIFETIME + 1.0)
     assert not permit.is_usable()
     permit.finish(Verdict.UNSENT)
 

@@ -111,7 +111,7 @@ class RowJobs:
         return waited and not self._state.stopped and await self.find_job(row)
 
     def _start(self, row: Row) -> None:
-        row.job = self._intake.start_job(
+        row.job = self._intake.start_submission(
             row.request,
             row.journal_key,
             row.fingerprint,

@@ -1,9 +1,8 @@
 """
-Permission to create: first a slot, then the shared gate with a token, first come, first served.
+``Admission``: grants permission to send a create: first a slot, then the gate and a token, in the order of requests.
 
-A slot belongs to the remote task: it is taken by the owner of an intent and given back when the task has ended. A
-token is lent for one request. Both queues are in the order in which the jobs were asked for, and a job that is refused
-keeps its place: it is the first to be sent again, by the next token that there is.
+A slot belongs to the remote task and is released when the task has ended. A token is leased for one request. A job that
+was refused keeps its position and gets the next token. See docs/explanation/limits.md, "Admission".
 """
 
 from __future__ import annotations
@@ -23,35 +22,38 @@ from kie_async._io.runtime import Runtime
 from kie_async._io.timers import Timer, Timers
 from kie_async.policy import Limits
 
-__all__ = ["MAINTENANCE_PROBE_EVERY", "Admission", "Permit", "Slots"]
+__all__ = ["MAINTENANCE_PROBE_INTERVAL", "Admission", "Permit", "Slots"]
 
 _log = logging.getLogger("kie_async")
 
-#: Seconds between two probes behind maintenance, for the whole client.
-MAINTENANCE_PROBE_EVERY = 60.0
-#: A token that is not used by then is given back: longer than a connection may take to be made.
-TOKEN_BEST_BEFORE = 15.0
-#: What was found in a journal was counted by the service within so many seconds after it was written down as sent.
+#: The interval between two probes during maintenance, for the whole client, in seconds.
+MAINTENANCE_PROBE_INTERVAL = 60.0
+#: The lifetime of an unused permit, in seconds: longer than the timeout of a connection.
+PERMIT_LIFETIME = 15.0
+#: The longest time between the journaled SENDING of another process and the service's count, in seconds.
 SENT_WITHIN = 1.0
 
 
 class Slots:
     """
-    Counts running tasks; whoever takes a slot knows whether he has one.
+    The slots of running tasks, granted in order. The caller tracks whether it holds a slot.
+
+    A slot belongs to a task, not to its waiters. A running task that was found in the journal takes a slot even if none
+    is free; then new tasks wait until fewer are taken than the limit. (anyio's ``CapacityLimiter`` cannot do that.)
 
     Args:
-        limit: How many new tasks may run at once.
+        limit: The number of slots.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
-        #: How many slots are taken.
+        #: The number of slots that are taken.
         self.taken = 0
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
+        """The number of waiters."""
         return len(self._queue)
 
     async def acquire(self) -> None:
@@ -67,22 +69,22 @@ class Slots:
             if granted.cancelled():
                 self._queue.pop(granted, None)
             else:
-                self.release()  # the grant and the cancellation have met in one turn of the loop
+                self.release()  # granted and cancelled in the same turn of the loop
             raise
 
     def occupy(self) -> None:
-        """Take a slot for a task that runs already, whether there is one or not."""
+        """Take a slot for a task that runs already, even if none is free."""
         self.taken += 1
 
     def release(self) -> None:
         """
-        Give a slot back.
+        Release a slot.
 
         Raises:
-            ValueError: If none is taken: somebody has given his back twice.
+            ValueError: If no slot is held (double release).
         """
         if not self.taken:
-            msg = "no slot is taken"
+            msg = "No slot is held: it was released twice. This is a bug: please report it."
             raise ValueError(msg)
         self.taken -= 1
         while self._queue and self.taken < self._limit:
@@ -98,9 +100,9 @@ class Permit:
     The right to send one create, once.
 
     Attributes:
-        probe: Whether it is the one request that a closed gate lets through.
+        probe: True for the one request that a closed gate admits.
 
-        lease: The token, and when it was taken.
+        lease: The lease of a token.
     """
 
     probe: bool
@@ -110,39 +112,37 @@ class Permit:
 
     @property
     def granted_at(self) -> float:
-        """When the token was taken."""
+        """The instant of the lease."""
         return self.lease.leased_at
 
     def is_usable(self) -> bool:
-        """Whether a create may be sent under it now."""
+        """Return True if a create may be sent with this permit now."""
         return self._admission.is_permit_usable(self._epoch, self.granted_at, probe=self.probe)
 
     def record_write(self) -> None:
-        """
-        Say that the first byte is about to be written: from then on the service counts.
-        """
+        """Record that the first byte is about to be written: from then on the service may count the request."""
         self._admission.record_permit_write(self)
 
     def finish(self, verdict: Verdict, *, retry_after: float | None = None) -> bool:
         """
-        Say how the request went; called once.
+        Record the verdict of the request; called once.
 
         Args:
-            verdict: UNSENT gives the token back, RATE_LIMITED burns it, all else lets it return a window after the
-                service has counted the request, which is by now.
+            verdict: UNSENT cancels the lease, RATE_LIMITED expires the token, and any other verdict lets the token
+                return one window from now, since the service has counted the request by now.
 
-            retry_after: What the service asked for, in seconds.
+            retry_after: The value of ``Retry-After``, in seconds.
 
         Returns:
-            Whether it has closed the gate until a probe succeeds. Of a burst that the account cannot pay, only the
-            first refusal does: what was asked for since then may be for the account as it is by now.
+            True if this verdict has closed the gate until a probe succeeds. Of a burst that the account cannot pay,
+            only the first refusal does: jobs requested since then may be payable.
         """
         return self._admission.finish_permit(self, verdict, retry_after)
 
 
 @attrs.define(eq=False, order=False)
 class _Waiter:
-    place: int
+    position: int
     since: float
     outlasts_maintenance: bool
     granted: asyncio.Future[Permit | Verdict]
@@ -150,19 +150,19 @@ class _Waiter:
 
 class Admission:
     """
-    Slots, tokens and the gate of one client.
+    The slots, tokens and gate of one client.
 
     Args:
-        limits: How many creates in which window, and how many tasks at once.
+        limits: The account's limits.
 
-        patience: For how long, in seconds, a job waits behind maintenance, and for how long while the rate limit
-            refuses every create.
+        timeouts: How long, in seconds, a job waits during maintenance (MAINTENANCE) and while the rate limit refuses
+            every create (RATE_LIMITED).
 
         loop: The loop.
 
         runtime: Clock and randomness.
 
-        timers: Where timers go.
+        timers: Schedules the next grant.
     """
 
     def __init__(
@@ -184,42 +184,43 @@ class Admission:
         self._queue: list[tuple[int, int, _Waiter]] = []
         self._arrivals = 0
         self._next: Timer | None = None
-        self._expiry: Timer | None = None
+        self._next_end: Timer | None = None
         self._warned_at = float("-inf")
 
     def restore_tokens(self, spent_until: Iterable[float]) -> None:
         """
-        Take over what an earlier event loop has spent: the service counts on.
+        Restore the tokens that an earlier event loop has used: the service still counts them.
 
         Args:
-            spent_until: When each token is free, by the wall clock; a clock that was set back does not stretch them.
+            spent_until: When each token returns, by the wall clock; at most one window from now, so that a clock that
+                was set back does not extend it.
         """
         now, wall, window = self._loop.time(), self._runtime.wall(), self.bucket.window
-        # The bucket takes as many as there are tokens: the ones that are spent for longest.
+        # The bucket accepts as many as it has tokens: those that return last.
         for until in sorted(spent_until, reverse=True):
             if until > wall:
                 self.bucket.restore_token(counted_at=now + min(until - wall, window) - window)
 
     def restore_creates(self, sent_at: Iterable[float]) -> None:
         """
-        Start with care after a process that has sent creates and is gone: they count.
+        Count the creates that an ended process has sent: the service still counts them.
 
         Args:
-            sent_at: When each was about to be sent, by the wall clock.
+            sent_at: The instant before each was sent, by the wall clock.
         """
         self.restore_tokens(at + SENT_WITHIN + self.bucket.window for at in sent_at)
 
     def token_return_times(self) -> list[float]:
-        """What ``restore_tokens`` takes over."""
+        """Return the argument of ``restore_tokens`` for the next event loop."""
         now, wall = self._loop.time(), self._runtime.wall()
         return [wall + due - now for due in self.bucket.return_times(now)]
 
     def record_round_trip(self, seconds: float) -> None:
         """
-        Learn from a look how long a request travels at the most.
+        Learn the upper bound of a request's travel time from a poll.
 
         Args:
-            seconds: From the look to its answer.
+            seconds: The time from the request to its response.
         """
         self.bucket.learn_round_trip(seconds, answered_at=self._loop.time())
         if self._queue:
@@ -227,54 +228,59 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many owners wait for a permit."""
+        """The number of waits for a permit."""
         return sum(not waiter.granted.done() for _, _, waiter in self._queue)
 
-    async def acquire_permit(self, place: int, *, since: float, outlasts_maintenance: bool = False) -> Permit | Verdict:
+    async def acquire_permit(
+        self, position: int, *, since: float, outlasts_maintenance: bool = False
+    ) -> Permit | Verdict:
         """
         Wait for the gate and a token.
 
         Args:
-            place: The job's place in the queue; lower goes first.
+            position: The job's position in the queue; the lowest is served first.
 
-            since: When the job was asked for; its patience does not count from before that.
+            since: When the job was requested; its timeouts count from then at the earliest.
 
-            outlasts_maintenance: Whether it waits behind maintenance for as long as it takes.
+            outlasts_maintenance: True to wait for the end of maintenance without a timeout.
 
         Returns:
-            The permit; or what has outlasted the patience, MAINTENANCE or RATE_LIMITED.
+            The permit; after a timeout its reason, MAINTENANCE or RATE_LIMITED.
         """
-        waiter = _Waiter(place, since, outlasts_maintenance, self._loop.create_future())
+        waiter = _Waiter(position, since, outlasts_maintenance, self._loop.create_future())
         self._arrivals += 1
-        heapq.heappush(self._queue, (place, self._arrivals, waiter))
+        heapq.heappush(self._queue, (position, self._arrivals, waiter))
         self._grant()
         try:
             return await waiter.granted
         except asyncio.CancelledError:
-            # The grant and the cancellation may have met in one turn of the loop.
+            # It may have been granted and cancelled in the same turn of the loop.
             if not waiter.granted.cancelled() and isinstance(permit := waiter.granted.result(), Permit):
                 permit.finish(Verdict.UNSENT)
             self._grant()
             raise
 
     def is_permit_usable(self, epoch: int, granted_at: float, *, probe: bool) -> bool:
-        fresh = self._loop.time() - granted_at <= TOKEN_BEST_BEFORE
+        """See ``Permit.is_usable``."""
+        fresh = self._loop.time() - granted_at <= PERMIT_LIFETIME
         return fresh and (probe or epoch == self.gate.epoch)
 
     def record_permit_write(self, permit: Permit) -> None:
+        """See ``Permit.record_write``."""
         self.bucket.mark_written(permit.lease, self._loop.time())
 
     def finish_permit(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
+        """See ``Permit.finish``."""
         now, epoch = self._loop.time(), self.gate.epoch
         if verdict is Verdict.UNSENT:
             self.bucket.cancel_lease(permit.lease)
         elif verdict is Verdict.RATE_LIMITED:
             self._record_refusal(permit, now)
         else:
-            # Whatever else the service has answered: the rate limit has let it pass.
+            # Any other response has passed the rate limit.
             self.bucket.consume_token(permit.lease, answered_at=now, passed=verdict is not Verdict.IN_DOUBT)
-        # One probe a minute for the whole client, and up to a tenth more, so that a fleet does not probe in step.
-        pause = MAINTENANCE_PROBE_EVERY * self._runtime.random.uniform(1.0, 1.1)
+        # One probe a minute for the whole client, with up to 10 % jitter, so that a fleet does not probe in step.
+        pause = MAINTENANCE_PROBE_INTERVAL * self._runtime.random.uniform(1.0, 1.1)
         self.gate.record_verdict(verdict, now=now, admitted_at=permit.granted_at, probe=permit.probe, pause=pause)
         if verdict is Verdict.RATE_LIMITED and retry_after is not None:
             self.gate.close_until(now + retry_after)
@@ -283,16 +289,16 @@ class Admission:
 
     def _record_refusal(self, permit: Permit, now: float) -> None:
         self.bucket.expire_token(permit.lease, now=now)
-        # Probes are refused as a matter of course; and of a burst, the first refusal says it all.
+        # Refused probes are expected, and one warning for a burst is enough.
         if not permit.lease.probe and permit.granted_at > self._warned_at:
             self._warned_at = now
             _log.warning(
-                "A create was refused for coming too fast (429), and will be sent again. Other programs may be using"
-                " the account: Limits(creates=…) gives each its share."
+                "A create was refused by the rate limit (429) and will be sent again. Other programs may be using the"
+                " account: give each its share with Limits(creates=…)."
             )
 
     def _grant(self) -> None:
-        """Grant what can be granted now, and set the timer for what comes next."""
+        """Grant the permits that are possible now, and schedule the next one."""
         now = self._loop.time()
         if self._next is not None:
             self._next.cancel()
@@ -304,7 +310,7 @@ class Admission:
                 continue
             token_at, gate_at = self.bucket.ready_at(now), self.gate.opens_at(now)
             if token_at is None or gate_at is None:
-                break  # an answer that is under way comes back here
+                break  # the next response calls this method again
             if (ready_at := max(token_at, gate_at)) > now:
                 self._next = self._timers.at(ready_at, self._grant)
                 break
@@ -314,10 +320,10 @@ class Admission:
         self._end_waits(now)
 
     def _end_waits(self, now: float) -> None:
-        """End the waits that maintenance, or the rate limit that refuses every create, has outlasted."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        """End the waits whose timeout for maintenance, or for a rate limit that refuses every create, is reached."""
+        if self._next_end is not None:
+            self._next_end.cancel()
+            self._next_end = None
         ends: list[float] = []
         for reason, began_at in (
             (Verdict.MAINTENANCE, self.gate.maintenance_since),
@@ -325,16 +331,16 @@ class Admission:
         ):
             if began_at is None or not self._queue:
                 continue
-            patience = self._timeouts[reason]
-            if began_at + patience > now:  # nobody's ends before that
-                ends.append(began_at + patience)
+            timeout = self._timeouts[reason]
+            if began_at + timeout > now:  # the earliest end of a wait
+                ends.append(began_at + timeout)
                 continue
             for waiter in [waiter for _, _, waiter in self._queue if not waiter.granted.done()]:
                 if waiter.outlasts_maintenance and reason is Verdict.MAINTENANCE:
                     continue
-                if (end := max(waiter.since, began_at) + patience) <= now:
+                if (end := max(waiter.since, began_at) + timeout) <= now:
                     waiter.granted.set_result(reason)
                 else:
                     ends.append(end)
         if ends:
-            self._expiry = self._timers.at(min(ends), self._grant)
+            self._next_end = self._timers.at(min(ends), self._grant)

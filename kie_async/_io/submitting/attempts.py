@@ -1,7 +1,7 @@
 """
-The owner of an intent: brings it to a taskId, through every refusal that is worth another try.
+``Attempts``: sends the create requests of one intent until one has a final verdict.
 
-From the first byte of a create on it goes through to an answer, and writes down what it learns before it tells anybody.
+From the first byte of a request it continues to the response, and journals the result before it reports it.
 """
 
 from __future__ import annotations
@@ -42,32 +42,31 @@ __all__ = ["Attempts", "SubmissionContext"]
 _log = logging.getLogger("kie_async")
 
 _GATED = frozenset({Verdict.RATE_LIMITED, Verdict.MAINTENANCE})
-_RETRIED = _GATED | {Verdict.UNSENT}
-#: The ceiling of the wait after a failure: 0.5, 1, 2 … 30 seconds.
+#: The upper bound of the wait after each failure: 0.5, 1, 2 … 30 seconds.
 _UNSENT_WAIT = wait_exponential(multiplier=0.5, max=30.0)
 
 
 @attrs.frozen(kw_only=True)
 class SubmissionContext:
     """
-    What every owner works with.
+    What all submissions share.
 
     Attributes:
-        transport: What carries creates.
+        transport: Sends creates.
 
-        admission: Tokens and the gate.
+        admission: Grants slots and permits.
 
-        transitions: Moves rows.
+        transitions: Changes rows.
 
-        results: Writes the end of a create down.
+        results: Records the results of creates.
 
         runtime: Clock and randomness.
 
-        retry: How often and for how long.
+        retry: The number and duration of retries.
 
-        secret: What callback tokens are made with.
+        secret: The secret of callback tokens.
 
-        report: Takes events.
+        report: Reports events.
     """
 
     transport: Transport
@@ -81,35 +80,27 @@ class SubmissionContext:
 
 
 class _NotSentError(Exception):
-    """Raised in the write-ahead hook to send nothing: the permit is no longer good, or the owner is to stop."""
+    """Raised in the write-ahead hook to send nothing: the permit has expired, or the submission is to stop."""
 
 
 class _RowMovedError(Exception):
-    """Raised in the write-ahead hook to send nothing: somebody else has moved the row."""
-
-
-@attrs.frozen
-class _AttemptResult:
-    """How one attempt ended, for tenacity."""
-
-    verdict: Verdict
-    retry: bool
+    """Raised in the write-ahead hook to send nothing: the row has been changed elsewhere."""
 
 
 class Attempts:
     """
-    One intent on its way to a taskId.
+    The attempts of one intent. Methods that return a boolean return True if another attempt is to follow.
 
     Args:
-        context: What it works with.
+        context: What all submissions share.
 
         job: The job.
 
-        submission: What it takes along.
+        submission: The job's submission.
 
         given: The ``input`` to send.
 
-        stop_for_account: Tells the owners of some jobs, or of all, that the account cannot pay.
+        stop_for_account: Stops the submissions of some jobs, or all, because the account cannot pay.
     """
 
     def __init__(
@@ -125,7 +116,7 @@ class Attempts:
         self._job = job
         self._submission = submission
         self._input = given
-        self._halt = stop_for_account
+        self._stop_for_account = stop_for_account
         self._wrote_sending = False
         self._row_moved = False
         self._reason = ""
@@ -135,40 +126,36 @@ class Attempts:
 
     async def run(self) -> bool:
         """
-        Try until there is a verdict that stands, or the patience with the network is at its end.
+        Send the create until there is a final verdict, or ``unsent_timeout`` is reached.
 
         Returns:
-            False if somebody else has moved the row meanwhile, and so works on it; nothing was sent then.
+            False if the row was changed elsewhere meanwhile; then nothing was sent.
         """
-        attempt = await self._attempt()
-        if attempt.retry and not self._unsent_timeout_reached():
-            # Not before it is needed: tenacity's bookkeeping costs a tenth of all that a job costs.
+        retry = await self._attempt()
+        if retry and not self._unsent_timeout_reached():
+            # Only for retries: tenacity takes a tenth of the time that a job costs.
             await self._sleep(self._backoff())
-            attempt = await self._attempts()
-        if attempt.retry:
-            patience = self._context.retry.unsent_timeout
+            retrying: AsyncRetrying = AsyncRetrying(
+                reraise=True,
+                retry=retry_if_result(bool),
+                stop=self._unsent_timeout_reached,
+                wait=self._backoff,
+                sleep=self._sleep,
+                retry_error_callback=lambda _: True,  # stopped although another attempt was to follow
+            )
+            retry = await retrying(self._attempt)
+        if retry:
+            timeout = self._context.retry.unsent_timeout
             await self._cancel_job(
                 errors.TransportError(
-                    f"The task could not be sent for {patience:g} s ({self._reason}). Nothing was paid: check the"
+                    f"The task could not be sent for {timeout:g} s ({self._reason}). Nothing was paid: check the"
                     " network and submit again.",
                     job_id=self._job.id,
                 )
             )
         return not self._row_moved
 
-    # -- how tenacity goes on: all synchronous, all by the loop's clock ---------------------------------------------
-
-    async def _attempts(self) -> _AttemptResult:
-        retrying: AsyncRetrying = AsyncRetrying(
-            reraise=True,
-            retry=retry_if_result(lambda attempt: attempt.retry),
-            stop=self._unsent_timeout_reached,
-            wait=self._backoff,
-            sleep=self._sleep,
-            retry_error_callback=_last_attempt,
-        )
-        attempt: _AttemptResult = await retrying(self._attempt)
-        return attempt
+    # -- for tenacity: all synchronous, all by the loop's clock -----------------------------------------------------
 
     def _unsent_timeout_reached(self, _: RetryCallState | None = None) -> bool:
         if self._unsent_since is None:
@@ -176,56 +163,58 @@ class Attempts:
         return self._context.runtime.now() - self._unsent_since >= self._context.retry.unsent_timeout
 
     def _backoff(self, _: RetryCallState | None = None) -> float:
-        # Counted by kind: ten refusals by the rate limit do not make the first broken connection wait for minutes.
+        # Refusals do not count: after ten of them, the first failed connection is not followed by a wait of minutes.
         if not self._failures:
             return 0.0
         return pause_after(FullJitter(_UNSENT_WAIT, self._context.runtime.random), self._failures)
 
     async def _sleep(self, seconds: float) -> None:
-        # After a 429 or a 455 the queue that all jobs share does the waiting, and keeps their order.
+        # After a 429 or 455 the job waits in the shared queue, which keeps the order of jobs.
         if self._last_verdict not in _GATED and seconds > 0:
             await anyio.sleep(seconds)
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
-    async def _attempt(self) -> _AttemptResult:
+    async def _attempt(self) -> bool:
         submission, context = self._submission, self._context
         permit = await context.admission.acquire_permit(
             submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
         )
         if not isinstance(permit, Permit):
             await self._cancel_job(self._admission_error(permit))
-            return _AttemptResult(permit, retry=False)
+            return False
         submission.on_wire = False
         try:
             exchange = await context.transport.create(
                 self._create_body(), before_first_byte=lambda: self._journal_sending(permit)
             )
         except BaseException:
-            # Cancelled. Before the first byte the row goes back; after it the row stays as it is, and tells.
+            # Cancelled. Before the first byte the row returns to INTENT; after it the row stays SENDING.
             permit.finish(Verdict.IN_DOUBT if submission.on_wire else Verdict.UNSENT)
             if not submission.on_wire:
                 with anyio.CancelScope(shield=True):
                     await self._return_to_intent()
             raise
-        attempt = _AttemptResult(Verdict.IN_DOUBT, retry=False)
-        # From here on the truth is known to nobody but this task: nothing may come between it and the journal.
+        retry = False
+        # Only this task knows the response: nothing may interrupt it before the result is journaled.
         with anyio.CancelScope(shield=True):
-            attempt = await self._handle_exchange(permit, exchange)
-        # A caller who left while the create was on the wire is heard now, if nothing was accepted.
-        return attempt if submission.stop_reason is None and not self._row_moved else attrs.evolve(attempt, retry=False)
+            retry = await self._handle_exchange(permit, exchange)
+        # A submission that was stopped while the create was on the wire ends now.
+        return retry and submission.stop_reason is None and not self._row_moved
 
     def _admission_error(self, reason: Verdict) -> errors.KieError:
         retry, job_id = self._context.retry, self._job.id
         if reason is Verdict.RATE_LIMITED:
-            said = f"The rate limit has refused every create for more than {retry.max_age:g} s."
-            return errors.RateLimitError(
-                f"{said} Nothing was paid: find out who else uses the account, then submit again.",
-                code=429,
-                job_id=job_id,
+            msg = (
+                f"The rate limit has refused every create for more than {retry.max_age:g} s. Nothing was paid: find out"
+                " which other programs use the account, then submit again."
             )
-        said = f"The service has been under maintenance for more than {retry.maintenance_timeout:g} s."
-        return errors.MaintenanceError(f"{said} Nothing was paid: try again later.", code=455, job_id=job_id)
+            return errors.RateLimitError(msg, code=429, job_id=job_id)
+        msg = (
+            f"The service has been under maintenance for more than {retry.maintenance_timeout:g} s. Nothing was paid:"
+            " try again later."
+        )
+        return errors.MaintenanceError(msg, code=455, job_id=job_id)
 
     def _create_body(self) -> bytes:
         row = require_row(self._job)
@@ -235,10 +224,10 @@ class Attempts:
         return write_create(row.model, self._input, url)
 
     async def _journal_sending(self, permit: Permit) -> None:
-        """The write-ahead: SENDING is in the journal before a byte is on the wire."""
+        """Journal SENDING before the first byte is on the wire (write-ahead)."""
         job, context = self._job, self._context
         if job.state is not JobState.INTENT:
-            raise _RowMovedError  # a callback has proved that a suspect attempt was accepted
+            raise _RowMovedError  # a callback has proved that an ambiguous attempt was accepted
         sending = False
         with anyio.CancelScope(shield=True):
             sending = await context.transitions.require_transition(
@@ -257,16 +246,16 @@ class Attempts:
         job.wake_waiters()
 
     async def _return_to_intent(self, **changes: Unpack[Changes]) -> None:
-        # Only what this owner has written: a SENDING of somebody else's is not to be touched.
+        # Only after a SENDING of this submission: another process's must not be changed.
         if self._wrote_sending:
             self._wrote_sending = False
-            # Somebody else may have moved it: a callback has proved that a suspect attempt was accepted, say.
+            # The row may have changed: for example, a callback has proved that an ambiguous attempt was accepted.
             self._row_moved = (
                 self._job.state is not JobState.SENDING
                 or not await self._context.transitions.record_transition(self._job, JobState.INTENT, **changes)
             )
 
-    async def _handle_exchange(self, permit: Permit, exchange: Exchange) -> _AttemptResult:
+    async def _handle_exchange(self, permit: Permit, exchange: Exchange) -> bool:
         job = self._job
         reply = _read_reply(exchange)
         verdict = self._last_verdict = decide(reply)
@@ -276,11 +265,13 @@ class Attempts:
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
         if on_wire and job.state is not JobState.SENDING and verdict is not Verdict.ACCEPTED:
-            # A callback was faster, and has bound the task. The answer could only confirm it, or name one more.
-            return _AttemptResult(verdict, retry=False)
-        return await self._settle(verdict, reply, exchange.error, closed=closed)
+            # A callback was faster and has bound the task.
+            return False
+        return await self._record_verdict(verdict, reply, exchange.error, gate_closed=closed)
 
-    async def _settle(self, verdict: Verdict, reply: Reply, error: Exception | None, *, closed: bool) -> _AttemptResult:
+    async def _record_verdict(
+        self, verdict: Verdict, reply: Reply, error: Exception | None, *, gate_closed: bool
+    ) -> bool:
         job, context = self._job, self._context
         match verdict:
             case Verdict.UNSENT:
@@ -297,28 +288,28 @@ class Attempts:
                 await self._return_to_intent()
             case Verdict.ACCOUNT:
                 context.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
-                self._halt((job,) if not closed else None, create_error(reply, job_id=job.id))
+                self._stop_for_account(None if gate_closed else (job,), create_error(reply, job_id=job.id))
                 await self._return_to_intent()
             case Verdict.REJECTED:
                 await context.results.record_rejected(job, create_error(reply, job_id=job.id))
             case Verdict.IN_DOUBT:
-                said = f"HTTP {reply.status}, code {reply.code}"
-                await context.results.record_in_doubt(job, said if error is None else describe(error))
-        return _AttemptResult(verdict, retry=verdict in _RETRIED)
+                reason = f"HTTP {reply.status}, code {reply.code}" if error is None else describe(error)
+                await context.results.record_in_doubt(job, reason)
+        return verdict in _GATED
 
-    async def _handle_unsent(self, error: Exception | None) -> _AttemptResult:
+    async def _handle_unsent(self, error: Exception | None) -> bool:
         await self._return_to_intent()
         if isinstance(error, errors.JournalError):
             if self._job.key is not None:
-                raise error  # it stays: the same key, or recover(), goes on with it
+                raise error  # the intent stays: the same key, or recover(), resumes it
             await self._cancel_job(error)
-            return _AttemptResult(Verdict.UNSENT, retry=False)
+            return False
         if isinstance(error, _NotSentError):
-            self._failures = 0  # nothing has failed: the job queues again
-            return _AttemptResult(Verdict.UNSENT, retry=True)
+            self._failures = 0  # nothing has failed: the job is queued again
+            return True
         if isinstance(error, _RowMovedError):
             self._row_moved = True
-            return _AttemptResult(Verdict.UNSENT, retry=False)
+            return False
         self._reason = "no connection" if error is None else describe(error)
         if isinstance(error, ClientConnectorCertificateError):
             await self._cancel_job(
@@ -327,25 +318,25 @@ class Attempts:
                     job_id=self._job.id,
                 )
             )
-            return _AttemptResult(Verdict.UNSENT, retry=False)
+            return False
         self._failures += 1
         if self._unsent_since is None:
             self._unsent_since = self._context.runtime.now()
-        return _AttemptResult(Verdict.UNSENT, retry=True)
+        return True
 
-    async def _handle_ambiguous(self, reply: Reply) -> _AttemptResult:
+    async def _handle_ambiguous(self, reply: Reply) -> bool:
         job, context = self._job, self._context
         row = require_row(job)
-        suspects = row.ambiguous_attempts + 1
+        ambiguous = row.ambiguous_attempts + 1
         context.report(EventName.AMBIGUOUS, job, attempt=row.attempts, message=reply.message)
         if context.retry.on_server_error == "in_doubt":
             await context.results.record_in_doubt(
-                job, f"code {reply.code}: {reply.message}", ambiguous_attempts=suspects
+                job, f"code {reply.code}: {reply.message}", ambiguous_attempts=ambiguous
             )
-            return _AttemptResult(Verdict.AMBIGUOUS, retry=False)
-        if suspects >= context.retry.server_error_attempts or not self._may_pay_again():
-            await context.results.record_rejected(job, create_error(reply, job_id=job.id), ambiguous_attempts=suspects)
-            return _AttemptResult(Verdict.AMBIGUOUS, retry=False)
+            return False
+        if ambiguous >= context.retry.server_error_attempts or not self._may_pay_again():
+            await context.results.record_rejected(job, create_error(reply, job_id=job.id), ambiguous_attempts=ambiguous)
+            return False
         _log.warning(
             "Attempt %d of %s was answered by code %s (%s) and may have been paid; it is sent again.",
             row.attempts,
@@ -353,12 +344,11 @@ class Attempts:
             reply.code,
             reply.message[:200],
         )
-        self._failures = suspects
-        await self._return_to_intent(ambiguous_attempts=suspects)
-        return _AttemptResult(Verdict.AMBIGUOUS, retry=True)
+        self._failures = ambiguous
+        await self._return_to_intent(ambiguous_attempts=ambiguous)
+        return True
 
     def _may_pay_again(self) -> bool:
-        """Whether whoever counts the money has enough to pay once more for what may have been paid already."""
         return self._submission.may_pay_again is None or self._submission.may_pay_again()
 
     async def _cancel_job(self, error: errors.KieError) -> None:
@@ -368,24 +358,15 @@ class Attempts:
             await self._context.results.record_cancelled(self._job, error)
 
 
-def _last_attempt(state: RetryCallState) -> _AttemptResult:
-    """What tenacity returns when it stops: how the last attempt ended, and not an error of its own."""
-    if state.outcome is None:
-        msg = "tenacity has stopped before the first attempt"
-        raise RuntimeError(msg)
-    attempt: _AttemptResult = state.outcome.result()
-    return attempt
-
-
 def _read_reply(exchange: Exchange) -> Reply:
-    answer = exchange.response
-    if answer is None:
+    response = exchange.response
+    if response is None:
         return Reply(sent=exchange.sent)
-    envelope = read_envelope(answer.body)
+    envelope = read_envelope(response.body)
     return Reply(
         sent=True,
-        status=answer.status,
+        status=response.status,
         envelope=envelope,
         task_id=None if envelope is None else task_id_of(envelope),
-        head=answer.body[:256].decode("utf-8", "replace"),
+        head=response.body[:256].decode("utf-8", "replace"),
     )

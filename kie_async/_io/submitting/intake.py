@@ -1,4 +1,8 @@
-"""Taking a request in: checked, given an owner, uploaded, and written down, in this order."""
+"""
+``Intake``: makes a job of a request: checks it, starts its submission, uploads its images, and journals it.
+
+``IntentWriter`` is the part that writes to the journal; it runs in the submission.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
 from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import require_row
-from kie_async._keys import check_key, differs, fingerprint
+from kie_async._keys import check_key, differs
+from kie_async._keys import fingerprint as make_fingerprint
 from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
 from kie_async.states import JobState
@@ -41,9 +46,9 @@ class Intake:
     Makes jobs of requests.
 
     Args:
-        registry: The jobs of this process.
+        registry: The live jobs.
 
-        runtime: New ids.
+        runtime: Makes ids.
 
         submitter: Submits jobs.
 
@@ -66,108 +71,110 @@ class Intake:
         self._submitter = submitter
         self._intents = intents
         self._allowed_origins = allowed_origins
-        self._kinds: set[type] = set()
+        self._request_types: set[type] = set()
 
     async def submit(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
         """
-        Check a request and start its owner; between the two nothing waits, so a job without an owner cannot be.
+        Check a request and start its submission, without an await between the two.
 
         Args:
-            request: What is asked for.
+            request: The request.
 
             key: The caller's key, or None.
 
         Returns:
-            The job, and whether it was begun by this call.
+            The job, and True if this call has created it.
 
         Raises:
-            InvalidRequestError: If something is wrong with the request; nothing was sent.
+            InvalidRequestError: If the request is invalid; nothing was sent.
 
             KeyConflictError: If another request has the same key.
         """
         check_key(key)
         await self.check_request(request)
-        identity = None if key is None else await self.compute_fingerprint(request)
+        fingerprint = None if key is None else await self.compute_fingerprint(request)
         if key is not None and (known := self._registry.by_key(key)) is not None:
-            if known.fingerprint != identity:
+            if known.fingerprint != fingerprint:
                 raise await self.conflict_error(known.row, request, key=key, job_id=known.id)
             return known, False
-        return self.start_job(request, key, identity), True
+        return self.start_submission(request, key, fingerprint), True
 
-    def start_job(
+    def start_submission(
         self,
         request: Request,
         key: str | None,
-        identity: str | None,
+        fingerprint: str | None,
         *,
         outlasts_maintenance: bool = False,
         may_pay_again: Callable[[], bool] | None = None,
     ) -> LiveJob:
         """
-        Start the owner of a request that was checked; nothing waits in here.
+        Start the submission of a request that was checked.
 
         Args:
-            request: What is asked for.
+            request: The request.
 
-            key: The caller's key, or None; no job that is alive has it.
+            key: The caller's key, or None; no live job has it.
 
-            identity: What ``identify`` says of the request, where there is a key.
+            fingerprint: The request's fingerprint; required with a key.
 
-            outlasts_maintenance: Whether it waits behind maintenance for as long as it takes.
+            outlasts_maintenance: See ``Submission``.
 
-            may_pay_again: Asked before a create is sent once more that may have been paid already.
+            may_pay_again: See ``Submission``.
         """
-        job = LiveJob(id=self._runtime.new_id(), key=key, fingerprint=identity)
+        job = LiveJob(id=self._runtime.new_id(), key=key, fingerprint=fingerprint)
         submission = Submission(outlasts_maintenance=outlasts_maintenance, may_pay_again=may_pay_again)
         self._submitter.start(job, partial(self._intents.write_intent, job, request), submission)
         return job
 
     async def compute_fingerprint(self, request: Request) -> str:
-        """The identity of a request: its model, its input and the content of its images, which are read."""
-        hashes = await _hashes(request)
-        return fingerprint(request.model, request.input(hashes), hashes)
+        """Return the fingerprint of a request; its images are read."""
+        hashes = await _image_hashes(request)
+        return make_fingerprint(request.model, request.input(hashes), hashes)
 
     async def conflict_error(
         self, row: Intent | None, request: Request, *, key: str, job_id: str
     ) -> errors.KeyConflictError:
-        """The error for a request whose key belongs to another one."""
-        return _conflict_error(row, request, await _hashes(request), key=key, job_id=job_id)
+        """Return the error for a request whose key belongs to another request."""
+        return await _conflict_error(row, request, key=key, job_id=job_id)
 
     async def check_request(self, request: Request) -> None:
         """
-        Look for what is wrong with a request, offline.
+        Check a request offline.
 
         Raises:
-            InvalidRequestError: If something is.
+            InvalidRequestError: If the request is invalid.
 
-            ConfigurationError: If it is no request.
+            ConfigurationError: If the object is not a request.
         """
-        # Of each type once: to compare an object with a Protocol, Python reads all of its attributes.
-        if type(request) not in self._kinds and not _is_request(request):
-            msg = f"A {type(request).__name__} is no request. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
+        # Once for each type: isinstance() with a Protocol reads all attributes of the object.
+        if type(request) not in self._request_types and not _is_request(request):
+            msg = (
+                f"Expected a request, got {type(request).__name__}. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
+            )
             raise errors.ConfigurationError(msg)
-        self._kinds.add(type(request))
-        find = partial(request.problems, allowed_origins=self._allowed_origins)
-        # Only a local image takes a look at the disk, which must not hold the loop up.
-        problems = await anyio.to_thread.run_sync(find) if request.images() else find()
+        self._request_types.add(type(request))
+        find_problems = partial(request.problems, allowed_origins=self._allowed_origins)
+        # Local images are read from disk, which must not block the loop.
+        problems = await anyio.to_thread.run_sync(find_problems) if request.images() else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
 
 class IntentWriter:
     """
-    Writes intents into the journal, with their images uploaded.
+    Writes intents into the journal, after their images were uploaded.
 
     Args:
-        journal: Holds the intents.
+        journal: The journal.
 
-        registry: The jobs of this process.
+        registry: The live jobs.
 
         runtime: The wall clock.
 
         uploads: Uploads images.
 
-        results: Writes down what cannot be sent any more.
+        results: Records jobs that cannot be sent any more.
 
         callback_url: The base of the callback URLs, or None.
     """
@@ -190,13 +197,14 @@ class IntentWriter:
         self._callback_url = callback_url
 
     async def write_intent(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+        """Journal the row of a new job, or adopt the row that has its key; return the row and the input to send."""
         journal = self._journal
         if job.key is not None and (row := await journal.by_key(job.key)) is not None:
-            return await self._take_over(job, row, request)
+            return await self._adopt_row(job, row, request)
         sources, given = await self._upload(request)
         now = self._runtime.wall()
         hashes = {source.field: source.sha256 for source in sources}
-        job.fingerprint = fingerprint(request.model, request.input(hashes) if sources else given, hashes)
+        job.fingerprint = make_fingerprint(request.model, request.input(hashes) if sources else given, hashes)
         row = Intent(
             id=job.id,
             model=request.model,
@@ -208,13 +216,13 @@ class IntentWriter:
             key=job.key,
             callback_url=self._callback_url,
         )
-        # A caller who leaves now would leave a row behind that nobody withdraws, and that recover() sends.
+        # Cancelled here, the row would stay in the journal, and recover() would send it.
         with anyio.CancelScope(shield=True):
             row = await journal.add(row)
-        return (row, given) if row.id == job.id else await self._take_over(job, row, request)
+        return (row, given) if row.id == job.id else await self._adopt_row(job, row, request)
 
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
-        """The row and the input of an intent whose input the journal does not keep, and the caller has."""
+        """Return the row and the input of an intent whose input only the caller has; the journal has its hash."""
         sources, given = await self._upload(request)
         now = self._runtime.wall()
         return await self._journal.update_fields(row.id, at=now, sources=sources) or row, given
@@ -222,11 +230,15 @@ class IntentWriter:
     async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
         sources: list[SourceImage] = []
         for field, image in request.images().items():
-            there = await self._uploads.upload(image)
+            uploaded = await self._uploads.upload(image)
             origin = str(image.content) if isinstance(image.content, Path) else None
             sources.append(
                 SourceImage(
-                    field=field, sha256=there.sha256, origin=origin, url=there.url, uploaded_at=there.uploaded_at
+                    field=field,
+                    sha256=uploaded.sha256,
+                    origin=origin,
+                    url=uploaded.url,
+                    uploaded_at=uploaded.uploaded_at,
                 )
             )
         return tuple(sources), request.input({source.field: source.url for source in sources})
@@ -237,21 +249,23 @@ class IntentWriter:
         image = ImageSource(Path(source.origin))
         if await anyio.to_thread.run_sync(image.problems):
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} is gone")
-        there = await self._uploads.upload(image)
-        if there.sha256 != source.sha256:
+        uploaded = await self._uploads.upload(image)
+        if uploaded.sha256 != source.sha256:
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
-        return attrs.evolve(source, url=there.url, uploaded_at=there.uploaded_at)
+        return attrs.evolve(source, url=uploaded.url, uploaded_at=uploaded.uploaded_at)
 
-    async def _unsendable(self, job: LiveJob, why: str) -> errors.KieError:
-        msg = f"The job was not sent before its process ended, and cannot be sent now: {why}. Submit the request again."
+    async def _unsendable(self, job: LiveJob, reason: str) -> errors.KieError:
+        msg = (
+            f"The job was not sent before its process ended and cannot be sent now: {reason}. Submit the request again."
+        )
         error = errors.UploadError(msg, job_id=job.id)
         await self._results.record_cancelled(job, error)
-        return job.error or error  # where a suspect attempt may have been paid, that says so
+        return job.error or error  # job.error if an ambiguous attempt may have been paid
 
-    async def _take_over(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
-        """The same key again: go on with the row that has it, as far as its state allows."""
+    async def _adopt_row(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
+        """Adopt the row that has the job's key, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
-            raise _conflict_error(row, request, await _hashes(request), key=job.key or "", job_id=row.id)
+            raise await _conflict_error(row, request, key=job.key or "", job_id=row.id)
         journal = self._journal
         if row.state is JobState.INTENT and not journal.owns(row):
             row = next(iter(await journal.claim([row.id])), row)
@@ -266,7 +280,7 @@ class IntentWriter:
             return await self.prepare_again(job) if row.input else await self._write_again(row, request)
         if row.state in (JobState.CANCELLED, JobState.REJECTED):
             sources, given = await self._upload(request)
-            anew = await journal.transition(
+            restarted = await journal.transition(
                 row,
                 JobState.INTENT,
                 at=self._runtime.wall(),
@@ -275,16 +289,16 @@ class IntentWriter:
                 callback_url=self._callback_url,
                 error=None,
             )
-            # Where it was lost, another process sends it.
-            return (anew, given) if anew is not None else (await journal.get(row.id) or row, {})
+            # If another process was faster, that process sends it.
+            return (restarted, given) if restarted is not None else (await journal.get(row.id) or row, {})
         return row, {}
 
     async def prepare_again(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
         """
-        The row and the input of a job that was written down before, with its images there to be fetched.
+        Return the row and the input of a job that was journaled before; expired uploads are renewed.
 
         Raises:
-            UploadError: If it cannot be sent any more, since the journal does not hold what is needed; it is withdrawn.
+            UploadError: If the journal does not hold what is needed; the job is cancelled.
         """
         row = require_row(job)
         if not row.input:
@@ -310,18 +324,17 @@ def _is_request(value: object) -> bool:
     return isinstance(value, Request) and not isinstance(value, type)
 
 
-async def _hashes(request: Request) -> dict[str, str]:
-    """The content of the local images, as far as it says which request this is."""
+async def _image_hashes(request: Request) -> dict[str, str]:
+    """Return the hashes of the local images by field."""
     return {field: (await anyio.to_thread.run_sync(image.load)).sha256 for field, image in request.images().items()}
 
 
-def _conflict_error(
-    row: Intent | None, request: Request, hashes: Mapping[str, str], *, key: str, job_id: str
-) -> errors.KeyConflictError:
+async def _conflict_error(row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
+    hashes = await _image_hashes(request)
     names: tuple[str, ...] = ()
     if row is not None and row.input:
         theirs = {source.field: source.sha256 for source in row.sources}
         names = differs(row.model, json.loads(row.input), theirs, request.model, request.input(hashes), hashes)
-    shown = f" (what differs: {', '.join(names)})" if names else ""
-    msg = f"The key {key!r} belongs to another request{shown}. Use another key, or the same request."
+    shown = f" (different: {', '.join(names)})" if names else ""
+    msg = f"The key {key!r} belongs to another request{shown}. Use a different key, or the same request."
     return errors.KeyConflictError(msg, differs=names, job_id=job_id)

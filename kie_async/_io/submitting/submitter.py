@@ -1,9 +1,9 @@
 """
-Starts the owners of intents, and stops them.
+``Submitter``: starts and stops submissions, the tasks that take one intent to a taskId.
 
-A create costs money and cannot be taken back, so its owner is a task of its own: it is started before the caller first
-waits, and a caller who leaves only asks it to stop. It stops at once while nothing is on the wire, and else when it
-turns out that nothing was accepted.
+A create costs money and cannot be undone. So a submission is a task of its own, started before the caller first waits;
+a caller who leaves can only ask it to stop. It stops at once while nothing is on the wire, otherwise when the response
+shows that nothing was accepted.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ __all__ = ["Submitter"]
 
 class Submitter:
     """
-    Starts owners and stops them.
+    Starts submissions and stops them.
 
     Args:
-        context: What owners work with.
+        context: What all submissions share.
 
-        registry: The jobs that are alive.
+        registry: The live jobs.
 
-        tracker: Lets jobs go.
+        tracker: Forgets jobs that are not tracked any more.
 
-        follow: Follows a job afterwards.
+        follow: Resumes a job after its submission.
 
-        supervisor: What owners run in.
+        supervisor: Runs the submissions.
 
-        owns: Whether a row is this process's.
+        owns: Returns True if this process owns a row.
     """
 
     def __init__(
@@ -64,67 +64,67 @@ class Submitter:
         self._follow = follow
         self._supervisor = supervisor
         self._owns = owns
-        #: Whether no more owners are started.
+        #: True once no more submissions are started.
         self.closing = False
-        # An ordered set of jobs, not of ids: one that a callback has ended may still wait for its answer when another
-        # one takes its row over, since its key came again.
+        # An ordered set of jobs, not of ids: a job that a callback has ended may still wait for its response when a
+        # new job with the same key adopts its row.
         self._active: dict[LiveJob, None] = {}
-        self._places = 0
+        self._positions = 0
 
     @property
     def active(self) -> int:
-        """How many intents are on their way."""
+        """The number of submissions."""
         return len(self._active)
 
     @property
     def sending(self) -> int:
-        """How many creates may be on the wire."""
+        """The number of creates that may be on the wire."""
         return sum(job.state is JobState.SENDING for job in self._active)
 
     async def wait_idle(self) -> None:
-        """Wait until no owner is left."""
+        """Wait until no submission is left."""
         while self._active:
             await next(iter(self._active)).wait_for_change()
 
     def start(
         self,
         job: LiveJob,
-        write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
+        write_intent: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
         submission: Submission | None = None,
     ) -> None:
         """
-        Start the owner of a job, at the end of the queue; nothing waits in here.
+        Start the submission of a job, at the end of the queue.
 
         Args:
             job: The job.
 
-            write_down: Brings the row into the journal (uploads come first), and returns it with the input to send.
+            write_intent: Uploads images, journals the row and returns it with the input to send.
 
-            submission: How its owner is to go about it; None for the usual.
+            submission: The options of the submission; None for the defaults.
 
         Raises:
             ClientClosedError: If the client closes.
         """
         if self.closing:
             raise closed_error(job_id=job.id)
-        self._places += 1
+        self._positions += 1
         job.submission = submission = submission or Submission()
-        submission.position, submission.requested_at = self._places, self._context.runtime.now()
+        submission.position, submission.requested_at = self._positions, self._context.runtime.now()
         job.remote, job.error = False, None
         self._registry.add(job)
         self._active[job] = None
-        self._supervisor.start(self._submit, job, submission, write_down)
+        self._supervisor.start(self._submit, job, submission, write_intent)
 
     def stop(self, job: LiveJob, reason: StopReason, error: errors.KieError) -> None:
         """
-        Ask an owner to end; the first to ask is the one who is heard.
+        Ask a submission to end; only the first request counts.
 
         Args:
-            job: The job; if it has no owner any more, nothing happens.
+            job: The job; nothing happens if its submission has ended.
 
             reason: The reason.
 
-            error: What its waiters are told.
+            error: The error for its waiters.
         """
         submission = job.submission
         if submission is None or submission.stop_reason is not None:
@@ -136,15 +136,15 @@ class Submitter:
 
     def interrupt(self, job: LiveJob) -> None:
         """
-        End the owner of a job whose task was proved to exist before its create was answered, or is sent once more.
+        End the submission of a job whose task was confirmed before the response to its create.
 
-        A create that is on the wire goes through to its answer, which may name one more task.
+        A create on the wire continues to its response, which may name another task.
         """
         if job.submission is not None:
             job.submission.cancel_unless_on_wire()
 
     def stop_for_account(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
-        """Tell the owners of *jobs*, or of all where it is None, that the account cannot pay."""
+        """Stop the submissions of *jobs*, or all with None, because the account cannot pay."""
         for job in list(self._active) if jobs is None else jobs:
             own = error.copy()
             own.job_id = job.id
@@ -154,16 +154,16 @@ class Submitter:
         self,
         job: LiveJob,
         submission: Submission,
-        write_down: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
+        write_intent: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
     ) -> None:
         final = False
         try:
             with anyio.CancelScope() as submission.scope:
                 if submission.stop_reason is None:
-                    job.row, given = await write_down()
+                    job.row, given = await write_intent()
                     job.journaled = True
                     job.wake_waiters()
-                    if self._is_ours_to_send(job):
+                    if self._is_sendable(job):
                         await self._take_slot(job)
                         final = await Attempts(
                             self._context, job, submission, given, stop_for_account=self.stop_for_account
@@ -187,8 +187,8 @@ class Submitter:
             await self._follow(job)
         job.wake_waiters()
 
-    def _is_ours_to_send(self, job: LiveJob) -> bool:
-        """Whether a job that was written down is to be sent, and by this process."""
+    def _is_sendable(self, job: LiveJob) -> bool:
+        """Return True if this process is to send a job that was journaled."""
         row = job.row
         return job.successor is None and row is not None and row.state is JobState.INTENT and self._owns(row)
 
@@ -199,12 +199,12 @@ class Submitter:
         if job.state is JobState.INTENT:
             job.holds_slot = True
         else:
-            # In the turn of the grant a callback has proved that its task exists already, which has its own slot.
+            # Just now a callback has confirmed its task, which has a slot of its own.
             self._context.admission.slots.release()
 
     async def _record_stop(self, job: LiveJob, reason: StopReason | None, error: errors.KieError) -> None:
-        """Write down that an owner has ended before its create was accepted, if that is for good."""
-        # With a key, the account's refusal leaves the intent where it is: it goes on with the same key, or recover().
-        # A closed client leaves it, too: it is in the journal, and recover() sends it.
+        """Record that a submission has ended before its create was accepted, if that is final."""
+        # After a refusal by the account, an intent with a key stays: the same key, or recover(), resumes it.
+        # It also stays when the client closes: recover() sends it.
         if reason is StopReason.CANCELLED or (reason is StopReason.ACCOUNT and job.key is None):
             await self._context.results.record_cancelled(job, error)
