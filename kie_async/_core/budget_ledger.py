@@ -284,7 +284,7 @@ class SeenPrices:
     def __init__(self) -> None:
         self._kinds: OrderedDict[Kind, deque[float]] = OrderedDict()
 
-    def record_price(self, kind: Kind, credits: float | None) -> None:
+    def add_price(self, kind: Kind, credits: float | None) -> None:
         """Record what a task that has succeeded has cost; None is ignored."""
         if credits is None:
             return
@@ -293,7 +293,7 @@ class SeenPrices:
         if len(self._kinds) > _KINDS:
             self._kinds.popitem(last=False)
 
-    def estimate(self, kind: Kind) -> Estimate | None:
+    def estimate_kind(self, kind: Kind) -> Estimate | None:
         """Return the estimate for a kind of task, or None if none was seen."""
         seen = self._kinds.get(kind)
         if seen is None:

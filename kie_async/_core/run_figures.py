@@ -81,7 +81,7 @@ class RunFigures:
         self._replayed = self._creates = 0
         self.retried = 0
 
-    def record_create(self, now: float) -> None:
+    def count_create(self, now: float) -> None:
         """Count a task that the service has accepted."""
         if not self._creates:
             self._first_create = now

@@ -396,7 +396,7 @@ async def test_running_job_is_joined() -> None:
 
 @pytest.mark.parametrize("leave", ["break", "error", "cancel"])
 async def test_leaving_early_can_be_continued(leave: str) -> None:
-    """What was sent continues; what was read and not sent is cancelled; nothing is paid twice."""
+    """Sent rows continue, unsent rows are cancelled, and nothing is paid twice."""
 
     async def leave_early(setup: Setup) -> None:
         with anyio.CancelScope() as scope:

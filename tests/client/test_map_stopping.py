@@ -116,7 +116,7 @@ async def test_stop_after_ends_a_wait_for_maintenance() -> None:
 
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_empty_account_stops_and_can_be_continued(*, ordered: bool) -> None:
-    """What runs is yielded, then the error is raised; after a top-up nothing is paid twice."""
+    """Running rows are yielded, then the error is raised; after a top-up nothing is paid twice."""
     read = 0
 
     def rows() -> Iterator[tuple[str, Request]]:

@@ -21,16 +21,16 @@ def test_price_list_is_by_model_and_resolution(given_input: dict[str, str], pric
 
 def test_estimate_is_the_highest_recent_price() -> None:
     seen = SeenPrices()
-    seen.record_price(("k",), None)
-    assert None is seen.estimate(("k",))
+    seen.add_price(("k",), None)
+    assert None is seen.estimate_kind(("k",))
     for credits in [90.0, 40.0, 60.0]:
-        seen.record_price(("k",), credits)
-    estimate = seen.estimate(("k",))
+        seen.add_price(("k",), credits)
+    estimate = seen.estimate_kind(("k",))
     assert estimate is not None
     assert (90.0, "the highest of the last 3 such tasks in the journal") == (estimate.credits, estimate.source)
     for _ in range(20):
-        seen.record_price(("k",), 40.0)
-    estimate = seen.estimate(("k",))
+        seen.add_price(("k",), 40.0)
+    estimate = seen.estimate_kind(("k",))
     assert estimate is not None
     assert 40.0 == estimate.credits
 
@@ -38,10 +38,10 @@ def test_estimate_is_the_highest_recent_price() -> None:
 def test_only_the_latest_kinds_are_kept() -> None:
     seen = SeenPrices()
     for number in range(600):
-        seen.record_price(kind_of("m", {"duration": number}), 1.0)
+        seen.add_price(kind_of("m", {"duration": number}), 1.0)
 
-    assert None is seen.estimate(kind_of("m", {"duration": 99}))
-    assert None is not seen.estimate(kind_of("m", {"duration": 100}))
+    assert None is seen.estimate_kind(kind_of("m", {"duration": 99}))
+    assert None is not seen.estimate_kind(kind_of("m", {"duration": 100}))
 
 
 def test_prompt_and_seed_do_not_change_the_kind() -> None:

@@ -59,10 +59,10 @@ def test_figures_add_up() -> None:
     ledger = Ledger(None)
     figures = RunFigures(Limits(creates=20, window=10.0), ledger, 100.0)
     assert 0.0 == figures.summary(100.0).used
-    figures.record_create(110.0)
+    figures.count_create(110.0)
     assert 1.0 == figures.summary(115.0).used
     for number in range(1, 36):
-        figures.record_create(110.0 + 10.0 * (number // 20))
+        figures.count_create(110.0 + 10.0 * (number // 20))
     figures.credits += 80.0
     figures.replayed_credits += 80.0
     ledger.reserve("a", 40)

@@ -66,7 +66,7 @@ class Prices:
             async with self._loading:
                 await self._load(request.model)
         given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
-        return self._seen.estimate(kind_of(request.model, given)) or listed_price(request.model, given)
+        return self._seen.estimate_kind(kind_of(request.model, given)) or listed_price(request.model, given)
 
     async def _load(self, model: str) -> None:
         if model not in self._models:  # else another caller has loaded it while this one waited
@@ -84,7 +84,7 @@ class Prices:
     def record_price(self, row: Intent) -> None:
         """Record what a task that has succeeded has cost."""
         if row.input:
-            self._seen.record_price(kind_of(row.model, row.input), row.credits)
+            self._seen.add_price(kind_of(row.model, row.input), row.credits)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -229,7 +229,7 @@ class Budgeting:
 
     def record_create(self) -> None:
         """Count a task that the service has accepted."""
-        self.figures.record_create(self._runtime.now())
+        self.figures.count_create(self._runtime.now())
 
     def summary(self) -> RunSummary:
         """Return the figures so far."""
@@ -311,11 +311,11 @@ class Budgeting:
         elif intent is not None and self.ledger.commit_ended(row.journal_key, price, intent, prior=prior):
             self.figures.replayed_credits += intent.credits or 0.0
 
-    def reserve_again(self, row: Row) -> bool:
+    def reserve_resend(self, row: Row) -> bool:
         """Reserve a row's price once more, if that much is left: it may have been paid, and is to be sent again."""
         return row.reservation is not None and self.ledger.reserve_again(row.reservation)
 
-    def commit(self, row: Row) -> None:
+    def commit_row(self, row: Row) -> None:
         """Replace a row's reservation by what its job has cost, or may have cost, now that the job has ended."""
         intent = None if row.job is None else row.job.row
         reservation, row.reservation = row.reservation, None

@@ -186,7 +186,7 @@ class MapRun:
         Raises:
             KieError: The error of the account that ended the run, once, after the last outcome.
 
-            Exception: The source's own error, likewise.
+            Exception: The source's own error, once, after the last outcome.
         """
         while not self._outcomes:
             if self._is_over:

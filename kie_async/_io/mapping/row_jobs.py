@@ -116,7 +116,7 @@ class RowJobs:
             row.journal_key,
             row.fingerprint,
             outlasts_maintenance=True,
-            may_pay_again=partial(self._budgeting.reserve_again, row),
+            may_pay_again=partial(self._budgeting.reserve_resend, row),
         )
         row.started_here, row.replayed = True, False
 

@@ -97,7 +97,7 @@ class RowRunner:
                 return self._unsent_outcome(row)
             row.retry -= 1  # the retry cannot be sent: the outcome is that of the job that has failed
         if not self._state.sends and row.unsent and not row.started_here and not row.replayed:
-            self._commit(row)  # whoever has started the job may send it at any time, or never
+            self._commit(row)  # the caller that has started the job may send it at any time, or never
             return self._unsent_outcome(row)
         row.unsent_counted = not row.replayed
         self.unsent += row.unsent_counted
@@ -170,7 +170,7 @@ class RowRunner:
             return await self._outcome_without_result(row, error)
 
     def _commit(self, row: Row) -> None:
-        self._budgeting.commit(row)
+        self._budgeting.commit_row(row)
         self._state.notify()
 
     async def _wait_for_result(self, row: Row) -> Generation:
@@ -258,8 +258,8 @@ class RowRunner:
         if isinstance(error, RUN_ERRORS) and row.state is not JobState.REJECTED:
             self.stop_run(error)
             return None
-        sent_by_nobody = row.unsent and (row.cancel_requested or not row.started_here)
-        if sent_by_nobody and not isinstance(error, errors.ConfigurationError):
+        never_sent = row.unsent and (row.cancel_requested or not row.started_here)
+        if never_sent and not isinstance(error, errors.ConfigurationError):
             return self._unsent_outcome(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is JobState.UNRESOLVED:
             return row.in_doubt(error)

@@ -28,7 +28,7 @@ __all__ = ["RowInput", "RowKeys", "RowSource"]
 #: One element of a table.
 RowInput: TypeAlias = "Request | tuple[str, Request]"
 
-#: A generator is read in batches of at most so many rows, as long as a batch takes no more than so many seconds.
+#: The largest batch that is read from a generator, in rows, and the time within which a batch counts as fast.
 _BATCH, _FAST_BATCH = 64, 0.005
 #: The time within which an async generator must close, in seconds.
 _CLOSE_TIMEOUT = 5.0
