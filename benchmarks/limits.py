@@ -1,23 +1,23 @@
 """
-How much of the account's 20 creates per 10 s is used, and how many creates are refused.
+Measure the use of the account's 20 creates per 10 s, and the number of refused creates.
 
-Time is virtual, the contenders and the service talk over real sockets, and what the service has seen is counted. How
-Kie counts is not known, so this service counts in three ways: by a sliding log, by fixed windows, by a token bucket.
-This package meets each of them in all of the first cases, the others in the very first.
+Time is virtual, the contenders and the service use real sockets, and the requests that the service sees are counted.
+Kie's way of counting is not known, so this service counts in three ways: by a sliding log, by fixed windows, by a token
+bucket. This package is measured with each of them in all cases of the first kind, the other contenders in the first.
 
-In the first cases 400 creates are wanted at once. Each way over the network takes 20 to 200 ms, evenly distributed,
-and: nothing else; a connection takes 250 to 500 ms to be made; the way is lognormal (60 ms, sigma 0.8); the client's
-loop stands still for a second in the first burst; 3 % of the answers are lost; a third of the callers leaves; the
-service thinks for 0.3 to 2 s before it answers a create; the client ends after 30 creates, and another goes on at once,
-which has the journal of the first; the network stands still for a second, five times. What is used is the rate between
-the 20th create and the last whole twenty: the first burst is free, and a last one that is not full says nothing.
+In cases of the first kind 400 creates are submitted at once. Each way over the network takes 20 to 200 ms, evenly
+distributed. The cases add: nothing; 250 to 500 ms to make a connection; a lognormal travel time (60 ms, sigma 0.8); a
+client loop that stalls for a second in the first burst; 3 % of lost answers; a third of cancelled callers; 0.3 to 2 s
+before the service answers a create; a client that ends after 30 creates and is replaced at once by another with the
+same journal; a network that stalls for a second, five times. The use is the rate between the 20th create and the last
+full twenty: the first burst is free, and a last burst that is not full proves nothing.
 
-In the others there is no end of creates for ten minutes, and the account does not take what it documents: 12 in 10 s;
-8 from 150 to 350 s; or the 20 are used by three clients that know nothing of each other. What is used is the share of
-what the account would have taken.
+In cases of the second kind creates are submitted without end for ten minutes, and the account takes less than it
+documents: 12 in 10 s; 8 from 150 to 350 s; or three independent clients use the 20. The use is the share of the creates
+that the account would have taken.
 
-A client cannot know when a create arrived, only when its answer came back; to be safe it must assume the latter, so
-that a place is used once in a window and a round trip: W / (W + E[RTT]), for 20 to 200 ms 10 / 10.22 = 97.8 %.
+A client cannot know when a create arrived, only when its answer came back. To be safe it must assume the latter, so
+that a token is used once in a window and a round trip: W / (W + E[RTT]), for 20 to 200 ms 10 / 10.22 = 97.8 %.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from benchmarks.report import Report
 from kie_async.testing import Truth, virtual_time
 
 SEEDS = range(3)
-#: Creates that are wanted at once; and as many as keep a backlog for ten minutes, for each client.
+#: The creates that are submitted at once, and those that keep a backlog for ten minutes, for each client.
 JOBS, BACKLOG = 400, 1300
 
 CONTENDERS = cast("list[Contender]", [ours, semaphore, aiolimiter_bucket, pyrate_log, tenacity_alone])
 
 
 @attrs.frozen
-class Figures:
-    """What the service saw of one run."""
+class RunFigures:
+    """The service's view of one run."""
 
     refused: int
     refused_at_once: int
@@ -69,8 +69,8 @@ class Figures:
     busiest: int
 
     @classmethod
-    def of(cls, truth: Truth, case: Case, began_at: float) -> Figures:
-        """Count."""
+    def of(cls, truth: Truth, case: Case, began_at: float) -> RunFigures:
+        """Count the requests of a run."""
         created_at = [post.at for post in truth.create_requests if post.task_id is not None]
         if case.limits is None:
             whole = len(created_at) // LIMIT * LIMIT
@@ -86,35 +86,35 @@ class Figures:
         )
 
 
-async def measure(contender: Contender, case: Case, counting: Counting, seed: int) -> Figures:
-    """Let *contender* make its creates at a service of its own."""
+async def measure(contender: Contender, case: Case, counting: Counting, seed: int) -> RunFigures:
+    """Let *contender* make its creates at its own service."""
     random.seed(seed)  # tenacity's jitter
     rng = random.Random(f"{seed} leaving")
     with TemporaryDirectory() as directory:
         async with account(case, counting, seed) as fake:
-            kept = None if case.restarts_after is None else Path(directory)
+            directory_or_none = None if case.restarts_after is None else Path(directory)
             services = [
-                Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed), kept)
+                Service(fake.url, f"key-{client}", LIMIT, WINDOW, sessions(case, seed), directory_or_none)
                 for client in range(case.clients)
             ]
             began_at = anyio.current_time()
             with anyio.move_on_after(math.inf if case.limits is None else MINUTES):
-                for numbers in lives(case):
-                    await live(contender, services, case, numbers, rng)
-            return Figures.of(fake.truth, case, began_at)
+                for numbers in process_ranges(case):
+                    await run_process(contender, services, case, numbers, rng)
+            return RunFigures.of(fake.truth, case, began_at)
 
 
-def lives(case: Case) -> Iterator[range]:
-    """The numbers of the creates that each process makes."""
+def process_ranges(case: Case) -> Iterator[range]:
+    """Return the numbers of the creates that each process makes."""
     jobs = JOBS if case.limits is None else BACKLOG * case.clients
     ends = [0, *([] if case.restarts_after is None else [case.restarts_after]), jobs]
     return (range(*pair) for pair in pairwise(ends))
 
 
-async def live(
+async def run_process(
     contender: Contender, services: Sequence[Service], case: Case, numbers: range, rng: random.Random
 ) -> None:
-    """Make creates by one client, or several; they are all wanted at once."""
+    """Make creates with one client or several, all at once."""
     async with AsyncExitStack() as stack:
         creates = [await stack.enter_async_context(contender.connect(service)) for service in services]
 
@@ -128,9 +128,9 @@ async def live(
                 group.start_soon(job, number, patience)
 
 
-def row(contender: Contender, case: Case, counting: Counting) -> list[str | float]:
-    """The figures of one contender in one case: of all seeds, on average and at worst."""
-    # Who sends thousands of creates that are refused does so under any seed, and it takes long.
+def measure_row(contender: Contender, case: Case, counting: Counting) -> list[str | float]:
+    """Return the figures of one contender in one case: mean and worst of all seeds."""
+    # A contender with thousands of refused creates has them with any seed, and takes long.
     seeds = SEEDS if contender.NAME == ours.NAME or case in CASES else SEEDS[:1]
     runs = [virtual_time(measure, contender, case, counting, seed, seed=seed) for seed in seeds]
     return [
@@ -148,19 +148,19 @@ def row(contender: Contender, case: Case, counting: Counting) -> list[str | floa
     ]
 
 
-def rows() -> Iterator[list[str | float]]:
-    """Every contender in every case at the sliding log; at the other services this package always, the others once."""
+def measure_rows() -> Iterator[list[str | float]]:
+    """Measure every contender in every case with the sliding log, and this package with the other services, too."""
     for case in (*CASES, *LEARNING):
         for counting in get_args(Counting):
             for contender in CONTENDERS:
-                everywhere = case is CASES[0] or (contender.NAME == ours.NAME and case in CASES)
-                if counting == "sliding" or everywhere:
-                    yield row(contender, case, counting)
+                at_all_services = case is CASES[0] or (contender.NAME == ours.NAME and case in CASES)
+                if counting == "sliding" or at_all_services:
+                    yield measure_row(contender, case, counting)
 
 
 def run() -> Report:
-    """Measure."""
-    # Each run ends with its tasks unfinished, which the client says at length.
+    """Run the benchmark."""
+    # Each run ends with unfinished tasks, and the client logs each of them.
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     return Report(
         name="limits",
@@ -179,5 +179,5 @@ def run() -> Report:
             "bound %",
             "busiest 10 s",
         ],
-        rows=list(rows()),
+        rows=list(measure_rows()),
     )

@@ -1,9 +1,9 @@
 """
-Who is measured by ``limits.py``: one file a contender, what people write included.
+The contenders of ``limits.py``, one file each: this package, and the usual hand-written code.
 
-Each has a ``NAME`` and an async context manager ``connect(service)``, which gives a coroutine function: it makes the
-create of a number, and returns when that was accepted or when its answer was lost. It is called once for each job, for
-all jobs at once, and may be cancelled at any time.
+Each has a ``NAME`` and an async context manager ``connect(service)``, which yields a coroutine function. The function
+makes the create with a given number, and returns when the create was accepted or its answer was lost. It is called once
+for each job, for all jobs at once, and may be cancelled at any time.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Create: TypeAlias = Callable[[int], Awaitable[None]]
 @attrs.frozen
 class Service:
     """
-    What a contender knows of the service.
+    The service, as a contender knows it.
 
     Attributes:
         url: Its base URL.
 
-        key: A good API key, another one for each client.
+        key: A valid API key, a different one for each client.
 
-        limit: How many creates it documents to take in a window.
+        limit: The documented number of creates in a window.
 
         window: The window's length, in seconds.
 
-        session: Makes an ``aiohttp.ClientSession`` of its arguments: the network and the machine are in it.
+        session: Makes an ``aiohttp.ClientSession`` that simulates the network and the machine.
 
-        directory: What a contender writes down there, the one that takes its place finds; None if there will be none.
+        directory: A directory that the next process of the contender finds again, or None if there is no next process.
     """
 
     url: str
@@ -54,5 +54,5 @@ class Contender(Protocol):
     NAME: str
 
     def connect(self, service: Service) -> AbstractAsyncContextManager[Create]:
-        """Give what makes creates, until left."""
+        """Yield the function that makes creates."""
         ...

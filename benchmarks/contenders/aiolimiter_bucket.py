@@ -1,4 +1,4 @@
-"""aiolimiter as its documentation says: a leaky bucket with a burst of the whole limit."""
+"""aiolimiter as documented: a leaky bucket with a burst of the whole limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The circumstances in which ``limits.py`` measures: the network, the client's machine, the account."""
+"""The cases of ``limits.py``: the network, the client's machine, the account."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ __all__ = ["CASES", "LEARNING", "LIMIT", "MINUTES", "WINDOW", "Case", "Counting"
 
 LIMIT = 20
 WINDOW = 10.0
-#: How long, in seconds, cases of the second kind last.
+#: The duration of cases of the second kind, in seconds.
 MINUTES = 600.0
 
-#: When the loop stands still for a second, counted from the beginning: in the first burst.
+#: The instant at which the loop stalls for a second, from the start: in the first burst.
 STALL = 0.05
-#: When the network does: in bursts, too.
+#: The instants at which the network stalls: in bursts, too.
 OUTAGES = (0.05, 10.2, 51.3, 92.5, 133.7)
 
 Counting: TypeAlias = Literal["sliding", "fixed", "bucket"]
-Way: TypeAlias = Callable[[random.Random], float]
+TravelTime: TypeAlias = Callable[[random.Random], float]
 
 
-def evenly(rng: random.Random) -> float:
-    """20 to 200 ms."""
+def uniform_travel(rng: random.Random) -> float:
+    """Draw a travel time of 20 to 200 ms."""
     return rng.uniform(0.02, 0.2)
 
 
-def heavily(rng: random.Random) -> float:
-    """60 ms as a rule, and a second now and then."""
+def heavy_tailed_travel(rng: random.Random) -> float:
+    """Draw a travel time of usually 60 ms, and sometimes a second."""
     return rng.lognormvariate(math.log(0.06), 0.8)
 
 
-def with_outages(rng: random.Random) -> float:
-    """What is on its way while the network stands still comes through when that is over."""
-    now, way = asyncio.get_running_loop().time(), evenly(rng)
+def travel_with_outages(rng: random.Random) -> float:
+    """Draw a travel time; messages that are under way in a stall arrive at its end."""
+    now, way = asyncio.get_running_loop().time(), uniform_travel(rng)
     for at in OUTAGES:
         if at <= now < at + 1.0:
             return at + 1.0 - now + way
@@ -56,34 +56,34 @@ def with_outages(rng: random.Random) -> float:
 @attrs.frozen(kw_only=True)
 class Case:
     """
-    One set of circumstances.
+    One case.
 
     Attributes:
         name: Its name.
 
-        way: Seconds each way.
+        way: Draws the seconds each way.
 
-        round_trip: What a round trip takes on average, for the bound.
+        round_trip: The mean round trip, for the bound.
 
-        create_seconds: What the service takes for a create after it was counted.
+        create_seconds: The range of the service's time for a create after it was counted.
 
-        cold: Seconds that a connection takes to be made.
+        cold: The range of the time to make a connection, in seconds.
 
-        stalled: Whether the client's loop stands still for a second in the first burst.
+        stalled: True if the client's loop stalls for a second in the first burst.
 
-        lost: The share of answers that are lost.
+        lost: The share of lost answers.
 
-        leaving: The share of callers that leave.
+        leaving: The share of cancelled callers.
 
-        restarts_after: After how many creates the client ends, and another takes its place; None if it does not.
+        restarts_after: The number of creates after which another client replaces the first, or None.
 
-        clients: How many clients share the account.
+        clients: The number of clients that share the account.
 
-        limits: What the account takes, from each instant on; None for what it documents, and the first kind of case.
+        limits: The account's limit from each instant on; None for the documented limit, in cases of the first kind.
     """
 
     name: str
-    way: Way = evenly
+    way: TravelTime = uniform_travel
     round_trip: float = 0.22
     create_seconds: tuple[float, float] = (0.0, 0.0)
     cold: tuple[float, float] = (0.0, 0.0)
@@ -96,11 +96,11 @@ class Case:
 
     @property
     def bound(self) -> float:
-        """The share, in percent, that a client can use which cannot see when its creates arrive."""
+        """The share, in percent, that a client can use that does not see when its creates arrive."""
         return 100 * WINDOW / (WINDOW + self.round_trip)
 
     def available(self) -> float:
-        """What the account takes in the time of the second kind of case."""
+        """Return the number of creates that the account takes in a case of the second kind."""
         steps = [*(self.limits or ()), (MINUTES, 0)]
         return sum(limit * (end - at) / WINDOW for (at, limit), (end, _) in pairwise(steps))
 
@@ -108,15 +108,15 @@ class Case:
 CASES = [
     Case(name="400 at once"),
     Case(name="cold connections", cold=(0.25, 0.5)),
-    Case(name="heavy tail", way=heavily, round_trip=2 * 0.06 * math.exp(0.8**2 / 2)),
+    Case(name="heavy tail", way=heavy_tailed_travel, round_trip=2 * 0.06 * math.exp(0.8**2 / 2)),
     Case(name="loop stalled for 1 s", stalled=True),
     Case(name="3 % of answers lost", lost=0.03),
     Case(name="callers leave", leaving=1 / 3),
-    Case(name="slow creates, 0.3-2 s", create_seconds=(0.3, 2.0)),
+    Case(name="trace creates, 0.3-2 s", create_seconds=(0.3, 2.0)),
     Case(name="restarted after 30 creates", restarts_after=30),
-    Case(name="network stalled for 1 s", way=with_outages),
+    Case(name="network stalled for 1 s", way=travel_with_outages),
 ]
-#: Ten minutes each.
+#: The cases of the second kind, ten minutes each.
 LEARNING = [
     Case(name="12 where 20 are configured", limits=((0.0, 12),)),
     Case(name="20, then 8, then 20", limits=((0.0, 20), (150.0, 8), (350.0, 20))),
@@ -125,26 +125,26 @@ LEARNING = [
 
 
 def sessions(case: Case, seed: int) -> Callable[..., aiohttp.ClientSession]:
-    """What makes sessions, with the client's side of the case: slow connections, and a loop that stands still."""
+    """Return a session factory that simulates the client's side: slow connections, a stalled loop."""
     rng, began_at = random.Random(f"{seed} connections"), asyncio.get_running_loop().time()
 
     async def connect(*_: object) -> None:
         await asyncio.sleep(rng.uniform(*case.cold))
 
     async def stand_still(*_: object) -> None:
-        """Whatever the client was about to write, or to read, it does when the loop goes on."""
+        """Delay reads and writes of the client until the end of the stall."""
         now = asyncio.get_running_loop().time() - began_at
         if STALL <= now < STALL + 1.0:
             await asyncio.sleep(STALL + 1.0 - now)
 
     def make(**kwargs: object) -> aiohttp.ClientSession:
-        slow = aiohttp.TraceConfig()
+        trace = aiohttp.TraceConfig()
         if case.cold[1]:
-            slow.on_connection_create_start.append(connect)
+            trace.on_connection_create_start.append(connect)
         if case.stalled:
-            slow.on_request_start.append(stand_still)
-            slow.on_request_end.append(stand_still)
-        traces = [*cast("list[aiohttp.TraceConfig]", kwargs.pop("trace_configs", [])), slow]
+            trace.on_request_start.append(stand_still)
+            trace.on_request_end.append(stand_still)
+        traces = [*cast("list[aiohttp.TraceConfig]", kwargs.pop("trace_configs", [])), trace]
         return aiohttp.ClientSession(**kwargs, trace_configs=traces)  # type: ignore[arg-type]  # passed on as they are
 
     return make
@@ -152,7 +152,7 @@ def sessions(case: Case, seed: int) -> Callable[..., aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def account(case: Case, counting: Counting, seed: int) -> AsyncGenerator[FakeKie]:
-    """The service, as the case has it."""
+    """Run the service of a case."""
     # Half of them are reset, half are never answered.
     faults = [
         Fault("create", "reset", after=True, probability=case.lost / 2),
@@ -172,12 +172,12 @@ async def account(case: Case, counting: Counting, seed: int) -> AsyncGenerator[F
         anyio.create_task_group() as group,
     ):
 
-        async def change() -> None:
+        async def change_limits() -> None:
             began_at = anyio.current_time()
             for at, limit in case.limits or ():
                 await anyio.sleep_until(began_at + at)
                 fake.limit = limit
 
-        group.start_soon(change)
+        group.start_soon(change_limits)
         yield fake
         group.cancel_scope.cancel()

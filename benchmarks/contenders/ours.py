@@ -1,4 +1,4 @@
-"""This package, with its defaults; with a journal on disk where there will be a restart."""
+"""This package with its defaults, and a journal on disk if the process is restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the baselines have in common: one POST, and tenacity's answer to a refusal."""
+"""The common code of the baselines: one POST, and a retry by tenacity after a refusal."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["RefusedError", "post", "retried"]
 
 
 class RefusedError(Exception):
-    """The service has answered 429."""
+    """The service's answer 429."""
 
 
 @asynccontextmanager
 async def post(service: Service) -> AsyncGenerator[Callable[[int], Awaitable[None]]]:
-    """One POST, which raises ``RefusedError`` when the service says so; without an answer it may have been accepted."""
+    """Yield a function that makes one POST and raises ``RefusedError`` for 429; a lost answer counts as accepted."""
 
     async def create(number: int) -> None:
-        wish = {
+        body = {
             "model": "wan/2-2-a14b-image-to-video-turbo",
             "input": {"image_url": "https://example.com/cat.png", "prompt": f"Take {number}"},
         }
         try:
-            async with session.post(f"{service.url}/api/v1/jobs/createTask", json=wish) as response:
+            async with session.post(f"{service.url}/api/v1/jobs/createTask", json=body) as response:
                 code = (await response.json())["code"]
         except (aiohttp.ClientError, TimeoutError):
             return
@@ -43,6 +43,6 @@ async def post(service: Service) -> AsyncGenerator[Callable[[int], Awaitable[Non
 
 
 async def retried(create: Callable[[int], Awaitable[None]], number: int) -> None:
-    """Create; a job that is refused waits for a while of its own, by tenacity's full jitter, and tries again."""
+    """Make a create; after a refusal, wait with tenacity's full jitter and retry."""
     waits = wait_random_exponential(multiplier=1, max=60)
     await AsyncRetrying(wait=waits, retry=retry_if_exception_type(RefusedError), sleep=asyncio.sleep)(create, number)

@@ -1,4 +1,4 @@
-"""pyrate-limiter as its documentation says: a log of the instants at which requests were let go."""
+"""pyrate-limiter as documented: a log of the instants of requests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAME = "pyrate-limiter"
 
 
 class LoopBucket(InMemoryBucket):
-    """Its bucket, by the event loop's clock, which is virtual."""
+    """Its bucket with the event loop's virtual clock."""
 
     def __init__(self, rates: list[Rate]) -> None:
         super().__init__(rates)
         self._loop = asyncio.get_running_loop()
 
     def now(self) -> int:
-        """Milliseconds."""
+        """Return the time in milliseconds."""
         return int(self._loop.time() * 1000)
 
 

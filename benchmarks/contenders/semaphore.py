@@ -1,4 +1,4 @@
-"""A semaphore of as many places as the limit has, each held until a window after the response."""
+"""A semaphore with one slot for each create of the limit, held until a window after the response."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAME = "semaphore, held a window"
 @asynccontextmanager
 async def connect(service: Service) -> AsyncGenerator[Create]:
     """See ``Contender``."""
-    places = asyncio.Semaphore(service.limit)
+    slots = asyncio.Semaphore(service.limit)
 
     async def admitted(number: int) -> None:
-        async with places:
+        async with slots:
             await create(number)
             await asyncio.sleep(service.window)
 

@@ -1,4 +1,4 @@
-"""No limiter: send, and back off when refused."""
+"""No limiter: send, and back off after a refusal."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "RULES",
     "Reply",
-    "Rule",
     "Verdict",
+    "VerdictRule",
     "answer_error",
     "create_error",
     "decide",
@@ -142,7 +142,7 @@ def _names_fault(reply: Reply) -> bool:
 
 
 @attrs.frozen
-class Rule:
+class VerdictRule:
     """
     One row of the table.
 
@@ -165,57 +165,57 @@ class Rule:
 _REFUSED_CODES = (400, 403, 404, 405, 408, 413, 415, 422, 451, 505, 550)
 _REFUSED_STATUSES = (400, 403, 404, 413, 422)
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+RULES: tuple[VerdictRule, ...] = (
+    VerdictRule(
         "the write-ahead hook had not returned: DNS, refused, TLS, a stale token, cancelled before the first byte",
         lambda r: not r.sent,
         Verdict.UNSENT,
         "sent again, with backoff, within `unsent_timeout`; then `TransportError`, and the job is CANCELLED",
     ),
-    Rule(
+    VerdictRule(
         "code 200 with a taskId, whatever the HTTP status",
         lambda r: r.has_code(200) and r.task_id is not None,
         Verdict.ACCEPTED,
         "SUBMITTED: the id is journaled before anything else",
     ),
-    Rule("HTTP 3xx", lambda r: r.is_redirect, Verdict.REJECTED, "`ConfigurationError`: no redirect is followed"),
-    Rule(
+    VerdictRule("HTTP 3xx", lambda r: r.is_redirect, Verdict.REJECTED, "`ConfigurationError`: no redirect is followed"),
+    VerdictRule(
         "code 429, or a bare HTTP 429",
         lambda r: r.has_code(429) or r.has_bare_status(429),
         Verdict.RATE_LIMITED,
         "its token expires: a lower limit is learned; the job keeps its place and is sent again, within `max_age`",
     ),
-    Rule(
+    VerdictRule(
         "code 455",
         lambda r: r.has_code(455),
         Verdict.MAINTENANCE,
         "one probe a minute for the whole client, within `maintenance_timeout`; then `MaintenanceError`",
     ),
-    Rule(
+    VerdictRule(
         "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the text of 402",
         lambda r: r.has_code(401, 402, 433) or r.has_bare_status(401, 402) or _lacks_credits(r),
         Verdict.ACCOUNT,
         "the queue pauses, and every waiter of an unsent job gets the error; a later `submit()` is the probe",
     ),
-    Rule(
+    VerdictRule(
         "code 500 whose text names a fault of the parameters or the content; any code whose text says paused",
         lambda r: _names_fault(r) or _is_paused(r),
         Verdict.REJECTED,
         "`InvalidRequestError` or `ModelPausedError`, not retried",
     ),
-    Rule(
+    VerdictRule(
         "code 500 or 501, anything else",
         lambda r: r.has_code(500, 501),
         Verdict.AMBIGUOUS,
         "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServerError`, REJECTED",
     ),
-    Rule(
+    VerdictRule(
         "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 400, 403, 404, 413 or 422",
         lambda r: r.has_code(*_REFUSED_CODES) or r.has_bare_status(*_REFUSED_STATUSES),
         Verdict.REJECTED,
         "the error of that code",
     ),
-    Rule(
+    VerdictRule(
         "all else: timeout, reset, bare 5xx, HTML, broken JSON, `data: null`, an unknown code, the process killed",
         lambda _: True,
         Verdict.IN_DOUBT,
