@@ -1,4 +1,4 @@
-"""One of several processes that share a journal and a list of jobs, in real time."""
+"""The program of several processes that share a journal and a list of jobs, in real time."""
 
 from __future__ import annotations
 
@@ -13,94 +13,100 @@ import attrs
 from kie_async import KieClient, Limits, Wan22TurboImageToVideo
 from kie_async._io.journals.sqlite import SqliteStore
 from tests.helpers import JournalClient
-from tests.real_time.crash.journals import PerilousJournal
-from tests.real_time.crash.perils import Diary, Perils, Point, read_diary
-from tests.real_time.crash.programs import KEY, complain, prompt, wait_for
+from tests.real_time.crash.journals import InstrumentedJournal
+from tests.real_time.crash.kill_points import EventLog, KillPoint, KillPoints, read_log
+from tests.real_time.crash.programs import KEY, log_errors, prompt, wait_for
 
-__all__ = ["EACH", "JOBS", "MEMBERS", "SHARED", "Share", "member"]
+__all__ = ["EACH", "JOBS", "MEMBERS", "SHARED", "MemberOptions", "run_member"]
 
 MEMBERS = 4
-#: The jobs of all.
+#: The number of all jobs.
 JOBS = 400
-#: How many jobs each submits: its hundred, and the first of the next one's.
+#: The number of jobs of each member, and the number of the next member's jobs that it submits too.
 EACH, SHARED = JOBS // MEMBERS, 10
-#: For how many jobs of the next one each waits by their ids.
-ATTACHED = 5
+#: The number of jobs of the next member for which each waits by id.
+WAITED_BY_ID = 5
 
 
 @attrs.frozen(kw_only=True)
-class Share:
+class MemberOptions:
     """
-    What a member is told when it is started.
+    The options of a member.
 
     Attributes:
-        url: The service.
+        url: The URL of the service.
 
-        folder: Where the journal and all diaries are.
+        folder: The folder of the journal and of all logs.
 
-        number: Which member it is, from 0.
+        number: The number of the member, from 0.
 
-        kill_at: Where it is killed, or None.
+        kill_at: The point at which it is killed, or None.
 
-        recovers: Whether it recovers, as soon as there is a file of the name ``recover``.
+        recovers: True if it recovers as soon as a file called ``recover`` exists.
     """
 
     url: str
     folder: Path
     number: int
-    kill_at: Point | None = None
+    kill_at: KillPoint | None = None
     recovers: bool = False
 
-    def diary(self, number: int) -> Path:
-        """The diary of a member."""
+    def log_path(self, number: int) -> Path:
+        """Return the log file of a member."""
         return self.folder / f"member-{number % MEMBERS}"
 
 
-def member(share: Share) -> None:
-    """Submit a share of the jobs and wait for them, and for a few jobs of the next member."""
-    diary = Diary(share.diary(share.number))
-    complain(diary)
-    asyncio.run(_main(share, diary))
-    diary.write(told="done")
+def run_member(options: MemberOptions) -> None:
+    """Submit some of the jobs and wait for them, and for a few jobs of the next member."""
+    log = EventLog(options.log_path(options.number))
+    log_errors(log)
+    asyncio.run(_main(options, log))
+    log.write(event="done")
 
 
-async def _main(share: Share, diary: Diary) -> None:
-    journal = PerilousJournal(SqliteStore(share.folder / "kie.db"), Perils(share.kill_at, signal.SIGKILL, diary))
+async def _main(options: MemberOptions, log: EventLog) -> None:
+    journal = InstrumentedJournal(
+        SqliteStore(options.folder / "kie.db"), KillPoints(options.kill_at, signal.SIGKILL, log)
+    )
     limits = Limits(creates=200 // MEMBERS, window=1.0, polls_per_second=100.0)
     async with (
-        JournalClient(KEY, base_url=share.url, limits=limits, journal=journal) as kie,
+        JournalClient(KEY, base_url=options.url, limits=limits, journal=journal) as kie,
         anyio.create_task_group() as group,
     ):
-        for number in range(share.number * EACH, (share.number + 1) * EACH + SHARED):
-            group.start_soon(_submit, kie, number % JOBS, diary)
-        group.start_soon(_attach, share, kie, diary)
-        if share.recovers:
-            group.start_soon(_recover, share, kie, diary)
+        for number in range(options.number * EACH, (options.number + 1) * EACH + SHARED):
+            group.start_soon(_submit, kie, number % JOBS, log)
+        group.start_soon(_wait_by_id, options, kie, log)
+        if options.recovers:
+            group.start_soon(_recover, options, kie, log)
 
 
-async def _submit(kie: KieClient, number: int, diary: Diary) -> None:
+async def _submit(kie: KieClient, number: int, log: EventLog) -> None:
     request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt=prompt(number))
     job = await kie.submit(request, key=f"shot-{number}", wait=False)
-    diary.write(told="journaled", job=job.id)
-    await wait_for(job, diary, shot=number)
+    log.write(event="journaled", job=job.id)
+    await wait_for(job, log, shot=number)
 
 
-async def _attach(share: Share, kie: KieClient, diary: Diary) -> None:
+async def _wait_by_id(options: MemberOptions, kie: KieClient, log: EventLog) -> None:
     ids: list[str] = []
-    while len(ids) < ATTACHED:
+    while len(ids) < WAITED_BY_ID:
         await anyio.sleep(0.05)
-        ids = [str(entry["job"]) for entry in read_diary(share.diary(share.number + 1)) if entry["told"] == "journaled"]
+        ids = [
+            str(entry["job"])
+            for entry in read_log(options.log_path(options.number + 1))
+            if entry["event"] == "journaled"
+        ]
     async with anyio.create_task_group() as group:
-        for job_id in ids[:ATTACHED]:
-            group.start_soon(wait_for, kie.job(job_id), diary)
+        for job_id in ids[:WAITED_BY_ID]:
+            group.start_soon(wait_for, kie.job(job_id), log)
 
 
-async def _recover(share: Share, kie: KieClient, diary: Diary) -> None:
-    while not await anyio.Path(share.folder / "recover").exists():
+async def _recover(options: MemberOptions, kie: KieClient, log: EventLog) -> None:
+    while not await anyio.Path(options.folder / "recover").exists():
         await anyio.sleep(0.05)
     began_at = time.monotonic()
     jobs = await kie.recover()
-    diary.write(told="recovered", jobs=[job.id for job in jobs], seconds=time.monotonic() - began_at)
+    log.write(event="recovered", jobs=[job.id for job in jobs], seconds=time.monotonic() - began_at)
     async with anyio.create_task_group() as group:
         for job in jobs:
-            group.start_soon(wait_for, job, diary)
+            group.start_soon(wait_for, job, log)

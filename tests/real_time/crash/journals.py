@@ -1,4 +1,4 @@
-"""Journals around a journal: one whose every write is a point, and three with a bug each."""
+"""Wrappers of a journal: one with a kill point at each write, and three with a bug each."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import attrs
 from kie_async._core.lifecycle import OPEN, Intent
 from kie_async._io.journals.journal import Changes, Journal
 from kie_async.states import JobState
-from tests.real_time.crash.perils import Perils
+from tests.real_time.crash.kill_points import KillPoints
 
-__all__ = ["PLANTS", "PerilousJournal"]
+__all__ = ["BUGS", "InstrumentedJournal"]
 
 
-class _Around:
+class _JournalProxy:
     """
-    Passes everything on.
+    A journal that forwards every call.
 
     Args:
-        inner: The journal that does the work.
+        inner: The real journal.
     """
 
     def __init__(self, inner: Journal) -> None:
@@ -103,52 +103,52 @@ class _Around:
         return await self.inner.change_counter()
 
 
-class PerilousJournal(_Around):
+class InstrumentedJournal(_JournalProxy):
     """
-    A journal before and after each of whose writes is a point.
+    A journal with kill points before and after each write.
 
     Args:
-        inner: The journal that writes.
+        inner: The real journal.
 
-        perils: Where the points are counted.
+        kill_points: The kill points.
     """
 
-    def __init__(self, inner: Journal, perils: Perils) -> None:
+    def __init__(self, inner: Journal, kill_points: KillPoints) -> None:
         super().__init__(inner)
-        self._perils = perils
+        self._kill_points = kill_points
 
     async def add(self, intent: Intent) -> Intent:
-        self._perils.reach("journal: before it is added")
+        self._kill_points.pass_point("journal: before it is added")
         row = await self.inner.add(intent)
-        self._perils.reach("journal: after it is added")
+        self._kill_points.pass_point("journal: after it is added")
         return row
 
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
     ) -> Intent | None:
-        self._perils.reach(f"journal: before {state}")
+        self._kill_points.pass_point(f"journal: before {state}")
         row = await self.inner.transition(seen, state, at=at, **changes)
-        self._perils.reach(f"journal: after {state}")
+        self._kill_points.pass_point(f"journal: after {state}")
         return row
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        self._perils.reach("journal: before it is noted")
+        self._kill_points.pass_point("journal: before it is noted")
         row = await self.inner.update_fields(job_id, at=at, **changes)
-        self._perils.reach("journal: after it is noted")
+        self._kill_points.pass_point("journal: after it is noted")
         return row
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        self._perils.reach("journal: before they are claimed")
+        self._kill_points.pass_point("journal: before they are claimed")
         rows = await self.inner.claim(job_ids)
-        self._perils.reach("journal: after they are claimed")
+        self._kill_points.pass_point("journal: after they are claimed")
         return rows
 
 
 # -- bugs -------------------------------------------------------------------------------------------------------------
 
 
-class _WritesAfterTheAnswer(_Around):
-    """Journal after the answer: SENDING is written with what follows it, instead of before the first byte."""
+class _JournalsAfterResponse(_JournalProxy):
+    """A bug: SENDING is written together with the next move instead of before the first byte."""
 
     def __init__(self, inner: Journal) -> None:
         super().__init__(inner)
@@ -170,8 +170,8 @@ class _WritesAfterTheAnswer(_Around):
         return await self.inner.transition(seen, state, at=at, **changes)
 
 
-class _TakesSendingForIntent(_Around):
-    """SENDING taken for INTENT at recovery: what was being sent is sent again."""
+class _ResendsSending(_JournalProxy):
+    """A bug: recovery treats SENDING as INTENT, so that the request is sent again."""
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         rows = []
@@ -184,16 +184,16 @@ class _TakesSendingForIntent(_Around):
         return rows
 
 
-class _TakesWithoutLooking(_Around):
+class _ClaimsWithoutChecking(_JournalProxy):
     """
-    What looks for dead owners and takes over in two steps, so that two who recover at once take the same rows.
+    A claim in two steps, so that two processes that recover at the same time claim the same rows.
 
-    No bug by itself: it is what the compare-and-set of each move is there for.
+    The compare-and-set of each move prevents damage, so this alone is not a bug.
     """
 
     async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
         found = [row for row in await self.inner.rows(OPEN) if job_ids is None or row.id in job_ids]
-        # The other one looks, too, before either takes.
+        # The other process looks, too, before either claims.
         await anyio.sleep(1.0)
         await self.inner.claim(job_ids)
         return found
@@ -202,8 +202,8 @@ class _TakesWithoutLooking(_Around):
         return True
 
 
-class _OverwritesWhatIsThere(_TakesWithoutLooking):
-    """No compare-and-set: a move overwrites whatever is there."""
+class _MovesWithoutComparing(_ClaimsWithoutChecking):
+    """A bug: a move overwrites any state, without compare-and-set."""
 
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
@@ -213,10 +213,10 @@ class _OverwritesWhatIsThere(_TakesWithoutLooking):
         return await self.inner.update_fields(seen.id, at=at, **overwritten)
 
 
-#: Bugs by name, and the hurried recovery without a bug.
-PLANTS: Mapping[str, Callable[[Journal], Journal]] = {
-    "takes-without-looking": _TakesWithoutLooking,
-    "journal-after-the-answer": _WritesAfterTheAnswer,
-    "sending-taken-for-intent": _TakesSendingForIntent,
-    "no-compare-and-set": _OverwritesWhatIsThere,
+#: The bugs by name, and the claim in two steps.
+BUGS: Mapping[str, Callable[[Journal], Journal]] = {
+    "claim-without-check": _ClaimsWithoutChecking,
+    "journal-after-response": _JournalsAfterResponse,
+    "resend-sending": _ResendsSending,
+    "no-compare-and-set": _MovesWithoutComparing,
 }

@@ -1,4 +1,4 @@
-"""Starts programs in processes of their own, forked from one that has imported everything and opened nothing."""
+"""Starts programs in new processes, forked from one that has imported everything and opened nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["run", "start", "wait"]
 
 Ts = TypeVarTuple("Ts")
 
-#: A process that takes longer than this, in seconds, hangs: its waits should have ended long before.
-PATIENCE = 60.0
+#: The timeout of a process, in seconds; a longer run is a hang.
+TIMEOUT = 60.0
 
 _SERVER = multiprocessing.get_context("forkserver")
 
 
 def start(program: Callable[[*Ts], None], *args: *Ts) -> ForkServerProcess:
     """Start *program* in a new process."""
-    # What is imported once need not be imported a thousand times; takes effect with the first start.
+    # The fork server imports the program once for all processes; only the first call has an effect.
     _SERVER.set_forkserver_preload([program.__module__])
     process = _SERVER.Process(target=program, args=args)
     process.start()
@@ -33,9 +33,9 @@ async def wait(process: ForkServerProcess) -> int | None:
     Wait until a process has ended.
 
     Returns:
-        Its exit code, ``-signal`` where a signal has killed it; None if it hung, and was killed for that.
+        Its exit code, ``-signal`` if a signal has killed it; None if it hung and was killed.
     """
-    with anyio.move_on_after(PATIENCE):
+    with anyio.move_on_after(TIMEOUT):
         await anyio.wait_readable(process.sentinel)
     code = process.exitcode
     if code is None:

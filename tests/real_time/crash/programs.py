@@ -1,4 +1,4 @@
-"""What runs in the processes that are killed, and in those that come after them."""
+"""The programs of the processes that are killed, and of the processes that replace them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import anyio
 import anyio._backends._asyncio
 import attrs
 
-# Else these two, and anyio's backend above, would be imported on first use, in each process anew.
+# Imported here, with anyio's backend above, since each process would import them again on first use.
 from kie_async import (
     JSON,
     Job,
@@ -28,176 +28,189 @@ from kie_async import (
 )
 from kie_async._io.journals.sqlite import SqliteStore
 from tests.helpers import JournalClient
-from tests.real_time.crash.hurry import HurriedLoop
-from tests.real_time.crash.journals import PLANTS, PerilousJournal
-from tests.real_time.crash.perilous_wire import PerilousSessions
-from tests.real_time.crash.perils import Diary, Perils, Point
+from tests.real_time.crash.accelerated_loop import AcceleratedLoop
+from tests.real_time.crash.instrumented_wire import InstrumentedSessions
+from tests.real_time.crash.journals import BUGS, InstrumentedJournal
+from tests.real_time.crash.kill_points import EventLog, KillPoint, KillPoints
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kie_async._io.journals.journal import Journal
 
-__all__ = ["KEY", "SHOTS", "WITH_IMAGE", "Orders", "complain", "first", "prompt", "second", "wait_for"]
+__all__ = [
+    "KEY",
+    "SHOTS",
+    "SHOTS_WITH_IMAGE",
+    "ProgramOptions",
+    "log_errors",
+    "prompt",
+    "recover_all",
+    "submit_all",
+    "wait_for",
+]
 
 KEY = "any-key-is-good"
-#: The jobs of a run.
+#: The number of jobs of a run.
 SHOTS = 20
-#: How many of them have an image of their own.
-WITH_IMAGE = 2
+#: The number of jobs that upload an image.
+SHOTS_WITH_IMAGE = 2
 
 
 @attrs.frozen(kw_only=True)
-class Orders:
+class ProgramOptions:
     """
-    What a process is told when it is started.
+    The options of a process.
 
     Attributes:
-        url: The service.
+        url: The URL of the service.
 
-        journal: The journal's file.
+        journal: The file of the journal.
 
-        diary: Where it writes what it is told.
+        log: The file of its event log.
 
-        images: The folder with the images that have to be uploaded.
+        images: The folder with the images to upload.
 
-        kill_at: Where a signal strikes it, or None.
+        kill_at: The point at which it is killed, or None.
 
-        by: The signal.
+        by: The signal that kills it.
 
-        plant: The bug that its journal has, or None.
+        bug: The name of its journal's bug, or None.
 
-        retry: How long it waits for what.
+        retry: The client's retry policy.
 
-        speed: See ``HurriedLoop``.
+        speed: See ``AcceleratedLoop``.
 
-        epoch: See ``HurriedLoop``.
+        epoch: See ``AcceleratedLoop``.
     """
 
     url: str
     journal: Path
-    diary: Path
+    log: Path
     images: Path
-    kill_at: Point | None = None
+    kill_at: KillPoint | None = None
     by: signal.Signals = signal.SIGKILL
-    plant: str | None = None
+    bug: str | None = None
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
     speed: float = 20.0
     epoch: float = attrs.field(factory=time.time)
 
 
 def prompt(number: int) -> str:
-    """The prompt of a shot, by which its task is found at the service."""
+    """Return the prompt of a shot, which identifies its task at the service."""
     return f"The cat turns its head, take {number}."
 
 
-def shot(orders: Orders, number: int) -> Request:
-    """A request; the first of a run have an image that must be uploaded first."""
-    image = orders.images / f"{number}.png" if number < WITH_IMAGE else "https://example.com/cat.png"
+def make_shot(options: ProgramOptions, number: int) -> Request:
+    """Return the request of a shot; the first shots upload an image."""
+    image = options.images / f"{number}.png" if number < SHOTS_WITH_IMAGE else "https://example.com/cat.png"
     return Wan22TurboImageToVideo(image=image, prompt=prompt(number))
 
 
 def key(number: int) -> str | None:
-    """The key of a shot; every other shot has one."""
+    """Return the key of a shot, or None: every other shot has a key."""
     return None if number % 2 else f"shot-{number}"
 
 
-def first(orders: Orders) -> None:
-    """Submit all shots at once and wait for them; one process of those that are killed."""
-    _run(orders, _shoot_all)
+def submit_all(options: ProgramOptions) -> None:
+    """Submit all shots at once and wait for them."""
+    _run(options, _submit_shots)
 
 
-def second(orders: Orders) -> None:
-    """Recover and wait for what is unfinished, and at once start the script again: the same keys, the same requests."""
-    _run(orders, _recover)
+def recover_all(options: ProgramOptions) -> None:
+    """Recover and wait for the unfinished jobs, and submit all keys again, as a restarted script does."""
+    _run(options, _recover_and_submit)
 
 
-class _Complaints(logging.Handler):
-    """Writes what the client logs as an error into the diary; nothing is to be."""
+class _ErrorHandler(logging.Handler):
+    """A handler that writes errors of the client into the event log; a correct client logs none."""
 
-    def __init__(self, diary: Diary) -> None:
+    def __init__(self, log: EventLog) -> None:
         super().__init__(logging.ERROR)
-        self._diary = diary
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._diary.write(told="log", message=self.format(record))
+        self._log.write(event="log", message=self.format(record))
 
 
-def complain(diary: Diary) -> None:
-    """Let what the client logs as an error go into the diary, and the rest nowhere."""
-    log = logging.getLogger("kie_async")
-    log.addHandler(_Complaints(diary))
-    log.propagate = False
+def log_errors(log: EventLog) -> None:
+    """Write errors that the client logs into the event log, and drop its other messages."""
+    logger = logging.getLogger("kie_async")
+    logger.addHandler(_ErrorHandler(log))
+    logger.propagate = False
 
 
-def _run(orders: Orders, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]) -> None:
-    diary = Diary(orders.diary)
-    perils = Perils(orders.kill_at, orders.by, diary)
-    complain(diary)
-    with asyncio.Runner(loop_factory=partial(HurriedLoop, orders.speed, orders.epoch)) as runner:
+def _run(options: ProgramOptions, program: Callable[[ProgramOptions, KieClient, EventLog], Awaitable[None]]) -> None:
+    log = EventLog(options.log)
+    kill_points = KillPoints(options.kill_at, options.by, log)
+    log_errors(log)
+    with asyncio.Runner(loop_factory=partial(AcceleratedLoop, options.speed, options.epoch)) as runner:
         try:
-            runner.run(_with_client(orders, perils, diary, program))
+            runner.run(_with_client(options, kill_points, log, program))
         except (asyncio.CancelledError, KeyboardInterrupt) as error:
-            diary.write(told="left", by=type(error).__name__, at=time.monotonic())
+            log.write(event="left", by=type(error).__name__, at=time.monotonic())
         else:
-            diary.write(told="done", trail=[str(point) for point in perils.trail])
+            log.write(event="done", passed=[str(point) for point in kill_points.passed])
 
 
 async def _with_client(
-    orders: Orders, perils: Perils, diary: Diary, program: Callable[[Orders, KieClient, Diary], Awaitable[None]]
+    options: ProgramOptions,
+    kill_points: KillPoints,
+    log: EventLog,
+    program: Callable[[ProgramOptions, KieClient, EventLog], Awaitable[None]],
 ) -> None:
-    journal: Journal = SqliteStore(orders.journal)
-    if orders.plant is not None:
-        journal = PLANTS[orders.plant](journal)
+    journal: Journal = SqliteStore(options.journal)
+    if options.bug is not None:
+        journal = BUGS[options.bug](journal)
     limits = Limits(creates=2 * SHOTS, window=1.0, polls_per_second=100.0)
     async with JournalClient(
         KEY,
-        base_url=orders.url,
+        base_url=options.url,
         limits=limits,
-        retry=orders.retry,
-        journal=PerilousJournal(journal, perils),
-        session_factory=PerilousSessions(perils),
+        retry=options.retry,
+        journal=InstrumentedJournal(journal, kill_points),
+        session_factory=InstrumentedSessions(kill_points),
     ) as kie:
-        if orders.by is signal.SIGTERM:
+        if options.by is signal.SIGTERM:
             kie.drain_on_sigterm()
-        await program(orders, kie, diary)
+        await program(options, kie, log)
 
 
-async def _shoot_all(orders: Orders, kie: KieClient, diary: Diary) -> None:
+async def _submit_shots(options: ProgramOptions, kie: KieClient, log: EventLog) -> None:
     async with anyio.create_task_group() as group:
         for number in range(SHOTS):
-            group.start_soon(_shoot, orders, kie, diary, number)
+            group.start_soon(_submit_shot, options, kie, log, number)
 
 
-async def _shoot(orders: Orders, kie: KieClient, diary: Diary, number: int) -> None:
+async def _submit_shot(options: ProgramOptions, kie: KieClient, log: EventLog, number: int) -> None:
     try:
-        # Half of the callers wait for the taskId, half of them only until the job is in the journal.
-        job = await kie.submit(shot(orders, number), key=key(number), wait=number % 4 < 2)
+        # Half of the callers wait for the task id, the others only for the journal.
+        job = await kie.submit(make_shot(options, number), key=key(number), wait=number % 4 < 2)
     except SubmitInDoubtError as error:
-        diary.write(told=type(error).__name__, shot=number, job=error.job_id)
+        log.write(event=type(error).__name__, shot=number, job=error.job_id)
     except KieError as error:
-        diary.write(told=type(error).__name__, shot=number, job=error.job_id, message=str(error))
+        log.write(event=type(error).__name__, shot=number, job=error.job_id, message=str(error))
     else:
-        diary.write(told="journaled", shot=number, job=job.id, task=job.task_id)
-        await wait_for(job, diary, shot=number)
+        log.write(event="journaled", shot=number, job=job.id, task=job.task_id)
+        await wait_for(job, log, shot=number)
 
 
-async def wait_for(job: Job, diary: Diary, **about: JSON) -> None:
-    """Wait for a job, and write down what was told."""
+async def wait_for(job: Job, log: EventLog, **about: JSON) -> None:
+    """Wait for a job and log the outcome."""
     try:
         video = await job
     except KieError as error:
-        diary.write(told=type(error).__name__, job=job.id, task=error.task_id, message=str(error), **about)
+        log.write(event=type(error).__name__, job=job.id, task=error.task_id, message=str(error), **about)
     else:
-        diary.write(told="Generation", job=job.id, task=video.task_id, **about)
+        log.write(event="Generation", job=job.id, task=video.task_id, **about)
 
 
-async def _recover(orders: Orders, kie: KieClient, diary: Diary) -> None:
+async def _recover_and_submit(options: ProgramOptions, kie: KieClient, log: EventLog) -> None:
     async with anyio.create_task_group() as group:
         for number in range(SHOTS):
             if key(number) is not None:
-                group.start_soon(_shoot, orders, kie, diary, number)
+                group.start_soon(_submit_shot, options, kie, log, number)
         jobs = await kie.recover()
-        diary.write(told="recovered", jobs=[job.id for job in jobs])
+        log.write(event="recovered", jobs=[job.id for job in jobs])
         for job in jobs:
-            group.start_soon(wait_for, job, diary)
+            group.start_soon(wait_for, job, log)

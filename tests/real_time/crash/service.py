@@ -1,4 +1,4 @@
-"""The service that the processes use: it refuses a shot here and loses an answer there, as the real one does."""
+"""The service that the processes use; it refuses some shots and loses some responses."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from kie_async.testing.faults import Call
     from kie_async.testing.task_api import Duration
 
-__all__ = ["of_shot", "service"]
+__all__ = ["is_shot", "service"]
 
 _seeds = count(1)
 
 
 def _mixed(_model: str, rng: Random) -> float:
-    """Some tasks have ended at the first look, some have not."""
+    """Draw a duration: some tasks have ended at the first poll, others have not."""
     return rng.choice((0.0, 0.2))
 
 
 @asynccontextmanager
 async def service(*faults: Fault, duration: Duration = _mixed) -> AsyncIterator[FakeKie]:
     """
-    A service that is never too busy.
+    Run a service without a rate limit.
 
     Args:
-        *faults: What goes wrong; a few things do in any case.
+        *faults: More faults besides the usual ones.
 
         duration: See ``FakeKie``.
     """
     usual = (
-        Fault("create", "code", code=429, when=of_shot(3), times=1),
-        Fault("create", "code", code=500, when=of_shot(5), times=1),
-        Fault("create", "reset", after=True, when=of_shot(7), times=1),
-        Fault("create", "reset", after=True, when=of_shot(8), times=1),
-        Fault("create", "code", code=422, when=of_shot(10), times=1),
+        Fault("create", "code", code=429, when=is_shot(3), times=1),
+        Fault("create", "code", code=500, when=is_shot(5), times=1),
+        Fault("create", "reset", after=True, when=is_shot(7), times=1),
+        Fault("create", "reset", after=True, when=is_shot(8), times=1),
+        Fault("create", "code", code=422, when=is_shot(10), times=1),
     )
     async with FakeKie(
         seed=next(_seeds),
@@ -56,14 +56,14 @@ async def service(*faults: Fault, duration: Duration = _mixed) -> AsyncIterator[
         yield fake
 
 
-def of_shot(number: int) -> _Names:
-    """Whether a call is a create of a shot."""
-    return _Names(prompt(number).encode())
+def is_shot(number: int) -> _BodyContains:
+    """Return a predicate that is true for the create requests of a shot."""
+    return _BodyContains(prompt(number).encode())
 
 
 @attrs.frozen
-class _Names:
-    """Whether a call has a text in its body."""
+class _BodyContains:
+    """A predicate that is true for calls with a text in their body."""
 
     text: bytes
 

@@ -1,4 +1,4 @@
-"""The sweep: kills a process at each point of its run, starts others in its place, and sees what became of its jobs."""
+"""The kill sweep: kills a process at each point of its run, starts others in its place, and audits the jobs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import anyio
 import attrs
 
 from tests.real_time.crash import programs
-from tests.real_time.crash.ledger import Audit, audit, read_rows
-from tests.real_time.crash.perils import Point, read_diary
+from tests.real_time.crash.audit import Audit, audit, read_rows
+from tests.real_time.crash.kill_points import KillPoint, read_log
 from tests.real_time.crash.processes import run, start, wait
-from tests.real_time.crash.programs import Orders
+from tests.real_time.crash.programs import ProgramOptions
 from tests.real_time.crash.service import service
 from tests.requests.samples import png
 
@@ -26,177 +26,177 @@ if TYPE_CHECKING:
     from kie_async import JSON
     from kie_async.testing import FakeKie
 
-__all__ = ["Finding", "Sweep", "shuffled"]
+__all__ = ["KillResult", "Sweep", "shuffled"]
 
-#: How many points are tried at once: each waits for half of its time.
-LANES = 3
+#: The number of points that are tried at the same time; each run waits half of its time.
+CONCURRENCY = 3
 
 
 @attrs.frozen(kw_only=True)
-class Finding:
+class KillResult:
     """
-    What has become of one run.
+    The result of one run.
 
     Attributes:
-        points: Where the signal was to strike.
+        points: The points of the signals.
 
-        struck: Whether it did; else a process had ended without coming there.
+        signaled: True if every signal was sent; False if a process ended without reaching its point.
 
-        audit: What is wrong.
+        audit: The errors.
     """
 
-    points: tuple[Point, ...]
-    struck: bool
+    points: tuple[KillPoint, ...]
+    signaled: bool
     audit: Audit
 
     def __str__(self) -> str:
-        return f"{', '.join(map(str, self.points))}: {'; '.join(self.audit.findings) or 'all is well'}"
+        return f"{', '.join(map(str, self.points))}: {'; '.join(self.audit.findings) or 'no errors'}"
 
 
 class Sweep:
     """
-    Tries points, each with a journal and a service of its own.
+    A sweep over points, each with its own journal and service.
 
     Args:
-        folder: Where the files go.
+        folder: The folder of all files.
 
-        plant: The bug that all journals have, or None.
+        bug: The name of the journals' bug, or None.
 
-        restarts: How many processes start at once after each kill.
+        restarts: The number of processes that start at the same time after each kill.
 
-        by: The signal. One that can be handled gives the process some seconds to drain, and they are hurried less.
+        by: The signal. A signal that can be handled leaves some seconds for the drain, so the clock is slower then.
 
     Attributes:
-        findings: What has become of each run.
+        findings: The result of each run.
 
-        seconds: How long they took, in all.
+        seconds: The total time of the runs.
     """
 
     def __init__(
-        self, folder: Path, *, plant: str | None = None, restarts: int = 1, by: signal.Signals = signal.SIGKILL
+        self, folder: Path, *, bug: str | None = None, restarts: int = 1, by: signal.Signals = signal.SIGKILL
     ) -> None:
-        self.findings: list[Finding] = []
+        self.findings: list[KillResult] = []
         self.seconds = 0.0
         self._folder = folder
-        self._plant = plant
+        self._bug = bug
         self._restarts = restarts
         self._by = by
         self._runs = count()
         self._images = folder / "images"
         self._images.mkdir(parents=True)
-        for number in range(programs.WITH_IMAGE):
+        for number in range(programs.SHOTS_WITH_IMAGE):
             (self._images / f"{number}.png").write_bytes(png(padding=number))
 
     @property
-    def struck(self) -> int:
-        """In how many runs the signal has struck."""
-        return sum(finding.struck for finding in self.findings)
+    def signaled(self) -> int:
+        """The number of runs in which every signal was sent."""
+        return sum(finding.signaled for finding in self.findings)
 
     @property
     def wrong(self) -> list[str]:
-        """The runs after which something was wrong."""
+        """The results of the runs with errors."""
         return [str(finding) for finding in self.findings if finding.audit.findings]
 
-    async def points(self) -> list[Point]:
-        """The points of a run that nobody disturbs, in the order in which it passes them."""
+    async def points(self) -> list[KillPoint]:
+        """Return the points of an uninterrupted run in their order."""
         async with service() as fake:
-            orders = self.orders(fake)
-            code = await run(programs.first, orders)
-            told = read_diary(orders.diary)
-            wrong = audit(fake.truth, orders.journal, told).findings
+            options = self.first_options(fake)
+            code = await run(programs.submit_all, options)
+            events = read_log(options.log)
+            wrong = audit(fake.truth, options.journal, events).findings
         if code != 0 or wrong:
-            msg = f"a run that nobody disturbs ends with {code}: {wrong}"
+            msg = f"An uninterrupted run ended with {code}: {wrong}"
             raise RuntimeError(msg)
-        return [Point.read(point) for point in _list(told[-1]["trail"])]
+        return [KillPoint.parse(point) for point in _list(events[-1]["passed"])]
 
-    async def run(self, points: Iterable[Point], *, stop_at_first: bool = False) -> None:
+    async def run(self, points: Iterable[KillPoint], *, stop_at_first: bool = False) -> None:
         """
-        Try *points*, several at once.
+        Try *points*, several at the same time.
 
         Args:
-            points: Where to kill.
+            points: The points of the kills.
 
-            stop_at_first: Whether to stop as soon as something is wrong.
+            stop_at_first: True to stop at the first error.
         """
-        began_at, ahead = time.monotonic(), iter(points)
+        began_at, remaining = time.monotonic(), iter(points)
 
-        async def lane() -> None:
-            for point in ahead:
+        async def worker() -> None:
+            for point in remaining:
                 self.findings.append(await self.kill_at(point))
                 if stop_at_first and self.wrong:
                     return
 
         async with anyio.create_task_group() as group:
-            for _ in range(LANES):
-                group.start_soon(lane)
+            for _ in range(CONCURRENCY):
+                group.start_soon(worker)
         self.seconds += time.monotonic() - began_at
 
-    async def kill_at(self, *points: Point) -> Finding:
+    async def kill_at(self, *points: KillPoint) -> KillResult:
         """
-        Kill a run at a point, start again, and look.
+        Kill a run at a point, start another process, and audit the result.
 
         Args:
-            *points: Where; each further one is where the process dies that was started after the one before.
+            *points: The point; each further point kills the process that was started after the previous kill.
         """
         async with service() as fake:
-            orders = [self.orders(fake, kill_at=points[0])]
-            codes = [await run(programs.first, orders[0])]
+            options = [self.first_options(fake, kill_at=points[0])]
+            codes = [await run(programs.submit_all, options[0])]
             for number, point in enumerate(points[1:]):
-                orders.append(self.again(orders[0], f"killed-{number}", kill_at=point))
-                codes.append(await run(programs.second, orders[-1]))
-            left = self._left_in_sending(orders[-1])
-            last = [self.again(orders[0], f"last-{number}") for number in range(self._restarts)]
-            ended = [await wait(process) for process in [start(programs.second, one) for one in last]]
-            diaries = [read_diary(one.diary) for one in (*orders, *last)]
-            found = audit(fake.truth, orders[0].journal, [entry for diary in diaries for entry in diary])
-        struck = [any(entry["told"] == "signal" for entry in diary) for diary in diaries[: len(points)]]
-        found.untrue.extend(f"a process ended with {code}" for code in codes if code not in (0, -signal.SIGKILL))
-        found.untrue.extend(f"a process that nobody disturbed ended with {code}" for code in ended if code != 0)
-        found.untrue.extend(f"{count} creates were cut off by {self._by.name}" for count in left)
-        for diary in diaries[len(points) :]:
-            found.untrue.extend(_unanswered(diary))
-        return Finding(points=points, struck=all(struck), audit=found)
+                options.append(self.next_options(options[0], f"killed-{number}", kill_at=point))
+                codes.append(await run(programs.recover_all, options[-1]))
+            left = self._left_in_sending(options[-1])
+            last = [self.next_options(options[0], f"last-{number}") for number in range(self._restarts)]
+            ended = [await wait(process) for process in [start(programs.recover_all, one) for one in last]]
+            logs = [read_log(one.log) for one in (*options, *last)]
+            found = audit(fake.truth, options[0].journal, [entry for log in logs for entry in log])
+        signaled = [any(entry["event"] == "signal" for entry in log) for log in logs[: len(points)]]
+        found.inconsistent.extend(f"a process ended with {code}" for code in codes if code not in (0, -signal.SIGKILL))
+        found.inconsistent.extend(f"an uninterrupted process ended with {code}" for code in ended if code != 0)
+        found.inconsistent.extend(f"{count} creates were interrupted by {self._by.name}" for count in left)
+        for log in logs[len(points) :]:
+            found.inconsistent.extend(_without_outcome(log))
+        return KillResult(points=points, signaled=all(signaled), audit=found)
 
-    def _left_in_sending(self, orders: Orders) -> list[int]:
-        """How many creates a process has left on the wire that had the time to drain; nothing where that is right."""
-        if self._by is signal.SIGKILL or not orders.journal.exists():
+    def _left_in_sending(self, options: ProgramOptions) -> list[int]:
+        """Return the number of rows that a drained process has left in SENDING, if that is an error."""
+        if self._by is signal.SIGKILL or not options.journal.exists():
             return []
-        states = Counter(row["state"] for row in read_rows(orders.journal).values())
+        states = Counter(row["state"] for row in read_rows(options.journal).values())
         return [states["sending"]] if states["sending"] else []
 
-    def orders(self, fake: FakeKie, kill_at: Point | None = None) -> Orders:
-        """The orders of a first process, in a folder of its own."""
+    def first_options(self, fake: FakeKie, kill_at: KillPoint | None = None) -> ProgramOptions:
+        """Return the options of a first process, in a new folder."""
         folder = self._folder / str(next(self._runs))
         folder.mkdir()
-        return Orders(
+        return ProgramOptions(
             url=fake.url,
             journal=folder / "kie.db",
-            diary=folder / "first",
+            log=folder / "submit",
             images=self._images,
             kill_at=kill_at,
             by=self._by,
             speed=20.0 if self._by is signal.SIGKILL else 8.0,
-            plant=self._plant,
+            bug=self._bug,
         )
 
-    def again(self, orders: Orders, name: str, kill_at: Point | None = None) -> Orders:
-        """The orders of a process that takes up what another one has left."""
-        return attrs.evolve(orders, kill_at=kill_at, diary=orders.diary.with_name(name))
+    def next_options(self, options: ProgramOptions, name: str, kill_at: KillPoint | None = None) -> ProgramOptions:
+        """Return the options of a process that continues after another one."""
+        return attrs.evolve(options, kill_at=kill_at, log=options.log.with_name(name))
 
 
-def shuffled(points: Sequence[Point], seed: int = 1) -> list[Point]:
-    """*points* in another order, so that all kinds come early."""
+def shuffled(points: Sequence[KillPoint], seed: int = 1) -> list[KillPoint]:
+    """Return *points* in a random order, so that all kinds come early."""
     mixed = list(points)
     Random(seed).shuffle(mixed)
     return mixed
 
 
-def _unanswered(told: Sequence[dict[str, JSON]]) -> Iterator[str]:
-    """The waiters of a process that were never told how it ended."""
-    answered = {entry["job"] for entry in told if entry["told"] not in ("recovered", "journaled") and "job" in entry}
-    for entry in told:
-        if entry["told"] == "recovered":
-            yield from (f"nobody has told who waits for {job}" for job in _list(entry["jobs"]) if job not in answered)
+def _without_outcome(events: Sequence[dict[str, JSON]]) -> Iterator[str]:
+    """Find recovered jobs of a process whose waiters received no outcome."""
+    answered = {entry["job"] for entry in events if entry["event"] not in ("recovered", "journaled") and "job" in entry}
+    for entry in events:
+        if entry["event"] == "recovered":
+            yield from (f"the wait for {job} has no outcome" for job in _list(entry["jobs"]) if job not in answered)
 
 
 def _list(value: JSON) -> list[JSON]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests import profile
-from tests.real_time.crash.ledger import read_rows
-from tests.real_time.crash.perils import Point
+from tests.real_time.crash.audit import read_rows
+from tests.real_time.crash.kill_points import KillPoint
 from tests.real_time.crash.sweep import Sweep, shuffled
 
-#: What a run must pass at least: each phase of a create and of the other requests, each write of the journal.
+#: The phases that a run must pass: each step of a create and of the other requests, each write of the journal.
 PHASES = {
     *(
         f"{session}: {phase}"
@@ -44,63 +44,63 @@ PHASES = {
 
 
 @pytest.fixture(scope="module")
-async def points(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
-    """The points of a run that nobody disturbs."""
+async def points(tmp_path_factory: pytest.TempPathFactory) -> list[KillPoint]:
+    """Provide the points of an uninterrupted run."""
     return await Sweep(tmp_path_factory.mktemp("whole") / "run").points()
 
 
-async def test_run_passes_each_phase_and_write(points: list[Point]) -> None:
-    """What is not passed is not tried."""
+async def test_run_passes_each_phase_and_write(points: list[KillPoint]) -> None:
+    """The sweep tries only points that a run passes."""
     assert PHASES <= {point.phase for point in points}
     assert len(points) >= 500
 
 
-@pytest.mark.parametrize("third", range(3))
-async def test_kill_neither_pays_twice_nor_loses_a_task(third: int, points: list[Point], tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(3))
+async def test_kill_neither_pays_twice_nor_loses_a_task(part: int, points: list[KillPoint], tmp_path: Path) -> None:
     """Every wait of the next process ends, and every charged task is known."""
-    sweep, sampled = Sweep(tmp_path / "sweep"), profile.sample(points, check=0.1)[third::3]
+    sweep, sampled = Sweep(tmp_path / "sweep"), profile.sample(points, check=0.1)[part::3]
     await sweep.run(sampled)
 
-    assert sweep.struck >= 0.75 * len(sampled)
+    assert sweep.signaled >= 0.75 * len(sampled)
     assert [] == sweep.wrong
 
 
-async def test_two_processes_may_replace_one(points: list[Point], tmp_path: Path) -> None:
-    """Each recovers, and submits all keys again: one owner for each job, and both are told the same."""
+async def test_two_processes_may_replace_one(points: list[KillPoint], tmp_path: Path) -> None:
+    """Both recover and submit all keys again; each job has one owner and one outcome."""
     sweep = Sweep(tmp_path / "sweep", restarts=2)
     await sweep.run(profile.sample(points, check=0.1))
 
     assert [] == sweep.wrong
 
 
-async def test_process_may_be_killed_repeatedly(points: list[Point], tmp_path: Path) -> None:
-    """Ten kills in a row, each while the process takes up what the one before has left."""
+async def test_process_may_be_killed_repeatedly(points: list[KillPoint], tmp_path: Path) -> None:
+    """Ten kills in a row, each while a process continues after the previous kill."""
     sweep = Sweep(tmp_path / "sweep")
     order = shuffled(points)
     for number in range(0, 40, 10):
         sweep.findings.append(await sweep.kill_at(*order[number : number + 10]))
 
     assert [] == sweep.wrong
-    # Attempts do not grow with the kills: one, another where the service asks for it, and where the disk was too slow.
+    # Attempts do not grow with the kills: one, and more where the service asks for it or the disk is slow.
     assert max(int(str(row["attempts"])) for row in read_rows(tmp_path / "sweep" / "0" / "kie.db").values()) <= 5
 
 
 @pytest.mark.parametrize(
-    ("plant", "restarts"),
-    [("journal-after-the-answer", 1), ("sending-taken-for-intent", 1), ("no-compare-and-set", 2)],
+    ("bug", "restarts"),
+    [("journal-after-response", 1), ("resend-sending", 1), ("no-compare-and-set", 2)],
 )
-async def test_sweep_finds_planted_bugs(plant: str, restarts: int, points: list[Point], tmp_path: Path) -> None:
-    """It stops at the first hit, and that comes early."""
-    sweep = Sweep(tmp_path / "sweep", plant=plant, restarts=restarts)
+async def test_sweep_finds_planted_bugs(bug: str, restarts: int, points: list[KillPoint], tmp_path: Path) -> None:
+    """It stops at the first error, which comes early."""
+    sweep = Sweep(tmp_path / "sweep", bug=bug, restarts=restarts)
     await sweep.run(shuffled(points), stop_at_first=True)
 
     assert any(finding.audit.paid_twice for finding in sweep.findings)
     assert len(sweep.findings) <= 50
 
 
-async def test_compare_and_set_prevents_double_payment(points: list[Point], tmp_path: Path) -> None:
-    """What the third planted bug does without: both take every row, and each row has one task all the same."""
-    sweep = Sweep(tmp_path / "sweep", plant="takes-without-looking", restarts=2)
+async def test_compare_and_set_prevents_double_payment(points: list[KillPoint], tmp_path: Path) -> None:
+    """Both processes claim every row, and each row still has one task."""
+    sweep = Sweep(tmp_path / "sweep", bug="claim-without-check", restarts=2)
     await sweep.run(shuffled(points)[:8])
 
     assert [] == [line for finding in sweep.findings for line in finding.audit.paid_twice + finding.audit.lost]
