@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from types import MappingProxyType
 
 from kie_async import KieError, errors
 
@@ -24,17 +23,15 @@ class ExitCode(IntEnum):
 
 
 #: The meaning of each code in one line, for the help and the documentation.
-EXIT_CODE_MEANINGS: Mapping[ExitCode, str] = MappingProxyType(
-    {
-        ExitCode.DONE: "done",
-        ExitCode.FAILED: "refused by the service, failed, or over budget: repeating the command does not help",
-        ExitCode.USAGE: "invalid options or input, no key, or no journal: nothing was sent",
-        ExitCode.IN_DOUBT: "a create request may have been paid: check kie.ai/logs before you repeat the command",
-        ExitCode.UNFINISHED: "the task exists, but its result is not here: resume with `kie-async wait TASKID`",
-        ExitCode.RETRY_LATER: "no response, or temporarily unavailable; nothing was paid: repeat the command later",
-        ExitCode.INTERRUPTED: "interrupted; the last message says how to resume",
-    }
-)
+EXIT_CODE_MEANINGS: Mapping[ExitCode, str] = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "refused by the service, failed, or over budget: repeating the command does not help",
+    ExitCode.USAGE: "invalid options or input, no key, or no journal: nothing was sent",
+    ExitCode.IN_DOUBT: "a create request may have been paid: check kie.ai/logs before you repeat the command",
+    ExitCode.UNFINISHED: "the task exists, but its result is not here: resume with `kie-async wait TASKID`",
+    ExitCode.RETRY_LATER: "no response, or temporarily unavailable; nothing was paid: repeat the command later",
+    ExitCode.INTERRUPTED: "interrupted; the last message says how to resume",
+}
 
 
 def exit_code_of(error: KieError) -> ExitCode:
@@ -73,10 +70,7 @@ def exit_code_of(error: KieError) -> ExitCode:
 
 
 #: The order in which codes stand for a command whose jobs end differently.
-_WORST_FIRST = (
-    *(ExitCode.INTERRUPTED, ExitCode.IN_DOUBT, ExitCode.UNFINISHED, ExitCode.RETRY_LATER),
-    *(ExitCode.FAILED, ExitCode.USAGE, ExitCode.DONE),
-)
+_WORST_FIRST = (130, 3, 4, 5, 1, 2, 0)
 
 
 def worst_exit_code(codes: Iterable[ExitCode]) -> ExitCode:

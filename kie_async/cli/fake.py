@@ -109,8 +109,7 @@ def fake(
         float, typer.Option(min=0.001, metavar="SECONDS", help="The median duration of a task, before --speed.")
     ] = 60.0,
     latency: Annotated[
-        tuple[float, float],
-        typer.Option(metavar="LO HI", help="The range of the latency each way, in seconds."),
+        tuple[float, float], typer.Option(metavar="LO HI", help="The range of the latency each way, in seconds.")
     ] = (0.0, 0.0),
     fail_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of tasks that fail.")] = 0.0,
     balance: Annotated[float, typer.Option("--credits", min=0.0, help="The account's balance.")] = 10_000.0,

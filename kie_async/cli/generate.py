@@ -114,16 +114,9 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="0 to 2147483647, for a reproducible result.")] = None,
     acceleration: Annotated[str | None, typer.Option(metavar="none|regular", help="Faster, at some cost.")] = None,
     enable_prompt_expansion: Annotated[
-        bool | None,
-        typer.Option(
-            "--enable-prompt-expansion/--no-enable-prompt-expansion",
-            help="Allow a language model to add detail to the prompt.",
-        ),
+        bool | None, typer.Option(help="Allow a language model to add detail to the prompt.")
     ] = None,
-    nsfw_checker: Annotated[
-        bool | None,
-        typer.Option("--nsfw-checker/--no-nsfw-checker", help="Filter unsafe content at the service."),
-    ] = None,
+    nsfw_checker: Annotated[bool | None, typer.Option(help="Filter unsafe content at the service.")] = None,
     aspect_ratio: Annotated[
         str | None, typer.Option(metavar="RATIO", help="Documented on older API pages only; may be ignored or refused.")
     ] = None,
@@ -135,15 +128,13 @@ def generate(
         typer.Option("--input", metavar="JSON", help="The model's input object, in the API's names; @FILE reads it."),
     ] = None,
     key: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="An idempotency key: the same key is the same job, paid once."),
+        str | None, typer.Option(metavar="TEXT", help="An idempotency key: the same key is the same job, paid once.")
     ] = None,
     callback_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="The URL of a callback receiver that uses the same journal."),
+        str | None, typer.Option(metavar="URL", help="The URL of a callback receiver that uses the same journal.")
     ] = None,
     timeout: options.TimeoutOption = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait for the result.")] = True,
     fake: Annotated[
         bool, typer.Option("--fake", help="Use a fake service on this machine, without a journal; it costs nothing.")
     ] = False,
@@ -171,7 +162,7 @@ def generate(
             request = _other_model(model, model_input, given)
             name = request.model
         if no_journal or fake:
-            _check_needs_no_journal(key, callback_url)
+            _refuse_options_of_journal(key, callback_url)
         settings = GenerateOptions(
             request=request, name=name, target=output, timeout=timeout, wait=wait, key=key, callback_url=callback_url
         )
@@ -224,7 +215,7 @@ def _other_model(model: str | None, model_input: str | None, given: Mapping[str,
     return MarketRequest(model=model, input=cast("dict[str, JSON]", decoded))
 
 
-def _check_needs_no_journal(key: str | None, callback_url: str | None) -> None:
+def _refuse_options_of_journal(key: str | None, callback_url: str | None) -> None:
     allowed = {
         "--key": (key, "nothing without a journal, which stores it"),
         "--callback-url": (callback_url, "nothing without a journal, where the receiver finds the job"),

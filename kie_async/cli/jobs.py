@@ -321,8 +321,7 @@ def resubmit(
     job_id: JobArgument,
     *,
     allow_duplicate: Annotated[
-        bool,
-        typer.Option("--allow-duplicate", help="Accept that the job may be paid twice."),
+        bool, typer.Option("--allow-duplicate", help="Accept that the job may be paid twice.")
     ] = False,
     journal: JournalOption = None,
     as_json: JsonOption = False,

@@ -28,13 +28,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 _VERBOSE_FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 
-_COLORS = {
-    "generating": "cyan",
-    "success": "green",
-    "saved": "green",
-    "fail": "red",
-    "failed": "red",
-}
+_COLORS = {"generating": "cyan", "success": "green", "saved": "green", "fail": "red", "failed": "red"}
 
 
 def escape_controls(text: str) -> str:

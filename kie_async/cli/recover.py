@@ -127,9 +127,7 @@ def recover(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="The folder for results; without it, none is saved."),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait for results, or only for the tasks' ids.")
-    ] = True,
+    wait: Annotated[bool, typer.Option(help="Wait for results, or only for the tasks' ids.")] = True,
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -86,12 +86,12 @@ def run_cli(*arguments: str, **environment: str) -> CommandResult:
 
         **environment: Its environment, as far as it concerns the service.
     """
-    nobody: dict[str, str | None] = dict.fromkeys(("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL", "KIE_JOURNAL"))
+    unset: dict[str, str | None] = dict.fromkeys(("KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL", "KIE_JOURNAL"))
     result = CliRunner().invoke(
         app,
         list(arguments),
         obj=GlobalOptions(loop_factory=VirtualLoop),
-        env={**nobody, "XDG_STATE_HOME": UNUSABLE_FOLDER, "COLUMNS": "200", **environment},
+        env={**unset, "XDG_STATE_HOME": UNUSABLE_FOLDER, "COLUMNS": "200", **environment},
         prog_name="kie-async",
     )
     return CommandResult(result.exit_code, result.stdout, result.stderr)

@@ -51,42 +51,42 @@ def run_without_package(package: str, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_missing_extra_prints_the_install_command(package: str) -> None:
-    ended = run_without_package(package, "demo")
+    result = run_without_package(package, "demo")
 
-    assert (2, "", 1) == (ended.returncode, ended.stdout, ended.stderr.count("\n"))
-    assert "pip install 'kie-async[cli]'" in ended.stderr
+    assert (2, "", 1) == (result.returncode, result.stdout, result.stderr.count("\n"))
+    assert "pip install 'kie-async[cli]'" in result.stderr
 
 
 def test_batch_without_jinja2_sends_nothing(tmp_path: Path) -> None:
     """Other commands do not need it."""
-    ended = run_without_package("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
+    result = run_without_package("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
 
-    assert 2 == ended.returncode
-    assert "Nothing was sent. Install it with: pip install 'kie-async[cli]'" in ended.stderr
+    assert 2 == result.returncode
+    assert "Nothing was sent. Install it with: pip install 'kie-async[cli]'" in result.stderr
     assert 0 == run_without_package("jinja2", "--version").returncode
 
 
 def test_other_missing_packages_raise() -> None:
     """A broken installation must be visible."""
-    ended = run_without_package("attrs", "--version")
+    result = run_without_package("attrs", "--version")
 
-    assert 1 == ended.returncode
-    assert "kie-async[cli]" not in ended.stderr
+    assert 1 == result.returncode
+    assert "kie-async[cli]" not in result.stderr
 
 
 def test_demo_without_pyav_warns(tmp_path: Path) -> None:
     """All videos are the bundled clip."""
-    ended = run_without_package("av", "demo", "--count", "1", "--speed", "1000", "--out", str(tmp_path))
+    result = run_without_package("av", "demo", "--count", "1", "--speed", "1000", "--out", str(tmp_path))
 
-    assert 0 == ended.returncode
-    assert "pip install 'kie-async[fake]'" in ended.stderr
+    assert 0 == result.returncode
+    assert "pip install 'kie-async[fake]'" in result.stderr
 
 
 def test_module_and_script_are_the_same_program() -> None:
     call = [sys.executable, "-m", "kie_async", "--version"]
-    ended = subprocess.run(call, capture_output=True, text=True, check=True)
+    result = subprocess.run(call, capture_output=True, text=True, check=True)
 
-    assert f"kie-async {__version__}\n" == ended.stdout == run_cli("--version").out
+    assert f"kie-async {__version__}\n" == result.stdout == run_cli("--version").out
 
 
 def test_main_reads_sys_argv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,10 +133,10 @@ def test_no_command_prints_the_help() -> None:
     ],
 )
 def test_missing_key_or_argument_is_a_usage_error(arguments: list[str], said: str) -> None:
-    ended = run_cli(*arguments)
+    result = run_cli(*arguments)
 
-    assert (2, "") == (ended.code, ended.out)
-    assert said in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert said in result.err
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_missing_key_or_argument_is_a_usage_error(arguments: list[str], said: st
     ],
 )
 def test_invalid_environment_is_a_usage_error(environment: dict[str, str], said: str) -> None:
-    ended = run_cli("credits", **environment)
+    result = run_cli("credits", **environment)
 
-    assert (2, True) == (ended.code, said in ended.err)
-    assert "with blanks in it" not in ended.err
+    assert (2, True) == (result.code, said in result.err)
+    assert "with blanks in it" not in result.err
 
 
 def test_invalid_id_is_a_usage_error() -> None:
-    ended = run_cli("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
+    result = run_cli("status", "--no-journal", "no/id", KIE_API_KEY="good-enough")
 
-    assert (2, True) == (ended.code, "Invalid id 'no/id'" in ended.err)
+    assert (2, True) == (result.code, "Invalid id 'no/id'" in result.err)

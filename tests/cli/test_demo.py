@@ -17,18 +17,18 @@ from tests.cli.helpers import CAT, run_cli, run_in_session, video_length_and_hei
 
 def test_six_images_become_six_videos(tmp_path: Path) -> None:
     """The files are real (decoded frame by frame); the table shows cost and duration."""
-    ended = run_cli("demo", "--out", str(tmp_path / "out"))
+    result = run_cli("demo", "--out", str(tmp_path / "out"))
     videos = sorted((tmp_path / "out").iterdir())
 
-    assert 0 == ended.code
+    assert 0 == result.code
     assert sorted(f"{name}.mp4" for name in PROMPTS) == [video.name for video in videos]
     assert [(True, 720)] * 6 == [(seconds >= 4.5, height) for seconds, height in map(video_length_and_height, videos)]
-    assert [True] * 6 == [video.name in ended.out for video in videos]
-    assert "6 of 6" in ended.out
-    assert "480" in ended.out, "six times 80 credits"
-    assert "nothing is real, and nothing is paid" in ended.err
+    assert [True] * 6 == [video.name in result.out for video in videos]
+    assert "6 of 6" in result.out
+    assert "480" in result.out, "six tasks of 80 credits"
+    assert "nothing is real, and nothing is paid" in result.err
     assert (
-        "The service received 6 create requests, at most 6 in any 10 s (its limit is 20), and refused 0." in ended.err
+        "The service received 6 create requests, at most 6 in any 10 s (its limit is 20), and refused 0." in result.err
     )
 
 
@@ -40,8 +40,8 @@ def test_bundled_images_are_small_and_have_prompts() -> None:
 
 
 def test_demo_json_has_one_object_a_video(tmp_path: Path) -> None:
-    ended = run_cli("demo", "--out", str(tmp_path), "--count", "2", "--resolution", "480p", "--json")
-    shown = [json.loads(line) for line in ended.out.splitlines()]
+    result = run_cli("demo", "--out", str(tmp_path), "--count", "2", "--resolution", "480p", "--json")
+    shown = [json.loads(line) for line in result.out.splitlines()]
 
     assert [["balloons.mp4"], ["cat.mp4"]] == [[Path(file).name for file in video["files"]] for video in shown]
     assert [(tmp_path / Path(video["files"][0]).name).stat().st_size for video in shown] == [
@@ -51,11 +51,12 @@ def test_demo_json_has_one_object_a_video(tmp_path: Path) -> None:
 
 
 def test_demo_uses_and_keeps_the_rate_limit(tmp_path: Path) -> None:
-    ended = run_cli("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
+    result = run_cli("demo", "--out", str(tmp_path), "--count", "45", "--resolution", "480p")
 
-    assert 0 == ended.code
+    assert 0 == result.code
     assert (
-        "The service received 45 create requests, at most 20 in any 10 s (its limit is 20), and refused 0." in ended.err
+        "The service received 45 create requests, at most 20 in any 10 s (its limit is 20), and refused 0."
+        in result.err
     )
     assert {"balloons.mp4", "balloons-2.mp4", "balloons-8.mp4"} <= {video.name for video in tmp_path.iterdir()}
 
@@ -67,11 +68,11 @@ def test_demo_takes_files_and_folders(tmp_path: Path) -> None:
     shutil.copy(CAT, tmp_path / "two.jpg")
     (folder / "notes.txt").write_text("no image")
     out = tmp_path / "out"
-    ended = run_cli(
+    result = run_cli(
         "demo", "--images", str(folder), str(tmp_path / "two.jpg"), "--out", str(out), "--resolution", "480p"
     )
 
-    assert 0 == ended.code
+    assert 0 == result.code
     assert ["one.mp4", "two.mp4"] == sorted(video.name for video in out.iterdir())
 
 
@@ -82,12 +83,12 @@ def test_failed_video_does_not_stop_the_others(tmp_path: Path) -> None:
         options = DemoOptions(out=tmp_path, count=2, resolution="480p")
         return await run_demo(session, options, FakeKie(faults=[fault]))
 
-    ended = run_in_session(command)
+    result = run_in_session(command)
 
-    assert (1, 1) == (ended.code, len(list(tmp_path.iterdir())))
-    assert "1 of 2" in ended.out
-    assert "The image shows nothing" in ended.err
-    assert 1 == ended.err.count(": failed")
+    assert (1, 1) == (result.code, len(list(tmp_path.iterdir())))
+    assert "1 of 2" in result.out
+    assert "The image shows nothing" in result.err
+    assert 1 == result.err.count(": failed")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_demo_checks_its_options_first(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("file").write_text("")
-    ended = run_cli("demo", *options)
+    result = run_cli("demo", *options)
 
-    assert (2, 1) == (ended.code, ended.err.count(said))
-    assert "submitting" not in ended.err
+    assert (2, 1) == (result.code, result.err.count(said))
+    assert "submitting" not in result.err

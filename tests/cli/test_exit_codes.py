@@ -30,7 +30,7 @@ from kie_async import (
 )
 from kie_async.cli.exit_codes import EXIT_CODE_MEANINGS, ExitCode, exit_code_help, exit_code_of
 
-JOB = KieClient("a-key-of-nobody").job("kj_1")
+JOB = KieClient("unused-key").job("kj_1")
 
 
 @pytest.mark.parametrize(

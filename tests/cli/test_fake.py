@@ -77,8 +77,8 @@ def test_fake_rejects_invalid_options(options: list[str]) -> None:
 
 def test_fake_reports_an_unavailable_address() -> None:
     """192.0.2.1 is not an address of this machine."""
-    ended = run_cli("fake", "--host", "192.0.2.1", "--limiter", "bucket", "--api-key", "one", "--callback-host", "b")
+    result = run_cli("fake", "--host", "192.0.2.1", "--limiter", "bucket", "--api-key", "one", "--callback-host", "b")
 
-    assert (2, "") == (ended.code, ended.out)
-    assert "error: " in ended.err
-    assert "Traceback" not in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert "error: " in result.err
+    assert "Traceback" not in result.err

@@ -46,10 +46,10 @@ def run_generate_against(fake: FakeKie, options: GenerateOptions) -> CommandResu
 
 def test_generate_saves_the_video(tmp_path: Path) -> None:
     fake = FakeKie()
-    ended = run_generate_against(fake, make_options(tmp_path / "new" / "cat.mp4"))
+    result = run_generate_against(fake, make_options(tmp_path / "new" / "cat.mp4"))
     seconds, height = video_length_and_height(tmp_path / "new" / "cat.mp4")
 
-    assert CommandResult(0, f"{tmp_path}/new/cat.mp4\n", ended.err) == ended
+    assert CommandResult(0, f"{tmp_path}/new/cat.mp4\n", result.err) == result
     assert (seconds >= 4.5, 480) == (True, height)
     assert [1, 1] == [len(fake.truth.create_requests), len(fake.truth.uploads)]
 
@@ -57,11 +57,11 @@ def test_generate_saves_the_video(tmp_path: Path) -> None:
 def test_progress_is_one_plain_line_a_change(tmp_path: Path) -> None:
     """A pipe gets no escape codes and no repeated lines; states are the service's own."""
     fake = FakeKie(seed=7)
-    ended = run_generate_against(fake, make_options(tmp_path / "cat.mp4"))
+    result = run_generate_against(fake, make_options(tmp_path / "cat.mp4"))
     [task_id] = fake.truth.tasks
-    states = [line.partition("cat: ")[2] for line in ended.err.splitlines() if "cat: " in line]
+    states = [line.partition("cat: ")[2] for line in result.err.splitlines() if "cat: " in line]
 
-    assert "\x1b" not in ended.out + ended.err
+    assert "\x1b" not in result.out + result.err
     assert ["submitting", f"accepted as task {task_id}"] == states[:2]
     assert ["success", "saving", "saved"] == states[-3:]
     assert len(set(states)) == len(states)
@@ -116,22 +116,22 @@ async def test_text_result_is_printed(fake_kie: FakeKie) -> None:
 )
 def test_generate_errors_and_exit_codes(code: int, fake: FakeKie, said: str, tmp_path: Path) -> None:
     """The output is one error line without a traceback, and what to do next."""
-    ended = run_generate_against(fake, make_options(tmp_path / "cat.mp4"))
+    result = run_generate_against(fake, make_options(tmp_path / "cat.mp4"))
 
-    assert (code, "") == (ended.code, ended.out)
-    assert said in ended.err
-    assert "Traceback" not in ended.err
+    assert (code, "") == (result.code, result.out)
+    assert said in result.err
+    assert "Traceback" not in result.err
     assert not (tmp_path / "cat.mp4").exists()
 
 
 def test_ambiguous_error_prints_a_warning() -> None:
     fault = Fault("create", "code", code=500, msg="Server exception", times=1)
-    ended = run_generate_against(FakeKie(faults=[fault]), attrs.evolve(make_options(), wait=False))
+    result = run_generate_against(FakeKie(faults=[fault]), attrs.evolve(make_options(), wait=False))
 
-    assert 0 == ended.code
+    assert 0 == result.code
     assert (
         "warning: The service has answered the create request with an ambiguous error; it may have been paid."
-        in ended.err
+        in result.err
     )
 
 
@@ -145,16 +145,18 @@ def test_ambiguous_error_prints_a_warning() -> None:
     ids=["task goes on", "not uploaded", "create unanswered"],
 )
 def test_timeout_says_whether_anything_was_sent(code: int, fake: FakeKie, said: str) -> None:
-    ended = run_generate_against(fake, attrs.evolve(make_options(), timeout=20.0))
+    result = run_generate_against(fake, attrs.evolve(make_options(), timeout=20.0))
 
-    assert (code, True) == (ended.code, said in ended.err)
-    assert "error: No result after 20 s." in ended.err
+    assert (code, True) == (result.code, said in result.err)
+    assert "error: No result after 20 s." in result.err
 
 
 def test_timeout_limits_a_submission_without_wait() -> None:
-    ended = run_generate_against(FakeKie(create_seconds=1000.0), attrs.evolve(make_options(), timeout=20.0, wait=False))
+    result = run_generate_against(
+        FakeKie(create_seconds=1000.0), attrs.evolve(make_options(), timeout=20.0, wait=False)
+    )
 
-    assert (3, "") == (ended.code, ended.out)
+    assert (3, "") == (result.code, result.out)
 
 
 async def test_interrupted_create_may_have_been_paid() -> None:
@@ -191,10 +193,10 @@ async def test_unwritable_output_is_found_before_payment(fake_kie: FakeKie, tmp_
 
 
 def test_fake_option_says_that_nothing_is_real(tmp_path: Path) -> None:
-    ended = run_cli("generate", "--fake", "--image", str(CAT), "--prompt", "Go", "-o", str(tmp_path / "cat.mp4"))
+    result = run_cli("generate", "--fake", "--image", str(CAT), "--prompt", "Go", "-o", str(tmp_path / "cat.mp4"))
 
-    assert 0 == ended.code
-    assert "nothing is real, and nothing is paid" in ended.err
+    assert 0 == result.code
+    assert "nothing is real, and nothing is paid" in result.err
     assert 720 == video_length_and_height(tmp_path / "cat.mp4")[1]
 
 
@@ -229,37 +231,37 @@ def test_fake_option_ignores_the_environment(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_input_prints_one_error_a_problem(options: list[str], said: list[str]) -> None:
-    ended = run_cli("generate", "--fake", *options)
-    errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    result = run_cli("generate", "--fake", *options)
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
 
-    assert (2, "", len(said)) == (ended.code, ended.out, len(errors))
+    assert (2, "", len(said)) == (result.code, result.out, len(errors))
     assert [True] * len(said) == [text in line for text, line in zip(said, errors, strict=True)]
-    assert "Nothing was sent." in ended.err
+    assert "Nothing was sent." in result.err
 
 
 @pytest.mark.parametrize("options", [["--seed", "many"], ["--colour", "red"], ["--timeout", "-1"], ["cat.png"]])
 def test_unknown_or_unparsable_options_are_refused(options: list[str]) -> None:
-    ended = run_cli("generate", "--fake", "-i", str(CAT), "-p", "x", *options)
+    result = run_cli("generate", "--fake", "-i", str(CAT), "-p", "x", *options)
 
-    assert (2, "") == (ended.code, ended.out)
-    assert "Traceback" not in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert "Traceback" not in result.err
 
 
 def test_model_input_is_read_from_a_file(tmp_path: Path) -> None:
     given = tmp_path / "input.json"
     given.write_text('{"prompt": "A dog", "image_url": "https://example.com/dog.png", "duration": "5"}')
     out = tmp_path / "dog.mp4"
-    ended = run_cli("generate", "--fake", "--model", "wan/2-5-image-to-video", "--input", f"@{given}", "-o", str(out))
+    result = run_cli("generate", "--fake", "--model", "wan/2-5-image-to-video", "--input", f"@{given}", "-o", str(out))
 
-    assert (0, f"{out}\n") == (ended.code, ended.out)
+    assert (0, f"{out}\n") == (result.code, result.out)
 
 
 def test_missing_api_key_names_the_variable() -> None:
-    ended = run_cli("generate", "--no-journal", "-i", str(CAT), "-p", "x")
+    result = run_cli("generate", "--no-journal", "-i", str(CAT), "-p", "x")
 
-    assert 2 == ended.code
-    assert "KIE_API_KEY" in ended.err
-    assert "--fake" in ended.err
+    assert 2 == result.code
+    assert "KIE_API_KEY" in result.err
+    assert "--fake" in result.err
 
 
 async def test_same_key_is_paid_once(fake_kie: FakeKie, tmp_path: Path) -> None:
@@ -314,7 +316,7 @@ async def test_interrupted_unsent_job_with_key_stays_journaled(fake_kie: FakeKie
 
 def test_default_journal_is_private_to_the_user(tmp_path: Path) -> None:
     """It exists before anything is sent; here no service is reachable."""
-    ended = run_cli(
+    result = run_cli(
         "generate",
         *("-i", str(CAT), "-p", "x", "--timeout", "1"),
         KIE_API_KEY="good-enough",
@@ -323,12 +325,14 @@ def test_default_journal_is_private_to_the_user(tmp_path: Path) -> None:
     )
     file = tmp_path / "kie-async" / "journal.db"
 
-    assert 5 == ended.code
+    assert 5 == result.code
     assert [0o600, 0o700] == [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)]
 
 
 def test_without_a_journal_folder_nothing_is_sent() -> None:
-    ended = run_cli("generate", "-i", str(CAT), "-p", "x", KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:9")
+    result = run_cli(
+        "generate", "-i", str(CAT), "-p", "x", KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:9"
+    )
 
-    assert (2, "") == (ended.code, ended.out)
-    assert "Choose another file with --journal or KIE_JOURNAL, or none with --no-journal" in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert "Choose another file with --journal or KIE_JOURNAL, or none with --no-journal" in result.err

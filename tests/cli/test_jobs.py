@@ -70,7 +70,7 @@ async def test_ls_prints_a_line_a_job_and_a_hint_in_doubt(fake_kie: FakeKie, tmp
 
     assert ["in_doubt", job_id, "-", "-", r"'two\nlines'"] == [row.split()[place] for place in (0, 2, 3, 4, 5)]
     assert "1 in doubt" in streams.err
-    assert streams.err.index("state") == row.index("in_doubt"), "the header stands above its columns"
+    assert streams.err.index("state") == row.index("in_doubt"), "the header is aligned with its columns"
 
 
 def test_table_columns_fit_their_cells() -> None:

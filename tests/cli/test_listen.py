@@ -371,11 +371,11 @@ async def test_generate_waits_for_the_callback_of_a_lost_create(tmp_path: Path) 
 @pytest.mark.parametrize("option", ["--fake", "--no-journal"])
 def test_callback_url_requires_a_journal(option: str) -> None:
     """Without a journal, a receiver does not know the job."""
-    ended = run_cli("generate", "-i", CAT, "-p", "Go", "--callback-url", "https://a.example/kie", "--key", "1", option)
+    result = run_cli("generate", "-i", CAT, "-p", "Go", "--callback-url", "https://a.example/kie", "--key", "1", option)
 
-    assert 2 == ended.code
-    assert "--callback-url: got a value; allowed: nothing without a journal" in ended.err
-    assert "--key: got a value; allowed: nothing without a journal" in ended.err
+    assert 2 == result.code
+    assert "--callback-url: got a value; allowed: nothing without a journal" in result.err
+    assert "--key: got a value; allowed: nothing without a journal" in result.err
 
 
 @pytest.mark.parametrize(
@@ -390,15 +390,15 @@ def test_callback_url_requires_a_journal(option: str) -> None:
 )
 def test_listen_reports_invalid_options(options: list[str], message: str) -> None:
     """192.0.2.1 is not an address of this machine; the journal's folder does not exist."""
-    ended = run_cli("listen", *options, KIE_API_KEY=KEY)
+    result = run_cli("listen", *options, KIE_API_KEY=KEY)
 
-    assert (2, "") == (ended.code, ended.out)
-    assert message in ended.err
-    assert "Traceback" not in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert message in result.err
+    assert "Traceback" not in result.err
 
 
 def test_listen_requires_a_key() -> None:
-    ended = run_cli("listen", "--no-journal")
+    result = run_cli("listen", "--no-journal")
 
-    assert (2, "") == (ended.code, ended.out)
-    assert "No API key is set." in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert "No API key is set." in result.err

@@ -20,19 +20,19 @@ def test_chosen_journal_needs_an_option() -> None:
 )
 def test_default_journal_is_in_the_state_directory(state: str, place: str, tmp_path: Path) -> None:
     """The XDG specification ignores a relative state directory."""
-    ended = run_cli("ls", "--json", XDG_STATE_HOME=state.format(home=tmp_path), HOME=str(tmp_path))
+    result = run_cli("ls", "--json", XDG_STATE_HOME=state.format(home=tmp_path), HOME=str(tmp_path))
 
-    assert 0 == ended.code
+    assert 0 == result.code
     assert (tmp_path / place / "kie-async" / "journal.db").is_file()
 
 
 def test_journal_of_the_environment_needs_no_option(tmp_path: Path) -> None:
     """The next command has the same environment."""
     file = tmp_path / "kie.db"
-    ended = run_cli("status", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(file))
+    result = run_cli("status", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(file))
 
-    assert (1, True) == (ended.code, file.is_file())
-    assert "--journal" not in ended.err
+    assert (1, True) == (result.code, file.is_file())
+    assert "--journal" not in result.err
 
 
 def test_journal_option_overrides_the_environment(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_journal_option_overrides_the_environment(tmp_path: Path) -> None:
 
 
 def test_no_journal_creates_no_file(tmp_path: Path) -> None:
-    ended = run_cli("status", "--no-journal", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(tmp_path / "kie.db"))
+    result = run_cli("status", "--no-journal", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
-    assert (1, []) == (ended.code, list(tmp_path.iterdir()))
+    assert (1, []) == (result.code, list(tmp_path.iterdir()))
 
 
 def test_fake_option_creates_no_journal(tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_fake_option_creates_no_journal(tmp_path: Path) -> None:
 
 
 def test_missing_journal_folder_is_reported(tmp_path: Path) -> None:
-    ended = run_cli("ls", "--json", "--journal", str(tmp_path / "no" / "kie.db"))
+    result = run_cli("ls", "--json", "--journal", str(tmp_path / "no" / "kie.db"))
 
-    assert (2, "") == (ended.code, ended.out)
-    assert str(tmp_path / "no") in ended.err
-    assert json.dumps("Traceback") not in ended.err
+    assert (2, "") == (result.code, result.out)
+    assert str(tmp_path / "no") in result.err
+    assert json.dumps("Traceback") not in result.err

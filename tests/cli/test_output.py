@@ -43,10 +43,10 @@ def test_terminal_redraws_one_row_a_job() -> None:
         show("cat", "saved as cat.mp4", done=True)
     last = err.getvalue().rpartition("It is late.")[2]
 
-    assert "[waiting]" in err.getvalue(), "what the service says is no markup"
+    assert "[waiting]" in err.getvalue(), "texts of the service are not markup"
     assert "saved as cat.mp4" in last
     assert "✓" in last
-    assert "\x1b[?25h" in last, "the cursor is back"
+    assert "\x1b[?25h" in last, "the cursor is visible again"
 
 
 def test_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

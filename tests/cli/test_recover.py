@@ -74,7 +74,7 @@ async def test_job_in_doubt_does_not_stop_the_others(fake_kie: FakeKie, tmp_path
 
     assert (ExitCode.IN_DOUBT, f"{tmp_path}/{task_id}-1.mp4\n") == (code, streams.out)
     assert f"kie-async resolve {doubtful} TASKID" in streams.err
-    assert 2 == len(fake_kie.truth.create_requests), "it is not sent again"
+    assert 2 == len(fake_kie.truth.create_requests), "nothing is sent again"
 
 
 async def test_unresolved_job_is_reported(fake_kie: FakeKie, tmp_path: Path) -> None:

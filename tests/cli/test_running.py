@@ -35,10 +35,10 @@ async def interrupted_command(session: Session) -> ExitCode:
 
 
 def test_ctrl_c_exits_130_and_prints_how_to_resume() -> None:
-    ended = run_in_session(interrupted_command)
+    result = run_in_session(interrupted_command)
 
-    assert (130, "") == (ended.code, ended.out)
-    assert 1 == ended.err.count("Interrupted. Task t1 continues at the service. To resume: kie-async wait t1")
+    assert (130, "") == (result.code, result.out)
+    assert 1 == result.err.count("Interrupted. Task t1 continues at the service. To resume: kie-async wait t1")
 
 
 def test_running_command_replaces_the_early_handler() -> None:
@@ -55,9 +55,9 @@ def test_second_ctrl_c_prints_the_hint_once() -> None:
         signal.raise_signal(signal.SIGINT)
         return ExitCode.DONE
 
-    ended = run_in_session(impatient)
+    result = run_in_session(impatient)
 
-    assert (130, 1) == (ended.code, ended.err.count("kie-async wait t1"))
+    assert (130, 1) == (result.code, result.err.count("kie-async wait t1"))
 
 
 def test_ctrl_c_before_a_command_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,12 +78,12 @@ async def broken_command(session: Session) -> ExitCode:
 
 
 def test_bug_prints_one_line_and_the_resume_hint() -> None:
-    ended = run_in_session(broken_command)
+    result = run_in_session(broken_command)
 
-    assert 4 == ended.code, "the task exists"
-    assert "error: KeyError: 'no such thing'. This is a bug" in ended.err
-    assert "kie-async wait t1" in ended.err
-    assert "Traceback" not in ended.err
+    assert 4 == result.code, "the task exists"
+    assert "error: KeyError: 'no such thing'. This is a bug" in result.err
+    assert "kie-async wait t1" in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("error", [KeyError("no such thing"), TransportError("No answer.")])
@@ -109,9 +109,9 @@ def test_full_disk_prints_the_resume_hint() -> None:
         session.track_job("t1")
         raise OSError(28, "No space left on device")
 
-    ended = run_in_session(failing)
+    result = run_in_session(failing)
 
-    assert (4, True) == (ended.code, "kie-async wait t1" in ended.err)
+    assert (4, True) == (result.code, "kie-async wait t1" in result.err)
 
 
 def test_bug_without_a_job_exits_1() -> None:
@@ -128,9 +128,9 @@ def test_closed_pipe_is_silent() -> None:
     async def writing(_session: Session) -> ExitCode:
         raise BrokenPipeError(32, "Broken pipe")
 
-    ended = run_in_session(writing)
+    result = run_in_session(writing)
 
-    assert (1, "") == (ended.code, ended.err)
+    assert (1, "") == (result.code, result.err)
 
 
 def test_interrupted_command_without_jobs() -> None:
@@ -150,7 +150,7 @@ def test_log_shows_errors_only_unless_verbose() -> None:
         log.error("but this", exc_info=ValueError("without its traceback"))
     with log_to(output, verbose=True):
         log.debug("and this")
-    log.error("nobody listens any more")
+    log.error("no handler is left")
 
     assert "error: but this" == err.getvalue().splitlines()[0]
     assert err.getvalue().endswith("kie_async.test DEBUG: and this\n")
