@@ -1,18 +1,38 @@
-"""Manifest entries and output folders as a run leaves them, made without a service."""
+"""Helpers of the tests of ``batch``: tables, runs against the fake, and output folders made without a service."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 
-from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
-from kie_async.cli.batch.page import PageHeader, write_page
-from kie_async.testing.media import bundled_clip
-from tests.cli.helpers import CAT
+import anyio
 
-__all__ = ["MARKUP", "make_entry", "make_folder"]
+from kie_async.cli.batch.command import run_batch
+from kie_async.cli.batch.folder import MANIFEST
+from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
+from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.page import PageHeader, write_page
+from kie_async.cli.exit_codes import ExitCode
+from kie_async.testing import FakeKie, Truth
+from kie_async.testing.media import bundled_clip
+from tests.cli.helpers import CAT, CapturedSession
+
+__all__ = [
+    "MARKUP",
+    "make_entry",
+    "make_folder",
+    "make_options",
+    "read_manifest",
+    "row_states",
+    "run_to_end",
+    "run_with_signals",
+    "write_table",
+]
 
 #: A prompt that runs a script, loads an image or breaks the page if it is not escaped.
 MARKUP = """</p></script><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)> & "'{{ 7 * 7 }}"""
@@ -68,3 +88,62 @@ def make_folder(
         )
         write_page(folder, manifest.entries(), facts)
     return folder / "index.html"
+
+
+def write_table(folder: Path, count: int, **columns: str) -> Path:
+    """Write a table of *count* shots of two images; column values may contain ``{n}``, the row's number."""
+    path = folder / "shots.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "prompt", "resolution", *columns])
+        writer.writeheader()
+        for n in range(count):
+            row = {"image": ("cat.jpg", "city.jpg")[n % 2], "prompt": f"Shot {n}", "resolution": "480p"}
+            writer.writerow({**row, **{name: text.format(n=n) for name, text in columns.items()}})
+    return path
+
+
+def make_options(table: Path, **options: object) -> BatchOptions:
+    """Return options for a table, with an output folder beside it."""
+    return BatchOptions(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
+
+
+async def run_to_end(
+    fake: FakeKie, options: BatchOptions, *, as_json: bool = False
+) -> tuple[ExitCode, CapturedSession]:
+    """Run the command, and return its exit code and its output."""
+    streams = CapturedSession(fake, as_json=as_json)
+    return await run_batch(streams.session, options), streams
+
+
+def read_manifest(options: BatchOptions) -> Sequence[Mapping[str, object]]:
+    """Return the lines of the manifest."""
+    return [json.loads(line) for line in (options.out / MANIFEST).read_text().splitlines()]
+
+
+def row_states(options: BatchOptions) -> Sequence[object]:
+    """Return the state of each row."""
+    return [line["state"] for line in read_manifest(options)]
+
+
+async def run_with_signals(
+    fake: FakeKie, options: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
+) -> tuple[ExitCode, CapturedSession, float]:
+    """Interrupt the command once *after* has *count* items; return also its time to exit after the last signal."""
+    streams = CapturedSession(fake)
+    codes: list[ExitCode] = []
+    stopped_at = ended_at = 0.0
+
+    async def work() -> None:
+        nonlocal ended_at
+        codes.append(await run_batch(streams.session, options))
+        ended_at = anyio.current_time()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        while len(after(fake.truth)) < count:
+            await anyio.sleep(0.1)
+        for _ in range(times):
+            await anyio.sleep(0.5)
+            stopped_at = anyio.current_time()
+            signal.raise_signal(signal.SIGINT)
+    return codes[0], streams, ended_at - stopped_at

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import html
 import json
-import shutil
-import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Sized
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -23,59 +20,10 @@ from kie_async.cli.batch.folder import JOURNAL, MANIFEST, PAGE
 from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.testing import FakeKie, Fault, Truth
+from kie_async.testing import FakeKie, Fault
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
-from tests.cli.helpers import CAT, CapturedSession, run_cli
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeKie]:
-    """Run a service whose tasks take twenty seconds."""
-    async with FakeKie(duration=20.0) as fake:
-        yield fake
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a folder with two images."""
-    for name in ("cat.jpg", "city.jpg"):
-        shutil.copy(CAT.with_name(name), tmp_path / name)
-    return tmp_path
-
-
-def write_table(folder: Path, count: int, **columns: str) -> Path:
-    """Write a table of *count* shots of two images; column values may contain ``{n}``, the row's number."""
-    path = folder / "shots.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["image", "prompt", "resolution", *columns])
-        writer.writeheader()
-        for n in range(count):
-            row = {"image": ("cat.jpg", "city.jpg")[n % 2], "prompt": f"Shot {n}", "resolution": "480p"}
-            writer.writerow({**row, **{name: text.format(n=n) for name, text in columns.items()}})
-    return path
-
-
-def make_options(table: Path, **options: object) -> BatchOptions:
-    """Return options for a table, with an output folder beside it."""
-    return BatchOptions(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
-
-
-async def run_to_end(
-    fake: FakeKie, options: BatchOptions, *, as_json: bool = False
-) -> tuple[ExitCode, CapturedSession]:
-    """Run the command, and return its exit code and its output."""
-    streams = CapturedSession(fake, as_json=as_json)
-    return await run_batch(streams.session, options), streams
-
-
-def read_manifest(options: BatchOptions) -> Sequence[Mapping[str, object]]:
-    """Return the lines of the manifest."""
-    return [json.loads(line) for line in (options.out / MANIFEST).read_text().splitlines()]
-
-
-def row_states(options: BatchOptions) -> Sequence[object]:
-    """Return the state of each row."""
-    return [line["state"] for line in read_manifest(options)]
+from tests.cli.batch.helpers import make_options, read_manifest, row_states, run_to_end, run_with_signals, write_table
+from tests.cli.helpers import CapturedSession, run_cli
 
 
 async def test_run_writes_files_manifest_and_page(fake: FakeKie, folder: Path) -> None:
@@ -346,96 +294,6 @@ async def test_invalid_api_key_raises_before_the_question(folder: Path) -> None:
             await run_batch(ended.session, options)
 
     assert [] == fake.truth.create_requests
-
-
-async def test_first_signal_leaves_running_tasks(fake: FakeKie, folder: Path) -> None:
-    """No request is open, so the command exits at once; manifest and page have every task."""
-    options = make_options(write_table(folder, 30))
-    code, streams, took = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
-
-    assert (ExitCode.INTERRUPTED, 20, ["running"] * 20) == (code, len(fake.truth.tasks), row_states(options))
-    assert [None] * 20 == [line["created_at"] for line in read_manifest(options)], "the service has not said"
-    assert took <= 0.2
-    assert "The run was stopped." in (options.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To resume: {options.resume_commands().same}")
-    code, _ = await run_to_end(fake, options)
-    assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), row_states(options))
-
-
-async def test_first_signal_awaits_open_create(fake: FakeKie, folder: Path) -> None:
-    """The response tells the task's id."""
-    fake.inject(Fault("create", "slow", after=True, seconds=4.0, nth=20))
-    options = make_options(write_table(folder, 30))
-    _, _, took = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
-
-    assert 3.0 < took < 4.0, "it waits for the response, and no longer"
-    assert {str(line["task_id"]) for line in read_manifest(options)} == set(fake.truth.tasks)
-
-
-async def test_unanswered_create_is_bounded_by_the_drain(fake: FakeKie, folder: Path) -> None:
-    """The row is recorded as in doubt."""
-    fake.inject(Fault("create", "silence", after=True, nth=20))
-    options = make_options(write_table(folder, 30))
-    code, _, took = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=20)
-
-    assert ExitCode.INTERRUPTED == code
-    assert 4.9 < took < 5.5
-    assert (19, 1) == (row_states(options).count("running"), row_states(options).count("in_doubt"))
-
-
-async def test_first_signal_awaits_downloads_within_the_drain(fake: FakeKie, folder: Path) -> None:
-    fake.inject(
-        Fault("download", "slow", after=True, seconds=3.0, nth=1),
-        Fault("download", "slow", after=True, seconds=60.0, nth=2),
-    )
-    options = make_options(write_table(folder, 2))
-    _, _, took = await run_with_signals(fake, options, after=lambda truth: truth.downloads, count=2)
-
-    assert 4.9 < took < 5.5
-    assert ["done", "running"] == sorted(map(str, row_states(options)))
-    assert [
-        "not fetched yet" in str(line["reason"]) for line in read_manifest(options) if line["state"] == "running"
-    ] == [True]
-    code, _ = await run_to_end(fake, options)
-    assert (ExitCode.DONE, ["done"] * 2, 2) == (code, row_states(options), len(fake.truth.tasks))
-
-
-async def test_second_signal_exits_at_once(fake: FakeKie, folder: Path) -> None:
-    """The journal has the rows that the manifest lacks; the same command resumes them."""
-    fake.inject(Fault("download", "slow", after=True, seconds=60.0, nth=range(1, 21)))
-    options = make_options(write_table(folder, 20))
-    code, streams, took = await run_with_signals(fake, options, after=lambda truth: truth.downloads, count=8, times=2)
-
-    assert (ExitCode.INTERRUPTED, []) == (code, row_states(options))
-    assert took <= 0.2
-    assert "The run had not ended when this page was written" in (options.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To resume: {options.resume_commands().same}")
-    code, _ = await run_to_end(fake, options)
-    assert (ExitCode.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), row_states(options))
-
-
-async def run_with_signals(
-    fake: FakeKie, options: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
-) -> tuple[ExitCode, CapturedSession, float]:
-    """Interrupt the command once *after* has *count* items; return also its time to exit after the last signal."""
-    streams = CapturedSession(fake)
-    codes: list[ExitCode] = []
-    stopped_at = ended_at = 0.0
-
-    async def work() -> None:
-        nonlocal ended_at
-        codes.append(await run_batch(streams.session, options))
-        ended_at = anyio.current_time()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(work)
-        while len(after(fake.truth)) < count:
-            await anyio.sleep(0.1)
-        for _ in range(times):
-            await anyio.sleep(0.5)
-            stopped_at = anyio.current_time()
-            signal.raise_signal(signal.SIGINT)
-    return codes[0], streams, ended_at - stopped_at
 
 
 async def test_page_is_rewritten_during_the_run(folder: Path) -> None:
