@@ -1,4 +1,4 @@
-"""A web backend on the test's own loop: takes what the service posts, and hands it to a client."""
+"""A web backend in the test's loop that passes the service's callbacks to a client."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTERS",
     "Backend",
-    "a_backend",
-    "a_called_world",
-    "body_of",
-    "by_aiohttp",
-    "by_asgi",
-    "by_hand",
-    "duplicates",
+    "callback_body",
+    "client_with_callbacks",
     "post",
+    "reported_duplicates",
+    "running_backend",
+    "use_aiohttp",
+    "use_asgi",
+    "use_handle",
 ]
 
-#: Takes a request of aiohttp's server, whatever adapter stands behind it.
+#: Handles a request of aiohttp's server, with any adapter behind it.
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Adapter: TypeAlias = Callable[[KieClient], Handler]
 
 
-def by_hand(kie: KieClient) -> Handler:
-    """``handle()``, as any other framework would call it; callbacks are expected from the first one on."""
+def use_handle(kie: KieClient) -> Handler:
+    """Call ``handle()``, as any other framework would; callbacks are expected from the first one on."""
 
     async def take(request: web.Request) -> web.StreamResponse:
         status, body = await kie.callbacks.handle(request.path, request.headers, await request.read())
@@ -45,73 +45,73 @@ def by_hand(kie: KieClient) -> Handler:
     return take
 
 
-def by_aiohttp(kie: KieClient) -> Handler:
-    """The handler of ``aiohttp_routes()``."""
+def use_aiohttp(kie: KieClient) -> Handler:
+    """Return the handler of ``aiohttp_routes()``."""
     (route,) = kie.callbacks.aiohttp_routes()
     return route.handler
 
 
-def by_asgi(kie: KieClient) -> Handler:
-    """``asgi_app()``, spoken to as ASGI servers do."""
+def use_asgi(kie: KieClient) -> Handler:
+    """Call ``asgi_app()``, as ASGI servers do."""
     application = kie.callbacks.asgi_app()
 
     async def take(request: web.Request) -> web.StreamResponse:
-        return await _speak_asgi(application, request)
+        return await _call_asgi(application, request)
 
     return take
 
 
-ADAPTERS: Mapping[str, Adapter] = {"handle": by_hand, "aiohttp": by_aiohttp, "ASGI": by_asgi}
+ADAPTERS: Mapping[str, Adapter] = {"handle": use_handle, "aiohttp": use_aiohttp, "ASGI": use_asgi}
 
 
-async def _speak_asgi(application: ASGIApp, request: web.Request) -> web.StreamResponse:
-    said: list[MutableMapping[str, Any]] = []
+async def _call_asgi(application: ASGIApp, request: web.Request) -> web.StreamResponse:
+    sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, object]:
         chunk = await request.content.readany()
         return {"type": "http.request", "body": chunk, "more_body": not request.content.at_eof()}
 
     async def send(message: MutableMapping[str, object]) -> None:
-        said.append(message)
+        sent.append(message)
 
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
     scope: dict[str, object] = {"type": "http", "method": request.method, "path": request.path, "headers": headers}
     await application(scope, receive, send)
-    start, body = said
+    start, body = sent
     return web.Response(status=start["status"], body=body["body"], content_type="application/json")
 
 
 @attrs.define(eq=False)
 class Backend:
     """
-    A web server of the user's.
+    A user's web server.
 
     Attributes:
-        url: What is given to clients as ``callback_url``.
+        url: The ``callback_url`` of clients.
 
-        take: Takes requests; while it is None there is only a proxy, which says 502.
+        handler: Handles requests; while it is None, a proxy answers 502.
 
-        answers: The statuses that were answered, in order.
+        answers: The statuses of its answers, in order.
     """
 
     url: str
-    take: Handler | None = None
+    handler: Handler | None = None
     answers: list[int] = attrs.field(factory=list)
 
-    def serve(self, kie: KieClient, adapter: Adapter = by_aiohttp) -> None:
-        """Hand what comes from now on to a client."""
-        self.take = adapter(kie)
+    def serve(self, kie: KieClient, adapter: Adapter = use_aiohttp) -> None:
+        """Pass further requests to a client."""
+        self.handler = adapter(kie)
 
     async def receive(self, request: web.Request) -> web.StreamResponse:
-        """Take one request."""
-        answer = web.Response(status=502) if self.take is None else await self.take(request)
+        """Handle one request."""
+        answer = web.Response(status=502) if self.handler is None else await self.handler(request)
         self.answers.append(answer.status)
         return answer
 
 
 @asynccontextmanager
-async def a_backend() -> AsyncIterator[Backend]:
-    """A web server that hands requests to nobody yet."""
+async def running_backend() -> AsyncIterator[Backend]:
+    """Yield a web server that has no client yet."""
     backend = Backend("")
     application = web.Application()
     application.router.add_route("*", "/kie/{token}", backend.receive)
@@ -127,25 +127,25 @@ async def a_backend() -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
-async def a_called_world(
-    adapter: Adapter = by_aiohttp, *, client: Mapping[str, Any] | None = None, **service: Any
+async def client_with_callbacks(
+    adapter: Adapter = use_aiohttp, *, client: Mapping[str, Any] | None = None, **service: Any
 ) -> AsyncIterator[tuple[Setup, Backend]]:
-    """A world whose service posts to a backend of the client's; when it is left, the ledger must be right."""
+    """Yield a client, a fake that posts to its backend, and the backend; check the ledger at the end."""
     async with (
-        a_backend() as backend,
+        running_backend() as backend,
         client_and_fake(client={"callback_url": backend.url, **(client or {})}, **service) as setup,
     ):
         backend.serve(setup.kie, adapter)
         yield setup, backend
 
 
-def body_of(task_id: str, /, **data: Any) -> bytes:
-    """The body of a callback that names a task, and says what it is told to."""
+def callback_body(task_id: str, /, **data: Any) -> bytes:
+    """Make the body of a callback that names a task."""
     return json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success", **data}}).encode()
 
 
 async def post(url: str | None, body: bytes, headers: Mapping[str, str] | None = None) -> int:
-    """Post something to a callback URL, as anybody may; returns the status of the answer."""
+    """Post to a callback URL, as anyone may; return the status of the answer."""
     cookies = aiohttp.DummyCookieJar()
     async with (
         aiohttp.ClientSession(cookie_jar=cookies) as session,
@@ -154,6 +154,6 @@ async def post(url: str | None, body: bytes, headers: Mapping[str, str] | None =
         return answer.status
 
 
-def duplicates(events: list[Event]) -> list[Any]:
-    """The tasks that were reported as paid twice."""
+def reported_duplicates(events: list[Event]) -> list[Any]:
+    """Return the tasks that were reported as paid twice."""
     return [event.detail["duplicate_task_id"] for event in events if event.name is EventName.DUPLICATE]

@@ -10,7 +10,7 @@ import typer
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.client.planted import PLANTED, NoMac
+from tests.client.planted_bugs import PLANTED, NoMac
 from tests.client.stateful_client import ClientMachine, TwoWorkersMachine
 
 PLANTS = {plant.__name__: plant for plant in (*PLANTED, NoMac)}

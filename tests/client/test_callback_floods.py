@@ -1,4 +1,4 @@
-"""Many callbacks at once: what waits for its confirmation costs next to nothing, and each gets its turn."""
+"""Many callbacks at once: waiting confirmations are cheap, and each gets its turn."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.helpers import CALLBACKS, assert_settled, client_and_fake, make_reque
 JOBS = 60
 
 
-async def called_back(kie: KieClient, task: FakeTask) -> int:
-    """Hand in a task's callback; the status of the answer."""
+async def post_callback(kie: KieClient, task: FakeTask) -> int:
+    """Pass a task's callback to the client; return the status of the answer."""
     body = {"code": 200, "data": {"taskId": task.task_id}}
     status, _ = await kie.callbacks.handle(task.callback_url or "", {}, json.dumps(body).encode())
     return status
 
 
-async def test_a_flood_waits_as_a_queue_of_names_and_is_confirmed_in_order() -> None:
+async def test_a_flood_is_queued_and_confirmed_in_order() -> None:
     """
-    Five looks a second and a flood of callbacks: a few confirmations are at work, and the rest need no task each.
+    With five polls a second, a few confirmations are in progress, and the rest need no task of the loop.
 
-    A callback that comes again while the first one waits adds nothing.
+    A repeated callback adds nothing while the first one waits.
     """
     async with client_and_fake(client={"callback_url": CALLBACKS}, duration=math.inf) as setup:
         kie = setup.kie
@@ -36,12 +36,12 @@ async def test_a_flood_waits_as_a_queue_of_names_and_is_confirmed_in_order() -> 
         for task in setup.truth.created:
             setup.fake.finish(task.task_id)
         for task in 3 * setup.truth.created:
-            assert 200 == await called_back(kie, task)
-        waiting = kie.statistics()
+            assert 200 == await post_callback(kie, task)
+        during = kie.statistics()
         await anyio.sleep(JOBS / 5 + 2)
 
-        assert JOBS == waiting.confirming
-        assert waiting.loop_tasks < JOBS / 2
+        assert JOBS == during.confirming
+        assert during.loop_tasks < JOBS / 2
         assert JOBS == kie.statistics().confirmations
         assert setup.tasks == [poll.task_id for poll in setup.truth.polls[polled:]]
         assert {"succeeded": JOBS} == await setup.states()

@@ -1,4 +1,4 @@
-"""A create whose answer is lost: its callback brings the task home if ``recordInfo`` proves it, and only then."""
+"""Creates in doubt: a callback binds the task if ``recordInfo`` proves it, and only then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kie_async import EventName, KieClient, KieError, Limits, RetryPolicy, ServerError, SubmitInDoubtError
 from kie_async._core.callback_token import callback_secret, make_callback_url
 from kie_async.testing import FakeKie, Fault
-from tests.client.backend import a_backend, a_called_world, body_of, duplicates, post
+from tests.client.backend import callback_body, client_with_callbacks, post, reported_duplicates, running_backend
 from tests.helpers import (
     CALLBACKS,
     KEY,
@@ -28,43 +28,43 @@ if TYPE_CHECKING:
     from kie_async import Generation
 
 JOBS = 50
-UNCLEAR = "Internal Error, Please try again later."
+AMBIGUOUS = "Internal Error, Please try again later."
 KEYS = ("the-old-webhook-key", "the-webhook-key")
 
 
-def lost(what: Any = "reset", **when: Any) -> Fault:
+def lost_response(what: Any = "reset", **when: Any) -> Fault:
     return Fault("create", what, after=True, **when)
 
 
-def suspect(**when: Any) -> Fault:
-    """The create is answered by an unclear error, and the task exists all the same."""
-    return Fault("create", "code", code=500, msg=UNCLEAR, after=True, **when)
+def ambiguous_error(**when: Any) -> Fault:
+    """Answer a create with an ambiguous error, although the task exists."""
+    return Fault("create", "code", code=500, msg=AMBIGUOUS, after=True, **when)
 
 
-async def all_generated(setup: Setup) -> tuple[list[Generation], list[KieError]]:
-    """What the callers of fifty ``generate()`` get."""
+async def generate_all(setup: Setup) -> tuple[list[Generation], list[KieError]]:
+    """Call ``generate()`` for fifty jobs; return results and errors."""
     videos: list[Generation] = []
-    troubles: list[KieError] = []
+    failures: list[KieError] = []
 
     async def one(number: int) -> None:
         try:
             videos.append(await setup.kie.generate(make_request(number)))
         except KieError as error:
-            troubles.append(error)
+            failures.append(error)
 
     async with anyio.create_task_group() as group:
         for number in range(JOBS):
             group.start_soon(one, number)
-    return videos, troubles
+    return videos, failures
 
 
 @pytest.mark.parametrize("what", ["reset", "silence", "html", "null_data", "truncated_json", "half_body"])
-async def test_fifty_jobs_in_doubt_are_fifty_results_by_their_callbacks(what: str) -> None:
-    """Every answer is lost, every callback comes: whoever waits for ``generate()`` never notices."""
-    async with a_called_world(duration=(60.0, 0.35), faults=[lost(what)]) as (setup, backend):
-        videos, troubles = await all_generated(setup)
+async def test_callbacks_settle_fifty_jobs_in_doubt(what: str) -> None:
+    """Every create response is lost, every callback arrives: callers of ``generate()`` notice nothing."""
+    async with client_with_callbacks(duration=(60.0, 0.35), faults=[lost_response(what)]) as (setup, backend):
+        videos, failures = await generate_all(setup)
 
-        assert (JOBS, []) == (len({video.task_id for video in videos}), troubles)
+        assert (JOBS, []) == (len({video.task_id for video in videos}), failures)
         rows = {row.task_id: row for row in await setup.rows()}
         assert {"succeeded": JOBS} == Counter(row.state for row in rows.values())
         assert {*setup.tasks} == {*rows}
@@ -79,8 +79,8 @@ async def test_fifty_jobs_in_doubt_are_fifty_results_by_their_callbacks(what: st
         await assert_settled(setup.kie)
 
 
-async def test_a_job_in_doubt_whose_callback_says_that_it_failed_fails() -> None:
-    async with a_called_world(duration=60.0, faults=[lost()], fail_rate=1.0) as (setup, _):
+async def test_a_job_in_doubt_can_fail_by_its_callback() -> None:
+    async with client_with_callbacks(duration=60.0, faults=[lost_response()], fail_rate=1.0) as (setup, _):
         with pytest.raises(KieError) as raised:
             await setup.kie.generate(make_request())
         assert ("TaskFailedError", setup.tasks[0]) == (type(raised.value).__name__, raised.value.task_id)
@@ -91,31 +91,31 @@ FOREIGN = ["ours", "another job's in doubt", "another program's", "another accou
 
 @pytest.mark.parametrize("whose", FOREIGN)
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
-async def test_fifty_forged_callbacks_with_a_foreign_task_bind_nothing(whose: str, *, signed: bool) -> None:
+async def test_forged_callbacks_with_foreign_tasks_bind_nothing(whose: str, *, signed: bool) -> None:
     """
-    With a token of ours that has leaked, and a signature that is the service's own.
+    The token is leaked, and the signature is the service's own.
 
-    The task that the callback names is finished, and the account's: nothing but the echo tells that it is another's.
+    The named task is finished and belongs to the account: only the echo tells that it is another job's.
     """
     key = KEYS[0] if signed else None
     client = {"webhook_key": key, "retry": RetryPolicy(max_age=7200.0)}
     first_half = {"nth": range(1, JOBS + 1 if whose != "another job's in doubt" else JOBS + 2)}
-    async with a_called_world(
-        client=client, webhook_key=key, duration=600.0, credits=1e6, faults=[lost(**first_half)]
+    async with client_with_callbacks(
+        client=client, webhook_key=key, duration=600.0, credits=1e6, faults=[lost_response(**first_half)]
     ) as (setup, backend):
         jobs = []
         for number in range(JOBS):
             with pytest.raises(SubmitInDoubtError) as raised:
                 await setup.kie.submit(make_request(number))
             jobs.append(raised.value.job)
-        foreign = await a_foreign_task(setup, backend.url, whose)
+        foreign = await make_foreign_task(setup, backend.url, whose)
         if foreign in setup.tasks:
             setup.fake.finish(foreign)
             await anyio.sleep(1.0)
         before = len(backend.answers)
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
-                url, forged = setup.truth.create_requests[number].callback_url, body_of(foreign, state="success")
+                url, forged = setup.truth.create_requests[number].callback_url, callback_body(foreign, state="success")
                 group.start_soon(post, url, forged, setup.fake.sign(foreign))
         assert JOBS * [200] == backend.answers[before:]
         await anyio.sleep(200.0)
@@ -126,16 +126,16 @@ async def test_fifty_forged_callbacks_with_a_foreign_task_bind_nothing(whose: st
             for job in jobs
         ]
         assert 0 == setup.kie.statistics().confirming
-        # And what is right still comes home.
-        homes = [(await job).task_id for job in jobs]
-        assert [entry.task_id for entry in setup.truth.create_requests[:JOBS]] == homes
-        assert [] == duplicates(setup.events)
-        for stranger in [task for task in setup.truth.created if PROMPT not in str(task.input)]:
-            del setup.truth.tasks[stranger.task_id]  # not this client's to account for
+        # The genuine callbacks still bind the tasks.
+        bound = [(await job).task_id for job in jobs]
+        assert [entry.task_id for entry in setup.truth.create_requests[:JOBS]] == bound
+        assert [] == reported_duplicates(setup.events)
+        for foreign_task in [task for task in setup.truth.created if PROMPT not in str(task.input)]:
+            del setup.truth.tasks[foreign_task.task_id]  # not this client's
 
 
-async def a_foreign_task(setup: Setup, base: str, whose: str) -> str:
-    """A task that is not of any of the jobs that are in doubt."""
+async def make_foreign_task(setup: Setup, base: str, whose: str) -> str:
+    """Create a task that belongs to none of the jobs in doubt."""
     match whose:
         case "ours":
             return str((await setup.kie.submit(make_request(JOBS))).task_id)
@@ -153,9 +153,9 @@ async def a_foreign_task(setup: Setup, base: str, whose: str) -> str:
 
 
 @pytest.mark.parametrize("state", ["submitted", "succeeded"])
-async def test_a_forged_callback_does_not_touch_a_job_that_has_its_task(state: str) -> None:
-    """Its body says that the task has failed, and with which result; neither is read."""
-    async with a_called_world(duration=300.0) as (setup, _):
+async def test_a_forged_callback_does_not_change_a_known_task(state: str) -> None:
+    """Its body claims a failure and a result; neither is read."""
+    async with client_with_callbacks(duration=300.0) as (setup, _):
         job = await setup.kie.submit(make_request())
         if state == "succeeded":
             await job
@@ -163,7 +163,7 @@ async def test_a_forged_callback_does_not_touch_a_job_that_has_its_task(state: s
         setup.fake.finish(foreign)
         forged = {"state": "fail", "resultJson": '{"resultUrls":["https://example.com/evil.mp4"]}'}
         for task_id in (foreign, setup.tasks[0]):
-            assert 200 == await post(setup.truth.create_requests[0].callback_url, body_of(task_id, **forged))
+            assert 200 == await post(setup.truth.create_requests[0].callback_url, callback_body(task_id, **forged))
         await anyio.sleep(100.0)
 
         assert state == job.state
@@ -173,12 +173,15 @@ async def test_a_forged_callback_does_not_touch_a_job_that_has_its_task(state: s
         del setup.truth.tasks[foreign]
 
 
-async def test_a_task_that_nobody_knows_does_not_take_the_looks_of_the_right_one() -> None:
-    """Each id has looks of its own to be found in, however long another one has been looked for."""
-    async with a_called_world(duration=110.0, invisible_seconds=200.0, faults=[lost()]) as (setup, backend):
+async def test_an_unknown_task_id_does_not_block_the_right_one() -> None:
+    """Each task id has its own number of polls."""
+    async with client_with_callbacks(duration=110.0, invisible_seconds=200.0, faults=[lost_response()]) as (
+        setup,
+        backend,
+    ):
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
-        assert 200 == await post(setup.truth.create_requests[0].callback_url, body_of("e" * 32))
+        assert 200 == await post(setup.truth.create_requests[0].callback_url, callback_body("e" * 32))
         video = await raised.value.job
 
         assert setup.tasks == [video.task_id]
@@ -186,25 +189,25 @@ async def test_a_task_that_nobody_knows_does_not_take_the_looks_of_the_right_one
         assert anyio.current_time() < 260.0
 
 
-async def test_a_job_has_room_for_four_tasks_that_are_not_proved_and_says_so_to_the_fifth() -> None:
-    """What is not noted is not answered by 200: the service would never tell again what is the only way home."""
-    async with a_called_world(duration=20.0, callback_retry_delay=100.0, faults=[lost()]) as (setup, _):
+async def test_the_fifth_unproved_task_is_refused_with_429() -> None:
+    """A callback that is not journaled is not answered with 200, so that the service posts it again."""
+    async with client_with_callbacks(duration=20.0, callback_retry_delay=100.0, faults=[lost_response()]) as (setup, _):
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
         url = setup.truth.create_requests[0].callback_url
-        assert 6 * [200] == [await post(url, body_of(f"{n % 4:032x}")) for n in range(6)]
-        assert 429 == await post(url, body_of("f" * 32))
+        assert 6 * [200] == [await post(url, callback_body(f"{n % 4:032x}")) for n in range(6)]
+        assert 429 == await post(url, callback_body("f" * 32))
         assert 4 == len((await setup.row()).callback_task_ids)
         assert setup.tasks == [(await raised.value.job).task_id]
 
         assert [429, 429, 200] == [entry.status for entry in setup.truth.callbacks]
 
 
-async def test_a_suspect_create_that_was_accepted_is_not_sent_again_if_its_callback_is_faster() -> None:
-    """The owner waits for its next try; the callback proves that there is nothing to be tried."""
-    busy = Fault("create", "code", code=500, msg=UNCLEAR, after=True, nth=1)
-    # The one token that the limit allows is spent: the second try has to wait for ten seconds.
-    async with a_called_world(duration=5.0, client={"limits": Limits(creates=1)}, faults=[busy]) as (setup, _):
+async def test_a_callback_before_the_retry_prevents_it() -> None:
+    """The submission waits for its next attempt; the callback proves that the first one was accepted."""
+    busy = Fault("create", "code", code=500, msg=AMBIGUOUS, after=True, nth=1)
+    # The only token is in use: the second attempt must wait for ten seconds.
+    async with client_with_callbacks(duration=5.0, client={"limits": Limits(creates=1)}, faults=[busy]) as (setup, _):
         video = await setup.kie.generate(make_request())
         await anyio.sleep(100.0)
 
@@ -215,43 +218,41 @@ async def test_a_suspect_create_that_was_accepted_is_not_sent_again_if_its_callb
         await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize(("seconds", "home"), [(1.0, 1), (20.0, 0)], ids=["the second is faster", "the first is"])
-async def test_a_callback_that_comes_while_the_second_create_is_on_the_wire_ties_the_duplicate(
-    seconds: float, home: int
-) -> None:
-    """Both were paid, which nobody could prevent; what ends first is the job's, the other is told, neither is lost."""
-    faults = [suspect(nth=1), Fault("create", "slow", after=True, seconds=15.0, nth=2)]
-    async with a_called_world(duration=partial(by_turns, [5.0, seconds]), faults=faults) as (setup, _):
+@pytest.mark.parametrize(("seconds", "own_index"), [(1.0, 1), (20.0, 0)], ids=["the second is faster", "the first is"])
+async def test_a_callback_during_the_second_create(seconds: float, own_index: int) -> None:
+    """Both were paid, unavoidably; the first to end is the job's, the other is reported as a duplicate."""
+    faults = [ambiguous_error(nth=1), Fault("create", "slow", after=True, seconds=15.0, nth=2)]
+    async with client_with_callbacks(duration=partial(next_duration, [5.0, seconds]), faults=faults) as (setup, _):
         video = await setup.kie.generate(make_request())
         assert anyio.current_time() < 7.0
         await anyio.sleep(100.0)
-        own, other = setup.tasks[home], setup.tasks[1 - home]
+        own, other = setup.tasks[own_index], setup.tasks[1 - own_index]
         row = await setup.row()
 
         assert own == video.task_id == row.task_id
         assert ("succeeded", (other,), 2) == (row.state, row.duplicate_task_ids, row.attempts)
-        assert [other] == duplicates(setup.events)
+        assert [other] == reported_duplicates(setup.events)
         assert 2 == len(setup.truth.create_requests)
         await assert_settled(setup.kie)
 
 
-def by_turns(seconds: list[float], _model: str, _random: object) -> float:
+def next_duration(seconds: list[float], _model: str, _random: object) -> float:
     return seconds.pop(0) if len(seconds) > 1 else seconds[0]
 
 
 @pytest.mark.parametrize("leave", ["aclose", "halt"])
-async def test_the_second_create_is_read_to_its_end_whoever_stops(leave: str) -> None:
+async def test_the_second_create_is_always_read_completely(leave: str) -> None:
     """
-    A callback has bound the first task; the create that is on the wire may be paid, and its answer says which task.
+    A callback has bound the first task; the create on the wire may be accepted, and its response names the task.
 
-    Neither a client that closes nor another job that the account cannot pay cuts it off.
+    Neither closing the client nor a lack of credits interrupts it.
     """
     faults = [
-        suspect(nth=1),
+        ambiguous_error(nth=1),
         Fault("create", "slow", after=True, seconds=4.0, nth=2),
         Fault("create", "code", code=402, nth=3),
     ]
-    async with a_called_world(duration=partial(by_turns, [1.5, 1000.0]), faults=faults) as (setup, _):
+    async with client_with_callbacks(duration=partial(next_duration, [1.5, 1000.0]), faults=faults) as (setup, _):
         await setup.kie.generate(make_request())
         assert 2 == len(setup.truth.create_requests)
         if leave == "aclose":
@@ -265,11 +266,11 @@ async def test_the_second_create_is_read_to_its_end_whoever_stops(leave: str) ->
         assert (setup.tasks[0], (setup.tasks[1],)) == (row.task_id, row.duplicate_task_ids)
 
 
-async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback() -> None:
-    """The caller was told ServerError, and that it may have been paid; the same key finds the task then."""
+async def test_a_late_callback_revives_a_rejected_job() -> None:
+    """The caller got a ServerError that it may have been paid; later the same key finds the task."""
     policy = RetryPolicy(server_error_attempts=2)
-    faults = [suspect(nth=1), Fault("create", "code", code=500, msg=UNCLEAR, nth=2)]
-    async with a_called_world(duration=60.0, client={"retry": policy}, faults=faults) as (setup, _):
+    faults = [ambiguous_error(nth=1), Fault("create", "code", code=500, msg=AMBIGUOUS, nth=2)]
+    async with client_with_callbacks(duration=60.0, client={"retry": policy}, faults=faults) as (setup, _):
         with pytest.raises(ServerError):
             await setup.kie.generate(make_request(), key="order-7")
         row = await setup.row()
@@ -285,9 +286,9 @@ async def test_a_refused_job_with_suspect_attempts_comes_home_by_a_late_callback
         await assert_settled(setup.kie)
 
 
-async def test_every_paid_task_of_a_refused_job_is_told() -> None:
-    """Three attempts, three unclear errors, three tasks: one is the job's, and the callbacks of the others say so."""
-    async with a_called_world(duration=(60.0, 0.2), faults=[suspect()]) as (setup, _):
+async def test_every_task_of_a_rejected_job_is_reported() -> None:
+    """Three attempts, three ambiguous errors, three tasks: one is the job's, the others are duplicates."""
+    async with client_with_callbacks(duration=(60.0, 0.2), faults=[ambiguous_error()]) as (setup, _):
         with pytest.raises(ServerError):
             await setup.kie.generate(make_request())
         await anyio.sleep(200.0)
@@ -300,10 +301,10 @@ async def test_every_paid_task_of_a_refused_job_is_told() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_an_unknown_job_comes_home_by_a_late_callback() -> None:
-    """It was in doubt for too long, and the caller was told; nothing has been given up."""
+async def test_a_late_callback_settles_an_unresolved_job() -> None:
+    """It was in doubt past its deadline, and the caller got an error; its task is still bound."""
     policy = RetryPolicy(max_age=600.0)
-    async with a_called_world(duration=1000.0, client={"retry": policy}, faults=[lost()]) as (setup, _):
+    async with client_with_callbacks(duration=1000.0, client={"retry": policy}, faults=[lost_response()]) as (setup, _):
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.generate(make_request())
         assert "unresolved" == (await setup.row()).state
@@ -314,8 +315,8 @@ async def test_an_unknown_job_comes_home_by_a_late_callback() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_job_that_was_sent_again_by_hand_has_the_task_that_ends_first_and_tells_of_the_other() -> None:
-    async with a_called_world(duration=(60.0, 0.2), faults=[lost(nth=1)]) as (setup, _):
+async def test_a_resubmitted_job_has_the_task_that_ends_first() -> None:
+    async with client_with_callbacks(duration=(60.0, 0.2), faults=[lost_response(nth=1)]) as (setup, _):
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
         await raised.value.job.resubmit(allow_duplicate=True)
@@ -329,11 +330,11 @@ async def test_a_job_that_was_sent_again_by_hand_has_the_task_that_ends_first_an
 
 
 @pytest.mark.parametrize("first", ["grant", "proof"])
-async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the_task_is_one_slot(first: str) -> None:
-    """The owner waits for a slot to send the job again; the task of its first create takes one whether there is one."""
+async def test_a_slot_granted_as_a_callback_binds_counts_once(first: str) -> None:
+    """The submission waits for a slot to resend; the task of its first create occupies one in any case."""
     policy = RetryPolicy(in_doubt_timeout=30.0)
     options = {"retry": policy, "limits": Limits(in_flight=1), "callback_url": CALLBACKS}
-    async with client_and_fake(client=options, duration=600.0, faults=[lost(nth=1)]) as setup:
+    async with client_and_fake(client=options, duration=600.0, faults=[lost_response(nth=1)]) as setup:
         with pytest.raises(SubmitInDoubtError) as raised:
             await setup.kie.submit(make_request())
         await anyio.sleep(40.0)
@@ -342,7 +343,7 @@ async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the
         await anyio.sleep(1.0)
         assert (1, 1) == (setup.kie.statistics().in_flight, setup.kie.statistics().waiting_for_slot)
 
-        engine = await setup.kie._binding.engine()  # noqa: SLF001 (two things must happen in one turn)
+        engine = await setup.kie._binding.engine()  # noqa: SLF001 (two things must happen in one turn of the loop)
         waits, runs = engine.registry.get(raised.value.job.id), engine.registry.get(running.id)
         assert waits is not None
         assert runs is not None
@@ -361,27 +362,27 @@ async def test_a_slot_that_is_granted_in_the_turn_in_which_a_callback_brings_the
         await assert_settled(setup.kie)
 
 
-async def test_an_early_task_is_proved_although_looks_fail_at_first() -> None:
-    """No answer, pages of a proxy, refusals, and an id that is not visible yet say nothing against it."""
-    troubles = ["null_data", "reset", "html", "silence"]
+async def test_failed_polls_delay_a_proof_only() -> None:
+    """Timeouts, proxy pages, refusals and a task that is not visible yet do not disprove it."""
+    kinds = ["null_data", "reset", "html", "silence"]
     faults = [
-        lost(),
+        lost_response(),
         Fault("poll", "code", code=429, nth=1),
         Fault("poll", "code", code=401, nth=2),
-        *(Fault("poll", what, nth=range(3 + 2 * n, 5 + 2 * n)) for n, what in enumerate(troubles)),  # type: ignore[arg-type]
+        *(Fault("poll", what, nth=range(3 + 2 * n, 5 + 2 * n)) for n, what in enumerate(kinds)),  # type: ignore[arg-type]
     ]
-    async with a_called_world(duration=60.0, faults=faults) as (setup, _):
+    async with client_with_callbacks(duration=60.0, faults=faults) as (setup, _):
         video = await setup.kie.generate(make_request())
         assert setup.tasks == [video.task_id]
 
 
-async def test_a_client_that_closes_during_a_confirmation_logs_no_bug(caplog: pytest.LogCaptureFixture) -> None:
-    """At each turn of the loop, from the post on; the row stays as it was, or is as the task has ended."""
-    found = Counter[str]()
+async def test_closing_during_a_confirmation_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Close at each turn of the loop after the post; the row is unchanged, or as the task has ended."""
+    states = Counter[str]()
 
-    async def once(turns: int) -> bool:
+    async def close_after(turns: int) -> bool:
         over = False
-        async with a_backend() as backend, FakeKie(duration=60.0, faults=[lost()]) as fake:
+        async with running_backend() as backend, FakeKie(duration=60.0, faults=[lost_response()]) as fake:
             kie = KieClient(KEY, base_url=fake.url, callback_url=backend.url)
             backend.serve(kie)
             with pytest.raises(SubmitInDoubtError):
@@ -390,7 +391,7 @@ async def test_a_client_that_closes_during_a_confirmation_logs_no_bug(caplog: py
             answered = anyio.Event()
 
             async def take() -> None:
-                await post(fake.truth.create_requests[0].callback_url, body_of(fake.truth.created[0].task_id))
+                await post(fake.truth.create_requests[0].callback_url, callback_body(fake.truth.created[0].task_id))
                 answered.set()
 
             async with anyio.create_task_group() as group:
@@ -401,11 +402,11 @@ async def test_a_client_that_closes_during_a_confirmation_logs_no_bug(caplog: py
                 over = answered.is_set() and now.confirmations == 1 and not now.loop_tasks
                 await kie.aclose()
             async with kie:
-                found.update(row.state for row in await kie.jobs())
+                states.update(row.state for row in await kie.jobs())
         return over
 
     turns = 0
-    while not await once(turns):
+    while not await close_after(turns):
         turns += 1
-    assert {"in_doubt", "submitted"} == {*found}
+    assert {"in_doubt", "submitted"} == {*states}
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

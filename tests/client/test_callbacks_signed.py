@@ -1,4 +1,4 @@
-"""With ``webhook_key``, a callback needs the service's own signature beside our token; without it, the token alone."""
+"""With a ``webhook_key``, a callback needs the service's signature and our token; without it, only the token."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 from kie_async import EventName
 from kie_async.testing import Fault
 from kie_async.testing.callbacks import sign
-from tests.client.backend import a_called_world, body_of, by_aiohttp, by_asgi, post
+from tests.client.backend import callback_body, client_with_callbacks, post, use_aiohttp, use_asgi
 from tests.helpers import assert_settled, create_foreign_task, make_request
 
 OLD, NEW = "canary-of-the-old-key", "canary-of-the-new-key"
 
 
-@pytest.mark.parametrize("adapter", [by_aiohttp, by_asgi])
+@pytest.mark.parametrize("adapter", [use_aiohttp, use_asgi])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [(None, None), (None, OLD), (OLD, OLD), ((OLD, NEW), OLD), ((OLD, NEW), NEW), ((NEW, OLD), OLD)],
 )
-async def test_a_callback_that_is_signed_as_expected_ends_the_job(ours: Any, theirs: str | None, adapter: Any) -> None:
-    """Without a key, a signature is not looked at; with several, any of them fits: so a key can be changed."""
-    async with a_called_world(adapter, client={"webhook_key": ours}, webhook_key=theirs, duration=100.0) as (
+async def test_a_validly_signed_callback_ends_the_job(ours: Any, theirs: str | None, adapter: Any) -> None:
+    """Without a key, signatures are ignored; with several keys, any of them is accepted, which allows rotation."""
+    async with client_with_callbacks(adapter, client={"webhook_key": ours}, webhook_key=theirs, duration=100.0) as (
         setup,
         backend,
     ):
@@ -48,12 +48,12 @@ async def test_a_callback_that_is_signed_as_expected_ends_the_job(ours: Any, the
     ],
     ids=["no key", "another key", "unsigned", "wrong_signature", "too old", "of the future"],
 )
-async def test_a_callback_that_is_not_signed_as_expected_is_401_and_the_job_is_polled(
+async def test_an_invalid_signature_is_401_and_polling_works(
     theirs: str | None, fault: Fault | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is asked because of it, and the log says it once, however often it is tried."""
+    """It causes no poll, and consecutive refusals are logged once."""
     faults = [] if fault is None else [fault]
-    async with a_called_world(
+    async with client_with_callbacks(
         client={"webhook_key": OLD}, webhook_key=theirs, duration=100.0, callback_retry_delay=1.0, faults=faults
     ) as (setup, backend):
         await setup.kie.generate(make_request())
@@ -70,25 +70,25 @@ async def test_a_callback_that_is_not_signed_as_expected_is_401_and_the_job_is_p
 
 @pytest.mark.parametrize("age", [-300.0, 0.0, 300.0])
 async def test_five_minutes_either_way_are_allowed(age: float) -> None:
-    """The service's clock and ours need not agree to the second."""
-    async with a_called_world(client={"webhook_key": OLD}, duration=1000.0) as (setup, _):
+    """The service's clock and ours may differ."""
+    async with client_with_callbacks(client={"webhook_key": OLD}, duration=1000.0) as (setup, _):
         await setup.kie.submit(make_request())
         await anyio.sleep(1.0)
-        # Within the present second, so that the age is what it is said to be.
+        # Within the current second, so that the age is exact.
         wall = int(asyncio.get_running_loop().wall_time())  # type: ignore[attr-defined]  # a loop of virtual time
         headers = sign(OLD, setup.tasks[0], int(wall - age) + (1 if age > 0 else 0))
-        assert 200 == await post(setup.truth.create_requests[0].callback_url, body_of(setup.tasks[0]), headers)
+        assert 200 == await post(setup.truth.create_requests[0].callback_url, callback_body(setup.tasks[0]), headers)
         await anyio.sleep(60.0)
 
 
-async def test_a_signature_is_good_for_its_own_task_only() -> None:
-    """Somebody has seen a callback of the account's; it proves nothing about another task."""
-    async with a_called_world(client={"webhook_key": OLD}, webhook_key=OLD, duration=1000.0) as (setup, backend):
+async def test_a_signature_is_valid_for_its_own_task_only() -> None:
+    """A captured callback of the account proves nothing about another task."""
+    async with client_with_callbacks(client={"webhook_key": OLD}, webhook_key=OLD, duration=1000.0) as (setup, backend):
         await setup.kie.submit(make_request())
         other = await create_foreign_task(setup.fake.url)
         url = setup.truth.create_requests[0].callback_url
-        assert 401 == await post(url, body_of(setup.tasks[0]), setup.fake.sign(other))
-        assert 400 == await post(url, body_of(setup.tasks[0], task_id=other), setup.fake.sign(other))
+        assert 401 == await post(url, callback_body(setup.tasks[0]), setup.fake.sign(other))
+        assert 400 == await post(url, callback_body(setup.tasks[0], task_id=other), setup.fake.sign(other))
 
         assert [401, 400] == backend.answers
         assert [] == setup.truth.polls

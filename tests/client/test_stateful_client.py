@@ -6,7 +6,7 @@ import pytest
 from hypothesis import Phase, Verbosity, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.client.planted import PLANTED, NoMac
+from tests.client.planted_bugs import PLANTED, NoMac
 from tests.client.stateful_client import ClientMachine, TwoWorkersMachine
 from tests.helpers import JournalClient
 from tests.profile import examples

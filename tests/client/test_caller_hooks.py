@@ -1,4 +1,4 @@
-"""What callers bring along: sessions, a context, an ``on_event``; none of it can do harm."""
+"""Sessions, contexts and ``on_event`` of callers cannot harm the client."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_session_factory_that_fails_is_told_to_the_caller() -> None:
-    """As it is; and the client can be used once it works."""
+async def test_a_failing_session_factory_raises() -> None:
+    """The error is raised unchanged; the client works once the factory does."""
     broken = True
 
     def factory(**kwargs: Any) -> aiohttp.ClientSession:
@@ -49,23 +49,23 @@ async def test_a_session_factory_that_fails_is_told_to_the_caller() -> None:
         await kie.aclose()
 
 
-async def test_session_factory_is_called_once_for_creates_and_once_for_the_rest() -> None:
-    made: list[dict[str, object]] = []
+async def test_the_session_factory_is_called_twice() -> None:
+    calls: list[dict[str, object]] = []
 
     def factory(**kwargs: Any) -> aiohttp.ClientSession:
-        made.append(kwargs)
+        calls.append(kwargs)
         return aiohttp.ClientSession(**{**kwargs, "headers": {**kwargs["headers"], "X-Mine": "1"}})
 
     async with client_and_fake(client={"session_factory": factory}) as setup:
         await setup.kie.generate(make_request(image=PNG))
         await setup.kie.generate(make_request(1))
 
-        assert 2 == len(made)
-        assert KEY not in str(made)
+        assert 2 == len(calls)
+        assert KEY not in str(calls)
 
 
-async def test_the_callers_context_is_not_inherited_by_what_outlives_it() -> None:
-    """What a web framework keeps for one request must not turn up in the next one's."""
+async def test_background_tasks_do_not_inherit_a_context() -> None:
+    """A web framework's context of one request must not appear in later ones."""
     request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
     seen: list[str] = []
 
@@ -85,7 +85,7 @@ async def test_the_callers_context_is_not_inherited_by_what_outlives_it() -> Non
     assert ["none"] * 4 == seen
 
 
-async def test_an_on_event_that_raises_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_on_event_is_logged_only(caplog: pytest.LogCaptureFixture) -> None:
     def on_event(event: Event) -> None:
         msg = f"cannot take {event.name}"
         raise ValueError(msg)
@@ -103,7 +103,7 @@ async def test_an_on_event_that_raises_is_logged_and_harms_nobody(caplog: pytest
         assert all(record.levelname == "ERROR" and record.exc_info for record in failures)
 
 
-async def test_a_result_is_saved_after_the_client_was_closed(tmp_path: Path) -> None:
+async def test_a_result_can_be_saved_after_closing(tmp_path: Path) -> None:
     async with client_and_fake() as setup:
         video = await setup.kie.generate(make_request())
         await setup.kie.aclose()
@@ -113,14 +113,14 @@ async def test_a_result_is_saved_after_the_client_was_closed(tmp_path: Path) -> 
         assert [False] == [download.authorized for download in setup.truth.downloads]
 
 
-async def test_a_failed_job_that_nobody_awaits_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Its error is in the journal; the log is not a mailbox for it."""
+async def test_a_failed_job_without_waiters_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Its error is in the journal."""
     async with client_and_fake(fail_rate=1.0, faults=[Fault("create", "code", code=422, nth=1)]) as setup:
         for number in range(3):
             await setup.kie.submit(make_request(number), wait=False)
         await anyio.sleep(600.0)
 
         assert {"rejected": 1, "failed": 2} == await setup.states()
-        assert [] == warnings_of(caplog)
+        assert [] == logged_warnings(caplog)
         await assert_settled(setup.kie)
         gc.collect()

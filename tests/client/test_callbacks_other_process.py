@@ -1,4 +1,4 @@
-"""Callbacks for the jobs of another process: taken and looked into here, and nobody's trust in callbacks suffers."""
+"""Callbacks for jobs of another process are confirmed here, and count as received at both."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.helpers import KEY, make_request
 
 
 @asynccontextmanager
-async def a_receiver(takers: list[KieClient]) -> AsyncIterator[str]:
-    """A server that hands every callback to the one client that has been put there; yields its URL."""
+async def running_receiver(receivers: list[KieClient]) -> AsyncIterator[str]:
+    """Pass every callback to the only client in *receivers*; yield the URL."""
 
-    async def take(request: web.Request) -> web.Response:
-        (kie,) = takers
+    async def receive(request: web.Request) -> web.Response:
+        (kie,) = receivers
         status, body = await kie.callbacks.handle(request.path, request.headers, await request.read())
         return web.Response(status=status, body=body)
 
     application = web.Application()
-    application.router.add_post("/kie/{token}", take)
+    application.router.add_post("/kie/{token}", receive)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -38,30 +38,28 @@ async def a_receiver(takers: list[KieClient]) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def test_a_callback_for_another_process_is_not_one_that_was_lost(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_callback_for_another_process_is_not_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """
-    One process takes all callbacks, and has jobs of its own; each job is looked at once, when its callback has come.
+    One process receives all callbacks, and has jobs of its own; each job is polled once, for its confirmation.
 
-    The end of another process's job was seen here, its callback had come here: that must not count as an end of which
-    no callback has told, or else a worker among several polls as if there were no callbacks.
+    The end of another process's job is found here after its callback: it must not count as a lost callback, or this
+    process would poll as if no callbacks arrived.
     """
-    takers: list[KieClient] = []
+    receivers: list[KieClient] = []
     async with (
         FakeKie(duration=60.0, limit=100) as fake,
-        a_receiver(takers) as callback_url,
+        running_receiver(receivers) as callback_url,
         KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db", callback_url=callback_url) as owner,
-        KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db", callback_url=callback_url) as taker,
+        KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db", callback_url=callback_url) as receiver,
     ):
-        takers.append(taker)
-        for kie in (owner, taker):
+        receivers.append(receiver)
+        for kie in (owner, receiver):
             kie.callbacks.asgi_app()  # callbacks are expected
         theirs = [await owner.submit(make_request(number)) for number in range(5)]
         for job in theirs:
             await job
-        await anyio.sleep(60.0)  # as long as whoever waits for callbacks may wait
-        ours = [await taker.submit(make_request(number)) for number in range(5, 10)]
+        await anyio.sleep(60.0)  # longer than the grace period of callbacks
+        ours = [await receiver.submit(make_request(number)) for number in range(5, 10)]
         for job in ours:
             await job
 

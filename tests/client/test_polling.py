@@ -1,4 +1,4 @@
-"""What a look at a running task may show, and what that means for its job."""
+"""Polling: the results of polls, and their effect on jobs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.helpers import assert_settled, client_and_fake, create_foreign_task, 
 @pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
 async def test_a_job_ends_soon_after_its_task(duration: float) -> None:
     """
-    Told with all that the service says, by a client that has not seen one like it before.
+    The client has no experience with such tasks, and the result has all that the service reports.
 
-    The first look comes after five seconds or so, and the time between two grows with the task's age.
+    The first poll is after about five seconds; the interval grows with the task's age.
     """
     async with client_and_fake(duration=duration, latency=(0.02, 0.2)) as setup:
         video = await setup.kie.generate(make_request())
@@ -43,15 +43,15 @@ async def test_a_job_ends_soon_after_its_task(duration: float) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> None:
-    """Five looks in any second for 200 jobs, none of them refused, and every job ends."""
+async def test_polls_never_exceed_the_limit() -> None:
+    """At most five polls in any second for 200 jobs; none is refused, and every job ends."""
     async with client_and_fake(latency=(0.02, 0.2), duration=(90.0, 0.5), credits=1e6) as setup:
         async with anyio.create_task_group() as group:
             for number in range(200):
                 group.start_soon(setup.kie.generate, make_request(number))
-        asked_at = [poll.at for poll in setup.truth.polls]
+        polled_at = [poll.at for poll in setup.truth.polls]
 
-        assert busiest_window(asked_at, 1.0) <= 5
+        assert busiest_window(polled_at, 1.0) <= 5
         assert [] == [poll for poll in setup.truth.polls if poll.code == 429]
         assert {"succeeded": 200} == await setup.states()
 
@@ -59,15 +59,15 @@ async def test_the_service_is_never_asked_faster_than_the_limit_for_looks() -> N
 @pytest.mark.parametrize(
     ("polls_per_second", "seconds", "most"), [(0.5, 2.0, 1), (1.0, 1.0, 1), (2.5, 0.8, 2), (10.0, 1.0, 10)]
 )
-async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, seconds: float, most: int) -> None:
+async def test_the_limit_of_polls_is_configurable(polls_per_second: float, seconds: float, most: int) -> None:
     limits = Limits(polls_per_second=polls_per_second)
     async with client_and_fake(client={"limits": limits}, duration=30.0, queries_per_second=1000.0) as setup:
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(setup.kie.generate, make_request(number))
-        asked_at = [poll.at for poll in setup.truth.polls]
+        polled_at = [poll.at for poll in setup.truth.polls]
 
-        assert most == busiest_window(asked_at, seconds)
+        assert most == busiest_window(polled_at, seconds)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ async def test_the_limit_for_looks_is_the_callers(polls_per_second: float, secon
     ],
     ids=lambda poll: "-".join(str(value) for value in poll.values()),
 )
-async def test_a_look_that_says_nothing_changes_nothing(poll: dict[str, Any]) -> None:
-    """Whatever comes instead of the record, the job goes on and ends well, and its create is not touched."""
+async def test_an_unreadable_poll_changes_nothing(poll: dict[str, Any]) -> None:
+    """With any answer instead of the record, the job continues and ends, and nothing is sent again."""
     async with client_and_fake(faults=[Fault("poll", times=4, **poll)], duration=1.0) as setup:
         job = await setup.kie.submit(make_request())
         await anyio.sleep(3.0)
@@ -115,7 +115,7 @@ async def test_a_look_that_says_nothing_changes_nothing(poll: dict[str, Any]) ->
         await assert_settled(setup.kie)
 
 
-async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
+async def test_a_429_slows_polling_and_ends_no_job() -> None:
     fault = Fault("poll", "code", code=429, between=(0.0, 60.0))
     async with client_and_fake(faults=[fault], duration=1.0) as setup:
         async with anyio.create_task_group() as group:
@@ -128,8 +128,8 @@ async def test_a_429_on_a_look_slows_all_looks_and_ends_no_job() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_looks_that_hang_hold_up_nobody(seed: int) -> None:
-    """Five in a hundred for a minute each, and forty jobs of 3 s end within 2 s of when they would without."""
+async def test_slow_polls_block_no_other(seed: int) -> None:
+    """5 % of polls take a minute; forty jobs of 3 s end at most 2 s later than without."""
     fault = Fault("poll", "slow", seconds=60.0, probability=0.05)
     async with client_and_fake(faults=[fault], duration=3.0, credits=1e6, seed=seed) as setup:
         async with anyio.create_task_group() as group:
@@ -141,36 +141,36 @@ async def test_looks_that_hang_hold_up_nobody(seed: int) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_look_of_somebody_who_waits_is_not_held_up_by_one_that_hangs() -> None:
-    """``refresh()`` is answered after a second or so, and its connection is left behind."""
+async def test_status_retries_a_slow_poll() -> None:
+    """``status()`` returns after about a second, and the slow connection is abandoned."""
     async with client_and_fake(faults=[Fault("poll", "slow", seconds=60.0, nth=1)], duration=30.0) as setup:
         job = await setup.kie.submit(make_request())
-        asked_at = anyio.current_time()
+        polled_at = anyio.current_time()
         assert setup.tasks[0] == (await job.status()).task_id
 
-        assert anyio.current_time() - asked_at <= 1.2
+        assert anyio.current_time() - polled_at <= 1.2
         assert 1 == setup.kie.statistics().polls
 
 
-async def test_a_look_that_hangs_and_has_to_wait_for_its_next_turn_is_given_up_all_the_same() -> None:
-    """The pacer's only token is free eleven seconds after the first look, which is later than ten."""
+async def test_status_times_out_despite_waits_for_the_pacer() -> None:
+    """The pacer's only token returns eleven seconds after the first poll, later than the timeout of ten."""
     fault = Fault("poll", "slow", seconds=600.0, times=3)
     async with client_and_fake(
         client={"limits": Limits(polls_per_second=0.1)}, faults=[fault], duration=900.0
     ) as setup:
         job = await setup.kie.submit(make_request())
-        asked_at = anyio.current_time()
+        polled_at = anyio.current_time()
         with pytest.raises(TransportError, match="timed out"):
             await job.status()
 
         # One, two and seven seconds on the wire, and ten between them.
-        assert math.isclose(30.0, anyio.current_time() - asked_at, abs_tol=0.1)
+        assert math.isclose(30.0, anyio.current_time() - polled_at, abs_tol=0.1)
 
 
-async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
-    """No look, and no deadline, which is an hour away and would hold it until then."""
+async def test_an_ended_job_leaves_no_timers() -> None:
+    """Neither a poll nor a deadline, which would hold the job for an hour."""
     async with client_and_fake(duration=5.0) as setup:
-        timers = (await setup.kie._binding.engine()).timers  # noqa: SLF001 (what is planned is nowhere to be read)
+        timers = (await setup.kie._binding.engine()).timers  # noqa: SLF001 (timers are not public)
         await setup.kie.submit(make_request())
         assert 2 <= len(timers)
         await anyio.sleep(60.0)
@@ -179,8 +179,7 @@ async def test_of_a_job_that_has_ended_nothing_is_planned_any_more() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_refresh_puts_the_next_look_off() -> None:
-    """What it has shown need not be looked at again."""
+async def test_status_postpones_the_next_poll() -> None:
     async with client_and_fake(duration=30.0) as setup:
         job = await setup.kie.submit(make_request())
         await anyio.sleep(5.0)
@@ -191,8 +190,8 @@ async def test_a_refresh_puts_the_next_look_off() -> None:
         assert 1 == len(setup.truth.polls)
 
 
-async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
-    """Of ten minutes, it is not looked at every few seconds as one that has just begun."""
+async def test_a_foreign_task_is_polled_by_its_real_age() -> None:
+    """A task of ten minutes is not polled every few seconds, as a new one is."""
     async with client_and_fake(duration=1000.0) as setup:
         task_id = await create_foreign_task(setup.fake.url)
         await anyio.sleep(600.0)
@@ -200,11 +199,11 @@ async def test_a_strangers_task_is_seen_as_old_as_it_is() -> None:
             await setup.kie.job(task_id).wait(timeout=60.0)
 
         assert 3 <= len(setup.truth.polls) <= 7
-        setup.truth.tasks.clear()  # not this client's to account for
+        setup.truth.tasks.clear()  # not this client's
 
 
-async def test_a_strangers_old_task_that_is_once_not_visible_is_not_gone() -> None:
-    """It was seen before: one answer that contradicts all others ends no wait."""
+async def test_an_old_foreign_task_may_be_invisible_once() -> None:
+    """It was visible before: one contradicting answer ends no wait."""
     fault = Fault("poll", "code", code=422, msg="recordInfo is null", nth=2)
     async with client_and_fake(duration=700.0, faults=[fault]) as setup:
         task_id = await create_foreign_task(setup.fake.url)
@@ -212,11 +211,11 @@ async def test_a_strangers_old_task_that_is_once_not_visible_is_not_gone() -> No
         assert task_id == (await setup.kie.job(task_id)).task_id
 
         assert {422, 200} == {poll.code for poll in setup.truth.polls}
-        setup.truth.tasks.clear()  # not this client's to account for
+        setup.truth.tasks.clear()  # not this client's
 
 
-async def test_a_refresh_of_a_strangers_task_is_one_look() -> None:
-    """Nobody waits for it, so nobody else looks."""
+async def test_status_of_a_foreign_task_polls_once() -> None:
+    """Without a waiter it is not polled again."""
     async with client_and_fake(duration=1000.0) as setup:
         task_id = await create_foreign_task(setup.fake.url)
         await setup.kie.job(task_id).status()
@@ -224,11 +223,11 @@ async def test_a_refresh_of_a_strangers_task_is_one_look() -> None:
 
         assert 1 == len(setup.truth.polls)
         await assert_settled(setup.kie)
-        setup.truth.tasks.clear()  # not this client's to account for
+        setup.truth.tasks.clear()  # not this client's
 
 
-async def test_a_client_that_has_seen_its_tasks_knows_when_to_look_at_the_next_one() -> None:
-    """Ten alike, and the eleventh takes half as many looks as the first and is seen sooner."""
+async def test_polling_improves_with_experience() -> None:
+    """After ten similar tasks, the eleventh takes half as many polls as the first, and its end is found sooner."""
     async with client_and_fake(duration=60.0, credits=1e6) as setup:
         polls, lags = [0], []
         for number in range(11):
@@ -250,8 +249,8 @@ async def test_a_task_may_be_invisible_at_first() -> None:
         assert anyio.current_time() < 90.0
 
 
-async def test_a_task_of_ours_that_stays_invisible_is_stalled_and_not_failed() -> None:
-    """It was paid: whatever the service does not know now, it may know tomorrow."""
+async def test_an_invisible_task_of_ours_is_stalled_not_failed() -> None:
+    """It was paid, and may become visible later."""
     async with client_and_fake(invisible_seconds=5000.0, duration=20.0) as setup:
         with pytest.raises(TaskTimeoutError):
             await setup.kie.generate(make_request())
@@ -262,8 +261,8 @@ async def test_a_task_of_ours_that_stays_invisible_is_stalled_and_not_failed() -
         await assert_settled(setup.kie)
 
 
-async def test_a_job_that_does_not_end_is_stalled_at_max_age_and_may_still_end() -> None:
-    """Its slot is free, its waiters are told, and it is looked at now and then."""
+async def test_a_job_is_stalled_at_max_age_and_may_still_end() -> None:
+    """Its slot is released, its waiters get an error, and it is polled rarely."""
     async with client_and_fake(duration=9000.0) as setup:
         job = await setup.kie.submit(make_request())
         with pytest.raises(TaskTimeoutError, match="may still end") as raised:
@@ -275,7 +274,7 @@ async def test_a_job_that_does_not_end_is_stalled_at_max_age_and_may_still_end()
 
         polls = len(setup.truth.polls)
         with pytest.raises(TaskTimeoutError):
-            await job  # at once, since it would be for nothing
+            await job  # at once
         assert anyio.current_time() < 3601.0
         video = await job.wait(timeout=10_000.0)
         assert setup.tasks[0] == video.task_id
@@ -285,7 +284,7 @@ async def test_a_job_that_does_not_end_is_stalled_at_max_age_and_may_still_end()
         await assert_settled(setup.kie)
 
 
-async def test_max_age_is_the_callers() -> None:
+async def test_max_age_is_configurable() -> None:
     async with client_and_fake(client={"retry": RetryPolicy(max_age=100.0)}, duration=1e6) as setup:
         with pytest.raises(TaskTimeoutError):
             await setup.kie.generate(make_request())
@@ -294,8 +293,8 @@ async def test_max_age_is_the_callers() -> None:
 
 
 @pytest.mark.parametrize("empty", ["", None, "{}", '{"resultUrls":[]}', '{"resultUrls":[""]}', {"resultUrls": []}])
-async def test_success_before_its_result_is_waited_for(empty: object) -> None:
-    """Seen in the wild: the state runs ahead of the result."""
+async def test_success_before_its_result_is_awaited(empty: object) -> None:
+    """Seen in practice: the state precedes the result."""
     fault = Fault("poll", "alter", data={"resultJson": empty}, times=2)  # type: ignore[dict-item]  # JSON, by a parameter
     async with client_and_fake(faults=[fault], duration=0.0) as setup:
         video = await setup.kie.generate(make_request())
@@ -304,8 +303,8 @@ async def test_success_before_its_result_is_waited_for(empty: object) -> None:
         assert 3 == len(setup.truth.polls)
 
 
-async def test_success_that_stays_without_a_result_is_an_error_of_its_own() -> None:
-    """It was paid, so it is not called failed: the error has the id to ask the service with."""
+async def test_success_without_a_result_raises() -> None:
+    """It was paid, so it is not FAILED: the error has the task id for the service's support."""
     async with client_and_fake(faults=[Fault("poll", "alter", data={"resultJson": ""})], duration=0.0) as setup:
         job = await setup.kie.submit(make_request())
         for _ in range(2):
@@ -316,7 +315,7 @@ async def test_success_that_stays_without_a_result_is_an_error_of_its_own() -> N
         await assert_settled(setup.kie)
 
 
-async def test_a_result_that_is_an_object_and_no_text_is_read() -> None:
+async def test_a_result_may_be_an_object_instead_of_text() -> None:
     result = {"resultUrls": ["https://tempfile.aiquickdraw.com/a.mp4", "https://tempfile.aiquickdraw.com/b.mp4"]}
     async with client_and_fake(faults=[Fault("poll", "alter", data={"resultJson": result})], duration=0.0) as setup:  # type: ignore[dict-item]  # JSON
         video = await setup.kie.generate(make_request())
@@ -324,8 +323,8 @@ async def test_a_result_that_is_an_object_and_no_text_is_read() -> None:
         assert tuple(result["resultUrls"]) == video.urls
 
 
-async def test_a_record_whose_json_is_broken_inside_param_is_read() -> None:
-    """Seen in the wild: quotes in ``param`` that nobody has escaped."""
+async def test_a_record_with_broken_json_in_param_is_read() -> None:
+    """Seen in practice: unescaped quotes in ``param``."""
     async with client_and_fake(duration=1e6) as setup:
         job = await setup.kie.submit(make_request())
         url = "https://tempfile.aiquickdraw.com/a.mp4"
@@ -345,8 +344,8 @@ async def test_a_record_whose_json_is_broken_inside_param_is_read() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_failed_task_is_told_in_the_services_words() -> None:
-    """With its code, its text, and whether another try is worth it."""
+async def test_a_failed_task_has_the_services_message() -> None:
+    """The error has the code, the text, and if a retry is worthwhile."""
     async with client_and_fake(duration=1e6) as setup:
         passing = await setup.kie.submit(make_request(0))
         lasting = await setup.kie.submit(make_request(1))
@@ -372,7 +371,7 @@ async def test_a_failed_task_is_told_in_the_services_words() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_key_that_is_not_accepted_for_looks_is_told_and_the_task_lives_on() -> None:
+async def test_a_refused_key_raises_and_the_task_continues() -> None:
     async with client_and_fake(faults=[Fault("poll", "code", code=401, nth=[1, 2])], duration=20.0) as setup:
         job = await setup.kie.submit(make_request())
         with pytest.raises(AuthenticationError, match="the task continues"):
@@ -384,8 +383,8 @@ async def test_a_key_that_is_not_accepted_for_looks_is_told_and_the_task_lives_o
         await assert_settled(setup.kie)
 
 
-async def test_the_first_last_word_wins_and_a_later_one_is_counted() -> None:
-    """A slow look is overtaken by another one; what it brings home changes nothing."""
+async def test_the_first_terminal_record_wins() -> None:
+    """A slow poll is overtaken by another one; its terminal record is counted and ignored."""
     async with client_and_fake(faults=[Fault("poll", "slow", seconds=0.8, nth=1)], duration=1.0) as setup:
         job = await setup.kie.submit(make_request())
         while not setup.truth.polls:
