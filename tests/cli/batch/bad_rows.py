@@ -126,7 +126,7 @@ BAD_ROWS = [
     _line("too few cells", b"a,cat.jpg,Go", "3 cells", "8, one for each column"),
     _line("too many cells", b"a,cat.jpg,Go,,,,,,,", "10 cells", "8, one for each column"),
     _line("a quote in the middle", b'a,cat.jpg,"Go" on,,,,,', "invalid CSV", '" is written ""'),
-    _line("a byte that is no UTF-8", b"a,cat.jpg,Fr\xfchling,,,,,", "byte 0xfc at place 13", "UTF-8", column="line"),
+    _line("a byte that is not UTF-8", b"a,cat.jpg,Fr\xfchling,,,,,", "byte 0xfc at place 13", "UTF-8", column="line"),
     _json("broken JSON", b'{"image": ', "row", "invalid JSON", _OBJECT),
     _json("a list", ["cat.jpg", "Go"], "row", "a list", _OBJECT),
     _json("a single value", b"7", "row", "a single value", _OBJECT),

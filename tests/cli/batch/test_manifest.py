@@ -137,7 +137,7 @@ def test_unsafe_characters_are_escaped(tmp_path: Path) -> None:
 def test_unknown_fields_are_ignored(tmp_path: Path) -> None:
     write(tmp_path, make_entry(1))
     path = tmp_path / MANIFEST
-    path.write_text(path.read_text().replace('{"key"', '{"colour": "red", "key"'))
+    path.write_text(path.read_text().replace('{"key"', '{"color": "red", "key"'))
 
     with Manifest(tmp_path) as manifest:
         assert [1] == [entry.line for entry in manifest.entries()]
