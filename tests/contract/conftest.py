@@ -1,4 +1,4 @@
-"""A plain HTTP client for looking at the fake from outside, with nothing of the package's own client in it."""
+"""A plain HTTP client for tests of the fake, independent of the package's own client."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 from kie_async.testing import FakeKie
 
-#: What JSON holds, and what a fake may be asked for: tests look into it without ceremony.
+#: Untyped JSON and untyped options of a fake.
 
 WAN = "wan/2-2-a14b-image-to-video-turbo"
 KEY = "a key"
 
 
-class Seen(NamedTuple):
-    """An answer as it came."""
+class ApiResponse(NamedTuple):
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -28,12 +28,12 @@ class Seen(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body, decoded."""
+        """The decoded body."""
         return json.loads(self.body)
 
 
 class Api:
-    """A client that checks nothing and repeats nothing."""
+    """A client that checks nothing and retries nothing."""
 
     def __init__(self, fake: FakeKie, session: aiohttp.ClientSession) -> None:
         self.fake = fake
@@ -41,17 +41,17 @@ class Api:
 
     async def request(
         self, method: str, path: str, *, key: str | None = KEY, headers: dict[str, str] | None = None, **how: Any
-    ) -> Seen:
-        """Ask for a path of the fake, or a URL."""
+    ) -> ApiResponse:
+        """Request a path of the fake, or a URL."""
         url = path if path.startswith("http") else self.fake.url + path
         sent = {**({"Authorization": f"Bearer {key}"} if key is not None else {}), **(headers or {})}
         async with self._session.request(method, url, headers=sent, allow_redirects=False, **how) as answer:
-            return Seen(answer.status, dict(answer.headers), await answer.read())
+            return ApiResponse(answer.status, dict(answer.headers), await answer.read())
 
     async def create(
         self, model: str = WAN, *, callback_url: str | None = None, key: str | None = KEY, **given: Any
-    ) -> Seen:
-        """Create a task; unless told otherwise, its input is good."""
+    ) -> ApiResponse:
+        """Create a task, by default with a valid input."""
         body = {"model": model, "input": {"prompt": "A cat", "image_url": "https://example.com/cat.png", **given}}
         if callback_url is not None:
             body["callBackUrl"] = callback_url
@@ -63,26 +63,26 @@ class Api:
         task_id: str = answer.json["data"]["taskId"]
         return task_id
 
-    async def poll(self, task_id: str, *, key: str | None = KEY) -> Seen:
-        """Look at a task."""
+    async def poll(self, task_id: str, *, key: str | None = KEY) -> ApiResponse:
+        """Poll a task."""
         return await self.request("GET", "/api/v1/jobs/recordInfo", params={"taskId": task_id}, key=key)
 
     async def record(self, task_id: str) -> dict[str, Any]:
-        """Look at a task and return the record."""
+        """Poll a task and return the record."""
         data: dict[str, Any] = (await self.poll(task_id)).json["data"]
         return data
 
     async def result_url(self, task_id: str) -> str:
-        """The first URL of a task that has succeeded."""
+        """Return the first URL of a successful task."""
         url: str = json.loads((await self.record(task_id))["resultJson"])["resultUrls"][0]
         return url
 
     async def credits(self) -> float:
-        """What the account has."""
+        """Return the credits of the account."""
         amount: float = (await self.request("GET", "/api/v1/chat/credit")).json["data"]
         return amount
 
-    async def upload(self, content: bytes, **fields: str) -> Seen:
+    async def upload(self, content: bytes, **fields: str) -> ApiResponse:
         """Upload *content* as a form."""
         form = aiohttp.FormData()
         form.add_field("file", io.BytesIO(content), filename="cat.png", content_type="image/png")
@@ -96,7 +96,7 @@ Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 
 @pytest.fixture
 def serve() -> Serve:
-    """A fake, made as asked for, and a client of it."""
+    """Provide a function that starts a fake and returns a client of it."""
 
     @asynccontextmanager
     async def serving(**how: Any) -> AsyncIterator[Api]:

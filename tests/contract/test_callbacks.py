@@ -1,4 +1,4 @@
-"""The posts by which the fake reports that a task has ended, as a receiver sees them."""
+"""The callbacks of the fake, as a receiver sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Receiver:
-    """Takes callbacks down, and answers as told."""
+    """A receiver that records callbacks and responds with given statuses."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -29,18 +29,18 @@ class Receiver:
         self.got: list[tuple[float, Mapping[str, str], bytes]] = []
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Note a post, and answer with the next of ``statuses``, else 200."""
+        """Record a callback, and respond with the next of ``statuses``, else 200."""
         self.got.append((asyncio.get_running_loop().time(), request.headers, await request.read()))
         await asyncio.sleep(self.pause)
         return web.json_response({"code": 200, "msg": "success"}, status=self.statuses.pop(0) if self.statuses else 200)
 
     @property
     def times(self) -> list[float]:
-        """When posts came, to a tenth of a second."""
+        """Return the arrival times, rounded to a tenth of a second."""
         return [round(at, 1) for at, _, _ in self.got]
 
     def body(self, number: int = 0) -> Any:
-        """The body of a post, decoded."""
+        """Return the decoded body of a callback."""
         return json.loads(self.got[number][2])
 
 
@@ -226,7 +226,7 @@ async def test_altered_callback_contains_the_given_data(serve: Serve) -> None:
 
 
 async def test_early_callback_reports_the_coming_end(serve: Serve) -> None:
-    """Nothing recorded says in which order the callback and recordInfo come; there is no second one at the end."""
+    """The order of callback and recordInfo is not known from recordings; no second callback follows at the end."""
     early = Fault("callback", "early", seconds=4.0)
     async with listening() as receiver, serve(duration=60.0, webhook_key="secret", faults=[early]) as api:
         task_id = await api.task(callback_url=receiver.url)
@@ -244,7 +244,7 @@ async def test_early_callback_reports_the_coming_end(serve: Serve) -> None:
 
 
 async def test_callback_may_be_as_early_as_the_create(serve: Serve) -> None:
-    """A task that does not last as long as its callback is early is reported at once; another one is not."""
+    """A task shorter than its callback is early is reported at once; a longer one is not."""
     faults = [Fault("callback", "early", seconds=math.inf, nth=2)]
     async with listening() as receiver, serve(duration=10.0, faults=faults) as api:
         tasks = [await api.task(callback_url=receiver.url) for _ in range(2)]
@@ -256,7 +256,7 @@ async def test_callback_may_be_as_early_as_the_create(serve: Serve) -> None:
 
 @pytest.mark.parametrize(("pause", "times", "state"), [(5.0, [5.0], "fail"), (58.0, [56.0], "success")])
 async def test_early_callback_uses_the_planned_end(serve: Serve, pause: float, times: list[float], state: str) -> None:
-    """A task that the test ends before is reported then; one that was reported already is not reported again."""
+    """A task that the test ends earlier is reported then; an already reported one is not reported again."""
     early = Fault("callback", "early", seconds=4.0)
     async with listening() as receiver, serve(duration=60.0, faults=[early]) as api:
         task_id = await api.task(callback_url=receiver.url)
@@ -270,7 +270,7 @@ async def test_early_callback_uses_the_planned_end(serve: Serve, pause: float, t
 
 
 async def test_early_callback_faults_count_separately(serve: Serve) -> None:
-    """Which create it was decides what comes early; which end it was decides the rest."""
+    """Early callbacks count creates; other callback faults count ends."""
     faults = [Fault("callback", "early", seconds=4.0, nth=1), Fault("callback", "lost", nth=1)]
     async with listening() as receiver, serve(duration=10.0, faults=faults) as api:
         first, *_ = [await api.task(callback_url=receiver.url) for _ in range(3)]
@@ -282,7 +282,7 @@ async def test_early_callback_faults_count_separately(serve: Serve) -> None:
 
 @pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("wrong_signature", False)])
 async def test_callback_is_signed_for_the_replaced_task(serve: Serve, what: Any, *, good: bool) -> None:
-    """The worst that somebody can post who has the key; and without the key, what he can."""
+    """The worst callbacks that can be posted with the key, and without it."""
     fault = Fault("callback", what, data={"taskId": "f" * 32}, copies=2)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
         await api.create(callback_url=receiver.url)

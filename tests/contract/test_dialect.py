@@ -1,4 +1,4 @@
-"""What the fake says, held against what was recorded of the service."""
+"""Responses of the fake, compared with recorded responses of the service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_create_response_has_the_id_twice(serve: Serve) -> None:
 
 
 async def test_documented_request_is_accepted(serve: Serve) -> None:
-    """Its ``aspect_ratio`` and its empty callback are no reason to refuse it."""
+    """Its ``aspect_ratio`` and its empty callback URL are accepted."""
     page = {
         "model": WAN,
         "callBackUrl": "https://your-domain.com/api/callback",

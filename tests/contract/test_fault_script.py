@@ -1,4 +1,4 @@
-"""When faults strike, and which of them make sense."""
+"""The conditions of faults, and the validation of their arguments."""
 
 from __future__ import annotations
 

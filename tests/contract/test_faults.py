@@ -1,4 +1,4 @@
-"""What faults do on the wire, seen as bytes by a bare socket, and when they strike."""
+"""The effects of faults on the wire, as a bare socket receives them."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ CREATE = (
 )
 
 
-class Heard(NamedTuple):
-    """What a bare socket has received, and how the connection ended."""
+class RawReply(NamedTuple):
+    """The bytes that a bare socket has received, and the end of its connection."""
 
     data: bytes
     end: str
 
     @property
     def status(self) -> int:
-        """The status in the status line."""
+        """The HTTP status."""
         return int(self.data.split(b" ", 2)[1])
 
     @property
     def head(self) -> bytes:
-        """All up to the blank line, in lower case."""
+        """The head, in lower case."""
         return self.data.partition(b"\r\n\r\n")[0].lower()
 
     @property
     def body(self) -> bytes:
-        """All after the blank line; of a chunked answer, the contents of its chunks."""
+        """The body; for a chunked response, the contents of its chunks."""
         rest = self.data.partition(b"\r\n\r\n")[2]
         if b"chunked" not in self.head:
             return rest
@@ -53,13 +53,13 @@ class Heard(NamedTuple):
         return body
 
 
-async def hear(fake: FakeKie, request: bytes = CREATE, *, patience: float = 60.0) -> Heard:
-    """Send *request* over a socket of its own and listen until the connection ends, or for *patience* seconds."""
+async def send_raw(fake: FakeKie, request: bytes = CREATE, *, timeout: float = 60.0) -> RawReply:
+    """Send *request* over a new socket and receive until the connection ends, or for *timeout* seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(fake.url.rpartition(":")[2]))
     data, end = b"", "silence"
     try:
         writer.write(request)
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             while chunk := await reader.read(65536):
                 data += chunk
             end = "closed"
@@ -72,7 +72,7 @@ async def hear(fake: FakeKie, request: bytes = CREATE, *, patience: float = 60.0
         await writer.wait_closed()
     except ConnectionError:
         end = "reset"
-    return Heard(data, end)
+    return RawReply(data, end)
 
 
 CUTS = [
@@ -91,9 +91,9 @@ CUTS = [
 async def test_connection_faults_send_exact_bytes(
     serve: Serve, how: dict[str, Any], data: bytes | None, end: str, *, after: bool
 ) -> None:
-    """What was written before a reset may or may not be seen."""
+    """Bytes that were written before a reset may be lost."""
     async with serve(faults=[Fault("create", after=after, **how)]) as api:
-        heard = await hear(api.fake)
+        heard = await send_raw(api.fake)
 
         assert end == heard.end
         assert data in (None, heard.data)
@@ -106,7 +106,7 @@ async def test_connection_faults_send_exact_bytes(
 @pytest.mark.parametrize(("cut", "end"), [("close", "closed"), ("reset", "reset")])
 async def test_half_body_announces_the_whole_length(serve: Serve, cut: str, end: str) -> None:
     async with serve(faults=[Fault("create", "half_body", after=True, disconnect=cut)]) as api:  # type: ignore[arg-type]  # a parameter
-        heard = await hear(api.fake)
+        heard = await send_raw(api.fake)
         whole = b'{"code":200,"msg":"success","data":{"taskId":"%s","recordId":"%s"}}'
         whole %= (api.fake.truth.created[0].task_id.encode(),) * 2
 
@@ -118,7 +118,7 @@ async def test_half_body_announces_the_whole_length(serve: Serve, cut: str, end:
 
 async def test_truncated_json_has_the_right_length(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "truncated_json", after=True)]) as api:
-        heard = await hear(api.fake)
+        heard = await send_raw(api.fake)
 
         assert (200, "closed") == (heard.status, heard.end)
         assert heard.body.startswith(b'{"code":200,"msg":"success","data":{"ta')
@@ -221,7 +221,7 @@ async def test_slow_waits_before_or_after_the_action(serve: Serve, *, after: boo
 async def test_slow_body_arrives_byte_by_byte(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "slow_body", seconds=0.05)]) as api:
         start = asyncio.get_running_loop().time()
-        heard = await hear(api.fake)
+        heard = await send_raw(api.fake)
 
         assert 200 == json.loads(heard.body)["code"]
         assert len(heard.body) * 0.05 == pytest.approx(asyncio.get_running_loop().time() - start, abs=0.1)
@@ -232,7 +232,7 @@ async def test_half_download_is_half_a_file(serve: Serve) -> None:
         task_id = await api.task("z-image")
         url = await api.result_url(task_id)
         whole = (await api.request("GET", url)).body
-        heard = await hear(api.fake, f"GET {url} HTTP/1.1\r\nHost: fake\r\nUser-Agent: x\r\n\r\n".encode())
+        heard = await send_raw(api.fake, f"GET {url} HTTP/1.1\r\nHost: fake\r\nUser-Agent: x\r\n\r\n".encode())
 
         assert whole[: len(whole) // 2] == heard.body
         assert f"content-length: {len(whole)}".encode() in heard.head
@@ -250,11 +250,11 @@ async def test_half_download_is_half_a_file(serve: Serve) -> None:
 )
 async def test_connection_may_fail_before_the_request(serve: Serve, how: dict[str, Any], data: bytes, end: str) -> None:
     async with serve(faults=[Fault("connect", nth=1, **how)]) as api:
-        heard = await hear(api.fake)
-        # A connection that is closed while data is under way is reset by the kernel.
+        heard = await send_raw(api.fake)
+        # The kernel resets a connection that is closed while data is on its way.
         assert (data, True) == (heard.data, heard.end in {end, "reset" if end == "closed" else end})
         assert [] == api.fake.truth.create_requests
-        assert 200 == (await hear(api.fake)).status
+        assert 200 == (await send_raw(api.fake)).status
 
 
 async def test_upload_may_be_interrupted(serve: Serve) -> None:
@@ -279,7 +279,7 @@ async def test_upload_fault_with_and_without_storing(serve: Serve) -> None:
 
 
 async def test_records_can_be_altered(serve: Serve) -> None:
-    """Unknown states, states that go back, success without a result: whatever a poll may show."""
+    """Unknown states, states that go back, success without a result."""
     faults = [
         Fault("poll", "alter", data={"state": "polishing"}, nth=1),
         Fault("poll", "alter", data={"resultJson": ""}, nth=2),
@@ -297,9 +297,9 @@ async def test_records_can_be_altered(serve: Serve) -> None:
 
 
 async def test_disconnected_client_still_creates_a_task(serve: Serve) -> None:
-    """The request is under way for a second; its sender hangs up at once."""
+    """The request takes a second to arrive; its sender disconnects at once."""
     async with serve(latency=(1.0, 1.0)) as api:
-        assert "silence" == (await hear(api.fake, patience=0.1)).end
+        assert "silence" == (await send_raw(api.fake, timeout=0.1)).end
         await asyncio.sleep(5)
 
         assert 1 == len(api.fake.truth.created)
@@ -307,7 +307,7 @@ async def test_disconnected_client_still_creates_a_task(serve: Serve) -> None:
 
 async def test_interrupted_request_was_not_sent(serve: Serve) -> None:
     async with serve() as api:
-        assert "silence" == (await hear(api.fake, CREATE[:-20], patience=0.1)).end
+        assert "silence" == (await send_raw(api.fake, CREATE[:-20], timeout=0.1)).end
         await asyncio.sleep(1)
 
         assert [] == api.fake.truth.create_requests
@@ -317,7 +317,7 @@ async def test_interrupted_request_was_not_sent(serve: Serve) -> None:
 @pytest.mark.parametrize("what", ["reset", "half_body", "garbage"])
 async def test_ended_connection_is_not_ended_again(serve: Serve, what: Any) -> None:
     async with serve(latency=(1.0, 1.0), faults=[Fault("create", what, after=True, nth=1)]) as api:
-        await hear(api.fake, patience=0.1)
+        await send_raw(api.fake, timeout=0.1)
         await asyncio.sleep(5)
 
         assert 1 == len(api.fake.truth.created)

@@ -1,4 +1,4 @@
-"""Uploads, results and links: what the fake holds, for how long, and what it says of the rest."""
+"""Uploads, results and links: their lifetimes and the responses about them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_base64_upload_plain_or_as_data_url(serve: Serve, prefix: str) -> 
 
 
 async def test_an_upload_by_url_fetches_nothing(serve: Serve) -> None:
-    """The URL leads to a host that does not exist; a drawn picture takes its place."""
+    """The host of the URL does not exist; a drawn picture replaces the file."""
     async with serve() as api:
         body = {"fileUrl": "https://host.invalid/cat.jpg", "uploadPath": "images"}
         data = (await api.request("POST", "/api/file-url-upload", json=body)).json["data"]

@@ -1,4 +1,4 @@
-"""How a fake begins and ends: on one port, in any task, leaving nothing behind."""
+"""The start and the end of a fake: one port, any task, nothing left behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_fake_may_exit_in_another_task() -> None:
 
 
 async def test_cancelled_block_still_ends_the_fake(serve: Serve) -> None:
-    """Two clients are connected when the block is cancelled; the fake hangs up before the block is left."""
+    """Two clients are connected when the block is cancelled; the fake disconnects them before the block ends."""
     silent = b"POST /api/v1/jobs/createTask HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     with anyio.move_on_after(5) as scope:
         async with serve(faults=[Fault("create", "silence")]) as api:
@@ -64,7 +64,7 @@ async def test_cancelled_block_still_ends_the_fake(serve: Serve) -> None:
 
 
 async def test_fake_ends_despite_waiting_clients() -> None:
-    """One client waits for an answer that never comes, one for a slow one, one is silent, one is held at the door."""
+    """One client waits for a missing response, one for a slow one, one is silent, one has a failing connection."""
     loop = asyncio.get_running_loop()
     faults = [
         Fault("create", "silence"),
@@ -156,7 +156,7 @@ def test_a_fake_lives_on_virtual_time() -> None:
 
 
 def test_importing_the_fake_is_cheap() -> None:
-    """``av`` takes long to load and is optional; naming the package loads nothing at all."""
+    """``av`` is slow to import and optional; importing the package imports nothing else."""
     program = (
         "import sys, kie_async.testing; assert 'aiohttp' not in sys.modules, 'aiohttp';"
         "kie_async.testing.FakeKie; assert 'av' not in sys.modules, 'av';"

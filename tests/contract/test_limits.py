@@ -1,4 +1,4 @@
-"""How fast the fake may be asked: by instants of arrival, under each meaning of "20 per 10 seconds"."""
+"""The rate limits of the fake by instants of arrival, for each meaning of "20 per 10 seconds"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def codes_at(api: Api, schedule: list[tuple[float, int]]) -> list[str]:
-    """For each (instant, number) of *schedule*: how many of that many creates were taken, and how many refused."""
+    """Return the accepted and the refused creates for each (instant, number) of *schedule*."""
     start = asyncio.get_running_loop().time()
     outcomes = []
     for at, number in schedule:
@@ -28,18 +28,18 @@ async def codes_at(api: Api, schedule: list[tuple[float, int]]) -> list[str]:
     return outcomes
 
 
-# Just after a border of the fixed windows; every schedule ends before the credits do.
+# Just after a border of the fixed windows; the credits suffice for every schedule.
 SCHEDULE = [(0.1, 15), (8.0, 10), (10.2, 20), (18.1, 25)]
 
 
 @pytest.mark.parametrize(
     ("limiter", "outcomes"),
     [
-        # What counts is the last ten seconds: five are left at 8 s, fifteen at 10.2 s, five at 18.1 s.
+        # The last ten seconds count: five are left at 8 s, fifteen at 10.2 s, five at 18.1 s.
         ("sliding", ["15+0", "5+5", "15+5", "5+20"]),
         # The window from 10 to 20 s is full at 10.2 s.
         ("fixed", ["15+0", "5+5", "20+0", "0+25"]),
-        # Two tokens a second: the bucket is full at 0.1 s, holds 20 again at 8 s, 14.4 at 10.2 s and 16.2 at 18.1 s.
+        # Two tokens per second: the bucket is full at 0.1 s, holds 20 again at 8 s, 14.4 at 10.2 s and 16.2 at 18.1 s.
         ("bucket", ["15+0", "10+0", "14+6", "16+9"]),
     ],
 )
@@ -121,7 +121,7 @@ def test_unknown_limiter_is_refused() -> None:
 
 
 def test_bucket_tolerates_rounding() -> None:
-    """Three tenths of a second refill a token each; rounding must not lose one of them."""
+    """Each of three tenths of a second refills a token; rounding must not lose one."""
     bucket = TokenBucket(limit=10, window=1.0)
     for _ in range(10):
         bucket.admit(0.0)
@@ -138,7 +138,7 @@ def test_instants_a_window_apart_are_separate() -> None:
 
 
 async def test_latency_may_be_a_function(serve: Serve) -> None:
-    """Asked for each way, so that it may change with time."""
+    """The function is called for each way, so that the latency may change."""
     drawn: list[float] = []
 
     def latency(rng: Random) -> float:

@@ -1,4 +1,4 @@
-"""What the fake says of a task, held against recorded answers of recordInfo."""
+"""Records of the fake, compared with recorded responses of recordInfo."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_new_task_may_be_invisible_at_first(serve: Serve) -> None:
 
 
 async def states_of(serve: Serve, model: str) -> set[tuple[str, ...]]:
-    """The sequences of states that twenty tasks of *model* show to who looks every second."""
+    """Return the sequences of states of twenty tasks of *model*, polled every second."""
     async with serve(duration=20.0, queries_per_second=1000.0) as api:
         tasks = [await api.task(model) for _ in range(20)]
         seen: dict[str, list[str]] = {task_id: [] for task_id in tasks}

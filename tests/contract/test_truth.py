@@ -1,4 +1,4 @@
-"""What the fake tells afterwards: all that it has seen, when, and what it made of it."""
+"""The log of the fake: the requests, their times and their effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clips: real files that decode frame by frame, of the height asked for, no two alike."""
+"""The clips: valid files of the requested height, all different."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Clip(NamedTuple):
-    """A clip, decoded to its last frame."""
+    """A completely decoded clip."""
 
     frames: int
     width: int
@@ -31,7 +31,7 @@ class Clip(NamedTuple):
 
 
 def decode(content: bytes) -> Clip:
-    """Decode every frame of *content*; its first and last are compared as small grey pictures."""
+    """Decode every frame of *content*; keep the first and the last as small gray pictures."""
     with av.open(io.BytesIO(content), "r") as container:
         frames = list(container.decode(video=0))
         seconds = float((frames[-1].pts or 0) * (frames[-1].time_base or 0)) + 1 / 16
@@ -40,7 +40,7 @@ def decode(content: bytes) -> Clip:
 
 
 def boxes(content: bytes) -> list[bytes]:
-    """The names of the outermost boxes of an MP4 file, in order."""
+    """Return the names of the top-level boxes of an MP4 file in order."""
     names = []
     while content:
         names.append(content[4:8])
@@ -118,7 +118,7 @@ def test_clips_without_h264(encoder: Any) -> None:
 
 
 class Encoder:
-    """Stands for the one that takes long, and counts."""
+    """A fast replacement of the encoder that counts its calls."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -129,7 +129,7 @@ class Encoder:
 
 
 async def tasks_of(serve: Serve, *names: str) -> list[FakeTask]:
-    """A task for each picture of these names, none of which the fake holds."""
+    """Return a task for each of these picture names, which are not stored."""
     async with serve(duration=0.0, limit=1000, credits=1e6) as api:
         for name in names:
             await api.task(image_url=f"https://host.invalid/{name}")

@@ -1,4 +1,4 @@
-"""Virtual time: what the loop promises about timers, input, threads, ends and leftovers."""
+"""Virtual time: timers, input, threads, deadlocks and leftovers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ delays = st.floats(min_value=0.0, max_value=1e6)
 
 
 def this_loop() -> VirtualLoop:
-    """The running loop, which must be a virtual one."""
+    """Return the running virtual loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return loop
 
 
 def work_for_a_moment() -> str:
-    """Block a thread for some real time, by way of another thread."""
+    """Block a thread for some real time."""
     done = threading.Event()
     threading.Timer(0.02, done.set).start()
     done.wait()
@@ -54,7 +54,7 @@ def run(main: Callable[[], Coroutine[object, object, T]], loop: VirtualLoop) -> 
 
 @given(st.lists(delays, max_size=20))
 def test_timer_fires_within_one_step(waits: list[float]) -> None:
-    """Deciding parts answer with instants; a timer that came early would ask them twice."""
+    """A timer that fired early would repeat a decision."""
 
     async def main() -> list[tuple[float, float]]:
         loop = this_loop()
@@ -95,7 +95,7 @@ def test_timer_after_many_jumps_is_not_early() -> None:
 
 
 def test_fifteen_minutes_pass_in_a_few_turns() -> None:
-    """Nothing ready means a jump: turns are counted, since time on the real clock would prove nothing."""
+    """The loop jumps when nothing is ready; turns are counted, since real time would prove nothing."""
 
     async def main() -> tuple[float, int]:
         before = this_loop().turns
@@ -110,7 +110,7 @@ def test_fifteen_minutes_pass_in_a_few_turns() -> None:
 
 @given(st.floats(min_value=1e-300, max_value=1e-9))
 def test_tiny_delays_end(delay: float) -> None:
-    """``now + delay == now`` must not spin for ever at one instant."""
+    """``now + delay == now`` must not loop forever at one instant."""
 
     async def main() -> float:
         loop = this_loop()
@@ -124,7 +124,7 @@ def test_tiny_delays_end(delay: float) -> None:
 
 
 def test_busy_wait_on_the_clock_ends() -> None:
-    """Every turn costs a step."""
+    """Every turn takes a step."""
 
     async def main() -> None:
         deadline = this_loop().time() + 0.001
@@ -135,7 +135,7 @@ def test_busy_wait_on_the_clock_ends() -> None:
 
 
 def test_timer_at_infinity_never_fires() -> None:
-    """Code that means "never" may say so."""
+    """Infinity is valid for "never"."""
 
     async def main() -> float:
         never = this_loop().call_at(math.inf, pytest.fail)
@@ -158,7 +158,7 @@ def test_wall_clock_follows_virtual_time() -> None:
 
 
 def test_seed_determines_the_randomness() -> None:
-    """A failing run can be had again by its seed."""
+    """A failing run can be repeated with its seed."""
 
     async def main() -> float:
         return this_loop().random.random()
@@ -171,7 +171,7 @@ def test_seed_determines_the_randomness() -> None:
 
 
 async def exchanges(count: int, latency: float, timeout: float) -> list[float]:
-    """Do *count* requests over real sockets, each to a handler that takes *latency*; return how long each took."""
+    """Make *count* requests over real sockets to a handler that takes *latency*; return their durations."""
 
     async def handler(_request: web.Request) -> web.Response:
         await asyncio.sleep(latency)
@@ -199,14 +199,14 @@ async def exchanges(count: int, latency: float, timeout: float) -> list[float]:
 
 
 async def test_bytes_arrive_before_time_advances() -> None:
-    """A request that would be seen late would end in its time-out, or seem to have taken longer than its handler."""
+    """A request that arrived late would time out, or take longer than its handler."""
     took = await exchanges(count=300, latency=5.0, timeout=5.1)
 
     assert all(5.0 <= seconds < 5.001 for seconds in took)
 
 
 def test_flush_waits_for_earlier_packets() -> None:
-    """The loop asks for input only then."""
+    """The loop checks for input only then."""
     loopback = Loopback()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sender:
         receiver, _ = server.accept()
@@ -259,7 +259,7 @@ async def in_foreign_thread() -> str:
 
 @pytest.mark.parametrize("work", [in_loop_executor, in_own_executor, in_anyio_thread, in_foreign_thread])
 async def test_time_stops_while_a_thread_works(work: Callable[[], Coroutine[object, object, str]]) -> None:
-    """A time-out around work in a thread never fires for want of real time."""
+    """A timeout around work in a thread does not fire because the thread is slow."""
     with anyio.fail_after(0.001):
         assert await work() == "done"
 
@@ -296,7 +296,7 @@ async def test_abandoned_thread_still_stops_time() -> None:
 
 
 async def test_timers_wait_for_threads() -> None:
-    """What a thread brings is seen before any timer, however near, if it was begun before."""
+    """The result of a thread precedes any timer that was scheduled after its start."""
     order: list[str] = []
     this_loop().call_later(0.001, order.append, "timer")
     order.append(await in_anyio_thread())
@@ -306,7 +306,7 @@ async def test_timers_wait_for_threads() -> None:
 
 
 def test_end_waits_for_executor_threads() -> None:
-    """Closing the loop joins them in real time instead of jumping over the time-out of the joining."""
+    """Closing the loop joins them in real time instead of jumping to the timeout of the join."""
     done: list[str] = []
 
     async def main() -> None:
@@ -324,7 +324,6 @@ def test_end_waits_for_executor_threads() -> None:
 
 
 def test_deadlock_error_names_the_waiting_task() -> None:
-    """Better than a test that hangs."""
 
     async def forgotten() -> None:
         await asyncio.Event().wait()
@@ -338,7 +337,7 @@ def test_deadlock_error_names_the_waiting_task() -> None:
 
 
 def test_idle_connections_do_not_hide_a_deadlock() -> None:
-    """Sockets on which nothing comes are no reason to wait for ever."""
+    """Idle sockets do not make the loop wait forever."""
 
     async def main() -> None:
         async def wait_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -356,7 +355,7 @@ def test_idle_connections_do_not_hide_a_deadlock() -> None:
 
 
 def test_late_input_is_not_a_deadlock() -> None:
-    """With no timer to jump to, the loop waits for the real world for a while."""
+    """Without a timer, the loop waits for real input for a while."""
 
     async def main() -> str:
         loop = this_loop()
@@ -368,7 +367,7 @@ def test_late_input_is_not_a_deadlock() -> None:
 
 
 def test_periodic_program_reaches_the_time_limit() -> None:
-    """A heartbeat must not keep a stuck program alive."""
+    """A periodic timer must not keep a stuck program alive."""
 
     async def main() -> None:
         while True:
@@ -389,7 +388,7 @@ async def several_waits() -> str:
 
 
 async def test_task_can_be_cancelled_at_every_turn() -> None:
-    """The ground for sweeps: until the turn in which it ends, each cancel hits."""
+    """Sweeps rely on this: a cancel in any turn before the last has an effect."""
     loop = this_loop()
     ends: list[str] = []
     for turn in range(1, 20):
@@ -405,7 +404,7 @@ async def test_task_can_be_cancelled_at_every_turn() -> None:
 
 
 async def test_past_turn_is_refused() -> None:
-    """A hook that never fires would make a sweep prove nothing."""
+    """A callback that never runs would make a sweep meaningless."""
     with pytest.raises(ValueError, match="expected a number above"):
         this_loop().at_turn(this_loop().turns, pytest.fail)
 
@@ -414,7 +413,6 @@ async def test_past_turn_is_refused() -> None:
 
 
 def test_virtual_time_passes_arguments_and_results() -> None:
-    """Nothing is wrapped."""
 
     async def divide(dividend: int, divisor: int) -> float:
         await asyncio.sleep(1)
@@ -426,7 +424,7 @@ def test_virtual_time_passes_arguments_and_results() -> None:
 
 
 def test_virtual_time_refuses_pending_tasks() -> None:
-    """A leaked task is a bug in what was run."""
+    """A leaked task is a bug in the program."""
 
     async def leaked() -> None:
         await asyncio.sleep(1)
@@ -445,7 +443,7 @@ async def numbers() -> AsyncIterator[int]:
 
 
 def test_virtual_time_refuses_open_generators() -> None:
-    """Its clean-up would run at an arbitrary time, or never."""
+    """Its cleanup would run at an arbitrary time, or never."""
 
     async def main() -> None:
         generators.append(numbers())
@@ -457,7 +455,7 @@ def test_virtual_time_refuses_open_generators() -> None:
 
 
 def test_virtual_time_accepts_ended_generators() -> None:
-    """Finished ones may still be referred to."""
+    """Finished generators may still be referenced."""
 
     async def main() -> list[int]:
         generators.append(numbers())
@@ -468,7 +466,7 @@ def test_virtual_time_accepts_ended_generators() -> None:
 
 
 def test_tasks_cancelled_at_the_end_may_finish() -> None:
-    """They get a few turns to end."""
+    """They have a few turns to end."""
 
     async def main() -> None:
         asyncio.ensure_future(several_waits()).cancel()

@@ -1,4 +1,4 @@
-"""The fixtures that the package gives to its users' tests."""
+"""The pytest fixtures of the package."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ REQUEST = MarketRequest(model="google/nano-banana", input={"prompt": "a cat"})
 
 
 async def test_client_uses_the_fake_of_its_test(kie_client: KieClient, fake_kie: FakeKie) -> None:
-    """What a test does with the one, it sees in the other."""
+    """The fake logs what the client does."""
     generation = await kie_client.generate(REQUEST)
 
     assert [generation.task_id] == list(fake_kie.truth.tasks)
 
 
 async def test_each_test_has_its_own_service(fake_kie: FakeKie) -> None:
-    """Nothing of the test before is left."""
+    """Each test starts with an empty log."""
     assert [] == fake_kie.truth.create_requests
