@@ -155,12 +155,12 @@ def test_parse_instant(text: str, expected: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "30", "d", "-3d", "30 days", "2026-13-01", "yesterday"])
 def test_forget_rejects_an_invalid_instant(text: str, tmp_path: Path) -> None:
-    ended = run_cli("forget", f"--before={text}", KIE_JOURNAL=str(tmp_path / "kie.db"))
+    result = run_cli("forget", f"--before={text}", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
-    assert (2, []) == (ended.code, list(tmp_path.iterdir()))
+    assert (2, []) == (result.code, list(tmp_path.iterdir()))
 
 
 def test_forget_accepts_an_age(tmp_path: Path) -> None:
-    ended = run_cli("forget", "--before", "30d", "--json", KIE_JOURNAL=str(tmp_path / "kie.db"))
+    result = run_cli("forget", "--before", "30d", "--json", KIE_JOURNAL=str(tmp_path / "kie.db"))
 
-    assert (0, {"forgotten": 0}) == (ended.code, json.loads(ended.out))
+    assert (0, {"forgotten": 0}) == (result.code, json.loads(result.out))
