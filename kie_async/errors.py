@@ -7,7 +7,7 @@ known, and its last sentence is the next step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 
@@ -47,7 +47,10 @@ __all__ = [
 ]
 
 
-def _rebuild(kind: type[KieError], args: tuple[object, ...], state: dict[str, object]) -> KieError:
+_Error = TypeVar("_Error", bound="KieError")
+
+
+def _rebuild(kind: type[_Error], args: tuple[object, ...], state: dict[str, object]) -> _Error:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -73,10 +76,7 @@ class KieError(Exception):
         """
         Return an equal error without a traceback: several waiters of one job must not share one exception.
         """
-        other = type(self).__new__(type(self), *self.args)
-        other.args = self.args
-        other.__dict__.update(self.__dict__)
-        return other
+        return _rebuild(type(self), self.args, self.__dict__)
 
     def __reduce__(self) -> tuple[object, ...]:
         # By default an exception is rebuilt from its args alone, which fails with keyword-only attributes.
@@ -88,9 +88,8 @@ class KieError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        known = [
-            f"{name} {value}" for name, value in (("job", self.job_id), ("task", self.task_id)) if value is not None
-        ]
+        ids = {"job": self.job_id, "task": self.task_id}
+        known = [f"{name} {value}" for name, value in ids.items() if value is not None]
         return f"{self.message} [{', '.join(known)}]" if known else self.message
 
 

@@ -29,20 +29,9 @@ __all__ = [
 #: The errors that a create can end with; the journal gives them back with their class.
 _JOURNALED: dict[str, type[errors.KieError]] = {
     kind.__name__: kind
-    for kind in (
-        errors.APIError,
-        errors.AuthenticationError,
-        errors.ConfigurationError,
-        errors.InsufficientCreditsError,
-        errors.InvalidRequestError,
-        errors.KeyLimitError,
-        errors.MaintenanceError,
-        errors.ModelPausedError,
-        errors.RateLimitError,
-        errors.ServerError,
-        errors.TransportError,
-        errors.UploadError,
-    )
+    for kind in vars(errors).values()
+    if isinstance(kind, type)
+    and issubclass(kind, (errors.APIError, errors.ConfigurationError, errors.TransportError, errors.UploadError))
 }
 #: The number of parts of a dumped error: its class, its message, its code, the service's message.
 _PARTS = 4

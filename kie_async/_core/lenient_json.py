@@ -46,7 +46,7 @@ _PLAIN = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=
 _UNIQUE = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=str, object_pairs_hook=_unique)
 
 
-def decode(document: str) -> JSON:
+def decode(document: str, decoder: json.JSONDecoder = _PLAIN) -> JSON:
     """
     Decode one JSON document.
 
@@ -59,10 +59,6 @@ def decode(document: str) -> JSON:
     >>> decode('{"a": [1, 2.5, NaN]}')
     {'a': [1, 2.5, 'NaN']}
     """
-    return _decode(_PLAIN, document)
-
-
-def _decode(decoder: json.JSONDecoder, document: str) -> JSON:
     try:
         value = cast("JSON", decoder.decode(document))
     except RecursionError:
@@ -119,10 +115,10 @@ def decode_around(document: str, member: str) -> JSON:
         for quote in islice(_CLOSING.finditer(document, inside), _MOST_CANDIDATES):
             after = document[quote.end() :]
             try:
-                _decode(_UNIQUE, f"{before}null{after}")
+                decode(f"{before}null{after}", _UNIQUE)
             except ValueError:
                 continue
-            return _decode(_UNIQUE, f"{before}{json.dumps(document[inside : quote.start()])}{after}")
+            return decode(f"{before}{json.dumps(document[inside : quote.start()])}{after}", _UNIQUE)
     msg = f"not JSON, whatever {member} contains"
     raise ValueError(msg)
 

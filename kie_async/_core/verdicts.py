@@ -290,11 +290,8 @@ def answer_error(reply: Reply, *, what: str, job_id: str | None = None, task_id:
     if reply.status is None:
         return errors.TransportError(f"{what} got no answer. Try again.", job_id=job_id, task_id=task_id)
     if reply.is_redirect:
-        return errors.ConfigurationError(
-            f"{what} was answered by a redirect (HTTP {reply.status}), which is not followed. Check the base URL.",
-            job_id=job_id,
-            task_id=task_id,
-        )
+        msg = f"{what} was answered by a redirect (HTTP {reply.status}), which is not followed. Check the base URL."
+        return errors.ConfigurationError(msg, job_id=job_id, task_id=task_id)
     code = reply.code if reply.code is not None else reply.status
     kind, advice = _ERRORS.get(code, (None, ""))
     if _lacks_credits(reply):
@@ -308,21 +305,14 @@ def answer_error(reply: Reply, *, what: str, job_id: str | None = None, task_id:
         kind = errors.APIError
         advice = "The proxy in front of the service refuses the client: set an ordinary User-Agent."
     if kind is None:
-        return errors.ProtocolError(
+        msg = (
             f"{what} got an answer that could not be understood (HTTP {reply.status}, code {reply.code})."
-            " Report it with the first bytes of the answer, which the error keeps.",
-            head=reply.head.encode()[:256],
-            job_id=job_id,
-            task_id=task_id,
+            " Report it with the first bytes of the answer, which the error keeps."
         )
+        return errors.ProtocolError(msg, head=reply.head.encode()[:256], job_id=job_id, task_id=task_id)
     reason = f": {shortened(reply.message)}" if reply.message else ""
-    return kind(
-        f"{what} was refused with code {code}{reason}. {advice}",
-        code=code,
-        service_message=reply.message,
-        job_id=job_id,
-        task_id=task_id,
-    )
+    msg = f"{what} was refused with code {code}{reason}. {advice}"
+    return kind(msg, code=code, service_message=reply.message, job_id=job_id, task_id=task_id)
 
 
 def shortened(message: str) -> str:
