@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.map_run import MapRun
-    from kie_async._io.mapping.row_source import RowInput
+    from kie_async._io.mapping.rows import RowInput
     from kie_async.events import EventName
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy
@@ -349,7 +349,7 @@ class Engine:
     async def spent(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], price: float | None) -> float:
         """Return what the rows of a table have cost, or may have cost; see ``KieClient.spent``."""
         from kie_async._io.mapping.budgeting import PriorSpend
-        from kie_async._io.mapping.row_source import RowSource
+        from kie_async._io.mapping.rows import RowSource
 
         source = RowSource(rows)
         spend = PriorSpend(

@@ -6,7 +6,7 @@ import pytest
 
 from kie_async import TaskRecord
 from kie_async._core.lifecycle import Intent
-from kie_async._io.mapping.row import job_fields
+from kie_async._io.mapping.rows import job_fields
 from kie_async.states import JobState
 
 

@@ -18,7 +18,7 @@ from kie_async._core.budget_ledger import Ledger, SeenPrices, listed_price, poss
 from kie_async._core.durations import kind_of
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.run_figures import RunFigures
-from kie_async._io.mapping.row_source import RowKeys, RowSource
+from kie_async._io.mapping.rows import RowKeys, RowSource
 from kie_async._keys import retry_key
 from kie_async.states import JobState
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.journals.journal import Journal
-    from kie_async._io.mapping.row import Row
-    from kie_async._io.mapping.row_source import RowInput
+    from kie_async._io.mapping.rows import Row, RowInput
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
     from kie_async.budget import Estimate

@@ -19,7 +19,7 @@ from kie_async._core.job_errors import closed_error
 from kie_async._io.mapping.budgeting import Budgeting
 from kie_async._io.mapping.row_jobs import RowJobs
 from kie_async._io.mapping.row_runner import RUN_ERRORS, RowRunner
-from kie_async._io.mapping.row_source import RowKeys, RowSource
+from kie_async._io.mapping.rows import RowKeys, RowSource
 from kie_async._io.mapping.run_state import RunPhase, RunState
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
-    from kie_async._io.mapping.row import Row
-    from kie_async._io.mapping.row_source import RowInput
+    from kie_async._io.mapping.rows import Row, RowInput
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
     from kie_async._io.submitting.submitter import Submitter

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting
-    from kie_async._io.mapping.row import Row
+    from kie_async._io.mapping.rows import Row
     from kie_async._io.mapping.run_state import RunState
     from kie_async._io.submitting.intake import Intake
 

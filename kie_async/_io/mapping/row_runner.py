@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting
-    from kie_async._io.mapping.row import Row
     from kie_async._io.mapping.row_jobs import RowJobs
+    from kie_async._io.mapping.rows import Row
     from kie_async._io.mapping.run_state import RunState
     from kie_async._io.submitting.submitter import Submitter
     from kie_async._io.supervisor import Supervisor
@@ -41,6 +41,8 @@ __all__ = ["RUN_ERRORS", "RowRunner"]
 RUN_ERRORS = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
 #: The system's errors for a disk that cannot be written to any more.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+#: The message of a row that was cancelled before it was sent.
+_NOT_SENT = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -107,8 +109,7 @@ class RowRunner:
 
     def cancel_unsent(self) -> None:
         """Cancel the jobs that this run has started and not sent, and wait no longer for others to send theirs."""
-        msg = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
-        self._stop_submissions(StopReason.CANCELLED, errors.TransportError(msg))
+        self._stop_submissions(StopReason.CANCELLED, None)
 
     def stop_run(self, error: errors.KieError) -> None:
         """Stop the run because of an error that concerns all rows; what was sent is followed to its end."""
@@ -120,11 +121,11 @@ class RowRunner:
         for row in self.rows:
             row.scope.cancel()
 
-    def _stop_submissions(self, reason: StopReason, error: errors.KieError) -> None:
+    def _stop_submissions(self, reason: StopReason, error: errors.KieError | None) -> None:
         for row in self.rows:
             if row.started_here and row.job is not None and row.job.submission is not None:
                 row.cancel_requested = True
-                own_error = error.copy()
+                own_error = errors.TransportError(_NOT_SENT) if error is None else error.copy()
                 own_error.job_id = row.job.id
                 self._submitter.stop(row.job, reason, own_error)
             elif row.unsent and row.started_elsewhere:
