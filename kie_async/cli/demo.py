@@ -242,8 +242,7 @@ def demo(
     more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE...]", help="More images.")] = None,
     *,
     images: Annotated[
-        list[Path] | None,
-        typer.Option("--images", metavar="DIR|FILE...", help="Your own images; default: six bundled ones."),
+        list[Path] | None, typer.Option(metavar="DIR|FILE...", help="Your own images; default: six bundled ones.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the videos.")] = Path("kie-demo"),
     count: Annotated[

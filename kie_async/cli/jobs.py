@@ -270,9 +270,7 @@ def _write_submitted(session: Session, job_id: str, task_id: str) -> None:
 def ls(
     context: typer.Context,
     *,
-    state: Annotated[
-        list[JobState] | None, typer.Option("--state", help="Only jobs in this state. Repeatable.")
-    ] = None,
+    state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state. Repeatable.")] = None,
     show_all: Annotated[bool, typer.Option("--all", "-a", help="Include finished jobs.")] = False,
     journal: JournalOption = None,
     as_json: JsonOption = False,

@@ -119,10 +119,8 @@ class JobResumeInfo(ResumeInfo):
         self.awaiting_response = False
         if event.name is EventName.SUBMITTED and self.task_id is not None and self.on_task_id is not None:
             self.on_task_id(self.task_id)
-        if event.name is EventName.AMBIGUOUS:
-            self.ambiguous = True
-        if event.name is EventName.IN_DOUBT:
-            self.in_doubt = True
+        self.ambiguous |= event.name is EventName.AMBIGUOUS
+        self.in_doubt |= event.name is EventName.IN_DOUBT
         if (message := EVENT_MESSAGES.get(event.name)) is not None:
             self.warn(message)
 
@@ -193,8 +191,7 @@ class JournalResumeInfo(ResumeInfo):
         """Record an event of the client."""
         if event.name in _FINAL_EVENTS and event.job_id is not None:
             self._unfinished.discard(event.job_id)
-        if event.name is EventName.IN_DOUBT:
-            self.in_doubt = True
+        self.in_doubt |= event.name is EventName.IN_DOUBT
         if (message := EVENT_MESSAGES.get(event.name)) is not None:
             self.warn(f"{event.job_id}: {message}")
 

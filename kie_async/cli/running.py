@@ -189,8 +189,7 @@ def _report_kie_error(session: Session, error: KieError) -> ExitCode:
 
 def _unfinished_code(session: Session) -> ExitCode | None:
     """Return the exit code if the command leaves a job behind, else None."""
-    if session.resume_info is None:
-        return None
-    if session.resume_info.may_be_paid:
+    jobs = session.resume_info
+    if jobs is not None and jobs.may_be_paid:
         return ExitCode.IN_DOUBT
-    return ExitCode.UNFINISHED if session.resume_info.resumable else None
+    return ExitCode.UNFINISHED if jobs is not None and jobs.resumable else None
