@@ -28,7 +28,6 @@ __all__ = [
     "create_error",
     "decide",
     "names_content_fault",
-    "rules_as_markdown",
     "shortened",
 ]
 
@@ -234,13 +233,6 @@ def decide(reply: Reply) -> Verdict:
     <Verdict.IN_DOUBT: 'in doubt'>
     """
     return next(rule.verdict for rule in RULES if rule.matches(reply))
-
-
-def rules_as_markdown() -> str:
-    """Return the table in Markdown, for the documentation."""
-    lines = ["| reply, first rule that matches | verdict | consequence |", "| --- | --- | --- |"]
-    lines += [f"| {rule.when} | {rule.verdict} | {rule.then} |" for rule in RULES]
-    return "\n".join(lines) + "\n"
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

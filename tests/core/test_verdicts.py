@@ -20,7 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from kie_async import errors
-from kie_async._core.verdicts import RULES, Reply, Verdict, answer_error, create_error, decide, rules_as_markdown
+from kie_async._core.verdicts import RULES, Reply, Verdict, answer_error, create_error, decide
 from kie_async._io.http.transport import Exchange, HttpResponse
 from kie_async._io.submitting.attempts import _read_reply
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
@@ -427,14 +427,15 @@ def test_errors_agree_with_verdicts(code: int) -> None:
 # -- the printed table --------------------------------------------------------------------------------------------
 
 
-def test_the_printed_table_has_every_rule_in_order() -> None:
-    header, line, *rows = rules_as_markdown().splitlines()
+def rules_as_markdown() -> str:
+    """Return the table in Markdown."""
+    lines = ["| reply, first rule that matches | verdict | consequence |", "| --- | --- | --- |"]
+    lines += [f"| {rule.when} | {rule.verdict} | {rule.then} |" for rule in RULES]
+    return "\n".join(lines) + "\n"
 
-    assert "| reply, first rule that matches | verdict | consequence |" == header
-    assert "| --- | --- | --- |" == line
-    assert [[rule.when, str(rule.verdict), rule.then] for rule in RULES] == [
-        [cell.strip() for cell in row.strip("|").split("|")] for row in rows
-    ]
+
+def test_no_cell_of_the_table_breaks_markdown() -> None:
+    assert not [rule for rule in RULES if re.search(r"[|\n]", rule.when + rule.then)]
 
 
 def test_every_verdict_has_a_rule_and_the_last_matches_all() -> None:
