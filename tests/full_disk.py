@@ -1,4 +1,4 @@
-"""A disk that is full, as far as one process can tell."""
+"""A full disk, simulated for one process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import resource
 from collections.abc import Generator
 from contextlib import contextmanager
 
-__all__ = ["files_of_at_most"]
+__all__ = ["limit_file_size"]
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Generator[None]:
-    """No file of this process may grow beyond *size* bytes, as on a full disk."""
+def limit_file_size(size: int) -> Generator[None]:
+    """Limit every file of this process to *size* bytes, as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

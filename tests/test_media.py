@@ -1,4 +1,4 @@
-"""What files are taken for, and when an image counts as whole."""
+"""Detection of media types, and of truncated files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADS = (
 
 
 @pytest.mark.parametrize(("head", "kind", "mime", "suffix"), HEADS)
-def test_a_file_is_known_by_its_first_bytes(head: bytes, kind: str, mime: str, suffix: str) -> None:
+def test_first_bytes_identify_a_file(head: bytes, kind: str, mime: str, suffix: str) -> None:
     assert identify(head) == Media(kind, mime, suffix)
 
 
@@ -53,7 +53,7 @@ def test_a_file_is_known_by_its_first_bytes(head: bytes, kind: str, mime: str, s
         b"RIFF\x1a\0\0\0WEBPXXXX",
     ],
 )
-def test_anything_else_is_no_media(head: bytes) -> None:
+def test_other_bytes_are_not_media(head: bytes) -> None:
     assert identify(head) is None
 
 
@@ -63,8 +63,8 @@ def test_only_the_head_decides(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("image", [JPEG, PNG, WEBP], ids=["jpeg", "png", "webp"])
-def test_an_image_is_whole_until_a_byte_of_its_end_is_missing(image: bytes) -> None:
-    """A JPEG's very last bytes may be anything: cameras append to it."""
+def test_truncated_image_is_not_whole(image: bytes) -> None:
+    """The last bytes of a JPEG may be anything: cameras append data."""
     media = identify(image)
 
     assert media is not None
@@ -73,7 +73,7 @@ def test_an_image_is_whole_until_a_byte_of_its_end_is_missing(image: bytes) -> N
     assert [] == [length for length in range(HEAD // 4, len(image)) if is_whole(image[:length], media)]
 
 
-def test_the_end_of_a_thumbnail_is_not_the_end_of_the_photo() -> None:
+def test_end_of_a_thumbnail_is_not_the_end() -> None:
     media = Media("image", "image/jpeg", ".jpg")
     segment = b"Exif\0\0" + JPEG
     photo = b"\xff\xd8\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + JPEG[2:]
@@ -82,12 +82,12 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_photo() -> None:
     assert not is_whole(photo[:-2], media)
 
 
-def test_markers_of_a_jpeg_may_be_padded() -> None:
+def test_jpeg_markers_may_be_padded() -> None:
     assert is_whole(JPEG[:2] + b"\xff\xff\xff" + JPEG[2:], Media("image", "image/jpeg", ".jpg"))
 
 
 @given(st.sampled_from([JPEG, PNG, WEBP]), st.dictionaries(st.integers(12, len(PNG) - 1), st.integers(0, 255)))
-def test_damage_never_raises(image: bytes, damage: dict[int, int]) -> None:
+def test_damaged_files_raise_nothing(image: bytes, damage: dict[int, int]) -> None:
     media = identify(image)
     damaged = bytearray(image)
     for position, value in damage.items():
@@ -106,7 +106,7 @@ def box(name: bytes, content: bytes, *, large: bool = False) -> bytes:
 MP4 = box(b"ftyp", b"isom\0\0\2\0") + box(b"moov", bytes(40)) + box(b"mdat", bytes(100), large=True)
 
 
-def test_a_video_is_whole_until_a_byte_of_its_last_box_is_missing() -> None:
+def test_truncated_video_is_not_whole() -> None:
     media = Media("video", "video/mp4", ".mp4")
 
     assert is_whole(MP4, media)
@@ -118,8 +118,8 @@ def test_a_video_is_whole_until_a_byte_of_its_last_box_is_missing() -> None:
     assert [0, 1, 2, 3, 4, 5, 6, 7, *(end + some for end in ends for some in range(8))] == whole
 
 
-class Counted:
-    """A file that counts how often it is looked at."""
+class CountedContent:
+    """A file that counts its reads."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -137,14 +137,14 @@ class Counted:
 
 
 @pytest.mark.parametrize(("head", "piece"), [(MP4[:16], box(b"free", b"")), (PNG[:8], bytes(12)), (JPEG[:2], b"\xff")])
-def test_a_file_of_nothing_but_empty_pieces_is_looked_at_for_a_while_only(head: bytes, piece: bytes) -> None:
+def test_file_of_empty_pieces_ends_the_check(head: bytes, piece: bytes) -> None:
     media = identify(head + piece * 20)
-    file = Counted(head + piece * 1_000_000)
+    file = CountedContent(head + piece * 1_000_000)
 
     assert media is not None
     assert is_whole(file, media) is (media.kind == "video")
     assert file.looks < 500_000
 
 
-def test_files_without_a_known_end_count_as_whole() -> None:
+def test_other_types_count_as_whole() -> None:
     assert is_whole(b"anything", Media("video", "video/webm", ".webm"))

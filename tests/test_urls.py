@@ -1,4 +1,4 @@
-"""Which URLs are taken and which are not, by property and by example."""
+"""Checks of URLs, by properties and examples."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ NOT_PUBLIC = (
 
 
 @pytest.mark.parametrize(("url", "says"), NOT_PUBLIC)
-def test_other_urls_are_refused_with_the_reason(url: str, says: str) -> None:
+def test_invalid_urls_are_refused_with_a_reason(url: str, says: str) -> None:
     assert says in (check_public_url(url) or "")
 
 
@@ -127,8 +127,8 @@ def test_private_addresses_are_refused_in_any_spelling(host: str, port: str, res
 
 
 @given(private_hosts)
-def test_private_addresses_are_taken_where_their_origin_is_allowed(host: str) -> None:
-    """Whoever configures an origin knows where it leads; only the host is forgiven."""
+def test_allowed_origin_may_be_private(host: str) -> None:
+    """The caller configured the origin; only the rule for its host is lifted."""
     url = f"http://{host}:8080/a.png"
     allowed = frozenset({origin(url)})
 
@@ -149,7 +149,7 @@ def test_private_addresses_are_taken_where_their_origin_is_allowed(host: str) ->
         "ftp://127.0.0.1:8080/a.png",
     ],
 )
-def test_an_allowed_origin_forgives_nothing_else(url: str) -> None:
+def test_allowed_origin_obeys_all_other_rules(url: str) -> None:
     allowed = frozenset({"http://127.0.0.1:8080"})
 
     assert check_public_url("http://127.0.0.1:8080/a.png", allowed_origins=allowed) is None
@@ -160,8 +160,8 @@ def test_an_allowed_origin_forgives_nothing_else(url: str) -> None:
 @given(st.text() | st.text(st.sampled_from("htps:/[].@%x0178fo ?#\\")).map("https://".__add__))
 @example("https://[")
 @example("https://[::1%]/")
-def test_any_text_gets_an_answer(url: str) -> None:
-    """Nothing raises; and what passes has the one spelling of a host that all programs agree on."""
+def test_any_string_is_checked_without_errors(url: str) -> None:
+    """An accepted URL has the one spelling of a host that all programs agree on."""
     if check_public_url(url) is None:
         host = origin(url).partition("://")[2].removesuffix("/")
 
@@ -171,7 +171,7 @@ def test_any_text_gets_an_answer(url: str) -> None:
     assert isinstance(looks_like_url(url), bool)
 
 
-def test_a_url_may_have_as_many_characters_as_stated() -> None:
+def test_length_limit_is_exact() -> None:
     longest = "https://example.com/".ljust(MAX_LENGTH, "a")
 
     assert check_public_url(longest) is None
@@ -185,14 +185,14 @@ def test_private_addresses_are_not_global(address: ipaddress.IPv4Address) -> Non
 
 
 @given(st.ip_addresses(v=4))
-def test_ipv4_addresses_are_global_as_the_registry_says(address: ipaddress.IPv4Address) -> None:
+def test_global_ipv4_addresses_match_the_registry(address: ipaddress.IPv4Address) -> None:
     private = any(address in block for block in PRIVATE_BLOCKS)
 
     assert is_global_address(str(address)) == (address.is_global and not private)
 
 
 @given(st.ip_addresses(v=4), st.sampled_from(IPV4_SPELLINGS))
-def test_an_address_in_disguise_is_never_more_global_than_itself(address: ipaddress.IPv4Address, spell: object) -> None:
+def test_embedded_ipv4_address_decides(address: ipaddress.IPv4Address, spell: object) -> None:
     assert callable(spell)
     host = str(spell(address)).strip("[]")
 
@@ -203,7 +203,7 @@ def test_an_address_in_disguise_is_never_more_global_than_itself(address: ipaddr
 @example(ipaddress.IPv6Address("ff0e::1"))
 @example(ipaddress.IPv6Address("fec0::1"))
 @example(ipaddress.IPv6Address("::7f00:1"))
-def test_ipv6_addresses_outside_of_what_iana_allocates_are_not_global(address: ipaddress.IPv6Address) -> None:
+def test_unallocated_ipv6_is_not_global(address: ipaddress.IPv6Address) -> None:
     if (
         address in ipaddress.IPv6Network("2000::/3")
         or address.ipv4_mapped
@@ -231,7 +231,7 @@ def test_ipv6_addresses_outside_of_what_iana_allocates_are_not_global(address: i
         ("", False),
     ],
 )
-def test_addresses_by_example(text: str, is_global: bool) -> None:  # noqa: FBT001 (expected value)
+def test_example_addresses(text: str, is_global: bool) -> None:  # noqa: FBT001 (expected value)
     assert is_global_address(text) is is_global
 
 
@@ -252,9 +252,7 @@ def test_addresses_by_example(text: str, is_global: bool) -> None:  # noqa: FBT0
         ("https://user@tempfile.aiquickdraw.com/r/1.mp4", None, "user name"),
     ],
 )
-def test_results_are_fetched_from_wanted_hosts_by_https(
-    url: str, hosts: tuple[str, ...] | None, says: str | None
-) -> None:
+def test_result_urls_need_https_and_allowed_hosts(url: str, hosts: tuple[str, ...] | None, says: str | None) -> None:
     fault = check_result_url(url, hosts=hosts)
 
     assert (fault is None) if says is None else (says in (fault or ""))
@@ -270,12 +268,12 @@ def test_results_are_fetched_from_wanted_hosts_by_https(
         ("http://[::1]:8080/", "http://[::1]:8080"),
     ],
 )
-def test_an_origin_is_written_in_one_way(url: str, expected: str) -> None:
+def test_origin_has_one_spelling(url: str, expected: str) -> None:
     assert origin(url) == expected
     assert origin(expected) == expected
 
 
-def test_what_is_no_url_has_no_origin() -> None:
+def test_invalid_url_has_no_origin() -> None:
     with pytest.raises(ValueError, match="scheme is not http"):
         origin("api.kie.ai")
 
@@ -298,7 +296,7 @@ def test_what_is_no_url_has_no_origin() -> None:
         ("", False),
     ],
 )
-def test_a_text_is_a_url_if_it_looks_like_one(text: str, is_url: bool) -> None:  # noqa: FBT001 (expected value)
+def test_strings_that_look_like_urls(text: str, is_url: bool) -> None:  # noqa: FBT001 (expected value)
     assert looks_like_url(text) is is_url
 
 
@@ -311,5 +309,5 @@ def test_a_text_is_a_url_if_it_looks_like_one(text: str, is_url: bool) -> None: 
         ("https://example.com/" + "a" * 100, "https://example.com/" + "a" * 79 + "…"),
     ],
 )
-def test_a_shown_url_keeps_secrets_and_fits_a_line(url: str, expected: str) -> None:
+def test_shown_url_is_short_and_without_secrets(url: str, expected: str) -> None:
     assert shown_url(url) == expected

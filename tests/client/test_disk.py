@@ -19,7 +19,7 @@ from kie_async import (
 )
 from kie_async.testing import Fault, VirtualLoop
 from tests.client.filehost import MP4, a_picture, a_result, files_in
-from tests.full_disk import files_of_at_most
+from tests.full_disk import limit_file_size
 from tests.helpers import assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
 async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     async with a_result() as (video, host, setup):
         host.at("/a.mp4", MP4 * 60)
-        with files_of_at_most(4 * 2**20), pytest.raises(DownloadError, match="could not be written"):
+        with limit_file_size(4 * 2**20), pytest.raises(DownloadError, match="could not be written"):
             await video.save(tmp_path / "cat.mp4")
 
         assert {} == files_in(tmp_path)

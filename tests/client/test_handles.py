@@ -24,7 +24,7 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.helpers import KEY, JournalClient, assert_settled, client_and_fake, create_foreign_task, make_request
-from tests.io.intents import an_intent
+from tests.io.intents import make_intent
 
 
 async def test_job_keeps_its_task_id() -> None:
@@ -306,7 +306,7 @@ async def test_recover_yields_to_loop_between_jobs() -> None:
     async with FakeKie() as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         await kie.jobs()
         for number in range(1000):
-            await journal.add(an_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}"))
+            await journal.add(make_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}"))
         taken_up = [0]
         async with anyio.create_task_group() as group:
             group.start_soon(kie.recover)

@@ -14,7 +14,7 @@ import pytest
 from kie_async import Budget, InsufficientCreditsError, KieClient, Outcome, Run, Skipped
 from kie_async.testing import FakeKie
 from tests.client.tables import by_key, client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
-from tests.full_disk import files_of_at_most
+from tests.full_disk import limit_file_size
 from tests.helpers import KEY, Setup, assert_settled, client_and_fake, make_request
 
 
@@ -83,7 +83,7 @@ async def test_full_disk_of_one_run_spares_the_other(tmp_path: Path) -> None:
             setup.kie.map(make_rows(60), save_to=tmp_path / "{key}.mp4") as first,
             setup.kie.map(make_rows(60)) as second,
         ):
-            with files_of_at_most(500):
+            with limit_file_size(500):
                 assert (await drain_run(first))[1] is not None
             assert {"Done": 60} == count_types([outcome async for outcome in second])
         assert 61 == len(setup.tasks)

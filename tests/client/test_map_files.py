@@ -11,7 +11,7 @@ import pytest
 from kie_async import Done, DownloadError, Failed, Limits, MarketRequest
 from kie_async.testing import Fault
 from tests.client.tables import by_key, drain_run, make_rows, run_map
-from tests.full_disk import files_of_at_most
+from tests.full_disk import limit_file_size
 from tests.helpers import assert_settled, client_and_fake, make_request
 
 
@@ -115,7 +115,7 @@ async def test_full_disk_stops_and_can_be_continued(tmp_path: Path) -> None:
     """Further results would be paid for, and could not be written either."""
     async with client_and_fake(duration=10.0, credits=1e6) as setup:
         await run_map(setup, make_rows(1), save_to=tmp_path / "{key}.mp4")  # the fake writes its clip to a disk, too
-        with files_of_at_most(500):
+        with limit_file_size(500):
             async with setup.kie.map(make_rows(200), save_to=tmp_path / "{key}.mp4") as run:
                 found, error = await drain_run(run)
         assert isinstance(error, DownloadError)

@@ -1,4 +1,4 @@
-"""Rows for tests of journals, and the journals to keep them in."""
+"""Rows and stores for tests of journals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PROMPT", "an_intent", "anonymous", "moved", "opened"]
+__all__ = ["PROMPT", "bring_to_state", "make_intent", "open_store", "without_owner"]
 
 
 #: A canary, which must not be found where only hashes are kept.
@@ -43,8 +43,8 @@ _WAYS: dict[JobState, list[JobState]] = {
 }
 
 
-def an_intent(number: int = 0, **fields: Any) -> Intent:
-    """A row that was just written down."""
+def make_intent(number: int = 0, **fields: Any) -> Intent:
+    """Return a new row."""
     made: dict[str, Any] = {
         "id": f"kj_{number:032x}",
         "model": "wan/2-2-a14b-image-to-video-turbo",
@@ -65,13 +65,13 @@ def an_intent(number: int = 0, **fields: Any) -> Intent:
     return Intent(**{**made, **fields})
 
 
-def anonymous(row: Intent | None) -> Intent | None:
-    """A row without its owner, whose name is another one in each run."""
+def without_owner(row: Intent | None) -> Intent | None:
+    """Return a row without its owner, whose name differs in each run."""
     return None if row is None else attrs.evolve(row, owner=None)
 
 
-async def moved(journal: Any, row: Intent, state: JobState, **changes: Any) -> Intent:
-    """Move a new row to *state*, by the shortest way; *changes* come with the last move."""
+async def bring_to_state(journal: Any, row: Intent, state: JobState, **changes: Any) -> Intent:
+    """Change a new row to *state* by the shortest path; *changes* belong to the last transition."""
     way = _WAYS[state]
     for step in way:
         extra = {**_ALONG.get(step, {}), **(changes if step is way[-1] else {})}
@@ -82,8 +82,8 @@ async def moved(journal: Any, row: Intent, state: JobState, **changes: Any) -> I
 
 
 @asynccontextmanager
-async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
-    """A journal on disk, open."""
+async def open_store(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    """Yield an open journal on disk."""
     journal = SqliteStore(path, **options)
     await journal.open()
     try:

@@ -1,4 +1,4 @@
-"""A peer at the other end of a bare socket, which reads what it is told to and then does what it is told to."""
+"""A scripted peer on a bare socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import attrs
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["OK", "Act", "Peer", "a_peer", "answer", "black_hole", "free_port", "request", "reset", "tls"]
+__all__ = ["OK", "Act", "Peer", "black_hole", "free_port", "read_request", "reset", "response_bytes", "run_peer", "tls"]
 
 #: A self-signed certificate for 127.0.0.1, which nobody trusts; it is good for a hundred years, and for nothing else.
 _PEM = """\
@@ -41,14 +41,14 @@ CaZKhSuEvY+OnxVauMhV1CJKq9g=
 Act: TypeAlias = "Callable[[Peer, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
 
-def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """An answer as it stands on the wire; its length is announced truly unless given."""
+def response_bytes(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """Return a response as it is on the wire; its length header is right unless given."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 #: An answer that accepts.
-OK = answer(b'{"code":200,"msg":"success","data":{"taskId":"t1"}}', "Content-Type: application/json")
+OK = response_bytes(b'{"code":200,"msg":"success","data":{"taskId":"t1"}}', "Content-Type: application/json")
 
 
 @attrs.define(eq=False)
@@ -57,21 +57,21 @@ class Peer:
     A listener.
 
     Attributes:
-        url: Where it listens.
+        url: Its URL.
 
-        received: What has come in, one entry a connection.
+        received: The received bytes, one entry per connection.
     """
 
     url: str = ""
     received: list[bytes] = attrs.field(factory=list)
 
-    def whole(self) -> int:
-        """How many whole requests have come in."""
+    def count_requests(self) -> int:
+        """Count the whole requests that were received."""
         return sum(data.count(b'"body"}') for data in self.received)
 
 
-async def request(peer: Peer, reader: asyncio.StreamReader) -> None:
-    """Read one whole request: up to the last bytes of the body that the tests send."""
+async def read_request(peer: Peer, reader: asyncio.StreamReader) -> None:
+    """Read one whole request, up to the last bytes of the body that the tests send."""
     peer.received[-1] += await reader.readuntil(b'"body"}')
 
 
@@ -83,14 +83,14 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def a_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+async def run_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
     """
-    Do *act* with every connection.
+    Run *act* for every connection.
 
     Args:
-        act: What is done; the connection is closed when it returns.
+        act: The handler; the connection is closed when it returns.
 
-        context: For TLS.
+        context: The TLS context.
     """
     peer = Peer()
     running: set[asyncio.Task[None]] = set()
@@ -124,7 +124,7 @@ async def a_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncIte
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
@@ -133,7 +133,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def black_hole() -> Iterator[str]:
-    """A host that answers no handshake: its queue of connections is full, and nobody takes one out."""
+    """Yield a host that completes no handshake: its accept queue is full and never emptied."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -146,7 +146,7 @@ def black_hole() -> Iterator[str]:
 
 
 def tls(folder: Path) -> ssl.SSLContext:
-    """The server's side of TLS, with a certificate that nobody trusts."""
+    """Return the server's TLS context, with an untrusted certificate."""
     (folder / "peer.pem").write_text(_PEM)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "peer.pem")

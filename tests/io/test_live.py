@@ -10,11 +10,11 @@ import anyio
 from kie_async import TransportError
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async.states import JobState
-from tests.io.intents import an_intent
+from tests.io.intents import make_intent
 
 
 def a_job(state: JobState) -> LiveJob:
-    job = LiveJob.from_row(an_intent(1, state=state))
+    job = LiveJob.from_row(make_intent(1, state=state))
     job.submission = Submission() if state in (JobState.INTENT, JobState.SENDING) else None
     return job
 
@@ -46,11 +46,11 @@ async def test_news_is_what_takes_a_job_from_its_course() -> None:
         for state in (JobState.SENDING, JobState.SUBMITTED):
             group.start_soon(told_of_any_change, job, told)
             await anyio.sleep(1.0)
-            job.row, job.submission = an_intent(1, state=state), Submission() if state is JobState.SENDING else None
+            job.row, job.submission = make_intent(1, state=state), Submission() if state is JobState.SENDING else None
             job.wake_waiters()
             await anyio.sleep(1.0)
         assert ["change", "change"] == told
-        job.row = an_intent(1, state=JobState.STALLED)
+        job.row = make_intent(1, state=JobState.STALLED)
         job.wake_waiters()
 
     assert ["change", "change", "news"] == told
@@ -65,13 +65,13 @@ async def test_each_thing_that_ends_a_wait_or_fails_it_is_news() -> None:
         job.successor = a_job(JobState.SUBMITTED)
 
     def ended(job: LiveJob) -> None:
-        job.row = an_intent(1, state=JobState.SUCCEEDED)
+        job.row = make_intent(1, state=JobState.SUCCEEDED)
 
     def in_doubt(job: LiveJob) -> None:
-        job.row = an_intent(1, state=JobState.IN_DOUBT)
+        job.row = make_intent(1, state=JobState.IN_DOUBT)
 
     def left_alone(job: LiveJob) -> None:
-        job.row, job.submission = an_intent(1, state=JobState.INTENT), None
+        job.row, job.submission = make_intent(1, state=JobState.INTENT), None
 
     for happens in (troubled, succeeded, ended, in_doubt, left_alone):
         job, told = a_job(JobState.SENDING), list[str]()
@@ -93,7 +93,7 @@ async def test_waits_that_are_left_leave_nothing_behind_and_disturb_nobody() -> 
                 with anyio.move_on_after(1.0):
                     await wait(job, told)
         assert (2, 1, 1) == held(job)
-        job.row = an_intent(1, state=JobState.FAILED)
+        job.row = make_intent(1, state=JobState.FAILED)
         job.wake_waiters()
 
     assert ["change", "news"] == sorted(told)
@@ -126,7 +126,7 @@ async def test_however_waiters_come_and_leave_those_that_stay_are_woken_once_and
                 staying.append(asyncio.create_task(rng.choice((told_of, told_of_any_change))(job, told)))
                 await asyncio.sleep(0)
             assert len(staying) == job.waiters == sum(held(job)[1:])
-        job.row = an_intent(1, state=JobState.FAILED)
+        job.row = make_intent(1, state=JobState.FAILED)
         job.wake_waiters()
         if staying:
             await asyncio.wait(staying)

@@ -28,7 +28,7 @@ from kie_async._io.timers import Timers
 from kie_async.records import TaskRecord
 from kie_async.states import JobState
 from kie_async.testing.truth import busiest_window
-from tests.io.intents import an_intent
+from tests.io.intents import make_intent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container
@@ -132,7 +132,7 @@ async def running_poller(
 def make_jobs(count: int) -> list[LiveJob]:
     jobs = []
     for number in range(count):
-        row = an_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}")
+        row = make_intent(number, state=JobState.SUBMITTED, task_id=f"t{number}")
         jobs.append(LiveJob(id=row.id, row=row))
     return jobs
 
@@ -348,7 +348,7 @@ async def test_a_closed_poller_raises() -> None:
         await poller.poll_now("a")
 
 
-# -- timeouts ---------------------------------------------------------------------------------------------------------
+# -- timeouts ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_timeout_is_retried_and_blocks_no_other() -> None:
@@ -437,7 +437,7 @@ async def test_urgent_polls_do_not_starve_due_ones() -> None:
         assert 5 * [*4 * [True], False] == urgent
 
 
-# -- which job, and when ----------------------------------------------------------------------------------------------
+# -- which job, and when -----------------------------------------------------------------------------------------------
 
 
 def lag_policy() -> LagPolicy:
@@ -574,7 +574,7 @@ def ended(seconds: float | None, **fields: str) -> TaskRecord:
 async def test_durations_are_learned_from_the_service_or_us() -> None:
     """By kind, and by both clocks if the task was seen leaving the queue."""
     durations = DurationsByKind()
-    model = an_intent().model
+    model = make_intent().model
     one, two, three, foreign = (*make_jobs(3), LiveJob(id="a-task"))
     async with running_poller(Service(), durations=durations) as (poller, _):
         for job in (one, two, foreign):

@@ -1,4 +1,4 @@
-"""The journal on disk does what the journal in memory does: one contract, and one property, for both."""
+"""The contract of all journals, and a property test that compares the one on disk with the one in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
-from tests.io.intents import an_intent, anonymous, moved, opened
+from tests.io.intents import bring_to_state, make_intent, open_store, without_owner
 from tests.profile import examples
 
 S = JobState
 
 #: Every field has a value that is not its default.
-FULL = an_intent(
+FULL = make_intent(
     1,
     key="order-7 ✓",
     callback_url="https://app.example.com/kie",
@@ -44,7 +44,7 @@ FULL = an_intent(
 
 @pytest.fixture(params=["memory", "disk", "disk, hashes only"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
-    """An open journal of each kind."""
+    """Yield an open journal of each kind."""
     kept: Journal = (
         MemoryJournal()
         if request.param == "memory"
@@ -56,35 +56,35 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 def shown(row: Intent | None) -> Intent | None:
-    """A row without what a journal may keep to itself."""
+    """Return a row without the fields that a journal of hashes drops."""
     return None if row is None else attrs.evolve(row, owner=None, input="", sources=())
 
 
-async def test_a_row_is_found_as_it_was_added(journal: Journal) -> None:
-    """By its id and by its key; what was never added is not found."""
+async def test_added_row_is_found(journal: Journal) -> None:
+    """It is found by id and by key; unknown ids and keys are not found."""
     added = await journal.add(FULL)
 
     assert shown(FULL) == shown(added)
     assert added == await journal.get(FULL.id) == await journal.by_key("order-7 ✓")
     assert journal.owns(added)
     assert (None, None, None) == (
-        await journal.get(an_intent(2).id),
+        await journal.get(make_intent(2).id),
         await journal.by_key("order-8"),
         await journal.by_task("?"),
     )
 
 
-async def test_a_key_that_is_there_gives_its_row_and_changes_nothing(journal: Journal) -> None:
-    first = await journal.add(an_intent(1, key="order-7"))
+async def test_existing_key_returns_its_row(journal: Journal) -> None:
+    first = await journal.add(make_intent(1, key="order-7"))
 
-    assert first == await journal.add(an_intent(2, key="order-7", model="another/model"))
+    assert first == await journal.add(make_intent(2, key="order-7", model="another/model"))
     assert [first] == list(await journal.rows())
 
 
-async def test_rows_are_found_by_their_keys_as_far_as_there_are_any(journal: Journal) -> None:
-    await journal.add(an_intent(1))
+async def test_rows_are_found_by_their_keys(journal: Journal) -> None:
+    await journal.add(make_intent(1))
     assert not await journal.has_keys()
-    rows = [await journal.add(an_intent(number, key=f"order-{number}")) for number in range(2, 5)]
+    rows = [await journal.add(make_intent(number, key=f"order-{number}")) for number in range(2, 5)]
 
     assert await journal.has_keys()
     assert rows[:2] == list(await journal.by_keys(["order-2", "order-9", "order-3"]))
@@ -92,28 +92,28 @@ async def test_rows_are_found_by_their_keys_as_far_as_there_are_any(journal: Jou
     assert [] == list(await journal.dropped_keys(["order-2", "order-9"]))
 
 
-async def test_an_id_cannot_be_added_twice(journal: Journal) -> None:
-    first = await journal.add(an_intent(1))
+async def test_id_cannot_be_added_twice(journal: Journal) -> None:
+    first = await journal.add(make_intent(1))
     with pytest.raises(JournalError):
-        await journal.add(an_intent(1, model="another/model"))
+        await journal.add(make_intent(1, model="another/model"))
 
     assert [first] == list(await journal.rows())
 
 
-async def test_a_move_changes_state_instant_and_what_comes_along(journal: Journal) -> None:
-    row = await journal.add(an_intent(1))
+async def test_transition_changes_state_and_given_fields(journal: Journal) -> None:
+    row = await journal.add(make_intent(1))
     after = await journal.transition(row, S.SENDING, at=2.5, attempts=1, sending_at=2.25)
 
     assert after == attrs.evolve(row, state=S.SENDING, updated_at=2.5, attempts=1, sending_at=2.25)
     assert after == await journal.get(row.id)
 
 
-@pytest.mark.parametrize("stale", [{"state": S.INTENT}, {"attempts": 1}, {"id": an_intent(9).id}])
-async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, stale: Any) -> None:
-    """Compare-and-set: state and number of attempts are compared, and the row must be there."""
-    row = await journal.add(an_intent(1))
+@pytest.mark.parametrize("stale", [{"state": S.INTENT}, {"attempts": 1}, {"id": make_intent(9).id}])
+async def test_stale_transition_is_refused(journal: Journal, stale: Any) -> None:
+    """Compare-and-set: the state and the number of attempts must match, and the row must exist."""
+    row = await journal.add(make_intent(1))
     for attempt in (1, 2):
-        row = await moved(journal, row, S.SENDING, attempts=attempt)
+        row = await bring_to_state(journal, row, S.SENDING, attempts=attempt)
         if attempt == 1:
             back = await journal.transition(row, S.INTENT, at=1.0)
             assert back is not None
@@ -127,29 +127,29 @@ async def test_a_row_that_does_not_stand_as_seen_is_not_moved(journal: Journal, 
 
 
 @pytest.mark.parametrize("stale", [False, True])
-async def test_a_move_that_the_table_does_not_have_is_refused(journal: Journal, *, stale: bool) -> None:
-    """Whatever the row is by now: what the mover wants is a bug in itself."""
+async def test_illegal_transition_is_refused(journal: Journal, *, stale: bool) -> None:
+    """The current state of the row does not matter: the request itself is a bug."""
     illegal = [(old, new) for old in JobState for new in JobState if new not in TRANSITIONS[old]]
     for number, (old, new) in enumerate(illegal):
-        row = await moved(journal, await journal.add(an_intent(number)), S.INTENT if stale else old)
+        row = await bring_to_state(journal, await journal.add(make_intent(number)), S.INTENT if stale else old)
         with pytest.raises(JournalError, match=f"from {old} to {new}") as raised:
             await journal.transition(attrs.evolve(row, state=old), new, at=9.0)
         assert row.id == raised.value.job_id
         assert row == await journal.get(row.id)
 
 
-async def test_a_note_changes_all_but_the_state(journal: Journal) -> None:
-    row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
+async def test_update_changes_all_but_the_state(journal: Journal) -> None:
+    row = await bring_to_state(journal, await journal.add(make_intent(1)), S.SUBMITTED)
     after = await journal.update_fields(row.id, at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
 
     assert after == attrs.evolve(row, updated_at=5.0, credits=8.0, duplicate_task_ids=("b", "c"))
     assert after == await journal.get(row.id)
-    assert await journal.update_fields(an_intent(2).id, at=5.0, credits=8.0) is None
+    assert await journal.update_fields(make_intent(2).id, at=5.0, credits=8.0) is None
 
 
-async def test_a_task_and_its_duplicates_lead_to_the_row(journal: Journal) -> None:
+async def test_row_is_found_by_task_and_duplicates(journal: Journal) -> None:
     """Until the row is forgotten."""
-    row = await moved(journal, await journal.add(an_intent(1)), S.SUBMITTED)
+    row = await bring_to_state(journal, await journal.add(make_intent(1)), S.SUBMITTED)
     await journal.update_fields(row.id, at=2.0, duplicate_task_ids=("b",))
     done = await journal.transition(row, S.SUCCEEDED, at=3.0, duplicate_task_ids=("b", "c"))
 
@@ -158,23 +158,23 @@ async def test_a_task_and_its_duplicates_lead_to_the_row(journal: Journal) -> No
     assert [None] * 3 == [await journal.by_task(task_id) for task_id in ("a-task", "b", "c")]
 
 
-async def test_rows_come_oldest_first_and_by_state(journal: Journal) -> None:
-    """In the order in which they were added: a wall clock may be set back."""
+async def test_rows_are_ordered_by_insertion(journal: Journal) -> None:
+    """The wall clock may be set back, so it does not count."""
     for number, state in enumerate(JobState):
-        await moved(journal, await journal.add(an_intent(number, created_at=100.0 - number)), state)
+        await bring_to_state(journal, await journal.add(make_intent(number, created_at=100.0 - number)), state)
 
     assert list(JobState) == [row.state for row in await journal.rows()]
-    assert [an_intent(number).id for number in range(len(JobState))] == [row.id for row in await journal.rows()]
+    assert [make_intent(number).id for number in range(len(JobState))] == [row.id for row in await journal.rows()]
     assert [S.SENDING, S.ABANDONED] == [row.state for row in await journal.rows({S.ABANDONED, S.SENDING})]
     assert [] == list(await journal.rows(()))
 
 
-async def test_only_old_rows_that_have_ended_are_forgotten(journal: Journal) -> None:
-    """A doubt is not an end, and stays until somebody settles it."""
+async def test_only_old_ended_rows_are_forgotten(journal: Journal) -> None:
+    """A job in doubt has not ended, and stays until the caller resolves it."""
     for number, state in enumerate(JobState):
-        row = await moved(journal, await journal.add(an_intent(number, key=f"order-{state}")), state)
+        row = await bring_to_state(journal, await journal.add(make_intent(number, key=f"order-{state}")), state)
         await journal.update_fields(row.id, at=5.0)
-    late = await moved(journal, await journal.add(an_intent(99)), S.CANCELLED)
+    late = await bring_to_state(journal, await journal.add(make_intent(99)), S.CANCELLED)
     await journal.update_fields(late.id, at=7.0)
 
     assert 0 == await journal.forget(before=5.0)
@@ -182,30 +182,30 @@ async def test_only_old_rows_that_have_ended_are_forgotten(journal: Journal) -> 
     left = await journal.rows()
     assert [*(state for state in JobState if state not in ENDED), S.CANCELLED] == [row.state for row in left]
     assert await journal.by_key(f"order-{S.SUCCEEDED}") is None
-    again = await journal.add(an_intent(100, key=f"order-{S.SUCCEEDED}"))
-    assert an_intent(100).id == again.id
+    again = await journal.add(make_intent(100, key=f"order-{S.SUCCEEDED}"))
+    assert make_intent(100).id == again.id
 
 
-async def test_claiming_gives_the_open_rows_that_are_ones_own(journal: Journal) -> None:
+async def test_claim_returns_own_open_rows(journal: Journal) -> None:
     for number, state in enumerate(JobState):
-        await moved(journal, await journal.add(an_intent(number)), state)
+        await bring_to_state(journal, await journal.add(make_intent(number)), state)
     mine = [row for row in await journal.rows() if row.state in OPEN]
 
     assert mine == list(await journal.claim())
     assert mine[1:3] == list(await journal.claim([row.id for row in mine[1:3]]))
-    assert [] == list(await journal.claim([an_intent(99).id]))
+    assert [] == list(await journal.claim([make_intent(99).id]))
     assert {} == await journal.count_orphans()
     assert all([await journal.is_owner_alive(row) for row in mine])
 
 
-async def test_only_others_change_the_version(journal: Journal) -> None:
+async def test_own_writes_keep_the_change_counter(journal: Journal) -> None:
     before = await journal.change_counter()
-    await journal.add(an_intent(1))
+    await journal.add(make_intent(1))
 
     assert before == await journal.change_counter()
 
 
-# -- the same, whatever is asked ---------------------------------------------------------------------------------------
+# -- equal behavior ----------------------------------------------------------------------------------------------------
 
 Step: TypeAlias = Callable[[Journal], Awaitable[object]]
 
@@ -226,24 +226,24 @@ CHANGES = st.fixed_dictionaries(
 
 
 def add(number: int, key: int | None) -> Step:
-    return lambda journal: journal.add(an_intent(number, key=None if key is None else f"key-{key}"))
+    return lambda journal: journal.add(make_intent(number, key=None if key is None else f"key-{key}"))
 
 
 def move(number: int, state: JobState, to: JobState, at: float, changes: Any) -> Step:
-    """A move by somebody who has seen the row as it is, but perhaps in another state."""
+    """Build a transition from the current row, perhaps seen in another state."""
 
     async def step(journal: Journal) -> Intent | None:
-        row = await journal.get(an_intent(number).id) or an_intent(number)
+        row = await journal.get(make_intent(number).id) or make_intent(number)
         return await journal.transition(attrs.evolve(row, state=state), to, at=at, **changes)
 
     return step
 
 
 def walk(number: int, choice: int, at: float, changes: Any) -> Step:
-    """A legal move."""
+    """Build a legal transition."""
 
     async def step(journal: Journal) -> Intent | None:
-        row = await journal.get(an_intent(number).id)
+        row = await journal.get(make_intent(number).id)
         ways = [] if row is None else sorted(TRANSITIONS[row.state])
         return (
             None
@@ -259,7 +259,7 @@ STEPS = st.one_of(
     st.builds(move, NUMBERS, STATES, STATES, INSTANTS, CHANGES),
     st.builds(walk, NUMBERS, st.integers(0, 9), INSTANTS, CHANGES),
     st.builds(
-        lambda number, at, changes: lambda journal: journal.update_fields(an_intent(number).id, at=at, **changes),
+        lambda number, at, changes: lambda journal: journal.update_fields(make_intent(number).id, at=at, **changes),
         NUMBERS,
         INSTANTS,
         CHANGES,
@@ -272,37 +272,37 @@ STEPS = st.one_of(
 )
 
 
-async def told(step: Step, journal: Journal) -> object:
-    """What a step says: its answer, or the class of its error."""
+async def result_of(step: Step, journal: Journal) -> object:
+    """Return the result of a step, or the class of its error."""
     try:
         answer = await step(journal)
     except JournalError as error:
         return type(error)
     if isinstance(answer, list):
-        return [anonymous(row) for row in answer]
-    return anonymous(answer) if isinstance(answer, Intent) else answer
+        return [without_owner(row) for row in answer]
+    return without_owner(answer) if isinstance(answer, Intent) else answer
 
 
 @settings(max_examples=examples(60))
 @given(st.lists(STEPS, max_size=25))
-def test_both_journals_say_the_same_of_anything(steps: list[Step]) -> None:
-    """Any sequence of questions and changes has the same answers in memory and on disk."""
+def test_both_journals_behave_alike(steps: list[Step]) -> None:
+    """Any sequence of reads and writes has the same results in memory and on disk."""
 
     async def main(folder: str) -> None:
         memory = MemoryJournal()
-        async with opened(Path(folder) / "kie.db") as disk:
+        async with open_store(Path(folder) / "kie.db") as disk:
             for step in steps:
-                assert await told(step, memory) == await told(step, disk)
-            assert [anonymous(row) for row in await disk.rows()] == list(await memory.rows())
+                assert await result_of(step, memory) == await result_of(step, disk)
+            assert [without_owner(row) for row in await disk.rows()] == list(await memory.rows())
 
     with TemporaryDirectory() as folder:
         virtual_time(main, folder)
 
 
-async def test_the_latest_rows_of_a_model_with_what_they_have_cost(journal: Journal) -> None:
-    """Of others, of other states, and of those whose price nobody has said, nothing is to be learned."""
+async def test_recent_successes_have_known_credits(journal: Journal) -> None:
+    """Rows of other models, other states or unknown credits are left out."""
     for number in range(6):
-        row = await journal.add(an_intent(number, model="other" if number == 4 else "ours"))
+        row = await journal.add(make_intent(number, model="other" if number == 4 else "ours"))
         for state in (S.SENDING, S.SUBMITTED, S.FAILED if number == 3 else S.SUCCEEDED):
             changes: Any = {"credits": 10.0 + number} if state is S.SUCCEEDED and number != 5 else {}
             row = await journal.transition(row, state, at=2.0, **changes) or row
@@ -312,8 +312,8 @@ async def test_the_latest_rows_of_a_model_with_what_they_have_cost(journal: Jour
     assert [] == list(await journal.recent_successes("nobody's", 9))
 
 
-async def test_a_row_that_is_released_is_there_as_long_as_there_is_room(journal: Journal) -> None:
-    row = await journal.add(an_intent(1, key="shot-1"))
+async def test_delivered_row_stays_while_there_is_room(journal: Journal) -> None:
+    row = await journal.add(make_intent(1, key="shot-1"))
     await journal.mark_delivered(row.id)
     await journal.mark_delivered("kj_nobody")
     row = await journal.transition(row, S.CANCELLED, at=2.0) or row

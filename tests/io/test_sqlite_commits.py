@@ -1,4 +1,4 @@
-"""The journal's thread: what comes at once is one transaction, what fails fails alone, and leaving undoes nothing."""
+"""Group commit: concurrent calls share a transaction, errors affect one call only, and cancellation undoes nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from kie_async.testing.clock import VirtualLoop
-from tests.full_disk import files_of_at_most
-from tests.io.intents import an_intent, moved, opened
+from tests.full_disk import limit_file_size
+from tests.io.intents import bring_to_state, make_intent, open_store
 
 if TYPE_CHECKING:
     from kie_async._io.journals.process_locks import ProcessLocks
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 S = JobState
 
 
-class Traced(SqliteStore):
-    """A journal whose statements are listened to."""
+class TracedStore(SqliteStore):
+    """A store that records its SQL statements."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -39,8 +39,8 @@ class Traced(SqliteStore):
         return connection
 
 
-async def all_at_once(journal: SqliteStore, rows: list[Intent]) -> dict[int, JournalError]:
-    """Add rows at the same time, and return what went wrong, by place."""
+async def add_concurrently(journal: SqliteStore, rows: list[Intent]) -> dict[int, JournalError]:
+    """Add rows concurrently, and return the errors by index."""
     wrong: dict[int, JournalError] = {}
 
     async def add(place: int) -> None:
@@ -62,24 +62,24 @@ def names_in(folder: Path) -> list[str]:
 # -- group commit ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_hundred_moves_at_once_are_two_transactions(tmp_path: Path) -> None:
-    """The first goes by itself, and what has come meanwhile goes together: two flushes instead of a hundred."""
-    journal = Traced(tmp_path / "kie.db")
+async def test_100_concurrent_writes_take_two_transactions(tmp_path: Path) -> None:
+    """The first write runs alone, and the others are committed together: two flushes instead of a hundred."""
+    journal = TracedStore(tmp_path / "kie.db")
     await journal.open()
-    rows = [await journal.add(an_intent(number)) for number in range(100)]
+    rows = [await journal.add(make_intent(number)) for number in range(100)]
     journal.statements.clear()
     async with anyio.create_task_group() as group:
         for row in rows:
-            group.start_soon(moved, journal, row, S.SENDING)
+            group.start_soon(bring_to_state, journal, row, S.SENDING)
 
     assert 2 == journal.statements.count("COMMIT")
     assert 100 == len(await journal.rows({S.SENDING}))
     await journal.close()
 
 
-async def test_reading_alone_takes_no_transaction(tmp_path: Path) -> None:
-    """So it never waits for another process."""
-    journal = Traced(tmp_path / "kie.db")
+async def test_reads_take_no_transaction(tmp_path: Path) -> None:
+    """So a read never waits for another process."""
+    journal = TracedStore(tmp_path / "kie.db")
     await journal.open()
     journal.statements.clear()
     async with anyio.create_task_group() as group:
@@ -92,10 +92,10 @@ async def test_reading_alone_takes_no_transaction(tmp_path: Path) -> None:
     await journal.close()
 
 
-async def test_what_is_asked_for_in_order_is_done_in_order(tmp_path: Path) -> None:
-    """Within one transaction, too: a move sees the row that was added just before it."""
-    async with opened(tmp_path / "kie.db") as journal:
-        row = an_intent(1)
+async def test_calls_run_in_order(tmp_path: Path) -> None:
+    """Also within one transaction: a transition finds the row that was added just before."""
+    async with open_store(tmp_path / "kie.db") as journal:
+        row = make_intent(1)
         async with asyncio.TaskGroup() as group:
             group.create_task(journal.change_counter())  # the thread is busy
             group.create_task(journal.add(row))
@@ -107,16 +107,16 @@ async def test_what_is_asked_for_in_order_is_done_in_order(tmp_path: Path) -> No
         assert late.result() is None
 
 
-# -- what fails --------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_cannot_be_written_fails_alone(tmp_path: Path) -> None:
-    """An id that is taken and a text that is none, among fifty good ones in one transaction."""
-    async with opened(tmp_path / "kie.db") as journal:
-        rows = [an_intent(number) for number in range(50)]
-        rows[7] = an_intent(7, model="\ud800")
-        rows[23] = an_intent(22)
-        wrong = await all_at_once(journal, rows)
+async def test_invalid_row_fails_alone(tmp_path: Path) -> None:
+    """A used id and an unencodable string fail among fifty good rows in one transaction."""
+    async with open_store(tmp_path / "kie.db") as journal:
+        rows = [make_intent(number) for number in range(50)]
+        rows[7] = make_intent(7, model="\ud800")
+        rows[23] = make_intent(22)
+        wrong = await add_concurrently(journal, rows)
 
         assert {7, 23} == set(wrong)
         assert isinstance(wrong[7].__cause__, UnicodeEncodeError)
@@ -126,33 +126,33 @@ async def test_what_cannot_be_written_fails_alone(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path) -> None:
-    """What was written stays, what was not is not there, and when there is room again all goes on."""
+async def test_full_disk_changes_nothing(tmp_path: Path) -> None:
+    """Written rows stay and others are absent; once there is space again, all writes succeed."""
     path = tmp_path / "kie.db"
-    async with opened(path) as journal:
-        before = [await journal.add(an_intent(number)) for number in range(5)]
-        with files_of_at_most((tmp_path / "kie.db-wal").stat().st_size):
-            wrong = await all_at_once(journal, [an_intent(number) for number in range(5, 30)])
+    async with open_store(path) as journal:
+        before = [await journal.add(make_intent(number)) for number in range(5)]
+        with limit_file_size((tmp_path / "kie.db-wal").stat().st_size):
+            wrong = await add_concurrently(journal, [make_intent(number) for number in range(5, 30)])
             with pytest.raises(JournalError, match="cannot be used"):
-                await moved(journal, before[0], S.SENDING)
+                await bring_to_state(journal, before[0], S.SENDING)
             assert before == list(await journal.rows())
         assert 25 == len(wrong) == len({id(error) for error in wrong.values()})
-        assert {} == await all_at_once(journal, [an_intent(number) for number in range(5, 30)])
+        assert {} == await add_concurrently(journal, [make_intent(number) for number in range(5, 30)])
         assert 30 == len(await journal.rows())
-    async with opened(path) as journal:
+    async with open_store(path) as journal:
         assert 30 == len(await journal.rows())
 
 
-async def test_a_disk_that_is_full_from_the_beginning_is_told(tmp_path: Path) -> None:
-    """Then it is as if the file had been empty."""
+async def test_disk_full_at_opening(tmp_path: Path) -> None:
+    """Afterwards the file is like an empty one."""
     path = tmp_path / "kie.db"
-    with files_of_at_most(0), pytest.raises(JournalError, match="cannot be used"):
+    with limit_file_size(0), pytest.raises(JournalError, match="cannot be used"):
         await SqliteStore(path).open()
-    async with opened(path) as journal:
+    async with open_store(path) as journal:
         assert [] == list(await journal.rows())
 
 
-async def test_a_database_that_may_not_grow_says_that_it_is_full(tmp_path: Path) -> None:
+async def test_database_at_its_size_limit_is_full(tmp_path: Path) -> None:
     class Small(SqliteStore):
         def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
             connection = super()._connect(owners)
@@ -162,34 +162,34 @@ async def test_a_database_that_may_not_grow_says_that_it_is_full(tmp_path: Path)
 
     journal = Small(tmp_path / "kie.db")
     await journal.open()
-    wrong = await all_at_once(journal, [an_intent(number) for number in range(50)])
+    wrong = await add_concurrently(journal, [make_intent(number) for number in range(50)])
     written = [row.id for row in await journal.rows()]
     await journal.close()
 
     assert wrong
     assert all("database or disk is full" in str(error) for error in wrong.values())
-    assert written == [an_intent(number).id for number in range(50) if number not in wrong]
+    assert written == [make_intent(number).id for number in range(50) if number not in wrong]
 
 
-# -- leaving -----------------------------------------------------------------------------------------------------------
+# -- cancellation ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_leaving_a_write_at_any_turn_neither_loses_nor_undoes_it(tmp_path: Path, *, busy: bool) -> None:
-    """Whether the thread is at it already, or still busy with something else."""
+def test_cancelled_write_is_completed(tmp_path: Path, *, busy: bool) -> None:
+    """The thread may run it already or still be busy with another call."""
     left = []
 
     async def main(path: Path, turn: int) -> bool:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        async with opened(path) as journal:
-            others = [loop.create_task(journal.add(an_intent(number))) for number in range(3)] if busy else []
+        async with open_store(path) as journal:
+            others = [loop.create_task(journal.add(make_intent(number))) for number in range(3)] if busy else []
             await asyncio.sleep(0)
-            task = loop.create_task(journal.add(an_intent(9)))
+            task = loop.create_task(journal.add(make_intent(9)))
             loop.at_turn(loop.turns + turn, task.cancel)
             await asyncio.wait([task, *others])
             await journal.change_counter()  # the thread does one thing after another
-            assert await journal.get(an_intent(9).id) is not None
+            assert await journal.get(make_intent(9).id) is not None
             assert len(others) + 1 == len(await journal.rows())
             return task.cancelled()
 
@@ -202,24 +202,24 @@ def test_leaving_a_write_at_any_turn_neither_loses_nor_undoes_it(tmp_path: Path,
     assert left.count(True) >= 2
 
 
-async def test_closing_writes_what_still_waits(tmp_path: Path) -> None:
-    """And takes nothing more."""
+async def test_close_completes_waiting_writes(tmp_path: Path) -> None:
+    """Later calls are refused."""
     journal = SqliteStore(tmp_path / "kie.db")
     await journal.open()
     async with asyncio.TaskGroup() as group:
-        adding = [group.create_task(journal.add(an_intent(number))) for number in range(50)]
+        adding = [group.create_task(journal.add(make_intent(number))) for number in range(50)]
         await asyncio.sleep(0)
         await journal.close()
     with pytest.raises(JournalError, match="not open"):
-        await journal.add(an_intent(99))
+        await journal.add(make_intent(99))
 
-    assert [an_intent(number).id for number in range(50)] == [task.result().id for task in adding]
-    async with opened(tmp_path / "kie.db") as again:
+    assert [make_intent(number).id for number in range(50)] == [task.result().id for task in adding]
+    async with open_store(tmp_path / "kie.db") as again:
         assert [task.result() for task in adding] == list(await again.rows())
 
 
-def test_leaving_the_opening_at_any_turn_leaves_nothing_open(tmp_path: Path) -> None:
-    """Neither a connection nor an owner; and it can be opened again."""
+def test_cancelled_opening_leaves_nothing_open(tmp_path: Path) -> None:
+    """Neither a connection nor a lock stays open, and the store can be opened again."""
 
     async def main(path: Path, turn: int) -> bool:
         loop = asyncio.get_running_loop()
@@ -234,7 +234,7 @@ def test_leaving_the_opening_at_any_turn_leaves_nothing_open(tmp_path: Path) -> 
         with pytest.raises(JournalError, match="not open"):
             await journal.rows()
         await journal.open()
-        await journal.add(an_intent(1))
+        await journal.add(make_intent(1))
         await journal.close()
         return True
 
@@ -255,8 +255,8 @@ def test_leaving_the_opening_at_any_turn_leaves_nothing_open(tmp_path: Path) -> 
     assert not left[-1]
 
 
-async def test_what_is_asked_while_the_opening_fails_fails(tmp_path: Path) -> None:
-    """With the reason, and not with an empty answer."""
+async def test_calls_during_a_failing_opening_fail(tmp_path: Path) -> None:
+    """With the reason, and not with an empty result."""
     (tmp_path / "kie.db").write_text("no database")
     journal = SqliteStore(tmp_path / "kie.db")
     opening = asyncio.create_task(journal.open())
@@ -270,12 +270,12 @@ async def test_what_is_asked_while_the_opening_fails_fails(tmp_path: Path) -> No
 # -- event loops -------------------------------------------------------------------------------------------------------
 
 
-def test_a_journal_serves_one_loop_after_another(tmp_path: Path) -> None:
+def test_store_serves_consecutive_loops(tmp_path: Path) -> None:
     journal = SqliteStore(tmp_path / "kie.db")
 
     async def main(number: int) -> list[bool]:
         await journal.open()
-        await journal.add(an_intent(number))
+        await journal.add(make_intent(number))
         rows = await journal.rows()
         await journal.close()
         return [journal.owns(row) for row in rows]

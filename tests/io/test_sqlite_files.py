@@ -1,4 +1,4 @@
-"""The journal's file: who may read it, which files are taken for a journal, and what happens to those that are not."""
+"""The journal's file: permissions, foreign or broken files, and other processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kie_async._core.lifecycle import OPEN
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async._io.journals.tables import APPLICATION_ID, VERSION, prepare_file
 from kie_async.states import JobState
-from tests.io.intents import an_intent, moved, opened
+from tests.io.intents import bring_to_state, make_intent, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 NOBODY = 65534
 
 
-class Impatient(SqliteStore):
-    """A journal that gives another process hardly any time, and whose statements are listened to."""
+class ImpatientStore(SqliteStore):
+    """A store with a tiny busy timeout that records its SQL statements."""
 
     busy_timeout = 0.01
 
@@ -47,7 +47,7 @@ class Impatient(SqliteStore):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder."""
+    """Return the contents of all files in a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -60,12 +60,12 @@ def modes_in(folder: Path) -> dict[str, int]:
 
 
 async def refused(path: Path, match: str) -> JournalError:
-    """The error with which a journal cannot be opened; a second try has the same one."""
-    journal = Impatient(path)
+    """Return the error of opening a journal; a second attempt has the same one."""
+    journal = ImpatientStore(path)
     with pytest.raises(JournalError, match=match):
         await journal.open()
     with pytest.raises(JournalError, match="not open"):
-        await journal.add(an_intent(1))
+        await journal.add(make_intent(1))
     with pytest.raises(JournalError, match=match) as raised:
         await journal.open()
     return raised.value
@@ -75,12 +75,12 @@ async def refused(path: Path, match: str) -> JournalError:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-async def test_only_its_user_may_read_the_journal(tmp_path: Path, umask: int) -> None:
-    """Database, write-ahead log, index and owner, whatever the umask; prompts are in the first two."""
+async def test_only_the_user_can_read_the_journal(tmp_path: Path, umask: int) -> None:
+    """All four files, with any umask; prompts are in the database and the write-ahead log."""
     before = os.umask(umask)
     try:
-        async with opened(tmp_path / "kie.db") as journal:
-            await journal.add(an_intent(1))
+        async with open_store(tmp_path / "kie.db") as journal:
+            await journal.add(make_intent(1))
 
             files = {"kie.db": 0o600, "kie.db-wal": 0o600, "kie.db-shm": 0o600, "kie.db.owners": 0o700}
             assert files == modes_in(tmp_path)
@@ -94,39 +94,39 @@ async def test_only_its_user_may_read_the_journal(tmp_path: Path, umask: int) ->
 @pytest.mark.parametrize(
     "name", ["plain.db", "with space.db", "?mode=ro", "50% #1&x=y;.db", "'\"ü✓.db", "a:b.db", "x.db/"]
 )
-async def test_any_name_is_a_name(tmp_path: Path, name: str) -> None:
-    """The name goes to SQLite as part of a URI, and nothing in it may be taken for more than a name."""
-    async with opened(f"{tmp_path}/{name}") as journal:  # type: ignore[arg-type]  # a path may be text
-        row = await journal.add(an_intent(1))
+async def test_any_file_name_works(tmp_path: Path, name: str) -> None:
+    """SQLite receives the name as part of a URI, in which no character may have a special meaning."""
+    async with open_store(f"{tmp_path}/{name}") as journal:  # type: ignore[arg-type]  # a path may be text
+        row = await journal.add(make_intent(1))
     assert sorted([name.rstrip("/"), name.rstrip("/") + ".owners"]) == names_in(tmp_path)
-    async with opened(tmp_path / name) as journal:
-        assert an_intent(1).id == row.id == (await journal.rows())[0].id
+    async with open_store(tmp_path / name) as journal:
+        assert make_intent(1).id == row.id == (await journal.rows())[0].id
 
 
-async def test_rows_outlive_the_journal(tmp_path: Path) -> None:
-    """Every state, as it was; open rows have no owner then."""
-    async with opened(tmp_path / "kie.db") as journal:
+async def test_rows_outlive_the_store(tmp_path: Path) -> None:
+    """Rows of every state are unchanged; open rows have no owner."""
+    async with open_store(tmp_path / "kie.db") as journal:
         for number, state in enumerate(JobState):
-            await moved(journal, await journal.add(an_intent(number, key=f"order-{number}")), state)
+            await bring_to_state(journal, await journal.add(make_intent(number, key=f"order-{number}")), state)
         rows = list(await journal.rows())
-    async with opened(tmp_path / "kie.db") as journal:
+    async with open_store(tmp_path / "kie.db") as journal:
         assert rows == list(await journal.rows())
         assert not any(journal.owns(row) for row in rows)
         assert dict.fromkeys(sorted(OPEN), 1) == dict(sorted((await journal.count_orphans()).items()))
 
 
-async def test_what_the_dead_have_sent_and_nobody_has_seen_the_end_of(tmp_path: Path) -> None:
-    """After an instant, and by those who are not alive; an intent was not sent, or was refused."""
+async def test_send_times_of_dead_owners(tmp_path: Path) -> None:
+    """Only times after the given instant count, and rows in INTENT do not: they were not sent, or were refused."""
     ways = {JobState.SENDING: 5.0, JobState.SUBMITTED: 6.0, JobState.STALLED: 2.0, JobState.FAILED: 7.0}
-    async with opened(tmp_path / "kie.db") as journal:
+    async with open_store(tmp_path / "kie.db") as journal:
         for number, (state, sending_at) in enumerate(ways.items()):
-            row = await moved(journal, await journal.add(an_intent(number)), state)
+            row = await bring_to_state(journal, await journal.add(make_intent(number)), state)
             await journal.update_fields(row.id, at=sending_at, sending_at=sending_at)
-        sending = await moved(journal, await journal.add(an_intent(9)), JobState.SENDING, sending_at=8.0)
+        sending = await bring_to_state(journal, await journal.add(make_intent(9)), JobState.SENDING, sending_at=8.0)
         await journal.transition(sending, JobState.INTENT, at=8.1)
         assert [] == list(await journal.orphaned_send_times(since=0.0))
-    async with opened(tmp_path / "kie.db") as journal:
-        await moved(journal, await journal.add(an_intent(8)), JobState.SENDING, sending_at=9.0)
+    async with open_store(tmp_path / "kie.db") as journal:
+        await bring_to_state(journal, await journal.add(make_intent(8)), JobState.SENDING, sending_at=9.0)
 
         assert [2.0, 5.0, 6.0] == sorted(await journal.orphaned_send_times(since=0.0))
         assert [6.0] == list(await journal.orphaned_send_times(since=5.0))
@@ -136,8 +136,8 @@ async def test_what_the_dead_have_sent_and_nobody_has_seen_the_end_of(tmp_path: 
 
 
 @pytest.mark.parametrize("empty", ["no file", "no bytes", "a database without tables"])
-async def test_an_empty_file_becomes_a_journal(tmp_path: Path, empty: str) -> None:
-    """Version 0: there is nothing in it that could be lost."""
+async def test_empty_file_becomes_a_journal(tmp_path: Path, empty: str) -> None:
+    """An empty file has version 0 and nothing to lose."""
     path = tmp_path / "kie.db"
     if empty == "no bytes":
         path.touch()
@@ -146,8 +146,8 @@ async def test_an_empty_file_becomes_a_journal(tmp_path: Path, empty: str) -> No
             connection.executescript("CREATE TABLE t (x); DROP TABLE t;")
         connection.close()
         assert path.stat().st_size > 0
-    async with opened(path) as journal:
-        await journal.add(an_intent(1))
+    async with open_store(path) as journal:
+        await journal.add(make_intent(1))
     connection = sqlite3.connect(path)
     marks = [
         connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -158,8 +158,8 @@ async def test_an_empty_file_becomes_a_journal(tmp_path: Path, empty: str) -> No
     assert [APPLICATION_ID, VERSION, "wal"] == marks
 
 
-def test_failed_creation_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    """The tables are created in one transaction; it fails if another process has created one of them meanwhile."""
+def test_failed_creation_changes_nothing(tmp_path: Path) -> None:
+    """The tables are created in one transaction, which fails if another process created one of them meanwhile."""
     path = tmp_path / "kie.db"
     connection = sqlite3.connect(path, isolation_level=None)
 
@@ -180,8 +180,8 @@ def test_failed_creation_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_a_database_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    """SQLite says so by staying in another mode; one in memory is the easiest to have."""
+def test_unshareable_database_is_refused(tmp_path: Path) -> None:
+    """SQLite then stays in another journal mode, as it does for a database in memory."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         with pytest.raises(JournalError, match="no WAL: a network drive"):
             prepare_file(connection, tmp_path / "kie.db")
@@ -189,10 +189,10 @@ def test_a_database_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
         assert 0 == connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
-async def test_a_newer_journal_is_not_touched(tmp_path: Path) -> None:
+async def test_newer_journal_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "kie.db"
-    async with opened(path) as journal:
-        await journal.add(an_intent(1))
+    async with open_store(path) as journal:
+        await journal.add(make_intent(1))
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
@@ -206,8 +206,8 @@ async def test_a_newer_journal_is_not_touched(tmp_path: Path) -> None:
     "script",
     ["CREATE TABLE customers (name)", "PRAGMA user_version = 1", "PRAGMA application_id = 7; CREATE TABLE t (x)"],
 )
-async def test_the_database_of_something_else_is_not_touched(tmp_path: Path, script: str) -> None:
-    """Its journal mode is part of it, and stays, too."""
+async def test_foreign_database_is_not_changed(tmp_path: Path, script: str) -> None:
+    """Its journal mode stays the same, too."""
     path = tmp_path / "app.db"
     connection = sqlite3.connect(path)
     connection.executescript(script)
@@ -218,22 +218,22 @@ async def test_the_database_of_something_else_is_not_touched(tmp_path: Path, scr
     assert before == files_of(tmp_path)
 
 
-# -- what is no database, or none any more -----------------------------------------------------------------------------
+# -- files that are not databases, or broken ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"shot,prompt\n1,The cat\n" * 500, b"SQLite format 3\x00" + bytes(4096), b"xy"])
-async def test_a_file_that_is_no_database_is_not_touched(tmp_path: Path, content: bytes) -> None:
+async def test_file_that_is_not_a_database_is_not_changed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "kie.db").write_bytes(content)
     await refused(tmp_path / "kie.db", "cannot be used: (file is not a database|database disk image is malformed)")
 
     assert {"kie.db": content} == files_of(tmp_path)
 
 
-async def test_a_journal_whose_beginning_is_gone_is_not_made_anew(tmp_path: Path) -> None:
-    """Zeros over the first page are what some crashes of a disk leave."""
+async def test_zeroed_journal_is_not_recreated(tmp_path: Path) -> None:
+    """Some disk crashes leave zeros in the first page."""
     path = tmp_path / "kie.db"
-    async with opened(path) as journal:
-        await journal.add(an_intent(1))
+    async with open_store(path) as journal:
+        await journal.add(make_intent(1))
     with path.open("r+b") as file:
         file.write(bytes(100))
     before = files_of(tmp_path)
@@ -242,18 +242,18 @@ async def test_a_journal_whose_beginning_is_gone_is_not_made_anew(tmp_path: Path
     assert before == files_of(tmp_path)
 
 
-async def test_a_broken_page_is_told_and_nothing_is_paid_for_it(tmp_path: Path) -> None:
-    """Rows in other pages can still be read; what the broken one may hold is neither invented nor written over."""
+async def test_broken_page_is_reported(tmp_path: Path) -> None:
+    """Rows in other pages are readable; rows in the broken page are neither invented nor overwritten."""
     path = tmp_path / "kie.db"
-    async with opened(path) as journal:
-        rows = [await journal.add(an_intent(number, key=f"order-{number}")) for number in range(200)]
+    async with open_store(path) as journal:
+        rows = [await journal.add(make_intent(number, key=f"order-{number}")) for number in range(200)]
     size = path.stat().st_size
     with path.open("r+b") as file:
         for page in range(size // 2 // 4096, size // 4096 - 4):
             file.seek(page * 4096)
             file.write(b"\xff" * 4096)
     broken = path.read_bytes()
-    async with opened(path) as journal:
+    async with open_store(path) as journal:
         found, lost = [], []
         for row in rows:
             try:
@@ -272,30 +272,30 @@ async def test_a_broken_page_is_told_and_nothing_is_paid_for_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("column", ["state = 'later'", "sources = 'no JSON'", "duplicate_task_ids = '7'"])
-async def test_a_row_that_makes_no_sense_is_told(tmp_path: Path, column: str) -> None:
+async def test_invalid_row_is_reported(tmp_path: Path, column: str) -> None:
     path = tmp_path / "kie.db"
-    async with opened(path) as journal:
-        row = await journal.add(an_intent(1))
+    async with open_store(path) as journal:
+        row = await journal.add(make_intent(1))
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f"UPDATE intents SET {column}")
     connection.close()
-    async with opened(path) as journal:
+    async with open_store(path) as journal:
         with pytest.raises(JournalError, match="cannot be used"):
             await journal.get(row.id)
 
 
-# -- where nothing can be written --------------------------------------------------------------------------------------
+# -- unwritable files --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["no/such/folder/kie.db", "file/kie.db", "nul\0.db"])
-async def test_a_place_that_is_none(tmp_path: Path, place: str) -> None:
+async def test_invalid_path_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_bytes(b"a file")
     await refused(tmp_path / place, "No such file or directory|Not a directory|null byte|null character")
 
     assert {"file": b"a file"} == files_of(tmp_path)
 
 
-async def test_a_folder_is_no_journal(tmp_path: Path) -> None:
+async def test_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kie.db").mkdir()
     await refused(tmp_path / "kie.db", "unable to open database file")
 
@@ -304,7 +304,7 @@ async def test_a_folder_is_no_journal(tmp_path: Path) -> None:
 
 @contextmanager
 def without_privileges() -> Generator[None]:
-    """Act as somebody who may not write everywhere; root may."""
+    """Run as a user without write permission; root would have it."""
     if os.geteuid() == 0:
         os.seteuid(NOBODY)
         try:
@@ -317,14 +317,14 @@ def without_privileges() -> Generator[None]:
 
 @pytest.fixture
 def read_only() -> Generator[Path]:
-    """A folder that can be looked into, with a journal in it that can be read, and written by nobody."""
+    """Yield a read-only folder with a read-only journal."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         journal = SqliteStore(folder / "kie.db")
 
         async def fill() -> None:
             await journal.open()
-            await journal.add(an_intent(1))
+            await journal.add(make_intent(1))
             await journal.close()
 
         asyncio.run(fill())
@@ -335,8 +335,8 @@ def read_only() -> Generator[Path]:
 
 
 @pytest.mark.parametrize("name", ["kie.db", "new.db"])
-async def test_a_folder_that_is_read_only(read_only: Path, name: str) -> None:
-    """A journal that cannot be written is no journal: it is refused at once, and not at the first task that is paid."""
+async def test_read_only_folder_is_refused(read_only: Path, name: str) -> None:
+    """It is refused when it is opened, and not at the first paid task."""
     before = files_of(read_only)
     with without_privileges():
         await refused(read_only / name, "Permission denied|readonly database")
@@ -344,7 +344,7 @@ async def test_a_folder_that_is_read_only(read_only: Path, name: str) -> None:
     assert before == files_of(read_only)
 
 
-async def test_a_file_that_is_read_only_in_a_folder_that_is_not(read_only: Path) -> None:
+async def test_read_only_file_is_refused(read_only: Path) -> None:
     os.chmod(read_only, 0o777)  # noqa: PTH101 (nothing waits)
     before = (read_only / "kie.db").read_bytes()
     with without_privileges():
@@ -367,8 +367,8 @@ connection.execute("ROLLBACK")
 
 
 @contextmanager
-def held(path: Path, how: str = "BEGIN IMMEDIATE") -> Generator[None]:
-    """Another process is in a transaction that does not end."""
+def locked_by_another_process(path: Path, how: str = "BEGIN IMMEDIATE") -> Generator[None]:
+    """Let another process hold an unfinished transaction."""
     command = [sys.executable, "-c", HOLD, str(path), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -377,21 +377,21 @@ def held(path: Path, how: str = "BEGIN IMMEDIATE") -> Generator[None]:
         process.communicate()
 
 
-async def test_a_file_that_another_process_keeps_locked_is_told(tmp_path: Path) -> None:
-    """What is asked for at once waits at once, not one after another; reading goes on; afterwards all is as before."""
+async def test_locked_file_is_reported(tmp_path: Path) -> None:
+    """Concurrent writes wait together, not one after another; reads work; afterwards writes work again."""
     path = tmp_path / "kie.db"
-    journal = Impatient(path)
+    journal = ImpatientStore(path)
     await journal.open()
-    row = await journal.add(an_intent(0))
+    row = await journal.add(make_intent(0))
     told: list[JournalError] = []
 
     async def add(number: int) -> None:
         try:
-            await journal.add(an_intent(number))
+            await journal.add(make_intent(number))
         except JournalError as error:
             told.append(error)
 
-    with held(path):
+    with locked_by_another_process(path):
         async with anyio.create_task_group() as group:
             for number in range(1, 100):
                 group.start_soon(add, number)
@@ -400,16 +400,16 @@ async def test_a_file_that_another_process_keeps_locked_is_told(tmp_path: Path) 
         assert "database is locked" in str(told[0])
         assert row == await journal.get(row.id)
     assert [row] == list(await journal.rows())
-    await journal.add(an_intent(1))
+    await journal.add(make_intent(1))
     await journal.close()
 
 
-async def test_a_new_file_that_another_process_keeps_locked_is_told(tmp_path: Path) -> None:
+async def test_locked_new_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "kie.db"
-    with held(path, "BEGIN EXCLUSIVE"):
+    with locked_by_another_process(path, "BEGIN EXCLUSIVE"):
         await refused(path, "database is locked")
-    async with opened(path) as journal:
-        await journal.add(an_intent(1))
+    async with open_store(path) as journal:
+        await journal.add(make_intent(1))
 
 
 LOOK = """
@@ -420,11 +420,11 @@ connection.close()
 """
 
 
-async def test_opening_the_file_again_drops_no_lock_on_it(tmp_path: Path) -> None:
+async def test_second_store_keeps_the_locks(tmp_path: Path) -> None:
     """
     A process loses its locks on a file with the first descriptor that it closes.
 
-    Whoever closed the file next would take himself for the last one, and remove the log under all others.
+    The next process to close the file would then consider itself the last one, and remove the log under the others.
     """
     path = tmp_path / "kie.db"
 
@@ -432,15 +432,15 @@ async def test_opening_the_file_again_drops_no_lock_on_it(tmp_path: Path) -> Non
         command = [sys.executable, "-c", LOOK, str(path)]
         return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
-    async with opened(path) as journal:
-        await journal.add(an_intent(1))
-        async with opened(path) as another:
-            await another.add(an_intent(2))
+    async with open_store(path) as journal:
+        await journal.add(make_intent(1))
+        async with open_store(path) as another:
+            await another.add(make_intent(2))
             assert 2 == poll()
             assert "kie.db-wal" in names_in(tmp_path)
-            await another.add(an_intent(3))
+            await another.add(make_intent(3))
         assert 3 == poll()
-        await journal.add(an_intent(4))
+        await journal.add(make_intent(4))
         assert 4 == poll()
 
 
@@ -460,8 +460,8 @@ asyncio.run(main())
 """
 
 
-def test_processes_that_make_the_file_at_once_all_get_it(tmp_path: Path) -> None:
-    """As the workers of a web server do that was never started before."""
+def test_processes_create_the_file_concurrently(tmp_path: Path) -> None:
+    """The workers of a web server do so on the first start."""
     path = tmp_path / "kie.db"
     command = [sys.executable, "-c", LATER, str(path)]
     workers = [
@@ -480,14 +480,14 @@ def test_processes_that_make_the_file_at_once_all_get_it(tmp_path: Path) -> None
     assert ["kie.db", "kie.db.owners"] == names_in(tmp_path)
 
 
-async def test_two_journals_on_one_file_know_of_each_others_rows(tmp_path: Path) -> None:
-    """Keys hold for all of them, a move is seen by all, and the version tells that there is something to see."""
-    async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
+async def test_two_stores_share_one_file(tmp_path: Path) -> None:
+    """Keys are unique for both, transitions are visible to both, and the change counter tells of them."""
+    async with open_store(tmp_path / "kie.db") as one, open_store(tmp_path / "kie.db") as other:
         version = await other.change_counter()
-        row = await one.add(an_intent(1, key="order-7"))
+        row = await one.add(make_intent(1, key="order-7"))
 
         assert version != await other.change_counter()
-        assert row == await other.add(an_intent(2, key="order-7"))
+        assert row == await other.add(make_intent(2, key="order-7"))
         assert (True, False) == (one.owns(row), other.owns(row))
         assert (True, True) == (await one.is_owner_alive(row), await other.is_owner_alive(row))
         assert ([], [row], {}) == (
@@ -499,12 +499,12 @@ async def test_two_journals_on_one_file_know_of_each_others_rows(tmp_path: Path)
         assert await one.transition(row, JobState.SENDING, at=2.0, attempts=1) is None
 
 
-async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
-    """None of four fails because another one has written in between; each key has one row, whoever was first."""
+async def test_writers_wait_for_each_other(tmp_path: Path) -> None:
+    """None of four fails because of another's write, and each key has one row."""
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        journals = [await stack.enter_async_context(opened(tmp_path / "kie.db")) for _ in range(4)]
+        journals = [await stack.enter_async_context(open_store(tmp_path / "kie.db")) for _ in range(4)]
         adding = [
-            group.create_task(journal.add(an_intent(number * 4 + place, key=f"order-{number}")))
+            group.create_task(journal.add(make_intent(number * 4 + place, key=f"order-{number}")))
             for number in range(100)
             for place, journal in enumerate(journals)
         ]
@@ -516,9 +516,9 @@ async def test_several_writers_wait_for_each_other(tmp_path: Path) -> None:
     assert {row.id for row in rows} == {task.result().id for task in adding}
 
 
-async def test_whoever_brings_a_row_back_owns_it(tmp_path: Path) -> None:
-    async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
-        row = await moved(one, await one.add(an_intent(1)), JobState.UNRESOLVED)
+async def test_store_that_reopens_a_row_owns_it(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "kie.db") as one, open_store(tmp_path / "kie.db") as other:
+        row = await bring_to_state(one, await one.add(make_intent(1)), JobState.UNRESOLVED)
         back = await other.transition(row, JobState.INTENT, at=2.0)
         assert back is not None
 
@@ -526,13 +526,13 @@ async def test_whoever_brings_a_row_back_owns_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("some", [False, True])
-async def test_what_a_closed_journal_has_left_is_taken_over_once(tmp_path: Path, *, some: bool) -> None:
-    """Open rows only; with ids, those only."""
-    async with opened(tmp_path / "kie.db") as gone:
+async def test_rows_of_a_closed_store_are_claimed_once(tmp_path: Path, *, some: bool) -> None:
+    """Only open rows are claimed; with ids, only those rows."""
+    async with open_store(tmp_path / "kie.db") as gone:
         for number, state in enumerate(JobState):
-            await moved(gone, await gone.add(an_intent(number)), state)
+            await bring_to_state(gone, await gone.add(make_intent(number)), state)
         left = [row for row in await gone.rows() if row.state in OPEN]
-    async with opened(tmp_path / "kie.db") as one, opened(tmp_path / "kie.db") as other:
+    async with open_store(tmp_path / "kie.db") as one, open_store(tmp_path / "kie.db") as other:
         assert not any([await one.is_owner_alive(row) for row in left])
         ids = [row.id for row in left[:2]] if some else None
         taken = list(await one.claim(ids))
@@ -547,16 +547,16 @@ async def test_what_a_closed_journal_has_left_is_taken_over_once(tmp_path: Path,
         assert len(left) == len(taken) + len(rest)
 
 
-# -- prompts stay out --------------------------------------------------------------------------------------------------
+# -- hashes ------------------------------------------------------------------------------------------------------------
 
 
-async def test_hashes_only_means_that_no_prompt_and_no_url_reaches_the_disk(tmp_path: Path) -> None:
-    """Neither as input, nor in what is known of its image, nor in the service's echo of the request."""
+async def test_hash_mode_keeps_secrets_off_the_disk(tmp_path: Path) -> None:
+    """Neither the input, nor the images' fields, nor the service's echo of the request is written."""
     echo = '{"task_id":"t","state":"success","result_urls":["https://r.example.com/r.mp4"],"raw":{"param":"canary"}}'
-    async with opened(tmp_path / "kie.db", store_inputs="hash") as journal:
-        row = await journal.add(an_intent(1))
-        row = await moved(journal, row, JobState.SUBMITTED, input="canary")
-        await journal.update_fields(row.id, at=3.0, input="canary", sources=an_intent(1).sources)
+    async with open_store(tmp_path / "kie.db", store_inputs="hash") as journal:
+        row = await journal.add(make_intent(1))
+        row = await bring_to_state(journal, row, JobState.SUBMITTED, input="canary")
+        await journal.update_fields(row.id, at=3.0, input="canary", sources=make_intent(1).sources)
         done = await journal.transition(row, JobState.SUCCEEDED, at=4.0, record=echo)
         assert done is not None
         assert ("", "a" * 64) == (done.input, done.sources[0].sha256)
@@ -565,6 +565,6 @@ async def test_hashes_only_means_that_no_prompt_and_no_url_reaches_the_disk(tmp_
 
     assert row.id.encode() in written
     assert b"canary" not in written.lower()
-    async with opened(tmp_path / "full.db") as journal:
-        await journal.add(an_intent(1))
+    async with open_store(tmp_path / "full.db") as journal:
+        await journal.add(make_intent(1))
     assert b"canary" in (tmp_path / "full.db").read_bytes(), "the canary can be found where it is"

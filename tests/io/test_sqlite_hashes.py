@@ -1,4 +1,4 @@
-"""A journal that keeps hashes only: no prompt and no image URL on the disk, and what that costs after a restart."""
+"""A journal of hashes: no prompt and no image URL on the disk, and the consequences after a restart."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ async def rows_of(path: Path) -> dict[JobState, Intent]:
 
 
 def bytes_of(path: Path) -> bytes:
-    """All that is on the disk of a journal, its log included."""
+    """Return all bytes of a journal on disk, its log included."""
     return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*") if file.is_file())
 
 
 @pytest.mark.parametrize("store_inputs", ["full", "hash"])
-async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store_inputs: Any) -> None:
+async def test_hash_mode_stores_no_prompts_or_urls(tmp_path: Path, store_inputs: Any) -> None:
     """
-    In every state: done, failed, refused, in doubt, given up, and not sent yet.
+    In every state: succeeded, failed, rejected, in doubt, cancelled and unsent.
 
-    With ``"full"`` all of it can be found, so the search is one that finds.
+    With ``"full"`` all of it is found, which shows that the search works.
     """
     folder = tmp_path / "journal"
     folder.mkdir()
@@ -79,8 +79,8 @@ async def test_prompts_and_image_urls_stay_out_of_the_file(tmp_path: Path, store
     assert (store_inputs == "full") == all(row.input for row in (await rows_of(path)).values())
 
 
-async def test_what_was_not_sent_cannot_be_sent_by_the_next_process(tmp_path: Path) -> None:
-    """It is withdrawn, its waiter is told why, and the same key with the request at hand sends it."""
+async def test_unsent_job_is_cancelled_by_the_next_process(tmp_path: Path) -> None:
+    """Its waiter gets the reason, and the same key with the request sends it."""
     path = tmp_path / "kie.db"
     options: Any = {"limits": Limits(creates=1), "callback_url": CALLBACKS}
     async with FakeKie() as fake:
@@ -102,8 +102,8 @@ async def test_what_was_not_sent_cannot_be_sent_by_the_next_process(tmp_path: Pa
         assert 3 == len(fake.truth.create_requests) == len(fake.truth.created)
 
 
-async def test_a_doubt_is_not_withdrawn_for_want_of_the_input(tmp_path: Path) -> None:
-    """What cannot be sent again was perhaps paid before: that is not forgotten."""
+async def test_job_in_doubt_is_not_cancelled(tmp_path: Path) -> None:
+    """It cannot be sent again, but may have been paid, which must not be forgotten."""
     path = tmp_path / "kie.db"
     async with FakeKie(faults=[Fault("create", "reset", after=True)]) as fake:
         journal = SqliteJournal(path, store_inputs="hash")

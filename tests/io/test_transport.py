@@ -1,4 +1,4 @@
-"""One exchange on a bare socket: whatever goes wrong, it is known whether a byte may have left."""
+"""The transport on a bare socket: after any error it is known whether a byte may have been sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kie_async._io.http.transport import (
     Transport,
 )
 from tests.helpers import KEY, make_request
-from tests.io.peer import OK, Act, Peer, a_peer, answer, black_hole, free_port, request, reset, tls
+from tests.io.peer import OK, Act, Peer, black_hole, free_port, read_request, reset, response_bytes, run_peer, tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,8 +33,8 @@ BODY = b'{"a":"body"}'
 
 
 @asynccontextmanager
-async def a_transport(url: str, **options: Any) -> AsyncIterator[Transport]:
-    """An open transport that is configured for *url*."""
+async def open_transport(url: str, **options: Any) -> AsyncIterator[Transport]:
+    """Yield an open transport that is configured for *url*."""
     transport = Transport(
         **{
             "api_key": KEY,
@@ -54,20 +54,20 @@ async def a_transport(url: str, **options: Any) -> AsyncIterator[Transport]:
             await transport.close()
 
 
-async def nothing() -> None:
-    """A write-ahead that has nothing to write."""
+async def no_write_ahead() -> None:
+    """Do nothing as the write-ahead."""
 
 
-async def create(url: str, hook: Callable[[], Awaitable[None]] = nothing, **options: Any) -> Exchange:
-    """One create at *url*."""
-    async with a_transport(url, **options) as transport:
+async def create(url: str, hook: Callable[[], Awaitable[None]] = no_write_ahead, **options: Any) -> Exchange:
+    """Post one create request to *url*."""
+    async with open_transport(url, **options) as transport:
         return await transport.create(BODY, before_first_byte=hook)
 
 
-# -- provably unsent: the hook had not returned -----------------------------------------------------------------------
+# -- provably unsent: the hook had not returned ------------------------------------------------------------------------
 
 
-class NoNames(AbstractResolver):
+class FailingResolver(AbstractResolver):
     """A resolver without a network."""
 
     async def resolve(self, host: str, *_: Any, **__: Any) -> list[ResolveResult]:
@@ -75,28 +75,28 @@ class NoNames(AbstractResolver):
         raise OSError(msg)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def without_names(**kwargs: Any) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(resolver=NoNames())})
+    return aiohttp.ClientSession(**{**kwargs, "connector": aiohttp.TCPConnector(resolver=FailingResolver())})
 
 
-async def test_a_name_that_is_not_found_sends_nothing() -> None:
+async def test_unknown_host_name_sends_nothing() -> None:
     exchange = await create("http://api.example.com", session_factory=without_names)
 
     assert (False, None) == (exchange.sent, exchange.response)
     assert isinstance(exchange.error, aiohttp.ClientConnectorDNSError)
 
 
-async def test_a_refused_connection_sends_nothing() -> None:
+async def test_refused_connection_sends_nothing() -> None:
     exchange = await create(f"http://127.0.0.1:{free_port()}")
 
     assert (False, None) == (exchange.sent, exchange.response)
     assert isinstance(exchange.error, aiohttp.ClientConnectorError)
 
 
-async def test_a_handshake_that_nobody_answers_sends_nothing_and_ends() -> None:
+async def test_unanswered_handshake_sends_nothing() -> None:
     with black_hole() as url:
         exchange = await create(url)
 
@@ -105,28 +105,28 @@ async def test_a_handshake_that_nobody_answers_sends_nothing_and_ends() -> None:
     assert 10.0 <= anyio.current_time() <= 12.0
 
 
-async def test_tls_that_is_answered_in_plain_sends_nothing() -> None:
+async def test_plaintext_answer_to_tls_sends_nothing() -> None:
     async def act(_: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
 
-    async with a_peer(act) as peer:
+    async with run_peer(act) as peer:
         exchange = await create(peer.url.replace("http", "https"))
         assert (False, None) == (exchange.sent, exchange.response)
 
 
-async def test_tls_that_is_stuck_sends_nothing_and_ends() -> None:
-    async with a_peer(silent) as peer:
+async def test_stuck_tls_sends_nothing() -> None:
+    async with run_peer(silent) as peer:
         exchange = await create(peer.url.replace("http", "https"))
         assert (False, None) == (exchange.sent, exchange.response)
         assert 10.0 <= anyio.current_time() <= 12.0
 
 
-async def test_a_certificate_that_is_not_trusted_sends_nothing_and_is_not_tried_again(tmp_path: Path) -> None:
-    """No plaintext, no second try, and an error that names the reason."""
+async def test_untrusted_certificate_sends_nothing(tmp_path: Path) -> None:
+    """No plaintext is sent, there is no second attempt, and the error names the reason."""
     context = await anyio.to_thread.run_sync(tls, tmp_path)
-    async with a_peer(silent, context=context) as peer:
+    async with run_peer(silent, context=context) as peer:
         exchange = await create(peer.url)
         assert (False, None) == (exchange.sent, exchange.response)
         assert isinstance(exchange.error, aiohttp.ClientConnectorCertificateError)
@@ -140,14 +140,14 @@ async def test_a_certificate_that_is_not_trusted_sends_nothing_and_is_not_tried_
         assert [] == [data for data in peer.received if data]
 
 
-async def test_a_hook_that_raises_sends_nothing() -> None:
-    """What it raises is the exchange's error, as it is."""
+async def test_failing_write_ahead_sends_nothing() -> None:
+    """Its exception is the error of the exchange."""
     failure = RuntimeError("the disk is full")
 
     async def hook() -> None:
         raise failure
 
-    async with a_peer(whole_then(OK)) as peer:
+    async with run_peer(read_then_send(OK)) as peer:
         exchange = await create(peer.url, hook)
         await anyio.sleep(1.0)
 
@@ -155,8 +155,8 @@ async def test_a_hook_that_raises_sends_nothing() -> None:
         assert [b""] == peer.received
 
 
-async def test_a_hook_that_takes_its_time_holds_the_first_byte_back() -> None:
-    """And the time for the answer counts from the first byte, not from before."""
+async def test_slow_write_ahead_delays_the_first_byte() -> None:
+    """The timeout of the response starts at the first byte, and not before."""
     seen: list[int] = []
 
     async def hook() -> None:
@@ -164,11 +164,11 @@ async def test_a_hook_that_takes_its_time_holds_the_first_byte_back() -> None:
         seen.append(sum(map(len, peer.received)))
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request(peer, reader)
+        await read_request(peer, reader)
         await anyio.sleep(CREATE_TIMEOUT - 1.0)
         writer.write(OK)
 
-    async with a_peer(act) as peer:
+    async with run_peer(act) as peer:
         exchange = await create(peer.url, hook)
 
         assert [0] == seen
@@ -176,11 +176,11 @@ async def test_a_hook_that_takes_its_time_holds_the_first_byte_back() -> None:
         assert 200 == exchange.response.status
 
 
-async def test_cancelled_in_the_hook_sends_nothing() -> None:
+async def test_cancellation_in_write_ahead_sends_nothing() -> None:
     async def hook() -> None:
         await anyio.sleep_forever()
 
-    async with a_peer(whole_then(OK)) as peer:
+    async with run_peer(read_then_send(OK)) as peer:
         with anyio.move_on_after(5.0) as scope:
             await create(peer.url, hook)
         await anyio.sleep(1.0)
@@ -189,7 +189,7 @@ async def test_cancelled_in_the_hook_sends_nothing() -> None:
         assert [b""] == peer.received
 
 
-async def test_cancelled_while_it_connects_sends_nothing() -> None:
+async def test_cancellation_while_connecting_sends_nothing() -> None:
     called: list[bool] = []
 
     async def hook() -> None:
@@ -202,11 +202,11 @@ async def test_cancelled_while_it_connects_sends_nothing() -> None:
     assert [] == called
 
 
-# -- a byte may have left ---------------------------------------------------------------------------------------------
+# -- possibly sent -----------------------------------------------------------------------------------------------------
 
 
 async def silent(peer: Peer, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """Read whatever comes, and say nothing."""
+    """Read all bytes, and send nothing."""
     while data := await reader.read(65536):
         peer.received[-1] += data
 
@@ -225,11 +225,11 @@ async def resets_after_the_headers(peer: Peer, reader: asyncio.StreamReader, wri
 
 
 async def closes_after_the_request(peer: Peer, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    await request(peer, reader)
+    await read_request(peer, reader)
 
 
 async def resets_after_the_request(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await request(peer, reader)
+    await read_request(peer, reader)
     reset(writer)
 
 
@@ -238,11 +238,11 @@ async def never_reads(_peer: Peer, _reader: asyncio.StreamReader, writer: asynci
     await anyio.sleep_forever()
 
 
-def whole_then(data: bytes, *, rst: bool = False) -> Act:
-    """Read a whole request, write *data*, and hang up."""
+def read_then_send(data: bytes, *, rst: bool = False) -> Act:
+    """Read a whole request, send *data*, and close."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request(peer, reader)
+        await read_request(peer, reader)
         writer.write(data)
         await writer.drain()
         if rst:
@@ -253,8 +253,8 @@ def whole_then(data: bytes, *, rst: bool = False) -> Act:
 
 
 async def trickles(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await request(peer, reader)
-    writer.write(answer(b"", length=100_000))
+    await read_request(peer, reader)
+    writer.write(response_bytes(b"", length=100_000))
     for _ in range(100_000):
         writer.write(b" ")
         await writer.drain()
@@ -262,7 +262,7 @@ async def trickles(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 async def trickles_a_header(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await request(peer, reader)
+    await read_request(peer, reader)
     writer.write(b"HTTP/1.1 200 OK\r\nX: ")
     for _ in range(1000):
         writer.write(b"x")
@@ -278,80 +278,80 @@ ROWS: dict[str, tuple[Act, int]] = {
     "closed after the request": (closes_after_the_request, 1),
     "reset after the request": (resets_after_the_request, 1),
     "silence": (silent, 1),
-    "closed in the status line": (whole_then(b"HTTP/1.1 2"), 1),
-    "reset in the status line": (whole_then(b"HTTP/1.1 2", rst=True), 1),
-    "closed in the headers": (whole_then(b"HTTP/1.1 200 OK\r\nContent-Le"), 1),
-    "no HTTP": (whole_then(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), 1),
-    "a header beyond all bounds": (whole_then(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"), 1),
-    "closed in the body": (whole_then(answer(b'{"code":', length=50)), 1),
-    "reset in the body": (whole_then(answer(b'{"code":', length=50), rst=True), 1),
-    "a chunk that is none": (whole_then(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), 1),
-    "gzip that is none": (whole_then(answer(b"\x1f\x8b\x08no", "Content-Encoding: gzip")), 1),
+    "closed in the status line": (read_then_send(b"HTTP/1.1 2"), 1),
+    "reset in the status line": (read_then_send(b"HTTP/1.1 2", rst=True), 1),
+    "closed in the headers": (read_then_send(b"HTTP/1.1 200 OK\r\nContent-Le"), 1),
+    "no HTTP": (read_then_send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), 1),
+    "a header beyond all bounds": (read_then_send(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"), 1),
+    "closed in the body": (read_then_send(response_bytes(b'{"code":', length=50)), 1),
+    "reset in the body": (read_then_send(response_bytes(b'{"code":', length=50), rst=True), 1),
+    "a chunk that is none": (read_then_send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), 1),
+    "gzip that is none": (read_then_send(response_bytes(b"\x1f\x8b\x08no", "Content-Encoding: gzip")), 1),
     "a byte of the body now and then": (trickles, 1),
     "a byte of a header now and then": (trickles_a_header, 1),
 }
 
 
 @pytest.mark.parametrize("name", ROWS)
-async def test_after_the_hook_whatever_breaks_may_have_been_sent(name: str) -> None:
-    """Which exception it is tells nothing; it is no exception to the caller, and it ends within a minute."""
+async def test_any_error_after_write_ahead_counts_as_sent(name: str) -> None:
+    """The kind of exception does not matter; it is not raised to the caller, and the exchange ends within a minute."""
     act, whole = ROWS[name]
-    async with a_peer(act) as peer:
+    async with run_peer(act) as peer:
         exchange = await create(peer.url)
 
         assert (True, None) == (exchange.sent, exchange.response)
         assert exchange.error is not None
         assert anyio.current_time() <= 61.0
-        assert whole == peer.whole()
+        assert whole == peer.count_requests()
         assert 1 == len(peer.received)
 
 
-async def test_a_kept_connection_that_has_died_is_not_sent_on_twice() -> None:
-    """What aiohttp repeats by itself are idempotent requests; a create is none."""
+async def test_dead_connection_is_not_retried() -> None:
+    """Aiohttp repeats idempotent requests automatically; a create is not idempotent."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request(peer, reader)
+        await read_request(peer, reader)
         writer.write(OK)
-        await request(peer, reader)
+        await read_request(peer, reader)
         reset(writer)
 
-    async with a_peer(act) as peer, a_transport(peer.url) as transport:
-        first = await transport.create(BODY, before_first_byte=nothing)
-        second = await transport.create(BODY, before_first_byte=nothing)
+    async with run_peer(act) as peer, open_transport(peer.url) as transport:
+        first = await transport.create(BODY, before_first_byte=no_write_ahead)
+        second = await transport.create(BODY, before_first_byte=no_write_ahead)
         await anyio.sleep(1.0)
 
         assert first.response is not None
         assert (True, None) == (second.sent, second.response)
-        assert (2, 1) == (peer.whole(), len(peer.received))
+        assert (2, 1) == (peer.count_requests(), len(peer.received))
 
 
-async def test_connections_are_kept_from_one_create_to_the_next() -> None:
+async def test_connections_are_reused_for_creates() -> None:
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            await request(peer, reader)
+            await read_request(peer, reader)
             writer.write(OK)
 
-    async with a_peer(act) as peer, a_transport(peer.url) as transport:
+    async with run_peer(act) as peer, open_transport(peer.url) as transport:
         for _ in range(5):
-            assert (await transport.create(BODY, before_first_byte=nothing)).response is not None
-        assert (5, 1) == (peer.whole(), len(peer.received))
+            assert (await transport.create(BODY, before_first_byte=no_write_ahead)).response is not None
+        assert (5, 1) == (peer.count_requests(), len(peer.received))
 
 
-async def test_cancelled_after_the_hook_is_cancelled() -> None:
-    async with a_peer(silent) as peer:
+async def test_cancellation_after_write_ahead_is_raised() -> None:
+    async with run_peer(silent) as peer:
         with anyio.move_on_after(5.0) as scope:
             await create(peer.url)
 
         assert scope.cancelled_caught
-        assert 1 == peer.whole()
+        assert 1 == peer.count_requests()
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------------------
 
 
-async def test_one_request_has_all_that_the_service_asks_for() -> None:
-    """The key as a bearer token, the type of the content, a user agent, and the body once."""
-    async with a_peer(whole_then(OK)) as peer:
+async def test_create_has_the_required_headers() -> None:
+    """The key as a bearer token, the content type, a user agent, and the body once."""
+    async with run_peer(read_then_send(OK)) as peer:
         exchange = await create(peer.url)
         head, _, body = peer.received[0].partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
@@ -367,47 +367,47 @@ async def test_one_request_has_all_that_the_service_asks_for() -> None:
         assert BODY == body
 
 
-async def test_a_slash_at_the_end_of_a_base_url_and_a_path_in_it_are_kept_right() -> None:
-    async with a_peer(whole_then(OK)) as peer:
+async def test_base_url_may_have_a_path() -> None:
+    async with run_peer(read_then_send(OK)) as peer:
         await create(f"{peer.url}/proxy/kie")
         assert peer.received[0].startswith(b"POST /proxy/kie/api/v1/jobs/createTask HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-async def test_no_redirect_is_followed(status: str) -> None:
-    """A 307 would post the body, and pay, once more."""
-    async with a_peer(whole_then(answer(b"", "Location: /elsewhere", status=status))) as peer:
+async def test_redirect_is_not_followed(status: str) -> None:
+    """A 307 would post the body, and pay, again."""
+    async with run_peer(read_then_send(response_bytes(b"", "Location: /elsewhere", status=status))) as peer:
         exchange = await create(peer.url)
 
         assert exchange.response is not None
         assert int(status[:3]) == exchange.response.status
-        assert (1, 1) == (peer.whole(), len(peer.received))
+        assert (1, 1) == (peer.count_requests(), len(peer.received))
 
 
-async def test_truncated_json_of_the_right_length_is_an_answer() -> None:
-    """The wire is in order; what it says is for others to judge."""
-    async with a_peer(whole_then(answer(b'{"code":200,"da'))) as peer:
+async def test_truncated_json_is_a_response() -> None:
+    """The response is complete on the wire; its content is judged elsewhere."""
+    async with run_peer(read_then_send(response_bytes(b'{"code":200,"da'))) as peer:
         exchange = await create(peer.url)
         assert exchange.response is not None
         assert b'{"code":200,"da' == exchange.response.body
 
 
 @pytest.mark.parametrize("kind", ["long", "endless", "bomb"])
-async def test_a_body_is_read_up_to_a_bound(kind: str) -> None:
-    """What is longer is no answer of the API; nobody may fill our memory with it."""
+async def test_body_is_bounded(kind: str) -> None:
+    """A longer body is not a response of the API, and must not fill the memory."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request(peer, reader)
+        await read_request(peer, reader)
         if kind == "bomb":
-            writer.write(answer(gzip.compress(bytes(64 * 2**20)), "Content-Encoding: gzip"))
+            writer.write(response_bytes(gzip.compress(bytes(64 * 2**20)), "Content-Encoding: gzip"))
             await writer.drain()
             return
-        writer.write(answer(b"", length=2**40) if kind == "endless" else answer(b"", length=3 * 2**20))
+        writer.write(response_bytes(b"", length=2**40) if kind == "endless" else response_bytes(b"", length=3 * 2**20))
         for _ in range(2**20 if kind == "endless" else 48):
             writer.write(b" " * 65536)
             await writer.drain()
 
-    async with a_peer(act) as peer:
+    async with run_peer(act) as peer:
         exchange = await create(peer.url)
 
         assert exchange.sent
@@ -428,34 +428,34 @@ async def test_a_body_is_read_up_to_a_bound(kind: str) -> None:
     ],
 )
 async def test_retry_after_is_read_as_seconds(header: str, expected: float | None) -> None:
-    async with a_peer(whole_then(answer(b"{}", header, status="429 Too Many"))) as peer:
+    async with run_peer(read_then_send(response_bytes(b"{}", header, status="429 Too Many"))) as peer:
         exchange = await create(peer.url)
         assert exchange.response is not None
         assert expected == exchange.response.retry_after
 
 
 async def test_cookies_are_not_kept() -> None:
-    """They are set by a proxy in front of the service, and tie requests together that have nothing in common."""
+    """A proxy in front of the service sets them, and they link unrelated requests."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            await request(peer, reader)
-            writer.write(answer(b"{}", "Set-Cookie: JSESSIONID=1; Path=/"))
+            await read_request(peer, reader)
+            writer.write(response_bytes(b"{}", "Set-Cookie: JSESSIONID=1; Path=/"))
 
     # By name, since no jar keeps the cookies of an address.
-    async with a_peer(act) as peer, a_transport(peer.url.replace("127.0.0.1", "localhost")) as transport:
+    async with run_peer(act) as peer, open_transport(peer.url.replace("127.0.0.1", "localhost")) as transport:
         for _ in range(2):
-            exchange = await transport.create(BODY, before_first_byte=nothing)
+            exchange = await transport.create(BODY, before_first_byte=no_write_ahead)
             assert exchange.response is not None
-        assert 2 == peer.whole()
+        assert 2 == peer.count_requests()
         assert b"cookie" not in b"".join(peer.received).lower()
 
 
-# -- all that costs nothing -------------------------------------------------------------------------------------------
+# -- requests that are free of charge ----------------------------------------------------------------------------------
 
 
-def head_then(data: bytes) -> Act:
-    """Read a request without a body, write *data*, and hang up."""
+def read_head_then_send(data: bytes) -> Act:
+    """Read a request without a body, send *data*, and close."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer.received[-1] += await reader.readuntil(b"\r\n\r\n")
@@ -471,14 +471,14 @@ def head_then(data: bytes) -> Act:
         silent,
         closes_at_once,
         resets_at_once,
-        head_then(b"HTTP/1.1 2"),
-        head_then(answer(b"{", length=9)),
-        head_then(b"?"),
+        read_head_then_send(b"HTTP/1.1 2"),
+        read_head_then_send(response_bytes(b"{", length=9)),
+        read_head_then_send(b"?"),
     ],
 )
-async def test_a_look_without_a_whole_answer_is_a_transport_error(act: Act) -> None:
+async def test_incomplete_poll_is_a_transport_error(act: Act) -> None:
     """Within ten seconds, in one line, without the key."""
-    async with a_peer(act) as peer, a_transport(peer.url) as transport:
+    async with run_peer(act) as peer, open_transport(peer.url) as transport:
         with pytest.raises(TransportError, match="GET /api/v1/jobs/recordInfo") as raised:
             await transport.poll("t1")
 
@@ -487,15 +487,15 @@ async def test_a_look_without_a_whole_answer_is_a_transport_error(act: Act) -> N
         assert "\n" not in str(raised.value)
 
 
-async def test_a_look_asks_for_one_task_and_follows_no_redirect() -> None:
-    async with a_peer(head_then(answer(b"", "Location: /elsewhere", status="302 Found"))) as peer:
-        async with a_transport(peer.url) as transport:
+async def test_poll_requests_one_task() -> None:
+    async with run_peer(read_head_then_send(response_bytes(b"", "Location: /elsewhere", status="302 Found"))) as peer:
+        async with open_transport(peer.url) as transport:
             assert 302 == (await transport.poll("a:b.c-1")).status
         assert peer.received[0].startswith(b"GET /api/v1/jobs/recordInfo?taskId=a:b.c-1 HTTP/1.1\r\n")
         assert 1 == len(peer.received)
 
 
-async def test_a_transport_that_is_not_open_says_so() -> None:
+async def test_closed_transport_is_reported() -> None:
     transport = Transport(
         api_key=KEY,
         base_url="http://127.0.0.1:1",
@@ -505,17 +505,17 @@ async def test_a_transport_that_is_not_open_says_so() -> None:
         known_hosts=frozenset(),
     )
     with pytest.raises(ClientClosedError):
-        await transport.create(BODY, before_first_byte=nothing)
+        await transport.create(BODY, before_first_byte=no_write_ahead)
     with pytest.raises(ClientClosedError):
         await transport.poll("t1")
     assert KEY not in repr(transport)
 
 
-# -- names that lead into the network ---------------------------------------------------------------------------------
+# -- names of private addresses ----------------------------------------------------------------------------------------
 
 
-async def test_a_name_is_resolved_to_public_addresses_only() -> None:
-    """A name in a result's URL must not lead into the network that the client runs in."""
+async def test_resolver_returns_public_addresses_only() -> None:
+    """A host name in a result's URL must not lead into the client's network."""
     public, known = PublicResolver(frozenset()), PublicResolver(frozenset({"localhost"}))
     try:
         with pytest.raises(OSError, match="no public address"):
@@ -535,14 +535,14 @@ async def answers_after_a_second(peer: Peer, reader: asyncio.StreamReader, write
         writer.write(OK)
 
 
-async def test_a_thousand_creates_at_once_share_a_few_connections() -> None:
-    """Whatever the limits allow. Looks have their places in the poller, which knows whose turn it is."""
+async def test_1000_concurrent_creates_share_connections() -> None:
+    """Whatever the limits allow. Polls are limited by the poller, which orders them."""
     answers: list[HttpResponse | None] = []
 
     async def one_create(transport: Transport) -> None:
-        answers.append((await transport.create(BODY, before_first_byte=nothing)).response)
+        answers.append((await transport.create(BODY, before_first_byte=no_write_ahead)).response)
 
-    async with a_peer(answers_after_a_second) as peer, a_transport(peer.url) as transport:
+    async with run_peer(answers_after_a_second) as peer, open_transport(peer.url) as transport:
         async with anyio.create_task_group() as group:
             for _ in range(1000):
                 group.start_soon(one_create, transport)

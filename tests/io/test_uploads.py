@@ -1,4 +1,4 @@
-"""Uploads of local bytes: once for the same bytes, a few at a time, and again when the first try fails."""
+"""Uploads: once for the same bytes, a few at a time, and repeated after an error."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Host:
-    """A scripted transport: it answers with a URL of its own, after a second, unless told otherwise."""
+class ScriptedTransport:
+    """A transport that responds with a new URL after a second, unless scripted otherwise."""
 
     def __init__(self, say: Callable[[int], HttpResponse | Exception | None] = lambda _: None) -> None:
         self.asked: list[str] = []
@@ -47,12 +47,12 @@ class Host:
         )
 
 
-def uploads(host: Host) -> Uploads:
+def uploads(host: ScriptedTransport) -> Uploads:
     return Uploads(cast("Transport", host), Runtime(asyncio.get_running_loop()))
 
 
-async def test_the_same_bytes_at_once_are_one_upload() -> None:
-    host = Host()
+async def test_same_bytes_are_uploaded_once() -> None:
+    host = ScriptedTransport()
     putting = uploads(host)
     urls: list[str] = []
 
@@ -69,9 +69,9 @@ async def test_the_same_bytes_at_once_are_one_upload() -> None:
     assert hashlib.sha256(PNG).hexdigest() == there.sha256
 
 
-async def test_who_leaves_hands_the_upload_on() -> None:
-    """The one who uploads is cancelled; the next one does it for all others."""
-    host = Host()
+async def test_cancelled_upload_is_continued_by_a_waiter() -> None:
+    """The uploading task is cancelled; the next waiter uploads for all others."""
+    host = ScriptedTransport()
     putting = uploads(host)
     urls: list[str] = []
 
@@ -88,8 +88,8 @@ async def test_who_leaves_hands_the_upload_on() -> None:
     assert 3 * ["https://files.example.com/2.png"] == urls
 
 
-async def test_other_bytes_are_uploaded_a_few_at_a_time() -> None:
-    host = Host()
+async def test_uploads_are_limited() -> None:
+    host = ScriptedTransport()
     putting = uploads(host)
     async with anyio.create_task_group() as group:
         for number in range(20):
@@ -98,8 +98,8 @@ async def test_other_bytes_are_uploaded_a_few_at_a_time() -> None:
     assert (20, MAX_CONCURRENT_UPLOADS) == (len(host.asked), host.most)
 
 
-async def test_who_waits_for_the_same_bytes_keeps_nobody_elses_image_waiting() -> None:
-    host = Host()
+async def test_waiters_hold_no_upload_slot() -> None:
+    host = ScriptedTransport()
     putting = uploads(host)
     done: list[tuple[int, float]] = []
 
@@ -116,8 +116,8 @@ async def test_who_waits_for_the_same_bytes_keeps_nobody_elses_image_waiting() -
     assert all(at - began < 1.1 for _, at in done)
 
 
-async def test_an_upload_is_forgotten_before_the_service_forgets_it() -> None:
-    host = Host()
+async def test_upload_is_forgotten_in_time() -> None:
+    host = ScriptedTransport()
     putting = uploads(host)
     first = await putting.upload(ImageSource(PNG))
     await anyio.sleep(KEPT_FOR - 10.0)
@@ -130,8 +130,8 @@ async def test_an_upload_is_forgotten_before_the_service_forgets_it() -> None:
     assert second == await putting.upload(ImageSource(PNG))
 
 
-async def test_three_tries_are_made_with_growing_pauses() -> None:
-    host = Host(lambda _: TransportError("no answer"))
+async def test_upload_is_attempted_three_times() -> None:
+    host = ScriptedTransport(lambda _: TransportError("no answer"))
     with pytest.raises(UploadError, match="Nothing was paid"):
         await uploads(host).upload(ImageSource(PNG))
 
@@ -139,17 +139,17 @@ async def test_three_tries_are_made_with_growing_pauses() -> None:
     assert 3.0 <= anyio.current_time() <= 3.0 + 0.5 + 1.0 + 0.1
 
 
-async def test_one_upload_that_fails_does_not_spoil_the_next() -> None:
-    host = Host(lambda number: TransportError("no answer") if number <= 3 else None)
+async def test_failed_upload_does_not_affect_the_next() -> None:
+    host = ScriptedTransport(lambda number: TransportError("no answer") if number <= 3 else None)
     putting = uploads(host)
     with pytest.raises(UploadError):
         await putting.upload(ImageSource(PNG))
     assert "https://files.example.com/4.png" == (await putting.upload(ImageSource(PNG))).url
 
 
-async def test_a_failing_upload_is_told_to_each_who_waits_and_made_for_each() -> None:
-    """Nobody is told of another one's failure while his own may go well."""
-    host = Host(lambda number: TransportError("no answer") if number <= 3 else None)
+async def test_each_waiter_retries_a_failed_upload() -> None:
+    """A waiter does not get the error of another task while its own attempt may succeed."""
+    host = ScriptedTransport(lambda number: TransportError("no answer") if number <= 3 else None)
     putting = uploads(host)
     outcomes: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Bad inputs as data: how each comes about, and what its message must name."""
+"""Invalid inputs as data: how to create each, and the expected message."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ PROMPT = "The cat turns its head"
 @attrs.frozen
 class BadInput:
     """
-    One of them.
+    An invalid input.
 
     Attributes:
-        name: What is bad.
+        name: A description of the fault.
 
-        build: Makes the request in a folder of its own, or raises ``TypeError`` where no request comes about.
+        build: Creates the request in a folder, or raises ``TypeError`` if no request can be created.
 
-        field: What the message must name, with a colon after it if a request comes about.
+        field: The field that the message must name, with a colon after it if a request is created.
 
-        says: A part of the message that tells what is wrong.
+        says: A part of the message that describes the fault.
     """
 
     name: str
@@ -108,7 +108,7 @@ def _file_at_its_end(folder: Path) -> Request:
 
 
 class _AsyncFile:
-    """A file as web frameworks hand out uploads."""
+    """A file as web frameworks pass uploads."""
 
     async def read(self, size: int = -1) -> bytes:
         return PNG[:size]

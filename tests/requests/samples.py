@@ -1,4 +1,4 @@
-"""Small images that are real: each of them decodes."""
+"""Small valid images: each of them decodes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import zlib
 
 def png(padding: int = 0) -> bytes:
     """
-    One grey pixel as PNG.
+    Return one grey pixel as PNG.
 
     Args:
-        padding: How many bytes a private chunk adds, on top of the 12 of the chunk itself; 0 adds no chunk.
+        padding: The number of bytes that a private chunk adds, on top of the 12 of the chunk itself; 0 adds no chunk.
     """
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -25,7 +25,7 @@ def png(padding: int = 0) -> bytes:
 
 
 def png_of(size: int) -> bytes:
-    """One grey pixel as a PNG of *size* bytes."""
+    """Return one grey pixel as a PNG of *size* bytes."""
     return png(size - len(png()) - 12)
 
 

@@ -1,4 +1,4 @@
-"""Each bad input gets one clear message; ``tests/client`` sees to it that none of them is sent."""
+"""Each invalid input gets one clear message; ``tests/client`` checks that none is sent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name[:40])
-def test_a_bad_input_gets_one_clear_message(bad: BadInput, tmp_path: Path) -> None:
-    """It names the field, says what is wrong and what is allowed, and fits on a few lines without anything private."""
+def test_bad_input_gets_one_clear_message(bad: BadInput, tmp_path: Path) -> None:
+    """It names the field, the fault and the allowed values, in a few lines without private content."""
     with pytest.raises((InvalidRequestError, TypeError)) as raised:
         bad.build(tmp_path).check()
     error = raised.value
@@ -33,7 +33,7 @@ def test_a_bad_input_gets_one_clear_message(bad: BadInput, tmp_path: Path) -> No
         assert message.endswith("Nothing was sent: correct it and submit it again.")
 
 
-def test_the_table_is_long_enough_and_says_nothing_twice() -> None:
+def test_bad_inputs_are_many_and_distinct() -> None:
     names = [bad.name for bad in BAD_INPUTS]
 
     assert len(names) >= 40

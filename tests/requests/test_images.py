@@ -1,4 +1,4 @@
-"""Images of the caller's own, from real files and real streams."""
+"""Local images, from real files and real streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def source(given: object) -> ImageSource:
-    """The source that *given* is sorted out to be."""
+    """Return the source that *given* is converted to."""
     image = as_image(cast("ImageInput", given))
     assert isinstance(image, ImageSource)
     return image
@@ -35,14 +35,14 @@ def source(given: object) -> ImageSource:
     ("data", "mime", "suffix"),
     [(JPEG, "image/jpeg", ".jpg"), (PNG, "image/png", ".png"), (WEBP, "image/webp", ".webp")],
 )
-def test_an_image_is_loaded_with_its_type_and_hash(data: bytes, mime: str, suffix: str) -> None:
+def test_image_is_loaded_with_type_and_hash(data: bytes, mime: str, suffix: str) -> None:
     sha256 = hashlib.sha256(data).hexdigest()
 
     assert source(data).load() == LocalImage(data, mime, suffix, sha256)
     assert source(data).load().name == sha256[:32] + suffix
 
 
-def test_what_counts_is_the_content_and_not_the_name(tmp_path: Path) -> None:
+def test_type_follows_the_content_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "cat.txt"
     path.write_bytes(JPEG)
 
@@ -50,8 +50,8 @@ def test_what_counts_is_the_content_and_not_the_name(tmp_path: Path) -> None:
     assert [] == source(path).problems()
 
 
-def ways(path: Path) -> Iterator[object]:
-    """Every way in which the image in a file may be given."""
+def all_forms(path: Path) -> Iterator[object]:
+    """Return every form in which the image in a file can be given."""
     yield path
     yield str(path)
     yield _PathLike(path)
@@ -77,22 +77,22 @@ class _PathLike:
         return str(self._path)
 
 
-def test_all_ways_to_give_an_image_load_the_same(tmp_path: Path) -> None:
+def test_all_forms_of_an_image_are_equal(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(PNG)
-    loaded = [source(given_as).load() for given_as in ways(path)]
+    loaded = [source(given_as).load() for given_as in all_forms(path)]
 
     assert {source(PNG).load()} == set(loaded)
     assert len(loaded) == 11
 
 
-def test_a_relative_path_is_a_path(tmp_path: Path) -> None:
+def test_relative_path_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG)
     with contextlib.chdir(tmp_path):
         assert source("cat.png").load().data == PNG
 
 
-def test_an_open_file_is_read_once_and_may_be_closed_then(tmp_path: Path) -> None:
+def test_open_file_is_read_immediately(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"skipped" + PNG)
     with (tmp_path / "cat.png").open("rb") as file:
         file.seek(7)
@@ -102,8 +102,8 @@ def test_an_open_file_is_read_once_and_may_be_closed_then(tmp_path: Path) -> Non
     assert image.load().data == PNG
 
 
-def test_a_file_is_read_when_it_is_loaded(tmp_path: Path) -> None:
-    """A path may be given before the file is there, and what was checked may have changed since."""
+def test_file_is_read_on_load(tmp_path: Path) -> None:
+    """A path may be given before the file exists, and a checked file may have changed since."""
     path = tmp_path / "cat.png"
     image = source(path)
     assert ["image"] == [problem.field for problem in image.problems()]
@@ -116,7 +116,7 @@ def test_a_file_is_read_when_it_is_loaded(tmp_path: Path) -> None:
     assert ["image"] == [problem.field for problem in raised.value.problems]
 
 
-def test_the_size_limit_is_sharp(tmp_path: Path) -> None:
+def test_size_limit_is_exact(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(png_of(MAX_BYTES))
     assert len(source(path).load().data) == MAX_BYTES
@@ -128,7 +128,7 @@ def test_the_size_limit_is_sharp(tmp_path: Path) -> None:
 
 
 class _Endless(io.RawIOBase):
-    """A stream that gives a little at a time and never ends."""
+    """A stream that returns a few bytes at a time and never ends."""
 
     taken = 0
 
@@ -140,19 +140,19 @@ class _Endless(io.RawIOBase):
         return min(memoryview(buffer).nbytes, 65536)
 
 
-def test_an_endless_stream_is_read_just_beyond_the_limit() -> None:
+def test_endless_stream_is_read_to_the_limit() -> None:
     stream = _Endless()
 
     assert "more than" in str(source(stream).problems()[0])
     assert stream.taken == MAX_BYTES + 1
 
 
-def test_a_device_is_not_read() -> None:
+def test_device_is_not_read() -> None:
     assert "not a regular file" in str(source("/dev/zero").problems()[0])
 
 
-def test_a_file_without_permission_is_named_as_such(tmp_path: Path) -> None:
-    """Root may read everything, so root becomes somebody else for a moment; others take the permission away."""
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
+    """Root may read everything, so root switches the user; other users remove the permission."""
     path = tmp_path / "cat.png"
     path.write_bytes(PNG)
     path.chmod(0)
@@ -166,7 +166,7 @@ def test_a_file_without_permission_is_named_as_such(tmp_path: Path) -> None:
     assert "cannot be read: Permission denied" in str(problems[0])
 
 
-def test_a_stream_that_fails_is_a_problem_and_no_crash() -> None:
+def test_failing_stream_is_a_problem() -> None:
     class Failing(io.RawIOBase):
         def readable(self) -> bool:
             return True
@@ -177,7 +177,7 @@ def test_a_stream_that_fails_is_a_problem_and_no_crash() -> None:
     assert "Input/output error" in str(source(Failing()).problems()[0])
 
 
-def test_a_url_stays_a_url_and_a_source_a_source() -> None:
+def test_urls_and_sources_are_unchanged() -> None:
     url = "https://example.com/cat.png"
     image = ImageSource(PNG)
 
@@ -185,7 +185,7 @@ def test_a_url_stays_a_url_and_a_source_a_source() -> None:
     assert as_image(image) is image
 
 
-def test_sources_compare_by_what_they_hold(tmp_path: Path) -> None:
+def test_sources_compare_by_content(tmp_path: Path) -> None:
     assert source(PNG) == source(bytearray(PNG))
     assert hash(source(PNG)) == hash(source(io.BytesIO(PNG)))
     assert source(PNG) != source(JPEG)
@@ -218,7 +218,7 @@ def test_repr_of_a_loaded_image_has_no_bytes() -> None:
     | st.builds(io.StringIO, st.text(max_size=5))
     | st.builds(object)
 )
-def test_whatever_is_given_is_an_image_or_a_problem(given_as: object) -> None:
+def test_any_value_is_an_image_or_a_problem(given_as: object) -> None:
     image = as_image(cast("ImageInput", given_as))
 
     assert isinstance(image, (str, ImageSource))
@@ -228,7 +228,7 @@ def test_whatever_is_given_is_an_image_or_a_problem(given_as: object) -> None:
             image.load()
 
 
-def test_an_unusable_image_says_why() -> None:
+def test_unusable_image_has_a_reason() -> None:
     problem = Unusable("5", "is a number").problem("first_frame")
 
     assert (

@@ -1,4 +1,4 @@
-"""Requests for any other model: sent as they are, if they can be said at all."""
+"""Requests for any other model: sent unchanged if they can be expressed in JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def market(given_input: object) -> MarketRequest:
-    """A request with that input."""
+    """Return a request with the given input."""
     return MarketRequest(model="z-image", input=cast("Any", given_input))
 
 
-def test_it_is_a_request() -> None:
+def test_market_request_is_a_request() -> None:
     assert isinstance(market({}), Request)
     assert market({}).images() == {}
 
@@ -34,12 +34,12 @@ def test_it_is_a_request() -> None:
 @pytest.mark.parametrize(
     "model", ["wan/2-5-image-to-video", "kling-2.6/image-to-video", "sora-2", "z", "a:b@c+d_E", "z" * 128]
 )
-def test_names_in_the_form_of_the_catalogue_pass(model: str) -> None:
+def test_catalogue_names_pass(model: str) -> None:
     MarketRequest(model=model, input={}).check()
 
 
 @given(json_objects(unicode_texts))
-def test_any_json_object_is_sent_as_it_is(given_input: Mapping[str, JSON]) -> None:
+def test_json_object_is_sent_unchanged(given_input: Mapping[str, JSON]) -> None:
     request = market(given_input)
     request.check()
 
@@ -59,7 +59,7 @@ _anything = st.recursive(
 
 
 @given(st.dictionaries(texts | st.integers(), _anything, max_size=4) | _anything)
-def test_what_passes_can_be_sent_and_what_cannot_is_named(given_input: object) -> None:
+def test_unsendable_values_are_named(given_input: object) -> None:
     request = market(given_input)
     problems = request.problems()
 
@@ -73,7 +73,7 @@ def test_what_passes_can_be_sent_and_what_cannot_is_named(given_input: object) -
     assert repr(request).startswith("MarketRequest(model='z-image', input=<")
 
 
-def test_later_changes_to_what_was_given_change_nothing() -> None:
+def test_input_is_copied() -> None:
     shots = [{"prompt": "A cat"}]
     given_input: dict[str, Any] = {"shots": shots}
     request = market(given_input)
@@ -86,11 +86,11 @@ def test_later_changes_to_what_was_given_change_nothing() -> None:
     assert request.input({}) == {"shots": [{"prompt": "A cat"}]}
 
 
-def test_tuples_and_other_mappings_are_sent_as_lists_and_objects() -> None:
+def test_tuples_and_mappings_become_json() -> None:
     assert market(MappingProxyType({"a": (1, MappingProxyType({"b": 2}))})).input({}) == {"a": [1, {"b": 2}]}
 
 
-def test_a_value_may_occur_in_two_places() -> None:
+def test_value_may_occur_twice() -> None:
     shared = {"prompt": "A cat"}
     request = market({"shots": [shared, shared]})
     request.check()
@@ -99,7 +99,7 @@ def test_a_value_may_occur_in_two_places() -> None:
     assert request.input({}) == {"shots": [{"prompt": "A cat"}, {"prompt": "A cat"}]}
 
 
-def test_each_problem_is_named_by_its_path() -> None:
+def test_problem_is_named_by_its_path() -> None:
     request = market({"a": [{"b c": math.nan, "d": b"x"}], "e": {2: 1}, "f": object()})
 
     assert ["input.a[0]['b c']", "input.a[0].d", "input.e", "input.f"] == [
@@ -108,14 +108,14 @@ def test_each_problem_is_named_by_its_path() -> None:
 
 
 def nested(levels: int) -> object:
-    """An input with a value that many levels down."""
+    """Return an input with a value at a depth."""
     value: object = 1
     for _ in range(levels - 1):
         value = [value]
     return {"a": value}
 
 
-def test_depth_count_and_size_have_sharp_bounds() -> None:
+def test_limits_of_depth_count_and_size_are_exact() -> None:
     text = "x" * (MAX_BYTES - len('{"a": ""}'))
 
     assert [] == json_problems("input", nested(MAX_DEPTH))
@@ -128,11 +128,11 @@ def test_depth_count_and_size_have_sharp_bounds() -> None:
     ]
 
 
-def test_a_thousand_problems_make_a_short_list() -> None:
+def test_problem_list_is_short() -> None:
     assert len(json_problems("input", [math.nan] * 1000)) == 20
 
 
-def test_a_value_that_contains_itself_twice_is_refused_quickly() -> None:
+def test_recursive_value_is_refused_quickly() -> None:
     knot: list[Any] = []
     knot += [knot, knot]
 
@@ -140,7 +140,7 @@ def test_a_value_that_contains_itself_twice_is_refused_quickly() -> None:
     assert market(nested(10_000)).problems()
 
 
-def test_it_is_a_value() -> None:
+def test_equal_requests_are_equal() -> None:
     request = market({"a": [1]})
 
     assert request == market({"a": [1]})
@@ -148,7 +148,7 @@ def test_it_is_a_value() -> None:
     assert hash(request) == hash(market({"a": [1]}))
 
 
-def test_model_and_input_are_told_together() -> None:
+def test_problems_of_model_and_input_are_reported() -> None:
     with pytest.raises(InvalidRequestError) as raised:
         MarketRequest(model="", input={"a": math.inf}).check()
 

@@ -1,4 +1,4 @@
-"""The request for Wan 2.2 Turbo: what is sent, what passes, and how it behaves as a value."""
+"""The request for Wan 2.2 Turbo: sent fields, accepted values, and value semantics."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ IMAGE = "https://example.com/cat.png"
 
 
 def wan(**options: object) -> Wan22TurboImageToVideo:
-    """A request that is good, but for *options*."""
+    """Return a valid request, changed by *options*."""
     return Wan22TurboImageToVideo(**cast("Any", {"image": IMAGE, "prompt": "The cat turns"} | options))
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_said_yet() -> Iterator[None]:
-    """Warnings are logged once a process; each test is to see its own."""
+def clear_logged_warnings() -> Iterator[None]:
+    """Forget the warnings, which are logged once per process, before each test."""
     _model.warn_of_old_value_once.cache_clear()
     yield
     _model.warn_of_old_value_once.cache_clear()
 
 
-def test_it_is_a_request() -> None:
+def test_wan_request_is_a_request() -> None:
     assert isinstance(wan(), Request)
     assert wan().model == "wan/2-2-a14b-image-to-video-turbo"
 
 
-def test_fields_that_were_not_given_are_not_sent() -> None:
+def test_unset_fields_are_not_sent() -> None:
     assert wan().input({}) == {"image_url": IMAGE, "prompt": "The cat turns"}
 
 
-def test_every_field_is_sent_under_the_name_of_the_documentation() -> None:
-    """All names, and the example values, of the page that this request was made for."""
+def test_fields_have_the_documented_names() -> None:
+    """All names and example values of the documentation."""
     request = wan(
         aspect_ratio="auto",
         resolution="720p",
@@ -72,7 +72,7 @@ def test_every_field_is_sent_under_the_name_of_the_documentation() -> None:
     }
 
 
-def test_a_local_image_is_sent_as_the_url_that_it_was_uploaded_to() -> None:
+def test_local_image_is_sent_as_its_upload_url() -> None:
     request = wan(image=PNG)
 
     assert request.images() == {"image_url": ImageSource(PNG)}
@@ -81,7 +81,7 @@ def test_a_local_image_is_sent_as_the_url_that_it_was_uploaded_to() -> None:
     )
 
 
-def test_a_url_needs_no_upload() -> None:
+def test_url_needs_no_upload() -> None:
     assert wan().images() == {}
 
 
@@ -97,7 +97,7 @@ GOOD: dict[str, tuple[Any, ...]] = {
 
 
 @given(st.fixed_dictionaries({name: st.sampled_from(values) for name, values in GOOD.items()}))
-def test_every_combination_of_documented_values_passes(options: dict[str, Any]) -> None:
+def test_documented_values_pass(options: dict[str, Any]) -> None:
     request = wan(**options)
     request.check()
     given_names = {name for name, value in options.items() if value is not None}
@@ -106,7 +106,7 @@ def test_every_combination_of_documented_values_passes(options: dict[str, Any]) 
     assert set(request.input({"image_url": IMAGE})) == (given_names - {"image"}) | {"image_url"}
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     request = wan(image="http://localhost/a", prompt="", seed=-1, resolution="1080p", acceleration=1, nsfw_checker="no")
     with pytest.raises(InvalidRequestError) as raised:
         request.check()
@@ -117,7 +117,7 @@ def test_all_problems_are_told_at_once() -> None:
     assert request.problems() == list(raised.value.problems)
 
 
-def test_an_origin_that_the_client_is_configured_for_may_be_private() -> None:
+def test_configured_origin_may_be_private() -> None:
     request = wan(image="http://127.0.0.1:8080/cat.png")
 
     assert len(request.problems()) == 1
@@ -128,7 +128,7 @@ OLDER = (("resolution", "580p"), *(("aspect_ratio", value) for value in ("auto",
 
 
 @pytest.mark.parametrize(("field", "value"), OLDER)
-def test_values_of_older_pages_pass_with_one_warning(field: str, value: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_older_values_pass_with_one_warning(field: str, value: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="kie_async")
     for _ in range(3):
         wan(**{field: value}).check()
@@ -138,14 +138,14 @@ def test_values_of_older_pages_pass_with_one_warning(field: str, value: str, cap
     assert f"{field}={value!r}" in caplog.text
 
 
-def test_documented_values_pass_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_documented_values_log_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     for resolution, acceleration in itertools.product(("480p", "720p"), ("none", "regular")):
         wan(resolution=resolution, acceleration=acceleration).check()
 
     assert [] == caplog.records
 
 
-def test_an_unknown_option_is_refused_at_once_with_the_nearest_one() -> None:
+def test_unknown_option_names_the_nearest_one() -> None:
     with pytest.raises(TypeError, match=r"has no option 'promt'; did you mean 'prompt'\? Its options: image, prompt, "):
         wan(promt="The cat turns")
     with pytest.raises(TypeError, match=r"has no option 'zoom'\. Its options: image, "):
@@ -154,13 +154,13 @@ def test_an_unknown_option_is_refused_at_once_with_the_nearest_one() -> None:
         wan(duration=5)
 
 
-def test_arguments_have_names() -> None:
+def test_arguments_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional"):
         Wan22TurboImageToVideo(IMAGE, "The cat turns")  # type: ignore[call-arg]  # the point
 
 
-def test_it_is_a_value() -> None:
-    """Equal requests are equal, hash alike, survive copying and pickling, and cannot be changed."""
+def test_request_is_a_value() -> None:
+    """Equal requests are equal, have equal hashes, survive copying and pickling, and are immutable."""
     request = wan(image=PNG, seed=7)
 
     assert request == wan(image=bytearray(PNG), seed=7)
@@ -172,7 +172,7 @@ def test_it_is_a_value() -> None:
         request.seed = 9  # type: ignore[misc]  # the point
 
 
-def test_repr_has_what_was_given_and_nothing_private() -> None:
+def test_repr_has_set_fields_and_no_secrets() -> None:
     request = wan(image=PNG, prompt="The secret", seed=7)
 
     assert (
@@ -190,7 +190,7 @@ def test_repr_has_what_was_given_and_nothing_private() -> None:
         st.sampled_from([*GOOD, "aspect_ratio"]), st.none() | st.booleans() | st.integers() | st.text() | st.binary()
     )
 )
-def test_whatever_is_given_is_checked_and_shown_without_raising_anything_else(options: dict[str, Any]) -> None:
+def test_any_value_is_checked_and_shown(options: dict[str, Any]) -> None:
     request = wan(**options)
     problems = request.problems()
 

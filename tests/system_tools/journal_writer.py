@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kie_async import JournalError
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
-from tests.io.intents import an_intent
+from tests.io.intents import make_intent
 
 if TYPE_CHECKING:
     import sqlite3
@@ -53,7 +53,7 @@ def say(*words: object) -> None:
 async def move_through(journal: SqliteStore, number: int) -> None:
     """One job, from its intent to its end."""
     try:
-        row = await journal.add(an_intent(number, credits=0.0))
+        row = await journal.add(make_intent(number, credits=0.0))
         say(number, 0)
         for step, state in enumerate(WAY, 1):
             attempts = row.attempts + (state is S.SENDING)

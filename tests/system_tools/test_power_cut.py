@@ -11,7 +11,7 @@ from random import Random
 import attrs
 import pytest
 
-from tests.io.intents import an_intent, opened
+from tests.io.intents import make_intent, open_store
 from tests.system_tools.journal_writer import JOBS, WAY
 from tests.system_tools.recorded_disk import Call, Disk, Removed, Said, Synced, Truncated, Written, record
 
@@ -51,10 +51,10 @@ def cut_at(calls: list[Call], place: int, folder: Path) -> Damage:
 
 async def steps_in(path: Path) -> dict[int, int]:
     """How far each job is by the journal; every row is what its last move has made of it."""
-    async with opened(path) as journal:
+    async with open_store(path) as journal:
         rows = await journal.rows()
     steps = {int(row.id[3:], 16): int(row.credits or 0) for row in rows}
-    states = [WAY[step - 1] if step else an_intent().state for step in steps.values()]
+    states = [WAY[step - 1] if step else make_intent().state for step in steps.values()]
     assert states == [row.state for row in rows]
     return steps
 

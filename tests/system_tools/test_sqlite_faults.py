@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.io.intents import opened
+from tests.io.intents import open_store
 from tests.system_tools.journal_writer import JOBS, WAY
 
 MOVES = JOBS * (len(WAY) + 1)
@@ -108,5 +108,5 @@ def what_was_said(ran: subprocess.CompletedProcess[str]) -> tuple[dict[int, int]
 
 async def what_is_there(path: Path) -> dict[int, int]:
     """How far each job is by the journal."""
-    async with opened(path) as journal:
+    async with open_store(path) as journal:
         return {int(row.id[3:], 16): int(row.credits or 0) for row in await journal.rows()}

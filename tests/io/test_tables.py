@@ -1,4 +1,4 @@
-"""A file that several make at once is one journal, and nobody takes it for something else."""
+"""Concurrent creation of a journal's file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kie_async._io.journals.tables import APPLICATION_ID, VERSION, prepare_file
 OPENERS = 6
 
 
-def test_a_file_may_be_made_by_many_at_once(tmp_path: Path) -> None:
-    """Whoever reads the marks of the file while another one writes them sees all of them, or none."""
+def test_concurrent_creation_gives_one_journal(tmp_path: Path) -> None:
+    """A process that reads the marks of the file while another one writes them sees all of them, or none."""
     wrong: list[Exception] = []
 
     def open_it(path: Path, together: threading.Barrier) -> None:

@@ -1,4 +1,4 @@
-"""A file that is opened alone is one that nobody else works on, or has made something else of."""
+"""Exclusive access to part files, and views of their bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kie_async._io.files.part_files import FileView, open_exclusively
 
 
-def test_a_file_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
+def test_file_is_opened_by_one_owner_at_a_time(tmp_path: Path) -> None:
     first = open_exclusively(tmp_path / "a")
     assert first >= 0
     assert -1 == open_exclusively(tmp_path / "a")
@@ -21,8 +21,8 @@ def test_a_file_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
     os.close(again)
 
 
-def test_a_file_that_has_got_another_name_meanwhile_is_another_ones(tmp_path: Path) -> None:
-    """Whoever waits at the door of a finished file must not write into it."""
+def test_renamed_file_is_not_opened(tmp_path: Path) -> None:
+    """A process that waited for the lock must not write into the finished file."""
     first = open_exclusively(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     second = open_exclusively(tmp_path / "a")
@@ -32,7 +32,7 @@ def test_a_file_that_has_got_another_name_meanwhile_is_another_ones(tmp_path: Pa
 
 
 @given(data=st.binary(max_size=200), what=st.binary(min_size=1, max_size=3), start=st.integers(0, 250))
-def test_a_view_shows_what_the_file_holds(data: bytes, what: bytes, start: int) -> None:
+def test_view_has_the_bytes_of_the_file(data: bytes, what: bytes, start: int) -> None:
     descriptor = os.memfd_create("view")
     try:
         os.write(descriptor, data)

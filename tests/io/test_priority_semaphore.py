@@ -1,4 +1,4 @@
-"""Places go to whoever has the least time left, and none of them gets lost."""
+"""The semaphore of downloads: slots go to the earliest deadline, and none is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def hold(places: PrioritySemaphore, until: float, order: list[float], seco
         await anyio.sleep(seconds)
 
 
-async def test_the_soonest_to_expire_goes_first_and_equals_go_as_they_came() -> None:
+async def test_earliest_deadline_goes_first() -> None:
     places = PrioritySemaphore(1)
     order: list[float] = []
     async with anyio.create_task_group() as group:
@@ -37,9 +37,7 @@ async def test_the_soonest_to_expire_goes_first_and_equals_go_as_they_came() -> 
     st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5), st.none() | st.integers(0, 8)), max_size=30),
     st.integers(1, 4),
 )
-def test_whoever_leaves_whenever_no_more_are_in_than_places_and_all_who_stay_get_one(
-    visits: list[tuple[int, int, int | None]], total: int
-) -> None:
+def test_cancellations_lose_no_slots(visits: list[tuple[int, int, int | None]], total: int) -> None:
     inside = most = served = 0
     places = PrioritySemaphore(total)
 
@@ -66,7 +64,7 @@ def test_whoever_leaves_whenever_no_more_are_in_than_places_and_all_who_stay_get
     assert (0, 0) == (places.taken, places.waiting)
 
 
-async def test_a_place_that_is_given_to_somebody_who_leaves_at_that_moment_goes_on() -> None:
+async def test_slot_of_a_cancelled_waiter_is_passed_on() -> None:
     places = PrioritySemaphore(1)
     order: list[float] = []
     first = asyncio.create_task(hold(places, 1.0, order, 5.0))
@@ -84,8 +82,8 @@ async def test_a_place_that_is_given_to_somebody_who_leaves_at_that_moment_goes_
     assert (0, 0) == (places.taken, places.waiting)
 
 
-async def test_who_has_left_leaves_nothing_behind() -> None:
-    """A place may be held for an hour, and callers may come and go meanwhile by the thousand."""
+async def test_cancelled_waiters_are_removed() -> None:
+    """A slot may be held for an hour while thousands of callers are cancelled."""
     places = PrioritySemaphore(1)
     async with places.hold(0.0), anyio.create_task_group() as group:
         for number in range(5000):
@@ -97,7 +95,7 @@ async def test_who_has_left_leaves_nothing_behind() -> None:
     assert len(places._heap) < 10  # noqa: SLF001 (what is asked is whether anything is left)
 
 
-def test_in_the_next_loop_all_places_are_free() -> None:
+def test_all_slots_are_free_in_the_next_loop() -> None:
     """A result can be saved long after its client is closed, in another ``asyncio.run``."""
     places = PrioritySemaphore(1)
     held = places.hold(0.0)
