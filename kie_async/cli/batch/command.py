@@ -60,9 +60,8 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         defaults=options.defaults,
         origins=_configured_origins(session),
     )
-    commands = options.resume_commands()
-    session.journal = JournalFile(options.out / JOURNAL, option=commands.journal_option)
-    jobs = BatchJobs(warn=session.output.warn, command=commands.same, window=options.limits.window)
+    session.journal = JournalFile(options.out / JOURNAL, option=options.journal_option)
+    jobs = BatchJobs(warn=session.output.warn, command=options.resume_command(), window=options.limits.window)
     signals = SignalHandler(drain=DRAIN, say=session.output.info)
     with ExitStack() as stack:
         # An earlier run's manifest tells which rows cost nothing more. A new folder is made only for a valid table.
@@ -76,7 +75,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
             return ExitCode.USAGE
         if manifest is None:
             manifest = stack.enter_context(await _open_manifest(options.out))
-        record = RunRecord(table=table, folder=options.out, manifest=manifest, commands=commands)
+        record = RunRecord(table=table, options=options, manifest=manifest)
         batch_run = BatchRun(session=session, options=options, record=record, jobs=jobs, signals=signals)
         try:
             with signals.abort_scope:

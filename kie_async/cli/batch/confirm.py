@@ -38,24 +38,6 @@ _TASK_COUNT = re.compile(r"the last (?:\d+ such tasks|such task)\b")
 _PRICELESS_FIELDS = frozenset({"prompt", "seed"})
 
 
-@attrs.frozen
-class _CostForecast:
-    """
-    The estimated cost of rows.
-
-    Attributes:
-        credits: The sum of the known prices.
-
-        priced: The number of rows with a known price.
-
-        sources: The sources of the prices.
-    """
-
-    credits: float
-    priced: int
-    sources: tuple[str, ...]
-
-
 @attrs.define(kw_only=True)
 class RemainingWork:
     """
@@ -121,26 +103,32 @@ class RemainingWork:
             job for key, job in self.jobs.items() if key not in self._keys_with_job and job.state != JobState.SUCCEEDED
         ]
 
-    async def forecast(self, kie: KieClient, price: float | None) -> _CostForecast:
+    async def cost_sentence(self, kie: KieClient, price: float | None) -> str:
         """
-        Estimate the cost of the payable rows.
+        Return a sentence on the estimated cost of the payable rows.
 
         Args:
             kie: The client, which knows prices.
 
             price: The price of each row, if the user has given one.
         """
-        if price is not None:
-            return _CostForecast(price * self.payable, self.payable, ("--price",))
         total, priced, sources = 0.0, 0, dict[str, str]()
-        for group, count in self._groups.items():
+        if price is not None:
+            total, priced, sources = price * self.payable, self.payable, {"": "--price"}
+        for group, count in self._groups.items() if price is None else ():
             if (estimate := await kie.estimate(self._samples[group])) is not None:
-                total, priced = total + estimate.credits * count, priced + count
-                general = _TASK_COUNT.sub("the last such tasks", estimate.source)
-                sources[general] = (
-                    estimate.source if sources.get(general, estimate.source) == estimate.source else general
-                )
-        return _CostForecast(total, priced, tuple(sources.values()))
+                total, priced, source = total + estimate.credits * count, priced + count, estimate.source
+                general = _TASK_COUNT.sub("the last such tasks", source)
+                sources[general] = source if sources.get(general, source) == source else general
+        if not self.payable:
+            return "No remaining shot costs anything."
+        if not priced:
+            return "The price of a shot is unknown."
+        some = "" if priced == self.payable else f", for the {priced:,} whose price is known"
+        return (
+            f"The remaining shots will cost about {total:,.0f} credits{some} ({'; '.join(sources.values())}); the"
+            " service alone sets prices."
+        )
 
     def _add_to_price_group(self, request: Request) -> None:
         images = request.images()
@@ -197,25 +185,13 @@ async def confirm_run(
     if orphans := remaining.jobs_without_row():
         output.warn(
             f"{format_count(len(orphans), 'job')} of rows that are no longer in the table:"
-            f" kie-async recover{options.resume_commands().journal_option} resumes unfinished jobs."
+            f" kie-async recover{options.journal_option} resumes unfinished jobs."
         )
-    forecast = await remaining.forecast(kie, options.price)
-    output.info(f"{_cost_sentence(forecast, remaining.payable)} {await _balance_sentence(kie)}".strip())
+    cost = await remaining.cost_sentence(kie, options.price)
+    output.info(f"{cost} {await _balance_sentence(kie)}".strip())
     if options.budget is not None:
         output.info(f"The budget is {options.budget:,.12g} credits: nothing is sent that might exceed it.")
     return options.ask is None or await anyio.to_thread.run_sync(options.ask, abandon_on_cancel=True)
-
-
-def _cost_sentence(forecast: _CostForecast, payable: int) -> str:
-    if not payable:
-        return "No remaining shot costs anything."
-    if not forecast.priced:
-        return "The price of a shot is unknown."
-    some = "" if forecast.priced == payable else f", for the {forecast.priced:,} whose price is known"
-    return (
-        f"The remaining shots will cost about {forecast.credits:,.0f} credits{some} ({'; '.join(forecast.sources)});"
-        " the service alone sets prices."
-    )
 
 
 async def _balance_sentence(kie: KieClient) -> str:

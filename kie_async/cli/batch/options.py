@@ -1,4 +1,4 @@
-"""The options of ``batch``, and the commands with which a run is resumed."""
+"""The options of ``batch``, and the command that resumes a run."""
 
 from __future__ import annotations
 
@@ -11,28 +11,7 @@ import attrs
 from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.folder import JOURNAL
 
-__all__ = ["BatchOptions", "ResumeCommands"]
-
-
-@attrs.frozen(kw_only=True)
-class ResumeCommands:
-    """
-    Shell commands that resume a run.
-
-    Attributes:
-        same: The same command.
-
-        retry_failed: The same command, with failed tasks retried.
-
-        raise_budget: The same command, with a placeholder for a larger budget.
-
-        journal_option: The option by which other commands find the journal, such as ``" --journal out/journal.db"``.
-    """
-
-    same: str
-    retry_failed: str
-    raise_budget: str
-    journal_option: str
+__all__ = ["BatchOptions"]
 
 
 @attrs.frozen(kw_only=True)
@@ -76,32 +55,34 @@ class BatchOptions:
     limits: Limits = attrs.field(factory=Limits)
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
 
-    def resume_commands(self) -> ResumeCommands:
-        """
-        Return the commands that resume the run.
+    @property
+    def journal_option(self) -> str:
+        """The option by which other commands find the journal, such as ``" --journal out/journal.db"``."""
+        return f" --journal {shlex.quote(str(self.out / JOURNAL))}"
 
-        >>> BatchOptions(table=Path("my shots.csv"), out=Path("out"), budget=500.0).resume_commands().same
+    def resume_command(self, *, retry: bool = False, raise_budget: bool = False) -> str:
+        """
+        Return the shell command that resumes the run.
+
+        Args:
+            retry: True to retry failed tasks.
+
+            raise_budget: True for a placeholder in place of the budget.
+
+        >>> BatchOptions(table=Path("my shots.csv"), out=Path("out"), budget=500.0).resume_command()
         "kie-async batch 'my shots.csv' --out out --budget 500"
-        >>> BatchOptions(table=Path("shots.csv"), out=Path("out"), budget=500.0).resume_commands().raise_budget
+        >>> BatchOptions(table=Path("shots.csv"), out=Path("out"), budget=500.0).resume_command(raise_budget=True)
         'kie-async batch shots.csv --out out --budget CREDITS'
         """
-        return ResumeCommands(
-            same=self._command_line(budget=self.budget, retries=self.retry_failed),
-            retry_failed=self._command_line(budget=self.budget, retries=max(1, self.retry_failed)),
-            raise_budget=self._command_line(budget="CREDITS", retries=self.retry_failed),
-            journal_option=f" --journal {shlex.quote(str(self.out / JOURNAL))}",
-        )
-
-    def _command_line(self, *, budget: object, retries: int) -> str:
         rate = None if self.limits == Limits() else f"{self.limits.creates}/{self.limits.window:g}"
         options: list[tuple[str, object]] = [
             ("--model", self.model),
             *(("--set", f"{name}={value}") for name, value in self.defaults.items()),
-            ("--budget", budget),
+            ("--budget", "CREDITS" if raise_budget else self.budget),
             ("--price", self.price),
             ("--stop-after", self.stop_after),
             ("--rate", rate),
-            ("--retry-failed", retries or None),
+            ("--retry-failed", max(self.retry_failed, int(retry)) or None),
         ]
         words = ["kie-async", "batch", str(self.table), "--out", str(self.out)]
         for name, value in options:

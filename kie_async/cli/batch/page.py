@@ -95,24 +95,6 @@ class PageHeader:
     is_running: bool = False
 
 
-@attrs.define
-class _PageTotals:
-    """The figures on all entries, whether they have a card or not."""
-
-    states: Counter[str] = attrs.field(factory=Counter)
-    credits: float = 0.0
-    seconds: list[float] = attrs.field(factory=list)
-    created_at: list[float] = attrs.field(factory=list)
-
-    def add(self, entry: ManifestEntry) -> None:
-        self.states[entry.state] += 1
-        self.credits += entry.credits or 0.0
-        if entry.seconds is not None and entry.state == EntryState.DONE:
-            self.seconds.append(entry.seconds)
-        if entry.created_at is not None:
-            self.created_at.append(entry.created_at)
-
-
 def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeader) -> None:
     """
     Write the page atomically; blocks: call it in a worker thread.
@@ -127,15 +109,22 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
     Raises:
         OSError: If it cannot be written, for example because the disk is full; the page is then unchanged.
     """
-    totals = _PageTotals()
+    states: Counter[str] = Counter()
     urgent: list[ManifestEntry] = []
     done: list[ManifestEntry] = []
+    credits, durations, created_at = 0.0, list[float](), list[float]()
     for entry in entries:
-        totals.add(entry)
+        states[entry.state] += 1
+        credits += entry.credits or 0.0
+        if entry.seconds is not None and entry.state == EntryState.DONE:
+            durations.append(entry.seconds)
+        if entry.created_at is not None:
+            created_at.append(entry.created_at)
         cards = done if entry.state == EntryState.DONE else urgent
         if len(cards) < MAX_CARDS:
             cards.append(entry)
-    known, seconds = totals.states.total(), sorted(totals.seconds)
+    known = states.total()
+    durations.sort()
     style, script = _template_part("page.css"), _template_part("page.js")
     environment = Environment(
         loader=PackageLoader("kie_async.cli.batch", "template"),
@@ -152,13 +141,13 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
         labels=_STATE_LABELS,
         known=known,
         whole=max(header.total, known),
-        states=[(state, label, totals.states[state]) for state, label in _STATE_LABELS.items() if totals.states[state]],
+        states=[(state, label, states[state]) for state, label in _STATE_LABELS.items() if states[state]],
         left=max(0, header.total - known),
-        credits=totals.credits,
-        median=percentile(seconds, 0.5) if seconds else None,
-        slow=percentile(seconds, 0.95) if seconds else None,
-        timeline=draw_timeline(totals.created_at, limit=header.limit, window=header.window),
-        histogram=draw_histogram(seconds),
+        credits=credits,
+        median=percentile(durations, 0.5) if durations else None,
+        slow=percentile(durations, 0.95) if durations else None,
+        timeline=draw_timeline(created_at, limit=header.limit, window=header.window),
+        histogram=draw_histogram(durations),
         width=WIDTH,
         height=HEIGHT,
         style=Markup(style),  # noqa: S704 (a file of the package, not user input)

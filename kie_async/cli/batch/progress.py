@@ -178,10 +178,8 @@ class ProgressDisplay:
 
 
 def _figures(entry: ManifestEntry) -> str:
-    known = [
-        *([] if entry.credits is None else [f"{entry.credits:g} credits"]),
-        *([] if entry.seconds is None else [f"{entry.seconds:.1f} s at the service"]),
-    ]
+    figures = (("{:g} credits", entry.credits), ("{:.1f} s at the service", entry.seconds))
+    known = [text.format(value) for text, value in figures if value is not None]
     return f" ({', '.join(known)})" if known else ""
 
 

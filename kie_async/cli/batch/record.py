@@ -29,7 +29,7 @@ from kie_async._keys import row_key
 from kie_async._urls import looks_like_url
 from kie_async.cli.batch.folder import INPUTS, atomic_write
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
-from kie_async.cli.batch.options import ResumeCommands
+from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.table import PreparedRow, Table
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
 from kie_async.requests.images import LocalImage
@@ -77,11 +77,9 @@ class RunRecord:
     Args:
         table: The checked table.
 
-        folder: The folder of the results.
+        options: The options of the run.
 
         manifest: The manifest.
-
-        commands: The commands that resume the run.
 
     Attributes:
         open_rows: The rows that were read and have no outcome yet, by key: only these are held in memory.
@@ -90,13 +88,13 @@ class RunRecord:
     """
 
     table: Table
-    folder: Path
+    options: BatchOptions
     manifest: Manifest
-    commands: ResumeCommands
     open_rows: dict[str, ManifestEntry] = attrs.field(factory=dict, init=False)
-    resume_command: str = attrs.field(
-        default=attrs.Factory(lambda self: self.commands.same, takes_self=True), init=False
-    )
+    resume_command: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.resume_command = self.options.resume_command()
 
     def requests(self) -> Iterator[tuple[str, Request]]:
         """
@@ -126,7 +124,7 @@ class RunRecord:
             input_hash=row.input_hash,
             input={name: _without_secrets(value) for name, value in row.fields.items()},
             source=None if row.source is None else str(_without_secrets(row.source)),
-            image=None if row.image is None else _copy_input_image(self.folder, row.image),
+            image=None if row.image is None else _copy_input_image(self.options.out, row.image),
         )
 
     def record_outcome(self, outcome: Outcome) -> ManifestEntry:
@@ -162,9 +160,9 @@ class RunRecord:
             case InDoubt():
                 entry = self._in_doubt(entry)
             case Skipped():
-                command = self.commands.same
+                command = self.options.resume_command()
                 if outcome.reason == "budget":  # the same command would find no more room
-                    command = self.resume_command = self.commands.raise_budget
+                    command = self.resume_command = self.options.resume_command(raise_budget=True)
                 reason = _SKIPPED_REASONS[outcome.reason]
                 entry = attrs.evolve(entry, state=EntryState.SKIPPED, reason=reason, command=command)
         self.manifest.record(entry)
@@ -195,14 +193,14 @@ class RunRecord:
                 self.manifest.record(self._in_doubt(entry))
             else:
                 reason = _UNSAVED_REASON if state is EntryState.DONE else _RUNNING_REASON
-                self.manifest.record(attrs.evolve(entry, reason=reason, command=self.commands.same))
+                self.manifest.record(attrs.evolve(entry, reason=reason, command=self.options.resume_command()))
         return count
 
     def _done(self, entry: ManifestEntry, files: Collection[Path]) -> ManifestEntry:
         if not files:
             return attrs.evolve(entry, state=EntryState.DONE)
         first, *others = files
-        name, size = str(first.relative_to(self.folder)), first.stat().st_size
+        name, size = str(first.relative_to(self.options.out)), first.stat().st_size
         before = self.manifest.entry(entry.key)
         # A repeated run need not hash again what an earlier run has hashed.
         known_hash = before.sha256 if before is not None and (before.file, before.size) == (name, size) else None
@@ -212,22 +210,22 @@ class RunRecord:
             file=name,
             sha256=known_hash or _file_sha256(first),
             size=size,
-            more={str(file.relative_to(self.folder)): _file_sha256(file) for file in others},
+            more={str(file.relative_to(self.options.out)): _file_sha256(file) for file in others},
         )
 
     def _in_doubt(self, entry: ManifestEntry) -> ManifestEntry:
-        command = f"kie-async resolve{self.commands.journal_option} {entry.job_id} TASKID"
+        command = f"kie-async resolve{self.options.journal_option} {entry.job_id} TASKID"
         return attrs.evolve(entry, state=EntryState.IN_DOUBT, reason=_IN_DOUBT_REASON, command=command)
 
     def _command_for(self, error: KieError) -> str | None:
         """Return the shell command that may help after a failure; None where the row itself is wrong."""
         match error:
             case TaskFailedError():
-                return self.commands.retry_failed if error.worth_retrying else None
+                return self.options.resume_command(retry=True) if error.worth_retrying else None
             case DownloadError() | TaskTimeoutError():
-                return self.commands.same
+                return self.options.resume_command()
             case _:
-                return self.commands.same if exit_code_of(error) is ExitCode.RETRY_LATER else None
+                return self.options.resume_command() if exit_code_of(error) is ExitCode.RETRY_LATER else None
 
 
 def _without_secrets(value: JSON) -> JSON:

@@ -184,7 +184,7 @@ class BatchRun:
 
         def write() -> float:
             started_at = time.thread_time()
-            self._write_page(self.record.commands.same, is_running=True)
+            self._write_page(self.options.resume_command(), is_running=True)
             return time.thread_time() - started_at
 
         self._page_cpu_seconds = await anyio.to_thread.run_sync(write)

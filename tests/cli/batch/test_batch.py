@@ -314,7 +314,7 @@ async def test_page_is_rewritten_during_the_run(folder: Path) -> None:
 
     assert 0 < shown[0] < shown[1] < shown[2] < 100
     assert ["Pending" in page for page in pages] == [True] * 3
-    assert [html.escape(options.resume_commands().same) in page for page in pages] == [True] * 3
+    assert [html.escape(options.resume_command()) in page for page in pages] == [True] * 3
     last = (options.out / PAGE).read_text()
     assert (100, False) == (last.count('<li class="card s-done"'), "had not ended" in last)
 

@@ -44,7 +44,7 @@ def record(tmp_path: Path) -> Iterator[RunRecord]:
     order = BatchOptions(table=table.path, out=tmp_path / "out")
     order.out.mkdir()
     with Manifest(order.out) as manifest:
-        yield RunRecord(table=table, folder=order.out, manifest=manifest, commands=order.resume_commands())
+        yield RunRecord(table=table, options=order, manifest=manifest)
 
 
 def failed(record: RunRecord, error: KieError, *, task_id: str | None = None) -> ManifestEntry:
@@ -69,11 +69,11 @@ def test_unfinished_rows_are_recorded_with_their_task(record: RunRecord) -> None
     assert [] == list(record.manifest.entries())
     assert 1 == record.record_unfinished([known])
     [entry] = record.manifest.entries()
-    assert (EntryState.RUNNING, "t1", record.commands.same) == (entry.state, entry.task_id, entry.command)
+    assert (EntryState.RUNNING, "t1", record.options.resume_command()) == (entry.state, entry.task_id, entry.command)
 
     record.record_unfinished([attrs.evolve(known, state=JobState.SENDING, task_id=None)])
     [entry] = record.manifest.entries()
-    assert (EntryState.IN_DOUBT, f"kie-async resolve{record.commands.journal_option} kj_1 TASKID") == (
+    assert (EntryState.IN_DOUBT, f"kie-async resolve{record.options.journal_option} kj_1 TASKID") == (
         entry.state,
         entry.command,
     )
@@ -81,7 +81,7 @@ def test_unfinished_rows_are_recorded_with_their_task(record: RunRecord) -> None
 
 def test_failure_names_the_next_command(record: RunRecord) -> None:
     """It is the same command, one with retries, or none if the row itself is wrong."""
-    again, retry = record.commands.same, record.commands.retry_failed
+    again, retry = record.options.resume_command(), record.options.resume_command(retry=True)
 
     assert again == failed(record, TransportError("No answer.")).command
     assert again == failed(record, DownloadError("Gone.")).command

@@ -19,7 +19,7 @@ async def test_first_signal_leaves_running_tasks(fake: FakeKie, folder: Path) ->
     assert [None] * 20 == [line["created_at"] for line in read_manifest(options)], "the service has not said"
     assert took <= 0.2
     assert "The run was stopped." in (options.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To resume: {options.resume_commands().same}")
+    assert 1 == streams.err.count(f"To resume: {options.resume_command()}")
     code, _ = await run_to_end(fake, options)
     assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), row_states(options))
 
@@ -71,6 +71,6 @@ async def test_second_signal_exits_at_once(fake: FakeKie, folder: Path) -> None:
     assert (ExitCode.INTERRUPTED, []) == (code, row_states(options))
     assert took <= 0.2
     assert "The run had not ended when this page was written" in (options.out / PAGE).read_text()
-    assert 1 == streams.err.count(f"To resume: {options.resume_commands().same}")
+    assert 1 == streams.err.count(f"To resume: {options.resume_command()}")
     code, _ = await run_to_end(fake, options)
     assert (ExitCode.DONE, 20, ["done"] * 20) == (code, len(fake.truth.tasks), row_states(options))
