@@ -36,7 +36,7 @@ from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.watchlist import Watchlist
-from kie_async._io.supervisor import Supervisor
+from kie_async._io.runtime import Supervisor
 from kie_async._io.timers import Timers
 from kie_async.states import JobState
 from kie_async.testing import VirtualLoop, virtual_time

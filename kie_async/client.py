@@ -49,46 +49,46 @@ class KieClient:
     """
     A client of one Kie account.
 
-    It may be made anywhere, at import time too, and costs nothing until it is used. It works in the event loop in
-    which it is first used; used in a later ``asyncio.run()``, it starts afresh there. ``async with`` closes it at the
-    end; without that, the end of the loop does.
+    A client can be created anywhere, also at import time, and does nothing until it is used. It works in the event loop
+    in which it is first used; in a later ``asyncio.run()`` it starts anew. ``async with`` closes it at the end;
+    otherwise the end of the loop does.
 
     Args:
-        api_key: The key; by default ``KIE_API_KEY`` from the environment.
+        api_key: The API key; by default ``KIE_API_KEY`` from the environment.
 
-        base_url: The API; by default ``KIE_BASE_URL``, else https://api.kie.ai.
+        base_url: The URL of the API; by default ``KIE_BASE_URL``, or else https://api.kie.ai.
 
-        upload_url: The upload host; by default ``KIE_UPLOAD_URL``, else the base URL where that is not the default,
-            else Kie's.
+        upload_url: The URL of the upload host; by default ``KIE_UPLOAD_URL``, or else the base URL if that is not the
+            default, or else Kie's upload host.
 
-        limits: How much the client asks of the account. Each process has limits of its own.
+        limits: The account's limits. Each process applies its own.
 
-        retry: How often and for how long it tries.
+        retry: The number and duration of retries.
 
-        journal: Where intents are written down: the path of a file, which is made if it is not there and may be shared
-            by the processes of a host (one file for one account); a ``SqliteJournal``; or None for a journal in
-            memory, which forgets with the process.
+        journal: The journal of jobs: the path of a file, which is created if it does not exist and may be shared by the
+            processes of a host (one file for one account); a ``SqliteJournal``; or None for a journal in memory, which
+            is lost with the process.
 
-        callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets a token
-            of its own at the end of it. Without one, a create that was paid twice cannot be detected, and one whose
-            answer was lost cannot come home by itself. What is posted there goes to ``callbacks``.
+        callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets its own
+            token at the end of the URL. Without a callback URL, a create that was paid twice cannot be detected, and a
+            task whose create response was lost cannot be found automatically. ``callbacks`` handles these requests.
 
         webhook_key: The account's ``webhookHmacKey``, if it has one: callbacks without its signature are then refused;
-            by default ``KIE_WEBHOOK_KEY``. Several, while it is being changed.
+            by default ``KIE_WEBHOOK_KEY``. Several keys while it is being changed.
 
-        download_hosts: Endings of the host names that results may be fetched from (``["aiquickdraw.com"]``); None for
+        download_hosts: Endings of the host names from which results may be fetched (``["aiquickdraw.com"]``); None for
             any public host.
 
-        on_event: Called with an ``Event`` for each thing that happens; it must not block. What it raises is logged.
+        on_event: Called with each ``Event``; it must not block. Errors that it raises are logged.
 
-        session_factory: Makes the aiohttp sessions: called with keyword arguments for ``aiohttp.ClientSession``, once
-            for creates and once for all else, in each event loop. It may add some or replace the connector (a proxy,
-            your own CA bundle); ``trace_configs`` must be passed on, since they tell what was sent.
+        session_factory: Makes the aiohttp sessions. It is called with keyword arguments for ``aiohttp.ClientSession``,
+            once for creates and once for all other requests, in each event loop. It may add arguments or replace the
+            connector (a proxy, your own CA bundle). It must pass ``trace_configs`` on: they show what was sent.
 
-        trust_env: Whether proxies are taken from the environment.
+        trust_env: True to take proxies from the environment.
 
     Raises:
-        ConfigurationError: If there is no key, or a URL or a key cannot be right.
+        ConfigurationError: If there is no API key, or an argument is invalid.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class KieClient:
         key = read_api_key(api_key)
         base = base_url if base_url is not None else os.environ.get("KIE_BASE_URL") or BASE_URL
         self._base_url = service_url("base_url", base)
-        # A client that talks to another service than Kie's must never upload to Kie.
-        its_own = UPLOAD_URL if self._base_url == BASE_URL else self._base_url
-        upload = upload_url if upload_url is not None else os.environ.get("KIE_UPLOAD_URL") or its_own
+        # With another base URL than Kie's, the client must never upload to Kie.
+        default_upload = UPLOAD_URL if self._base_url == BASE_URL else self._base_url
+        upload = upload_url if upload_url is not None else os.environ.get("KIE_UPLOAD_URL") or default_upload
         check_kind("limits", limits, Limits)
         check_kind("retry", retry, RetryPolicy)
         self._limits = limits if limits is not None else Limits()
@@ -137,7 +137,7 @@ class KieClient:
     def __repr__(self) -> str:
         return f"<KieClient {self._base_url} {self.statistics()}>"
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- opening and closing ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         self._binding.reopen()
@@ -151,25 +151,28 @@ class KieClient:
 
     async def aclose(self, drain: float = 5.0) -> None:
         """
-        Close the client: it takes no more, lets creates that are on the wire end, and goes.
+        Close the client: accept no more jobs, and let creates on the wire end.
 
-        ``async with`` opens it again. What is unfinished is not cancelled, since it cannot be: its ids are logged, and
-        the journal knows them.
+        ``async with`` opens it again. Unfinished tasks are not cancelled, because the service cannot cancel them; the
+        journal keeps their ids, and a journal in memory logs them.
 
         Args:
-            drain: For how long creates on the wire may take, in seconds.
+            drain: The time that creates on the wire may take, in seconds.
+
+        Raises:
+            ConfigurationError: If the client is at work in another event loop.
         """
         await self._binding.close(drain)
 
     def drain_on_sigterm(self) -> None:
         """
-        Let SIGTERM end the task that calls this as Ctrl-C ends a program: ``async with`` is left, and drains.
+        Let SIGTERM cancel the calling task, as Ctrl-C does: ``async with`` ends and the client drains.
 
-        Without it, SIGTERM ends the process between two instructions; the journal knows what was under way then, too.
-        For a program of its own; a web server has its own way to shut down. Holds until the event loop ends.
+        Without this, SIGTERM ends the process at once; the journal keeps what was in progress. Use it in a standalone
+        program; a web server shuts down in its own way. It applies until the event loop ends.
 
         Raises:
-            ConfigurationError: If it is not called from a task in the main thread, or the system has no such signal.
+            ConfigurationError: If it is not called from a task in the main thread, or the system has no SIGTERM.
         """
         from asyncio import current_task
 
@@ -180,36 +183,37 @@ class KieClient:
             msg = "SIGTERM can be handled only in the main thread, from a task, on POSIX. Call aclose() yourself."
             raise errors.ConfigurationError(msg) from error
 
-    # -- the main job -----------------------------------------------------------------------------------------------
+    # -- jobs ---------------------------------------------------------------------------------------------------------
 
     async def generate(self, request: Request, *, key: str | None = None, timeout: float | None = None) -> Generation:
         """
         Submit a request and wait for its result.
 
-        Cancelled or timed out before anything was sent, a request without a key is withdrawn and costs nothing. After
-        that the task lives on: the error carries its ids, and ``job()`` waits for it again.
+        If the call is cancelled or times out before anything was sent, a request without a key is cancelled and costs
+        nothing. After that the task runs on: the error carries its ids, and ``job()`` returns a handle to it.
 
         Args:
-            request: What to generate.
+            request: The request.
 
-            key: An idempotency key of yours: the same key with the same request is the same job, and is never paid
-                twice.
+            key: Your idempotency key: the same key with the same request is the same job and is never paid twice.
 
-            timeout: A bound on the whole, in seconds; None for ``RetryPolicy.max_age`` after acceptance.
+            timeout: The timeout of the whole call, in seconds; None for ``RetryPolicy.max_age`` after acceptance.
 
         Returns:
             The finished task with its results.
 
         Raises:
-            InvalidRequestError: If something is wrong with the request, all of it at once.
+            InvalidRequestError: If the request is invalid; the error lists all problems.
 
-            SubmitInDoubtError: If nobody can tell whether the task was created.
+            KeyConflictError: If another request has the same key.
 
-            TaskTimeoutError: If it has not ended in time.
+            SubmitInDoubtError: If the service may or may not have created the task.
 
-            TaskFailedError: If the generation has failed.
+            TaskTimeoutError: If the task has not ended within the timeout.
 
-            KieError: Any other, by whose move is next.
+            TaskFailedError: If the task has failed.
+
+            KieError: For any other error; its message names the next step.
         """
         from kie_async._io.jobs.waiting import timeout_error
 
@@ -227,19 +231,24 @@ class KieClient:
         Submit a request and return a handle to it.
 
         Args:
-            request: What to generate.
+            request: The request.
 
-            key: An idempotency key of yours; see ``generate``.
+            key: Your idempotency key; see ``generate``.
 
-            wait: Whether to wait until the service has accepted the task and its taskId is known; else the call
-                returns as soon as the job is in the journal, and the client goes on with it.
+            wait: True to wait until the service has accepted the task and its taskId is known; False to return as soon
+                as the job is journaled, while the client submits it in the background.
+
+        Returns:
+            The handle.
 
         Raises:
-            InvalidRequestError: If something is wrong with the request, all of it at once.
+            InvalidRequestError: If the request is invalid; the error lists all problems.
 
-            SubmitInDoubtError: If nobody can tell whether the task was created; it carries the job.
+            KeyConflictError: If another request has the same key.
 
-            KieError: Any other, by whose move is next.
+            SubmitInDoubtError: If the service may or may not have created the task; the error carries the job.
+
+            KieError: For any other error; its message names the next step.
         """
         engine = await self._binding.engine()
         job, created = await engine.intake.submit(request, key)
@@ -259,41 +268,41 @@ class KieClient:
         look_ahead: int | None = None,
     ) -> Run:
         """
-        Do a whole table: all of the allowed rate, one failure loses no other row, and the same call goes on with it.
+        Run a table of requests at the full allowed rate; a failed row affects no other, and the same call resumes it.
 
-        Each row has a key. One that was done before, by this process or by one that was killed, comes back as it was
-        (``replayed``); one that runs is waited for; nothing is paid twice. What is remembered is in the client's
-        journal: to go on after the process has ended takes ``KieClient(journal="kie.db")``.
+        Each row has a key. A row that was done before, also by a process that was killed, is returned from the journal
+        (``replayed``); a row that runs is awaited; nothing is paid twice. To resume after the process has ended, use a
+        journal on disk: ``KieClient(journal="kie.db")``.
 
-        Rows are read a little ahead of what is sent, never more, so the table may be endless. A generator is read in a
-        worker thread; pass an async one where that does not suit it.
+        Rows are read shortly before they are sent, so the table may be endless. A generator is read in a worker thread;
+        pass an async generator if it cannot run there.
 
         Args:
-            requests: Requests, or pairs of a key of yours and a request, from anything that can be iterated over. The
-                key of a row without one is made of its content, and of how often that has come before.
+            requests: An iterable of requests, or of pairs of your key and a request. The default key of a row is made
+                of the hash of its content and its occurrence number.
 
-            budget: What all rows may cost together; see ``Budget``.
+            budget: The budget of all rows together; see ``Budget``.
 
-            stop_after: After how many seconds nothing more is sent. What runs by then is waited for.
+            stop_after: The time in seconds after which nothing more is sent; running tasks are awaited.
 
-            save_to: Where files go, such as ``"out/{key}.mp4"``; ``{key}`` must be in it, and is percent-encoded so
-                that no key leaves the folder. Of several results, the second is ``out/{key}~2.mp4``. Files that are
-                there are not fetched again.
+            save_to: The path of the files, such as ``"out/{key}.mp4"``. It must contain ``{key}``, which is
+                percent-encoded so that no key leaves the folder. Of several results, the second is
+                ``out/{key}~2.mp4``. Files that exist are not fetched again.
 
-            ordered: Whether outcomes come in the order of the rows; a row that takes long then holds up the next ones.
-                Else they come as rows end.
+            ordered: True to get outcomes in the order of the rows; a slow row then delays the next ones. False to get
+                them as rows end.
 
-            retry_failed: How often a request is made again whose task has failed and is worth it
-                (``TaskFailedError.worth_retrying``).
+            retry_failed: The number of times that a request is made again after its task has failed and
+                ``TaskFailedError.worth_retrying`` is true.
 
-            look_ahead: How many rows are read, checked and uploaded before they are sent; None for twice
+            look_ahead: The number of rows that are read, checked and uploaded before they are sent; None for twice
                 ``Limits.creates``.
 
         Returns:
-            The run: ``async with`` it, and iterate over it.
+            The run, to be entered with ``async with`` and iterated over.
 
         Raises:
-            ConfigurationError: If an option makes no sense.
+            ConfigurationError: If an option is invalid.
         """
         from kie_async._core.map_options import MapOptions
         from kie_async.run import Run
@@ -311,31 +320,37 @@ class KieClient:
 
     async def estimate(self, request: Request) -> Estimate | None:
         """
-        What a task of this request will probably cost; the service alone sets prices.
+        Return the probable cost of a request; only the service sets prices.
+
+        Args:
+            request: The request.
 
         Returns:
-            What such tasks have cost lately by the journal, else what a small price list says, else None.
+            The cost of such tasks lately by the journal, or else by a small price list, or else None.
+
+        Raises:
+            JournalError: If the journal cannot be read.
         """
         engine = await self._binding.engine()
         return await engine.prices.estimate(request)
 
     async def spent(self, requests: Rows, *, price: float | None = None) -> float:
         """
-        What the rows of a table have cost already, or may have, by the journal: for ``Budget(spent=…)``.
+        Return what the rows of a table have cost, or may have cost, by the journal: for ``Budget(spent=…)``.
 
-        Of a list or a tuple, ``map()`` finds it out by itself.
+        For a list or a tuple, ``map()`` computes it automatically.
 
         Args:
-            requests: The table, as ``map()`` takes it; it is read to its end.
+            requests: The table, as for ``map()``; it is read to its end.
 
-            price: What each task is taken to cost of which the service has not said it, in credits: because it runs,
-                or because nobody can tell whether it was accepted. None for what ``estimate()`` says, or else nothing.
+            price: The price in credits of each task whose cost is not known: because it runs, or because its create is
+                in doubt. None for ``estimate()``, or else 0.
 
         Returns:
             The sum, in credits. Each key counts once, with its retries.
 
         Raises:
-            ConfigurationError: If *requests* is no table, or *price* no number of credits.
+            ConfigurationError: If *requests* or *price* is invalid.
 
             JournalError: If the journal cannot be read.
         """
@@ -348,27 +363,31 @@ class KieClient:
 
     def job(self, job_id: str) -> Job:
         """
-        A handle to a job (``kj_…``) or to any task (its taskId).
-
-        Nothing else is done: no request is made, and the journal is not looked into.
+        Return a handle to a job (``kj_…``) or to any task (its taskId), without a request or a read of the journal.
 
         Args:
             job_id: ``job.id``, or a taskId.
 
+        Returns:
+            The handle.
+
         Raises:
-            ConfigurationError: If it cannot be an id.
+            ConfigurationError: If the id is invalid.
         """
         return Job(self._binding, check_id(job_id))
 
     async def recover(self) -> list[Job]:
         """
-        Go on with everything that the journal has unfinished.
+        Resume all unfinished jobs of the journal that have no owner.
 
-        What was never sent is sent, what was being sent when its process ended is in doubt, and what was accepted is
-        waited for. May be called at any time and any number of times.
+        Jobs that were not sent are sent, jobs whose process ended during a create are in doubt, and accepted tasks are
+        awaited. It may be called at any time and any number of times.
 
         Returns:
-            Handles to the unfinished jobs that are this client's now; those of other processes stay theirs.
+            Handles to the unfinished jobs that this client owns now; jobs of other processes stay theirs.
+
+        Raises:
+            JournalError: If the journal cannot be read or written.
         """
         engine = await self._binding.engine(warn=False)
         found = await engine.supervisor.run(engine.recover)
@@ -376,10 +395,16 @@ class KieClient:
 
     async def jobs(self, *, unfinished: bool = False) -> list[JobInfo]:
         """
-        What the journal says of its jobs, oldest first; ``job(summary.id)`` makes a handle.
+        Return the jobs of the journal, oldest first; ``job(info.job_id)`` makes a handle.
 
         Args:
-            unfinished: Only those that have not ended, or whose outcome nobody knows.
+            unfinished: True for only those that have not ended, or are unresolved.
+
+        Returns:
+            A snapshot of each job.
+
+        Raises:
+            JournalError: If the journal cannot be read.
         """
         from kie_async._io.journals.journal import read_job_infos
 
@@ -388,59 +413,65 @@ class KieClient:
 
     async def forget(self, *, before: float) -> int:
         """
-        Delete jobs that have ended from the journal. A key that is forgotten may be paid again.
+        Delete jobs that have ended from the journal. A deleted key may be paid again.
 
         Args:
-            before: Jobs whose last change is older than this instant, in seconds since the epoch.
+            before: Delete only jobs whose last change is older than this instant, in seconds since the epoch.
 
         Returns:
-            How many were deleted.
+            The number of deleted jobs.
+
+        Raises:
+            JournalError: If the journal cannot be written.
         """
         engine = await self._binding.engine()
         return await engine.journal.forget(before=before)
 
     @property
     def callbacks(self) -> Callbacks:
-        """What takes the service's callbacks: mount one of its adapters at ``callback_url``."""
+        """The receiver of the service's callbacks: mount one of its adapters at ``callback_url``."""
         return self._callbacks
 
     # -- the account and its files ----------------------------------------------------------------------------------
 
     async def credits(self) -> float:
         """
-        The account's balance, in credits.
+        Return the account's balance.
+
+        Returns:
+            The balance in credits.
 
         Raises:
-            AuthenticationError: If the service does not accept the key.
+            AuthenticationError: If the service does not accept the API key.
 
-            KieError: If there was no answer, or none that could be read.
+            KieError: If there was no response, or it could not be read.
         """
         engine = await self._binding.engine()
         return await engine.credits()
 
     async def upload(self, source: ImageInput) -> str:
         """
-        Upload an image; the same bytes only once. Uploads cost nothing, and are kept for three days.
+        Upload an image; the same bytes are uploaded only once. Uploads are free and are kept for three days.
 
         Args:
             source: A path, bytes or an open binary file with a JPEG, PNG or WebP image of at most 10 MB.
 
         Returns:
-            Its URL, for a field of any request.
+            The URL, for a field of any request.
 
         Raises:
-            InvalidRequestError: If it is no such image.
+            InvalidRequestError: If the source is not such an image.
 
             UploadError: If it could not be uploaded.
         """
         engine = await self._binding.engine()
         image = as_image(source)
         if not isinstance(image, ImageSource):
-            msg = f"{shown_url(image)} is a URL already. Pass a path, bytes or an open file."
+            msg = f"{shown_url(image)} is a URL already. Use it in the request, or pass a path, bytes or an open file."
             raise errors.UploadError(msg)
         return (await engine.uploads.upload(image)).url
 
     def statistics(self) -> Statistics:
-        """What the client is doing now; all zero while it is bound to no event loop."""
+        """Return a snapshot of what the client is doing; all zero while it is not bound to an event loop."""
         engine = self._binding.current
         return Statistics() if engine is None else engine.statistics()

@@ -1,4 +1,4 @@
-"""``Job``: a handle to one task, which can be awaited, looked at, and settled when it is in doubt."""
+"""``Job``: a handle to one job, to wait for it, to poll it, and to resolve it when it is in doubt."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ __all__ = ["Job"]
 
 class Job:
     """
-    A task that was asked for.
+    A handle to a job, from ``KieClient.submit()`` or ``KieClient.job()``.
 
-    Made by ``KieClient.submit()`` and ``KieClient.job()``. Any number of handles to one
-    task may be made, dropped and awaited, at once too.
+    ``await job`` is short for ``await job.wait()``. There may be any number of handles to one job, also at once.
     """
 
     __slots__ = ("__weakref__", "_binding", "_id", "_live", "_task_id")
@@ -36,13 +35,13 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The job's own id (``kj_…``), or the taskId where the handle was made of one."""
+        """The job's own id (``kj_…``), or the taskId that the handle was made from."""
         return self._id
 
     @property
     def task_id(self) -> str | None:
-        """The service's id; None while it is not known to this process."""
-        live = self._now()
+        """The service's id; None while this process does not know it."""
+        live = self._refresh_live()
         if live is not None and live.task_id is not None:
             self._task_id = live.task_id
         return self._task_id
@@ -50,15 +49,15 @@ class Job:
     @property
     def state(self) -> JobState | None:
         """
-        What the journal says of the job, as far as it was seen here, such as ``"submitted"`` or ``"in_doubt"``.
+        The latest state of the job in this process.
 
-        None for a handle of ``job()`` that nobody has waited for, and for a task of somebody else.
+        None for a handle of ``KieClient.job()`` that was not awaited yet, and for a task unknown to the journal.
         """
-        live = self._now()
+        live = self._refresh_live()
         return None if live is None else live.state
 
-    def _now(self) -> LiveJob | None:
-        """What is known of the job; kept when it has ended and the client has let it go."""
+    def _refresh_live(self) -> LiveJob | None:
+        """Return the live job; the last one is kept after the client has forgotten it."""
         self._live = self._binding.live_job(self._id) or self._live
         return self._live
 
@@ -73,27 +72,27 @@ class Job:
 
     async def wait(self, timeout: float | None = None) -> Generation:
         """
-        Wait until the task has ended. Leaving the wait changes nothing: the task goes on and can be waited for again.
+        Wait until the task has ended. Cancelling the wait does not cancel the task; it can be awaited again.
 
         Args:
-            timeout: How long to wait, in seconds; None for as long as the task may live (``RetryPolicy.max_age``).
+            timeout: The timeout in seconds; None for ``RetryPolicy.max_age`` after acceptance.
 
         Returns:
             The finished task with its results.
 
         Raises:
-            TaskTimeoutError: If it has not ended in time.
+            TaskTimeoutError: If the task has not ended within the timeout.
 
-            TaskFailedError: If the generation has failed.
+            TaskFailedError: If the task has failed.
 
-            NoResultError: If it has succeeded without a result.
+            NoResultError: If the task has succeeded without a result.
 
-            SubmitInDoubtError: If nobody can tell whether it was created: at once without a callback URL, after
-                ``RetryPolicy.max_age`` with one.
+            SubmitInDoubtError: If the service may or may not have created the task: at once without a callback URL,
+                after ``RetryPolicy.max_age`` with one.
 
             TaskNotFoundError: If the id is not known.
 
-            KieError: If it was never accepted: the error says why.
+            KieError: If the job was not accepted; the error says why.
         """
         engine = await self._binding.engine()
         done = await engine.waiting.wait_by_id(self._id, timeout, found=self._found)
@@ -102,24 +101,30 @@ class Job:
 
     async def status(self) -> TaskRecord:
         """
-        Ask the service for the task's record now.
+        Poll the service for the task's record now.
+
+        Returns:
+            The record.
 
         Raises:
             TaskNotFoundError: If the service does not know the task.
 
             SubmitInDoubtError: If the job has no taskId because its create is in doubt.
 
-            KieError: If there was no answer, or none that could be read.
+            KieError: If there was no response, or it could not be read.
         """
         engine = await self._binding.engine()
         return await engine.waiting.poll_status(self._id)
 
     async def info(self) -> JobInfo | None:
         """
-        What the journal says of the job; it is only read, and nothing is taken up.
+        Read the job from the journal, without an effect on it.
 
         Returns:
-            It, or None for a job or a task of which the journal knows nothing.
+            A snapshot, or None for a job or task that the journal does not know.
+
+        Raises:
+            JournalError: If the journal cannot be read.
         """
         from kie_async._io.journals.journal import read_job_info
 
@@ -128,9 +133,17 @@ class Job:
 
     async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """
-        Yield the task's record each time that it says something new; ends with the task.
+        Yield the task's record each time that it changes, until the task has ended.
 
         A reader that is more than 64 changes behind misses the oldest of them.
+
+        Yields:
+            The latest record and each further one.
+
+        Raises:
+            TaskNotFoundError: If the id is not known.
+
+            KieError: As for ``wait``; but a task that has failed ends the iteration without an error.
         """
         engine = await self._binding.engine()
         async with aclosing(engine.waiting.stream_records(self._id)) as records:
@@ -139,12 +152,13 @@ class Job:
 
     async def resolve(self, task_id: str) -> None:
         """
-        Say which task a job in doubt has created.
+        Bind the task that a job in doubt has created.
 
-        The service's record must prove it: by our token in the callback URL that it echoes, else by model and input.
+        The service's record must prove it: by the callback token in the callback URL that it echoes, or without one by
+        model and input.
 
         Args:
-            task_id: The id, for example from kie.ai/logs.
+            task_id: The task's id, for example from kie.ai/logs.
 
         Raises:
             ConfigurationError: If the task was created by another request, or the job is not in doubt.
@@ -157,25 +171,25 @@ class Job:
 
     async def resubmit(self, *, allow_duplicate: bool = False) -> None:
         """
-        Send the create of a job in doubt again. If the first one was accepted after all, the task is paid twice.
+        Send the create of a job in doubt again. If the first one was accepted, the task is paid twice.
 
         Args:
-            allow_duplicate: Must be True: that is known and wanted.
+            allow_duplicate: Must be True: you accept that the task may be paid twice.
 
         Raises:
-            ConfigurationError: If it is not, or the job is not in doubt.
+            ConfigurationError: If *allow_duplicate* is not True, or the job is not in doubt.
         """
         if allow_duplicate is not True:
-            msg = "Sending the create again may pay twice. Pass allow_duplicate=True if that is wanted."
+            msg = "Sending the create again may pay twice. Pass allow_duplicate=True to accept that."
             raise errors.ConfigurationError(msg, job_id=self._id)
         engine = await self._binding.engine()
         await engine.supervisor.run(engine.resolution.resubmit, self._id)
 
     async def abandon(self) -> None:
         """
-        Give a job in doubt up: it is not waited for any more.
+        End a job in doubt without a result; all waits for it end with ``SubmitInDoubtError``.
 
-        If it was accepted after all, a callback still reports it.
+        If its create was accepted, a callback still reports the task.
 
         Raises:
             ConfigurationError: If the job is not in doubt.

@@ -1,4 +1,4 @@
-"""``Statistics``: what a client is doing at one instant."""
+"""``Statistics``: a snapshot of what a client is doing."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ __all__ = ["Statistics"]
 @attrs.frozen(kw_only=True)
 class Statistics:
     """
-    A snapshot of a client. When all has ended, everything but the totals is zero.
+    A snapshot of a client. When all jobs have ended, everything but the totals is zero.
 
     Attributes:
-        jobs: Jobs that something may still happen to.
+        jobs: The number of live jobs: those that may still change.
 
-        submitting: Jobs on their way to a taskId.
+        submitting: The number of jobs being submitted.
 
-        waiting_for_slot: Of these, the ones that wait for a place among the running tasks.
+        waiting_for_slot: The number of jobs being submitted that wait for a slot.
 
-        waiting_for_token: Of these, the ones that wait for the rate limit.
+        waiting_for_token: The number of jobs being submitted that wait for the rate limit.
 
-        sending: Of these, the ones whose create may be on the wire.
+        sending: The number of jobs being submitted whose create may be on the wire.
 
-        in_flight: Slots that are taken: tasks that may be running at the service.
+        in_flight: The number of slots taken: tasks that may be running at the service.
 
-        tokens_in_use: Creates under way.
+        tokens_in_use: The number of tokens leased: creates in progress.
 
-        watched: Tasks that are looked at.
+        watched: The number of tasks that are polled.
 
-        confirming: Jobs whose callbacks are being looked into.
+        confirming: The number of jobs whose callbacks are being confirmed.
 
-        waiters: Callers that wait for a job.
+        waiters: The number of callers that wait for a job.
 
-        loop_tasks: Tasks of the event loop that work for the client.
+        loop_tasks: The number of tasks of the event loop that work for the client.
 
-        polls: Looks so far: a total.
+        polls: The total number of polls.
 
-        callbacks: Callbacks with a token of ours so far: a total.
+        callbacks: The total number of callbacks with a valid callback token.
 
-        confirmations: Looks that callbacks have caused, of all polls: a total.
+        confirmations: The total number of polls that callbacks have caused.
 
-        duplicate_records: Last words about tasks that had ended: a total.
+        duplicate_records: The total number of terminal records of tasks that had ended before.
     """
 
     jobs: int = 0
@@ -62,7 +62,7 @@ class Statistics:
 
     def __str__(self) -> str:
         """
-        What is not zero.
+        Return the figures that are not zero.
 
         >>> print(Statistics(jobs=3, in_flight=2, polls=41))
         jobs=3 in_flight=2 polls=41

@@ -31,12 +31,11 @@ from kie_async._io.jobs.waiting import ResultReader, Waiting
 from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.tracker import Tracker
 from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
-from kie_async._io.runtime import Runtime
+from kie_async._io.runtime import Runtime, Supervisor
 from kie_async._io.submitting.admission import SENT_WITHIN, Admission
 from kie_async._io.submitting.attempts import SubmissionContext
 from kie_async._io.submitting.intake import Intake, IntentWriter
 from kie_async._io.submitting.submitter import Submitter
-from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import Timers
 from kie_async.events import Event
 from kie_async.statistics import Statistics
@@ -123,7 +122,7 @@ class Engine:
     Args:
         settings: The client's configuration.
 
-        journal: Holds the intents.
+        journal: The journal.
 
         loop: The running loop.
     """
@@ -141,13 +140,13 @@ class Engine:
         self.supervisor = supervisor = Supervisor(
             loop, enter=self._enter, ending=self._stop_starting, leave=self._leave
         )
-        self.registry = registry = Registry()
-        self.transport = transport = settings.transport()
-        secret = callback_secret(settings.api_key)
+        self.registry = Registry()
+        self.transport = settings.transport()
+        self._secret = callback_secret(settings.api_key)
         self._transitions = transitions = Transitions(
             journal=journal, runtime=runtime, timers=timers, supervisor=supervisor, report=self._report
         )
-        self.results = results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
+        self.results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
         self.admission = admission = Admission(
             settings.limits,
             timeouts={
@@ -159,140 +158,150 @@ class Engine:
             timers=timers,
         )
         admission.restore_tokens(settings.spent_until)
+        self._prices: Prices | None = None
+        self._build_polling()
+        self._build_submission()
+        self._build_following()
+        self._build_callbacks()
+        self._build_waiting()
 
-        # Polling.
-        self.callback_weight = callback_weight = CallbackWeight(timers=timers, on_change=self._reweigh_polls)
-        self.watchlist = watchlist = Watchlist(
-            policy=settings.polling or LagPolicy(randrange=runtime.random.randrange, old_age=settings.retry.max_age),
-            durations=settings.durations,
-            timers=timers,
-            weigh=callback_weight.weight_of,
+    def _build_polling(self) -> None:
+        randrange = self._runtime.random.randrange
+        self.callback_weight = CallbackWeight(timers=self.timers, on_change=self._reweigh_polls)
+        self.watchlist = Watchlist(
+            policy=self.settings.polling or LagPolicy(randrange=randrange, old_age=self.settings.retry.max_age),
+            durations=self.settings.durations,
+            timers=self.timers,
+            weigh=self.callback_weight.weight_of,
         )
-        self.tracker = tracker = Tracker(
-            transitions=transitions,
-            slots=admission.slots,
-            registry=registry,
-            watchlist=watchlist,
-            supervisor=supervisor,
-            runtime=runtime,
-            timers=timers,
-            retry=settings.retry,
+        self.tracker = Tracker(
+            transitions=self._transitions,
+            slots=self.admission.slots,
+            registry=self.registry,
+            watchlist=self.watchlist,
+            supervisor=self.supervisor,
+            runtime=self._runtime,
+            timers=self.timers,
+            retry=self.settings.retry,
             report=self._report,
             follow=self._follow,
-            on_end=callback_weight.expect_callback,
+            on_end=self.callback_weight.expect_callback,
         )
-        self.poller = poller = Poller(
-            transport=transport,
-            polls_per_second=settings.limits.polls_per_second,
-            watchlist=watchlist,
-            loop=loop,
-            timers=timers,
-            supervisor=supervisor,
-            on_poll=tracker.handle_poll,
-            on_round_trip=admission.record_round_trip,
+        self.poller = Poller(
+            transport=self.transport,
+            polls_per_second=self.settings.limits.polls_per_second,
+            watchlist=self.watchlist,
+            loop=self.loop,
+            timers=self.timers,
+            supervisor=self.supervisor,
+            on_poll=self.tracker.handle_poll,
+            on_round_trip=self.admission.record_round_trip,
         )
 
-        # Submitting.
-        self.uploads = Uploads(transport, runtime)
-        intents = IntentWriter(
-            journal=journal,
-            registry=registry,
-            runtime=runtime,
+    def _build_submission(self) -> None:
+        self.uploads = Uploads(self.transport, self._runtime)
+        self._intents = IntentWriter(
+            journal=self.journal,
+            registry=self.registry,
+            runtime=self._runtime,
             uploads=self.uploads,
-            results=results,
-            callback_url=settings.callback_url,
+            results=self.results,
+            callback_url=self.settings.callback_url,
         )
-        self.submitter = submitter = Submitter(
+        self.submitter = Submitter(
             context=SubmissionContext(
-                transport=transport,
-                admission=admission,
-                transitions=transitions,
-                results=results,
-                runtime=runtime,
-                retry=settings.retry,
-                secret=secret,
+                transport=self.transport,
+                admission=self.admission,
+                transitions=self._transitions,
+                results=self.results,
+                runtime=self._runtime,
+                retry=self.settings.retry,
+                secret=self._secret,
                 report=self._report,
             ),
-            registry=registry,
-            tracker=tracker,
+            registry=self.registry,
+            tracker=self.tracker,
             follow=self._follow,
-            supervisor=supervisor,
-            owns=journal.owns,
+            supervisor=self.supervisor,
+            owns=self.journal.owns,
         )
         self.intake = Intake(
-            registry=registry,
-            runtime=runtime,
-            submitter=submitter,
-            intents=intents,
-            allowed_origins=settings.allowed_origins,
+            registry=self.registry,
+            runtime=self._runtime,
+            submitter=self.submitter,
+            intents=self._intents,
+            allowed_origins=self.settings.allowed_origins,
         )
 
-        # Following and resolving.
-        self.follower = follower = JobFollower(
-            journal=journal,
-            registry=registry,
-            results=results,
-            tracker=tracker,
-            submitter=submitter,
-            intents=intents,
+    def _build_following(self) -> None:
+        self.follower = JobFollower(
+            journal=self.journal,
+            registry=self.registry,
+            results=self.results,
+            tracker=self.tracker,
+            submitter=self.submitter,
+            intents=self._intents,
             journal_watch=JournalWatch(
-                journal=journal,
-                supervisor=supervisor,
-                runtime=runtime,
-                timers=timers,
+                journal=self.journal,
+                supervisor=self.supervisor,
+                runtime=self._runtime,
+                timers=self.timers,
                 follow=self._follow,
-                forget=tracker.stop_tracking,
+                forget=self.tracker.stop_tracking,
                 on_remote_end=self._on_remote_end,
             ),
         )
+
+    def _build_callbacks(self) -> None:
         self.confirmations = Confirmations(
-            journal=journal,
-            registry=registry,
-            supervisor=supervisor,
-            timers=timers,
-            poller=poller,
-            watchlist=watchlist,
-            tracker=tracker,
-            transitions=transitions,
-            results=results,
-            callback_weight=callback_weight,
-            follower=follower,
-            secret=secret,
+            journal=self.journal,
+            registry=self.registry,
+            supervisor=self.supervisor,
+            timers=self.timers,
+            poller=self.poller,
+            watchlist=self.watchlist,
+            tracker=self.tracker,
+            transitions=self._transitions,
+            results=self.results,
+            callback_weight=self.callback_weight,
+            follower=self.follower,
+            secret=self._secret,
             report=self._report,
         )
         self.receiver = Receiver(
-            journal=journal,
-            registry=registry,
-            runtime=runtime,
-            transitions=transitions,
-            callback_weight=callback_weight,
+            journal=self.journal,
+            registry=self.registry,
+            runtime=self._runtime,
+            transitions=self._transitions,
+            callback_weight=self.callback_weight,
             confirmations=self.confirmations,
-            webhook_keys=settings.webhook_keys,
+            webhook_keys=self.settings.webhook_keys,
             report=self._report,
         )
+
+    def _build_waiting(self) -> None:
         self.waiting = Waiting(
-            journal=journal,
-            registry=registry,
-            runtime=runtime,
-            supervisor=supervisor,
-            poller=poller,
-            watchlist=watchlist,
-            tracker=tracker,
-            follower=follower,
-            results=ResultReader(max_age=settings.retry.max_age, job=settings.job, saver=settings.saver),
+            journal=self.journal,
+            registry=self.registry,
+            runtime=self._runtime,
+            supervisor=self.supervisor,
+            poller=self.poller,
+            watchlist=self.watchlist,
+            tracker=self.tracker,
+            follower=self.follower,
+            results=ResultReader(max_age=self.settings.retry.max_age, job=self.settings.job, saver=self.settings.saver),
         )
         self.resolution = Resolution(
-            journal=journal,
-            runtime=runtime,
-            poller=poller,
-            tracker=tracker,
-            results=results,
-            submitter=submitter,
+            journal=self.journal,
+            runtime=self._runtime,
+            poller=self.poller,
+            tracker=self.tracker,
+            results=self.results,
+            submitter=self.submitter,
             waiting=self.waiting,
-            follower=follower,
-            secret=secret,
+            follower=self.follower,
+            secret=self._secret,
         )
-        self._prices: Prices | None = None
 
     # -- the calls of a client --------------------------------------------------------------------------------------
 

@@ -1,36 +1,189 @@
 """
-What a client takes from its surroundings: the wall clock, randomness and new ids.
+What an engine runs on: ``Runtime``, the clocks, randomness and ids, and ``Supervisor``, the owner of its tasks.
 
-All three come from the event loop where it offers them (``wall_time``, ``random``: the loop of ``virtual_time`` does),
-so that a run in virtual time can be repeated to the letter. Everything else goes by ``loop.time()``.
+The event loop provides clocks and randomness if it has ``wall_time`` and ``random``, as the loop of ``virtual_time``
+does, so that a run in virtual time can be repeated exactly. Everything else goes by ``loop.time()``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, TypeVarTuple
 
-__all__ = ["Runtime"]
+import anyio
+
+from kie_async._core.job_errors import closed_error
+
+__all__ = ["Runtime", "Supervisor"]
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+_log = logging.getLogger("kie_async")
 
 
 class Runtime:
     """
-    The wall clock, randomness and ids of one event loop.
+    The clocks, randomness and ids of one event loop.
 
     Args:
-        loop: The loop that the client works in.
+        loop: The event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        #: Seconds since the epoch.
+        #: Return the seconds since the epoch.
         self.wall: Callable[[], float] = getattr(loop, "wall_time", time.time)
-        #: Where all randomness comes from.
+        #: The source of all randomness.
         self.random: random.Random = getattr(loop, "random", None) or random.SystemRandom()
-        #: The instant now, by the loop.
+        #: Return the instant now, by the loop's clock.
         self.now: Callable[[], float] = loop.time
 
     def new_id(self) -> str:
-        """A new job id: ``kj_`` and 128 random bits in hex."""
+        """Return a new job id: ``kj_`` and 128 random bits in hex."""
         return f"kj_{self.random.getrandbits(128):032x}"
+
+
+class Supervisor:
+    """
+    The root task of a client in one event loop, and its children.
+
+    Callers end at any time, so their tasks cannot own what outlives them: the supervisor's root task is the only one
+    without an owner. Children must be cheap, since there is one for each create and each poll. So a child is an asyncio
+    task with one anyio scope, through which the supervisor cancels it and which respects shields. An anyio task group
+    takes three times as long to start a task, and cannot start one from a timer while sniffio is installed.
+
+    Args:
+        loop: The event loop.
+
+        enter: Called by the root task before any child runs.
+
+        ending: Called by the root task before it ends the children; nothing must be started after that.
+
+        leave: Called by the root task after all children have ended, for whatever reason.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        enter: Callable[[], Awaitable[None]],
+        ending: Callable[[], None],
+        leave: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._enter = enter
+        self._ending = ending
+        self._leave = leave
+        self._stop = asyncio.Event()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scopes: set[anyio.CancelScope] = set()
+        # An empty context: a child outlives the web request that starts it and must not inherit its state.
+        self._context = contextvars.Context()
+        self._loop = loop
+        #: True while children can be started.
+        self.running = False
+        self.task = loop.create_task(self._run(), name="kie_async supervisor", context=self._context)
+
+    @property
+    def children(self) -> int:
+        """The number of children."""
+        return len(self._tasks)
+
+    async def wait_ready(self) -> None:
+        """Wait until children can be started; raise what ``enter`` raised."""
+        if not self.running:
+            await asyncio.shield(self._ready)
+
+    def start(self, child: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
+        """
+        Run ``child(*args)`` in a task of its own; an error is logged and affects no other child.
+
+        Raises:
+            ClientClosedError: If the supervisor ends, or has ended.
+        """
+        if not self.running:
+            raise closed_error()
+        task = self._loop.create_task(self._guard(child, args), context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self, action: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
+        """
+        Run ``action(*args)`` as a child and wait for it; it continues to its end if the caller is cancelled.
+
+        It is for actions that write to the journal and then act on it: both, or neither.
+
+        Returns:
+            The action's result.
+
+        Raises:
+            ClientClosedError: If the supervisor ends.
+        """
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_retrieve_error)
+        self.start(_settle, done, action, args)
+        return await asyncio.shield(done)
+
+    async def end_all(self) -> None:
+        """Cancel the children and wait until ``leave`` has returned."""
+        self._stop.set()
+        await asyncio.wait([self.task])
+
+    async def _run(self) -> None:
+        try:
+            await self._enter()
+            self.running = True
+            self._ready.set_result(None)
+            try:
+                await self._stop.wait()
+            finally:
+                self.running = False
+                self._ending()
+                await self._end_children()
+        except Exception as error:  # for the callers of wait_ready()
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+        finally:
+            if not self._ready.done():
+                self._ready.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._leave()
+
+    async def _end_children(self) -> None:
+        for scope in list(self._scopes):
+            scope.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _guard(self, child: Callable[[*_Args], Awaitable[None]], args: tuple[*_Args]) -> None:
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            if not self.running:
+                scope.cancel()  # it was started just before the end
+            try:
+                await child(*args)
+            except Exception:  # noqa: BLE001 (a bug in one child must not end the others)
+                _log.exception("A task of the client has failed. This is a bug: please report it.")
+            finally:
+                self._scopes.discard(scope)
+
+
+async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> None:
+    try:
+        done.set_result(await action(*args))
+    except Exception as error:  # noqa: BLE001 (it is for the caller)
+        done.set_exception(error)
+    finally:
+        if not done.done():
+            done.set_exception(closed_error())
+
+
+def _retrieve_error(done: asyncio.Future[_T]) -> None:
+    """Retrieve the error, so that asyncio does not log "exception was never retrieved"."""
+    if not done.cancelled():
+        done.exception()

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kie_async import ClientClosedError
-from kie_async._io.supervisor import Supervisor
+from kie_async._io.runtime import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
-    from kie_async._io.supervisor import Supervisor
+    from kie_async._io.runtime import Supervisor
     from kie_async._io.timers import Timers
     from kie_async.records import TaskRecord
 

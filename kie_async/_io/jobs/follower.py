@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.transitions import ResultWriter
     from kie_async._io.journals.journal import Journal
     from kie_async._io.polling.tracker import Tracker
-    from kie_async._io.runtime import Runtime
+    from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.submitting.intake import IntentWriter
     from kie_async._io.submitting.submitter import Submitter
-    from kie_async._io.supervisor import Supervisor
     from kie_async._io.timers import Timers
 
 __all__ = ["JobFollower", "JournalWatch"]

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Changes, Journal
-    from kie_async._io.runtime import Runtime
-    from kie_async._io.supervisor import Supervisor
+    from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.timers import Timers
 
 __all__ = ["ResultWriter", "Transitions", "require_row"]

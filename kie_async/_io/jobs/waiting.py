@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.polling.watchlist import Watchlist
-    from kie_async._io.runtime import Runtime
-    from kie_async._io.supervisor import Supervisor
+    from kie_async._io.runtime import Runtime, Supervisor
     from kie_async.job import Job
     from kie_async.records import Saver, TaskRecord
 

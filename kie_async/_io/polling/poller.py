@@ -24,7 +24,7 @@ from kie_async._io.http.backoff import pause_after
 from kie_async._io.http.transport import MAX_CONCURRENT, POLL_TIMEOUT, Transport
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.polling.watchlist import Watch, Watchlist
-from kie_async._io.supervisor import Supervisor
+from kie_async._io.runtime import Supervisor
 from kie_async._io.timers import Timer, Timers
 
 __all__ = ["Poller"]

@@ -15,9 +15,8 @@ from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._io.jobs.live_job import LiveJob, Registry
 from kie_async._io.jobs.transitions import Transitions
 from kie_async._io.polling.watchlist import Watchlist
-from kie_async._io.runtime import Runtime
+from kie_async._io.runtime import Runtime, Supervisor
 from kie_async._io.submitting.admission import Slots
-from kie_async._io.supervisor import Supervisor
 from kie_async._io.timers import DeadlineQueue, Timers
 from kie_async.errors import TaskTimeoutError
 from kie_async.events import EventName

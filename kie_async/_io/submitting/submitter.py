@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.polling.tracker import Tracker
-    from kie_async._io.supervisor import Supervisor
+    from kie_async._io.runtime import Supervisor
     from kie_async.records import JSON
 
 __all__ = ["Submitter"]
