@@ -86,7 +86,7 @@ async def test_a_job_in_doubt_can_fail_by_its_callback() -> None:
         assert ("TaskFailedError", setup.tasks[0]) == (type(raised.value).__name__, raised.value.task_id)
 
 
-FOREIGN = ["ours", "another job's in doubt", "another program's", "another account's token", "nobody's"]
+FOREIGN = ["ours", "another job's in doubt", "another program's", "another account's token", "an unknown task's"]
 
 
 @pytest.mark.parametrize("whose", FOREIGN)

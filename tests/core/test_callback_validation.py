@@ -35,7 +35,7 @@ _stamps = st.integers(0, 10**10)
 
 
 def headers_of(vector: Vector, signature: str | None = None) -> dict[str, str]:
-    """The headers of a callback, as the receiver has them."""
+    """Return the headers of a callback, with names in lower case."""
     return {
         "x-webhook-timestamp": str(vector.stamp),
         "x-webhook-signature": vector.signature if signature is None else signature,
@@ -43,7 +43,7 @@ def headers_of(vector: Vector, signature: str | None = None) -> dict[str, str]:
 
 
 def signed(key: str, task_id: str, stamp: int) -> dict[str, str]:
-    """The headers that the fake service signs with, as the receiver has them."""
+    """Return the signature headers of the fake service, with names in lower case."""
     return {name.lower(): value for name, value in sign(key, task_id, stamp).items()}
 
 

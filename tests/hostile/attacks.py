@@ -1,8 +1,8 @@
 """
-What a liar posts: an attack is a choice of token, body, signature, delivery and method, with a bit of noise in each.
+Hostile requests: an attack is a choice of token, body, signature, delivery and method, each with some noise.
 
-Every choice that makes a request wrong says with which status it has to be refused. So what is expected of a request is
-known without asking the package: it is the status of the first thing that is wrong with it, in the documented order.
+Every invalid choice has the status with which it must be refused. So the expected answer to a request does not depend
+on the package: it is the status of its first invalid part, in the documented order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from kie_async._core.callback_token import make_token
 
-__all__ = ["FIXED", "WAYS", "Attack", "Request", "Scene", "Target", "Way", "aimed", "drawn"]
+__all__ = ["FIXED", "WAYS", "Attack", "Request", "Scene", "Target", "Way", "draw_attacks", "make_attack_request"]
 
 #: The two adapters.
 Way: TypeAlias = Literal["asgi", "aiohttp"]
@@ -38,14 +38,14 @@ CAP = 262_144
 @attrs.frozen
 class Target:
     """
-    A job that is attacked.
+    An attacked job.
 
     Attributes:
-        job_id: Its own id.
+        job_id: The job's id.
 
-        attempts: How many times it was sent, at least 1.
+        attempts: The number of its creates, at least 1.
 
-        task_id: A task that its creates have made, whether the client knows of it or not; else an id of nothing.
+        task_id: A task of the job, known to the client or not; else an id without a task.
     """
 
     job_id: str
@@ -56,22 +56,22 @@ class Target:
 @attrs.frozen(kw_only=True)
 class Scene:
     """
-    What a liar may know at worst: genuine tokens, ids of tasks, and signatures that the service has made.
+    The knowledge of the strongest attacker: genuine tokens, task ids, and signatures of the service.
 
     Attributes:
-        targets: The jobs, one at least.
+        targets: The jobs, at least one.
 
-        strangers: Tasks of the account that no job has created.
+        foreign_tasks: Tasks of the account that no job has created.
 
-        secret: What genuine tokens are made with. (He has seen the tokens, not the secret.)
+        secret: The secret of genuine tokens. (The attacker knows tokens, not the secret.)
 
-        keys: What signatures are good under, the old one first; empty if callbacks are not signed.
+        keys: The valid webhook keys, the old one first; empty if callbacks are not signed.
 
         wall: The time, in seconds since the epoch.
     """
 
     targets: Sequence[Target]
-    strangers: Sequence[str]
+    foreign_tasks: Sequence[str]
     secret: bytes = attrs.field(repr=False)
     keys: Sequence[str] = attrs.field(repr=False)
     wall: float
@@ -80,14 +80,14 @@ class Scene:
 @attrs.frozen
 class Attack:
     """
-    A choice of everything, by name; see the tables of this file.
+    One choice from each table of this file, by name.
 
     Attributes:
-        number: Picks the job, and what else there are several of.
+        number: Selects the job and other variants.
 
-        text: Noise for where a text goes.
+        text: Noise for texts.
 
-        blob: Noise for where bytes go.
+        blob: Noise for bytes.
     """
 
     token: str = "genuine"
@@ -103,18 +103,18 @@ class Attack:
 @attrs.frozen
 class Request:
     """
-    An attack, aimed at a scene.
+    An attack as a request.
 
     Attributes:
-        attack: What it was made of.
+        attack: The attack.
 
-        path: The path as it goes over the wire, the query with it.
+        path: The path with its query, as on the wire.
 
-        headers: The headers that are no business of the delivery.
+        headers: The headers that do not depend on the delivery.
 
         body: The body.
 
-        expected: The answers that are right, by adapter; None is no answer.
+        expected: The allowed statuses for each adapter; None is no answer.
     """
 
     attack: Attack
@@ -124,7 +124,7 @@ class Request:
     expected: Mapping[Way, frozenset[int | None]]
 
 
-# -- tokens: the path's end, and the status that it is refused with -------------------------------------------------
+# -- tokens: the end of the path, and the status of the refusal ----------------------------------------------------
 
 
 def _genuine(scene: Scene, attack: Attack, target: Target) -> str:
@@ -166,11 +166,11 @@ TOKENS: Mapping[str, tuple[_Token, int | None]] = {
 #: Where aiohttp's router finds no route of ours, or may find none.
 _ELSEWHERE = {"below", "none", "noise", "noise in place of the mac", "above"}
 
-# -- bodies: the bytes, the id that a signature would be of, and the status that they are refused with --------------
+# -- bodies: the bytes, the id that a signature would cover, and the status of the refusal -------------------------
 
 
 def _claim(*ids: tuple[str, object], state: str = "success", **more: object) -> bytes:
-    """A body that lies about the result, in the shape of the service's."""
+    """Make a body with a false result, in the format of the service."""
     data: dict[str, object] = {"state": state, "resultJson": json.dumps({"resultUrls": [EVIL]}), **more}
     document: dict[str, object] = {"code": 200 if state == "success" else 501, "msg": "success", "data": data}
     for place, value in ids:
@@ -182,15 +182,15 @@ def _own(target: Target) -> bytes:
     return _claim(("data.taskId", target.task_id))
 
 
-def _stranger(scene: Scene, attack: Attack) -> str:
-    return scene.strangers[attack.number % len(scene.strangers)]
+def _foreign_id(scene: Scene, attack: Attack) -> str:
+    return scene.foreign_tasks[attack.number % len(scene.foreign_tasks)]
 
 
-def _neighbour(scene: Scene, attack: Attack) -> str:
+def _other_job_id(scene: Scene, attack: Attack) -> str:
     return scene.targets[(attack.number * 7 + 1) % len(scene.targets)].task_id
 
 
-def _nobody(attack: Attack) -> str:
+def _unknown_id(attack: Attack) -> str:
     return hashlib.sha256(f"{attack.number}.{attack.blob.hex()}".encode()).hexdigest()[:32]
 
 
@@ -200,7 +200,7 @@ def _about(task_id: str) -> tuple[bytes, str]:
 
 _Body: TypeAlias = Callable[[Scene, Attack, Target], tuple[bytes, str]]
 
-#: The ones that name one task; what they say of it is false, or at best too early.
+#: Bodies that name one task; their claims are false, or at best premature.
 CLAIMS: Mapping[str, _Body] = {
     "own": lambda _, __, target: _about(target.task_id),
     "own has failed": lambda _, __, target: (
@@ -218,7 +218,7 @@ CLAIMS: Mapping[str, _Body] = {
         target.task_id,
     ),
     "own after another one": lambda _, attack, target: (
-        b'{"taskId":"%s",%s' % (_nobody(attack).encode(), _claim(("taskId", target.task_id))[1:]),
+        b'{"taskId":"%s",%s' % (_unknown_id(attack).encode(), _claim(("taskId", target.task_id))[1:]),
         target.task_id,
     ),
     "own with a mark of the byte order": lambda _, __, target: (b"\xef\xbb\xbf" + _own(target), target.task_id),
@@ -227,20 +227,20 @@ CLAIMS: Mapping[str, _Body] = {
         target.task_id,
     ),
     "own as large as it may be": lambda _, __, target: (_own(target).ljust(CAP), target.task_id),
-    "a stranger's": lambda scene, attack, _: _about(_stranger(scene, attack)),
-    "a neighbour's": lambda scene, attack, _: _about(_neighbour(scene, attack)),
-    "nobody's": lambda _, attack, __: _about(_nobody(attack)),
+    "a foreign task's": lambda scene, attack, _: _about(_foreign_id(scene, attack)),
+    "another job's": lambda scene, attack, _: _about(_other_job_id(scene, attack)),
+    "an unknown task's": lambda _, attack, __: _about(_unknown_id(attack)),
     "a number's": lambda _, attack, __: (_claim(("taskId", attack.number)), str(attack.number)),
 }
 
-#: The ones that are refused, by their status.
+#: Bodies that are refused, with their status.
 REFUSED_BODIES: Mapping[str, tuple[Callable[[Scene, Attack, Target], bytes], int]] = {
-    "own and a stranger's": (
-        lambda scene, attack, target: _claim(("data.taskId", target.task_id), ("taskId", _stranger(scene, attack))),
+    "own and a foreign task's": (
+        lambda scene, attack, target: _claim(("data.taskId", target.task_id), ("taskId", _foreign_id(scene, attack))),
         400,
     ),
     "own and another one": (
-        lambda _, attack, target: _claim(("data.taskId", target.task_id), ("data.task_id", _nobody(attack))),
+        lambda _, attack, target: _claim(("data.taskId", target.task_id), ("data.task_id", _unknown_id(attack))),
         400,
     ),
     "no task": (lambda *_: _claim(), 400),
@@ -263,7 +263,7 @@ REFUSED_BODIES: Mapping[str, tuple[Callable[[Scene, Attack, Target], bytes], int
     "300 KiB of noise": (lambda *_: b"\xff" * 300 * 1024, 413),
 }
 
-# -- signatures: the headers, and the status that they are refused with --------------------------------------------
+# -- signatures: the headers, and the status of the refusal ---------------------------------------------------------
 
 
 def _digest(key: str, text: str) -> bytes:
@@ -321,12 +321,11 @@ SIGNATURES: Mapping[str, tuple[_Signature, int | None]] = {
     "at the end of time": (lambda *_: _signed(b"A" * 43 + b"=", b"9" * 3000), 401),
 }
 
-# -- deliveries: how the body comes, and what a request gets that is right else -------------------------------------
+# -- deliveries: the way the body arrives, and the status if the rest is valid --------------------------------------
 
-#: What becomes of a request that is delivered like this. ``whole`` and ``pieces`` make no difference. Three announce
-#: more than they send: ``stalls`` sends half of the body and waits, ``dribbles`` sends a byte a second, ``goes`` sends
-#: half of it and goes away. ``endless`` sends blanks for ever; ``zipped noise`` says that noise is gzip, and a ``bomb``
-#: is gzip.
+#: The status of each delivery. ``whole`` and ``pieces`` are valid. Three announce more than they send: ``stalls`` sends
+#: half of the body and waits, ``dribbles`` sends a byte a second, ``goes`` sends half of it and disconnects.
+#: ``endless`` sends blanks without an end; ``zipped noise`` declares noise as gzip, and a ``bomb`` is gzip.
 DELIVERIES: Mapping[str, int | None] = {
     "whole": None,
     "pieces": None,
@@ -343,10 +342,10 @@ BOMB = gzip.compress(b" " * 10_000_000)
 BODIES = (*CLAIMS, *REFUSED_BODIES)
 
 
-def aimed(attack: Attack, scene: Scene) -> Request:
-    """The request of an attack."""
+def make_attack_request(attack: Attack, scene: Scene) -> Request:
+    """Make the request of an attack."""
     if attack.delivery == "zipped noise" and (attack.method != "POST" or attack.token in _ELSEWHERE):
-        # It would reach no route of ours, and aiohttp itself logs that it cannot unpack what nobody has asked for.
+        # It would reach no route of ours, and aiohttp itself logs that it cannot decompress it.
         attack = attrs.evolve(attack, delivery="whole")
     target = scene.targets[attack.number % len(scene.targets)]
     tail, token_status = TOKENS[attack.token][0](scene, attack, target), TOKENS[attack.token][1]
@@ -374,27 +373,27 @@ def aimed(attack: Attack, scene: Scene) -> Request:
 def _expected(
     attack: Attack, way: Way, unread: Sequence[int | None], read: Sequence[int | None]
 ) -> frozenset[int | None]:
-    """The first thing that is wrong decides; *unread* is what is seen before the body is read."""
+    """Return the allowed statuses: of the first invalid part; *unread* parts are checked before the body is read."""
     first = next((status for status in unread if status is not None), None)
     if attack.delivery == "goes" and (first is None or way == "aiohttp"):
-        return frozenset({None})  # nobody is there to be answered
+        return frozenset({None})  # the peer has disconnected
     if first is not None:
-        # Over sockets, an answer that comes before a large body was sent may be lost with the connection.
+        # Over sockets, an answer sent before a large body is complete may be lost with the connection.
         lost = {None} if way == "aiohttp" else set[None]()
         return frozenset({404, 405, *lost} if way == "aiohttp" and attack.token in _ELSEWHERE else {first, *lost})
     if way == "aiohttp" and attack.token in _ELSEWHERE:
         return frozenset({404, None})
     if way == "asgi" and attack.delivery == "bomb":
-        return frozenset({400})  # nobody unpacks it
+        return frozenset({400})  # ASGI servers do not decompress
     status = next((status for status in read if status is not None), 200)
     if status == 200:
-        return frozenset({200, 429})  # a job of which four unproved ids are kept takes no fifth
+        return frozenset({200, 429})  # a job has at most four unproved task ids
     return frozenset({status, None} if way == "aiohttp" and status == 413 else {status})
 
 
-# -- which of them are posted --------------------------------------------------------------------------------------
+# -- the posted attacks --------------------------------------------------------------------------------------------
 
-#: Each choice with everything else right, and what goes together badly.
+#: Each choice with the rest valid, and some bad combinations.
 FIXED: Sequence[Attack] = (
     *(Attack(token=token) for token in TOKENS),
     *(Attack(body=body) for body in BODIES),
@@ -404,7 +403,7 @@ FIXED: Sequence[Attack] = (
     *(Attack(body="own", signature=signature, number=3) for signature in ("right", "right and replayed")),
     *(
         Attack(body=body, number=number)
-        for body, number in product(("a stranger's", "a neighbour's", "nobody's"), (1, 2))
+        for body, number in product(("a foreign task's", "another job's", "an unknown task's"), (1, 2))
     ),
     *(Attack(token="none", body=body) for body in ("300 KiB", "deep lists")),
     *(Attack(token="of no job", body=body) for body in CLAIMS),
@@ -413,14 +412,14 @@ FIXED: Sequence[Attack] = (
     *(Attack(method="GET", delivery=delivery) for delivery in ("stalls", "endless")),
 )
 
-#: Rarely what costs much time: half a second of it for each hundred requests would be half an hour in all.
+#: Expensive bodies are rare: half a second for each hundred requests would add half an hour in total.
 _LARGE = {"deep lists", "deep objects", "300 KiB", "300 KiB of noise", "a byte too large", "own as large as it may be"}
 _USUAL = [body for body in BODIES if body not in _LARGE]
 _numbers = st.integers(0, 10_000)
 
 
 def _rarely(usual: Sequence[str], rare: Sequence[str], one_in: int) -> st.SearchStrategy[str]:
-    """One of *usual*, and once in a while one of *rare*."""
+    """Draw one of *usual*, and sometimes one of *rare*."""
     return st.integers(1, one_in).flatmap(lambda drawn: st.sampled_from(rare if drawn == one_in else usual))
 
 
@@ -438,8 +437,8 @@ _attacks = st.builds(
 _AT_ONCE = 25
 
 
-def drawn(seed: int, count: int) -> list[Attack]:
-    """Attacks that hypothesis has thought of: the same *seed*, the same ones."""
+def draw_attacks(seed: int, count: int) -> list[Attack]:
+    """Return attacks drawn by hypothesis; the same for the same *seed*."""
     found: list[Attack] = []
 
     @hypothesis.seed(seed)

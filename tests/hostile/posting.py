@@ -1,4 +1,4 @@
-"""Posting by hand: ASGI without a server, and HTTP without a client, so that both can be lied in."""
+"""Post requests as raw ASGI messages and raw HTTP, so that both can be invalid."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["App", "over_a_socket", "through_asgi"]
 
 _Message: TypeAlias = MutableMapping[str, object]
-#: What a server or a framework calls.
+#: An ASGI application.
 App: TypeAlias = Callable[
     [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
 ]
 
-#: How many bytes a body is announced to have beyond those that are sent, where it lies about that.
+#: The number of announced bytes that are never sent, for deliveries that announce too much.
 _MISSING = 1000
-#: A piece of a body that has no end.
+#: A chunk of an endless body.
 _BLANKS = b" " * 16_384
 
 
 async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body as it is delivered; one that does not come to its end waits for ever, or ends where its sender goes."""
+    """Yield the chunks of the body; an incomplete body waits without an end, or ends when its sender disconnects."""
     body, delivery = request.body, request.attack.delivery
     match delivery:
         case "pieces":
@@ -56,13 +56,13 @@ async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
 
 async def through_asgi(app: App, request: Request) -> int | None:
     """
-    Hand a request to an application as a server does.
+    Call an application as a server does.
 
     Returns:
         The status of the answer, or None if there was none.
 
     Raises:
-        AssertionError: If the application does not keep to the protocol.
+        AssertionError: If the application violates the protocol.
     """
     raw, _, query = request.path.partition("?")
     attack, sent = request.attack, list[_Message]()
@@ -106,10 +106,10 @@ async def through_asgi(app: App, request: Request) -> int | None:
 
 async def over_a_socket(port: int, request: Request) -> int | None:
     """
-    Send a request over a connection of its own.
+    Send a request over a new connection.
 
     Returns:
-        The status of the answer, or None if the connection has ended without one.
+        The status of the answer, or None if the connection was closed without one.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -126,7 +126,7 @@ async def over_a_socket(port: int, request: Request) -> int | None:
         return status
     finally:
         writer.close()
-        with suppress(OSError):  # the other side was faster
+        with suppress(OSError):  # the peer has closed it already
             await writer.wait_closed()
 
 
@@ -138,8 +138,8 @@ def _chunked(request: Request) -> bool:
 
 def _head(request: Request) -> bytes:
     attack = request.attack
-    lies = attack.delivery in ("stalls", "goes", "dribbles")
-    length = len(request.body) + (_MISSING if lies else 0)
+    announces_more = attack.delivery in ("stalls", "goes", "dribbles")
+    length = len(request.body) + (_MISSING if announces_more else 0)
     lines = [
         f"{attack.method} {request.path} HTTP/1.1".encode(),
         b"Host: app.example.com",
@@ -151,7 +151,7 @@ def _head(request: Request) -> bytes:
 
 async def _send_body(writer: asyncio.StreamWriter, request: Request) -> None:
     chunked = _chunked(request)
-    with suppress(OSError):  # refused, and closed: the answer tells
+    with suppress(OSError):  # refused and closed: the answer tells why
         async with aclosing(_pieces(request)) as pieces:
             async for piece in pieces:
                 if piece:
@@ -162,6 +162,6 @@ async def _send_body(writer: asyncio.StreamWriter, request: Request) -> None:
 
 
 async def _read_status(reader: asyncio.StreamReader) -> int:
-    """The status of the answer; the rest of it is left."""
+    """Read the status of the answer, and ignore the rest."""
     head = await reader.readuntil(b"\r\n\r\n")
     return int(head.split(b" ", 2)[1])

@@ -1,4 +1,4 @@
-"""One siege from its beginning to its end, and what was wrong in it."""
+"""One siege from begin to end, and its report."""
 
 from __future__ import annotations
 
@@ -11,54 +11,55 @@ import attrs
 from kie_async import Statistics
 from kie_async.states import JobState
 from tests.helpers import KEY
-from tests.hostile.attacks import FIXED, WAYS, Attack, Way, drawn
-from tests.hostile.siege import LIMITS, OLD_KEY, WEBHOOK_KEY, Siege, besieged
+from tests.hostile.attacks import FIXED, WAYS, Attack, Way, draw_attacks
+from tests.hostile.siege import LIMITS, OLD_KEY, WEBHOOK_KEY, Siege, running_siege
 from tests.hostile.watch import Log, held_by, resident
 
 if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
 
-__all__ = ["SIGNED", "Report", "batches", "survive"]
+__all__ = ["SIGNED", "Report", "batches", "run_siege"]
 
-#: The part of all attacks against which signatures help.
+#: The share of attacks on a client that requires signatures.
 SIGNED = 0.7
-#: Attacks in one batch.
+#: The number of attacks in a batch.
 BATCH = 500
-#: Memory is compared between the end and this many attacks.
+#: The number of attacks after which memory is measured first.
 WARM = 2000
-#: What the client may hold more then, in bytes, since jobs come and go. 60 bytes for each request of a tenth are more.
+#: The allowed growth of the client's memory in bytes, since jobs come and go. A leak of 60 bytes for each of 10,000
+#: requests would exceed it.
 SLACK = 300_000
-#: What the whole process may use more then, in bytes, the tools of the test with it.
+#: The allowed growth of the process's memory in bytes, including the test's tools.
 SLACK_RESIDENT = 16_000_000
-#: What some callers at least must have been told.
+#: The kinds of results that must occur.
 OUTCOMES = {"Generation", "TaskFailedError", "TaskTimeoutError", "SubmitInDoubtError"}
-#: The least that the polling looks in any ten seconds in which it has to, whatever is posted: one in five would be ten.
-LEAST_NET = 8
+#: The least number of planned polls in ten seconds while some are due; one poll in five would be ten.
+MIN_PLANNED_POLLS = 8
 
 
 @attrs.frozen(kw_only=True)
 class Report:
     """
-    What has happened.
+    The results of one siege.
 
     Attributes:
-        siege: What was seen.
+        siege: The observations.
 
-        log: What was logged.
+        log: The log.
 
-        posted: How many attacks there were.
+        posted: The number of attacks.
 
-        held: Bytes that the client held after ``WARM`` attacks, and after the last one.
+        held: The bytes of the client after ``WARM`` attacks, and after the last one.
 
-        resident: Bytes that the process used then.
+        resident: The bytes of the process at those times.
 
-        net: Looks of the polling in each ten seconds of the siege in which some were due all the time.
+        planned_polls: The planned polls in each ten seconds of the siege during which some were always due.
 
-        polls: All looks in that time.
+        polls: All polls during the siege.
 
-        confirmations: Those of them that callbacks have caused.
+        confirmations: The polls caused by callbacks.
 
-        left: The client's statistics when all was over.
+        left: The client's statistics at the end.
     """
 
     siege: Siege
@@ -66,97 +67,103 @@ class Report:
     posted: int
     held: tuple[int, int]
     resident: tuple[int, int]
-    net: list[int]
+    planned_polls: list[int]
     polls: int
     confirmations: int
     left: Statistics
 
     @property
     def server_errors(self) -> int:
-        """How many answers were of 5xx."""
+        """The number of answers with status 5xx."""
         return sum(count for status, count in self.siege.answers.items() if status is not None and status >= 500)
 
     @property
     def problems(self) -> list[str]:
-        """All that was wrong."""
+        """The descriptions of all failed checks."""
         siege = self.siege
         grown, more = self.held[1] - self.held[0], self.resident[1] - self.resident[0]
-        least = min(self.net, default=0)
-        unseen = sorted(set(JobState) - set(siege.seen))
-        untold = sorted(OUTCOMES - set(siege.results))
+        least = min(self.planned_polls, default=0)
+        missing_states = sorted(set(JobState) - set(siege.seen))
+        missing_results = sorted(OUTCOMES - set(siege.results))
         bounds = {
             f"{self.server_errors} answers of 5xx": self.server_errors > 0,
-            f"{siege.busiest_second} looks in one second": siege.busiest_second > LIMITS.polls_per_second,
-            f"only {least} looks of the polling in ten seconds": least < LEAST_NET,
-            f"the client holds {grown} bytes more": grown > SLACK,
-            f"the process uses {more} bytes more": more > SLACK_RESIDENT,
-            f"no job was ever {unseen}": bool(unseen),
-            f"no caller was told {untold}": bool(untold),
+            f"{siege.busiest_second} polls in one second": siege.busiest_second > LIMITS.polls_per_second,
+            f"only {least} planned polls in ten seconds": least < MIN_PLANNED_POLLS,
+            f"the client's memory has grown by {grown} bytes": grown > SLACK,
+            f"the process's memory has grown by {more} bytes": more > SLACK_RESIDENT,
+            f"no job was ever {missing_states}": bool(missing_states),
+            f"no caller got {missing_results}": bool(missing_results),
             f"left: {self.left}": self.left != Statistics(),
         }
         leaks = [f"leaked: {text}" for text in self.log.leaks]
-        return [*siege.wrong, *self.log.exceptions, *leaks, *(what for what, broken in bounds.items() if broken)]
+        return [
+            *siege.problems,
+            *self.log.exceptions,
+            *leaks,
+            *(problem for problem, broken in bounds.items() if broken),
+        ]
 
     def __str__(self) -> str:
         siege, log = self.siege, self.log
         held, resident = ([f"{size / 1e6:.2f} MB" for size in sizes] for sizes in (self.held, self.resident))
         answers = ", ".join(f"{count} x {status}" for status, count in sorted(siege.answers.items(), key=str))
-        told = ", ".join(f"{count} x {kind}" for kind, count in siege.results.items())
+        results = ", ".join(f"{count} x {kind}" for kind, count in siege.results.items())
         return (
-            f"{self.posted} hostile requests: {len(siege.wrong)} wrong results or answers,"
+            f"{self.posted} hostile requests: {len(siege.problems)} wrong results or answers,"
             f" {self.server_errors} answers of 5xx,"
             f" {len(log.exceptions)} exceptions and {len(log.leaks)} secrets logged\n"
             f"answers: {answers}\n"
-            f"callers were told: {told}\n"
+            f"results: {results}\n"
             f"polls: {self.polls}, of which confirmations {self.confirmations}; at most {siege.busiest_second} in a"
-            f" second (allowed: {LIMITS.polls_per_second:g}); of the polling, at least"
-            f" {min(self.net, default=0)} in any 10 s in which some were due ({len(self.net)} such)\n"
-            f"after {WARM} requests and at the end the client holds {held[0]} and {held[1]}, and the process uses"
+            f" second (allowed: {LIMITS.polls_per_second:g}); planned polls: at least"
+            f" {min(self.planned_polls, default=0)} in any 10 s while some were due ({len(self.planned_polls)} such)\n"
+            f"after {WARM} requests and at the end the client uses {held[0]} and {held[1]}, and the process"
             f" {resident[0]} and {resident[1]}"
         )
 
 
 def batches(count: int, *, seed: int = 0) -> Iterator[list[tuple[Attack, Way]]]:
-    """Batches: of the fixed list, each time at other jobs, and of hypothesis, in turn; both go to both adapters."""
+    """Yield batches: attacks of the fixed list and of hypothesis by turns, for both adapters, with changing jobs."""
     fixed = enumerate(cycle(product(FIXED, WAYS)))
     for begin in range(0, count, BATCH):
         half = min(BATCH, count - begin) // 2
         listed = [(attrs.evolve(attack, number=attack.number + nth), way) for nth, (attack, way) in islice(fixed, half)]
-        yield [one for pair in zip(listed, zip(drawn(seed + begin, half), cycle(WAYS)), strict=False) for one in pair]
+        drawn = zip(draw_attacks(seed + begin, half), cycle(WAYS))
+        yield [posted for pair in zip(listed, drawn, strict=False) for posted in pair]
 
 
-async def survive(count: int, *, journal: Journal, signed: bool, seed: int = 0) -> Report:
+async def run_siege(count: int, *, journal: Journal, signed: bool, seed: int = 0) -> Report:
     """
-    Go through a siege.
+    Run a siege.
 
     Args:
-        count: How many attacks; at least ``WARM``.
+        count: The number of attacks; at least ``WARM``.
 
         journal: The client's journal.
 
-        signed: Whether callbacks are signed.
+        signed: True if callbacks are signed.
 
-        seed: Seeds the attacks.
+        seed: The seed of the attacks.
     """
     log, posted = Log([KEY, OLD_KEY, WEBHOOK_KEY]), 0
     memory: list[tuple[int, int]] = []
     with log.reading():
-        async with besieged(journal=journal, signed=signed) as siege:
-            before, quiet = siege.kie.statistics(), len(siege.net) + 1
+        async with running_siege(journal=journal, signed=signed) as siege:
+            before, quiet = siege.kie.statistics(), len(siege.planned_polls) + 1
             for attacks in batches(count, seed=seed):
                 await siege.post(attacks)
                 posted += len(attacks)
                 del attacks
                 if posted in (WARM, count):
                     memory.append((held_by(siege.kie), resident()))
-            net, after = siege.net[quiet:], siege.kie.statistics()
+            planned_polls, after = siege.planned_polls[quiet:], siege.kie.statistics()
     return Report(
         siege=siege,
         log=log,
         posted=posted,
         held=(memory[0][0], memory[-1][0]),
         resident=(memory[0][1], memory[-1][1]),
-        net=net,
+        planned_polls=planned_polls,
         polls=after.polls - before.polls,
         confirmations=after.confirmations - before.confirmations,
         left=siege.left,

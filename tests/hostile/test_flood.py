@@ -1,4 +1,4 @@
-"""A flood: tokens that have leaked are posted a thousand times a second, for as long as the jobs run."""
+"""A flood: leaked tokens are posted a thousand times a second while jobs run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kie_async._core.callback_token import callback_secret
 from kie_async.testing import Fault
 from kie_async.testing.truth import busiest_window
 from tests.helpers import CALLBACKS, KEY, Setup, assert_settled, client_and_fake, create_foreign_task, make_request
-from tests.hostile.attacks import Attack, Scene, Target, aimed
+from tests.hostile.attacks import Attack, Scene, Target, make_attack_request
 from tests.hostile.posting import through_asgi
 from tests.hostile.watch import held_by
 
@@ -25,81 +25,83 @@ if TYPE_CHECKING:
     from kie_async import Job
 
 JOBS = 12
-#: What is posted at once, and every how many seconds: a thousand a second.
+#: The size of a burst, and the seconds between two: a thousand posts a second.
 AT_ONCE, EVERY = 50, 0.05
 
 
 @attrs.define(eq=False)
 class Flood:
     """
-    Posts, and counts.
+    Posts callbacks and counts the answers.
 
     Attributes:
-        answers: How often each status was answered.
+        answers: The number of answers with each status.
 
-        held: What the client held after each second, in bytes.
+        held: The bytes of the client after each second.
     """
 
     setup: Setup
     answers: Counter[int | None] = attrs.field(factory=Counter)
     held: list[int] = attrs.field(factory=list)
 
-    async def pour(self, claim: str, scene: Scene, jobs: Sequence[Job]) -> None:
-        """Post a claim about each of *jobs* in turn, a new one each time, until all of them have ended."""
+    async def post_until_ended(self, claim: str, scene: Scene, jobs: Sequence[Job]) -> None:
+        """Post claims about *jobs* by turns, until all of them have ended."""
         app, posted = self.setup.kie.callbacks.asgi_app(), 0
         while any(job.state == "submitted" for job in jobs):
             for number in range(posted, posted + AT_ONCE):
-                self.answers[await through_asgi(app, aimed(Attack(body=claim, number=number), scene))] += 1
+                self.answers[
+                    await through_asgi(app, make_attack_request(Attack(body=claim, number=number), scene))
+                ] += 1
             posted += AT_ONCE
             await anyio.sleep(EVERY)
             if posted % 1000 == 0:
                 self.held.append(held_by(self.setup.kie))
 
 
-async def doubtful(setup: Setup) -> None:
-    """Let the client learn that callbacks are lost here, so that it polls as often as it may."""
+async def learn_losses(setup: Setup) -> None:
+    """Let the client learn that callbacks are lost, so that it polls at its full rate."""
     setup.kie.callbacks.asgi_app()
     for job in [await setup.kie.submit(make_request(number)) for number in range(10)]:
         await job
     await anyio.sleep(60.0)
 
 
-@pytest.mark.parametrize("claim", ["own", "a stranger's", "nobody's"])
-async def test_a_flood_of_genuine_tokens_neither_starves_the_polling_nor_fills_the_memory(claim: str) -> None:
+@pytest.mark.parametrize("claim", ["own", "a foreign task's", "an unknown task's"])
+async def test_a_flood_starves_no_polls_and_fills_no_memory(claim: str) -> None:
     """
-    Of five looks one belongs to the polling at least: of 12 jobs, each is looked at within some 12 s.
+    At least one poll in five is a planned one: each of 12 jobs is polled within about 12 s.
 
-    What is posted is taken, since the tokens are genuine; there is one confirmation at a time for each job, the pacer
-    bounds them all together, and nothing is kept of the rest.
+    The callbacks are accepted, since the tokens are genuine; there is one confirmation at a time for each job, the
+    pacer limits all of them, and nothing else is kept.
     """
     lost = Fault("callback", "lost")
     options = {"callback_url": CALLBACKS, "on_event": None, "limits": Limits(polls_per_second=5.0)}
     async with client_and_fake(client=options, duration=12.0, faults=[lost]) as setup:
-        strangers = [await create_foreign_task(setup.fake.url) for _ in range(3)]
-        await doubtful(setup)
+        foreign_tasks = [await create_foreign_task(setup.fake.url) for _ in range(3)]
+        await learn_losses(setup)
         jobs = [await setup.kie.submit(make_request(100 + number)) for number in range(JOBS)]
         setup.truth.polls.clear()
         targets = [Target(job.id, 1, job.task_id or "") for job in jobs]
         wall = asyncio.get_running_loop().time()
-        scene = Scene(targets=targets, strangers=strangers, secret=callback_secret(KEY), keys=(), wall=wall)
+        scene = Scene(targets=targets, foreign_tasks=foreign_tasks, secret=callback_secret(KEY), keys=(), wall=wall)
         flood, began = Flood(setup), setup.kie.statistics()
 
-        await flood.pour(claim, scene, jobs)
+        await flood.post_until_ended(claim, scene, jobs)
 
         now = setup.kie.statistics()
         seconds = len(flood.held)
-        # A job of which four unproved ids are kept takes no fifth.
+        # A job has at most four unproved task ids.
         assert {200} <= set(flood.answers) <= ({200} if claim == "own" else {200, 429})
         assert sum(flood.answers.values()) >= 1000 * seconds
         assert busiest_window((poll.at for poll in setup.truth.polls), 1.0) <= 5
         assert now.confirming <= JOBS
-        net = (now.polls - now.confirmations) - (began.polls - began.confirmations)
-        assert net >= JOBS  # none is due until a task may have ended, and then each has its turn
+        planned_polls = (now.polls - now.confirmations) - (began.polls - began.confirmations)
+        assert planned_polls >= JOBS  # none is due until a task may have ended, and then each has its turn
         for row in [row for row in await setup.rows() if row.id in {job.id for job in jobs}]:
             task = setup.truth.tasks[row.task_id or ""]
             assert 0.0 <= row.updated_at - task.ended_ms / 1000 <= 15.0
         assert max(flood.held[3:]) <= max(flood.held[:3]) + 50_000
         await anyio.sleep(7200.0)
         await assert_settled(setup.kie)
-        for task_id in strangers:
-            del setup.truth.tasks[task_id]  # they are no job's, and in no ledger
+        for task_id in foreign_tasks:
+            del setup.truth.tasks[task_id]  # they belong to no job and to no ledger

@@ -11,7 +11,7 @@ from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from tests import profile
 from tests.hostile.attacks import BODIES, DELIVERIES, FIXED, METHODS, SIGNATURES, TOKENS, WAYS, Attack, Way
-from tests.hostile.report import batches, survive
+from tests.hostile.report import batches, run_siege
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,23 +22,23 @@ SIGNED = profile.scaled(quick=2500, check=7000, nightly=70_000)
 UNSIGNED = profile.scaled(quick=2500, check=3000, nightly=30_000)
 
 
-async def test_signed_callbacks_do_no_harm_whatever_is_posted() -> None:
+async def test_hostile_requests_do_no_harm_with_signatures() -> None:
     """
-    No wrong result, no answer of 5xx, no exception and no secret in the log, no memory that grows.
+    No wrong result, no answer of 5xx, no exception or secret in the log, and no memory growth.
 
-    The service is asked no more often than the pacer allows, and the polling gets its part of that. Every request is
-    answered with the status that belongs to the first thing that is wrong with it.
+    Polls never exceed the pacer's rate, and planned polls get their share. Each answer has the status of the first
+    invalid part of its request.
     """
-    report = await survive(SIGNED, journal=MemoryJournal(), signed=True, seed=profile.seed())
+    report = await run_siege(SIGNED, journal=MemoryJournal(), signed=True, seed=profile.seed())
 
     assert [] == report.problems
     assert SIGNED == report.posted == sum(report.siege.answers.values())
     assert {200, 400, 401, 404, 405, 408, 413} <= set(report.siege.answers)
 
 
-async def test_unsigned_callbacks_do_no_more_harm(tmp_path: Path) -> None:
-    """Without signatures more is taken for a hint, and a hint is all that it is."""
-    report = await survive(UNSIGNED, journal=SqliteStore(tmp_path / "kie.db"), signed=False, seed=profile.seed())
+async def test_hostile_requests_do_no_harm_without_signatures(tmp_path: Path) -> None:
+    """Without signatures more callbacks are accepted, as hints only."""
+    report = await run_siege(UNSIGNED, journal=SqliteStore(tmp_path / "kie.db"), signed=False, seed=profile.seed())
 
     assert [] == report.problems
     assert UNSIGNED == report.posted == sum(report.siege.answers.values())
@@ -47,7 +47,7 @@ async def test_unsigned_callbacks_do_no_more_harm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_kind_of_attack_goes_to_both_adapters(way: Way) -> None:
-    """Each choice comes up with all else right, and hypothesis combines them; few attacks are made twice."""
+    """Each choice occurs with the rest valid, hypothesis combines them, and few attacks repeat."""
     posted = [attack for batch in batches(7000, seed=profile.seed()) for attack, to in batch if to == way]
     kinds = {attrs.evolve(attack, number=0, text="", blob=b"") for attack in posted}
     choices = {

@@ -1,4 +1,4 @@
-"""What is watched while liars post: the log, for exceptions and secrets, and the memory."""
+"""Watch the log for exceptions and secrets, and measure memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 __all__ = ["Log", "held_by", "resident"]
 
-#: A token, genuine or not, as it would stand in a log.
+#: A token, genuine or not, as in a log.
 _TOKEN = re.compile(r"kj_[0-9a-f]{32}\.[0-9]+\.[A-Za-z0-9_-]{22}")
-_EVERYBODYS = (ModuleType, type, AbstractEventLoop, Context, logging.Logger)
+_SHARED = (ModuleType, type, AbstractEventLoop, Context, logging.Logger)
 _TESTS = ("tests.", "kie_async.testing.")
 
 
@@ -30,39 +30,39 @@ class Log(logging.Handler):
     Reads every record of every logger.
 
     Args:
-        secrets: What no record of ours may show, besides tokens.
+        secrets: Texts that no record of ours may contain, besides tokens.
 
     Attributes:
-        exceptions: Records that carry an exception. What aiohttp's own parser says of a request that is no HTTP does
-            not count: that request has reached nobody.
+        exceptions: Records that have an exception. Errors of aiohttp's parser about invalid HTTP do not count: such
+            requests reach no handler.
 
-        leaks: Records of ours that show a secret.
+        leaks: Records of ours that contain a secret.
 
-        said: How often each record of ours was made, by its level and text before the arguments.
+        counts: The number of records of ours, by level and format string.
     """
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__(logging.DEBUG)
         self.exceptions: list[str] = []
         self.leaks: list[str] = []
-        self.said: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()
         self._secrets = [secret for secret in secrets if secret]
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Read one record."""
+        """Check one record."""
         ours = record.name.startswith("kie_async")
         raised = record.exc_info[1] if record.exc_info else None
         if raised is not None and (ours or not isinstance(raised, HttpProcessingError)):
             self.exceptions.append(self.format(record))
         if ours:
-            self.said[record.levelname, str(record.msg)] += 1
+            self.counts[record.levelname, str(record.msg)] += 1
             shown = f"{self.format(record)} {record.args}"
             if _TOKEN.search(shown) or any(secret in shown for secret in self._secrets):
                 self.leaks.append(shown)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Read within it, down to DEBUG."""
+        """Check all records within the context, down to DEBUG."""
         root = logging.getLogger()
         level = root.level
         root.addHandler(self)
@@ -76,24 +76,24 @@ class Log(logging.Handler):
 
 def held_by(root: object) -> int:
     """
-    How many bytes *supervisor* holds: the sizes of all objects that lead from it, each counted once.
+    Return the bytes that *root* holds: the sizes of all objects that it refers to, each counted once.
 
-    Left out are what belongs to everybody (modules, classes, event loops, contexts) and the test itself.
+    Shared objects (modules, classes, event loops, contexts) and the test itself do not count.
     """
     gc.collect()
     seen = {id(vars(module)) for module in list(sys.modules.values())}
-    left, size = [root], 0
-    while left:
-        found = left.pop()
-        if id(found) in seen or isinstance(found, _EVERYBODYS) or type(found).__module__.startswith(_TESTS):
+    pending, size = [root], 0
+    while pending:
+        found = pending.pop()
+        if id(found) in seen or isinstance(found, _SHARED) or type(found).__module__.startswith(_TESTS):
             continue
         seen.add(id(found))
         size += sys.getsizeof(found)
-        left += gc.get_referents(found)
+        pending += gc.get_referents(found)
     return size
 
 
 def resident() -> int:
-    """The memory of this process that is in use, in bytes."""
+    """Return the resident memory of this process, in bytes."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
