@@ -1,4 +1,4 @@
-"""A process that is killed in the middle of a download: the next one goes on where the disk is sure."""
+"""A process that is killed during a download: the next one resumes at the last synced byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.client.filehost import mp4_of
 ROOT = Path(__file__).parents[2]
 TAG = '"one"'
 
-#: Saves a result that is known by its record only, and prints where it is.
+#: Saves a result from its record, and prints the path.
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ asyncio.run(main())
 
 @attrs.define(eq=False)
 class Host:
-    """What a host has and what it was asked; it hands out only so much of the file, and then says nothing more."""
+    """A host that sends a limited part of its file and then stops, and that logs its requests."""
 
     content: bytes
     upto: int | None = None
@@ -84,7 +84,7 @@ def serving(host: Host) -> Iterator[None]:
                 self.close_connection = True
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     host.url = f"http://127.0.0.1:{server.server_port}"
@@ -100,7 +100,7 @@ def serving(host: Host) -> Iterator[None]:
 
 
 def test_a_download_survives_kill_9(tmp_path: Path) -> None:
-    """Only a part and its note are left; the next process asks for the rest, and its hash is that of the whole."""
+    """A partial file and its metadata remain; the next process requests the rest, and the hash matches."""
     host = Host(mp4_of(4 * STEP + 12_345), upto=2 * STEP + STEP // 2)
     target = tmp_path / "cat.mp4"
     with serving(host):
@@ -121,7 +121,7 @@ def test_a_download_survives_kill_9(tmp_path: Path) -> None:
 
 
 def part_is_there(folder: Path, size: int) -> None:
-    """Wait until so much of a part is on disk."""
+    """Wait until a partial file has *size* bytes."""
     waited = threading.Event()
     for _ in range(6000):
         if any(path.suffix == ".part" and path.stat().st_size >= size for path in folder.iterdir()):

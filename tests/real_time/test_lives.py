@@ -1,4 +1,4 @@
-"""The lives of a client on real loops: asyncio's own, uvloop's, and what a fork leaves of them."""
+"""The life of a client on real loops, asyncio's and uvloop's, and after a fork."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.mark.parametrize("entered", [False, True], ids=["as it is", "async with"])
+@pytest.mark.parametrize("entered", [False, True], ids=["without async with", "async with"])
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_client_works_in_three_event_loops(
     make_loop: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture, *, entered: bool
 ) -> None:
-    """Three POSTs, three results, no warning, and nothing is left open."""
+    """Three creates, three results, no warning, nothing left open."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -39,7 +39,7 @@ def test_client_works_in_three_event_loops(
             if entered:
                 await stack.enter_async_context(kie)
             job = await kie.submit(make_request(number))
-            await job.status()  # the first look by itself would come seconds later
+            await job.status()  # the first automatic poll comes seconds later
             results.append((await job).task_id)
             posts.extend(fake.truth.create_requests)
             await assert_settled(kie)
@@ -80,7 +80,7 @@ asyncio.run(main())
 
 
 def test_use_after_a_fork_is_an_error() -> None:
-    """The child must not speak on its parent's connections, nor pay for its parent's jobs."""
+    """The child must not use its parent's connections, nor pay for its parent's jobs."""
     ran = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", FORK],
         capture_output=True,

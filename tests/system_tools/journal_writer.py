@@ -26,12 +26,12 @@ S = JobState
 
 JOBS = 12
 
-#: What happens to a job after it was written down: an attempt that was not sent, one that was, and the task's end.
+#: The moves of a job after it was journaled: an unsent attempt, a sent one, and the task's end.
 WAY = (S.SENDING, S.INTENT, S.SENDING, S.SUBMITTED, S.STALLED, S.SUCCEEDED)
 
 
-class Syncing(SqliteStore):
-    """A journal with another ``synchronous``, and with checkpoints so often that a short run has some."""
+class CheckpointingStore(SqliteStore):
+    """A journal with another ``synchronous``, and with frequent checkpoints."""
 
     def __init__(self, path: str, synchronous: str) -> None:
         super().__init__(path)
@@ -39,36 +39,36 @@ class Syncing(SqliteStore):
 
     def _connect(self, owners: ProcessLocks) -> sqlite3.Connection:
         connection = super()._connect(owners)
-        if self._synchronous != "as it is":
+        if self._synchronous != "default":
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute("PRAGMA wal_autocheckpoint = 40")
         return connection
 
 
-def say(*words: object) -> None:
-    """One line, in one call."""
+def print_line(*words: object) -> None:
+    """Print a line in one call."""
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
 async def move_through(journal: SqliteStore, number: int) -> None:
-    """One job, from its intent to its end."""
+    """Move a job from its intent to its end."""
     try:
         row = await journal.add(make_intent(number, credits=0.0))
-        say(number, 0)
+        print_line(number, 0)
         for step, state in enumerate(WAY, 1):
             attempts = row.attempts + (state is S.SENDING)
             after = await journal.transition(row, state, at=float(step), attempts=attempts, credits=float(step))
             if after is None:
                 raise AssertionError
             row = after
-            say(number, step)
+            print_line(number, step)
     except JournalError as error:
-        say("failed", error)
+        print_line("failed", error)
 
 
-async def main(path: str, synchronous: str = "as it is") -> None:
-    """All jobs, four at a time; then the journal is closed."""
-    journal = Syncing(path, synchronous)
+async def main(path: str, synchronous: str = "default") -> None:
+    """Move all jobs, four at a time, and close the journal."""
+    journal = CheckpointingStore(path, synchronous)
     await journal.open()
     for first in range(0, JOBS, 4):
         async with asyncio.TaskGroup() as group:

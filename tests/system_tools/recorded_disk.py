@@ -1,9 +1,9 @@
 """
-A disk that loses power: what a process did to its files, recorded by strace, and what may be left of it at any instant.
+A simulated power cut: the file operations of a process, recorded by strace, and the data that may survive them.
 
-The rules are those of POSIX and no kinder: what was not synced may have reached the disk or not, each write and each
-truncation by itself, a write also in part (by sectors); whether a file was made or removed is known to the disk only
-when the folder was synced. Memory that is mapped (SQLite's ``-shm``, an index that it makes anew) is not part of it.
+The rules are those of POSIX: data that was not synced may have reached the disk or not. Each write and each truncation
+survives independently, a write also in part (by sectors). The creation or removal of a file is durable only when the
+folder was synced. Mapped memory (SQLite's ``-shm``, an index that SQLite rebuilds) is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import attrs
 
-__all__ = ["Call", "Disk", "Made", "Removed", "Said", "Synced", "Truncated", "Written", "record"]
+__all__ = ["Call", "Created", "Disk", "Printed", "Removed", "Synced", "Truncated", "Written", "record"]
 
 SECTOR = 512
 
@@ -36,7 +36,7 @@ class Written:
 
 @attrs.frozen
 class Truncated:
-    """A file was given another length."""
+    """The length of a file was changed."""
 
     name: str
     size: int
@@ -50,8 +50,8 @@ class Synced:
 
 
 @attrs.frozen
-class Made:
-    """A file was opened, and made if it was not there."""
+class Created:
+    """A file was opened, and created if it did not exist."""
 
     name: str
 
@@ -64,18 +64,18 @@ class Removed:
 
 
 @attrs.frozen
-class Said:
+class Printed:
     """A line was written to standard output."""
 
     line: str
 
 
-Call: TypeAlias = Written | Truncated | Synced | Made | Removed | Said
+Call: TypeAlias = Written | Truncated | Synced | Created | Removed | Printed
 
 
-# -- what was done -----------------------------------------------------------------------------------------------------
+# -- recording ---------------------------------------------------------------------------------------------------------
 
-#: All calls by which a file's content or name can change; one that the replay does not know is an error.
+#: All calls that change a file's content or name; a call that the replay does not know is an error.
 _TRACED = (
     "open,openat,openat2,creat,write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,fallocate,copy_file_range,"
     "sendfile,fsync,fdatasync,sync_file_range,msync,unlink,unlinkat,rename,renameat,renameat2,link,linkat,symlinkat"
@@ -90,12 +90,12 @@ _OF_DESCRIPTOR = re.compile(r"\d+<(?P<path>[^>]*)>.*")
 
 def record(command: Sequence[str], path: Path) -> list[Call]:
     """
-    Run a Python program and record what it does to a database, and what it says.
+    Run a Python program and record its operations on a database and its output.
 
     Args:
         command: Arguments for the interpreter.
 
-        path: The database; files whose name begins with its name belong to it, but for the ``-shm``.
+        path: The database; files whose names begin with its name belong to it, except the ``-shm``.
     """
     log = path.with_name("strace")
     strace = ["strace", "-f", "-qq", "-y", "-xx", "-s", "10000000", "-o", str(log), "-e", f"trace={_TRACED}"]
@@ -109,13 +109,13 @@ def _calls(lines: Iterable[str], path: Path) -> Iterable[Call]:
         if (resumed := _RESUMED.fullmatch(line)) is not None:
             arguments = started.pop(resumed["thread"]) + resumed["arguments"]
             call = _call(resumed["name"], arguments, int(resumed["result"]), path)
-        elif (begun := _STARTED.fullmatch(line)) is not None and begun["result"] is None:
-            started[begun["thread"]] = begun["arguments"]
+        elif (complete := _STARTED.fullmatch(line)) is not None and complete["result"] is None:
+            started[complete["thread"]] = complete["arguments"]
             # A line on standard output may be read before the call returns.
-            call = _said(begun["name"], begun["arguments"])
-        elif begun is not None:
-            call = _said(begun["name"], begun["arguments"]) or _call(
-                begun["name"], begun["arguments"], int(begun["result"]), path
+            call = _printed_line(complete["name"], complete["arguments"])
+        elif complete is not None:
+            call = _printed_line(complete["name"], complete["arguments"]) or _call(
+                complete["name"], complete["arguments"], int(complete["result"]), path
             )
         else:
             raise AssertionError(line)
@@ -124,18 +124,18 @@ def _calls(lines: Iterable[str], path: Path) -> Iterable[Call]:
 
 
 def _text(shown: str) -> str:
-    """What strace shows, with its hexadecimal strings read."""
+    """Decode the hexadecimal strings of strace."""
     return _HEX.sub(lambda found: os.fsdecode(bytes.fromhex(found[0].replace("\\x", ""))), shown)
 
 
-def _said(name: str, arguments: str) -> Said | None:
+def _printed_line(name: str, arguments: str) -> Printed | None:
     if name != "write" or not arguments.startswith("1<"):
         return None
-    return Said(_text(arguments.split('"')[1]).rstrip("\n"))
+    return Printed(_text(arguments.split('"')[1]).rstrip("\n"))
 
 
 def _call(name: str, arguments: str, result: int, path: Path) -> Call | None:
-    """What a call that has returned did to the database's files, or None."""
+    """Return the effect of a finished call on the database's files, or None."""
     descriptor = _OF_DESCRIPTOR.fullmatch(arguments)
     whole = _text(descriptor["path"] if descriptor is not None else arguments.split('"')[1])
     if name in ("fsync", "fdatasync") and whole == str(path.parent):
@@ -146,7 +146,7 @@ def _call(name: str, arguments: str, result: int, path: Path) -> Call | None:
     rest = arguments.rpartition('"')[2].split(", ")
     match name:
         case "openat" if "O_TRUNC" not in rest[1]:
-            return Made(file) if "O_CREAT" in rest[1] else None
+            return Created(file) if "O_CREAT" in rest[1] else None
         case "unlink":
             return Removed(file)
         case "fsync" | "fdatasync":
@@ -160,19 +160,19 @@ def _call(name: str, arguments: str, result: int, path: Path) -> Call | None:
 
 
 def _is_of(whole: str, path: Path) -> bool:
-    """Whether a file belongs to the database, beside the index in memory and the folder of the owners."""
+    """Return True if a file belongs to the database; its ``-shm`` and the folder of the owners do not."""
     file = Path(whole)
     return file.parent == path.parent and file.name.startswith(path.name) and file.name != f"{path.name}-shm"
 
 
-# -- what is left of it ------------------------------------------------------------------------------------------------
+# -- replay ------------------------------------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class _File:
-    """A file: what is on the disk for certain, and what may be."""
+    """A file: its durable content, and the pending changes."""
 
-    certain: bytearray = attrs.field(factory=bytearray)
+    durable: bytearray = attrs.field(factory=bytearray)
     pending: list[Written | Truncated] = attrs.field(factory=list)
 
 
@@ -186,7 +186,7 @@ def _apply(content: bytearray, call: Written | Truncated) -> None:
 
 
 def _sectors(call: Written | Truncated) -> list[Written | Truncated]:
-    """The parts of a call that reach the disk each by itself."""
+    """Split a call into the parts that reach the disk independently."""
     if isinstance(call, Truncated):
         return [call]
     end = call.offset + len(call.data)
@@ -196,24 +196,24 @@ def _sectors(call: Written | Truncated) -> list[Written | Truncated]:
 
 class Disk:
     """
-    A folder on a disk, and what its power's going off makes of it.
+    A folder on a disk, and the effect of a power cut on it.
 
     Attributes:
-        dropped: How many calls the last power cut has undone, or undone in part.
+        dropped: The number of calls or parts of calls that the last power cut has undone.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
         self._files: dict[str, _File] = {}
-        self._certain: dict[str, _File] = {}
+        self._durable: dict[str, _File] = {}
         self._pending: list[tuple[str, _File | None]] = []
 
-    def do(self, call: Call) -> None:
-        """Take a call."""
+    def apply(self, call: Call) -> None:
+        """Apply a call."""
         match call:
-            case Said():
+            case Printed():
                 pass
-            case Made(name):
+            case Created(name):
                 if name not in self._files:
                     self._files[name] = _File()
                     self._pending.append((name, self._files[name]))
@@ -227,17 +227,17 @@ class Disk:
             case Synced(name):
                 file = self._files[name]
                 for change in file.pending:
-                    _apply(file.certain, change)
+                    _apply(file.durable, change)
                 file.pending.clear()
             case Written(name) | Truncated(name):
                 self._files[name].pending.append(call)
 
     def cut(self, chance: Random, folder: Path) -> None:
         """
-        Cut the power, and put what is left into *folder*.
+        Cut the power, and write the surviving files into *folder*.
 
         Args:
-            chance: Each call that was not synced is dropped with probability 1/2; of one write in four, each sector is.
+            chance: Drops each unsynced call with probability 1/2; for one write in four, each sector separately.
 
             folder: An empty folder.
         """
@@ -245,13 +245,13 @@ class Disk:
         for name, made in self._pending:
             if self._kept(chance):
                 self._name(name, made)
-        for name, file in self._certain.items():
+        for name, file in self._durable.items():
             for call in file.pending:
                 parts = _sectors(call) if chance.random() < 0.25 else [call]
                 for part in parts:
                     if self._kept(chance):
-                        _apply(file.certain, part)
-            (folder / name).write_bytes(file.certain)
+                        _apply(file.durable, part)
+            (folder / name).write_bytes(file.durable)
 
     def _kept(self, chance: Random) -> bool:
         kept = chance.random() < 0.5
@@ -260,6 +260,6 @@ class Disk:
 
     def _name(self, name: str, file: _File | None) -> None:
         if file is None:
-            self._certain.pop(name, None)
+            self._durable.pop(name, None)
         else:
-            self._certain[name] = file
+            self._durable[name] = file

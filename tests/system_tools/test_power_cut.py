@@ -1,4 +1,4 @@
-"""The power goes off, and no move that was acknowledged is lost: what ``synchronous=FULL`` promises, on a real file."""
+"""Simulated power cuts: with ``synchronous=FULL``, a real journal file loses no acknowledged move."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 from tests.io.intents import make_intent, open_store
 from tests.system_tools.journal_writer import JOBS, WAY
-from tests.system_tools.recorded_disk import Call, Disk, Removed, Said, Synced, Truncated, Written, record
+from tests.system_tools.recorded_disk import Call, Disk, Printed, Removed, Synced, Truncated, Written, record
 
 CUTS = 180
 
 
 @attrs.frozen
 class Damage:
-    """What a power cut has done: calls undone, moves that had been acknowledged, those of them that are gone."""
+    """The effect of a power cut: dropped calls, acknowledged moves, and lost moves."""
 
     dropped: int
     acknowledged: int
@@ -33,11 +33,11 @@ def recorded(folder: Path, synchronous: str) -> list[Call]:
 
 
 def cut_at(calls: list[Call], place: int, folder: Path) -> Damage:
-    """Cut the power after *place* calls, start again, and look."""
+    """Cut the power after *place* calls, open the journal again, and compare."""
     disk, steps = Disk(), dict[int, int]()
     for call in calls[:place]:
-        disk.do(call)
-        if isinstance(call, Said):
+        disk.apply(call)
+        if isinstance(call, Printed):
             number, step = map(int, call.line.split())
             steps[number] = step
     folder.mkdir()
@@ -50,7 +50,7 @@ def cut_at(calls: list[Call], place: int, folder: Path) -> Damage:
 
 
 async def steps_in(path: Path) -> dict[int, int]:
-    """How far each job is by the journal; every row is what its last move has made of it."""
+    """Return the number of moves of each job in the journal, and check each row's state."""
     async with open_store(path) as journal:
         rows = await journal.rows()
     steps = {int(row.id[3:], 16): int(row.credits or 0) for row in rows}
@@ -60,22 +60,22 @@ async def steps_in(path: Path) -> dict[int, int]:
 
 
 def all_cuts(calls: list[Call], folder: Path) -> list[Damage]:
-    """Cuts at random places, the same in each run, between the first acknowledged move and the end."""
-    first = next(place for place, call in enumerate(calls) if isinstance(call, Said))
+    """Cut at random places between the first acknowledged move and the end, the same in each run."""
+    first = next(place for place, call in enumerate(calls) if isinstance(call, Printed))
     places = sorted(Random(0).sample(range(first, len(calls) + 1), CUTS))
     return [cut_at(calls, place, folder / str(place)) for place in places]
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
-    """What a journal does to the disk while twelve jobs go through it."""
-    return recorded(tmp_path_factory.mktemp("calls"), "as it is")
+    """Provide the file operations of a journal during twelve jobs."""
+    return recorded(tmp_path_factory.mktemp("calls"), "default")
 
 
 def test_record_contains_the_expected_calls(calls: list[Call]) -> None:
-    """All moves, syncs, a checkpoint in the middle, and the end, at which the log is removed."""
+    """All moves, syncs, a checkpoint in the middle, and the removal of the log at the end."""
     kinds = [type(call) for call in calls]
-    said = [place for place, call in enumerate(calls) if isinstance(call, Said)]
+    said = [place for place, call in enumerate(calls) if isinstance(call, Printed)]
     into_database = [place for place, call in enumerate(calls) if isinstance(call, Written) and call.name == "kie.db"]
 
     assert JOBS * (len(WAY) + 1) == len(said)
@@ -85,17 +85,17 @@ def test_record_contains_the_expected_calls(calls: list[Call]) -> None:
 
 
 def test_power_cut_loses_no_acknowledged_move(calls: list[Call], tmp_path: Path) -> None:
-    """Whatever part of the writes that were not synced is lost; and the file is whole."""
+    """Any part of the unsynced writes may be lost; the file stays valid."""
     damages = all_cuts(calls, tmp_path)
 
     assert [] == [damage.lost for damage in damages if damage.lost]
     assert sum(damage.acknowledged for damage in damages) > 30 * CUTS
-    assert sum(damage.dropped > 0 for damage in damages) >= 60, "so many have taken something that was not synced"
+    assert sum(damage.dropped > 0 for damage in damages) >= 60, "most cuts must drop unsynced calls"
 
 
 def test_power_cut_leaves_no_file_or_a_valid_one(calls: list[Call], tmp_path: Path) -> None:
-    """At every call until the first move is acknowledged."""
-    first = next(place for place, call in enumerate(calls) if isinstance(call, Said))
+    """The power is cut at every call until the first move is acknowledged."""
+    first = next(place for place, call in enumerate(calls) if isinstance(call, Printed))
     damages = [cut_at(calls, place, tmp_path / str(place)) for place in range(first + 1)]
 
     assert first > 30
@@ -103,7 +103,7 @@ def test_power_cut_leaves_no_file_or_a_valid_one(calls: list[Call], tmp_path: Pa
 
 
 def test_check_finds_a_journal_without_sync(tmp_path: Path) -> None:
-    """With ``synchronous=NORMAL``, which survives kill -9 as well as FULL does, the power takes acknowledged moves."""
+    """``synchronous=NORMAL`` survives kill -9 as FULL does, but a power cut loses acknowledged moves."""
     calls = recorded(tmp_path, "NORMAL")
     damages = all_cuts(calls, tmp_path)
 

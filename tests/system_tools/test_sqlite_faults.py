@@ -1,4 +1,4 @@
-"""A disk that says no: the errors of system calls, injected by strace into a process that writes a journal."""
+"""Disk errors: strace injects failing system calls into a process that writes a journal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOVES = JOBS * (len(WAY) + 1)
 
 
 def run(path: Path, fault: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Let a process move jobs through a journal while system calls fail, by strace's words for which and how."""
+    """Run the journal writer while system calls fail, in strace's notation."""
     strace = ["strace", "-f", "-qq", "-o", "/dev/null", *options, "-e", f"inject={fault}"]
     command = [*strace, sys.executable, "-m", "tests.system_tools.journal_writer", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -46,7 +46,7 @@ def run(path: Path, fault: str, *options: str) -> subprocess.CompletedProcess[st
     ],
 )
 def test_unusable_location_is_refused_at_once(tmp_path: Path, fault: str, of: str | None, told: str) -> None:
-    """No locks, no shared memory, no writing, no reading: nobody is let think that anything is written down."""
+    """Without locks, shared memory, writing or reading the journal fails at its start."""
     options = [] if of is None else ["-P", str(tmp_path / of)]
     ran = run(tmp_path / "kie.db", fault, *options)
     last = ran.stderr.splitlines()[-1]
@@ -59,9 +59,9 @@ def test_unusable_location_is_refused_at_once(tmp_path: Path, fault: str, of: st
 @pytest.mark.parametrize(
     ("fault", "of", "failures"),
     [
-        # The disk is full from the nth write into the log on; before that, moves were acknowledged.
+        # The disk is full from the nth write into the log; earlier moves were acknowledged.
         *((f"pwrite64:error=ENOSPC:when={nth}+", "kie.db-wal", True) for nth in (32, 45, 60, 75)),
-        # Only the checkpoints fail: the log holds all there is, and grows.
+        # Only the checkpoints fail: the log keeps everything, and grows.
         ("pwrite64:error=ENOSPC:when=2+", "kie.db", False),
         ("fdatasync:error=EIO:when=2+", "kie.db", False),
     ],
@@ -69,25 +69,25 @@ def test_unusable_location_is_refused_at_once(tmp_path: Path, fault: str, of: st
 async def test_full_disk_keeps_acknowledged_moves_only(tmp_path: Path, fault: str, of: str, *, failures: bool) -> None:
     path = tmp_path / "kie.db"
     ran = run(path, fault, "-P", str(tmp_path / of))
-    steps, failed = what_was_said(ran)
+    steps, failed = acknowledged_moves(ran)
 
     assert failures == bool(failed)
-    assert steps == await what_is_there(path)
+    assert steps == await journaled_moves(path)
     assert all("full" in line for line in failed)
 
 
 @pytest.mark.parametrize("when", ["3", "5", "14", "4+", "14+"])
 async def test_failed_sync_loses_no_acknowledged_move(tmp_path: Path, when: str) -> None:
     """
-    Once, or from then on.
+    The sync fails once, or from then on.
 
-    What failed is written again by whatever comes next. If nothing comes any more, nobody can tell whether the last of
-    it is on the disk: it may be found there afterwards, one step further than was acknowledged.
+    The next write repeats the failed one. Without a next write, the last move may or may not be on the disk: a job may
+    be one step further than was acknowledged.
     """
     path = tmp_path / "kie.db"
     ran = run(path, f"fdatasync:error=EIO:when={when}", "-P", str(tmp_path / "kie.db-wal"))
-    steps, failed = what_was_said(ran)
-    found = await what_is_there(path)
+    steps, failed = acknowledged_moves(ran)
+    found = await journaled_moves(path)
 
     assert (
         steps.items() <= found.items() if "+" not in when else all(found[number] >= steps[number] for number in steps)
@@ -96,8 +96,8 @@ async def test_failed_sync_loses_no_acknowledged_move(tmp_path: Path, when: str)
     assert all("disk I/O error" in line for line in failed)
 
 
-def what_was_said(ran: subprocess.CompletedProcess[str]) -> tuple[dict[int, int], list[str]]:
-    """How far each job had come, as it was acknowledged; and what failed."""
+def acknowledged_moves(ran: subprocess.CompletedProcess[str]) -> tuple[dict[int, int], list[str]]:
+    """Return the acknowledged number of moves of each job, and the failures."""
     assert (0, "") == (ran.returncode, ran.stderr)
     failed = [line for line in ran.stdout.splitlines() if line.startswith("failed")]
     said = [line.split() for line in ran.stdout.splitlines() if line not in failed]
@@ -106,7 +106,7 @@ def what_was_said(ran: subprocess.CompletedProcess[str]) -> tuple[dict[int, int]
     return {int(number): int(step) for number, step in said}, failed
 
 
-async def what_is_there(path: Path) -> dict[int, int]:
-    """How far each job is by the journal."""
+async def journaled_moves(path: Path) -> dict[int, int]:
+    """Return the number of moves of each job in the journal."""
     async with open_store(path) as journal:
         return {int(row.id[3:], 16): int(row.credits or 0) for row in await journal.rows()}

@@ -1,4 +1,4 @@
-"""The processes of these tests: the service, and a backend under its real server."""
+"""The processes of the example tests: the service, and a backend under its real server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import attrs
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from tests.real_time.examples.service import Told
+from tests.real_time.examples.service import ServiceLog
 
-__all__ = ["CALLBACK", "WORKER", "Backend", "Server", "Service", "free_port", "serving", "the_service"]
+__all__ = ["CALLBACK", "WORKER", "Backend", "Server", "Service", "free_port", "running_backend", "running_service"]
 
-#: How one of several workers tells of itself: the header that names it, the first word of its line about a callback.
+#: The header that names a worker, and the first word of a worker's line about a callback.
 WORKER = "X-Worker"
 CALLBACK = "callback"
 
@@ -35,11 +35,11 @@ class Backend:
     A backend, as its documentation starts it.
 
     Attributes:
-        arguments: What python is given, but for the port.
+        arguments: The arguments of the interpreter.
 
-        ready: What each of its workers says when it serves.
+        ready: The text that each worker prints when it serves.
 
-        workers: How many there are.
+        workers: The number of workers.
     """
 
     arguments: tuple[str, ...]
@@ -48,13 +48,13 @@ class Backend:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """This process's environment without what concerns the service."""
+    """Return this process's environment without the package's variables."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KIE_")} | more
 
 
 @contextmanager
 def free_port() -> Iterator[int]:
-    """A port for a server that is started later; until then nobody is given it, since it is bound already."""
+    """Reserve a port for a server that is started later."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
@@ -63,7 +63,7 @@ def free_port() -> Iterator[int]:
 
 @asynccontextmanager
 async def started(*arguments: str, cwd: Path, env: Mapping[str, str]) -> AsyncIterator[Process]:
-    """A python that does not outlive the test; its standard output has its messages, too."""
+    """Run Python in a process that ends with the test; its standard output includes its standard error."""
     process = await anyio.open_process([sys.executable, "-u", *arguments], cwd=cwd, env=env, stderr=subprocess.STDOUT)
     async with process:
         try:
@@ -75,7 +75,7 @@ async def started(*arguments: str, cwd: Path, env: Mapping[str, str]) -> AsyncIt
 
 
 def lines_of(process: Process) -> BufferedByteReceiveStream:
-    """What a process says."""
+    """Return the output of a process."""
     assert process.stdout is not None
     return BufferedByteReceiveStream(process.stdout)
 
@@ -86,32 +86,32 @@ class Service:
     A fake service in another process.
 
     Attributes:
-        url: Where it is.
+        url: The URL.
     """
 
     url: str
     _process: Process
-    _said: BufferedByteReceiveStream
+    _output: BufferedByteReceiveStream
 
-    async def end(self) -> Told:
-        """End it, and hear what it has seen."""
+    async def end(self) -> ServiceLog:
+        """End the service and return its log."""
         self._process.send_signal(signal.SIGTERM)
-        told: Told = json.loads(await self._said.receive_until(b"\n", _LONGEST_LINE))
-        return told
+        log: ServiceLog = json.loads(await self._output.receive_until(b"\n", _LONGEST_LINE))
+        return log
 
 
 @asynccontextmanager
-async def the_service(webhook_key: str) -> AsyncIterator[Service]:
-    """The service of the program ``service``."""
+async def running_service(webhook_key: str) -> AsyncIterator[Service]:
+    """Run the fake service in another process."""
     program = ("-m", "tests.real_time.examples.service", webhook_key)
     async with started(*program, cwd=ROOT, env=clean_environment()) as process:
-        said = lines_of(process)
-        url = (await said.receive_until(b"\n", _LONGEST_LINE)).decode()
-        yield Service(url, process, said)
+        output = lines_of(process)
+        url = (await output.receive_until(b"\n", _LONGEST_LINE)).decode()
+        yield Service(url, process, output)
 
 
-async def reachable(port: int) -> None:
-    """Return when a port is listened at: uvicorn says that it serves a moment before it does."""
+async def wait_until_reachable(port: int) -> None:
+    """Wait until a port accepts connections: uvicorn prints that it serves a moment too early."""
     while True:
         try:
             await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
@@ -124,50 +124,50 @@ async def reachable(port: int) -> None:
 @attrs.define
 class Server:
     """
-    A backend that serves.
+    A running backend.
 
     Attributes:
-        url: Where it is.
+        url: The URL.
 
-        said: Its lines so far; all of them, when it has ended.
+        output: The lines printed so far; all lines after its end.
     """
 
     url: str
-    said: list[str]
+    output: list[str]
 
 
 @asynccontextmanager
-async def serving(backend: Backend, port: int, **settings: str) -> AsyncIterator[Server]:
+async def running_backend(backend: Backend, port: int, **settings: str) -> AsyncIterator[Server]:
     """
-    A backend under its real server, from when all workers serve; ended by SIGTERM, as a supervisor does.
+    Run a backend under its real server until SIGTERM; return when all workers serve.
 
     Args:
         backend: The backend.
 
-        port: Where it listens.
+        port: The port of the server.
 
-        **settings: Its environment.
+        **settings: Its environment variables.
     """
     env = clean_environment(PYTHONPATH=str(ROOT), WEB_CONCURRENCY=str(backend.workers), PORT=str(port), **settings)
     server = Server(f"http://127.0.0.1:{port}", [])
-    all_serve = anyio.Event()
+    ready = anyio.Event()
 
-    async def listen(process: Process) -> None:
+    async def read_output(process: Process) -> None:
         assert process.stdout is not None
         rest = ""
         async for chunk in process.stdout:
             *lines, rest = (rest + chunk.decode()).split("\n")
-            server.said.extend(lines)
-            if backend.workers == sum(backend.ready in line for line in server.said):
-                all_serve.set()
-        all_serve.set()  # or never will
+            server.output.extend(lines)
+            if backend.workers == sum(backend.ready in line for line in server.output):
+                ready.set()
+        ready.set()  # the process has ended
 
     async with (
         started(*backend.arguments, cwd=ROOT / "examples", env=env) as process,
         anyio.create_task_group() as group,
     ):
-        group.start_soon(listen, process)
-        await all_serve.wait()
-        await reachable(port)
+        group.start_soon(read_output, process)
+        await ready.wait()
+        await wait_until_reachable(port)
         yield server
         process.terminate()

@@ -1,7 +1,7 @@
 """
-A program: the service in a process of its own, which tells its truth as JSON when it is ended by SIGTERM.
+A program that runs the fake service and prints its log as JSON when SIGTERM ends it.
 
-Its first line is its URL, its second what it has seen; see ``Told``.
+Its first line is the URL, its second the log; see ``ServiceLog``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import anyio
 from kie_async.cli.fake import wait_for_signal
 from kie_async.testing import FakeKie
 
-__all__ = ["Shot", "Told"]
+__all__ = ["ServiceLog", "Shot"]
 
 
 class Shot(TypedDict):
-    """One task, with the instants (by the service's clock) of each look at it, and of each post about its end."""
+    """A task, with the times (by the service's clock) of its polls and of its callbacks."""
 
     task_id: str
     prompt: str
@@ -31,20 +31,20 @@ class Shot(TypedDict):
     callbacks: list[tuple[float, int | None]]
 
 
-class Told(TypedDict):
-    """What the service has seen: every task; creates that came too fast; the most creates in any 10 s."""
+class ServiceLog(TypedDict):
+    """The log of the service: every task, the number of creates refused with 429, the most creates in any 10 s."""
 
     shots: list[Shot]
     refused: int
     busiest: int
 
 
-def truth_of(fake: FakeKie) -> Told:
-    """What a fake has seen."""
+def service_log(fake: FakeKie) -> ServiceLog:
+    """Return the log of a fake."""
     by_task = attrgetter("task_id")
     polls = {task_id: list(polls) for task_id, polls in groupby(sorted(fake.truth.polls, key=by_task), by_task)}
     posts = {task_id: list(posts) for task_id, posts in groupby(sorted(fake.truth.callbacks, key=by_task), by_task)}
-    return Told(
+    return ServiceLog(
         shots=[
             Shot(
                 task_id=task.task_id,
@@ -61,18 +61,18 @@ def truth_of(fake: FakeKie) -> Told:
     )
 
 
-def say(line: str) -> None:
-    """Tell the test something."""
+def print_line(line: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 async def main(webhook_key: str) -> None:
-    """Run it: the account's limits are Kie's, and a task takes one to three seconds."""
+    """Run the service with Kie's limits and tasks of one to three seconds."""
     async with FakeKie(webhook_key=webhook_key, duration=lambda _model, rng: rng.uniform(1.0, 3.0)) as fake:
-        say(fake.url)
+        print_line(fake.url)
         await wait_for_signal()
-        say(json.dumps(truth_of(fake)))
+        print_line(json.dumps(service_log(fake)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
-The examples as people run them: each under its real server, the service in another process, real time.
+The examples under their real servers, with the service in another process, in real time.
 
-They keep the account's limit, 20 creates in any 10 s, and so they mostly wait: all of them run at the same time.
+They obey the account's limit, 20 creates in any 10 s, and mostly wait, so all of them run at the same time.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ import attrs
 import pytest
 
 from kie_async import KieClient, Wan22TurboImageToVideo
-from tests.real_time.examples.processes import CALLBACK, WORKER, Backend, Server, free_port, serving, the_service
-from tests.real_time.examples.service import Told
+from tests.real_time.examples.processes import (
+    CALLBACK,
+    WORKER,
+    Backend,
+    Server,
+    free_port,
+    running_backend,
+    running_service,
+)
+from tests.real_time.examples.service import ServiceLog
 
 KEY = "an-api-key"
 WEBHOOK_KEY = "a-webhook-key"
 IMAGE = "https://example.com/cat.png"
 SHOTS = [f"The cat turns its head, take {number}" for number in range(50)]
-LEFT = "What the process before has left"
+LEFT = "An unsent shot of an earlier process"
 
-#: Nothing here takes that long, in seconds.
-PATIENCE = 100.0
+#: The timeout of a run, in seconds.
+TIMEOUT = 100.0
 
 UVICORN = ("-m", "uvicorn", "--no-access-log", "--timeout-keep-alive", "100", "--port")
 UVICORN_IS_READY = "Application startup complete."
@@ -40,12 +48,12 @@ def under_uvicorn(app: str, port: int, *, workers: int = 1) -> Backend:
 
 
 def backend(name: str, port: int) -> Backend:
-    """A backend by its name here."""
+    """Return a backend by its name."""
     match name:
         case "fastapi":
             return under_uvicorn("fastapi_backend:app", port)
         case "fastapi, 4 workers":
-            return under_uvicorn("tests.real_time.examples.telling:app", port, workers=4)
+            return under_uvicorn("tests.real_time.examples.labeled_app:app", port, workers=4)
         case "django":
             return under_uvicorn("django_backend:application", port)
         case "litestar":
@@ -56,42 +64,42 @@ def backend(name: str, port: int) -> Backend:
 
 NAMES = ["fastapi", "fastapi, 4 workers", "django", "litestar", "aiohttp"]
 
-#: What a backend has said of a job.
+#: A backend's response about a job.
 Answer: TypeAlias = Mapping[str, str]
 
 
 @attrs.frozen
 class Run:
     """
-    What came of one backend.
+    The results of one backend.
 
     Attributes:
-        truth: What the service has seen.
+        service: The log of the service.
 
         ids: The job of each shot.
 
-        answers: What was said of each shot, and of the one that was left.
+        answers: The final response about each shot, and about the unsent one.
 
-        owners: Which worker has taken each order; empty unless there are several.
+        owners: The worker of each order; empty for a single worker.
 
-        retold: What each worker has said of each shot; empty unless there are several.
+        by_worker: The final response of each worker about each shot; empty for a single worker.
 
-        strangers: The statuses of requests to the receiver that are no callbacks.
+        invalid: The statuses of invalid requests to the receiver.
 
-        said: The server's messages.
+        output: The lines of the server.
     """
 
-    truth: Told
+    service: ServiceLog
     ids: Mapping[str, str]
     answers: Mapping[str, Answer]
     owners: Mapping[str, str]
-    retold: Mapping[str, Mapping[str, Answer]]
-    strangers: Sequence[int]
-    said: Sequence[str]
+    by_worker: Mapping[str, Mapping[str, Answer]]
+    invalid: Sequence[int]
+    output: Sequence[str]
 
 
 async def order(http: aiohttp.ClientSession, url: str, prompt: str) -> tuple[str, str]:
-    """Order a shot; returns the job's id, and the worker that has taken it."""
+    """Order a shot; return the job's id and the worker."""
     shot = {"key": prompt, "image_url": IMAGE, "prompt": prompt}
     async with http.post(f"{url}/shots", json=shot) as answer:
         assert 202 == answer.status, await answer.text()
@@ -99,17 +107,17 @@ async def order(http: aiohttp.ClientSession, url: str, prompt: str) -> tuple[str
 
 
 async def result(http: aiohttp.ClientSession, url: str, job_id: str) -> Answer:
-    """Ask for a shot until it is no longer running."""
+    """Request a shot until it is no longer running."""
     while True:
         async with http.get(f"{url}/shots/{job_id}") as answer:
             assert 200 == answer.status, await answer.text()
-            said: Answer = await answer.json()
-            if said["state"] != "running":
-                return said
+            found: Answer = await answer.json()
+            if found["state"] != "running":
+                return found
 
 
-async def leave_one(journal: Path, callback_url: str) -> str:
-    """An earlier process has written a shot down, could not reach the service, and has ended; returns its id."""
+async def leave_unsent(journal: Path, callback_url: str) -> str:
+    """Journal a shot without reaching the service, as an earlier process; return its id."""
     async with KieClient(KEY, base_url="http://127.0.0.1:9", journal=journal, callback_url=callback_url) as kie:
         return (await kie.submit(Wan22TurboImageToVideo(image=IMAGE, prompt=LEFT), wait=False)).id
 
@@ -117,10 +125,10 @@ async def leave_one(journal: Path, callback_url: str) -> str:
 async def one_session_per_worker(
     stack: AsyncExitStack, server: Server, workers: int
 ) -> dict[str, aiohttp.ClientSession]:
-    """Sessions of one connection each; whose connection it is, the system decides, so some are made in vain."""
+    """Return a session with one connection to each worker; the kernel chooses the worker, so some are unused."""
     found: dict[str, aiohttp.ClientSession] = {}
     while len(found) < workers:
-        connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=PATIENCE)
+        connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=TIMEOUT)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         async with session.get(f"{server.url}/docs") as answer:
             await answer.read()
@@ -128,8 +136,8 @@ async def one_session_per_worker(
     return found
 
 
-async def strangers(http: aiohttp.ClientSession, callback_url: str) -> list[int]:
-    """The answers to what is no callback: no token, the right URL without a signature, the right URL but no POST."""
+async def send_invalid(http: aiohttp.ClientSession, callback_url: str) -> list[int]:
+    """Send invalid callbacks: without a token, without a signature, and without POST; return the statuses."""
     statuses = []
     for method, url in (
         ("POST", callback_url.rpartition("/")[0] + "/x"),
@@ -142,28 +150,30 @@ async def strangers(http: aiohttp.ClientSession, callback_url: str) -> list[int]
 
 
 async def run(name: str, journal: Path) -> Run:
-    """Order all shots of a backend, and get them."""
+    """Order all shots of a backend and wait for them."""
     ids: dict[str, str] = {}
     owners: dict[str, str] = {}
     answers: dict[str, Answer] = {}
-    retold: dict[str, dict[str, Answer]] = {}
+    by_worker: dict[str, dict[str, Answer]] = {}
 
     async def get(http: aiohttp.ClientSession, prompt: str, job_id: str) -> None:
         answers[prompt] = await result(http, server.url, job_id)
 
-    async def retell(worker: str, session: aiohttp.ClientSession) -> None:
+    async def get_all(worker: str, session: aiohttp.ClientSession) -> None:
         for prompt, job_id in ids.items():
-            retold.setdefault(worker, {})[prompt] = await result(session, server.url, job_id)
+            by_worker.setdefault(worker, {})[prompt] = await result(session, server.url, job_id)
 
-    with anyio.fail_after(PATIENCE), free_port() as port:
+    with anyio.fail_after(TIMEOUT), free_port() as port:
         started = backend(name, port)
         callback_url = f"http://127.0.0.1:{port}/kie"
-        left = await leave_one(journal, callback_url)
-        async with the_service(WEBHOOK_KEY) as service:
+        left = await leave_unsent(journal, callback_url)
+        async with running_service(WEBHOOK_KEY) as service:
             settings = {"API_KEY": KEY, "BASE_URL": service.url, "WEBHOOK_KEY": WEBHOOK_KEY}
             settings |= {"CALLBACK_URL": callback_url, "JOURNAL": str(journal)}
             async with (
-                serving(started, port, **{f"KIE_{setting}": value for setting, value in settings.items()}) as server,
+                running_backend(
+                    started, port, **{f"KIE_{setting}": value for setting, value in settings.items()}
+                ) as server,
                 aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
                 AsyncExitStack() as stack,
             ):
@@ -177,14 +187,14 @@ async def run(name: str, journal: Path) -> Run:
                 if started.workers > 1:
                     async with anyio.create_task_group() as group:
                         for worker, session in workers.items():
-                            group.start_soon(retell, worker, session)
+                            group.start_soon(get_all, worker, session)
                 truth = await service.end()
-                refused = await strangers(http, truth["shots"][0]["callback_url"])
-    return Run(truth, ids, answers, owners, retold, refused, server.said)
+                refused = await send_invalid(http, truth["shots"][0]["callback_url"])
+    return Run(truth, ids, answers, owners, by_worker, refused, server.output)
 
 
 async def run_all(folder: Path) -> Mapping[str, asyncio.Task[Run]]:
-    """Run every backend, all at once."""
+    """Run all backends at the same time."""
     tasks = {name: asyncio.create_task(run(name, folder / f"{name}.db")) for name in NAMES}
     await asyncio.wait(tasks.values())
     return tasks
@@ -192,64 +202,64 @@ async def run_all(folder: Path) -> Mapping[str, asyncio.Task[Run]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, asyncio.Task[Run]]:
-    """What came of each backend, or what went wrong with it."""
+    """Provide the result of each backend, or its error."""
     return asyncio.run(run_all(tmp_path_factory.mktemp("journals")))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_order_gets_its_own_video(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
-    """What an earlier process has left unsent is among them, since the backend calls ``recover()`` when it starts."""
+    """This includes the unsent shot of an earlier process, since the backend calls ``recover()`` at its start."""
     came = runs[name].result()
-    urls = {shot["prompt"]: shot["url"] for shot in came.truth["shots"]}
+    urls = {shot["prompt"]: shot["url"] for shot in came.service["shots"]}
 
-    assert 51 == len(urls) == len(came.truth["shots"])
+    assert 51 == len(urls) == len(came.service["shots"])
     assert 50 == len(set(came.ids.values()))
     assert {prompt: {"state": "done", "url": urls[prompt]} for prompt in [*SHOTS, LEFT]} == came.answers
-    assert (0, True) == (came.truth["refused"], came.truth["busiest"] <= 20)
+    assert (0, True) == (came.service["refused"], came.service["busiest"] <= 20)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_end_came_by_callback(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
-    """Each is posted once, taken at once, and looked into once; the net looks now and then."""
-    # On a busy machine a look may cross its callback, and one that is answered late is made again.
+    """Each callback is sent once, accepted at once, and confirmed once; fallback polls are rare."""
+    # On a busy machine a poll may cross its callback, and a poll with a late response is repeated.
     came = runs[name].result()
-    posts = [shot["callbacks"] for shot in came.truth["shots"]]
-    of_the_net = sum(poll < shot["callbacks"][0][0] for shot in came.truth["shots"] for poll in shot["polls"])
-    polls = sum(len(shot["polls"]) for shot in came.truth["shots"])
+    posts = [shot["callbacks"] for shot in came.service["shots"]]
+    fallback = sum(poll < shot["callbacks"][0][0] for shot in came.service["shots"] for poll in shot["polls"])
+    polls = sum(len(shot["polls"]) for shot in came.service["shots"])
 
     assert [[200]] * 51 == [[status for _, status in posted] for posted in posts]
-    assert of_the_net <= 0.2 * 51
-    assert 51 <= polls - of_the_net <= 54
+    assert fallback <= 0.2 * 51
+    assert 51 <= polls - fallback <= 54
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_receiver_accepts_signed_callbacks_only(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
-    assert [404, 401, 405] == runs[name].result().strangers
+    assert [404, 401, 405] == runs[name].result().invalid
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_server_ends_in_peace(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
-    """Nothing was logged but its start, what was provoked here, and its end: no error, no session left open."""
+def test_server_ends_without_errors(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
+    """The log contains the start, the expected warnings and the end: no error, no open session."""
     provoked = ("1 intent); recover() resumes them.", "it is not signed, and webhook_key is set.")
     usual = ("INFO: ", "======== Running on ", "(Press CTRL+C to quit)", f"{CALLBACK} ", *provoked)
 
-    assert [] == [line for line in runs[name].result().said if not any(text in line for text in usual)]
+    assert [] == [line for line in runs[name].result().output if not any(text in line for text in usual)]
 
 
 def test_any_worker_receives_callbacks_for_all(
     runs: Mapping[str, asyncio.Task[Run]],
 ) -> None:
-    """Four workers share nothing but the journal's file."""
+    """Four workers share only the journal's file."""
     came = runs["fastapi, 4 workers"].result()
     jobs = {job_id: prompt for prompt, job_id in came.ids.items()}
-    lines = [line.split() for line in came.said if line.startswith(CALLBACK)]
+    lines = [line.split() for line in came.output if line.startswith(CALLBACK)]
     takers = {
         jobs.get(path.split("/")[-1].split(".")[0], LEFT): pid for _, pid, path, status in lines if status == "200"
     }
     elsewhere = [prompt for prompt in SHOTS if takers[prompt] != came.owners[prompt]]
     answers = {prompt: came.answers[prompt] for prompt in SHOTS}
 
-    assert 4 == len(came.retold)
-    assert dict.fromkeys(came.owners.values(), answers) == came.retold
+    assert 4 == len(came.by_worker)
+    assert dict.fromkeys(came.owners.values(), answers) == came.by_worker
     assert len(Counter(takers.values())) >= 2
     assert elsewhere

@@ -1,4 +1,4 @@
-"""The FastAPI example, telling which worker has given each answer, and which one has taken each callback."""
+"""The FastAPI example, extended to report the worker of each response and of each callback."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     pid = os.getpid()
     is_callback = scope["type"] == "http" and scope["path"].startswith("/kie/")
 
-    async def tell(message: Message) -> None:
+    async def send_with_worker(message: Message) -> None:
         if message["type"] == "http.response.start":
-            # The service keeps its connections; closed ones let the next callback land on any worker.
+            # Closing the connection lets the service's next callback reach any worker.
             closing = [(b"connection", b"close")] if is_callback else []
             message["headers"] = [*message["headers"], (WORKER.lower().encode(), str(pid).encode()), *closing]
             if is_callback:
-                # In one piece: all workers write to one pipe.
+                # In one write, since all workers share one pipe.
                 sys.stdout.write(f"{CALLBACK} {pid} {scope['path']} {message['status']}\n")
                 sys.stdout.flush()
         await send(message)
 
-    await example(scope, receive, tell)
+    await example(scope, receive, send_with_worker)
