@@ -39,6 +39,10 @@ CORE_IMPORTS = {
     "urllib",
 }
 
+#: The private modules that the command line and the testing tools may import.
+SHARED_HELPERS = {"_display", "_keys", "_media", "_urls"}
+OUTER_FILES = sorted(path for folder in ("cli", "testing") for path in (ROOT / "kie_async" / folder).rglob("*.py"))
+
 HEAVY = {"aiohttp", "asyncio", "anyio", "av", "cattrs", "rich", "sqlite3", "tenacity", "typer"}
 
 
@@ -65,6 +69,16 @@ def loaded_by(statement: str) -> set[str]:
 def test_the_core_imports_nothing_that_waits(path: Path) -> None:
     """Imports within functions and for type checkers count, too."""
     assert imports(path) <= CORE_IMPORTS
+
+
+@pytest.mark.parametrize("path", OUTER_FILES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_cli_and_testing_import_no_private_modules(path: Path) -> None:
+    """Imports within functions and for type checkers count, too; shared helpers are allowed."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    private = {part for name in names for part in name.split(".")[1:3] if part.startswith("_") and "kie_async" in name}
+
+    assert private <= SHARED_HELPERS | {"__version__"}
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, exit_before_start)
     try:
         from kie_async.cli.app import app
+        from kie_async.cli.running import GlobalOptions
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
         sys.stderr.write("kie-async needs typer and rich. Install them with: pip install 'kie-async[cli]'\n")
         raise SystemExit(2) from None
-    app(prog_name="kie-async")
+    app(prog_name="kie-async", obj=GlobalOptions(early_handler=exit_before_start))
 
 
 def exit_before_start(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -9,13 +9,14 @@ import traceback
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import anyio
 import attrs
 import typer
 
 from kie_async import InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
-from kie_async.cli import exit_before_start
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
 from kie_async.cli.options import JournalFile, select_journal
 from kie_async.cli.output import Output, log_to
@@ -36,10 +37,13 @@ class GlobalOptions:
         verbose: True if the log and tracebacks are shown.
 
         loop_factory: A factory of event loops; None for the platform's.
+
+        early_handler: The handler of SIGINT until a command runs; None if the process has no such handler.
     """
 
     verbose: bool = False
     loop_factory: Callable[[], AbstractEventLoop] | None = None
+    early_handler: Callable[[int, FrameType | None], NoReturn] | None = None
 
 
 def run_command(
@@ -120,7 +124,7 @@ def _run(options: GlobalOptions, session: Session, command: Callable[[Session], 
             raise
 
     try:
-        if signal.getsignal(signal.SIGINT) is exit_before_start:
+        if options.early_handler is not None and signal.getsignal(signal.SIGINT) is options.early_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop turns it into a cancellation
         return anyio.run(until_interrupted, backend_options={"loop_factory": options.loop_factory})
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from kie_async import InsufficientCreditsError, KieClient, SubmitInDoubtError, Wan22TurboImageToVideo
 from kie_async._io.journals.sqlite import SqliteStore
+from kie_async.cli import exit_before_start
 from kie_async.cli.app import app
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JournalFile
@@ -112,7 +113,8 @@ def run_in_session(command: Callable[[Session], Awaitable[ExitCode]], *, verbose
     def only(context: typer.Context) -> None:
         run_command(context, command)
 
-    result = CliRunner().invoke(program, [], obj=GlobalOptions(verbose=verbose, loop_factory=VirtualLoop))
+    options = GlobalOptions(verbose=verbose, loop_factory=VirtualLoop, early_handler=exit_before_start)
+    result = CliRunner().invoke(program, [], obj=options)
     return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
