@@ -1,12 +1,12 @@
 """
-How soon after its callback has come in is a result there, in real time on the loopback interface.
+The time from a callback to its result, in real time on the loopback interface.
 
 Forty tasks at a service in another process end half a second apart, so that no callback waits for another one. The
-clock starts when a callback's request has reached the web server, and stops when whoever waits for the job goes on. In
-between, this package checks token and signature, notes, asks ``recordInfo`` and writes the end down.
+clock starts when a callback has reached the web server, and stops when the waiter of the job continues. In between,
+this package verifies token and signature, polls ``recordInfo`` and journals the end.
 
-Nobody who asks ``recordInfo`` can do with less than one exchange with the service: that is the bare handler, which
-does nothing else. A handler that believes the body is faster still, and believes every liar.
+A handler that asks ``recordInfo`` needs at least one exchange with the service: that is the bare handler, which does
+nothing else. A handler that trusts the body is faster, and trusts every forgery.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ APART = 0.5
 BOUND_MS = 50.0
 WEBHOOK_KEY = "a-webhook-key"
 
-#: Seconds from a callback to its result, of each job; and looks for each job.
+#: Seconds from callback to result, for each job; and the number of polls for each job.
 Figures: TypeAlias = tuple[list[float], float]
-#: Takes the URL of the service and of the receiver, and what takes requests; runs all jobs.
+#: Takes the URL of the service, and the receiver; runs all jobs.
 Contender: TypeAlias = Callable[[str, "Receiver"], Awaitable[Figures]]
 
 SERVICE = f"""
@@ -57,24 +57,24 @@ asyncio.run(main())
 
 
 class Receiver:
-    """A web server; notes when the callback of each task came in."""
+    """A web server that records when the callback of each task arrived."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.came_at: dict[str, float] = {}
-        self.take: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        self.arrived_at: dict[str, float] = {}
+        self.handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 
     async def receive(self, request: web.Request) -> web.StreamResponse:
-        """Take one callback."""
-        came_at = time.perf_counter()
-        # aiohttp keeps the body, so that whoever comes next reads it for nothing.
-        self.came_at.setdefault(json.loads(await request.read())["data"]["taskId"], came_at)
-        return await self.take(request)
+        """Handle one callback."""
+        arrived_at = time.perf_counter()
+        # aiohttp keeps the body, so that the handler reads it at no cost.
+        self.arrived_at.setdefault(json.loads(await request.read())["data"]["taskId"], arrived_at)
+        return await self.handler(request)
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    """A receiver that runs."""
+async def running_receiver() -> AsyncIterator[Receiver]:
+    """Yield a running receiver."""
     receiver = Receiver()
     application = web.Application()
     application.router.add_post("/kie/{token}", receiver.receive)
@@ -90,7 +90,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 def with_journal(path: Path | None) -> Contender:
-    """This package."""
+    """Return the contender that is this package."""
 
     async def run_jobs(url: str, receiver: Receiver) -> Figures:
         limits = Limits(creates=10**6)
@@ -103,19 +103,19 @@ def with_journal(path: Path | None) -> Contender:
             webhook_key=WEBHOOK_KEY,
         )
 
-        async def take(request: web.Request) -> web.StreamResponse:
+        async def handle(request: web.Request) -> web.StreamResponse:
             status, body = await kie.callbacks.handle(request.path, request.headers, await request.read())
             return web.Response(status=status, body=body)
 
         lags: list[float] = []
         async with client as kie:
             kie.callbacks.aiohttp_routes()  # callbacks are expected from the first job on
-            receiver.take = take
+            receiver.handler = handle
 
             async def job(number: int) -> None:
                 image = "https://example.com/cat.png"
                 video = await kie.generate(Wan22TurboImageToVideo(image=image, prompt=f"Take {number}"))
-                lags.append(time.perf_counter() - receiver.came_at[video.task_id])
+                lags.append(time.perf_counter() - receiver.arrived_at[video.task_id])
 
             async with anyio.create_task_group() as group:
                 for number in range(JOBS):
@@ -126,7 +126,7 @@ def with_journal(path: Path | None) -> Contender:
 
 
 def bare(*, asks: bool) -> Contender:
-    """What people write: a handler that resolves a future by the callback's id."""
+    """Return the usual handler, which resolves a future by the callback's task id."""
 
     async def run_jobs(url: str, receiver: Receiver) -> Figures:
         futures: dict[str, asyncio.Future[object]] = {}
@@ -139,7 +139,7 @@ def bare(*, asks: bool) -> Contender:
             "callBackUrl": f"{receiver.url}/a-job",
         }
 
-        async def take(request: web.Request) -> web.StreamResponse:
+        async def handle(request: web.Request) -> web.StreamResponse:
             nonlocal polls
             data = (await request.json())["data"]
             if asks:
@@ -150,7 +150,7 @@ def bare(*, asks: bool) -> Contender:
             futures[data["taskId"]].set_result(data)
             return web.Response()
 
-        receiver.take = take
+        receiver.handler = handle
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
 
             async def job() -> None:
@@ -158,7 +158,7 @@ def bare(*, asks: bool) -> Contender:
                     task_id = (await answer.json())["data"]["taskId"]
                 done = futures[task_id] = asyncio.get_running_loop().create_future()
                 await done
-                lags.append(time.perf_counter() - receiver.came_at[task_id])
+                lags.append(time.perf_counter() - receiver.arrived_at[task_id])
 
             async with anyio.create_task_group() as group:
                 for _ in range(JOBS):
@@ -169,9 +169,9 @@ def bare(*, asks: bool) -> Contender:
 
 
 async def measure(contender: Contender) -> Figures:
-    """Let a contender do its jobs at a service of its own."""
+    """Run a contender's jobs with its own service."""
     with service("-c", SERVICE) as url:
-        async with receiving() as receiver:
+        async with running_receiver() as receiver:
             return await contender(url, receiver)
 
 
@@ -184,7 +184,7 @@ def run() -> Report:
             "kie_async, journal on disk": with_journal(Path(folder) / "kie.db"),
             "kie_async, journal in memory": with_journal(None),
             "a bare handler that asks recordInfo": bare(asks=True),
-            "a bare handler that believes the body": bare(asks=False),
+            "a bare handler that trusts the body": bare(asks=False),
         }
         for name, contender in contenders.items():
             lags, polls = asyncio.run(measure(contender))
@@ -193,7 +193,7 @@ def run() -> Report:
     return Report(
         name="callbacks_latency",
         question=f"{JOBS} tasks that end {APART:g} s apart: how long from callback to result?",
-        bound=f"set by ourselves: a median of {BOUND_MS:g} ms; whoever asks is no faster than a bare handler that asks",
-        columns=["with", "median ms", "95 % ms", "longest ms", "looks per job"],
+        bound=f"chosen: a median of {BOUND_MS:g} ms; a handler that asks cannot be faster than the bare one that asks",
+        columns=["with", "median ms", "95 % ms", "longest ms", "polls per job"],
         rows=rows,
     )

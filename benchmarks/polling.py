@@ -1,14 +1,13 @@
 """
-How late the end of a task is seen, when a budget of looks is shared by all tasks in flight.
+The lag of polling when all tasks in flight share a budget of polls.
 
-A closed system: as soon as the end of a task is seen another one begins, so that always the same number is in flight.
-The real poller asks a scripted service that answers within 4 ms and refuses an eleventh query in any second; time is
-virtual. (The pacer loses a round trip in every second; the network is left out here, so that the whole budget is used
-and the figures are the policy's.) A lag is the time from the end of a task, at the service, to the moment at which the
-client knows.
+In this closed system another task begins as soon as the end of one is found, so that the number in flight is constant.
+The real poller polls a scripted service that answers within 4 ms and refuses an eleventh poll in any second; time is
+virtual. (The pacer loses a round trip in every second; the network is omitted, so that the figures are the policy's.)
+A lag is the time from the end of a task at the service to the moment at which the client knows it.
 
-What no policy can pass is the optimum for one task, found by dynamic programming (``optimum.py``), under each task's
-share of the budget; and Little's law, since each end takes a look.
+The bound of every policy is the optimum for one task, found by dynamic programming (``optimum.py``), under each task's
+share of the budget; and Little's law, since each end takes a poll.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ from kie_async.testing import VirtualLoop, virtual_time
 BUDGET = 10
 LATENCY = (0.001, 0.002)
 SEEDS = (1, 2, 3)
-#: Ends that are left out at first: the client has to learn.
+#: The number of first ends that are ignored while the client learns.
 LEARNING = 100
-#: Likewise, for each task in flight: the system has to come to rest.
+#: The same for each task in flight, while the system settles.
 SETTLING = 3
 
 Draw = Callable[[random.Random], float]
@@ -73,7 +72,7 @@ class Tasks:
         return sum(share * median * math.exp(sigma**2 / 2.0) for share, median, sigma in self.parts)
 
     def survival(self, age: float) -> float:
-        """The share that lasts longer."""
+        """Return the share of tasks that last longer."""
         if age <= 0.0:
             return 1.0
         return sum(
@@ -82,7 +81,7 @@ class Tasks:
         )
 
     def draw(self, rng: random.Random) -> float:
-        """One duration."""
+        """Draw one duration."""
         (_, median, sigma) = rng.choices(self.parts, [share for share, _, _ in self.parts])[0]
         return rng.lognormvariate(math.log(median), sigma)
 
@@ -94,18 +93,18 @@ BIMODAL = Tasks("70 % 15 s, 30 % 120 s", [(0.7, 15.0, 0.3), (0.3, 120.0, 0.3)])
 @attrs.frozen
 class Case:
     """
-    What is measured.
+    One case to measure.
 
     Attributes:
         name: Its name.
 
-        tasks: What the tasks take.
+        tasks: The distribution of durations.
 
-        in_flight: How many there are at any time.
+        in_flight: The number of tasks in flight.
 
-        skipped: Ends that are left out at first.
+        skipped: The number of first ends that are ignored.
 
-        ends: Ends that count.
+        ends: The number of ends that count.
     """
 
     name: str
@@ -116,20 +115,20 @@ class Case:
 
     @classmethod
     def settled(cls, tasks: Tasks, in_flight: int) -> Case:
-        """What it is like when it has been going on for a while."""
+        """Make a case that measures the settled system."""
         skipped = max(LEARNING, SETTLING * in_flight)
         return cls(f"{in_flight}", tasks, in_flight, skipped, max(700, 4 * in_flight))
 
 
 class Exponential:
-    """Look after 2 s, then 4, 8, 16, and every 30: what waiters of cloud SDKs do."""
+    """Poll after 2 s, then 4, 8, 16, and every 30, as waiters of cloud SDKs do."""
 
     def next_poll_at(self, task: PolledTask, now: float) -> float:
-        """Each gap is the age at the last look and two seconds, which doubles them."""
+        """Return the next poll: each interval is the age at the last poll plus two seconds, which doubles it."""
         return max(now, task.running_at + min(30.0, task.running_at - task.accepted_at + 2.0))
 
     def choose_next(self, due: Sequence[PolledTask], now: float) -> int:
-        """First come, first served."""
+        """Choose the poll that has been due for longest."""
         since = [self.next_poll_at(task, -math.inf) - now for task in due]
         return since.index(min(since))
 
@@ -137,14 +136,14 @@ class Exponential:
 @attrs.frozen
 class Contender:
     """
-    Who polls.
+    A policy to compare.
 
     Attributes:
         name: Its name.
 
         make: Makes the policy.
 
-        prior: What it believes of durations at first: the median, in seconds.
+        prior: The median of its prior of durations, in seconds.
     """
 
     name: str
@@ -153,25 +152,25 @@ class Contender:
 
 
 def learned(rng: random.Random) -> PollingPolicy:
-    """What the client does."""
+    """Make the client's own policy."""
     return LagPolicy(randrange=rng.randrange)
 
 
 def every(seconds: float) -> Contender:
-    """What people write, though through the one pacer, so that nothing is refused."""
+    """Return a fixed interval, as most programs have, but with the pacer, so that nothing is refused."""
     return Contender(f"every {seconds:g} s", lambda _: FixedInterval(seconds))
 
 
 OURS = Contender("kie_async", learned)
 BASELINES = [*map(every, (1.0, 2.0, 5.0, 10.0)), Contender("2 s, doubled up to 30 s", lambda _: Exponential())]
 WRONG = [
-    Contender("kie_async, believes 12 s at first", learned, prior=12.0),
-    Contender("kie_async, believes 300 s at first", learned, prior=300.0),
+    Contender("kie_async, prior of 12 s", learned, prior=12.0),
+    Contender("kie_async, prior of 300 s", learned, prior=300.0),
 ]
 
 
 class Service:
-    """Answers looks, and refuses the eleventh in a second."""
+    """A service that answers polls, and refuses the eleventh in a second."""
 
     def __init__(self, loop: VirtualLoop, rng: random.Random) -> None:
         self._loop = loop
@@ -182,7 +181,7 @@ class Service:
         self.refused = 0
 
     async def poll(self, task_id: str, *, timeout: float) -> HttpResponse:
-        """A task's record, as ``Transport.look`` gives it."""
+        """Return a task's record, as ``Transport.poll`` does."""
         with anyio.fail_after(timeout):
             await anyio.sleep(self._rng.uniform(*LATENCY))
             answer = self._answer(task_id, self._loop.time())
@@ -210,14 +209,14 @@ class Service:
 @attrs.frozen
 class Figures:
     """
-    One run.
+    The figures of one run.
 
     Attributes:
         lags: The lags, in seconds.
 
-        polls: Looks at all tasks, for as long as these ends were waited for.
+        polls: The number of polls while these ends were waited for.
 
-        refused: Looks that were refused.
+        refused: The number of refused polls.
     """
 
     lags: Sequence[float]
@@ -226,40 +225,40 @@ class Figures:
 
     @classmethod
     def of(cls, runs: Sequence[Figures]) -> Figures:
-        """Several runs as one."""
+        """Combine several runs."""
         return cls(
             [lag for run in runs for lag in run.lags], sum(run.polls for run in runs), sum(run.refused for run in runs)
         )
 
     @property
-    def looks_each(self) -> float:
-        """Looks for a task."""
+    def polls_each(self) -> float:
+        """The number of polls for each task."""
         return self.polls / len(self.lags)
 
     @property
     def row(self) -> list[float]:
-        """Looks for a task; mean, 95th percentile and largest lag; refused."""
-        return [self.looks_each, fmean(self.lags), quantiles(self.lags, n=20)[-1], max(self.lags), self.refused]
+        """The polls for each task; mean, 95th percentile and largest lag; refused polls."""
+        return [self.polls_each, fmean(self.lags), quantiles(self.lags, n=20)[-1], max(self.lags), self.refused]
 
 
 async def measure(contender: Contender, case: Case, seed: int) -> Figures:
-    """Let *contender* see enough ends."""
+    """Run a contender until enough ends are found."""
     tasks, in_flight, skipped, ends = case.tasks, case.in_flight, case.skipped, case.ends
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualLoop):
         raise TypeError
-    # Apart, so that all contenders meet the same tasks.
+    # Separate generators, so that all contenders get the same tasks.
     chance, durations = random.Random(seed), random.Random(1000 + seed)
     timers = Timers(loop)
     service = Service(loop, random.Random(2000 + seed))
     lags: list[float] = []
     done = asyncio.Event()
-    looks_at_first = 0
+    polls_at_first = 0
 
-    async def nothing() -> None:
+    async def do_nothing() -> None:
         pass
 
-    root = Supervisor(loop, enter=nothing, ending=timers.close, leave=nothing)
+    supervisor = Supervisor(loop, enter=do_nothing, ending=timers.close, leave=do_nothing)
 
     def begin(number: int) -> None:
         now, task_id = loop.time(), f"{number:032x}"
@@ -274,11 +273,11 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
             task_id=task_id,
         )
         service.created_at[task_id], service.ends_at[task_id] = now, now + tasks.draw(durations)
-        # Somebody waits for each.
+        # Each has a waiter.
         watchlist.watch(LiveJob(id=row.id, row=row, accepted_at=now, waiters=1))
 
     async def on_poll(job: LiveJob, poll: PollResult) -> None:
-        nonlocal looks_at_first
+        nonlocal polls_at_first
         if (record := poll.record) is None:
             return
         if not record.ended:
@@ -289,7 +288,7 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         watchlist.unwatch(job)
         begin(in_flight + len(lags))
         if len(lags) == skipped:
-            looks_at_first = poller.polls
+            polls_at_first = poller.polls
         elif len(lags) == skipped + ends:
             done.set()
 
@@ -305,17 +304,17 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         watchlist=watchlist,
         loop=loop,
         timers=timers,
-        supervisor=root,
+        supervisor=supervisor,
         on_poll=on_poll,
         on_round_trip=lambda _: None,
     )
-    await root.wait_ready()
+    await supervisor.wait_ready()
     for number in range(in_flight):
-        # Spread over the time that a task takes, as if it had always been going on.
+        # Spread the starts over the duration of a task, as in a settled system.
         timers.at(tasks.mean * number / in_flight, begin, number)
     await done.wait()
-    await root.end_all()
-    return Figures(lags[skipped : skipped + ends], poller.polls - looks_at_first, service.refused)
+    await supervisor.end_all()
+    return Figures(lags[skipped : skipped + ends], poller.polls - polls_at_first, service.refused)
 
 
 def run() -> Report:
@@ -329,17 +328,17 @@ def run() -> Report:
         for case, contender in [*tried, *((early, contender) for contender in (OURS, *WRONG))]:
             figures = Figures.of([virtual_time(measure, contender, case, seed, seed=seed) for seed in SEEDS])
             if case.in_flight == 1:
-                least = least_lag(points, figures.looks_each)
+                least = least_lag(points, figures.polls_each)
             else:
                 least = bound(points, tasks.mean, case.in_flight, BUDGET)
             rows.append([contender.name, tasks.name, case.name, *figures.row, least])
     return Report(
         name="polling",
-        question=f"How late is the end of a task seen, with {BUDGET} looks a second for all tasks in flight?",
+        question=f"How late is the end of a task found, with {BUDGET} polls a second for all tasks in flight?",
         bound=(
-            "column 'least': for one task, the optimum (dynamic programming) with as many looks; for many, the optimum"
+            "column 'least': for one task, the optimum (dynamic programming) with as many polls; for many, the optimum"
             " under each one's share of the budget, or Little's law"
         ),
-        columns=["contender", "tasks take", "in flight", "looks", "mean lag", "p95", "largest", "refused", "least"],
+        columns=["contender", "durations", "in flight", "polls", "mean lag", "p95", "largest", "refused", "least"],
         rows=rows,
     )

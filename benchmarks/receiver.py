@@ -1,19 +1,19 @@
 """
-What the receiver of callbacks costs beside a handler that reads the body and answers, under the same server.
+The cost of the callback receiver, compared with a bare handler under the same server.
 
 Two questions. (1) A few connections post as fast as they are answered: how many callbacks a second does the receiver
-take, as a share of what the bare handler takes, and how much CPU does the server use for one? (2) Callbacks arrive on a
-schedule, 200 a second, while 1,000 jobs are in flight: how long after it was due is each of them answered?
+accept, relative to the bare handler, and how much CPU does the server use for each? (2) Callbacks arrive on a schedule,
+200 a second, while 1,000 jobs are in flight: how long after its due time is each of them answered?
 
-Every callback is genuine: of a job that is in the client's journal and in flight, with its token, signed, and with the
-body that the service posts. It is taken for the first time, which begins a confirmation, or again, as in a flood. Each
-server is a process of its own, the service that is asked how tasks have ended is another, and the load comes from this
-one. Servers take turns, a slice of the load each, and a share of the bare handler's is the median over the turns: what
-the machine does meanwhile concerns both alike. Where load and server have to share the machine's cores, requests per
-second say something of both, and the CPU that the server uses for one request says what the receiver costs.
+Every callback is genuine: for a job in the client's journal and in flight, with its token, signed, and with the body of
+the service. It is accepted for the first time, which starts a confirmation, or again, as in a flood. Each server is a
+process, the service is another one, and the load comes from this one. Servers take turns with slices of the load, and
+the ratio to the bare handler is the median over the turns, so that other load of the machine affects both. If load and
+server share the machine's cores, requests per second depend on both; the server's CPU for each request is the
+receiver's cost.
 
-Beside the bare handler is what people write: one that decodes the body and checks the service's signature, and leaves
-the rest (whose the task is, what is noted, what is confirmed) for later.
+A second baseline decodes the body and checks the service's signature, and leaves out the rest (the job, the journal,
+the confirmation).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
 
 TURNS = 9
-#: Callbacks in one turn.
+#: The number of callbacks in one turn.
 SLICE = 1_000
 CONNECTIONS = 16
 
@@ -89,9 +89,9 @@ INPUT: dict[str, JSON] = {
 }
 ANSWER = b'{"code":200,"msg":"success"}'
 
-#: Servers: aiohttp's own, and uvicorn with and without what ``uvicorn[standard]`` brings.
+#: The servers: aiohttp's own, and uvicorn with and without the extras of ``uvicorn[standard]``.
 SERVERS = ("aiohttp", "uvicorn (httptools, uvloop)", "uvicorn (h11, asyncio)")
-#: What is behind them.
+#: The handlers.
 BARE = "bare"
 BY_HAND = "signature by hand"
 MEMORY = "kie_async"
@@ -107,12 +107,12 @@ Row: TypeAlias = list[str | float]
 
 
 def job_id(number: int) -> str:
-    """The id of a job."""
+    """Return the id of a job."""
     return f"kj_{number:032x}"
 
 
-def a_task(number: int) -> FakeTask:
-    """What the service has of a job: a task that has just ended."""
+def make_task(number: int) -> FakeTask:
+    """Make the service's task of a job, which has just ended."""
     return FakeTask(
         task_id=f"{number:032x}",
         model=MODEL,
@@ -129,8 +129,8 @@ def a_task(number: int) -> FakeTask:
     )
 
 
-def a_row(number: int) -> Intent:
-    """What the journal has of it."""
+def make_row(number: int) -> Intent:
+    """Make the journal's row of a job."""
     now = time.time()
     return Intent(
         id=job_id(number),
@@ -148,13 +148,13 @@ def a_row(number: int) -> Intent:
     )
 
 
-def posts(numbers: Sequence[int]) -> list[bytes]:
-    """The callbacks for jobs, as they are on the wire, signed now."""
-    return [a_post(a_task(number)) for number in numbers]
+def make_posts(numbers: Sequence[int]) -> list[bytes]:
+    """Make the callbacks of jobs as raw requests, signed now."""
+    return [make_post(make_task(number)) for number in numbers]
 
 
-def a_post(task: FakeTask) -> bytes:
-    """A task's callback."""
+def make_post(task: FakeTask) -> bytes:
+    """Make a task's callback as a raw request."""
     body = responses.encode(responses.callback_body(task)).encode()
     headers = {
         "Host": "app.example.com",
@@ -176,57 +176,57 @@ def a_post(task: FakeTask) -> bytes:
 
 @attrs.frozen
 class Process:
-    """A process of ours: where it listens, and how to ask it for its CPU time."""
+    """A child process: its port, and a function that returns its CPU time."""
 
     port: int
-    make_request: Callable[[], float]
+    cpu_time: Callable[[], float]
 
 
 @contextmanager
 def process(*arguments: str | int) -> Iterator[Process]:
-    """This module in a process of its own."""
+    """Run this module in a child process."""
     command = [sys.executable, "-m", "benchmarks.receiver", *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603  # ours
         if child.stdin is None or child.stdout is None:
             raise AssertionError
-        given, says = child.stdin, child.stdout
+        stdin, stdout = child.stdin, child.stdout
 
-        def make_request() -> float:
-            print(file=given, flush=True)
-            return float(says.readline())
+        def cpu_time() -> float:
+            print(file=stdin, flush=True)
+            return float(stdout.readline())
 
         try:
-            yield Process(int(says.readline()), make_request)
+            yield Process(int(stdout.readline()), cpu_time)
         finally:
             child.kill()
 
 
-def answer_questions() -> None:
-    """Tell whoever has started this process how much CPU it has used."""
+def print_cpu_times() -> None:
+    """Print this process's CPU time for each line of standard input."""
     for _ in sys.stdin:
         print(time.process_time(), flush=True)
 
 
 def child(what: str, *arguments: str) -> None:
-    """What a process of ours does."""
+    """Run a child process."""
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     fast = "uvloop" in what
     main = serve_tasks(*arguments) if what == "service" else serve(what, *arguments)
-    Thread(target=answer_questions, daemon=True).start()
+    Thread(target=print_cpu_times, daemon=True).start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if fast else None) as runner:
         runner.run(main)
 
 
 async def serve_tasks(jobs: str) -> None:
-    """The service that knows how tasks have ended."""
+    """Run the service."""
     async with FakeKie(queries_per_second=1e6, credits=1e9) as fake:
-        fake.truth.tasks.update((task.task_id, task) for task in map(a_task, range(int(jobs))))
+        fake.truth.tasks.update((task.task_id, task) for task in map(make_task, range(int(jobs))))
         print(fake.url.rpartition(":")[2], flush=True)
         await asyncio.Event().wait()
 
 
 class _Client(KieClient):
-    """A client of a journal that has jobs already."""
+    """A client with a given journal."""
 
     def __init__(self, journal: Journal, base_url: str) -> None:
         limits = Limits(in_flight=10**6)
@@ -235,13 +235,13 @@ class _Client(KieClient):
 
 
 async def serve(server: str, handler: str, jobs: str, service: str) -> None:
-    """A server with a handler behind it; says where it is when it takes requests."""
+    """Run a server with a handler; print its port when it is ready."""
     with TemporaryDirectory() as folder:
         if handler in (BARE, BY_HAND):
             answer = bare if handler == BARE else by_hand
             await (serve_aiohttp(routes(answer)) if server == "aiohttp" else serve_asgi(app(answer), server))
             return
-        journal = await filled(handler, Path(folder) / "kie.db", int(jobs))
+        journal = await make_filled_journal(handler, Path(folder) / "kie.db", int(jobs))
         kie = _Client(journal, f"http://127.0.0.1:{service}")
         async with kie:
             await kie.recover()
@@ -253,11 +253,11 @@ async def serve(server: str, handler: str, jobs: str, service: str) -> None:
                 await serve_asgi(kie.callbacks.asgi_app(), server)
 
 
-async def filled(handler: str, path: Path, jobs: int) -> Journal:
-    """A journal that has the jobs; the worker beside is one that holds on to them."""
+async def make_filled_journal(handler: str, path: Path, jobs: int) -> Journal:
+    """Make a journal with the jobs; with ``BESIDE`` another worker owns them."""
     journal: Journal = MemoryJournal() if handler == MEMORY else SqliteStore(path)
     await journal.open()
-    await asyncio.gather(*[journal.add(a_row(number)) for number in range(jobs)])
+    await asyncio.gather(*[journal.add(make_row(number)) for number in range(jobs)])
     if handler == BESIDE:
         return SqliteStore(path)
     await journal.close()
@@ -265,12 +265,12 @@ async def filled(handler: str, path: Path, jobs: int) -> Journal:
 
 
 async def serve_asgi(app: ASGIApp, server: str) -> None:
-    """Serve under uvicorn, by the parser that its name says."""
+    """Run uvicorn with the parser of its name."""
     http = "h11" if "h11" in server else "httptools"
     config = uvicorn.Config(
         app, http=http, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=3600
     )
-    # Of the kind whose answers asyncio does not hold back: for the sockets that uvicorn itself makes, it cannot tell.
+    # A TCP socket, for which asyncio sets TCP_NODELAY: it cannot tell for the sockets that uvicorn makes itself.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -279,7 +279,7 @@ async def serve_asgi(app: ASGIApp, server: str) -> None:
 
 
 async def serve_aiohttp(routes: Sequence[web.RouteDef]) -> None:
-    """Serve under aiohttp."""
+    """Run aiohttp's server."""
     application = web.Application()
     application.add_routes(routes)
     runner = web.AppRunner(application, access_log=None, keepalive_timeout=3600.0)
@@ -295,21 +295,21 @@ async def serve_aiohttp(routes: Sequence[web.RouteDef]) -> None:
 Answer: TypeAlias = Callable[[Mapping[str, str], bytes], int]
 
 
-def bare(headers: Mapping[str, str], body: bytes) -> int:  # noqa: ARG001 (what is read is not looked at)
-    """Any callback is a good one."""
+def bare(headers: Mapping[str, str], body: bytes) -> int:  # noqa: ARG001 (it ignores the request)
+    """Accept any callback."""
     return 200
 
 
 def by_hand(headers: Mapping[str, str], body: bytes) -> int:
-    """One that is signed is."""
+    """Accept a signed callback."""
     task_id, stamp = json.loads(body)["data"]["taskId"], headers["x-webhook-timestamp"]
     digest = hmac.new(WEBHOOK_KEY.encode(), f"{task_id}.{stamp}".encode(), hashlib.sha256).digest()
-    fits = hmac.compare_digest(base64.b64encode(digest).decode(), headers["x-webhook-signature"])
-    return 200 if fits and abs(time.time() - int(stamp)) < 300 else 401
+    valid = hmac.compare_digest(base64.b64encode(digest).decode(), headers["x-webhook-signature"])
+    return 200 if valid and abs(time.time() - int(stamp)) < 300 else 401
 
 
 def app(answer: Answer) -> ASGIApp:
-    """Read the body and answer, in ASGI."""
+    """Return an ASGI application that reads the body and answers."""
 
     async def serve_one(
         scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
@@ -329,7 +329,7 @@ def app(answer: Answer) -> ASGIApp:
 
 
 def routes(answer: Answer) -> list[web.RouteDef]:
-    """The same in aiohttp."""
+    """Return the same as routes of aiohttp."""
 
     async def serve_one(request: web.Request) -> web.Response:
         status = answer(request.headers, await request.read())
@@ -345,10 +345,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 
 class Load:
     """
-    Posts over connections that stay: what is due goes out as soon as a connection is free.
+    A load generator with persistent connections; a due post is sent as soon as a connection is free.
 
     Attributes:
-        latencies: Seconds from the instant that each post was due until it was answered.
+        latencies: The seconds from the due time of each post to its answer.
     """
 
     def __init__(self) -> None:
@@ -359,7 +359,7 @@ class Load:
         self.latencies: list[float] = []
 
     async def run(self, requests: Sequence[bytes], instants: Iterable[float] | None = None) -> list[float]:
-        """Post all at once, or each at its instant in seconds from now; returns the latencies."""
+        """Post all at once, or each at its instant in seconds from now; return the latencies."""
         loop = asyncio.get_running_loop()
         self._left, self.latencies = len(requests), []
         self._done.clear()
@@ -367,7 +367,7 @@ class Load:
         if instants is None:
             self._due.extend((began, request) for request in requests)
             for _ in range(len(self._free)):
-                self.free(self._free.pop())
+                self.reuse(self._free.pop())
         else:
             for instant, request in zip(instants, requests, strict=True):
                 loop.call_at(began + instant, self._is_due, began + instant, request)
@@ -377,22 +377,22 @@ class Load:
     def _is_due(self, instant: float, request: bytes) -> None:
         self._due.append((instant, request))
         if self._free:
-            self.free(self._free.pop())
+            self.reuse(self._free.pop())
 
-    def free(self, connection: Connection) -> None:
-        """Use a connection for what is due next."""
+    def reuse(self, connection: Connection) -> None:
+        """Send the next due post over a connection."""
         if self._due:
             connection.post(*self._due.popleft())
         else:
             self._free.append(connection)
 
-    def answered(self, connection: Connection, latency: float) -> None:
-        """A post was answered."""
+    def record_answer(self, connection: Connection, latency: float) -> None:
+        """Record an answer."""
         self.latencies.append(latency)
         self._left -= 1
         if not self._left:
             self._done.set()
-        self.free(connection)
+        self.reuse(connection)
 
 
 async def connect(server: Process) -> Load:
@@ -400,44 +400,44 @@ async def connect(server: Process) -> Load:
     loop, load = asyncio.get_running_loop(), Load()
     for _ in range(CONNECTIONS):
         _, connection = await loop.create_connection(partial(Connection, load), "127.0.0.1", server.port)
-        load.free(connection)
+        load.reuse(connection)
     return load
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a post at a time; any answer but 200 ends it all."""
+    """One connection with one post at a time; any answer but 200 aborts the benchmark."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._got = b""
+        self._received = b""
         self._due_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Post over it from now on."""
+        """Keep the transport."""
         self._transport = transport  # type: ignore[assignment]  # of a stream, always
 
     def post(self, due_at: float, request: bytes) -> None:
-        """Post."""
+        """Send one post."""
         if self._transport is None:
             raise AssertionError
         self._due_at = due_at
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of an answer, and tell when it is whole."""
-        self._got += data
-        head = self._got.find(b"\r\n\r\n") + 4
+        """Collect an answer, and record it when it is complete."""
+        self._received += data
+        head = self._received.find(b"\r\n\r\n") + 4
         if head < 4:
             return
-        length = _LENGTH.search(self._got, 0, head)
-        if length is None or not self._got.startswith(b"HTTP/1.1 200 "):
-            sys.stderr.write(self._got.decode())
+        length = _LENGTH.search(self._received, 0, head)
+        if length is None or not self._received.startswith(b"HTTP/1.1 200 "):
+            sys.stderr.write(self._received.decode())
             os.abort()
-        if len(self._got) == head + int(length[1]):
-            self._got = b""
-            self._load.answered(self, self._loop.time() - self._due_at)
+        if len(self._received) == head + int(length[1]):
+            self._received = b""
+            self._load.record_answer(self, self._loop.time() - self._due_at)
 
 
 # -- 1: as fast as they are answered -----------------------------------------------------------------------------------
@@ -445,7 +445,7 @@ class Connection(asyncio.Protocol):
 
 @attrs.frozen
 class Turn:
-    """What one slice of the load took, in seconds."""
+    """The times of one slice of the load, in seconds."""
 
     wall: float
     cpu: float
@@ -453,14 +453,14 @@ class Turn:
 
 
 async def turn(server: Process, load: Load, requests: Sequence[bytes]) -> Turn:
-    """Give a server a slice of the load."""
-    wall, cpu, ours = time.perf_counter(), server.make_request(), time.process_time()
+    """Send a server one slice of the load."""
+    wall, cpu, ours = time.perf_counter(), server.cpu_time(), time.process_time()
     await load.run(requests)
-    return Turn(time.perf_counter() - wall, server.make_request() - cpu, time.process_time() - ours)
+    return Turn(time.perf_counter() - wall, server.cpu_time() - cpu, time.process_time() - ours)
 
 
 async def take_turns(name: str, service: Process) -> dict[str, list[tuple[Turn, Turn]]]:
-    """The turns of each handler, each with the bare handler's turn just before."""
+    """Return the turns of each handler, each with the bare handler's turn just before."""
     jobs = (TURNS + 1) * SLICE
     turns: dict[str, list[tuple[Turn, Turn]]] = {}
     async with AsyncExitStack() as stack:
@@ -469,7 +469,7 @@ async def take_turns(name: str, service: Process) -> dict[str, list[tuple[Turn, 
             server = stack.enter_context(process(name, handler, jobs, service.port))
             servers[handler] = server, await connect(server)
         for nth in range(TURNS + 1):
-            requests = posts(range(nth * SLICE, (nth + 1) * SLICE))
+            requests = make_posts(range(nth * SLICE, (nth + 1) * SLICE))
             for handler in HANDLERS:
                 plain = await turn(*servers[BARE], requests)
                 pair = plain, await turn(*servers[handler.removesuffix(AGAIN)], requests)
@@ -483,7 +483,7 @@ async def take_turns(name: str, service: Process) -> dict[str, list[tuple[Turn, 
 
 
 async def keep_schedule(name: str, service: Process) -> dict[str, list[float]]:
-    """The latencies of each handler."""
+    """Return the latencies of each handler."""
     random = Random(0)
     latencies: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
@@ -494,7 +494,7 @@ async def keep_schedule(name: str, service: Process) -> dict[str, list[float]]:
                     if key in (BARE, *HANDLERS):
                         numbers = random.sample(range(IN_FLIGHT), IN_FLIGHT)
                         instants = accumulate(random.expovariate(PER_SECOND) for _ in numbers)
-                        latencies.setdefault(key, []).extend(await load.run(posts(numbers), instants))
+                        latencies.setdefault(key, []).extend(await load.run(make_posts(numbers), instants))
     return latencies
 
 
@@ -502,7 +502,7 @@ async def keep_schedule(name: str, service: Process) -> dict[str, list[float]]:
 
 
 async def rows_of(name: str) -> list[Row]:
-    """The rows of one server."""
+    """Return the rows of one server."""
     with process("service", TURNS * SLICE + SLICE) as service:
         turns = await take_turns(name, service)
         latencies = await keep_schedule(name, service)
@@ -510,7 +510,7 @@ async def rows_of(name: str) -> list[Row]:
     for handler in (BARE, *HANDLERS):
         pairs = turns[handler]
         own = [mine for _, mine in pairs]
-        percent = quantiles(latencies[handler], n=100)
+        percentiles = quantiles(latencies[handler], n=100)
         rows.append(
             [
                 name,
@@ -521,8 +521,8 @@ async def rows_of(name: str) -> list[Row]:
                 median(plain.cpu / mine.cpu for plain, mine in pairs),
                 100 * median(one.cpu / one.wall for one in own),
                 100 * median(one.ours / one.wall for one in own),
-                1e3 * percent[49],
-                1e3 * percent[98],
+                1e3 * percentiles[49],
+                1e3 * percentiles[98],
             ]
         )
     return rows
@@ -536,8 +536,8 @@ def run() -> Report:
             rows += runner.run(rows_of(name))
     return Report(
         name="receiver",
-        question="What does the receiver of callbacks cost beside a handler that reads the body and answers?",
-        bound=f"ours: {SHARE_BOUND} of the bare handler's requests/s at least, p99 of {P99_BOUND:g} ms at most",
+        question="What does the callback receiver cost, compared with a handler that reads the body and answers?",
+        bound=f"ours: at least {SHARE_BOUND} of the bare handler's requests/s, p99 at most {P99_BOUND:g} ms",
         columns=[
             "server",
             "handler",

@@ -1,15 +1,14 @@
 """
-What it takes to hold ten thousand jobs in one client.
+The cost of 10,000 jobs in flight in one client: the design load.
 
-All have been accepted, and their ends are far away; the service is a stand-in that answers each look at once, with
-nothing. (1) Memory of a job in flight, as Python counts it: nobody awaits it, or a task does, whose own memory is
-counted. Its row in the journal is not counted; it was there before. (2) CPU of an event of the scheduler: the look at a
-job falls due, has its turn, and the next one is planned; the look itself is left out. (3) With the looks: the CPU of
-one, with its task and what it makes of the answer, and how late the event loop is for others meanwhile. As many looks a
-second are wanted whatever the number of jobs, and Python's garbage collection is off, so that it is the scheduling that
-is measured.
+All jobs have been accepted and do not end; a stub answers each poll at once, with an empty body. (1) Memory of a job in
+flight, as counted by tracemalloc: without a waiter, and with a task that awaits it (included). Its row in the journal
+existed before and is not counted. (2) CPU of a scheduler event: a poll becomes due, is chosen, and the next one is
+planned, without the poll itself. (3) With the polls: the CPU of one, with its task and the handling of the answer, and
+the lag of the event loop meanwhile. The poll rate does not depend on the number of jobs. Python's garbage collection is
+off, so that the scheduling is measured.
 
-The baseline is what people write: a coroutine for each job, which sleeps between its looks.
+The baseline is a coroutine for each job that sleeps between its polls.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from kie_async.states import JobState
 
 JOBS = 10_000
 FEW = 1_000
-#: As many as in the study that the bounds are from; what wakes the loop up is shared by all that fall due together.
-LOOKS_PER_SECOND = 10_000
-#: For how long it is measured, after a first round of looks, which spreads them.
+#: The rate of events; one wake-up of the loop is shared by all polls that become due together.
+POLLS_PER_SECOND = 10_000
+#: The time of a measurement in seconds, after a first round of polls, which spreads them.
 SECONDS = 4.0
 ROUNDS = 3
 TICK = 0.01
@@ -53,8 +52,8 @@ GROWTH_BOUND = 1.3
 LAG_BOUND = 5.0
 
 Row: TypeAlias = list[str | float]
-#: Holds so many jobs, which are looked at after so many seconds on average, says when it begins, and gives a way to
-#: wait for the job of a number.
+#: Takes the number of jobs, the mean interval of polls in seconds, and a function to call before the jobs are loaded;
+#: yields a function that waits for the job of a number.
 Contender: TypeAlias = Callable[
     [int, float, Callable[[], None]], AbstractAsyncContextManager[Callable[[int], Coroutine[object, object, object]]]
 ]
@@ -62,16 +61,16 @@ Contender: TypeAlias = Callable[
 
 @attrs.frozen
 class Spread:
-    """Looks at a job at random distances, so that the events of many are spread evenly."""
+    """A policy with random intervals, so that events are spread evenly."""
 
     mean: float
 
     def next_poll_at(self, task: PolledTask, now: float) -> float:  # noqa: ARG002  # the protocol's
-        """The instant of the next look."""
+        """Return the instant of the next poll."""
         return now + self.mean * random.uniform(0.2, 1.8)
 
     def choose_next(self, due: Sequence[PolledTask], now: float) -> int:  # noqa: ARG002  # the protocol's
-        """Any of them."""
+        """Choose the last one."""
         return len(due) - 1
 
 
@@ -79,7 +78,7 @@ class _Mute(Transport):
     polls = 0
 
     async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:  # noqa: ARG002  # as it is
-        """Nothing, and at once."""
+        """Return an empty answer at once."""
         _Mute.polls += 1
         return HttpResponse(200, b"{}")
 
@@ -92,7 +91,7 @@ class _Client(KieClient):
             api_key="a-key",
             base_url="http://127.0.0.1",
             upload_url="http://127.0.0.1",
-            session_factory=_no_session,  # type: ignore[arg-type]  # it is never opened
+            session_factory=_no_session,  # type: ignore[arg-type]  # it is never used
             trust_env=False,
             known_hosts=frozenset(),
         )
@@ -105,11 +104,11 @@ class _no_session:  # noqa: N801  # in the place of a function
         self.trace_configs = kwargs.get("trace_configs", [])
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def a_row(number: int) -> Intent:
-    """The row of a job that was accepted."""
+def make_row(number: int) -> Intent:
+    """Make the row of an accepted job."""
     now = time.time()
     return Intent(
         id=f"kj_{number:032x}",
@@ -133,9 +132,9 @@ def a_row(number: int) -> Intent:
 async def without_tasks(
     jobs: int, mean: float, began: Callable[[], None]
 ) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
-    """As ours, but a look is over in the instant in which it would go on the wire: what is left is the scheduling."""
+    """Run our client with polls that end at once, so that only the scheduling is left."""
 
-    def over_at_once(engine: Engine) -> Callable[..., None]:
+    def make_start(engine: Engine) -> Callable[..., None]:
         poller, now = engine.poller, engine.loop.time
 
         def start(_: object, watch: Watch) -> None:
@@ -146,7 +145,7 @@ async def without_tasks(
 
         return start
 
-    async with ours(jobs, mean, began, starts=over_at_once) as wait:
+    async with ours(jobs, mean, began, starts=make_start) as wait:
         yield wait
 
 
@@ -154,19 +153,19 @@ async def without_tasks(
 async def ours(
     jobs: int, mean: float, began: Callable[[], None], *, starts: Callable[[Engine], Callable[..., None]] | None = None
 ) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
-    """One client, whose journal has the jobs; *starts* makes what starts the looks, if given."""
+    """Run one client whose journal has the jobs; *starts* makes a replacement of the function that starts polls."""
     journal = MemoryJournal()
     for number in range(jobs):
-        await journal.add(a_row(number))
+        await journal.add(make_row(number))
     limits = Limits(in_flight=jobs, polls_per_second=10**6)
     kie = _Client(journal, limits)
     kie._binding.polling = Spread(mean)  # noqa: SLF001  # for benchmarks
     async with kie:
-        engine = await kie._binding.engine()  # noqa: SLF001  # kie.recover(), without a list of handles
+        engine = await kie._binding.engine()  # noqa: SLF001  # kie.recover() without a list of handles
         began()
         await engine.recover()
         if starts is not None:
-            setattr(engine.supervisor, "start", starts(engine))  # noqa: B010  # mypy minds the assignment, and it is meant
+            setattr(engine.supervisor, "start", starts(engine))  # noqa: B010  # mypy rejects the assignment, which is intended
         ids = [job.id for job in engine.registry]
         yield lambda number: kie.job(ids[number]).wait()
 
@@ -175,7 +174,7 @@ async def ours(
 async def coroutines(
     jobs: int, mean: float, began: Callable[[], None]
 ) -> AsyncIterator[Callable[[int], Coroutine[object, object, object]]]:
-    """A task for each job; whoever waits, waits for that task."""
+    """Run a task for each job; waiters wait for that task."""
 
     async def follow(task_id: str) -> None:
         while task_id:
@@ -203,7 +202,7 @@ CONTENDERS: dict[str, Contender] = {"kie_async": ours, "a coroutine each": corou
 
 
 async def memory_of(contender: Contender) -> tuple[float, float]:
-    """Bytes of a job that nobody awaits, and of one that a task awaits."""
+    """Return the bytes of a job without waiters, and of one that a task awaits."""
     at_first = 0
 
     def began() -> None:
@@ -231,9 +230,9 @@ async def memory_of(contender: Contender) -> tuple[float, float]:
 # -- 2 and 3: events ---------------------------------------------------------------------------------------------------
 
 
-async def looks_of(contender: Contender, jobs: int) -> tuple[float, float]:
-    """µs of CPU for a look, and the 99th percentile of the event loop's lag in ms."""
-    mean = jobs / LOOKS_PER_SECOND
+async def measure_polls(contender: Contender, jobs: int) -> tuple[float, float]:
+    """Return µs of CPU for a poll, and the 99th percentile of the event loop's lag in ms."""
+    mean = jobs / POLLS_PER_SECOND
     async with contender(jobs, mean, lambda: None):
         await asyncio.sleep(1.8 * mean)
         gc.collect()
@@ -248,35 +247,35 @@ async def looks_of(contender: Contender, jobs: int) -> tuple[float, float]:
     return spent * 1e6, quantiles(lags, n=100)[-1] * 1e3
 
 
-def median_looks(contender: Contender) -> tuple[float, float, float]:
-    """µs of CPU for a look with all jobs, as a multiple of that with few, and the lag of the loop with all, in ms."""
+def median_polls(contender: Contender) -> tuple[float, float, float]:
+    """Return µs of CPU for a poll with all jobs, the ratio to that with few, and the lag of the loop with all in ms."""
     few, many = list[tuple[float, float]](), list[tuple[float, float]]()
     for _ in range(ROUNDS):
-        few.append(asyncio.run(looks_of(contender, FEW)))
-        many.append(asyncio.run(looks_of(contender, JOBS)))
+        few.append(asyncio.run(measure_polls(contender, FEW)))
+        many.append(asyncio.run(measure_polls(contender, JOBS)))
     growth = median(b / a for (a, _), (b, _) in zip(few, many, strict=True))
     return median(cpu for cpu, _ in many), growth, median(lag for _, lag in many)
 
 
 def run() -> Report:
-    """Measure all of it."""
+    """Run all measurements."""
     logging.getLogger("kie_async").setLevel(logging.CRITICAL)
     rows: list[Row] = []
     for name, contender in CONTENDERS.items():
         unawaited, awaited = asyncio.run(memory_of(contender))
-        rows.append(["bytes of a job", name, unawaited, UNAWAITED_BOUND])
+        rows.append(["bytes of a job without waiters", name, unawaited, UNAWAITED_BOUND])
         rows.append(["bytes of a job with a task that awaits it", name, awaited, AWAITED_BOUND])
         if contender is ours:
-            event, growth, _ = median_looks(without_tasks)
-            rows.append([f"µs of CPU for an event at {JOBS:,}", name, event, EVENT_BOUND])
-            rows.append([f"times that at {FEW:,}", name, growth, GROWTH_BOUND])
-        poll, growth, lag = median_looks(contender)
-        rows.append([f"µs of CPU for a look at {JOBS:,}", name, poll, "-"])
-        rows.append([f"times that at {FEW:,}", name, growth, GROWTH_BOUND])
-        rows.append([f"ms of lag of the loop at {JOBS:,}, 99 %", name, lag, LAG_BOUND])
+            event, growth, _ = median_polls(without_tasks)
+            rows.append([f"µs of CPU for an event with {JOBS:,}", name, event, EVENT_BOUND])
+            rows.append([f"ratio to that with {FEW:,}", name, growth, GROWTH_BOUND])
+        poll, growth, lag = median_polls(contender)
+        rows.append([f"µs of CPU for a poll with {JOBS:,}", name, poll, "-"])
+        rows.append([f"ratio to that with {FEW:,}", name, growth, GROWTH_BOUND])
+        rows.append([f"ms of lag of the loop with {JOBS:,}, p99", name, lag, LAG_BOUND])
     return Report(
         name="waiters",
-        question=f"What does it take to hold {JOBS:,} jobs, with {LOOKS_PER_SECOND:,} looks a second?",
+        question=f"What is the cost of {JOBS:,} jobs in flight, with {POLLS_PER_SECOND:,} polls a second?",
         bound="set by ourselves, beside the figures",
         columns=["figure", "contender", "value", "bound"],
         rows=rows,
