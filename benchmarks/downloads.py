@@ -1,10 +1,10 @@
 """
-What it takes to fetch results: the memory of a file, and of thousands that wait for their turn.
+The cost of downloads: the memory of one file, and of thousands that wait for their turn.
 
-Three cases, each in a process of its own beside a host in another one: a body without an end, which must be given up at
-two gigabytes; one file of 256 MiB; 5,000 files of 100 KB asked for at once. Memory is the largest resident size less
-the one before. The baseline is what people write: ``await response.read()``, under a semaphore of eight; it is not
-asked for the endless body, since it would take all the memory that there is.
+Three cases, each in a process of its own with a host in another one: an endless body, which must be abandoned at two
+gigabytes; one file of 256 MiB; 5,000 concurrent downloads of 100 KB. Memory is the peak resident size less the
+resident size before. The baseline is the common implementation: ``await response.read()`` under a semaphore of eight.
+It does not run the endless case, which would take all memory.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ async def _measure(save: Save, case: str, folder: Path) -> None:
 
 
 def _memory(what: str) -> float:
-    """A figure of this process's memory in MB, as Linux tells it; the resource module's includes the parent's."""
+    """Read a memory figure of this process from Linux, in MB; the resource module's includes the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{what}:")[2].split()[0]) / 1024
 

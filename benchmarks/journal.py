@@ -1,14 +1,14 @@
 """
-What the journal on disk costs: opening a large one, a move, and a job.
+The cost of the journal on disk: to open a large one, to write a transition, and to run a job.
 
-Three questions, each with the bound that the package has set itself. (1) 100,000 intents are in the file, 1,000 of them
-unfinished: how long from opening it until ``recover()`` has taken all of them up? (2) 100 jobs make their moves at the
-same time: how much of the event loop's time does a move take? The thread that writes shares the interpreter with the
-loop, so what it computes is shown, too. (3) 100 jobs at a time go through a client against a service in another
-process: how much more CPU does the client use for a job than with the journal in memory?
+Three questions, each with the package's own bound. (1) The file has 100,000 intents, 1,000 of them unfinished: how long
+does it take from opening it until ``recover()`` has resumed all of them? (2) 100 jobs write their transitions
+concurrently: how much of the event loop's time does a transition take? The writing thread shares the interpreter with
+the loop, so its CPU time is shown, too. (3) A client runs 100 concurrent jobs against a service in another process: how
+much more CPU does the client use for a job than with the journal in memory?
 
-The baselines are what people write: a file of JSON lines, which is read at the start; and SQLite in a worker thread
-with a transaction, and so a flush of the disk, for every move.
+The baselines are common implementations: a file of JSON lines, which is read at the start; and SQLite in a worker
+thread with a transaction, and therefore a flush of the disk, for every transition.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ asyncio.run(main())
 """
 
 
-def an_intent(number: int, state: JobState = S.INTENT) -> Intent:
-    """A row as an ordinary request makes it; if it has ended, with the record of its end."""
+def make_intent(number: int, state: JobState = S.INTENT) -> Intent:
+    """Return the row of an ordinary request; an ended one has its record."""
     ended = state is S.SUCCEEDED
     sent = state is not S.INTENT
     return Intent(
@@ -98,7 +98,7 @@ def an_intent(number: int, state: JobState = S.INTENT) -> Intent:
 
 
 def fill(path: Path) -> None:
-    """Put all intents into a journal: every hundredth is unfinished, most of those with a task, some in doubt."""
+    """Write all intents to a journal: every hundredth is unfinished, most of them with a task, some in doubt."""
 
     async def make() -> None:
         journal = SqliteStore(path)
@@ -112,12 +112,12 @@ def fill(path: Path) -> None:
             state = S.SUCCEEDED
             if number % (INTENTS // UNFINISHED) == 0:
                 state = S.IN_DOUBT if number % (INTENTS // 100) == 0 else S.SUBMITTED
-            tables.insert_row(connection, an_intent(number, state))
+            tables.insert_row(connection, make_intent(number, state))
         connection.execute("COMMIT")
 
 
 async def open_and_recover(path: Path) -> float:
-    """Seconds from opening the journal until everything unfinished is followed."""
+    """Return the seconds from opening the journal until all unfinished jobs are tracked."""
     async with FakeKie() as fake:
         began = time.perf_counter()
         kie = KieClient("a-key", base_url=fake.url, journal=path)
@@ -130,11 +130,11 @@ async def open_and_recover(path: Path) -> float:
 
 
 def replay_lines(path: Path) -> float:
-    """Seconds to read a file of JSON lines, and to find what is unfinished."""
+    """Return the seconds to read a file of JSON lines and find the unfinished ones."""
     with path.open("w") as file:
         for number in range(INTENTS):
             state = S.SUBMITTED if number % (INTENTS // UNFINISHED) == 0 else S.SUCCEEDED
-            file.write(json.dumps(attrs.asdict(an_intent(number, state))) + "\n")
+            file.write(json.dumps(attrs.asdict(make_intent(number, state))) + "\n")
     began = time.perf_counter()
     with path.open() as file:
         rows = [json.loads(line) for line in file]
@@ -146,7 +146,7 @@ def replay_lines(path: Path) -> float:
 
 
 def opening(folder: Path) -> Iterator[Row]:
-    """Rows of the first question."""
+    """Yield the rows of the first question."""
     path = folder / "large.db"
     fill(path)
     took = min(asyncio.run(open_and_recover(path)) for _ in range(ROUNDS))
@@ -155,11 +155,11 @@ def opening(folder: Path) -> Iterator[Row]:
     yield [question, "JSON lines", replay_lines(folder / "large.jsonl"), "-"]
 
 
-# -- 2: a move ---------------------------------------------------------------------------------------------------------
+# -- 2: a transition ---------------------------------------------------------------------------------------------------
 
 
-class OneByOne:
-    """What people write: a worker thread, and a transaction for each move."""
+class OneByOneJournal:
+    """A common implementation: a worker thread, and a transaction for each transition."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -169,7 +169,7 @@ class OneByOne:
         self._lock = asyncio.Lock()
 
     async def job(self, number: int) -> None:
-        """The four writes of a job."""
+        """Write the four transitions of a job."""
         await self._execute("INSERT INTO jobs VALUES (?, ?, NULL, NULL)", (number, S.INTENT))
         await self._execute("UPDATE jobs SET state = ? WHERE id = ?", (S.SENDING, number))
         await self._execute("UPDATE jobs SET state = ?, task_id = ? WHERE id = ?", (S.SUBMITTED, "a task", number))
@@ -184,10 +184,10 @@ class OneByOne:
         self._connection.close()
 
 
-async def through(journal: Journal, number: int) -> None:
-    """The four writes of a job that goes well."""
-    row: Intent | None = await journal.add(attrs.evolve(an_intent(number), key=None))
-    done = an_intent(number, S.SUCCEEDED)
+async def write_job(journal: Journal, number: int) -> None:
+    """Write the four transitions of a successful job."""
+    row: Intent | None = await journal.add(attrs.evolve(make_intent(number), key=None))
+    done = make_intent(number, S.SUCCEEDED)
     for state in (S.SENDING, S.SUBMITTED, S.SUCCEEDED):
         if row is None:
             raise AssertionError
@@ -199,7 +199,7 @@ async def through(journal: Journal, number: int) -> None:
             row = await journal.transition(row, state, at=3.0, record=done.record, credits=done.credits)
 
 
-async def in_flight(job: Callable[[int], Awaitable[None]], jobs: int) -> None:
+async def run_concurrently(job: Callable[[int], Awaitable[None]], jobs: int) -> None:
     """Run jobs, a hundred at a time."""
     numbers = iter(range(jobs))
 
@@ -213,68 +213,74 @@ async def in_flight(job: Callable[[int], Awaitable[None]], jobs: int) -> None:
 
 
 @contextmanager
-def watch(spent: dict[str, float]) -> Iterator[None]:
-    """Take the time of the loop's own thread, of the whole process, and of the clock on the wall, in seconds."""
+def measure_times(spent: dict[str, float]) -> Iterator[None]:
+    """Measure the time of the loop's thread, the CPU time of the process, and the elapsed time, in seconds."""
     clocks = {"loop": time.thread_time, "process": time.process_time, "wall": time.perf_counter}
     began = {name: clock() for name, clock in clocks.items()}
     yield
     spent.update((name, clock() - began[name]) for name, clock in clocks.items())
 
 
-async def moves_of(journal: Journal) -> dict[str, float]:
-    """What the moves of all jobs take."""
+async def time_of_transitions(journal: Journal) -> dict[str, float]:
+    """Return the times of all jobs' transitions."""
     spent: dict[str, float] = {}
     await journal.open()
-    with watch(spent):
-        await in_flight(lambda number: through(journal, number), MOVED)
+    with measure_times(spent):
+        await run_concurrently(lambda number: write_job(journal, number), MOVED)
     await journal.close()
     return spent
 
 
-async def moves_one_by_one(path: Path) -> dict[str, float]:
-    """What they take with a transaction each."""
+async def time_of_single_transactions(path: Path) -> dict[str, float]:
+    """Return the times with a transaction for each transition."""
     spent: dict[str, float] = {}
-    with closing(OneByOne(path)) as journal, watch(spent):
-        await in_flight(journal.job, MOVED)
+    with closing(OneByOneJournal(path)) as journal, measure_times(spent):
+        await run_concurrently(journal.job, MOVED)
     return spent
 
 
-def moving(folder: Path) -> Iterator[Row]:
-    """Rows of the second question."""
+def transitions(folder: Path) -> Iterator[Row]:
+    """Yield the rows of the second question."""
     contenders: dict[str, Callable[[int], dict[str, float]]] = {
-        "kie_async": lambda nth: asyncio.run(moves_of(SqliteStore(folder / f"moves{nth}.db"))),
-        "kie_async, in memory": lambda _: asyncio.run(moves_of(MemoryJournal())),
-        "a transaction each": lambda nth: asyncio.run(moves_one_by_one(folder / f"single{nth}.db")),
+        "kie_async": lambda nth: asyncio.run(time_of_transitions(SqliteStore(folder / f"moves{nth}.db"))),
+        "kie_async, in memory": lambda _: asyncio.run(time_of_transitions(MemoryJournal())),
+        "a transaction each": lambda nth: asyncio.run(time_of_single_transactions(folder / f"single{nth}.db")),
     }
     for name, run_once in contenders.items():
         runs = [run_once(nth) for nth in range(ROUNDS)]
         for clock, bound in (("loop", MOVE_BOUND), ("process", "-"), ("wall", "-")):
             figure = min(spent[clock] for spent in runs) / (4 * MOVED) * 1e6
             shown = {"loop": "of the loop's time", "process": "of CPU", "wall": "on the clock"}[clock]
-            yield [f"a move at {CONCURRENT} in flight: µs {shown}", name, figure, bound if name == "kie_async" else "-"]
+            yield [
+                f"a transition at {CONCURRENT} in flight: µs {shown}",
+                name,
+                figure,
+                bound if name == "kie_async" else "-",
+            ]
 
 
 # -- 3: a job ----------------------------------------------------------------------------------------------------------
 
 
 async def cpu_of_a_job(url: str, journal: Path | None) -> float:
-    """CPU seconds that a client uses for one job, those of the journal's thread and of the system included."""
+    """Return the client's CPU seconds for one job, including the journal's thread and the system."""
     limits = Limits(creates=10**6, in_flight=CONCURRENT, polls_per_second=1e6)
     spent: dict[str, float] = {}
     async with KieClient("a-key", base_url=url, journal=journal, limits=limits) as kie:
 
         async def job(number: int) -> None:
+            """Write the four transitions of a job."""
             request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt=f"Take {number}")
             await kie.generate(request)
 
-        await in_flight(job, CONCURRENT)  # connections are made once
-        with watch(spent):
-            await in_flight(job, JOBS)
+        await run_concurrently(job, CONCURRENT)  # connections are made once
+        with measure_times(spent):
+            await run_concurrently(job, JOBS)
     return spent["process"] / JOBS
 
 
 def working(folder: Path) -> Iterator[Row]:
-    """Rows of the third question; the two take turns, since a machine is not always as fast."""
+    """Yield the rows of the third question; the contenders alternate, because the machine's speed varies."""
     disk, memory = list[float](), list[float]()
     with service("-c", SERVICE) as url:
         for nth in range(ROUNDS):
@@ -287,14 +293,14 @@ def working(folder: Path) -> Iterator[Row]:
 
 
 def run() -> Report:
-    """Measure all three, on the disk that holds the system's temporary files."""
+    """Measure all three, on the disk of the system's temporary files."""
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [*opening(folder), *moving(folder), *working(folder)]
+        rows = [*opening(folder), *transitions(folder), *working(folder)]
     return Report(
         name="journal",
-        question="What does the journal on disk cost: to open, a move, a job?",
+        question="What does the journal on disk cost: to open, a transition, a job?",
         bound="set by ourselves, beside the figures: 2 s; 50 µs of the event loop; 1.3 times the journal in memory",
         columns=["figure", "with", "value", "bound"],
         rows=rows,

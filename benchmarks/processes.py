@@ -1,4 +1,4 @@
-"""A service in a process of its own, so that what it costs is not counted as the client's."""
+"""A service in a process of its own, so that its cost is not measured as the client's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["service"]
 @contextmanager
 def service(*arguments: str) -> Iterator[str]:
     """
-    Run Python with *arguments*, and end it at the end.
+    Run Python with *arguments*, and kill it at the end.
 
     Args:
-        *arguments: What follows ``python``: a program that prints its URL once it serves, and serves from then on.
+        *arguments: The arguments of ``python``: a program that prints its URL when it serves, and serves from then on.
 
     Yields:
         The URL.

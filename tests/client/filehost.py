@@ -1,4 +1,4 @@
-"""A file host that misbehaves as it is told: what stands behind a result's URL in the tests of downloads."""
+"""A scripted file host, which serves results in the tests of downloads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kie_async import Generation, MarketRequest
 from kie_async.testing import Fault
 from tests.helpers import PROMPT, Setup, client_and_fake, make_request
 
-__all__ = ["MP4", "FileHost", "a_picture", "a_result", "files_in", "mp4_of"]
+__all__ = ["MP4", "FileHost", "files_in", "generate_image", "generation_on_host", "make_mp4"]
 
 
-def mp4_of(size: int) -> bytes:
-    """A file of *size* bytes that is an MP4 by its outermost structure."""
+def make_mp4(size: int) -> bytes:
+    """Return a file of *size* bytes that is an MP4 by its outermost structure."""
     return (
         b"\0\0\0\x10ftypisom\0\0\2\0"
         + (size - 16).to_bytes(4, "big")
@@ -29,7 +29,7 @@ def mp4_of(size: int) -> bytes:
 
 
 #: An MP4 of 100 KB.
-MP4 = mp4_of(102_412)
+MP4 = make_mp4(102_412)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,14 +37,14 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @attrs.define(eq=False)
 class FileHost:
     """
-    A host of files.
+    A file host.
 
     Attributes:
-        url: Where it is.
+        url: Its URL.
 
         seen: Path and headers of every request.
 
-        answers: What it does, by path; all else is the MP4.
+        answers: The scripted responses, by path; all other paths serve the MP4.
     """
 
     url: str = ""
@@ -52,7 +52,7 @@ class FileHost:
     answers: dict[str, Handler] = attrs.field(factory=dict)
 
     def at(self, path: str, body: bytes = MP4, **how: Any) -> str:
-        """Answer *path* with *body*; returns its URL."""
+        """Serve *body* at *path*, and return its URL."""
         how = {"content_type": "video/mp4", **how}
 
         async def answer(_: web.Request) -> web.StreamResponse:
@@ -62,17 +62,17 @@ class FileHost:
         return self.url + path
 
     def redirect(self, path: str, location: str | None, status: int = 302) -> str:
-        """Answer *path* with a redirect; returns its URL."""
+        """Serve a redirect at *path*, and return its URL."""
         headers = {} if location is None else {"Location": location}
         return self.at(path, b"", status=status, content_type="text/plain", headers=headers)
 
     @property
     def paths(self) -> list[str]:
-        """What was asked for."""
+        """The requested paths."""
         return [path for path, _ in self.seen]
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request."""
+        """Handle one request."""
         self.seen.append((request.path, CIMultiDict(request.headers)))
         answer = self.answers.get(request.path)
         return web.Response(body=MP4, content_type="video/mp4") if answer is None else await answer(request)
@@ -95,16 +95,16 @@ async def _serving() -> AsyncIterator[FileHost]:
 
 
 @asynccontextmanager
-async def a_result(
+async def generation_on_host(
     *paths: str, known: bool = True, client: dict[str, Any] | None = None
 ) -> AsyncIterator[tuple[Generation, FileHost, Setup]]:
     """
-    A generation whose results lie on a file host.
+    Yield a generation whose results are on a file host.
 
     Args:
-        *paths: Their paths there, or whole URLs.
+        *paths: The paths of the results on the host, or whole URLs.
 
-        known: Whether the client was configured for the host, which is not a public one.
+        known: True to configure the client for the host, which is not public.
 
         client: Further arguments of the client.
     """
@@ -117,11 +117,11 @@ async def a_result(
             yield await setup.kie.generate(make_request()), host, setup
 
 
-async def a_picture(setup: Setup) -> Generation:
-    """A result of the fake's own, that is made faster than a video."""
+async def generate_image(setup: Setup) -> Generation:
+    """Return a generated image, which takes less time than a video."""
     return await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": PROMPT}))
 
 
 def files_in(folder: Any) -> dict[str, bytes]:
-    """Every file below a folder, by its name."""
+    """Return all files below a folder, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""A disk that does not do as it should: no part of a result is left on it."""
+"""Failing disks: no part of a result is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kie_async import (
     TransportError,
 )
 from kie_async.testing import Fault, VirtualLoop
-from tests.client.filehost import MP4, a_picture, a_result, files_in
+from tests.client.filehost import MP4, files_in, generate_image, generation_on_host
 from tests.full_disk import limit_file_size
 from tests.helpers import assert_settled, client_and_fake, make_request
 
@@ -49,14 +49,12 @@ def _nowhere(_: Path) -> Path:
 
 
 @pytest.mark.parametrize("where", [_below_a_file, _name_too_long, _loop_of_links, _nul, _nowhere])
-async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
-    where: Callable[[Path], Path], tmp_path: Path
-) -> None:
-    """With the ids, and without a part of a file left; the result can still be saved elsewhere."""
+async def test_unwritable_disk_is_reported(where: Callable[[Path], Path], tmp_path: Path) -> None:
+    """With the ids, and without a part of a file; the result can still be saved elsewhere."""
     target = where(tmp_path)
     before = files_in(tmp_path)
     async with client_and_fake(duration=0.0) as setup:
-        picture = await a_picture(setup)
+        picture = await generate_image(setup)
         with pytest.raises(DownloadError, match="could not be written") as raised:
             await picture.save(target)
 
@@ -66,8 +64,8 @@ async def test_a_disk_that_does_not_take_the_file_is_told_as_such(
         await assert_settled(setup.kie)
 
 
-async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
-    async with a_result() as (video, host, setup):
+async def test_full_disk_leaves_no_part(tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, setup):
         host.at("/a.mp4", MP4 * 60)
         with limit_file_size(4 * 2**20), pytest.raises(DownloadError, match="could not be written"):
             await video.save(tmp_path / "cat.mp4")
@@ -79,11 +77,11 @@ async def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+async def test_symbolic_link_is_replaced_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_bytes(b"keep me")
     (tmp_path / "cat.mp4").symlink_to(precious)
-    async with a_result() as (video, _, _):
+    async with generation_on_host() as (video, _, _):
         await video.save(tmp_path / "cat.mp4")
 
         assert b"keep me" == precious.read_bytes()
@@ -91,8 +89,8 @@ async def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_
         assert not (tmp_path / "cat.mp4").is_symlink()
 
 
-async def test_saving_twice_at_once_gives_one_whole_file(tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
+async def test_concurrent_saves_give_one_complete_file(tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, _):
         async with anyio.create_task_group() as group:
             for _ in range(4):
                 group.start_soon(video.save, tmp_path / "cat.mp4")
@@ -100,11 +98,11 @@ async def test_saving_twice_at_once_gives_one_whole_file(tmp_path: Path) -> None
         assert 4 == len(host.seen)
 
 
-async def test_a_save_can_be_left_at_every_turn_of_the_loop(tmp_path: Path) -> None:
-    """Then there is a whole file or none, never a part, and no descriptor is left open."""
+async def test_save_can_be_cancelled_at_any_turn(tmp_path: Path) -> None:
+    """The file is complete or absent, and no descriptor stays open."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    async with a_result() as (video, host, setup):
+    async with generation_on_host() as (video, host, setup):
         await video.save(tmp_path / "first.mp4")
         (tmp_path / "first.mp4").unlink()
         for turn in range(1, 1000):
@@ -123,7 +121,7 @@ async def test_a_save_can_be_left_at_every_turn_of_the_loop(tmp_path: Path) -> N
 
 
 def open_files() -> list[str]:
-    """What the descriptors of this process stand for."""
+    """Return the targets of this process's descriptors."""
     names: list[str] = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the one by which the folder itself is read
@@ -135,8 +133,8 @@ async def _save(video: Generation, path: Path) -> None:
     await video.save(path)
 
 
-async def test_a_generation_without_urls_has_nothing_to_save(tmp_path: Path) -> None:
-    """Text models answer with an object; it is in the record."""
+async def test_generation_without_urls_cannot_be_saved(tmp_path: Path) -> None:
+    """Text models return an object, which is in the record."""
     fault = Fault("poll", "alter", data={"resultJson": '{"resultObject":{"text":"a cat"}}'})
     async with client_and_fake(duration=0.0, faults=[fault]) as setup:
         answer = await setup.kie.generate(make_request())
@@ -146,7 +144,7 @@ async def test_a_generation_without_urls_has_nothing_to_save(tmp_path: Path) -> 
         assert (answer.job_id, answer.task_id) == (raised.value.job_id, raised.value.task_id)
 
 
-async def test_a_download_that_gets_no_connection_is_told_as_such(tmp_path: Path) -> None:
+async def test_download_without_connection_is_reported(tmp_path: Path) -> None:
     async with client_and_fake(duration=0.0) as setup:
         video = await setup.kie.generate(make_request())
         await setup.kie.aclose()  # its connections, too

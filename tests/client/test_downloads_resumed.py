@@ -1,4 +1,4 @@
-"""Downloads that break, in the middle of a file or of a process: the rest is fetched, if it is the rest of the same."""
+"""Interrupted downloads, in the middle of a file or of a process: resumed only with the same version of the file."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from kie_async import DownloadError, Generation
 from kie_async._core.ranges import Version
 from kie_async._io.files.part_files import STEP, PartFile
 from kie_async.testing import Fault
-from tests.client.filehost import MP4, FileHost, a_result, files_in, mp4_of
+from tests.client.filehost import MP4, FileHost, files_in, generation_on_host, make_mp4
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 KILO = 1024
 TAG = '"one"'
 
 
-class Breaking:
+class InterruptingFile:
     """
-    A file on a host that breaks every connection after some bytes, and knows ranges.
+    A file on a host that closes every connection after some bytes, and supports ranges.
 
     Args:
         content: The file.
 
-        piece: After how many bytes a connection breaks; None for never.
+        piece: The number of bytes after which a connection is closed; None for never.
 
-        headers: What the file is known by.
+        headers: The headers that identify the version.
     """
 
     def __init__(self, content: bytes, *, piece: int | None, headers: dict[str, str] | None = None) -> None:
@@ -73,11 +73,11 @@ class Breaking:
         return response
 
 
-async def test_a_download_that_breaks_every_64_kb_is_put_together_of_its_parts(tmp_path: Path) -> None:
-    """Each byte is asked for once, and for each part the version is named."""
-    content = mp4_of(1024 * KILO + 77)
-    async with a_result() as (video, host, setup):
-        file = host.answers["/a.mp4"] = Breaking(content, piece=64 * KILO)
+async def test_download_interrupted_every_64_kb_completes(tmp_path: Path) -> None:
+    """Each byte is requested once, and each range request names the version."""
+    content = make_mp4(1024 * KILO + 77)
+    async with generation_on_host() as (video, host, setup):
+        file = host.answers["/a.mp4"] = InterruptingFile(content, piece=64 * KILO)
         (path,) = await video.save(tmp_path / "cat.mp4")
 
         assert {"cat.mp4": content} == files_in(tmp_path)
@@ -88,9 +88,9 @@ async def test_a_download_that_breaks_every_64_kb_is_put_together_of_its_parts(t
 
 
 @pytest.mark.parametrize("at", [1, 15, 16, 17, 63, 64, 65, 100_000, len(MP4) - 1])
-async def test_wherever_it_breaks_once_the_file_is_right(at: int, tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
-        file = Breaking(MP4, piece=at)
+async def test_interruption_at_any_byte_keeps_the_file_right(at: int, tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, _):
+        file = InterruptingFile(MP4, piece=at)
 
         async def once(request: web.Request) -> web.StreamResponse:
             response = await file(request)
@@ -104,11 +104,11 @@ async def test_wherever_it_breaks_once_the_file_is_right(at: int, tmp_path: Path
         assert [(0, None), (at, TAG)] == file.asked
 
 
-async def test_a_file_that_has_changed_begins_anew(tmp_path: Path) -> None:
-    """Two halves of two files would be a file that nobody has made."""
-    before, after = mp4_of(200 * KILO), mp4_of(150 * KILO)
-    async with a_result() as (video, host, _):
-        file = Breaking(before, piece=100 * KILO)
+async def test_changed_file_restarts(tmp_path: Path) -> None:
+    """Two halves of two versions would be a file that never existed."""
+    before, after = make_mp4(200 * KILO), make_mp4(150 * KILO)
+    async with generation_on_host() as (video, host, _):
+        file = InterruptingFile(before, piece=100 * KILO)
 
         async def changing(request: web.Request) -> web.StreamResponse:
             response = await file(request)
@@ -127,9 +127,9 @@ async def test_a_file_that_has_changed_begins_anew(tmp_path: Path) -> None:
     [{}, {"ETag": f"W/{TAG}"}, {"Last-Modified": "Wed, 01 Jan 2098 00:00:00 GMT"}],
     ids=["none", "weak", "new"],
 )
-async def test_a_file_of_no_certain_version_begins_anew(headers: dict[str, str], tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
-        file = host.answers["/a.mp4"] = Breaking(MP4, piece=50_000, headers=headers)
+async def test_file_without_strong_version_restarts(headers: dict[str, str], tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, _):
+        file = host.answers["/a.mp4"] = InterruptingFile(MP4, piece=50_000, headers=headers)
         with pytest.raises(DownloadError, match="interrupted"):
             await video.save(tmp_path / "cat.mp4")
         assert {(0, None)} == set(file.asked)
@@ -138,10 +138,10 @@ async def test_a_file_of_no_certain_version_begins_anew(headers: dict[str, str],
         assert {"cat.mp4": MP4} == files_in(tmp_path)
 
 
-async def test_a_file_that_goes_by_its_date_is_gone_on_with(tmp_path: Path) -> None:
+async def test_file_with_reliable_date_is_resumed(tmp_path: Path) -> None:
     date = "Wed, 01 Jan 2020 00:00:00 GMT"
-    async with a_result() as (video, host, _):
-        file = host.answers["/a.mp4"] = Breaking(MP4, piece=60_000, headers={"Last-Modified": date})
+    async with generation_on_host() as (video, host, _):
+        file = host.answers["/a.mp4"] = InterruptingFile(MP4, piece=60_000, headers={"Last-Modified": date})
         await video.save(tmp_path / "cat.mp4")
 
         assert {"cat.mp4": MP4} == files_in(tmp_path)
@@ -162,10 +162,10 @@ WRONG: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_wrong_answer_to_the_question_for_the_rest_never_gets_into_the_file(wrong: str, tmp_path: Path) -> None:
-    """It is absent or right, and as soon as the host does better it is there."""
-    async with a_result() as (video, host, setup):
-        file = host.answers["/a.mp4"] = Breaking(MP4, piece=50_000)
+async def test_wrong_range_response_is_not_written(wrong: str, tmp_path: Path) -> None:
+    """The file is absent or right, and is complete once the host responds correctly."""
+    async with generation_on_host() as (video, host, setup):
+        file = host.answers["/a.mp4"] = InterruptingFile(MP4, piece=50_000)
         file.change = lambda headers: {**headers, **WRONG[wrong]}
         with pytest.raises(DownloadError):
             await video.save(tmp_path / "cat.mp4")
@@ -178,11 +178,11 @@ async def test_a_wrong_answer_to_the_question_for_the_rest_never_gets_into_the_f
         await assert_settled(setup.kie)
 
 
-async def test_a_rest_that_is_shorter_than_was_said_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
-    """In chunks, that is, which have an end of their own; and of a kind of file whose structure tells nothing."""
+async def test_short_chunked_rest_is_not_complete(tmp_path: Path) -> None:
+    """Chunks have an end of their own, and the structure of this file type does not reveal truncation."""
     content = b"\x1a\x45\xdf\xa3....webm" + bytes(100_000)
-    async with a_result() as (video, host, _):
-        file = Breaking(content, piece=50_000)
+    async with generation_on_host() as (video, host, _):
+        file = InterruptingFile(content, piece=50_000)
 
         async def short(request: web.Request) -> web.StreamResponse:
             if len(file.asked) != 1:
@@ -203,9 +203,9 @@ async def test_a_rest_that_is_shorter_than_was_said_is_not_taken_for_all_of_it(t
 
 
 @pytest.mark.parametrize("status", [416, 200])
-async def test_a_host_that_refuses_the_part_may_give_the_whole(status: int, tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
-        file = Breaking(MP4, piece=50_000)
+async def test_host_may_refuse_ranges_and_send_the_whole(status: int, tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, _):
+        file = InterruptingFile(MP4, piece=50_000)
         file.status = status
         if status == 200:
             file.change = lambda _: {"Content-Type": "video/mp4", "ETag": TAG, "Content-Length": str(len(MP4))}
@@ -222,7 +222,7 @@ async def test_a_host_that_refuses_the_part_may_give_the_whole(status: int, tmp_
         assert {"cat.mp4": MP4} == files_in(tmp_path)
 
 
-async def test_a_url_that_expires_in_the_middle_is_minted_again_and_gone_on_with(tmp_path: Path) -> None:
+async def test_url_that_expires_midway_is_resumed(tmp_path: Path) -> None:
     """The fresh link leads to the same version of the same file."""
     faults = [
         Fault("download", "half_body", times=1),
@@ -240,9 +240,9 @@ async def test_a_url_that_expires_in_the_middle_is_minted_again_and_gone_on_with
 # -- what a killed process leaves -------------------------------------------------------------------------------------
 
 
-async def what_a_killed_process_leaves(video: Generation, host: FileHost, folder: Path, size: int) -> Breaking:
-    """Save in a process of its own, as far as *size*, and kill it: here, by keeping what a save would remove."""
-    file = Breaking(mp4_of(3 * STEP), piece=None)
+async def leave_part_of_killed_process(video: Generation, host: FileHost, folder: Path, size: int) -> InterruptingFile:
+    """Save *size* bytes in a process of its own and kill it, simulated by keeping the files that a save removes."""
+    file = InterruptingFile(make_mp4(3 * STEP), piece=None)
     seen: list[dict[str, bytes]] = []
 
     async def stuck(request: web.Request) -> web.StreamResponse:
@@ -268,10 +268,10 @@ async def what_a_killed_process_leaves(video: Generation, host: FileHost, folder
     return file
 
 
-async def test_the_next_process_goes_on_at_the_last_mark(tmp_path: Path) -> None:
-    """What lies before it had reached the disk; nobody knows that of the rest."""
-    async with a_result() as (video, host, _):
-        file = await what_a_killed_process_leaves(video, host, tmp_path, 2 * STEP + 3 * 2**20)
+async def test_next_process_resumes_at_the_last_mark(tmp_path: Path) -> None:
+    """Bytes before it have reached the disk; that is unknown for the others."""
+    async with generation_on_host() as (video, host, _):
+        file = await leave_part_of_killed_process(video, host, tmp_path, 2 * STEP + 3 * 2**20)
         (part, note) = sorted(files_in(tmp_path))
         assert f'{3 * STEP}\n"one"\n'.encode() == files_in(tmp_path)[note]
         assert (".part", ".version") == (Path(part).suffix, Path(note).suffix)
@@ -282,13 +282,13 @@ async def test_the_next_process_goes_on_at_the_last_mark(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("harm", ["changed", "no note", "half a note", "another size", "a note of nonsense", "no part"])
-async def test_the_next_process_begins_anew_where_it_cannot_be_sure(harm: str, tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
-        file = await what_a_killed_process_leaves(video, host, tmp_path, STEP + 3 * 2**20)
+async def test_next_process_restarts_uncertain_parts(harm: str, tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, _):
+        file = await leave_part_of_killed_process(video, host, tmp_path, STEP + 3 * 2**20)
         part, note = (tmp_path / name for name in sorted(files_in(tmp_path)))
         match harm:
             case "changed":
-                file.content, file.headers = mp4_of(STEP), {"ETag": '"two"'}
+                file.content, file.headers = make_mp4(STEP), {"ETag": '"two"'}
             case "no note":
                 note.unlink()
             case "half a note":
@@ -305,12 +305,12 @@ async def test_the_next_process_begins_anew_where_it_cannot_be_sure(harm: str, t
 
 
 @pytest.mark.parametrize("trap", ["link", "dangling link", "hard link", "folder", "pipe"])
-async def test_what_somebody_has_laid_in_a_parts_place_is_not_written_to(trap: str, tmp_path: Path) -> None:
+async def test_foreign_file_in_place_of_a_part_is_kept(trap: str, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_bytes(b"keep me" * 1000)
     (tmp_path / "out").mkdir()
-    async with a_result() as (video, host, _):
-        await what_a_killed_process_leaves(video, host, tmp_path / "out", STEP + 3 * 2**20)
+    async with generation_on_host() as (video, host, _):
+        await leave_part_of_killed_process(video, host, tmp_path / "out", STEP + 3 * 2**20)
         part, note = (tmp_path / "out" / name for name in sorted(files_in(tmp_path / "out")))
         part.unlink()
         match trap:
@@ -324,7 +324,7 @@ async def test_what_somebody_has_laid_in_a_parts_place_is_not_written_to(trap: s
                 part.mkdir()
             case _:
                 os.mkfifo(part)
-        host.answers["/a.mp4"] = Breaking(MP4, piece=None)
+        host.answers["/a.mp4"] = InterruptingFile(MP4, piece=None)
         await video.save(tmp_path / "out" / "cat.mp4")
 
         assert MP4 == (tmp_path / "out" / "cat.mp4").read_bytes()
@@ -333,8 +333,8 @@ async def test_what_somebody_has_laid_in_a_parts_place_is_not_written_to(trap: s
         assert note.exists()
 
 
-async def test_a_part_that_another_one_works_on_is_left_alone(tmp_path: Path) -> None:
-    """Two processes that save the same result to the same path get one whole file, twice."""
+async def test_part_of_a_live_process_is_left_alone(tmp_path: Path) -> None:
+    """Two processes that save the same result to the same path get one complete file, twice."""
     first, second = (PartFile(tmp_path, "same", spare=spare) for spare in ("a", "b"))
     await first.open()
     await second.open()
@@ -357,7 +357,7 @@ async def test_a_part_that_another_one_works_on_is_left_alone(tmp_path: Path) ->
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_few_files_are_fetched_at_once_the_soonest_to_expire_first(tmp_path: Path) -> None:
+async def test_few_downloads_run_at_once_by_expiry(tmp_path: Path) -> None:
     running = most = 0
     order: list[str] = []
 
@@ -370,7 +370,7 @@ async def test_a_few_files_are_fetched_at_once_the_soonest_to_expire_first(tmp_p
         running -= 1
         return web.Response(body=MP4, content_type="video/mp4")
 
-    async with a_result() as (video, host, setup):
+    async with generation_on_host() as (video, host, setup):
         ended = video.record.completed_at
         assert ended is not None
         ages = [(number * 37) % 100 for number in range(100)]
@@ -395,10 +395,10 @@ async def test_a_few_files_are_fetched_at_once_the_soonest_to_expire_first(tmp_p
         await assert_settled(setup.kie)
 
 
-async def test_the_hash_that_is_told_is_that_of_the_file(tmp_path: Path) -> None:
-    content = mp4_of(STEP + 12_345)
-    async with a_result() as (video, host, _):
-        host.answers["/a.mp4"] = Breaking(content, piece=1_000_000)
+async def test_returned_hash_is_the_hash_of_the_file(tmp_path: Path) -> None:
+    content = make_mp4(STEP + 12_345)
+    async with generation_on_host() as (video, host, _):
+        host.answers["/a.mp4"] = InterruptingFile(content, piece=1_000_000)
         (file,) = await video._saver(video, tmp_path / "cat.mp4")  # noqa: SLF001 (what map() calls)
 
         assert (tmp_path / "cat.mp4", len(content)) == (file.path, file.size)

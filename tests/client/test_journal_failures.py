@@ -1,4 +1,4 @@
-"""The journal cannot be written, once: what it does not hold is not sent, and a paid task is told all the same."""
+"""FailingStore writes of the journal: no unrecorded create is sent, and the results of paid tasks are delivered."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ ANSWERS = {
 }
 
 
-class Failing(SqliteStore):
+class FailingStore(SqliteStore):
     """
-    A journal on disk of which one write fails.
+    A journal on disk one of whose writes fails.
 
     Args:
         path: The file.
 
-        nth: Which one, counted from 1; 0 for none.
+        nth: The number of the failing write, from 1; 0 for none.
 
-        written: Whether it is on the disk all the same, as it may be after a sync that failed.
+        written: True if it reaches the disk all the same, as after a failed sync.
     """
 
     def __init__(self, path: Path, nth: int, *, written: bool = False) -> None:
@@ -107,8 +107,8 @@ class Failing(SqliteStore):
 
 
 @attrs.define
-class Ran:
-    """One run of all jobs: which write failed, what callers were told, all tasks, and what ``recover()`` has sent."""
+class RunLog:
+    """The outcome of one run: the failed write, the callers' results, all tasks, and what ``recover()`` has sent."""
 
     failed: str = ""
     told: dict[int, str] = attrs.field(factory=dict)
@@ -116,13 +116,13 @@ class Ran:
     recovered: set[int] = attrs.field(factory=set)
 
 
-async def run(path: Path, nth: int, *, written: bool) -> Ran:
-    """Let all jobs run while the nth write fails; then let another client recover what is left."""
-    journal, events, ran = Failing(path, nth, written=written), list[Event](), Ran()
+async def run(path: Path, nth: int, *, written: bool) -> RunLog:
+    """Run all jobs while the nth write fails; then let another client recover the rest."""
+    journal, events, ran = FailingStore(path, nth, written=written), list[Event](), RunLog()
     faults = [attrs.evolve(fault, when=partial(_is_of, number)) for number, fault in ANSWERS.items()]
     policy = RetryPolicy(max_age=90.0, in_doubt_timeout=90.0)
 
-    def client(journal: Failing | Path) -> KieClient:
+    def client(journal: FailingStore | Path) -> KieClient:
         limits = Limits(creates=4)
         return JournalClient(
             KEY,
@@ -175,7 +175,7 @@ def _is_of(number: int, call: Call) -> bool:
 
 
 async def _fail_one(fake: FakeKie) -> None:
-    """Let the task of one job fail, if there is one by then."""
+    """Let the task of one job fail, if it exists by then."""
     await anyio.sleep(25.0)
     for task in fake.truth.created:
         if _number(task.input) == FAILS:
@@ -183,7 +183,7 @@ async def _fail_one(fake: FakeKie) -> None:
 
 
 def _number(given: object) -> int:
-    """The job that a create, or its input, belongs to."""
+    """Return the number of the job that a create request or its input belongs to."""
     found = re.search(r"take (\d+)", str(given))
     assert found is not None
     return int(found[1])
@@ -197,8 +197,8 @@ async def _rows(path: Path) -> list[Intent]:
     return list(rows)
 
 
-def _assert_journaled(journal: Failing, fake: FakeKie) -> None:
-    """Each create that the service has seen had been written down before it came, attempt by attempt."""
+def _assert_journaled(journal: FailingStore, fake: FakeKie) -> None:
+    """Check that each attempt was journaled before its create request arrived."""
     for post in fake.truth.create_requests:
         found = re.search(r"/(kj_\w+)\.(\d+)\.", str(post.callback_url))
         assert found is not None
@@ -234,16 +234,16 @@ AHEAD = {"add", "intent to sending"}
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["not written", "written all the same"])
-def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *, written: bool) -> None:
+def test_any_failed_write_is_safe(tmp_path: Path, caplog: pytest.LogCaptureFixture, *, written: bool) -> None:
     """
     For n = 1, 2, 3 … until none fails.
 
-    Before a create is sent, its caller gets a ``JournalError`` (or hears that an earlier, unclear attempt may have been
-    paid), and nobody else notices. After it, nobody is told anything else than without the failure, and the log has the
-    taskId. What was on the disk all the same is in doubt at worst.
+    Before a create is sent, its caller gets a ``JournalError`` (or the error that an earlier, ambiguous attempt may
+    have been paid), and no other caller is affected. Afterwards, all callers get the same results as without the
+    failure, and the log has the taskId. A write that reached the disk all the same is in doubt at worst.
     """
     failed: list[str] = []
-    ran = Ran()
+    ran = RunLog()
     for nth in itertools.count(1):
         caplog.clear()
         ran = virtual_time(partial(run, tmp_path / f"{nth}.db", nth, written=written))
@@ -273,8 +273,8 @@ def test_the_nth_write_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, *
 # -- for longer --------------------------------------------------------------------------------------------------------
 
 
-class Full(SqliteStore):
-    """A journal on a disk that is full for as long as *full* says so."""
+class FullDiskStore(SqliteStore):
+    """A journal on a disk that is full while *full* is True."""
 
     full = False
 
@@ -294,11 +294,9 @@ class Full(SqliteStore):
             raise JournalError(msg)
 
 
-async def test_with_a_full_disk_nothing_is_sent_and_what_was_sent_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The task that is under way reaches its caller and the log, a new one is refused; later all is written."""
-    journal = Full(tmp_path / "kie.db")
+async def test_full_disk_sends_nothing_and_keeps_results(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The running task reaches its caller and the log, and a new job is refused; later everything is written."""
+    journal = FullDiskStore(tmp_path / "kie.db")
     async with FakeKie(latency=(1.0, 1.0)) as fake, JournalClient(KEY, base_url=fake.url, journal=journal) as kie:
         videos: list[str] = []
 
@@ -324,12 +322,10 @@ async def test_with_a_full_disk_nothing_is_sent_and_what_was_sent_is_told(
         assert (S.SUCCEEDED, videos[0]) == (row.state, row.task_id)
 
 
-async def test_a_process_that_ends_with_a_full_disk_leaves_a_job_in_doubt(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its row says that it was being sent; the next process does not send it again, and the log has the id."""
+async def test_full_disk_at_exit_leaves_a_job_in_doubt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its row says SENDING; the next process does not send it again, and the log has the id."""
     path = tmp_path / "kie.db"
-    journal = Full(path)
+    journal = FullDiskStore(path)
     async with FakeKie(latency=(1.0, 1.0)) as fake:
         async with JournalClient(KEY, base_url=fake.url, journal=journal) as kie, anyio.create_task_group() as group:
             group.start_soon(kie.submit, make_request(0))
@@ -347,8 +343,8 @@ async def test_a_process_that_ends_with_a_full_disk_leaves_a_job_in_doubt(
         assert 1 == len(fake.truth.create_requests)
 
 
-async def test_a_journal_that_cannot_be_used_is_told_by_every_call(tmp_path: Path) -> None:
-    """Until it can; a client never goes on without the journal that it was given."""
+async def test_unusable_journal_fails_every_call(tmp_path: Path) -> None:
+    """Until it is usable; a client never works without its journal."""
     path = tmp_path / "kie.db"
     path.write_text("shot,prompt")
     async with FakeKie() as fake:

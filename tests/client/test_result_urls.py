@@ -1,4 +1,4 @@
-"""Where results are fetched from: every URL is judged, and one that has expired is minted again once."""
+"""The URLs of results: each is checked before it is requested, and an expired one is renewed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kie_async import (
     ResultExpiredError,
 )
 from kie_async.testing import Fault
-from tests.client.filehost import MP4, a_picture, a_result, files_in
+from tests.client.filehost import MP4, files_in, generate_image, generation_on_host
 from tests.helpers import assert_settled, client_and_fake, make_request
 
 DAY = 86_400.0
@@ -22,9 +22,9 @@ DAY = 86_400.0
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("hops", [1, 3])
-async def test_redirects_are_followed_by_hand_without_the_key(status: int, hops: int, tmp_path: Path) -> None:
-    """At most three, relative ones too, and every one of them by GET."""
-    async with a_result("/0") as (video, host, _):
+async def test_redirects_are_followed_without_the_key(status: int, hops: int, tmp_path: Path) -> None:
+    """At most three, relative ones too, each by GET."""
+    async with generation_on_host("/0") as (video, host, _):
         for hop in range(hops):
             host.redirect(f"/{hop}", f"{hop + 1}" if hop % 2 else f"{host.url}/{hop + 1}", status)
         (file,) = await video.save(tmp_path / "cat.mp4")
@@ -34,8 +34,8 @@ async def test_redirects_are_followed_by_hand_without_the_key(status: int, hops:
         assert [] == [headers for _, headers in host.seen if "Authorization" in headers or "Cookie" in headers]
 
 
-async def test_a_fourth_redirect_is_not_followed(tmp_path: Path) -> None:
-    async with a_result("/0") as (video, host, _):
+async def test_fourth_redirect_is_not_followed(tmp_path: Path) -> None:
+    async with generation_on_host("/0") as (video, host, _):
         for hop in range(9):
             host.redirect(f"/{hop}", f"/{hop + 1}")
         with pytest.raises(DownloadError, match="redirected more than 3 times"):
@@ -62,8 +62,8 @@ INWARD = [
 
 
 @pytest.mark.parametrize("url", INWARD)
-async def test_a_result_that_lies_in_the_own_network_is_never_asked_for(url: str, tmp_path: Path) -> None:
-    async with a_result(url) as (video, host, setup):
+async def test_result_on_a_private_host_is_not_requested(url: str, tmp_path: Path) -> None:
+    async with generation_on_host(url) as (video, host, setup):
         with pytest.raises(DownloadError, match="is not downloaded") as raised:
             await video.save(tmp_path)
 
@@ -84,9 +84,9 @@ async def test_a_result_that_lies_in_the_own_network_is_never_asked_for(url: str
         "javascript:alert(1)",
     ],
 )
-async def test_a_redirect_into_the_own_network_is_not_followed(location: str, tmp_path: Path) -> None:
-    """Every hop is judged as the first one was."""
-    async with a_result("/a.mp4") as (video, host, _):
+async def test_redirect_to_a_private_host_is_not_followed(location: str, tmp_path: Path) -> None:
+    """Every redirect is checked like the first URL."""
+    async with generation_on_host("/a.mp4") as (video, host, _):
         host.redirect("/a.mp4", location)
         with pytest.raises(DownloadError) as raised:
             await video.save(tmp_path)
@@ -98,31 +98,31 @@ async def test_a_redirect_into_the_own_network_is_not_followed(location: str, tm
 
 
 @pytest.mark.parametrize("location", ["", "/a.mp4", "http://", "?x=1"])
-async def test_a_redirect_to_itself_ends(location: str, tmp_path: Path) -> None:
-    async with a_result("/a.mp4") as (video, host, _):
+async def test_redirect_loop_ends(location: str, tmp_path: Path) -> None:
+    async with generation_on_host("/a.mp4") as (video, host, _):
         host.redirect("/a.mp4", location)
         with pytest.raises(DownloadError):
             await video.save(tmp_path)
         assert 1 <= len(host.paths) <= 4
 
 
-async def test_a_redirect_to_nowhere_is_refused(tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
+async def test_invalid_redirect_is_refused(tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, _):
         host.redirect("/a.mp4", None)
         with pytest.raises(DownloadError, match="302"):
             await video.save(tmp_path)
 
 
-async def test_a_host_that_nobody_has_configured_is_not_asked(tmp_path: Path) -> None:
-    """A private address is one that only the caller may name."""
-    async with a_result(known=False) as (video, host, _):
+async def test_unconfigured_private_host_is_not_requested(tmp_path: Path) -> None:
+    """Only the caller may name a private address."""
+    async with generation_on_host(known=False) as (video, host, _):
         with pytest.raises(DownloadError, match="download_hosts"):
             await video.save(tmp_path)
         assert [] == host.seen
 
 
 async def test_download_hosts_limits_the_hosts(tmp_path: Path) -> None:
-    async with a_result("https://evil.example/a.mp4", client={"download_hosts": ["aiquickdraw.com"]}) as (
+    async with generation_on_host("https://evil.example/a.mp4", client={"download_hosts": ["aiquickdraw.com"]}) as (
         video,
         host,
         _,
@@ -132,7 +132,7 @@ async def test_download_hosts_limits_the_hosts(tmp_path: Path) -> None:
         assert [] == host.seen
 
 
-async def test_an_expired_url_is_minted_again_once(tmp_path: Path) -> None:
+async def test_expired_url_is_renewed_once(tmp_path: Path) -> None:
     async with client_and_fake(duration=0.0, expires_after=DAY) as setup:
         video = await setup.kie.generate(make_request())
         await anyio.sleep(2 * DAY)
@@ -145,8 +145,8 @@ async def test_an_expired_url_is_minted_again_once(tmp_path: Path) -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_result_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
-    """That a link could be minted proves nothing."""
+async def test_deleted_result_is_reported(tmp_path: Path) -> None:
+    """A fresh link does not prove that the file exists."""
     async with client_and_fake(duration=0.0) as setup:
         video = await setup.kie.generate(make_request())
         await anyio.sleep(15 * DAY)
@@ -160,10 +160,10 @@ async def test_a_result_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_gone_has_several_names(status: int, tmp_path: Path) -> None:
+async def test_status_codes_of_deleted_files(status: int, tmp_path: Path) -> None:
     fault = Fault("download", "body", body="gone", status=status, times=1)
     async with client_and_fake(duration=0.0, faults=[fault]) as setup:
-        picture = await a_picture(setup)
+        picture = await generate_image(setup)
         await picture.save(tmp_path / "cat.png")
 
         assert 1 == len(setup.truth.queries)
@@ -180,10 +180,8 @@ async def test_gone_has_several_names(status: int, tmp_path: Path) -> None:
     ],
     ids=["reset", "silence", "html", "500", "401"],
 )
-async def test_a_link_that_could_not_be_minted_does_not_mean_that_the_result_is_gone(
-    fault: Fault, tmp_path: Path
-) -> None:
-    """Who believes that a paid result is gone does not try again."""
+async def test_failed_renewal_does_not_mean_deleted(fault: Fault, tmp_path: Path) -> None:
+    """A caller who believes that a paid result is deleted does not try again."""
     async with client_and_fake(duration=0.0, faults=[fault]) as setup:
         video = await setup.kie.generate(make_request())
         await anyio.sleep(2 * DAY)
@@ -195,7 +193,7 @@ async def test_a_link_that_could_not_be_minted_does_not_mean_that_the_result_is_
 
 
 @pytest.mark.parametrize("link", ["http://10.0.0.1/a.mp4", "https://[::1]/a.mp4", "file:///etc/passwd"])
-async def test_a_minted_link_is_judged_as_well(link: str, tmp_path: Path) -> None:
+async def test_fresh_link_is_checked(link: str, tmp_path: Path) -> None:
     body = json.dumps({"code": 200, "msg": "success", "data": link})
     async with client_and_fake(duration=0.0, faults=[Fault("download_url", "body", body=body)]) as setup:
         video = await setup.kie.generate(make_request())

@@ -15,7 +15,7 @@ from kie_async import (
     ResultExpiredError,
 )
 from kie_async.testing import Fault
-from tests.client.filehost import MP4, a_picture, a_result, files_in
+from tests.client.filehost import MP4, files_in, generate_image, generation_on_host
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 from tests.requests.samples import JPEG, PNG, WEBP
 
@@ -48,7 +48,7 @@ async def test_folder_target_names_files_by_task_and_type(tmp_path: Path) -> Non
 
 
 async def test_several_results_are_numbered(tmp_path: Path) -> None:
-    async with a_result("/a.mp4", "/b", "/../../c.html") as (video, host, _):
+    async with generation_on_host("/a.mp4", "/b", "/../../c.html") as (video, host, _):
         host.at("/a.mp4", MP4 + b"1")
         host.at("/b", PNG, content_type="image/png")
         host.at("/c.html", MP4 + b"3")
@@ -65,7 +65,7 @@ async def test_several_results_are_numbered(tmp_path: Path) -> None:
     "path", ["/..%2f..%2fetc%2fpasswd", "/a%00b.mp4", "/CON", "/x.exe", "/" + "n" * 300 + ".mp4", "/ü.mp4?x=1#y"]
 )
 async def test_service_does_not_choose_file_names(path: str, tmp_path: Path) -> None:
-    async with a_result(path) as (video, host, _):
+    async with generation_on_host(path) as (video, host, _):
         header = {"Content-Disposition": 'attachment; filename="../../etc/passwd"'}
 
         async def answer(_: web.Request) -> web.StreamResponse:
@@ -80,7 +80,7 @@ async def test_service_does_not_choose_file_names(path: str, tmp_path: Path) -> 
 
 
 async def test_content_decides_suffix(tmp_path: Path) -> None:
-    async with a_result("/a.mp4", "/b.mp4") as (video, host, _):
+    async with generation_on_host("/a.mp4", "/b.mp4") as (video, host, _):
         host.at("/a.mp4", b"\x1a\x45\xdf\xa3....webm" + bytes(100), content_type="application/octet-stream")
         host.at("/b.mp4", b"nobody knows what this is" * 10, content_type="application/octet-stream")
         files = await video.save(tmp_path)
@@ -92,7 +92,7 @@ async def test_existing_file_is_replaced_only_by_complete_one(tmp_path: Path) ->
     target = tmp_path / "cat.png"
     target.write_bytes(b"the old one")
     async with client_and_fake(duration=0.0, faults=[Fault("download", "half_body", times=3)]) as setup:
-        picture = await a_picture(setup)
+        picture = await generate_image(setup)
         with pytest.raises(DownloadError):
             await picture.save(target)
         assert {"cat.png": b"the old one"} == files_in(tmp_path)
@@ -118,7 +118,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 async def test_broken_download_leaves_no_file(name: str, tmp_path: Path) -> None:
     """Three attempts, then ``DownloadError``; no file and no part of one remains, and the job stays succeeded."""
     async with client_and_fake(duration=0.0, faults=[Fault("download", **BROKEN[name])]) as setup:
-        picture = await a_picture(setup)
+        picture = await generate_image(setup)
         with pytest.raises(DownloadError) as raised:
             await picture.save(tmp_path / "cat.png")
 
@@ -135,7 +135,7 @@ async def test_broken_download_leaves_no_file(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [name for name in BROKEN if name != "a trickle"])
 async def test_broken_download_is_retried(name: str, tmp_path: Path) -> None:
     async with client_and_fake(duration=0.0, faults=[Fault("download", times=1, **BROKEN[name])]) as setup:
-        picture = await a_picture(setup)
+        picture = await generate_image(setup)
         (file,) = await picture.save(tmp_path / "cat.png")
 
         assert {"cat.png": file.read_bytes()} == files_in(tmp_path)
@@ -162,7 +162,7 @@ async def test_broken_download_is_retried(name: str, tmp_path: Path) -> None:
 )
 async def test_mislabeled_file_is_not_kept(body: bytes, how: dict[str, Any], tmp_path: Path) -> None:
     """An error page must not be saved under a video's name."""
-    async with a_result() as (video, host, setup):
+    async with generation_on_host() as (video, host, setup):
         host.at("/a.mp4", body, **how)
         with pytest.raises(DownloadError) as raised:
             await video.save(tmp_path / "cat.mp4")
@@ -192,7 +192,7 @@ def _photo(size: int) -> bytes:
 )
 async def test_truncated_file_is_not_kept(content: bytes, mime: str, tmp_path: Path) -> None:
     """A host with half of a file may announce the length of that half."""
-    async with a_result() as (result, host, _):
+    async with generation_on_host() as (result, host, _):
         host.at("/a.mp4", content[:-16], content_type=mime)
         with pytest.raises(DownloadError, match="cut off"):
             await result.save(tmp_path / "cat")
@@ -205,7 +205,7 @@ async def test_truncated_file_is_not_kept(content: bytes, mime: str, tmp_path: P
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip"])
 async def test_compressed_result_is_refused(encoding: str, tmp_path: Path) -> None:
     """Media is compressed already, and 509 KiB of gzip can hold half a gigabyte of zeros."""
-    async with a_result() as (video, host, _):
+    async with generation_on_host() as (video, host, _):
         host.at("/a.mp4", gzip.compress(MP4), headers={"Content-Encoding": encoding})
         with pytest.raises(DownloadError, match="compressed"):
             await video.save(tmp_path)
@@ -215,7 +215,7 @@ async def test_compressed_result_is_refused(encoding: str, tmp_path: Path) -> No
 
 
 async def test_oversized_result_is_refused_unread(tmp_path: Path) -> None:
-    async with a_result() as (video, host, _):
+    async with generation_on_host() as (video, host, _):
 
         async def huge(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(headers={"Content-Type": "video/mp4", "Content-Length": str(3 * 2**30)})

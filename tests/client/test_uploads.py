@@ -1,4 +1,4 @@
-"""Images on their way to the service: whole, once for the same bytes, and again when that fails."""
+"""Uploads of images: complete, once for the same bytes, and retried."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY = 86_400.0
 
 
 def upload_paths(setup: Setup) -> list[str]:
-    """Note the path of every upload from now on."""
+    """Record the path of every upload."""
     paths: list[str] = []
 
     def poll(call: Call) -> bool:
@@ -48,8 +48,8 @@ def upload_paths(setup: Setup) -> list[str]:
     ],
     ids=["png", "jpeg", "webp", "64 KB", "64 KB and a byte", "10 MB"],
 )
-async def test_a_local_image_is_uploaded_whole(content: bytes, mime: str, path: str, tmp_path: Path) -> None:
-    """Small ones as base64 in JSON, large ones as a stream; the create names their URL."""
+async def test_local_image_is_uploaded_completely(content: bytes, mime: str, path: str, tmp_path: Path) -> None:
+    """Small images as base64 in JSON, large ones as a form; the create request has their URL."""
     file = tmp_path / "cat.image"
     file.write_bytes(content)
     async with client_and_fake(duration=0.0) as setup:
@@ -68,8 +68,8 @@ async def test_a_local_image_is_uploaded_whole(content: bytes, mime: str, path: 
 
 
 @pytest.mark.parametrize("size", [1000, 200_000])
-async def test_the_same_bytes_are_uploaded_once_a_client(size: int, tmp_path: Path) -> None:
-    """One after another and at once, by whatever name."""
+async def test_same_bytes_are_uploaded_once_per_client(size: int, tmp_path: Path) -> None:
+    """Consecutively and concurrently, with any file name."""
     content = png_of(size)
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(content)
@@ -85,7 +85,7 @@ async def test_the_same_bytes_are_uploaded_once_a_client(size: int, tmp_path: Pa
         assert 13 == len(setup.truth.created)
 
 
-async def test_other_bytes_are_other_uploads_and_few_at_a_time() -> None:
+async def test_different_images_are_uploaded_a_few_at_a_time() -> None:
     running = most = 0
     async with client_and_fake(faults=[Fault("upload", "slow", seconds=10.0)]) as setup:
         async with anyio.create_task_group() as group:
@@ -114,8 +114,8 @@ async def test_other_bytes_are_other_uploads_and_few_at_a_time() -> None:
     ids=lambda how: how["kind"],
 )
 @pytest.mark.parametrize("size", [1000, 200_000], ids=["base64", "stream"])
-async def test_an_upload_that_fails_is_made_again(how: dict[str, Any], size: int) -> None:
-    """It costs nothing, and names its file by the content."""
+async def test_failed_upload_is_retried(how: dict[str, Any], size: int) -> None:
+    """It is free of charge, and the content names the file."""
     async with client_and_fake(faults=[Fault("upload", times=2, **how)]) as setup:
         await setup.kie.submit(make_request(image=png_of(size)))
 
@@ -125,8 +125,8 @@ async def test_an_upload_that_fails_is_made_again(how: dict[str, Any], size: int
 
 
 @pytest.mark.parametrize("call", ["submit", "generate", "upload"])
-async def test_an_upload_that_keeps_failing_ends_in_upload_error(call: str) -> None:
-    """Nothing was sent, nothing was paid, and nothing is left behind."""
+async def test_repeatedly_failing_upload_raises(call: str) -> None:
+    """Nothing was sent or paid, and nothing is left in the client."""
     async with client_and_fake(faults=[Fault("upload", "html")]) as setup:
         argument = PNG if call == "upload" else make_request(image=PNG)
         with pytest.raises(UploadError, match="Nothing was paid"):
@@ -138,7 +138,7 @@ async def test_an_upload_that_keeps_failing_ends_in_upload_error(call: str) -> N
         await assert_settled(setup.kie)
 
 
-async def test_an_upload_that_is_refused_is_not_made_again() -> None:
+async def test_refused_upload_is_not_retried() -> None:
     fault = Fault("upload", "body", status=400, body='{"success":false,"code":400,"msg":"no such folder"}')
     async with client_and_fake(faults=[fault]) as setup:
         with pytest.raises(UploadError, match="no such folder"):
@@ -148,7 +148,7 @@ async def test_an_upload_that_is_refused_is_not_made_again() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_a_bad_key_is_told_by_the_upload() -> None:
+async def test_upload_reports_an_invalid_api_key() -> None:
     async with client_and_fake(api_keys=["another"]) as setup:
         with pytest.raises(AuthenticationError):
             await setup.kie.submit(make_request(image=PNG))
@@ -156,7 +156,7 @@ async def test_a_bad_key_is_told_by_the_upload() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "/relative.png", "ftp://example.com/a.png", None, 7])
-async def test_an_upload_without_a_usable_url_is_no_upload(url: Any) -> None:
+async def test_upload_without_a_valid_url_fails(url: Any) -> None:
     async with client_and_fake(
         faults=[Fault("upload", "alter", after=True, data={"downloadUrl": url, "fileUrl": url})]
     ) as setup:
@@ -165,7 +165,7 @@ async def test_an_upload_without_a_usable_url_is_no_upload(url: Any) -> None:
         assert [] == setup.truth.create_requests
 
 
-async def test_a_failed_upload_does_not_take_the_key() -> None:
+async def test_failed_upload_does_not_use_the_key() -> None:
     async with client_and_fake(faults=[Fault("upload", "html", times=3)]) as setup:
         with pytest.raises(UploadError):
             await setup.kie.submit(make_request(image=PNG), key="order 7")
@@ -175,7 +175,7 @@ async def test_a_failed_upload_does_not_take_the_key() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_an_upload_is_used_no_longer_than_it_is_kept() -> None:
+async def test_upload_is_reused_until_it_expires() -> None:
     """The service keeps it for three days."""
     async with client_and_fake(duration=0.0) as setup:
         await setup.kie.generate(make_request(0, image=PNG))
@@ -197,8 +197,8 @@ async def test_upload_returns_a_url_for_any_request() -> None:
         assert url == setup.truth.created[0].input["image_url"]
 
 
-async def test_the_same_key_means_the_same_image_content(tmp_path: Path) -> None:
-    """Where it lies does not matter, and what it holds does."""
+async def test_key_is_bound_to_the_image_content(tmp_path: Path) -> None:
+    """The path does not matter, but the content does."""
     first, copy, other = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"
     first.write_bytes(PNG)
     copy.write_bytes(PNG)
@@ -219,8 +219,8 @@ async def test_the_same_key_means_the_same_image_content(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("then", ["the same", "changed", "gone", "given as bytes"])
-async def test_a_job_that_is_sent_days_later_uploads_its_image_again(then: str, tmp_path: Path) -> None:
-    """If it is still what it was; a picture that has changed would be another request."""
+async def test_late_job_uploads_its_image_again(then: str, tmp_path: Path) -> None:
+    """Only if the image is unchanged: with a changed image it would be another request."""
     file = tmp_path / "cat.png"
     file.write_bytes(PNG)
     async with client_and_fake(credits=0.0, duration=0.0) as setup:

@@ -27,7 +27,7 @@ from kie_async._io.files.downloads import Downloads
 from kie_async._io.files.fetching import DownloadPolicy
 from kie_async._io.http.transport import PublicResolver
 from kie_async._io.runtime import Runtime
-from tests.client.filehost import MP4, files_in, mp4_of
+from tests.client.filehost import MP4, files_in, make_mp4
 from tests.helpers import KEY
 from tests.io.peer import Peer, reset, response_bytes, run_peer
 from tests.io.test_transport import open_transport
@@ -105,7 +105,7 @@ HARM: dict[str, Say] = {
     "chunks by the byte": sends_forever(CHUNKED + chunk(MP4[:100]), chunk(b"\0"), every=1.0),
     "headers by the byte": sends_forever(HEADERS + b"X-Slow: ", b"x", every=1.0),
     "a body that begins fast": sends_forever(
-        HEADERS + b"Content-Length: 60000000\r\n\r\n" + mp4_of(60_000_000)[: 8 * MEGA], b"\0", every=1.0
+        HEADERS + b"Content-Length: 60000000\r\n\r\n" + make_mp4(60_000_000)[: 8 * MEGA], b"\0", every=1.0
     ),
     "just too slow": sends_forever(CHUNKED + chunk(ENDLESS_BOX), chunk(bytes(15 * 1024)), every=1.0),
     # -- compressed

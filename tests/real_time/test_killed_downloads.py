@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from kie_async._io.files.part_files import STEP
-from tests.client.filehost import mp4_of
+from tests.client.filehost import make_mp4
 
 ROOT = Path(__file__).parents[2]
 TAG = '"one"'
@@ -101,7 +101,7 @@ def serving(host: Host) -> Iterator[None]:
 
 def test_a_download_survives_kill_9(tmp_path: Path) -> None:
     """A partial file and its metadata remain; the next process requests the rest, and the hash matches."""
-    host = Host(mp4_of(4 * STEP + 12_345), upto=2 * STEP + STEP // 2)
+    host = Host(make_mp4(4 * STEP + 12_345), upto=2 * STEP + STEP // 2)
     target = tmp_path / "cat.mp4"
     with serving(host):
         program = [sys.executable, "-c", PROGRAM.format(url=host.url, path=str(target))]
