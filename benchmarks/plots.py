@@ -42,8 +42,8 @@ def number(value: str | float) -> float:
 
 
 def polling(axes: Axes) -> None:
-    """Mean lag where the looks do not suffice for all, for every contender; the least that is possible as a line."""
-    rows = [row for row in results("polling") if row["tasks take"] == "60 s, sigma .35"]
+    """Draw the mean lag of each contender where the polls do not suffice for all; the least possible as a line."""
+    rows = [row for row in results("polling") if row["durations"] == "60 s, sigma .35"]
     rows = [row for row in rows if str(row["in flight"]).isdigit() and int(row["in flight"]) > 1]
     groups = list(dict.fromkeys(str(row["in flight"]) for row in rows))
     contenders = list(dict.fromkeys(str(row["contender"]) for row in rows))
@@ -66,7 +66,7 @@ def polling(axes: Axes) -> None:
     )
     axes.set(xlabel="tasks in flight, each of about a minute", ylabel="mean lag, s", xticks=range(len(groups)))
     axes.set_xticklabels(groups)
-    axes.set_title("How late an end is seen, with 10 looks a second for all")
+    axes.set_title("How late an end is found, with 10 polls a second for all")
     axes.legend(fontsize=7, frameon=False)
 
 
