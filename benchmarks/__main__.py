@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME``: runs one benchmark, or all of them, and prints what it found."""
+"""``python -m benchmarks NAME`` runs one benchmark or all of them, and prints the results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import benchmarks
 
 NAMES = [
     name
-    for _, name, has_parts in pkgutil.iter_modules(benchmarks.__path__)
-    if not has_parts and name not in ("__main__", "fixed_interval", "optimum", "plots", "processes", "report")
+    for _, name, is_package in pkgutil.iter_modules(benchmarks.__path__)
+    if not is_package and name not in ("__main__", "fixed_interval", "optimum", "plots", "processes", "report")
 ]
 
 
@@ -23,14 +23,14 @@ app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Which to run: {', '.join(NAMES)}. All by default.")
+        list[str] | None, typer.Argument(help=f"The benchmarks: {', '.join(NAMES)}. By default all.")
     ] = None,
     *,
-    save: Annotated[bool, typer.Option(help="Keep the figures in benchmarks/results.")] = False,
+    save: Annotated[bool, typer.Option(help="Save the figures in benchmarks/results.")] = False,
 ) -> None:
-    """Run benchmarks and print a table each."""
+    """Run benchmarks and print a table for each."""
     if unknown := set(names or ()) - set(NAMES):
-        msg = f"There is no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}."
+        msg = f"Unknown: {', '.join(sorted(unknown))}. Expected {', '.join(NAMES)}."
         raise typer.BadParameter(msg)
     for name in names or NAMES:
         report = import_module(f"benchmarks.{name}").run()

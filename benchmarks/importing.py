@@ -1,12 +1,12 @@
 """
-What it costs to start: a program that names the client, and ``kie-async --help``.
+The cost of a start: of a program that imports the client, and of ``kie-async --help``.
 
-Naming the client must not load what only a running client needs: a program may import it at its top and never use it.
-So the baseline of the first figure is ``import aiohttp``, which the client stands on; beside it are the SDKs of other
-services. The baseline of the second is a program with one command and nothing in it, made with typer alone.
+Importing the client must not import the modules that only a running client needs: a program may import it and never use
+it. The baseline of the first figure is ``import aiohttp``, which the client uses; the SDKs of other services are shown
+beside it. The baseline of the second figure is a typer program with one empty command.
 
-Each figure is the CPU time of a whole process, the start of Python included. The processes take turns, round by round,
-and the ratio is taken within a round, so that a machine that is slow for a while is slow for all of them.
+Each figure is the CPU time of a whole process, including the start of Python. The processes take turns, and ratios are
+computed within a round, so that a slow phase of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def hello(name: str = "you") -> None:
 app(["--help"])
 """
 
-#: (figure, what is measured, what runs in a fresh interpreter); the baseline is the first of each figure.
+#: (figure, name, arguments of a new interpreter); the baseline is the first of each figure.
 PROGRAMS = (
     ("import", "import aiohttp", ["-c", "import aiohttp"]),
     ("import", NAMING, ["-c", NAMING]),
@@ -54,8 +54,8 @@ BOUNDS = {NAMING: NAMING_BOUND, HELP: HELP_BOUND}
 
 
 def cpu(arguments: list[str]) -> float:
-    """CPU seconds of a fresh interpreter, from its start to its end."""
-    # Bytecode for all, as after `pip install`; else a checkout would be compiled anew each time, and its baseline not.
+    """Return the CPU seconds of a new interpreter, from its start to its end."""
+    # All programs use cached bytecode, as after `pip install`; otherwise only the checkout would be compiled each time.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, *arguments]
@@ -65,7 +65,7 @@ def cpu(arguments: list[str]) -> float:
 
 
 def run() -> Report:
-    """Run all programs in turns."""
+    """Run all programs in turn."""
     for _, _, arguments in PROGRAMS:
         cpu(arguments)  # the bytecode is written once
     rounds = [[cpu(arguments) for _, _, arguments in PROGRAMS] for _ in range(ROUNDS)]
@@ -77,7 +77,7 @@ def run() -> Report:
         rows.append([figure, name, 1e3 * median(spent), median(ratios), BOUNDS.get(name, "-")])
     return Report(
         name="importing",
-        question="What does a start cost: of a program that names the client, of `kie-async --help`?",
+        question="What does a start cost: of a program that imports the client, and of `kie-async --help`?",
         bound=f"set by ourselves: {NAMING_BOUND:g} of `import aiohttp`; {HELP_BOUND:g} of an empty typer program",
         columns=["figure", "program", "CPU ms", "times the first of its figure", "bound"],
         rows=rows,

@@ -1,19 +1,19 @@
 """
-What a job costs beyond its HTTP requests, and what one costs with other SDKs.
+The cost of a job beyond its HTTP requests, and its cost with other SDKs.
 
-All jobs are wanted at once. (1) 1,000 jobs of 2 to 4 seconds, looked at every 2 s by all contenders, the limits out of
-the way: the CPU that the client, in a process of its own, uses for a job. The bound is bare aiohttp: a coroutine
-written by hand that makes the same requests and checks nothing. (2) 5,000 of them: sockets, memory, and whether a
-request costs more than it does with 500. (3) 100 jobs with a median of a minute, everybody with defaults, in virtual
-time: requests for a job, and how late its end is known.
+All jobs start at the same time. (1) 1,000 jobs of 2 to 4 seconds, polled every 2 s by all contenders, without effective
+limits: the CPU time per job of the client in its own process. The bound is bare aiohttp: a hand-written coroutine that
+makes the same requests and checks nothing. (2) 5,000 jobs: sockets, memory, and the cost of a request compared with 500
+jobs. (3) 100 jobs with a median duration of a minute, all contenders with their defaults, in virtual time: requests per
+job, and the lag of the end.
 
-The more often one looks the less late one is, so the two only make sense together. Let a client look at a rate r(t) at
-a task of the age t, whose duration has the density f and outlasts t with the chance S: it takes ∫ S r looks and is
-late by ∫ f / 2r. By Cauchy and Schwarz the product is never less than (∫ √(f S))² / 2, whoever polls, and however well
-the durations are known: 18.3 s here. That is the curve beside the figures. A fixed interval comes to 31.9 s; so nobody
-can do with less than 0.57 of its looks and be no later, and a third is out of reach (not so with callbacks).
+More polls give less lag, so both figures must be compared together. A client polls a task of age t at a rate r(t); the
+duration has the density f and exceeds t with probability S. The client makes ∫ S r polls with a lag of ∫ f / 2r. By the
+Cauchy-Schwarz inequality the product is at least (∫ √(f S))² / 2 for every client and every knowledge of the durations:
+18.3 s here. That is the curve beside the figures. A fixed interval reaches 31.9 s. So no client with the same lag can
+make fewer than 0.57 of its polls, and a third is impossible (except with callbacks).
 
-Figures of a machine that others use vary, so contenders take turns, and ratios are taken within a round.
+The load of the machine varies, so contenders take turns, and ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import TypeAlias
 import attrs
 
 from benchmarks.clients.ours import LIMITS
-from benchmarks.clients.service import Service, served
+from benchmarks.clients.stub import StubService, served
 from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async.testing import virtual_time
@@ -44,7 +44,7 @@ FEW = 500
 INTERVAL = 2.0
 DURATION = (2.0, 4.0)
 ROUNDS = 5
-#: As the module of each is called, and with which it is shown.
+#: The module of each contender, and its name in the table.
 CONTENDERS = {"ours": "kie_async", "bare": "bare aiohttp", "runway": "runwayml", "fal": "fal-client"}
 
 DEFAULT_JOBS = 100
@@ -56,20 +56,20 @@ Row: TypeAlias = list[str | float]
 @attrs.frozen
 class Run:
     """
-    What one run took.
+    The figures of one run.
 
     Attributes:
-        cpu: ms of the client's CPU for a job.
+        cpu: The client's CPU time per job in ms.
 
-        requests: Requests for a job.
+        requests: The requests per job.
 
-        sockets: Most connections at once.
+        sockets: The largest number of simultaneous connections.
 
-        memory: KiB by which the peak has grown, for a job.
+        memory: The growth of the peak in KiB per job.
 
-        lag: Seconds from a job's end to the hand-over of its result, on average.
+        lag: The mean seconds from a job's end to the return of its result.
 
-        p95: The 95th percentile of that.
+        p95: The 95th percentile of the lag.
     """
 
     cpu: float
@@ -81,8 +81,8 @@ class Run:
 
 
 def measure(contender: str, jobs: int) -> Run:
-    """One run of one contender against a service of its own."""
-    with service("-m", "benchmarks.clients.service", *map(str, DURATION)) as url:
+    """Measure one run of one contender against its own stub."""
+    with service("-m", "benchmarks.clients.stub", *map(str, DURATION)) as url:
         command = [sys.executable, "-m", "benchmarks.clients", contender, url, str(jobs), str(INTERVAL)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout  # noqa: S603  # ours
         with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
@@ -99,7 +99,7 @@ def measure(contender: str, jobs: int) -> Run:
 
 
 def middle(runs: list[Run]) -> Run:
-    """The median of each figure."""
+    """Return the median of each figure."""
     return Run(*(median(values) for values in zip(*(attrs.astuple(run) for run in runs), strict=True)))
 
 
@@ -107,13 +107,13 @@ def middle(runs: list[Run]) -> Run:
 
 
 def a_job() -> Iterator[Row]:
-    """Rows of the first question. fal-client takes a minute for a round, so it has only one."""
+    """Return the rows of the first question; fal-client has one round, since it takes a minute."""
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
     for nth in range(ROUNDS):
         for name, found in runs.items():
             if name != "fal" or nth == 0:
                 found.append(measure(name, JOBS))
-    case = f"{JOBS:,} jobs, a look every {INTERVAL:g} s"
+    case = f"{JOBS:,} jobs, a poll every {INTERVAL:g} s"
     for name, found in runs.items():
         run = middle(found)
         times = median(one.cpu / bare.cpu for one, bare in zip(found, runs["bare"], strict=False))
@@ -132,7 +132,7 @@ def a_job() -> Iterator[Row]:
 
 
 def many() -> Iterator[Row]:
-    """Rows of the second question."""
+    """Return the rows of the second question."""
     case = f"{MANY:,} jobs"
     for name in ("ours", "bare"):
         few, lot = list[Run](), list[Run]()
@@ -154,15 +154,15 @@ def many() -> Iterator[Row]:
 
 
 def a_minute(number: int) -> float:
-    """The duration of a task: lognormal, each quantile once, in an order that is always the same."""
+    """Return the duration of a task: lognormal, each quantile once, in a fixed order."""
     place = random.Random(0).sample(range(DEFAULT_JOBS), DEFAULT_JOBS)[number % DEFAULT_JOBS]
     return MEDIAN * math.exp(SIGMA * NormalDist().inv_cdf((place + 0.5) / DEFAULT_JOBS))
 
 
 async def with_defaults(contender: str) -> tuple[float, float]:
-    """Requests for a job, and the mean lag in seconds."""
+    """Return the requests per job and the mean lag in seconds."""
     loop = asyncio.get_running_loop()
-    stub = Service(a_minute, loop.time)
+    stub = StubService(a_minute, loop.time)
 
     async def lag(number: int) -> float:
         url = await generate(number)
@@ -174,7 +174,7 @@ async def with_defaults(contender: str) -> tuple[float, float]:
 
 
 def least_requests(lag: float) -> float:
-    """The create, and the fewest looks with which anybody can be late by no more than *lag* on average."""
+    """Return the create and the fewest polls with which a mean of *lag* is possible."""
     normal, step = NormalDist(), 0.01
 
     def root(age: float) -> float:
@@ -185,7 +185,7 @@ def least_requests(lag: float) -> float:
 
 
 def defaults() -> Iterator[Row]:
-    """Rows of the third question."""
+    """Return the rows of the third question."""
     case = f"{DEFAULT_JOBS} jobs of a minute, defaults"
     found = {name: virtual_time(with_defaults, name, seed=0) for name in CONTENDERS}
     for name, (requests, lag) in found.items():
@@ -199,12 +199,12 @@ def defaults() -> Iterator[Row]:
 
 
 def run() -> Report:
-    """Measure all three."""
+    """Measure all three questions."""
     rows = [*a_job(), *many(), *defaults()]
     return Report(
         name="overhead",
-        question=f"What does a job cost beyond its requests? Ours with {LIMITS}, where a look is every {INTERVAL:g} s",
-        bound="bare aiohttp; beside the figures what we have set ourselves",
+        question=f"What does a job cost beyond its requests? Ours with {LIMITS}, with a poll every {INTERVAL:g} s",
+        bound="bare aiohttp; the bounds beside the figures are our own",
         columns=["case", "contender", "figure", "value", "bound"],
         rows=rows,
     )

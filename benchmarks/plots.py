@@ -1,7 +1,7 @@
 """
-Draws the kept results as SVG for the documents: ``python -m benchmarks.plots``.
+Draws the saved results as SVG for the documentation: ``python -m benchmarks.plots``.
 
-Nothing is measured in here; what is drawn is what ``--save`` has written into ``results``.
+It measures nothing; it draws the files that ``--save`` has written into ``results``.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ PLOTS = Path(__file__).parents[1] / "docs" / "plots"
 Row: TypeAlias = Mapping[str, str | float]
 
 OURS, OTHERS = "#1f6feb", "#8b949e"
-GREYS = ("#424a53", "#6e7781", "#8c959f", "#afb8c1", "#d0d7de")
-#: Of the figure, in inches; its text is as large as the document's if it is as wide as that.
+GRAYS = ("#424a53", "#6e7781", "#8c959f", "#afb8c1", "#d0d7de")
+#: The size of a figure in inches; at this width its text is as large as the document's.
 SIZE = (7.2, 3.6)
 
 
 def results(name: str) -> list[Row]:
-    """The rows of the kept result of a benchmark."""
+    """Return the rows of the saved result of a benchmark."""
     rows: list[Row] = json.loads((RESULTS / f"{name}.json").read_text())["results"]
     return rows
 
 
 def number(value: str | float) -> float:
-    """A cell that is a number."""
+    """Return a cell that must be a number."""
     if isinstance(value, str):
-        msg = f"{value!r} is not a number"
+        msg = f"Invalid cell {value!r}: expected a number."
         raise TypeError(msg)
     return value
 
@@ -51,7 +51,7 @@ def polling(axes: Axes) -> None:
     for place, contender in enumerate(contenders):
         lags = [number(row["mean lag"]) for row in rows if row["contender"] == contender]
         at = [nth + width * (place - len(contenders) / 2 + 0.5) for nth in range(len(groups))]
-        color = OURS if contender == "kie_async" else GREYS[place - 1]
+        color = OURS if contender == "kie_async" else GRAYS[place - 1]
         bars = axes.bar(at, lags, width=width, color=color, label=contender)
         axes.bar_label(bars, fmt="{:.1f}", fontsize=6, padding=1)
     least = [next(number(row["least"]) for row in rows if row["in flight"] == group) for group in groups]
@@ -71,7 +71,7 @@ def polling(axes: Axes) -> None:
 
 
 def limits(axes: Axes) -> None:
-    """What is used of the limit, and what was refused, by each contender in each case at the sliding log."""
+    """Draw the used share of the limit and the refusals of each contender in each case, with the sliding window."""
     rows = [row for row in results("limits") if row["service counts by"] == "sliding"]
     cases = list(dict.fromkeys(str(row["case"]) for row in rows))
     contenders = list(dict.fromkeys(str(row["contender"]) for row in rows))
@@ -79,7 +79,7 @@ def limits(axes: Axes) -> None:
     for place, contender in enumerate(contenders):
         found = {str(row["case"]): row for row in rows if row["contender"] == contender}
         shown = [nth for nth, case in enumerate(cases) if case in found]
-        color = OURS if contender == "kie_async" else GREYS[place - 1]
+        color = OURS if contender == "kie_async" else GRAYS[place - 1]
         bars = axes.barh(
             [nth + height * (place - len(contenders) / 2) for nth in shown],
             [number(found[cases[nth]]["used %"]) for nth in shown],
@@ -93,13 +93,13 @@ def limits(axes: Axes) -> None:
     axes.set(xlim=(0, 120), xlabel="% of the limit used", yticks=range(len(cases)))
     axes.set_yticklabels(cases, fontsize=7)
     axes.invert_yaxis()
-    axes.set_title("20 creates in 10 s, at a service that counts by a sliding log")
+    axes.set_title("20 creates in 10 s, at a service that counts in a sliding window")
     axes.margins(y=0.01)
     axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=5)
 
 
 def overhead(axes: Axes) -> None:
-    """CPU of the client for a job, for each contender; logarithmic, since they are far apart."""
+    """Draw the client's CPU time per job of each contender, on a logarithmic axis."""
     rows = [row for row in results("overhead") if row["figure"] == "CPU ms a job"]
     rows = [row for row in rows if row["case"] == rows[0]["case"]]
     names = [str(row["contender"]) for row in rows]
@@ -111,7 +111,7 @@ def overhead(axes: Axes) -> None:
     axes.set_title(f"What a job costs the client ({rows[0]['case']})")
 
 
-DRAWN: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
+PLOTTERS: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
     "limits": (limits, (7.2, 9.5)),
     "polling": (polling, SIZE),
     "overhead": (overhead, (7.2, 2.2)),
@@ -119,16 +119,16 @@ DRAWN: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
 
 
 def draw() -> None:
-    """Draw all results that are kept into ``docs/plots``; the same results give the same bytes."""
+    """Draw all saved results into ``docs/plots``; equal results give equal bytes."""
     rcParams.update({"svg.hashsalt": "kie_async", "svg.fonttype": "none", "font.size": 8})
     PLOTS.mkdir(exist_ok=True)
-    for name, (drawing, size) in DRAWN.items():
+    for name, (draw_axes, size) in PLOTTERS.items():
         if not (RESULTS / f"{name}.json").exists():
             continue
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
-        drawing(axes)
+        draw_axes(axes)
         figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark answers with: a table to read, a file to keep."""
+"""The result of a benchmark: a table to read and a file to keep."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Report:
     The answer to one question.
 
     Attributes:
-        name: The benchmark's name, which is its module's.
+        name: The name of the benchmark's module.
 
-        question: What was measured.
+        question: The question that the benchmark answers.
 
-        bound: What no contender can pass, and why.
+        bound: The best possible figure, with the reason.
 
-        columns: The heads of the columns.
+        columns: The headings.
 
-        rows: One row a contender and case; numbers are kept as they are and shown rounded.
+        rows: A row for each contender and case; numbers are saved exactly and shown rounded.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Report:
 
     def text(self) -> str:
         """
-        The table, aligned: words to the left, numbers to the right.
+        Return the aligned table: words to the left, numbers to the right.
 
         >>> print(Report(name="n", question="How far?", bound="3", columns=["who", "m"], rows=[["you", 2.5]]).text())
         How far?
@@ -52,11 +52,11 @@ class Report:
         """
         shown = [list(self.columns), *([_shown(value) for value in row] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-        wordy = [any(isinstance(row[place], str) for row in self.rows) for place in range(len(self.columns))]
+        is_text = [any(isinstance(row[place], str) for row in self.rows) for place in range(len(self.columns))]
         lines = [
             "  ".join(
-                cell.ljust(width) if words else cell.rjust(width)
-                for cell, width, words in zip(row, widths, wordy, strict=True)
+                cell.ljust(width) if left else cell.rjust(width)
+                for cell, width, left in zip(row, widths, is_text, strict=True)
             ).rstrip()
             for row in shown
         ]
@@ -95,7 +95,7 @@ def _shown(value: str | float) -> str:
 
 
 def _processor() -> str:
-    """What the system calls its processor; not every platform says so."""
+    """Return the name of the processor, if the platform has it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,8 +1,8 @@
 """
-Clients of generation services, one adapter a file; each runs in a process of its own against the same stub.
+Clients of generation services, one adapter per module; each runs in its own process against the same stub.
 
-An adapter has a function ``connect(url, interval)``: an async context manager that gives a coroutine function, which
-does one job, polled each *interval* seconds (None for the client's own default), and returns the URL of its result.
+An adapter has a function ``connect(url, interval)``: an async context manager that returns a coroutine function. That
+function runs one job, polled every *interval* seconds (None for the client's default), and returns its result's URL.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 __all__ = ["PROMPT", "Generate"]
 
-#: Does the job of a number and returns the URL of its result.
+#: Runs the job with a number and returns the URL of its result.
 Generate: TypeAlias = Callable[[int], Awaitable[str]]
 
 PROMPT = "The cat turns its head, looks into the camera and yawns; slow push in, soft morning light. Take {}"

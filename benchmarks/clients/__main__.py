@@ -1,8 +1,7 @@
 """
-One run of one client in a process of its own: ``python -m benchmarks.clients NAME URL JOBS INTERVAL``.
+One run of one client in its own process: ``python -m benchmarks.clients NAME URL JOBS INTERVAL``.
 
-Prints what it took, as JSON: CPU seconds and the growth of the memory's peak from the first job to the last, and how
-late each result came.
+Prints JSON: the CPU seconds, the growth of the memory's peak from the first job to the last, and the lags of results.
 """
 
 from __future__ import annotations
@@ -23,32 +22,32 @@ WARM_UP = 50
 
 
 def cpu() -> float:
-    """CPU seconds of this process, those of the system for it included."""
+    """Return the CPU seconds of this process, user and system."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def memory(which: str) -> int:
-    """Bytes by the kernel's count: ``VmRSS`` now, ``VmHWM`` at the most."""
+    """Return the kernel's figure in bytes: ``VmRSS`` for now, ``VmHWM`` for the peak."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition(f"{which}:")[2].split(maxsplit=1)[0])
 
 
 async def lag(generate: Generate, number: int) -> float:
-    """Do a job, and return how long after its result was there it was handed over, in seconds."""
+    """Run a job, and return the seconds between the existence of its result and its return."""
     url = await generate(number)
     return time.monotonic() - float(url.rpartition("/")[2].removesuffix(".mp4"))
 
 
 def requests(url: str) -> int:
-    """How many requests the stub has had since it was last asked, by whomever."""
+    """Return the number of requests that the stub has received since the last call."""
     with urllib.request.urlopen(f"{url}/counts") as answer:  # noqa: S310  # ours
         counted: int = json.load(answer)["requests"]
         return counted
 
 
 async def run(name: str, url: str, jobs: int, interval: float | None) -> dict[str, object]:
-    """Do all jobs at once."""
+    """Run all jobs at the same time."""
     async with import_module(f"benchmarks.clients.{name}").connect(url, interval) as generate:
         await asyncio.gather(*(lag(generate, number) for number in range(WARM_UP)))
         gc.collect()

@@ -1,4 +1,4 @@
-"""Bare aiohttp: a coroutine written by hand makes the same requests, and checks nothing."""
+"""Bare aiohttp: a hand-written coroutine that makes the same requests and checks nothing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DEFAULT_INTERVAL = 2.0
 
 @asynccontextmanager
 async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
-    """One session, with the number of connections that aiohttp has by default."""
+    """Open one session with aiohttp's default number of connections."""
     pause = DEFAULT_INTERVAL if interval is None else interval
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer a-key-for-the-stub"}) as session:
 
         async def generate(number: int) -> str:
-            wish = {
+            body = {
                 "model": "wan/2-2-a14b-image-to-video-turbo",
                 "input": {"image_url": "https://example.com/cat.png", "prompt": PROMPT.format(number)},
             }
-            async with session.post(f"{url}/api/v1/jobs/createTask", json=wish) as response:
+            async with session.post(f"{url}/api/v1/jobs/createTask", json=body) as response:
                 task_id = (await response.json())["data"]["taskId"]
             while True:
                 await asyncio.sleep(pause)

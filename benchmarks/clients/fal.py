@@ -1,4 +1,4 @@
-"""fal-client, as its documentation says: ``subscribe``, which submits, polls and fetches the result."""
+"""fal-client as documented: ``subscribe`` submits, polls and fetches the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.clients import PROMPT, Generate
 
 @asynccontextmanager
 async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
-    """One client; it is led to the stub by its own constant, since it knows only hosts with https."""
+    """Open one client, directed to the stub by its module's constant, since it accepts only hosts with https."""
     fal_client.client.QUEUE_URL_FORMAT = f"{url}/"
     fal = fal_client.AsyncClient(key="a-key:for-the-stub")
     pause = fal_client.client.DEFAULT_QUEUE_POLL_INTERVAL if interval is None else interval

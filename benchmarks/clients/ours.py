@@ -1,4 +1,4 @@
-"""This package: with its defaults or, where an interval is given, with that one and with its limits out of the way."""
+"""This package, with its defaults; if an interval is given, with that interval and without effective limits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from benchmarks.clients import PROMPT, Generate
 from benchmarks.fixed_interval import FixedInterval
 from kie_async import KieClient, Limits, Wan22TurboImageToVideo
 
-#: High enough that nothing waits for them.
+#: Limits that never delay a request.
 LIMITS = Limits(creates=100_000, in_flight=100_000, polls_per_second=100_000)
 
 
 @asynccontextmanager
 async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
-    """One client; its journal is in memory."""
+    """Open one client with its journal in memory."""
     logging.getLogger("kie_async").setLevel(logging.ERROR)
     kie = KieClient("a-key-for-the-stub", base_url=url, limits=None if interval is None else LIMITS)
     if interval is not None:

@@ -13,7 +13,7 @@ from benchmarks.clients import PROMPT, Generate
 
 @asynccontextmanager
 async def connect(url: str, interval: float | None) -> AsyncIterator[Generate]:
-    """One client; its interval is a constant of its module, 6 s with a jitter of 1.5 s to either side."""
+    """Open one client; its interval is a constant of its module, 6 s with a jitter of ±1.5 s."""
     if interval is not None:
         polling.POLL_TIME, polling.POLL_JITTER = interval, 0  # type: ignore[assignment]  # seconds need not be whole
     async with AsyncRunwayML(api_key="a-key-for-the-stub", base_url=url, http_client=DefaultAioHttpClient()) as runway:

@@ -1,9 +1,8 @@
 """
-A stub that speaks the dialects of Kie, fal and Runway, as fast as it can: ``python -m benchmarks.clients.service``.
+A fast stub of the APIs of Kie, fal and Runway: ``python -m benchmarks.clients.stub``.
 
-It parses no more of HTTP than its clients need, so that the machine's time is theirs. A result's URL names the instant
-at which it was there, by the clock that all processes of a machine share, so that a client can tell how late it has
-heard of it.
+It parses only the parts of HTTP that its clients use, to leave the CPU to them. The URL of a result contains the
+instant of its existence, by the clock that all processes of a machine share, so that a client can compute its lag.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import cast
 
 from benchmarks.clients import PROMPT
 
-__all__ = ["RESULT", "Service", "main", "served"]
+__all__ = ["RESULT", "StubService", "main", "served"]
 
 RESULT = "https://results.example/{:.6f}.mp4"
 
@@ -27,36 +26,36 @@ _PARAM = json.dumps(
     {"input": json.dumps({"image_url": "https://example.com/cat.png", "prompt": PROMPT}), "model": _MODEL}
 )
 _CREATED_MS = 1_795_582_311_577
-#: The share of a task's time after which the next state begins.
+#: The share of a task's duration at which each state ends.
 _STATES = ((0.1, "waiting"), (0.3, "queuing"), (1.0, "generating"))
 _GOLDEN = 0.618_033_988_75
 
 
-class Service:
+class StubService:
     """
     The tasks of a service.
 
     Args:
-        duration: What the task of a number takes, in seconds.
+        duration: Returns the duration of a task by its number, in seconds.
 
-        now: Tells the time.
+        now: Returns the time.
     """
 
     def __init__(self, duration: Callable[[int], float], now: Callable[[], float] = time.monotonic) -> None:
         self._duration = duration
         self._now = now
         self._tasks: list[tuple[float, float]] = []
-        #: Where it listens; set once it does.
+        #: The URL; set when it listens.
         self.url = ""
         self.requests = 0
         self.sockets = 0
         self.most_sockets = 0
 
     def answer(self, method: str, target: str) -> object:
-        """What is answered to a request."""
+        """Return the body of the response to a request."""
         path, _, query = target.partition("?")
         if path == "/counts":
-            counts = {"requests": self.requests, "sockets": self.most_sockets - 1}  # that of who asks
+            counts = {"requests": self.requests, "sockets": self.most_sockets - 1}  # without the socket of this request
             self.requests = 0
             return counts
         self.requests += 1
@@ -92,7 +91,7 @@ class Service:
         }
 
     def _state(self, number: int) -> tuple[str, str | None]:
-        """The state of a task, and its result's URL once there is one."""
+        """Return the state of a task, and its result's URL or None."""
         began, ends = self._tasks[number]
         share = (self._now() - began) / (ends - began)
         if share >= 1.0:
@@ -150,29 +149,29 @@ def _uuid(number: int) -> str:
 
 class Connection(asyncio.Protocol):
     """
-    One connection, with one request after the other.
+    A connection with consecutive requests.
 
     Args:
-        service: What answers.
+        service: The service that responds.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: StubService) -> None:
         self._service = service
         self._transport: asyncio.Transport | None = None
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it."""
+        """Count the connection."""
         self._transport = cast("asyncio.Transport", transport)
         self._service.sockets += 1
         self._service.most_sockets = max(self._service.most_sockets, self._service.sockets)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # as the loop calls it
-        """Count it no more."""
+        """Stop counting the connection."""
         self._service.sockets -= 1
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is complete."""
+        """Respond to the complete requests."""
         self._received += data
         while (head := self._received.partition(b"\r\n\r\n"))[1]:
             length = 0
@@ -193,8 +192,8 @@ class Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def served(service: Service) -> AsyncIterator[str]:
-    """Let a service listen; gives its URL."""
+async def served(service: StubService) -> AsyncIterator[str]:
+    """Let a service listen; return its URL."""
     server = await asyncio.get_running_loop().create_server(lambda: Connection(service), "127.0.0.1", 0, backlog=4096)
     async with server:
         service.url = "http://{}:{}".format(*server.sockets[0].getsockname())
@@ -202,8 +201,8 @@ async def served(service: Service) -> AsyncIterator[str]:
 
 
 async def main(shortest: float, longest: float) -> None:
-    """Serve tasks of so many seconds, spread evenly: print the URL, and go on until standard input is closed."""
-    async with served(Service(lambda number: shortest + (longest - shortest) * (number * _GOLDEN % 1.0))) as url:
+    """Serve tasks with evenly spread durations: print the URL, and serve until standard input is closed."""
+    async with served(StubService(lambda number: shortest + (longest - shortest) * (number * _GOLDEN % 1.0))) as url:
         print(url, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
