@@ -54,12 +54,8 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         OSError: If there is no such table, or the results cannot be written.
     """
     _require_jinja2()
-    table = Table(
-        path=options.table,
-        columns=columns_for_model(options.model),
-        defaults=options.defaults,
-        origins=_configured_origins(session),
-    )
+    columns, origins = columns_for_model(options.model), _configured_origins(session)
+    table = Table(path=options.table, columns=columns, defaults=options.defaults, origins=origins)
     session.journal = JournalFile(options.out / JOURNAL, option=options.journal_option)
     jobs = BatchJobs(warn=session.output.warn, command=options.resume_command(), window=options.limits.window)
     signals = SignalHandler(drain=DRAIN, say=session.output.info)

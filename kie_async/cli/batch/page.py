@@ -189,25 +189,23 @@ def _format_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _format_figure(value: float | None) -> str:
+def _format_figure(value: float) -> str:
     """
     Format a figure, with narrow spaces between thousands.
 
     >>> _format_figure(40.0), _format_figure(0.25)
     ('40', '0.25')
     """
-    return "" if value is None else f"{round(value, 2):,.12g}".replace(",", "\u202f")
+    return f"{round(value, 2):,.12g}".replace(",", "\u202f")
 
 
-def _format_duration(seconds: float | None) -> str:
+def _format_duration(seconds: float) -> str:
     """
     Format a duration in seconds.
 
     >>> _format_duration(4.21), _format_duration(83.4)
     ('4.2 s', '83 s')
     """
-    if seconds is None:
-        return ""
     return f"{seconds:.1f} s" if seconds < _COARSE_FROM else f"{seconds:.0f} s"
 
 

@@ -219,13 +219,11 @@ class RunRecord:
 
     def _command_for(self, error: KieError) -> str | None:
         """Return the shell command that may help after a failure; None where the row itself is wrong."""
-        match error:
-            case TaskFailedError():
-                return self.options.resume_command(retry=True) if error.worth_retrying else None
-            case DownloadError() | TaskTimeoutError():
-                return self.options.resume_command()
-            case _:
-                return self.options.resume_command() if exit_code_of(error) is ExitCode.RETRY_LATER else None
+        if isinstance(error, TaskFailedError):
+            return self.options.resume_command(retry=True) if error.worth_retrying else None
+        is_unfinished = isinstance(error, (DownloadError, TaskTimeoutError))
+        helps = is_unfinished or exit_code_of(error) is ExitCode.RETRY_LATER
+        return self.options.resume_command() if helps else None
 
 
 def _without_secrets(value: JSON) -> JSON:
@@ -243,15 +241,11 @@ def _without_secrets(value: JSON) -> JSON:
 
 def outcome_exit_code(outcome: Outcome) -> ExitCode:
     """Return the exit code for an outcome."""
-    match outcome:
-        case Done():
-            return ExitCode.DONE
-        case Failed():
-            return exit_code_of(outcome.error)
-        case InDoubt():
-            return ExitCode.IN_DOUBT
-        case Skipped():
-            return ExitCode.FAILED if outcome.reason == "budget" else ExitCode.RETRY_LATER
+    if isinstance(outcome, Failed):
+        return exit_code_of(outcome.error)
+    if isinstance(outcome, Skipped):
+        return ExitCode.FAILED if outcome.reason == "budget" else ExitCode.RETRY_LATER
+    return ExitCode.IN_DOUBT if isinstance(outcome, InDoubt) else ExitCode.DONE
 
 
 def _copy_input_image(folder: Path, image: LocalImage) -> str:

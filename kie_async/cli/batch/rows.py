@@ -16,16 +16,7 @@ import attrs
 from kie_async import Problem
 from kie_async._display import shown
 
-__all__ = [
-    "MAX_LINE_BYTES",
-    "HeaderCheck",
-    "TableRow",
-    "TextLine",
-    "read_csv",
-    "read_folder",
-    "read_jsonl",
-    "read_lines",
-]
+__all__ = ["MAX_LINE_BYTES", "TableRow", "TextLine", "read_csv", "read_folder", "read_jsonl", "read_lines"]
 
 #: The maximum length of a line: far more than any prompt needs, and small enough to be held in memory.
 MAX_LINE_BYTES = 1_000_000

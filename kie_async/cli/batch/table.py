@@ -174,11 +174,8 @@ class Table:
     def _request_cells(self, row: TableRow) -> dict[str, object]:
         """Return the known cells of a row, without its key; defaults fill those that are missing."""
         own = {name: cell for name, cell in row.cells.items() if cell != "" or not self._is_untyped}
-        return {
-            name: cell
-            for name, cell in {**self.defaults, **own}.items()
-            if name != KEY and not self.columns.name_problem(name)
-        }
+        cells = {**self.defaults, **own}
+        return {name: cell for name, cell in cells.items() if name != KEY and not self.columns.name_problem(name)}
 
     def _build_request(self, row: TableRow, cells: Mapping[str, object]) -> BuiltRequest:
         """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
