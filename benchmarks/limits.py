@@ -118,14 +118,14 @@ async def run_process(
     async with AsyncExitStack() as stack:
         creates = [await stack.enter_async_context(contender.connect(service)) for service in services]
 
-        async def job(number: int, patience: float) -> None:
-            with anyio.move_on_after(patience):
+        async def job(number: int, timeout: float) -> None:
+            with anyio.move_on_after(timeout):
                 await creates[number % len(creates)](number)
 
         async with anyio.create_task_group() as group:
             for number in numbers:
-                patience = rng.uniform(0.0, 150.0) if rng.random() < case.leaving else math.inf
-                group.start_soon(job, number, patience)
+                timeout = rng.uniform(0.0, 150.0) if rng.random() < case.leaving else math.inf
+                group.start_soon(job, number, timeout)
 
 
 def measure_row(contender: Contender, case: Case, counting: Counting) -> list[str | float]:

@@ -136,11 +136,11 @@ def load_error(text: str | None, *, job_id: str, task_id: str | None = None) -> 
         parts = json.loads(text or "null")
     except ValueError:
         parts = None
-    name, message, code, said = parts if isinstance(parts, list) and len(parts) == _PARTS else (None, None, None, "")
+    name, message, code, quote = parts if isinstance(parts, list) and len(parts) == _PARTS else (None, None, None, "")
     if not isinstance(name, str) or not isinstance(message, str):
         message = text or "The job has ended, and the journal does not say why. Submit it again."
         return errors.KieError(message, job_id=job_id, task_id=task_id)
     kind = _JOURNALED.get(name, errors.KieError)
     if issubclass(kind, errors.APIError):
-        return kind(message, code=code, service_message=said, job_id=job_id, task_id=task_id)
+        return kind(message, code=code, service_message=quote, job_id=job_id, task_id=task_id)
     return kind(message, job_id=job_id, task_id=task_id)

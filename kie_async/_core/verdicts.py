@@ -166,7 +166,7 @@ _REFUSED_STATUSES = (400, 403, 404, 413, 422)
 
 RULES: tuple[VerdictRule, ...] = (
     VerdictRule(
-        "the write-ahead hook had not returned: DNS, refused, TLS, a stale token, cancelled before the first byte",
+        "the write-ahead hook had not returned: DNS, refused, TLS, an outdated token, cancelled before the first byte",
         lambda r: not r.sent,
         Verdict.UNSENT,
         "sent again, with backoff, within `unsent_timeout`; then `TransportError`, and the job is CANCELLED",

@@ -84,7 +84,7 @@ class Param:
 # -- the converters --
 
 
-def _as_is(value: JSON, _: object = None) -> JSON:
+def _unchanged(value: JSON, _: object = None) -> JSON:
     return value
 
 
@@ -120,8 +120,8 @@ _kie.register_structure_hook(
         task_id=override(rename="taskId"),
         state=override(struct_hook=_state),
         model=override(struct_hook=_text),
-        result=override(rename="resultJson", struct_hook=_as_is),
-        result_urls=override(rename="resultUrls", struct_hook=_as_is),
+        result=override(rename="resultJson", struct_hook=_unchanged),
+        result_urls=override(rename="resultUrls", struct_hook=_unchanged),
         fail_code=override(rename="failCode", struct_hook=_text),
         fail_message=override(rename="failMsg", struct_hook=_text),
         created_at=override(rename="createTime", struct_hook=_seconds),
@@ -129,7 +129,7 @@ _kie.register_structure_hook(
         cost_time=override(rename="costTime", struct_hook=_number),
         progress=override(struct_hook=_number),
         credits=override(rename="creditsConsumed", struct_hook=_number),
-        raw=override(struct_hook=_as_is),
+        raw=override(struct_hook=_unchanged),
     ),
 )
 _kie.register_structure_hook(
@@ -148,7 +148,7 @@ _kie.register_unstructure_hook(
         Param,
         _kie,
         callback_url=override(rename="callBackUrl", omit_if_default=True),
-        input=override(unstruct_hook=_as_is),
+        input=override(unstruct_hook=_unchanged),
     ),
 )
 

@@ -353,11 +353,11 @@ def test_the_pause_is_reset_when_all_tokens_are_back() -> None:
     """If the limit is really lower, one accepted probe must not make the next probes earlier."""
     bucket = bucket_with(AdaptiveBucket(3, 10.0), 1)
     bucket.expire_token(next_probe(bucket, 0.0), now=20.0)
-    lucky = next_probe(bucket, 20.0)
-    end_lease(bucket, lucky, lucky.leased_at)
+    accepted = next_probe(bucket, 20.0)
+    end_lease(bucket, accepted, accepted.leased_at)
     bucket.expire_token(next_probe(bucket, 40.0), now=40.0)
     again = next_probe(bucket, 40.0)
-    assert (2, 40.0, 80.0) == (bucket.tokens, lucky.leased_at, again.leased_at)
+    assert (2, 40.0, 80.0) == (bucket.tokens, accepted.leased_at, again.leased_at)
     end_lease(bucket, again, 80.0)
     assert 3 == bucket.tokens
 
@@ -373,9 +373,9 @@ def test_a_regained_token_that_expires_doubles_the_pause() -> None:
     """It counts as a refused probe: the pauses are 20, 20, 40, 60."""
     bucket = bucket_with(AdaptiveBucket(4, 10.0), 1)
     bucket.expire_token(next_probe(bucket, 0.0), now=20.0)
-    lucky = next_probe(bucket, 20.0)
-    end_lease(bucket, lucky, 40.0)
-    assert (2, 40.0) == (bucket.tokens, lucky.leased_at)
+    accepted = next_probe(bucket, 20.0)
+    end_lease(bucket, accepted, 40.0)
+    assert (2, 40.0) == (bucket.tokens, accepted.leased_at)
     lease = bucket.lease_token(60.0)
     bucket.expire_token(lease, now=60.0)
     assert (1, False) == (bucket.tokens, lease.probe)

@@ -204,18 +204,18 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@given(message=texts, code=st.none() | st.integers(-1, 999), said=texts)
-def test_errors_survive_the_journal(kind: type[errors.KieError], message: str, code: int | None, said: str) -> None:
+@given(message=texts, code=st.none() | st.integers(-1, 999), quote=texts)
+def test_errors_survive_the_journal(kind: type[errors.KieError], message: str, code: int | None, quote: str) -> None:
     """An error that no create ends with is read as a plain ``KieError`` with the same message."""
     api = issubclass(kind, errors.APIError)
-    error = kind(message, code=code, service_message=said) if issubclass(kind, errors.APIError) else kind(message)
+    error = kind(message, code=code, service_message=quote) if issubclass(kind, errors.APIError) else kind(message)
     loaded = load_error(dump_error(error), job_id="kj_1", task_id=ID)
 
     assert (kind if kind in ENDINGS else errors.KieError) is type(loaded)
     assert message == loaded.message
     assert ("kj_1", ID) == (loaded.job_id, loaded.task_id)
     if api and isinstance(loaded, errors.APIError):
-        assert (code, said) == (loaded.code, loaded.service_message)
+        assert (code, quote) == (loaded.code, loaded.service_message)
 
 
 #: JSON that does not begin with a class name and a message.
