@@ -33,9 +33,8 @@ from kie_async._io.polling.tracker import Tracker
 from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
 from kie_async._io.runtime import Runtime, Supervisor
 from kie_async._io.submitting.admission import SENT_WITHIN, Admission
-from kie_async._io.submitting.attempts import SubmissionContext
 from kie_async._io.submitting.intake import Intake, IntentWriter
-from kie_async._io.submitting.submitter import Submitter
+from kie_async._io.submitting.submission import SubmissionContext, Submitter
 from kie_async._io.timers import Timers
 from kie_async.events import Event
 from kie_async.statistics import Statistics

@@ -22,7 +22,7 @@ from yarl import URL
 from kie_async import errors
 from kie_async._core.verdicts import RULES, Reply, Verdict, answer_error, create_error, decide
 from kie_async._io.http.transport import Exchange, HttpResponse
-from kie_async._io.submitting.attempts import _read_reply
+from kie_async._io.submitting.submission import _read_reply
 from tests.core.strategies import DOCUMENTED_CODES, codes, statuses
 from tests.strategies import json_values
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.submitting.intake import IntentWriter
-    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.submitting.submission import Submitter
     from kie_async._io.timers import Timers
 
 __all__ = ["JobFollower", "JournalWatch"]

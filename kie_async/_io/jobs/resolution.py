@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.runtime import Runtime
-    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.submitting.submission import Submitter
     from kie_async.records import JSON, TaskRecord
 
 __all__ = ["Resolution"]

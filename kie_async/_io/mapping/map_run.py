@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kie_async._io.mapping.rows import Row, RowInput
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.submitting.intake import Intake
-    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.submitting.submission import Submitter
     from kie_async.outcomes import Outcome, RunSummary
 
 __all__ = ["MapRun", "OutcomeQueue"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kie_async._io.mapping.rows import Row
     from kie_async._io.mapping.run_state import RunState
     from kie_async._io.runtime import Supervisor
-    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.submitting.submission import Submitter
     from kie_async.outcomes import Outcome
     from kie_async.records import Generation
 

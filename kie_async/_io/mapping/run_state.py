@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.submitting.submission import Submitter
 
 __all__ = ["RunPhase", "RunState"]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.transitions import ResultWriter
     from kie_async._io.journals.journal import Journal
     from kie_async._io.runtime import Runtime
-    from kie_async._io.submitting.submitter import Submitter
+    from kie_async._io.submitting.submission import Submitter
     from kie_async.records import JSON
 
 __all__ = ["Intake", "IntentWriter"]
