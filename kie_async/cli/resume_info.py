@@ -1,4 +1,4 @@
-"""What a command knows of its jobs, so that an interrupted command can print how to resume them."""
+"""The hints on resuming a command's jobs that an interrupted or failed command prints."""
 
 from __future__ import annotations
 
