@@ -1,4 +1,4 @@
-"""The root task: it starts children, outlives their failures, and ends them all."""
+"""Test the supervisor: it starts children, survives their failures, and ends them all."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Steps = list[str]
 
 
-def a_root(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> Supervisor:
-    """A root that notes its steps."""
+def make_supervisor(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> Supervisor:
+    """Return a supervisor that records its steps."""
 
     async def entering() -> None:
         steps.append("enter")
@@ -37,9 +37,9 @@ def a_root(steps: Steps, enter: Callable[[], Awaitable[None]] | None = None) -> 
     return Supervisor(asyncio.get_running_loop(), enter=entering, ending=ending, leave=leaving)
 
 
-async def test_children_run_until_the_end_which_ends_them() -> None:
+async def test_end_cancels_running_children() -> None:
     steps: Steps = []
-    supervisor = a_root(steps)
+    supervisor = make_supervisor(steps)
     await supervisor.wait_ready()
     assert (True, 0) == (supervisor.running, supervisor.children)
 
@@ -65,11 +65,11 @@ async def test_children_run_until_the_end_which_ends_them() -> None:
         supervisor.start(child, "late", 1.0)
 
 
-async def test_a_timer_starts_children_whoever_else_uses_anyio() -> None:
-    """With sniffio installed, as by Litestar, anyio must be told which library runs where no task does."""
+async def test_timer_starts_children_with_sniffio_installed() -> None:
+    """With sniffio, which Litestar installs, anyio does not detect asyncio outside of a task."""
     assert find_spec("sniffio") is not None
     steps: Steps = []
-    supervisor = a_root(steps)
+    supervisor = make_supervisor(steps)
     await supervisor.wait_ready()
 
     async def child() -> None:
@@ -82,9 +82,9 @@ async def test_a_timer_starts_children_whoever_else_uses_anyio() -> None:
     assert ["enter", "child", "ending", "leave"] == steps
 
 
-async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_child_is_logged_and_affects_no_other(caplog: pytest.LogCaptureFixture) -> None:
     steps: Steps = []
-    supervisor = a_root(steps)
+    supervisor = make_supervisor(steps)
     await supervisor.wait_ready()
 
     async def fail() -> None:
@@ -107,8 +107,8 @@ async def test_a_child_that_fails_is_logged_and_touches_no_other(caplog: pytest.
     await supervisor.end_all()
 
 
-async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
-    """And ``leave`` is called all the same, since half of it may have been built."""
+async def test_error_of_enter_reaches_every_waiter() -> None:
+    """``leave`` is called too, since ``enter`` may have opened something."""
     steps: Steps = []
 
     async def enter() -> None:
@@ -116,7 +116,7 @@ async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
         msg = "no proxy"
         raise OSError(msg)
 
-    supervisor = a_root(steps, enter)
+    supervisor = make_supervisor(steps, enter)
     told: list[str] = []
 
     async def wait() -> None:
@@ -135,13 +135,13 @@ async def test_what_enter_raises_is_told_to_everybody_who_waits() -> None:
     assert supervisor.task.done()
 
 
-async def test_who_is_cancelled_while_it_comes_up_takes_nobody_along() -> None:
+async def test_cancelled_wait_does_not_stop_the_start() -> None:
     steps: Steps = []
 
     async def enter() -> None:
         await anyio.sleep(5.0)
 
-    supervisor = a_root(steps, enter)
+    supervisor = make_supervisor(steps, enter)
     with anyio.move_on_after(1.0) as scope:
         await supervisor.wait_ready()
     assert scope.cancelled_caught
@@ -151,19 +151,19 @@ async def test_who_is_cancelled_while_it_comes_up_takes_nobody_along() -> None:
     await supervisor.end_all()
 
 
-async def test_a_root_that_was_never_entered_can_be_ended() -> None:
+async def test_supervisor_can_end_before_it_is_ready() -> None:
     steps: Steps = []
-    supervisor = a_root(steps)
+    supervisor = make_supervisor(steps)
     await supervisor.end_all()
 
     assert supervisor.task.done()
     assert steps in ([], ["enter", "ending", "leave"])
 
 
-async def test_a_cancelled_root_leaves_in_order() -> None:
-    """As when the loop ends: ``asyncio.run`` cancels all tasks."""
+async def test_cancelled_supervisor_ends_in_order() -> None:
+    """``asyncio.run`` cancels all tasks when the loop ends."""
     steps: Steps = []
-    supervisor = a_root(steps)
+    supervisor = make_supervisor(steps)
     await supervisor.wait_ready()
     supervisor.start(anyio.sleep_forever)
     await anyio.sleep(1.0)
@@ -174,31 +174,31 @@ async def test_a_cancelled_root_leaves_in_order() -> None:
     assert (False, 0) == (supervisor.running, supervisor.children)
 
 
-async def test_a_child_that_was_only_just_started_ends_like_all_others() -> None:
-    """Its own ``finally`` is what gives back what it holds."""
+async def test_child_started_just_before_the_end_is_ended() -> None:
+    """Its own ``finally`` releases what it holds."""
     steps: Steps = []
-    supervisor = a_root(steps)
+    supervisor = make_supervisor(steps)
     await supervisor.wait_ready()
 
     async def child() -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            steps.append("given back")
+            steps.append("released")
 
     supervisor.start(child)
     await supervisor.end_all()
 
-    assert ["enter", "ending", "given back", "leave"] == steps
+    assert ["enter", "ending", "released", "leave"] == steps
     assert 0 == supervisor.children
 
 
-async def test_children_run_in_a_context_of_their_own() -> None:
-    """Neither the caller's nor another child's."""
+async def test_children_run_in_their_own_context() -> None:
+    """It is neither the caller's nor another child's."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     variable.set("the caller's")
     seen: list[str] = []
-    supervisor = a_root([])
+    supervisor = make_supervisor([])
     await supervisor.wait_ready()
 
     async def child(name: str) -> None:
