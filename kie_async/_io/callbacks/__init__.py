@@ -1,1 +1,1 @@
-"""Callbacks in: the doors of the web servers, whose each callback is, and what ``recordInfo`` says of it."""
+"""Callbacks: adapters for web servers, the receiver that verifies, and the confirmations that poll ``recordInfo``."""

@@ -65,6 +65,7 @@ class _Pending:
     rounds: int = 0
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class Confirmations:
     """
     Confirms callbacks.
@@ -97,43 +98,25 @@ class Confirmations:
         report: Takes events.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        registry: Registry,
-        supervisor: Supervisor,
-        timers: Timers,
-        poller: Poller,
-        watchlist: Watchlist,
-        tracker: Tracker,
-        transitions: Transitions,
-        results: ResultWriter,
-        callback_weight: CallbackWeight,
-        follower: JobFollower,
-        secret: bytes,
-        report: Callable[..., None],
-    ) -> None:
-        self._journal = journal
-        self._registry = registry
-        self._supervisor = supervisor
-        self._timers = timers
-        self._poller = poller
-        self._watchlist = watchlist
-        self._tracker = tracker
-        self._transitions = transitions
-        self._results = results
-        self._callback_weight = callback_weight
-        self._follower = follower
-        self._secret = secret
-        self._report = report
-        self._jobs: dict[str, _Pending] = {}
-        #: The ids of the jobs whose next round is due.
-        self._due: deque[str] = deque()
-        self._in_progress = 0
-        self._max_in_progress = _JOBS_PER_POLL * poller.pacer.limit
-        #: The number of polls so far.
-        self.polls = 0
+    _journal: Journal
+    _registry: Registry
+    _supervisor: Supervisor
+    _timers: Timers
+    _poller: Poller
+    _watchlist: Watchlist
+    _tracker: Tracker
+    _transitions: Transitions
+    _results: ResultWriter
+    _callback_weight: CallbackWeight
+    _follower: JobFollower
+    _secret: bytes
+    _report: Callable[..., None]
+    _jobs: dict[str, _Pending] = attrs.field(factory=dict, init=False)
+    #: The ids of the jobs whose next round is due.
+    _due: deque[str] = attrs.field(factory=deque, init=False)
+    _in_progress: int = attrs.field(default=0, init=False)
+    #: The number of polls so far.
+    polls: int = attrs.field(default=0, init=False)
 
     @property
     def pending(self) -> int:
@@ -175,7 +158,8 @@ class Confirmations:
 
     def _start_rounds(self) -> None:
         """Start as many rounds as keep the pacer busy; a flood waits as ids in a queue, not as tasks of the loop."""
-        while self._due and self._in_progress < self._max_in_progress and self._supervisor.running:
+        most = _JOBS_PER_POLL * self._poller.pacer.limit
+        while self._due and self._in_progress < most and self._supervisor.running:
             self._in_progress += 1
             self._supervisor.start(self._run_round, self._due.popleft())
 
@@ -232,7 +216,7 @@ class Confirmations:
             True if the task id needs no further confirmation, and True if the task is known to be the job's.
         """
         try:
-            row = await self._find_row(job_id)
+            row = await self.find_row(job_id)
             if row is None:
                 return True, True
             step = next_step(row, task_id)
@@ -260,7 +244,8 @@ class Confirmations:
             return False, False
         return settled, True
 
-    async def _find_row(self, job_id: str) -> Intent | None:
+    async def find_row(self, job_id: str) -> Intent | None:
+        """Return the row of a job, from memory or from the journal."""
         job = self._registry.get(job_id)
         return job.row if job is not None and job.row is not None else await self._journal.get(job_id)
 

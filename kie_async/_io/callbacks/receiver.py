@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import attrs
+
 from kie_async._core.callback_validation import (
     MAX_CALLBACK_TASK_IDS,
     CallbackStep,
@@ -40,6 +42,7 @@ _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class Receiver:
     """
     Accepts callbacks that have a genuine token.
@@ -62,29 +65,17 @@ class Receiver:
         report: Takes events.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        registry: Registry,
-        runtime: Runtime,
-        transitions: Transitions,
-        callback_weight: CallbackWeight,
-        confirmations: Confirmations,
-        webhook_keys: tuple[str, ...],
-        report: Callable[..., None],
-    ) -> None:
-        self._journal = journal
-        self._registry = registry
-        self._runtime = runtime
-        self._transitions = transitions
-        self._callback_weight = callback_weight
-        self._webhook_keys = webhook_keys
-        self._confirmations = confirmations
-        self._report = report
-        self._bad_signature_logged = False
-        #: The number of accepted callbacks.
-        self.callbacks = 0
+    _journal: Journal
+    _registry: Registry
+    _runtime: Runtime
+    _transitions: Transitions
+    _callback_weight: CallbackWeight
+    _confirmations: Confirmations
+    _webhook_keys: tuple[str, ...]
+    _report: Callable[..., None]
+    _bad_signature_logged: bool = attrs.field(default=False, init=False)
+    #: The number of accepted callbacks.
+    callbacks: int = attrs.field(default=0, init=False)
 
     async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
         """
@@ -106,7 +97,7 @@ class Receiver:
             self._check_signature(task_id, headers)
         job = self._registry.get(job_id)
         try:
-            row = job.row if job is not None and job.row is not None else await self._journal.get(job_id)
+            row = await self._confirmations.find_row(job_id)
             if row is None:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_NOT_FOUND)

@@ -1,1 +1,1 @@
-"""What runs at the service: which task is looked at when, and what a look changes."""
+"""Polling: the watchlist plans polls, the poller performs them, and the tracker applies the results to jobs."""

@@ -35,6 +35,8 @@ URGENT_IN_A_ROW = 4
 _URGENT_REPEATS = 2
 #: The number of times that the timeout of a job doubles; more would exceed every bound.
 _MAX_DOUBLINGS = 4
+#: The pause after a refusal, in seconds.
+_REFUSAL_BACKOFF = wait_exponential(multiplier=1.0, max=10.0)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -63,6 +65,7 @@ class _UrgentPoll:
             self.result.set_exception(error)
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class Poller:
     """
     Polls tasks.
@@ -85,40 +88,31 @@ class Poller:
         on_round_trip: Called with the seconds that each answered poll has taken.
     """
 
-    def __init__(
-        self,
-        *,
-        transport: Transport,
-        polls_per_second: float,
-        watchlist: Watchlist,
-        loop: asyncio.AbstractEventLoop,
-        timers: Timers,
-        supervisor: Supervisor,
-        on_poll: Callable[[LiveJob, PollResult], Awaitable[None]],
-        on_round_trip: Callable[[float], None],
-    ) -> None:
-        self._on_poll = on_poll
-        self._on_round_trip = on_round_trip
-        self._transport = transport
-        self._loop = loop
-        self._timers = timers
-        self._supervisor = supervisor
-        #: Plans the polls.
-        self.watchlist = watchlist
-        watchlist.on_due = self._start_polls
-        tokens = max(1, round(polls_per_second))
+    _transport: Transport
+    _polls_per_second: float
+    watchlist: Watchlist
+    _loop: asyncio.AbstractEventLoop
+    _timers: Timers
+    _supervisor: Supervisor
+    _on_poll: Callable[[LiveJob, PollResult], Awaitable[None]]
+    _on_round_trip: Callable[[float], None]
+    pacer: WindowBucket = attrs.field(init=False)
+    #: The number of answered polls.
+    polls: int = attrs.field(default=0, init=False)
+    _timeout: RoundTripTimeout = attrs.field(factory=RoundTripTimeout, init=False)
+    _urgent: deque[_UrgentPoll] = attrs.field(factory=deque, init=False)
+    _urgent_in_a_row: int = attrs.field(default=0, init=False)
+    _on_wire: int = attrs.field(default=0, init=False)
+    _timer: Timer | None = attrs.field(default=None, init=False)
+    _paused_until: float = attrs.field(default=float("-inf"), init=False)
+    _refused_at: float = attrs.field(default=float("-inf"), init=False)
+    _refusals: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.watchlist.on_due = self._start_polls
+        tokens = max(1, round(self._polls_per_second))
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
-        self.pacer = WindowBucket(tokens, tokens / polls_per_second)
-        self._timeout = RoundTripTimeout()
-        self._urgent: deque[_UrgentPoll] = deque()
-        self._urgent_in_a_row = 0
-        self._on_wire = 0
-        self._timer: Timer | None = None
-        self._paused_until = float("-inf")
-        self._refused_at = float("-inf")
-        self._refusals = 0
-        self._refusal_backoff = wait_exponential(multiplier=1.0, max=10.0)
-        self.polls = 0
+        self.pacer = WindowBucket(tokens, tokens / self._polls_per_second)
 
     async def poll_now(self, task_id: str) -> PollResult:
         """
@@ -252,7 +246,7 @@ class Poller:
                 # Of several polls refused at once, only the first refusal counts.
                 self._refusals += 1
                 self._refused_at = self._loop.time()
-                pause = answer.retry_after or pause_after(self._refusal_backoff, self._refusals)
+                pause = answer.retry_after or pause_after(_REFUSAL_BACKOFF, self._refusals)
                 self._paused_until = max(self._paused_until, self._refused_at + pause)
         finally:
             self.finish_poll(answered_at=self._loop.time())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+import attrs
+
 from kie_async._core.job_errors import has_result, poll_error
 from kie_async._core.lifecycle import dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
@@ -34,6 +36,7 @@ VISIBLE_AFTER = 90.0
 MAX_EMPTY_POLLS = 4
 
 
+@attrs.define(eq=False, kw_only=True, slots=False)
 class Tracker:
     """
     Tracks jobs from their taskId, or from doubt, to their end.
@@ -62,34 +65,22 @@ class Tracker:
         on_end: Called with each job whose end a poll has found.
     """
 
-    def __init__(
-        self,
-        *,
-        transitions: Transitions,
-        slots: Slots,
-        registry: Registry,
-        watchlist: Watchlist,
-        supervisor: Supervisor,
-        runtime: Runtime,
-        timers: Timers,
-        retry: RetryPolicy,
-        report: Callable[..., None],
-        follow: Callable[[LiveJob], Awaitable[None]],
-        on_end: Callable[[LiveJob], None],
-    ) -> None:
-        self._transitions = transitions
-        self._slots = slots
-        self._registry = registry
-        self._watchlist = watchlist
-        self._supervisor = supervisor
-        self._runtime = runtime
-        self._timers = timers
-        self._retry = retry
-        self._report = report
-        self._follow = follow
-        self._on_end = on_end
-        self._running = DeadlineQueue[LiveJob](timers, lambda job: self._start(self._mark_stalled, job))
-        self.duplicate_records = 0
+    _transitions: Transitions
+    _slots: Slots
+    _registry: Registry
+    _watchlist: Watchlist
+    _supervisor: Supervisor
+    _runtime: Runtime
+    _timers: Timers
+    _retry: RetryPolicy
+    _report: Callable[..., None]
+    _follow: Callable[[LiveJob], Awaitable[None]]
+    _on_end: Callable[[LiveJob], None]
+    _running: DeadlineQueue[LiveJob] = attrs.field(init=False)
+    duplicate_records: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._running = DeadlineQueue(self._timers, lambda job: self._start(self._mark_stalled, job))
 
     # -- after the create -------------------------------------------------------------------------------------------
 
