@@ -10,7 +10,7 @@ import ipaddress
 import math
 from collections.abc import Callable, Collection, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from kie_async.records import JSON
-    from kie_async.testing.faults import Fault
+    from kie_async.testing.faults import Fault, FaultKind
     from kie_async.testing.tasks import FakeTask
     from kie_async.testing.truth import Truth
 
@@ -55,10 +55,6 @@ def sign(key: str, task_id: str, timestamp: int) -> dict[str, str]:
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": base64.b64encode(digest).decode()}
 
 
-class _PickFault(Protocol):
-    def __call__(self, *, path: str, body: bytes, early: bool) -> Fault | None: ...
-
-
 @attrs.frozen(kw_only=True, order=True)
 class _ScheduledCallback:
     """A callback that is due at an instant, unless the end of its task is moved before."""
@@ -81,7 +77,7 @@ class CallbackSender:
     Args:
         truth: The log of the attempts.
 
-        pick_fault: Returns the fault that affects a callback.
+        pick_fault: Returns the fault that affects a callback, given ``path``, ``body`` and ``early``.
 
         wall: Returns the wall clock at an instant of the loop's clock.
 
@@ -95,7 +91,7 @@ class CallbackSender:
     """
 
     _truth: Truth
-    _pick_fault: _PickFault
+    _pick_fault: Callable[..., Fault | None]
     _wall: Callable[[float], float]
     _key: str | None
     _delay: float
@@ -110,8 +106,8 @@ class CallbackSender:
         """Schedule the callback of the new *task* at its end or before; a task that hangs has no end."""
         if task.callback_url is not None and math.isfinite(task.ends_at):
             fault = self._pick_fault(path=task.callback_url, body=_body(task), early=True)
-            seconds = (None if fault is None else fault.seconds) or 0.0
-            self._push(task, task.callback_url, at=max(task.created_at, task.ends_at - seconds), early=fault)
+            at = max(task.created_at, task.ends_at - _seconds(fault, "early"))
+            self._push(task, task.callback_url, at=at, early=fault)
 
     def reschedule(self, task: FakeTask) -> None:
         """Schedule the callback of *task*, whose end was moved to this instant, unless it was sent before."""
@@ -159,8 +155,7 @@ class CallbackSender:
             error = "not on this machine, and not one of callback_hosts"
             self._truth.callbacks.append(LoggedCallback(anyio.current_time(), task.task_id, url, 1, error=error))
             return
-        seconds = (fault.seconds if fault is not None and kind == "slow" else None) or 0.0
-        await anyio.sleep(0.0 if kind == "early" else self._delay + seconds)
+        await anyio.sleep(0.0 if kind == "early" else self._delay + _seconds(fault, "slow"))
         for attempt in range(1, ATTEMPTS + 1):
             if attempt > 1:
                 await anyio.sleep(self._retry_delay)
@@ -192,7 +187,7 @@ class CallbackSender:
         kind = None if fault is None else fault.kind
         if self._key is None or kind == "unsigned":
             return {}
-        age = (fault.seconds if fault is not None and kind == "stale" else None) or 0.0
+        age = _seconds(fault, "stale")
         key = self._key + "?" if kind == "wrong_signature" else self._key
         return sign(key, task_id, int(self._wall(now) - age))
 
@@ -202,6 +197,11 @@ class CallbackSender:
             return host in self._hosts or host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
+
+
+def _seconds(fault: Fault | None, kind: FaultKind) -> float:
+    """Return the seconds of a fault of *kind*, else 0."""
+    return (fault.seconds if fault is not None and fault.kind == kind else None) or 0.0
 
 
 def _body(task: FakeTask, replaced: Mapping[str, JSON] | None = None) -> bytes:

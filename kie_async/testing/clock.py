@@ -90,33 +90,6 @@ def _describe(task: asyncio.Task[T]) -> str:
     return f"task {task.get_name()}: {' > '.join(frames)}"
 
 
-class GeneratorWatch:
-    """A watch that remembers, weakly, the async generators that a loop has started to iterate."""
-
-    def __init__(self) -> None:
-        self._generators: weakref.WeakSet[AsyncGenerator[object, object]] = weakref.WeakSet()
-
-    def install(self) -> None:
-        """Start watching; call it within a running loop, whose own hook is still called."""
-        loops_hook = sys.get_asyncgen_hooks().firstiter
-
-        def first_iteration(generator: AsyncGenerator[object, object]) -> None:
-            self._generators.add(generator)
-            if loops_hook is not None:
-                loops_hook(generator)
-
-        sys.set_asyncgen_hooks(firstiter=first_iteration)
-
-    def open_generators(self) -> list[str]:
-        """Describe the generators that have neither ended nor been closed, one line each."""
-        return sorted(
-            f"async generator {generator.__qualname__}"
-            for generator in self._generators
-            # A compiled generator, such as Cython's, is not an AsyncGeneratorType and does not show its end.
-            if isinstance(generator, AsyncGeneratorType) and generator.ag_frame is not None
-        )
-
-
 class Loopback:
     """
     A datagram socket that sends to itself, to find out when everything sent over the loopback interface has arrived.
@@ -187,7 +160,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._limiter: CapacityLimiter | None = None
         self._default_threads: ThreadPoolExecutor | None = None
         self._at_turn: dict[int, list[Callable[[], object]]] = {}
-        self._generators = GeneratorWatch()
+        self._generators: weakref.WeakSet[AsyncGenerator[object, object]] = weakref.WeakSet()
         self._entered = False
         self._loopback = Loopback()
         self._real_selector = _Selector(self._turn)
@@ -235,7 +208,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
         Call it when nothing should be running; the calling task is left out.
         """
-        return pending_tasks(self) + self._generators.open_generators()
+        return pending_tasks(self) + sorted(
+            f"async generator {generator.__qualname__}"
+            for generator in self._generators
+            # A compiled generator, such as Cython's, is not an AsyncGeneratorType and does not show its end.
+            if isinstance(generator, AsyncGeneratorType) and generator.ag_frame is not None
+        )
 
     # -- the loop's own methods, adapted to virtual time ---------------------------------------------------------
 
@@ -309,7 +287,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.turns += 1
         if self._entered:
             self._entered = False
-            self._generators.install()
+            self._watch_generators()
         hooked = self._call_hooks()
         events = poll(0)
         if not (events or hooked or timeout == 0):
@@ -319,6 +297,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return self._wait_for_input(poll) if timeout is None else self._jump(timeout)
         self._now += STEP
         return events
+
+    def _watch_generators(self) -> None:
+        """Remember, weakly, every async generator that the loop starts to iterate; call the loop's own hook too."""
+        loops_hook = sys.get_asyncgen_hooks().firstiter
+
+        def first_iteration(generator: AsyncGenerator[object, object]) -> None:
+            self._generators.add(generator)
+            if loops_hook is not None:
+                loops_hook(generator)
+
+        sys.set_asyncgen_hooks(firstiter=first_iteration)
 
     def _call_hooks(self) -> bool:
         callbacks = self._at_turn.pop(self.turns, ()) if self._at_turn else ()

@@ -37,14 +37,6 @@ _ONLY_WAITING = ("bytedance/seedance-2", "wan/2-7-", "happyhorse", "grok-imagine
 _ONLY_GENERATING = ("kling-3.0/video", "seedream/5-lite", "gpt-image-2-text")
 
 
-def _accept(given: Mapping[str, JSON], *, strict: bool) -> str | None:  # noqa: ARG001 (a FakeModel's check)
-    return None
-
-
-def _same_price(given: Mapping[str, JSON]) -> float:  # noqa: ARG001 (a FakeModel's price)
-    return OTHER_PRICE
-
-
 @attrs.frozen(kw_only=True)
 class FakeModel:
     """
@@ -65,8 +57,8 @@ class FakeModel:
     name: str
     output: Output = "video"
     defaults: Mapping[str, JSON] = attrs.field(factory=dict)
-    price: Callable[[Mapping[str, JSON]], float] = _same_price
-    check: Callable[..., str | None] = _accept
+    price: Callable[[Mapping[str, JSON]], float] = lambda _given: OTHER_PRICE
+    check: Callable[[Mapping[str, JSON], bool], str | None] = lambda _given, _strict: None
 
 
 def choose_stages(model: str, rng: Random) -> Stages:
@@ -78,7 +70,7 @@ def choose_stages(model: str, rng: Random) -> Stages:
     return ALL_STAGES if rng.random() < 0.3 else WAITING  # noqa: PLR2004 (a share; nothing recorded)
 
 
-def _check_wan_22_turbo(given: Mapping[str, JSON], *, strict: bool) -> str | None:
+def _check_wan_22_turbo(given: Mapping[str, JSON], strict: bool) -> str | None:  # noqa: FBT001 (a check)
     """
     Return the service's text that refuses an input of ``WAN_22_TURBO``, or None.
 
@@ -99,11 +91,9 @@ def _check_wan_22_turbo(given: Mapping[str, JSON], *, strict: bool) -> str | Non
     if strict and given.get("aspect_ratio") is not None:
         return responses.not_in_range("aspect_ratio")
     seed = given.get("seed")
-    if seed is None:
+    if seed is None or (isinstance(seed, int | float) and not isinstance(seed, bool) and 0 <= seed <= _MAX_SEED):
         return None
-    if isinstance(seed, bool) or not isinstance(seed, int | float) or not 0 <= seed <= _MAX_SEED:
-        return responses.OUT_OF_RANGE
-    return None
+    return responses.OUT_OF_RANGE
 
 
 def _price_wan_22_turbo(given: Mapping[str, JSON]) -> float:

@@ -150,7 +150,7 @@ class TaskApi:
             return json_response(505), None
         given = post.body.get("input")
         given = given if isinstance(given, Mapping) else {}
-        if (text := model.check(given, strict=self._strict)) is not None:
+        if (text := model.check(given, self._strict)) is not None:
             return json_response(500, text), None
         price = self._prices.get(model.name, model.price(given))
         if self._account.credits(post.at) < price:
