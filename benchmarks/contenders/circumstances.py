@@ -112,7 +112,7 @@ CASES = [
     Case(name="loop stalled for 1 s", stalled=True),
     Case(name="3 % of answers lost", lost=0.03),
     Case(name="callers leave", leaving=1 / 3),
-    Case(name="trace creates, 0.3-2 s", create_seconds=(0.3, 2.0)),
+    Case(name="slow creates, 0.3-2 s", create_seconds=(0.3, 2.0)),
     Case(name="restarted after 30 creates", restarts_after=30),
     Case(name="network stalled for 1 s", way=travel_with_outages),
 ]
