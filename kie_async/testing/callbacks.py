@@ -74,7 +74,7 @@ class CallbackSender:
 
     By default it posts to this machine only, so that a test never reaches a real receiver.
 
-    Args:
+    Attributes:
         truth: The log of the attempts.
 
         pick_fault: Returns the fault that affects a callback, given ``path``, ``body`` and ``early``.
@@ -90,13 +90,13 @@ class CallbackSender:
         hosts: The allowed hosts besides this machine.
     """
 
-    _truth: Truth
-    _pick_fault: Callable[..., Fault | None]
-    _wall: Callable[[float], float]
-    _key: str | None
-    _delay: float
-    _retry_delay: float
-    _hosts: Collection[str]
+    truth: Truth
+    pick_fault: Callable[..., Fault | None]
+    wall: Callable[[float], float]
+    key: str | None
+    delay: float
+    retry_delay: float
+    hosts: Collection[str]
     _queue: list[_ScheduledCallback] = attrs.field(factory=list, init=False)
     _sent_early: set[str] = attrs.field(factory=set, init=False)
     _numbers: count[int] = attrs.field(factory=count, init=False)
@@ -105,7 +105,7 @@ class CallbackSender:
     def schedule(self, task: FakeTask) -> None:
         """Schedule the callback of the new *task* at its end or before; a task that hangs has no end."""
         if task.callback_url is not None and math.isfinite(task.ends_at):
-            fault = self._pick_fault(path=task.callback_url, body=_body(task), early=True)
+            fault = self.pick_fault(path=task.callback_url, body=_body(task), early=True)
             at = max(task.created_at, task.ends_at - _seconds(fault, "early"))
             self._push(task, task.callback_url, at=at, early=fault)
 
@@ -147,18 +147,18 @@ class CallbackSender:
 
     async def _deliver(self, session: aiohttp.ClientSession, due: _ScheduledCallback) -> None:
         task, url = due.task, due.url
-        fault = due.early or self._pick_fault(path=url, body=_body(task), early=False)
+        fault = due.early or self.pick_fault(path=url, body=_body(task), early=False)
         kind = None if fault is None else fault.kind
         if kind == "lost":
             return
         if not self._may_post_to(url):
             error = "not on this machine, and not one of callback_hosts"
-            self._truth.callbacks.append(LoggedCallback(anyio.current_time(), task.task_id, url, 1, error=error))
+            self.truth.callbacks.append(LoggedCallback(anyio.current_time(), task.task_id, url, 1, error=error))
             return
-        await anyio.sleep(0.0 if kind == "early" else self._delay + _seconds(fault, "slow"))
+        await anyio.sleep(0.0 if kind == "early" else self.delay + _seconds(fault, "slow"))
         for attempt in range(1, ATTEMPTS + 1):
             if attempt > 1:
-                await anyio.sleep(self._retry_delay)
+                await anyio.sleep(self.retry_delay)
             if await self._post(session, task, url, attempt, fault):
                 break
         else:
@@ -173,7 +173,7 @@ class CallbackSender:
         now = anyio.current_time()
         replaced = {} if fault is None else fault.data or {}
         entry = LoggedCallback(now, task.task_id, url, attempt)
-        self._truth.callbacks.append(entry)
+        self.truth.callbacks.append(entry)
         signature = self._signature(str(replaced.get("taskId", task.task_id)), now, fault)
         headers = {"Content-Type": "application/json", **signature}
         try:
@@ -185,16 +185,16 @@ class CallbackSender:
 
     def _signature(self, task_id: str, now: float, fault: Fault | None) -> dict[str, str]:
         kind = None if fault is None else fault.kind
-        if self._key is None or kind == "unsigned":
+        if self.key is None or kind == "unsigned":
             return {}
         age = _seconds(fault, "stale")
-        key = self._key + "?" if kind == "wrong_signature" else self._key
-        return sign(key, task_id, int(self._wall(now) - age))
+        key = self.key + "?" if kind == "wrong_signature" else self.key
+        return sign(key, task_id, int(self.wall(now) - age))
 
     def _may_post_to(self, url: str) -> bool:
         try:
             host = urlsplit(url).hostname or ""
-            return host in self._hosts or host == "localhost" or ipaddress.ip_address(host).is_loopback
+            return host in self.hosts or host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
 

@@ -170,7 +170,7 @@ class FileHost:
     """
     The responses about files.
 
-    Args:
+    Attributes:
         files: The files.
 
         tasks: The tasks by id.
@@ -178,9 +178,9 @@ class FileHost:
         expires_after: The time after the end of a task until the URL of its result expires, in seconds.
     """
 
-    _files: FileStore
-    _tasks: Mapping[str, FakeTask]
-    _expires_after: float
+    files: FileStore
+    tasks: Mapping[str, FakeTask]
+    expires_after: float
 
     def upload(
         self, upload: LoggedUpload, given: UploadContent, *, key: str | None, origin: str, epoch: float
@@ -206,8 +206,8 @@ class FileHost:
             return _refuse(_BAD_REQUEST, responses.NO_UPLOAD_PATH)
         if content is None:
             return _refuse(_BAD_REQUEST, "Missing required parameter: file")
-        path = f"kieai/{_ACCOUNT}/{folder.strip('/')}/{name or self._files.new_name(content, epoch)}"
-        stored = self._files.store(UPLOADS + path, content, upload.at)
+        path = f"kieai/{_ACCOUNT}/{folder.strip('/')}/{name or self.files.new_name(content, epoch)}"
+        stored = self.files.store(UPLOADS + path, content, upload.at)
         upload.path, upload.size, upload.mime = UPLOADS + path, len(content), stored.mime
         at = datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         url = origin + quote(UPLOADS + path)
@@ -219,7 +219,7 @@ class FileHost:
             return json_response(401)
         if not isinstance(url, str) or not url.startswith((f"{origin}/results/", origin + UPLOADS)):
             return json_response(422, responses.BAD_URL)
-        return json_response(200, data=origin + quote(self._files.create_link(_path_of(url), now)))
+        return json_response(200, data=origin + quote(self.files.create_link(_path_of(url), now)))
 
     async def fetch(self, path: str, headers: Mapping[str, str], now: float) -> FakeResponse:
         """
@@ -236,21 +236,21 @@ class FileHost:
         if not agent or agent.startswith("Python-urllib"):
             return _plain(_FORBIDDEN, "error code: 1010")
         is_link = path.startswith("/download/")
-        target = self._files.resolve_link(path, now) if is_link else path
+        target = self.files.resolve_link(path, now) if is_link else path
         content = None if target is None else await self._content(target, now, is_link=is_link)
         return _plain(_NOT_FOUND, "404: Not Found") if content is None else _select_range(content, headers)
 
     async def _content(self, path: str, now: float, *, is_link: bool) -> bytes | None:
         """Return the file at *path* if it still exists; a link also reaches results whose own URL has expired."""
         if path.startswith(UPLOADS):
-            stored = self._files.find(path, now)
+            stored = self.files.find(path, now)
             return None if stored is None else stored.content
-        task = self._tasks.get(path.split("/")[2]) if path.startswith("/results/") else None
+        task = self.tasks.get(path.split("/")[2]) if path.startswith("/results/") else None
         if task is None or path != task.result_path or task.state(now) != "success":
             return None
-        if now >= task.ends_at + (DELETED_AFTER if is_link else self._expires_after):
+        if now >= task.ends_at + (DELETED_AFTER if is_link else self.expires_after):
             return None
-        return await self._files.result_of(task, now)
+        return await self.files.result_of(task, now)
 
 
 def decode_base64(text: JSON) -> bytes | None:

@@ -40,7 +40,7 @@ class Routes:
     """
     The routes of a fake.
 
-    Args:
+    Attributes:
         truth: The log.
 
         account: The account.
@@ -56,13 +56,13 @@ class Routes:
         create_seconds: Draws the processing time of a create request.
     """
 
-    _truth: Truth
-    _account: FakeAccount
-    _api: TaskApi
-    _file_host: FileHost
-    _sender: CallbackSender
-    _wall: Callable[[float], float]
-    _create_seconds: Callable[[], float]
+    truth: Truth
+    account: FakeAccount
+    api: TaskApi
+    file_host: FileHost
+    sender: CallbackSender
+    wall: Callable[[float], float]
+    create_seconds: Callable[[], float]
 
     def table(self) -> list[tuple[str, str, FaultPlace, Handler]]:
         """Return method, path, place and handler of every route. The service cannot cancel tasks, so no route does."""
@@ -82,44 +82,44 @@ class Routes:
         ]
 
     def _key(self, incoming: IncomingRequest) -> str | None:
-        return self._account.valid_key(incoming.request.headers.get(hdrs.AUTHORIZATION, ""))
+        return self.account.valid_key(incoming.request.headers.get(hdrs.AUTHORIZATION, ""))
 
     async def _create(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         body = read_json(incoming.body)
         post = LoggedCreate(incoming.at, body=body, model=_text(body, "model"), callback_url=_text(body, "callBackUrl"))
-        self._truth.create_requests.append(post)
+        self.truth.create_requests.append(post)
         if not incoming.performed:
             return post, json_response(200)
-        response, task = self._api.create(
+        response, task = self.api.create(
             post,
             key=self._key(incoming),
             origin=incoming.origin,
-            epoch=self._wall(incoming.at),
+            epoch=self.wall(incoming.at),
             numeric=incoming.fault is not None and incoming.fault.kind == "numeric_task_id",
         )
         if task is not None:
             post.task_id = task.task_id
-            self._sender.schedule(task)
+            self.sender.schedule(task)
         if response.code != _RATE_LIMITED:
-            await anyio.sleep(self._create_seconds())
+            await anyio.sleep(self.create_seconds())
         return post, response
 
     async def _poll(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         poll = LoggedPoll(incoming.at, incoming.request.query.get("taskId", ""))
-        self._truth.polls.append(poll)
-        return poll, self._api.record_info(poll, key=self._key(incoming))
+        self.truth.polls.append(poll)
+        return poll, self.api.record_info(poll, key=self._key(incoming))
 
     async def _credit(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
-        return self._query(incoming, "credit"), self._api.credit(incoming.at, key=self._key(incoming))
+        return self._query(incoming, "credit"), self.api.credit(incoming.at, key=self._key(incoming))
 
     async def _download_url(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         url = _text(read_json(incoming.body), "url")
-        response = self._file_host.download_url(url, incoming.at, key=self._key(incoming), origin=incoming.origin)
+        response = self.file_host.download_url(url, incoming.at, key=self._key(incoming), origin=incoming.origin)
         return self._query(incoming, "download_url"), response
 
     def _query(self, incoming: IncomingRequest, place: str) -> LoggedQuery:
         query = LoggedQuery(incoming.at, place)
-        self._truth.queries.append(query)
+        self.truth.queries.append(query)
         return query
 
     async def _stream_upload(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
@@ -139,19 +139,19 @@ class Routes:
 
     def _upload(self, incoming: IncomingRequest, given: UploadContent) -> tuple[LoggedRequest, FakeResponse]:
         upload = LoggedUpload(incoming.at)
-        self._truth.uploads.append(upload)
+        self.truth.uploads.append(upload)
         if not incoming.performed:
             return upload, json_response(200)
-        response = self._file_host.upload(
-            upload, given, key=self._key(incoming), origin=incoming.origin, epoch=self._wall(incoming.at)
+        response = self.file_host.upload(
+            upload, given, key=self._key(incoming), origin=incoming.origin, epoch=self.wall(incoming.at)
         )
         return upload, response
 
     async def _download(self, incoming: IncomingRequest) -> tuple[LoggedRequest, FakeResponse]:
         request = incoming.request
         download = LoggedDownload(incoming.at, request.path, hdrs.AUTHORIZATION in request.headers)
-        self._truth.downloads.append(download)
-        return download, await self._file_host.fetch(request.path, request.headers, incoming.at)
+        self.truth.downloads.append(download)
+        return download, await self.file_host.fetch(request.path, request.headers, incoming.at)
 
 
 def _text(body: JSON, field: str) -> str | None:
