@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, Limits
@@ -39,6 +39,7 @@ def test_invalid_option_is_named(wrong: dict[str, Any]) -> None:
 
 
 @given(names, names)
+@example("x" * 300, "x" * 301)
 def test_file_names_are_unique_and_stay_in_the_folder(a: str, b: str) -> None:
     for key in (a, b):
         name = file_name(key)

@@ -23,7 +23,7 @@ class MemoryJournal:
     Args:
         keep_ended: The number of ended rows to keep of those that no key will ask for: rows without a key, and
             delivered ones. Beyond it, the rows that ended first are dropped. Other rows with a key stay until
-            ``forget``. Of a dropped key the hash stays (13 bytes), so that it is refused and not paid again.
+            ``forget``. Of a dropped key the hash stays (about 70 bytes), so that it is refused and not paid again.
     """
 
     durable = False
