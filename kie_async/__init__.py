@@ -127,70 +127,36 @@ __all__ = [
     "__version__",
 ]
 
-#: Where each public name lives.
-_HOME = {
-    "SqliteJournal": "kie_async.policy",
-    "Budget": "kie_async.budget",
-    "Estimate": "kie_async.budget",
-    "Run": "kie_async.run",
-    "Callbacks": "kie_async.callbacks",
-    "KieClient": "kie_async.client",
-    "APIError": "kie_async.errors",
-    "AuthenticationError": "kie_async.errors",
-    "BudgetExceededError": "kie_async.errors",
-    "CallbackRejectedError": "kie_async.errors",
-    "ClientClosedError": "kie_async.errors",
-    "ConfigurationError": "kie_async.errors",
-    "DownloadError": "kie_async.errors",
-    "InsufficientCreditsError": "kie_async.errors",
-    "InvalidRequestError": "kie_async.errors",
-    "JournalError": "kie_async.errors",
-    "KeyConflictError": "kie_async.errors",
-    "KeyLimitError": "kie_async.errors",
-    "KieError": "kie_async.errors",
-    "MaintenanceError": "kie_async.errors",
-    "ModelPausedError": "kie_async.errors",
-    "NoResultError": "kie_async.errors",
-    "Problem": "kie_async.errors",
-    "ProtocolError": "kie_async.errors",
-    "RateLimitError": "kie_async.errors",
-    "ResultExpiredError": "kie_async.errors",
-    "ServerError": "kie_async.errors",
-    "SubmitInDoubtError": "kie_async.errors",
-    "TaskFailedError": "kie_async.errors",
-    "TaskNotFoundError": "kie_async.errors",
-    "TaskTimeoutError": "kie_async.errors",
-    "TransportError": "kie_async.errors",
-    "UploadError": "kie_async.errors",
-    "Event": "kie_async.events",
-    "EventName": "kie_async.events",
-    "Job": "kie_async.job",
-    "Done": "kie_async.outcomes",
-    "Failed": "kie_async.outcomes",
-    "InDoubt": "kie_async.outcomes",
-    "Outcome": "kie_async.outcomes",
-    "Skipped": "kie_async.outcomes",
-    "Limits": "kie_async.policy",
-    "RetryPolicy": "kie_async.policy",
-    "Generation": "kie_async.records",
-    "JSON": "kie_async.records",
-    "TaskRecord": "kie_async.records",
-    "TaskState": "kie_async.records",
-    "MarketRequest": "kie_async.requests",
-    "Request": "kie_async.requests",
-    "Wan22TurboImageToVideo": "kie_async.requests",
-    "RunSummary": "kie_async.outcomes",
-    "JobState": "kie_async.states",
-    "Statistics": "kie_async.statistics",
-    "JobInfo": "kie_async.states",
+#: The public names of each module.
+_NAMES = {
+    "budget": "Budget Estimate",
+    "callbacks": "Callbacks",
+    "client": "KieClient",
+    "errors": """
+        APIError AuthenticationError BudgetExceededError CallbackRejectedError ClientClosedError
+        ConfigurationError DownloadError InsufficientCreditsError InvalidRequestError JournalError
+        KeyConflictError KeyLimitError KieError MaintenanceError ModelPausedError NoResultError Problem
+        ProtocolError RateLimitError ResultExpiredError ServerError SubmitInDoubtError TaskFailedError
+        TaskNotFoundError TaskTimeoutError TransportError UploadError
+    """,
+    "events": "Event EventName",
+    "job": "Job",
+    "outcomes": "Done Failed InDoubt Outcome RunSummary Skipped",
+    "policy": "Limits RetryPolicy SqliteJournal",
+    "records": "Generation JSON TaskRecord TaskState",
+    "requests": "MarketRequest Request Wan22TurboImageToVideo",
+    "run": "Run",
+    "states": "JobInfo JobState",
+    "statistics": "Statistics",
 }
+_MODULES = {name: f"kie_async.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
     return value
 
 

@@ -17,21 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadlockError", "FakeKie", "Fault", "Truth", "VirtualLoop", "virtual_time"]
 
-_MODULES = {
-    "DeadlockError": "clock",
-    "FakeKie": "fake",
-    "Fault": "faults",
-    "Truth": "truth",
-    "VirtualLoop": "clock",
-    "virtual_time": "clock",
-}
+#: The public names of each module.
+_NAMES = {"clock": "DeadlockError VirtualLoop virtual_time", "fake": "FakeKie", "faults": "Fault", "truth": "Truth"}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
