@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 
 import attrs
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
-from cattrs.preconf.json import make_converter
 
 from kie_async._core.lenient_json import decode, decode_around, number, text, unwrap_json
 from kie_async.records import JSON, TaskRecord
@@ -79,78 +77,6 @@ class Param:
     model: str | None = None
     callback_url: str | None = None
     input: Mapping[str, JSON] | None = None
-
-
-# -- the converters --
-
-
-def _unchanged(value: JSON, _: object = None) -> JSON:
-    return value
-
-
-def _text(value: JSON, _: object) -> str | None:
-    return text(value)
-
-
-def _state(value: JSON, _: object) -> str:
-    return value if isinstance(value, str) else text(value) or ""
-
-
-def _number(value: JSON, _: object) -> float | None:
-    return number(value)
-
-
-def _seconds(value: JSON, _: object) -> float | None:
-    milliseconds = number(value)
-    return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else None
-
-
-def _mapping(value: JSON, _: object) -> Mapping[str, JSON] | None:
-    inner = unwrap_json(value)
-    return inner if isinstance(inner, Mapping) else None
-
-
-#: Converts between our values and the service's JSON; a line for each field with another name or several shapes.
-_kie = make_converter(detailed_validation=False)
-_kie.register_structure_hook(
-    TaskRecord,
-    make_dict_structure_fn(
-        TaskRecord,
-        _kie,
-        task_id=override(rename="taskId"),
-        state=override(struct_hook=_state),
-        model=override(struct_hook=_text),
-        result=override(rename="resultJson", struct_hook=_unchanged),
-        result_urls=override(rename="resultUrls", struct_hook=_unchanged),
-        fail_code=override(rename="failCode", struct_hook=_text),
-        fail_message=override(rename="failMsg", struct_hook=_text),
-        created_at=override(rename="createTime", struct_hook=_seconds),
-        completed_at=override(rename="completeTime", struct_hook=_seconds),
-        cost_time=override(rename="costTime", struct_hook=_number),
-        progress=override(struct_hook=_number),
-        credits=override(rename="creditsConsumed", struct_hook=_number),
-        raw=override(struct_hook=_unchanged),
-    ),
-)
-_kie.register_structure_hook(
-    Param,
-    make_dict_structure_fn(
-        Param,
-        _kie,
-        model=override(struct_hook=_text),
-        callback_url=override(rename="callBackUrl", struct_hook=_text),
-        input=override(struct_hook=_mapping),
-    ),
-)
-_kie.register_unstructure_hook(
-    Param,
-    make_dict_unstructure_fn(
-        Param,
-        _kie,
-        callback_url=override(rename="callBackUrl", omit_if_default=True),
-        input=override(unstruct_hook=_unchanged),
-    ),
-)
 
 
 # -- answers --
@@ -251,19 +177,29 @@ def read_record(envelope: Envelope) -> TaskRecord | None:
     data = envelope.data
     if task_id is None or not isinstance(data, Mapping):
         return None
-    found = data.get("resultJson")
+    found, state = data.get("resultJson"), data.get("state")
     result = unwrap_json(found)
-    costs = [data.get(name) for name in ("creditsConsumed", "consumeCredits")]
-    fields = {
-        "state": None,
-        **data,
-        "taskId": task_id,
-        "resultJson": None if isinstance(found, str) and result is found else result,
-        "resultUrls": _urls(result),
-        "creditsConsumed": next((value for value in costs if number(value) is not None), None),
-        "raw": data,
-    }
-    return _kie.structure(fields, TaskRecord)
+    costs = (number(data.get(name)) for name in ("creditsConsumed", "consumeCredits"))
+    return TaskRecord(
+        task_id=task_id,
+        state=state if isinstance(state, str) else text(state) or "",
+        model=text(data.get("model")),
+        result_urls=_urls(result),
+        result=None if isinstance(found, str) and result is found else result,
+        fail_code=text(data.get("failCode")),
+        fail_message=text(data.get("failMsg")),
+        created_at=_seconds(data.get("createTime")),
+        completed_at=_seconds(data.get("completeTime")),
+        cost_time=number(data.get("costTime")),
+        progress=number(data.get("progress")),
+        credits=next((cost for cost in costs if cost is not None), None),
+        raw=data,
+    )
+
+
+def _seconds(value: JSON) -> float | None:
+    milliseconds = number(value)
+    return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else None
 
 
 def _urls(result: JSON) -> tuple[str, ...]:
@@ -309,7 +245,14 @@ def read_param(source: TaskRecord | JSON) -> Param | None:
     Param(model='z-image', callback_url='https://a.example/1', input={'prompt': 'A cat'})
     """
     echo = unwrap_json(source.raw.get("param") if isinstance(source, TaskRecord) else source)
-    return _kie.structure(echo, Param) if isinstance(echo, Mapping) else None
+    if not isinstance(echo, Mapping):
+        return None
+    given = unwrap_json(echo.get("input"))
+    return Param(
+        model=text(echo.get("model")),
+        callback_url=text(echo.get("callBackUrl")),
+        input=given if isinstance(given, Mapping) else None,
+    )
 
 
 def read_upload_url(body: bytes) -> str | None:
@@ -363,8 +306,8 @@ def write_create(
     >>> write_create("z-image", {"prompt": "Ä"}, "https://a.example/1").decode()
     '{"model":"z-image","input":{"prompt":"Ä"},"callBackUrl":"https://a.example/1"}'
     """
-    create = Param(model=model, callback_url=callback_url, input=input)
-    return _encode(_kie.unstructure(create)).encode()
+    create = {"model": model, "input": input}
+    return _encode(create if callback_url is None else {**create, "callBackUrl": callback_url}).encode()
 
 
 #: The folder at the upload host; the schema requires one, without a slash at either end.
