@@ -265,7 +265,7 @@ def test_any_failed_write_is_safe(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             assert any("could not be journaled" in text for text in lost)
             if ran.failed == "sending to submitted":
                 assert any(task_id in text for text in lost for task_id in ran.tasks)
-        assert ran.recovered <= ({*different} if written else {KEYED}), "whoever was told an error may ask again"
+        assert ran.recovered <= ({*different} if written else {KEYED}), "a caller that got an error may ask again"
     assert set(failed) == WRITES
     assert EXPECTED == ran.told
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OK", "Act", "Peer", "black_hole", "free_port", "read_request", "reset", "response_bytes", "run_peer", "tls"]
 
-#: A self-signed certificate for 127.0.0.1, which nobody trusts; it is good for a hundred years, and for nothing else.
+#: An untrusted self-signed certificate for 127.0.0.1, valid for a hundred years.
 _PEM = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgS/dKq9pvqQSG30nn

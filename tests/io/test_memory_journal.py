@@ -90,7 +90,7 @@ async def test_row_is_found_by_all_its_tasks() -> None:
     assert ("a-task", ("twin",), S.SUBMITTED) == (noted.task_id, noted.duplicate_task_ids, noted.state)
     assert noted == await journal.by_task("a-task") == await journal.by_task("twin")
     assert None is await journal.by_task("another")
-    assert None is await journal.update_fields("kj_nobody", at=5.0, error="x")
+    assert None is await journal.update_fields("kj_unknown", at=5.0, error="x")
 
 
 async def test_rows_are_ordered_by_insertion() -> None:

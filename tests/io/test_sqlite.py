@@ -309,13 +309,13 @@ async def test_recent_successes_have_known_credits(journal: Journal) -> None:
 
     assert [12.0, 11.0] == [row.credits for row in await journal.recent_successes("ours", 2)]
     assert [12.0, 11.0, 10.0] == [row.credits for row in await journal.recent_successes("ours", 9)]
-    assert [] == list(await journal.recent_successes("nobody's", 9))
+    assert [] == list(await journal.recent_successes("unknown", 9))
 
 
 async def test_delivered_row_stays_while_there_is_room(journal: Journal) -> None:
     row = await journal.add(make_intent(1, key="shot-1"))
     await journal.mark_delivered(row.id)
-    await journal.mark_delivered("kj_nobody")
+    await journal.mark_delivered("kj_unknown")
     row = await journal.transition(row, S.CANCELLED, at=2.0) or row
     await journal.mark_delivered(row.id)
 

@@ -248,7 +248,7 @@ def test_cancelled_opening_leaves_nothing_open(tmp_path: Path) -> None:
             if thread.name.startswith("kie_async journal"):
                 thread.join()
         connection = sqlite3.connect(path)
-        assert "delete" == connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0], "nobody has it open"
+        assert "delete" == connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0], "no process has it open"
         connection.close()
         assert [] == names_in(Path(f"{path}.owners"))
     assert left[0]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kie_async._io.journals.process_locks import ProcessLocks
 
-NOBODY = 65534
+UNPRIVILEGED_USER = 65534
 
 
 class ImpatientStore(SqliteStore):
@@ -306,7 +306,7 @@ async def test_folder_is_refused(tmp_path: Path) -> None:
 def without_privileges() -> Generator[None]:
     """Run as a user without write permission; root would have it."""
     if os.geteuid() == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(UNPRIVILEGED_USER)
         try:
             yield
         finally:

@@ -89,11 +89,6 @@ class Downloads:
         self._policy = DownloadPolicy(allowed_origins, hosts, max_bytes)
         self._semaphore = PrioritySemaphore(MAX_CONCURRENT_DOWNLOADS)
 
-    @property
-    def waiting(self) -> int:
-        """The number of results that wait for their turn."""
-        return self._semaphore.waiting
-
     async def save(self, generation: Generation, path: Path) -> list[SavedFile]:
         """
         Save all results of *generation*; see ``Generation.save``.
@@ -211,25 +206,20 @@ class PrioritySemaphore:
 
     Args:
         total: The number of slots.
+
+    Attributes:
+        taken: The number of slots in use.
+
+        waiting: The number of waiters.
     """
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._free = total
+        self.taken = 0
+        self.waiting = 0
         self._heap: list[tuple[float, int, asyncio.Future[None]]] = []
         self._arrivals = 0
-        self._waiting = 0
-
-    @property
-    def waiting(self) -> int:
-        """The number of waiters."""
-        return self._waiting
-
-    @property
-    def taken(self) -> int:
-        """The number of slots in use."""
-        return self._total - self._free
 
     @asynccontextmanager
     async def hold(self, deadline: float) -> AsyncGenerator[None]:
@@ -249,14 +239,14 @@ class PrioritySemaphore:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # The holders and waiters of an earlier loop do not exist any more.
-            self._loop, self._free, self._waiting = loop, self._total, 0
+            self._loop, self.taken, self.waiting = loop, 0, 0
             self._heap.clear()
-        if self._free:  # then there are no waiters
-            self._free -= 1
+        if self.taken < self._total:  # then there are no waiters
+            self.taken += 1
             return
         turn: asyncio.Future[None] = loop.create_future()
         self._arrivals += 1
-        self._waiting += 1
+        self.waiting += 1
         heappush(self._heap, (deadline, self._arrivals, turn))
         try:
             await turn
@@ -265,12 +255,12 @@ class PrioritySemaphore:
                 self._free_slot()
             raise
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
             self._compact()
 
     def _compact(self) -> None:
         """Compact the heap once most entries belong to cancelled waiters."""
-        if len(self._heap) > 2 * self._waiting + 8:
+        if len(self._heap) > 2 * self.waiting + 8:
             self._heap = [entry for entry in self._heap if not entry[2].done()]
             heapify(self._heap)
 
@@ -280,7 +270,7 @@ class PrioritySemaphore:
             if not turn.done():
                 turn.set_result(None)
                 return
-        self._free += 1
+        self.taken -= 1
 
 
 def _no_fresh_link(reason: str) -> errors.DownloadError:

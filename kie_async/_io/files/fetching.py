@@ -7,6 +7,7 @@ bounded in size and in time, and their type is checked as soon as the first byte
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -33,13 +34,8 @@ WINDOW = 64.0
 
 _LATER = "The task stays done: save again."
 
-_OK = 200
-_PARTIAL = 206
-_RANGE_NOT_SATISFIABLE = 416
 _GONE = (403, 404, 410)
 _REDIRECTS = (301, 302, 303, 307, 308)
-_TOO_MANY = 429
-_SERVER_ERROR = 500
 
 
 class InterruptedDownloadError(errors.DownloadError):
@@ -157,21 +153,21 @@ async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is
         msg = f"The result came compressed, which is refused. {_LATER}"
         raise errors.DownloadError(msg)
     total: int | None = response.content_length
-    if is_range and status in (_PARTIAL, _RANGE_NOT_SATISFIABLE):
+    if is_range and status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         total = (
             size_if_rest(headers, version=part.version, have=part.size)
-            if status == _PARTIAL and part.version is not None
+            if status == HTTPStatus.PARTIAL_CONTENT and part.version is not None
             else None
         )
         if total is None:
             await part.restart(None)
             msg = f"The result's host sent another range than the requested one. {_LATER}"
             raise InterruptedDownloadError(msg)
-    elif status != _OK:
-        retryable = status >= _SERVER_ERROR or status == _TOO_MANY
+    elif status != HTTPStatus.OK:
+        retryable = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
         msg = f"The result's host responded with HTTP {status}. {_LATER}"
         raise (InterruptedDownloadError if retryable else errors.DownloadError)(msg)
-    if status == _OK:
+    if status == HTTPStatus.OK:
         await part.restart(version_of(headers))
     return total
 

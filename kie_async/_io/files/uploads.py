@@ -10,7 +10,7 @@ import base64
 import io
 from collections import OrderedDict
 from functools import partial
-from typing import Protocol
+from http import HTTPStatus
 
 import aiohttp
 import anyio
@@ -24,7 +24,7 @@ from kie_async._core.wire import read_envelope, read_upload_url, upload_fields, 
 from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.runtime import Runtime
-from kie_async.requests.images import LocalImage
+from kie_async.requests.images import ImageSource, LocalImage
 
 __all__ = ["Uploaded", "Uploads"]
 
@@ -36,17 +36,6 @@ TIMEOUT = 120.0
 #: The service keeps uploads for three days; they are reused for two and a half.
 KEPT_FOR = 2.5 * 86_400
 MAX_KNOWN = 10_000
-
-_UNAUTHORIZED = 401
-_SERVER_ERROR = 500
-
-
-class Loadable(Protocol):
-    """A local source of image bytes."""
-
-    def load(self) -> LocalImage:
-        """Read the bytes; called in a thread."""
-        ...
 
 
 @attrs.frozen
@@ -88,7 +77,7 @@ class Uploads:
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
 
-    async def upload(self, source: Loadable) -> Uploaded:
+    async def upload(self, source: ImageSource) -> Uploaded:
         """
         Upload the bytes of *source*, unless they were uploaded already.
 
@@ -156,10 +145,10 @@ class Uploads:
         reply = Reply(
             sent=True, status=response.status, envelope=envelope if envelope and envelope.code is not None else None
         )
-        if _UNAUTHORIZED in (reply.code, response.status):
+        if HTTPStatus.UNAUTHORIZED in (reply.code, response.status):
             raise answer_error(reply, what="the upload")
         reason = f": {reply.message}" if reply.message else ""
-        refused = reply.code not in (None, 200, 429, 500) and response.status < _SERVER_ERROR
+        refused = reply.code not in (None, 200, 429, 500) and response.status < HTTPStatus.INTERNAL_SERVER_ERROR
         kind = errors.UploadError if refused else _RetryableUploadError
         code = reply.code or response.status
         msg = f"The upload of an image was refused with code {code}{reason}. Nothing was paid: try again."

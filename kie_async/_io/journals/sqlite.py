@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
 import attrs
 
@@ -32,6 +32,7 @@ __all__ = ["SqliteStore"]
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+_Query: TypeAlias = Callable[Concatenate[sqlite3.Connection, _P], _T]
 
 #: The part of an SQLite error code that all its variants share.
 _PRIMARY_CODE = 0xFF
@@ -171,18 +172,11 @@ class SqliteStore:
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
-    async def _read(
-        self, query: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        return await self._opened(self._commits).run(
-            lambda connection: query(connection, *args, **kwargs), writes=False
-        )
+    async def _read(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._opened(self._commits).run(lambda file: query(file, *args, **kwargs), writes=False)
 
-    async def _write(
-        self, query: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        commits = self._opened(self._commits)
-        return await commits.run(lambda connection: query(connection, *args, **kwargs), writes=True)
+    async def _write(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._opened(self._commits).run(lambda file: query(file, *args, **kwargs), writes=True)
 
     def _opened(self, part: _T | None) -> _T:
         if part is None:

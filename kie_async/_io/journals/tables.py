@@ -199,9 +199,9 @@ def update_row(
     """
     columns = _to_columns(fields)
     assignments = ", ".join(f"{name} = ?" for name in columns)
-    where, values = "id = ?", [job_id]
+    where, values = "id = ?", list[object]([job_id])
     if seen is not None:
-        where, values = "id = ? AND state = ? AND attempts = ?", [job_id, str(seen.state), seen.attempts]  # type: ignore[list-item]  # values of columns
+        where, values = "id = ? AND state = ? AND attempts = ?", [job_id, str(seen.state), seen.attempts]
     changed = connection.execute(f"UPDATE intents SET {assignments} WHERE {where}", (*columns.values(), *values))  # noqa: S608
     if not changed.rowcount:
         return None
