@@ -40,12 +40,12 @@ class Api:
         self._session = session
 
     async def request(
-        self, method: str, path: str, *, key: str | None = KEY, headers: dict[str, str] | None = None, **how: Any
+        self, method: str, path: str, *, key: str | None = KEY, headers: dict[str, str] | None = None, **options: Any
     ) -> ApiResponse:
         """Request a path of the fake, or a URL."""
         url = path if path.startswith("http") else self.fake.url + path
         sent = {**({"Authorization": f"Bearer {key}"} if key is not None else {}), **(headers or {})}
-        async with self._session.request(method, url, headers=sent, allow_redirects=False, **how) as answer:
+        async with self._session.request(method, url, headers=sent, allow_redirects=False, **options) as answer:
             return ApiResponse(answer.status, dict(answer.headers), await answer.read())
 
     async def create(
@@ -99,9 +99,9 @@ def serve() -> Serve:
     """Provide a function that starts a fake and returns a client of it."""
 
     @asynccontextmanager
-    async def serving(**how: Any) -> AsyncIterator[Api]:
+    async def serving(**options: Any) -> AsyncIterator[Api]:
         cookies = aiohttp.DummyCookieJar()
-        async with FakeKie(**how) as fake, aiohttp.ClientSession(cookie_jar=cookies) as session:
+        async with FakeKie(**options) as fake, aiohttp.ClientSession(cookie_jar=cookies) as session:
             yield Api(fake, session)
 
     return serving

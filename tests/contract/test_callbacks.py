@@ -233,12 +233,14 @@ async def test_early_callback_reports_the_coming_end(serve: Serve) -> None:
         await asyncio.sleep(57)
         running = await api.record(task_id)
         await asyncio.sleep(100)
-        ended, said = await api.record(task_id), receiver.body()["data"]
+        ended, reported = await api.record(task_id), receiver.body()["data"]
 
         assert [56.0] == receiver.times
         assert running["state"] not in ("success", "fail")
-        assert ("", "success") == (running["resultJson"], said["state"])
-        assert [ended[key] for key in ("resultJson", "costTime")] == [said[key] for key in ("resultJson", "costTime")]
+        assert ("", "success") == (running["resultJson"], reported["state"])
+        assert [ended[key] for key in ("resultJson", "costTime")] == [
+            reported[key] for key in ("resultJson", "costTime")
+        ]
         headers = receiver.got[0][1]
         assert sign("secret", task_id, int(headers["X-Webhook-Timestamp"])).items() <= dict(headers).items()
 
@@ -280,10 +282,10 @@ async def test_early_callback_faults_count_separately(serve: Serve) -> None:
         assert first == receiver.body()["data"]["taskId"]
 
 
-@pytest.mark.parametrize(("what", "good"), [("alter", True), ("copies", True), ("wrong_signature", False)])
-async def test_callback_is_signed_for_the_replaced_task(serve: Serve, what: Any, *, good: bool) -> None:
+@pytest.mark.parametrize(("kind", "good"), [("alter", True), ("copies", True), ("wrong_signature", False)])
+async def test_callback_is_signed_for_the_replaced_task(serve: Serve, kind: Any, *, good: bool) -> None:
     """The worst callbacks that can be posted with the key, and without it."""
-    fault = Fault("callback", what, data={"taskId": "f" * 32}, copies=2)
+    fault = Fault("callback", kind, data={"taskId": "f" * 32}, copies=2)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
         await api.create(callback_url=receiver.url)
         await asyncio.sleep(2)
@@ -295,11 +297,11 @@ async def test_callback_is_signed_for_the_replaced_task(serve: Serve, what: Any,
 
 
 @pytest.mark.parametrize(
-    ("what", "signed", "age"),
+    ("kind", "signed", "age"),
     [("unsigned", None, 0), ("wrong_signature", False, 0), ("stale", True, 600)],
 )
-async def test_signature_faults(serve: Serve, what: Any, *, signed: bool | None, age: int) -> None:
-    fault = Fault("callback", what, seconds=600.0)
+async def test_signature_faults(serve: Serve, kind: Any, *, signed: bool | None, age: int) -> None:
+    fault = Fault("callback", kind, seconds=600.0)
     async with listening() as receiver, serve(duration=1.0, webhook_key="secret", faults=[fault]) as api:
         task_id = await api.task(callback_url=receiver.url)
         await asyncio.sleep(2)

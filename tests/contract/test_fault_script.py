@@ -18,7 +18,7 @@ async def codes(api: Api, number: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("when", "struck"),
+    ("when", "affected"),
     [
         ({}, [1, 2, 3, 4, 5, 6]),
         ({"nth": 3}, [3]),
@@ -32,15 +32,15 @@ async def codes(api: Api, number: int) -> list[int]:
         ({"probability": 0.0}, []),
     ],
 )
-async def test_fault_fires_if_all_conditions_hold(serve: Serve, when: dict[str, Any], struck: list[int]) -> None:
+async def test_fault_fires_if_all_conditions_hold(serve: Serve, when: dict[str, Any], affected: list[int]) -> None:
     async with serve(faults=[Fault("create", "code", code=500, **when)]) as api:
-        seen = []
+        failed = []
         for number in range(1, 7):
             answer = await api.create(prompt="odd" if number % 2 else "even")
-            seen += [number] if answer.json["code"] == 500 else []
+            failed += [number] if answer.json["code"] == 500 else []
             await asyncio.sleep(10)
 
-        assert struck == seen
+        assert affected == failed
 
 
 async def test_first_matching_fault_fires(serve: Serve) -> None:

@@ -87,16 +87,16 @@ CUTS = [
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(("how", "data", "end"), CUTS)
+@pytest.mark.parametrize(("fault", "data", "end"), CUTS)
 async def test_connection_faults_send_exact_bytes(
-    serve: Serve, how: dict[str, Any], data: bytes | None, end: str, *, after: bool
+    serve: Serve, fault: dict[str, Any], data: bytes | None, end: str, *, after: bool
 ) -> None:
     """Bytes that were written before a reset may be lost."""
-    async with serve(faults=[Fault("create", after=after, **how)]) as api:
-        heard = await send_raw(api.fake)
+    async with serve(faults=[Fault("create", after=after, **fault)]) as api:
+        reply = await send_raw(api.fake)
 
-        assert end == heard.end
-        assert data in (None, heard.data)
+        assert end == reply.end
+        assert data in (None, reply.data)
         (post,) = api.fake.truth.create_requests
         assert (None, None) == (post.code, post.status)
         assert (1 if after else 0) == len(api.fake.truth.created)
@@ -106,29 +106,29 @@ async def test_connection_faults_send_exact_bytes(
 @pytest.mark.parametrize(("cut", "end"), [("close", "closed"), ("reset", "reset")])
 async def test_half_body_announces_the_whole_length(serve: Serve, cut: str, end: str) -> None:
     async with serve(faults=[Fault("create", "half_body", after=True, disconnect=cut)]) as api:  # type: ignore[arg-type]  # a parameter
-        heard = await send_raw(api.fake)
+        reply = await send_raw(api.fake)
         whole = b'{"code":200,"msg":"success","data":{"taskId":"%s","recordId":"%s"}}'
         whole %= (api.fake.truth.created[0].task_id.encode(),) * 2
 
-        assert end == heard.end
+        assert end == reply.end
         if cut == "close":
-            assert b"content-length: %d\r\n" % len(whole) in heard.head + b"\r\n"
-            assert whole[: len(whole) // 2] == heard.body
+            assert b"content-length: %d\r\n" % len(whole) in reply.head + b"\r\n"
+            assert whole[: len(whole) // 2] == reply.body
 
 
 async def test_truncated_json_has_the_right_length(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "truncated_json", after=True)]) as api:
-        heard = await send_raw(api.fake)
+        reply = await send_raw(api.fake)
 
-        assert (200, "closed") == (heard.status, heard.end)
-        assert heard.body.startswith(b'{"code":200,"msg":"success","data":{"ta')
+        assert (200, "closed") == (reply.status, reply.end)
+        assert reply.body.startswith(b'{"code":200,"msg":"success","data":{"ta')
         with pytest.raises(json.JSONDecodeError):
-            json.loads(heard.body)
+            json.loads(reply.body)
         assert 1 == len(api.fake.truth.created)
 
 
 @pytest.mark.parametrize(
-    ("how", "after", "status", "body", "created"),
+    ("fault", "after", "status", "body", "created"),
     [
         ({"kind": "code", "code": 500}, True, 200, {"code": 500, "msg": EXCEPTION, "data": None}, 1),
         (
@@ -155,9 +155,9 @@ async def test_truncated_json_has_the_right_length(serve: Serve) -> None:
     ],
 )
 async def test_an_answer_is_spoiled_as_told(
-    serve: Serve, how: dict[str, Any], *, after: bool, status: int, body: dict[str, Any], created: int
+    serve: Serve, fault: dict[str, Any], *, after: bool, status: int, body: dict[str, Any], created: int
 ) -> None:
-    async with serve(faults=[Fault("create", after=after, **how)]) as api:
+    async with serve(faults=[Fault("create", after=after, **fault)]) as api:
         answer = await api.create()
         shown = json.loads(
             answer.body.replace(api.fake.truth.created[0].task_id.encode(), b"ID") if created else answer.body
@@ -221,10 +221,10 @@ async def test_slow_waits_before_or_after_the_action(serve: Serve, *, after: boo
 async def test_slow_body_arrives_byte_by_byte(serve: Serve) -> None:
     async with serve(faults=[Fault("create", "slow_body", seconds=0.05)]) as api:
         start = asyncio.get_running_loop().time()
-        heard = await send_raw(api.fake)
+        reply = await send_raw(api.fake)
 
-        assert 200 == json.loads(heard.body)["code"]
-        assert len(heard.body) * 0.05 == pytest.approx(asyncio.get_running_loop().time() - start, abs=0.1)
+        assert 200 == json.loads(reply.body)["code"]
+        assert len(reply.body) * 0.05 == pytest.approx(asyncio.get_running_loop().time() - start, abs=0.1)
 
 
 async def test_half_download_is_half_a_file(serve: Serve) -> None:
@@ -232,14 +232,14 @@ async def test_half_download_is_half_a_file(serve: Serve) -> None:
         task_id = await api.task("z-image")
         url = await api.result_url(task_id)
         whole = (await api.request("GET", url)).body
-        heard = await send_raw(api.fake, f"GET {url} HTTP/1.1\r\nHost: fake\r\nUser-Agent: x\r\n\r\n".encode())
+        reply = await send_raw(api.fake, f"GET {url} HTTP/1.1\r\nHost: fake\r\nUser-Agent: x\r\n\r\n".encode())
 
-        assert whole[: len(whole) // 2] == heard.body
-        assert f"content-length: {len(whole)}".encode() in heard.head
+        assert whole[: len(whole) // 2] == reply.body
+        assert f"content-length: {len(whole)}".encode() in reply.head
 
 
 @pytest.mark.parametrize(
-    ("how", "data", "end"),
+    ("fault", "data", "end"),
     [
         ({"kind": "reset"}, b"", "reset"),
         ({"kind": "close"}, b"", "closed"),
@@ -248,11 +248,13 @@ async def test_half_download_is_half_a_file(serve: Serve) -> None:
         ({"kind": "silence", "after_bytes": 100}, b"", "silence"),
     ],
 )
-async def test_connection_may_fail_before_the_request(serve: Serve, how: dict[str, Any], data: bytes, end: str) -> None:
-    async with serve(faults=[Fault("connect", nth=1, **how)]) as api:
-        heard = await send_raw(api.fake)
+async def test_connection_may_fail_before_the_request(
+    serve: Serve, fault: dict[str, Any], data: bytes, end: str
+) -> None:
+    async with serve(faults=[Fault("connect", nth=1, **fault)]) as api:
+        reply = await send_raw(api.fake)
         # The kernel resets a connection that is closed while data is on its way.
-        assert (data, True) == (heard.data, heard.end in {end, "reset" if end == "closed" else end})
+        assert (data, True) == (reply.data, reply.end in {end, "reset" if end == "closed" else end})
         assert [] == api.fake.truth.create_requests
         assert 200 == (await send_raw(api.fake)).status
 
@@ -314,9 +316,9 @@ async def test_interrupted_request_was_not_sent(serve: Serve) -> None:
         assert 200 == (await api.create()).json["code"]
 
 
-@pytest.mark.parametrize("what", ["reset", "half_body", "garbage"])
-async def test_ended_connection_is_not_ended_again(serve: Serve, what: Any) -> None:
-    async with serve(latency=(1.0, 1.0), faults=[Fault("create", what, after=True, nth=1)]) as api:
+@pytest.mark.parametrize("kind", ["reset", "half_body", "garbage"])
+async def test_ended_connection_is_not_ended_again(serve: Serve, kind: Any) -> None:
+    async with serve(latency=(1.0, 1.0), faults=[Fault("create", kind, after=True, nth=1)]) as api:
         await send_raw(api.fake, timeout=0.1)
         await asyncio.sleep(5)
 

@@ -30,9 +30,9 @@ async def test_task_on_real_loops(serve: Serve) -> None:
         assert 200 == (await api.request("GET", await api.result_url(task_id))).status
 
 
-@pytest.mark.parametrize("what", ["reset", "close", "half_status_line", "garbage", "half_body"])
-async def test_connection_faults_on_real_loops(serve: Serve, what: str) -> None:
-    async with serve(faults=[Fault("create", what, after=True, nth=1)]) as api:  # type: ignore[arg-type]  # a parameter
+@pytest.mark.parametrize("kind", ["reset", "close", "half_status_line", "garbage", "half_body"])
+async def test_connection_faults_on_real_loops(serve: Serve, kind: str) -> None:
+    async with serve(faults=[Fault("create", kind, after=True, nth=1)]) as api:  # type: ignore[arg-type]  # a parameter
         with pytest.raises(aiohttp.ClientError):
             await api.create()
         assert 1 == len(api.fake.truth.created)

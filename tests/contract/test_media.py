@@ -141,23 +141,23 @@ async def test_concurrent_requests_share_one_encoding(serve: Serve) -> None:
     files = FileStore(seed=0, upload_expires_after=60.0, make_clip=encoder)
     tasks = await tasks_of(serve, *(["cat"] * 100))
     async with asyncio.TaskGroup() as group:
-        asking = [group.create_task(files.result_of(task, 0.0)) for task in tasks]
+        requests = [group.create_task(files.result_of(task, 0.0)) for task in tasks]
 
     assert ["https://host.invalid/cat"] == encoder.made
-    assert 100 == len({asked.result() for asked in asking})
+    assert 100 == len({request.result() for request in requests})
 
 
 async def test_cancelled_request_keeps_the_encoding(serve: Serve) -> None:
     encoder = Encoder()
     files = FileStore(seed=0, upload_expires_after=60.0, make_clip=encoder)
     one, two = await tasks_of(serve, "cat", "cat")
-    impatient = asyncio.create_task(files.result_of(one, 0.0))
-    patient = asyncio.create_task(files.result_of(two, 0.0))
+    cancelled = asyncio.create_task(files.result_of(one, 0.0))
+    waiting = asyncio.create_task(files.result_of(two, 0.0))
     await asyncio.sleep(0)
-    impatient.cancel()
+    cancelled.cancel()
 
-    assert b"None 720 https://host.invalid/cat" == (await patient)[:-40]
-    assert (True, 1) == (impatient.cancelled(), len(encoder.made))
+    assert b"None 720 https://host.invalid/cat" == (await waiting)[:-40]
+    assert (True, 1) == (cancelled.cancelled(), len(encoder.made))
 
 
 async def test_least_recently_used_clip_is_dropped(serve: Serve) -> None:
