@@ -32,7 +32,9 @@ __all__ = ["EngineBinding"]
 
 class EngineBinding:
     """
-    The calls that a client, its jobs, runs and callbacks share: the engine of the running loop, and what outlives it.
+    The calls that a client, its jobs, runs and callbacks share.
+
+    It makes an engine on first use in each event loop, and keeps what one engine passes on to the next.
 
     Args:
         api_key: The account's key.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING
+
+import anyio
 
 from kie_async import errors
 from kie_async._settings import check_id
@@ -61,9 +63,6 @@ class Job:
         self._live = self._binding.live_job(self._id) or self._live
         return self._live
 
-    def _found(self, live: LiveJob) -> None:
-        self._live = live
-
     def __repr__(self) -> str:
         return f"<Job {self._id} {self.state or ''} task {self.task_id}>"
 
@@ -94,10 +93,19 @@ class Job:
 
             KieError: If the job was not accepted; the error says why.
         """
-        engine = await self._binding.engine()
-        done = await engine.waiting.wait_by_id(self._id, timeout, found=self._found)
-        self._task_id = done.task_id
-        return done
+        from kie_async._io.jobs.waiting import timeout_error
+
+        waiting = (await self._binding.engine()).waiting
+        with nullcontext() if timeout is None else anyio.move_on_after(timeout):
+            self._live = live = await waiting.find_job(self._id)
+            try:
+                # With a timeout, a stalled job is awaited, too.
+                done = await waiting.wait_ended(live, include_stalled=timeout is not None)
+            finally:
+                waiting.release(live)
+            self._task_id = done.task_id
+            return done
+        raise timeout_error(timeout or 0.0, self._live)
 
     async def status(self) -> TaskRecord:
         """

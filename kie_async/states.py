@@ -37,9 +37,9 @@ class JobInfo:
 
         model: The model's name.
 
-        created_at: When the job was journaled, in seconds since the epoch.
+        created_at: The instant at which the job was journaled, in seconds since the epoch.
 
-        updated_at: When its row last changed, in seconds since the epoch.
+        updated_at: The instant of the row's last change, in seconds since the epoch.
 
         task_id: The service's id, or None while it is not known.
 

@@ -93,8 +93,8 @@ class Settings:
 
         saver: Saves a generation's results.
 
-        spent_until: When the tokens used in an earlier event loop return, by the wall clock; the client passes it from
-            one engine to the next.
+        spent_until: The instants at which the tokens used in an earlier event loop return, by the wall clock. The
+            client passes them from one engine to the next.
 
         durations: The learned durations of tasks; passed on like ``spent_until``.
     """

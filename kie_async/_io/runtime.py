@@ -1,5 +1,5 @@
 """
-What an engine runs on: ``Runtime``, the clocks, randomness and ids, and ``Supervisor``, the owner of its tasks.
+``Runtime``, the clocks, randomness and ids of an engine, and ``Supervisor``, the owner of its tasks.
 
 The event loop provides clocks and randomness if it has ``wall_time`` and ``random``, as the loop of ``virtual_time``
 does, so that a run in virtual time can be repeated exactly. Everything else goes by ``loop.time()``.

@@ -47,18 +47,18 @@ class StopReason(Enum):
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class Submission:
     """
-    What a job needs only while it is being submitted.
+    The part of a job's state that is needed only while it is being submitted.
 
     Attributes:
         position: The position in the queue.
 
-        requested_at: When the job was requested, by the loop's clock.
+        requested_at: The instant of the request, by the loop's clock.
 
         outlasts_maintenance: True if the job waits for the end of maintenance without a timeout.
 
         may_pay_again: Called before an ambiguous create is sent again; returns False if the budget does not allow it.
 
-        stop_reason: Why the submission is to end as soon as nothing is on the wire, or None.
+        stop_reason: The reason to end the submission as soon as nothing is on the wire, or None.
 
         on_wire: True from the first byte of a create until its response has been read.
 
@@ -102,7 +102,7 @@ class LiveJob:
 
         record: The latest record of the task.
 
-        error: Why the job goes no further: rejected, cancelled, or stopped.
+        error: The error that ended the job: rejected, cancelled, or stopped.
 
         wait_error: An error for all waits while the task itself is not affected.
 
@@ -112,7 +112,7 @@ class LiveJob:
 
         holds_slot: True if the job holds a slot.
 
-        accepted_at: When the task was accepted, by the loop's clock.
+        accepted_at: The instant of acceptance, by the loop's clock.
 
         not_visible: True if the service's latest answer was that it does not know the task.
 

@@ -48,7 +48,7 @@ class Resolution:
 
         follower: Resumes jobs afterwards.
 
-        secret: Makes callback tokens.
+        secret: The secret of callback tokens.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:
 
         row: The intent.
 
-        secret: What callback tokens are made with.
+        secret: The secret of callback tokens.
 
     Returns:
         With a callback URL in the echo: True if the callback token in it names the intent. Without: True if model and

@@ -6,10 +6,7 @@ Waits for jobs: until they are journaled, answered, accepted, or ended.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
-
-import anyio
 
 from kie_async import errors
 from kie_async._core.job_errors import failed_task_error, has_result, load_error, no_result_error, poll_error
@@ -118,30 +115,6 @@ class Waiting:
             finally:
                 job.remove_waiter(waiter)
         return done
-
-    async def wait_by_id(self, job_id: str, timeout: float | None, *, found: Callable[[LiveJob], None]) -> Generation:
-        """
-        Wait for a job by its id; see ``Job.wait``.
-
-        Args:
-            job_id: The id.
-
-            timeout: The timeout in seconds; with None, the wait ends when the job stalls.
-
-            found: Called with the job.
-
-        Raises:
-            KieError: If the job has no result, or not within the timeout.
-        """
-        job: LiveJob | None = None
-        with nullcontext() if timeout is None else anyio.move_on_after(timeout):
-            job = await self.find_job(job_id)
-            found(job)
-            try:
-                return await self.wait_ended(job, include_stalled=timeout is not None)
-            finally:
-                self.release(job)
-        raise timeout_error(timeout or 0.0, job)
 
     async def poll_status(self, job_id: str) -> TaskRecord:
         """Poll a task now and return its record; see ``Job.status``."""

@@ -155,8 +155,8 @@ class Admission:
     Args:
         limits: The account's limits.
 
-        timeouts: How long, in seconds, a job waits during maintenance (MAINTENANCE) and while the rate limit refuses
-            every create (RATE_LIMITED).
+        timeouts: The longest wait of a job in seconds during maintenance (MAINTENANCE), and while the rate limit
+            refuses every create (RATE_LIMITED).
 
         loop: The loop.
 
@@ -192,8 +192,8 @@ class Admission:
         Restore the tokens that an earlier event loop has used: the service still counts them.
 
         Args:
-            spent_until: When each token returns, by the wall clock; at most one window from now, so that a clock that
-                was set back does not extend it.
+            spent_until: The instants at which they return, by the wall clock; each counts as at most one window from
+                now, so that a clock that was set back does not extend it.
         """
         now, wall, window = self._loop.time(), self._runtime.wall(), self.bucket.window
         # The bucket accepts as many as it has tokens: those that return last.
@@ -240,7 +240,7 @@ class Admission:
         Args:
             position: The job's position in the queue; the lowest is served first.
 
-            since: When the job was requested; its timeouts count from then at the earliest.
+            since: The instant of the job's request; its timeouts count from then at the earliest.
 
             outlasts_maintenance: True to wait for the end of maintenance without a timeout.
 

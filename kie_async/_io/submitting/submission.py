@@ -55,7 +55,7 @@ _UNSENT_WAIT = wait_exponential(multiplier=0.5, max=30.0)
 @attrs.frozen(kw_only=True)
 class SubmissionContext:
     """
-    What all submissions share.
+    The parts that all submissions share.
 
     Attributes:
         transport: Sends creates.
@@ -98,7 +98,7 @@ class Attempts:
     The attempts of one intent. Methods that return a boolean return True if another attempt is to follow.
 
     Args:
-        context: What all submissions share.
+        context: The parts that all submissions share.
 
         job: The job.
 
@@ -383,7 +383,7 @@ class Submitter:
     Starts submissions and stops them.
 
     Args:
-        context: What all submissions share.
+        context: The parts that all submissions share.
 
         registry: The live jobs.
 
