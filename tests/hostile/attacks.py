@@ -163,7 +163,7 @@ TOKENS: Mapping[str, tuple[_Token, int | None]] = {
     "above": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}/more", 404),
     "in the query": (lambda scene, attack, target: f"token?{_genuine(scene, attack, target)}", 404),
 }
-#: Where aiohttp's router finds no route of ours, or may find none.
+#: Paths for which aiohttp's router finds no route of ours, or may not.
 _ELSEWHERE = {"below", "none", "noise", "noise in place of the mac", "above"}
 
 # -- bodies: the bytes, the id that a signature would cover, and the status of the refusal -------------------------
