@@ -208,11 +208,6 @@ class AdaptiveBucket:
 
     # -- leasing ------------------------------------------------------------------------------------------------------
 
-    def available(self, now: float) -> int:
-        """Return the number of tokens that could be leased at *now*."""
-        self._release_due(now)
-        return max(0, self.tokens - self._held)
-
     def ready_at(self, now: float) -> float | None:
         """
         Return the earliest instant, not before *now*, at which a lease can begin; None if that depends on an answer.

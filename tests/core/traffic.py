@@ -13,7 +13,7 @@ import attrs
 
 from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 
-__all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "most_in_a_window"]
+__all__ = ["Limit", "Service", "SlidingLog", "Traffic", "TwoCounters", "available", "most_in_a_window"]
 
 #: The number of requests that a window takes, at an instant.
 Limit = Callable[[float], int]
@@ -129,3 +129,8 @@ def most_in_a_window(arrivals: Sequence[float], window: float) -> int:
         log.append(at)
         most = max(most, len(log))
     return most
+
+
+def available(bucket: AdaptiveBucket, now: float) -> int:
+    """Return the number of tokens that are free at *now*."""
+    return max(0, bucket.tokens - len(bucket.return_times(now)))

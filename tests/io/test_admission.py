@@ -17,6 +17,7 @@ from kie_async._io.submitting.admission import PERMIT_LIFETIME, Admission, Permi
 from kie_async._io.timers import Timers
 from kie_async.testing import VirtualLoop
 from kie_async.testing.truth import busiest_window
+from tests.core.traffic import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ async def test_every_sent_create_costs_its_token(verdict: Verdict) -> None:
     admission = make_admission(creates=2)
     (await acquire(admission)).finish(verdict)
 
-    assert 1 == admission.bucket.available(anyio.current_time())
+    assert 1 == available(admission.bucket, anyio.current_time())
     assert 0 == admission.bucket.leased
 
 
@@ -371,7 +372,7 @@ async def test_used_tokens_count_in_the_next_event_loop() -> None:
 
     second = make_admission()
     second.restore_tokens([*spent, Runtime(asyncio.get_running_loop()).wall() - 5.0])
-    assert 0 == second.bucket.available(anyio.current_time())
+    assert 0 == available(second.bucket, anyio.current_time())
     started_at = anyio.current_time()
     granted_at: list[float] = []
     for _ in range(3):
@@ -447,4 +448,4 @@ async def test_no_window_exceeds_the_limit_in_a_storm(seed: int) -> None:
     assert busiest_window(sorted(arrivals), 10.0) <= 5
     assert (0, 0) == (admission.bucket.leased, admission.waiting)
     await anyio.sleep(10.0)
-    assert admission.bucket.tokens == admission.bucket.available(anyio.current_time())
+    assert admission.bucket.tokens == available(admission.bucket, anyio.current_time())
