@@ -263,7 +263,7 @@ def run() -> Report:
     for name, contender in CONTENDERS.items():
         unawaited, awaited = asyncio.run(memory_of(contender))
         rows.append(["bytes of a job without waiters", name, unawaited, UNAWAITED_BOUND])
-        rows.append(["bytes of a job with a task that awaits it", name, awaited, "-"])
+        rows.append(["bytes of a job with a task that awaits it", name, awaited, AWAITED_BOUND])
         if contender is ours:
             event, growth, _ = median_polls(without_tasks)
             rows.append([f"µs of CPU for an event with {JOBS:,}", name, event, EVENT_BOUND])
