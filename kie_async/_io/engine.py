@@ -330,11 +330,11 @@ class Engine:
 
     @property
     def prices(self) -> Prices:
-        """The price estimates; ``map()`` and its modules are imported on first use."""
+        """The price estimates and prior spend; ``map()`` and its modules are imported on first use."""
         if self._prices is None:
             from kie_async._io.mapping.budgeting import Prices
 
-            self._prices = Prices(self.journal)
+            self._prices = Prices(self.journal, self.registry, self.intake)
         return self._prices
 
     def map_run(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], options: MapOptions) -> MapRun:
@@ -356,19 +356,11 @@ class Engine:
 
     async def spent(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], price: float | None) -> float:
         """Return what the rows of a table have cost, or may have cost; see ``KieClient.spent``."""
-        from kie_async._io.mapping.budgeting import PriorSpend
         from kie_async._io.mapping.rows import RowSource
 
         source = RowSource(rows)
-        spend = PriorSpend(
-            journal=self.journal,
-            registry=self.registry,
-            intake=self.intake,
-            prices=self.prices,
-            price=price,
-        )
         try:
-            return await spend.total(source)
+            return (await self.prices.prior_spend(source, price)).total
         finally:
             await source.close()
 

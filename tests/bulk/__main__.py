@@ -15,8 +15,8 @@ from kie_async import SqliteJournal
 from kie_async.testing import virtual_time
 from tests.bulk.volume import run_volume
 
-#: The bytes that a row may leave behind, and the number of rows after which the memory is measured.
-MOST_BYTES_A_ROW, WARM_UP = 300.0, 10_000
+#: The bytes that a row may leave behind (sets and dicts grow in steps), and the row from which on they are measured.
+MOST_BYTES_A_ROW, WARM_UP = 500.0, 10_000
 #: The share of the limit that must be used.
 LEAST_USED = 0.97
 

@@ -45,16 +45,37 @@ _ROWS_OF_MODEL = 100
 _BATCH = 256
 
 
+@attrs.define(eq=False)
+class PriorSpend:
+    """
+    The sum that a table's rows have cost before, or may have cost.
+
+    Attributes:
+        total: The sum, in credits.
+
+        open_jobs: What each job that has not ended is taken to cost, by its journal key; it is part of the sum.
+    """
+
+    total: float = 0.0
+    open_jobs: dict[str, float] = attrs.field(factory=dict)
+
+
 class Prices:
     """
-    Price estimates from the journal and the price list.
+    Price estimates, and the prior spend of tables, from the journal.
 
     Args:
-        journal: The source of past prices; it is queried once for each model.
+        journal: The journal; it is queried once for the past prices of each model.
+
+        registry: The jobs that are alive.
+
+        intake: Checks and fingerprints requests.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, registry: Registry, intake: Intake) -> None:
         self._journal = journal
+        self._registry = registry
+        self._intake = intake
         self._seen = SeenPrices()
         self._models: set[str] = set()
         self._loading = anyio.Lock()
@@ -85,45 +106,26 @@ class Prices:
         if row.input:
             self._seen.add_price(kind_of(row.model, row.input), row.credits)
 
-
-@attrs.define(eq=False, kw_only=True)
-class PriorSpend:
-    """
-    The sum that a table's rows have cost before, read from the journal without starting any row.
-
-    Args:
-        journal: The journal.
-
-        registry: The jobs that are alive.
-
-        intake: Checks and fingerprints requests.
-
-        prices: Estimates prices.
-
-        price: The price of a task whose cost the service has not reported; None for the estimate.
-
-        until: The end of the period that counts, in seconds since the epoch: later creates are left out.
-
-    Attributes:
-        open_jobs: What each job that has not ended is taken to cost, by its journal key.
-    """
-
-    _journal: Journal
-    _registry: Registry
-    _intake: Intake
-    _prices: Prices
-    _price: float | None
-    _until: float = math.inf
-    open_jobs: dict[str, float] = attrs.field(factory=dict, init=False)
-
-    async def total(self, source: RowSource, *, wanted: Callable[[], bool] = lambda: True) -> float:
+    async def prior_spend(
+        self,
+        source: RowSource,
+        price: float | None,
+        *,
+        until: float = math.inf,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> PriorSpend:
         """
-        Return what the tasks of a table have cost or may have cost, in credits; each key counts once, with its retries.
+        Return what the tasks of a table have cost or may have cost; no row is started.
 
-        An invalid row counts nothing: it fails when it is its turn, and costs nothing then.
+        Each key counts once, with its retries. An invalid row counts nothing: it fails when it is its turn, and costs
+        nothing then.
 
         Args:
             source: The table, which is read to its end.
+
+            price: The price of a task whose cost the service has not reported; None for the estimate.
+
+            until: The end of the period that counts, in seconds since the epoch: later creates are left out.
 
             wanted: Returns False if the sum is no longer needed.
 
@@ -132,10 +134,10 @@ class PriorSpend:
 
             Exception: The table's own error.
         """
-        total, count = 0.0, 0
+        spend, count = PriorSpend(), 0
         keys, seen = RowKeys(self._intake), set[int]()
         if not await self._journal.has_keys():
-            return total
+            return spend
         while wanted() and (batch := await source.read(_BATCH)):
             requests: dict[str, Request] = {}
             for given in batch:
@@ -148,39 +150,33 @@ class PriorSpend:
                 if (hashed := hash(row.key)) not in seen:
                     seen.add(hashed)
                     requests[row.key] = row.request
-            total += await self._total_of_keys(requests)
+            await self._add_spend_of(requests, spend, price, until)
             await anyio.lowlevel.checkpoint()  # a journal in memory never yields to the event loop
-        return total
+        return spend
 
-    async def _total_of_keys(self, requests: Mapping[str, Request]) -> float:
-        """Return what the tasks of these keys have cost, one retry after the other."""
-        total, number, left = 0.0, 0, dict(requests)
+    async def _add_spend_of(
+        self, requests: dict[str, Request], spend: PriorSpend, price: float | None, until: float
+    ) -> None:
+        """Add what the tasks of these keys have cost, one retry after the other."""
+        number, left = 0, requests
         while left:
             row_keys = {retry_key(key, number): key for key in left}
             rows = await self._journal.by_keys(list(row_keys))
             found = {row_keys[row.key]: row for row in rows if row.key in row_keys}
             for key, row in found.items():
-                amount = await self._cost_of(row, left[key])
-                total += amount
+                live = self._registry.get(row.id)
+                known = row if live is None else live.row or row  # the live row has what could not be journaled
+                late = known.sending_at is not None and known.sending_at > until
+                if late or not possible_cost(known, 1.0):
+                    continue
+                amount = possible_cost(known, await self.price(left[key], price) or 0.0)
+                spend.total += amount
                 if amount and row.state in OPEN:
-                    self.open_jobs[retry_key(key, number)] = amount
+                    spend.open_jobs[retry_key(key, number)] = amount
             for dropped in await self._journal.dropped_keys(list(row_keys)):
-                total += await self._price_of(left[row_keys[dropped]])
+                spend.total += await self.price(left[row_keys[dropped]], price) or 0.0
             left = {key: left[key] for key, row in found.items() if row.state is JobState.FAILED}
             number += 1
-        return total
-
-    async def _cost_of(self, row: Intent, request: Request) -> float:
-        live = self._registry.get(row.id)
-        if live is not None and live.row is not None:
-            row = live.row  # it has what could not be journaled
-        late = row.sending_at is not None and row.sending_at > self._until
-        if late or not possible_cost(row, 1.0):
-            return 0.0
-        return possible_cost(row, await self._price_of(request))
-
-    async def _price_of(self, request: Request) -> float:
-        return await self._prices.price(request, self._price) or 0.0
 
 
 class Budgeting:
@@ -192,13 +188,9 @@ class Budgeting:
 
         journal: The journal.
 
-        registry: The jobs that are alive.
-
         runtime: The clock.
 
-        intake: Checks and fingerprints requests.
-
-        prices: Estimates prices.
+        prices: Estimates prices, and adds up prior spend.
 
     Attributes:
         ledger: The ledger of the run.
@@ -206,19 +198,8 @@ class Budgeting:
         figures: The figures of the run.
     """
 
-    def __init__(
-        self,
-        options: MapOptions,
-        *,
-        journal: Journal,
-        registry: Registry,
-        runtime: Runtime,
-        intake: Intake,
-        prices: Prices,
-    ) -> None:
+    def __init__(self, options: MapOptions, *, journal: Journal, runtime: Runtime, prices: Prices) -> None:
         self._journal = journal
-        self._registry = registry
-        self._intake = intake
         self._prices = prices
         self._budget = budget = options.budget
         self.ledger = Ledger(None if budget is None else budget.credits)
@@ -250,17 +231,11 @@ class Budgeting:
         self.ledger.prior = self._budget.spent
         if isinstance(rows, (list, tuple)):
             # What is sent during this count counts when its row is read, as any other run's creates do.
-            spend = PriorSpend(
-                journal=self._journal,
-                registry=self._registry,
-                intake=self._intake,
-                prices=self._prices,
-                price=self._budget.price,
-                until=self._started_at,
+            spend = await self._prices.prior_spend(
+                RowSource(rows), self._budget.price, until=self._started_at, wanted=wanted
             )
-            total = await spend.total(RowSource(rows), wanted=wanted)
-            self.ledger.prior = max(self._budget.spent, total)
-            if total >= self._budget.spent:  # the shares of a larger sum given by the caller are unknown
+            self.ledger.prior = max(self._budget.spent, spend.total)
+            if spend.total >= self._budget.spent:  # the shares of a larger sum given by the caller are unknown
                 self.ledger.prior_open = spend.open_jobs
 
     async def price(self, request: Request) -> float:

@@ -139,9 +139,7 @@ class MapRun:
         self._source = RowSource(rows)
         self._keys = RowKeys(intake)
         self._state = state = RunState(submitter)
-        self._budgeting = budgeting = Budgeting(
-            options, journal=journal, registry=registry, runtime=runtime, intake=intake, prices=prices
-        )
+        self._budgeting = budgeting = Budgeting(options, journal=journal, runtime=runtime, prices=prices)
         self._runner = RowRunner(
             options=options,
             journal=journal,
