@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio.lowlevel
+import attrs
 
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, load_record
@@ -39,6 +40,7 @@ _log = logging.getLogger("kie_async")
 _BATCH = 64
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class JobFollower:
     """
     Resumes jobs from their rows.
@@ -59,24 +61,13 @@ class JobFollower:
         journal_watch: Watches rows that another process may change.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        registry: Registry,
-        results: ResultWriter,
-        tracker: Tracker,
-        submitter: Submitter,
-        intents: IntentWriter,
-        journal_watch: JournalWatch,
-    ) -> None:
-        self._journal = journal
-        self._registry = registry
-        self._results = results
-        self._tracker = tracker
-        self._submitter = submitter
-        self._intents = intents
-        self._journal_watch = journal_watch
+    journal: Journal
+    registry: Registry
+    results: ResultWriter
+    tracker: Tracker
+    submitter: Submitter
+    intents: IntentWriter
+    journal_watch: JournalWatch
 
     async def recover(self, *, confirm: Callable[[str, str], object]) -> list[str]:
         """
@@ -85,9 +76,9 @@ class JobFollower:
         Args:
             confirm: Called with the job and the task of each callback that is not confirmed yet.
         """
-        registry = self._registry
+        registry = self.registry
         found: list[str] = []
-        for number, row in enumerate(await self._journal.claim(), 1):
+        for number, row in enumerate(await self.journal.claim(), 1):
             if number % _BATCH == 0:
                 await anyio.lowlevel.checkpoint()
             found.append(row.id)
@@ -98,7 +89,7 @@ class JobFollower:
             elif job is not None and job.remote:
                 job.row = row
                 await self.follow(job)
-        for row in await self._journal.rows_named_by_callbacks():
+        for row in await self.journal.rows_named_by_callbacks():
             # A callback has named the task, and the process ended before that was confirmed.
             for task_id in row.callback_task_ids:
                 confirm(row.id, task_id)
@@ -106,11 +97,11 @@ class JobFollower:
 
     def adopt(self, row: Intent) -> LiveJob:
         """Return the live job of a row; make it if there is none."""
-        job = self._registry.get(row.id)
+        job = self.registry.get(row.id)
         if job is None:
             job = LiveJob.from_row(row)
             job.remote = True  # assume that another process owns it until that is checked
-            self._registry.add(job)
+            self.registry.add(job)
         return job
 
     async def adopt_for_waiter(self, row: Intent) -> LiveJob:
@@ -119,10 +110,10 @@ class JobFollower:
 
         A job that was not sent is not sent by a wait: it is left to ``recover()``.
         """
-        job, journal = self.adopt(row), self._journal
+        job, journal = self.adopt(row), self.journal
         try:
             if row.state is JobState.INTENT and (journal.owns(row) or not await journal.is_owner_alive(row)):
-                self._tracker.stop_tracking(job)
+                self.tracker.stop_tracking(job)
                 job.remote = False
                 job.wake_waiters()
                 return job
@@ -132,7 +123,7 @@ class JobFollower:
             await self.follow(job)
         except BaseException:
             if job.remote:  # nothing has resumed it yet
-                self._tracker.stop_tracking(job)
+                self.tracker.stop_tracking(job)
             raise
         return job
 
@@ -141,32 +132,32 @@ class JobFollower:
         row = job.row
         if row is None or job.has_submission:
             return
-        self._journal_watch.unwatch(job)
+        self.journal_watch.unwatch(job)
         if row.state not in OPEN:
-            self._tracker.stop_tracking(job)
-        elif not self._journal.owns(row):
-            self._tracker.suspend(job)
-            self._journal_watch.watch(job, remote=True)
+            self.tracker.stop_tracking(job)
+        elif not self.journal.owns(row):
+            self.tracker.suspend(job)
+            self.journal_watch.watch(job, remote=True)
         elif row.state is JobState.INTENT:
-            self._tracker.suspend(job)
-            self._submitter.start(job, partial(self._intents.prepare_again, job))
+            self.tracker.suspend(job)
+            self.submitter.start(job, partial(self.intents.prepare_again, job))
         elif row.state is JobState.SENDING:
-            await self._results.record_in_doubt(job, "the process that sent it ended before the response arrived")
+            await self.results.record_in_doubt(job, "the process that sent it ended before the response arrived")
             await self.follow(job)
         elif row.state is JobState.IN_DOUBT:
-            self._tracker.track_in_doubt(job)
-            self._journal_watch.watch(job, remote=False)
+            self.tracker.track_in_doubt(job)
+            self.journal_watch.watch(job, remote=False)
         else:
-            self._tracker.track_submitted(job)
+            self.tracker.track_submitted(job)
             if row.callback_url is not None:
-                self._journal_watch.watch(job, remote=False)  # another process may receive the callback
+                self.journal_watch.watch(job, remote=False)  # another process may receive the callback
         job.wake_waiters()
 
     async def follow_accepted(self, job: LiveJob) -> None:
         """Resume a job whose task was confirmed, even while its create waits for its response."""
         if job.has_submission:
-            self._tracker.track_submitted(job)
-            self._submitter.interrupt(job)
+            self.tracker.track_submitted(job)
+            self.submitter.interrupt(job)
         else:
             await self.follow(job)
 
@@ -177,6 +168,7 @@ CHECK_INTERVAL = 0.5
 OWNER_CHECK_EVERY = 4
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class JournalWatch:
     """
     Watches the rows of other processes' jobs, and of own jobs that a callback may change from another process.
@@ -201,30 +193,19 @@ class JournalWatch:
         on_remote_end: Called with each own job whose end was journaled by another process.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        supervisor: Supervisor,
-        runtime: Runtime,
-        timers: Timers,
-        follow: Callable[[LiveJob], Awaitable[None]],
-        forget: Callable[[LiveJob], None],
-        on_remote_end: Callable[[LiveJob], None],
-    ) -> None:
-        self._journal = journal
-        self._supervisor = supervisor
-        self._runtime = runtime
-        self._timers = timers
-        self._follow = follow
-        self._forget = forget
-        self._on_remote_end = on_remote_end
-        self._jobs: dict[str, LiveJob] = {}
-        self._scheduled = False
-        self._checks = 0
-        self._readable = True
-        #: The change counter at which the watched rows were read; None if one of them may be older.
-        self._version: int | None = None
+    journal: Journal
+    supervisor: Supervisor
+    runtime: Runtime
+    timers: Timers
+    follow: Callable[[LiveJob], Awaitable[None]]
+    forget: Callable[[LiveJob], None]
+    on_remote_end: Callable[[LiveJob], None]
+    _jobs: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
+    _scheduled: bool = attrs.field(default=False, init=False)
+    _checks: int = attrs.field(default=0, init=False)
+    _readable: bool = attrs.field(default=True, init=False)
+    #: The change counter at which the watched rows were read; None if one of them may be older.
+    _version: int | None = attrs.field(default=None, init=False)
 
     def watch(self, job: LiveJob, *, remote: bool) -> None:
         """
@@ -236,7 +217,7 @@ class JournalWatch:
             remote: True if another process owns it.
         """
         job.remote = remote
-        if not self._journal.durable:
+        if not self.journal.durable:
             return  # no other process can change it
         self._jobs[job.id] = job
         self._version = None
@@ -250,18 +231,18 @@ class JournalWatch:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._timers.at(self._runtime.now() + CHECK_INTERVAL, self._start_check)
+            self.timers.at(self.runtime.now() + CHECK_INTERVAL, self._start_check)
 
     def _start_check(self) -> None:
         self._scheduled = False
         self._jobs = {job_id: job for job_id, job in self._jobs.items() if job.state in OPEN}
-        if self._jobs and self._supervisor.running:
-            self._supervisor.start(self._check)
+        if self._jobs and self.supervisor.running:
+            self.supervisor.start(self._check)
 
     async def _check(self) -> None:
         self._checks += 1
         try:
-            if (version := await self._journal.change_counter()) != self._version:
+            if (version := await self.journal.change_counter()) != self._version:
                 self._version = version
                 await self._apply_changes()
             if self._checks % OWNER_CHECK_EVERY == 0:
@@ -278,7 +259,7 @@ class JournalWatch:
     async def _apply_changes(self) -> None:
         watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unjournaled is None}
         rows = [job.row for job in watched.values() if job.row is not None]
-        for job_id, row in (await self._journal.find_changed(rows)).items():
+        for job_id, row in (await self.journal.find_changed(rows)).items():
             job = watched[job_id]
             if self._jobs.get(job_id) is not job:
                 continue  # no longer watched
@@ -290,11 +271,11 @@ class JournalWatch:
     async def _adopt_orphans(self) -> None:
         # A wait does not send a job: one without an owner that was not sent is left to recover().
         for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
-            if job.row is not None and not await self._journal.is_owner_alive(job.row) and job.state is JobState.INTENT:
+            if job.row is not None and not await self.journal.is_owner_alive(job.row) and job.state is JobState.INTENT:
                 self.unwatch(job)
-                self._forget(job)
+                self.forget(job)
         remote = [job.id for job in self._jobs.values() if job.remote and job.state is not JobState.INTENT]
-        for row in await self._journal.claim(remote) if remote else ():
+        for row in await self.journal.claim(remote) if remote else ():
             known = self._jobs.get(row.id)
             if known is not None and known.remote:
                 await self._handle_changed(known, row)
@@ -304,13 +285,13 @@ class JournalWatch:
         msg = "The job has ended and was deleted from the journal. Look for its task at kie.ai/logs."
         job.wait_error = errors.TaskNotFoundError(msg, job_id=job.id, task_id=job.task_id)
         self.unwatch(job)
-        self._forget(job)
+        self.forget(job)
 
     async def _handle_changed(self, job: LiveJob, row: Intent) -> None:
         job.row = row
         if row.record is not None:
             job.update_record(load_record(row.record))
             if not job.remote:
-                self._on_remote_end(job)
-        await self._follow(job)
+                self.on_remote_end(job)
+        await self.follow(job)
         job.wake_waiters()

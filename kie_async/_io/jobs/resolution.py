@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import attrs
+
 from kie_async import errors
 from kie_async._core.callback_token import find_token
 from kie_async._core.job_errors import closed_error, poll_error
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Resolution"]
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Resolution:
     """
     The resolution of jobs in doubt by the caller.
@@ -51,44 +54,31 @@ class Resolution:
         secret: The secret of callback tokens.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        runtime: Runtime,
-        poller: Poller,
-        tracker: Tracker,
-        results: ResultWriter,
-        submitter: Submitter,
-        waiting: Waiting,
-        follower: JobFollower,
-        secret: bytes,
-    ) -> None:
-        self._journal = journal
-        self._runtime = runtime
-        self._poller = poller
-        self._tracker = tracker
-        self._results = results
-        self._submitter = submitter
-        self._waiting = waiting
-        self._follower = follower
-        self._secret = secret
+    journal: Journal
+    runtime: Runtime
+    poller: Poller
+    tracker: Tracker
+    results: ResultWriter
+    submitter: Submitter
+    waiting: Waiting
+    follower: JobFollower
+    secret: bytes
 
     async def resolve(self, job_id: str, task_id: str) -> None:
         """Bind a task to a job in doubt; see ``Job.resolve``."""
         row = await self._in_doubt(job_id)
-        poll = await self._poller.poll_now(task_id)
+        poll = await self.poller.poll_now(task_id)
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
-        other = await self._journal.by_task(task_id)
-        if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, self._secret):
+        other = await self.journal.by_task(task_id)
+        if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, self.secret):
             creator = "" if other is None else f" ({other.id})"
             msg = f"The task was created by another request{creator} and is not bound to this job. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
-        job = self._follower.adopt(row)
-        await self._results.record_accepted(job, task_id)
-        await self._follower.follow(job)
-        await self._tracker.apply_record(job, poll.record)
+        job = self.follower.adopt(row)
+        await self.results.record_accepted(job, task_id)
+        await self.follower.follow(job)
+        await self.tracker.apply_record(job, poll.record)
 
     async def resubmit(self, job_id: str) -> None:
         """Send the create of a job in doubt again; see ``Job.resubmit``."""
@@ -101,8 +91,8 @@ class Resolution:
         await self._end_doubt(await self._in_doubt(job_id), JobState.ABANDONED)
 
     async def _in_doubt(self, job_id: str) -> Intent:
-        job = await self._waiting.find_job(job_id)
-        self._waiting.release(job)
+        job = await self.waiting.find_job(job_id)
+        self.waiting.release(job)
         if job.row is None or job.state not in (JobState.IN_DOUBT, JobState.UNRESOLVED):
             state = "not in this journal" if job.row is None else str(job.state)
             msg = f"Only a job in doubt can be resolved, and this one is {state}. Nothing was changed."
@@ -110,21 +100,21 @@ class Resolution:
         return job.row
 
     async def _end_doubt(self, row: Intent, state: JobState, *, ambiguous: int = 0) -> None:
-        if self._submitter.closing:
+        if self.submitter.closing:
             raise closed_error(job_id=row.id)
-        moved = await self._journal.transition(
+        moved = await self.journal.transition(
             row,
             state,
-            at=self._runtime.wall(),
+            at=self.runtime.wall(),
             error=None,
             ambiguous_attempts=row.ambiguous_attempts + ambiguous,
         )
         if moved is None:
             msg = "Another process has just resolved this job. Read its state again."
             raise errors.ConfigurationError(msg, job_id=row.id)
-        job = self._follower.adopt(moved)
+        job = self.follower.adopt(moved)
         job.row = moved
-        await self._follower.follow(job)
+        await self.follower.follow(job)
 
 
 def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:

@@ -36,6 +36,7 @@ _log = logging.getLogger("kie_async")
 RETRY_INTERVAL = 5.0
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Transitions:
     """
     The transitions of rows.
@@ -52,15 +53,12 @@ class Transitions:
         report: Reports events.
     """
 
-    def __init__(
-        self, *, journal: Journal, runtime: Runtime, timers: Timers, supervisor: Supervisor, report: Callable[..., None]
-    ) -> None:
-        self.journal = journal
-        self._runtime = runtime
-        self._timers = timers
-        self._supervisor = supervisor
-        self._report = report
-        self._pending: dict[str, LiveJob] = {}
+    journal: Journal
+    runtime: Runtime
+    timers: Timers
+    supervisor: Supervisor
+    report: Callable[..., None]
+    _pending: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
 
     async def require_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
         """
@@ -74,7 +72,7 @@ class Transitions:
         """
         await self._write_pending(job)
         seen = require_row(job)
-        row = await self.journal.transition(seen, state, at=self._runtime.wall(), **changes)
+        row = await self.journal.transition(seen, state, at=self.runtime.wall(), **changes)
         job.row = row or await self.journal.get(job.id) or seen
         return row is not None
 
@@ -88,14 +86,14 @@ class Transitions:
         try:
             return await self.require_transition(job, state, **changes)
         except errors.JournalError:
-            at, seen = self._runtime.wall(), require_row(job)
+            at, seen = self.runtime.wall(), require_row(job)
             if not can_follow(seen.state, state):
                 raise  # a bug, not a failure of the disk
             job.row = attrs.evolve(seen, state=state, updated_at=at, **changes)
             _log.critical(
                 "%s is %s (task %s), which could not be journaled.", job.id, state, job.row.task_id, exc_info=True
             )
-            self._report(EventName.JOURNAL_FAILED, job, state=str(state))
+            self.report(EventName.JOURNAL_FAILED, job, state=str(state))
             job.unjournaled = [*(job.unjournaled or [(seen, None)]), (job.row, changes)]
             if not self._pending:
                 self._schedule_flush()
@@ -112,7 +110,7 @@ class Transitions:
         Raises:
             JournalError: If the change could not be written.
         """
-        at = self._runtime.wall()
+        at = self.runtime.wall()
         updated = await self.journal.update_fields(job.id, at=at, **changes)
         if updated is not None and job.row is not None and job.unjournaled is None:
             job.row = attrs.evolve(job.row, updated_at=at, **changes)
@@ -142,13 +140,14 @@ class Transitions:
         self._pending.pop(job.id, None)
 
     def _schedule_flush(self) -> None:
-        self._timers.at(self._runtime.now() + RETRY_INTERVAL, self._start_flush)
+        self.timers.at(self.runtime.now() + RETRY_INTERVAL, self._start_flush)
 
     def _start_flush(self) -> None:
-        if self._supervisor.running:
-            self._supervisor.start(self.flush_pending)
+        if self.supervisor.running:
+            self.supervisor.start(self.flush_pending)
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class ResultWriter:
     """
     Records the result of a create in the row; the caller resumes the job from the row afterwards.
@@ -161,10 +160,9 @@ class ResultWriter:
         report: Reports events.
     """
 
-    def __init__(self, *, transitions: Transitions, runtime: Runtime, report: Callable[..., None]) -> None:
-        self._transitions = transitions
-        self._runtime = runtime
-        self._report = report
+    transitions: Transitions
+    runtime: Runtime
+    report: Callable[..., None]
 
     async def record_accepted(self, job: LiveJob, task_id: str) -> None:
         """Bind a taskId; if it cannot be journaled, it still reaches the caller and the log."""
@@ -179,10 +177,10 @@ class ResultWriter:
             await self.record_duplicate(job, task_id)
         job.error = None
         if moved:
-            self._report(EventName.SUBMITTED, job)
+            self.report(EventName.SUBMITTED, job)
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
-        at = self._runtime.wall()
+        at = self.runtime.wall()
         callback_task_ids = tuple(other for other in require_row(job).callback_task_ids if other != task_id)
         changes: Changes = {
             "task_id": task_id,
@@ -190,7 +188,7 @@ class ResultWriter:
             "error": None,
             "callback_task_ids": callback_task_ids,
         }
-        return await self._transitions.record_transition(job, JobState.SUBMITTED, **changes)
+        return await self.transitions.record_transition(job, JobState.SUBMITTED, **changes)
 
     async def record_duplicate(self, job: LiveJob, task_id: str) -> None:
         """Record a further task of an intent, which was paid in vain, and report it."""
@@ -198,12 +196,12 @@ class ResultWriter:
         if task_id in row.duplicate_task_ids:
             return
         _log.critical("%s (state %s, task %s) has a duplicate paid task: %s.", job.id, row.state, row.task_id, task_id)
-        self._report(EventName.DUPLICATE, job, duplicate_task_id=task_id)
+        self.report(EventName.DUPLICATE, job, duplicate_task_id=task_id)
         try:
-            await self._transitions.record_fields(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
+            await self.transitions.record_fields(job, duplicate_task_ids=(*row.duplicate_task_ids, task_id))
         except errors.JournalError:
             _log.critical("The duplicate task %s of %s could not be journaled.", task_id, job.id, exc_info=True)
-            self._report(EventName.JOURNAL_FAILED, job, duplicate_task_id=task_id)
+            self.report(EventName.JOURNAL_FAILED, job, duplicate_task_id=task_id)
 
     async def record_rejected(
         self, job: LiveJob, error: errors.KieError, *, ambiguous_attempts: int | None = None
@@ -219,8 +217,8 @@ class ResultWriter:
         changes: Changes = {"error": reason}
         if ambiguous_attempts is not None:
             changes["ambiguous_attempts"] = ambiguous_attempts
-        if await self._transitions.record_transition(job, JobState.IN_DOUBT, **changes):
-            self._report(EventName.IN_DOUBT, job, reason=reason)
+        if await self.transitions.record_transition(job, JobState.IN_DOUBT, **changes):
+            self.report(EventName.IN_DOUBT, job, reason=reason)
 
     async def record_cancelled(self, job: LiveJob, error: errors.KieError) -> None:
         """Record that the job ends and nothing was paid; after ambiguous attempts, record it as rejected instead."""
@@ -236,8 +234,8 @@ class ResultWriter:
     async def _end(self, job: LiveJob, state: JobState, event: EventName, changes: Changes) -> None:
         if job.error is not None:
             changes["error"] = dump_error(job.error)
-        if await self._transitions.record_transition(job, state, **changes):
-            self._report(event, job)
+        if await self.transitions.record_transition(job, state, **changes):
+            self.report(event, job)
         else:
             job.error = None  # the row has changed: for example, a callback has proved that the create was accepted
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from kie_async import errors
 from kie_async._core.job_errors import failed_task_error, has_result, load_error, no_result_error, poll_error
 from kie_async._core.lifecycle import OPEN
@@ -34,6 +36,7 @@ __all__ = ["ResultReader", "Waiting"]
 _IN_DOUBT = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Waiting:
     """
     The waits for jobs. Any wait can be cancelled at any time without an effect on the job.
@@ -58,28 +61,15 @@ class Waiting:
         results: Reads results from jobs.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        registry: Registry,
-        runtime: Runtime,
-        supervisor: Supervisor,
-        poller: Poller,
-        watchlist: Watchlist,
-        tracker: Tracker,
-        follower: JobFollower,
-        results: ResultReader,
-    ) -> None:
-        self._journal = journal
-        self._registry = registry
-        self._runtime = runtime
-        self._supervisor = supervisor
-        self._poller = poller
-        self._watchlist = watchlist
-        self._tracker = tracker
-        self._follower = follower
-        self._results = results
+    journal: Journal
+    registry: Registry
+    runtime: Runtime
+    supervisor: Supervisor
+    poller: Poller
+    watchlist: Watchlist
+    tracker: Tracker
+    follower: JobFollower
+    results: ResultReader
 
     async def wait_journaled(self, job: LiveJob) -> LiveJob:
         """Wait until a job is journaled; raise why it was not, or why it will not be accepted."""
@@ -87,7 +77,7 @@ class Waiting:
             raise_wait_error(job.final)
             await job.final.wait_for_change()
         if not job.final.in_progress:
-            self._results.check_accepted(job.final)
+            self.results.check_accepted(job.final)
         return job.final
 
     async def wait_answered(self, job: LiveJob) -> LiveJob:
@@ -100,16 +90,16 @@ class Waiting:
     async def wait_accepted(self, job: LiveJob) -> LiveJob:
         """Wait until the taskId of a job is known; raise why it is not."""
         job = await self.wait_answered(job)
-        self._results.check_accepted(job)
+        self.results.check_accepted(job)
         return job
 
     async def wait_ended(self, job: LiveJob, *, include_stalled: bool) -> Generation:
         """Wait until a job has ended and return its result; with *include_stalled*, wait for a stalled job, too."""
-        while (done := self._results.result(job.final, include_stalled=include_stalled)) is None:
+        while (done := self.results.result(job.final, include_stalled=include_stalled)) is None:
             job = job.final
             waiter = job.add_waiter()
             if job.waiters == 1:
-                self._watchlist.reweigh(job)
+                self.watchlist.reweigh(job)
             try:
                 await waiter
             finally:
@@ -122,10 +112,10 @@ class Waiting:
         try:
             job = await self.wait_answered(job)
             if job.task_id is None:
-                self._results.check_accepted(job)
-                raise self._results.in_doubt_error(job)
-            poll = await self._poller.poll_now(job.task_id)
-            await self._tracker.handle_poll(job, poll)
+                self.results.check_accepted(job)
+                raise self.results.in_doubt_error(job)
+            poll = await self.poller.poll_now(job.task_id)
+            await self.tracker.handle_poll(job, poll)
             if poll.record is not None:
                 return poll.record
             raise poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
@@ -136,13 +126,13 @@ class Waiting:
         """Yield the record of a job's task each time that it changes; see ``Job.updates``."""
         job = await self.find_job(job_id)
         reader = job.add_reader()
-        self._watchlist.reweigh(job)
+        self.watchlist.reweigh(job)
         try:
             while True:
                 while reader:
                     yield reader.popleft()
                 try:
-                    done = self._results.result(job, include_stalled=True)
+                    done = self.results.result(job, include_stalled=True)
                 except errors.TaskFailedError:
                     return
                 if done is not None:
@@ -159,7 +149,7 @@ class Waiting:
         Raises:
             TaskNotFoundError: If the id is a job's own (``kj_…``) and the journal does not know it.
         """
-        registry, journal = self._registry, self._journal
+        registry, journal = self.registry, self.journal
         if (job := registry.get(job_id)) is not None:
             return job
         own = job_id.startswith("kj_")
@@ -169,22 +159,23 @@ class Waiting:
             raise errors.TaskNotFoundError(msg, job_id=job_id)
         if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
             return job
-        now = self._runtime.now()
+        now = self.runtime.now()
         if row is None:
             job = LiveJob(id=job_id, accepted_at=now)
             registry.add(job)
-            self._tracker.track_foreign(job)
+            self.tracker.track_foreign(job)
             return job
         if row.state not in OPEN:
             return LiveJob.from_row(row)
-        return await self._supervisor.run(self._follower.adopt_for_waiter, row)
+        return await self.supervisor.run(self.follower.adopt_for_waiter, row)
 
     def release(self, job: LiveJob) -> None:
         """Stop polling a foreign task that is no longer awaited."""
         if job.foreign and not job.waiters and not job.readers:
-            self._tracker.stop_tracking(job)
+            self.tracker.stop_tracking(job)
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class ResultReader:
     """
     Reads results and errors from jobs.
@@ -197,10 +188,9 @@ class ResultReader:
         saver: Saves a generation's results.
     """
 
-    def __init__(self, *, max_age: float, job: Callable[[str], Job], saver: Saver) -> None:
-        self._max_age = max_age
-        self._job = job
-        self._saver = saver
+    max_age: float
+    job: Callable[[str], Job]
+    saver: Saver
 
     def result(self, job: LiveJob, *, include_stalled: bool) -> Generation | None:
         """
@@ -224,9 +214,7 @@ class ResultReader:
             case JobState.SUCCEEDED | JobState.FAILED:
                 return self._result(job)
             case JobState.STALLED if not include_stalled:
-                msg = (
-                    f"The task has not ended within {self._max_age:g} s. It may still end: wait again, with a timeout."
-                )
+                msg = f"The task has not ended within {self.max_age:g} s. It may still end: wait again, with a timeout."
                 raise errors.TaskTimeoutError(msg, job_id=job.id, task_id=job.task_id)
             case JobState.SUBMITTED | JobState.STALLED:
                 raise_wait_error(job)
@@ -241,7 +229,7 @@ class ResultReader:
                 raise self.in_doubt_error(job)
             case JobState.ABANDONED:
                 msg = "The job was in doubt and was abandoned. Submit the request again if you still want the result."
-                raise errors.SubmitInDoubtError(msg, job=self._job(job.id), job_id=job.id)
+                raise errors.SubmitInDoubtError(msg, job=self.job(job.id), job_id=job.id)
             case _:
                 self._raise_unless_in_progress(job)
                 return None
@@ -266,7 +254,7 @@ class ResultReader:
             f"The create was sent, and it is unknown if the service has accepted it{reason}: it may have been paid and"
             " is not sent again. Look for the task at kie.ai/logs, then call resolve(task_id),"
             " resubmit(allow_duplicate=True) or abandon() on the job.",
-            job=self._job(job.id),
+            job=self.job(job.id),
             job_id=job.id,
         )
 
@@ -281,7 +269,7 @@ class ResultReader:
             raise failed_task_error(record, job_id=job.own_id)
         if not has_result(record):
             raise no_result_error(record, job_id=job.own_id)
-        return Generation(record=record, job_id=job.own_id, saver=self._saver)
+        return Generation(record=record, job_id=job.own_id, saver=self.saver)
 
     def _raise_unless_in_progress(self, job: LiveJob) -> None:
         """Raise why a job was not accepted; return while it is in progress."""

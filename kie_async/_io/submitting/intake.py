@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Intake", "IntentWriter"]
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Intake:
     """
     Makes jobs of requests.
@@ -57,21 +58,12 @@ class Intake:
         allowed_origins: Origins that URLs may have although they are not public.
     """
 
-    def __init__(
-        self,
-        *,
-        registry: Registry,
-        runtime: Runtime,
-        submitter: Submitter,
-        intents: IntentWriter,
-        allowed_origins: frozenset[str],
-    ) -> None:
-        self._registry = registry
-        self._runtime = runtime
-        self._submitter = submitter
-        self._intents = intents
-        self._allowed_origins = allowed_origins
-        self._request_types: set[type] = set()
+    registry: Registry
+    runtime: Runtime
+    submitter: Submitter
+    intents: IntentWriter
+    allowed_origins: frozenset[str]
+    _request_types: set[type] = attrs.field(factory=set, init=False)
 
     async def submit(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
         """
@@ -93,7 +85,7 @@ class Intake:
         check_key(key)
         await self.check_request(request)
         fingerprint = None if key is None else await self.compute_fingerprint(request)
-        if key is not None and (known := self._registry.by_key(key)) is not None:
+        if key is not None and (known := self.registry.by_key(key)) is not None:
             if known.fingerprint != fingerprint:
                 raise await self.conflict_error(known.row, request, key=key, job_id=known.id)
             return known, False
@@ -122,9 +114,9 @@ class Intake:
 
             may_pay_again: See ``Submission``.
         """
-        job = LiveJob(id=self._runtime.new_id(), key=key, fingerprint=fingerprint)
+        job = LiveJob(id=self.runtime.new_id(), key=key, fingerprint=fingerprint)
         submission = Submission(outlasts_maintenance=outlasts_maintenance, may_pay_again=may_pay_again)
-        self._submitter.start(job, partial(self._intents.write_intent, job, request), submission)
+        self.submitter.start(job, partial(self.intents.write_intent, job, request), submission)
         return job
 
     async def compute_fingerprint(self, request: Request) -> str:
@@ -154,13 +146,14 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
-        find_problems = partial(request.problems, allowed_origins=self._allowed_origins)
+        find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
         problems = await anyio.to_thread.run_sync(find_problems) if request.images() else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class IntentWriter:
     """
     Writes intents into the journal, after their images were uploaded.
@@ -179,30 +172,20 @@ class IntentWriter:
         callback_url: The base of the callback URLs, or None.
     """
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        registry: Registry,
-        runtime: Runtime,
-        uploads: Uploads,
-        results: ResultWriter,
-        callback_url: str | None,
-    ) -> None:
-        self._journal = journal
-        self._registry = registry
-        self._runtime = runtime
-        self._uploads = uploads
-        self._results = results
-        self._callback_url = callback_url
+    journal: Journal
+    registry: Registry
+    runtime: Runtime
+    uploads: Uploads
+    results: ResultWriter
+    callback_url: str | None
 
     async def write_intent(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Journal the row of a new job, or adopt the row that has its key; return the row and the input to send."""
-        journal = self._journal
+        journal = self.journal
         if job.key is not None and (row := await journal.by_key(job.key)) is not None:
             return await self._adopt_row(job, row, request)
         sources, given = await self._upload(request)
-        now = self._runtime.wall()
+        now = self.runtime.wall()
         hashes = {source.field: source.sha256 for source in sources}
         job.fingerprint = make_fingerprint(request.model, request.input(hashes) if sources else given, hashes)
         row = Intent(
@@ -214,7 +197,7 @@ class IntentWriter:
             updated_at=now,
             sources=sources,
             key=job.key,
-            callback_url=self._callback_url,
+            callback_url=self.callback_url,
         )
         # Cancelled here, the row would stay in the journal, and recover() would send it.
         with anyio.CancelScope(shield=True):
@@ -224,13 +207,13 @@ class IntentWriter:
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Return the row and the input of an intent whose input only the caller has; the journal has its hash."""
         sources, given = await self._upload(request)
-        now = self._runtime.wall()
-        return await self._journal.update_fields(row.id, at=now, sources=sources) or row, given
+        now = self.runtime.wall()
+        return await self.journal.update_fields(row.id, at=now, sources=sources) or row, given
 
     async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
         sources: list[SourceImage] = []
         for field, image in request.images().items():
-            uploaded = await self._uploads.upload(image)
+            uploaded = await self.uploads.upload(image)
             origin = str(image.content) if isinstance(image.content, Path) else None
             sources.append(
                 SourceImage(
@@ -249,7 +232,7 @@ class IntentWriter:
         image = ImageSource(Path(source.origin))
         if await anyio.to_thread.run_sync(image.problems):
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} is gone")
-        uploaded = await self._uploads.upload(image)
+        uploaded = await self.uploads.upload(image)
         if uploaded.sha256 != source.sha256:
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
         return attrs.evolve(source, url=uploaded.url, uploaded_at=uploaded.uploaded_at)
@@ -259,20 +242,20 @@ class IntentWriter:
             f"The job was not sent before its process ended and cannot be sent now: {reason}. Submit the request again."
         )
         error = errors.UploadError(msg, job_id=job.id)
-        await self._results.record_cancelled(job, error)
+        await self.results.record_cancelled(job, error)
         return job.error or error  # job.error if an ambiguous attempt may have been paid
 
     async def _adopt_row(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Adopt the row that has the job's key, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
             raise await _conflict_error(row, request, key=job.key or "", job_id=row.id)
-        journal = self._journal
+        journal = self.journal
         if row.state is JobState.INTENT and not journal.owns(row):
             row = next(iter(await journal.claim([row.id])), row)
-        if (known := self._registry.get(row.id)) is not None:
+        if (known := self.registry.get(row.id)) is not None:
             job.successor = known
             return row, {}
-        self._registry.rename(job, row.id)
+        self.registry.rename(job, row.id)
         job.row = row
         if row.state is JobState.REJECTED and row.ambiguous_attempts:
             raise load_error(row.error, job_id=row.id)
@@ -283,10 +266,10 @@ class IntentWriter:
             restarted = await journal.transition(
                 row,
                 JobState.INTENT,
-                at=self._runtime.wall(),
+                at=self.runtime.wall(),
                 sources=sources,
                 input=encode_for_journal(given),
-                callback_url=self._callback_url,
+                callback_url=self.callback_url,
                 error=None,
             )
             # If another process was faster, that process sends it.
@@ -304,7 +287,7 @@ class IntentWriter:
         if not row.input:
             raise await self._unsendable(job, "the journal keeps only hashes of inputs")
         given: dict[str, JSON] = json.loads(row.input)
-        now = self._runtime.wall()
+        now = self.runtime.wall()
         sources: list[SourceImage] = []
         for source in row.sources:
             fresh = source
@@ -314,7 +297,7 @@ class IntentWriter:
             sources.append(fresh)
         if tuple(sources) == row.sources:
             return row, given
-        changed = await self._journal.update_fields(
+        changed = await self.journal.update_fields(
             row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
         )
         return changed or row, given

@@ -378,6 +378,7 @@ def _read_reply(exchange: Exchange) -> Reply:
     )
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Submitter:
     """
     Starts submissions and stops them.
@@ -396,28 +397,18 @@ class Submitter:
         owns: Returns True if this process owns a row.
     """
 
-    def __init__(
-        self,
-        *,
-        context: SubmissionContext,
-        registry: Registry,
-        tracker: Tracker,
-        follow: Callable[[LiveJob], Awaitable[None]],
-        supervisor: Supervisor,
-        owns: Callable[[Intent], bool],
-    ) -> None:
-        self._context = context
-        self._registry = registry
-        self._tracker = tracker
-        self._follow = follow
-        self._supervisor = supervisor
-        self._owns = owns
-        #: True once no more submissions are started.
-        self.closing = False
-        # An ordered set of jobs, not of ids: a job that a callback has ended may still wait for its response when a
-        # new job with the same key adopts its row.
-        self._active: dict[LiveJob, None] = {}
-        self._positions = 0
+    context: SubmissionContext
+    registry: Registry
+    tracker: Tracker
+    follow: Callable[[LiveJob], Awaitable[None]]
+    supervisor: Supervisor
+    owns: Callable[[Intent], bool]
+    #: True once no more submissions are started.
+    closing: bool = attrs.field(default=False, init=False)
+    # An ordered set of jobs, not of ids: a job that a callback has ended may still wait for its response when a
+    # new job with the same key adopts its row.
+    _active: dict[LiveJob, None] = attrs.field(factory=dict, init=False)
+    _positions: int = attrs.field(default=0, init=False)
 
     @property
     def active(self) -> int:
@@ -457,11 +448,11 @@ class Submitter:
             raise closed_error(job_id=job.id)
         self._positions += 1
         job.submission = submission = submission or Submission()
-        submission.position, submission.requested_at = self._positions, self._context.runtime.now()
+        submission.position, submission.requested_at = self._positions, self.context.runtime.now()
         job.remote, job.error = False, None
-        self._registry.add(job)
+        self.registry.add(job)
         self._active[job] = None
-        self._supervisor.start(self._submit, job, submission, write_intent)
+        self.supervisor.start(self._submit, job, submission, write_intent)
 
     def stop(self, job: LiveJob, reason: StopReason, error: errors.KieError) -> None:
         """
@@ -514,7 +505,7 @@ class Submitter:
                     if self._is_sendable(job):
                         await self._take_slot(job)
                         final = await Attempts(
-                            self._context, job, submission, given, stop_for_account=self.stop_for_account
+                            self.context, job, submission, given, stop_for_account=self.stop_for_account
                         ).run()
             if job.state is JobState.INTENT and job.error is not None:
                 final = True
@@ -530,29 +521,29 @@ class Submitter:
             del self._active[job]
             job.submission = None
             if job.row is None or job.successor is not None or (final and job.state is JobState.INTENT):
-                self._tracker.stop_tracking(job)
-        if self._registry.get(job.id) is job:
-            await self._follow(job)
+                self.tracker.stop_tracking(job)
+        if self.registry.get(job.id) is job:
+            await self.follow(job)
         job.wake_waiters()
 
     def _is_sendable(self, job: LiveJob) -> bool:
         """Return True if this process is to send a job that was journaled."""
         row = job.row
-        return job.successor is None and row is not None and row.state is JobState.INTENT and self._owns(row)
+        return job.successor is None and row is not None and row.state is JobState.INTENT and self.owns(row)
 
     async def _take_slot(self, job: LiveJob) -> None:
         if job.holds_slot:
             return
-        await self._context.admission.slots.acquire()
+        await self.context.admission.slots.acquire()
         if job.state is JobState.INTENT:
             job.holds_slot = True
         else:
             # Just now a callback has confirmed its task, which has a slot of its own.
-            self._context.admission.slots.release()
+            self.context.admission.slots.release()
 
     async def _record_stop(self, job: LiveJob, reason: StopReason | None, error: errors.KieError) -> None:
         """Record that a submission has ended before its create was accepted, if that is final."""
         # After a refusal by the account, an intent with a key stays: the same key, or recover(), resumes it.
         # It also stays when the client closes: recover() sends it.
         if reason is StopReason.CANCELLED or (reason is StopReason.ACCOUNT and job.key is None):
-            await self._context.results.record_cancelled(job, error)
+            await self.context.results.record_cancelled(job, error)
