@@ -83,7 +83,7 @@ def row_key(key: str) -> str:
 
 class DefaultKeys:
     """
-    The default keys of one table's rows, for ``map()`` and ``kie batch`` alike.
+    The default keys of one table's rows, for ``map()`` and ``kie-async batch``.
 
     A key consists of the fingerprint's first 24 digits and, from the second row with the same content on, of the
     occurrence number. A row therefore keeps its key when other rows are added, removed, or reordered.

@@ -28,7 +28,7 @@ class Budget:
         price: The price of each task, in credits. None for the highest price that the journal has recently seen for
             such a request, or else the price of a small price list; a request with neither is not sent.
 
-        spent: What the rows of this table have cost before this run, in credits: ``KieClient.spent()`` returns it. It
+        spent: The prior spend of this table's rows, in credits, before this run: ``KieClient.spent()`` returns it. It
             counts from the start; a row that it covers does not count again when it is read.
 
     Raises:

@@ -34,14 +34,14 @@ class _RowOutcome:
 
         state: The job's state in the journal; None without a job.
 
-        credits: What the task has cost, as reported by the service; None if it does not report it.
+        credits: The cost of the task, as reported by the service; None if it does not report it.
 
-        seconds: How long the task took by the service's clock, or None.
+        seconds: The duration of the task by the service's clock, or None.
 
-        created_at: When the task was created, in seconds since the epoch. If the service does not report it, when its
-            create was answered, or sent. None if nothing was sent.
+        created_at: The time at which the task was created, in seconds since the epoch. If the service does not report
+            it, the time at which its create was answered, or sent. None if nothing was sent.
 
-        ended_at: When the task ended, in seconds since the epoch, or None.
+        ended_at: The time at which the task ended, in seconds since the epoch, or None.
 
         replayed: True if the job had ended before this run asked for it, so that nothing was sent for it now.
 
@@ -148,11 +148,11 @@ class RunSummary:
 
         retried: The number of retries of failed requests.
 
-        credits: What the tasks of this run have cost, as reported by the service; without the replayed ones.
+        credits: The cost of this run's tasks, as reported by the service; without the replayed ones.
 
-        credits_replayed: What the replayed tasks have cost.
+        credits_replayed: The cost of the replayed tasks.
 
-        credits_held: What is reserved for running tasks, and what creates in doubt may have cost.
+        credits_held: The credits that are reserved for running tasks, and those that creates in doubt may have cost.
 
         p50: The median duration of a task at the service, in seconds, within 0.3 %; None before the first end.
 

@@ -71,11 +71,11 @@ class Ledger:
         prior_open: The part of the prior spend that belongs to jobs that had not ended when it was summed up, by their
             journal keys. When such a row is read, its job may have cost something else.
 
-        spent: What tasks have cost, as reported by the service.
+        spent: The cost of ended tasks, as reported by the service.
 
-        held: What is reserved for good: creates that may have been paid, which will never be known.
+        held: The credits that stay reserved: the cost of creates that may have been paid.
 
-        reserved: What is reserved for tasks that have not ended.
+        reserved: The credits that are reserved for tasks that have not ended.
 
     >>> ledger = Ledger(1000)
     >>> reservations = [ledger.reserve(f"shot-{number}", 80) for number in range(50)]

@@ -63,9 +63,9 @@ class RunFigures:
         now: The start of the run.
 
     Attributes:
-        credits: What the tasks of this run have cost.
+        credits: The cost of this run's tasks.
 
-        replayed_credits: What the tasks of earlier runs have cost.
+        replayed_credits: The cost of the tasks of earlier runs.
 
         retried: The number of retries that were started.
     """

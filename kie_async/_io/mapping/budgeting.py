@@ -41,7 +41,7 @@ __all__ = ["Budgeting", "Prices", "PriorSpend"]
 
 #: The number of a model's rows that are read from the journal for the first estimate.
 _ROWS_OF_MODEL = 100
-#: The number of rows that are looked up in the journal at once.
+#: The number of rows that are read from the journal at once.
 _BATCH = 256
 
 
@@ -53,7 +53,7 @@ class PriorSpend:
     Attributes:
         total: The sum, in credits.
 
-        open_jobs: What each job that has not ended is taken to cost, by its journal key; it is part of the sum.
+        open_jobs: The estimated cost of each job that has not ended, by its journal key; part of the sum.
     """
 
     total: float = 0.0
@@ -157,7 +157,7 @@ class Prices:
     async def _add_spend_of(
         self, requests: dict[str, Request], spend: PriorSpend, price: float | None, until: float
     ) -> None:
-        """Add what the tasks of these keys have cost, one retry after the other."""
+        """Add the costs of the tasks of these keys, retry by retry."""
         number, left = 0, requests
         while left:
             row_keys = {retry_key(key, number): key for key in left}

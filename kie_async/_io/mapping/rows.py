@@ -65,7 +65,7 @@ class Row:
 
         counted_retry: The last retry that was counted; a retry that is started twice counts once.
 
-        other_intents: What the journal has of the row beside its job: failed jobs, and jobs that were not accepted.
+        other_intents: The row's other intents in the journal: failed jobs, and jobs that were not accepted.
 
         reservation: The credits reserved for the job; None if nothing is, or if another row with this key counts.
 
