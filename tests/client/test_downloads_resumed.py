@@ -41,9 +41,9 @@ class InterruptingFile:
         self.piece = piece
         self.headers = {"ETag": TAG} if headers is None else headers
         self.sent = 0
-        #: What was asked for: the first byte, and under which condition.
+        #: The requested ranges: the first byte, and the condition.
         self.asked: list[tuple[int, str | None]] = []
-        #: May change the headers of an answer with a part.
+        #: A hook that may change the headers of a partial response.
         self.change: Callable[[dict[str, str]], dict[str, str]] = lambda headers: headers
         self.status = 206
 

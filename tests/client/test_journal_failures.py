@@ -48,7 +48,7 @@ KEYED = 5
 FAILS = 6
 LEAVES = 7
 
-#: One of each kind: what the service answers to the first create of a job, by its number.
+#: One response of each kind to the first create request of a job, by the job's number.
 ANSWERS = {
     1: Fault("create", "code", code=429, times=1),
     SUSPECT: Fault("create", "code", code=500, msg="Internal Error, Please try again later.", times=1),
@@ -205,7 +205,7 @@ def _assert_journaled(journal: FailingStore, fake: FakeKie) -> None:
         assert journal.sent_at[found[1], int(found[2])] < post.at
 
 
-#: What callers are told when nothing fails.
+#: The callers' results when nothing fails.
 EXPECTED = {
     0: "a task",
     1: "a task",
@@ -216,7 +216,7 @@ EXPECTED = {
     FAILS: "TaskFailedError",
     LEAVES: "TaskTimeoutError",
 }
-#: All moves that the eight jobs make.
+#: All transitions of the eight jobs.
 WRITES = {
     "add",
     "intent to sending",
@@ -229,7 +229,7 @@ WRITES = {
     "intent to cancelled",
     "in_doubt to unresolved",
 }
-#: Writes that come first: what they would tell has not happened yet, and does not happen then.
+#: Writes that precede an event; if they fail, the event does not happen.
 AHEAD = {"add", "intent to sending"}
 
 

@@ -28,11 +28,11 @@ def upload_paths(setup: Setup) -> list[str]:
     """Record the path of every upload."""
     paths: list[str] = []
 
-    def poll(call: Call) -> bool:
+    def record_path(call: Call) -> bool:
         paths.append(call.path)
         return False
 
-    setup.fake.inject(Fault("upload", "close", when=poll))
+    setup.fake.inject(Fault("upload", "close", when=record_path))
     return paths
 
 

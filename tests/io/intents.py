@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["PROMPT", "bring_to_state", "make_intent", "open_store", "without_owner"]
 
 
-#: A canary, which must not be found where only hashes are kept.
+#: A canary, which must not be found in a journal of hashes.
 PROMPT = "The canary turns its head"
 
-#: What a move into a state brings along.
+#: The fields that change with a transition into a state.
 _ALONG: dict[JobState, dict[str, Any]] = {
     JobState.SENDING: {"attempts": 1, "sending_at": 2.0},
     JobState.SUBMITTED: {"task_id": "a-task", "accepted_at": 3.0},
 }
 
-#: From INTENT to each state.
+#: The shortest path from INTENT to each state.
 _WAYS: dict[JobState, list[JobState]] = {
     JobState.INTENT: [],
     JobState.SENDING: [JobState.SENDING],

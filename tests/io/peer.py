@@ -47,7 +47,7 @@ def response_bytes(body: bytes, *headers: str, status: str = "200 OK", length: i
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-#: An answer that accepts.
+#: A response that accepts a create request.
 OK = response_bytes(b'{"code":200,"msg":"success","data":{"taskId":"t1"}}', "Content-Type: application/json")
 
 

@@ -33,45 +33,45 @@ from tests.io.peer import Peer, reset, response_bytes, run_peer
 from tests.io.test_transport import open_transport
 
 MEGA = 2**20
-#: What is allowed in these tests; a client allows two gigabytes.
+#: The size limit in these tests; a client's is two gigabytes.
 MAX_BYTES = 64 * MEGA
 VIDEO = "Content-Type: video/mp4"
 WHOLE_RANGE = f"Content-Range: bytes 0-{len(MP4) - 1}/{len(MP4)}"
 
-Say: TypeAlias = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
+Responder: TypeAlias = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
 
 
-def sends(*pieces: bytes) -> Say:
+def send(*pieces: bytes) -> Responder:
     """Send the bytes, and close the connection."""
 
-    async def say(writer: asyncio.StreamWriter, _: bytes) -> None:
+    async def respond(writer: asyncio.StreamWriter, _: bytes) -> None:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
 
-    return say
+    return respond
 
 
-def sends_forever(beginning: bytes, piece: bytes, *, every: float = 0.0) -> Say:
+def send_forever(beginning: bytes, piece: bytes, *, every: float = 0.0) -> Responder:
     """Send a beginning, and then the same bytes until the client disconnects."""
 
-    async def say(writer: asyncio.StreamWriter, _: bytes) -> None:
+    async def respond(writer: asyncio.StreamWriter, _: bytes) -> None:
         writer.write(beginning)
         while not writer.is_closing():
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(every)
 
-    return say
+    return respond
 
 
-async def resets(writer: asyncio.StreamWriter, _: bytes) -> None:
+async def send_reset(writer: asyncio.StreamWriter, _: bytes) -> None:
     writer.write(response_bytes(MP4[:50_000], VIDEO, length=len(MP4)))
     await writer.drain()
     reset(writer)
 
 
-async def answers_in_a_circle(writer: asyncio.StreamWriter, asked: bytes) -> None:
+async def redirect_in_a_circle(writer: asyncio.StreamWriter, asked: bytes) -> None:
     path = asked.split(b" ", 2)[1].decode()
     writer.write(response_bytes(b"", f"Location: {path}x", status="307 Temporary Redirect"))
 
@@ -86,80 +86,80 @@ BOMB = gzip.compress(bytes(64 * MEGA))
 PAGE = b"<!doctype html><html><body>Sign in</body></html>"
 ENDLESS_BOX = b"\0\0\0\x10ftypisom\0\0\2\0\0\0\0\0mdat"
 
-#: Each of these must leave nothing behind. What brings no body takes a little time, since virtual time would not move.
-HARM: dict[str, Say] = {
+#: Each of these must leave no file. Responses without a body take a little time, or virtual time would not advance.
+HARM: dict[str, Responder] = {
     # -- without an end
-    "an endless body": sends_forever(CHUNKED + chunk(ENDLESS_BOX), chunk(bytes(MEGA))),
-    "an endless body that sends no length": sends_forever(HEADERS + b"\r\n" + ENDLESS_BOX, bytes(MEGA)),
-    "an endless page": sends_forever(CHUNKED, chunk(b"<html>" * 10_000)),
-    "endless blanks before a page": sends_forever(CHUNKED, chunk(b" " * 10_000)),
-    "endless headers": sends_forever(HEADERS, b"X-More: more\r\n" * 1000),
-    "one endless header": sends_forever(HEADERS + b"X-More: ", b"more" * 1000),
-    "endless early hints": sends_forever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.5),
-    "an endless chunk extension": sends_forever(CHUNKED + b"1;", b"x" * 100_000, every=0.1),
-    "endless trailers": sends_forever(CHUNKED + chunk(MP4) + b"0\r\n", b"X-More: more\r\n" * 1000, every=0.1),
-    "endless redirects": answers_in_a_circle,
-    "silence": sends_forever(b"", b"", every=1.0),
+    "an endless body": send_forever(CHUNKED + chunk(ENDLESS_BOX), chunk(bytes(MEGA))),
+    "an endless body without a length": send_forever(HEADERS + b"\r\n" + ENDLESS_BOX, bytes(MEGA)),
+    "an endless page": send_forever(CHUNKED, chunk(b"<html>" * 10_000)),
+    "endless blanks before a page": send_forever(CHUNKED, chunk(b" " * 10_000)),
+    "endless headers": send_forever(HEADERS, b"X-More: more\r\n" * 1000),
+    "one endless header": send_forever(HEADERS + b"X-More: ", b"more" * 1000),
+    "endless early hints": send_forever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.5),
+    "an endless chunk extension": send_forever(CHUNKED + b"1;", b"x" * 100_000, every=0.1),
+    "endless trailers": send_forever(CHUNKED + chunk(MP4) + b"0\r\n", b"X-More: more\r\n" * 1000, every=0.1),
+    "endless redirects": redirect_in_a_circle,
+    "silence": send_forever(b"", b"", every=1.0),
     # -- one byte a second
-    "a body by the byte": sends_forever(HEADERS + b"Content-Length: 102412\r\n\r\n" + MP4[:100], b"\0", every=1.0),
-    "chunks by the byte": sends_forever(CHUNKED + chunk(MP4[:100]), chunk(b"\0"), every=1.0),
-    "headers by the byte": sends_forever(HEADERS + b"X-Slow: ", b"x", every=1.0),
-    "a body that begins fast": sends_forever(
+    "a body by the byte": send_forever(HEADERS + b"Content-Length: 102412\r\n\r\n" + MP4[:100], b"\0", every=1.0),
+    "chunks by the byte": send_forever(CHUNKED + chunk(MP4[:100]), chunk(b"\0"), every=1.0),
+    "headers by the byte": send_forever(HEADERS + b"X-Slow: ", b"x", every=1.0),
+    "a body that begins fast": send_forever(
         HEADERS + b"Content-Length: 60000000\r\n\r\n" + make_mp4(60_000_000)[: 8 * MEGA], b"\0", every=1.0
     ),
-    "just too slow": sends_forever(CHUNKED + chunk(ENDLESS_BOX), chunk(bytes(15 * 1024)), every=1.0),
+    "just too slow": send_forever(CHUNKED + chunk(ENDLESS_BOX), chunk(bytes(15 * 1024)), every=1.0),
     # -- compressed
-    "a gzip bomb": sends(response_bytes(BOMB, VIDEO, "Content-Encoding: gzip")),
-    "a gzip bomb by another name": sends(response_bytes(BOMB, VIDEO, "Content-Encoding: x-gzip")),
-    "a bomb twice over": sends(response_bytes(gzip.compress(BOMB), VIDEO, "Content-Encoding: gzip, gzip")),
-    "a zlib bomb": sends(response_bytes(zlib.compress(bytes(64 * MEGA)), VIDEO, "Content-Encoding: deflate")),
-    "an unknown encoding": sends(response_bytes(MP4, VIDEO, "Content-Encoding: zip")),
-    "two encodings": sends(response_bytes(BOMB, VIDEO, "Content-Encoding: identity", "Content-Encoding: gzip")),
-    "a bomb in the transfer": sends(HEADERS + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunk(BOMB) + b"0\r\n\r\n"),
-    "a bomb that sends nothing of it": sends(response_bytes(BOMB, VIDEO)),
+    "a gzip bomb": send(response_bytes(BOMB, VIDEO, "Content-Encoding: gzip")),
+    "a gzip bomb by another name": send(response_bytes(BOMB, VIDEO, "Content-Encoding: x-gzip")),
+    "a bomb twice over": send(response_bytes(gzip.compress(BOMB), VIDEO, "Content-Encoding: gzip, gzip")),
+    "a zlib bomb": send(response_bytes(zlib.compress(bytes(64 * MEGA)), VIDEO, "Content-Encoding: deflate")),
+    "an unknown encoding": send(response_bytes(MP4, VIDEO, "Content-Encoding: zip")),
+    "two encodings": send(response_bytes(BOMB, VIDEO, "Content-Encoding: identity", "Content-Encoding: gzip")),
+    "a bomb in the transfer": send(HEADERS + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunk(BOMB) + b"0\r\n\r\n"),
+    "an unannounced bomb": send(response_bytes(BOMB, VIDEO)),
     # -- something else
-    "a page for a video": sends(response_bytes(PAGE, VIDEO)),
-    "a page that sends so": sends(response_bytes(PAGE, "Content-Type: text/html")),
-    "a page for anything": sends(response_bytes(b"\xef\xbb\xbf \n" + PAGE, "Content-Type: application/octet-stream")),
-    "a page without a type": sends(response_bytes(PAGE)),
-    "a message": sends(response_bytes(b'{"code":401,"msg":"no"}', VIDEO)),
-    "nothing": sends(response_bytes(b"", VIDEO)),
-    "a program for a video": sends(response_bytes(b"MZ" + bytes(1000), VIDEO)),
-    "an image for a video": sends(response_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000), VIDEO)),
+    "a page instead of a video": send(response_bytes(PAGE, VIDEO)),
+    "a page with its own type": send(response_bytes(PAGE, "Content-Type: text/html")),
+    "a page for anything": send(response_bytes(b"\xef\xbb\xbf \n" + PAGE, "Content-Type: application/octet-stream")),
+    "a page without a type": send(response_bytes(PAGE)),
+    "a message": send(response_bytes(b'{"code":401,"msg":"no"}', VIDEO)),
+    "nothing": send(response_bytes(b"", VIDEO)),
+    "a program instead of a video": send(response_bytes(b"MZ" + bytes(1000), VIDEO)),
+    "an image instead of a video": send(response_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000), VIDEO)),
     # -- lengths that lie
-    "more announced than sent": sends(response_bytes(MP4, VIDEO, length=len(MP4) + 1)),
-    "less announced than sent": sends(response_bytes(MP4, VIDEO, length=len(MP4) - 1)),
-    "no length, and cut off": sends(HEADERS + b"\r\n" + MP4[:-1]),
-    "a length of nothing": sends(response_bytes(MP4, VIDEO, length=0)),
-    "a negative length": sends(response_bytes(MP4, VIDEO, length=-1)),
-    "two lengths": sends(response_bytes(MP4, VIDEO, "Content-Length: 17")),
-    "a length and chunks": sends(response_bytes(chunk(MP4) + b"0\r\n\r\n", VIDEO, "Transfer-Encoding: chunked")),
-    "a length beyond all": sends(HEADERS + b"Content-Length: 99999999999999999999\r\n\r\n" + MP4),
-    "a length in words": sends(HEADERS + b"Content-Length: many\r\n\r\n" + MP4),
-    "a length just too large": sends(HEADERS + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1) + MP4),
-    "chunks cut off": sends(CHUNKED + chunk(MP4)[:-100]),
-    "chunks without an end": sends(CHUNKED + chunk(MP4)),
-    "a chunk of no size": sends(CHUNKED + b"-5\r\n" + MP4 + b"\r\n0\r\n\r\n"),
-    "a reset": resets,
+    "more announced than sent": send(response_bytes(MP4, VIDEO, length=len(MP4) + 1)),
+    "less announced than sent": send(response_bytes(MP4, VIDEO, length=len(MP4) - 1)),
+    "no length, and cut off": send(HEADERS + b"\r\n" + MP4[:-1]),
+    "a length of nothing": send(response_bytes(MP4, VIDEO, length=0)),
+    "a negative length": send(response_bytes(MP4, VIDEO, length=-1)),
+    "two lengths": send(response_bytes(MP4, VIDEO, "Content-Length: 17")),
+    "a length and chunks": send(response_bytes(chunk(MP4) + b"0\r\n\r\n", VIDEO, "Transfer-Encoding: chunked")),
+    "a length beyond all": send(HEADERS + b"Content-Length: 99999999999999999999\r\n\r\n" + MP4),
+    "a length in words": send(HEADERS + b"Content-Length: many\r\n\r\n" + MP4),
+    "a length just too large": send(HEADERS + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1) + MP4),
+    "chunks cut off": send(CHUNKED + chunk(MP4)[:-100]),
+    "chunks without an end": send(CHUNKED + chunk(MP4)),
+    "a chunk of no size": send(CHUNKED + b"-5\r\n" + MP4 + b"\r\n0\r\n\r\n"),
+    "a reset": send_reset,
     # -- answers to another question
-    "a part": sends(response_bytes(MP4, VIDEO, WHOLE_RANGE, status="206 Partial")),
-    "no content": sends(response_bytes(b"", VIDEO, status="204 No Content")),
-    "not modified": sends(response_bytes(b"", VIDEO, status="304 Not Modified")),
-    "another protocol": sends(response_bytes(MP4, "Upgrade: video", "Connection: Upgrade", status="101 Switching")),
-    "a redirect to nowhere": sends(response_bytes(b"", "Location: http://", status="302 Found")),
-    "a redirect to metadata": sends(response_bytes(b"", "Location: http://169.254.169.254/latest", status="302 Found")),
-    "a redirect to a file": sends(response_bytes(b"", "Location: file:///etc/passwd", status="302 Found")),
-    "no protocol at all": sends(MP4),
+    "a part": send(response_bytes(MP4, VIDEO, WHOLE_RANGE, status="206 Partial")),
+    "no content": send(response_bytes(b"", VIDEO, status="204 No Content")),
+    "not modified": send(response_bytes(b"", VIDEO, status="304 Not Modified")),
+    "another protocol": send(response_bytes(MP4, "Upgrade: video", "Connection: Upgrade", status="101 Switching")),
+    "a redirect to nowhere": send(response_bytes(b"", "Location: http://", status="302 Found")),
+    "a redirect to metadata": send(response_bytes(b"", "Location: http://169.254.169.254/latest", status="302 Found")),
+    "a redirect to a file": send(response_bytes(b"", "Location: file:///etc/passwd", status="302 Found")),
+    "no protocol at all": send(MP4),
 }
 
-#: Each of these is odd, and no harm: the file is right.
-ODD: dict[str, Say] = {
-    "a length of the whole and a range": sends(response_bytes(MP4, VIDEO, WHOLE_RANGE)),
-    "no length": sends(HEADERS + b"\r\n" + MP4),
-    "chunks of a byte": sends(CHUNKED + b"".join(chunk(MP4[n : n + 1]) for n in range(len(MP4))) + b"0\r\n\r\n"),
-    "early hints": sends(b"HTTP/1.1 103 Early Hints\r\n\r\n", response_bytes(MP4, VIDEO)),
-    "more than was announced": sends(response_bytes(MP4 + b"HTTP/1.1 200 OK\r\n\r\n" + PAGE, VIDEO, length=len(MP4))),
-    "hostile names": sends(
+#: Each of these is unusual but harmless: the file is right.
+ODD: dict[str, Responder] = {
+    "a length of the whole and a range": send(response_bytes(MP4, VIDEO, WHOLE_RANGE)),
+    "no length": send(HEADERS + b"\r\n" + MP4),
+    "chunks of a byte": send(CHUNKED + b"".join(chunk(MP4[n : n + 1]) for n in range(len(MP4))) + b"0\r\n\r\n"),
+    "early hints": send(b"HTTP/1.1 103 Early Hints\r\n\r\n", response_bytes(MP4, VIDEO)),
+    "more than was announced": send(response_bytes(MP4 + b"HTTP/1.1 200 OK\r\n\r\n" + PAGE, VIDEO, length=len(MP4))),
+    "hostile names": send(
         response_bytes(
             MP4,
             VIDEO,
@@ -169,25 +169,25 @@ ODD: dict[str, Say] = {
             "Set-Cookie: path=../../evil",
         )
     ),
-    "a tag that is no tag": sends(response_bytes(MP4, VIDEO, 'ETag: "../../evil"', "Last-Modified: ../../evil")),
+    "an invalid tag": send(response_bytes(MP4, VIDEO, 'ETag: "../../evil"', "Last-Modified: ../../evil")),
 }
 
 
-def a_generation(url: str, downloads: Downloads) -> Generation:
+def make_generation(url: str, downloads: Downloads) -> Generation:
     return Generation(
         record=TaskRecord(task_id="t1", state="success", result_urls=(url,)), saver=downloads.save, job_id="kj_1"
     )
 
 
 async def save_from(
-    say: Say, folder: Path, url: str = "/a.mp4", **options: Any
+    respond: Responder, folder: Path, url: str = "/a.mp4", **options: Any
 ) -> tuple[list[Path] | DownloadError, Peer]:
     """Save the response of a host; return the files or the error, and the host."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
         peer.received[-1] += asked
-        await say(writer, asked)
+        await respond(writer, asked)
 
     async with run_peer(act) as peer, open_transport(peer.url, **options) as transport:
 
@@ -202,7 +202,7 @@ async def save_from(
             max_bytes=MAX_BYTES,
         )
         try:
-            return await a_generation(url if "//" in url else peer.url + url, downloads).save(folder), peer
+            return await make_generation(url if "//" in url else peer.url + url, downloads).save(folder), peer
         except DownloadError as error:
             return error, peer
 
@@ -259,12 +259,12 @@ async def test_hostile_response_ends_without_a_file(harm: str, tmp_path: Path) -
 async def test_slow_body_ends_within_the_hour(tag: str, tmp_path: Path) -> None:
     """It occupies a slot that others wait for."""
     began = anyio.current_time()
-    say = sends_forever(
+    respond = send_forever(
         HEADERS + tag.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(ENDLESS_BOX),
         chunk(bytes(17_000)),
         every=1.0,
     )
-    outcome, _ = await save_from(say, tmp_path)
+    outcome, _ = await save_from(respond, tmp_path)
 
     assert "more than 3600 s" in check_error(outcome)
     assert 3600.0 <= anyio.current_time() - began <= 3601.0
@@ -298,7 +298,7 @@ async def test_odd_but_complete_response_is_saved(odd: str, tmp_path: Path) -> N
 )
 async def test_hostile_url_does_not_affect_the_path(path: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    outcome, peer = await save_from(sends(response_bytes(MP4, VIDEO)), tmp_path / "out", path)
+    outcome, peer = await save_from(send(response_bytes(MP4, VIDEO)), tmp_path / "out", path)
 
     assert [tmp_path / "out" / "t1-1.mp4"] == outcome
     assert {"out/t1-1.mp4": MP4} == files_in(tmp_path)
@@ -308,14 +308,14 @@ async def test_hostile_url_does_not_affect_the_path(path: str, tmp_path: Path) -
 async def test_fresh_link_is_requested_without_the_key(tmp_path: Path) -> None:
     """The key goes to the API with the request for a fresh link, but not to the host of the link."""
 
-    async def say(writer: asyncio.StreamWriter, asked: bytes) -> None:
+    async def respond(writer: asyncio.StreamWriter, asked: bytes) -> None:
         if asked.startswith(b"POST /api/v1/common/download-url "):
             body = b'{"code":200,"msg":"success","data":"https://169.254.169.254/a.mp4"}'
             writer.write(response_bytes(body, "Content-Type: application/json"))
         else:
             writer.write(response_bytes(b"gone", "Connection: close", status="410 Gone"))
 
-    outcome, peer = await save_from(say, tmp_path)
+    outcome, peer = await save_from(respond, tmp_path)
     get, post = peer.received
 
     assert "not a public address" in check_error(outcome)
@@ -398,7 +398,7 @@ async def test_only_checked_addresses_are_connected_to(
         return aiohttp.ClientSession(**kwargs)
 
     outcome, peer = await save_from(
-        sends(response_bytes(MP4, VIDEO)), tmp_path, "https://files.example.com/a", session_factory=session
+        send(response_bytes(MP4, VIDEO)), tmp_path, "https://files.example.com/a", session_factory=session
     )
 
     assert "interrupted" in check_error(outcome)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-#: An owner in a process of its own, which may have a child of its own.
+#: A program that is an owner, and may have a child process.
 ENTER = """
 import os, subprocess, sys
 from pathlib import Path

@@ -55,7 +55,7 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     await kept.close()
 
 
-def shown(row: Intent | None) -> Intent | None:
+def without_secrets(row: Intent | None) -> Intent | None:
     """Return a row without the fields that a journal of hashes drops."""
     return None if row is None else attrs.evolve(row, owner=None, input="", sources=())
 
@@ -64,7 +64,7 @@ async def test_added_row_is_found(journal: Journal) -> None:
     """It is found by id and by key; unknown ids and keys are not found."""
     added = await journal.add(FULL)
 
-    assert shown(FULL) == shown(added)
+    assert without_secrets(FULL) == without_secrets(added)
     assert added == await journal.get(FULL.id) == await journal.by_key("order-7 ✓")
     assert journal.owns(added)
     assert (None, None, None) == (
@@ -229,7 +229,7 @@ def add(number: int, key: int | None) -> Step:
     return lambda journal: journal.add(make_intent(number, key=None if key is None else f"key-{key}"))
 
 
-def move(number: int, state: JobState, to: JobState, at: float, changes: Any) -> Step:
+def any_transition(number: int, state: JobState, to: JobState, at: float, changes: Any) -> Step:
     """Build a transition from the current row, perhaps seen in another state."""
 
     async def step(journal: Journal) -> Intent | None:
@@ -239,7 +239,7 @@ def move(number: int, state: JobState, to: JobState, at: float, changes: Any) ->
     return step
 
 
-def walk(number: int, choice: int, at: float, changes: Any) -> Step:
+def legal_transition(number: int, choice: int, at: float, changes: Any) -> Step:
     """Build a legal transition."""
 
     async def step(journal: Journal) -> Intent | None:
@@ -256,8 +256,8 @@ def walk(number: int, choice: int, at: float, changes: Any) -> Step:
 
 STEPS = st.one_of(
     st.builds(add, NUMBERS, st.none() | NUMBERS),
-    st.builds(move, NUMBERS, STATES, STATES, INSTANTS, CHANGES),
-    st.builds(walk, NUMBERS, st.integers(0, 9), INSTANTS, CHANGES),
+    st.builds(any_transition, NUMBERS, STATES, STATES, INSTANTS, CHANGES),
+    st.builds(legal_transition, NUMBERS, st.integers(0, 9), INSTANTS, CHANGES),
     st.builds(
         lambda number, at, changes: lambda journal: journal.update_fields(make_intent(number).id, at=at, **changes),
         NUMBERS,
@@ -319,5 +319,5 @@ async def test_delivered_row_stays_while_there_is_room(journal: Journal) -> None
     row = await journal.transition(row, S.CANCELLED, at=2.0) or row
     await journal.mark_delivered(row.id)
 
-    assert shown(row) == shown(await journal.by_key("shot-1"))
+    assert without_secrets(row) == without_secrets(await journal.by_key("shot-1"))
     assert None is not await journal.transition(row, S.INTENT, at=3.0)

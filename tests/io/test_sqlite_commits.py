@@ -198,7 +198,7 @@ def test_cancelled_write_is_completed(tmp_path: Path, *, busy: bool) -> None:
         if not left[-1]:
             break
     assert left[0]
-    assert not left[-1], "the last one was not left any more"
+    assert not left[-1], "the last write was not cancelled"
     assert left.count(True) >= 2
 
 

@@ -266,7 +266,7 @@ async def test_broken_page_is_reported(tmp_path: Path) -> None:
             await journal.claim()
     assert found
     assert lost
-    assert all(row in rows for row in found), "what is read is right, and no row is taken for absent"
+    assert all(row in rows for row in found), "rows are right, and none is considered absent"
     assert all("malformed. Fix this" in str(error) for error in lost)
     assert broken == path.read_bytes()
 
@@ -412,7 +412,7 @@ async def test_locked_new_file_is_reported(tmp_path: Path) -> None:
         await journal.add(make_intent(1))
 
 
-LOOK = """
+COUNT_ROWS = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
 print(connection.execute("SELECT count(*) FROM intents").fetchone()[0])
@@ -428,20 +428,20 @@ async def test_second_store_keeps_the_locks(tmp_path: Path) -> None:
     """
     path = tmp_path / "kie.db"
 
-    def poll() -> int:
-        command = [sys.executable, "-c", LOOK, str(path)]
+    def count_rows_in_another_process() -> int:
+        command = [sys.executable, "-c", COUNT_ROWS, str(path)]
         return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
     async with open_store(path) as journal:
         await journal.add(make_intent(1))
         async with open_store(path) as another:
             await another.add(make_intent(2))
-            assert 2 == poll()
+            assert 2 == count_rows_in_another_process()
             assert "kie.db-wal" in names_in(tmp_path)
             await another.add(make_intent(3))
-        assert 3 == poll()
+        assert 3 == count_rows_in_another_process()
         await journal.add(make_intent(4))
-        assert 4 == poll()
+        assert 4 == count_rows_in_another_process()
 
 
 LATER = """
@@ -567,4 +567,4 @@ async def test_hash_mode_keeps_secrets_off_the_disk(tmp_path: Path) -> None:
     assert b"canary" not in written.lower()
     async with open_store(tmp_path / "full.db") as journal:
         await journal.add(make_intent(1))
-    assert b"canary" in (tmp_path / "full.db").read_bytes(), "the canary can be found where it is"
+    assert b"canary" in (tmp_path / "full.db").read_bytes(), "the search finds the canary"

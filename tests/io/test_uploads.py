@@ -75,8 +75,8 @@ async def test_cancelled_upload_is_continued_by_a_waiter() -> None:
     putting = uploads(host)
     urls: list[str] = []
 
-    async def one(patience: float) -> None:
-        with anyio.move_on_after(patience):
+    async def one(timeout: float) -> None:
+        with anyio.move_on_after(timeout):
             urls.append((await putting.upload(ImageSource(PNG))).url)
 
     async with anyio.create_task_group() as group:
