@@ -49,13 +49,13 @@ class RowJobs:
         state: The phase of the run.
     """
 
-    _options: MapOptions
-    _journal: Journal
-    _registry: Registry
-    _intake: Intake
-    _waiting: Waiting
-    _budgeting: Budgeting
-    _state: RunState
+    options: MapOptions
+    journal: Journal
+    registry: Registry
+    intake: Intake
+    waiting: Waiting
+    budgeting: Budgeting
+    state: RunState
 
     async def find_job(self, row: Row) -> bool:
         """
@@ -67,12 +67,12 @@ class RowJobs:
         try:
             found = await self._find_last_job(row)
         except errors.KeyConflictError:
-            await self._budgeting.count_dropped(row)
+            await self.budgeting.count_dropped(row)
             raise
-        await self._budgeting.count_other_intents(row)
+        await self.budgeting.count_other_intents(row)
         if found is None:
             return False
-        self._use_job(row, found, await self._budgeting.price_or_zero(row.request))
+        self._use_job(row, found, await self.budgeting.price_or_zero(row.request))
         return True
 
     async def start_job(self, row: Row) -> bool:
@@ -87,11 +87,11 @@ class RowJobs:
 
             KeyConflictError: If the row's key belongs to another request by now.
         """
-        price, waited = await self._budgeting.price(row.request), False
-        key, ledger = row.journal_key, self._budgeting.ledger
+        price, waited = await self.budgeting.price(row.request), False
+        key, ledger = row.journal_key, self.budgeting.ledger
         # Between the check of the ledger and the start nothing awaits, so the row that reserves also starts the job.
-        while self._state.sends:
-            live = self._registry.by_key(key)
+        while self.state.sends:
+            live = self.registry.by_key(key)
             if live is not None and live.in_progress and live.fingerprint == row.fingerprint:
                 self._use_job(row, live, price)
                 self._count_retry(row)
@@ -105,31 +105,31 @@ class RowJobs:
                     return True
                 if not ledger.may_fit_later(price):
                     break
-            await self._state.wait_for_change()
+            await self.state.wait_for_change()
             waited = True
         # In the meantime another run may have sent the row, and its job may even have ended.
-        return waited and not self._state.stopped and await self.find_job(row)
+        return waited and not self.state.stopped and await self.find_job(row)
 
     def _start(self, row: Row) -> None:
-        row.job = self._intake.start_submission(
+        row.job = self.intake.start_submission(
             row.request,
             row.journal_key,
             row.fingerprint,
             outlasts_maintenance=True,
-            may_pay_again=partial(self._budgeting.reserve_resend, row),
+            may_pay_again=partial(self.budgeting.reserve_resend, row),
         )
         row.started_here, row.replayed = True, False
 
     def _use_job(self, row: Row, found: LiveJob, price: float) -> None:
         row.job, row.started_here = found, False
         row.replayed = not found.in_progress and found.state not in OPEN
-        self._budgeting.count_found_job(row, found, price)
+        self.budgeting.count_found_job(row, found, price)
 
     def _count_retry(self, row: Row) -> None:
         if row.retry > row.counted_retry:
             row.retries += 1
             row.counted_retry = row.retry
-            self._budgeting.figures.retried += row.started_here
+            self.budgeting.figures.retried += row.started_here
 
     async def _find_last_job(self, row: Row) -> LiveJob | None:
         """
@@ -149,33 +149,33 @@ class RowJobs:
 
     async def _find_current_job(self, row: Row) -> LiveJob | None:
         key = row.journal_key
-        job = self._registry.by_key(key)
+        job = self.registry.by_key(key)
         if job is None:
-            intent = await self._journal.by_key(key)
+            intent = await self.journal.by_key(key)
             if intent is None:
                 return None
             job = LiveJob.from_row(intent)
         if job.fingerprint != row.fingerprint:
-            raise await self._intake.conflict_error(job.row, row.request, key=row.key, job_id=job.id)
+            raise await self.intake.conflict_error(job.row, row.request, key=row.key, job_id=job.id)
         if job.in_progress or job.row is None:
             return job
         if _is_sent_anew(job.row):
             row.other_intents.append(job.row)  # its ambiguous attempts may have been paid all the same
             return None
-        return job if job.row.state not in OPEN else await self._waiting.find_job(job.id)
+        return job if job.row.state not in OPEN else await self.waiting.find_job(job.id)
 
     async def _is_retried(self, row: Row, found: LiveJob) -> bool:
         """Return True if a job has failed, and its retry is either in the journal or allowed."""
         record = found.last_record()
         if found.state is not JobState.FAILED or record is None or not worth_retrying(record):
             return False
-        if row.retry < self._options.retry_failed:
+        if row.retry < self.options.retry_failed:
             return True
         # Without further retries, the row has the result of a retry that was made; an unsent one is not sent.
         key = retry_key(row.key, row.retry + 1)
-        if (live := self._registry.by_key(key)) is not None and live.in_progress:
+        if (live := self.registry.by_key(key)) is not None and live.in_progress:
             return True
-        intent = await self._journal.by_key(key)
+        intent = await self.journal.by_key(key)
         if intent is None or not _is_sent_anew(intent):
             return intent is not None
         row.other_intents.append(intent)

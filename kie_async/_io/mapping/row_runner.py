@@ -75,15 +75,15 @@ class RowRunner:
         unsent: The number of these rows whose job was not sent yet.
     """
 
-    _options: MapOptions
-    _journal: Journal
-    _submitter: Submitter
-    _supervisor: Supervisor
-    _jobs: RowJobs
-    _waiting: Waiting
-    _budgeting: Budgeting
-    _state: RunState
-    _deliver: Callable[[Row, Outcome | None], None]
+    options: MapOptions
+    journal: Journal
+    submitter: Submitter
+    supervisor: Supervisor
+    jobs: RowJobs
+    waiting: Waiting
+    budgeting: Budgeting
+    state: RunState
+    deliver: Callable[[Row, Outcome | None], None]
     rows: dict[Row, None] = attrs.field(factory=dict, init=False)  # an ordered set
     unsent: int = attrs.field(default=0, init=False)
 
@@ -94,17 +94,17 @@ class RowRunner:
         Raises:
             KieError: If the row cannot be sent.
         """
-        if not await self._jobs.find_job(row) and not await self._jobs.start_job(row):
-            if row.job is None or self._state.stopped:
+        if not await self.jobs.find_job(row) and not await self.jobs.start_job(row):
+            if row.job is None or self.state.stopped:
                 return self._unsent_outcome(row)
             row.retry -= 1  # the retry cannot be sent: the outcome is that of the job that has failed
-        if not self._state.sends and row.unsent and not row.started_here and not row.replayed:
+        if not self.state.sends and row.unsent and not row.started_here and not row.replayed:
             self._commit(row)  # the caller that has started the job may send it at any time, or never
             return self._unsent_outcome(row)
         row.unsent_counted = not row.replayed
         self.unsent += row.unsent_counted
         self.rows[row] = None
-        self._supervisor.start(self._run_row, row)
+        self.supervisor.start(self._run_row, row)
         return None
 
     def cancel_unsent(self) -> None:
@@ -113,7 +113,7 @@ class RowRunner:
 
     def stop_run(self, error: errors.KieError) -> None:
         """Stop the run because of an error that concerns all rows; what was sent is followed to its end."""
-        self._state.advance(RunPhase.STOPPED, error)
+        self.state.advance(RunPhase.STOPPED, error)
         self._stop_submissions(StopReason.ACCOUNT, error)
 
     def cancel_rows(self) -> None:
@@ -127,7 +127,7 @@ class RowRunner:
                 row.cancel_requested = True
                 own_error = errors.TransportError(_NOT_SENT) if error is None else error.copy()
                 own_error.job_id = row.job.id
-                self._submitter.stop(row.job, reason, own_error)
+                self.submitter.stop(row.job, reason, own_error)
             elif row.unsent and row.started_elsewhere:
                 row.wait_given_up = True
                 row.scope.cancel()
@@ -150,7 +150,7 @@ class RowRunner:
         finally:
             self._uncount_unsent(row)
             del self.rows[row]
-            self._deliver(row, outcome)
+            self.deliver(row, outcome)
 
     async def _follow(self, row: Row) -> Outcome | None:
         """Return a row's outcome; None if it has none in this run."""
@@ -171,8 +171,8 @@ class RowRunner:
             return await self._outcome_without_result(row, error)
 
     def _commit(self, row: Row) -> None:
-        self._budgeting.commit_row(row)
-        self._state.notify()
+        self.budgeting.commit_row(row)
+        self.state.notify()
 
     async def _wait_for_result(self, row: Row) -> Generation:
         """Return the result of a row's job; a job in doubt is waited for until it is unresolved."""
@@ -181,25 +181,25 @@ class RowRunner:
             raise RuntimeError(msg)
         given = row.job
         try:
-            await self._waiting.wait_answered(given)
+            await self.waiting.wait_answered(given)
         finally:
             row.job = given.final
             # Another run, or another process, may have been the first to start it.
-            ours = given.row is None or self._journal.owns(given.row)
+            ours = given.row is None or self.journal.owns(given.row)
             row.started_here = row.started_here and row.job is given and ours
         self._uncount_unsent(row)
         if row.started_here and row.job.task_id is not None:
-            self._budgeting.record_create()
+            self.budgeting.record_create()
         while True:
             try:
-                return await self._waiting.wait_ended(row.job, include_stalled=False)
+                return await self.waiting.wait_ended(row.job, include_stalled=False)
             except errors.TaskTimeoutError:
                 if row.stall_checked or row.state is not JobState.STALLED:
                     raise
                 # A stalled task is polled rarely, and may have ended since.
                 row.stall_checked = True
                 with suppress(errors.KieError):
-                    await self._waiting.poll_status(row.job.id)
+                    await self.waiting.poll_status(row.job.id)
             except errors.SubmitInDoubtError:
                 row.job = row.job.final
                 if row.state not in (JobState.SENDING, JobState.IN_DOUBT):
@@ -210,7 +210,7 @@ class RowRunner:
         if row.unsent_counted:
             row.unsent_counted = False
             self.unsent -= 1
-            self._state.notify()
+            self.state.notify()
 
     async def _start_again(self, row: Row, error: errors.KieError) -> bool:
         """Start a row's job again, if that is allowed and useful; return True if there is a job now."""
@@ -218,13 +218,13 @@ class RowRunner:
             return False
         if row.unsent and not row.started_here:
             # Another caller had started the job, and has cancelled it before it was sent.
-            return await self._jobs.start_job(row)
+            return await self.jobs.start_job(row)
         useful = isinstance(error, errors.TaskFailedError) and error.worth_retrying
-        if not useful or row.retry >= self._options.retry_failed:
+        if not useful or row.retry >= self.options.retry_failed:
             return False
         await self._mark_delivered(row)
         row.retry += 1
-        if not await self._jobs.start_job(row):
+        if not await self.jobs.start_job(row):
             row.retry -= 1
             return False
         row.last_failure = error
@@ -235,7 +235,7 @@ class RowRunner:
     async def _save(self, row: Row, generation: Generation) -> Outcome:
         """Put a row's files on disk, and return its outcome."""
         files: list[Path] = []
-        paths = self._options.files(row.key, len(generation.urls))
+        paths = self.options.files(row.key, len(generation.urls))
         try:
             for path, url in zip(paths, generation.urls, strict=False):  # there are no paths without save_to
                 # A job that was found may have been saved by an earlier run; one that was started here was not.
@@ -271,12 +271,12 @@ class RowRunner:
         """Return the outcome of a row that is not sent, because of the run's phase or the budget; None if stopped."""
         if row.last_failure is not None:
             return row.failed(row.last_failure)
-        return None if self._state.stopped else row.skipped(late=not self._state.sends)
+        return None if self.state.stopped else row.skipped(late=not self.state.sends)
 
     async def _mark_delivered(self, row: Row) -> None:
         """Mark an ended row as delivered, so that a journal in memory, which must stay small, may drop it."""
-        if row.job is not None and not self._journal.durable and row.has_ended:
-            await self._journal.mark_delivered(row.job.id)
+        if row.job is not None and not self.journal.durable and row.has_ended:
+            await self.journal.mark_delivered(row.job.id)
 
 
 async def _is_file(path: Path, *, since: float) -> bool:
