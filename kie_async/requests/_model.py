@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from kie_async.records import JSON
 
-__all__ = ["FieldRule", "ModelRequest", "choice", "flag", "image", "integer", "text"]
+__all__ = ["Choice", "FieldRule", "Flag", "Image", "Integer", "ModelRequest", "Text"]
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -113,12 +113,17 @@ class FieldRule(ABC):
     """
     The rule for the values of a field.
 
-    It is stored in the attrs metadata of the field, under this class as the key. The value None reaches a rule only by
-    mistake: an optional field whose value is None is unset.
+    ``metadata`` stores it in the attrs metadata of the field, under this class as the key. The value None reaches a
+    rule only by mistake: an optional field whose value is None is unset.
     """
 
     #: The service's name of the field if it differs from ours.
     wire: str | None = None
+
+    @property
+    def metadata(self) -> Mapping[object, FieldRule]:
+        """The attrs metadata of a field with this rule."""
+        return {FieldRule: self}
 
     @abstractmethod
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:
@@ -139,7 +144,14 @@ class FieldRule(ABC):
 
 
 @attrs.frozen
-class _TextRule(FieldRule):
+class Text(FieldRule):
+    """
+    The rule for a string that is not blank.
+
+    Args:
+        longest: The greatest number of characters; a character is a Unicode code point.
+    """
+
     longest: int
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
@@ -159,10 +171,21 @@ class _TextRule(FieldRule):
 
 
 @attrs.frozen
-class _ChoiceRule(FieldRule):
+class Choice(FieldRule):
+    """
+    The rule for one of a few words; case counts, as for the service.
+
+    Args:
+        values: The documented words.
+
+        older: Words of older documentation: they pass, and each is logged as a warning once per process.
+
+        gone: True if the whole field is in older documentation only: every word is logged like that.
+    """
+
     values: tuple[str, ...]
-    older: tuple[str, ...]
-    gone: bool
+    older: tuple[str, ...] = ()
+    gone: bool = False
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
         if isinstance(value, str) and value in self.values + self.older:
@@ -176,7 +199,16 @@ class _ChoiceRule(FieldRule):
 
 
 @attrs.frozen
-class _IntegerRule(FieldRule):
+class Integer(FieldRule):
+    """
+    The rule for an integer.
+
+    Args:
+        least: The smallest allowed value.
+
+        most: The greatest allowed value.
+    """
+
     least: int
     most: int
 
@@ -187,13 +219,22 @@ class _IntegerRule(FieldRule):
 
 
 @attrs.frozen
-class _FlagRule(FieldRule):
+class Flag(FieldRule):
+    """The rule for a boolean."""
+
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:  # noqa: ARG002 (not a URL)
         return None if isinstance(value, bool) else Problem(field, shown(value), "True or False")
 
 
 @attrs.frozen
-class _ImageRule(FieldRule):
+class Image(FieldRule):
+    """
+    The rule for an image: a public URL, or a local image that is uploaded first.
+
+    Args:
+        wire: The service's name of the field that holds the URL.
+    """
+
     wire: str | None
 
     def problem(self, field: str, value: object, allowed_origins: Collection[str]) -> Problem | None:
@@ -221,57 +262,6 @@ def warn_of_old_value_once(field: str, value: str) -> None:
         field,
         value,
     )
-
-
-def image(wire: str) -> Mapping[object, FieldRule]:
-    """
-    Return the metadata of an image: a public URL, or a local image that is uploaded first.
-
-    Args:
-        wire: The service's name of the field that holds the URL.
-    """
-    return {FieldRule: _ImageRule(wire)}
-
-
-def text(*, longest: int) -> Mapping[object, FieldRule]:
-    """
-    Return the metadata of a string that is not blank.
-
-    Args:
-        longest: The greatest number of characters; a character is a Unicode code point.
-    """
-    return {FieldRule: _TextRule(longest)}
-
-
-def choice(*values: str, older: tuple[str, ...] = (), gone: bool = False) -> Mapping[object, FieldRule]:
-    """
-    Return the metadata of one of a few words; case counts, as for the service.
-
-    Args:
-        values: The documented words.
-
-        older: Words of older documentation: they pass, and each is logged as a warning once per process.
-
-        gone: True if the whole field is in older documentation only: every word is logged like that.
-    """
-    return {FieldRule: _ChoiceRule(values, older, gone)}
-
-
-def integer(least: int, most: int) -> Mapping[object, FieldRule]:
-    """
-    Return the metadata of an integer.
-
-    Args:
-        least: The smallest allowed value.
-
-        most: The greatest allowed value.
-    """
-    return {FieldRule: _IntegerRule(least, most)}
-
-
-def flag() -> Mapping[object, FieldRule]:
-    """Return the metadata of a boolean."""
-    return {FieldRule: _FlagRule()}
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from kie_async.requests._model import ModelRequest, choice, flag, image, integer, text
+from kie_async.requests._model import Choice, Flag, Image, Integer, ModelRequest, Text
 from kie_async.requests.images import ImageSource, as_image
 
 __all__ = ["Wan22TurboImageToVideo"]
@@ -48,15 +48,17 @@ class Wan22TurboImageToVideo(ModelRequest):
 
     MODEL: ClassVar[str] = "wan/2-2-a14b-image-to-video-turbo"
 
-    image: str | ImageSource = attrs.field(converter=as_image, metadata=image("image_url"))
-    prompt: str = attrs.field(metadata=text(longest=5000))
+    image: str | ImageSource = attrs.field(converter=as_image, metadata=Image("image_url").metadata)
+    prompt: str = attrs.field(metadata=Text(longest=5000).metadata)
     resolution: Literal["480p", "720p"] | None = attrs.field(
-        default=None, metadata=choice("480p", "720p", older=("580p",))
+        default=None, metadata=Choice(("480p", "720p"), older=("580p",)).metadata
     )
-    seed: int | None = attrs.field(default=None, metadata=integer(0, 2**31 - 1))
-    acceleration: Literal["none", "regular"] | None = attrs.field(default=None, metadata=choice("none", "regular"))
-    enable_prompt_expansion: bool | None = attrs.field(default=None, metadata=flag())
-    nsfw_checker: bool | None = attrs.field(default=None, metadata=flag())
+    seed: int | None = attrs.field(default=None, metadata=Integer(0, 2**31 - 1).metadata)
+    acceleration: Literal["none", "regular"] | None = attrs.field(
+        default=None, metadata=Choice(("none", "regular")).metadata
+    )
+    enable_prompt_expansion: bool | None = attrs.field(default=None, metadata=Flag().metadata)
+    nsfw_checker: bool | None = attrs.field(default=None, metadata=Flag().metadata)
     aspect_ratio: Literal["auto", "16:9", "9:16", "1:1"] | None = attrs.field(
-        default=None, metadata=choice("auto", "16:9", "9:16", "1:1", gone=True)
+        default=None, metadata=Choice(("auto", "16:9", "9:16", "1:1"), gone=True).metadata
     )

@@ -15,7 +15,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
+from tenacity import wait_exponential
 
 from kie_async import errors
 from kie_async._core.wire import read_download_url, read_envelope, write_download_url
@@ -170,31 +170,20 @@ class _DownloadAttempts:
     def __init__(self, part: PartFile) -> None:
         self._part = part
         self._largest = part.size
-        self._without_progress = 0
 
     async def run(self, transport: Transport, url: str, policy: DownloadPolicy) -> Media | None:
         """Download the file in as many attempts as it takes; raise the error of the last one."""
-        self._without_progress = 0
-        retrying: AsyncRetrying = AsyncRetrying(
-            reraise=True,
-            retry=retry_if_exception_type(InterruptedDownloadError),
-            after=self._measure_progress,
-            stop=lambda _: self._without_progress >= ATTEMPTS,
-            wait=lambda _: pause_after(_PAUSES, max(self._without_progress, 1)),
-            sleep=anyio.sleep,
-        )
-
-        async def attempt() -> Media | None:
-            return await download_part(transport.shared_session, url, self._part, policy)
-
-        media: Media | None = await retrying(attempt)
-        return media
-
-    def _measure_progress(self, _: RetryCallState) -> None:
-        if self._part.size >= self._largest + PROGRESS:
-            self._largest, self._without_progress = self._part.size, 0
-        else:
-            self._without_progress += 1
+        without_progress = 0
+        while True:
+            try:
+                return await download_part(transport.shared_session, url, self._part, policy)
+            except InterruptedDownloadError:
+                without_progress += 1
+                if self._part.size >= self._largest + PROGRESS:
+                    self._largest, without_progress = self._part.size, 0
+                if without_progress >= ATTEMPTS:
+                    raise
+            await anyio.sleep(pause_after(_PAUSES, max(without_progress, 1)))
 
 
 class PrioritySemaphore:

@@ -65,8 +65,8 @@ class ProcessLocks:
         self._descriptor = descriptor
         if hasattr(os, "register_at_fork"):
             # A forked child shares the lock, and would hold it for as long as it lives.
-            this = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _close_in_child(this()))
+            close = weakref.WeakMethod(self.close_descriptor)
+            os.register_at_fork(after_in_child=lambda: (method := close()) and method())
 
     def unlock_own(self) -> None:
         """Release the lock: other processes may claim this owner's jobs."""
@@ -110,11 +110,6 @@ class ProcessLocks:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.lock"
-
-
-def _close_in_child(locks: ProcessLocks | None) -> None:
-    if locks is not None:
-        locks.close_descriptor()
 
 
 def _lock(descriptor: int, *, exclusive: bool) -> bool:
