@@ -30,7 +30,7 @@ MANY = 5_000
 SMALL = 100_000
 AT_ONCE = 8
 
-#: Saves the file at a path of the host as a file in a folder.
+#: A function that saves the file at a path of the host to a file.
 Save = Callable[[str, Path], Awaitable[object]]
 
 

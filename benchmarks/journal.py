@@ -44,7 +44,7 @@ UNFINISHED = 1_000
 CONCURRENT = 100
 MOVED = 2_000
 JOBS = 300
-#: The least of so many runs counts: what else the machine does can only add to it.
+#: The number of runs; the minimum counts, because other load of the machine can only add to it.
 ROUNDS = 4
 
 RECOVER_BOUND = 2.0
@@ -54,7 +54,7 @@ JOB_BOUND = 1.3
 S = JobState
 Row: TypeAlias = list[str | float]
 
-#: The service in a process of its own: as fast as it can, so that the client is what is measured.
+#: The service, in a process of its own and as fast as possible, so that the client is measured.
 SERVICE = """
 import asyncio
 from kie_async.testing import FakeKie

@@ -143,18 +143,18 @@ def is_whole(data: Content, media: Media) -> bool:
 
 def _jpeg_has_end(data: Content) -> bool:
     """
-    Walk from marker to marker as far as the picture's own data, and look for the end after it.
+    Skip the segments up to the image data, and return True if an end marker follows.
 
-    An end marker before that belongs to a thumbnail inside of a segment.
+    An end marker before the image data belongs to a thumbnail inside a segment.
     """
     at = 2
     for _ in range(_MOST_PIECES):
         if at + 4 > len(data) or data[at : at + 1] != b"\xff":
             break
         marker = data[at + 1 : at + 2]
-        if marker == b"\xda":  # the scan: what follows is the picture
+        if marker == b"\xda":  # the scan: the image data follows
             return data.find(b"\xff\xd9", at) >= 0
-        # Any number of 0xff may precede a marker; another marker is followed by its length, which counts itself.
+        # Any number of 0xff may precede a marker; other markers are followed by their length, which includes itself.
         at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 
