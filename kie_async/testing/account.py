@@ -9,6 +9,8 @@ from collections.abc import Collection
 from itertools import count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import attrs
+
 if TYPE_CHECKING:
     from kie_async.testing.tasks import FakeTask
 
@@ -17,27 +19,28 @@ __all__ = ["FakeAccount", "FixedWindow", "LimiterKind", "RateLimiter", "SlidingW
 LimiterKind: TypeAlias = Literal["sliding", "fixed", "bucket"]
 
 
+@attrs.define(kw_only=True, eq=False)
 class RateLimiter:
     """
     The base of the rate limiters: three meanings that "20 per 10 seconds" may have at a service.
 
     A limiter decides at the instant of a request's arrival. A refused request does not count.
 
-    Args:
+    Attributes:
         limit: The number of requests that a window allows; may be changed at any time.
 
         window: The length of the window, in seconds.
     """
 
-    def __init__(self, *, limit: int, window: float) -> None:
-        self.limit = limit
-        self.window = window
+    limit: int
+    window: float
 
     def admit(self, now: float) -> bool:
         """Return True, and count the request, if a request at *now* is admitted. *now* never decreases."""
         raise NotImplementedError
 
 
+@attrs.define(kw_only=True, eq=False)
 class SlidingWindow(RateLimiter):
     """
     A limiter that admits at most *limit* requests in any *window* that ends now.
@@ -47,9 +50,7 @@ class SlidingWindow(RateLimiter):
     [True, True, False, True, False, True]
     """
 
-    def __init__(self, *, limit: int, window: float) -> None:
-        super().__init__(limit=limit, window=window)
-        self._admitted: deque[float] = deque()
+    _admitted: deque[float] = attrs.field(factory=deque, init=False)
 
     def admit(self, now: float) -> bool:
         """Return True, and count the request, if a request at *now* is admitted."""
@@ -61,6 +62,7 @@ class SlidingWindow(RateLimiter):
         return True
 
 
+@attrs.define(kw_only=True, eq=False)
 class FixedWindow(RateLimiter):
     """
     A limiter that admits at most *limit* requests in each of consecutive windows that begin at multiples of *window*.
@@ -70,8 +72,8 @@ class FixedWindow(RateLimiter):
     [True, True, False, True, True, False]
     """
 
-    _index = -1
-    _count = 0
+    _index: int = attrs.field(default=-1, init=False)
+    _count: int = attrs.field(default=0, init=False)
 
     def admit(self, now: float) -> bool:
         """Return True, and count the request, if a request at *now* is admitted."""
@@ -84,6 +86,7 @@ class FixedWindow(RateLimiter):
         return True
 
 
+@attrs.define(kw_only=True, eq=False)
 class TokenBucket(RateLimiter):
     """
     A bucket of *limit* tokens that is refilled evenly, *limit* in each *window*.
@@ -93,8 +96,8 @@ class TokenBucket(RateLimiter):
     [True, True, False, True, False, True]
     """
 
-    _tokens = math.inf
-    _counted_at = 0.0
+    _tokens: float = attrs.field(default=math.inf, init=False)
+    _counted_at: float = attrs.field(default=0.0, init=False)
 
     def admit(self, now: float) -> bool:
         """Return True, and count the request, if a request at *now* is admitted."""

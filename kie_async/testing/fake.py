@@ -15,6 +15,7 @@ from kie_async.testing.account import FakeAccount, LimiterKind, make_limiter
 from kie_async.testing.callbacks import CallbackSender, sign
 from kie_async.testing.faults import Fault, FaultScript
 from kie_async.testing.file_host import FileHost, FileStore
+from kie_async.testing.models import MODELS, other_model
 from kie_async.testing.routes import Routes
 from kie_async.testing.server import FakeServer, Latency
 from kie_async.testing.task_api import FAILURES, Duration, TaskApi
@@ -170,8 +171,8 @@ class FakeKie:
             duration=duration,
             speed=speed,
             fail_rate=fail_rate,
-            failures=failures,
-            models=models,
+            failures=[TaskFailure(*failure) for failure in failures],
+            models={**MODELS, **{name: other_model(name) for name in models}},
             prices=prices or {},
             strict=strict,
             invisible_seconds=invisible_seconds / speed,
@@ -184,7 +185,8 @@ class FakeKie:
             script=FaultScript(self.faults, Random(f"{seed} faults")),
             latency=latency,
             http_statuses=http_statuses,
-            seed=seed,
+            latency_rng=Random(f"{seed} latency"),
+            headers_rng=Random(f"{seed} rays"),
         )
         self._sender = CallbackSender(
             truth=truth,

@@ -221,6 +221,7 @@ class Fault:
         return self.when is None or self.when(call)
 
 
+@attrs.define(eq=False)
 class FaultScript:
     """
     The faults of one fake, in order: at each call the first that is due fires.
@@ -228,13 +229,14 @@ class FaultScript:
     Attributes:
         faults: The faults; may be changed at any time.
 
+        rng: The random generator of the probabilities.
+
         fired: The number of times that each fault has fired.
     """
 
-    def __init__(self, faults: list[Fault], rng: Random) -> None:
-        self.faults = faults
-        self.fired: Counter[Fault] = Counter()
-        self._rng = rng
+    faults: list[Fault]
+    rng: Random
+    fired: Counter[Fault] = attrs.field(factory=Counter, init=False)
 
     def pick(self, call: Call) -> Fault | None:
         """Return the fault that affects *call*, and count it; None if the call succeeds."""
@@ -248,4 +250,4 @@ class FaultScript:
         if fault.times is not None and self.fired[fault] >= fault.times:
             return False
         # The random draw comes last: a fault that does not match leaves the randomness of the others unchanged.
-        return fault.matches(call) and (fault.probability is None or self._rng.random() < fault.probability)
+        return fault.matches(call) and (fault.probability is None or self.rng.random() < fault.probability)

@@ -10,6 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -77,11 +78,12 @@ class StoredFile:
     expires_at: float
 
 
+@attrs.define(kw_only=True, eq=False)
 class FileStore:
     """
     All files of a fake, in memory.
 
-    Args:
+    Attributes:
         seed: Seeds names and links.
 
         upload_expires_after: The lifetime of an upload, in seconds.
@@ -91,21 +93,17 @@ class FileStore:
         make_clip: Encodes a clip in a thread; see ``media.make_clip``.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        upload_expires_after: float,
-        max_clips: int = 32,
-        make_clip: Callable[[bytes | None, int, str], bytes] = media.make_clip,
-    ) -> None:
-        self._max_clips = max_clips
-        self._make_clip = make_clip
-        self._upload_expires_after = upload_expires_after
-        self._uploads: dict[str, StoredFile] = {}
-        self._links: dict[str, tuple[str, float]] = {}
-        self._clips: OrderedDict[tuple[str, int], asyncio.Future[bytes]] = OrderedDict()
-        self._rng = Random(f"{seed} files")
+    seed: int
+    upload_expires_after: float
+    max_clips: int = 32
+    make_clip: Callable[[bytes | None, int, str], bytes] = media.make_clip
+    _uploads: dict[str, StoredFile] = attrs.field(factory=dict, init=False)
+    _links: dict[str, tuple[str, float]] = attrs.field(factory=dict, init=False)
+    _clips: OrderedDict[tuple[str, int], asyncio.Future[bytes]] = attrs.field(factory=OrderedDict, init=False)
+
+    @cached_property
+    def _rng(self) -> Random:
+        return Random(f"{self.seed} files")
 
     def new_name(self, content: bytes, epoch: float) -> str:
         """Return a new name in the recorded format: the time in milliseconds, a random number and a suffix."""
@@ -113,7 +111,7 @@ class FileStore:
 
     def store(self, path: str, content: bytes, now: float) -> StoredFile:
         """Store *content* under *path* and replace an earlier file."""
-        stored = StoredFile(content, detect_type(content)[0], now + self._upload_expires_after)
+        stored = StoredFile(content, detect_type(content)[0], now + self.upload_expires_after)
         self._uploads[path] = stored
         return stored
 
@@ -151,9 +149,9 @@ class FileStore:
     def _clip(self, name: str, image: bytes | None, height: int) -> asyncio.Future[bytes]:
         clip = self._clips.get((name, height))
         if clip is None or clip.cancelled():
-            clip = asyncio.get_running_loop().run_in_executor(None, self._make_clip, image, height, name)
+            clip = asyncio.get_running_loop().run_in_executor(None, self.make_clip, image, height, name)
             self._clips[name, height] = clip
-            if len(self._clips) > self._max_clips:
+            if len(self._clips) > self.max_clips:
                 self._clips.popitem(last=False)
         self._clips.move_to_end((name, height))
         return clip

@@ -83,11 +83,12 @@ class IncomingRequest:
 Handler: TypeAlias = Callable[[IncomingRequest], Awaitable[tuple["LoggedRequest", FakeResponse]]]
 
 
+@attrs.define(kw_only=True, eq=False)
 class FakeServer:
     """
     The HTTP server of a fake.
 
-    Args:
+    Attributes:
         host: The address to listen on.
 
         port: The port; 0 for any free one.
@@ -100,34 +101,25 @@ class FakeServer:
 
         http_statuses: True if refusals have the HTTP status of their code instead of 200.
 
-        seed: Seeds the latency.
+        latency_rng: The random generator of the latency.
+
+        headers_rng: The random generator of the headers.
     """
 
-    def __init__(
-        self,
-        *,
-        host: str,
-        port: int,
-        truth: Truth,
-        script: FaultScript,
-        latency: Latency,
-        http_statuses: bool,
-        seed: int,
-    ) -> None:
-        self.host = host
-        self.port: int = port
-        self._latency = latency
-        self._truth = truth
-        self._script = script
-        self._http_statuses = http_statuses
-        self._rng = Random(f"{seed} latency")
-        self._rays = Random(f"{seed} rays")
-        self._counts: Counter[tuple[FaultPlace, bool]] = Counter()
-        self._started_at = 0.0
-        self._listener: asyncio.Server | None = None
-        self._protocols: Callable[[], asyncio.Protocol] = asyncio.Protocol
-        self._connections: set[asyncio.Task[None]] = set()
-        self._failing: set[_FailingConnection] = set()
+    host: str
+    port: int
+    truth: Truth
+    script: FaultScript
+    latency: Latency
+    http_statuses: bool
+    latency_rng: Random
+    headers_rng: Random
+    _counts: Counter[tuple[FaultPlace, bool]] = attrs.field(factory=Counter, init=False)
+    _started_at: float = attrs.field(default=0.0, init=False)
+    _listener: asyncio.Server | None = attrs.field(default=None, init=False)
+    _protocols: Callable[[], asyncio.Protocol] = attrs.field(default=asyncio.Protocol, init=False)
+    _connections: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    _failing: set[_FailingConnection] = attrs.field(factory=set, init=False)
 
     @asynccontextmanager
     async def run(self, routes: list[tuple[str, str, FaultPlace, Handler]]) -> AsyncGenerator[None, None]:
@@ -184,12 +176,12 @@ class FakeServer:
         self._counts[place, early] += 1
         at = asyncio.get_running_loop().time() - self._started_at
         nth = self._counts[place, early]
-        return self._script.pick(
+        return self.script.pick(
             Call(place=place, nth=nth, at=at, path=path, headers=headers or {}, body=body, early=early)
         )
 
     def _new_connection(self) -> asyncio.Protocol:
-        self._truth.connections += 1
+        self.truth.connections += 1
         fault = self.pick_fault("connect")
         return self._protocols() if fault is None else _FailingConnection(fault, self._failing)
 
@@ -230,7 +222,7 @@ class FakeServer:
             await anyio.sleep_forever()
         if fault is not None:
             response = apply_fault(response, fault, redirect_to=incoming.origin + _REDIRECT_PATH)
-        if self._http_statuses and response.code is not None and response.code >= _LOWEST_ERROR:
+        if self.http_statuses and response.code is not None and response.code >= _LOWEST_ERROR:
             response = attrs.evolve(response, status=response.code)
         if after:
             await anyio.sleep(seconds)
@@ -243,24 +235,24 @@ class FakeServer:
 
     async def _travel(self) -> None:
         """Wait for the latency of one way over the network."""
-        if callable(self._latency):
-            await anyio.sleep(self._latency(self._rng))
-        elif self._latency != (0.0, 0.0):
-            await anyio.sleep(self._rng.uniform(*self._latency))
+        if callable(self.latency):
+            await anyio.sleep(self.latency(self.latency_rng))
+        elif self.latency != (0.0, 0.0):
+            await anyio.sleep(self.latency_rng.uniform(*self.latency))
 
     def _proxy_headers(self, request: web.Request) -> dict[str, str]:
         """Return the headers that do not depend on the endpoint."""
         headers = {
             "Server": "cloudflare",
-            "CF-RAY": f"{self._rays.getrandbits(64):016x}-FRA",
+            "CF-RAY": f"{self.headers_rng.getrandbits(64):016x}-FRA",
             "CF-Cache-Status": "DYNAMIC",
         }
         if request.path.startswith("/api/v1/") and "JSESSIONID" not in request.cookies:
-            headers["Set-Cookie"] = f"JSESSIONID={self._rays.getrandbits(128):032X}; Path=/; HttpOnly"
+            headers["Set-Cookie"] = f"JSESSIONID={self.headers_rng.getrandbits(128):032X}; Path=/; HttpOnly"
         return headers
 
     async def _log_followed_redirect(self, request: web.Request) -> web.Response:
-        self._truth.followed_redirects.append(request.path)
+        self.truth.followed_redirects.append(request.path)
         return web.Response(status=404)
 
 

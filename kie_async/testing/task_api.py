@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
+import attrs
+
 from kie_async.testing import responses
-from kie_async.testing.models import MODELS, FakeModel, choose_stages, other_model
+from kie_async.testing.models import FakeModel, choose_stages
 from kie_async.testing.responses import FakeResponse, json_response
 from kie_async.testing.tasks import FakeTask, TaskFailure
 
@@ -46,11 +48,12 @@ _IMAGE_FIELDS = (
 UPLOADS = "/tempfile/"
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class TaskApi:
     """
     The jobs API of a fake.
 
-    Args:
+    Attributes:
         account: The account.
 
         tasks: The tasks by id; new tasks are added to it.
@@ -65,7 +68,7 @@ class TaskApi:
 
         failures: The reasons of failures, with equal probabilities.
 
-        models: The names of more models.
+        models: The models by name.
 
         prices: Prices in credits by model that override those of the fake.
 
@@ -75,45 +78,31 @@ class TaskApi:
 
         is_stored: Returns True if the upload at a URL of the fake is stored.
 
-    Attributes:
         maintenance: True while create requests are refused with 455.
 
         paused_models: The names of the models that are refused with 505.
     """
 
-    def __init__(
-        self,
-        *,
-        account: FakeAccount,
-        tasks: MutableMapping[str, FakeTask],
-        seed: int,
-        duration: Duration,
-        speed: float,
-        fail_rate: float,
-        failures: Collection[tuple[str, str]],
-        models: Collection[str],
-        prices: Mapping[str, float],
-        strict: bool,
-        invisible_seconds: float,
-        is_stored: Callable[[str], bool],
-    ) -> None:
-        self.maintenance = False
-        self.paused_models: set[str] = set()
-        self.fail_rate = fail_rate
-        self._duration = duration
-        self._speed = speed
-        self._account = account
-        self._tasks = tasks
+    account: FakeAccount
+    tasks: MutableMapping[str, FakeTask]
+    seed: int
+    duration: Duration
+    speed: float
+    fail_rate: float
+    failures: Sequence[TaskFailure]
+    models: Mapping[str, FakeModel]
+    prices: Mapping[str, float]
+    strict: bool
+    invisible_seconds: float
+    is_stored: Callable[[str], bool]
+    maintenance: bool = attrs.field(default=False, init=False)
+    paused_models: set[str] = attrs.field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
         # Each purpose has its own generator, so that a fault at one place does not change the others.
         self._ids, self._durations, self._fates, self._forms = (
-            Random(f"{seed} {name}") for name in ("ids", "durations", "fates", "forms")
+            Random(f"{self.seed} {name}") for name in ("ids", "durations", "fates", "forms")
         )
-        self._failures = [TaskFailure(*failure) for failure in failures]
-        self._models = {**MODELS, **{name: other_model(name) for name in models}}
-        self._prices = prices
-        self._strict = strict
-        self._invisible_seconds = invisible_seconds
-        self._is_stored = is_stored
 
     def create(
         self, post: LoggedCreate, *, key: str | None, origin: str, epoch: float, numeric: bool
@@ -139,44 +128,44 @@ class TaskApi:
             return json_response(401), None
         if self.maintenance:
             return json_response(455), None
-        if not self._account.creates.admit(post.at):
+        if not self.account.creates.admit(post.at):
             return self._rate_limited(), None
         if not isinstance(post.body, Mapping):
             return json_response(500), None
-        model = self._models.get(post.model or "")
+        model = self.models.get(post.model or "")
         if model is None:
             return json_response(422), None
         if model.name in self.paused_models:
             return json_response(505), None
         given = post.body.get("input")
         given = given if isinstance(given, Mapping) else {}
-        if (text := model.check(given, self._strict)) is not None:
+        if (text := model.check(given, self.strict)) is not None:
             return json_response(500, text), None
-        price = self._prices.get(model.name, model.price(given))
-        if self._account.credits(post.at) < price:
+        price = self.prices.get(model.name, model.price(given))
+        if self.account.credits(post.at) < price:
             return json_response(402), None
         task = self._new_task(model, given, post, price=price, origin=origin, epoch=epoch, numeric=numeric)
-        self._tasks[task.task_id] = task
-        self._account.charge(task)
+        self.tasks[task.task_id] = task
+        self.account.charge(task)
         return responses.created(int(task.task_id) if numeric else task.task_id), task
 
     def record_info(self, poll: LoggedPoll, *, key: str | None) -> FakeResponse:
         """Return the record of a task."""
         if key is None:
             return json_response(401)
-        if not self._account.admit_query(key, poll.at):
+        if not self.account.admit_query(key, poll.at):
             return self._rate_limited()
         if not poll.task_id:
             return json_response(400, responses.NO_TASK_ID)
-        task = self._tasks.get(poll.task_id)
-        if task is None or poll.at < task.created_at + self._invisible_seconds:
+        task = self.tasks.get(poll.task_id)
+        if task is None or poll.at < task.created_at + self.invisible_seconds:
             return json_response(422, responses.NO_RECORD)
         poll.state = task.state(poll.at)
         return json_response(200, data=responses.record(task, poll.at))
 
     def credit(self, now: float, *, key: str | None) -> FakeResponse:
         """Return the credits of the account."""
-        return json_response(401) if key is None else json_response(200, data=self._account.credits(now))
+        return json_response(401) if key is None else json_response(200, data=self.account.credits(now))
 
     def _rate_limited(self) -> FakeResponse:
         return json_response(429, with_data=self._forms.random() < 0.5)  # noqa: PLR2004 (both forms were recorded)
@@ -202,19 +191,19 @@ class TaskApi:
             output=model.output,
             created_at=post.at,
             created_ms=round(epoch * 1000),
-            ends_at=post.at + self._draw_duration(model.name) / self._speed,
+            ends_at=post.at + self._draw_duration(model.name) / self.speed,
             stages=choose_stages(model.name, self._fates),
             charged=price,
-            failure=self._fates.choice(self._failures) if self._fates.random() < self.fail_rate else None,
+            failure=self._fates.choice(self.failures) if self._fates.random() < self.fail_rate else None,
             origin=origin,
         )
         image = image_url(task)
-        if image is not None and image.startswith(origin + UPLOADS) and not self._is_stored(image):
+        if image is not None and image.startswith(origin + UPLOADS) and not self.is_stored(image):
             task.failure = TaskFailure("422", responses.UNAVAILABLE_MEDIA)
         return task
 
     def _draw_duration(self, model: str) -> float:
-        match self._duration:
+        match self.duration:
             case (median, sigma):
                 return self._durations.lognormvariate(math.log(median), sigma)
             case float() | int() as seconds:
