@@ -208,7 +208,7 @@ class _MovesWithoutComparing(_ClaimsWithoutChecking):
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
     ) -> Intent | None:
-        # note() changes a row without a look at its state, and this makes it change the state itself.
+        # This call changes a row without comparing its state; here it changes the state itself.
         overwritten: dict[str, Any] = {"state": state, **changes}
         return await self.inner.update_fields(seen.id, at=at, **overwritten)
 
