@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
+import attrs
 
 from kie_async import errors
 from kie_async._urls import origin
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["EngineBinding"]
 
 
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class EngineBinding:
     """
     The calls that a client, its jobs, runs and callbacks share.
@@ -64,48 +66,35 @@ class EngineBinding:
         job: Makes the handle of an id.
     """
 
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        base_url: str,
-        upload_url: str,
-        limits: Limits,
-        retry: RetryPolicy,
-        journal: SqliteJournal | None,
-        callback_url: str | None,
-        webhook_keys: tuple[str, ...],
-        download_hosts: tuple[str, ...] | None,
-        on_event: Callable[[Event], None] | None,
-        session_factory: SessionFactory | None,
-        trust_env: bool,
-        job: Callable[[str], Job],
-    ) -> None:
-        self._api_key = api_key
-        self._base_url = base_url
-        self._upload_url = upload_url
-        self._limits = limits
-        self._retry = retry
-        self._journal = journal
-        self._memory: MemoryJournal | None = None
-        self._callback_url = callback_url
-        self._webhook_keys = webhook_keys
-        self._download_hosts = download_hosts
-        self._on_event = on_event
-        self._session_factory = session_factory
-        self._trust_env = trust_env
-        self._job = job
-        #: The polling policy; None for the default. Benchmarks set it to compare policies.
-        self.polling: PollingPolicy | None = None
-        #: Make the journal and the transport of a new engine; tests and benchmarks replace them.
-        self.make_journal: Callable[[], Journal] = self._make_journal
-        self.make_transport: Callable[[], Transport] = self._make_transport
-        self._engine: Engine | None = None
-        self._process = 0
-        self._closed = False
-        self._expects_callbacks = False
-        self._spent_until: list[float] = []
-        self._durations: DurationsByKind | None = None
+    api_key: str
+    base_url: str
+    upload_url: str
+    limits: Limits
+    retry: RetryPolicy
+    journal: SqliteJournal | None
+    callback_url: str | None
+    webhook_keys: tuple[str, ...]
+    download_hosts: tuple[str, ...] | None
+    on_event: Callable[[Event], None] | None
+    session_factory: SessionFactory | None
+    trust_env: bool
+    job: Callable[[str], Job]
+    #: The polling policy; None for the default. Benchmarks set it to compare policies.
+    polling: PollingPolicy | None = attrs.field(default=None, init=False)
+    #: Make the journal and the transport of a new engine; tests and benchmarks replace them.
+    make_journal: Callable[[], Journal] = attrs.field(init=False)
+    make_transport: Callable[[], Transport] = attrs.field(init=False)
+    _memory: MemoryJournal | None = attrs.field(default=None, init=False)
+    _engine: Engine | None = attrs.field(default=None, init=False)
+    _process: int = attrs.field(default=0, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    _expects_callbacks: bool = attrs.field(default=False, init=False)
+    _spent_until: list[float] = attrs.field(factory=list, init=False)
+    _durations: DurationsByKind | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.make_journal = self._make_journal
+        self.make_transport = self._make_transport
 
     @property
     def current(self) -> Engine | None:
@@ -174,10 +163,10 @@ class EngineBinding:
 
     def report(self, event: Event) -> None:
         """Call ``on_event``; log what it raises."""
-        if self._on_event is None:
+        if self.on_event is None:
             return
         try:
-            self._on_event(event)
+            self.on_event(event)
         except Exception:
             import logging
 
@@ -192,24 +181,24 @@ class EngineBinding:
 
         if self._durations is None:
             self._durations = DurationsByKind()
-        origins = frozenset({origin(self._base_url), origin(self._upload_url)})
+        origins = frozenset({origin(self.base_url), origin(self.upload_url)})
         downloads = Downloads(
             transport=self._open_transport,
             runtime=lambda: Runtime(running_loop()),
             allowed_origins=origins,
-            hosts=self._download_hosts,
+            hosts=self.download_hosts,
         )
         settings = Settings(
-            api_key=self._api_key,
-            limits=self._limits,
-            retry=self._retry,
+            api_key=self.api_key,
+            limits=self.limits,
+            retry=self.retry,
             polling=self.polling,
-            callback_url=self._callback_url,
-            webhook_keys=self._webhook_keys,
+            callback_url=self.callback_url,
+            webhook_keys=self.webhook_keys,
             allowed_origins=origins,
-            on_event=None if self._on_event is None else self.report,
+            on_event=None if self.on_event is None else self.report,
             transport=self.make_transport,
-            job=self._job,
+            job=self.job,
             saver=downloads.save,
             spent_until=self._spent_until,
             durations=self._durations,
@@ -223,9 +212,9 @@ class EngineBinding:
         from kie_async._io.journals.memory import MemoryJournal
         from kie_async._io.journals.sqlite import SqliteStore
 
-        if self._journal is not None:
+        if self.journal is not None:
             # A new one for each engine: an engine that still drains is another owner than the next engine.
-            return SqliteStore(self._journal.path, store_inputs=self._journal.store_inputs)
+            return SqliteStore(self.journal.path, store_inputs=self.journal.store_inputs)
         if self._memory is None:
             self._memory = MemoryJournal()
         return self._memory
@@ -236,13 +225,13 @@ class EngineBinding:
         from kie_async._io.http.transport import Transport
 
         return Transport(
-            api_key=self._api_key,
-            base_url=self._base_url,
-            upload_url=self._upload_url,
-            session_factory=self._session_factory or aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
-            trust_env=self._trust_env,
+            api_key=self.api_key,
+            base_url=self.base_url,
+            upload_url=self.upload_url,
+            session_factory=self.session_factory or aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
+            trust_env=self.trust_env,
             known_hosts=frozenset(
-                host for url in (self._base_url, self._upload_url) if (host := urlsplit(url).hostname) is not None
+                host for url in (self.base_url, self.upload_url) if (host := urlsplit(url).hostname) is not None
             ),
         )
 

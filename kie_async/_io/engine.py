@@ -152,7 +152,6 @@ class Engine:
                 Verdict.MAINTENANCE: settings.retry.maintenance_timeout,
                 Verdict.RATE_LIMITED: settings.retry.max_age,
             },
-            loop=loop,
             runtime=runtime,
             timers=timers,
         )

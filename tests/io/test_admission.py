@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 
 def make_admission(
-    *, patience: float = 900.0, max_age: float = 3600.0, creates: int = 3, window: float = 10.0, in_flight: int = 5
+    *,
+    maintenance_timeout: float = 900.0,
+    max_age: float = 3600.0,
+    creates: int = 3,
+    window: float = 10.0,
+    in_flight: int = 5,
 ) -> Admission:
     loop = asyncio.get_running_loop()
     limits = Limits(creates=creates, window=window, in_flight=in_flight)
-    patiences = {Verdict.MAINTENANCE: patience, Verdict.RATE_LIMITED: max_age}
-    return Admission(limits, timeouts=patiences, loop=loop, runtime=Runtime(loop), timers=Timers(loop))
+    timeouts = {Verdict.MAINTENANCE: maintenance_timeout, Verdict.RATE_LIMITED: max_age}
+    return Admission(limits, timeouts=timeouts, runtime=Runtime(loop), timers=Timers(loop))
 
 
 async def acquire(admission: Admission, place: int = 0) -> Permit:
@@ -215,7 +220,7 @@ async def test_probes_continue_while_all_creates_are_refused(
 @pytest.mark.parametrize("reason", [Verdict.RATE_LIMITED, Verdict.MAINTENANCE])
 async def test_timeout_ends_the_wait(reason: Verdict) -> None:
     """The timeout counts from the request of the job, but not from before the condition began."""
-    admission = make_admission(patience=100.0, max_age=100.0)
+    admission = make_admission(maintenance_timeout=100.0, max_age=100.0)
     early = anyio.current_time() - 1e4
     (await acquire(admission)).finish(reason)
     ended_at: dict[str, float] = {}
@@ -431,9 +436,9 @@ async def test_no_window_exceeds_the_limit_in_a_storm(seed: int) -> None:
         permit.finish(said)
         return said in (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.IN_DOUBT)
 
-    async def take_permit(place: int, patience: Callable[[], float]) -> None:
+    async def take_permit(place: int, timeout: Callable[[], float]) -> None:
         nonlocal finished
-        with anyio.move_on_after(patience()):
+        with anyio.move_on_after(timeout()):
             while not await send(place):
                 pass
         finished += 1

@@ -117,11 +117,12 @@ class Permit:
 
     def is_usable(self) -> bool:
         """Return True if a create may be sent with this permit now."""
-        return self._admission.is_permit_usable(self._epoch, self.granted_at, probe=self.probe)
+        fresh = self._admission.now() - self.granted_at <= PERMIT_LIFETIME
+        return fresh and (self.probe or self._epoch == self._admission.gate.epoch)
 
     def record_write(self) -> None:
         """Record that the first byte is about to be written: from then on the service may count the request."""
-        self._admission.record_permit_write(self)
+        self._admission.bucket.mark_written(self.lease, self._admission.now())
 
     def finish(self, verdict: Verdict, *, retry_after: float | None = None) -> bool:
         """
@@ -158,8 +159,6 @@ class Admission:
         timeouts: The longest wait of a job in seconds during maintenance (MAINTENANCE), and while the rate limit
             refuses every create (RATE_LIMITED).
 
-        loop: The loop.
-
         runtime: Clock and randomness.
 
         timers: Schedules the next grant.
@@ -170,7 +169,6 @@ class Admission:
         limits: Limits,
         *,
         timeouts: Mapping[Verdict, float],
-        loop: asyncio.AbstractEventLoop,
         runtime: Runtime,
         timers: Timers,
     ) -> None:
@@ -178,7 +176,7 @@ class Admission:
         self.bucket = AdaptiveBucket(limits.creates, limits.window)
         self.gate = Gate()
         self._timeouts = timeouts
-        self._loop = loop
+        self.now = runtime.now
         self._runtime = runtime
         self._timers = timers
         self._queue: list[tuple[int, int, _Waiter]] = []
@@ -195,7 +193,7 @@ class Admission:
             spent_until: The instants at which they return, by the wall clock; each counts as at most one window from
                 now, so that a clock that was set back does not extend it.
         """
-        now, wall, window = self._loop.time(), self._runtime.wall(), self.bucket.window
+        now, wall, window = self.now(), self._runtime.wall(), self.bucket.window
         # The bucket accepts as many as it has tokens: those that return last.
         for until in sorted(spent_until, reverse=True):
             if until > wall:
@@ -212,7 +210,7 @@ class Admission:
 
     def token_return_times(self) -> list[float]:
         """Return the argument of ``restore_tokens`` for the next event loop."""
-        now, wall = self._loop.time(), self._runtime.wall()
+        now, wall = self.now(), self._runtime.wall()
         return [wall + due - now for due in self.bucket.return_times(now)]
 
     def record_round_trip(self, seconds: float) -> None:
@@ -222,7 +220,7 @@ class Admission:
         Args:
             seconds: The time from the request to its response.
         """
-        self.bucket.learn_round_trip(seconds, answered_at=self._loop.time())
+        self.bucket.learn_round_trip(seconds, answered_at=self.now())
         if self._queue:
             self._grant()
 
@@ -247,7 +245,7 @@ class Admission:
         Returns:
             The permit; after a timeout its reason, MAINTENANCE or RATE_LIMITED.
         """
-        waiter = _Waiter(position, since, outlasts_maintenance, self._loop.create_future())
+        waiter = _Waiter(position, since, outlasts_maintenance, asyncio.get_running_loop().create_future())
         self._arrivals += 1
         heapq.heappush(self._queue, (position, self._arrivals, waiter))
         self._grant()
@@ -260,18 +258,9 @@ class Admission:
             self._grant()
             raise
 
-    def is_permit_usable(self, epoch: int, granted_at: float, *, probe: bool) -> bool:
-        """See ``Permit.is_usable``."""
-        fresh = self._loop.time() - granted_at <= PERMIT_LIFETIME
-        return fresh and (probe or epoch == self.gate.epoch)
-
-    def record_permit_write(self, permit: Permit) -> None:
-        """See ``Permit.record_write``."""
-        self.bucket.mark_written(permit.lease, self._loop.time())
-
     def finish_permit(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
         """See ``Permit.finish``."""
-        now, epoch = self._loop.time(), self.gate.epoch
+        now, epoch = self.now(), self.gate.epoch
         if verdict is Verdict.UNSENT:
             self.bucket.cancel_lease(permit.lease)
         elif verdict is Verdict.RATE_LIMITED:
@@ -299,7 +288,7 @@ class Admission:
 
     def _grant(self) -> None:
         """Grant the permits that are possible now, and schedule the next one."""
-        now = self._loop.time()
+        now = self.now()
         if self._next is not None:
             self._next.cancel()
             self._next = None

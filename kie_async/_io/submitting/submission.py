@@ -93,6 +93,7 @@ class _RowMovedError(Exception):
     """Raised in the write-ahead hook to send nothing: the row has been changed elsewhere."""
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Attempts:
     """
     The attempts of one intent. Methods that return a boolean return True if another attempt is to follow.
@@ -104,31 +105,22 @@ class Attempts:
 
         submission: The job's submission.
 
-        given: The ``input`` to send.
+        task_input: The ``input`` to send.
 
         stop_for_account: Stops the submissions of some jobs, or all, because the account cannot pay.
     """
 
-    def __init__(
-        self,
-        context: SubmissionContext,
-        job: LiveJob,
-        submission: Submission,
-        given: Mapping[str, JSON],
-        *,
-        stop_for_account: Callable[[Collection[LiveJob] | None, errors.KieError], None],
-    ) -> None:
-        self._context = context
-        self._job = job
-        self._submission = submission
-        self._input = given
-        self._stop_for_account = stop_for_account
-        self._wrote_sending = False
-        self._row_moved = False
-        self._reason = ""
-        self._failures = 0
-        self._unsent_since: float | None = None
-        self._last_verdict = Verdict.UNSENT
+    context: SubmissionContext
+    job: LiveJob
+    submission: Submission
+    task_input: Mapping[str, JSON]
+    stop_for_account: Callable[[Collection[LiveJob] | None, errors.KieError], None]
+    _wrote_sending: bool = attrs.field(default=False, init=False)
+    _row_moved: bool = attrs.field(default=False, init=False)
+    _reason: str = attrs.field(default="", init=False)
+    _failures: int = attrs.field(default=0, init=False)
+    _unsent_since: float | None = attrs.field(default=None, init=False)
+    _last_verdict: Verdict = attrs.field(default=Verdict.UNSENT, init=False)
 
     async def run(self) -> bool:
         """
@@ -151,12 +143,12 @@ class Attempts:
             )
             retry = await retrying(self._attempt)
         if retry:
-            timeout = self._context.retry.unsent_timeout
+            timeout = self.context.retry.unsent_timeout
             await self._cancel_job(
                 errors.TransportError(
                     f"The task could not be sent for {timeout:g} s ({self._reason}). Nothing was paid: check the"
                     " network and submit again.",
-                    job_id=self._job.id,
+                    job_id=self.job.id,
                 )
             )
         return not self._row_moved
@@ -166,13 +158,13 @@ class Attempts:
     def _unsent_timeout_reached(self, _: RetryCallState | None = None) -> bool:
         if self._unsent_since is None:
             return False
-        return self._context.runtime.now() - self._unsent_since >= self._context.retry.unsent_timeout
+        return self.context.runtime.now() - self._unsent_since >= self.context.retry.unsent_timeout
 
     def _backoff(self, _: RetryCallState | None = None) -> float:
         # Refusals do not count: after ten of them, the first failed connection is not followed by a wait of minutes.
         if not self._failures:
             return 0.0
-        return pause_after(FullJitter(_UNSENT_WAIT, self._context.runtime.random), self._failures)
+        return pause_after(FullJitter(_UNSENT_WAIT, self.context.runtime.random), self._failures)
 
     async def _sleep(self, seconds: float) -> None:
         # After a 429 or 455 the job waits in the shared queue, which keeps the order of jobs.
@@ -182,7 +174,7 @@ class Attempts:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _attempt(self) -> bool:
-        submission, context = self._submission, self._context
+        submission, context = self.submission, self.context
         permit = await context.admission.acquire_permit(
             submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
         )
@@ -209,7 +201,7 @@ class Attempts:
         return retry and submission.stop_reason is None and not self._row_moved
 
     def _admission_error(self, reason: Verdict) -> errors.KieError:
-        retry, job_id = self._context.retry, self._job.id
+        retry, job_id = self.context.retry, self.job.id
         if reason is Verdict.RATE_LIMITED:
             msg = (
                 f"The rate limit has refused every create for more than {retry.max_age:g} s. Nothing was paid: find out"
@@ -223,15 +215,15 @@ class Attempts:
         return errors.MaintenanceError(msg, code=455, job_id=job_id)
 
     def _create_body(self) -> bytes:
-        row = require_row(self._job)
+        row = require_row(self.job)
         url = None
         if row.callback_url is not None:
-            url = make_callback_url(row.callback_url, self._context.secret, row.id, row.attempts + 1)
-        return write_create(row.model, self._input, url)
+            url = make_callback_url(row.callback_url, self.context.secret, row.id, row.attempts + 1)
+        return write_create(row.model, self.task_input, url)
 
     async def _journal_sending(self, permit: Permit) -> None:
         """Journal SENDING before the first byte is on the wire (write-ahead)."""
-        job, context = self._job, self._context
+        job, context = self.job, self.context
         if job.state is not JobState.INTENT:
             raise _RowMovedError  # a callback has proved that an ambiguous attempt was accepted
         sending = False
@@ -245,9 +237,9 @@ class Attempts:
         if not sending:
             raise _RowMovedError
         self._wrote_sending = True
-        if self._submission.stop_reason is not None or not permit.is_usable():
+        if self.submission.stop_reason is not None or not permit.is_usable():
             raise _NotSentError
-        self._submission.on_wire = True
+        self.submission.on_wire = True
         permit.record_write()
         job.wake_waiters()
 
@@ -257,17 +249,17 @@ class Attempts:
             self._wrote_sending = False
             # The row may have changed: for example, a callback has proved that an ambiguous attempt was accepted.
             self._row_moved = (
-                self._job.state is not JobState.SENDING
-                or not await self._context.transitions.record_transition(self._job, JobState.INTENT, **changes)
+                self.job.state is not JobState.SENDING
+                or not await self.context.transitions.record_transition(self.job, JobState.INTENT, **changes)
             )
 
     async def _handle_exchange(self, permit: Permit, exchange: Exchange) -> bool:
-        job = self._job
+        job = self.job
         reply = _read_reply(exchange)
         verdict = self._last_verdict = decide(reply)
         response = exchange.response
         closed = permit.finish(verdict, retry_after=None if response is None else response.retry_after)
-        on_wire, self._submission.on_wire = self._submission.on_wire, False
+        on_wire, self.submission.on_wire = self.submission.on_wire, False
         if verdict is not Verdict.UNSENT:
             self._unsent_since = None
         if on_wire and job.state is not JobState.SENDING and verdict is not Verdict.ACCEPTED:
@@ -278,7 +270,7 @@ class Attempts:
     async def _record_verdict(
         self, verdict: Verdict, reply: Reply, error: Exception | None, *, gate_closed: bool
     ) -> bool:
-        job, context = self._job, self._context
+        job, context = self.job, self.context
         match verdict:
             case Verdict.UNSENT:
                 return await self._handle_unsent(error)
@@ -294,7 +286,7 @@ class Attempts:
                 await self._return_to_intent()
             case Verdict.ACCOUNT:
                 context.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
-                self._stop_for_account(None if gate_closed else (job,), create_error(reply, job_id=job.id))
+                self.stop_for_account(None if gate_closed else (job,), create_error(reply, job_id=job.id))
                 await self._return_to_intent()
             case Verdict.REJECTED:
                 await context.results.record_rejected(job, create_error(reply, job_id=job.id))
@@ -306,7 +298,7 @@ class Attempts:
     async def _handle_unsent(self, error: Exception | None) -> bool:
         await self._return_to_intent()
         if isinstance(error, errors.JournalError):
-            if self._job.key is not None:
+            if self.job.key is not None:
                 raise error  # the intent stays: the same key, or recover(), resumes it
             await self._cancel_job(error)
             return False
@@ -321,17 +313,17 @@ class Attempts:
             await self._cancel_job(
                 errors.TransportError(
                     "The service's certificate is not trusted. Nothing was sent: check the base URL and the CA bundle.",
-                    job_id=self._job.id,
+                    job_id=self.job.id,
                 )
             )
             return False
         self._failures += 1
         if self._unsent_since is None:
-            self._unsent_since = self._context.runtime.now()
+            self._unsent_since = self.context.runtime.now()
         return True
 
     async def _handle_ambiguous(self, reply: Reply) -> bool:
-        job, context = self._job, self._context
+        job, context = self.job, self.context
         row = require_row(job)
         ambiguous = row.ambiguous_attempts + 1
         context.report(EventName.AMBIGUOUS, job, attempt=row.attempts, message=reply.message)
@@ -355,13 +347,13 @@ class Attempts:
         return True
 
     def _may_pay_again(self) -> bool:
-        return self._submission.may_pay_again is None or self._submission.may_pay_again()
+        return self.submission.may_pay_again is None or self.submission.may_pay_again()
 
     async def _cancel_job(self, error: errors.KieError) -> None:
         if self._row_moved:
             return
         with anyio.CancelScope(shield=True):
-            await self._context.results.record_cancelled(self._job, error)
+            await self.context.results.record_cancelled(self.job, error)
 
 
 def _read_reply(exchange: Exchange) -> Reply:
@@ -499,13 +491,17 @@ class Submitter:
         try:
             with anyio.CancelScope() as submission.scope:
                 if submission.stop_reason is None:
-                    job.row, given = await write_intent()
+                    job.row, task_input = await write_intent()
                     job.journaled = True
                     job.wake_waiters()
                     if self._is_sendable(job):
                         await self._take_slot(job)
                         final = await Attempts(
-                            self.context, job, submission, given, stop_for_account=self.stop_for_account
+                            context=self.context,
+                            job=job,
+                            submission=submission,
+                            task_input=task_input,
+                            stop_for_account=self.stop_for_account,
                         ).run()
             if job.state is JobState.INTENT and job.error is not None:
                 final = True
