@@ -33,6 +33,7 @@ format-check: $(VENV)/.installed ## check the format
 
 lint: $(VENV)/.installed ## ruff's rules, and the words of this project
 	$(RUN) ruff check --quiet .
+	$(VENV)/bin/python tools/check_words.py
 
 types: $(VENV)/.installed ## mypy over everything, pyright over the package and over what it exports
 	$(RUN) mypy

@@ -20,7 +20,7 @@ SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
 
 
 def figures(setup: Setup) -> dict[str, float]:
-    """The load at the service. Utilization is the rate after the 20th create, in percent of 2 per second."""
+    """Return the load at the service; the use is the rate after the 20th create, in percent of 2 per second."""
     truth = setup.truth
     created_at = [post.at for post in truth.create_requests if post.task_id is not None]
     rate = (len(created_at) - 20) / (created_at[-1] - created_at[19])

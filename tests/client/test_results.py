@@ -82,7 +82,7 @@ async def test_service_does_not_choose_file_names(path: str, tmp_path: Path) -> 
 async def test_content_decides_suffix(tmp_path: Path) -> None:
     async with generation_on_host("/a.mp4", "/b.mp4") as (video, host, _):
         host.at("/a.mp4", b"\x1a\x45\xdf\xa3....webm" + bytes(100), content_type="application/octet-stream")
-        host.at("/b.mp4", b"nobody knows what this is" * 10, content_type="application/octet-stream")
+        host.at("/b.mp4", b"no media type starts so" * 10, content_type="application/octet-stream")
         files = await video.save(tmp_path)
 
         assert [".webm", ".bin"] == [file.suffix for file in files]
