@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from kie_async import KieClient, KieError, RetryPolicy
+from kie_async._core.callback_token import callback_secret
 from kie_async.testing import Fault
 from tests.helpers import CALLBACKS, KEY, PROMPT, Setup, client_and_fake, make_request
 from tests.requests.samples import PNG
@@ -166,3 +167,16 @@ def test_client_repr_shows_no_key() -> None:
     kie = KieClient(KEY, callback_url="https://app.example.com/kie")
     assert KEY not in repr(kie)
     assert KEY not in str(kie)
+
+
+async def test_parts_of_a_client_show_no_secret() -> None:
+    """Error trackers show the variables of every frame, and ``self`` is one of them."""
+    webhook_key = "canary-of-the-webhook-key"
+    async with client_and_fake(client={"callback_url": CALLBACKS, "webhook_key": webhook_key}) as setup:
+        engine = setup.kie._binding.current  # noqa: SLF001 (its parts are not public)
+        assert engine is not None
+        parts = [part for part in vars(engine).values() if type(part).__module__.startswith("kie_async.")]
+        shown = [repr(part) for part in (engine, *parts, engine.submitter.context)]
+
+        secrets = (KEY, webhook_key, repr(callback_secret(KEY)))
+        assert [] == [text for text in shown if any(secret in text for secret in secrets)]

@@ -65,7 +65,7 @@ class _Pending:
     rounds: int = 0
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Confirmations:
     """
     Confirms callbacks.

@@ -42,7 +42,7 @@ _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Receiver:
     """
     Accepts callbacks that have a genuine token.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RowJobs"]
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class RowJobs:
     """
     The component that gives each row its job.

@@ -45,7 +45,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NOT_SENT = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class RowRunner:
     """
     The component that follows rows to their outcomes.

@@ -65,7 +65,7 @@ class _UrgentPoll:
             self.result.set_exception(error)
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Poller:
     """
     Polls tasks.

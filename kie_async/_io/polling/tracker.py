@@ -36,7 +36,7 @@ VISIBLE_AFTER = 90.0
 MAX_EMPTY_POLLS = 4
 
 
-@attrs.define(eq=False, kw_only=True, slots=False)
+@attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class Tracker:
     """
     Tracks jobs from their taskId, or from doubt, to their end.

@@ -52,7 +52,7 @@ _GATED = frozenset({Verdict.RATE_LIMITED, Verdict.MAINTENANCE})
 _UNSENT_WAIT = wait_exponential(multiplier=0.5, max=30.0)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class SubmissionContext:
     """
     The parts that all submissions share.
