@@ -123,13 +123,13 @@ class CountedContent:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.looks = 0
+        self.reads = 0
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, piece: slice) -> bytes:
-        self.looks += 1
+        self.reads += 1
         return self.data[piece]
 
     def find(self, what: bytes, start: int, /) -> int:
@@ -143,7 +143,7 @@ def test_file_of_empty_pieces_ends_the_check(head: bytes, piece: bytes) -> None:
 
     assert media is not None
     assert is_whole(file, media) is (media.kind == "video")
-    assert file.looks < 500_000
+    assert file.reads < 500_000
 
 
 def test_other_types_count_as_whole() -> None:

@@ -102,8 +102,8 @@ async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Ca
     rng = random.Random(4)
     left, ended = list[int](), list[str]()
 
-    async def one(number: int, patience: float) -> None:
-        with anyio.move_on_after(patience) as scope:
+    async def one(number: int, seconds: float) -> None:
+        with anyio.move_on_after(seconds) as scope:
             ended.append((await setup.kie.generate(make_request(number))).task_id)
         if scope.cancelled_caught:
             left.append(number)
