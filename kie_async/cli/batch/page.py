@@ -134,7 +134,7 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
         lstrip_blocks=True,
     )
     filters = (_format_figure, _format_duration, _format_value, _remote_image, _media_kind, quote)
-    environment.filters |= {function.__name__.removeprefix("_"): function for function in filters}
+    environment.filters.update({function.__name__.removeprefix("_"): function for function in filters})
     page = environment.get_template("page.html").stream(
         header=header,
         entries=sorted([*urgent, *done][:MAX_CARDS], key=lambda entry: entry.line),
