@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -133,8 +134,9 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_format_figure, _format_duration, _format_value, _remote_image, _media_kind, quote)
-    environment.filters.update({function.__name__.removeprefix("_"): function for function in filters})
+    filters: dict[str, Any] = environment.filters
+    for function in (_format_figure, _format_duration, _format_value, _remote_image, _media_kind, quote):
+        filters[function.__name__.removeprefix("_")] = function
     page = environment.get_template("page.html").stream(
         header=header,
         entries=sorted([*urgent, *done][:MAX_CARDS], key=lambda entry: entry.line),
