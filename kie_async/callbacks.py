@@ -83,10 +83,13 @@ class Callbacks:
 
     def admits(self, path: str) -> bool:
         """
-        Return True if a path or URL ends with a token of ours; without I/O, and in constant time.
+        Check if a path or URL ends with a token of ours; without I/O, and in constant time.
 
         Args:
             path: The request's path or URL, or only the token.
+
+        Returns:
+            True if it does.
         """
         return self._find_token(path) is not None
 
@@ -108,6 +111,9 @@ class Callbacks:
 
         Args:
             path: The path of the routes, if a proxy changes it; by default the path of ``callback_url``.
+
+        Returns:
+            One route: a POST to that path, followed by the token.
         """
         from kie_async._io.callbacks.adapters import callback_routes
 

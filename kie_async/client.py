@@ -53,6 +53,10 @@ class KieClient:
     in which it is first used; in a later ``asyncio.run()`` it starts anew. ``async with`` closes it at the end;
     otherwise the end of the loop does.
 
+    After ``async with`` or ``aclose()``, asynchronous calls of the client, its jobs and its runs raise
+    ``ClientClosedError`` until the client is entered again. After a fork, or while the client works in another thread's
+    event loop, they raise ``ConfigurationError``.
+
     Args:
         api_key: The API key; by default ``KIE_API_KEY`` from the environment.
 
@@ -213,6 +217,8 @@ class KieClient:
 
             TaskFailedError: If the task has failed.
 
+            NoResultError: If the task has succeeded without a result.
+
             KieError: For any other error; its message names the next step.
         """
         from kie_async._io.jobs.waiting import timeout_error
@@ -353,6 +359,8 @@ class KieClient:
             ConfigurationError: If *requests* or *price* is invalid.
 
             JournalError: If the journal cannot be read.
+
+            Exception: The error that reading *requests* has raised.
         """
         from kie_async._numbers import check_credits
 
@@ -462,7 +470,9 @@ class KieClient:
         Raises:
             InvalidRequestError: If the source is not such an image.
 
-            UploadError: If it could not be uploaded.
+            UploadError: If it could not be uploaded, or is a URL.
+
+            AuthenticationError: If the service does not accept the API key.
         """
         engine = await self._binding.engine()
         image = as_image(source)

@@ -109,17 +109,17 @@ class Job:
 
     async def status(self) -> TaskRecord:
         """
-        Poll the service for the task's record now.
+        Poll the service for the task's record now; if the job is being submitted, wait for its taskId first.
 
         Returns:
             The record.
 
         Raises:
-            TaskNotFoundError: If the service does not know the task.
+            TaskNotFoundError: If the service does not know the task, or the journal does not know the job.
 
             SubmitInDoubtError: If the job has no taskId because its create is in doubt.
 
-            KieError: If there was no response, or it could not be read.
+            KieError: If the job was not accepted, or if there was no response, or it could not be read.
         """
         engine = await self._binding.engine()
         return await engine.waiting.poll_status(self._id)
@@ -169,9 +169,12 @@ class Job:
             task_id: The task's id, for example from kie.ai/logs.
 
         Raises:
-            ConfigurationError: If the task was created by another request, or the job is not in doubt.
+            ConfigurationError: If the id is invalid, the task was created by another request, or the job is not in
+                doubt.
 
-            TaskNotFoundError: If the service does not know the task.
+            TaskNotFoundError: If the service does not know the task, or the journal does not know the job.
+
+            KieError: If the service did not answer, or its answer could not be read.
         """
         check_id(task_id)
         engine = await self._binding.engine()
@@ -186,6 +189,10 @@ class Job:
 
         Raises:
             ConfigurationError: If *allow_duplicate* is not True, or the job is not in doubt.
+
+            TaskNotFoundError: If the journal does not know the job.
+
+            JournalError: If the journal cannot be written; then nothing is sent.
         """
         if allow_duplicate is not True:
             msg = "Sending the create again may pay twice. Pass allow_duplicate=True to accept that."
@@ -201,6 +208,10 @@ class Job:
 
         Raises:
             ConfigurationError: If the job is not in doubt.
+
+            TaskNotFoundError: If the journal does not know the job.
+
+            JournalError: If the journal cannot be written.
         """
         engine = await self._binding.engine()
         await engine.supervisor.run(engine.resolution.abandon, self._id)

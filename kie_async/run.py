@@ -29,7 +29,9 @@ class Run:
     down; the outcomes that wait for it are bounded.
 
     When the account cannot pay (codes 401, 402 and 433), no more rows are read. What runs is followed to its end, and
-    its outcomes are delivered. Then the iterator raises that error. The same call again continues the table.
+    its outcomes are delivered. Then the iterator raises that error. The same call again continues the table. An error
+    of the table itself, of the journal, or of a full disk ends a run in the same way, and so does a client that closes
+    (``ClientClosedError``).
     """
 
     def __init__(self, binding: EngineBinding, rows: Rows, options: MapOptions) -> None:
