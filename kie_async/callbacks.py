@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -11,8 +10,6 @@ from kie_async import errors
 from kie_async.events import Event, EventName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
 
     from kie_async._binding import EngineBinding
@@ -43,7 +40,6 @@ class Callbacks:
         self._binding = binding
         self._api_key = api_key
         self._callback_url = callback_url
-        self._token_finder: Callable[[str], CallbackToken | None] | None = None
         self._mounted = False
 
     @property
@@ -150,8 +146,6 @@ class Callbacks:
         return status, b'{"code":%d,"msg":"refused"}' % status
 
     def _find_token(self, path: str) -> CallbackToken | None:
-        if self._token_finder is None:
-            from kie_async._core.callback_token import callback_secret, find_token
+        from kie_async._core.callback_token import callback_secret, find_token
 
-            self._token_finder = partial(find_token, callback_secret(self._api_key))
-        return self._token_finder(path)
+        return find_token(callback_secret(self._api_key), path)

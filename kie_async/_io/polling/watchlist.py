@@ -65,6 +65,7 @@ class Watch(PolledTask):
         return self.due_at is None and self.due_index == _NOT_DUE
 
 
+@attrs.define(eq=False, kw_only=True)
 class Watchlist:
     """
     Plans the polls of jobs.
@@ -79,27 +80,22 @@ class Watchlist:
         weigh: Returns the value of polling a job, more than 0 and up to 1. Call ``reweigh_all`` after a large change.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: PollingPolicy,
-        durations: DurationsByKind,
-        timers: Timers,
-        weigh: Callable[[LiveJob], float],
-    ) -> None:
-        self._policy = policy
-        self._durations = durations
-        self._timers = timers
-        self._weigh = weigh
-        #: Called when polls have become due; set by the poller that performs them.
-        self.on_due: Callable[[], None] = lambda: None
-        #: The jobs whose poll is due, in no order.
-        self.due: list[Watch] = []
-        self._planned = DeadlineQueue[Watch](
-            timers, self._mark_due, after_batch=self._report_due, min_interval=_MIN_INTERVAL
+    _policy: PollingPolicy
+    _durations: DurationsByKind
+    _timers: Timers
+    _weigh: Callable[[LiveJob], float]
+    #: Called when polls have become due; set by the poller that performs them.
+    on_due: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+    #: The jobs whose poll is due, in no order.
+    due: list[Watch] = attrs.field(factory=list, init=False)
+    #: The number of polled jobs.
+    watched: int = attrs.field(default=0, init=False)
+    _planned: DeadlineQueue[Watch] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._planned = DeadlineQueue(
+            self._timers, self._mark_due, after_batch=self._report_due, min_interval=_MIN_INTERVAL
         )
-        #: The number of polled jobs.
-        self.watched = 0
 
     # -- the polled jobs --------------------------------------------------------------------------------------------
 
@@ -242,6 +238,7 @@ _SIGNIFICANT_CHANGE = 2.0
 _WARNING_RATE = 0.5
 
 
+@attrs.define(eq=False, kw_only=True)
 class CallbackWeight:
     """
     Weighs polls by the callback-loss estimate: a poll is worth the probability that no callback reports the end.
@@ -252,14 +249,14 @@ class CallbackWeight:
         on_change: Called when the estimate has changed by a factor of two.
     """
 
-    def __init__(self, *, timers: Timers, on_change: Callable[[], None]) -> None:
-        self._timers = timers
-        self._on_change = on_change
-        self._since = timers.now()
-        self._loss = CallbackLoss()
-        self._expected: dict[str, Timer] = {}
-        self._planned_with = self._loss.probability
-        self._warned = False
+    _timers: Timers
+    _on_change: Callable[[], None]
+    _since: float = attrs.field(default=attrs.Factory(lambda self: self._timers.now(), takes_self=True), init=False)
+    _loss: CallbackLoss = attrs.field(factory=CallbackLoss, init=False)
+    _expected: dict[str, Timer] = attrs.field(factory=dict, init=False)
+    #: The estimate that the polls were planned with; nothing is received at first.
+    _planned_with: float = attrs.field(default=1.0, init=False)
+    _warned: bool = attrs.field(default=False, init=False)
 
     def expect_callbacks(self) -> None:
         """Expect callbacks from now on: our receiver is in use."""
