@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from kie_async.errors import ConfigurationError
@@ -49,9 +48,7 @@ class Run:
         self._map_run.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
     def __aiter__(self) -> Self:

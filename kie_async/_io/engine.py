@@ -40,7 +40,7 @@ from kie_async.events import Event
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.map_options import MapOptions
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.map_run import MapRun
-    from kie_async._io.mapping.rows import RowInput
+    from kie_async._io.mapping.rows import Table
     from kie_async.events import EventName
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy
@@ -336,7 +336,7 @@ class Engine:
             self._prices = Prices(self.journal, self.registry, self.intake)
         return self._prices
 
-    def map_run(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], options: MapOptions) -> MapRun:
+    def map_run(self, rows: Table, options: MapOptions) -> MapRun:
         """Return the run of a table; see ``KieClient.map``."""
         from kie_async._io.mapping.map_run import MapRun
 
@@ -353,7 +353,7 @@ class Engine:
             prices=self.prices,
         )
 
-    async def spent(self, rows: Iterable[RowInput] | AsyncIterable[RowInput], price: float | None) -> float:
+    async def spent(self, rows: Table, price: float | None) -> float:
         """Return what the rows of a table have cost, or may have cost; see ``KieClient.spent``."""
         from kie_async._io.mapping.rows import RowSource
 

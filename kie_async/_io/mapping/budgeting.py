@@ -23,13 +23,13 @@ from kie_async._keys import retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from kie_async._core.lifecycle import Intent
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.journals.journal import Journal
-    from kie_async._io.mapping.rows import Row, RowInput
+    from kie_async._io.mapping.rows import Row, Table
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
     from kie_async.budget import Estimate
@@ -82,17 +82,15 @@ class Prices:
 
     async def estimate(self, request: Request) -> Estimate | None:
         """Return the estimate for a request, or None without one."""
-        if request.model not in self._models:
+        model = request.model
+        if model not in self._models:
             async with self._loading:
-                await self._load(request.model)
+                if model not in self._models:  # else another caller has loaded it while this one waited
+                    for row in reversed(await self._journal.recent_successes(model, _ROWS_OF_MODEL)):
+                        self.record_price(row)
+                    self._models.add(model)
         given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
-        return self._seen.estimate_kind(kind_of(request.model, given)) or listed_price(request.model, given)
-
-    async def _load(self, model: str) -> None:
-        if model not in self._models:  # else another caller has loaded it while this one waited
-            for row in reversed(await self._journal.recent_successes(model, _ROWS_OF_MODEL)):
-                self.record_price(row)
-            self._models.add(model)
+        return self._seen.estimate_kind(kind_of(model, given)) or listed_price(model, given)
 
     async def price(self, request: Request, fixed: float | None) -> float | None:
         """Return the *fixed* price, else the estimate; None without either."""
@@ -215,9 +213,7 @@ class Budgeting:
         """Return the figures so far."""
         return self.figures.summary(self._runtime.now())
 
-    async def count_prior_spend(
-        self, rows: Iterable[RowInput] | AsyncIterable[RowInput], *, wanted: Callable[[], bool]
-    ) -> None:
+    async def count_prior_spend(self, rows: Table, *, wanted: Callable[[], bool]) -> None:
         """
         Count what a table has cost before its first row is sent, if it can be read twice.
 

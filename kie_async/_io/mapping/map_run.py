@@ -23,14 +23,12 @@ from kie_async._io.mapping.rows import RowKeys, RowSource
 from kie_async._io.mapping.run_state import RunPhase, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
-
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
-    from kie_async._io.mapping.rows import Row, RowInput
+    from kie_async._io.mapping.rows import Row, RowInput, Table
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.submitting.intake import Intake
     from kie_async._io.submitting.submission import Submitter
@@ -121,7 +119,7 @@ class MapRun:
 
     def __init__(
         self,
-        rows: Iterable[RowInput] | AsyncIterable[RowInput],
+        rows: Table,
         options: MapOptions,
         *,
         journal: Journal,

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from kie_async.records import Generation, TaskRecord
     from kie_async.requests.base import Request
 
-__all__ = ["Row", "RowInput", "RowKeys", "RowSource", "job_fields"]
+__all__ = ["Row", "RowInput", "RowKeys", "RowSource", "Table", "job_fields"]
 
-#: One element of a table.
+#: One element of a table, and a table.
 RowInput: TypeAlias = "Request | tuple[str, Request]"
+Table: TypeAlias = Iterable[RowInput] | AsyncIterable[RowInput]
 
 #: The largest batch that is read from a generator, in rows, and the time within which a batch counts as fast.
 _BATCH, _FAST_BATCH = 64, 0.005
@@ -204,7 +205,7 @@ class RowSource:
         ConfigurationError: If *rows* is not a table.
     """
 
-    def __init__(self, rows: Iterable[RowInput] | AsyncIterable[RowInput]) -> None:
+    def __init__(self, rows: Table) -> None:
         # Any other sequence may read a file for each row, so it is read as a generator is.
         self._in_memory = isinstance(rows, (list, tuple))
         self._sync: Iterator[RowInput] = iter(())
