@@ -18,7 +18,7 @@ from kie_async import errors
 from kie_async._core.callback_token import callback_secret
 from kie_async._core.job_errors import closed_error
 from kie_async._core.polling import LagPolicy
-from kie_async._core.verdicts import Reply, Verdict, answer_error
+from kie_async._core.verdicts import Reply, answer_error
 from kie_async._core.wire import read_credit, read_envelope
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
@@ -146,15 +146,7 @@ class Engine:
             journal=journal, runtime=runtime, timers=timers, supervisor=supervisor, report=self._report
         )
         self.results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
-        self.admission = admission = Admission(
-            settings.limits,
-            timeouts={
-                Verdict.MAINTENANCE: settings.retry.maintenance_timeout,
-                Verdict.RATE_LIMITED: settings.retry.max_age,
-            },
-            runtime=runtime,
-            timers=timers,
-        )
+        self.admission = admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
         admission.restore_tokens(settings.spent_until)
         self._prices: Prices | None = None
         self._build_polling()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from kie_async import Limits
+from kie_async import Limits, RetryPolicy
 from kie_async._core.verdicts import Verdict
 from kie_async._io.runtime import Runtime
 from kie_async._io.submitting.admission import PERMIT_LIFETIME, Admission, Permit
@@ -33,8 +33,8 @@ def make_admission(
 ) -> Admission:
     loop = asyncio.get_running_loop()
     limits = Limits(creates=creates, window=window, in_flight=in_flight)
-    timeouts = {Verdict.MAINTENANCE: maintenance_timeout, Verdict.RATE_LIMITED: max_age}
-    return Admission(limits, timeouts=timeouts, runtime=Runtime(loop), timers=Timers(loop))
+    retry = RetryPolicy(maintenance_timeout=maintenance_timeout, max_age=max_age)
+    return Admission(limits, retry=retry, runtime=Runtime(loop), timers=Timers(loop))
 
 
 async def acquire(admission: Admission, place: int = 0) -> Permit:

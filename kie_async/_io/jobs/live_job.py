@@ -152,7 +152,7 @@ class LiveJob:
     waiters: int = 0
     _change_waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
     _end_waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
-    _readers: list[deque[TaskRecord]] | None = attrs.field(default=None, init=False)
+    _readers: list[deque[TaskRecord]] = attrs.field(factory=list, init=False)
 
     @classmethod
     def from_row(cls, row: Intent) -> LiveJob:
@@ -205,7 +205,7 @@ class LiveJob:
     @property
     def readers(self) -> int:
         """The number of readers of its changes."""
-        return 0 if self._readers is None else len(self._readers)
+        return len(self._readers)
 
     @property
     def proceeding(self) -> bool:
@@ -255,7 +255,7 @@ class LiveJob:
         if record == self.record:
             return
         self.record = record
-        for reader in self._readers or ():
+        for reader in self._readers:
             reader.append(record)
         self.wake_waiters()
 
@@ -263,15 +263,12 @@ class LiveJob:
         """Return a queue that receives the latest record and all later ones; the oldest are dropped if it is full."""
         record = self.last_record()
         reader: deque[TaskRecord] = deque(() if record is None else (record,), maxlen=MAX_UPDATES)
-        if self._readers is None:
-            self._readers = []
         self._readers.append(reader)
         return reader
 
     def drop_reader(self, reader: deque[TaskRecord]) -> None:
         """Stop filling a queue."""
-        readers = [other for other in self._readers or () if other is not reader]
-        self._readers = readers or None
+        self._readers = [other for other in self._readers if other is not reader]
 
 
 class Registry:

@@ -11,6 +11,7 @@ from kie_async import errors
 from kie_async._core.job_errors import worth_retrying
 from kie_async._core.lifecycle import OPEN
 from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.submitting.intake import conflict_error
 from kie_async._keys import retry_key
 from kie_async.states import JobState
 
@@ -40,7 +41,7 @@ class RowJobs:
 
         registry: The jobs that are alive.
 
-        intake: Starts jobs, and explains key conflicts.
+        intake: Starts jobs.
 
         waiting: Resumes jobs that were found in the journal.
 
@@ -156,7 +157,7 @@ class RowJobs:
                 return None
             job = LiveJob.from_row(intent)
         if job.fingerprint != row.fingerprint:
-            raise await self.intake.conflict_error(job.row, row.request, key=row.key, job_id=job.id)
+            raise await conflict_error(job.row, row.request, key=row.key, job_id=job.id)
         if job.in_progress or job.row is None:
             return job
         if _is_sent_anew(job.row):

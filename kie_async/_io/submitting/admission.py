@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import attrs
 
@@ -20,7 +20,7 @@ from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
 from kie_async._core.verdicts import Verdict
 from kie_async._io.runtime import Runtime
 from kie_async._io.timers import Timer, Timers
-from kie_async.policy import Limits
+from kie_async.policy import Limits, RetryPolicy
 
 __all__ = ["MAINTENANCE_PROBE_INTERVAL", "Admission", "Permit", "Slots"]
 
@@ -156,8 +156,8 @@ class Admission:
     Args:
         limits: The account's limits.
 
-        timeouts: The longest wait of a job in seconds during maintenance (MAINTENANCE), and while the rate limit
-            refuses every create (RATE_LIMITED).
+        retry: The timeouts: ``maintenance_timeout`` bounds the wait of a job during maintenance, ``max_age`` that while
+            the rate limit refuses every create.
 
         runtime: Clock and randomness.
 
@@ -168,14 +168,14 @@ class Admission:
         self,
         limits: Limits,
         *,
-        timeouts: Mapping[Verdict, float],
+        retry: RetryPolicy,
         runtime: Runtime,
         timers: Timers,
     ) -> None:
         self.slots = Slots(limits.in_flight)
         self.bucket = AdaptiveBucket(limits.creates, limits.window)
         self.gate = Gate()
-        self._timeouts = timeouts
+        self._timeouts = {Verdict.MAINTENANCE: retry.maintenance_timeout, Verdict.RATE_LIMITED: retry.max_age}
         self.now = runtime.now
         self._runtime = runtime
         self._timers = timers

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kie_async._io.submitting.submission import Submitter
     from kie_async.records import JSON
 
-__all__ = ["Intake", "IntentWriter"]
+__all__ = ["Intake", "IntentWriter", "conflict_error"]
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -87,7 +87,7 @@ class Intake:
         fingerprint = None if key is None else await self.compute_fingerprint(request)
         if key is not None and (known := self.registry.by_key(key)) is not None:
             if known.fingerprint != fingerprint:
-                raise await self.conflict_error(known.row, request, key=key, job_id=known.id)
+                raise await conflict_error(known.row, request, key=key, job_id=known.id)
             return known, False
         return self.start_submission(request, key, fingerprint), True
 
@@ -124,12 +124,6 @@ class Intake:
         hashes = await _image_hashes(request)
         return make_fingerprint(request.model, request.input(hashes), hashes)
 
-    async def conflict_error(
-        self, row: Intent | None, request: Request, *, key: str, job_id: str
-    ) -> errors.KeyConflictError:
-        """Return the error for a request whose key belongs to another request."""
-        return await _conflict_error(row, request, key=key, job_id=job_id)
-
     async def check_request(self, request: Request) -> None:
         """
         Check a request offline.
@@ -140,7 +134,7 @@ class Intake:
             ConfigurationError: If the object is not a request.
         """
         # Once for each type: isinstance() with a Protocol reads all attributes of the object.
-        if type(request) not in self._request_types and not _is_request(request):
+        if type(request) not in self._request_types and (isinstance(request, type) or not isinstance(request, Request)):
             msg = (
                 f"Expected a request, got {type(request).__name__}. Pass Wan22TurboImageToVideo(…) or MarketRequest(…)."
             )
@@ -248,7 +242,7 @@ class IntentWriter:
     async def _adopt_row(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Adopt the row that has the job's key, as far as its state allows."""
         if row.fingerprint != job.fingerprint:
-            raise await _conflict_error(row, request, key=job.key or "", job_id=row.id)
+            raise await conflict_error(row, request, key=job.key or "", job_id=row.id)
         journal = self.journal
         if row.state is JobState.INTENT and not journal.owns(row):
             row = next(iter(await journal.claim([row.id])), row)
@@ -303,16 +297,13 @@ class IntentWriter:
         return changed or row, given
 
 
-def _is_request(value: object) -> bool:
-    return isinstance(value, Request) and not isinstance(value, type)
-
-
 async def _image_hashes(request: Request) -> dict[str, str]:
     """Return the hashes of the local images by field."""
     return {field: (await anyio.to_thread.run_sync(image.load)).sha256 for field, image in request.images().items()}
 
 
-async def _conflict_error(row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
+async def conflict_error(row: Intent | None, request: Request, *, key: str, job_id: str) -> errors.KeyConflictError:
+    """Return the error for a request whose key belongs to another request."""
     hashes = await _image_hashes(request)
     names: tuple[str, ...] = ()
     if row is not None and row.input:
