@@ -52,9 +52,8 @@ def judge_poll(*, task_id: str, status: int, envelope: Envelope | None, record: 
     it does for a task in its first moments.
     """
     if record is not None:
-        return (
-            PollResult(PollVerdict.RECORD, record) if record.task_id == task_id else PollResult(PollVerdict.UNREADABLE)
-        )
+        own = record.task_id == task_id
+        return PollResult(PollVerdict.RECORD, record) if own else PollResult(PollVerdict.UNREADABLE)
     inner = None if envelope is None else envelope.code
     # A proxy's error page tells nothing about the task, whatever its status is.
     if inner in _NOT_FOUND or (inner == 200 and envelope is not None and envelope.data is None):  # noqa: PLR2004 (the service's own code)

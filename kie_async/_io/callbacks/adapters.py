@@ -167,7 +167,7 @@ def callback_routes(handler: CallbackHandler, path: str) -> list[web.RouteDef]:
             status, body = handler.refuse(_BAD_TOKEN, status=404)
         else:
             try:
-                posted = await _read_in_time(request)
+                posted = await _read_stream(request)
             except TimeoutError:
                 status, body = handler.refuse(_SLOW_BODY, status=408)
             except (ConnectionError, web.RequestPayloadError):
@@ -183,20 +183,15 @@ def callback_routes(handler: CallbackHandler, path: str) -> list[web.RouteDef]:
     return [web.post(f"{path.rstrip('/')}/{{token}}", serve)]
 
 
-async def _read_in_time(request: web.Request) -> bytes:
-    if request.content.is_eof():
-        return await _read_stream(request)  # it came with the headers, as nearly always: no need for a timeout
-    async with asyncio.timeout(MAX_BODY_SECONDS):
-        return await _read_stream(request)
-
-
 async def _read_stream(request: web.Request) -> bytes:
     """Return the body; of one that is too large, enough to show that it is."""
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY:
-            break
+    # Nearly always the body came with the headers: no need for a timeout.
+    async with asyncio.timeout(None if request.content.is_eof() else MAX_BODY_SECONDS):
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY:
+                break
     return bytes(body)
 
 

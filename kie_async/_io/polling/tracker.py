@@ -117,12 +117,10 @@ class Tracker:
         now, age = self._runtime.now(), max(0.0, self._runtime.wall() - sent_at)
         timeout = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_timeout
         self.suspend(job, keep_slot=True)
-        deadline = self._timers.at(now - age + timeout, self._start, self._mark_unresolved, job)
-        job.timers = (deadline,)
+        job.timers = (self._timers.at(now - age + timeout, self._start, self._mark_unresolved, job),)
         if age < self._retry.in_doubt_timeout:
             self._take_slot(job)
-            until = now - age + self._retry.in_doubt_timeout
-            job.timers = (deadline, self._timers.at(until, self.release_slot, job))
+            job.timers += (self._timers.at(now - age + self._retry.in_doubt_timeout, self.release_slot, job),)
         else:
             self.release_slot(job)
         job.wake_waiters()
