@@ -89,7 +89,7 @@ class EngineBinding:
     _process: int = attrs.field(default=0, init=False)
     _closed: bool = attrs.field(default=False, init=False)
     _expects_callbacks: bool = attrs.field(default=False, init=False)
-    _spent_until: list[float] = attrs.field(factory=list, init=False)
+    _token_return_times: list[float] = attrs.field(factory=list, init=False)
     _durations: DurationsByKind | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -200,7 +200,7 @@ class EngineBinding:
             transport=self.make_transport,
             job=self.job,
             saver=downloads.save,
-            spent_until=self._spent_until,
+            token_return_times=self._token_return_times,
             durations=self._durations,
         )
         engine = Engine(settings, self.make_journal(), loop)

@@ -22,7 +22,7 @@ class JobState(StrEnum):
     IN_DOUBT = "in_doubt"  #: Sent; the service may or may not have accepted the create request.
     UNRESOLVED = "unresolved"  #: In doubt past the deadline: the caller decides.
     CANCELLED = "cancelled"  #: Ended before anything was sent: nothing was paid.
-    ABANDONED = "abandoned"  #: In doubt, and given up by the caller.
+    ABANDONED = "abandoned"  #: Ended by the caller while in doubt.
 
 
 @attrs.frozen(kw_only=True)

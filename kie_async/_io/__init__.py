@@ -1,1 +1,1 @@
-"""The floor that waits: HTTP, timers, files and the journal, driven by what ``_core`` decides."""
+"""The waiting layer: HTTP, timers, files and the journal, driven by the decisions of ``_core``."""

@@ -93,10 +93,10 @@ class Settings:
 
         saver: Saves a generation's results.
 
-        spent_until: The instants at which the tokens used in an earlier event loop return, by the wall clock. The
-            client passes them from one engine to the next.
+        token_return_times: The instants at which the tokens used in an earlier event loop return, by the wall clock.
+            The client passes them from one engine to the next.
 
-        durations: The learned durations of tasks; passed on like ``spent_until``.
+        durations: The learned durations of tasks; passed on like ``token_return_times``.
     """
 
     api_key: str = attrs.field(repr=False)
@@ -110,7 +110,7 @@ class Settings:
     transport: Callable[[], Transport]
     job: Callable[[str], Job]
     saver: Saver
-    spent_until: list[float]
+    token_return_times: list[float]
     durations: DurationsByKind
 
 
@@ -147,7 +147,7 @@ class Engine:
         )
         self.results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
         self.admission = admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
-        admission.restore_tokens(settings.spent_until)
+        admission.restore_tokens(settings.token_return_times)
         self._prices: Prices | None = None
         self._build_polling()
         self._build_submission()
@@ -361,7 +361,7 @@ class Engine:
         return await self.follower.recover(confirm=self.confirmations.enqueue)
 
     def warn_of_orphans(self) -> None:
-        """Log once which jobs can be recovered; a caller that recovers first is not told."""
+        """Log once which jobs can be recovered, unless the caller has recovered them first."""
         shown = ", ".join(f"{count} {state}" for state, count in sorted(self.orphans.items()))
         self.orphans = {}
         _log.warning("The journal has unfinished jobs without an owner (%s); recover() resumes them.", shown)
@@ -429,7 +429,7 @@ class Engine:
             stack.push_async_callback(self.transport.close)
             await self.transport.open()
             self._opened = stack.pop_all()
-        if not self.settings.spent_until:  # the tokens that this client has used itself are known more exactly
+        if not self.settings.token_return_times:  # the tokens that this client has used itself are known more exactly
             since = self._runtime.wall() - self.admission.bucket.window - SENT_WITHIN
             self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
         self.orphans = await self.journal.count_orphans()
@@ -438,7 +438,7 @@ class Engine:
         """Start nothing more, whether the client or the loop has ended the supervisor."""
         self._closing = self.submitter.closing = True
         self.timers.close()
-        self.settings.spent_until[:] = self.admission.token_return_times()
+        self.settings.token_return_times[:] = self.admission.token_return_times()
 
     async def _leave(self) -> None:
         """End all waits and close the journal and the transport."""

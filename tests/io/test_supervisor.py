@@ -117,20 +117,20 @@ async def test_error_of_enter_reaches_every_waiter() -> None:
         raise OSError(msg)
 
     supervisor = make_supervisor(steps, enter)
-    told: list[str] = []
+    raised: list[str] = []
 
     async def wait() -> None:
         try:
             await supervisor.wait_ready()
         except OSError as error:
-            told.append(str(error))
+            raised.append(str(error))
 
     async with anyio.create_task_group() as group:
         for _ in range(3):
             group.start_soon(wait)
     await anyio.sleep(1.0)
 
-    assert 3 * ["no proxy"] == told
+    assert 3 * ["no proxy"] == raised
     assert ["enter", "leave"] == steps
     assert supervisor.task.done()
 

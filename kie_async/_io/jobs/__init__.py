@@ -1,1 +1,1 @@
-"""A job between its create and its end: its row, who follows it, and what its waiters are told."""
+"""Jobs from create to end: live jobs, transitions of their rows, resuming, waiting and resolving."""

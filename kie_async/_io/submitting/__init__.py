@@ -1,1 +1,1 @@
-"""From a request to a taskId: taken in, written down, admitted, sent once."""
+"""From a request to a taskId: checked, journaled, admitted, and sent once."""

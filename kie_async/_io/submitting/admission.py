@@ -185,17 +185,17 @@ class Admission:
         self._next_end: Timer | None = None
         self._warned_at = float("-inf")
 
-    def restore_tokens(self, spent_until: Iterable[float]) -> None:
+    def restore_tokens(self, return_times: Iterable[float]) -> None:
         """
         Restore the tokens that an earlier event loop has used: the service still counts them.
 
         Args:
-            spent_until: The instants at which they return, by the wall clock; each counts as at most one window from
+            return_times: The instants at which they return, by the wall clock; each counts as at most one window from
                 now, so that a clock that was set back does not extend it.
         """
         now, wall, window = self.now(), self._runtime.wall(), self.bucket.window
         # The bucket accepts as many as it has tokens: those that return last.
-        for until in sorted(spent_until, reverse=True):
+        for until in sorted(return_times, reverse=True):
             if until > wall:
                 self.bucket.restore_token(counted_at=now + min(until - wall, window) - window)
 
