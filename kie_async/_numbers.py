@@ -22,9 +22,9 @@ def is_number(value: object, *, infinite: bool = False) -> TypeGuard[float]:
 
         infinite: True to allow infinities.
     """
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
-    return infinite or math.isfinite(value)
+    return math.isfinite(value) or (infinite and not math.isnan(value))
 
 
 def is_integer(value: object) -> TypeGuard[int]:

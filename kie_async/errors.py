@@ -291,12 +291,7 @@ class KeyConflictError(KieError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        differs: Sequence[str] = (),
-        job_id: str | None = None,
-        task_id: str | None = None,
+        self, message: str, *, differs: Sequence[str] = (), job_id: str | None = None, task_id: str | None = None
     ) -> None:
         super().__init__(message, job_id=job_id, task_id=task_id)
         self.differs: tuple[str, ...] = tuple(differs)

@@ -91,8 +91,7 @@ class Gate:
 
             pause: The seconds for which maintenance closes the gate.
         """
-        if probe:
-            self._probing = False
+        self._probing = self._probing and not probe
         if probe and self.barrier is not None:
             self._judge_probe(verdict, now, pause)
         elif verdict in _CLOSING and admitted_at >= self._opened_at:

@@ -73,12 +73,11 @@ def failed_task_error(record: TaskRecord, *, job_id: str | None) -> errors.TaskF
 
 def closed_error(*, job_id: str | None = None, task_id: str | None = None) -> errors.ClientClosedError:
     """Return the error for a call on a closed client, and for a wait that the closing of the client ends."""
-    return errors.ClientClosedError(
+    msg = (
         "The client is closed. Enter `async with` again; accepted tasks continue, and jobs that were not sent stay in"
-        " the journal for recover().",
-        job_id=job_id,
-        task_id=task_id,
+        " the journal for recover()."
     )
+    return errors.ClientClosedError(msg, job_id=job_id, task_id=task_id)
 
 
 def poll_error(verdict: PollVerdict, *, job_id: str | None, task_id: str | None) -> errors.KieError:
@@ -108,11 +107,8 @@ def has_result(record: TaskRecord) -> bool:
 
 def no_result_error(record: TaskRecord, *, job_id: str | None) -> errors.NoResultError:
     """Return the error for a record that reports success without a result."""
-    return errors.NoResultError(
-        "The task has succeeded, and its record holds no result. Look it up at kie.ai/logs.",
-        job_id=job_id,
-        task_id=record.task_id,
-    )
+    msg = "The task has succeeded, and its record holds no result. Look it up at kie.ai/logs."
+    return errors.NoResultError(msg, job_id=job_id, task_id=record.task_id)
 
 
 def dump_error(error: errors.KieError) -> str:

@@ -189,13 +189,11 @@ def _unchanged(value: JSON, _: object = None) -> JSON:
     return value
 
 
-_converter = make_converter(detailed_validation=False)
+_json = make_converter(detailed_validation=False)
 _verbatim = override(struct_hook=_unchanged, unstruct_hook=_unchanged)
-_converter.register_structure_hook(
-    TaskRecord, make_dict_structure_fn(TaskRecord, _converter, result=_verbatim, raw=_verbatim)
-)
-_converter.register_unstructure_hook(
-    TaskRecord, make_dict_unstructure_fn(TaskRecord, _converter, result=_verbatim, raw=_verbatim)
+_json.register_structure_hook(TaskRecord, make_dict_structure_fn(TaskRecord, _json, result=_verbatim, raw=_verbatim))
+_json.register_unstructure_hook(
+    TaskRecord, make_dict_unstructure_fn(TaskRecord, _json, result=_verbatim, raw=_verbatim)
 )
 
 
@@ -206,7 +204,7 @@ def dump_record(record: TaskRecord) -> str:
     Returns:
         JSON in ASCII, from which ``load_record`` makes an equal record.
     """
-    return encode_for_journal(_converter.unstructure(record))
+    return encode_for_journal(_json.unstructure(record))
 
 
 def load_record(dumped: str) -> TaskRecord:
@@ -217,7 +215,7 @@ def load_record(dumped: str) -> TaskRecord:
         JournalError: If ``dump_record`` did not write it.
     """
     try:
-        return _converter.structure(json.loads(dumped), TaskRecord)
+        return _json.structure(json.loads(dumped), TaskRecord)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         msg = f"A record in the journal cannot be read: {error!r}. Restore the journal from a copy."
         raise JournalError(msg) from error

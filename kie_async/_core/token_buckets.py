@@ -38,11 +38,8 @@ _NOT_LEASED = "no token is leased"
 
 
 def _check(limit: int, window: float) -> None:
-    if limit < 1:
-        msg = f"limit must be at least 1, got {limit}"
-        raise ValueError(msg)
-    if not 0 < window < math.inf:
-        msg = f"window must be a positive number of seconds, got {window}"
+    if limit < 1 or not 0 < window < math.inf:
+        msg = f"limit must be >= 1 and window must be > 0 and finite: got limit={limit}, window={window}"
         raise ValueError(msg)
 
 

@@ -133,8 +133,8 @@ def _is_paused(reply: Reply) -> bool:
 
 
 def _names_fault(reply: Reply) -> bool:
-    message = reply.message
-    return reply.has_code(500) and (names_content_fault(message) or _PARAMETER_TEXT.search(message) is not None)
+    faults = (_CONTENT_TEXT, _PARAMETER_TEXT)
+    return reply.has_code(500) and any(text.search(reply.message) for text in faults)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
