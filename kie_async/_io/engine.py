@@ -135,18 +135,19 @@ class Engine:
         self._closing = False
         self._opened = AsyncExitStack()
         self._runtime = runtime = Runtime(loop)
-        self.timers = timers = Timers(loop)
-        self.supervisor = supervisor = Supervisor(
-            loop, enter=self._enter, ending=self._stop_starting, leave=self._leave
-        )
-        self.registry = Registry()
-        self.transport = settings.transport()
+        timers = Timers(loop)
+        self.timers: Timers = timers
+        supervisor = Supervisor(loop, enter=self._enter, ending=self._stop_starting, leave=self._leave)
+        self.supervisor: Supervisor = supervisor
+        self.registry: Registry = Registry()
+        self.transport: Transport = settings.transport()
         self._secret = callback_secret(settings.api_key)
         self._transitions = transitions = Transitions(
             journal=journal, runtime=runtime, timers=timers, supervisor=supervisor, report=self._report
         )
-        self.results = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
-        self.admission = admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
+        self.results: ResultWriter = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
+        admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
+        self.admission: Admission = admission
         admission.restore_tokens(settings.token_return_times)
         self._prices: Prices | None = None
         self._build_polling()
@@ -157,14 +158,14 @@ class Engine:
 
     def _build_polling(self) -> None:
         randrange = self._runtime.random.randrange
-        self.callback_weight = CallbackWeight(timers=self.timers, on_change=self._reweigh_polls)
-        self.watchlist = Watchlist(
+        self.callback_weight: CallbackWeight = CallbackWeight(timers=self.timers, on_change=self._reweigh_polls)
+        self.watchlist: Watchlist = Watchlist(
             policy=self.settings.polling or LagPolicy(randrange=randrange, old_age=self.settings.retry.max_age),
             durations=self.settings.durations,
             timers=self.timers,
             weigh=self.callback_weight.weight_of,
         )
-        self.tracker = Tracker(
+        self.tracker: Tracker = Tracker(
             transitions=self._transitions,
             slots=self.admission.slots,
             registry=self.registry,
@@ -177,7 +178,7 @@ class Engine:
             follow=self._follow,
             on_end=self.callback_weight.expect_callback,
         )
-        self.poller = Poller(
+        self.poller: Poller = Poller(
             transport=self.transport,
             polls_per_second=self.settings.limits.polls_per_second,
             watchlist=self.watchlist,
@@ -189,7 +190,7 @@ class Engine:
         )
 
     def _build_submission(self) -> None:
-        self.uploads = Uploads(self.transport, self._runtime)
+        self.uploads: Uploads = Uploads(self.transport, self._runtime)
         self._intents = IntentWriter(
             journal=self.journal,
             registry=self.registry,
@@ -198,7 +199,7 @@ class Engine:
             results=self.results,
             callback_url=self.settings.callback_url,
         )
-        self.submitter = Submitter(
+        self.submitter: Submitter = Submitter(
             context=SubmissionContext(
                 transport=self.transport,
                 admission=self.admission,
@@ -215,7 +216,7 @@ class Engine:
             supervisor=self.supervisor,
             owns=self.journal.owns,
         )
-        self.intake = Intake(
+        self.intake: Intake = Intake(
             registry=self.registry,
             runtime=self._runtime,
             submitter=self.submitter,
@@ -224,7 +225,7 @@ class Engine:
         )
 
     def _build_following(self) -> None:
-        self.follower = JobFollower(
+        self.follower: JobFollower = JobFollower(
             journal=self.journal,
             registry=self.registry,
             results=self.results,
@@ -243,7 +244,7 @@ class Engine:
         )
 
     def _build_callbacks(self) -> None:
-        self.confirmations = Confirmations(
+        self.confirmations: Confirmations = Confirmations(
             journal=self.journal,
             registry=self.registry,
             supervisor=self.supervisor,
@@ -258,7 +259,7 @@ class Engine:
             secret=self._secret,
             report=self._report,
         )
-        self.receiver = Receiver(
+        self.receiver: Receiver = Receiver(
             journal=self.journal,
             registry=self.registry,
             runtime=self._runtime,
@@ -270,7 +271,7 @@ class Engine:
         )
 
     def _build_waiting(self) -> None:
-        self.waiting = Waiting(
+        self.waiting: Waiting = Waiting(
             journal=self.journal,
             registry=self.registry,
             runtime=self._runtime,
@@ -281,7 +282,7 @@ class Engine:
             follower=self.follower,
             results=ResultReader(max_age=self.settings.retry.max_age, job=self.settings.job, saver=self.settings.saver),
         )
-        self.resolution = Resolution(
+        self.resolution: Resolution = Resolution(
             journal=self.journal,
             runtime=self._runtime,
             poller=self.poller,

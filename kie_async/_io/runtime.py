@@ -85,8 +85,10 @@ class Supervisor:
         self._context = contextvars.Context()
         self._loop = loop
         #: True while children can be started.
-        self.running = False
-        self.task = loop.create_task(self._run(), name="kie_async supervisor", context=self._context)
+        self.running: bool = False
+        self.task: asyncio.Task[None] = loop.create_task(
+            self._run(), name="kie_async supervisor", context=self._context
+        )
 
     @property
     def children(self) -> int:

@@ -120,7 +120,7 @@ class JobResumeInfo(ResumeInfo):
         if event.name is EventName.SUBMITTED and self.task_id is not None and self.on_task_id is not None:
             self.on_task_id(self.task_id)
         self.ambiguous |= event.name is EventName.AMBIGUOUS
-        self.in_doubt |= event.name is EventName.IN_DOUBT
+        self.in_doubt: bool = self.in_doubt or event.name is EventName.IN_DOUBT
         if (message := EVENT_MESSAGES.get(event.name)) is not None:
             self.warn(message)
 
@@ -191,7 +191,7 @@ class JournalResumeInfo(ResumeInfo):
         """Record an event of the client."""
         if event.name in _FINAL_EVENTS and event.job_id is not None:
             self._unfinished.discard(event.job_id)
-        self.in_doubt |= event.name is EventName.IN_DOUBT
+        self.in_doubt: bool = self.in_doubt or event.name is EventName.IN_DOUBT
         if (message := EVENT_MESSAGES.get(event.name)) is not None:
             self.warn(f"{event.job_id}: {message}")
 

@@ -154,8 +154,9 @@ class FakeKie:
         callback_hosts: Collection[str] = (),
         faults: Collection[Fault] = (),
     ) -> None:
-        self.truth = truth = Truth()
-        self.faults = list(faults)
+        truth = Truth()
+        self.truth: Truth = truth
+        self.faults: list[Fault] = list(faults)
         self._webhook_key = webhook_key
         files = FileStore(seed=seed, upload_expires_after=upload_expires_after)
         self._account = FakeAccount(

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -49,7 +49,7 @@ class Slots:
         self._limit = limit
         self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         #: The number of slots that are taken.
-        self.taken = 0
+        self.taken: int = 0
 
     @property
     def waiting(self) -> int:
@@ -172,11 +172,11 @@ class Admission:
         runtime: Runtime,
         timers: Timers,
     ) -> None:
-        self.slots = Slots(limits.in_flight)
-        self.bucket = AdaptiveBucket(limits.creates, limits.window)
-        self.gate = Gate()
+        self.slots: Slots = Slots(limits.in_flight)
+        self.bucket: AdaptiveBucket = AdaptiveBucket(limits.creates, limits.window)
+        self.gate: Gate = Gate()
         self._timeouts = {Verdict.MAINTENANCE: retry.maintenance_timeout, Verdict.RATE_LIMITED: retry.max_age}
-        self.now = runtime.now
+        self.now: Callable[[], float] = runtime.now
         self._runtime = runtime
         self._timers = timers
         self._queue: list[tuple[int, int, _Waiter]] = []
