@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kie_async import errors
 from kie_async._core.job_errors import (
+    closed_error,
     dump_error,
     failed_task_error,
     has_result,
@@ -176,6 +177,13 @@ def test_each_poll_verdict_has_its_error(verdict: PollVerdict, kind: type[errors
     assert kind is type(error)
     assert code == getattr(error, "code", None)
     assert ("kj_1", ID) == (error.job_id, error.task_id)
+
+
+def test_closed_error_has_the_ids_and_a_next_step() -> None:
+    error = closed_error(job_id="kj_1", task_id=ID)
+
+    assert ("kj_1", ID) == (error.job_id, error.task_id)
+    assert "Enter `async with` again" in error.message
 
 
 # -- errors in the journal ----------------------------------------------------------------------------------------
