@@ -26,9 +26,9 @@ class _Trusting(Receiver):
     """Trusts the body: applies its claim about the end of the task."""
 
     async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
-        job, (_, record) = self._registry.get(token.job_id), read_record_body(body)
+        job, (_, record) = self.registry.get(token.job_id), read_record_body(body)
         if job is not None and record is not None and job.task_id == record.task_id:
-            await self._confirmations._tracker.apply_record(job, record)  # noqa: SLF001
+            await self.confirmations._tracker.apply_record(job, record)  # noqa: SLF001
         await super().accept(token, headers, body)
 
 
@@ -36,7 +36,7 @@ class _Hasty(Receiver):
     """Drops callbacks that arrive before the create response."""
 
     async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
-        row = await self._journal.get(token.job_id)
+        row = await self.journal.get(token.job_id)
         if row is None or row.task_id is not None:
             await super().accept(token, headers, body)
 
@@ -52,7 +52,7 @@ class _Blind(Confirmations):
     """Polls the task, and does not check that it belongs to the job."""
 
     async def _confirm_task(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
-        poll = await self._poller.poll_now(task_id)
+        poll = await self.poller.poll_now(task_id)
         return poll.record is None or await self._apply_confirmed(job_id, task_id, poll.record), True
 
 

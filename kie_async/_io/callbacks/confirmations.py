@@ -98,19 +98,19 @@ class Confirmations:
         report: Takes events.
     """
 
-    _journal: Journal
-    _registry: Registry
-    _supervisor: Supervisor
-    _timers: Timers
-    _poller: Poller
-    _watchlist: Watchlist
-    _tracker: Tracker
-    _transitions: Transitions
-    _results: ResultWriter
-    _callback_weight: CallbackWeight
-    _follower: JobFollower
-    _secret: bytes
-    _report: Callable[..., None]
+    journal: Journal
+    registry: Registry
+    supervisor: Supervisor
+    timers: Timers
+    poller: Poller
+    watchlist: Watchlist
+    tracker: Tracker
+    transitions: Transitions
+    results: ResultWriter
+    callback_weight: CallbackWeight
+    follower: JobFollower
+    secret: bytes
+    report: Callable[..., None]
     _jobs: dict[str, _Pending] = attrs.field(factory=dict, init=False)
     #: The ids of the jobs whose next round is due.
     _due: deque[str] = attrs.field(factory=deque, init=False)
@@ -158,10 +158,10 @@ class Confirmations:
 
     def _start_rounds(self) -> None:
         """Start as many rounds as keep the pacer busy; a flood waits as ids in a queue, not as tasks of the loop."""
-        most = _JOBS_PER_POLL * self._poller.pacer.limit
-        while self._due and self._in_progress < most and self._supervisor.running:
+        most = _JOBS_PER_POLL * self.poller.pacer.limit
+        while self._due and self._in_progress < most and self.supervisor.running:
             self._in_progress += 1
-            self._supervisor.start(self._run_round, self._due.popleft())
+            self.supervisor.start(self._run_round, self._due.popleft())
 
     async def _run_round(self, job_id: str) -> None:
         try:
@@ -190,10 +190,10 @@ class Confirmations:
         delay = confirmation_delay(pending.rounds, proved=proved)
         if delay is None:
             del self._jobs[job_id]
-            if (job := self._registry.get(job_id)) is not None:
-                self._watchlist.reweigh(job)  # polling continues, sooner than it was planned
+            if (job := self.registry.get(job_id)) is not None:
+                self.watchlist.reweigh(job)  # polling continues, sooner than it was planned
         else:
-            self._timers.at(self._timers.now() + delay, partial(self._end_delay, job_id))
+            self.timers.at(self.timers.now() + delay, partial(self._end_delay, job_id))
 
     def _end_delay(self, job_id: str) -> None:
         if self._jobs[job_id].task_ids:
@@ -222,11 +222,11 @@ class Confirmations:
             step = next_step(row, task_id)
             if step is not CallbackStep.PROVE:
                 # The create response may have arrived since, or a planned poll may have found the end.
-                self._callback_weight.record_callback(job_id, self._registry.get(job_id))
+                self.callback_weight.record_callback(job_id, self.registry.get(job_id))
             if step is CallbackStep.NOTHING:
                 await self._drop_task_id(job_id, task_id)
                 return True, True
-            poll = await self._poller.poll_now(task_id)
+            poll = await self.poller.poll_now(task_id)
             self.polls += 1
             if poll.record is None:
                 own = step is CallbackStep.CONFIRM
@@ -234,7 +234,7 @@ class Confirmations:
                     return False, own
                 await self._reject_task(row, task_id)
                 return True, False
-            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, self._secret):
+            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, self.secret):
                 await self._reject_task(row, task_id)
                 return True, False
             settled = await self._apply_confirmed(job_id, task_id, poll.record)
@@ -246,14 +246,14 @@ class Confirmations:
 
     async def find_row(self, job_id: str) -> Intent | None:
         """Return the row of a job, from memory or from the journal."""
-        job = self._registry.get(job_id)
-        return job.row if job is not None and job.row is not None else await self._journal.get(job_id)
+        job = self.registry.get(job_id)
+        return job.row if job is not None and job.row is not None else await self.journal.get(job_id)
 
     async def _apply_confirmed(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
         """Apply the record of a task that is a job's; return True if the task id needs no further confirmation."""
-        job = self._registry.get(job_id)
+        job = self.registry.get(job_id)
         if job is None or job.row is None:
-            row = await self._journal.get(job_id)
+            row = await self.journal.get(job_id)
             if row is None:
                 return True
             # The job of another process, or one that has ended here: change its row; the other process follows it.
@@ -263,44 +263,44 @@ class Confirmations:
             job = await self._bind_task(job, task_id)
         if require_row(job).task_id == task_id:
             if record.ended:
-                self._callback_weight.record_callback(job_id, job)  # also for another process's job
-            await self._tracker.apply_record(job, record)
+                self.callback_weight.record_callback(job_id, job)  # also for another process's job
+            await self.tracker.apply_record(job, record)
         return next_step(require_row(job), task_id) is CallbackStep.NOTHING
 
     async def _bind_task(self, job: LiveJob, task_id: str) -> LiveJob:
         """Bind a task that was proved to be a job's, and continue with it; return the live job that continues."""
         was = job.state
-        await self._results.record_accepted(job, task_id)
+        await self.results.record_accepted(job, task_id)
         row = require_row(job)
         if row.task_id != task_id or row.state is not JobState.SUBMITTED:
             # A duplicate task of the job, or another process has changed the row first.
-            if job.state is not was and self._registry.get(job.id) is job:
-                await self._follower.follow(job)
+            if job.state is not was and self.registry.get(job.id) is job:
+                await self.follower.follow(job)
             return job
         _log.info("A callback has bound task %s to %s, which was %s.", task_id, job.id, was)
-        if (current := self._registry.get(job.id)) is not job:
-            if current is None and not self._journal.owns(row):
-                self._callback_weight.record_callback(job.id, job)
+        if (current := self.registry.get(job.id)) is not job:
+            if current is None and not self.journal.owns(row):
+                self.callback_weight.record_callback(job.id, job)
                 return job
             # It had ended for this process, or was adopted during the poll.
-            job = self._follower.adopt(row)
+            job = self.follower.adopt(row)
             job.row = row
-        self._callback_weight.record_callback(job.id, job)
-        await self._follower.follow_accepted(job)
+        self.callback_weight.record_callback(job.id, job)
+        await self.follower.follow_accepted(job)
         return job
 
     async def _reject_task(self, row: Intent, task_id: str) -> None:
         """Drop a task id that is not the job's."""
         _log.warning("Ignored a callback for %s: task %s was not created by this job.", row.id, task_id)
         reason = "the task that it names was not created by its job"
-        self._report(
+        self.report(
             EventName.CALLBACK_REFUSED, LiveJob.from_row(row), reason=reason, status=_ACCEPTED, named_task_id=task_id
         )
         await self._drop_task_id(row.id, task_id)
 
     async def _drop_task_id(self, job_id: str, task_id: str) -> None:
-        row = await self._journal.get(job_id)
+        row = await self.journal.get(job_id)
         if row is not None and task_id in row.callback_task_ids:
             others = tuple(other for other in row.callback_task_ids if other != task_id)
-            job = self._registry.get(job_id)
-            await self._transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=others)
+            job = self.registry.get(job_id)
+            await self.transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=others)

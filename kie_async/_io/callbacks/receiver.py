@@ -65,14 +65,14 @@ class Receiver:
         report: Takes events.
     """
 
-    _journal: Journal
-    _registry: Registry
-    _runtime: Runtime
-    _transitions: Transitions
-    _callback_weight: CallbackWeight
-    _confirmations: Confirmations
-    _webhook_keys: tuple[str, ...]
-    _report: Callable[..., None]
+    journal: Journal
+    registry: Registry
+    runtime: Runtime
+    transitions: Transitions
+    callback_weight: CallbackWeight
+    confirmations: Confirmations
+    webhook_keys: tuple[str, ...]
+    report: Callable[..., None]
     _bad_signature_logged: bool = attrs.field(default=False, init=False)
     #: The number of accepted callbacks.
     callbacks: int = attrs.field(default=0, init=False)
@@ -93,17 +93,17 @@ class Receiver:
         """
         job_id = token.job_id
         task_id = read_task_id(body)
-        if self._webhook_keys:
+        if self.webhook_keys:
             self._check_signature(task_id, headers)
-        job = self._registry.get(job_id)
+        job = self.registry.get(job_id)
         try:
-            row = await self._confirmations.find_row(job_id)
+            row = await self.confirmations.find_row(job_id)
             if row is None:
                 msg = "the journal does not know its job"
                 raise CallbackRejectedError(msg, status=_NOT_FOUND)
             step = next_step(row, task_id)
             if step is CallbackStep.PROVE:
-                if not self._confirmations.has_room(job_id, task_id):
+                if not self.confirmations.has_room(job_id, task_id):
                     msg = "too many callbacks for its job wait"
                     raise CallbackRejectedError(msg, status=_TOO_MANY_REQUESTS)
                 await self._journal_task_id(job or LiveJob.from_row(row), task_id)
@@ -111,13 +111,13 @@ class Receiver:
             msg = "it could not be journaled"
             raise CallbackRejectedError(msg, status=_UNAVAILABLE) from error
         own = step is CallbackStep.CONFIRM
-        if step is not CallbackStep.NOTHING and not self._confirmations.enqueue(job_id, task_id, own=own):
+        if step is not CallbackStep.NOTHING and not self.confirmations.enqueue(job_id, task_id, own=own):
             msg = "too many callbacks wait"
             raise CallbackRejectedError(msg, status=_UNAVAILABLE)
         self.callbacks += 1
         if step is not CallbackStep.PROVE:
-            self._callback_weight.record_callback(job_id, job)
-        self._report(
+            self.callback_weight.record_callback(job_id, job)
+        self.report(
             EventName.CALLBACK,
             job or LiveJob.from_row(row),
             named_task_id=task_id,
@@ -127,7 +127,7 @@ class Receiver:
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:
-            check_signature(self._webhook_keys, task_id, headers, wall=self._runtime.wall())
+            check_signature(self.webhook_keys, task_id, headers, wall=self.runtime.wall())
         except CallbackRejectedError as error:
             # The token is genuine, so the key or a clock is probably wrong; log only the first of consecutive refusals.
             if not self._bad_signature_logged:
@@ -142,8 +142,8 @@ class Receiver:
 
     async def _journal_task_id(self, job: LiveJob, task_id: str) -> None:
         """Journal the id of a task that must be proved, in case the process ends first."""
-        row = await self._journal.get(job.id)
+        row = await self.journal.get(job.id)
         if row is None or next_step(row, task_id) is not CallbackStep.PROVE or task_id in row.callback_task_ids:
             return
         if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
-            await self._transitions.record_fields(job, callback_task_ids=(*row.callback_task_ids, task_id))
+            await self.transitions.record_fields(job, callback_task_ids=(*row.callback_task_ids, task_id))

@@ -88,14 +88,14 @@ class Poller:
         on_round_trip: Called with the seconds that each answered poll has taken.
     """
 
-    _transport: Transport
-    _polls_per_second: float
+    transport: Transport
+    polls_per_second: float
     watchlist: Watchlist
-    _loop: asyncio.AbstractEventLoop
-    _timers: Timers
-    _supervisor: Supervisor
-    _on_poll: Callable[[LiveJob, PollResult], Awaitable[None]]
-    _on_round_trip: Callable[[float], None]
+    loop: asyncio.AbstractEventLoop
+    timers: Timers
+    supervisor: Supervisor
+    on_poll: Callable[[LiveJob, PollResult], Awaitable[None]]
+    on_round_trip: Callable[[float], None]
     pacer: WindowBucket = attrs.field(init=False)
     #: The number of answered polls.
     polls: int = attrs.field(default=0, init=False)
@@ -110,9 +110,9 @@ class Poller:
 
     def __attrs_post_init__(self) -> None:
         self.watchlist.on_due = self._start_polls
-        tokens = max(1, round(self._polls_per_second))
+        tokens = max(1, round(self.polls_per_second))
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
-        self.pacer = WindowBucket(tokens, tokens / self._polls_per_second)
+        self.pacer = WindowBucket(tokens, tokens / self.polls_per_second)
 
     async def poll_now(self, task_id: str) -> PollResult:
         """
@@ -121,9 +121,9 @@ class Poller:
         Raises:
             TransportError: If no complete answer came.
         """
-        if not self._supervisor.running:
+        if not self.supervisor.running:
             raise closed_error(task_id=task_id)
-        poll = _UrgentPoll(task_id=task_id, result=self._loop.create_future())
+        poll = _UrgentPoll(task_id=task_id, result=self.loop.create_future())
         self._urgent.append(poll)
         self._start_polls()
         return await poll.result
@@ -136,9 +136,9 @@ class Poller:
 
     def _start_polls(self) -> None:
         """Start as many polls as the pacer allows, and come back when it allows more."""
-        if not self._supervisor.running:
+        if not self.supervisor.running:
             return
-        now = self._loop.time()
+        now = self.loop.time()
         while self._on_wire < MAX_CONCURRENT and (self._urgent or self.watchlist.due):
             ready_at = self.pacer.ready_at(now)
             # After a refusal, one poll at a time probes whether the limit is over.
@@ -152,11 +152,11 @@ class Poller:
                 if not poll.result.done():
                     self._urgent_in_a_row = self._urgent_in_a_row + 1 if self.watchlist.due else 0
                     self._begin_poll(now)
-                    self._supervisor.start(self._run_urgent_poll, poll)
+                    self.supervisor.start(self._run_urgent_poll, poll)
             else:
                 self._urgent_in_a_row = 0
                 self._begin_poll(now)
-                self._supervisor.start(self._run_planned_poll, self.watchlist.pop_due(now))
+                self.supervisor.start(self._run_planned_poll, self.watchlist.pop_due(now))
 
     def _begin_poll(self, now: float) -> None:
         self.pacer.use_token(now)
@@ -177,7 +177,7 @@ class Poller:
             if self._timer.at <= instant:
                 return  # it will schedule itself again, if it is too early
             self._timer.cancel()
-        self._timer = self._timers.at(instant, self._start_polls)
+        self._timer = self.timers.at(instant, self._start_polls)
 
     # -- one poll ---------------------------------------------------------------------------------------------------
 
@@ -185,12 +185,12 @@ class Poller:
         timeout = poll.time_left
         if poll.timeouts < _URGENT_REPEATS:
             timeout = min(self._timeout_after(poll.timeouts), timeout)
-        until = self._loop.time() + timeout
+        until = self.loop.time() + timeout
         try:
             result = await self._send_poll(poll.task_id, until)
         except errors.TransportError as error:
             poll.time_left -= timeout
-            if self._loop.time() >= until and poll.time_left > 0.0:
+            if self.loop.time() >= until and poll.time_left > 0.0:
                 poll.timeouts += 1
                 self._urgent.appendleft(poll)
                 self._start_polls()
@@ -206,21 +206,21 @@ class Poller:
                 poll.result.set_result(result)
 
     async def _run_planned_poll(self, watch: Watch) -> None:
-        job, began_at = watch.job, self._loop.time()
+        job, began_at = watch.job, self.loop.time()
         until = began_at + self._timeout_after(watch.timeouts)
         result, timed_out = PollResult(PollVerdict.UNREADABLE), False
         try:
             try:
                 result = await self._send_poll(job.task_id or "", until)
             except errors.TransportError:
-                timed_out = self._loop.time() >= until
+                timed_out = self.loop.time() >= until
             finally:
                 watch.timeouts = watch.timeouts + 1 if timed_out else 0
                 if not timed_out and result.verdict is not PollVerdict.RATE_LIMITED:
                     # The next poll is a full interval away, also after an unreadable answer. A poll that timed out or
                     # was refused does not count: its job is as overdue as before.
                     watch.running_at = max(watch.running_at, began_at)
-            await self._on_poll(job, result)
+            await self.on_poll(job, result)
         finally:
             # After any error, for example in a hook of the caller's own session, the task is still polled.
             self.plan_next_poll(watch)
@@ -231,13 +231,13 @@ class Poller:
         return min(POLL_TIMEOUT, self._timeout.seconds * 2.0**doublings)
 
     async def _send_poll(self, task_id: str, until: float) -> PollResult:
-        began_at = self._loop.time()
+        began_at = self.loop.time()
         try:
-            answer = await self._transport.poll(task_id, timeout=until - began_at)
+            answer = await self.transport.poll(task_id, timeout=until - began_at)
             self.polls += 1
-            round_trip = self._loop.time() - began_at
+            round_trip = self.loop.time() - began_at
             self._timeout.record_round_trip(round_trip)
-            self._on_round_trip(round_trip)
+            self.on_round_trip(round_trip)
             envelope, record = read_record_body(answer.body)
             result = judge_poll(task_id=task_id, status=answer.status, envelope=envelope, record=record)
             if result.verdict is not PollVerdict.RATE_LIMITED:
@@ -245,10 +245,10 @@ class Poller:
             elif began_at >= self._refused_at:
                 # Of several polls refused at once, only the first refusal counts.
                 self._refusals += 1
-                self._refused_at = self._loop.time()
+                self._refused_at = self.loop.time()
                 pause = answer.retry_after or pause_after(_REFUSAL_BACKOFF, self._refusals)
                 self._paused_until = max(self._paused_until, self._refused_at + pause)
         finally:
-            self.finish_poll(answered_at=self._loop.time())
+            self.finish_poll(answered_at=self.loop.time())
             self._start_polls()
         return result

@@ -65,46 +65,46 @@ class Tracker:
         on_end: Called with each job whose end a poll has found.
     """
 
-    _transitions: Transitions
-    _slots: Slots
-    _registry: Registry
-    _watchlist: Watchlist
-    _supervisor: Supervisor
-    _runtime: Runtime
-    _timers: Timers
-    _retry: RetryPolicy
-    _report: Callable[..., None]
-    _follow: Callable[[LiveJob], Awaitable[None]]
-    _on_end: Callable[[LiveJob], None]
+    transitions: Transitions
+    slots: Slots
+    registry: Registry
+    watchlist: Watchlist
+    supervisor: Supervisor
+    runtime: Runtime
+    timers: Timers
+    retry: RetryPolicy
+    report: Callable[..., None]
+    follow: Callable[[LiveJob], Awaitable[None]]
+    on_end: Callable[[LiveJob], None]
     _running: DeadlineQueue[LiveJob] = attrs.field(init=False)
     duplicate_records: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._running = DeadlineQueue(self._timers, lambda job: self._start(self._mark_stalled, job))
+        self._running = DeadlineQueue(self.timers, lambda job: self._start(self._mark_stalled, job))
 
     # -- after the create -------------------------------------------------------------------------------------------
 
     def track_submitted(self, job: LiveJob) -> None:
         """Track a job whose taskId is known, from now or from an earlier run."""
         row = job.row
-        age = 0.0 if row is None or row.accepted_at is None else max(0.0, self._runtime.wall() - row.accepted_at)
-        job.accepted_at = self._runtime.now() - age
+        age = 0.0 if row is None or row.accepted_at is None else max(0.0, self.runtime.wall() - row.accepted_at)
+        job.accepted_at = self.runtime.now() - age
         self._cancel_deadlines(job)
         if job.state is not JobState.SUBMITTED:
             self.release_slot(job)
         else:
             self._take_slot(job)  # the task is running, even if no slot is free
-            self._running.set(job, job.accepted_at + self._retry.max_age)
-        self._watchlist.watch(job)
+            self._running.set(job, job.accepted_at + self.retry.max_age)
+        self.watchlist.watch(job)
         job.wake_waiters()
 
     def track_foreign(self, job: LiveJob) -> None:
         """Track a task that is not in the journal, until ``max_age`` or until no caller waits for it."""
-        job.timers = (self._timers.at(job.accepted_at + self._retry.max_age, self._end_foreign, job),)
-        self._watchlist.watch(job)
+        job.timers = (self.timers.at(job.accepted_at + self.retry.max_age, self._end_foreign, job),)
+        self.watchlist.watch(job)
 
     def _end_foreign(self, job: LiveJob) -> None:
-        msg = f"The task has not ended within {self._retry.max_age:g} s. It may still end: wait again, with a timeout."
+        msg = f"The task has not ended within {self.retry.max_age:g} s. It may still end: wait again, with a timeout."
         job.wait_error = TaskTimeoutError(msg, task_id=job.task_id)
         self.stop_tracking(job)
 
@@ -114,13 +114,13 @@ class Tracker:
         if row is None:
             return
         sent_at = row.sending_at if row.sending_at is not None else row.updated_at
-        now, age = self._runtime.now(), max(0.0, self._runtime.wall() - sent_at)
-        timeout = self._retry.max_age if row.callback_url is not None else self._retry.in_doubt_timeout
+        now, age = self.runtime.now(), max(0.0, self.runtime.wall() - sent_at)
+        timeout = self.retry.max_age if row.callback_url is not None else self.retry.in_doubt_timeout
         self.suspend(job, keep_slot=True)
-        job.timers = (self._timers.at(now - age + timeout, self._start, self._mark_unresolved, job),)
-        if age < self._retry.in_doubt_timeout:
+        job.timers = (self.timers.at(now - age + timeout, self._start, self._mark_unresolved, job),)
+        if age < self.retry.in_doubt_timeout:
             self._take_slot(job)
-            job.timers += (self._timers.at(now - age + self._retry.in_doubt_timeout, self.release_slot, job),)
+            job.timers += (self.timers.at(now - age + self.retry.in_doubt_timeout, self.release_slot, job),)
         else:
             self.release_slot(job)
         job.wake_waiters()
@@ -129,26 +129,26 @@ class Tracker:
         """Release a job's slot, if it has one."""
         if job.holds_slot:
             job.holds_slot = False
-            self._slots.release()
+            self.slots.release()
 
     def _take_slot(self, job: LiveJob) -> None:
         if not job.holds_slot:
             job.holds_slot = True
-            self._slots.occupy()
+            self.slots.occupy()
 
     def suspend(self, job: LiveJob, *, keep_slot: bool = False) -> None:
         """Stop polling a job, cancel its deadlines and release its slot, until it is tracked again."""
         self._cancel_deadlines(job)
-        self._watchlist.unwatch(job)
+        self.watchlist.unwatch(job)
         if not keep_slot:
             self.release_slot(job)
 
     def stop_tracking(self, job: LiveJob) -> None:
         """Drop a job that has ended from memory; only its row and the learned duration remain."""
-        if self._registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
-            self._watchlist.record_end(job, record)
+        if self.registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
+            self.watchlist.record_end(job, record)
         self.suspend(job)
-        self._registry.remove(job)
+        self.registry.remove(job)
         job.wake_waiters()
 
     # -- polls ------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Tracker:
         elif poll.verdict is PollVerdict.NOT_VISIBLE and job.foreign:
             # One answer does not prove that a task is gone: it takes two in a row.
             before, job.not_visible = job.not_visible, True
-            if before and self._runtime.now() - job.accepted_at > VISIBLE_AFTER:
+            if before and self.runtime.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
                 self.stop_tracking(job)
 
@@ -185,50 +185,50 @@ class Tracker:
             return
         if job.row is not None:
             state = JobState.SUCCEEDED if record.succeeded else JobState.FAILED
-            if not await self._transitions.record_transition(
+            if not await self.transitions.record_transition(
                 job, state, record=dump_record(record), credits=record.credits
             ):
                 self._report_duplicate(job, record)
-                await self._follow(job)
+                await self.follow(job)
                 return
-            self._report(EventName.ENDED, job, state=record.state, credits=record.credits)
-            self._on_end(job)
+            self.report(EventName.ENDED, job, state=record.state, credits=record.credits)
+            self.on_end(job)
         self.stop_tracking(job)
 
     def _apply_running(self, job: LiveJob, record: TaskRecord) -> None:
         if job.foreign and job.record is None and record.created_at is not None:
             # The first record tells the age of a foreign task.
-            age = max(0.0, self._runtime.wall() - record.created_at)
-            job.accepted_at = self._runtime.now() - age
-        self._watchlist.record_running(job, record)
+            age = max(0.0, self.runtime.wall() - record.created_at)
+            job.accepted_at = self.runtime.now() - age
+        self.watchlist.record_running(job, record)
 
     def _report_duplicate(self, job: LiveJob, record: TaskRecord) -> None:
         if record.ended:
             self.duplicate_records += 1
-            self._report(EventName.DUPLICATE_RECORD, job, state=record.state)
+            self.report(EventName.DUPLICATE_RECORD, job, state=record.state)
 
     # -- deadlines --------------------------------------------------------------------------------------------------
 
     def _start(self, action: Callable[[LiveJob], Awaitable[None]], job: LiveJob) -> None:
-        if self._supervisor.running:
-            self._supervisor.start(action, job)
+        if self.supervisor.running:
+            self.supervisor.start(action, job)
 
     async def _mark_stalled(self, job: LiveJob) -> None:
         if job.state is JobState.SUBMITTED:
-            if await self._transitions.record_transition(job, JobState.STALLED):
-                self._report(EventName.STALLED, job)
-            await self._follow(job)
+            if await self.transitions.record_transition(job, JobState.STALLED):
+                self.report(EventName.STALLED, job)
+            await self.follow(job)
 
     async def _mark_unresolved(self, job: LiveJob) -> None:
         if job.state is JobState.IN_DOUBT:
-            if await self._transitions.record_transition(job, JobState.UNRESOLVED):
-                self._report(EventName.UNRESOLVED, job)
+            if await self.transitions.record_transition(job, JobState.UNRESOLVED):
+                self.report(EventName.UNRESOLVED, job)
                 _log.warning(
                     "%s is unresolved: no answer and no callback have settled its create in time."
                     " Call resolve(task_id), resubmit(allow_duplicate=True) or abandon().",
                     job.id,
                 )
-            await self._follow(job)
+            await self.follow(job)
 
     def _cancel_deadlines(self, job: LiveJob) -> None:
         for timer in job.timers:

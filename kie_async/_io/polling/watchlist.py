@@ -80,10 +80,10 @@ class Watchlist:
         weigh: Returns the value of polling a job, more than 0 and up to 1. Call ``reweigh_all`` after a large change.
     """
 
-    _policy: PollingPolicy
-    _durations: DurationsByKind
-    _timers: Timers
-    _weigh: Callable[[LiveJob], float]
+    policy: PollingPolicy
+    durations: DurationsByKind
+    timers: Timers
+    weigh: Callable[[LiveJob], float]
     #: Called when polls have become due; set by the poller that performs them.
     on_due: Callable[[], None] = attrs.field(default=lambda: None, init=False)
     #: The jobs whose poll is due, in no order.
@@ -94,7 +94,7 @@ class Watchlist:
 
     def __attrs_post_init__(self) -> None:
         self._planned = DeadlineQueue(
-            self._timers, self._mark_due, after_batch=self._report_due, min_interval=_MIN_INTERVAL
+            self.timers, self._mark_due, after_batch=self._report_due, min_interval=_MIN_INTERVAL
         )
 
     # -- the polled jobs --------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Watchlist:
         if job.task_id is None:
             msg = f"Cannot poll {job.id}: it has no taskId."
             raise ValueError(msg)
-        total = self._durations.of_kind(_kind_of_job(job, job.record))
+        total = self.durations.of_kind(_kind_of_job(job, job.record))
         job.watch = watch = Watch(job=job, total=total, accepted_at=job.accepted_at)
         self.watched += 1
         self.plan_poll(watch)
@@ -130,8 +130,8 @@ class Watchlist:
             return
         if job.foreign and record.model is not None and job.record is None:
             # The first record of a foreign task: its kind and age were unknown.
-            watch.set_kind(self._durations.of_kind(_kind_of_job(job, record)), job.accepted_at)
-        watch.record_state(record.state, self._timers.now())
+            watch.set_kind(self.durations.of_kind(_kind_of_job(job, record)), job.accepted_at)
+        watch.record_state(record.state, self.timers.now())
         if not watch.in_progress:
             self._cancel_poll(watch)
             self.plan_poll(watch)
@@ -140,11 +140,11 @@ class Watchlist:
         """Learn how long a job's task took; called once for each job, with its terminal record."""
         if job.watch is None:  # another process has polled it
             if record.seconds is not None:
-                self._durations.of_kind(_kind_of_job(job, record)).learn(record.seconds)
+                self.durations.of_kind(_kind_of_job(job, record)).learn(record.seconds)
         elif record.seconds is not None:
             job.watch.record_duration(record.seconds)
         elif not job.foreign:
-            job.watch.record_duration(self._timers.now() - job.accepted_at)
+            job.watch.record_duration(self.timers.now() - job.accepted_at)
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Watchlist:
         for job in batch:
             self.reweigh(job)
         if batch:
-            self._timers.at(self._timers.now() + _BATCH_PAUSE, self._reweigh_batch, jobs)
+            self.timers.at(self.timers.now() + _BATCH_PAUSE, self._reweigh_batch, jobs)
 
     def reweigh(self, job: LiveJob) -> None:
         """Plan the next poll of a job anew if its weight has changed, for example by its first waiter."""
@@ -173,7 +173,7 @@ class Watchlist:
             self.plan_poll(watch)
 
     def _weight_of(self, job: LiveJob) -> float:
-        weight = self._weigh(job)
+        weight = self.weigh(job)
         row = job.row
         if row is not None and row.state is JobState.STALLED:
             weight *= STALLED
@@ -187,11 +187,11 @@ class Watchlist:
     def plan_poll(self, watch: Watch) -> None:
         """Plan the next poll of a job that has no planned or due one."""
         watch.weight = self._weight_of(watch.job)
-        self._planned.set(watch, self._policy.next_poll_at(watch, self._timers.now()))
+        self._planned.set(watch, self.policy.next_poll_at(watch, self.timers.now()))
 
     def pop_due(self, now: float) -> Watch:
         """Remove and return the due job to poll now; at least one must be due."""
-        return self._remove_due(self._policy.choose_next(self.due, now))
+        return self._remove_due(self.policy.choose_next(self.due, now))
 
     def _cancel_poll(self, watch: Watch) -> None:
         if watch.due_at is not None:
@@ -249,9 +249,9 @@ class CallbackWeight:
         on_change: Called when the estimate has changed by a factor of two.
     """
 
-    _timers: Timers
-    _on_change: Callable[[], None]
-    _since: float = attrs.field(default=attrs.Factory(lambda self: self._timers.now(), takes_self=True), init=False)
+    timers: Timers
+    on_change: Callable[[], None]
+    _since: float = attrs.field(default=attrs.Factory(lambda self: self.timers.now(), takes_self=True), init=False)
     _loss: CallbackLoss = attrs.field(factory=CallbackLoss, init=False)
     _expected: dict[str, Timer] = attrs.field(factory=dict, init=False)
     #: The estimate that the polls were planned with; nothing is received at first.
@@ -292,8 +292,8 @@ class CallbackWeight:
             return
         if len(self._expected) >= MAX_EXPECTED:
             self._expected.pop(next(iter(self._expected))).cancel()
-        at = self._timers.now() + CALLBACK_GRACE
-        self._expected[job.id] = self._timers.at(at, partial(self._record_loss, job.id))
+        at = self.timers.now() + CALLBACK_GRACE
+        self._expected[job.id] = self.timers.at(at, partial(self._record_loss, job.id))
 
     def _record_loss(self, job_id: str) -> None:
         del self._expected[job_id]
@@ -312,4 +312,4 @@ class CallbackWeight:
         now = self._loss.probability
         if max(now, self._planned_with) >= _SIGNIFICANT_CHANGE * min(now, self._planned_with):
             self._planned_with = now
-            self._on_change()
+            self.on_change()
