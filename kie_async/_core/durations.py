@@ -154,11 +154,14 @@ class Durations:
         if age >= _OLDEST:
             # Only the heavy tail is left: S(x) is proportional to 1 / x².
             return (age - seen) ** 2 / age
-        self._refresh()
-        area, level, half = self._cells[_cell(seen)]
+        if not self._cells:
+            self._refresh()
+        cells = self._cells
+        # The index as in _cell(), without the calls: to choose the task of one poll takes 512 calls of this method.
+        area, level, half = cells[int(log2(seen) * _PER_OCTAVE + _CELL_OFFSET) if seen > _YOUNGEST else 0]
         until_seen = area + seen * (level + half * seen)
         survival = level + 2.0 * half * seen
-        area, level, half = self._cells[_cell(age)]
+        area, level, half = cells[int(log2(age) * _PER_OCTAVE + _CELL_OFFSET) if age > _YOUNGEST else 0]
         return age - seen - (area + age * (level + half * age) - until_seen) / survival
 
     def _refresh(self) -> None:
@@ -181,6 +184,8 @@ class Durations:
             area = integral - here * (level + half * here)
             self._cells.append((area, level, half))
             integral += (there - here) * (more + less) / 2.0
+        # An age just below the oldest may have the same logarithm, and then the index of a cell beyond the last.
+        self._cells.append(self._cells[-1])
 
 
 class DurationsByKind:
