@@ -28,7 +28,7 @@ class _Trusting(Receiver):
     async def accept(self, token: CallbackToken, headers: Mapping[str, str], body: bytes) -> None:
         job, (_, record) = self.registry.get(token.job_id), read_record_body(body)
         if job is not None and record is not None and job.task_id == record.task_id:
-            await self.confirmations.tracker.apply_record(job, record)  # noqa: SLF001
+            await self.confirmations.tracker.apply_record(job, record)
         await super().accept(token, headers, body)
 
 
