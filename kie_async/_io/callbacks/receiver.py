@@ -133,8 +133,8 @@ class Receiver:
             if not self._bad_signature_logged:
                 self._bad_signature_logged = True
                 _log.warning(
-                    "Refused a callback with a token of ours: %s. Results are polled instead. Check webhook_key and"
-                    " this machine's clock.",
+                    "Refused a callback with a valid token: %s. Results are polled instead. Compare webhook_key with"
+                    " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
                     error.message,
                 )
             raise

@@ -80,7 +80,10 @@ class DownloadPolicy:
         allowed_origins = self.allowed_origins if trusted else frozenset[str]()
         wrong = check_result_url(url, allowed_origins=allowed_origins, hosts=self.hosts)
         if wrong is not None:
-            msg = f"The result is not downloaded: {wrong}. If its host is right, pass download_hosts to the client."
+            msg = (
+                f"The result is not downloaded: {wrong}. Only base_url itself and public https hosts, limited by"
+                " download_hosts, are fetched from: check both."
+            )
             raise errors.DownloadError(msg)
 
 
