@@ -84,7 +84,9 @@ def poll_error(verdict: PollVerdict, *, job_id: str | None, task_id: str | None)
     """Return the error for a poll that returned no record."""
     match verdict:
         case PollVerdict.NOT_VISIBLE:
-            msg = "The service does not know this task, or not yet. Check the id, and that KIE_API_KEY is of its account."
+            msg = (
+                "The service does not know this task, or not yet. Check the id, and that KIE_API_KEY is of its account."
+            )
             return errors.TaskNotFoundError(msg, job_id=job_id, task_id=task_id)
         case PollVerdict.DENIED:
             msg = "The service does not accept the API key for polls. Check KIE_API_KEY; the task continues."
