@@ -19,7 +19,7 @@ quick: format-check lint imports quick-tests ## the inner loop, half a minute: f
 check: format-check lint types imports docs coverage ## all that must pass before a change goes in; runs a sample of the long tests
 
 nightly: $(VENV)/.installed system-tools ## every test in full: all kills, all hostile requests, ten times the examples
-	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=1800 --quiet --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=1800 --quiet --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 check-all: ## the quick tests on each installed Python from 3.11 to 3.14
 	@tools/check-all.sh $(PYTHONS)
@@ -48,10 +48,10 @@ quick-tests: $(VENV)/.installed
 	KIE_TESTS=quick $(RUN) pytest --quiet --numprocesses 2 tests/core tests/requests $(ARGS)
 
 test: $(VENV)/.installed ## the tests that need no system tools; ARGS="-k admission" picks some
-	$(RUN) pytest --ignore tests/system_tools --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	$(RUN) pytest --ignore tests/system_tools --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 coverage: $(VENV)/.installed system-tools ## the tests with branch coverage: 100 % of the core, at least 95 % of the package
-	$(RUN) pytest --quiet --numprocesses $(WORKERS) --dist worksteal --cov --cov-report= $(ARGS)
+	$(RUN) pytest --quiet --numprocesses $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS)
 	@echo "Branch coverage of kie_async/_core:"
 	@$(RUN) coverage report --include='kie_async/_core/*' --fail-under=100
 	@echo "Branch coverage of the package:"

@@ -28,6 +28,23 @@ def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
     return not REAL_TIME_FOLDERS.isdisjoint(request.path.parts)
 
 
+#: Tests whose code runs in other processes, or only repeats code that others cover: measuring them would cost minutes.
+UNMEASURED_FOLDERS = frozenset({"real_time", "system_tools", "hostile"})
+#: Folders whose tests share an expensive fixture: one worker runs all of them.
+GROUPED_FOLDERS = ("examples", "browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests out of the coverage measurement, and keep groups of tests on one worker."""
+    for item in items:
+        folders = item.path.parts
+        if not UNMEASURED_FOLDERS.isdisjoint(folders):
+            item.add_marker("no_cover")
+        for folder in GROUPED_FOLDERS:
+            if folder in folders:
+                item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.fixture(scope="module")
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """Select the event loop: virtual time, except in ``tests/real_time`` and ``tests/system_tools``."""
