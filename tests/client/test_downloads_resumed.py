@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from kie_async import DownloadError, Generation
-from kie_async._core.ranges import Version
+from kie_async._core.range_responses import Version
 from kie_async._io.files.part_files import STEP, PartFile
 from kie_async.testing import Fault
 from tests.client.filehost import MP4, FileHost, files_in, generation_on_host, make_mp4

@@ -16,7 +16,7 @@ import attrs
 from yarl import URL
 
 from kie_async import errors
-from kie_async._core.ranges import size_if_rest, version_of
+from kie_async._core.range_responses import size_if_rest, version_of
 from kie_async._io.http.transport import describe
 from kie_async._media import HEAD, Media, identify, is_mislabeled, looks_like_text
 from kie_async._urls import check_result_url, origin

@@ -27,7 +27,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from kie_async._core.ranges import Version, read_version, write_version
+from kie_async._core.range_responses import Version, read_version, write_version
 from kie_async._io.http.transport import describe
 from kie_async._io.journals.process_locks import NO_LOCKS
 from kie_async._media import HEAD, Media, is_whole

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.ranges import Version, read_version, size_if_rest, version_of, write_version
+from kie_async._core.range_responses import Version, read_version, size_if_rest, version_of, write_version
 
 TAG = '"5d8c72a5edda8d6a"'
 NOON = "Wed, 25 Nov 2026 12:00:00 GMT"
