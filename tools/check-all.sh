@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 declare -A done=()
 for python in "$@"; do
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { echo "$python: not installed"; continue; }
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { echo "$python: does not run here"; continue; }
     [ -z "${done[$version]:-}" ] || continue
     done[$version]=yes
     venv=".venv-$version"
