@@ -30,6 +30,18 @@ def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
 
 #: Tests whose code runs in other processes, or only repeats code that others cover: measuring them would cost minutes.
 UNMEASURED_FOLDERS = frozenset({"real_time", "system_tools", "hostile"})
+UNMEASURED_FILES = frozenset(
+    {
+        "test_cancellation.py",
+        "test_journal_failures.py",
+        "test_limits.py",
+        "test_lost_answers_journaled.py",
+        "test_map_concurrently.py",
+        "test_map_restarts.py",
+        "test_sqlite.py",
+        "test_stateful_client.py",
+    }
+)
 #: Folders whose tests share an expensive fixture: one worker runs all of them.
 GROUPED_FOLDERS = ("examples", "browser")
 
@@ -38,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave tests out of the coverage measurement, and keep groups of tests on one worker."""
     for item in items:
         folders = item.path.parts
-        if not UNMEASURED_FOLDERS.isdisjoint(folders):
+        if not UNMEASURED_FOLDERS.isdisjoint(folders) or item.path.name in UNMEASURED_FILES:
             item.add_marker("no_cover")
         for folder in GROUPED_FOLDERS:
             if folder in folders:
