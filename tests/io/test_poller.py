@@ -519,7 +519,7 @@ async def test_a_reader_of_updates_counts_as_a_waiter() -> None:
 
 
 async def test_jobs_of_low_weight_are_polled_rarely() -> None:
-    """When the weight rises, planned polls are advanced."""
+    """A higher weight advances the planned polls."""
     service = Service()
     chance = 0.02
     waiting = make_jobs(600)
