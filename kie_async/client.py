@@ -1,4 +1,4 @@
-"""``KieClient``: what the caller has configured, bound to an engine in the event loop that it is used in."""
+"""``KieClient``: holds the configuration of one account, and passes each call to the engine of its event loop."""
 
 from __future__ import annotations
 

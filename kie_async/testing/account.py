@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection
 from itertools import count
@@ -20,7 +21,7 @@ LimiterKind: TypeAlias = Literal["sliding", "fixed", "bucket"]
 
 
 @attrs.define(kw_only=True, eq=False)
-class RateLimiter:
+class RateLimiter(ABC):
     """
     The base of the rate limiters: three meanings that "20 per 10 seconds" may have at a service.
 
@@ -35,9 +36,9 @@ class RateLimiter:
     limit: int
     window: float
 
+    @abstractmethod
     def admit(self, now: float) -> bool:
         """Return True, and count the request, if a request at *now* is admitted. *now* never decreases."""
-        raise NotImplementedError
 
 
 @attrs.define(kw_only=True, eq=False)
