@@ -22,8 +22,8 @@ def test_package_stays_small() -> None:
     size = measure.measure_size(ROOT / "kie_async")
 
     assert size.files <= 150
-    assert size.code_lines <= 14_695
-    assert size.statements <= 13_534
+    assert size.code_lines <= 16_500
+    assert size.statements <= 14_900
     assert size.longest_file <= 600
     assert size.longest_function <= 96
 
