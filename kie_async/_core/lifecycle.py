@@ -29,6 +29,7 @@ __all__ = [
     "ENDED",
     "OPEN",
     "TRANSITIONS",
+    "UNFINISHED",
     "Intent",
     "SourceImage",
     "can_follow",
@@ -61,6 +62,8 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 OPEN = frozenset({_S.INTENT, _S.SENDING, _S.SUBMITTED, _S.IN_DOUBT, _S.STALLED})
 #: The states of a job that has ended.
 ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.REJECTED, _S.CANCELLED, _S.ABANDONED})
+#: The states of a job that has not ended: the open ones, and UNRESOLVED, which waits for a decision of the caller.
+UNFINISHED = frozenset(JobState) - ENDED
 #: The states in which proof may bind a task to the intent: a callback of ours that ``recordInfo`` echoes, or the
 #: caller's ``resolve``.
 BINDABLE = frozenset({_S.INTENT, _S.SENDING, _S.IN_DOUBT, _S.UNRESOLVED, _S.REJECTED})
@@ -153,6 +156,8 @@ class Intent:
             yet.
 
         owner: The name of the process that works on the job, or None.
+
+        number: The row's place in the journal, which the journal sets: later rows have larger numbers.
     """
 
     id: str
@@ -176,6 +181,7 @@ class Intent:
     duplicate_task_ids: tuple[str, ...] = ()
     callback_task_ids: tuple[str, ...] = ()
     owner: str | None = None
+    number: int = attrs.field(default=0, eq=False)
 
 
 # -- JSON in the journal ----------------------------------------------------------------------------------------------

@@ -92,8 +92,10 @@ class FailingStore(SqliteStore):
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         return await self._perhaps("note", partial(super().update_fields, job_id, at=at, **changes))
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        return await self._perhaps("claim", partial(super().claim, job_ids))
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        return await self._perhaps("claim", partial(super().claim, job_ids, after=after, limit=limit))
 
     async def _perhaps(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
         self.writes += 1

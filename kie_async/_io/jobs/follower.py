@@ -8,6 +8,7 @@ may still change has exactly one ``LiveJob``, which is in the registry before an
 from __future__ import annotations
 
 import logging
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import attrs
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, load_record
 from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.journals.journal import PAGE, read_pages
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -76,24 +78,33 @@ class JobFollower:
         Args:
             confirm: Called with the job and the task of each callback that is not confirmed yet.
         """
-        registry = self.registry
+        journal = self.journal
         found: list[str] = []
-        for number, row in enumerate(await self.journal.claim(), 1):
-            if number % _BATCH == 0:
-                await anyio.lowlevel.checkpoint()
-            found.append(row.id)
-            job = registry.get(row.id)
-            if job is None and (row.key is None or registry.by_key(row.key) is None):
-                # If the key has a live job, its submission adopts the row.
-                await self.follow(self.adopt(row))
-            elif job is not None and job.remote:
-                job.row = row
-                await self.follow(job)
-        for row in await self.journal.rows_named_by_callbacks():
-            # A callback has named the task, and the process ended before that was confirmed.
-            for task_id in row.callback_task_ids:
-                confirm(row.id, task_id)
+        async with aclosing(read_pages(lambda after: journal.claim(after=after, limit=PAGE))) as pages:
+            async for page in pages:
+                for number, row in enumerate(page):
+                    if number % _BATCH == 0:
+                        await anyio.lowlevel.checkpoint()
+                    found.append(row.id)
+                    await self._recover_row(row)
+        named = read_pages(lambda after: journal.rows_named_by_callbacks(after=after, limit=PAGE))
+        async with aclosing(named) as pages:
+            async for page in pages:
+                # A callback has named the task, and the process ended before that was confirmed.
+                for row in page:
+                    for task_id in row.callback_task_ids:
+                        confirm(row.id, task_id)
         return found
+
+    async def _recover_row(self, row: Intent) -> None:
+        registry = self.registry
+        job = registry.get(row.id)
+        if job is None and (row.key is None or registry.by_key(row.key) is None):
+            # If the key has a live job, its submission adopts the row.
+            await self.follow(self.adopt(row))
+        elif job is not None and job.remote:
+            job.row = row
+            await self.follow(job)
 
     def adopt(self, row: Intent) -> LiveJob:
         """Return the live job of a row; make it if there is none."""

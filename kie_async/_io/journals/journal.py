@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from typing import Protocol, TypedDict, Unpack
 
+import anyio.lowlevel
+
 from kie_async._core.job_errors import load_error
-from kie_async._core.lifecycle import ENDED, Intent, SourceImage
+from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage
 from kie_async.errors import JournalError
 from kie_async.states import JobInfo, JobState
 
-__all__ = ["Changes", "Journal", "illegal_transition", "read_job_info", "read_job_infos"]
+__all__ = ["PAGE", "Changes", "Journal", "illegal_transition", "read_job_info", "read_job_infos", "read_pages"]
+
+#: The number of rows that are read, adopted or deleted at a time: a few milliseconds, for which others wait.
+PAGE = 200
 
 
 class Changes(TypedDict, total=False):
@@ -103,12 +109,23 @@ class Journal(Protocol):
         """Return the row of a task."""
         ...
 
-    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
-        """Return the rows in one of *states* (None for all), oldest first."""
+    async def rows(
+        self, states: Collection[JobState] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        """
+        Return rows, oldest first.
+
+        Args:
+            states: Only rows in one of these states; None for all.
+
+            after: Only rows with a larger ``number``.
+
+            limit: The largest number of rows to return; None for all. ``read_pages`` reads a page at a time.
+        """
         ...
 
-    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
-        """Return the rows for which callbacks have named tasks that are not proved yet, oldest first."""
+    async def rows_named_by_callbacks(self, *, after: int = 0, limit: int | None = None) -> Sequence[Intent]:
+        """Return the rows for which callbacks have named tasks that are not proved yet; see ``rows``."""
         ...
 
     async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
@@ -125,7 +142,11 @@ class Journal(Protocol):
         ...
 
     async def forget(self, *, before: float) -> int:
-        """Delete the ended rows that last changed before the instant *before*, and return their number."""
+        """
+        Delete the ended rows that last changed before the instant *before*, and return their number.
+
+        It deletes a few at a time, so that an error or a cancellation may leave some of them.
+        """
         ...
 
     async def mark_delivered(self, job_id: str) -> None:
@@ -148,12 +169,18 @@ class Journal(Protocol):
         """Return True if the owner of a row is alive: this process, or another one."""
         ...
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
         """
         Take over open rows whose owner is dead.
 
         Args:
             job_ids: Only these; None for all.
+
+            after: Only rows with a larger ``number``.
+
+            limit: The largest number of rows to return, and to take over; None for all.
 
         Returns:
             The open rows (of these) that this process owns now, oldest first, including those it owned before.
@@ -184,10 +211,28 @@ def illegal_transition(row: Intent, state: JobState) -> JournalError:
     return JournalError(msg, job_id=row.id, task_id=row.task_id)
 
 
+async def read_pages(read: Callable[[int], Awaitable[Sequence[Intent]]]) -> AsyncGenerator[Sequence[Intent]]:
+    """
+    Yield all rows of a query, a page at a time.
+
+    Args:
+        read: Reads a page; called with the number of the last row so far.
+    """
+    after = 0
+    while page := await read(after):
+        yield page
+        after = page[-1].number
+
+
 async def read_job_infos(journal: Journal, *, unfinished: bool) -> list[JobInfo]:
     """Return all jobs of a journal, oldest first; with *unfinished*, only those that have not ended."""
-    states = frozenset(JobState) - ENDED if unfinished else None
-    return [_job_info(row) for row in await journal.rows(states)]
+    states = UNFINISHED if unfinished else None
+    infos: list[JobInfo] = []
+    async with aclosing(read_pages(lambda after: journal.rows(states, after=after, limit=PAGE))) as pages:
+        async for page in pages:
+            infos += map(_job_info, page)
+            await anyio.lowlevel.checkpoint()  # the journal in memory does not wait
+    return infos
 
 
 async def read_job_info(journal: Journal, known_id: str) -> JobInfo | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Unpack
 
@@ -35,6 +36,7 @@ class MemoryJournal:
         self._droppable: dict[str, None] = {}  # an ordered set
         self._keep_ended = keep_ended
         self._dropped_keys: set[int] = set()
+        self._last_number = 0
 
     async def open(self) -> None:
         """Do nothing."""
@@ -48,7 +50,8 @@ class MemoryJournal:
         if intent.id in self._rows:
             msg = f"{intent.id} is in the journal already."
             raise JournalError(msg, job_id=intent.id)
-        self._rows[intent.id] = intent
+        self._last_number += 1
+        intent = self._rows[intent.id] = attrs.evolve(intent, number=self._last_number)
         if intent.key is not None:
             self._by_key[intent.key] = intent.id
         return intent
@@ -93,11 +96,13 @@ class MemoryJournal:
         known = self._by_task.get(task_id)
         return None if known is None else self._rows[known]
 
-    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
-        return [row for row in self._rows.values() if states is None or row.state in states]
+    async def rows(
+        self, states: Collection[JobState] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        return self._page(lambda row: states is None or row.state in states, after, limit)
 
-    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
-        return [row for row in self._rows.values() if row.callback_task_ids]
+    async def rows_named_by_callbacks(self, *, after: int = 0, limit: int | None = None) -> Sequence[Intent]:
+        return self._page(lambda row: bool(row.callback_task_ids), after, limit)
 
     async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         now = {row.id: self._rows.get(row.id) for row in seen}
@@ -130,9 +135,11 @@ class MemoryJournal:
         """Return True: this process is alive."""
         return True
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
         """Return the open rows; there are no other owners."""
-        return [row for row in await self.rows(OPEN) if job_ids is None or row.id in job_ids]
+        return self._page(lambda row: row.state in OPEN and (job_ids is None or row.id in job_ids), after, limit)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         """Return nothing: there are no other owners."""
@@ -145,6 +152,11 @@ class MemoryJournal:
     async def change_counter(self) -> int:
         """Return 0: no other process writes."""
         return 0
+
+    def _page(self, wanted: Callable[[Intent], bool], after: int, limit: int | None) -> list[Intent]:
+        rows = list(self._rows.values())
+        first = bisect_right(rows, after, key=lambda row: row.number)
+        return list(islice(filter(wanted, islice(rows, first, None)), limit))
 
     def _put(self, row: Intent) -> Intent:
         self._rows[row.id] = row

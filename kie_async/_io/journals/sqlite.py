@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
+import anyio
 import attrs
 
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
 from kie_async._io.journals import tables
-from kie_async._io.journals.journal import Changes, illegal_transition
+from kie_async._io.journals.journal import PAGE, Changes, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.runtime import Runtime
 from kie_async.errors import JournalError, KieError
@@ -34,6 +35,8 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _Query: TypeAlias = Callable[Concatenate[sqlite3.Connection, _P], _T]
 
+#: The pause in seconds after each of many transactions: without it, another process would seldom get the lock.
+PAUSE = 0.01
 #: The part of an SQLite error code that all its variants share.
 _PRIMARY_CODE = 0xFF
 
@@ -131,17 +134,26 @@ class SqliteStore:
     async def by_task(self, task_id: str) -> Intent | None:
         return await self._read(tables.select_by_task, task_id)
 
-    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
-        return await self._read(tables.select_rows, states)
+    async def rows(
+        self, states: Collection[JobState] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        return await self._read(tables.select_rows, states, after, limit)
 
-    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
-        return await self._read(tables.select_named_by_callbacks)
+    async def rows_named_by_callbacks(self, *, after: int = 0, limit: int | None = None) -> Sequence[Intent]:
+        return await self._read(tables.select_named_by_callbacks, after, limit)
 
     async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         return await self._read(tables.find_changed, seen)
 
     async def forget(self, *, before: float) -> int:
-        return await self._write(tables.delete_ended, before)
+        deleted = 0
+        after: int | None = 0
+        while after is not None:
+            old, after = await self._read(tables.find_old, before, after, PAGE)
+            if old:
+                deleted += await self._write(tables.delete_ended, before, old)
+                await anyio.sleep(PAUSE)
+        return deleted
 
     async def mark_delivered(self, job_id: str) -> None:
         """Do nothing: rows take disk space, and no memory."""
@@ -158,8 +170,14 @@ class SqliteStore:
         locks = self._opened(self._locks)
         return await self._read(lambda _: locks.is_alive(row.owner))
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        return await self._write(tables.claim_rows, self._opened(self._locks), job_ids)
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        locks = self._opened(self._locks)
+        # Found outside the transaction, so that it is short; each row is taken by compare-and-set.
+        if orphans := await self._read(tables.find_orphans, locks, job_ids, after, limit):
+            await self._write(tables.take_over, locks, orphans)
+        return await self._read(tables.select_own, locks.name, job_ids, after, limit)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans, self._opened(self._locks))
@@ -316,19 +334,26 @@ class _GroupCommit:
             self._disconnect()
 
     def _run_batch(self, batch: list[_Work]) -> None:
+        # First the writes, so that the lock is held for no read.
+        self._run_together([work for work in batch if work.writes])
+        for work in batch:
+            if not work.writes:
+                self._run_together([work])
+
+    def _run_together(self, batch: list[_Work]) -> None:
         error = self._transact(batch)
         if error is None:
             return
         if len(batch) > 1 and not _is_busy(error):
             # One at a time, so that the error of one call does not affect the others.
             for work in batch:
-                self._run_batch([work])
+                self._run_together([work])
             return
         for work in batch:
             work.error = error if isinstance(error, KieError) else self._to_error(error)
 
     def _transact(self, batch: list[_Work]) -> Exception | None:
-        """Run a batch in one transaction; return the error, after which nothing of the batch is done."""
+        """Run a batch of writes in one transaction, or a read; return the error, after which nothing of it is done."""
         connection = self._connection
         if connection is None:
             return sqlite3.ProgrammingError("it could not be opened")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, SourceImage, encode_for_journal
+from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async.errors import JournalError
 from kie_async.states import JobState
@@ -21,10 +21,11 @@ from kie_async.states import JobState
 __all__ = [
     "APPLICATION_ID",
     "VERSION",
-    "claim_rows",
     "count_orphans",
     "delete_ended",
     "find_changed",
+    "find_old",
+    "find_orphans",
     "has_keys",
     "insert_row",
     "prepare_file",
@@ -34,8 +35,10 @@ __all__ = [
     "select_named_by_callbacks",
     "select_one",
     "select_orphaned_send_times",
+    "select_own",
     "select_recent_successes",
     "select_rows",
+    "take_over",
     "update_row",
 ]
 
@@ -45,33 +48,37 @@ APPLICATION_ID = 0x6B69656A
 VERSION = 1
 _SCHEMA = """
     CREATE TABLE intents (
-        id TEXT PRIMARY KEY NOT NULL,
-        model TEXT NOT NULL,
-        input TEXT NOT NULL,
-        fingerprint TEXT NOT NULL,
+        number INTEGER PRIMARY KEY NOT NULL,
+        id TEXT UNIQUE NOT NULL,
+        key TEXT UNIQUE,
+        state TEXT NOT NULL,
+        owner TEXT,
         created_at REAL NOT NULL,
         updated_at REAL NOT NULL,
-        sources TEXT NOT NULL,
-        key TEXT UNIQUE,
-        callback_url TEXT,
-        state TEXT NOT NULL,
+        model TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
         attempts INTEGER NOT NULL,
         ambiguous_attempts INTEGER NOT NULL,
         sending_at REAL,
         task_id TEXT,
         accepted_at REAL,
-        record TEXT,
         credits REAL,
-        error TEXT,
         duplicate_task_ids TEXT NOT NULL,
         callback_task_ids TEXT NOT NULL,
-        owner TEXT
+        callback_url TEXT,
+        sources TEXT NOT NULL,
+        error TEXT,
+        input TEXT NOT NULL,
+        record TEXT
     );
     CREATE INDEX intents_by_task ON intents (task_id) WHERE task_id IS NOT NULL;
-    CREATE INDEX intents_open ON intents (owner)
+    CREATE INDEX intents_open ON intents (owner, number)
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted');
-    CREATE INDEX intents_named_by_callbacks ON intents (id) WHERE callback_task_ids <> '[]';
+    CREATE INDEX intents_unfinished ON intents (number)
+        WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted', 'unresolved');
+    CREATE INDEX intents_named_by_callbacks ON intents (number) WHERE callback_task_ids <> '[]';
     CREATE TABLE duplicate_tasks (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX duplicate_tasks_by_job ON duplicate_tasks (job_id);
 """
 
 #: The attempts to switch a file to WAL while other processes do the same: each of them interferes at most once.
@@ -89,9 +96,14 @@ def _in(states: Collection[JobState]) -> str:
 
 
 # All names in the statements are ours; values are bound.
-_INSERT = f"INSERT INTO intents ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_INSERTED = tuple(name for name in _COLUMNS if name != "number")
+_INSERT = f"INSERT INTO intents ({', '.join(_INSERTED)}) VALUES ({', '.join('?' * len(_INSERTED))})"  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM intents"  # noqa: S608
-_IS_OPEN, _HAS_ENDED = _in(OPEN), _in(ENDED)
+_IS_OPEN, _IS_UNFINISHED, _HAS_ENDED = _in(OPEN), _in(UNFINISHED), _in(ENDED)
+
+#: A page of rows; -1 is no limit.
+_PAGE = "number > ? ORDER BY number LIMIT ?"
+_ALL = -1
 
 # -- the file ----------------------------------------------------------------------------------------------------------
 
@@ -174,9 +186,9 @@ def insert_row(connection: sqlite3.Connection, intent: Intent) -> Intent:
     """Insert a row, or return the row that has its key already."""
     if intent.key is not None and (known := select_one(connection, "key = ?", intent.key)) is not None:
         return known
-    columns = _to_columns({name: getattr(intent, name) for name in _COLUMNS})
-    connection.execute(_INSERT, [columns[name] for name in _COLUMNS])
-    return intent
+    columns = _to_columns({name: getattr(intent, name) for name in _INSERTED})
+    added = connection.execute(_INSERT, [columns[name] for name in _INSERTED])
+    return attrs.evolve(intent, number=added.lastrowid or 0)
 
 
 def update_row(
@@ -212,12 +224,36 @@ def update_row(
     return row
 
 
-def delete_ended(connection: sqlite3.Connection, before: float) -> int:
-    """Delete the ended rows that last changed before an instant, and return their number."""
-    old = f"{_HAS_ENDED} AND updated_at < ?"
-    ids = f"SELECT id FROM intents WHERE {old}"  # noqa: S608
-    connection.execute(f"DELETE FROM duplicate_tasks WHERE job_id IN ({ids})", (before,))  # noqa: S608
-    return connection.execute(f"DELETE FROM intents WHERE {old}", (before,)).rowcount  # noqa: S608
+def find_old(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[list[str], int | None]:
+    """
+    Find ended rows that last changed before an instant.
+
+    Args:
+        connection: The connection.
+
+        before: The instant.
+
+        after: Only rows with a larger number.
+
+        limit: The number of rows to examine.
+
+    Returns:
+        The ids of those rows, and the number of the last row examined; None if there was none.
+    """
+    query = f"SELECT number, id, {_HAS_ENDED} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
+    rows = connection.execute(query, (before, after, limit)).fetchall()
+    return [job_id for _, job_id, old in rows if old], rows[-1][0] if rows else None
+
+
+def delete_ended(connection: sqlite3.Connection, before: float, job_ids: Collection[str]) -> int:
+    """Delete those of the rows that have ended and last changed before an instant, and return their number."""
+    delete = f"DELETE FROM intents WHERE id = ? AND {_HAS_ENDED} AND updated_at < ?"  # noqa: S608
+    deleted = 0
+    for job_id in job_ids:
+        if connection.execute(delete, (job_id, before)).rowcount:
+            connection.execute("DELETE FROM duplicate_tasks WHERE job_id = ?", (job_id,))
+            deleted += 1
+    return deleted
 
 
 def select_one(connection: sqlite3.Connection, where: str, *values: object) -> Intent | None:
@@ -244,24 +280,31 @@ def select_by_keys(connection: sqlite3.Connection, keys: Collection[str]) -> lis
 
 def has_keys(connection: sqlite3.Connection) -> bool:
     """Return True if any row has a caller's key."""
-    return connection.execute("SELECT 1 FROM intents WHERE key IS NOT NULL LIMIT 1").fetchone() is not None
+    return connection.execute("SELECT max(key) FROM intents").fetchone()[0] is not None
 
 
-def select_rows(connection: sqlite3.Connection, states: Collection[JobState] | None) -> list[Intent]:
-    """Return the rows in one of *states* (None for all), oldest first."""
-    return _select(connection, "ORDER BY rowid" if states is None else f"WHERE {_in(states)} ORDER BY rowid")
+def select_rows(
+    connection: sqlite3.Connection, states: Collection[JobState] | None, after: int, limit: int | None
+) -> list[Intent]:
+    """Return the rows in one of *states* (None for all) with larger numbers than *after*, oldest first."""
+    where = ""
+    if states is not None:
+        is_unfinished = f"{_IS_UNFINISHED} AND " if UNFINISHED.issuperset(states) else ""  # for the index
+        where = f"{is_unfinished}{_in(states)} AND "
+    return _select(connection, f"WHERE {where}{_PAGE}", after, _ALL if limit is None else limit)
 
 
-def select_named_by_callbacks(connection: sqlite3.Connection) -> list[Intent]:
-    """Return the rows for which callbacks have named tasks that are not proved yet, oldest first."""
-    return _select(connection, "WHERE callback_task_ids <> '[]' ORDER BY rowid")
+def select_named_by_callbacks(connection: sqlite3.Connection, after: int, limit: int | None) -> list[Intent]:
+    """Return the rows for which callbacks have named tasks that are not proved yet; see ``select_rows``."""
+    where = f"callback_task_ids <> '[]' AND {_PAGE}"
+    return _select(connection, f"WHERE {where}", after, _ALL if limit is None else limit)
 
 
 def select_recent_successes(connection: sqlite3.Connection, model: str, limit: int) -> list[Intent]:
     """Return some of the latest rows of a model that have succeeded; old rows of a large file are not searched."""
-    recent = "rowid > (SELECT max(rowid) FROM intents) - 10000"
+    recent = "number > (SELECT max(number) FROM intents) - 10000"
     where = f"{recent} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
-    return _select(connection, f"WHERE {where} ORDER BY rowid DESC LIMIT ?", model, limit)
+    return _select(connection, f"WHERE {where} ORDER BY number DESC LIMIT ?", model, limit)
 
 
 def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> dict[str, Intent | None]:
@@ -281,8 +324,18 @@ def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> di
 
 
 def _dead_owners(connection: sqlite3.Connection, locks: ProcessLocks) -> list[str | None]:
-    names = connection.execute(f"SELECT DISTINCT owner FROM intents WHERE {_IS_OPEN}")  # noqa: S608
-    return [name for (name,) in names.fetchall() if not locks.is_alive(name)]
+    # From each name to the next one by the index: DISTINCT would read all open rows.
+    first = f"SELECT owner FROM intents WHERE {_IS_OPEN} ORDER BY owner LIMIT 1"  # noqa: S608
+    later = f"SELECT min(owner) FROM intents WHERE {_IS_OPEN} AND owner > ?"  # noqa: S608
+    dead: list[str | None] = []
+    found = connection.execute(first).fetchone()
+    while found is not None:
+        (name,) = found
+        if not locks.is_alive(name):
+            dead.append(name)
+        (following,) = connection.execute(later, (name or "",)).fetchone()
+        found = None if following is None else (following,)
+    return dead
 
 
 def count_orphans(connection: sqlite3.Connection, locks: ProcessLocks) -> dict[JobState, int]:
@@ -302,20 +355,44 @@ def select_orphaned_send_times(connection: sqlite3.Connection, locks: ProcessLoc
     return [at for name in _dead_owners(connection, locks) for (at,) in connection.execute(query, (name, since))]
 
 
-def claim_rows(connection: sqlite3.Connection, locks: ProcessLocks, job_ids: Collection[str] | None) -> list[Intent]:
-    """Take over the open rows (with these ids) of dead owners; return all open rows (with these ids) owned then."""
-    dead = _dead_owners(connection, locks)
-    mine = f"owner = ? AND {_IS_OPEN}"
-    take = f"UPDATE intents SET owner = ? WHERE owner IS ? AND {_IS_OPEN}"  # noqa: S608
+#: The rows of an owner that are open.
+_OF_OWNER = f"owner IS ? AND {_IS_OPEN}"
+
+
+def find_orphans(
+    connection: sqlite3.Connection, locks: ProcessLocks, job_ids: Collection[str] | None, after: int, limit: int | None
+) -> list[tuple[int, str | None]]:
+    """Return the numbers and owners of open rows (with these ids) whose owner is dead, oldest first."""
+    found: list[tuple[int, str | None]] = []
+    for name in _dead_owners(connection, locks):
+        if job_ids is None:
+            query = f"SELECT number FROM intents WHERE {_OF_OWNER} AND {_PAGE}"  # noqa: S608
+            page = connection.execute(query, (name, after, _ALL if limit is None else limit))
+            found += [(number, name) for (number,) in page]
+        else:
+            query = f"SELECT number FROM intents WHERE id = ? AND {_OF_OWNER}"  # noqa: S608
+            found += [(row[0], name) for job_id in job_ids for row in connection.execute(query, (job_id, name))]
+    found.sort(key=lambda orphan: orphan[0])
+    return found[:limit]
+
+
+def take_over(connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]) -> None:
+    """Take over those of the rows that still have these dead owners; remove the lock file of an owner without rows."""
+    take = f"UPDATE intents SET owner = ? WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
+    connection.executemany(take, [(locks.name, number, name) for number, name in orphans])
+    for name in {name for _, name in orphans if name is not None}:
+        if connection.execute(f"SELECT 1 FROM intents WHERE {_OF_OWNER} LIMIT 1", (name,)).fetchone() is None:  # noqa: S608
+            locks.remove_dead(name)
+
+
+def select_own(
+    connection: sqlite3.Connection, name: str, job_ids: Collection[str] | None, after: int, limit: int | None
+) -> list[Intent]:
+    """Return the open rows (with these ids) of an owner with larger numbers than *after*, oldest first."""
     if job_ids is None:
-        connection.executemany(take, [(locks.name, name) for name in dead])
-        for name in dead:
-            if name is not None:
-                locks.remove_dead(name)
-        return _select(connection, f"WHERE {mine} ORDER BY rowid", locks.name)
-    connection.executemany(f"{take} AND id = ?", [(locks.name, name, job_id) for name in dead for job_id in job_ids])
-    found = [select_one(connection, f"id = ? AND {mine}", job_id, locks.name) for job_id in job_ids]
-    return [row for row in found if row is not None]
+        return _select(connection, f"WHERE {_OF_OWNER} AND {_PAGE}", name, after, _ALL if limit is None else limit)
+    found = [select_one(connection, f"id = ? AND {_OF_OWNER}", job_id, name) for job_id in job_ids]
+    return sorted((row for row in found if row is not None), key=lambda row: row.number)[:limit]
 
 
 # -- conversion --------------------------------------------------------------------------------------------------------

@@ -66,11 +66,13 @@ class _JournalProxy:
     async def by_task(self, task_id: str) -> Intent | None:
         return await self.inner.by_task(task_id)
 
-    async def rows(self, states: Collection[JobState] | None = None) -> Sequence[Intent]:
-        return await self.inner.rows(states)
+    async def rows(
+        self, states: Collection[JobState] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        return await self.inner.rows(states, after=after, limit=limit)
 
-    async def rows_named_by_callbacks(self) -> Sequence[Intent]:
-        return await self.inner.rows_named_by_callbacks()
+    async def rows_named_by_callbacks(self, *, after: int = 0, limit: int | None = None) -> Sequence[Intent]:
+        return await self.inner.rows_named_by_callbacks(after=after, limit=limit)
 
     async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         return await self.inner.find_changed(seen)
@@ -90,8 +92,10 @@ class _JournalProxy:
     async def is_owner_alive(self, row: Intent) -> bool:
         return await self.inner.is_owner_alive(row)
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        return await self.inner.claim(job_ids)
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        return await self.inner.claim(job_ids, after=after, limit=limit)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self.inner.count_orphans()
@@ -137,9 +141,11 @@ class InstrumentedJournal(_JournalProxy):
         self._kill_points.pass_point("journal: after it is noted")
         return row
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
         self._kill_points.pass_point("journal: before they are claimed")
-        rows = await self.inner.claim(job_ids)
+        rows = await self.inner.claim(job_ids, after=after, limit=limit)
         self._kill_points.pass_point("journal: after they are claimed")
         return rows
 
@@ -173,9 +179,11 @@ class _JournalsAfterResponse(_JournalProxy):
 class _ResendsSending(_JournalProxy):
     """A bug: recovery treats SENDING as INTENT, so that the request is sent again."""
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
         rows = []
-        for row in await self.inner.claim(job_ids):
+        for row in await self.inner.claim(job_ids, after=after, limit=limit):
             if row.state is JobState.SENDING:
                 moved = await self.inner.transition(row, JobState.INTENT, at=row.updated_at)
                 rows.append(moved or row)
@@ -191,11 +199,15 @@ class _ClaimsWithoutChecking(_JournalProxy):
     The compare-and-set of each move prevents damage, so this alone is not a bug.
     """
 
-    async def claim(self, job_ids: Collection[str] | None = None) -> Sequence[Intent]:
-        found = [row for row in await self.inner.rows(OPEN) if job_ids is None or row.id in job_ids]
+    async def claim(
+        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+    ) -> Sequence[Intent]:
+        found = [
+            row for row in await self.inner.rows(OPEN, after=after, limit=limit) if job_ids is None or row.id in job_ids
+        ]
         # The other process looks, too, before either claims.
         await anyio.sleep(1.0)
-        await self.inner.claim(job_ids)
+        await self.inner.claim(job_ids, after=after, limit=limit)
         return found
 
     def owns(self, row: Intent) -> bool:  # noqa: ARG002 (of all)
