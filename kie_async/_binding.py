@@ -209,14 +209,16 @@ class EngineBinding:
         return engine
 
     def _make_journal(self) -> Journal:
+        from kie_async._io.journals.journal import Service
         from kie_async._io.journals.memory import MemoryJournal
         from kie_async._io.journals.sqlite import SqliteStore
 
+        service = Service.of(self.base_url, self.api_key)
         if self.journal is not None:
             # A new one for each engine: an engine that still drains is another owner than the next engine.
-            return SqliteStore(self.journal.path, store_inputs=self.journal.store_inputs)
+            return SqliteStore(self.journal.path, store_inputs=self.journal.store_inputs, service=service)
         if self._memory is None:
-            self._memory = MemoryJournal()
+            self._memory = MemoryJournal(service=service)
         return self._memory
 
     def _make_transport(self) -> Transport:

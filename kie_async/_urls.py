@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -25,6 +26,7 @@ __all__ = [
     "is_global_address",
     "looks_like_url",
     "origin",
+    "service_origin",
     "shown_url",
 ]
 
@@ -176,6 +178,25 @@ def origin(url: str) -> str:
         msg = f"not a usable http(s) URL: {parts.fault}"
         raise ValueError(msg)
     return parts.origin
+
+
+def service_origin(base_url: str) -> str:
+    """
+    Return what tells a service from all others: the origin of its base URL, with the path if there is one.
+
+    One host may serve two services under two paths. The spelling of the host, the default port and slashes at the end
+    make no difference.
+
+    Args:
+        base_url: The base URL.
+
+    Raises:
+        ValueError: If it is not a well-formed http(s) URL.
+
+    >>> service_origin("HTTPS://Api.Kie.ai:443/"), service_origin("http://localhost:8080/kie//")
+    ('https://api.kie.ai', 'http://localhost:8080/kie')
+    """
+    return origin(base_url) + urlsplit(base_url).path.rstrip("/")
 
 
 def looks_like_url(text: str) -> bool:

@@ -50,6 +50,8 @@ class JobInfo:
         error: A description of why the job goes no further, or None.
 
         duplicates: Further tasks that were paid for this job.
+
+        origin: The service that the job is for: the base URL of its client. Only a client of that service works on it.
     """
 
     job_id: str
@@ -62,3 +64,4 @@ class JobInfo:
     credits: float | None = None
     error: str | None = None
     duplicates: tuple[str, ...] = ()
+    origin: str = ""

@@ -16,7 +16,7 @@ import attrs
 
 from kie_async import Event, EventName, KieClient, SqliteJournal, Statistics, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent
-from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.journal import Journal, Service
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
 from kie_async.testing import FakeKie
@@ -72,6 +72,7 @@ class JournalClient(KieClient):
             super().__init__(api_key, journal=journal, **options)
         else:
             super().__init__(api_key, **options)
+            journal.service = Service.of(self._binding.base_url, self._binding.api_key)
             self._binding.make_journal = lambda: journal
 
 

@@ -15,9 +15,20 @@ import re
 
 import attrs
 
-__all__ = ["CallbackToken", "callback_secret", "find_token", "make_callback_url", "make_token", "verify_token"]
+__all__ = [
+    "CallbackToken",
+    "account_of",
+    "callback_secret",
+    "find_token",
+    "make_callback_url",
+    "make_token",
+    "verify_token",
+]
 
 _LABEL = b"kie_async callback token v1"
+_ACCOUNT_LABEL = b"kie_async account v1"
+#: 48 bits tell a handful of keys apart, and are too few to confirm a guess of a key.
+_ACCOUNT_LENGTH = 12
 #: 22 characters of base64 hold 128 bits: a guess succeeds once in 2**128.
 _MAC_LENGTH = 22
 _TOKEN = re.compile(r"(kj_[0-9a-f]{32})\.([1-9][0-9]{0,5})\.([A-Za-z0-9_-]{22})")
@@ -41,6 +52,11 @@ class CallbackToken:
 def callback_secret(api_key: str) -> bytes:
     """Return the secret of an account's tokens: HMAC-SHA256 of a fixed label under the API key."""
     return hmac.digest(api_key.encode(), _LABEL, hashlib.sha256)
+
+
+def account_of(api_key: str) -> str:
+    """Return the fingerprint of an API key: 12 hexadecimal digits of an HMAC-SHA256 under it."""
+    return hmac.digest(api_key.encode(), _ACCOUNT_LABEL, hashlib.sha256).hex()[:_ACCOUNT_LENGTH]
 
 
 def _mac(secret: bytes, job_id: str, attempt: int) -> str:

@@ -157,6 +157,10 @@ class Intent:
 
         owner: The name of the process that works on the job, or None.
 
+        origin: The service that the job is for; see ``service_origin``.
+
+        account: The fingerprint of the API key that the job was journaled with, or was adopted with.
+
         number: The row's place in the journal, which the journal sets: later rows have larger numbers.
     """
 
@@ -181,6 +185,8 @@ class Intent:
     duplicate_task_ids: tuple[str, ...] = ()
     callback_task_ids: tuple[str, ...] = ()
     owner: str | None = None
+    origin: str = ""
+    account: str = ""
     number: int = attrs.field(default=0, eq=False)
 
 

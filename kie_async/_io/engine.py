@@ -280,7 +280,12 @@ class Engine:
             watchlist=self.watchlist,
             tracker=self.tracker,
             follower=self.follower,
-            results=ResultReader(max_age=self.settings.retry.max_age, job=self.settings.job, saver=self.settings.saver),
+            results=ResultReader(
+                max_age=self.settings.retry.max_age,
+                account=self.journal.service.account,
+                job=self.settings.job,
+                saver=self.settings.saver,
+            ),
         )
         self.resolution: Resolution = Resolution(
             journal=self.journal,

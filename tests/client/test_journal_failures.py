@@ -93,9 +93,16 @@ class FailingStore(SqliteStore):
         return await self._perhaps("note", partial(super().update_fields, job_id, at=at, **changes))
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
-        return await self._perhaps("claim", partial(super().claim, job_ids, after=after, limit=limit))
+        return await self._perhaps(
+            "claim", partial(super().claim, job_ids, adopt_key=adopt_key, after=after, limit=limit)
+        )
 
     async def _perhaps(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
         self.writes += 1

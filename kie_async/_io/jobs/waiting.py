@@ -21,6 +21,7 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.follower import JobFollower
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.journals.journal import Journal
@@ -148,6 +149,8 @@ class Waiting:
 
         Raises:
             TaskNotFoundError: If the id is a job's own (``kj_…``) and the journal does not know it.
+
+            ConfigurationError: If the job is for another service.
         """
         registry, journal = self.registry, self.journal
         if (job := registry.get(job_id)) is not None:
@@ -157,6 +160,8 @@ class Waiting:
         if row is None and own:
             msg = "The journal has no job with this id. Check the id, and use the journal that the job was written to."
             raise errors.TaskNotFoundError(msg, job_id=job_id)
+        if row is not None and row.origin != journal.service.origin:
+            raise other_service_error(row, journal.service.origin)
         if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
             return job
         now = self.runtime.now()
@@ -183,12 +188,15 @@ class ResultReader:
     Args:
         max_age: ``RetryPolicy.max_age``, in seconds.
 
+        account: The fingerprint of the client's API key.
+
         job: Makes the handle of an id.
 
         saver: Saves a generation's results.
     """
 
     max_age: float
+    account: str
     job: Callable[[str], Job]
     saver: Saver
 
@@ -281,7 +289,22 @@ class ResultReader:
         if job.row is not None and job.row.error is not None:
             raise load_error(job.row.error, job_id=job.id)
         msg = "The job was not sent and no process is sending it; nothing was paid. Call recover(), or submit it again."
+        if job.row is not None and job.row.account != self.account:
+            msg = (
+                "The job was journaled with another API key and was not sent; nothing was paid. Call"
+                " recover(adopt_key=True), or submit the request with its key again, to send it with the present API"
+                " key."
+            )
         raise errors.TransportError(msg, job_id=job.id)
+
+
+def other_service_error(row: Intent, origin: str) -> errors.ConfigurationError:
+    """Return the error for a job of another service than *origin*: it is neither sent nor polled here."""
+    msg = (
+        f"The job is for {row.origin}, and this client speaks to {origin}: nothing was sent. Use a client with"
+        f" base_url={row.origin!r} (KIE_BASE_URL) for it, or submit the request again here."
+    )
+    return errors.ConfigurationError(msg, job_id=row.id, task_id=row.task_id)
 
 
 def raise_wait_error(job: LiveJob) -> None:

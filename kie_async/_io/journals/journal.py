@@ -7,13 +7,25 @@ from contextlib import aclosing
 from typing import Protocol, TypedDict, Unpack
 
 import anyio.lowlevel
+import attrs
 
+from kie_async._core.callback_token import account_of, callback_secret
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage
+from kie_async._urls import service_origin
 from kie_async.errors import JournalError
 from kie_async.states import JobInfo, JobState
 
-__all__ = ["PAGE", "Changes", "Journal", "illegal_transition", "read_job_info", "read_job_infos", "read_pages"]
+__all__ = [
+    "PAGE",
+    "Changes",
+    "Journal",
+    "Service",
+    "illegal_transition",
+    "read_job_info",
+    "read_job_infos",
+    "read_pages",
+]
 
 #: The number of rows that are read, adopted or deleted at a time: a few milliseconds, for which others wait.
 PAGE = 200
@@ -37,12 +49,41 @@ class Changes(TypedDict, total=False):
     callback_task_ids: tuple[str, ...]
 
 
+@attrs.frozen
+class Service:
+    """
+    The service that a client speaks to, and its account there.
+
+    Attributes:
+        origin: The service; see ``service_origin``.
+
+        account: The fingerprint of the API key.
+
+        callback_secret: The secret of the account's callback tokens.
+    """
+
+    origin: str = ""
+    account: str = ""
+    callback_secret: bytes = attrs.field(default=b"", repr=False)
+
+    @classmethod
+    def of(cls, base_url: str, api_key: str) -> Service:
+        """Return the service of a base URL, and the account of an API key."""
+        return cls(service_origin(base_url), account_of(api_key), callback_secret(api_key))
+
+
 class Journal(Protocol):
     """
     A store of intents.
 
+    It lists the intents of all services and finds them by id; everything else concerns the intents of its own service
+    only: keys, claims, orphans, prices.
+
     Every method raises ``JournalError`` if it fails; then nothing was changed.
     """
+
+    #: The service of the client that uses the journal; new rows get its origin and its account.
+    service: Service
 
     @property
     def durable(self) -> bool:
@@ -170,13 +211,20 @@ class Journal(Protocol):
         ...
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
         """
         Take over open rows whose owner is dead.
 
         Args:
             job_ids: Only these; None for all.
+
+            adopt_key: True to take over unsent rows of another API key, too; they are sent with the present one.
 
             after: Only rows with a larger ``number``.
 
@@ -198,6 +246,14 @@ class Journal(Protocol):
         Args:
             since: Only times after this instant, in seconds since the epoch.
         """
+        ...
+
+    async def count_unsent_of_other_keys(self) -> int:
+        """Count the unsent rows without a living owner that ``claim`` leaves, because of their API key."""
+        ...
+
+    async def older_callback_secrets(self) -> Sequence[bytes]:
+        """Return the secrets of callback tokens that were made under other API keys of this service."""
         ...
 
     async def change_counter(self) -> int:
@@ -253,4 +309,5 @@ def _job_info(row: Intent) -> JobInfo:
         credits=row.credits,
         error=None if row.error is None else load_error(row.error, job_id=row.id).message,
         duplicates=row.duplicate_task_ids,
+        origin=row.origin,
     )

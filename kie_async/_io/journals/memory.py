@@ -10,7 +10,7 @@ from typing import Unpack
 import attrs
 
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
-from kie_async._io.journals.journal import Changes, illegal_transition
+from kie_async._io.journals.journal import Changes, Service, illegal_transition
 from kie_async.errors import JournalError, KeyConflictError
 from kie_async.states import JobState
 
@@ -25,11 +25,14 @@ class MemoryJournal:
         keep_ended: The number of ended rows to keep of those that no key will ask for: rows without a key, and
             delivered ones. Beyond it, the rows that ended first are dropped. Other rows with a key stay until
             ``forget``. Of a dropped key the hash stays (about 70 bytes), so that it is refused and not paid again.
+
+        service: The service of the client, the only one that uses the journal.
     """
 
     durable = False
 
-    def __init__(self, *, keep_ended: int = 10_000) -> None:
+    def __init__(self, *, keep_ended: int = 10_000, service: Service | None = None) -> None:
+        self.service: Service = service or Service()
         self._rows: dict[str, Intent] = {}
         self._by_key: dict[str, str] = {}
         self._by_task: dict[str, str] = {}
@@ -51,7 +54,9 @@ class MemoryJournal:
             msg = f"{intent.id} is in the journal already."
             raise JournalError(msg, job_id=intent.id)
         self._last_number += 1
-        intent = self._rows[intent.id] = attrs.evolve(intent, number=self._last_number)
+        intent = self._rows[intent.id] = attrs.evolve(
+            intent, number=self._last_number, origin=self.service.origin, account=self.service.account
+        )
         if intent.key is not None:
             self._by_key[intent.key] = intent.id
         return intent
@@ -136,7 +141,12 @@ class MemoryJournal:
         return True
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,  # noqa: ARG002 (there is one key)
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
         """Return the open rows; there are no other owners."""
         return self._page(lambda row: row.state in OPEN and (job_ids is None or row.id in job_ids), after, limit)
@@ -147,6 +157,14 @@ class MemoryJournal:
 
     async def orphaned_send_times(self, *, since: float) -> Sequence[float]:  # noqa: ARG002 (there are none)
         """Return nothing: there are no other owners."""
+        return ()
+
+    async def count_unsent_of_other_keys(self) -> int:
+        """Return 0: one client has these rows, and it has one key."""
+        return 0
+
+    async def older_callback_secrets(self) -> Sequence[bytes]:
+        """Return nothing: one client has these rows, and it has one key."""
         return ()
 
     async def change_counter(self) -> int:

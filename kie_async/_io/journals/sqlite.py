@@ -23,7 +23,7 @@ import attrs
 
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
 from kie_async._io.journals import tables
-from kie_async._io.journals.journal import PAGE, Changes, illegal_transition
+from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.runtime import Runtime
 from kie_async.errors import JournalError, KieError
@@ -37,13 +37,22 @@ _Query: TypeAlias = Callable[Concatenate[sqlite3.Connection, _P], _T]
 
 #: The pause in seconds after each of many transactions: without it, another process would seldom get the lock.
 PAUSE = 0.01
+#: The members of the service's record that echo the request.
+_ECHOES = frozenset({"param", "paramJson"})
 #: The part of an SQLite error code that all its variants share.
 _PRIMARY_CODE = 0xFF
 
 
 class SqliteStore:
     """
-    A journal whose rows are in an SQLite file. See ``Journal`` for the methods and ``SqliteJournal`` for the arguments.
+    A journal whose rows are in an SQLite file. See ``Journal`` for the methods.
+
+    Args:
+        path: The file.
+
+        store_inputs: ``"full"`` or ``"hash"``.
+
+        service: The service of the client that uses the journal; the file may have rows of other services.
 
     Raises:
         JournalError: From every method, if the file cannot be used. A broken file is never silently recreated.
@@ -53,7 +62,14 @@ class SqliteStore:
     #: The time in seconds that a transaction waits for another process's.
     busy_timeout: float = 10.0
 
-    def __init__(self, path: str | os.PathLike[str], *, store_inputs: Literal["full", "hash"] = "full") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        store_inputs: Literal["full", "hash"] = "full",
+        service: Service | None = None,
+    ) -> None:
+        self.service: Service = service or Service()
         self._path = Path(path)
         self._stores_inputs = store_inputs == "full"
         self._commits: _GroupCommit | None = None
@@ -87,6 +103,7 @@ class SqliteStore:
         connection = sqlite3.connect(self._path, timeout=self.busy_timeout, isolation_level=None)
         try:
             tables.prepare_file(connection, self._path)
+            tables.bind_service(connection, self.service)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone lets the drive delay the write
             locks.lock_own()
@@ -99,7 +116,13 @@ class SqliteStore:
 
     async def add(self, intent: Intent) -> Intent:
         kept = self._without_secrets({"input": intent.input, "sources": intent.sources})
-        row = attrs.evolve(intent, owner=self._opened(self._locks).name, **kept)
+        row = attrs.evolve(
+            intent,
+            owner=self._opened(self._locks).name,
+            origin=self.service.origin,
+            account=self.service.account,
+            **kept,
+        )
         return await self._write(tables.insert_row, row)
 
     async def transition(
@@ -109,7 +132,8 @@ class SqliteStore:
             raise illegal_transition(seen, state)
         fields = {"state": state, "updated_at": at, **self._without_secrets(changes)}
         if state is JobState.INTENT or seen.state not in OPEN:
-            fields["owner"] = self._opened(self._locks).name  # the process that reopens a row works on it
+            # The process that reopens a row works on it, with its API key.
+            fields |= {"owner": self._opened(self._locks).name, "account": self.service.account}
         return await self._write(tables.update_row, seen.id, fields, seen)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
@@ -119,7 +143,7 @@ class SqliteStore:
         return await self._read(tables.select_one, "id = ?", job_id)
 
     async def by_key(self, key: str) -> Intent | None:
-        return await self._read(tables.select_one, "key = ?", key)
+        return await self._read(tables.select_by_key, key)
 
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
         return await self._read(tables.select_by_keys, keys)
@@ -171,11 +195,16 @@ class SqliteStore:
         return await self._read(lambda _: locks.is_alive(row.owner))
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
         locks = self._opened(self._locks)
         # Found outside the transaction, so that it is short; each row is taken by compare-and-set.
-        if orphans := await self._read(tables.find_orphans, locks, job_ids, after, limit):
+        if orphans := await self._read(tables.find_orphans, locks, job_ids, after, limit, adopt_key=adopt_key):
             await self._write(tables.take_over, locks, orphans)
         return await self._read(tables.select_own, locks.name, job_ids, after, limit)
 
@@ -184,6 +213,12 @@ class SqliteStore:
 
     async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
         return await self._read(tables.select_orphaned_send_times, self._opened(self._locks), since)
+
+    async def count_unsent_of_other_keys(self) -> int:
+        return await self._read(tables.count_unsent_of_other_keys, self._opened(self._locks))
+
+    async def older_callback_secrets(self) -> Sequence[bytes]:
+        return await self._read(tables.select_older_callback_secrets)
 
     async def change_counter(self) -> int:
         return await self._read(tables.read_change_counter)
@@ -213,7 +248,7 @@ class SqliteStore:
             kept["sources"] = tuple(attrs.evolve(source, origin=None, url="") for source in kept["sources"])
         if (dumped := kept.get("record")) is not None:
             record = load_record(dumped)
-            echoless = {name: value for name, value in record.raw.items() if name != "param"}
+            echoless = {name: value for name, value in record.raw.items() if name not in _ECHOES}
             kept["record"] = dump_record(attrs.evolve(record, raw=echoless))
         return kept
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import attrs
 
 from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
+from kie_async._io.journals.journal import Service
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async.errors import JournalError
 from kie_async.states import JobState
@@ -21,7 +23,9 @@ from kie_async.states import JobState
 __all__ = [
     "APPLICATION_ID",
     "VERSION",
+    "bind_service",
     "count_orphans",
+    "count_unsent_of_other_keys",
     "delete_ended",
     "find_changed",
     "find_old",
@@ -30,9 +34,11 @@ __all__ = [
     "insert_row",
     "prepare_file",
     "read_change_counter",
+    "select_by_key",
     "select_by_keys",
     "select_by_task",
     "select_named_by_callbacks",
+    "select_older_callback_secrets",
     "select_one",
     "select_orphaned_send_times",
     "select_own",
@@ -50,7 +56,9 @@ _SCHEMA = """
     CREATE TABLE intents (
         number INTEGER PRIMARY KEY NOT NULL,
         id TEXT UNIQUE NOT NULL,
-        key TEXT UNIQUE,
+        origin TEXT NOT NULL,
+        key TEXT,
+        account TEXT NOT NULL,
         state TEXT NOT NULL,
         owner TEXT,
         created_at REAL NOT NULL,
@@ -69,16 +77,20 @@ _SCHEMA = """
         sources TEXT NOT NULL,
         error TEXT,
         input TEXT NOT NULL,
-        record TEXT
+        record TEXT,
+        UNIQUE (origin, key)
     );
     CREATE INDEX intents_by_task ON intents (task_id) WHERE task_id IS NOT NULL;
-    CREATE INDEX intents_open ON intents (owner, number)
+    CREATE INDEX intents_open ON intents (owner, origin, number)
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted');
     CREATE INDEX intents_unfinished ON intents (number)
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted', 'unresolved');
     CREATE INDEX intents_named_by_callbacks ON intents (number) WHERE callback_task_ids <> '[]';
     CREATE TABLE duplicate_tasks (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX duplicate_tasks_by_job ON duplicate_tasks (job_id);
+    CREATE TABLE callback_secrets (
+        origin TEXT NOT NULL, account TEXT NOT NULL, secret BLOB NOT NULL, PRIMARY KEY (origin, account)
+    ) WITHOUT ROWID;
 """
 
 #: The attempts to switch a file to WAL while other processes do the same: each of them interferes at most once.
@@ -100,6 +112,14 @@ _INSERTED = tuple(name for name in _COLUMNS if name != "number")
 _INSERT = f"INSERT INTO intents ({', '.join(_INSERTED)}) VALUES ({', '.join('?' * len(_INSERTED))})"  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM intents"  # noqa: S608
 _IS_OPEN, _IS_UNFINISHED, _HAS_ENDED = _in(OPEN), _in(UNFINISHED), _in(ENDED)
+# The functions are those of ``bind_service``.
+_IS_HERE = "origin = own_origin()"
+#: The open rows of an owner at this service; then those of them that this process may resume, and the rest. The API key
+#: of a row matters only until it is sent.
+_OF_OWNER = f"owner IS ? AND {_IS_HERE} AND {_IS_OPEN}"
+_RESUMABLE = f"{_OF_OWNER} AND (state <> 'intent' OR account = own_account())"
+_UNSENT_OF_OTHER_KEY = f"{_OF_OWNER} AND state = 'intent' AND account <> own_account()"
+_KEEP_SECRET = "INSERT OR IGNORE INTO callback_secrets VALUES (own_origin(), own_account(), own_callback_secret())"  # noqa: S105
 
 #: A page of rows; -1 is no limit.
 _PAGE = "number > ? ORDER BY number LIMIT ?"
@@ -133,6 +153,16 @@ def prepare_file(connection: sqlite3.Connection, path: Path) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def bind_service(connection: sqlite3.Connection, service: Service) -> None:
+    """Define the functions by which the queries know whose jobs they concern."""
+    for name, value in attrs.asdict(service).items():
+        connection.create_function(f"own_{name}", 0, partial(_constant, value), deterministic=True)
+
+
+def _constant(value: str | bytes) -> str | bytes:
+    return value
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> str:
@@ -184,8 +214,10 @@ def read_change_counter(connection: sqlite3.Connection) -> int:
 
 def insert_row(connection: sqlite3.Connection, intent: Intent) -> Intent:
     """Insert a row, or return the row that has its key already."""
-    if intent.key is not None and (known := select_one(connection, "key = ?", intent.key)) is not None:
+    if intent.key is not None and (known := select_by_key(connection, intent.key)) is not None:
         return known
+    if intent.callback_url is not None:
+        connection.execute(_KEEP_SECRET)
     columns = _to_columns({name: getattr(intent, name) for name in _INSERTED})
     added = connection.execute(_INSERT, [columns[name] for name in _INSERTED])
     return attrs.evolve(intent, number=added.lastrowid or 0)
@@ -218,6 +250,8 @@ def update_row(
     if not changed.rowcount:
         return None
     row = select_one(connection, "id = ?", job_id)
+    if "account" in fields:
+        connection.execute(_KEEP_SECRET)
     if row is not None and "duplicate_task_ids" in fields:
         pairs = [(task_id, job_id) for task_id in row.duplicate_task_ids]
         connection.executemany("INSERT OR REPLACE INTO duplicate_tasks (task_id, job_id) VALUES (?, ?)", pairs)
@@ -226,7 +260,7 @@ def update_row(
 
 def find_old(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[list[str], int | None]:
     """
-    Find ended rows that last changed before an instant.
+    Find ended rows of this service that last changed before an instant.
 
     Args:
         connection: The connection.
@@ -240,7 +274,7 @@ def find_old(connection: sqlite3.Connection, before: float, after: int, limit: i
     Returns:
         The ids of those rows, and the number of the last row examined; None if there was none.
     """
-    query = f"SELECT number, id, {_HAS_ENDED} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
+    query = f"SELECT number, id, {_HAS_ENDED} AND {_IS_HERE} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
     rows = connection.execute(query, (before, after, limit)).fetchall()
     return [job_id for _, job_id, old in rows if old], rows[-1][0] if rows else None
 
@@ -267,20 +301,26 @@ def _select(connection: sqlite3.Connection, rest: str, *values: object) -> list[
 
 
 def select_by_task(connection: sqlite3.Connection, task_id: str) -> Intent | None:
-    """Return the row of a task, or the row that has it as a duplicate."""
-    own = select_one(connection, "task_id = ?", task_id)
+    """Return the row of a task, or the row that has it as a duplicate; of two services, that of this one."""
+    own = select_one(connection, f"task_id = ? ORDER BY {_IS_HERE} DESC", task_id)
     return own or select_one(connection, "id = (SELECT job_id FROM duplicate_tasks WHERE task_id = ?)", task_id)
+
+
+def select_by_key(connection: sqlite3.Connection, key: str) -> Intent | None:
+    """Return the row that has a caller's key at this service, or None."""
+    return select_one(connection, f"{_IS_HERE} AND key = ?", key)
 
 
 def select_by_keys(connection: sqlite3.Connection, keys: Collection[str]) -> list[Intent]:
     """Return the rows that have one of the callers' keys."""
-    found = [select_one(connection, "key = ?", key) for key in keys]
+    found = [select_by_key(connection, key) for key in keys]
     return [row for row in found if row is not None]
 
 
 def has_keys(connection: sqlite3.Connection) -> bool:
     """Return True if any row has a caller's key."""
-    return connection.execute("SELECT max(key) FROM intents").fetchone()[0] is not None
+    query = f"SELECT max(key) FROM intents WHERE {_IS_HERE}"  # noqa: S608
+    return connection.execute(query).fetchone()[0] is not None
 
 
 def select_rows(
@@ -296,14 +336,14 @@ def select_rows(
 
 def select_named_by_callbacks(connection: sqlite3.Connection, after: int, limit: int | None) -> list[Intent]:
     """Return the rows for which callbacks have named tasks that are not proved yet; see ``select_rows``."""
-    where = f"callback_task_ids <> '[]' AND {_PAGE}"
+    where = f"callback_task_ids <> '[]' AND {_IS_HERE} AND {_PAGE}"
     return _select(connection, f"WHERE {where}", after, _ALL if limit is None else limit)
 
 
 def select_recent_successes(connection: sqlite3.Connection, model: str, limit: int) -> list[Intent]:
     """Return some of the latest rows of a model that have succeeded; old rows of a large file are not searched."""
     recent = "number > (SELECT max(number) FROM intents) - 10000"
-    where = f"{recent} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
+    where = f"{recent} AND {_IS_HERE} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
     return _select(connection, f"WHERE {where} ORDER BY number DESC LIMIT ?", model, limit)
 
 
@@ -339,38 +379,53 @@ def _dead_owners(connection: sqlite3.Connection, locks: ProcessLocks) -> list[st
 
 
 def count_orphans(connection: sqlite3.Connection, locks: ProcessLocks) -> dict[JobState, int]:
-    """Count the open rows whose owner is not alive, by state."""
+    """Count the open rows whose owner is not alive and that this process may resume, by state."""
     counts: dict[JobState, int] = {}
-    query = f"SELECT state, count(*) FROM intents WHERE owner IS ? AND {_IS_OPEN} GROUP BY state"  # noqa: S608
+    query = f"SELECT state, count(*) FROM intents WHERE {_RESUMABLE} GROUP BY state"  # noqa: S608
     for name in _dead_owners(connection, locks):
         for state, count in connection.execute(query, (name,)):
             counts[JobState(state)] = counts.get(JobState(state), 0) + count
     return counts
 
 
+def count_unsent_of_other_keys(connection: sqlite3.Connection, locks: ProcessLocks) -> int:
+    """Count the unsent rows whose owner is not alive and that were journaled with another API key."""
+    query = f"SELECT count(*) FROM intents WHERE {_UNSENT_OF_OTHER_KEY}"  # noqa: S608
+    return sum(int(connection.execute(query, (name,)).fetchone()[0]) for name in _dead_owners(connection, locks))
+
+
+def select_older_callback_secrets(connection: sqlite3.Connection) -> list[bytes]:
+    """Return the secrets of callback tokens of other API keys of this service."""
+    query = f"SELECT secret FROM callback_secrets WHERE {_IS_HERE} AND account <> own_account()"  # noqa: S608
+    return [secret for (secret,) in connection.execute(query)]
+
+
 def select_orphaned_send_times(connection: sqlite3.Connection, locks: ProcessLocks, since: float) -> list[float]:
     """Return the instants after *since* at which dead owners sent unfinished creates; an index keeps this fast."""
     # A row in INTENT (again) was not sent, or was refused.
-    query = f"SELECT sending_at FROM intents WHERE owner IS ? AND {_IS_OPEN} AND state <> 'intent' AND sending_at > ?"  # noqa: S608
+    query = f"SELECT sending_at FROM intents WHERE {_OF_OWNER} AND state <> 'intent' AND sending_at > ?"  # noqa: S608
     return [at for name in _dead_owners(connection, locks) for (at,) in connection.execute(query, (name, since))]
 
 
-#: The rows of an owner that are open.
-_OF_OWNER = f"owner IS ? AND {_IS_OPEN}"
-
-
 def find_orphans(
-    connection: sqlite3.Connection, locks: ProcessLocks, job_ids: Collection[str] | None, after: int, limit: int | None
+    connection: sqlite3.Connection,
+    locks: ProcessLocks,
+    job_ids: Collection[str] | None,
+    after: int,
+    limit: int | None,
+    *,
+    adopt_key: bool,
 ) -> list[tuple[int, str | None]]:
-    """Return the numbers and owners of open rows (with these ids) whose owner is dead, oldest first."""
+    """Return the numbers and owners of rows (with these ids) to resume whose owner is dead, oldest first."""
+    resumable = _OF_OWNER if adopt_key else _RESUMABLE
     found: list[tuple[int, str | None]] = []
     for name in _dead_owners(connection, locks):
         if job_ids is None:
-            query = f"SELECT number FROM intents WHERE {_OF_OWNER} AND {_PAGE}"  # noqa: S608
+            query = f"SELECT number FROM intents WHERE {resumable} AND {_PAGE}"  # noqa: S608
             page = connection.execute(query, (name, after, _ALL if limit is None else limit))
             found += [(number, name) for (number,) in page]
         else:
-            query = f"SELECT number FROM intents WHERE id = ? AND {_OF_OWNER}"  # noqa: S608
+            query = f"SELECT number FROM intents WHERE id = ? AND {resumable}"  # noqa: S608
             found += [(row[0], name) for job_id in job_ids for row in connection.execute(query, (job_id, name))]
     found.sort(key=lambda orphan: orphan[0])
     return found[:limit]
@@ -378,7 +433,9 @@ def find_orphans(
 
 def take_over(connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]) -> None:
     """Take over those of the rows that still have these dead owners; remove the lock file of an owner without rows."""
-    take = f"UPDATE intents SET owner = ? WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
+    account = "CASE state WHEN 'intent' THEN own_account() ELSE account END"
+    take = f"UPDATE intents SET owner = ?, account = {account} WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
+    connection.execute(_KEEP_SECRET)
     connection.executemany(take, [(locks.name, number, name) for number, name in orphans])
     for name in {name for _, name in orphans if name is not None}:
         if connection.execute(f"SELECT 1 FROM intents WHERE {_OF_OWNER} LIMIT 1", (name,)).fetchone() is None:  # noqa: S608

@@ -9,7 +9,7 @@ import anyio
 import attrs
 
 from kie_async._core.lifecycle import OPEN, Intent
-from kie_async._io.journals.journal import Changes, Journal
+from kie_async._io.journals.journal import Changes, Journal, Service
 from kie_async.states import JobState
 from tests.real_time.crash.kill_points import KillPoints
 
@@ -30,6 +30,14 @@ class _JournalProxy:
     @property
     def durable(self) -> bool:
         return self.inner.durable
+
+    @property
+    def service(self) -> Service:
+        return self.inner.service
+
+    @service.setter
+    def service(self, service: Service) -> None:
+        self.inner.service = service
 
     async def open(self) -> None:
         await self.inner.open()
@@ -93,15 +101,26 @@ class _JournalProxy:
         return await self.inner.is_owner_alive(row)
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
-        return await self.inner.claim(job_ids, after=after, limit=limit)
+        return await self.inner.claim(job_ids, adopt_key=adopt_key, after=after, limit=limit)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self.inner.count_orphans()
 
     async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
         return await self.inner.orphaned_send_times(since=since)
+
+    async def count_unsent_of_other_keys(self) -> int:
+        return await self.inner.count_unsent_of_other_keys()
+
+    async def older_callback_secrets(self) -> Sequence[bytes]:
+        return await self.inner.older_callback_secrets()
 
     async def change_counter(self) -> int:
         return await self.inner.change_counter()
@@ -142,10 +161,15 @@ class InstrumentedJournal(_JournalProxy):
         return row
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
         self._kill_points.pass_point("journal: before they are claimed")
-        rows = await self.inner.claim(job_ids, after=after, limit=limit)
+        rows = await self.inner.claim(job_ids, adopt_key=adopt_key, after=after, limit=limit)
         self._kill_points.pass_point("journal: after they are claimed")
         return rows
 
@@ -180,10 +204,15 @@ class _ResendsSending(_JournalProxy):
     """A bug: recovery treats SENDING as INTENT, so that the request is sent again."""
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
         rows = []
-        for row in await self.inner.claim(job_ids, after=after, limit=limit):
+        for row in await self.inner.claim(job_ids, adopt_key=adopt_key, after=after, limit=limit):
             if row.state is JobState.SENDING:
                 moved = await self.inner.transition(row, JobState.INTENT, at=row.updated_at)
                 rows.append(moved or row)
@@ -200,14 +229,19 @@ class _ClaimsWithoutChecking(_JournalProxy):
     """
 
     async def claim(
-        self, job_ids: Collection[str] | None = None, *, after: int = 0, limit: int | None = None
+        self,
+        job_ids: Collection[str] | None = None,
+        *,
+        adopt_key: bool = False,
+        after: int = 0,
+        limit: int | None = None,
     ) -> Sequence[Intent]:
         found = [
             row for row in await self.inner.rows(OPEN, after=after, limit=limit) if job_ids is None or row.id in job_ids
         ]
         # The other process looks, too, before either claims.
         await anyio.sleep(1.0)
-        await self.inner.claim(job_ids, after=after, limit=limit)
+        await self.inner.claim(job_ids, adopt_key=adopt_key, after=after, limit=limit)
         return found
 
     def owns(self, row: Intent) -> bool:  # noqa: ARG002 (of all)
