@@ -131,7 +131,7 @@ class EngineBinding:
             engine = self._make_engine(loop)
             self._engine, self._process = engine, os.getpid()
         await engine.supervisor.wait_ready()
-        if warn and engine.orphans:
+        if warn:
             engine.warn_of_orphans()
         return engine
 

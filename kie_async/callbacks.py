@@ -81,6 +81,8 @@ class Callbacks:
         """
         Check if a path or URL ends with a token of ours; without I/O, and in constant time.
 
+        A token that was made with an older API key is ours, too, if the journal has that key's secret.
+
         Args:
             path: The request's path or URL, or only the token.
 
@@ -148,4 +150,6 @@ class Callbacks:
     def _find_token(self, path: str) -> CallbackToken | None:
         from kie_async._core.callback_token import callback_secret, find_token
 
-        return find_token(callback_secret(self._api_key), path)
+        engine = self._binding.current
+        secrets = [callback_secret(self._api_key)] if engine is None else engine.callback_secrets
+        return find_token(secrets[0], path, *secrets[1:])

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
+from functools import partial
 from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -70,8 +71,8 @@ class KieClient:
         retry: The number and duration of retries.
 
         journal: The journal of jobs: the path of a file, which is created if it does not exist and may be shared by the
-            processes of a host (one file for one account); a ``SqliteJournal``; or None for a journal in memory, which
-            is lost with the process.
+            processes of a host; a ``SqliteJournal``; or None for a journal in memory, which is lost with the process. A
+            client lists all jobs of the file, and works only on those of its own ``base_url``.
 
         callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets its own
             token at the end of the URL. Without a callback URL, a create that was paid twice cannot be detected, and a
@@ -199,7 +200,8 @@ class KieClient:
         Args:
             request: The request.
 
-            key: Your idempotency key: the same key with the same request is the same job and is never paid twice.
+            key: Your idempotency key: the same key with the same request is the same job and is never paid twice at one
+                service. Another ``base_url`` has its own keys.
 
             timeout: The timeout of the whole call, in seconds; None for ``RetryPolicy.max_age`` after acceptance.
 
@@ -384,12 +386,16 @@ class KieClient:
         """
         return Job(self._binding, check_id(job_id))
 
-    async def recover(self) -> list[Job]:
+    async def recover(self, *, adopt_key: bool = False) -> list[Job]:
         """
-        Resume all unfinished jobs of the journal that have no owner.
+        Resume all unfinished jobs of the journal that are for this service (``base_url``) and have no owner.
 
         Jobs that were not sent are sent, jobs whose process ended during a create are in doubt, and accepted tasks are
         awaited. It may be called at any time and any number of times.
+
+        Args:
+            adopt_key: True to send also the unsent jobs that were journaled with another API key, with the present one;
+                False to leave them, and to log their number.
 
         Returns:
             Handles to the unfinished jobs that this client owns now; jobs of other processes stay theirs.
@@ -398,12 +404,12 @@ class KieClient:
             JournalError: If the journal cannot be read or written.
         """
         engine = await self._binding.engine(warn=False)
-        found = await engine.supervisor.run(engine.recover)
+        found = await engine.supervisor.run(partial(engine.recover, adopt_key=adopt_key))
         return [Job(self._binding, job_id, self._binding.live_job(job_id)) for job_id in found]
 
     async def jobs(self, *, unfinished: bool = False) -> list[JobInfo]:
         """
-        Return the jobs of the journal, oldest first; ``job(info.job_id)`` makes a handle.
+        Return the jobs of the journal, of all services, oldest first; ``job(info.job_id)`` makes a handle.
 
         Args:
             unfinished: True for only those that have not ended, or are unresolved.
@@ -421,7 +427,7 @@ class KieClient:
 
     async def forget(self, *, before: float) -> int:
         """
-        Delete jobs that have ended from the journal. A deleted key may be paid again.
+        Delete jobs of this service that have ended from the journal. A deleted key may be paid again.
 
         Args:
             before: Delete only jobs whose last change is older than this instant, in seconds since the epoch.

@@ -22,6 +22,7 @@ __all__ = [
     "find_token",
     "make_callback_url",
     "make_token",
+    "named_job",
     "verify_token",
 ]
 
@@ -43,10 +44,13 @@ class CallbackToken:
         job_id: The job.
 
         attempt: The number of the attempt that carried it, from 1.
+
+        older: True if it was made under another API key than the present one.
     """
 
     job_id: str
     attempt: int
+    older: bool = attrs.field(default=False, repr=False)
 
 
 def callback_secret(api_key: str) -> bytes:
@@ -99,7 +103,29 @@ def make_callback_url(base: str, secret: bytes, job_id: str, attempt: int) -> st
     return f"{path.rstrip('/')}/{make_token(secret, job_id, attempt)}{mark}{query}"
 
 
-def find_token(secret: bytes, url: str) -> CallbackToken | None:
-    """Return the genuine token at the end of the path of *url*, else None; a slash may follow (frameworks add one)."""
-    path = url.partition("?")[0].partition("#")[0].removesuffix("/")
-    return verify_token(secret, path.rpartition("/")[2])
+def find_token(secret: bytes, url: str, *older: bytes) -> CallbackToken | None:
+    """
+    Return the genuine token at the end of the path of *url*, else None; a slash may follow (frameworks add one).
+
+    Args:
+        secret: The secret of the present API key.
+
+        url: The URL.
+
+        *older: The secrets of other API keys.
+    """
+    last = _last_segment(url)
+    if (token := verify_token(secret, last)) is not None:
+        return token
+    found = next((token for other in older if (token := verify_token(other, last)) is not None), None)
+    return None if found is None else attrs.evolve(found, older=True)
+
+
+def named_job(url: str) -> str | None:
+    """Return the job that the token at the end of the path of *url* names, genuine or not; None without a token."""
+    match = _TOKEN.fullmatch(_last_segment(url))
+    return None if match is None else match[1]
+
+
+def _last_segment(url: str) -> str:
+    return url.partition("?")[0].partition("#")[0].removesuffix("/").rpartition("/")[2]

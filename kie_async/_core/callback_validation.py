@@ -178,7 +178,7 @@ def next_step(row: Intent, task_id: str) -> CallbackStep:
     return CallbackStep.CONFIRM if row.record is None else CallbackStep.NOTHING
 
 
-def echoes_token(record: TaskRecord, job_id: str, secret: bytes) -> bool:
+def echoes_token(record: TaskRecord, job_id: str, secret: bytes, *older: bytes) -> bool:
     """
     Return True if a task was created by a job: its record echoes a callback URL with our token for that job.
 
@@ -188,11 +188,13 @@ def echoes_token(record: TaskRecord, job_id: str, secret: bytes) -> bool:
         job_id: The job.
 
         secret: The secret of our tokens.
+
+        *older: The secrets of other API keys.
     """
     param = read_param(record)
     if param is None or param.callback_url is None:
         return False
-    token = find_token(secret, param.callback_url)
+    token = find_token(secret, param.callback_url, *older)
     return token is not None and token.job_id == job_id
 
 

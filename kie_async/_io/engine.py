@@ -132,6 +132,7 @@ class Engine:
         self.loop = loop
         #: The number of jobs of ended processes in the journal, by state, until they are recovered or reported.
         self.orphans: Mapping[JobState, int] = {}
+        self._unsent_of_other_keys = 0
         self._closing = False
         self._opened = AsyncExitStack()
         self._runtime = runtime = Runtime(loop)
@@ -141,7 +142,8 @@ class Engine:
         self.supervisor: Supervisor = supervisor
         self.registry: Registry = Registry()
         self.transport: Transport = settings.transport()
-        self._secret = callback_secret(settings.api_key)
+        #: The secrets of callback tokens: that of the API key, then those of other keys in the journal.
+        self.callback_secrets: list[bytes] = [callback_secret(settings.api_key)]
         self._transitions = transitions = Transitions(
             journal=journal, runtime=runtime, timers=timers, supervisor=supervisor, report=self._report
         )
@@ -207,7 +209,7 @@ class Engine:
                 results=self.results,
                 runtime=self._runtime,
                 retry=self.settings.retry,
-                secret=self._secret,
+                secret=self.callback_secrets[0],
                 report=self._report,
             ),
             registry=self.registry,
@@ -256,7 +258,7 @@ class Engine:
             results=self.results,
             callback_weight=self.callback_weight,
             follower=self.follower,
-            secret=self._secret,
+            secrets=self.callback_secrets,
             report=self._report,
         )
         self.receiver: Receiver = Receiver(
@@ -296,7 +298,7 @@ class Engine:
             submitter=self.submitter,
             waiting=self.waiting,
             follower=self.follower,
-            secret=self._secret,
+            secrets=self.callback_secrets,
         )
 
     # -- the calls of a client --------------------------------------------------------------------------------------
@@ -361,16 +363,34 @@ class Engine:
         finally:
             await source.close()
 
-    async def recover(self) -> list[str]:
+    async def recover(self, *, adopt_key: bool = False) -> list[str]:
         """Resume everything that is unfinished; see ``KieClient.recover``."""
         self.orphans = {}
-        return await self.follower.recover(confirm=self.confirmations.enqueue)
+        found = await self.follower.recover(confirm=self.confirmations.enqueue, adopt_key=adopt_key)
+        await self._read_other_keys()
+        self._warn_of_other_keys()
+        return found
 
     def warn_of_orphans(self) -> None:
         """Log once which jobs can be recovered, unless the caller has recovered them first."""
-        shown = ", ".join(f"{count} {state}" for state, count in sorted(self.orphans.items()))
-        self.orphans = {}
-        _log.warning("The journal has unfinished jobs without an owner (%s); recover() resumes them.", shown)
+        if self.orphans:
+            shown = ", ".join(f"{count} {state}" for state, count in sorted(self.orphans.items()))
+            self.orphans = {}
+            _log.warning("The journal has unfinished jobs without an owner (%s); recover() resumes them.", shown)
+        self._warn_of_other_keys()
+
+    async def _read_other_keys(self) -> None:
+        """Read what the journal has of other API keys of this service."""
+        self._unsent_of_other_keys = await self.journal.count_unsent_of_other_keys()
+        self.callback_secrets[1:] = await self.journal.older_callback_secrets()
+
+    def _warn_of_other_keys(self) -> None:
+        if self._unsent_of_other_keys:
+            _log.warning(
+                "The journal has %d unsent jobs of another API key; recover(adopt_key=True) sends them with this one.",
+                self._unsent_of_other_keys,
+            )
+            self._unsent_of_other_keys = 0
 
     async def credits(self) -> float:
         """Return the account's balance; see ``KieClient.credits``."""
@@ -439,6 +459,7 @@ class Engine:
             since = self._runtime.wall() - self.admission.bucket.window - SENT_WITHIN
             self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
         self.orphans = await self.journal.count_orphans()
+        await self._read_other_keys()
 
     def _stop_starting(self) -> None:
         """Start nothing more, whether the client or the loop has ended the supervisor."""

@@ -231,15 +231,15 @@ async def test_resolve_refuses_task_of_another_job(callback_url: str | None) -> 
     ("ours", "prompt", "theirs"),
     [
         (None, f"{PROMPT}, take 1", None),
-        (None, f"{PROMPT}, take 0", f"{CALLBACKS}/somewhere"),
-        (CALLBACKS, f"{PROMPT}, take 0", None),
-        (CALLBACKS, f"{PROMPT}, take 0", CALLBACKS),
+        (None, f"{PROMPT}, take 1", f"{CALLBACKS}/somewhere"),
+        (CALLBACKS, f"{PROMPT}, take 1", None),
+        (CALLBACKS, f"{PROMPT}, take 1", CALLBACKS),
         (CALLBACKS, f"{PROMPT}, take 0", f"{CALLBACKS}/kj_{'0' * 32}.1.{'A' * 22}"),
     ],
     ids=["another prompt", "another URL", "no URL", "no token", "a forged token"],
 )
 async def test_resolve_refuses_foreign_task(ours: str | None, prompt: str, theirs: str | None) -> None:
-    """With a callback URL only our token is proof: another program may have sent the same request."""
+    """Without a token of ours in the echo, model and input are compared; a token that names another job decides."""
     async with client_and_fake(client={"callback_url": ours}, faults=[lost(nth=1)]) as setup:
         error = await in_doubt(setup)
         task_id = await create_foreign_task(setup.fake.url, prompt, theirs)

@@ -93,7 +93,7 @@ class Confirmations:
 
         follower: Resumes jobs after a callback.
 
-        secret: The secret of our callback tokens.
+        secrets: The secrets of callback tokens; the first is that of the present API key.
 
         report: Takes events.
     """
@@ -109,7 +109,7 @@ class Confirmations:
     results: ResultWriter
     callback_weight: CallbackWeight
     follower: JobFollower
-    secret: bytes
+    secrets: list[bytes]
     report: Callable[..., None]
     _jobs: dict[str, _Pending] = attrs.field(factory=dict, init=False)
     #: The ids of the jobs whose next round is due.
@@ -234,7 +234,7 @@ class Confirmations:
                     return False, own
                 await self._reject_task(row, task_id)
                 return True, False
-            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, self.secret):
+            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, *self.secrets):
                 await self._reject_task(row, task_id)
                 return True, False
             settled = await self._apply_confirmed(job_id, task_id, poll.record)
@@ -245,9 +245,12 @@ class Confirmations:
         return settled, True
 
     async def find_row(self, job_id: str) -> Intent | None:
-        """Return the row of a job, from memory or from the journal."""
+        """Return the row of a job of this service, from memory or from the journal."""
         job = self.registry.get(job_id)
-        return job.row if job is not None and job.row is not None else await self.journal.get(job_id)
+        if job is not None and job.row is not None:
+            return job.row
+        row = await self.journal.get(job_id)
+        return row if row is not None and row.origin == self.journal.service.origin else None
 
     async def _apply_confirmed(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
         """Apply the record of a task that is a job's; return True if the task id needs no further confirmation."""

@@ -18,9 +18,11 @@ from kie_async._core.callback_validation import (
     next_step,
     read_task_id,
 )
+from kie_async._core.lifecycle import ENDED
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async.errors import CallbackRejectedError, JournalError
 from kie_async.events import EventName
+from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,6 +102,9 @@ class Receiver:
             row = await self.confirmations.find_row(job_id)
             if row is None:
                 msg = "the journal does not know its job"
+                raise CallbackRejectedError(msg, status=_NOT_FOUND)
+            if token.older and row.state in ENDED and row.state is not JobState.REJECTED:
+                msg = "its token was made under another API key, and its job has ended"
                 raise CallbackRejectedError(msg, status=_NOT_FOUND)
             step = next_step(row, task_id)
             if step is CallbackStep.PROVE:

@@ -71,16 +71,19 @@ class JobFollower:
     intents: IntentWriter
     journal_watch: JournalWatch
 
-    async def recover(self, *, confirm: Callable[[str, str], object]) -> list[str]:
+    async def recover(self, *, confirm: Callable[[str, str], object], adopt_key: bool = False) -> list[str]:
         """
         Adopt everything that is unfinished and has no owner; see ``KieClient.recover``.
 
         Args:
             confirm: Called with the job and the task of each callback that is not confirmed yet.
+
+            adopt_key: True to send jobs of other API keys with the present one.
         """
         journal = self.journal
         found: list[str] = []
-        async with aclosing(read_pages(lambda after: journal.claim(after=after, limit=PAGE))) as pages:
+        claims = read_pages(lambda after: journal.claim(adopt_key=adopt_key, after=after, limit=PAGE))
+        async with aclosing(claims) as pages:
             async for page in pages:
                 for number, row in enumerate(page):
                     if number % _BATCH == 0:

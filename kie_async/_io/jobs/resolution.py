@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.callback_token import find_token
+from kie_async._core.callback_token import find_token, named_job
 from kie_async._core.job_errors import closed_error, poll_error
 from kie_async._core.lifecycle import Intent
 from kie_async._core.wire import read_param
@@ -51,7 +51,7 @@ class Resolution:
 
         follower: Resumes jobs afterwards.
 
-        secret: The secret of callback tokens.
+        secrets: The secrets of callback tokens; the first is that of the present API key.
     """
 
     journal: Journal
@@ -62,7 +62,7 @@ class Resolution:
     submitter: Submitter
     waiting: Waiting
     follower: JobFollower
-    secret: bytes
+    secrets: list[bytes]
 
     async def resolve(self, job_id: str, task_id: str) -> None:
         """Bind a task to a job in doubt; see ``Job.resolve``."""
@@ -71,7 +71,7 @@ class Resolution:
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
         other = await self.journal.by_task(task_id)
-        if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, self.secret):
+        if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, *self.secrets):
             creator = "" if other is None else f" ({other.id})"
             msg = f"The task was created by another request{creator} and is not bound to this job. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
@@ -117,7 +117,7 @@ class Resolution:
         await self.follower.follow(job)
 
 
-def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:
+def is_task_of(record: TaskRecord, row: Intent, secret: bytes, *older: bytes) -> bool:
     """
     Return True if a task was created by an intent.
 
@@ -128,21 +128,26 @@ def is_task_of(record: TaskRecord, row: Intent, secret: bytes) -> bool:
 
         secret: The secret of callback tokens.
 
+        *older: The secrets of other API keys.
+
     Returns:
-        With a callback URL in the echo: True if the callback token in it names the intent. Without: True if model and
-        input are equal; the service adds its own defaults to the input.
+        If the echo has a token that names a job: True if it names this one. Otherwise True if model and input are
+        equal; the service adds its own defaults to the input. A token of an API key that is not known any more counts
+        as proof only together with the model and, where the journal has it, the input.
     """
     param = read_param(record)
     if param is None:
         return False
-    if param.callback_url is not None or row.callback_url is not None:
-        token = None if param.callback_url is None else find_token(secret, param.callback_url)
-        return token is not None and token.job_id == row.id
-    given: dict[str, JSON] | None = json.loads(row.input) if row.input else None
+    url = param.callback_url or ""
+    if (token := find_token(secret, url, *older)) is not None:
+        return token.job_id == row.id
+    named = named_job(url)
+    if named not in (None, row.id) or param.model != row.model:
+        return False
+    if not row.input:
+        return named == row.id
+    given: dict[str, JSON] = json.loads(row.input)
     echoed = param.input
-    return (
-        given is not None
-        and param.model == row.model
-        and isinstance(echoed, Mapping)
-        and all(name in echoed and echoed[name] == value for name, value in given.items())
+    return isinstance(echoed, Mapping) and all(
+        name in echoed and echoed[name] == value for name, value in given.items()
     )

@@ -245,7 +245,7 @@ class IntentWriter:
             raise await conflict_error(row, request, key=job.key or "", job_id=row.id)
         journal = self.journal
         if row.state is JobState.INTENT and not journal.owns(row):
-            row = next(iter(await journal.claim([row.id])), row)
+            row = next(iter(await journal.claim([row.id], adopt_key=True)), row)
         if (known := self.registry.get(row.id)) is not None:
             job.successor = known
             return row, {}
