@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
@@ -33,11 +34,10 @@ from benchmarks.report import Report
 from kie_async import KieClient, Limits, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals import tables
-from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.journal import Journal, Service
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
-from kie_async.testing import FakeKie
 
 INTENTS = 100_000
 UNFINISHED = 1_000
@@ -97,8 +97,19 @@ def make_intent(number: int, state: JobState = S.INTENT) -> Intent:
 # -- 1: opening a large file -------------------------------------------------------------------------------------------
 
 
-def fill(path: Path) -> None:
-    """Write all intents to a journal: every hundredth is unfinished, most of them with a task, some in doubt."""
+def fill(path: Path, url: str, *, intents: int, unfinished: int) -> None:
+    """
+    Write the intents of a service to a journal.
+
+    Args:
+        path: The journal.
+
+        url: The service.
+
+        intents: The number of intents.
+
+        unfinished: The number of those that have not ended: most of them have a task, up to 100 are in doubt.
+    """
 
     async def make() -> None:
         journal = SqliteStore(path)
@@ -106,26 +117,34 @@ def fill(path: Path) -> None:
         await journal.close()
 
     asyncio.run(make())
+    service = Service.of(url, "a-key")
+    ids = Random(1)  # each row is in another part of the index
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        tables.bind_service(connection, service)
         connection.execute("BEGIN")
-        for number in range(INTENTS):
+        for number in range(intents):
             state = S.SUCCEEDED
-            if number % (INTENTS // UNFINISHED) == 0:
-                state = S.IN_DOUBT if number % (INTENTS // 100) == 0 else S.SUBMITTED
-            tables.insert_row(connection, make_intent(number, state))
+            if number % (intents // unfinished) == 0:
+                state = S.IN_DOUBT if number % (intents // 100) == 0 else S.SUBMITTED
+            row = attrs.evolve(
+                make_intent(number, state),
+                id=f"kj_{ids.getrandbits(128):032x}",
+                origin=service.origin,
+                account=service.account,
+            )
+            tables.insert_row(connection, row)
         connection.execute("COMMIT")
 
 
-async def open_and_recover(path: Path) -> float:
+async def open_and_recover(path: Path, url: str) -> float:
     """Return the seconds from opening the journal until all unfinished jobs are tracked."""
-    async with FakeKie() as fake:
-        began = time.perf_counter()
-        kie = KieClient("a-key", base_url=fake.url, journal=path)
-        jobs = await kie.recover()
-        took = time.perf_counter() - began
-        if len(jobs) != UNFINISHED:
-            raise AssertionError(len(jobs))
-        await kie.aclose()
+    began = time.perf_counter()
+    kie = KieClient("a-key", base_url=url, journal=path)
+    jobs = await kie.recover()
+    took = time.perf_counter() - began
+    if len(jobs) != UNFINISHED:
+        raise AssertionError(len(jobs))
+    await kie.aclose()
     return took
 
 
@@ -148,8 +167,9 @@ def replay_lines(path: Path) -> float:
 def opening(folder: Path) -> Iterator[Row]:
     """Yield the rows of the first question."""
     path = folder / "large.db"
-    fill(path)
-    took = min(asyncio.run(open_and_recover(path)) for _ in range(ROUNDS))
+    with service("-c", SERVICE) as url:
+        fill(path, url, intents=INTENTS, unfinished=UNFINISHED)
+        took = min(asyncio.run(open_and_recover(path, url)) for _ in range(ROUNDS))
     question = f"open {INTENTS:,} intents, recover {UNFINISHED:,}: s"
     yield [question, "kie_async", took, RECOVER_BOUND]
     yield [question, "JSON lines", replay_lines(folder / "large.jsonl"), "-"]

@@ -162,7 +162,7 @@ async def ours(
     async with kie:
         engine = await kie._binding.engine()  # noqa: SLF001  # kie.recover() without a list of handles
         began()
-        await engine.recover()
+        await engine.recover(lambda _: None)
         if starts is not None:
             setattr(engine.supervisor, "start", starts(engine))  # noqa: B010  # mypy rejects the assignment, which is intended
         ids = [job.id for job in engine.registry]

@@ -363,13 +363,12 @@ class Engine:
         finally:
             await source.close()
 
-    async def recover(self, *, adopt_key: bool = False) -> list[str]:
-        """Resume everything that is unfinished; see ``KieClient.recover``."""
+    async def recover(self, found: Callable[[str], object], *, adopt_key: bool = False) -> None:
+        """Resume everything that is unfinished, and call *found* with the id of each job; see ``KieClient.recover``."""
         self.orphans = {}
-        found = await self.follower.recover(confirm=self.confirmations.enqueue, adopt_key=adopt_key)
+        await self.follower.recover(found=found, confirm=self.confirmations.enqueue, adopt_key=adopt_key)
         await self._read_other_keys()
         self._warn_of_other_keys()
-        return found
 
     def warn_of_orphans(self) -> None:
         """Log once which jobs can be recovered, unless the caller has recovered them first."""

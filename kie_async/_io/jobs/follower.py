@@ -71,25 +71,28 @@ class JobFollower:
     intents: IntentWriter
     journal_watch: JournalWatch
 
-    async def recover(self, *, confirm: Callable[[str, str], object], adopt_key: bool = False) -> list[str]:
+    async def recover(
+        self, *, found: Callable[[str], object], confirm: Callable[[str, str], object], adopt_key: bool = False
+    ) -> None:
         """
         Adopt everything that is unfinished and has no owner; see ``KieClient.recover``.
 
         Args:
+            found: Called with the id of each job that this process owns then.
+
             confirm: Called with the job and the task of each callback that is not confirmed yet.
 
             adopt_key: True to send jobs of other API keys with the present one.
         """
         journal = self.journal
-        found: list[str] = []
         claims = read_pages(lambda after: journal.claim(adopt_key=adopt_key, after=after, limit=PAGE))
         async with aclosing(claims) as pages:
             async for page in pages:
                 for number, row in enumerate(page):
                     if number % _BATCH == 0:
                         await anyio.lowlevel.checkpoint()
-                    found.append(row.id)
                     await self._recover_row(row)
+                    found(row.id)
         named = read_pages(lambda after: journal.rows_named_by_callbacks(after=after, limit=PAGE))
         async with aclosing(named) as pages:
             async for page in pages:
@@ -97,7 +100,6 @@ class JobFollower:
                 for row in page:
                     for task_id in row.callback_task_ids:
                         confirm(row.id, task_id)
-        return found
 
     async def _recover_row(self, row: Intent) -> None:
         registry = self.registry

@@ -35,10 +35,14 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _Query: TypeAlias = Callable[Concatenate[sqlite3.Connection, _P], _T]
 
-#: The pause in seconds after each of many transactions: without it, another process would seldom get the lock.
+#: The rows that one transaction deletes: each is in other pages of the indices.
+_DELETED_TOGETHER = 50
+#: The pause in seconds after such a transaction: without it, another process would seldom get the lock.
 PAUSE = 0.01
 #: The members of the service's record that echo the request.
 _ECHOES = frozenset({"param", "paramJson"})
+#: The pages of the WAL after which a commit copies them into the file: few, because its caller waits for that.
+_CHECKPOINT_PAGES = 200
 #: The part of an SQLite error code that all its variants share.
 _PRIMARY_CODE = 0xFF
 
@@ -106,6 +110,7 @@ class SqliteStore:
             tables.bind_service(connection, self.service)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone lets the drive delay the write
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             locks.lock_own()
         except BaseException:
             connection.close()
@@ -174,8 +179,9 @@ class SqliteStore:
         after: int | None = 0
         while after is not None:
             old, after = await self._read(tables.find_old, before, after, PAGE)
-            if old:
-                deleted += await self._write(tables.delete_ended, before, old)
+            for first in range(0, len(old), _DELETED_TOGETHER):
+                together = old[first : first + _DELETED_TOGETHER]
+                deleted += await self._write(tables.delete_ended, before, together)
                 await anyio.sleep(PAUSE)
         return deleted
 

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -458,10 +459,14 @@ def select_own(
 def _to_row(values: Collection[object]) -> Intent:
     fields = dict(zip(_COLUMNS, values, strict=True))
     fields["state"] = JobState(str(fields["state"]))
-    fields["sources"] = tuple(SourceImage(**source) for source in json.loads(str(fields["sources"])))
+    fields["sources"] = tuple(SourceImage(**source) for source in _load_list(fields["sources"]))
     for name in _LISTS:
-        fields[name] = tuple(json.loads(str(fields[name])))
+        fields[name] = tuple(_load_list(fields[name]))
     return Intent(**fields)  # type: ignore[arg-type]  # the columns are the fields
+
+
+def _load_list(dumped: object) -> list[Any]:
+    return [] if dumped == "[]" else json.loads(str(dumped))  # nearly all are empty
 
 
 def _to_columns(fields: Mapping[str, object]) -> dict[str, object]:
