@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from functools import partial
 from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -410,7 +409,7 @@ class KieClient:
         def add(job_id: str) -> None:
             jobs.append(Job(self._binding, job_id, self._binding.live_job(job_id)))
 
-        await engine.supervisor.run(partial(engine.recover, add, adopt_key=adopt_key))
+        await engine.recover(add, adopt_key=adopt_key)
         return jobs
 
     async def jobs(self, *, unfinished: bool = False) -> Sequence[JobInfo]:
@@ -432,7 +431,7 @@ class KieClient:
         from kie_async._io.journals.journal import read_job_infos
 
         engine = await self._binding.engine()
-        return await read_job_infos(engine.journal, unfinished=unfinished)
+        return await read_job_infos(engine.journal, unfinished=unfinished, latest=engine.registry.latest)
 
     async def forget(self, *, before: float) -> int:
         """
@@ -451,7 +450,7 @@ class KieClient:
             JournalError: If the journal cannot be written.
         """
         engine = await self._binding.engine()
-        return await engine.journal.forget(before=before)
+        return await engine.forget(before)
 
     @property
     def callbacks(self) -> Callbacks:

@@ -134,10 +134,8 @@ class Job:
         Raises:
             JournalError: If the journal cannot be read.
         """
-        from kie_async._io.journals.journal import read_job_info
-
         engine = await self._binding.engine()
-        return await read_job_info(engine.journal, self._id)
+        return await engine.waiting.read_info(self._id)
 
     async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """

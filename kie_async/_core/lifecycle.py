@@ -43,7 +43,8 @@ _S = JobState
 #: The states that may follow each state. The journal refuses any other transition: it would be a bug.
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # To SUBMITTED: an ambiguous attempt turns out to have been accepted.
-    _S.INTENT: frozenset({_S.SENDING, _S.CANCELLED, _S.REJECTED, _S.SUBMITTED}),
+    # To INTENT: its owner gives it up, and any process may send it.
+    _S.INTENT: frozenset({_S.SENDING, _S.CANCELLED, _S.REJECTED, _S.SUBMITTED, _S.INTENT}),
     _S.SENDING: frozenset({_S.INTENT, _S.SUBMITTED, _S.REJECTED, _S.IN_DOUBT}),
     # A stalled job may still end, also one whose stall could not be journaled.
     _S.SUBMITTED: frozenset({_S.SUCCEEDED, _S.FAILED, _S.STALLED}),
@@ -155,13 +156,15 @@ class Intent:
         callback_task_ids: Tasks that authentic callbacks have named while no task was known, and that are not proved
             yet.
 
-        owner: The name of the process that works on the job, or None.
+        owner: The name of the process that works on the job; None for a job that is free for any process.
 
         origin: The service that the job is for; see ``service_origin``.
 
         account: The fingerprint of the API key that the job was journaled with, or was adopted with.
 
         number: The row's place in the journal, which the journal sets: later rows have larger numbers.
+
+        version: The number of times that the row has changed: of two readings of a row, the higher is the later one.
     """
 
     id: str
@@ -188,6 +191,7 @@ class Intent:
     origin: str = ""
     account: str = ""
     number: int = attrs.field(default=0, eq=False)
+    version: int = 0
 
 
 # -- JSON in the journal ----------------------------------------------------------------------------------------------

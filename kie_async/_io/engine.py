@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -46,11 +47,12 @@ if TYPE_CHECKING:
     from kie_async._core.map_options import MapOptions
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.http.transport import Transport
-    from kie_async._io.jobs.live_job import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob, Submission
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.map_run import MapRun
     from kie_async._io.mapping.rows import Table
+    from kie_async._io.submitting.submission import WriteIntent
     from kie_async.events import EventName
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy
@@ -145,7 +147,12 @@ class Engine:
         #: The secrets of callback tokens: that of the API key, then those of other keys in the journal.
         self.callback_secrets: list[bytes] = [callback_secret(settings.api_key)]
         self._transitions = transitions = Transitions(
-            journal=journal, runtime=runtime, timers=timers, supervisor=supervisor, report=self._report
+            journal=journal,
+            runtime=runtime,
+            timers=timers,
+            supervisor=supervisor,
+            report=self._report,
+            resume=self._resume_written,
         )
         self.results: ResultWriter = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
         admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
@@ -199,6 +206,7 @@ class Engine:
             runtime=self._runtime,
             uploads=self.uploads,
             results=self.results,
+            start=self._start_submission,
             callback_url=self.settings.callback_url,
         )
         self.submitter: Submitter = Submitter(
@@ -291,7 +299,7 @@ class Engine:
         )
         self.resolution: Resolution = Resolution(
             journal=self.journal,
-            runtime=self._runtime,
+            registry=self.registry,
             poller=self.poller,
             tracker=self.tracker,
             results=self.results,
@@ -366,9 +374,18 @@ class Engine:
     async def recover(self, found: Callable[[str], object], *, adopt_key: bool = False) -> None:
         """Resume everything that is unfinished, and call *found* with the id of each job; see ``KieClient.recover``."""
         self.orphans = {}
-        await self.follower.recover(found=found, confirm=self.confirmations.enqueue, adopt_key=adopt_key)
+        recover = self.follower.recover
+        with self.follower.recovering():
+            await self.supervisor.run(
+                partial(recover, found=found, confirm=self.confirmations.enqueue, adopt_key=adopt_key)
+            )
         await self._read_other_keys()
         self._warn_of_other_keys()
+
+    async def forget(self, before: float) -> int:
+        """Delete jobs that have ended; see ``KieClient.forget``."""
+        await self._transitions.write_all()  # the journal may take a job for ended that is not
+        return await self.journal.forget(before=before)
 
     def warn_of_orphans(self) -> None:
         """Log once which jobs can be recovered, unless the caller has recovered them first."""
@@ -435,6 +452,12 @@ class Engine:
     def _follow(self, job: LiveJob) -> Awaitable[None]:
         return self.follower.follow(job)
 
+    def _resume_written(self, job: LiveJob, task_id: str | None, deleted: bool) -> Awaitable[None]:  # noqa: FBT001 (a callback)
+        return self.follower.resume_written(job, task_id, deleted)
+
+    def _start_submission(self, job: LiveJob, write_intent: WriteIntent, submission: Submission) -> None:
+        self.submitter.start(job, write_intent, submission)
+
     def _reweigh_polls(self) -> None:
         self.watchlist.reweigh_all(self.registry)
 
@@ -471,6 +494,7 @@ class Engine:
         self._stop_starting()
         self.poller.close()
         await self._transitions.flush_pending()
+        self._transitions.log_pending()
         for job in self.registry:
             job.wait_error = closed_error(job_id=job.own_id, task_id=job.task_id)
             job.wake_waiters()

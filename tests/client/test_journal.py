@@ -99,6 +99,10 @@ async def test_unwritable_result_still_reaches_caller() -> None:
 
         assert setup.tasks == [video.task_id]
         assert ["submitted"] == [row.state for row in await journal.rows()]
+        assert 1 == setup.kie.statistics().jobs
+        journal.broken.clear()
+        await anyio.sleep(6.0)
+        assert ["succeeded"] == [row.state for row in await journal.rows()]
         await assert_settled(setup.kie)
 
 

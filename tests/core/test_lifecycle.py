@@ -41,6 +41,7 @@ DESIGN_TEXT = {
     (S.REJECTED, S.SUBMITTED): "an authentic late callback, with an ambiguous attempt",
     (S.INTENT, S.REJECTED): "cancelled, with an ambiguous attempt",
     (S.INTENT, S.SUBMITTED): "an authentic callback of an ambiguous attempt, before the next attempt",
+    (S.INTENT, S.INTENT): "its owner gives it up, and any process may send it",
 }
 
 

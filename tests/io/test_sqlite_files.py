@@ -540,7 +540,7 @@ async def test_rows_of_a_closed_store_are_claimed_once(tmp_path: Path, *, some: 
         assert [row.id for row in (left[:2] if some else left)] == [row.id for row in taken]
         assert all(one.owns(row) for row in taken)
         assert [attrs.evolve(row, owner=None) for row in taken] == [
-            attrs.evolve(row, owner=None) for row in left[: len(taken)]
+            attrs.evolve(row, owner=None, version=row.version + 1) for row in left[: len(taken)]
         ]
         rest = list(await other.claim())
         assert {row.id for row in left} == {row.id for row in (*taken, *rest)}

@@ -254,11 +254,10 @@ class Confirmations:
 
     async def _apply_confirmed(self, job_id: str, task_id: str, record: TaskRecord) -> bool:
         """Apply the record of a task that is a job's; return True if the task id needs no further confirmation."""
-        job = self.registry.get(job_id)
-        if job is None or job.row is None:
-            row = await self.journal.get(job_id)
-            if row is None:
-                return True
+        row = await self.find_row(job_id)
+        if row is None:
+            return True
+        if (job := self.registry.get(job_id)) is None:
             # The job of another process, or one that has ended here: change its row; the other process follows it.
             job = LiveJob.from_row(row)
             job.callback_received = True  # its callback is here, so it must not count as lost
@@ -285,9 +284,7 @@ class Confirmations:
             if current is None and not self.journal.owns(row):
                 self.callback_weight.record_callback(job.id, job)
                 return job
-            # It had ended for this process, or was adopted during the poll.
-            job = self.follower.adopt(row)
-            job.row = row
+            job = self.follower.adopt(row)  # it had ended for this process, or was adopted during the poll
         self.callback_weight.record_callback(job.id, job)
         await self.follower.follow_accepted(job)
         return job

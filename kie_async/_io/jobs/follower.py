@@ -2,16 +2,18 @@
 ``JobFollower``: resumes a job from its row, by the row's state and owner; ``JournalWatch`` sees rows change.
 
 It is the one place that does so: the submitter, the journal watch, confirmations and the tracker call it. Each row that
-may still change has exactly one ``LiveJob``, which is in the registry before anything is awaited.
+may still change has exactly one ``LiveJob``. A row that was read before an await may be outdated: ``LiveJob.learn``
+takes over what is newer, and only the submission of a job lets it go.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.lowlevel
 import attrs
 
@@ -22,7 +24,7 @@ from kie_async._io.journals.journal import PAGE, read_pages
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import Registry
@@ -70,6 +72,21 @@ class JobFollower:
     submitter: Submitter
     intents: IntentWriter
     journal_watch: JournalWatch
+    _recoveries: int = attrs.field(default=0, init=False)
+    _recovered: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+
+    @contextmanager
+    def recovering(self) -> Iterator[None]:
+        """Let waits for jobs that were not sent wait until a recovery has ended: it may send them."""
+        self._recoveries += 1
+        if self._recoveries == 1:
+            self._recovered = anyio.Event()
+        try:
+            yield
+        finally:
+            self._recoveries -= 1
+            if not self._recoveries:
+                self._recovered.set()
 
     async def recover(
         self, *, found: Callable[[str], object], confirm: Callable[[str, str], object], adopt_key: bool = False
@@ -85,14 +102,16 @@ class JobFollower:
             adopt_key: True to send jobs of other API keys with the present one.
         """
         journal = self.journal
-        claims = read_pages(lambda after: journal.claim(adopt_key=adopt_key, after=after, limit=PAGE))
-        async with aclosing(claims) as pages:
-            async for page in pages:
-                for number, row in enumerate(page):
-                    if number % _BATCH == 0:
-                        await anyio.lowlevel.checkpoint()
-                    await self._recover_row(row)
-                    found(row.id)
+        with self.recovering():
+            await self.results.transitions.flush_pending()
+            claims = read_pages(lambda after: journal.claim(adopt_key=adopt_key, after=after, limit=PAGE))
+            async with aclosing(claims) as pages:
+                async for page in pages:
+                    for number, row in enumerate(page):
+                        if number % _BATCH == 0:
+                            await anyio.lowlevel.checkpoint()
+                        if await self._recover_row(row):
+                            found(row.id)
         named = read_pages(lambda after: journal.rows_named_by_callbacks(after=after, limit=PAGE))
         async with aclosing(named) as pages:
             async for page in pages:
@@ -101,47 +120,49 @@ class JobFollower:
                     for task_id in row.callback_task_ids:
                         confirm(row.id, task_id)
 
-    async def _recover_row(self, row: Intent) -> None:
-        registry = self.registry
-        job = registry.get(row.id)
-        if job is None and (row.key is None or registry.by_key(row.key) is None):
-            # If the key has a live job, its submission adopts the row.
-            await self.follow(self.adopt(row))
-        elif job is not None and job.remote:
-            job.row = row
-            await self.follow(job)
+    async def _recover_row(self, row: Intent) -> bool:
+        """Resume the job of a row that this process owns; return True if it has not ended."""
+        job = self.registry.get(row.id)
+        if job is None or job.learn(row):
+            await self.follow(job := self.adopt(row))
+        return job.state in OPEN
 
     def adopt(self, row: Intent) -> LiveJob:
-        """Return the live job of a row; make it if there is none."""
+        """Return the live job of a row; make it if there is none. The caller resumes it, without an await before."""
         job = self.registry.get(row.id)
         if job is None:
             job = LiveJob.from_row(row)
-            job.remote = True  # assume that another process owns it until that is checked
             self.registry.add(job)
+        else:
+            job.learn(row)
         return job
 
-    async def adopt_for_waiter(self, row: Intent) -> LiveJob:
+    async def adopt_for_waiter(self, job_id: str) -> LiveJob | None:
         """
-        Return the live job of an open row for a caller who waits; if its owner has ended, this process becomes it.
+        Return the live job of a row for a caller who waits; if its owner has ended, this process becomes it.
 
-        A job that was not sent is not sent by a wait: it is left to ``recover()``.
+        A wait does not send. A job that was not sent and that no process works on has no live job: what is returned for
+        it only tells how it was given up. None if there is no row any more.
         """
-        job, journal = self.adopt(row), self.journal
-        try:
-            if row.state is JobState.INTENT and (journal.owns(row) or not await journal.is_owner_alive(row)):
-                self.tracker.stop_tracking(job)
-                job.remote = False
-                job.wake_waiters()
+        journal = self.journal
+        while True:
+            row, unsent = await journal.get(job_id), False
+            if row is not None and row.state is JobState.INTENT:
+                unsent = journal.owns(row) or not await journal.is_owner_alive(row)
+            elif row is not None and row.state in OPEN and not journal.owns(row):
+                row = next(iter(await journal.claim([job_id])), row)
+            # From here on nothing is awaited before the decision.
+            if (job := self.registry.get(job_id)) is not None and (unsent or row is None):
+                return job  # a submission here has been faster
+            if row is None:
+                return None
+            if row.state not in OPEN or (unsent and not self._recoveries):
+                return LiveJob.from_row(row)
+            if not unsent:
+                job = self.adopt(row)
+                await self.follow(job)
                 return job
-            if not journal.owns(row):
-                for claimed in await journal.claim([row.id]) if row.state is not JobState.INTENT else ():
-                    job.row = claimed
-            await self.follow(job)
-        except BaseException:
-            if job.remote:  # nothing has resumed it yet
-                self.tracker.stop_tracking(job)
-            raise
-        return job
+            await self._recovered.wait()
 
     async def follow(self, job: LiveJob) -> None:
         """Resume a job by the state of its row; do nothing while it has a submission."""
@@ -151,6 +172,8 @@ class JobFollower:
         self.journal_watch.unwatch(job)
         if row.state not in OPEN:
             self.tracker.stop_tracking(job)
+        elif row.state is JobState.INTENT and row.owner is None:
+            self.tracker.stop_tracking(job)  # given up by its owner
         elif not self.journal.owns(row):
             self.tracker.suspend(job)
             self.journal_watch.watch(job, remote=True)
@@ -176,6 +199,24 @@ class JobFollower:
             self.submitter.interrupt(job)
         else:
             await self.follow(job)
+
+    async def resume_written(self, job: LiveJob, task_id: str | None, deleted: bool) -> None:  # noqa: FBT001 (a callback)
+        """
+        Resume a job whose transitions could not be written before.
+
+        Args:
+            job: The job.
+
+            task_id: The task that it had, or None. Another process may have changed the row without knowing of it.
+
+            deleted: True if the row was deleted.
+        """
+        if deleted:
+            self.journal_watch.end_deleted(job)
+            return
+        if task_id is not None and task_id != job.task_id:
+            await self.results.record_accepted(job, task_id)
+        await self.follow(job)
 
 
 #: The interval between two checks of the journal's change counter, in seconds.
@@ -273,30 +314,29 @@ class JournalWatch:
             self._schedule()
 
     async def _apply_changes(self) -> None:
-        watched = {job.id: job for job in self._jobs.values() if job.row is not None and job.unjournaled is None}
-        rows = [job.row for job in watched.values() if job.row is not None]
+        rows = [job.row for job in self._jobs.values() if job.row is not None and job.unwritten is None]
         for job_id, row in (await self.journal.find_changed(rows)).items():
-            job = watched[job_id]
-            if self._jobs.get(job_id) is not job:
+            job = self._jobs.get(job_id)
+            if job is None:
                 continue  # no longer watched
-            if row is None:
-                self._handle_deleted(job)
-            elif row != job.row and job.unjournaled is None:
+            if row is not None:
                 await self._handle_changed(job, row)
+            elif not job.has_submission:
+                self.end_deleted(job)
 
     async def _adopt_orphans(self) -> None:
         # A wait does not send a job: one without an owner that was not sent is left to recover().
         for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
-            if job.row is not None and not await self.journal.is_owner_alive(job.row) and job.state is JobState.INTENT:
+            row = job.row
+            if row is not None and not await self.journal.is_owner_alive(row) and job.row is row and job.remote:
                 self.unwatch(job)
                 self.forget(job)
         remote = [job.id for job in self._jobs.values() if job.remote and job.state is not JobState.INTENT]
         for row in await self.journal.claim(remote) if remote else ():
-            known = self._jobs.get(row.id)
-            if known is not None and known.remote:
+            if (known := self._jobs.get(row.id)) is not None:
                 await self._handle_changed(known, row)
 
-    def _handle_deleted(self, job: LiveJob) -> None:
+    def end_deleted(self, job: LiveJob) -> None:
         """End the waits for a job that another process has deleted: how it ended is not known."""
         msg = "The job has ended and was deleted from the journal. Look for its task at kie.ai/logs."
         job.wait_error = errors.TaskNotFoundError(msg, job_id=job.id, task_id=job.task_id)
@@ -304,7 +344,8 @@ class JournalWatch:
         self.forget(job)
 
     async def _handle_changed(self, job: LiveJob, row: Intent) -> None:
-        job.row = row
+        if not job.learn(row):
+            return
         if row.record is not None:
             job.update_record(load_record(row.record))
             if not job.remote:

@@ -27,10 +27,11 @@ from kie_async.states import JobState
 if TYPE_CHECKING:
     from kie_async._io.polling.watchlist import Watch
 
-__all__ = ["UNANSWERED", "LiveJob", "Registry", "StopReason", "Submission"]
+__all__ = ["UNANSWERED", "LiveJob", "Registry", "StopReason", "Submission", "Unwritten"]
 
 #: The states before the answer to a create; None while the job has no row.
 UNANSWERED = (None, JobState.INTENT, JobState.SENDING)
+_IN_DOUBT = (JobState.IN_DOUBT, JobState.UNRESOLVED)
 
 #: The number of changes kept for a slow reader of ``Job.updates()``; a task has a handful of states.
 MAX_UPDATES = 64
@@ -80,6 +81,24 @@ class Submission:
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
+class Unwritten:
+    """
+    The transitions of a row that could not be written.
+
+    Attributes:
+        row: The row as the journal holds it.
+
+        steps: Each missing transition: the row after it and its other changes.
+
+        lock: Held while they are written.
+    """
+
+    row: Intent
+    steps: list[tuple[Intent, Changes]]
+    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+
+
+@attrs.define(eq=False, kw_only=True, weakref_slot=False)
 class LiveJob:
     """
     A job that is awaited here, or that may still change.
@@ -95,8 +114,8 @@ class LiveJob:
 
         journaled: True once the submission has written the row, or found it.
 
-        unjournaled: After a failed write: the row as the journal holds it, then each missing transition with the row
-            after it and its other changes.
+        unwritten: After a failed write: the missing transitions. Until they are written, this job is the only truth
+            about its row.
 
         successor: The job with the same key that replaces this one.
 
@@ -134,7 +153,7 @@ class LiveJob:
     fingerprint: str | None = None
     row: Intent | None = None
     journaled: bool = False
-    unjournaled: list[tuple[Intent, Changes | None]] | None = None
+    unwritten: Unwritten | None = None
     successor: LiveJob | None = None
     record: TaskRecord | None = None
     error: KieError | None = None
@@ -185,6 +204,11 @@ class LiveJob:
         return self.has_submission or self.remote
 
     @property
+    def is_answered(self) -> bool:
+        """True if a caller with its key gets this job as it is; otherwise its row says who may send it."""
+        return self.has_submission or self.task_id is not None or (not self.remote and self.state in _IN_DOUBT)
+
+    @property
     def state(self) -> JobState | None:
         """The state of its row; None while it has none."""
         return None if self.row is None else self.row.state
@@ -195,6 +219,20 @@ class LiveJob:
         if self.foreign:
             return self.id
         return None if self.row is None else self.row.task_id
+
+    def learn(self, row: Intent) -> bool:
+        """
+        Take over a row that was read from the journal or written to it, unless the job knows a later one.
+
+        Every row passes through here, since it may be outdated by the time that its reader continues.
+
+        Returns:
+            True if the row is news; then the job must be resumed by it.
+        """
+        if self.unwritten is not None or (self.row is not None and row.version <= self.row.version):
+            return False
+        self.row = row
+        return True
 
     def last_record(self) -> TaskRecord | None:
         """Return the latest record, from memory or from the row."""
@@ -318,6 +356,11 @@ class Registry:
     def by_key(self, key: str) -> LiveJob | None:
         """Return the job of a caller's key."""
         return self._keys.get(key)
+
+    def latest(self, row: Intent) -> Intent:
+        """Return the truth about a row that was read from the journal: the live job's row, if it is not written yet."""
+        job = self.get(row.id)
+        return row if job is None or job.row is None or job.unwritten is None else job.row
 
     def by_task(self, task_id: str) -> LiveJob | None:
         """

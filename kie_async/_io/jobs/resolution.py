@@ -13,16 +13,17 @@ from kie_async._core.callback_token import find_token, named_job
 from kie_async._core.job_errors import closed_error, poll_error
 from kie_async._core.lifecycle import Intent
 from kie_async._core.wire import read_param
+from kie_async._io.jobs.transitions import require_row
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
     from kie_async._io.jobs.follower import JobFollower
+    from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.jobs.transitions import ResultWriter
     from kie_async._io.jobs.waiting import Waiting
     from kie_async._io.journals.journal import Journal
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
-    from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.submission import Submitter
     from kie_async.records import JSON, TaskRecord
 
@@ -37,7 +38,7 @@ class Resolution:
     Args:
         journal: The journal.
 
-        runtime: The wall clock.
+        registry: The live jobs.
 
         poller: Polls the named task.
 
@@ -55,7 +56,7 @@ class Resolution:
     """
 
     journal: Journal
-    runtime: Runtime
+    registry: Registry
     poller: Poller
     tracker: Tracker
     results: ResultWriter
@@ -66,55 +67,57 @@ class Resolution:
 
     async def resolve(self, job_id: str, task_id: str) -> None:
         """Bind a task to a job in doubt; see ``Job.resolve``."""
-        row = await self._in_doubt(job_id)
+        _, row = await self._in_doubt(job_id)
         poll = await self.poller.poll_now(task_id)
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
-        other = await self.journal.by_task(task_id)
-        if (other is not None and other.id != row.id) or not is_task_of(poll.record, row, *self.secrets):
-            creator = "" if other is None else f" ({other.id})"
+        stored = await self.journal.by_task(task_id)
+        live = self.registry.by_task(task_id)
+        creators = {stored and stored.id, live and live.own_id} - {None, row.id}
+        if creators or not is_task_of(poll.record, row, *self.secrets):
+            creator = "".join(f" ({other})" for other in creators)
             msg = f"The task was created by another request{creator} and is not bound to this job. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
         job = self.follower.adopt(row)
         await self.results.record_accepted(job, task_id)
         await self.follower.follow(job)
+        if job.task_id != task_id:
+            msg = f"Another call has just resolved this job: it is {job.state} (task {job.task_id}). Read it again."
+            raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
         await self.tracker.apply_record(job, poll.record)
 
     async def resubmit(self, job_id: str) -> None:
         """Send the create of a job in doubt again; see ``Job.resubmit``."""
-        row = await self._in_doubt(job_id)
+        job, row = await self._in_doubt(job_id)
         # The create in doubt may have been paid: it counts as an ambiguous attempt.
-        await self._end_doubt(row, JobState.INTENT, ambiguous=1)
+        await self._end_doubt(job, JobState.INTENT, ambiguous_attempts=row.ambiguous_attempts + 1)
 
     async def abandon(self, job_id: str) -> None:
         """Abandon a job in doubt; see ``Job.abandon``."""
-        await self._end_doubt(await self._in_doubt(job_id), JobState.ABANDONED)
+        job, row = await self._in_doubt(job_id)
+        await self._end_doubt(job, JobState.ABANDONED, ambiguous_attempts=row.ambiguous_attempts)
 
-    async def _in_doubt(self, job_id: str) -> Intent:
+    async def _in_doubt(self, job_id: str) -> tuple[LiveJob, Intent]:
         job = await self.waiting.find_job(job_id)
         self.waiting.release(job)
         if job.row is None or job.state not in (JobState.IN_DOUBT, JobState.UNRESOLVED):
             state = "not in this journal" if job.row is None else str(job.state)
             msg = f"Only a job in doubt can be resolved, and this one is {state}. Nothing was changed."
             raise errors.ConfigurationError(msg, job_id=job.own_id, task_id=job.task_id)
-        return job.row
+        return job, job.row
 
-    async def _end_doubt(self, row: Intent, state: JobState, *, ambiguous: int = 0) -> None:
+    async def _end_doubt(self, job: LiveJob, state: JobState, *, ambiguous_attempts: int) -> None:
         if self.submitter.closing:
-            raise closed_error(job_id=row.id)
-        moved = await self.journal.transition(
-            row,
-            state,
-            at=self.runtime.wall(),
-            error=None,
-            ambiguous_attempts=row.ambiguous_attempts + ambiguous,
+            raise closed_error(job_id=job.id)
+        moved = await self.results.transitions.require_transition(
+            job, state, error=None, ambiguous_attempts=ambiguous_attempts
         )
-        if moved is None:
-            msg = "Another process has just resolved this job. Read its state again."
-            raise errors.ConfigurationError(msg, job_id=row.id)
-        job = self.follower.adopt(moved)
-        job.row = moved
-        await self.follower.follow(job)
+        row = require_row(job)
+        if moved or self.registry.get(job.id) is job:
+            await self.follower.follow(self.follower.adopt(row))
+        if not moved:
+            msg = "Another call has just resolved this job. Read its state again."
+            raise errors.ConfigurationError(msg, job_id=job.id)
 
 
 def is_task_of(record: TaskRecord, row: Intent, secret: bytes, *older: bytes) -> bool:

@@ -11,16 +11,18 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Unpack
 
+import anyio
 import attrs
 
 from kie_async import errors
 from kie_async._core.job_errors import dump_error
 from kie_async._core.lifecycle import BINDABLE, can_follow
+from kie_async._io.jobs.live_job import Unwritten
 from kie_async.events import EventName
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import LiveJob
@@ -51,6 +53,8 @@ class Transitions:
         supervisor: Runs it.
 
         report: Reports events.
+
+        resume: Resumes a job whose transitions were written late, with its task, and True if its row was deleted.
     """
 
     journal: Journal
@@ -58,6 +62,7 @@ class Transitions:
     timers: Timers
     supervisor: Supervisor
     report: Callable[..., None]
+    resume: Callable[[LiveJob, str | None, bool], Awaitable[None]]
     _pending: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
 
     async def require_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
@@ -65,15 +70,15 @@ class Transitions:
         Change the state of a job's row before something that must not happen unless it is journaled.
 
         Returns:
-            True if this call has changed the state; False if another process has, and ``job.row`` is its row.
+            True if this call has changed the state; False if another one has, and ``job.row`` is its row.
 
         Raises:
             JournalError: If the transition could not be written; then nothing has changed.
         """
-        await self._write_pending(job)
-        seen = require_row(job)
-        row = await self.journal.transition(seen, state, at=self.runtime.wall(), **changes)
-        job.row = row or await self.journal.get(job.id) or seen
+        await self.write_pending(job)
+        row = await self.journal.transition(require_row(job), state, at=self.runtime.wall(), **changes)
+        if (latest := row or await self.journal.get(job.id)) is not None:
+            job.learn(latest)
         return row is not None
 
     async def record_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
@@ -81,20 +86,25 @@ class Transitions:
         Change the state of a job's row after the fact; if the journal cannot be written, in memory for now.
 
         Returns:
-            True if this call has changed the state; False if another process has, and ``job.row`` is its row.
+            True if this call has changed the state; False if another one has, and ``job.row`` is its row.
         """
+        seen = require_row(job)
         try:
             return await self.require_transition(job, state, **changes)
         except errors.JournalError:
-            at, seen = self.runtime.wall(), require_row(job)
             if not can_follow(seen.state, state):
                 raise  # a bug, not a failure of the disk
-            job.row = attrs.evolve(seen, state=state, updated_at=at, **changes)
+            now = require_row(job)
+            if (now.state, now.attempts) != (seen.state, seen.attempts):
+                return False  # changed while this call waited for the disk
+            job.row = attrs.evolve(now, state=state, updated_at=self.runtime.wall(), **changes)
             _log.critical(
                 "%s is %s (task %s), which could not be journaled.", job.id, state, job.row.task_id, exc_info=True
             )
             self.report(EventName.JOURNAL_FAILED, job, state=str(state))
-            job.unjournaled = [*(job.unjournaled or [(seen, None)]), (job.row, changes)]
+            if job.unwritten is None:
+                job.unwritten = Unwritten(row=now, steps=[])
+            job.unwritten.steps.append((job.row, changes))
             if not self._pending:
                 self._schedule_flush()
             self._pending[job.id] = job
@@ -111,33 +121,75 @@ class Transitions:
             JournalError: If the change could not be written.
         """
         at = self.runtime.wall()
-        updated = await self.journal.update_fields(job.id, at=at, **changes)
-        if updated is not None and job.row is not None and job.unjournaled is None:
-            job.row = attrs.evolve(job.row, updated_at=at, **changes)
+        updated, row = await self.journal.update_fields(job.id, at=at, **changes), job.row
+        if updated is None or row is None or job.unwritten is not None:
+            return
+        if (updated.state, updated.attempts, updated.owner) == (row.state, row.attempts, row.owner):
+            job.learn(updated)
+        else:
+            job.row = attrs.evolve(row, updated_at=at, **changes)
 
     async def flush_pending(self) -> None:
         """Try to write everything that could not be written."""
-        for job in list(self._pending.values()):
-            with suppress(errors.JournalError):  # logged when it first failed
-                await self._write_pending(job)
+        # All at once: while another process holds the file, each attempt takes as long as the journal waits for it.
+        async with anyio.create_task_group() as group:
+            for job in list(self._pending.values()):
+                group.start_soon(self._try_to_write, job)
         if self._pending:
             self._schedule_flush()
 
-    async def _write_pending(self, job: LiveJob) -> None:
-        """Write the transitions of a job that could not be written, in order."""
-        while job.unjournaled is not None and len(job.unjournaled) > 1:
-            (written, _), (row, changes) = job.unjournaled[0], job.unjournaled[1]
-            changed = await self.journal.transition(written, row.state, at=row.updated_at, **(changes or {}))
-            if changed is None:
-                _log.critical("Another process changed %s before its state %s could be journaled.", job.id, row.state)
-                job.row = await self.journal.get(job.id) or row
-                break
-            job.unjournaled = [(changed, None), *job.unjournaled[2:]]
-        else:
-            if job.unjournaled is not None:
-                job.row = job.unjournaled[0][0]
-        job.unjournaled = None
-        self._pending.pop(job.id, None)
+    async def _try_to_write(self, job: LiveJob) -> None:
+        with suppress(errors.JournalError):  # logged when it first failed
+            await self.write_pending(job)
+
+    async def write_all(self) -> None:
+        """
+        Write everything that could not be written.
+
+        Raises:
+            JournalError: If the journal still cannot be written.
+        """
+        for job in list(self._pending.values()):
+            await self.write_pending(job)
+
+    def log_pending(self) -> None:
+        """Log what could not be written, at the end of the process that knows it."""
+        for job in self._pending.values():
+            _log.critical(
+                "The client closes, and the journal does not know that %s is %s (task %s).",
+                job.id,
+                job.state,
+                job.task_id,
+            )
+
+    async def write_pending(self, job: LiveJob) -> None:
+        """
+        Write the transitions of a job that could not be written, in order.
+
+        Raises:
+            JournalError: If the journal still cannot be written; the job stays the only truth about its row.
+        """
+        unwritten = job.unwritten
+        if unwritten is None:
+            return
+        async with unwritten.lock:
+            latest: Intent | None = unwritten.row
+            while unwritten.steps and latest is not None:
+                row, changes = unwritten.steps[0]
+                written = await self.journal.transition(latest, row.state, at=row.updated_at, **changes)
+                latest = written or await self.journal.get(job.id)
+                # Without a row written: it has reached the disk all the same, or another process knew it, too.
+                if latest is None or (latest.state, latest.task_id) != (row.state, row.task_id):
+                    _log.critical("Another process changed %s before its state %s was journaled.", job.id, row.state)
+                    break
+                unwritten.row = latest
+                del unwritten.steps[0]
+            if job.unwritten is unwritten:  # otherwise another call has written it
+                task_id, job.unwritten = job.task_id, None
+                del self._pending[job.id]
+                job.row = latest or job.row
+                if self.supervisor.running:
+                    self.supervisor.start(self.resume, job, task_id, latest is None)
 
     def _schedule_flush(self) -> None:
         self.timers.at(self.runtime.now() + RETRY_INTERVAL, self._start_flush)

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.job_errors import failed_task_error, has_result, load_error, no_result_error, poll_error
+from kie_async._core.job_errors import (
+    closed_error,
+    failed_task_error,
+    has_result,
+    load_error,
+    no_result_error,
+    poll_error,
+)
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import UNANSWERED, LiveJob
+from kie_async._io.journals.journal import job_info
 from kie_async.records import Generation
 from kie_async.states import JobState
 
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async.job import Job
     from kie_async.records import Saver, TaskRecord
+    from kie_async.states import JobInfo
 
 __all__ = ["ResultReader", "Waiting"]
 
@@ -123,6 +132,14 @@ class Waiting:
         finally:
             self.release(job)
 
+    async def read_info(self, job_id: str) -> JobInfo | None:
+        """Return a snapshot of a job, by its own id or its taskId; see ``Job.info``."""
+        row = await self.journal.get(job_id) or await self.journal.by_task(job_id)
+        if row is None:
+            job = self.registry.by_task(job_id)  # it may not be written yet
+            row = None if job is None else job.row
+        return None if row is None else job_info(self.registry.latest(row))
+
     async def stream_records(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
         """Yield the record of a job's task each time that it changes; see ``Job.updates``."""
         job = await self.find_job(job_id)
@@ -166,13 +183,18 @@ class Waiting:
             return job
         now = self.runtime.now()
         if row is None:
+            if not self.supervisor.running:  # it has ended during the await, and no more waits
+                raise closed_error(task_id=job_id)
             job = LiveJob(id=job_id, accepted_at=now)
             registry.add(job)
             self.tracker.track_foreign(job)
             return job
         if row.state not in OPEN:
             return LiveJob.from_row(row)
-        return await self.supervisor.run(self.follower.adopt_for_waiter, row)
+        if (job := await self.supervisor.run(self.follower.adopt_for_waiter, row.id)) is None:
+            msg = "The job has just been deleted from the journal. Look for its task at kie.ai/logs."
+            raise errors.TaskNotFoundError(msg, job_id=row.id, task_id=row.task_id)
+        return job
 
     def release(self, job: LiveJob) -> None:
         """Stop polling a foreign task that is no longer awaited."""

@@ -23,7 +23,7 @@ __all__ = [
     "Journal",
     "Service",
     "illegal_transition",
-    "read_job_info",
+    "job_info",
     "read_job_infos",
     "read_pages",
 ]
@@ -48,6 +48,7 @@ class Changes(TypedDict, total=False):
     error: str | None
     duplicate_task_ids: tuple[str, ...]
     callback_task_ids: tuple[str, ...]
+    owner: str | None
 
 
 @attrs.frozen
@@ -220,7 +221,7 @@ class Journal(Protocol):
         limit: int | None = None,
     ) -> Sequence[Intent]:
         """
-        Take over open rows whose owner is dead.
+        Take over open rows that are free, or whose owner is dead.
 
         Args:
             job_ids: Only these; None for all.
@@ -340,18 +341,29 @@ class _JobInfos(Sequence[JobInfo]):
         return repr(list(self))
 
 
-async def read_job_infos(journal: Journal, *, unfinished: bool) -> Sequence[JobInfo]:
-    """Return all jobs of a journal, oldest first; with *unfinished*, only those that have not ended."""
+async def read_job_infos(
+    journal: Journal, *, unfinished: bool, latest: Callable[[Intent], Intent]
+) -> Sequence[JobInfo]:
+    """
+    Return all jobs of a journal, oldest first.
+
+    Args:
+        journal: The journal.
+
+        unfinished: True for only those that have not ended.
+
+        latest: Returns the truth about a row, which may not be written yet.
+    """
     states = UNFINISHED if unfinished else None
     values: list[tuple[Any, ...]] = []
     async with aclosing(read_pages(lambda after: journal.rows(states, after=after, limit=PAGE))) as pages:
         async for page in pages:
-            values += map(_info_values, page)
+            rows = map(latest, page)
+            values += [_info_values(row) for row in rows if states is None or row.state in states]
             await anyio.lowlevel.checkpoint()  # the journal in memory does not wait
     return _JobInfos(values)
 
 
-async def read_job_info(journal: Journal, known_id: str) -> JobInfo | None:
-    """Return the job with a job id or a task id, or None."""
-    row = await journal.get(known_id) or await journal.by_task(known_id)
-    return None if row is None else _make_info(_info_values(row))
+def job_info(row: Intent) -> JobInfo:
+    """Return the snapshot of a row that callers get."""
+    return _make_info(_info_values(row))

@@ -16,6 +16,9 @@ from kie_async.states import JobState
 
 __all__ = ["MemoryJournal"]
 
+#: The owner of the rows that are not free.
+_HERE = "this process"
+
 
 class MemoryJournal:
     """
@@ -54,12 +57,16 @@ class MemoryJournal:
             msg = f"{intent.id} is in the journal already."
             raise JournalError(msg, job_id=intent.id)
         self._last_number += 1
-        intent = self._rows[intent.id] = attrs.evolve(
-            intent, number=self._last_number, origin=self.service.origin, account=self.service.account
+        row = self._rows[intent.id] = attrs.evolve(
+            intent,
+            number=self._last_number,
+            owner=_HERE,
+            origin=self.service.origin,
+            account=self.service.account,
         )
-        if intent.key is not None:
-            self._by_key[intent.key] = intent.id
-        return intent
+        if row.key is not None:
+            self._by_key[row.key] = row.id
+        return row
 
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
@@ -69,11 +76,13 @@ class MemoryJournal:
         row = self._rows.get(seen.id)
         if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):
             return None
-        return self._put(attrs.evolve(row, state=state, updated_at=at, **changes))
+        if state is JobState.INTENT:
+            changes.setdefault("owner", _HERE)
+        return self._put(attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **changes))
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         row = self._rows.get(job_id)
-        return None if row is None else self._put(attrs.evolve(row, updated_at=at, **changes))
+        return None if row is None else self._put(attrs.evolve(row, updated_at=at, version=row.version + 1, **changes))
 
     async def get(self, job_id: str) -> Intent | None:
         return self._rows.get(job_id)
@@ -132,13 +141,13 @@ class MemoryJournal:
         )
         return list(islice(found, limit))
 
-    def owns(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
-        """Return True: no other process has these rows."""
-        return True
+    def owns(self, row: Intent) -> bool:
+        """Return True, unless the row is free: no other process has these rows."""
+        return row.owner is not None
 
-    async def is_owner_alive(self, row: Intent) -> bool:  # noqa: ARG002 (the same for all rows)
-        """Return True: this process is alive."""
-        return True
+    async def is_owner_alive(self, row: Intent) -> bool:
+        """Return True, unless the row is free: this process is alive."""
+        return row.owner is not None
 
     async def claim(
         self,
@@ -148,8 +157,12 @@ class MemoryJournal:
         after: int = 0,
         limit: int | None = None,
     ) -> Sequence[Intent]:
-        """Return the open rows; there are no other owners."""
-        return self._page(lambda row: row.state in OPEN and (job_ids is None or row.id in job_ids), after, limit)
+        """Own the free rows, and return the open rows; there are no other owners."""
+        found = self._page(lambda row: row.state in OPEN and (job_ids is None or row.id in job_ids), after, limit)
+        return [
+            row if row.owner is not None else self._put(attrs.evolve(row, owner=_HERE, version=row.version + 1))
+            for row in found
+        ]
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         """Return nothing: there are no other owners."""

@@ -120,14 +120,9 @@ class SqliteStore:
     # -- rows -------------------------------------------------------------------------------------------------------
 
     async def add(self, intent: Intent) -> Intent:
-        kept = self._without_secrets({"input": intent.input, "sources": intent.sources})
-        row = attrs.evolve(
-            intent,
-            owner=self._opened(self._locks).name,
-            origin=self.service.origin,
-            account=self.service.account,
-            **kept,
-        )
+        owner = self._opened(self._locks).name
+        kept = self._without_secrets({"input": intent.input, "sources": intent.sources, "owner": owner})
+        row = attrs.evolve(intent, origin=self.service.origin, account=self.service.account, **kept)
         return await self._write(tables.insert_row, row)
 
     async def transition(
@@ -138,7 +133,7 @@ class SqliteStore:
         fields = {"state": state, "updated_at": at, **self._without_secrets(changes)}
         if state is JobState.INTENT or seen.state not in OPEN:
             # The process that reopens a row works on it, with its API key.
-            fields |= {"owner": self._opened(self._locks).name, "account": self.service.account}
+            fields = {"owner": self._opened(self._locks).name, "account": self.service.account} | fields
         return await self._write(tables.update_row, seen.id, fields, seen)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:

@@ -62,6 +62,7 @@ _SCHEMA = """
         account TEXT NOT NULL,
         state TEXT NOT NULL,
         owner TEXT,
+        version INTEGER NOT NULL,
         created_at REAL NOT NULL,
         updated_at REAL NOT NULL,
         model TEXT NOT NULL,
@@ -247,7 +248,8 @@ def update_row(
     where, values = "id = ?", list[object]([job_id])
     if seen is not None:
         where, values = "id = ? AND state = ? AND attempts = ?", [job_id, str(seen.state), seen.attempts]
-    changed = connection.execute(f"UPDATE intents SET {assignments} WHERE {where}", (*columns.values(), *values))  # noqa: S608
+    update = f"UPDATE intents SET {assignments}, version = version + 1 WHERE {where}"  # noqa: S608
+    changed = connection.execute(update, (*columns.values(), *values))
     if not changed.rowcount:
         return None
     row = select_one(connection, "id = ?", job_id)
@@ -349,15 +351,9 @@ def select_recent_successes(connection: sqlite3.Connection, model: str, limit: i
 
 
 def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> dict[str, Intent | None]:
-    """Return the rows whose state, attempts, last change or owner differ from *seen*, by their ids."""
-    same = "id = ? AND state = ? AND attempts = ? AND updated_at = ? AND owner IS ?"
-    query = f"SELECT 1 FROM intents WHERE {same}"  # noqa: S608
-    changed = [
-        row.id
-        for row in seen
-        if connection.execute(query, (row.id, str(row.state), row.attempts, row.updated_at, row.owner)).fetchone()
-        is None
-    ]
+    """Return the rows whose version differs from *seen*, by their ids."""
+    query = "SELECT 1 FROM intents WHERE id = ? AND version = ?"
+    changed = [row.id for row in seen if connection.execute(query, (row.id, row.version)).fetchone() is None]
     return {job_id: select_one(connection, "id = ?", job_id) for job_id in changed}
 
 
@@ -435,7 +431,7 @@ def find_orphans(
 def take_over(connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]) -> None:
     """Take over those of the rows that still have these dead owners; remove the lock file of an owner without rows."""
     account = "CASE state WHEN 'intent' THEN own_account() ELSE account END"
-    take = f"UPDATE intents SET owner = ?, account = {account} WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
+    take = f"UPDATE intents SET owner = ?, account = {account}, version = version + 1 WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
     connection.execute(_KEEP_SECRET)
     connection.executemany(take, [(locks.name, number, name) for number, name in orphans])
     for name in {name for _, name in orphans if name is not None}:

@@ -93,7 +93,7 @@ class RowJobs:
         # Between the check of the ledger and the start nothing awaits, so the row that reserves also starts the job.
         while self.state.sends:
             live = self.registry.by_key(key)
-            if live is not None and live.in_progress and live.fingerprint == row.fingerprint:
+            if live is not None and live.is_answered and live.in_progress and live.fingerprint == row.fingerprint:
                 self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
@@ -158,7 +158,7 @@ class RowJobs:
             job = LiveJob.from_row(intent)
         if job.fingerprint != row.fingerprint:
             raise await conflict_error(job.row, row.request, key=row.key, job_id=job.id)
-        if job.in_progress or job.row is None:
+        if job.row is None or (job.in_progress and job.is_answered):
             return job
         if _is_sent_anew(job.row):
             row.other_intents.append(job.row)  # its ambiguous attempts may have been paid all the same

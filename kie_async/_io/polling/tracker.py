@@ -14,7 +14,7 @@ import attrs
 from kie_async._core.job_errors import has_result, poll_error
 from kie_async._core.lifecycle import dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
-from kie_async._io.jobs.live_job import LiveJob, Registry
+from kie_async._io.jobs.live_job import UNANSWERED, LiveJob, Registry
 from kie_async._io.jobs.transitions import Transitions
 from kie_async._io.polling.watchlist import Watchlist
 from kie_async._io.runtime import Runtime, Supervisor
@@ -144,11 +144,20 @@ class Tracker:
             self.release_slot(job)
 
     def stop_tracking(self, job: LiveJob) -> None:
-        """Drop a job that has ended from memory; only its row and the learned duration remain."""
-        if self.registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
+        """
+        Drop a job that has ended from memory; only its row and the learned duration remain.
+
+        A job with a submission is dropped by its submission alone, and one with unwritten transitions once they are
+        written: until then, a row that is read from the journal is not the truth about it.
+        """
+        if job.has_submission and job.state in UNANSWERED:
+            return
+        kept = job.has_submission or job.unwritten is not None
+        if not kept and self.registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
             self.watchlist.record_end(job, record)
         self.suspend(job)
-        self.registry.remove(job)
+        if not kept:
+            self.registry.remove(job)
         job.wake_waiters()
 
     # -- polls ------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.transitions import ResultWriter
     from kie_async._io.journals.journal import Journal
     from kie_async._io.runtime import Runtime
-    from kie_async._io.submitting.submission import Submitter
+    from kie_async._io.submitting.submission import Submitter, WriteIntent
     from kie_async.records import JSON
 
 __all__ = ["Intake", "IntentWriter", "conflict_error"]
@@ -85,7 +85,7 @@ class Intake:
         check_key(key)
         await self.check_request(request)
         fingerprint = None if key is None else await self.compute_fingerprint(request)
-        if key is not None and (known := self.registry.by_key(key)) is not None:
+        if key is not None and (known := self.registry.by_key(key)) is not None and known.is_answered:
             if known.fingerprint != fingerprint:
                 raise await conflict_error(known.row, request, key=key, job_id=known.id)
             return known, False
@@ -163,6 +163,8 @@ class IntentWriter:
 
         results: Records jobs that cannot be sent any more.
 
+        start: Starts the submission of another job; see ``Submitter.start``.
+
         callback_url: The base of the callback URLs, or None.
     """
 
@@ -171,13 +173,21 @@ class IntentWriter:
     runtime: Runtime
     uploads: Uploads
     results: ResultWriter
+    start: Callable[[LiveJob, WriteIntent, Submission], None]
     callback_url: str | None
 
     async def write_intent(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Journal the row of a new job, or adopt the row that has its key; return the row and the input to send."""
-        journal = self.journal
-        if job.key is not None and (row := await journal.by_key(job.key)) is not None:
-            return await self._adopt_row(job, row, request)
+        while True:
+            row = None if job.key is None else await self.journal.by_key(job.key)
+            if row is None:
+                row, given = await self._add_row(job, request)
+                if row.id == job.id:
+                    return row, given
+            if (adopted := await self._adopt_row(job, row, request)) is not None:
+                return adopted
+
+    async def _add_row(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         sources, given = await self._upload(request)
         now = self.runtime.wall()
         hashes = {source.field: source.sha256 for source in sources}
@@ -192,11 +202,12 @@ class IntentWriter:
             sources=sources,
             key=job.key,
             callback_url=self.callback_url,
+            version=0 if job.row is None else job.row.version + 1,  # the old row was deleted
         )
         # Cancelled here, the row would stay in the journal, and recover() would send it.
         with anyio.CancelScope(shield=True):
-            row = await journal.add(row)
-        return (row, given) if row.id == job.id else await self._adopt_row(job, row, request)
+            row = await self.journal.add(row)
+        return row, given
 
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Return the row and the input of an intent whose input only the caller has; the journal has its hash."""
@@ -239,25 +250,47 @@ class IntentWriter:
         await self.results.record_cancelled(job, error)
         return job.error or error  # job.error if an ambiguous attempt may have been paid
 
-    async def _adopt_row(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
-        """Adopt the row that has the job's key, as far as its state allows."""
+    async def _adopt_row(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]] | None:
+        """Adopt the row that has the job's key, as far as its state allows; None if it has changed meanwhile."""
         if row.fingerprint != job.fingerprint:
             raise await conflict_error(row, request, key=job.key or "", job_id=row.id)
-        journal = self.journal
-        if row.state is JobState.INTENT and not journal.owns(row):
-            row = next(iter(await journal.claim([row.id], adopt_key=True)), row)
-        if (known := self.registry.get(row.id)) is not None:
+        journal, known = self.journal, self.registry.get(row.id)
+        if known is not None and known.unwritten is not None:
+            await self.results.transitions.write_pending(known)
+            return None
+        # Cancelled between the claim and the adoption, this process would own a job that it does not work on.
+        with anyio.CancelScope(shield=True):
+            if row.state is JobState.INTENT and not journal.owns(row):
+                latest = next(iter(await journal.claim([row.id], adopt_key=True)), None) or await journal.get(row.id)
+                if latest is None or latest.state is not JobState.INTENT or latest.owner is None:
+                    return None
+                row = latest
+        # From here on nothing is awaited before the job is known to work on the row.
+        sends = row.state is JobState.INTENT and journal.owns(row)
+        reopens = row.state in (JobState.CANCELLED, JobState.REJECTED)
+        known = self.registry.get(row.id)
+        if known is not None and known is not job:
+            if (sends or reopens) and not known.has_submission:
+                options = job.submission or Submission()
+                submission = Submission(
+                    outlasts_maintenance=options.outlasts_maintenance, may_pay_again=options.may_pay_again
+                )
+                self.start(known, partial(self.write_intent, known, request), submission)
             job.successor = known
             return row, {}
         self.registry.rename(job, row.id)
-        job.row = row
+        job.learn(row)
         if row.state is JobState.REJECTED and row.ambiguous_attempts:
             raise load_error(row.error, job_id=row.id)
-        if row.state is JobState.INTENT and journal.owns(row):
+        if sends:
             return await self.prepare_again(job) if row.input else await self._write_again(row, request)
-        if row.state in (JobState.CANCELLED, JobState.REJECTED):
-            sources, given = await self._upload(request)
-            restarted = await journal.transition(
+        return await self._reopen(job, row, request) if reopens else (row, {})
+
+    async def _reopen(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]] | None:
+        """Make a job that was not accepted an intent again; None if another process was faster."""
+        sources, given = await self._upload(request)
+        with anyio.CancelScope(shield=True):
+            reopened = await self.journal.transition(
                 row,
                 JobState.INTENT,
                 at=self.runtime.wall(),
@@ -266,9 +299,9 @@ class IntentWriter:
                 callback_url=self.callback_url,
                 error=None,
             )
-            # If another process was faster, that process sends it.
-            return (restarted, given) if restarted is not None else (await journal.get(row.id) or row, {})
-        return row, {}
+            if reopened is not None:
+                job.learn(reopened)
+        return None if reopened is None else (reopened, given)
 
     async def prepare_again(self, job: LiveJob) -> tuple[Intent, Mapping[str, JSON]]:
         """

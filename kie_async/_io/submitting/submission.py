@@ -9,7 +9,7 @@ request it continues to the response, and journals the result before it reports 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 import anyio
 import attrs
@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 
 from kie_async import errors
 from kie_async._core.callback_token import make_callback_url
-from kie_async._core.job_errors import closed_error
+from kie_async._core.job_errors import closed_error, dump_error
 from kie_async._core.verdicts import Reply, Verdict, create_error, decide
 from kie_async._core.wire import read_envelope, task_id_of, write_create
 from kie_async._io.http.backoff import FullJitter, pause_after
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from kie_async.policy import RetryPolicy
     from kie_async.records import JSON
 
-__all__ = ["Attempts", "SubmissionContext", "Submitter"]
+__all__ = ["Attempts", "SubmissionContext", "Submitter", "WriteIntent"]
+
+#: Uploads images, journals the row of a job, and returns it with the input to send.
+WriteIntent: TypeAlias = "Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]]"
 
 _log = logging.getLogger("kie_async")
 
@@ -233,6 +236,7 @@ class Attempts:
                 JobState.SENDING,
                 attempts=require_row(job).attempts + 1,
                 sending_at=context.runtime.wall(),
+                error=None,
             )
         if not sending:
             raise _RowMovedError
@@ -420,7 +424,7 @@ class Submitter:
     def start(
         self,
         job: LiveJob,
-        write_intent: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
+        write_intent: WriteIntent,
         submission: Submission | None = None,
     ) -> None:
         """
@@ -481,17 +485,14 @@ class Submitter:
             own.job_id = job.id
             self.stop(job, StopReason.ACCOUNT, own)
 
-    async def _submit(
-        self,
-        job: LiveJob,
-        submission: Submission,
-        write_intent: Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON]]]],
-    ) -> None:
+    async def _submit(self, job: LiveJob, submission: Submission, write_intent: WriteIntent) -> None:
         final = False
         try:
             with anyio.CancelScope() as submission.scope:
                 if submission.stop_reason is None:
-                    job.row, task_input = await write_intent()
+                    row, task_input = await write_intent()
+                    if job.successor is None:
+                        job.learn(row)
                     job.journaled = True
                     job.wake_waiters()
                     if self._is_sendable(job):
@@ -514,6 +515,9 @@ class Submitter:
             final, job.error = True, errors.KieError(msg, job_id=job.id, task_id=job.task_id)
             raise
         finally:
+            if final and self._is_sendable(job) and not self.closing:  # a client that closes frees its jobs anyway
+                with anyio.CancelScope(shield=True):
+                    await self._give_up(job)
             del self._active[job]
             job.submission = None
             if job.row is None or job.successor is not None or (final and job.state is JobState.INTENT):
@@ -536,6 +540,11 @@ class Submitter:
         else:
             # Just now a callback has confirmed its task, which has a slot of its own.
             self.context.admission.slots.release()
+
+    async def _give_up(self, job: LiveJob) -> None:
+        """Leave a job that was not sent to any process: a later submit() with its key, or recover(), sends it."""
+        error = None if job.error is None else dump_error(job.error)
+        await self.context.transitions.record_transition(job, JobState.INTENT, owner=None, error=error)
 
     async def _record_stop(self, job: LiveJob, reason: StopReason | None, error: errors.KieError) -> None:
         """Record that a submission has ended before its create was accepted, if that is final."""
