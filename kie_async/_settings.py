@@ -9,11 +9,10 @@ from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from kie_async._keys import is_encodable
-from kie_async._urls import shown_url
+from kie_async._urls import BASE_URL, shown_url
 from kie_async.errors import ConfigurationError
 
 __all__ = [
-    "BASE_URL",
     "UPLOAD_URL",
     "check_callback_url",
     "check_hosts",
@@ -24,7 +23,6 @@ __all__ = [
     "service_url",
 ]
 
-BASE_URL = "https://api.kie.ai"
 UPLOAD_URL = "https://kieai.redpandaai.co"
 #: Only printable ASCII without blanks can be sent in a header.
 _API_KEY = re.compile(r"[!-~]{1,512}")

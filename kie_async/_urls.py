@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 __all__ = [
+    "BASE_URL",
     "MAX_LENGTH",
     "check_public_url",
     "check_result_url",
@@ -30,6 +31,8 @@ __all__ = [
     "shown_url",
 ]
 
+#: The service's own base URL.
+BASE_URL = "https://api.kie.ai"
 #: The greatest length of a URL: the common limit of web servers for a request line. Kie documents none.
 MAX_LENGTH = 8192
 

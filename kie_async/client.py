@@ -15,7 +15,6 @@ import anyio
 from kie_async import errors
 from kie_async._binding import EngineBinding, running_loop
 from kie_async._settings import (
-    BASE_URL,
     UPLOAD_URL,
     check_callback_url,
     check_hosts,
@@ -25,7 +24,7 @@ from kie_async._settings import (
     read_webhook_keys,
     service_url,
 )
-from kie_async._urls import shown_url
+from kie_async._urls import BASE_URL, shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy, SqliteJournal
@@ -435,7 +434,7 @@ class KieClient:
 
     async def forget(self, *, before: float) -> int:
         """
-        Delete jobs of this service that have ended from the journal. A deleted key may be paid again.
+        Delete jobs that have ended from the journal, those of all services. A deleted key may be paid again.
 
         It deletes a few jobs at a time, about 2,000 in a second, so that no other work waits for it; if the call is
         cancelled or fails, some of the jobs are deleted.

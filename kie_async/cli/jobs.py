@@ -82,17 +82,20 @@ def info_fields(info: JobInfo, *, now: float) -> Mapping[str, JSON]:
         "task_id": info.task_id,
         "error": info.error,
         "duplicates": list(info.duplicates),
+        "origin": info.origin,
     }
 
 
 def format_jobs(jobs: Sequence[Mapping[str, JSON]]) -> list[str]:
     """
-    Format jobs as a table with a header: one line a job, whatever its key contains.
+    Format jobs as a table with a header: one line a job, whatever its key contains; services if there are several.
 
     Args:
         jobs: The results of ``info_fields``.
     """
-    columns = ("state", "age", "job_id", "task_id", "credits", "key", "model")
+    columns = ["state", "age", "job_id", "task_id", "credits", "key", "model"]
+    if len({job["origin"] for job in jobs}) > 1:
+        columns.append("origin")
     rows = [[name.removesuffix("_id") for name in columns], *([_cell(job[name]) for name in columns] for job in jobs)]
     for row in rows[1:]:
         row[1] = _short_age(float(row[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -11,6 +12,7 @@ import attrs
 import typer
 
 from kie_async import ConfigurationError
+from kie_async._urls import BASE_URL, service_origin
 
 __all__ = [
     "IdArgument",
@@ -21,11 +23,13 @@ __all__ = [
     "NoJournalOption",
     "OutputOption",
     "TimeoutOption",
+    "configured_origin",
     "select_journal",
 ]
 
 #: The environment variable that selects another journal.
 _JOURNAL_VARIABLE = "KIE_JOURNAL"
+_LONGEST_SUFFIX = 100
 
 IdArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="ID", help="The task's id at the service, or the job's in the journal (kj_…).")
@@ -37,7 +41,7 @@ JournalOption: TypeAlias = Annotated[
     typer.Option(
         metavar="FILE",
         envvar=_JOURNAL_VARIABLE,
-        help="The journal; default: kie-async/journal.db in $XDG_STATE_HOME or ~/.local/state.",
+        help="The journal; default: a file for each service in kie-async in $XDG_STATE_HOME or ~/.local/state.",
     ),
 ]
 NoJournalOption: TypeAlias = Annotated[
@@ -97,13 +101,21 @@ class JournalFile:
         return self.path
 
 
+def configured_origin(url: str | None = None) -> str | None:
+    """Return the service of *url*, or else of ``KIE_BASE_URL``, or else Kie's own; None if the URL is invalid."""
+    try:
+        return service_origin(url or os.environ.get("KIE_BASE_URL") or BASE_URL)
+    except ValueError:
+        return None  # the client reports it
+
+
 def select_journal(given: Path | None) -> JournalFile:
     """
     Return the journal of a command.
 
     Args:
-        given: The file chosen by option or environment; None for the one in the user's state directory
-            (``$XDG_STATE_HOME``, else ``~/.local/state``).
+        given: The file chosen by option or environment; None for the one of the configured service in the user's state
+            directory (``$XDG_STATE_HOME``, else ``~/.local/state``).
     """
     if given is not None:
         by_environment = os.environ.get(_JOURNAL_VARIABLE) == str(given)
@@ -112,4 +124,8 @@ def select_journal(given: Path | None) -> JournalFile:
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():
         state = Path(os.path.expanduser("~")) / ".local" / "state"  # noqa: PTH111 (Path.home() may raise)
-    return JournalFile(state / "kie-async" / "journal.db", is_default=True)
+    origin, suffix = configured_origin(), ""
+    if origin not in (None, BASE_URL):
+        # Two services whose names become equal share a file, which is allowed.
+        suffix = "-" + re.sub(r"[^A-Za-z0-9.-]+", "_", str(origin).partition("://")[2])[:_LONGEST_SUFFIX]
+    return JournalFile(state / "kie-async" / f"journal{suffix}.db", is_default=True)

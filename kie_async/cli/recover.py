@@ -29,9 +29,11 @@ __all__ = ["recover", "run_recover"]
 RecoveredOutcome: TypeAlias = tuple[Generation, list[Path]] | str | KieError
 
 
-async def run_recover(session: Session, *, wait: bool = True, out: Path | None = None) -> ExitCode:
+async def run_recover(
+    session: Session, *, wait: bool = True, out: Path | None = None, adopt_key: bool = False
+) -> ExitCode:
     """
-    Resume all unfinished jobs that no live process owns.
+    Resume all unfinished jobs of the service that no live process owns.
 
     Args:
         session: The command's session.
@@ -39,6 +41,8 @@ async def run_recover(session: Session, *, wait: bool = True, out: Path | None =
         wait: True to wait for results; False to wait for task ids only.
 
         out: The folder for results; None to save none.
+
+        adopt_key: True to send unsent jobs of another API key, too.
 
     Raises:
         KieError: If nothing can be resumed; errors of single jobs are printed, and decide the exit code.
@@ -50,8 +54,9 @@ async def run_recover(session: Session, *, wait: bool = True, out: Path | None =
         await anyio.Path(out).mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, RecoveredOutcome] = {}
     async with session.client() as kie:
-        unfinished = {info.job_id: info for info in await kie.jobs(unfinished=True)}
-        jobs = await kie.recover()
+        found = await kie.jobs(unfinished=True)
+        unfinished = {info.job_id: info for info in found if info.origin == session.origin}
+        jobs = await kie.recover(adopt_key=adopt_key)
         tracked.add_jobs(job.id for job in jobs)
         with show_progress(session.output) as show:
 
@@ -68,7 +73,17 @@ async def run_recover(session: Session, *, wait: bool = True, out: Path | None =
     codes += [
         _report_in_doubt(session, info.job_id) for info in unfinished.values() if info.state == JobState.UNRESOLVED
     ]
-    if not codes:
+    others = {info.origin for info in found} - {session.origin}
+    if others:
+        session.output.info(
+            f"Jobs of another service are left alone: for them, set KIE_BASE_URL={' or '.join(others)}."
+        )
+    if any(unfinished[job_id].state == JobState.INTENT for job_id in unfinished.keys() - {job.id for job in jobs}):
+        session.output.info(
+            "Unsent jobs are left: another process works on them, or they were journaled with another API key;"
+            " --adopt-key sends those with the present one."
+        )
+    elif not codes:
         session.output.info("No unfinished jobs, except those that another process works on.")
     return worst_exit_code(codes)
 
@@ -128,10 +143,16 @@ def recover(
         typer.Option("--output", "-o", metavar="DIR", help="The folder for results; without it, none is saved."),
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for results, or only for the tasks' ids.")] = True,
+    adopt_key: Annotated[
+        bool, typer.Option("--adopt-key", help="Send also unsent jobs of another API key, with the present one.")
+    ] = False,
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Resume all unfinished jobs of the journal: send what was never sent, wait, save."""
     run_with_journal(
-        context, lambda session: run_recover(session, wait=wait, out=out), as_json=as_json, journal=journal
+        context,
+        lambda session: run_recover(session, wait=wait, out=out, adopt_key=adopt_key),
+        as_json=as_json,
+        journal=journal,
     )

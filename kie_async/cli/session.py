@@ -12,7 +12,7 @@ import anyio.to_thread
 import attrs
 
 from kie_async import ConfigurationError
-from kie_async.cli.options import JournalFile
+from kie_async.cli.options import JournalFile, configured_origin
 from kie_async.cli.output import Output
 from kie_async.cli.resume_info import JobResumeInfo, ResumeInfo
 
@@ -54,6 +54,11 @@ class Session:
     journal: JournalFile | None = None
     resume_info: ResumeInfo | None = None
     uses_fake: bool = False
+
+    @property
+    def origin(self) -> str | None:
+        """The service of the command, as ``JobInfo.origin`` names it; None if its URL is invalid."""
+        return configured_origin(self.url)
 
     @property
     def journal_option(self) -> str:

@@ -323,7 +323,7 @@ def test_default_journal_is_private_to_the_user(tmp_path: Path) -> None:
         KIE_BASE_URL="http://127.0.0.1:9",
         XDG_STATE_HOME=str(tmp_path),
     )
-    file = tmp_path / "kie-async" / "journal.db"
+    file = tmp_path / "kie-async" / "journal-127.0.0.1_9.db"
 
     assert 5 == result.code
     assert [0o600, 0o700] == [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)]

@@ -26,6 +26,32 @@ def test_default_journal_is_in_the_state_directory(state: str, place: str, tmp_p
     assert (tmp_path / place / "kie-async" / "journal.db").is_file()
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://api.kie.ai", "journal.db"),
+        ("HTTPS://API.KIE.AI:443/", "journal.db"),
+        ("http://127.0.0.1:8100", "journal-127.0.0.1_8100.db"),
+        ("http://127.0.0.1:8101/", "journal-127.0.0.1_8101.db"),
+        ("https://proxy.example.com/kie", "journal-proxy.example.com_kie.db"),
+        ("http://[::1]:8100", "journal-_1_8100.db"),
+        (f"http://localhost/{'long/' * 200}", f"journal-{('localhost_' + 'long_' * 200)[:100]}.db"),
+    ],
+)
+def test_each_service_has_a_default_journal_of_its_own(url: str, name: str, tmp_path: Path) -> None:
+    result = run_cli("ls", "--json", XDG_STATE_HOME=str(tmp_path), KIE_BASE_URL=url)
+
+    assert 0 == result.code
+    assert [name] == [file.name for file in (tmp_path / "kie-async").iterdir() if file.suffix == ".db"]
+
+
+def test_invalid_base_url_is_reported(tmp_path: Path) -> None:
+    result = run_cli("ls", "--json", XDG_STATE_HOME=str(tmp_path), KIE_BASE_URL="http://localhost:99999")
+
+    assert 2 == result.code
+    assert "Invalid base_url" in result.err
+
+
 def test_journal_of_the_environment_needs_no_option(tmp_path: Path) -> None:
     """The next command has the same environment."""
     file = tmp_path / "kie.db"

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.jobs import run_ls
 from kie_async.cli.recover import run_recover
 from kie_async.testing import FakeKie, Fault
 from tests.cli.helpers import (
@@ -133,3 +134,26 @@ async def test_invalid_folder_is_found_before_resuming(fake_kie: FakeKie, tmp_pa
     await create_job(fake_kie, tmp_path / "kie.db")
     with pytest.raises(FileExistsError):
         await run_recover(CapturedSession(fake_kie, journal=tmp_path / "kie.db").session, out=tmp_path / "file")
+
+
+async def test_recover_leaves_other_services_and_keys_alone(fake_kie: FakeKie, tmp_path: Path) -> None:
+    """It says so, and how to resume them; ``--adopt-key`` sends what another API key has left unsent."""
+    journal = tmp_path / "kie.db"
+    await create_unsent_job(fake_kie, journal)
+    async with FakeKie() as other:
+        in_doubt = await create_job_in_doubt(other, journal)
+        listed, left, adopted = (CapturedSession(fake_kie, journal=journal) for _ in range(3))
+        for session in (left.session, adopted.session):
+            session.api_key = "another-key"
+        await run_ls(listed.session)
+        await run_recover(left.session)
+        posted = len(fake_kie.truth.create_requests)
+        await run_recover(adopted.session, adopt_key=True)
+
+        assert 2 == sum(line.split()[-1] in (fake_kie.url, other.url) for line in listed.out.splitlines())
+        assert f"KIE_BASE_URL={other.url}" in left.err
+        assert "--adopt-key" in left.err
+        assert "--adopt-key" not in adopted.err
+        assert in_doubt not in left.err
+        assert (posted + 1, 1) == (len(fake_kie.truth.create_requests), len(fake_kie.truth.created))
+        assert 1 == len(other.truth.create_requests)

@@ -78,8 +78,8 @@ class Journal(Protocol):
     """
     A store of intents.
 
-    It lists the intents of all services and finds them by id; everything else concerns the intents of its own service
-    only: keys, claims, orphans, prices.
+    It lists the intents of all services, finds them by id, and forgets them. Everything else (keys, claims, orphans,
+    prices) concerns the intents of its own service only.
 
     Every method raises ``JournalError`` if it fails; then nothing was changed.
     """

@@ -263,7 +263,7 @@ def update_row(
 
 def find_old(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[list[str], int | None]:
     """
-    Find ended rows of this service that last changed before an instant.
+    Find ended rows that last changed before an instant.
 
     Args:
         connection: The connection.
@@ -277,7 +277,7 @@ def find_old(connection: sqlite3.Connection, before: float, after: int, limit: i
     Returns:
         The ids of those rows, and the number of the last row examined; None if there was none.
     """
-    query = f"SELECT number, id, {_HAS_ENDED} AND {_IS_HERE} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
+    query = f"SELECT number, id, {_HAS_ENDED} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
     rows = connection.execute(query, (before, after, limit)).fetchall()
     return [job_id for _, job_id, old in rows if old], rows[-1][0] if rows else None
 

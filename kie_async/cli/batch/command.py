@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         is_resumed = await anyio.to_thread.run_sync(has_earlier_run, options.out)
         manifest = stack.enter_context(await _open_manifest(options.out)) if is_resumed else None
         earlier_jobs = await _earlier_jobs(session, options, manifest)
+        await anyio.to_thread.run_sync(_check_service, session.origin, options.out, manifest, earlier_jobs)
         remaining = RemainingWork(manifest=manifest, jobs=earlier_jobs, retries=options.retry_failed)
         problems = await anyio.to_thread.run_sync(_print_problems, session, table, remaining, abandon_on_cancel=True)
         if problems:
@@ -71,7 +73,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
             return ExitCode.USAGE
         if manifest is None:
             manifest = stack.enter_context(await _open_manifest(options.out))
-        record = RunRecord(table=table, options=options, manifest=manifest)
+        record = RunRecord(table=table, options=options, manifest=manifest, origin=session.origin or "")
         batch_run = BatchRun(session=session, options=options, record=record, jobs=jobs, signals=signals)
         try:
             with signals.abort_scope:
@@ -124,6 +126,25 @@ async def _earlier_jobs(session: Session, options: BatchOptions, manifest: Manif
     async with session.client(needs_key=False) as kie:
         # If the manifest was deleted, finished jobs are needed too: else they would count as still to be paid.
         return jobs_by_row_key(await kie.jobs(unfinished=bool(manifest)))
+
+
+def _check_service(origin: str | None, folder: Path, manifest: Manifest | None, jobs: Mapping[str, JobInfo]) -> None:
+    """
+    Refuse a folder of another service: its files would count as results, or be overwritten.
+
+    Raises:
+        ConfigurationError: If the manifest or the journal is of another service.
+    """
+    origins = {job.origin for job in jobs.values()}
+    if manifest is not None:
+        with closing(manifest.entries()) as entries:
+            origins |= {entry.origin for entry in islice(entries, 1)}
+    for other in origins - {origin, ""}:
+        msg = (
+            f"{folder} has the results of {other}, and this run is for {origin}. Nothing was sent: name another folder"
+            f" with --out, or set KIE_BASE_URL={other}."
+        )
+        raise ConfigurationError(msg)
 
 
 async def _open_manifest(folder: Path) -> Manifest:

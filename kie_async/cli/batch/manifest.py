@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -83,6 +83,8 @@ class ManifestEntry:
         reason: The reason why there is no result.
 
         command: The shell command with which to continue.
+
+        origin: The service; empty if it is not known.
     """
 
     key: str = attrs.field(validator=_STRING)
@@ -104,6 +106,7 @@ class ManifestEntry:
     image: str | None = attrs.field(default=None, validator=optional(_STRING))
     reason: str | None = attrs.field(default=None, validator=optional(_STRING))
     command: str | None = attrs.field(default=None, validator=optional(_STRING))
+    origin: str = attrs.field(default="", validator=_STRING)
 
     def to_line(self) -> bytes:
         """Return the line of the manifest, with its line break."""
@@ -226,7 +229,7 @@ class Manifest:
             entry = ManifestEntry.from_line(file.readline())
         return entry if entry is not None and entry.key == key else None
 
-    def entries(self) -> Iterator[ManifestEntry]:
+    def entries(self) -> Generator[ManifestEntry]:
         """Yield the last outcome of each row, in the order of the file."""
         with self._path.open("rb") as file:
             for offset in sorted(self._offsets.copy().values()):

@@ -81,6 +81,8 @@ class RunRecord:
 
         manifest: The manifest.
 
+        origin: The service.
+
     Attributes:
         open_rows: The rows that were read and have no outcome yet, by key: only these are held in memory.
 
@@ -90,6 +92,7 @@ class RunRecord:
     table: Table
     options: BatchOptions
     manifest: Manifest
+    origin: str = ""
     open_rows: dict[str, ManifestEntry] = attrs.field(factory=dict, init=False)
     resume_command: str = attrs.field(init=False)
 
@@ -122,6 +125,7 @@ class RunRecord:
             state=EntryState.RUNNING,
             model=row.request.model,
             input_hash=row.input_hash,
+            origin=self.origin,
             input={name: _without_secrets(value) for name, value in row.fields.items()},
             source=None if row.source is None else str(_without_secrets(row.source)),
             image=None if row.image is None else _copy_input_image(self.options.out, row.image),

@@ -464,3 +464,22 @@ async def test_journal_in_folder_serves_other_commands(fake: FakeKie, folder: Pa
         [job] = await kie.jobs()
 
     assert ("mine", "succeeded") == (job.key, job.state)
+
+
+@pytest.mark.parametrize("lost", [None, MANIFEST, JOURNAL])
+async def test_folder_of_another_service_is_refused(fake: FakeKie, folder: Path, lost: str | None) -> None:
+    """Its files would count as results, or be overwritten; the manifest or the journal alone tells its service."""
+    options = make_options(write_table(folder, 3))
+    await run_to_end(fake, options)
+    if lost is not None:
+        (options.out / lost).unlink()
+    before = {path.name: path.read_bytes() for path in options.out.iterdir() if path.suffix in (".jsonl", ".mp4")}
+    async with FakeKie() as other:
+        with pytest.raises(ConfigurationError, match="Nothing was sent") as raised:
+            await run_to_end(other, options)
+        assert [] == other.truth.create_requests
+    assert fake.url in str(raised.value)
+    assert other.url in str(raised.value)
+    assert before == {name: (options.out / name).read_bytes() for name in before}
+    code, _ = await run_to_end(fake, options)
+    assert (ExitCode.DONE, 3 if lost != JOURNAL else 6) == (code, len(fake.truth.tasks))
