@@ -258,7 +258,7 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
     async def do_nothing() -> None:
         pass
 
-    supervisor = Supervisor(loop, enter=do_nothing, ending=timers.close, leave=do_nothing)
+    supervisor = Supervisor(loop, enter=do_nothing, ending=timers.close, leave=do_nothing, abandon=timers.close)
 
     def begin(number: int) -> None:
         now, task_id = loop.time(), f"{number:032x}"

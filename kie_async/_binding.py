@@ -86,7 +86,8 @@ class EngineBinding:
     make_transport: Callable[[], Transport] = attrs.field(init=False)
     _memory: MemoryJournal | None = attrs.field(default=None, init=False)
     _engine: Engine | None = attrs.field(default=None, init=False)
-    _process: int = attrs.field(default=0, init=False)
+    #: The process that has used the client first.
+    _process: int | None = attrs.field(default=None, init=False)
     _closed: bool = attrs.field(default=False, init=False)
     _expects_callbacks: bool = attrs.field(default=False, init=False)
     _token_return_times: list[float] = attrs.field(factory=list, init=False)
@@ -96,9 +97,23 @@ class EngineBinding:
         self.make_journal = self._make_journal
         self.make_transport = self._make_transport
 
+    def check_process(self) -> None:
+        """
+        Check that the client is used in the process that has used it first; every use begins with this.
+
+        A forked child has copies of its parent's jobs and connections.
+
+        Raises:
+            ConfigurationError: If it is used after a fork.
+        """
+        if self._process not in (None, os.getpid()):
+            msg = "The client is used after a fork. Make a client in each process."
+            raise errors.ConfigurationError(msg)
+
     @property
     def current(self) -> Engine | None:
         """The engine that is at work, or None."""
+        self.check_process()
         return None if self._engine is None or self._engine.ended else self._engine
 
     async def engine(self, *, warn: bool = True) -> Engine:
@@ -113,23 +128,17 @@ class EngineBinding:
 
             ConfigurationError: If the client is used after a fork, or at work in another thread's event loop.
         """
+        self.check_process()
         if self._closed:
             from kie_async._core.job_errors import closed_error
 
             raise closed_error()
         loop = running_loop()
         engine = self.current
-        if engine is not None and engine.loop is not loop:
-            if self._process != os.getpid():
-                msg = "The client is used after a fork. Make a client in each process."
-                raise errors.ConfigurationError(msg)
-            if engine.loop.is_running():
-                msg = "The client is at work in another event loop, in another thread. Make a client for each."
-                raise errors.ConfigurationError(msg)
-            engine = None  # that loop has stopped for good: a later one has replaced it
-        if engine is None:
-            engine = self._make_engine(loop)
-            self._engine, self._process = engine, os.getpid()
+        if engine is None or engine.loop is not loop:
+            self._leave_other_loop(loop, "Make a client for each.")
+            engine = self._engine = self._make_engine(loop)
+            self._process = os.getpid()
         await engine.supervisor.wait_ready()
         if warn:
             engine.warn_of_orphans()
@@ -137,19 +146,35 @@ class EngineBinding:
 
     def reopen(self) -> None:
         """Allow calls again after ``close``."""
+        self.check_process()
         self._closed = False
 
     async def close(self, drain: float) -> None:
         """Allow no more calls, and end the engine; creates on the wire may take *drain* seconds."""
+        self.check_process()
+        loop, engine = running_loop(), self._engine
+        self._leave_other_loop(loop, "Close it there.")
         self._closed = True
-        engine, self._engine = self._engine, None
-        if engine is None or engine.loop.is_closed():
+        try:
+            with anyio.CancelScope(shield=True):
+                if engine is not None and engine.loop is loop:
+                    await engine.close(drain)
+                elif engine is not None and not engine.loop.is_running():
+                    await engine.journal.close()
+        finally:
+            if self._engine is engine:
+                self._engine = None
+
+    def _leave_other_loop(self, loop: AbstractEventLoop, advice: str) -> None:
+        """Abandon the engine of another loop that is over: a closed one, or one that this loop has replaced."""
+        engine = self._engine
+        if engine is None or engine.loop is loop:
             return
-        if engine.loop is not running_loop():
-            msg = "The client is bound to another event loop. Close it there, or let that loop end."
+        if not engine.loop.is_running():
+            engine.abandon()
+        elif not engine.ended:
+            msg = f"The client is at work in another event loop, in another thread. {advice}"
             raise errors.ConfigurationError(msg)
-        with anyio.CancelScope(shield=True):
-            await engine.close(drain)
 
     def live_job(self, job_id: str) -> LiveJob | None:
         """Return what this process knows of a job, or None."""

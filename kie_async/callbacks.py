@@ -70,6 +70,7 @@ class Callbacks:
         Raises:
             ConfigurationError: If the client is at work in another event loop or process.
         """
+        self._binding.check_process()
         self._mount()
         token = self._find_token(path)
         if token is None:

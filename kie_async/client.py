@@ -50,11 +50,12 @@ class KieClient:
 
     A client can be created anywhere, also at import time, and does nothing until it is used. It works in the event loop
     in which it is first used; in a later ``asyncio.run()`` it starts anew. ``async with`` closes it at the end;
-    otherwise the end of the loop does.
+    otherwise the end of the loop does. If that loop is closed without ending its tasks, or never runs again, the next
+    use of the client does, or its end as garbage; until then, no process can resume the jobs.
 
     After ``async with`` or ``aclose()``, asynchronous calls of the client, its jobs and its runs raise
-    ``ClientClosedError`` until the client is entered again. After a fork, or while the client works in another thread's
-    event loop, they raise ``ConfigurationError``.
+    ``ClientClosedError`` until the client is entered again. In a process that was forked after the first use, or while
+    the client works in another thread's event loop, they raise ``ConfigurationError``.
 
     Args:
         api_key: The API key; by default ``KIE_API_KEY`` from the environment.
@@ -143,8 +144,14 @@ class KieClient:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        from asyncio import CancelledError
+
         self._binding.reopen()
-        await self._binding.engine(warn=False)
+        try:
+            await self._binding.engine(warn=False)
+        except CancelledError:
+            await self.aclose()  # it was not entered, so nothing else closes it
+            raise
         return self
 
     async def __aexit__(
@@ -163,7 +170,7 @@ class KieClient:
             drain: The time that creates on the wire may take, in seconds.
 
         Raises:
-            ConfigurationError: If the client is at work in another event loop.
+            ConfigurationError: If the client is at work in another thread's event loop, or after a fork.
         """
         await self._binding.close(drain)
 

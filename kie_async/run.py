@@ -96,6 +96,7 @@ class Run:
         return self._entered().summary()
 
     def _entered(self) -> MapRun:
+        self._binding.check_process()
         if self._map_run is None:
             msg = "The run was not entered. Use it within `async with client.map(…) as run`."
             raise ConfigurationError(msg)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,7 +31,7 @@ from kie_async._io.jobs.waiting import ResultReader, Waiting
 from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.tracker import Tracker
 from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
-from kie_async._io.runtime import Runtime, Supervisor
+from kie_async._io.runtime import Runtime, Supervisor, run_all
 from kie_async._io.submitting.admission import SENT_WITHIN, Admission
 from kie_async._io.submitting.intake import Intake, IntentWriter
 from kie_async._io.submitting.submission import SubmissionContext, Submitter
@@ -136,11 +135,12 @@ class Engine:
         self.orphans: Mapping[JobState, int] = {}
         self._unsent_of_other_keys = 0
         self._closing = False
-        self._opened = AsyncExitStack()
         self._runtime = runtime = Runtime(loop)
         timers = Timers(loop)
         self.timers: Timers = timers
-        supervisor = Supervisor(loop, enter=self._enter, ending=self._stop_starting, leave=self._leave)
+        supervisor = Supervisor(
+            loop, enter=self._enter, ending=self._stop_starting, leave=self._leave, abandon=self.abandon
+        )
         self.supervisor: Supervisor = supervisor
         self.registry: Registry = Registry()
         self.transport: Transport = settings.transport()
@@ -443,9 +443,28 @@ class Engine:
         self._closing = self.submitter.closing = True
         for job in self.registry:
             self.submitter.stop(job, StopReason.CLOSED, closed_error(job_id=job.id))
-        with anyio.move_on_after(drain):
-            await self.submitter.wait_idle()
-        await self.supervisor.end_all()
+        try:
+            with anyio.move_on_after(drain):
+                await self.submitter.wait_idle()
+        finally:
+            await self.supervisor.end_all()
+
+    def abandon(self) -> None:
+        """
+        End without the event loop, which is over: it is closed, or another one has replaced it.
+
+        What is on the wire stays SENDING in the journal. The journal is released, so that the jobs can be claimed.
+        """
+        if self.supervisor.task.done():
+            return
+        try:
+            self._stop_starting()
+            self.supervisor.abandon()
+            self._end_waits()
+            if self.loop.is_closed():
+                self.transport.abandon()
+        finally:
+            self.journal.release()
 
     # -- calls between parts that need each other -------------------------------------------------------------------
 
@@ -471,12 +490,8 @@ class Engine:
     # -- the life of the supervisor ---------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
-        async with AsyncExitStack() as stack:
-            await self.journal.open()
-            stack.push_async_callback(self.journal.close)
-            stack.push_async_callback(self.transport.close)
-            await self.transport.open()
-            self._opened = stack.pop_all()
+        await self.journal.open()
+        await self.transport.open()
         if not self.settings.token_return_times:  # the tokens that this client has used itself are known more exactly
             since = self._runtime.wall() - self.admission.bucket.window - SENT_WITHIN
             self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
@@ -490,14 +505,22 @@ class Engine:
         self.settings.token_return_times[:] = self.admission.token_return_times()
 
     async def _leave(self) -> None:
-        """End all waits and close the journal and the transport."""
-        self._stop_starting()
+        """End all waits and close the transport and the journal, also if that is cancelled."""
         self.poller.close()
-        await self._transitions.flush_pending()
+        await run_all(self._flush_and_end_waits, self.transport.close, self.journal.close)
+
+    async def _flush_and_end_waits(self) -> None:
+        try:
+            await self._transitions.flush_pending()
+        finally:
+            self._end_waits()
+
+    def _end_waits(self) -> None:
         self._transitions.log_pending()
         for job in self.registry:
             job.wait_error = closed_error(job_id=job.own_id, task_id=job.task_id)
-            job.wake_waiters()
+            if not self.loop.is_closed():
+                job.wake_waiters()
             if job.row is not None and not self.journal.durable:
                 _log.warning(
                     "The client closes before %s has ended: state %s, task %s. Use job() to wait for the task.",
@@ -505,4 +528,3 @@ class Engine:
                     job.state,
                     job.task_id,
                 )
-        await self._opened.aclose()

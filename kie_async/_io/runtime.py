@@ -12,14 +12,15 @@ import contextvars
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 import anyio
 
 from kie_async._core.job_errors import closed_error
 
-__all__ = ["Runtime", "Supervisor"]
+__all__ = ["Runtime", "Supervisor", "run_all"]
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -54,7 +55,9 @@ class Supervisor:
     Callers end at any time, so their tasks cannot own what outlives them: the supervisor's root task is the only one
     without an owner. Children must be cheap, since there is one for each create and each poll. So a child is an asyncio
     task with one anyio scope, through which the supervisor cancels it and which respects shields. An anyio task group
-    takes three times as long to start a task, and cannot start one from a timer while sniffio is installed.
+    takes three times as long to start a task, and cannot start one from a timer while sniffio is installed. The tasks
+    do not come from the loop's task factory: an eager one would run a child within ``start``, and the root task before
+    the client is built.
 
     Args:
         loop: The event loop.
@@ -64,6 +67,8 @@ class Supervisor:
         ending: Called by the root task before it ends the children; nothing must be started after that.
 
         leave: Called by the root task after all children have ended, for whatever reason.
+
+        abandon: Called in place of ``ending`` and ``leave`` if the root task is destroyed, because the loop is over.
     """
 
     def __init__(
@@ -73,10 +78,12 @@ class Supervisor:
         enter: Callable[[], Awaitable[None]],
         ending: Callable[[], None],
         leave: Callable[[], Awaitable[None]],
+        abandon: Callable[[], None],
     ) -> None:
         self._enter = enter
         self._ending = ending
         self._leave = leave
+        self._abandon = abandon
         self._stop = asyncio.Event()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,9 +93,10 @@ class Supervisor:
         self._loop = loop
         #: True while children can be started.
         self.running: bool = False
-        self.task: asyncio.Task[None] = loop.create_task(
-            self._run(), name="kie_async supervisor", context=self._context
+        self.task: asyncio.Task[None] = asyncio.Task(
+            self._run(), loop=loop, name="kie_async supervisor", context=self._context
         )
+        self.task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  (see abandon())
 
     @property
     def children(self) -> int:
@@ -109,7 +117,7 @@ class Supervisor:
         """
         if not self.running:
             raise closed_error()
-        task = self._loop.create_task(self._guard(child, args), context=self._context.copy())
+        task = asyncio.Task(self._guard(child, args), loop=self._loop, context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -130,37 +138,68 @@ class Supervisor:
         self.start(_settle, done, action, args)
         return await asyncio.shield(done)
 
-    async def end_all(self) -> None:
-        """Cancel the children and wait until ``leave`` has returned."""
+    def stop(self) -> None:
+        """Let the root task end, and its children before it."""
         self._stop.set()
-        await asyncio.wait([self.task])
+
+    async def end_all(self) -> None:
+        """Cancel the children and wait until ``leave`` has returned, also if the caller is cancelled meanwhile."""
+        self.stop()
+        await _wait_all({self.task})
+
+    def abandon(self) -> None:
+        """
+        End without the event loop, which is over.
+
+        The coroutines of a closed loop end here, outside of all tasks. Otherwise the garbage collector would end them
+        within any task, and their cancel scopes would become that task's.
+        """
+        self.running = False
+        if not self._loop.is_closed():
+            self.stop()  # if the loop runs again, everything ends
+            return
+        running = asyncio._get_running_loop()  # noqa: SLF001
+        asyncio._set_running_loop(None)  # noqa: SLF001
+        try:
+            for task in (*self._tasks, self.task):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+                with suppress(Exception):  # it cannot do what needs the loop
+                    task.get_coro().close()
+        finally:
+            asyncio._set_running_loop(running)  # noqa: SLF001
+        self._tasks.clear()
 
     async def _run(self) -> None:
+        try:
+            await self._live()
+        except GeneratorExit:
+            self._abandon()  # nothing can be awaited
+            raise
+
+    async def _live(self) -> None:
         try:
             await self._enter()
             self.running = True
             self._ready.set_result(None)
-            try:
-                await self._stop.wait()
-            finally:
-                self.running = False
-                self._ending()
-                await self._end_children()
-        except Exception as error:  # for the callers of wait_ready()
-            if self._ready.done():
-                raise
+            await self._stop.wait()
+        except asyncio.CancelledError:
+            await self._end()
+            raise
+        except Exception as error:  # noqa: BLE001 (for the callers of wait_ready())
             self._ready.set_exception(error)
-        finally:
-            if not self._ready.done():
-                self._ready.cancel()
-            with anyio.CancelScope(shield=True):
-                await self._leave()
+            await self._end()
+        else:
+            await self._end()
 
-    async def _end_children(self) -> None:
+    async def _end(self) -> None:
+        self.running = False
+        if not self._ready.done():
+            self._ready.set_exception(closed_error())
+            self._ready.exception()  # there may be no caller
+        self._ending()
         for scope in list(self._scopes):
             scope.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await run_all(lambda: _wait_all(self._tasks), self._leave)
 
     async def _guard(self, child: Callable[[*_Args], Awaitable[None]], args: tuple[*_Args]) -> None:
         with anyio.CancelScope() as scope:
@@ -189,3 +228,27 @@ def _retrieve_error(done: asyncio.Future[_T]) -> None:
     """Retrieve the error, so that asyncio does not log "exception was never retrieved"."""
     if not done.cancelled():
         done.exception()
+
+
+async def run_all(*steps: Callable[[], Awaitable[object]]) -> None:
+    """Run every step, also after an error or a cancellation of an earlier one, which is raised at the end."""
+    failure: BaseException | None = None
+    for step in steps:
+        try:
+            await step()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (it is raised)
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+async def _wait_all(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait until all tasks have ended; a cancellation is raised after that."""
+    cancelled: asyncio.CancelledError | None = None
+    while waiting := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(waiting)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

@@ -104,7 +104,7 @@ async def running_poller(
     async def do_nothing() -> None:
         pass
 
-    supervisor = Supervisor(loop, enter=do_nothing, ending=timers.close, leave=do_nothing)
+    supervisor = Supervisor(loop, enter=do_nothing, ending=timers.close, leave=do_nothing, abandon=timers.close)
     watchlist = Watchlist(
         policy=policy or FixedInterval(every),
         durations=DurationsByKind() if durations is None else durations,

@@ -45,7 +45,7 @@ os.read(0, 1)
 @pytest.fixture
 def own_locks(tmp_path: Path) -> Generator[ProcessLocks]:
     """Yield the locks of an owner that is alive."""
-    owners = ProcessLocks(tmp_path / "kie.db.owners", "me")
+    owners = ProcessLocks(tmp_path / "kie.db", "me")
     owners.lock_own()
     yield owners
     owners.unlock_own()
@@ -54,7 +54,7 @@ def own_locks(tmp_path: Path) -> Generator[ProcessLocks]:
 @contextmanager
 def locks_in_child(tmp_path: Path, with_child: str = "alone") -> Generator[subprocess.Popen[str]]:
     """Start a process that holds the lock of the owner "other"."""
-    command = [sys.executable, "-c", ENTER, str(tmp_path / "kie.db.owners"), with_child]
+    command = [sys.executable, "-c", ENTER, str(tmp_path / "kie.db"), with_child]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip().isdigit()
@@ -68,7 +68,7 @@ def files_in(folder: Path) -> list[str]:
 
 def test_owner_is_alive_until_it_unlocks(tmp_path: Path, own_locks: ProcessLocks) -> None:
     """For itself and for others; no file is left."""
-    you = ProcessLocks(tmp_path / "kie.db.owners", "you")
+    you = ProcessLocks(tmp_path / "kie.db", "you")
     you.lock_own()
     assert [True] * 4 == [you.is_alive("me"), own_locks.is_alive("you"), you.is_alive("you"), own_locks.is_alive("me")]
     you.unlock_own()
@@ -92,9 +92,10 @@ def test_killed_owner_is_dead_immediately(tmp_path: Path, own_locks: ProcessLock
         process.wait()
         assert not own_locks.is_alive("other")
     assert "other.lock" in files_in(tmp_path / "kie.db.owners")
-    own_locks.remove_dead("other")
-    own_locks.remove_dead("other")
-    assert ["me.lock"] == files_in(tmp_path / "kie.db.owners")
+    next_one = ProcessLocks(tmp_path / "kie.db", "next")
+    next_one.lock_own()
+    assert ["me.lock", "next.lock"] == files_in(tmp_path / "kie.db.owners")
+    next_one.unlock_own()
 
 
 def test_stopped_process_is_alive(tmp_path: Path, own_locks: ProcessLocks) -> None:
@@ -117,7 +118,7 @@ def test_concurrent_checks_do_not_disturb_each_other(tmp_path: Path, own_locks: 
 
 def test_check_does_not_release_the_lock(tmp_path: Path, own_locks: ProcessLocks) -> None:
     """A lock that is dropped with any descriptor would be lost by a check in the same process."""
-    you = ProcessLocks(tmp_path / "kie.db.owners", "you")
+    you = ProcessLocks(tmp_path / "kie.db", "you")
     you.lock_own()
     for _ in range(3):
         assert own_locks.is_alive("you")
@@ -143,20 +144,20 @@ def test_unreadable_owner_is_not_dead(tmp_path: Path, own_locks: ProcessLocks) -
 def test_locked_name_is_refused(tmp_path: Path) -> None:
     """The error says so, no descriptor stays open, and the holder is unaffected."""
     with locks_in_child(tmp_path):
-        own_locks = ProcessLocks(tmp_path / "kie.db.owners", "other")
+        own_locks = ProcessLocks(tmp_path / "kie.db", "other")
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208 (only how many)
         with pytest.raises(JournalError, match="locked by another process"):
             own_locks.lock_own()
         assert before == len(os.listdir("/dev/fd"))  # noqa: PTH208
         own_locks.unlock_own()
-        looker = ProcessLocks(tmp_path / "kie.db.owners", "me")
+        looker = ProcessLocks(tmp_path / "kie.db", "me")
         assert looker.is_alive("other")
 
 
 def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kie.db.owners").write_text("a file")
     with pytest.raises(JournalError, match=r"cannot be written to .*\(File exists\)\. Use another folder"):
-        ProcessLocks(tmp_path / "kie.db.owners", "me").lock_own()
+        ProcessLocks(tmp_path / "kie.db", "me").lock_own()
 
 
 def test_only_the_user_can_read_the_folder(tmp_path: Path, own_locks: ProcessLocks) -> None:

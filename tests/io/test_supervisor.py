@@ -34,7 +34,10 @@ def make_supervisor(steps: Steps, enter: Callable[[], Awaitable[None]] | None = 
     def ending() -> None:
         steps.append("ending")
 
-    return Supervisor(asyncio.get_running_loop(), enter=entering, ending=ending, leave=leaving)
+    def abandoning() -> None:
+        steps.append("abandon")
+
+    return Supervisor(asyncio.get_running_loop(), enter=entering, ending=ending, leave=leaving, abandon=abandoning)
 
 
 async def test_end_cancels_running_children() -> None:
@@ -131,7 +134,7 @@ async def test_error_of_enter_reaches_every_waiter() -> None:
     await anyio.sleep(1.0)
 
     assert 3 * ["no proxy"] == raised
-    assert ["enter", "leave"] == steps
+    assert ["enter", "ending", "leave"] == steps
     assert supervisor.task.done()
 
 

@@ -12,22 +12,25 @@ import asyncio
 import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Protocol
 
 import aiohttp
 import anyio
+import anyio.to_thread
 import attrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
+from kie_async._io.runtime import run_all
 from kie_async._urls import is_global_address
 from kie_async._version import __version__
 
-__all__ = ["Exchange", "HttpResponse", "PublicResolver", "SessionFactory", "Transport", "describe"]
+__all__ = ["Exchange", "HttpResponse", "PublicResolver", "SessionFactory", "ThreadResolver", "Transport", "describe"]
 
 #: The greatest size of a response; responses of the API have a few kilobytes. A larger one is truncated, and so broken.
 MAX_BODY = 1024 * 1024
@@ -170,7 +173,7 @@ class Transport:
             "cookie_jar": aiohttp.DummyCookieJar(),
         }
         self._creates = self._session_factory(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=CREATE_KEEPALIVE),
+            connector=aiohttp.TCPConnector(limit=0, resolver=ThreadResolver(), keepalive_timeout=CREATE_KEEPALIVE),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
             trace_configs=[tracing],
             **common,
@@ -190,9 +193,16 @@ class Transport:
 
     async def close(self) -> None:
         """Close the sessions and their connections."""
+        await run_all(*[session.close for session in (self._creates, self._shared) if session is not None])
+
+    def abandon(self) -> None:
+        """Close the sessions of a closed event loop, whose connections cannot be closed in order."""
         for session in (self._creates, self._shared):
             if session is not None:
-                await session.close()
+                closing = session.close()
+                with suppress(StopIteration):
+                    closing.send(None)
+                closing.close()
 
     @property
     def shared_session(self) -> aiohttp.ClientSession:
@@ -284,7 +294,8 @@ class Transport:
                 method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=timeout
             ) as response:
                 return await _read(response)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            # A session of the caller's own may still need an executor that the interpreter has closed: RuntimeError.
             reason = describe(error)
         # Raised outside the except clause, so that aiohttp's frames are not attached: their variables contain the key,
         # and tools that report errors show variables.
@@ -326,6 +337,40 @@ def describe(error: BaseException) -> str:
     return type(error).__name__
 
 
+class ThreadResolver(AbstractResolver):
+    """
+    A resolver that works in anyio's threads.
+
+    aiohttp's own uses the event loop's executor, which the interpreter closes with the main thread, while the loop of
+    another thread still polls.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """
+        Resolve *host*.
+
+        Raises:
+            OSError: If it has no address.
+        """
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=found,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found, _, protocol, _, address in await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+        ]
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
 class PublicResolver(AbstractResolver):
     """
     A resolver that leaves out every address that is not public.
@@ -337,12 +382,12 @@ class PublicResolver(AbstractResolver):
     Args:
         known_hosts: Hosts that the caller configured, whose addresses are not checked.
 
-        resolver: The resolver to use; by default aiohttp's own.
+        resolver: The resolver to use; by default a ``ThreadResolver``.
     """
 
     def __init__(self, known_hosts: frozenset[str], resolver: AbstractResolver | None = None) -> None:
         self._known_hosts = known_hosts
-        self._resolver = resolver or aiohttp.DefaultResolver()
+        self._resolver = resolver or ThreadResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

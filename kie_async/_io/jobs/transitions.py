@@ -218,6 +218,13 @@ class ResultWriter:
 
     async def record_accepted(self, job: LiveJob, task_id: str) -> None:
         """Bind a taskId; if it cannot be journaled, it still reaches the caller and the log."""
+        try:
+            await self._record_accepted(job, task_id)
+        except BaseException:  # also the end of the event loop
+            _log.warning("%s was accepted as task %s, which may not be in the journal.", job.id, task_id)
+            raise
+
+    async def _record_accepted(self, job: LiveJob, task_id: str) -> None:
         moved = False
         while not moved and require_row(job).task_id is None and job.state in BINDABLE:
             seen = job.row

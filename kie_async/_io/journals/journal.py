@@ -100,6 +100,10 @@ class Journal(Protocol):
         """Finish pending writes and close; called once for each ``open``."""
         ...
 
+    def release(self) -> None:
+        """Begin to close, without an event loop: what waits is written soon, and then the rows can be claimed."""
+        ...
+
     async def add(self, intent: Intent) -> Intent:
         """Add a new row and return it; if its key exists already, change nothing and return the row of that key."""
         ...

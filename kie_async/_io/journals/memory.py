@@ -50,6 +50,9 @@ class MemoryJournal:
     async def close(self) -> None:
         """Do nothing: the rows stay for the next event loop."""
 
+    def release(self) -> None:
+        """Do nothing."""
+
     async def add(self, intent: Intent) -> Intent:
         if intent.key is not None and (known := await self.by_key(intent.key)) is not None:
             return known

@@ -11,6 +11,8 @@ import errno
 import os
 import sys
 import weakref
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from kie_async.errors import JournalError
@@ -19,6 +21,19 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = ["NO_LOCKS", "ProcessLocks"]
+
+#: The owners whose lock this process holds.
+_held: weakref.WeakSet[ProcessLocks] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """Close what a forked child shares: it would hold its parent's locks for as long as it lives."""
+    for locks in list(_held):
+        locks.close_descriptor()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 #: The error codes of a file system that has no locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -29,27 +44,36 @@ class ProcessLocks:
     The lock files of the owners that share one journal file. All methods block for the time of a system call.
 
     Args:
-        folder: The folder of the lock files.
+        journal: The journal file, which need not exist.
 
         name: The new name of this owner.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, journal: Path, name: str) -> None:
         self.name = name
-        self._folder = folder
-        self._file = self._path(name)
+        self._journal = journal
         self._descriptor = -1
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The folder of the lock files: beside the real file, so that all symbolic links to it have the same one."""
+        real = Path(os.path.realpath(self._journal))
+        return real.with_name(f"{real.name}.owners")
 
     def lock_own(self) -> None:
         """
-        Create and lock this owner's file: the owner is alive from now on.
+        Create and lock this owner's file, and remove those of dead owners: the owner is alive from now on.
+
+        Call it in a write transaction of the database, so that no other owner does so at the same time: it would take a
+        file that is created but not locked yet for a dead owner's.
 
         Raises:
             JournalError: If the file system has no locks, or the folder is not writable.
         """
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._remove_dead()
+            descriptor = os.open(self._path(self.name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             msg = f"The journal's lock file cannot be written to {self._folder} ({error.strerror}). Use another folder."
             raise JournalError(msg) from error
@@ -60,18 +84,15 @@ class ProcessLocks:
             if not locked:
                 os.close(descriptor)
         if not locked:
-            msg = f"The journal's lock file {self._file} is locked by another process. Use another folder."
+            msg = f"The journal's lock file {self._path(self.name)} is locked by another process. Use another folder."
             raise JournalError(msg)
         self._descriptor = descriptor
-        if hasattr(os, "register_at_fork"):
-            # A forked child shares the lock, and would hold it for as long as it lives.
-            close = weakref.WeakMethod(self.close_descriptor)
-            os.register_at_fork(after_in_child=lambda: (method := close()) and method())
+        _held.add(self)
 
     def unlock_own(self) -> None:
         """Release the lock: other processes may claim this owner's jobs."""
         if self._descriptor >= 0:
-            self._file.unlink(missing_ok=True)
+            self._path(self.name).unlink(missing_ok=True)
             self.close_descriptor()
 
     def close_descriptor(self) -> None:
@@ -104,9 +125,13 @@ class ProcessLocks:
         finally:
             os.close(descriptor)
 
-    def remove_dead(self, name: str) -> None:
-        """Remove the lock file of a dead owner."""
-        self._path(name).unlink(missing_ok=True)
+    def _remove_dead(self) -> None:
+        with os.scandir(self._folder) as entries:
+            names = [entry.name.removesuffix(".lock") for entry in entries if entry.name.endswith(".lock")]
+        for name in names:
+            with suppress(JournalError):  # it cannot be checked: it stays
+                if name != self.name and not self.is_alive(name):
+                    self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.lock"

@@ -9,16 +9,22 @@ form its next transaction, so that a hundred transitions at once cost one flush 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import sqlite3
+import stat
+import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
 import anyio
+import anyio.to_thread
 import attrs
 
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
@@ -83,35 +89,45 @@ class SqliteStore:
 
     async def open(self) -> None:
         name = Runtime(asyncio.get_running_loop()).new_id().removeprefix("kj_")
-        locks = ProcessLocks(self._path.with_name(f"{self._path.name}.owners"), name)
-        commits = _GroupCommit(
-            connect=partial(self._connect, locks), disconnect=locks.unlock_own, to_error=self._unusable
-        )
+        locks = ProcessLocks(self._path, name)
+        writer = _Writer(self._path, disconnect=locks.unlock_own)
+        commits = _GroupCommit(writer, to_error=self._unusable)
         self._commits, self._locks = commits, locks
-        try:
-            await commits.open()
-        except BaseException:
-            self._commits = None
-            raise
+        await commits.open(partial(self._connect, locks))
 
     async def close(self) -> None:
-        commits, self._commits = self._commits, None
-        if commits is not None:
-            await commits.close()
+        if self._commits is not None:
+            await self._commits.close()
+
+    def release(self) -> None:
+        if self._commits is not None:
+            self._commits.release()
 
     def _connect(self, locks: ProcessLocks) -> sqlite3.Connection:
+        # SQLite and the lock files go by the real file, whichever symbolic link is used.
+        path = os.path.realpath(self._path)
+        for writer in _writers():
+            if writer.ending and os.path.realpath(writer.path) == path:
+                writer.join(self.busy_timeout)  # of an abandoned event loop, whose jobs can be claimed then
         # sqlite3 would create the file with the permissions that the umask leaves. An existing file is opened by
         # sqlite3 only: closing any other descriptor of it would drop all locks that this process has on it.
         with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self._path, timeout=self.busy_timeout, isolation_level=None)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        status = Path(path).stat()
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            # SQLite's log and the locks are found by the name: two names would be two journals in one file.
+            msg = f"{path} has {status.st_nlink} names (hard links). Remove the others, or use symbolic links."
+            raise JournalError(msg)
+        connection = sqlite3.connect(path, timeout=self.busy_timeout, isolation_level=None)
         try:
             tables.prepare_file(connection, self._path)
             tables.bind_service(connection, self.service)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # Apple's fsync alone lets the drive delay the write
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.execute("BEGIN IMMEDIATE")
             locks.lock_own()
+            connection.execute("COMMIT")
         except BaseException:
             connection.close()
             raise
@@ -227,10 +243,14 @@ class SqliteStore:
     # -- helpers ----------------------------------------------------------------------------------------------------
 
     async def _read(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._opened(self._commits).run(lambda file: query(file, *args, **kwargs), writes=False)
+        return await self._run(lambda file: query(file, *args, **kwargs), writes=False)
 
     async def _write(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._opened(self._commits).run(lambda file: query(file, *args, **kwargs), writes=True)
+        return await self._run(lambda file: query(file, *args, **kwargs), writes=True)
+
+    async def _run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
+        commits = self._commits
+        return await self._opened(None if commits is None or commits.closed else commits).run(action, writes=writes)
 
     def _opened(self, part: _T | None) -> _T:
         if part is None:
@@ -265,111 +285,82 @@ class SqliteStore:
 
 @attrs.define(eq=False)
 class _Work:
-    """A call for the thread, its result, and the future of its caller."""
+    """A call for the thread, and its result."""
 
     action: Callable[[sqlite3.Connection], object]
     writes: bool
-    done: asyncio.Future[Any]
-    result: object = None
+    result: Any = None
     error: Exception | None = None
 
 
-class _GroupCommit:
+class _Writer(threading.Thread, Executor):
     """
-    One connection and its thread, for one event loop. A call is done as a whole, even if its caller is cancelled.
+    The thread that has the connection, as an executor for the event loop.
+
+    It is a plain thread: the interpreter ends those of ``ThreadPoolExecutor`` with the main thread, while another
+    thread's event loop still needs its journal. It refers to nothing of an event loop, so that an abandoned journal is
+    garbage, and a call in it is done as a whole, even if its caller is cancelled.
 
     Args:
-        connect: Opens the database; called in the thread.
+        path: The journal file.
 
         disconnect: Called in the thread after the connection is closed, or if it could not be opened.
-
-        to_error: Converts an error that is not a ``KieError`` into one.
     """
 
-    def __init__(
-        self,
-        *,
-        connect: Callable[[], sqlite3.Connection],
-        disconnect: Callable[[], None],
-        to_error: Callable[[Exception], KieError],
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._connect = connect
+    def __init__(self, path: Path, *, disconnect: Callable[[], None]) -> None:
+        super().__init__(name="kie_async journal", daemon=True)
+        self.path = path
+        #: True once it is to end.
+        self.ending: bool = False
+        #: The calls of the next batch.
+        self.waiting: list[_Work] = []
         self._disconnect = disconnect
-        self._to_error = to_error
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kie_async journal")
         self._connection: sqlite3.Connection | None = None
-        self._waiting: list[_Work] = []
-        self._busy = False
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.start()
 
-    async def open(self) -> None:
-        """Connect; after an error nothing stays open."""
-        try:
-            await self._loop.run_in_executor(self._thread, self._open_in_thread)
-        except BaseException as error:
-            self._thread.submit(self._close_in_thread, [])
-            self._thread.shutdown(wait=False)
-            if isinstance(error, (sqlite3.Error, OSError, ValueError)):
-                raise self._to_error(error) from error
-            raise
+    def submit(self, call: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Call *call* in the thread, after the calls before it."""
+        future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()  # it cannot be cancelled
+        self._calls.put(partial(_settle, future, partial(call, *args, **kwargs)))
+        return future
 
-    async def close(self) -> None:
-        """Do the waiting calls, then disconnect; no call may follow."""
-        last, self._waiting = self._waiting, []
-        await self._loop.run_in_executor(self._thread, self._close_in_thread, last)
-        self._deliver(last)
-        self._thread.shutdown(wait=False)
+    def end(self) -> None:
+        """Let the thread do the waiting calls, disconnect and end; no call may follow."""
+        self.submit(self.disconnect, self.waiting)
+        self.shutdown()
 
-    async def run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
-        """
-        Run *action* in the thread, in one transaction with the other waiting calls.
-
-        Args:
-            action: Called with the connection, and a second time if its transaction has failed and was rolled back.
-
-            writes: True if it writes; its result is returned once it is on the disk.
-        """
-        done: asyncio.Future[_T] = self._loop.create_future()
-        self._waiting.append(_Work(action, writes, done))
-        if not self._busy:
-            self._start_batch()
-        return await done
-
-    def _start_batch(self) -> None:
-        batch, self._waiting = self._waiting, []
-        self._busy = True
-        # The loop's executor, because virtual time stands still until it is done.
-        running = self._loop.run_in_executor(self._thread, self._run_batch, batch)
-        running.add_done_callback(partial(self._deliver, batch))
-
-    def _deliver(self, batch: list[_Work], _: object = None) -> None:
-        for work in batch:
-            if work.done.done():
-                continue  # its caller was cancelled
-            if work.error is not None:
-                work.done.set_exception(work.error)
-            else:
-                work.done.set_result(work.result)
-        self._busy = False
-        if self._waiting:
-            self._start_batch()
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """End the thread after the calls that were submitted."""
+        self.ending = True
+        self._calls.put(None)
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
-    def _open_in_thread(self) -> None:
-        self._connection = self._connect()
+    def run(self) -> None:
+        """Make the calls."""
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # it would be kept until the next one
 
-    def _close_in_thread(self, last: list[_Work]) -> None:
+    def connect(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Open the database."""
+        self._connection = connect()
+
+    def disconnect(self, last: list[_Work]) -> None:
+        """Do the last calls, and close the database."""
         try:
             if last:
-                self._run_batch(last)
+                self.run_batch(last)
             if self._connection is not None:
                 self._connection.close()
         finally:
             self._connection = None
             self._disconnect()
 
-    def _run_batch(self, batch: list[_Work]) -> None:
+    def run_batch(self, batch: list[_Work]) -> None:
+        """Do calls, the writes in one transaction, and store their results."""
         # First the writes, so that the lock is held for no read.
         self._run_together([work for work in batch if work.writes])
         for work in batch:
@@ -386,7 +377,7 @@ class _GroupCommit:
                 self._run_together([work])
             return
         for work in batch:
-            work.error = error if isinstance(error, KieError) else self._to_error(error)
+            work.error = error
 
     def _transact(self, batch: list[_Work]) -> Exception | None:
         """Run a batch of writes in one transaction, or a read; return the error, after which nothing of it is done."""
@@ -408,6 +399,133 @@ class _GroupCommit:
                     connection.execute("ROLLBACK")
             return error
         return None
+
+
+def _settle(future: Future[_T], call: Callable[[], _T]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 (it is for the caller)
+        future.set_exception(error)
+
+
+class _GroupCommit:
+    """
+    The calls of one event loop to a writer: those that arrive while it is busy form its next transaction.
+
+    Args:
+        writer: The thread.
+
+        to_error: Converts an error that is not a ``KieError`` into one.
+    """
+
+    def __init__(self, writer: _Writer, *, to_error: Callable[[Exception], KieError]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._writer = writer
+        self._to_error = to_error
+        self._futures: dict[_Work, asyncio.Future[Any]] = {}
+        self._busy = False
+        self._ending: asyncio.Future[None] | None = None
+        # Without it, a journal that is never closed would keep its lock, and its jobs, for as long as the process.
+        self._end = weakref.finalize(self, writer.end)
+        self._end.atexit = False  # see _end_writers()
+
+    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """
+        Connect; after an error nothing stays open.
+
+        Args:
+            connect: Opens the database; called in the thread.
+        """
+        try:
+            await self._loop.run_in_executor(self._writer, self._writer.connect, connect)
+        except BaseException as error:
+            self._end()
+            if isinstance(error, (sqlite3.Error, OSError, ValueError)):
+                raise self._to_error(error) from error
+            raise
+
+    @property
+    def closed(self) -> bool:
+        """True once no call may follow."""
+        return self._writer.ending
+
+    async def close(self) -> None:
+        """Do the waiting calls, then disconnect; in another event loop, too, if this one is over."""
+        self.release()
+        if self._ending is not None and self._loop is asyncio.get_running_loop():
+            await asyncio.wait([self._ending])
+        else:
+            await anyio.to_thread.run_sync(self._writer.join)
+
+    def release(self) -> None:
+        """Begin to close: let the thread do the waiting calls and disconnect."""
+        if self.closed:
+            return
+        if self._loop.is_closed():
+            self._end()
+            return
+        self._end.detach()
+        last, self._writer.waiting = self._writer.waiting, []
+        self._ending = self._loop.run_in_executor(self._writer, self._writer.disconnect, last)
+        self._ending.add_done_callback(partial(self._deliver, last))
+        self._writer.shutdown()
+
+    async def run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
+        """
+        Run *action* in the thread, in one transaction with the other waiting calls.
+
+        Args:
+            action: Called with the connection, and a second time if its transaction has failed and was rolled back.
+
+            writes: True if it writes; its result is returned once it is on the disk.
+        """
+        done: asyncio.Future[_T] = self._loop.create_future()
+        work = _Work(action, writes)
+        self._futures[work] = done
+        self._writer.waiting.append(work)
+        if not self._busy:
+            self._start_batch()
+        return await done
+
+    def _start_batch(self) -> None:
+        batch, self._writer.waiting = self._writer.waiting, []
+        self._busy = True
+        # The loop's executor, because virtual time stands still until it is done.
+        running = self._loop.run_in_executor(self._writer, self._writer.run_batch, batch)
+        running.add_done_callback(partial(self._deliver, batch))
+
+    def _deliver(self, batch: list[_Work], _: object = None) -> None:
+        for work in batch:
+            done = self._futures.pop(work)
+            if done.done():
+                continue  # its caller was cancelled
+            if work.error is not None:
+                done.set_exception(work.error if isinstance(work.error, KieError) else self._to_error(work.error))
+            else:
+                done.set_result(work.result)
+        self._busy = False
+        if self._writer.waiting:
+            self._start_batch()
+
+
+#: The time in seconds that the end of the process waits for the writer of a journal that was not closed.
+_END_TIMEOUT = 15.0
+
+
+def _writers() -> list[_Writer]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, _Writer)]
+
+
+def _end_writers() -> None:
+    """End all writers: a transition that waits in one is written, such as the taskId of a paid task."""
+    writers = _writers()
+    for writer in writers:
+        writer.end()
+    for writer in writers:
+        writer.join(_END_TIMEOUT)
+
+
+atexit.register(_end_writers)
 
 
 def _is_busy(error: Exception) -> bool:

@@ -429,14 +429,11 @@ def find_orphans(
 
 
 def take_over(connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]) -> None:
-    """Take over those of the rows that still have these dead owners; remove the lock file of an owner without rows."""
+    """Take over those of the rows that still have these dead owners."""
     account = "CASE state WHEN 'intent' THEN own_account() ELSE account END"
     take = f"UPDATE intents SET owner = ?, account = {account}, version = version + 1 WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
     connection.execute(_KEEP_SECRET)
     connection.executemany(take, [(locks.name, number, name) for number, name in orphans])
-    for name in {name for _, name in orphans if name is not None}:
-        if connection.execute(f"SELECT 1 FROM intents WHERE {_OF_OWNER} LIMIT 1", (name,)).fetchone() is None:  # noqa: S608
-            locks.remove_dead(name)
 
 
 def select_own(

@@ -45,6 +45,9 @@ class _JournalProxy:
     async def close(self) -> None:
         await self.inner.close()
 
+    def release(self) -> None:
+        self.inner.release()
+
     async def add(self, intent: Intent) -> Intent:
         return await self.inner.add(intent)
 
