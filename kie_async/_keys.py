@@ -1,4 +1,4 @@
-"""Keys of jobs and rows: checks, retry keys, default keys, and the content fingerprint that default keys consist of."""
+"""Keys of jobs and rows: checks, retry keys, default keys and the fingerprint they consist of; and price classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from kie_async._urls import looks_like_url
 from kie_async.errors import ConfigurationError
 from kie_async.records import JSON
 
@@ -17,6 +18,7 @@ __all__ = [
     "fingerprint",
     "is_encodable",
     "is_retry_key",
+    "price_class",
     "retry_key",
     "row_key",
 ]
@@ -27,6 +29,17 @@ MAX_KEY = 512
 _RETRY_ENDING = re.compile(r"~retry[1-9][0-9]*\Z")
 #: The number of hexadecimal digits of a fingerprint in a default key: 96 bits.
 _DIGITS = 24
+#: A string of this length or longer is text or encoded media; the longest documented setting has 29 characters.
+_LONG = 48
+#: A name with one of these endings has free text, however short, and a name of a seed has a number without a meaning.
+_TEXT = re.compile(
+    r"(?:.*_)?(?:prompts?|texts?|lyrics|titles?|captions?|scripts?|descriptions?|scenes?|context|tags)\Z"
+)
+_SEED = re.compile(r"(?:.*_)?seeds?\Z")
+#: An id of this length or longer names a task, a voice or an upload, as a URL does.
+_ID, _LONG_ID = re.compile(r".*(?:id|ids|Id|Ids)\Z"), 16
+#: Inputs are refused at a smaller depth.
+_DEEPEST = 20
 
 
 def check_key(key: object) -> None:
@@ -180,3 +193,49 @@ def _parts(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> 
 
 #: Created once: ``json.dumps`` would create an encoder for each value.
 _canonical = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"), default=dict).encode
+
+
+def price_class(model: str, input: JSON) -> str:  # noqa: A002 (the service's word)
+    """
+    Hash what the price of a request may depend on: all but free text, seeds, and the addresses of media.
+
+    A list of media counts by its length. A value that is none of these counts as it is, at any depth.
+
+    Args:
+        model: The model's name.
+
+        input: The ``input`` object.
+
+    Returns:
+        16 hexadecimal digits.
+
+    >>> a = price_class("m", {"prompt": "A cat", "seed": 1, "image_url": "https://a.example/1", "audio": True})
+    >>> b = price_class("m", {"audio": True, "image_url": "https://b.example/2", "prompt": "A dog"})
+    >>> a == b, a == price_class("m", {"prompt": "A cat", "audio": True})
+    (True, False)
+    """
+    import hashlib
+
+    return hashlib.sha256(_tolerant([model, _price_part("", input, 0)]).encode()).hexdigest()[:16]
+
+
+def _price_part(name: str, value: JSON, depth: int) -> JSON:
+    """Return the part of a value on which a price may depend; None for none."""
+    if _SEED.match(name.lower()) or depth > _DEEPEST:
+        return None
+    if isinstance(value, str):
+        if looks_like_url(value) or (_ID.match(name) and len(value) >= _LONG_ID):
+            return {}  # that it is there counts, and its value does not
+        if _TEXT.match(name.lower()):
+            return None
+        return value if len(value) < _LONG else {}
+    if isinstance(value, Mapping):
+        parts = {str(inner): _price_part(str(inner), child, depth + 1) for inner, child in value.items()}
+        return {inner: part for inner, part in parts.items() if part is not None}
+    if isinstance(value, (list, tuple)):
+        return [_price_part(name, child, depth + 1) for child in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: Writes the values of an invalid request, too: an estimate is made before the request is checked.
+_tolerant = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr).encode

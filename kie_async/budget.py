@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 
 from kie_async._numbers import credits_field
@@ -25,8 +27,8 @@ class Budget:
     Args:
         credits: The limit.
 
-        price: The price of each task, in credits. None for the highest price that the journal has recently seen for
-            such a request, or else the price of a small price list; a request with neither is not sent.
+        price: The price of each task, in credits. None for ``KieClient.estimate()``. While the price of such a task is
+            unknown, one of them is sent at a time, and the budget may be exceeded by the price of that one.
 
         spent: The prior spend of this table's rows, in credits, before this run: ``KieClient.spent()`` returns it. It
             counts from the start; a row that it covers does not count again when it is read.
@@ -45,11 +47,18 @@ class Estimate:
     """
     The expected price of a task. It is only an estimate: the service alone sets prices.
 
-    Attributes:
-        credits: The price, in credits.
+    A price is known for a *price class*: the model with all values of the input but free text, seeds, and the addresses
+    of media.
 
-        source: The source of the estimate, for people: tasks that the journal has seen, or a price list with its date.
+    Attributes:
+        credits: The price, in credits. If it is unknown, the highest price of other tasks of the model, or None.
+
+        basis: ``"seen"`` if the journal has such tasks, ``"listed"`` if the price list has a higher or the only price,
+            and ``"unknown"`` otherwise.
+
+        source: The source of the estimate, for people.
     """
 
-    credits: float
+    credits: float | None
+    basis: Literal["seen", "listed", "unknown"]
     source: str

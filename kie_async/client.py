@@ -331,15 +331,15 @@ class KieClient:
         )
         return Run(self._binding, requests, options)
 
-    async def estimate(self, request: Request) -> Estimate | None:
+    async def estimate(self, request: Request) -> Estimate:
         """
-        Return the probable cost of a request; only the service sets prices.
+        Return the probable cost of a request, on the safe side; only the service sets prices.
 
         Args:
             request: The request.
 
         Returns:
-            The cost of such tasks lately by the journal, or else by a small price list, or else None.
+            The highest cost of such tasks in the journal or in a small price list; see ``Estimate.basis``.
 
         Raises:
             JournalError: If the journal cannot be read.

@@ -61,7 +61,7 @@ SIGNATURES = {
     ),
     "SqliteJournal": "path, store_inputs",
     "Budget": "*, credits, price, spent",
-    "Estimate": "*, credits, source",
+    "Estimate": "*, credits, basis, source",
     "Event": "*, name, job_id, task_id, detail",
     "KieError": "message, *, job_id, task_id",
     "APIError": "message, *, code, service_message, job_id, task_id",

@@ -7,19 +7,30 @@ counts once, however often a table has it and whichever row comes first.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import attrs
 
-from kie_async._core.durations import Kind
-from kie_async._core.lifecycle import Intent
+from kie_async._core.lifecycle import OPEN, Intent
 from kie_async.budget import Estimate
 from kie_async.records import JSON
 from kie_async.states import JobState
 
-__all__ = ["PRICE_LIST", "PRICE_LIST_SOURCE", "Ledger", "Reservation", "SeenPrices", "listed_price", "possible_cost"]
+__all__ = [
+    "PRICE_LIST",
+    "PRICE_LIST_SOURCE",
+    "Ledger",
+    "Price",
+    "PriceMemory",
+    "Reservation",
+    "SeenPrices",
+    "estimate_price",
+    "listed_price",
+    "may_cost_more",
+    "possible_cost",
+]
 
 #: Credits for a task, by model and by resolution; "" is the service's default resolution.
 PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
@@ -30,13 +41,30 @@ PRICE_LIST: Mapping[str, Mapping[str, float]] = MappingProxyType(
 #: The source of the list.
 PRICE_LIST_SOURCE = "price list of kie.ai, read on 2026-06-30"
 
-#: The number of prices that are kept of each kind of task, and the number of kinds.
-_PRICES_OF_KIND = 20
-_KINDS = 500
+#: The number of price classes, and of models, of which a journal in memory keeps prices.
+_MOST_PRICES = 10_000
 #: The tolerance for sums of prices with decimals, in credits.
 _TOLERANCE = 1e-6
 #: In these states nothing was paid, except for ambiguous attempts.
 _FREE = (JobState.INTENT, JobState.CANCELLED, JobState.REJECTED)
+
+
+@attrs.frozen
+class Price:
+    """
+    The price to reserve for a create.
+
+    Attributes:
+        credits: The price, in credits; a guess if it is unknown.
+
+        unknown: The model and the price class if the price is unknown.
+
+        model_is_unseen: True if no price of the model is known either.
+    """
+
+    credits: float
+    unknown: tuple[str, str] | None = None
+    model_is_unseen: bool = False
 
 
 @attrs.define(eq=False)
@@ -50,11 +78,14 @@ class Reservation:
         price: The price of each of its creates.
 
         reserved: The reserved credits: the price, times the number of creates that may have been paid.
+
+        unknown: See ``Price``.
     """
 
     key: str
     price: float
     reserved: float
+    unknown: tuple[str, str] | None = None
 
 
 class Ledger:
@@ -77,13 +108,15 @@ class Ledger:
 
         reserved: The credits that are reserved for tasks that have not ended.
 
+        uncharged: The journal keys of jobs that may have been paid and whose cost is unknown, by model and price class.
+
     >>> ledger = Ledger(1000)
     >>> reservations = [ledger.reserve(f"shot-{number}", 80) for number in range(50)]
     >>> sum(reservation is not None for reservation in reservations)
     12
     >>> ledger.commit(reservations[0], None)
     >>> ledger.reserve("shot-12", 80), ledger.reserve("shot-13", 80), ledger.may_fit_later(80)
-    (Reservation(key='shot-12', price=80, reserved=80), None, True)
+    (Reservation(key='shot-12', price=80, reserved=80, unknown=None), None, True)
     """
 
     def __init__(self, limit: float | None) -> None:
@@ -97,26 +130,62 @@ class Ledger:
         self.spent = 0.0
         self.held = 0.0
         self.reserved = 0.0
+        self.uncharged: dict[tuple[str, str], set[str]] = {}
 
     def is_reserved(self, key: str) -> bool:
         """Return True if there is a reservation for a key: its job is about to be paid, or runs."""
         return key in self._reserved_keys
 
-    def reserve(self, key: str, price: float) -> Reservation | None:
-        """Reserve the price of a job whose key is not reserved; None if that much is not left."""
-        if not self._is_left(price):
+    def reserve(self, key: str, price: float, unknown: tuple[str, str] | None = None) -> Reservation | None:
+        """
+        Reserve the price of a job whose key is not reserved; None if that much is not left.
+
+        Args:
+            key: Its journal key.
+
+            price: The price.
+
+            unknown: The model and the price class if the price is unknown; then something must be left.
+        """
+        if not self._is_left(price if unknown is None else max(price, 2 * _TOLERANCE)):
             return None
-        return self._reserve(key, price)
+        return self._reserve(key, price, unknown)
 
     def reserve_again(self, reservation: Reservation) -> bool:
-        """Reserve the price of a job once more, if that much is left; return True if it was reserved."""
-        if not self._is_left(reservation.price):
+        """Reserve a known price once more, if that much is left; return True if it was reserved."""
+        if reservation.unknown is not None or not self._is_left(reservation.price):
             return False
         self.reserved += reservation.price
         reservation.reserved += reservation.price
         return True
 
-    def reserve_running(self, key: str, price: float, *, prior: bool) -> Reservation | None:
+    def blocking(self, price: Price) -> set[str]:
+        """
+        Return the keys of the jobs whose cost must become known before a task of this price is sent.
+
+        One task of an unknown price class is sent at a time; of an unseen model, one task of all its classes.
+        """
+        if price.unknown is None or self._limit is None:
+            return set()
+        model = price.unknown[0]
+        classes = (other for other in self.uncharged if other == price.unknown or price.model_is_unseen)
+        return set().union(*(self.uncharged[other] for other in classes if other[0] == model))
+
+    def add_uncharged(self, key: str, unknown: tuple[str, str] | None) -> None:
+        """Record a job that may have been paid and whose cost is unknown; nothing without a model and a class."""
+        if unknown is not None:
+            self.uncharged.setdefault(unknown, set()).add(key)
+
+    def discard_uncharged(self, key: str) -> None:
+        """Record that the cost of a job is known."""
+        for unknown, keys in list(self.uncharged.items()):
+            keys.discard(key)
+            if not keys:
+                del self.uncharged[unknown]
+
+    def reserve_running(
+        self, key: str, price: float, *, prior: bool, unknown: tuple[str, str] | None = None
+    ) -> Reservation | None:
         """
         Reserve the price of a job that runs already, even if that much is not left.
 
@@ -127,6 +196,8 @@ class Ledger:
 
             prior: True if the job may be part of the prior spend.
 
+            unknown: The model and the price class if the price is unknown.
+
         Returns:
             The reservation; None if the key counts already.
         """
@@ -134,7 +205,7 @@ class Ledger:
             return None
         self.prior_open.pop(key, None)
         self._subtract_prior(price, prior=prior)
-        return self._reserve(key, price)
+        return self._reserve(key, price, unknown)
 
     def may_fit_later(self, amount: float) -> bool:
         """Return True if *amount* may be left once the running tasks have ended, since some may turn out free."""
@@ -151,10 +222,14 @@ class Ledger:
         """
         self._reserved_keys.discard(reservation.key)
         self.reserved -= reservation.reserved
+        if not may_cost_more(row):
+            self.discard_uncharged(reservation.key)
         if row is not None:
             self._add(reservation.key, reservation.price, row, prior=False)
 
-    def commit_ended(self, key: str, price: float, row: Intent, *, prior: bool) -> bool:
+    def commit_ended(
+        self, key: str, price: float, row: Intent, *, prior: bool, unknown: tuple[str, str] | None = None
+    ) -> bool:
         """
         Count a job that had ended before its row was read.
 
@@ -167,6 +242,8 @@ class Ledger:
 
             prior: True if the job may be part of the prior spend.
 
+            unknown: The model and the price class if the price is unknown.
+
         Returns:
             True if the key did not count already.
         """
@@ -176,6 +253,10 @@ class Ledger:
         if share is not None:
             self._subtract_prior(share, prior=True)
         self._add(key, price, row, prior=prior and share is None)
+        if may_cost_more(row):
+            self.add_uncharged(key, unknown)
+        else:
+            self.discard_uncharged(key)
         return True
 
     def hold_dropped(self, key: str, price: float) -> None:
@@ -207,10 +288,11 @@ class Ledger:
     def _counts(self, key: str) -> bool:
         return key in self._reserved_keys or hash(key) in self._committed_keys
 
-    def _reserve(self, key: str, price: float) -> Reservation:
+    def _reserve(self, key: str, price: float, unknown: tuple[str, str] | None) -> Reservation:
         self._reserved_keys.add(key)
         self.reserved += price
-        return Reservation(key, price, price)
+        self.add_uncharged(key, unknown)
+        return Reservation(key, price, price, unknown)
 
     def _add(self, key: str, price: float, row: Intent, *, prior: bool) -> None:
         spent, held = _cost(row, price)
@@ -242,6 +324,14 @@ def possible_cost(row: Intent, price: float) -> float:
     return sum(_cost(row, price)) + _ambiguous_attempts(row) * price
 
 
+def may_cost_more(row: Intent | None) -> bool:
+    """Return True if a job has cost, or may have cost, what the service has not reported; None was never journaled."""
+    if row is None:
+        return False
+    may_be_charged = row.state not in (*_FREE, JobState.FAILED)
+    return _ambiguous_attempts(row) > 0 or (may_be_charged and (row.state in OPEN or row.credits is None))
+
+
 def _ambiguous_attempts(row: Intent) -> int:
     """
     Return the number of attempts that may have been paid beside the job itself.
@@ -263,40 +353,84 @@ def _cost(row: Intent, price: float) -> tuple[float, float]:
     return 0.0, price
 
 
-def listed_price(model: str, given: Mapping[str, JSON]) -> Estimate | None:
+def listed_price(model: str, given: Mapping[str, JSON]) -> float | None:
     """
-    Return the estimate of the price list, or None.
+    Return the price of the price list, or None.
 
-    >>> listed_price("wan/2-2-a14b-image-to-video-turbo", {"resolution": "480p"}).credits
+    >>> listed_price("wan/2-2-a14b-image-to-video-turbo", {"resolution": "480p"})
     40.0
     """
-    price = PRICE_LIST.get(model, {}).get(str(given.get("resolution") or ""))
-    return None if price is None else Estimate(credits=price, source=PRICE_LIST_SOURCE)
+    return PRICE_LIST.get(model, {}).get(str(given.get("resolution") or ""))
 
 
+@attrs.frozen
 class SeenPrices:
     """
-    The latest prices of tasks, by their kind.
+    The prices that a journal has, in credits; None without any.
 
-    The estimate is the highest of the last few: a budget that is based on the lowest could be exceeded.
+    Attributes:
+        lowest: The lowest price of a price class.
+
+        highest: The highest price of the class.
+
+        highest_of_model: The highest price of the class's model.
     """
 
+    lowest: float | None = None
+    highest: float | None = None
+    highest_of_model: float | None = None
+
+
+def estimate_price(seen: SeenPrices, listed: float | None) -> Estimate:
+    """
+    Return the estimate for a task, on the safe side.
+
+    A class whose tasks have cost different amounts depends on something else than its values. It gets the highest
+    price of its model.
+
+    Args:
+        seen: The prices that were seen.
+
+        listed: The price of the price list, or None.
+
+    >>> estimate_price(SeenPrices(30.0, 30.0, 90.0), None).credits
+    30.0
+    >>> estimate_price(SeenPrices(20.0, 30.0, 90.0), None).credits
+    90.0
+    >>> estimate_price(SeenPrices(None, None, 90.0), None).basis
+    'unknown'
+    """
+    price = seen.highest if seen.lowest == seen.highest else seen.highest_of_model
+    if listed is not None and listed > (price or 0.0):
+        return Estimate(credits=listed, basis="listed", source=PRICE_LIST_SOURCE)
+    if price is not None:
+        of = "such tasks" if seen.lowest == seen.highest else "all tasks of this model, since such tasks differ,"
+        return Estimate(credits=price, basis="seen", source=f"the highest price of {of} in the journal")
+    if seen.highest_of_model is None:
+        return Estimate(credits=None, basis="unknown", source="no task of this model in the journal")
+    source = "the highest price of other tasks of this model in the journal"
+    return Estimate(credits=seen.highest_of_model, basis="unknown", source=source)
+
+
+class PriceMemory:
+    """The prices that a journal in memory has seen; of many classes and models, the latest ones."""
+
     def __init__(self) -> None:
-        self._kinds: OrderedDict[Kind, deque[float]] = OrderedDict()
+        self._classes: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._models: OrderedDict[str, float] = OrderedDict()
 
-    def add_price(self, kind: Kind, credits: float | None) -> None:
-        """Record what a task that has succeeded has cost; None is ignored."""
-        if credits is None:
+    def add(self, row: Intent) -> None:
+        """Record what a task has cost, if it has succeeded and its cost is known."""
+        if row.state is not JobState.SUCCEEDED or row.credits is None:
             return
-        self._kinds.setdefault(kind, deque(maxlen=_PRICES_OF_KIND)).append(credits)
-        self._kinds.move_to_end(kind)
-        if len(self._kinds) > _KINDS:
-            self._kinds.popitem(last=False)
+        lowest, highest = self._classes.pop(row.price_class, (row.credits, row.credits))
+        self._classes[row.price_class] = min(lowest, row.credits), max(highest, row.credits)
+        self._models[row.model] = max(self._models.pop(row.model, 0.0), row.credits)
+        for prices in (self._classes, self._models):
+            if len(prices) > _MOST_PRICES:
+                prices.popitem(last=False)
 
-    def estimate_kind(self, kind: Kind) -> Estimate | None:
-        """Return the estimate for a kind of task, or None if none was seen."""
-        seen = self._kinds.get(kind)
-        if seen is None:
-            return None
-        last = "the last such task" if len(seen) == 1 else f"the last {len(seen)} such tasks"
-        return Estimate(credits=max(seen), source=f"the highest of {last} in the journal")
+    def seen(self, model: str, price_class: str) -> SeenPrices:
+        """Return the prices of a class and of its model."""
+        lowest, highest = self._classes.get(price_class, (None, None))
+        return SeenPrices(lowest, highest, self._models.get(model))

@@ -123,6 +123,8 @@ class Intent:
 
         fingerprint: The hash of model, input and image contents.
 
+        price_class: The hash of all that its price may depend on; see ``price_class``.
+
         sources: The local images.
 
         created_at: The time at which the row was written.
@@ -171,6 +173,7 @@ class Intent:
     model: str
     input: str = attrs.field(repr=False)
     fingerprint: str
+    price_class: str = ""
     created_at: float
     updated_at: float
     sources: tuple[SourceImage, ...] = ()

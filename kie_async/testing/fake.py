@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ from kie_async.testing.truth import Truth
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+    from kie_async.records import JSON
 
 __all__ = ["FakeKie"]
 
@@ -88,7 +90,7 @@ class FakeKie:
 
         credits: The credits of the account.
 
-        prices: Prices in credits by model that override those of the fake.
+        prices: Prices in credits by model, or functions of the input, that override those of the fake.
 
         models: The names of more models.
 
@@ -139,7 +141,7 @@ class FakeKie:
         duration: Duration = (60.0, 0.35),
         speed: float = 1.0,
         credits: float = 10_000.0,
-        prices: Mapping[str, float] | None = None,
+        prices: Mapping[str, float | Callable[[Mapping[str, JSON]], float]] | None = None,
         models: Collection[str] = (),
         fail_rate: float = 0.0,
         failures: Collection[tuple[str, str]] = FAILURES,

@@ -70,7 +70,7 @@ class TaskApi:
 
         models: The models by name.
 
-        prices: Prices in credits by model that override those of the fake.
+        prices: Prices in credits by model, or functions of the input, that override those of the fake.
 
         strict: True to refuse values that only older documentation allows.
 
@@ -91,7 +91,7 @@ class TaskApi:
     fail_rate: float
     failures: Sequence[TaskFailure]
     models: Mapping[str, FakeModel]
-    prices: Mapping[str, float]
+    prices: Mapping[str, float | Callable[[Mapping[str, JSON]], float]]
     strict: bool
     invisible_seconds: float
     is_stored: Callable[[str], bool]
@@ -141,7 +141,9 @@ class TaskApi:
         given = given if isinstance(given, Mapping) else {}
         if (text := model.check(given, self.strict)) is not None:
             return json_response(500, text), None
-        price = self.prices.get(model.name, model.price(given))
+        price = self.prices.get(model.name, model.price)
+        if callable(price):
+            price = price(given)
         if self.account.credits(post.at) < price:
             return json_response(402), None
         task = self._new_task(model, given, post, price=price, origin=origin, epoch=epoch, numeric=numeric)

@@ -12,10 +12,8 @@ import pytest
 from kie_async import (
     Budget,
     ConfigurationError,
-    Done,
     Estimate,
     EventName,
-    Failed,
     KieClient,
     Limits,
     MarketRequest,
@@ -61,12 +59,12 @@ async def test_credits_of_a_failed_task_are_reused() -> None:
 
 
 async def test_reported_cost_replaces_the_estimate() -> None:
-    """The list says 80 and the service takes 30: the rest of each reservation is free again."""
+    """The list says 80 and the service takes 30: the rest of each reservation is free again, and 80 are reserved."""
     async with client_and_fake(duration=30.0, prices={make_request().model: 30.0}) as setup:
         found = await run_map(setup, make_rows(50), budget=Budget(credits=1000))
 
-        assert {"Done": 33, "Skipped": 17} == count_types(found)
-        assert 990.0 == setup.truth.spent(anyio.current_time())
+        assert {"Done": 31, "Skipped": 19} == count_types(found)
+        assert 930.0 == setup.truth.spent(anyio.current_time())
 
 
 async def test_given_price_overrides_all_others() -> None:
@@ -84,18 +82,6 @@ async def test_cheaper_rows_may_still_fit() -> None:
         found = by_key(await run_map(setup, rows, budget=Budget(credits=130)))
 
         assert ["Done", "Skipped", "Done"] == [type(found[key]).__name__ for key in "abc"]
-
-
-async def test_row_without_a_price_is_not_sent() -> None:
-    rows = [MarketRequest(model=MODEL, input={"prompt": "x"}), make_request(1)]
-    async with client_and_fake(duration=10.0, models=[MODEL]) as setup:
-        failed, done = await run_map(setup, rows, budget=Budget(credits=100), ordered=True)
-
-        assert isinstance(done, Done)
-        assert isinstance(failed, Failed)
-        assert isinstance(failed.error, ConfigurationError)
-        assert "Budget(price=" in str(failed.error)
-        assert 1 == len(setup.tasks)
 
 
 async def test_restart_gets_no_second_budget() -> None:
@@ -199,49 +185,6 @@ async def test_possible_cost_is_held_after_a_kill() -> None:
         assert 12 == len(setup.tasks)
 
 
-async def test_found_job_needs_no_price() -> None:
-    """Nothing is sent for a model without a price, but a job that was sent before is followed all the same."""
-    rows = [("old", MarketRequest(model=MODEL, input={"prompt": "x"})), ("new", MarketRequest(model=MODEL, input={}))]
-    async with client_and_fake(duration=10.0, models=[MODEL], prices={MODEL: 0.0}) as setup:
-        await setup.kie.submit(rows[0][1], key="old")
-        old, new = await run_map(setup, rows, budget=Budget(credits=100), ordered=True)
-
-        assert isinstance(old, Done)
-        assert isinstance(new, Failed)
-        assert isinstance(new.error, ConfigurationError)
-
-
-async def test_retry_without_a_price_is_not_sent() -> None:
-    request = MarketRequest(model=MODEL, input={"prompt": "x"})
-    async with client_and_fake_unchecked(duration=10.0, models=[MODEL], prices={MODEL: 5.0}, fail_rate=1.0) as setup:
-        await setup.kie.submit(request, key="a")
-        async with setup.kie.map([("a", request)], budget=Budget(credits=100), retry_failed=1) as run:
-            (failed,) = [outcome async for outcome in run]
-
-        assert isinstance(failed, Failed)
-        assert isinstance(failed.error, ConfigurationError)
-        assert "Budget(price=" in str(failed.error)
-        assert 1 == len(setup.tasks)
-        (again,) = await run_map(setup, [("a", request)], budget=Budget(credits=100, price=5.0), retry_failed=1)
-        assert (2, 1) == (len(setup.tasks), again.retries)
-
-
-async def test_abandoned_row_without_a_price_fails() -> None:
-    row = ("a", MarketRequest(model=MODEL, input={"prompt": "x"}))
-    async with client_and_fake(duration=10.0, models=[MODEL], prices={MODEL: 5.0}) as setup:
-        setup.fake.maintenance = True
-        async with setup.kie.map([row]) as first:
-            await anyio.sleep(2.0)
-            async with setup.kie.map([row], budget=Budget(credits=100)) as second:
-                await anyio.sleep(1.0)
-                await first.aclose()
-                (failed,) = [outcome async for outcome in second]
-
-        assert isinstance(failed, Failed)
-        assert isinstance(failed.error, ConfigurationError)
-        assert [] == setup.tasks
-
-
 async def test_retry_needs_its_own_reservation() -> None:
     async with client_and_fake_unchecked(duration=30.0, fail_rate=1.0) as setup:
         async with setup.kie.map(make_rows(2), budget=Budget(credits=80), retry_failed=3) as run:
@@ -262,19 +205,18 @@ def test_invalid_budget_is_refused(wrong: Any) -> None:
 # -- prices -----------------------------------------------------------------------------------------------------------
 
 
-async def test_estimate_prefers_seen_prices_to_the_list() -> None:
+async def test_estimate_is_no_lower_than_the_list() -> None:
     small = make_request(1, resolution="480p")
     async with client_and_fake(duration=10.0, prices={make_request().model: 37.5}) as setup:
         listed = await setup.kie.estimate(make_request())
         assert listed is not None
-        assert (80.0, True) == (listed.credits, "2026" in listed.source)
+        assert (80.0, "listed", True) == (listed.credits, listed.basis, "2026" in listed.source)
         await setup.kie.generate(small)
         await run_map(setup, make_rows(6)[5:])
 
-        assert Estimate(credits=37.5, source="the highest of the last such task in the journal") == (
-            await setup.kie.estimate(make_request())
-        )
-        assert None is await setup.kie.estimate(MarketRequest(model="another", input={}))
+        assert listed == await setup.kie.estimate(make_request())
+        unknown = await setup.kie.estimate(MarketRequest(model="another", input={}))
+        assert Estimate(credits=None, basis="unknown", source="no task of this model in the journal") == unknown
 
 
 async def test_concurrent_estimates_share_one_query(tmp_path: Path) -> None:

@@ -1,11 +1,96 @@
-"""Price estimates, from the price list and from the prices that were seen."""
+"""Price classes and estimates: what a price may depend on, and what is reserved while it is unknown."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from kie_async._core.budget_ledger import SeenPrices, listed_price
-from kie_async._core.durations import kind_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kie_async._core.budget_ledger import Ledger, Price, PriceMemory, SeenPrices, estimate_price, listed_price
+from kie_async._core.lifecycle import Intent
+from kie_async._keys import price_class
+from kie_async.states import JobState
+from tests.strategies import json_values
+
+URL = "https://a.example/1.mp4"
+BASE: dict[str, Any] = {
+    "prompt": "A cat", "negative_prompt": "dogs", "seed": 1, "image_url": URL, "duration": 5,
+    "shots": [{"Scene": "A cat", "duration": 5, "image_urls": [URL]}], "task_id": "0123456789abcdef0123456789abcdef",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "B"},
+        {"prompt": "two words, and more words than any setting of the service could have in its value"},
+        {"negative_prompt": None},
+        {"seed": 2},
+        {"seed": None},
+        {"seeds": 12345},
+        {"lyrics": "la"},
+        {"image_url": "data:image/png;base64,AAAA"},
+        {"image_url": "asset://abc"},
+        {"duration": 5.0},
+        {"shots": [{"Scene": "B", "duration": 5, "image_urls": ["http://b.example"]}]},
+        {"task_id": "abcdef0123456789abcdef0123456789"},
+        {"resolution": None},
+    ],
+    ids=str,
+)
+def test_text_seeds_and_addresses_do_not_change_the_class(change: dict[str, Any]) -> None:
+    assert price_class("m", BASE) == price_class("m", {**BASE, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"audio": True},
+        {"audio": False},
+        {"generate_audio_switch": True},
+        {"model": "veo3_lite"},
+        {"extend_times": 6},
+        {"enable_pro": True},
+        {"reference_video_urls": [URL]},
+        {"reference_video_urls": [URL, URL]},
+        {"audio_url": URL},
+        {"image_url": None},
+        {"duration": "5"},
+        {"duration": 10},
+        {"aspect_ratio": "16:9"},
+        {"shots": [*BASE["shots"], *BASE["shots"]]},
+        {"shots": [{"Scene": "A cat", "duration": 10, "image_urls": [URL]}]},
+        {"shots": [{"Scene": "A cat", "duration": 5, "image_urls": [URL, URL]}]},
+        {"voice": "EkK5I93UQWFDigLMpZcX"},
+        {"template_id": "12"},
+        {"image": "iVBORw0KGgo" * 1000},
+        {"options": {"tier": {"name": "pro"}}},
+    ],
+    ids=lambda change: str(change)[:60],
+)
+def test_any_other_value_changes_the_class(change: dict[str, Any]) -> None:
+    assert price_class("m", BASE) != price_class("m", {**BASE, **change})
+    assert price_class("m", BASE) != price_class("n", BASE)
+
+
+@given(st.dictionaries(st.text(max_size=8), json_values()))
+def test_class_depends_on_the_content_only(values: dict[str, Any]) -> None:
+    backwards = dict(reversed(values.items()))
+
+    assert price_class("m", values) == price_class("m", backwards)
+
+
+def test_class_of_an_invalid_input_exists() -> None:
+    """An estimate is made before the request is checked."""
+    endless: dict[Any, Any] = {"a": float("nan"), 1: {2}, "b": b"x"}
+    endless["self"] = endless
+
+    assert price_class("m", endless) != price_class("m", {})
+
+
+# -- estimates --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -13,37 +98,96 @@ from kie_async._core.durations import kind_of
     [({}, 80.0), ({"resolution": "480p"}, 40.0), ({"resolution": "580p"}, 60.0), ({"resolution": "4k"}, None)],
 )
 def test_price_list_is_by_model_and_resolution(given_input: dict[str, str], price: float | None) -> None:
-    estimate = listed_price("wan/2-2-a14b-image-to-video-turbo", given_input)
-
-    assert price == (estimate.credits if estimate else None)
+    assert price == listed_price("wan/2-2-a14b-image-to-video-turbo", given_input)
     assert None is listed_price("another", given_input)
 
 
-def test_estimate_is_the_highest_recent_price() -> None:
-    seen = SeenPrices()
-    seen.add_price(("k",), None)
-    assert None is seen.estimate_kind(("k",))
-    for credits in [90.0, 40.0, 60.0]:
-        seen.add_price(("k",), credits)
-    estimate = seen.estimate_kind(("k",))
-    assert estimate is not None
-    assert (90.0, "the highest of the last 3 such tasks in the journal") == (estimate.credits, estimate.source)
-    for _ in range(20):
-        seen.add_price(("k",), 40.0)
-    estimate = seen.estimate_kind(("k",))
-    assert estimate is not None
-    assert 40.0 == estimate.credits
+@pytest.mark.parametrize(
+    ("seen", "listed", "credits", "basis"),
+    [
+        ((None, None, None), None, None, "unknown"),
+        ((None, None, 90.0), None, 90.0, "unknown"),
+        ((None, None, 90.0), 40.0, 40.0, "listed"),
+        ((30.0, 30.0, 90.0), None, 30.0, "seen"),
+        ((30.0, 30.0, 90.0), 40.0, 40.0, "listed"),
+        ((50.0, 50.0, 90.0), 40.0, 50.0, "seen"),
+        ((30.0, 50.0, 90.0), None, 90.0, "seen"),
+        ((30.0, 90.0, 90.0), 100.0, 100.0, "listed"),
+        ((0.0, 0.0, 0.0), None, 0.0, "seen"),
+    ],
+)
+def test_estimate_is_on_the_safe_side(
+    seen: tuple[float | None, float | None, float | None], listed: float | None, credits: float | None, basis: str
+) -> None:
+    estimate = estimate_price(SeenPrices(*seen), listed)
+
+    assert (credits, basis) == (estimate.credits, estimate.basis)
+    assert estimate.source
 
 
-def test_only_the_latest_kinds_are_kept() -> None:
-    seen = SeenPrices()
-    for number in range(600):
-        seen.add_price(kind_of("m", {"duration": number}), 1.0)
-
-    assert None is seen.estimate_kind(kind_of("m", {"duration": 99}))
-    assert None is not seen.estimate_kind(kind_of("m", {"duration": 100}))
+def charged(price_class: str, credits: float | None, state: JobState = JobState.SUCCEEDED) -> Intent:
+    return Intent(
+        id="kj_1", model="m", input="{}", fingerprint="f", price_class=price_class, created_at=0.0, updated_at=0.0,
+        state=state, credits=credits,
+    )  # fmt: skip
 
 
-def test_prompt_and_seed_do_not_change_the_kind() -> None:
-    assert kind_of("m", {"prompt": "a", "seed": 1, "resolution": None}) == kind_of("m", {"prompt": "b"})
-    assert kind_of("m", {"duration": 5}) != kind_of("m", {"duration": 10})
+def test_memory_has_the_range_of_each_class() -> None:
+    memory = PriceMemory()
+    for credits in (40.0, 30.0, None):
+        memory.add(charged("a", credits))
+    memory.add(charged("b", 90.0))
+    memory.add(charged("a", 500.0, JobState.FAILED))
+
+    assert SeenPrices(30.0, 40.0, 90.0) == memory.seen("m", "a")
+    assert SeenPrices(None, None, 90.0) == memory.seen("m", "c")
+    assert SeenPrices() == memory.seen("n", "d")
+
+
+def test_memory_of_prices_is_bounded() -> None:
+    memory = PriceMemory()
+    for number in range(10_001):
+        memory.add(charged(str(number), 1.0))
+
+    assert None is memory.seen("m", "0").highest
+    assert 1.0 == memory.seen("m", "1").highest
+
+
+# -- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_class_has_one_task_until_it_is_charged() -> None:
+    ledger = Ledger(100.0)
+    first = Price(0.0, ("m", "a"), model_is_unseen=True)
+    reservation = ledger.reserve("1", first.credits, first.unknown)
+    assert reservation is not None
+
+    assert {"1"} == ledger.blocking(first) == ledger.blocking(Price(0.0, ("m", "b"), model_is_unseen=True))
+    assert set() == ledger.blocking(Price(30.0, ("m", "b"))) == ledger.blocking(Price(30.0))
+    assert set() == ledger.blocking(Price(0.0, ("n", "a"), model_is_unseen=True))
+    assert not ledger.reserve_again(reservation)
+    ledger.commit(reservation, charged("a", 100.0))
+    assert set() == ledger.blocking(first)
+    assert ledger.reserve("2", 0.0, ("m", "b")) is None
+
+
+@pytest.mark.parametrize("state", [JobState.UNRESOLVED, JobState.ABANDONED, JobState.SUCCEEDED, JobState.STALLED])
+def test_unknown_charge_blocks_its_class(state: JobState) -> None:
+    ledger, price = Ledger(100.0), Price(0.0, ("m", "a"))
+    reservation = ledger.reserve("1", 0.0, price.unknown)
+    assert reservation is not None
+    ledger.commit(reservation, charged("a", None, state))
+    assert {"1"} == ledger.blocking(price)
+    ledger.commit_ended("2", 0.0, charged("a", None, state), prior=False, unknown=price.unknown)
+    assert {"1", "2"} == ledger.blocking(price)
+    assert set() == Ledger(None).blocking(price)
+
+
+@pytest.mark.parametrize("state", [None, JobState.INTENT, JobState.CANCELLED, JobState.FAILED, JobState.REJECTED])
+def test_free_job_leaves_its_class_open(state: JobState | None) -> None:
+    ledger, price = Ledger(100.0), Price(0.0, ("m", "a"))
+    reservation = ledger.reserve("1", 0.0, price.unknown)
+    assert reservation is not None
+    ledger.commit(reservation, None if state is None else charged("a", None, state))
+
+    assert set() == ledger.blocking(price)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypedDict, Unpack, overload
 import anyio.lowlevel
 import attrs
 
+from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.callback_token import account_of, callback_secret
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage
@@ -206,6 +207,10 @@ class Journal(Protocol):
 
     async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
         """Return some of the latest rows of a model that have succeeded with known credits, at most *limit*."""
+        ...
+
+    async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
+        """Return the prices that tasks of a price class, and all tasks of its model, have had."""
         ...
 
     def owns(self, row: Intent) -> bool:

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import attrs
 
+from kie_async._core.budget_ledger import PriceMemory, SeenPrices
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
 from kie_async._io.journals.journal import Changes, Service, illegal_transition
 from kie_async.errors import JournalError, KeyConflictError
@@ -42,6 +43,7 @@ class MemoryJournal:
         self._droppable: dict[str, None] = {}  # an ordered set
         self._keep_ended = keep_ended
         self._dropped_keys: set[int] = set()
+        self._prices = PriceMemory()
         self._last_number = 0
 
     async def open(self) -> None:
@@ -144,6 +146,9 @@ class MemoryJournal:
         )
         return list(islice(found, limit))
 
+    async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
+        return self._prices.seen(model, price_class)
+
     def owns(self, row: Intent) -> bool:
         """Return True, unless the row is free: no other process has these rows."""
         return row.owner is not None
@@ -194,6 +199,7 @@ class MemoryJournal:
 
     def _put(self, row: Intent) -> Intent:
         self._rows[row.id] = row
+        self._prices.add(row)
         for task_id in (row.task_id, *row.duplicate_task_ids):
             if task_id is not None:
                 self._by_task[task_id] = row.id

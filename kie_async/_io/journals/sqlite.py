@@ -27,6 +27,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
 from kie_async._io.journals import tables
 from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
@@ -201,6 +202,9 @@ class SqliteStore:
 
     async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
         return await self._read(tables.select_recent_successes, model, limit)
+
+    async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
+        return await self._read(tables.select_seen_prices, model, price_class)
 
     # -- owners -----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.process_locks import ProcessLocks
@@ -45,6 +46,7 @@ __all__ = [
     "select_own",
     "select_recent_successes",
     "select_rows",
+    "select_seen_prices",
     "take_over",
     "update_row",
 ]
@@ -67,6 +69,7 @@ _SCHEMA = """
         updated_at REAL NOT NULL,
         model TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
+        price_class TEXT NOT NULL,
         attempts INTEGER NOT NULL,
         ambiguous_attempts INTEGER NOT NULL,
         sending_at REAL,
@@ -88,6 +91,10 @@ _SCHEMA = """
     CREATE INDEX intents_unfinished ON intents (number)
         WHERE state IN ('in_doubt', 'intent', 'sending', 'stalled', 'submitted', 'unresolved');
     CREATE INDEX intents_named_by_callbacks ON intents (number) WHERE callback_task_ids <> '[]';
+    CREATE INDEX intents_by_price ON intents (price_class, origin, credits)
+        WHERE state = 'succeeded' AND credits IS NOT NULL;
+    CREATE INDEX intents_by_model_price ON intents (model, origin, credits)
+        WHERE state = 'succeeded' AND credits IS NOT NULL;
     CREATE TABLE duplicate_tasks (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX duplicate_tasks_by_job ON duplicate_tasks (job_id);
     CREATE TABLE callback_secrets (
@@ -348,6 +355,16 @@ def select_recent_successes(connection: sqlite3.Connection, model: str, limit: i
     recent = "number > (SELECT max(number) FROM intents) - 10000"
     where = f"{recent} AND {_IS_HERE} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
     return _select(connection, f"WHERE {where} ORDER BY number DESC LIMIT ?", model, limit)
+
+
+def select_seen_prices(connection: sqlite3.Connection, model: str, price_class: str) -> SeenPrices:
+    """Return the prices of a price class and of its model; indexes keep this fast."""
+    charged = f"FROM intents WHERE {_IS_HERE} AND state = 'succeeded' AND credits IS NOT NULL AND"
+    query = (
+        f"SELECT (SELECT min(credits) {charged} price_class = ?), (SELECT max(credits) {charged} price_class = ?),"
+        f" (SELECT max(credits) {charged} model = ?)"
+    )
+    return SeenPrices(*connection.execute(query, (price_class, price_class, model)).fetchone())
 
 
 def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> dict[str, Intent | None]:

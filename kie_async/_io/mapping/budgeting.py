@@ -14,12 +14,18 @@ import anyio.lowlevel
 import attrs
 
 from kie_async import errors
-from kie_async._core.budget_ledger import Ledger, SeenPrices, listed_price, possible_cost
-from kie_async._core.durations import kind_of
+from kie_async._core.budget_ledger import (
+    Ledger,
+    Price,
+    estimate_price,
+    listed_price,
+    may_cost_more,
+    possible_cost,
+)
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.run_figures import RunFigures
 from kie_async._io.mapping.rows import RowKeys, RowSource
-from kie_async._keys import retry_key
+from kie_async._keys import price_class, retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -39,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Budgeting", "Prices", "PriorSpend"]
 
-#: The number of a model's rows that are read from the journal for the first estimate.
-_ROWS_OF_MODEL = 100
+#: Stands for the URL of an image that was not uploaded: the price does not depend on it.
+_ANY_URL = "https://image.invalid"
 #: The number of rows that are read from the journal at once.
 _BATCH = 256
 
@@ -54,10 +60,13 @@ class PriorSpend:
         total: The sum, in credits.
 
         open_jobs: The estimated cost of each job that has not ended, by its journal key; part of the sum.
+
+        uncharged: The model and the price class of each job whose cost is unknown, by its journal key.
     """
 
     total: float = 0.0
     open_jobs: dict[str, float] = attrs.field(factory=dict)
+    uncharged: dict[str, tuple[str, str]] = attrs.field(factory=dict)
 
 
 class Prices:
@@ -65,7 +74,7 @@ class Prices:
     Price estimates, and the prior spend of tables, from the journal.
 
     Args:
-        journal: The journal; it is queried once for the past prices of each model.
+        journal: The journal, which has the past prices.
 
         registry: The jobs that are alive.
 
@@ -76,33 +85,25 @@ class Prices:
         self._journal = journal
         self._registry = registry
         self._intake = intake
-        self._seen = SeenPrices()
-        self._models: set[str] = set()
-        self._loading = anyio.Lock()
 
-    async def estimate(self, request: Request) -> Estimate | None:
-        """Return the estimate for a request, or None without one."""
-        model = request.model
-        if model not in self._models:
-            async with self._loading:
-                if model not in self._models:  # else another caller has loaded it while this one waited
-                    for row in reversed(await self._journal.recent_successes(model, _ROWS_OF_MODEL)):
-                        self.record_price(row)
-                    self._models.add(model)
-        given: Mapping[str, JSON] = request.input({field: field for field in request.images()})
-        return self._seen.estimate_kind(kind_of(model, given)) or listed_price(model, given)
+    async def estimate(self, request: Request) -> Estimate:
+        """Return the estimate for a request."""
+        return (await self._estimate(request))[0]
 
-    async def price(self, request: Request, fixed: float | None) -> float | None:
-        """Return the *fixed* price, else the estimate; None without either."""
+    async def price(self, request: Request, fixed: float | None) -> Price:
+        """Return the price of a request: the *fixed* one, else the estimate."""
         if fixed is not None:
-            return fixed
-        estimate = await self.estimate(request)
-        return None if estimate is None else estimate.credits
+            return Price(fixed)
+        estimate, priced = await self._estimate(request)
+        is_unknown = estimate.basis == "unknown"
+        return Price(estimate.credits or 0.0, (request.model, priced) if is_unknown else None, estimate.credits is None)
 
-    def record_price(self, row: Intent) -> None:
-        """Record what a task that has succeeded has cost."""
-        if row.input:
-            self._seen.add_price(kind_of(row.model, row.input), row.credits)
+    async def _estimate(self, request: Request) -> tuple[Estimate, str]:
+        """Return the estimate and the price class of a request."""
+        given: Mapping[str, JSON] = request.input(dict.fromkeys(request.images(), _ANY_URL))
+        priced = price_class(request.model, given)
+        seen = await self._journal.seen_prices(request.model, priced)
+        return estimate_price(seen, listed_price(request.model, given)), priced
 
     async def prior_spend(
         self,
@@ -167,12 +168,15 @@ class Prices:
                 late = known.sending_at is not None and known.sending_at > until
                 if late or not possible_cost(known, 1.0):
                     continue
-                amount = possible_cost(known, await self.price(left[key], price) or 0.0)
+                own = await self.price(left[key], price)
+                amount = possible_cost(known, own.credits)
                 spend.total += amount
                 if amount and row.state in OPEN:
                     spend.open_jobs[retry_key(key, number)] = amount
+                if own.unknown is not None and may_cost_more(known):
+                    spend.uncharged[retry_key(key, number)] = own.unknown
             for dropped in await self._journal.dropped_keys(list(row_keys)):
-                spend.total += await self.price(left[row_keys[dropped]], price) or 0.0
+                spend.total += (await self.price(left[row_keys[dropped]], price)).credits
             left = {key: left[key] for key, row in found.items() if row.state is JobState.FAILED}
             number += 1
 
@@ -233,53 +237,42 @@ class Budgeting:
             self.ledger.prior = max(self._budget.spent, spend.total)
             if spend.total >= self._budget.spent:  # the shares of a larger sum given by the caller are unknown
                 self.ledger.prior_open = spend.open_jobs
+            for key, unknown in spend.uncharged.items():
+                self.ledger.add_uncharged(key, unknown)
 
-    async def price(self, request: Request) -> float:
-        """
-        Return the price to reserve for a create; 0 without a budget.
-
-        Raises:
-            ConfigurationError: If there is a budget and no price.
-        """
-        price = await self._known_price(request)
-        if price is None:
-            msg = (
-                f"No price is known for {request.model}, so the budget could not be kept. Nothing was sent: pass"
-                " Budget(price=…), the highest price of such a task."
-            )
-            raise errors.ConfigurationError(msg)
-        return price
-
-    async def price_or_zero(self, request: Request) -> float:
-        """Return the price of a create; 0 if it is unknown, since such a request is never sent."""
-        return await self._known_price(request) or 0.0
-
-    async def _known_price(self, request: Request) -> float | None:
-        return 0.0 if self._budget is None else await self._prices.price(request, self._budget.price)
+    async def price(self, request: Request) -> Price:
+        """Return the price to reserve for a create; 0 without a budget."""
+        return Price(0.0) if self._budget is None else await self._prices.price(request, self._budget.price)
 
     async def count_other_intents(self, row: Row) -> None:
         """Count what the journal has of a row beside its job: earlier retries, and ambiguous attempts."""
         if not row.other_intents:
             return
-        price = await self.price_or_zero(row.request)
+        price = await self.price(row.request)
         others, row.other_intents = row.other_intents, []
         for intent in others:
-            self.ledger.commit_ended(intent.key or row.key, price, intent, prior=self._is_prior(intent))
+            self._commit_ended(intent.key or row.key, price, intent)
 
     async def count_dropped(self, row: Row) -> None:
         """Count what a row may have cost if the journal has dropped all of it but the key."""
         if self._budget is not None and await self._journal.dropped_keys([row.journal_key]):
-            self.ledger.hold_dropped(row.journal_key, await self.price_or_zero(row.request))
+            self.ledger.hold_dropped(row.journal_key, (await self.price(row.request)).credits)
 
-    def count_found_job(self, row: Row, found: LiveJob, price: float) -> None:
+    def count_found_job(self, row: Row, found: LiveJob, price: Price) -> None:
         """Count the existing job of a row, even if the budget does not have that much left."""
         intent, prior = found.row, self._is_prior(found.row)
         if not row.replayed:
-            row.reservation = self.ledger.reserve_running(row.journal_key, price, prior=prior)
+            row.reservation = self.ledger.reserve_running(
+                row.journal_key, price.credits, prior=prior, unknown=price.unknown
+            )
             if row.reservation is not None and intent is not None:
-                self.ledger.hold_ambiguous(row.journal_key, price, intent, prior=prior)
-        elif intent is not None and self.ledger.commit_ended(row.journal_key, price, intent, prior=prior):
+                self.ledger.hold_ambiguous(row.journal_key, price.credits, intent, prior=prior)
+        elif intent is not None and self._commit_ended(row.journal_key, price, intent):
             self.figures.replayed_credits += intent.credits or 0.0
+
+    def _commit_ended(self, key: str, price: Price, intent: Intent) -> bool:
+        prior = self._is_prior(intent)
+        return self.ledger.commit_ended(key, price.credits, intent, prior=prior, unknown=price.unknown)
 
     def reserve_resend(self, row: Row) -> bool:
         """Reserve a row's price once more, if that much is left: it may have been paid, and is to be sent again."""
@@ -293,8 +286,6 @@ class Budgeting:
             self.ledger.commit(reservation, intent)
             if intent is not None and row.has_ended:
                 self.figures.credits += intent.credits or 0.0
-        if intent is not None and intent.state is JobState.SUCCEEDED and not row.replayed:
-            self._prices.record_price(intent)
 
     def _is_prior(self, intent: Intent | None) -> bool:
         """Return True if a job was sent before this run, and is therefore part of the prior spend."""

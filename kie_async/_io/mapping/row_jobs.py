@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 
 from kie_async import errors
+from kie_async._core.budget_ledger import may_cost_more
 from kie_async._core.job_errors import worth_retrying
 from kie_async._core.lifecycle import OPEN
 from kie_async._io.jobs.live_job import LiveJob
@@ -16,6 +19,9 @@ from kie_async._keys import retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from kie_async._core.budget_ledger import Price
     from kie_async._core.lifecycle import Intent
     from kie_async._core.map_options import MapOptions
     from kie_async._io.jobs.live_job import Registry
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from kie_async._io.submitting.intake import Intake
 
 __all__ = ["RowJobs"]
+
+#: The interval at which the journal is asked whether a cost has become known, in seconds.
+_CHECK_INTERVAL = 1.0
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -73,7 +82,7 @@ class RowJobs:
         await self.budgeting.count_other_intents(row)
         if found is None:
             return False
-        self._use_job(row, found, await self.budgeting.price_or_zero(row.request))
+        self._use_job(row, found, await self.budgeting.price(row.request))
         return True
 
     async def start_job(self, row: Row) -> bool:
@@ -84,32 +93,53 @@ class RowJobs:
             True if there is a job now. False if the budget does not allow it, or if nothing more is sent.
 
         Raises:
-            ConfigurationError: If there is a budget and no price.
+            ConfigurationError: If the budget could not be kept, because the cost of a similar job stays unknown.
 
             KeyConflictError: If the row's key belongs to another request by now.
         """
-        price, waited = await self.budgeting.price(row.request), False
-        key, ledger = row.journal_key, self.budgeting.ledger
-        # Between the check of the ledger and the start nothing awaits, so the row that reserves also starts the job.
+        key, ledger, waited = row.journal_key, self.budgeting.ledger, False
         while self.state.sends:
+            price = await self.budgeting.price(row.request)
+            # From here to the start nothing awaits, so the row that reserves also starts the job.
             live = self.registry.by_key(key)
             if live is not None and live.is_answered and live.in_progress and live.fingerprint == row.fingerprint:
                 self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
+            blocking = ledger.blocking(price)
             # Another row with a reservation for the same key will soon know what the job has cost.
-            if not ledger.is_reserved(key):
-                row.reservation = ledger.reserve(key, price)
+            if not ledger.is_reserved(key) and not blocking and self.state.sends:
+                row.reservation = ledger.reserve(key, price.credits, price.unknown)
                 if row.reservation is not None:
                     self._start(row)
                     self._count_retry(row)
                     return True
-                if not ledger.may_fit_later(price):
+                if not ledger.may_fit_later(price.credits):
                     break
-            await self.state.wait_for_change()
+            if blocking and not await self._cost_becomes_known(blocking):
+                raise _unknown_price_error(row.request.model)
+            with anyio.move_on_after(_CHECK_INTERVAL if blocking else math.inf):
+                await self.state.wait_for_change()
             waited = True
         # In the meantime another run may have sent the row, and its job may even have ended.
         return waited and not self.state.stopped and await self.find_job(row)
+
+    async def _cost_becomes_known(self, keys: Collection[str]) -> bool:
+        """Return True if the cost of one of these jobs is known or may still become known; resume those that may."""
+        ledger = self.budgeting.ledger
+        found = {intent.key: intent for intent in await self.journal.by_keys(keys)}
+        becomes_known = False
+        for key in keys:
+            intent = found.get(key)
+            if ledger.is_reserved(key):
+                becomes_known = True
+            elif not may_cost_more(intent):
+                ledger.discard_uncharged(key)
+                becomes_known = True
+            elif intent is not None and intent.state in OPEN and intent.state is not JobState.STALLED:
+                await self.waiting.find_job(intent.id)
+                becomes_known = True
+        return becomes_known
 
     def _start(self, row: Row) -> None:
         row.job = self.intake.start_submission(
@@ -121,7 +151,7 @@ class RowJobs:
         )
         row.started_here, row.replayed = True, False
 
-    def _use_job(self, row: Row, found: LiveJob, price: float) -> None:
+    def _use_job(self, row: Row, found: LiveJob, price: Price) -> None:
         row.job, row.started_here = found, False
         row.replayed = not found.in_progress and found.state not in OPEN
         self.budgeting.count_found_job(row, found, price)
@@ -188,3 +218,12 @@ def _is_sent_anew(intent: Intent) -> bool:
     if intent.state is JobState.REJECTED:
         return not intent.ambiguous_attempts
     return intent.state in (JobState.INTENT, JobState.CANCELLED)
+
+
+def _unknown_price_error(model: str) -> errors.ConfigurationError:
+    msg = (
+        f"No price is known for this request to {model}, and the cost of an earlier one stays unknown: the service has"
+        " not reported it, or the create is in doubt. So the budget could not be kept. Nothing was sent: pass"
+        " Budget(price=…), the highest price of such a task."
+    )
+    return errors.ConfigurationError(msg)

@@ -21,7 +21,7 @@ from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
 from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import require_row
-from kie_async._keys import check_key, differs
+from kie_async._keys import check_key, differs, price_class
 from kie_async._keys import fingerprint as make_fingerprint
 from kie_async.requests.base import Request, invalid_request
 from kie_async.requests.images import ImageSource
@@ -197,6 +197,7 @@ class IntentWriter:
             model=request.model,
             input=encode_for_journal(given),
             fingerprint=job.fingerprint,
+            price_class=price_class(request.model, given),
             created_at=now,
             updated_at=now,
             sources=sources,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import typer
 
 from kie_async import AuthenticationError, ConfigurationError, JobInfo, JobState, KieError, Problem, Request
 from kie_async._display import shown
+from kie_async._keys import price_class
 from kie_async.cli.batch.columns import KEY
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
@@ -32,10 +32,8 @@ _STATE_WORDS = {
 }
 #: The maximum number of price groups; rows beyond them count as rows without a price.
 _MAX_GROUPS = 500
-#: The number of tasks in the source of a price: sources that differ in it alone are printed once, without it.
-_TASK_COUNT = re.compile(r"the last (?:\d+ such tasks|such task)\b")
-#: Fields on which no price depends.
-_PRICELESS_FIELDS = frozenset({"prompt", "seed"})
+#: Stands for the URL of a local image: the price does not depend on it.
+_ANY_URL = "https://image.invalid"
 
 
 @attrs.define(kw_only=True)
@@ -62,7 +60,7 @@ class RemainingWork:
     states: Counter[EntryState] = attrs.field(factory=Counter, init=False)
     payable: int = attrs.field(default=0, init=False)
     _keys_with_job: set[str] = attrs.field(factory=set, init=False)
-    #: Payable rows by the fields on which their price depends, and a sample request of each group.
+    #: Payable rows by their price class, and a sample request of each.
     _groups: Counter[str] = attrs.field(factory=Counter, init=False)
     _samples: dict[str, Request] = attrs.field(factory=dict, init=False)
 
@@ -112,31 +110,26 @@ class RemainingWork:
 
             price: The price of each row, if the user has given one.
         """
-        total, priced, sources = 0.0, 0, dict[str, str]()
+        total, priced, sources = 0.0, 0, dict[str, None]()
         if price is not None:
-            total, priced, sources = price * self.payable, self.payable, {"": "--price"}
+            total, priced, sources = price * self.payable, self.payable, {"--price": None}
         for group, count in self._groups.items() if price is None else ():
-            if (estimate := await kie.estimate(self._samples[group])) is not None:
-                total, priced, source = total + estimate.credits * count, priced + count, estimate.source
-                general = _TASK_COUNT.sub("the last such tasks", source)
-                sources[general] = source if sources.get(general, source) == source else general
+            estimate = await kie.estimate(self._samples[group])
+            if estimate.credits is not None and estimate.basis != "unknown":
+                total, priced = total + estimate.credits * count, priced + count
+                sources[estimate.source] = None
         if not self.payable:
             return "No remaining shot costs anything."
         if not priced:
             return "The price of a shot is unknown."
         some = "" if priced == self.payable else f", for the {priced:,} whose price is known"
         return (
-            f"The remaining shots will cost about {total:,.0f} credits{some} ({'; '.join(sources.values())}); the"
+            f"The remaining shots will cost about {total:,.0f} credits{some} ({'; '.join(sources)}); the"
             " service alone sets prices."
         )
 
     def _add_to_price_group(self, request: Request) -> None:
-        images = request.images()
-        fields = request.input(dict.fromkeys(images, ""))
-        options = {
-            name: value for name, value in fields.items() if name not in images and name not in _PRICELESS_FIELDS
-        }
-        group = f"{request.model} {sorted(options.items())!r}"
+        group = price_class(request.model, request.input(dict.fromkeys(request.images(), _ANY_URL)))
         if group in self._samples or len(self._samples) < _MAX_GROUPS:
             self._groups[group] += 1
             self._samples.setdefault(group, request)

@@ -125,7 +125,7 @@ async def test_estimate_counts_only_unpaid_rows(fake: FakeKie, folder: Path) -> 
     assert "4 shots, 3 of them done already." in nothing.err
     assert "No remaining shot costs anything." in nothing.err
     assert "7 shots, 3 of them done already." in some.err
-    assert "about 160 credits (the highest of the last such tasks in the journal); the service" in some.err
+    assert "about 160 credits (the highest price of such tasks in the journal); the service" in some.err
     assert "The budget is 2,500 credits" in some.err
 
 

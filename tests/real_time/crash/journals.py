@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import anyio
 import attrs
 
+from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.lifecycle import OPEN, Intent
 from kie_async._io.journals.journal import Changes, Journal, Service
 from kie_async.states import JobState
@@ -93,6 +94,9 @@ class _JournalProxy:
 
     async def mark_delivered(self, job_id: str) -> None:
         await self.inner.mark_delivered(job_id)
+
+    async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
+        return await self.inner.seen_prices(model, price_class)
 
     async def recent_successes(self, model: str, most: int) -> Sequence[Intent]:
         return await self.inner.recent_successes(model, most)
