@@ -247,6 +247,31 @@ async def test_two_accounts_work_side_by_side(tmp_path: Path) -> None:
         assert 2 == len(fake.truth.create_requests) == len(fake.truth.created)
 
 
+@pytest.mark.parametrize("restart", ["recover", "wait"])
+async def test_an_account_gets_its_jobs_back_from_another(tmp_path: Path, restart: str) -> None:
+    """Another account, which cannot see the tasks, has adopted them meanwhile; it lives on, and lets them go."""
+    path = tmp_path / "kie.db"
+
+    def by_other(call: Call) -> bool:
+        return NEW in call.headers["Authorization"]
+
+    denied = Fault("poll", "code", code=422, msg="recordInfo is null", when=by_other)
+    async with FakeKie(duration=60.0, faults=[denied]) as fake:
+        async with KieClient(OLD, base_url=fake.url, journal=path) as one:
+            job = await one.submit(make_request())
+        async with KieClient(NEW, base_url=fake.url, journal=path) as other:
+            assert [job.id] == [adopted.id for adopted in await other.recover()]
+            await anyio.sleep(100.0)
+            async with KieClient(OLD, base_url=fake.url, journal=path) as one:
+                if restart == "recover":
+                    assert [job.id] == [adopted.id for adopted in await one.recover()]
+                assert job.id == (await one.job(job.id).wait(timeout=30.0)).job_id
+                assert job.id == (await other.job(job.id).wait(timeout=5.0)).job_id
+                polls = len(fake.truth.polls)
+                await anyio.sleep(500.0)
+                assert len(fake.truth.polls) <= polls + 1  # one may have been on its way
+
+
 async def test_the_journal_has_no_api_key(tmp_path: Path) -> None:
     """It has 48 bits of a keyed hash, and the derived secret; neither is in a ``repr`` or gives the key away."""
     path = tmp_path / "kie.db"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import string
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from kie_async._core.callback_token import (
     CallbackToken,
+    account_of,
     callback_secret,
     find_token,
     make_callback_url,
     make_token,
+    named_job,
     verify_token,
 )
 from tests.core.strategies import attempts, job_ids, secrets
@@ -188,3 +191,27 @@ def test_a_token_elsewhere_in_a_url_does_not_count(url: str) -> None:
 def test_no_text_makes_the_search_raise(url: str) -> None:
     assert find_token(SECRET, url) is None
     assert verify_token(SECRET, url) is None
+
+
+@given(st.lists(st.binary(min_size=16, max_size=32), min_size=1, max_size=4, unique=True), st.integers(0, 3))
+def test_a_token_of_an_older_key_is_found_and_marked(secrets: list[bytes], number: int) -> None:
+    """The present key's secret comes first; without the secret that made a token, it only names a job."""
+    maker, (present, *older) = secrets[number % len(secrets)], secrets
+    url = make_callback_url("https://app.example.com/kie", maker, JOB, 7)
+
+    assert CallbackToken(JOB, 7, older=maker != present) == find_token(present, url, *older)
+    assert find_token(b"none of them", url) is None
+    assert named_job(url) == JOB
+
+
+@pytest.mark.parametrize("url", ["", "https://app.example.com/kie", f"https://app.example.com/kie/{TOKEN}/more"])
+def test_a_url_without_a_token_names_no_job(url: str) -> None:
+    assert named_job(url) is None
+
+
+@given(_keys, _keys)
+def test_the_fingerprint_tells_keys_apart_and_nothing_else(key: str, other: str) -> None:
+    """48 bits, which fit many keys, and neither begin with the key nor with the callback secret."""
+    assert (key == other) is (account_of(key) == account_of(other))
+    assert re.fullmatch("[0-9a-f]{12}", account_of(key))
+    assert not callback_secret(key).hex().startswith(account_of(key))

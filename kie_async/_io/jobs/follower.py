@@ -188,8 +188,9 @@ class JobFollower:
             self.journal_watch.watch(job, remote=False)
         else:
             self.tracker.track_submitted(job)
-            if row.callback_url is not None:
-                self.journal_watch.watch(job, remote=False)  # another process may receive the callback
+            if row.callback_url is not None or row.account != self.journal.service.account:
+                # Another process may receive the callback, or take over the job because it has its API key.
+                self.journal_watch.watch(job, remote=False)
         job.wake_waiters()
 
     async def follow_accepted(self, job: LiveJob) -> None:

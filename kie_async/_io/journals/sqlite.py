@@ -89,7 +89,7 @@ class SqliteStore:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        name = Runtime(asyncio.get_running_loop()).new_id().removeprefix("kj_")
+        name = f"{self.service.account}-{Runtime(asyncio.get_running_loop()).new_id().removeprefix('kj_')}"
         locks = ProcessLocks(self._path, name)
         writer = _Writer(self._path, disconnect=locks.unlock_own)
         commits = _GroupCommit(writer, to_error=self._unusable)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ _IS_HERE = "origin = own_origin()"
 #: of a row matters only until it is sent.
 _OF_OWNER = f"owner IS ? AND {_IS_HERE} AND {_IS_OPEN}"
 _RESUMABLE = f"{_OF_OWNER} AND (state <> 'intent' OR account = own_account())"
+_SENT_WITH_OWN_KEY = f"{_OF_OWNER} AND state NOT IN ('intent', 'sending') AND account = own_account()"
 _UNSENT_OF_OTHER_KEY = f"{_OF_OWNER} AND state = 'intent' AND account <> own_account()"
 _KEEP_SECRET = "INSERT OR IGNORE INTO callback_secrets VALUES (own_origin(), own_account(), own_callback_secret())"  # noqa: S105
 
@@ -377,19 +378,20 @@ def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> di
 # -- owners ------------------------------------------------------------------------------------------------------------
 
 
-def _dead_owners(connection: sqlite3.Connection, locks: ProcessLocks) -> list[str | None]:
+def _owners(connection: sqlite3.Connection) -> Iterator[str | None]:
     # From each name to the next one by the index: DISTINCT would read all open rows.
     first = f"SELECT owner FROM intents WHERE {_IS_OPEN} ORDER BY owner LIMIT 1"  # noqa: S608
     later = f"SELECT min(owner) FROM intents WHERE {_IS_OPEN} AND owner > ?"  # noqa: S608
-    dead: list[str | None] = []
     found = connection.execute(first).fetchone()
     while found is not None:
         (name,) = found
-        if not locks.is_alive(name):
-            dead.append(name)
+        yield name
         (following,) = connection.execute(later, (name or "",)).fetchone()
         found = None if following is None else (following,)
-    return dead
+
+
+def _dead_owners(connection: sqlite3.Connection, locks: ProcessLocks) -> list[str | None]:
+    return [name for name in _owners(connection) if not locks.is_alive(name)]
 
 
 def count_orphans(connection: sqlite3.Connection, locks: ProcessLocks) -> dict[JobState, int]:
@@ -430,10 +432,20 @@ def find_orphans(
     *,
     adopt_key: bool,
 ) -> list[tuple[int, str | None]]:
-    """Return the numbers and owners of rows (with these ids) to resume whose owner is dead, oldest first."""
-    resumable = _OF_OWNER if adopt_key else _RESUMABLE
+    """
+    Return the numbers and owners of rows (with these ids) to resume, oldest first.
+
+    They are those of dead owners, and those of this API key that a process with another key has adopted: it may not be
+    able to see their tasks.
+    """
     found: list[tuple[int, str | None]] = []
-    for name in _dead_owners(connection, locks):
+    for name in _owners(connection):
+        if not locks.is_alive(name):
+            resumable = _OF_OWNER if adopt_key else _RESUMABLE
+        elif _account_of_owner(name) != _account_of_owner(locks.name):
+            resumable = _SENT_WITH_OWN_KEY
+        else:
+            continue
         if job_ids is None:
             query = f"SELECT number FROM intents WHERE {resumable} AND {_PAGE}"  # noqa: S608
             page = connection.execute(query, (name, after, _ALL if limit is None else limit))
@@ -445,8 +457,12 @@ def find_orphans(
     return found[:limit]
 
 
+def _account_of_owner(name: str | None) -> str:
+    return (name or "").rpartition("-")[0]
+
+
 def take_over(connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]) -> None:
-    """Take over those of the rows that still have these dead owners."""
+    """Take over those of the rows that still have these owners."""
     account = "CASE state WHEN 'intent' THEN own_account() ELSE account END"
     take = f"UPDATE intents SET owner = ?, account = {account}, version = version + 1 WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
     connection.execute(_KEEP_SECRET)
