@@ -12,6 +12,7 @@ from kie_async.records import JSON
 
 __all__ = [
     "MAX_KEY",
+    "ContentKey",
     "DefaultKeys",
     "check_key",
     "differs",
@@ -98,6 +99,16 @@ def row_key(key: str) -> str:
     return _RETRY_ENDING.sub("", key)
 
 
+class ContentKey(str):
+    """A default key: it is made of the content of its row, and must not be used for any other content."""
+
+    __slots__ = ()
+
+    def fits(self, content_hash: str) -> bool:
+        """Return True if the key is made of the content with this fingerprint."""
+        return self.startswith(content_hash[:_DIGITS])
+
+
 class DefaultKeys:
     """
     The default keys of one table's rows, for ``map()`` and ``kie-async batch``.
@@ -113,7 +124,7 @@ class DefaultKeys:
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
 
-    def next_key(self, content_hash: str) -> str:
+    def next_key(self, content_hash: str) -> ContentKey:
         """
         Return the key of the table's next row.
 
@@ -123,7 +134,7 @@ class DefaultKeys:
         digits = content_hash[:_DIGITS]
         number = int(digits, 16)
         count = self._counts[number] = self._counts.get(number, 0) + 1
-        return digits if count == 1 else f"{digits}.{count}"
+        return ContentKey(digits if count == 1 else f"{digits}.{count}")
 
 
 def fingerprint(model: str, input: Mapping[str, JSON], images: Mapping[str, str]) -> str:  # noqa: A002 (the service's word)

@@ -59,6 +59,8 @@ class Submission:
 
         may_pay_again: Called before an ambiguous create is sent again; returns False if the budget does not allow it.
 
+        key_of_content: True if the job's key is made of its content, and must not be used for any other.
+
         stop_reason: The reason to end the submission as soon as nothing is on the wire, or None.
 
         on_wire: True from the first byte of a create until its response has been read.
@@ -70,9 +72,18 @@ class Submission:
     requested_at: float = 0.0
     outlasts_maintenance: bool = False
     may_pay_again: Callable[[], bool] | None = None
+    key_of_content: bool = False
     stop_reason: StopReason | None = None
     on_wire: bool = False
     scope: anyio.CancelScope | None = None
+
+    def again(self) -> Submission:
+        """Return a new submission with the same options."""
+        return Submission(
+            outlasts_maintenance=self.outlasts_maintenance,
+            may_pay_again=self.may_pay_again,
+            key_of_content=self.key_of_content,
+        )
 
     def cancel_unless_on_wire(self) -> None:
         """Cancel the submission, unless a create may be on the wire."""

@@ -155,6 +155,7 @@ class MapRun:
             waiting=waiting,
             budgeting=budgeting,
             state=state,
+            keys=self._keys,
             deliver=self._deliver,
         )
         self._outcomes = OutcomeQueue(ordered=options.ordered)

@@ -13,9 +13,9 @@ from kie_async import errors
 from kie_async._core.budget_ledger import may_cost_more
 from kie_async._core.job_errors import worth_retrying
 from kie_async._core.lifecycle import OPEN
-from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.submitting.intake import conflict_error
-from kie_async._keys import retry_key
+from kie_async._keys import ContentKey, retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -146,8 +146,11 @@ class RowJobs:
             row.request,
             row.journal_key,
             row.fingerprint,
-            outlasts_maintenance=True,
-            may_pay_again=partial(self.budgeting.reserve_resend, row),
+            Submission(
+                outlasts_maintenance=True,
+                may_pay_again=partial(self.budgeting.reserve_resend, row),
+                key_of_content=isinstance(row.key, ContentKey),
+            ),
         )
         row.started_here, row.replayed = True, False
 

@@ -17,6 +17,7 @@ import attrs
 from kie_async import errors
 from kie_async._io.jobs.live_job import StopReason
 from kie_async._io.mapping.run_state import RunPhase
+from kie_async._io.submitting.intake import ImageChangedError
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Budgeting
     from kie_async._io.mapping.row_jobs import RowJobs
-    from kie_async._io.mapping.rows import Row
+    from kie_async._io.mapping.rows import Row, RowKeys
     from kie_async._io.mapping.run_state import RunState
     from kie_async._io.runtime import Supervisor
     from kie_async._io.submitting.submission import Submitter
@@ -41,6 +42,8 @@ __all__ = ["RUN_ERRORS", "RowRunner"]
 RUN_ERRORS = (errors.AuthenticationError, errors.InsufficientCreditsError, errors.KeyLimitError, errors.JournalError)
 #: The system's errors for a disk that cannot be written to any more.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+#: A row whose files keep changing between the hash and the upload fails after this number of new keys.
+_MOST_RENAMES = 3
 #: The message of a row that was cancelled before it was sent.
 _NOT_SENT = "The row was not sent, since the run sends nothing more; nothing was paid. The same call again sends it."
 
@@ -67,6 +70,8 @@ class RowRunner:
 
         state: The phase of the run.
 
+        keys: Gives rows their keys.
+
         deliver: Takes a row's outcome, once; None if the row has no outcome in this run.
 
     Attributes:
@@ -83,6 +88,7 @@ class RowRunner:
     waiting: Waiting
     budgeting: Budgeting
     state: RunState
+    keys: RowKeys
     deliver: Callable[[Row, Outcome | None], None]
     rows: dict[Row, None] = attrs.field(factory=dict, init=False)  # an ordered set
     unsent: int = attrs.field(default=0, init=False)
@@ -216,6 +222,10 @@ class RowRunner:
         """Start a row's job again, if that is allowed and useful; return True if there is a job now."""
         if isinstance(error, (errors.ClientClosedError, *RUN_ERRORS)):
             return False
+        if isinstance(error, ImageChangedError) and row.own_key is None and row.renamed < _MOST_RENAMES:
+            row.renamed += 1
+            await self.keys.identify(row)  # the row is what its files are now
+            return await self.jobs.find_job(row) or await self.jobs.start_job(row)
         if row.unsent and not row.started_here:
             # Another caller had started the job, and has cancelled it before it was sent.
             return await self.jobs.start_job(row)

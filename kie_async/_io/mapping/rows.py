@@ -18,7 +18,8 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.lifecycle import ENDED
-from kie_async._keys import DefaultKeys, check_key, retry_key
+from kie_async._io.submitting.intake import ImageChangedError
+from kie_async._keys import ContentKey, DefaultKeys, check_key, retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 from kie_async.states import JobState
 
@@ -60,6 +61,8 @@ class Row:
 
         fingerprint: The fingerprint of the request.
 
+        renamed: The number of times that the row got a new key because its files had changed.
+
         retry: The number of the current retry, over all runs; 0 for the first job.
 
         retries: The number of retries in this run.
@@ -94,6 +97,7 @@ class Row:
     request: Request
     own_key: str | None = None
     fingerprint: str = ""
+    renamed: int = 0
     retry: int = 0
     retries: int = 0
     counted_retry: int = 0
@@ -285,7 +289,12 @@ class RowKeys:
                 pass
             case _:
                 key, request = None, given
-        return Row(index=index, key=f"row {index + 1}" if key is None else str(key), own_key=key, request=request)
+        return Row(
+            index=index,
+            key=f"row {index + 1}" if key is None else key if isinstance(key, ContentKey) else str(key),
+            own_key=key,
+            request=request,
+        )
 
     async def identify(self, row: Row) -> None:
         """
@@ -305,6 +314,8 @@ class RowKeys:
         row.fingerprint = await self._intake.compute_fingerprint(row.request)
         if row.own_key is None:
             row.key = self._default_keys.next_key(row.fingerprint)
+        elif isinstance(row.own_key, ContentKey) and not row.own_key.fits(row.fingerprint):
+            raise ImageChangedError
 
     async def assign_key(self, row: Row) -> None:
         """

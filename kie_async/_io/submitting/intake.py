@@ -38,7 +38,17 @@ if TYPE_CHECKING:
     from kie_async._io.submitting.submission import Submitter, WriteIntent
     from kie_async.records import JSON
 
-__all__ = ["Intake", "IntentWriter", "conflict_error"]
+__all__ = ["ImageChangedError", "Intake", "IntentWriter", "conflict_error"]
+
+
+class ImageChangedError(errors.UploadError):
+    """A local image that has changed since its content was hashed; nothing was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A local image has changed since its content was hashed, so the request is no longer the same. Nothing was"
+            " sent or paid: submit the request again."
+        )
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -96,9 +106,7 @@ class Intake:
         request: Request,
         key: str | None,
         fingerprint: str | None,
-        *,
-        outlasts_maintenance: bool = False,
-        may_pay_again: Callable[[], bool] | None = None,
+        submission: Submission | None = None,
     ) -> LiveJob:
         """
         Start the submission of a request that was checked.
@@ -110,12 +118,9 @@ class Intake:
 
             fingerprint: The request's fingerprint; required with a key.
 
-            outlasts_maintenance: See ``Submission``.
-
-            may_pay_again: See ``Submission``.
+            submission: The options of the submission; None for the defaults.
         """
         job = LiveJob(id=self.runtime.new_id(), key=key, fingerprint=fingerprint)
-        submission = Submission(outlasts_maintenance=outlasts_maintenance, may_pay_again=may_pay_again)
         self.submitter.start(job, partial(self.intents.write_intent, job, request), submission)
         return job
 
@@ -188,10 +193,10 @@ class IntentWriter:
                 return adopted
 
     async def _add_row(self, job: LiveJob, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
-        sources, given = await self._upload(request)
+        # A key that is made of the content is only for that content; any other key is for what is uploaded.
+        expected = job.fingerprint if job.submission is not None and job.submission.key_of_content else None
+        sources, given, job.fingerprint = await self._upload(request, expected)
         now = self.runtime.wall()
-        hashes = {source.field: source.sha256 for source in sources}
-        job.fingerprint = make_fingerprint(request.model, request.input(hashes) if sources else given, hashes)
         row = Intent(
             id=job.id,
             model=request.model,
@@ -212,11 +217,19 @@ class IntentWriter:
 
     async def _write_again(self, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]]:
         """Return the row and the input of an intent whose input only the caller has; the journal has its hash."""
-        sources, given = await self._upload(request)
+        sources, given, _ = await self._upload(request, row.fingerprint)
         now = self.runtime.wall()
         return await self.journal.update_fields(row.id, at=now, sources=sources) or row, given
 
-    async def _upload(self, request: Request) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON]]:
+    async def _upload(
+        self, request: Request, expected: str | None
+    ) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON], str]:
+        """
+        Upload the images of a request; return them, the input, and the fingerprint of what was uploaded.
+
+        Raises:
+            ImageChangedError: If the fingerprint is not the *expected* one: a file has changed since it was hashed.
+        """
         sources: list[SourceImage] = []
         for field, image in request.images().items():
             uploaded = await self.uploads.upload(image)
@@ -230,7 +243,12 @@ class IntentWriter:
                     uploaded_at=uploaded.uploaded_at,
                 )
             )
-        return tuple(sources), request.input({source.field: source.url for source in sources})
+        given = request.input({source.field: source.url for source in sources})
+        hashes = {source.field: source.sha256 for source in sources}
+        fingerprint = make_fingerprint(request.model, request.input(hashes) if sources else given, hashes)
+        if expected is not None and fingerprint != expected:
+            raise ImageChangedError
+        return tuple(sources), given, fingerprint
 
     async def _upload_again(self, job: LiveJob, source: SourceImage) -> SourceImage:
         if source.origin is None:
@@ -273,10 +291,7 @@ class IntentWriter:
         if known is not None and known is not job:
             if (sends or reopens) and not known.has_submission:
                 options = job.submission or Submission()
-                submission = Submission(
-                    outlasts_maintenance=options.outlasts_maintenance, may_pay_again=options.may_pay_again
-                )
-                self.start(known, partial(self.write_intent, known, request), submission)
+                self.start(known, partial(self.write_intent, known, request), options.again())
             job.successor = known
             return row, {}
         self.registry.rename(job, row.id)
@@ -289,7 +304,7 @@ class IntentWriter:
 
     async def _reopen(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]] | None:
         """Make a job that was not accepted an intent again; None if another process was faster."""
-        sources, given = await self._upload(request)
+        sources, given, _ = await self._upload(request, row.fingerprint)
         with anyio.CancelScope(shield=True):
             reopened = await self.journal.transition(
                 row,
