@@ -482,7 +482,10 @@ class KieClient:
 
     async def upload(self, source: ImageInput) -> str:
         """
-        Upload an image; the same bytes are uploaded only once. Uploads are free and are kept for three days.
+        Upload an image. Uploads are free, and the service keeps them for 24 hours.
+
+        The same bytes are uploaded once in 20 hours, so the URL is valid for 4 to 24 hours. In a request, better pass
+        the image itself: the client then uploads it again if the job has to wait for longer.
 
         Args:
             source: A path, bytes or an open binary file with a JPEG, PNG or WebP image of at most 10 MB.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from kie_async import errors
 from kie_async._core.lifecycle import encode_for_journal
 from kie_async._core.poll_results import PollVerdict
-from kie_async._core.verdicts import names_content_fault, shortened
+from kie_async._core.verdicts import names_content_fault, names_lost_media, shortened
 from kie_async.records import TaskRecord
 
 __all__ = [
@@ -37,11 +37,22 @@ _JOURNALED: dict[str, type[errors.KieError]] = {
 _PARTS = 4
 
 
-def worth_retrying(record: TaskRecord) -> bool:
+#: The next step if the service could not fetch a file of the request.
+_LOST_UPLOAD = "The service no longer has an uploaded file: a new task of the same request uploads it again."
+_LOST_URL = "Replace the URLs of the request; the service keeps uploads for 24 hours, so upload the file again."
+
+
+def worth_retrying(record: TaskRecord, *, uploaded: bool = False) -> bool:
     """
     Return True if a new task of the same request may succeed.
 
-    Recorded failures with code 500 that cost nothing are temporary, except those that name a fault of the content.
+    Recorded failures with code 500 that cost nothing are temporary, except those that name a fault of the content. A
+    file that the service could not fetch is uploaded again if it is ours.
+
+    Args:
+        record: A record that reports failure.
+
+        uploaded: True if files of the request were uploaded by this package.
 
     >>> worth_retrying(TaskRecord(task_id="1", state="fail", fail_code="500", fail_message="the server is busy"))
     True
@@ -51,15 +62,19 @@ def worth_retrying(record: TaskRecord) -> bool:
     False
     """
     message = record.fail_message or ""
+    if names_lost_media(message):
+        return uploaded and not record.credits
     if record.fail_code == "500":
         return not record.credits and not names_content_fault(message)
     return "task id is blank" in message
 
 
-def failed_task_error(record: TaskRecord, *, job_id: str | None) -> errors.TaskFailedError:
-    """Return the error for a record that reports failure."""
-    again = worth_retrying(record)
+def failed_task_error(record: TaskRecord, *, job_id: str | None, uploaded: bool = False) -> errors.TaskFailedError:
+    """Return the error for a record that reports failure; see ``worth_retrying`` for the arguments."""
+    again = worth_retrying(record, uploaded=uploaded)
     advice = "A new task of the same request may succeed." if again else "Change the request before you retry."
+    if names_lost_media(record.fail_message or ""):
+        advice = _LOST_UPLOAD if uploaded else _LOST_URL
     reason = shortened(record.fail_message or "no reason given")
     return errors.TaskFailedError(
         f"The generation has failed with code {record.fail_code}: {reason}. {advice}",

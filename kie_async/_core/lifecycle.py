@@ -96,14 +96,14 @@ class SourceImage:
 
         url: The URL of the upload.
 
-        uploaded_at: The time of the upload, in seconds since the epoch; the service keeps uploads for three days.
+        usable_until: The instant from which the upload is not used in a create any more, in seconds since the epoch.
     """
 
     field: str
     sha256: str
     origin: str | None
     url: str
-    uploaded_at: float
+    usable_until: float
 
 
 @attrs.frozen(kw_only=True)

@@ -28,6 +28,7 @@ __all__ = [
     "create_error",
     "decide",
     "names_content_fault",
+    "names_lost_media",
     "shortened",
 ]
 
@@ -108,6 +109,15 @@ _CONTENT_TEXT = re.compile(
     r"content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable|cannot be mixed",
     re.IGNORECASE,
 )
+#: A file of the request that the service could not fetch. It keeps uploads for 24 hours.
+_LOST_MEDIA_TEXT = re.compile(
+    r"(?<![a-z])(?:files?|urls?|links?|images?|media) (?:(?:is|are|has|have|was|were) )?(?:been )?"
+    r"(?:unavailable|inaccessible|expired|(?:no longer|not) (?:available|accessible|found)"
+    r"|(?:can ?not|could not) be (?:accessed|downloaded|fetched|loaded))\b"
+    r"|\b(?:failed|unable) to (?:access|download|fetch|load|retrieve)"
+    r" (?:\w+ ){0,3}(?:files?|urls?|links?|images?|media)\b",
+    re.IGNORECASE,
+)
 #: Faults of parameters, in answers to creates.
 _PARAMETER_TEXT = re.compile(
     r"range of allowed options|within the specified range|is required|is not supported"
@@ -115,6 +125,16 @@ _PARAMETER_TEXT = re.compile(
     r"|exceeds? the (?:maximum|limit)|(?<!took )too (?:long|large)",
     re.IGNORECASE,
 )
+
+
+def names_lost_media(message: str) -> bool:
+    """
+    Return True if a message of the service says that it could not fetch a file of the request.
+
+    >>> names_lost_media("Your media file is unavailable, please replace it.")
+    True
+    """
+    return _LOST_MEDIA_TEXT.search(message) is not None
 
 
 def names_content_fault(message: str) -> bool:
@@ -239,6 +259,10 @@ def decide(reply: Reply) -> Verdict:
 
 _CREDITS = (errors.InsufficientCreditsError, "Top up the account, then submit again.")
 _INVALID = (errors.InvalidRequestError, "Correct the request.")
+_LOST_MEDIA = (
+    errors.InvalidRequestError,
+    "The service keeps uploads for 24 hours. Submit again: local files are uploaded again; replace expired URLs.",
+)
 _BASE_URL = (errors.InvalidRequestError, "Check the base URL.")
 _PAUSED = (errors.ModelPausedError, "Use another model, or wait until it is back.")
 _SERVER = (errors.ServerError, "Try again later.")
@@ -290,6 +314,8 @@ def answer_error(reply: Reply, *, what: str, job_id: str | None = None, task_id:
         kind, advice = _CREDITS
     elif _is_paused(reply):
         kind, advice = _PAUSED
+    elif kind is errors.InvalidRequestError and names_lost_media(reply.message):
+        kind, advice = _LOST_MEDIA
     elif _names_fault(reply):
         kind, advice = _INVALID
     elif code == 403 and "1010" in (reply.message or reply.head):  # noqa: PLR2004 (a proxy's code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import attrs
 
@@ -27,7 +28,7 @@ __all__ = [
     "read_param",
     "read_record",
     "read_record_body",
-    "read_upload_url",
+    "read_upload",
     "task_id_of",
     "upload_fields",
     "write_base64_upload",
@@ -41,6 +42,8 @@ _TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 _CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _SUCCESS = 200
+#: The years 2001 and 5138, in seconds since the epoch; larger numbers are milliseconds.
+_EARLIEST, _LATEST = 1e9, 1e11
 
 
 @attrs.frozen
@@ -255,17 +258,55 @@ def read_param(source: TaskRecord | JSON) -> Param | None:
     )
 
 
-def read_upload_url(body: bytes) -> str | None:
+#: The service keeps uploads for 24 hours. They are used for 20 at most, and for five sixths of the time that an answer
+#: says: a task may wait before the service fetches its files. Below a minute no job could use them.
+_LONGEST_USE, _SHARE_USED, _SHORTEST_USE = 20 * 3600.0, 5 / 6, 60.0
+
+
+def read_upload(body: bytes, *, now: float) -> tuple[str, float] | None:
     """
-    Return the URL of an uploaded file.
+    Read the answer to an upload.
+
+    Args:
+        body: The answer.
+
+        now: The current time, in seconds since the epoch.
 
     Returns:
-        The URL, or None if the upload has failed or the answer has no http(s) URL.
+        The URL of the uploaded file, and the instant until which it may be used in requests, in seconds since the
+        epoch; None if the upload has failed or the answer has no http(s) URL.
     """
     envelope = read_envelope(body)
     if envelope is None or envelope.code not in {None, _SUCCESS}:
         return None
-    return _url(_member(envelope, "downloadUrl")) or _url(_member(envelope, "fileUrl"))
+    url = _url(_member(envelope, "downloadUrl")) or _url(_member(envelope, "fileUrl"))
+    if url is None:
+        return None
+    expires_at = _instant(_member(envelope, "expiresAt"))
+    use = _LONGEST_USE
+    # Both times are the service's, so that the difference is right whatever this host's clock says.
+    for began_at in (_instant(_member(envelope, "uploadedAt")), _instant(_member(envelope, "uploadTime")), now):
+        if expires_at is not None and began_at is not None and expires_at > began_at:
+            use = min(_LONGEST_USE, max(_SHORTEST_USE, (expires_at - began_at) * _SHARE_USED))
+            break
+    return url, now + use
+
+
+def _instant(value: JSON) -> float | None:
+    """Read an instant: ISO 8601 (in UTC unless it says otherwise), or the seconds or milliseconds since the epoch."""
+    since_epoch = number(value)
+    if since_epoch is None and isinstance(value, str):
+        try:
+            since_epoch = float(value)
+        except ValueError:
+            try:
+                parsed = datetime.fromisoformat(value.strip())
+                return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+            except (ValueError, OverflowError):
+                return None
+    if since_epoch is None or not _EARLIEST <= since_epoch < _LATEST * 1000:
+        return None
+    return since_epoch if since_epoch < _LATEST else since_epoch / 1000
 
 
 def read_download_url(envelope: Envelope) -> str | None:

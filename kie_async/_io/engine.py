@@ -158,6 +158,7 @@ class Engine:
         admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
         self.admission: Admission = admission
         admission.restore_tokens(settings.token_return_times)
+        self.uploads: Uploads = Uploads(self.transport, runtime)
         self._prices: Prices | None = None
         self._build_polling()
         self._build_submission()
@@ -186,6 +187,7 @@ class Engine:
             report=self._report,
             follow=self._follow,
             on_end=self.callback_weight.expect_callback,
+            forget_uploads=self.uploads.forget,
         )
         self.poller: Poller = Poller(
             transport=self.transport,
@@ -199,7 +201,6 @@ class Engine:
         )
 
     def _build_submission(self) -> None:
-        self.uploads: Uploads = Uploads(self.transport, self._runtime)
         self._intents = IntentWriter(
             journal=self.journal,
             registry=self.registry,
@@ -219,6 +220,7 @@ class Engine:
                 retry=self.settings.retry,
                 secret=self.callback_secrets[0],
                 report=self._report,
+                forget_uploads=self.uploads.forget,
             ),
             registry=self.registry,
             tracker=self.tracker,

@@ -62,5 +62,5 @@ def upload(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload images and print their URLs; it costs nothing, and the service keeps them for three days."""
+    """Upload images and print their URLs; it costs nothing, and the service keeps them for 24 hours."""
     run_command(context, lambda session: run_upload(session, files), as_json=as_json)

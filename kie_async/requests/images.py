@@ -80,10 +80,9 @@ class LocalImage:
     @property
     def name(self) -> str:
         """
-        The file name for the upload, derived from the content.
+        A file name that is derived from the content.
 
-        The service overwrites files of the same name, and serves from a cache for a while: so other content needs
-        another name. The caller's file name is not sent, because it may be private.
+        It is sent instead of the caller's, which may be private.
         """
         return self.sha256[:32] + self.suffix
 

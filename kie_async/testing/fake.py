@@ -107,7 +107,7 @@ class FakeKie:
         expires_after: The time for which a result can be fetched at its own URL; a temporary link works for two weeks
             after the end.
 
-        upload_expires_after: The lifetime of an upload.
+        upload_expires_after: The lifetime of an upload; by default a day.
 
         webhook_key: The key that signs callbacks; None for unsigned callbacks.
 
@@ -149,7 +149,7 @@ class FakeKie:
         http_statuses: bool = False,
         invisible_seconds: float = 0.0,
         expires_after: float = 86_400.0,
-        upload_expires_after: float = 3 * 86_400.0,
+        upload_expires_after: float = 86_400.0,
         webhook_key: str | None = None,
         callback_delay: float = 0.0,
         callback_retry_delay: float = 5.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -199,8 +199,8 @@ class TaskApi:
             failure=self._fates.choice(self.failures) if self._fates.random() < self.fail_rate else None,
             origin=origin,
         )
-        image = image_url(task)
-        if image is not None and image.startswith(origin + UPLOADS) and not self.is_stored(image):
+        used = (text for text in _texts(task.input) if text.startswith(origin + UPLOADS))
+        if not all(map(self.is_stored, used)):
             task.failure = TaskFailure("422", responses.UNAVAILABLE_MEDIA)
         return task
 
@@ -222,6 +222,17 @@ def image_url(task: FakeTask) -> str | None:
         if isinstance(first, str):
             return first
     return None
+
+
+def _texts(value: JSON) -> Iterator[str]:
+    """Yield all strings of a task's input."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 def read_json(body: bytes) -> JSON:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import attrs
 import pytest
 
 from kie_async import (
+    JSON,
     AuthenticationError,
+    Done,
+    InvalidRequestError,
     KeyConflictError,
     KieError,
+    Limits,
     MarketRequest,
+    Problem,
+    RetryPolicy,
+    TaskFailedError,
     UploadError,
 )
+from kie_async.requests.images import ImageSource
 from kie_async.testing import Fault
 from kie_async.testing.faults import Call
+from tests.client.tables import client_and_fake_unchecked
 from tests.helpers import Setup, assert_settled, client_and_fake, make_request
 from tests.requests.samples import JPEG, PNG, WEBP, png_of
 
 DAY = 86_400.0
+HOUR = 3600.0
 
 
 def upload_paths(setup: Setup) -> list[str]:
@@ -175,16 +188,190 @@ async def test_failed_upload_does_not_use_the_key() -> None:
         await assert_settled(setup.kie)
 
 
-async def test_upload_is_reused_until_it_expires() -> None:
-    """The service keeps it for three days."""
+async def test_upload_is_reused_for_20_hours() -> None:
+    """The service keeps it for 24."""
     async with client_and_fake(duration=0.0) as setup:
         await setup.kie.generate(make_request(0, image=PNG))
-        await anyio.sleep(2 * DAY)
+        await anyio.sleep(19.9 * HOUR)
         await setup.kie.generate(make_request(1, image=PNG))
         assert 1 == len(setup.truth.uploads)
-        await anyio.sleep(0.9 * DAY)
+        await anyio.sleep(0.2 * HOUR)
         await setup.kie.generate(make_request(2, image=PNG))
         assert 2 == len(setup.truth.uploads)
+
+
+async def test_upload_is_reused_no_longer_than_its_answer_says() -> None:
+    """The times of the answer are the service's, whose clock may differ."""
+    times = {"uploadedAt": "2020-01-01T00:00:00Z", "expiresAt": "2020-01-01T06:00:00Z"}
+    async with client_and_fake(
+        duration=0.0, upload_expires_after=6 * HOUR, faults=[Fault("upload", "alter", after=True, data=times)]
+    ) as setup:
+        for number in range(4):
+            await setup.kie.generate(make_request(number, image=PNG))
+            await anyio.sleep(3 * HOUR)
+
+        assert 2 == len(setup.truth.uploads)
+
+
+@attrs.frozen
+class ManyImages:
+    """A request with any number of local images."""
+
+    given: Mapping[str, ImageSource]
+    number: int = 0
+    model: str = "kling-3.0/video"
+
+    def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:  # noqa: ARG002 (the Protocol's)
+        return []
+
+    def check(self) -> None: ...
+
+    def images(self) -> Mapping[str, ImageSource]:
+        return self.given
+
+    def input(self, uploaded: Mapping[str, str]) -> dict[str, JSON]:
+        return {"prompt": f"a cat, take {self.number}", **uploaded}
+
+
+def images_in(folder: Path, kind: str, number: int = 0) -> ManyImages:
+    """Return a request with images of a kind."""
+    file = folder / "cat.png"
+    file.write_bytes(png_of(300))
+    given: dict[str, dict[str, Any]] = {
+        "bytes": {"image_url": PNG},
+        "a path": {"image_url": file},
+        "both": {"image_url": PNG, "tail_image_url": file},
+    }
+    return ManyImages({field: ImageSource(content) for field, content in given[kind].items()}, number)
+
+
+#: What holds a job back for 30 hours: arguments of the client and of the fake, and if a job has to be sent before.
+DELAYS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "the limit": ({"limits": Limits(creates=1, window=30 * HOUR)}, {}, True),
+    "the slots": (
+        {"limits": Limits(in_flight=1), "retry": RetryPolicy(max_age=40 * HOUR)},
+        {"duration": lambda model, _: 0.0 if model.startswith("kling") else 30 * HOUR},
+        True,
+    ),
+    "maintenance": (
+        {"retry": RetryPolicy(maintenance_timeout=40 * HOUR)},
+        {"faults": [Fault("create", "code", code=455, between=(0.0, 30 * HOUR))]},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "a path", "both"])
+@pytest.mark.parametrize("delay", DELAYS)
+async def test_job_that_waits_for_long_is_sent_with_a_new_upload(delay: str, kind: str, tmp_path: Path) -> None:
+    """The service would accept the create, and its task would fail."""
+    client, service, sends_before = DELAYS[delay]
+    async with client_and_fake(client=client, **{"duration": 0.0, **service}) as setup:
+        if sends_before:
+            await setup.kie.submit(make_request(0))
+        job = await setup.kie.submit(images_in(tmp_path, kind), wait=False)
+        await job.wait(timeout=100 * HOUR)
+
+        task = setup.truth.created[-1]
+        row = next(row for row in await setup.rows() if row.id == job.id)
+        assert (2 if kind == "both" else 1) * 2 == len(setup.truth.uploads)
+        assert {source.field: source.url for source in row.sources}.items() <= task.input.items()
+        assert {source.url for source in row.sources} <= set(json.loads(row.input).values())
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+@pytest.mark.parametrize("trouble", ["the file has changed", "the upload host is down"])
+async def test_job_that_cannot_upload_again_is_not_sent(trouble: str, keyed: bool, tmp_path: Path) -> None:  # noqa: FBT001 (a param)
+    """A job with a key waits for the next submission; without one it is cancelled."""
+    client, service, _ = DELAYS["the limit"]
+    key = "order 7" if keyed else None
+    async with client_and_fake(client=client, duration=0.0, **service) as setup:
+        await setup.kie.submit(make_request(0))
+        job = await setup.kie.submit(images_in(tmp_path, "a path"), key=key, wait=False)
+        await anyio.sleep(HOUR)
+        if trouble == "the file has changed":
+            (tmp_path / "cat.png").write_bytes(png_of(500))
+        else:
+            setup.fake.inject(Fault("upload", "html"))
+        with pytest.raises(UploadError):
+            await job.wait(timeout=40 * HOUR)
+
+        assert 1 == len(setup.truth.create_requests)
+        assert "intent" if keyed else "cancelled" == (await setup.rows())[-1].state
+        if trouble == "the upload host is down" and keyed:
+            setup.fake.faults.clear()
+            await setup.kie.generate(images_in(tmp_path, "a path"), key=key)
+        await assert_settled(setup.kie)
+
+
+async def test_recovered_job_that_waits_for_long_uploads_again(tmp_path: Path) -> None:
+    """The journal has the path and the hash of each image; the refused create has used the token."""
+    async with client_and_fake(
+        credits=0.0, duration=0.0, client={"limits": Limits(creates=1, window=30 * HOUR)}
+    ) as setup:
+        with pytest.raises(KieError):
+            await setup.kie.submit(images_in(tmp_path, "a path"), key="order 7")
+        setup.fake.credits = 1e4
+        await (await setup.kie.recover())[0].wait(timeout=40 * HOUR)
+
+        assert 2 == len(setup.truth.uploads)
+        assert f"{setup.fake.url}{setup.truth.uploads[-1].path}" == setup.truth.created[-1].input["image_url"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "a path", "both"])
+async def test_upload_that_the_service_has_lost_is_made_anew(kind: str, tmp_path: Path) -> None:
+    async with client_and_fake(duration=0.0, upload_expires_after=HOUR) as setup:
+        await setup.kie.generate(images_in(tmp_path, kind, 0))
+        await anyio.sleep(2 * HOUR)
+        with pytest.raises(TaskFailedError, match="uploads it again") as raised:
+            await setup.kie.generate(images_in(tmp_path, kind, 1))
+        assert ("422", True) == (raised.value.fail_code, raised.value.worth_retrying)
+        await setup.kie.generate(images_in(tmp_path, kind, 2))
+
+
+async def test_table_retries_a_lost_upload_with_a_new_one() -> None:
+    async with client_and_fake_unchecked(duration=0.0, upload_expires_after=HOUR) as setup:
+        await setup.kie.upload(PNG)
+        await anyio.sleep(2 * HOUR)
+        async with setup.kie.map([("a", make_request(image=PNG))], retry_failed=1) as run:
+            (outcome,) = [outcome async for outcome in run]
+
+        assert isinstance(outcome, Done)
+        assert (2, 2) == (len(setup.truth.uploads), len(setup.truth.created))
+
+
+async def test_refused_upload_is_made_anew_for_the_same_key() -> None:
+    """A create that names a lost file was refused: it was not paid."""
+    body = '{"code":422,"msg":"Your media file is unavailable, please replace it.","data":null}'
+    refusal = Fault("create", "body", body=body, times=1)
+    async with client_and_fake(duration=0.0, faults=[refusal]) as setup:
+        with pytest.raises(InvalidRequestError, match="uploaded again"):
+            await setup.kie.generate(make_request(image=PNG), key="order 7")
+        await setup.kie.generate(make_request(image=PNG), key="order 7")
+
+        assert 2 == len(setup.truth.uploads)
+
+
+async def test_url_that_the_caller_has_kept_is_forgotten_when_it_is_lost() -> None:
+    """The client cannot replace it in the request, so a retry would fail again."""
+    async with client_and_fake(duration=0.0, upload_expires_after=HOUR) as setup:
+        url = await setup.kie.upload(PNG)
+        await anyio.sleep(2 * HOUR)
+        with pytest.raises(TaskFailedError, match="upload the file again") as raised:
+            await setup.kie.generate(make_request(image=url))
+
+        assert not raised.value.worth_retrying
+        assert url != await setup.kie.upload(PNG)
+        assert 2 == len(setup.truth.uploads)
+
+
+async def test_other_failures_leave_uploads_known() -> None:
+    async with client_and_fake(duration=0.0, fail_rate=1.0) as setup:
+        for number in range(2):
+            with pytest.raises(TaskFailedError):
+                await setup.kie.generate(make_request(number, image=PNG))
+
+        assert 1 == len(setup.truth.uploads)
 
 
 async def test_upload_returns_a_url_for_any_request() -> None:

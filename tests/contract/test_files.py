@@ -107,10 +107,10 @@ async def test_upload_without_a_key_is_http_401(serve: Serve) -> None:
         assert (401, refused) == (answer.status, answer.json)
 
 
-async def test_upload_expires_after_three_days(serve: Serve) -> None:
+async def test_upload_expires_after_a_day(serve: Serve) -> None:
     async with serve() as api:
         url = (await api.upload(PNG)).json["data"]["downloadUrl"]
-        await asyncio.sleep(3 * DAY - 60)
+        await asyncio.sleep(DAY - 60)
         assert 200 == (await api.request("GET", url)).status
         await asyncio.sleep(120)
         assert 404 == (await api.request("GET", url)).status
@@ -121,12 +121,20 @@ async def test_task_with_expired_upload_fails(serve: Serve) -> None:
         url = (await api.upload(PNG)).json["data"]["downloadUrl"]
         fresh = await api.task(image_url=url)
         await asyncio.sleep(61)
-        stale = await api.task(image_url=url)
+        other = (await api.upload(PNG)).json["data"]["downloadUrl"]
+        stale = [
+            await api.task(image_url=url),
+            await api.task(image_url=other, tail_image_url=url),
+            await api.task(image_urls=[other, url]),
+            await api.task(elements=[{"image_urls": [url]}]),
+        ]
         await asyncio.sleep(11)
 
         assert "success" == (await api.record(fresh))["state"]
-        record = await api.record(stale)
-        assert ("422", "Your media file is unavailable, please replace it.") == (record["failCode"], record["failMsg"])
+        for task in stale:
+            record = await api.record(task)
+            reason = "Your media file is unavailable, please replace it."
+            assert ("422", reason) == (record["failCode"], record["failMsg"])
 
 
 async def test_expired_result_is_reachable_by_link(serve: Serve) -> None:

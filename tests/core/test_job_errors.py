@@ -73,6 +73,41 @@ def test_temporary_recorded_failures_are_worth_retrying(code: str, message: str,
     assert again is failed_task_error(record, job_id=None).worth_retrying
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Your media file is unavailable, please replace it.",
+        "The image URL has expired",
+        "input.image_url cannot be accessed",
+        "Failed to download the reference image",
+        "failed to fetch input file from url",
+        "The link is no longer accessible.",
+        "File not found",
+    ],
+)
+def test_lost_upload_is_worth_retrying_if_it_is_ours(message: str) -> None:
+    """A new task of the same request uploads it again; a URL of the caller stays lost."""
+    for code in ("422", "400", "500"):
+        record = failed(code, message, creditsConsumed=0)
+
+        assert [True, False] == [worth_retrying(record, uploaded=uploaded) for uploaded in (True, False)]
+        assert "uploads it again" in failed_task_error(record, job_id=None, uploaded=True).message
+        assert "Replace the URLs" in failed_task_error(record, job_id=None).message
+        assert not worth_retrying(failed(code, message, creditsConsumed=8.0), uploaded=True)
+
+
+@pytest.mark.parametrize(
+    "message", ["The model is unavailable", "the image is too large", "Image was flagged", "profile not found", ""]
+)
+def test_other_faults_are_no_lost_upload(message: str) -> None:
+    record = failed("422", message)
+
+    assert not worth_retrying(record, uploaded=True)
+    assert failed_task_error(record, job_id=None, uploaded=True).message.endswith(
+        "Change the request before you retry."
+    )
+
+
 @pytest.mark.parametrize("credits", [None, 0, 0.0])
 def test_paid_failures_are_not_worth_retrying(credits: float | None) -> None:
     assert worth_retrying(failed("500", "the server is busy", creditsConsumed=credits))
@@ -87,6 +122,8 @@ def test_failure_quotes_the_service_and_a_next_step(
 ) -> None:
     error = failed_task_error(failed(code, message), job_id="kj_1")
     advice = "A new task of the same request may succeed." if again else "Change the request before you retry."
+    if "media file" in message:
+        advice = "Replace the URLs of the request; the service keeps uploads for 24 hours, so upload the file again."
 
     assert f"The generation has failed with code {code}: {message.rstrip('.')}. {advice}" == error.message
     assert (code, message, ID, "kj_1") == (error.fail_code, error.fail_message, error.task_id, error.job_id)

@@ -21,7 +21,7 @@ from kie_async._core.wire import (
     read_param,
     read_record,
     read_record_body,
-    read_upload_url,
+    read_upload,
     task_id_of,
     write_create,
 )
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 TASK_ID = "0123456789abcdef0123456789abcdef"
 URL = "https://tempfile.aiquickdraw.com/p/1_2.mp4"
+#: 2026-11-29 12:00 UTC.
+NOW = 1_795_953_600.0
+HOUR = 3600.0
 
 
 def body_of(data: object, code: object = 200) -> bytes:
@@ -97,7 +100,7 @@ class TestEnvelope:
     def test_other_bodies_are_none(self, body: bytes) -> None:
         assert read_envelope(body) is None
         assert read_record_body(body) == (None, None)
-        assert read_upload_url(body) is None
+        assert read_upload(body, now=0.0) is None
 
     def test_maximum_depth(self) -> None:
         assert read_envelope(b'{"data":' + b"[" * 63 + b"]" * 63 + b"}") is not None
@@ -109,7 +112,7 @@ class TestEnvelope:
 
         assert envelope is None or envelope == read_envelope(body)
         assert record is None or envelope is not None
-        assert isinstance(read_upload_url(body), (str, type(None)))
+        assert isinstance(read_upload(body, now=0.0), (tuple, type(None)))
 
     @given(json_objects())
     def test_keeps_the_data_of_any_object(self, document: Mapping[str, JSON]) -> None:
@@ -547,11 +550,51 @@ class TestFiles:
         recorded = {"success": True, "fileName": "1-a.jpg", "downloadUrl": URL, "fileSize": 9, "mimeType": "image/jpeg"}
         quickstart = {"fileUrl": URL + "f", "downloadUrl": URL}
 
-        assert read_upload_url(body_of(recorded)) == URL
-        assert read_upload_url(body_of(quickstart)) == URL
-        assert read_upload_url(body_of({"fileUrl": URL})) == URL
-        assert read_upload_url(body_of({"fileUrl": URL, "downloadUrl": ""})) == URL
-        assert read_upload_url(json.dumps({"data": {"downloadUrl": URL}}).encode()) == URL
+        assert read_upload(body_of(recorded), now=NOW) == (URL, NOW + 20 * 3600)
+        assert read_upload(body_of(quickstart), now=NOW) == (URL, NOW + 20 * 3600)
+        assert read_upload(body_of({"fileUrl": URL}), now=NOW) == (URL, NOW + 20 * 3600)
+        assert read_upload(body_of({"fileUrl": URL, "downloadUrl": ""}), now=NOW) == (URL, NOW + 20 * 3600)
+        assert read_upload(json.dumps({"data": {"downloadUrl": URL}}).encode(), now=NOW) == (URL, NOW + 20 * 3600)
+
+    @pytest.mark.parametrize(
+        ("times", "use"),
+        [
+            ({"expiresAt": "2026-11-30T12:00:00.000Z"}, 20 * HOUR),
+            ({"expiresAt": "2026-12-02T12:00:00Z"}, 20 * HOUR),
+            ({"expiresAt": "2026-11-29T18:00:00Z"}, 5 * HOUR),
+            ({"expiresAt": "2026-11-29T18:00:00"}, 5 * HOUR),
+            ({"expiresAt": " 2026-11-30 02:00:00+08:00 "}, 5 * HOUR),
+            ({"expiresAt": NOW + 6 * HOUR}, 5 * HOUR),
+            ({"expiresAt": int(NOW + 6 * HOUR) * 1000}, 5 * HOUR),
+            ({"expiresAt": str(int(NOW + 6 * HOUR))}, 5 * HOUR),
+            ({"expiresAt": str(int(NOW + 6 * HOUR) * 1000)}, 5 * HOUR),
+            # The service's clock is ten hours ahead of ours, and six behind.
+            ({"uploadedAt": "2026-11-29T22:00:00Z", "expiresAt": "2026-11-30T04:00:00Z"}, 5 * HOUR),
+            ({"uploadTime": "2026-11-29T06:00:00Z", "expiresAt": "2026-11-29T12:00:00Z"}, 5 * HOUR),
+            ({"uploadedAt": "yesterday", "uploadTime": NOW, "expiresAt": NOW + 6 * HOUR}, 5 * HOUR),
+            # Without a time that can be meant, the documented day counts; below a minute nothing could be sent.
+            ({"expiresAt": "2026-11-28T12:00:00Z"}, 20 * HOUR),
+            ({"uploadedAt": NOW, "expiresAt": NOW}, 20 * HOUR),
+            ({"expiresAt": NOW + 30.0}, 60.0),
+            ({"expiresAt": ""}, 20 * HOUR),
+            ({"expiresAt": "soon"}, 20 * HOUR),
+            ({"expiresAt": 86_400}, 20 * HOUR),
+            ({"expiresAt": "1e400"}, 20 * HOUR),
+            ({"expiresAt": "nan"}, 20 * HOUR),
+            ({"expiresAt": {"at": NOW + HOUR}}, 20 * HOUR),
+        ],
+    )
+    def test_upload_is_used_no_longer_than_its_answer_says(self, times: dict[str, JSON], use: float) -> None:
+        """Five sixths of that time, and at most 20 hours."""
+        assert read_upload(body_of({"downloadUrl": URL, **times}), now=NOW) == (URL, NOW + use)
+
+    @given(st.none() | st.text() | st.floats() | st.integers(), st.floats(0.0, 4e9))
+    def test_any_time_of_expiry_leaves_a_use_of_a_minute_to_20_hours(self, expires_at: JSON, now: float) -> None:
+        body = json.dumps({"code": 200, "data": {"downloadUrl": URL, "expiresAt": expires_at}}).encode()
+        read = read_upload(body, now=now)
+
+        assert read is not None
+        assert 59.0 <= read[1] - now <= 20 * HOUR + 1.0
 
     @pytest.mark.parametrize(
         "body",
@@ -567,7 +610,7 @@ class TestFiles:
         ],
     )
     def test_a_failed_upload_has_no_url(self, body: bytes) -> None:
-        assert read_upload_url(body) is None
+        assert read_upload(body, now=0.0) is None
 
     def test_a_download_url_is_the_data(self) -> None:
         assert read_download_url(Envelope(200, "success", URL)) == URL

@@ -58,7 +58,7 @@ def make_intent(number: int = 0, **fields: Any) -> Intent:
                 sha256="a" * 64,
                 origin="/home/canary/cat.png",
                 url="https://files.example.com/canary.png",
-                uploaded_at=0.5,
+                usable_until=0.5,
             ),
         ),
     }

@@ -1,7 +1,7 @@
 """
 Uploads of local images: the same bytes once per client, a few at a time.
 
-Uploads are free of charge, and the file's name is the hash of its content, so a failed upload is simply repeated.
+Uploads are free of charge, and their names differ with content and time, so a failed upload is simply repeated.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import attrs
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from kie_async import errors
+from kie_async._core.lifecycle import Intent
 from kie_async._core.verdicts import Reply, answer_error
-from kie_async._core.wire import read_envelope, read_upload_url, upload_fields, write_base64_upload
+from kie_async._core.wire import read_envelope, read_upload, upload_fields, write_base64_upload
 from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.runtime import Runtime
@@ -33,8 +34,6 @@ MAX_BASE64 = 64 * 1024
 MAX_CONCURRENT_UPLOADS = 4
 ATTEMPTS = 3
 TIMEOUT = 120.0
-#: The service keeps uploads for three days; they are reused for two and a half.
-KEPT_FOR = 2.5 * 86_400
 MAX_KNOWN = 10_000
 
 
@@ -48,12 +47,12 @@ class Uploaded:
 
         sha256: The hash of its bytes, in hexadecimal.
 
-        uploaded_at: The time of the upload, in seconds since the epoch.
+        usable_until: The instant from which it is not used in a create any more, in seconds since the epoch.
     """
 
     url: str
     sha256: str
-    uploaded_at: float
+    usable_until: float
 
 
 class _RetryableUploadError(errors.UploadError):
@@ -104,9 +103,17 @@ class Uploads:
             if (known := self._find_known(sha256)) is not None:
                 return known
 
+    def forget(self, row: Intent) -> None:
+        """Forget the uploads that a request has used: the service could not fetch a file of it."""
+        own = {source.sha256 for source in row.sources}
+        # The caller of KieClient.upload() has put its URL into the input.
+        lost = [known for known in self._known.values() if known.sha256 in own or known.url in row.input]
+        for known in lost:
+            del self._known[known.sha256]
+
     def _find_known(self, sha256: str) -> Uploaded | None:
         known = self._known.get(sha256)
-        if known is not None and self._runtime.wall() - known.uploaded_at < KEPT_FOR:
+        if known is not None and self._runtime.wall() < known.usable_until:
             self._known.move_to_end(sha256)
             return known
         return None
@@ -119,28 +126,34 @@ class Uploads:
             wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._runtime.random),
             sleep=anyio.sleep,
         )
+        url: str
+        usable_until: float
+        # The service overwrites files of the same name, and serves from a cache for a while: so other content, and an
+        # upload that replaces a lost one, needs another name.
+        name = f"{self._runtime.wall():.0f}-{image.name}"
         ended = self._running[image.sha256] = anyio.Event()
         try:
-            url: str = await retrying(partial(self._attempt, image))
+            url, usable_until = await retrying(partial(self._attempt, image, name))
         except _RetryableUploadError as error:
             raise errors.UploadError(error.message) from None
         finally:
             del self._running[image.sha256]
             ended.set()
-        uploaded = Uploaded(url, image.sha256, self._runtime.wall())
+        uploaded = Uploaded(url, image.sha256, usable_until)
         self._known[image.sha256] = uploaded
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         return uploaded
 
-    async def _attempt(self, image: LocalImage) -> str:
+    async def _attempt(self, image: LocalImage, name: str) -> tuple[str, float]:
+        asked_at = self._runtime.wall()
         try:
-            response = await (self._post_base64 if len(image.data) <= MAX_BASE64 else self._post_form)(image)
+            response = await (self._post_base64 if len(image.data) <= MAX_BASE64 else self._post_form)(image, name)
         except errors.TransportError as error:
             msg = f"An image was not uploaded: {error.message} Nothing was paid: check KIE_BASE_URL and KIE_UPLOAD_URL."
             raise _RetryableUploadError(msg) from error
-        if (url := read_upload_url(response.body)) is not None:
-            return url
+        if (uploaded := read_upload(response.body, now=asked_at)) is not None:
+            return uploaded
         envelope = read_envelope(response.body)
         reply = Reply(
             sent=True, status=response.status, envelope=envelope if envelope and envelope.code is not None else None
@@ -154,15 +167,15 @@ class Uploads:
         msg = f"The upload of an image was refused with code {code}{reason}. Nothing was paid: try again."
         raise kind(msg)
 
-    async def _post_base64(self, image: LocalImage) -> HttpResponse:
+    async def _post_base64(self, image: LocalImage, name: str) -> HttpResponse:
         text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"
         return await self._transport.request(
-            "POST", "/api/file-base64-upload", data=write_base64_upload(text, image.name), upload=True, timeout=TIMEOUT
+            "POST", "/api/file-base64-upload", data=write_base64_upload(text, name), upload=True, timeout=TIMEOUT
         )
 
-    async def _post_form(self, image: LocalImage) -> HttpResponse:
+    async def _post_form(self, image: LocalImage, name: str) -> HttpResponse:
         form = aiohttp.FormData()
-        for field, value in upload_fields(image.name).items():
+        for field, value in upload_fields(name).items():
             form.add_field(field, value)
-        form.add_field("file", io.BytesIO(image.data), filename=image.name, content_type=image.mime)
+        form.add_field("file", io.BytesIO(image.data), filename=name, content_type=image.mime)
         return await self._transport.request("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)

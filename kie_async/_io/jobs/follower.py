@@ -19,7 +19,7 @@ import attrs
 
 from kie_async import errors
 from kie_async._core.lifecycle import OPEN, load_record
-from kie_async._io.jobs.live_job import LiveJob
+from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.journals.journal import PAGE, read_pages
 from kie_async.states import JobState
 
@@ -179,7 +179,8 @@ class JobFollower:
             self.journal_watch.watch(job, remote=True)
         elif row.state is JobState.INTENT:
             self.tracker.suspend(job)
-            self.submitter.start(job, partial(self.intents.prepare_again, job))
+            submission = Submission(upload_again=partial(self.intents.upload_again, job, None))
+            self.submitter.start(job, partial(self.intents.prepare_again, job), submission)
         elif row.state is JobState.SENDING:
             await self.results.record_in_doubt(job, "the process that sent it ended before the response arrived")
             await self.follow(job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from kie_async._core.lifecycle import Intent, load_record
 from kie_async._io.journals.journal import Changes
 from kie_async._io.timers import Timer
 from kie_async.errors import KieError
-from kie_async.records import TaskRecord
+from kie_async.records import JSON, TaskRecord
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class Submission:
 
         key_of_content: True if the job's key is made of its content, and must not be used for any other.
 
+        upload_again: Uploads the images of the request again and returns the input to send, once their uploads have
+            expired.
+
         stop_reason: The reason to end the submission as soon as nothing is on the wire, or None.
 
         on_wire: True from the first byte of a create until its response has been read.
@@ -73,6 +76,7 @@ class Submission:
     outlasts_maintenance: bool = False
     may_pay_again: Callable[[], bool] | None = None
     key_of_content: bool = False
+    upload_again: Callable[[], Awaitable[Mapping[str, JSON]]] | None = None
     stop_reason: StopReason | None = None
     on_wire: bool = False
     scope: anyio.CancelScope | None = None

@@ -296,7 +296,7 @@ class ResultReader:
             raise_wait_error(job)
             return None
         if record.failed:
-            raise failed_task_error(record, job_id=job.own_id)
+            raise failed_task_error(record, job_id=job.own_id, uploaded=job.row is not None and bool(job.row.sources))
         if not has_result(record):
             raise no_result_error(record, job_id=job.own_id)
         return Generation(record=record, job_id=job.own_id, saver=self.saver)

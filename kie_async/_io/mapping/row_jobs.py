@@ -201,7 +201,9 @@ class RowJobs:
     async def _is_retried(self, row: Row, found: LiveJob) -> bool:
         """Return True if a job has failed, and its retry is either in the journal or allowed."""
         record = found.last_record()
-        if found.state is not JobState.FAILED or record is None or not worth_retrying(record):
+        if found.row is None or found.state is not JobState.FAILED or record is None:
+            return False
+        if not worth_retrying(record, uploaded=bool(found.row.sources)):
             return False
         if row.retry < self.options.retry_failed:
             return True

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from kie_async._core.job_errors import has_result, poll_error
-from kie_async._core.lifecycle import dump_record
+from kie_async._core.lifecycle import Intent, dump_record
 from kie_async._core.poll_results import PollResult, PollVerdict
+from kie_async._core.verdicts import names_lost_media
 from kie_async._io.jobs.live_job import UNANSWERED, LiveJob, Registry
 from kie_async._io.jobs.transitions import Transitions
 from kie_async._io.polling.watchlist import Watchlist
@@ -63,6 +64,8 @@ class Tracker:
         follow: Resumes a job after its row has changed.
 
         on_end: Called with each job whose end a poll has found.
+
+        forget_uploads: Forgets the uploads of a request that the service could not fetch.
     """
 
     transitions: Transitions
@@ -76,6 +79,7 @@ class Tracker:
     report: Callable[..., None]
     follow: Callable[[LiveJob], Awaitable[None]]
     on_end: Callable[[LiveJob], None]
+    forget_uploads: Callable[[Intent], None]
     _running: DeadlineQueue[LiveJob] = attrs.field(init=False)
     duplicate_records: int = attrs.field(default=0, init=False)
 
@@ -155,6 +159,8 @@ class Tracker:
         kept = job.has_submission or job.unwritten is not None
         if not kept and self.registry.get(job.id) is job and (record := job.last_record()) is not None and record.ended:
             self.watchlist.record_end(job, record)
+            if job.row is not None and names_lost_media(record.fail_message or ""):
+                self.forget_uploads(job.row)
         self.suspend(job)
         if not kept:
             self.registry.remove(job)

@@ -18,7 +18,6 @@ import attrs
 from kie_async import errors
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
-from kie_async._io.files.uploads import KEPT_FOR
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import require_row
 from kie_async._keys import check_key, differs, price_class
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from kie_async._io.files.uploads import Uploads
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.transitions import ResultWriter
-    from kie_async._io.journals.journal import Journal
+    from kie_async._io.journals.journal import Changes, Journal
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.submission import Submitter, WriteIntent
     from kie_async.records import JSON
@@ -121,6 +120,8 @@ class Intake:
             submission: The options of the submission; None for the defaults.
         """
         job = LiveJob(id=self.runtime.new_id(), key=key, fingerprint=fingerprint)
+        submission = submission or Submission()
+        submission.upload_again = partial(self.intents.upload_again, job, request)
         self.submitter.start(job, partial(self.intents.write_intent, job, request), submission)
         return job
 
@@ -221,6 +222,28 @@ class IntentWriter:
         now = self.runtime.wall()
         return await self.journal.update_fields(row.id, at=now, sources=sources) or row, given
 
+    async def upload_again(self, job: LiveJob, request: Request | None) -> Mapping[str, JSON]:
+        """
+        Upload the images of a job whose uploads have expired while it waited, and return the input to send.
+
+        Args:
+            job: The job.
+
+            request: Its request; None if only the journal has it.
+
+        Raises:
+            UploadError: If an upload fails, or an image has changed: it would be another request.
+        """
+        if request is None:
+            job.row, given = await self.prepare_again(job)
+            return given
+        sources, given, _ = await self._upload(request, job.fingerprint)
+        changes: Changes = {"sources": sources}
+        if require_row(job).input:
+            changes["input"] = encode_for_journal(given)
+        await self.results.transitions.record_fields(job, **changes)
+        return given
+
     async def _upload(
         self, request: Request, expected: str | None
     ) -> tuple[tuple[SourceImage, ...], Mapping[str, JSON], str]:
@@ -240,7 +263,7 @@ class IntentWriter:
                     sha256=uploaded.sha256,
                     origin=origin,
                     url=uploaded.url,
-                    uploaded_at=uploaded.uploaded_at,
+                    usable_until=uploaded.usable_until,
                 )
             )
         given = request.input({source.field: source.url for source in sources})
@@ -259,7 +282,7 @@ class IntentWriter:
         uploaded = await self.uploads.upload(image)
         if uploaded.sha256 != source.sha256:
             raise await self._unsendable(job, f"its image was uploaded too long ago, and {source.origin} has changed")
-        return attrs.evolve(source, url=uploaded.url, uploaded_at=uploaded.uploaded_at)
+        return attrs.evolve(source, url=uploaded.url, usable_until=uploaded.usable_until)
 
     async def _unsendable(self, job: LiveJob, reason: str) -> errors.KieError:
         msg = (
@@ -290,8 +313,9 @@ class IntentWriter:
         known = self.registry.get(row.id)
         if known is not None and known is not job:
             if (sends or reopens) and not known.has_submission:
-                options = job.submission or Submission()
-                self.start(known, partial(self.write_intent, known, request), options.again())
+                options = (job.submission or Submission()).again()
+                options.upload_again = partial(self.upload_again, known, request)
+                self.start(known, partial(self.write_intent, known, request), options)
             job.successor = known
             return row, {}
         self.registry.rename(job, row.id)
@@ -334,7 +358,7 @@ class IntentWriter:
         sources: list[SourceImage] = []
         for source in row.sources:
             fresh = source
-            if now - source.uploaded_at > KEPT_FOR:
+            if now >= source.usable_until:
                 fresh = await self._upload_again(job, source)
                 given[source.field] = fresh.url
             sources.append(fresh)

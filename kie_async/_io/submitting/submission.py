@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 from kie_async import errors
 from kie_async._core.callback_token import make_callback_url
 from kie_async._core.job_errors import closed_error, dump_error
-from kie_async._core.verdicts import Reply, Verdict, create_error, decide
+from kie_async._core.verdicts import Reply, Verdict, create_error, decide, names_lost_media
 from kie_async._core.wire import read_envelope, task_id_of, write_create
 from kie_async._io.http.backoff import FullJitter, pause_after
 from kie_async._io.http.transport import Exchange, describe
@@ -76,6 +76,8 @@ class SubmissionContext:
         secret: The secret of callback tokens.
 
         report: Reports events.
+
+        forget_uploads: Forgets the uploads of a request.
     """
 
     transport: Transport
@@ -86,6 +88,7 @@ class SubmissionContext:
     retry: RetryPolicy
     secret: bytes
     report: Callable[..., None]
+    forget_uploads: Callable[[Intent], None]
 
 
 class _NotSentError(Exception):
@@ -178,12 +181,18 @@ class Attempts:
 
     async def _attempt(self) -> bool:
         submission, context = self.submission, self.context
+        upload_again = self.submission.upload_again
+        if upload_again is not None and self._are_uploads_expired() and not await self._upload_again(upload_again):
+            return False
         permit = await context.admission.acquire_permit(
             submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
         )
         if not isinstance(permit, Permit):
             await self._cancel_job(self._admission_error(permit))
             return False
+        if upload_again is not None and self._are_uploads_expired():
+            permit.finish(Verdict.UNSENT)
+            return True  # the place in the queue stays
         submission.on_wire = False
         try:
             exchange = await context.transport.create(
@@ -202,6 +211,22 @@ class Attempts:
             retry = await self._handle_exchange(permit, exchange)
         # A submission that was stopped while the create was on the wire ends now.
         return retry and submission.stop_reason is None and not self._row_moved
+
+    def _are_uploads_expired(self) -> bool:
+        now = self.context.runtime.wall()
+        expired = any(now >= source.usable_until for source in require_row(self.job).sources)
+        return expired and self.job.state is JobState.INTENT
+
+    async def _upload_again(self, upload_again: Callable[[], Awaitable[Mapping[str, JSON]]]) -> bool:
+        """Upload the images of the request again; return False if the job was cancelled because that is impossible."""
+        try:
+            self.task_input = await upload_again()
+        except errors.KieError as error:
+            if self.job.key is not None or self.job.state is not JobState.INTENT:
+                raise  # the intent stays: the same key resumes it
+            await self._cancel_job(error)
+            return False
+        return True
 
     def _admission_error(self, reason: Verdict) -> errors.KieError:
         retry, job_id = self.context.retry, self.job.id
@@ -293,6 +318,8 @@ class Attempts:
                 self.stop_for_account(None if gate_closed else (job,), create_error(reply, job_id=job.id))
                 await self._return_to_intent()
             case Verdict.REJECTED:
+                if names_lost_media(reply.message):
+                    context.forget_uploads(require_row(job))
                 await context.results.record_rejected(job, create_error(reply, job_id=job.id))
             case Verdict.IN_DOUBT:
                 reason = f"HTTP {reply.status}, code {reply.code}" if error is None else describe(error)
