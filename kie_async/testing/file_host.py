@@ -47,6 +47,7 @@ _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png", ".png"),
     (b"WEBP", 8, "image/webp", ".webp"),
     (b"ftyp", 4, "video/mp4", ".mp4"),
+    (b"WAVE", 8, "audio/wav", ".wav"),
 )
 
 
@@ -139,6 +140,8 @@ class FileStore:
         """Return the result of *task*; a clip is encoded in a thread on first use, once per picture and height."""
         if task.output == "image":
             return media.draw_png(task.task_id, width=512, height=512)
+        if task.output in ("audio", "music"):
+            return media.make_tone(task.task_id)
         url = image_url(task)
         stored = None if url is None else self.find(_path_of(url), now)
         image = None if stored is None else stored.content

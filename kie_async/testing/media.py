@@ -1,9 +1,10 @@
-"""Media made from nothing or from a picture: PNG files, and clips of five seconds in which a camera moves."""
+"""Media made from nothing or from a picture: PNG files, tones, and clips of five seconds in which a camera moves."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import struct
 import tempfile
 import zlib
@@ -18,13 +19,25 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.filter import Graph
 
-__all__ = ["FRAMES", "FRAMES_PER_SECOND", "append_text", "bundled_clip", "draw_png", "encode_clip", "make_clip"]
+__all__ = [
+    "FRAMES",
+    "FRAMES_PER_SECOND",
+    "append_text",
+    "bundled_clip",
+    "draw_png",
+    "encode_clip",
+    "make_clip",
+    "make_tone",
+]
 
 #: The clips of the real model: 81 frames, 16 per second, 5.06 s.
 FRAMES = 81
 FRAMES_PER_SECOND = 16
 
 Encoder: TypeAlias = Literal["libx264", "mpeg4"]
+
+#: The samples of a tone, in a second.
+_SAMPLES = 8000
 
 #: The zoom at the end of a clip.
 _ZOOM = 1.25
@@ -189,6 +202,25 @@ def draw_png(seed: str, *, width: int = 832, height: int = 480) -> bytes:
         + _chunk(b"IDAT", zlib.compress(bytes(lines), 1))
         + _chunk(b"IEND", b"")
     )
+
+
+def make_tone(seed: str) -> bytes:
+    r"""
+    Return a second of a tone whose pitch depends on *seed*, as a WAV file.
+
+    >>> make_tone("a")[8:12]
+    b'WAVE'
+    """
+    import wave
+
+    turn = 2 * math.pi * (200 + int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8]) / 2**56) / _SAMPLES
+    file = io.BytesIO()
+    with wave.open(file, "wb") as tone:
+        tone.setnchannels(1)
+        tone.setsampwidth(1)
+        tone.setframerate(_SAMPLES)
+        tone.writeframes(bytes(round(127 + 100 * math.sin(turn * place)) for place in range(_SAMPLES)))
+    return file.getvalue()
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -45,7 +45,7 @@ class FakeModel:
     Attributes:
         name: The name.
 
-        output: The media that it makes.
+        output: The result that it makes.
 
         defaults: The fields that the service adds to an ``input`` that lacks them.
 
@@ -100,7 +100,7 @@ def _price_wan_22_turbo(given: Mapping[str, JSON]) -> float:
     return CLIP_PRICES[str(given.get("resolution") or "720p")]
 
 
-# The image and video models of createTask in the documentation of October 2026.
+# The models of createTask in the documentation of October 2026. Of ai-music-api/* there are twenty more.
 _VIDEO = """
     bytedance/seedance-1.5-pro bytedance/seedance-2 bytedance/seedance-2-5 bytedance/seedance-2-fast
     bytedance/seedance-2-mini bytedance/v1-lite-image-to-video bytedance/v1-lite-text-to-video
@@ -119,34 +119,46 @@ _VIDEO = """
     kling/v3-turbo-text-to-video minimax-h3/image-to-video minimax-h3/reference-to-video minimax-h3/text-to-video
     omnihuman-1-5 pixverse-v6/extend pixverse-v6/image-to-video pixverse-v6/reference-to-video
     pixverse-v6/text-to-video pixverse-v6/transition runway runway/extend-ai-video runway/gen4-aleph
-    sora-2-image-to-video sora-2-pro-image-to-video topaz/video-upscale volcengine/video-to-video-lip-sync
+    topaz/video-upscale veo-3-1 veo/extend veo/get-1080p-video veo/get-4k-video volcengine/video-to-video-lip-sync
     wan/2-2-a14b-speech-to-video-turbo wan/2-2-a14b-text-to-video-turbo wan/2-2-animate-move wan/2-2-animate-replace
     wan/2-5-image-to-video wan/2-5-text-to-video wan/2-6-flash-image-to-video wan/2-6-flash-video-to-video
     wan/2-6-image-to-video wan/2-6-text-to-video wan/2-6-video-to-video wan/2-7-image-to-video wan/2-7-r2v
     wan/2-7-text-to-video wan/2-7-videoedit wan/3-0-video wan/3-0-video-prime
 """
 _IMAGE = """
-    bytedance/seedream bytedance/seedream-v4-edit bytedance/seedream-v4-text-to-image flux-2/flex-image-to-image
-    flux-2/flex-text-to-image flux-2/pro-image-to-image flux-2/pro-text-to-image google/imagen4 google/imagen4-fast
-    google/imagen4-ultra google/nano-banana google/nano-banana-edit gpt-image-2-5-flare-image-to-image
-    gpt-image-2-5-flare-text-to-image gpt-image-2-5-sunburst-image-to-image gpt-image-2-5-sunburst-text-to-image
-    gpt-image-2-image-to-image gpt-image-2-text-to-image gpt-image/1.5-image-to-image gpt-image/1.5-text-to-image
-    grok-imagine-image-2-0/image-edit grok-imagine-image-2-0/segment-edit grok-imagine-image-2-0/text-to-image
-    grok-imagine/image-to-image grok-imagine/text-to-image ideogram/character ideogram/character-edit
-    ideogram/character-remix ideogram/v3-edit ideogram/v3-remix ideogram/v3-text-to-image nano-banana-2
-    nano-banana-2-lite nano-banana-pro qwen/image-edit qwen/image-to-image qwen/text-to-image qwen2-1/image-to-image
-    qwen2-1/text-to-image qwen2/image-edit qwen2/text-to-image qwen3/image-to-image qwen3/pro-image-to-image
-    qwen3/pro-text-to-image qwen3/text-to-image recraft/crisp-upscale recraft/remove-background seedream/4.5-edit
-    seedream/4.5-text-to-image seedream/5-flash-image-to-image seedream/5-flash-text-to-image
+    4o-image-api bytedance/seedream bytedance/seedream-v4-edit bytedance/seedream-v4-text-to-image
+    flux-2/flex-image-to-image flux-2/flex-text-to-image flux-2/pro-image-to-image flux-2/pro-text-to-image
+    flux1-kontext google/imagen4 google/imagen4-fast google/imagen4-ultra google/nano-banana google/nano-banana-edit
+    gpt-image-2-5-flare-image-to-image gpt-image-2-5-flare-text-to-image gpt-image-2-5-sunburst-image-to-image
+    gpt-image-2-5-sunburst-text-to-image gpt-image-2-image-to-image gpt-image-2-text-to-image
+    gpt-image/1.5-image-to-image gpt-image/1.5-text-to-image grok-imagine-image-2-0/image-edit
+    grok-imagine-image-2-0/segment-edit grok-imagine-image-2-0/text-to-image grok-imagine/image-to-image
+    grok-imagine/text-to-image ideogram/character ideogram/character-edit ideogram/character-remix ideogram/v3-edit
+    ideogram/v3-remix ideogram/v3-text-to-image nano-banana-2 nano-banana-2-1 nano-banana-2-lite nano-banana-pro
+    qwen/image-edit qwen/image-to-image qwen/text-to-image qwen2-1/image-to-image qwen2-1/text-to-image
+    qwen2/image-edit qwen2/text-to-image qwen3/image-to-image qwen3/pro-image-to-image qwen3/pro-text-to-image
+    qwen3/text-to-image recraft/crisp-upscale recraft/remove-background seedream/4.5-edit seedream/4.5-text-to-image
+    seedream/5-flash-image-to-image seedream/5-flash-layer-decomposition seedream/5-flash-text-to-image
     seedream/5-lite-image-to-image seedream/5-lite-text-to-image seedream/5-pro-image-to-image
-    seedream/5-pro-text-to-image topaz/image-upscale wan/2-7-image wan/2-7-image-pro z-image
+    seedream/5-pro-layer-decomposition seedream/5-pro-text-to-image topaz/image-upscale wan/2-7-image
+    wan/2-7-image-pro z-image
 """
+
+_AUDIO = """
+    elevenlabs/audio-isolation elevenlabs/text-to-dialogue-v3 elevenlabs/text-to-speech-multilingual-v2
+    elevenlabs/text-to-speech-turbo-2-5 google/gemini-2-5-pro-tts google/gemini-3-1-flash-tts
+"""
+_MUSIC = "ai-music-api/generate ai-music-api/sounds"
+_OBJECT = """
+    ai-music-api/timeStamped-lyrics grok-imagine-image-2-0/segment-map omnihuman-1-5/human-identification
+    omnihuman-1-5/subject-detection
+"""
+_NAMES: Mapping[Output, str] = {"video": _VIDEO, "image": _IMAGE, "audio": _AUDIO, "music": _MUSIC, "object": _OBJECT}
 
 #: Every model by its name.
 MODELS: Mapping[str, FakeModel] = MappingProxyType(
     {
-        **{name: FakeModel(name=name) for name in _VIDEO.split()},
-        **{name: FakeModel(name=name, output="image") for name in _IMAGE.split()},
+        **{name: FakeModel(name=name, output=output) for output, names in _NAMES.items() for name in names.split()},
         WAN_22_TURBO: FakeModel(
             name=WAN_22_TURBO,
             defaults={"resolution": "720p", "seed": 0, "acceleration": "none", "nsfw_checker": False},

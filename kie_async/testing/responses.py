@@ -154,7 +154,7 @@ def record(task: FakeTask, now: float) -> dict[str, JSON]:
         "model": task.model,
         "state": state,
         "param": task.param,
-        "resultJson": encode({"resultUrls": [task.result_url]}) if state == "success" else "",
+        "resultJson": encode(task.result) if state == "success" else "",
         "failCode": None if failure is None else failure.code,
         "failMsg": None if failure is None else failure.message,
         # In seconds, contrary to the documentation.

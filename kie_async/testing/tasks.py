@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["FakeTask", "Output", "Stages", "TaskFailure"]
 
 #: The media that a model makes.
-Output: TypeAlias = Literal["video", "image"]
+Output: TypeAlias = Literal["video", "image", "audio", "music", "object"]
 
 #: The states before the end, each with the share of the task's duration at which it begins.
 Stages: TypeAlias = tuple[tuple[float, str], ...]
@@ -54,7 +54,7 @@ class FakeTask:
 
         callback_url: The URL that receives the callback, or None.
 
-        output: The media that the task makes.
+        output: The result that the task makes.
 
         created_at: The arrival of the create request.
 
@@ -113,9 +113,21 @@ class FakeTask:
     @property
     def result_path(self) -> str:
         """The path of the result file."""
-        return f"/results/{self.task_id}/{'video.mp4' if self.output == 'video' else 'image.png'}"
+        name = {"video": "video.mp4", "image": "image.png"}.get(self.output, "audio.wav")
+        return f"/results/{self.task_id}/{name}"
 
     @property
     def result_url(self) -> str:
         """The URL of the result file."""
         return self.origin + self.result_path
+
+    @property
+    def result(self) -> dict[str, JSON]:
+        """The result, as ``resultJson`` has it."""
+        match self.output:
+            case "music":
+                return {"data": [{"id": self.task_id, "audio_url": self.result_url}]}
+            case "object":
+                return {"resultObject": {"taskId": self.task_id}}
+            case _:
+                return {"resultUrls": [self.result_url]}

@@ -161,3 +161,43 @@ async def test_durations_follow_the_distribution(serve: Serve) -> None:
         assert 55 < seconds[150] < 65
         assert 20 < seconds[0] < seconds[-1] < 200
         assert len("z-image") / 2 == pytest.approx(task.ends_at - task.created_at)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("veo-3-1", "video/mp4"),
+        ("veo/get-4k-video", "video/mp4"),
+        ("4o-image-api", "image/png"),
+        ("flux1-kontext", "image/png"),
+        ("nano-banana-2-1", "image/png"),
+        ("seedream/5-pro-layer-decomposition", "image/png"),
+        ("google/gemini-3-1-flash-tts", "audio/wav"),
+        ("elevenlabs/text-to-dialogue-v3", "audio/wav"),
+        ("ai-music-api/generate", "audio/wav"),
+    ],
+)
+async def test_each_kind_of_model_has_its_kind_of_result(serve: Serve, model: str, kind: str) -> None:
+    """Music is under ``data``, everything else under ``resultUrls``."""
+    async with serve(duration=1.0) as api:
+        task_id = await api.task(model)
+        await asyncio.sleep(2)
+        result = json.loads((await api.record(task_id))["resultJson"])
+        url = result["data"][0]["audio_url"] if "music" in model else result["resultUrls"][0]
+        file = await api.request("GET", url)
+
+        assert (200, kind) == (file.status, file.headers["Content-Type"])
+
+
+async def test_analysis_of_an_image_has_an_object_as_its_result(serve: Serve) -> None:
+    async with serve(duration=1.0) as api:
+        task_id = await api.task("omnihuman-1-5/subject-detection")
+        await asyncio.sleep(2)
+
+        assert ["resultObject"] == list(json.loads((await api.record(task_id))["resultJson"]))
+
+
+@pytest.mark.parametrize("model", ["sora-2-image-to-video", "sora-2-pro-image-to-video", "sora-2-text-to-video"])
+async def test_retired_models_are_not_supported(serve: Serve, model: str) -> None:
+    async with serve() as api:
+        assert 422 == (await api.create(model)).json["code"]
