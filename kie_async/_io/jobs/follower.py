@@ -152,17 +152,21 @@ class JobFollower:
             elif row is not None and row.state in OPEN and not journal.owns(row):
                 row = next(iter(await journal.claim([job_id])), row)
             # From here on nothing is awaited before the decision.
-            if (job := self.registry.get(job_id)) is not None and (unsent or row is None):
+            job = self.registry.get(job_id)
+            if row is None or (unsent and job is not None):
                 return job  # a submission here has been faster
-            if row is None:
-                return None
-            if row.state not in OPEN or (unsent and not self._recoveries):
+            if row.state not in OPEN:
                 return LiveJob.from_row(row)
             if not unsent:
                 job = self.adopt(row)
                 await self.follow(job)
                 return job
-            await self._recovered.wait()
+            if self._recoveries:
+                await self._recovered.wait()
+            elif row.key is not None and (job := self.registry.by_key(row.key)) is not None and job.has_submission:
+                await job.wait_for_change()  # it will adopt the row
+            else:
+                return LiveJob.from_row(row)
 
     async def follow(self, job: LiveJob) -> None:
         """Resume a job by the state of its row; do nothing while it has a submission."""
