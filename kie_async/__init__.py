@@ -15,6 +15,7 @@ from kie_async._version import __version__
 
 if TYPE_CHECKING:
     from kie_async.budget import Budget as Budget
+    from kie_async.budget import BudgetInfo as BudgetInfo
     from kie_async.budget import Estimate as Estimate
     from kie_async.callbacks import Callbacks as Callbacks
     from kie_async.client import KieClient as KieClient
@@ -75,6 +76,7 @@ __all__ = [
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
+    "BudgetInfo",
     "CallbackRejectedError",
     "Callbacks",
     "ClientClosedError",
@@ -129,7 +131,7 @@ __all__ = [
 
 #: The public names of each module.
 _NAMES = {
-    "budget": "Budget Estimate",
+    "budget": "Budget BudgetInfo Estimate",
     "callbacks": "Callbacks",
     "client": "KieClient",
     "errors": """

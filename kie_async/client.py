@@ -35,7 +35,7 @@ from kie_async.statistics import Statistics
 if TYPE_CHECKING:
     from kie_async._io.http.transport import SessionFactory
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async.budget import Budget, Estimate
+    from kie_async.budget import Budget, BudgetInfo, Estimate
     from kie_async.events import Event
     from kie_async.records import Generation
     from kie_async.run import Rows, Run
@@ -346,6 +346,42 @@ class KieClient:
         """
         engine = await self._binding.engine()
         return await engine.prices.estimate(request)
+
+    async def budgets(self) -> list[BudgetInfo]:
+        """
+        Return the named budgets of the journal, by name.
+
+        Returns:
+            What each has spent, reserved and left.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        engine = await self._binding.engine()
+        return list(await engine.journal.budgets())
+
+    async def raise_budget(self, name: str, credits: float) -> BudgetInfo:
+        """
+        Raise the limit of a named budget, for running runs, too.
+
+        Args:
+            name: The name.
+
+            credits: The new limit, in credits; not what is added to it.
+
+        Returns:
+            The budget.
+
+        Raises:
+            ConfigurationError: If the journal has no such budget, or its limit is higher.
+
+            JournalError: If the journal cannot be written.
+        """
+        from kie_async._numbers import check_credits
+
+        check_credits("raise_budget", "credits", credits)
+        engine = await self._binding.engine()
+        return await engine.journal.raise_budget(name, credits)
 
     async def spent(self, requests: Rows, *, price: float | None = None) -> float:
         """

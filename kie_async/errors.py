@@ -279,7 +279,7 @@ class ResultExpiredError(DownloadError):
 
 
 class BudgetExceededError(KieError):
-    """A create that would exceed the budget; nothing was sent."""
+    """A create that might exceed a named budget; nothing was sent."""
 
 
 class KeyConflictError(KieError):

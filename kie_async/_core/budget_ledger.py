@@ -8,13 +8,14 @@ counts once, however often a table has it and whichever row comes first.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
 
-from kie_async._core.lifecycle import OPEN, Intent
-from kie_async.budget import Estimate
+from kie_async._core.lifecycle import ENDED, OPEN, Intent
+from kie_async.budget import BudgetInfo, Estimate
+from kie_async.errors import BudgetExceededError, ConfigurationError
 from kie_async.records import JSON
 from kie_async.states import JobState
 
@@ -26,10 +27,15 @@ __all__ = [
     "PriceMemory",
     "Reservation",
     "SeenPrices",
+    "changed_budget",
+    "check_create",
     "estimate_price",
+    "has_room",
     "listed_price",
     "may_cost_more",
+    "opened_budget",
     "possible_cost",
+    "raised_budget",
 ]
 
 #: Credits for a task, by model and by resolution; "" is the service's default resolution.
@@ -47,6 +53,8 @@ _MOST_PRICES = 10_000
 _TOLERANCE = 1e-6
 #: In these states nothing was paid, except for ambiguous attempts.
 _FREE = (JobState.INTENT, JobState.CANCELLED, JobState.REJECTED)
+#: In these states the cost will be known in a bounded time.
+_RUNNING = (JobState.SENDING, JobState.SUBMITTED, JobState.IN_DOUBT)
 
 
 @attrs.frozen
@@ -165,7 +173,7 @@ class Ledger:
 
         One task of an unknown price class is sent at a time; of an unseen model, one task of all its classes.
         """
-        if price.unknown is None or self._limit is None:
+        if price.unknown is None:
             return set()
         model = price.unknown[0]
         classes = (other for other in self.uncharged if other == price.unknown or price.model_is_unseen)
@@ -351,6 +359,138 @@ def _cost(row: Intent, price: float) -> tuple[float, float]:
     if row.state is JobState.SUCCEEDED:
         return (price if row.credits is None else row.credits), 0.0
     return 0.0, price
+
+
+# -- named budgets ----------------------------------------------------------------------------------------------------
+
+
+def has_room(info: BudgetInfo, price: Price, *, unsent: float, if_freed: float = 0.0) -> bool:
+    """
+    Return True if a named budget has room for a create.
+
+    Args:
+        info: The budget.
+
+        price: The price of the create.
+
+        unsent: The prices of this run's jobs that are not sent yet, and do not count in the budget.
+
+        if_freed: The reserved credits that are assumed to be free again.
+    """
+    needed = price.credits if price.unknown is None else max(price.credits, 2 * _TOLERANCE)
+    return needed <= info.left - unsent + if_freed + _TOLERANCE
+
+
+def changed_budget(info: BudgetInfo, before: Intent | None, row: Intent | None) -> BudgetInfo:
+    """
+    Return a named budget after the change of a row.
+
+    Args:
+        info: The budget.
+
+        before: The row before the change, if the budget has paid for it.
+
+        row: The row after the change, if the budget pays for it.
+    """
+    old, new = _shares(before), _shares(row)
+    # Rounded, so that sums of decimals do not drift.
+    spent, running, held = (
+        round(amount + added - removed, 6)
+        for amount, added, removed in zip((info.spent, info.running, info.held), new, old, strict=True)
+    )
+    return attrs.evolve(info, spent=spent, running=running, held=held)
+
+
+def _shares(row: Intent | None) -> tuple[float, float, float]:
+    """Return what a job has cost, what it may cost while it runs, and what may have been paid for it otherwise."""
+    if row is None:
+        return 0.0, 0.0, 0.0
+    price = row.price or 0.0
+    known, possible = _cost(row, price)
+    ambiguous = _ambiguous_attempts(row) * price
+    if row.state in ENDED:
+        return known + possible + ambiguous, 0.0, 0.0
+    if row.state in _RUNNING:
+        return 0.0, possible, ambiguous
+    return 0.0, 0.0, possible + ambiguous
+
+
+def check_create(info: BudgetInfo, row: Intent, uncharged: Sequence[Intent]) -> None:
+    """
+    Refuse a create for which a named budget has no room.
+
+    Args:
+        info: The budget, with the create.
+
+        row: The row of the job.
+
+        uncharged: If its price is unknown: the budget's rows that may have been paid and whose cost is unknown.
+
+    Raises:
+        BudgetExceededError: If the create might exceed the budget.
+    """
+    others = [other for other in uncharged if other.price_class == row.price_class and other.id != row.id]
+    left = info.left + (row.price or 0.0)
+    enough = info.left >= -_TOLERANCE and (row.price is not None or left >= _TOLERANCE)
+    if enough and not (row.price is None and others):
+        return
+    price = "an unknown number of" if row.price is None else f"{row.price:g}"
+    msg = (
+        f"The budget {info.name!r} has {left:g} of {info.credits:g} credits left, and this task may cost"
+        f" {price} credits. Nothing was sent: wait until running tasks have ended, or raise the budget."
+    )
+    raise BudgetExceededError(msg, job_id=row.id)
+
+
+def opened_budget(known: BudgetInfo | None, name: str, credits: float) -> BudgetInfo:
+    """
+    Return the named budget of a run.
+
+    Args:
+        known: The budget as the journal has it, or None.
+
+        name: Its name.
+
+        credits: The limit that the run gives.
+
+    Raises:
+        ConfigurationError: If the journal has another limit.
+    """
+    if known is None:
+        return BudgetInfo(name=name, credits=credits)
+    if known.credits != credits:
+        msg = (
+            f"The budget {name!r} has {known.credits:g} credits, and this run gives it {credits:g}. Nothing was sent:"
+            f" use the same number, or raise the budget with raise_budget({name!r}, …) first."
+        )
+        raise ConfigurationError(msg)
+    return known
+
+
+def raised_budget(known: BudgetInfo | None, name: str, credits: float) -> BudgetInfo:
+    """
+    Return a named budget with a higher limit.
+
+    Args:
+        known: The budget as the journal has it, or None.
+
+        name: Its name.
+
+        credits: The new limit.
+
+    Raises:
+        ConfigurationError: If there is no such budget, or its limit is higher.
+    """
+    if known is None:
+        msg = f"The journal has no budget {name!r}. Run map() with Budget(credits={credits:g}, name={name!r}) instead."
+        raise ConfigurationError(msg)
+    if credits < known.credits:
+        msg = f"Invalid credits={credits:g} for the budget {name!r}: expected a new total >= {known.credits:g}."
+        raise ConfigurationError(msg)
+    return attrs.evolve(known, credits=credits)
+
+
+# -- prices -----------------------------------------------------------------------------------------------------------
 
 
 def listed_price(model: str, given: Mapping[str, JSON]) -> float | None:

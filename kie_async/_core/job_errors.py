@@ -27,11 +27,17 @@ __all__ = [
 ]
 
 #: The errors that a create can end with; the journal gives them back with their class.
+_JOURNALED_BASES = (
+    errors.APIError,
+    errors.BudgetExceededError,
+    errors.ConfigurationError,
+    errors.TransportError,
+    errors.UploadError,
+)
 _JOURNALED: dict[str, type[errors.KieError]] = {
     kind.__name__: kind
     for kind in vars(errors).values()
-    if isinstance(kind, type)
-    and issubclass(kind, (errors.APIError, errors.ConfigurationError, errors.TransportError, errors.UploadError))
+    if isinstance(kind, type) and issubclass(kind, _JOURNALED_BASES)
 }
 #: The number of parts of a dumped error: its class, its message, its code, the service's message.
 _PARTS = 4

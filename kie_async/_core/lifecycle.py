@@ -118,6 +118,10 @@ class Intent:
 
         model: The model's name.
 
+        budget: The name of the budget that pays for the job, or None.
+
+        price: The price of each of its creates in that budget; None if it is unknown.
+
         input: The create's ``input`` as JSON, with URLs in place of local images; empty if the journal keeps only
             hashes.
 
@@ -174,6 +178,8 @@ class Intent:
     input: str = attrs.field(repr=False)
     fingerprint: str
     price_class: str = ""
+    budget: str | None = None
+    price: float | None = None
     created_at: float
     updated_at: float
     sources: tuple[SourceImage, ...] = ()

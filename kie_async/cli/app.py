@@ -9,7 +9,7 @@ import attrs
 import typer
 
 from kie_async import __version__
-from kie_async.cli.account import credits, upload
+from kie_async.cli.account import budgets, credits, upload
 from kie_async.cli.batch.command import batch
 from kie_async.cli.demo import demo
 from kie_async.cli.exit_codes import exit_code_help
@@ -41,7 +41,7 @@ app: typer.Typer = typer.Typer(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, generate, batch, status, wait, ls, recover, resolve, resubmit, abandon, forget),
-    *(credits, upload, listen, fake),
+    *(credits, budgets, upload, listen, fake),
 )
 for _command in _COMMANDS:
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""The commands ``credits`` and ``upload``."""
+"""The commands ``credits``, ``budgets`` and ``upload``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kie_async import AuthenticationError, InvalidRequestError
-from kie_async.cli.account import run_credits, run_upload
+from kie_async import AuthenticationError, Budget, ConfigurationError, InvalidRequestError
+from kie_async.cli.account import run_budgets, run_credits, run_upload
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.running import report_error
 from kie_async.testing import FakeKie
 from tests.cli.helpers import CAT, CapturedSession
+from tests.client.tables import make_rows
 
 
 @pytest.mark.parametrize(("as_json", "expected"), [(False, "9999.5\n"), (True, '{"credits": 9999.5}\n')])
@@ -58,3 +59,31 @@ async def test_upload_rejects_a_file_that_is_not_an_image(fake_kie: FakeKie, tmp
 
     assert ExitCode.USAGE == report_error(streams.session, caught.value)
     assert [] == fake_kie.truth.uploads
+
+
+async def test_budgets_are_listed_and_raised(fake_kie: FakeKie, tmp_path: Path) -> None:
+    streams = CapturedSession(fake_kie, journal=tmp_path / "kie.db")
+    await run_budgets(streams.session)
+    assert ("", True) == (streams.out, "No budget has a name" in streams.err)
+    async with streams.session.client() as kie, kie.map(make_rows(3), budget=Budget(credits=200, name="c7")) as run:
+        assert 3 == len([outcome async for outcome in run])
+    await run_budgets(streams.session)
+    await run_budgets(streams.session, name="c7", total=1000.0)
+    with pytest.raises(ConfigurationError, match="belong together"):
+        await run_budgets(streams.session, name="c7")
+    with pytest.raises(ConfigurationError, match="1000"):
+        await run_budgets(streams.session, name="c7", total=999.0)
+
+    assert [
+        "c7: 160 spent, 0 reserved, 40 left of 200 credits",
+        "c7: 160 spent, 0 reserved, 840 left of 1,000 credits",
+    ] == streams.out.splitlines()
+
+
+async def test_budgets_json_has_the_amounts(fake_kie: FakeKie, tmp_path: Path) -> None:
+    streams = CapturedSession(fake_kie, as_json=True, journal=tmp_path / "kie.db")
+    async with streams.session.client() as kie, kie.map(make_rows(1), budget=Budget(credits=200, name="c7")) as run:
+        assert 1 == len([outcome async for outcome in run])
+    await run_budgets(streams.session)
+
+    assert {"name": "c7", "credits": 200.0, "spent": 80.0, "reserved": 0.0, "left": 120.0} == json.loads(streams.out)

@@ -17,7 +17,7 @@ from tests.cli.helpers import run_cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]
-COMMANDS += ["forget", "credits", "upload", "fake"]
+COMMANDS += ["forget", "credits", "budgets", "upload", "fake"]
 
 #: A program without one package, as if it were not installed.
 PROGRAM_WITHOUT_PACKAGE = """
@@ -126,6 +126,9 @@ def test_no_command_prints_the_help() -> None:
         (["resolve", "kj_1"], "TASKID"),
         (["resubmit", "kj_1"], "--allow-duplicate"),
         (["forget"], "--before"),
+        (["budgets", "--raise", "campaign-7"], "--credits"),
+        (["budgets", "--credits", "7"], "--raise"),
+        (["batch", "t.csv", "--out", "out", "--budget-name", "campaign-7"], "--budget CREDITS"),
         (["forget", "--before", "tomorrow"], "expected an age"),
         (["ls", "--state", "lost"], "lost"),
         (["upload"], "FILE"),

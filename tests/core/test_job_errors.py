@@ -236,6 +236,7 @@ ENDINGS = {
     errors.APIError,
     errors.AuthenticationError,
     errors.ConfigurationError,
+    errors.BudgetExceededError,
     errors.InsufficientCreditsError,
     errors.InvalidRequestError,
     errors.KeyLimitError,

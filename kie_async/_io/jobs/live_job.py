@@ -64,6 +64,10 @@ class Submission:
         upload_again: Uploads the images of the request again and returns the input to send, once their uploads have
             expired.
 
+        budget: The name of the budget that pays for the job, or None.
+
+        price: The price of each create in that budget; None if it is unknown.
+
         stop_reason: The reason to end the submission as soon as nothing is on the wire, or None.
 
         on_wire: True from the first byte of a create until its response has been read.
@@ -77,6 +81,8 @@ class Submission:
     may_pay_again: Callable[[], bool] | None = None
     key_of_content: bool = False
     upload_again: Callable[[], Awaitable[Mapping[str, JSON]]] | None = None
+    budget: str | None = None
+    price: float | None = None
     stop_reason: StopReason | None = None
     on_wire: bool = False
     scope: anyio.CancelScope | None = None
@@ -87,6 +93,8 @@ class Submission:
             outlasts_maintenance=self.outlasts_maintenance,
             may_pay_again=self.may_pay_again,
             key_of_content=self.key_of_content,
+            budget=self.budget,
+            price=self.price,
         )
 
     def cancel_unless_on_wire(self) -> None:

@@ -15,6 +15,7 @@ from kie_async._core.callback_token import account_of, callback_secret
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage
 from kie_async._urls import service_origin
+from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError
 from kie_async.states import JobInfo, JobState
 
@@ -50,6 +51,8 @@ class Changes(TypedDict, total=False):
     duplicate_task_ids: tuple[str, ...]
     callback_task_ids: tuple[str, ...]
     owner: str | None
+    budget: str | None
+    price: float | None
 
 
 @attrs.frozen
@@ -126,6 +129,9 @@ class Journal(Protocol):
 
         Returns:
             The changed row, or None if it had been changed by another caller.
+
+        Raises:
+            BudgetExceededError: If the new state is SENDING, and the row's budget has no room for the create.
         """
         ...
 
@@ -207,6 +213,32 @@ class Journal(Protocol):
 
     async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
         """Return some of the latest rows of a model that have succeeded with known credits, at most *limit*."""
+        ...
+
+    async def open_budget(self, name: str, credits: float) -> BudgetInfo:
+        """
+        Return a named budget, which is created if it does not exist.
+
+        Raises:
+            ConfigurationError: If it has another limit than *credits*.
+        """
+        ...
+
+    async def raise_budget(self, name: str, credits: float) -> BudgetInfo:
+        """
+        Raise the limit of a named budget to *credits*, and return it.
+
+        Raises:
+            ConfigurationError: If there is no such budget, or its limit is higher.
+        """
+        ...
+
+    async def budgets(self) -> Sequence[BudgetInfo]:
+        """Return all named budgets, by name."""
+        ...
+
+    async def uncharged_rows(self, budget: str) -> Sequence[Intent]:
+        """Return the rows of a named budget that may have been paid and whose cost is not known."""
         ...
 
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:

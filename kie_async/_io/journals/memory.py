@@ -9,9 +9,18 @@ from typing import Unpack
 
 import attrs
 
-from kie_async._core.budget_ledger import PriceMemory, SeenPrices
+from kie_async._core.budget_ledger import (
+    PriceMemory,
+    SeenPrices,
+    changed_budget,
+    check_create,
+    may_cost_more,
+    opened_budget,
+    raised_budget,
+)
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
 from kie_async._io.journals.journal import Changes, Service, illegal_transition
+from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KeyConflictError
 from kie_async.states import JobState
 
@@ -44,6 +53,7 @@ class MemoryJournal:
         self._keep_ended = keep_ended
         self._dropped_keys: set[int] = set()
         self._prices = PriceMemory()
+        self._budgets: dict[str, BudgetInfo] = {}
         self._last_number = 0
 
     async def open(self) -> None:
@@ -83,7 +93,11 @@ class MemoryJournal:
             return None
         if state is JobState.INTENT:
             changes.setdefault("owner", _HERE)
-        return self._put(attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **changes))
+        changed = attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **changes)
+        if state is JobState.SENDING and changed.budget is not None:
+            info = changed_budget(self._budgets[changed.budget], row, changed)
+            check_create(info, changed, self._uncharged(changed.budget) if changed.price is None else ())
+        return self._put(changed)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         row = self._rows.get(job_id)
@@ -146,6 +160,20 @@ class MemoryJournal:
         )
         return list(islice(found, limit))
 
+    async def open_budget(self, name: str, credits: float) -> BudgetInfo:
+        self._budgets[name] = opened = opened_budget(self._budgets.get(name), name, credits)
+        return opened
+
+    async def raise_budget(self, name: str, credits: float) -> BudgetInfo:
+        self._budgets[name] = raised = raised_budget(self._budgets.get(name), name, credits)
+        return raised
+
+    async def budgets(self) -> Sequence[BudgetInfo]:
+        return [self._budgets[name] for name in sorted(self._budgets)]
+
+    async def uncharged_rows(self, budget: str) -> Sequence[Intent]:
+        return self._uncharged(budget)
+
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
         return self._prices.seen(model, price_class)
 
@@ -198,6 +226,7 @@ class MemoryJournal:
         return list(islice(filter(wanted, islice(rows, first, None)), limit))
 
     def _put(self, row: Intent) -> Intent:
+        self._pay(self._rows.get(row.id), row)
         self._rows[row.id] = row
         self._prices.add(row)
         for task_id in (row.task_id, *row.duplicate_task_ids):
@@ -208,6 +237,15 @@ class MemoryJournal:
         elif row.state not in ENDED:
             self._droppable.pop(row.id, None)
         return row
+
+    def _pay(self, before: Intent | None, row: Intent) -> None:
+        if before is not None and before.budget is not None:
+            self._budgets[before.budget] = changed_budget(self._budgets[before.budget], before, None)
+        if row.budget is not None:
+            self._budgets[row.budget] = changed_budget(self._budgets[row.budget], None, row)
+
+    def _uncharged(self, budget: str) -> list[Intent]:
+        return [row for row in self._rows.values() if row.budget == budget and may_cost_more(row)]
 
     def _make_droppable(self, row: Intent) -> None:
         self._droppable[row.id] = None

@@ -27,12 +27,13 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from kie_async._core.budget_ledger import SeenPrices
+from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
-from kie_async._io.journals import tables
+from kie_async._io.journals import budget_tables, tables
 from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.runtime import Runtime
+from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KieError
 from kie_async.states import JobState
 
@@ -202,6 +203,18 @@ class SqliteStore:
 
     async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
         return await self._read(tables.select_recent_successes, model, limit)
+
+    async def open_budget(self, name: str, credits: float) -> BudgetInfo:
+        return await self._write(budget_tables.write_budget, opened_budget, name, credits)
+
+    async def raise_budget(self, name: str, credits: float) -> BudgetInfo:
+        return await self._write(budget_tables.write_budget, raised_budget, name, credits)
+
+    async def budgets(self) -> Sequence[BudgetInfo]:
+        return await self._read(budget_tables.select_budgets)
+
+    async def uncharged_rows(self, budget: str) -> Sequence[Intent]:
+        return await self._read(tables.select_uncharged, budget)
 
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
         return await self._read(tables.select_seen_prices, model, price_class)

@@ -15,8 +15,9 @@ from typing import Any
 
 import attrs
 
-from kie_async._core.budget_ledger import SeenPrices
+from kie_async._core.budget_ledger import SeenPrices, may_cost_more
 from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
+from kie_async._io.journals import budget_tables
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async.errors import JournalError
@@ -47,6 +48,7 @@ __all__ = [
     "select_recent_successes",
     "select_rows",
     "select_seen_prices",
+    "select_uncharged",
     "take_over",
     "update_row",
 ]
@@ -70,6 +72,8 @@ _SCHEMA = """
         model TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
         price_class TEXT NOT NULL,
+        budget TEXT,
+        price REAL,
         attempts INTEGER NOT NULL,
         ambiguous_attempts INTEGER NOT NULL,
         sending_at REAL,
@@ -95,6 +99,8 @@ _SCHEMA = """
         WHERE state = 'succeeded' AND credits IS NOT NULL;
     CREATE INDEX intents_by_model_price ON intents (model, origin, credits)
         WHERE state = 'succeeded' AND credits IS NOT NULL;
+    CREATE INDEX intents_uncharged ON intents (budget, price_class)
+        WHERE budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded') AND state <> 'failed';
     CREATE TABLE duplicate_tasks (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX duplicate_tasks_by_job ON duplicate_tasks (job_id);
     CREATE TABLE callback_secrets (
@@ -135,6 +141,9 @@ _KEEP_SECRET = "INSERT OR IGNORE INTO callback_secrets VALUES (own_origin(), own
 _PAGE = "number > ? ORDER BY number LIMIT ?"
 _ALL = -1
 
+#: Includes every row that may have been paid and whose cost is not known; an index has them.
+_IS_UNCHARGED = "budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded') AND state <> 'failed'"
+
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +162,7 @@ def prepare_file(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not _read_version(connection, path):
-            for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
+            for statement in filter(None, map(str.strip, (_SCHEMA + budget_tables.SCHEMA).split(";"))):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -250,7 +259,11 @@ def update_row(
 
     Returns:
         The changed row, or None if nothing was changed.
+
+    Raises:
+        BudgetExceededError: If the new state is SENDING, and the row's budget has no room; then roll back.
     """
+    before = select_one(connection, "id = ? AND budget IS NOT NULL", job_id)
     columns = _to_columns(fields)
     assignments = ", ".join(f"{name} = ?" for name in columns)
     where, values = "id = ?", list[object]([job_id])
@@ -261,6 +274,10 @@ def update_row(
     if not changed.rowcount:
         return None
     row = select_one(connection, "id = ?", job_id)
+    if row is not None and row.budget is not None:
+        budget_tables.pay(connection, before, row)
+        if fields.get("state") is JobState.SENDING:
+            budget_tables.check_create(connection, row, partial(select_uncharged, connection, row.budget))
     if "account" in fields:
         connection.execute(_KEEP_SECRET)
     if row is not None and "duplicate_task_ids" in fields:
@@ -366,6 +383,12 @@ def select_seen_prices(connection: sqlite3.Connection, model: str, price_class: 
         f" (SELECT max(credits) {charged} model = ?)"
     )
     return SeenPrices(*connection.execute(query, (price_class, price_class, model)).fetchone())
+
+
+def select_uncharged(connection: sqlite3.Connection, budget: str) -> list[Intent]:
+    """Return the rows of a named budget that may have been paid and whose cost is not known."""
+    found = _select(connection, f"WHERE {_IS_HERE} AND budget = ? AND {_IS_UNCHARGED}", budget)
+    return [row for row in found if may_cost_more(row)]
 
 
 def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> dict[str, Intent | None]:

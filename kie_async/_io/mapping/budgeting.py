@@ -18,6 +18,7 @@ from kie_async._core.budget_ledger import (
     Ledger,
     Price,
     estimate_price,
+    has_room,
     listed_price,
     may_cost_more,
     possible_cost,
@@ -29,7 +30,7 @@ from kie_async._keys import price_class, retry_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kie_async._core.lifecycle import Intent
     from kie_async._core.map_options import MapOptions
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from kie_async._io.mapping.rows import Row, Table
     from kie_async._io.runtime import Runtime
     from kie_async._io.submitting.intake import Intake
-    from kie_async.budget import Estimate
+    from kie_async.budget import BudgetInfo, Estimate
     from kie_async.outcomes import RunSummary
     from kie_async.records import JSON
     from kie_async.requests.base import Request
@@ -112,6 +113,7 @@ class Prices:
         *,
         until: float = math.inf,
         wanted: Callable[[], bool] = lambda: True,
+        adopt: Callable[[Intent, Price], Awaitable[Intent]] | None = None,
     ) -> PriorSpend:
         """
         Return what the tasks of a table have cost or may have cost; no row is started.
@@ -127,6 +129,8 @@ class Prices:
             until: The end of the period that counts, in seconds since the epoch: later creates are left out.
 
             wanted: Returns False if the sum is no longer needed.
+
+            adopt: Called with each job that counts, and its price; it may return a changed row.
 
         Raises:
             JournalError: If the journal cannot be read.
@@ -149,12 +153,17 @@ class Prices:
                 if (hashed := hash(row.key)) not in seen:
                     seen.add(hashed)
                     requests[row.key] = row.request
-            await self._add_spend_of(requests, spend, price, until)
+            await self._add_spend_of(requests, spend, price, until, adopt)
             await anyio.lowlevel.checkpoint()  # a journal in memory never yields to the event loop
         return spend
 
     async def _add_spend_of(
-        self, requests: dict[str, Request], spend: PriorSpend, price: float | None, until: float
+        self,
+        requests: dict[str, Request],
+        spend: PriorSpend,
+        price: float | None,
+        until: float,
+        adopt: Callable[[Intent, Price], Awaitable[Intent]] | None,
     ) -> None:
         """Add the costs of the tasks of these keys, retry by retry."""
         number, left = 0, requests
@@ -169,6 +178,8 @@ class Prices:
                 if late or not possible_cost(known, 1.0):
                     continue
                 own = await self.price(left[key], price)
+                if adopt is not None:
+                    await adopt(known, own)
                 amount = possible_cost(known, own.credits)
                 spend.total += amount
                 if amount and row.state in OPEN:
@@ -198,13 +209,20 @@ class Budgeting:
         ledger: The ledger of the run.
 
         figures: The figures of the run.
+
+        name: The name of the budget, or None.
+
+        unsent_rows: The rows whose job this run has started, in an ordered set, until their job has ended.
     """
 
     def __init__(self, options: MapOptions, *, journal: Journal, runtime: Runtime, prices: Prices) -> None:
         self._journal = journal
         self._prices = prices
         self._budget = budget = options.budget
-        self.ledger = Ledger(None if budget is None else budget.credits)
+        self.name: str | None = None if budget is None else budget.name
+        # The journal keeps a named budget.
+        self.ledger = Ledger(None if budget is None or self.name is not None else budget.credits)
+        self.unsent_rows: dict[Row, None] = {}
         self._runtime = runtime
         self._started_at = runtime.wall()
         self.figures = RunFigures(options.limits, self.ledger, runtime.now())
@@ -228,12 +246,16 @@ class Budgeting:
         """
         if self._budget is None:
             return
+        if self.name is not None:
+            await self._journal.open_budget(self.name, self._budget.credits)
         self.ledger.prior = self._budget.spent
         if isinstance(rows, (list, tuple)):
             # What is sent during this count counts when its row is read, as any other run's creates do.
             spend = await self._prices.prior_spend(
-                RowSource(rows), self._budget.price, until=self._started_at, wanted=wanted
+                RowSource(rows), self._budget.price, until=self._started_at, wanted=wanted, adopt=self.adopt_row
             )
+            if self.name is not None:
+                return
             self.ledger.prior = max(self._budget.spent, spend.total)
             if spend.total >= self._budget.spent:  # the shares of a larger sum given by the caller are unknown
                 self.ledger.prior_open = spend.open_jobs
@@ -258,6 +280,48 @@ class Budgeting:
         if self._budget is not None and await self._journal.dropped_keys([row.journal_key]):
             self.ledger.hold_dropped(row.journal_key, (await self.price(row.request)).credits)
 
+    async def read_shared(self) -> BudgetInfo | None:
+        """Return the state of the named budget; None without one."""
+        if self.name is None:
+            return None
+        return next(info for info in await self._journal.budgets() if info.name == self.name)
+
+    async def uncharged_keys(self, price: Price) -> set[str]:
+        """Return the keys of the named budget's jobs whose cost must become known before a task is sent."""
+        if self.name is None or price.unknown is None:
+            return set()
+        rows = await self._journal.uncharged_rows(self.name)
+        of_class = [row for row in rows if price.model_is_unseen or row.price_class == price.unknown[1]]
+        return {row.key for row in of_class if row.key is not None and row.model == price.unknown[0]}
+
+    def fits(self, shared: BudgetInfo, price: Price) -> bool:
+        """Return True if the named budget has room for a create beside those that this run is about to send."""
+        return has_room(shared, price, unsent=self._unsent())
+
+    def may_fit_later(self, shared: BudgetInfo | None, price: Price) -> bool:
+        """Return True if there may be room for a create once the running tasks have ended."""
+        if shared is None:
+            return self.ledger.may_fit_later(price.credits)
+        unsent = self._unsent()
+        can_change = shared.running > 0.0 or unsent > 0.0
+        return can_change and has_room(shared, price, unsent=unsent, if_freed=shared.running + unsent)
+
+    def _unsent(self) -> float:
+        reservations = [row.reservation for row in self.unsent_rows if row.unsent]
+        return sum(reservation.reserved for reservation in reservations if reservation is not None)
+
+    async def adopt(self, found: LiveJob, price: Price) -> None:
+        """Let the named budget pay for a job that a run without it has sent."""
+        if found.row is not None:
+            await self.adopt_row(found.row, price)
+
+    async def adopt_row(self, row: Intent, price: Price) -> Intent:
+        """Let the named budget pay for a job that a run without it has sent; return the row."""
+        if self.name is None or row.budget is not None or not possible_cost(row, 1.0):
+            return row
+        own = None if price.unknown is not None else price.credits
+        return await self._journal.update_fields(row.id, at=row.updated_at, budget=self.name, price=own) or row
+
     def count_found_job(self, row: Row, found: LiveJob, price: Price) -> None:
         """Count the existing job of a row, even if the budget does not have that much left."""
         intent, prior = found.row, self._is_prior(found.row)
@@ -281,6 +345,7 @@ class Budgeting:
     def commit_row(self, row: Row) -> None:
         """Replace a row's reservation by what its job has cost, or may have cost, now that the job has ended."""
         intent = None if row.job is None else row.job.row
+        self.unsent_rows.pop(row, None)
         reservation, row.reservation = row.reservation, None
         if reservation is not None:
             self.ledger.commit(reservation, intent)

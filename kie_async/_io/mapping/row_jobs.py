@@ -82,7 +82,9 @@ class RowJobs:
         await self.budgeting.count_other_intents(row)
         if found is None:
             return False
-        self._use_job(row, found, await self.budgeting.price(row.request))
+        price = await self.budgeting.price(row.request)
+        await self.budgeting.adopt(found, price)
+        self._use_job(row, found, price)
         return True
 
     async def start_job(self, row: Row) -> bool:
@@ -100,25 +102,31 @@ class RowJobs:
         key, ledger, waited = row.journal_key, self.budgeting.ledger, False
         while self.state.sends:
             price = await self.budgeting.price(row.request)
+            shared = await self.budgeting.read_shared()
+            uncharged = await self.budgeting.uncharged_keys(price)
             # From here to the start nothing awaits, so the row that reserves also starts the job.
             live = self.registry.by_key(key)
             if live is not None and live.is_answered and live.in_progress and live.fingerprint == row.fingerprint:
                 self._use_job(row, live, price)
                 self._count_retry(row)
                 return True
-            blocking = ledger.blocking(price)
+            blocking = ledger.blocking(price) | uncharged
             # Another row with a reservation for the same key will soon know what the job has cost.
             if not ledger.is_reserved(key) and not blocking and self.state.sends:
-                row.reservation = ledger.reserve(key, price.credits, price.unknown)
+                if shared is None or self.budgeting.fits(shared, price):
+                    row.reservation = ledger.reserve(key, price.credits, price.unknown)
                 if row.reservation is not None:
-                    self._start(row)
+                    self._start(row, price)
                     self._count_retry(row)
                     return True
-                if not ledger.may_fit_later(price.credits):
+                if not self.budgeting.may_fit_later(shared, price):
                     break
+                if shared is not None:
+                    await self._resume_orphans(shared.name)
             if blocking and not await self._cost_becomes_known(blocking):
                 raise _unknown_price_error(row.request.model)
-            with anyio.move_on_after(_CHECK_INTERVAL if blocking else math.inf):
+            # Other processes do not notify this one.
+            with anyio.move_on_after(_CHECK_INTERVAL if blocking or shared is not None else math.inf):
                 await self.state.wait_for_change()
             waited = True
         # In the meantime another run may have sent the row, and its job may even have ended.
@@ -141,7 +149,14 @@ class RowJobs:
                 becomes_known = True
         return becomes_known
 
-    def _start(self, row: Row) -> None:
+    async def _resume_orphans(self, budget: str) -> None:
+        """Resume the running jobs of a named budget whose process has died: their reservations end with them."""
+        for row in await self.journal.uncharged_rows(budget):
+            is_known = self.registry.get(row.id) is not None or row.state not in OPEN
+            if not is_known and not await self.journal.is_owner_alive(row):
+                await self.waiting.find_job(row.id)
+
+    def _start(self, row: Row, price: Price) -> None:
         row.job = self.intake.start_submission(
             row.request,
             row.journal_key,
@@ -150,9 +165,12 @@ class RowJobs:
                 outlasts_maintenance=True,
                 may_pay_again=partial(self.budgeting.reserve_resend, row),
                 key_of_content=isinstance(row.key, ContentKey),
+                budget=self.budgeting.name,
+                price=None if price.unknown is not None else price.credits,
             ),
         )
         row.started_here, row.replayed = True, False
+        self.budgeting.unsent_rows[row] = None
 
     def _use_job(self, row: Row, found: LiveJob, price: Price) -> None:
         row.job, row.started_here = found, False

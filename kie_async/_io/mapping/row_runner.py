@@ -226,8 +226,9 @@ class RowRunner:
             row.renamed += 1
             await self.keys.identify(row)  # the row is what its files are now
             return await self.jobs.find_job(row) or await self.jobs.start_job(row)
-        if row.unsent and not row.started_here:
-            # Another caller had started the job, and has cancelled it before it was sent.
+        if row.unsent and (not row.started_here or isinstance(error, errors.BudgetExceededError)):
+            # Another caller had started the job, and has cancelled it before it was sent; or a shared budget had no
+            # room when it was to be sent.
             return await self.jobs.start_job(row)
         useful = isinstance(error, errors.TaskFailedError) and error.worth_retrying
         if not useful or row.retry >= self.options.retry_failed:
@@ -269,7 +270,8 @@ class RowRunner:
         if isinstance(error, RUN_ERRORS) and row.state is not JobState.REJECTED:
             self.stop_run(error)
             return None
-        never_sent = row.unsent and (row.cancel_requested or not row.started_here)
+        refused = isinstance(error, errors.BudgetExceededError)
+        never_sent = row.unsent and (row.cancel_requested or refused or not row.started_here)
         if never_sent and not isinstance(error, errors.ConfigurationError):
             return self._unsent_outcome(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is JobState.UNRESOLVED:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import anyio
 import anyio.to_thread
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from kie_async.records import JSON
 
 __all__ = ["ImageChangedError", "Intake", "IntentWriter", "conflict_error"]
+
+
+class _Funding(TypedDict, total=False):
+    budget: str
+    price: float | None
 
 
 class ImageChangedError(errors.UploadError):
@@ -209,6 +214,7 @@ class IntentWriter:
             sources=sources,
             key=job.key,
             callback_url=self.callback_url,
+            **_funding(job),
             version=0 if job.row is None else job.row.version + 1,  # the old row was deleted
         )
         # Cancelled here, the row would stay in the journal, and recover() would send it.
@@ -323,6 +329,10 @@ class IntentWriter:
         if row.state is JobState.REJECTED and row.ambiguous_attempts:
             raise load_error(row.error, job_id=row.id)
         if sends:
+            funding = _funding(job)
+            if funding and (row.budget, row.price) != (funding["budget"], funding["price"]):
+                changed = await journal.update_fields(row.id, at=self.runtime.wall(), **funding)
+                job.learn(changed or row)
             return await self.prepare_again(job) if row.input else await self._write_again(row, request)
         return await self._reopen(job, row, request) if reopens else (row, {})
 
@@ -338,6 +348,7 @@ class IntentWriter:
                 input=encode_for_journal(given),
                 callback_url=self.callback_url,
                 error=None,
+                **_funding(job),
             )
             if reopened is not None:
                 job.learn(reopened)
@@ -368,6 +379,14 @@ class IntentWriter:
             row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
         )
         return changed or row, given
+
+
+def _funding(job: LiveJob) -> _Funding:
+    """Return the budget and the price of a job; nothing if its submission has no named budget."""
+    submission = job.submission
+    if submission is None or submission.budget is None:
+        return {}
+    return {"budget": submission.budget, "price": submission.price}
 
 
 async def _image_hashes(request: Request) -> dict[str, str]:

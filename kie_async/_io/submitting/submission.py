@@ -333,6 +333,9 @@ class Attempts:
                 raise error  # the intent stays: the same key, or recover(), resumes it
             await self._cancel_job(error)
             return False
+        if isinstance(error, errors.BudgetExceededError):
+            await self._cancel_job(error)
+            return False
         if isinstance(error, _NotSentError):
             self._failures = 0  # nothing has failed: the job is queued again
             return True

@@ -178,6 +178,9 @@ def batch(
         typer.Option("--set", metavar="COLUMN=VALUE", help="The cell of rows without one. Repeatable."),
     ] = None,
     budget: Annotated[float | None, typer.Option(metavar="CREDITS", min=0.0, help="The budget of all rows.")] = None,
+    budget_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A budget that runs with the same --out share by this name.")
+    ] = None,
     price: Annotated[
         float | None, typer.Option(metavar="CREDITS", min=0.0, help="The price of each row, if known better.")
     ] = None,
@@ -197,6 +200,10 @@ def batch(
     """Make a whole table of shots; the same command again resumes it, and pays for nothing twice."""
     given = [*(defaults or ()), *([] if prompt is None else [f"prompt={prompt}"])]
 
+    if budget_name is not None and budget is None:
+        msg = "expected --budget CREDITS with it, the limit of the named budget."
+        raise typer.BadParameter(msg, param_hint="--budget-name")
+
     async def command(session: Session) -> ExitCode:
         options = BatchOptions(
             table=table,
@@ -204,6 +211,7 @@ def batch(
             model=model,
             defaults=_parse_defaults(given),
             budget=budget,
+            budget_name=budget_name,
             price=price,
             stop_after=stop_after,
             retry_failed=retry_failed,

@@ -30,6 +30,8 @@ class BatchOptions:
 
         budget: The maximum cost of all rows, in credits, or None.
 
+        budget_name: The name of the budget, which all runs on the folder's journal that name it share, or None.
+
         price: The assumed cost of each row, or None for the known prices.
 
         stop_after: The number of seconds after which nothing more is sent, or None.
@@ -48,6 +50,7 @@ class BatchOptions:
     model: str | None = None
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     budget: float | None = None
+    budget_name: str | None = None
     price: float | None = None
     stop_after: float | None = None
     retry_failed: int = 0
@@ -79,6 +82,7 @@ class BatchOptions:
             ("--model", self.model),
             *(("--set", f"{name}={value}") for name, value in self.defaults.items()),
             ("--budget", "CREDITS" if raise_budget else self.budget),
+            ("--budget-name", self.budget_name),
             ("--price", self.price),
             ("--stop-after", self.stop_after),
             ("--rate", rate),

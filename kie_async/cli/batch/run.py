@@ -110,7 +110,9 @@ class BatchRun:
 
     async def _budget(self, kie: KieClient, credits: float) -> Budget:
         """Return the budget of the whole table, with what earlier runs have spent on its rows."""
-        price = self.options.price
+        price, name = self.options.price, self.options.budget_name
+        if name is not None:
+            return Budget(credits=credits, price=price, name=name)
         rows = ((row.key, row.request) for row in self.record.table.prepared_rows())
         return Budget(credits=credits, price=price, spent=await kie.spent(rows, price=price))
 

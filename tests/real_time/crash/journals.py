@@ -11,6 +11,7 @@ import attrs
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.lifecycle import OPEN, Intent
 from kie_async._io.journals.journal import Changes, Journal, Service
+from kie_async.budget import BudgetInfo
 from kie_async.states import JobState
 from tests.real_time.crash.kill_points import KillPoints
 
@@ -94,6 +95,18 @@ class _JournalProxy:
 
     async def mark_delivered(self, job_id: str) -> None:
         await self.inner.mark_delivered(job_id)
+
+    async def open_budget(self, name: str, credits: float) -> BudgetInfo:
+        return await self.inner.open_budget(name, credits)
+
+    async def raise_budget(self, name: str, credits: float) -> BudgetInfo:
+        return await self.inner.raise_budget(name, credits)
+
+    async def budgets(self) -> Sequence[BudgetInfo]:
+        return await self.inner.budgets()
+
+    async def uncharged_rows(self, budget: str) -> Sequence[Intent]:
+        return await self.inner.uncharged_rows(budget)
 
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
         return await self.inner.seen_prices(model, price_class)
