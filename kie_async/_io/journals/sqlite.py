@@ -15,10 +15,11 @@ import sqlite3
 import stat
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
@@ -164,7 +165,7 @@ class SqliteStore:
         return await self._read(tables.select_by_key, key)
 
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
-        return await self._read(tables.select_by_keys, keys)
+        return [row for part in _parts(keys) for row in await self._read(tables.select_by_keys, part)]
 
     async def has_keys(self) -> bool:
         return await self._read(tables.has_keys)
@@ -185,7 +186,10 @@ class SqliteStore:
         return await self._read(tables.select_named_by_callbacks, after, limit)
 
     async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
-        return await self._read(tables.find_changed, seen)
+        changed: dict[str, Intent | None] = {}
+        for part in _parts(seen):
+            changed |= await self._read(tables.find_changed, part)
+        return changed
 
     async def forget(self, *, before: float) -> int:
         deleted = 0
@@ -236,6 +240,11 @@ class SqliteStore:
         after: int = 0,
         limit: int | None = None,
     ) -> Sequence[Intent]:
+        if job_ids is not None and len(job_ids) > PAGE:
+            claimed = [
+                row for part in _parts(job_ids) for row in await self.claim(part, adopt_key=adopt_key, after=after)
+            ]
+            return sorted(claimed, key=lambda row: row.number)[:limit]
         locks = self._opened(self._locks)
         # Found outside the transaction, so that it is short; each row is taken by compare-and-set.
         if orphans := await self._read(tables.find_orphans, locks, job_ids, after, limit, adopt_key=adopt_key):
@@ -295,6 +304,13 @@ class SqliteStore:
         wrong = JournalError(f"{self._path} cannot be used: {reason}. Fix this, or use another journal.")
         wrong.__cause__ = error
         return wrong
+
+
+def _parts(items: Collection[_T]) -> Iterator[list[_T]]:
+    """Yield the parts of a collection that one call of the thread may take."""
+    remaining = iter(items)
+    while part := list(islice(remaining, PAGE)):
+        yield part
 
 
 # -- group commit ------------------------------------------------------------------------------------------------------

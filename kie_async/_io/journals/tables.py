@@ -364,15 +364,17 @@ def select_rows(
 
 def select_named_by_callbacks(connection: sqlite3.Connection, after: int, limit: int | None) -> list[Intent]:
     """Return the rows for which callbacks have named tasks that are not proved yet; see ``select_rows``."""
-    where = f"callback_task_ids <> '[]' AND {_IS_HERE} AND {_PAGE}"
-    return _select(connection, f"WHERE {where}", after, _ALL if limit is None else limit)
+    # SQLite would choose the index of keys, whose first column is the origin.
+    where = f"INDEXED BY intents_named_by_callbacks WHERE callback_task_ids <> '[]' AND {_IS_HERE} AND {_PAGE}"
+    return _select(connection, where, after, _ALL if limit is None else limit)
 
 
 def select_recent_successes(connection: sqlite3.Connection, model: str, limit: int) -> list[Intent]:
     """Return some of the latest rows of a model that have succeeded; old rows of a large file are not searched."""
     recent = "number > (SELECT max(number) FROM intents) - 10000"
     where = f"{recent} AND {_IS_HERE} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
-    return _select(connection, f"WHERE {where} ORDER BY number DESC LIMIT ?", model, limit)
+    # By the rows' own numbers: an index of the model's rows would have to be sorted.
+    return _select(connection, f"NOT INDEXED WHERE {where} ORDER BY number DESC LIMIT ?", model, limit)
 
 
 def select_seen_prices(connection: sqlite3.Connection, model: str, price_class: str) -> SeenPrices:
