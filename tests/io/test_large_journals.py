@@ -177,7 +177,7 @@ async def holding_the_lock(path: Path) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("call", ["jobs", "jobs(unfinished=True)", "recover", "claim of ids"])
 async def test_reading_needs_no_write_lock(call: str, tmp_path: Path) -> None:
-    """Another process may hold it for as long as it takes: nobody reads within a transaction of writes."""
+    """Another process may hold it for as long as it takes: no read runs within a transaction of writes."""
     path = tmp_path / "kie.db"
     await fill_off_the_loop(path, [row_in(S.SUCCEEDED, number) for number in range(MANY)])
     async with open_store(path) as journal:
@@ -281,7 +281,7 @@ async def test_forget_spares_a_row_that_changes_while_it_is_at_work(tmp_path: Pa
 
 
 async def test_two_processes_share_the_rows_of_a_dead_one(tmp_path: Path) -> None:
-    """Each row has one owner, whoever takes it over."""
+    """Each row has one owner afterwards."""
     path = tmp_path / "kie.db"
     await fill_off_the_loop(path, [row_in(S.SUBMITTED, number) for number in range(MANY)])
     owned: list[list[str]] = [[], []]
