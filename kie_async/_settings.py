@@ -95,7 +95,7 @@ def read_webhook_keys(given: str | Collection[str] | None) -> tuple[str, ...]:
     if not _are_strings(keys) or not all(map(is_encodable, keys)):
         msg = (
             "Invalid webhook_key: expected the webhookHmacKey from kie.ai/settings, or a list of the new one and the"
-            " old one."
+            " old one. Omit webhook_key if the account has none."
         )
         raise ConfigurationError(msg)
     return tuple(keys)

@@ -271,11 +271,20 @@ class UploadError(KieError):
 
 
 class DownloadError(KieError):
-    """A result that could not be fetched or that is not what it claims; the task stays done: save again."""
+    """
+    A result that could not be fetched or that is not what it claims; the task stays done.
+
+    Attributes:
+        worth_retrying: True if saving again may succeed; False if the result would be refused again.
+    """
+
+    worth_retrying: bool = True
 
 
 class ResultExpiredError(DownloadError):
     """A result that the service no longer holds."""
+
+    worth_retrying: bool = False
 
 
 class BudgetExceededError(KieError):

@@ -206,7 +206,5 @@ class RunSummary:
             parts.append(f"{self.retried} retried")
         held = f" (and {self.credits_held:g} held)" if self.credits_held else ""
         times = "" if self.p50 is None or self.p95 is None else f"; p50 {self.p50:.0f} s, p95 {self.p95:.0f} s"
-        return (
-            f"{', '.join(parts)}; {self.credits:g} credits{held}{times};"
-            f" {self.created} created at {self.used:.0%} of the limit".replace("%", " %")
-        )
+        pace = f" at {self.used:.0%} of the limit".replace("%", " %") if self.created else ""
+        return f"{', '.join(parts)}; {self.credits:g} credits{held}{times}; {self.created} created{pace}"

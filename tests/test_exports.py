@@ -33,7 +33,7 @@ SIGNATURES = {
     "KieClient.spent": "requests, *, price",
     "KieClient.job": "job_id",
     "KieClient.jobs": "*, unfinished",
-    "KieClient.recover": "",
+    "KieClient.recover": "*, adopt_key",
     "KieClient.forget": "*, before",
     "KieClient.credits": "",
     "KieClient.upload": "source",
@@ -70,7 +70,7 @@ SIGNATURES = {
 
 #: The fields of public values, in order.
 FIELDS = {
-    "JobInfo": "job_id state model created_at updated_at task_id key credits error duplicates",
+    "JobInfo": "job_id state model created_at updated_at task_id key credits error duplicates origin",
     "Statistics": (
         "jobs submitting waiting_for_slot waiting_for_token sending in_flight tokens_in_use watched confirming waiters"
         " loop_tasks polls callbacks confirmations duplicate_records"

@@ -76,6 +76,7 @@ def test_invalid_webhook_keys_are_refused_and_not_shown(wrong: Any) -> None:
         read_webhook_keys(wrong)
 
     assert str(raised.value).startswith("Invalid webhook_key: expected the webhookHmacKey from kie.ai/settings")
+    assert str(raised.value).endswith("Omit webhook_key if the account has none.")
     assert "canary" not in str(raised.value)
 
 

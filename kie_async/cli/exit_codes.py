@@ -47,7 +47,7 @@ def exit_code_of(error: KieError) -> ExitCode:
             return ExitCode.IN_DOUBT
         case errors.ServerError(code=500 | 501) if error.job_id is not None:
             return ExitCode.IN_DOUBT  # create requests that ended with an ambiguous error
-        case errors.ResultExpiredError():
+        case errors.DownloadError(worth_retrying=False):
             return ExitCode.FAILED
         case errors.TaskTimeoutError() | errors.DownloadError():
             return ExitCode.UNFINISHED

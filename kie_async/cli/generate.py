@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -22,12 +24,15 @@ from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import check_output, save_and_show, wait_and_show, write_result
 
 if TYPE_CHECKING:
-    from kie_async import JSON, Request
+    from kie_async import JSON, KieClient, Request
+    from kie_async.cli.resume_info import JobResumeInfo
 
 __all__ = ["GenerateOptions", "generate", "run_generate"]
 
 #: The divisor of the embedded fake's durations: a minute becomes a few seconds.
 FAKE_SPEED = 12.0
+#: The seconds after which a command without a task says what it waits for.
+_SILENCE = 8.0
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +85,9 @@ async def run_generate(session: Session, options: GenerateOptions) -> ExitCode:
         with show_progress(session.output) as show:
             show(name, "submitting")
             tracked.on_task_id = lambda task_id: show(name, f"accepted as task {task_id}", done=not wait)
-            with anyio.move_on_after(options.timeout) as scope:
+            silence = asyncio.get_running_loop().call_later(_SILENCE, _report_silence, session, tracked, kie)
+            with ExitStack() as ended, anyio.move_on_after(options.timeout) as scope:
+                ended.callback(silence.cancel)
                 job = await kie.submit(options.request, key=options.key, wait=not wait)
                 tracked.job_id = job.id
                 if tracked.task_id is None and job.task_id is not None:
@@ -100,6 +107,20 @@ async def run_generate(session: Session, options: GenerateOptions) -> ExitCode:
         fields = {"job_id": tracked.job_id, "task_id": tracked.task_id, "state": JobState.SUBMITTED}
         session.output.result(str(tracked.task_id), fields)
     return ExitCode.DONE
+
+
+def _report_silence(session: Session, tracked: JobResumeInfo, kie: KieClient) -> None:
+    """Say what a command waits for that has shown nothing for some seconds."""
+    if tracked.task_id is not None:
+        return
+    statistics = kie.statistics()
+    if statistics.waiting_for_token or statistics.waiting_for_slot:
+        what = "the rate limit allows no create request yet"
+    elif statistics.sending:
+        what = "the create request is not answered yet"
+    else:
+        what = "there is no connection or no answer yet, and it is tried again for two minutes"
+    session.output.info(f"Waiting for {session.origin}: {what}. Ctrl-C ends the command.")
 
 
 def generate(

@@ -16,7 +16,7 @@ import anyio
 import attrs
 import typer
 
-from kie_async import InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
+from kie_async import DownloadError, InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
 from kie_async.cli.options import JournalFile, select_journal
 from kie_async.cli.output import Output, log_to
@@ -186,6 +186,8 @@ def _report_kie_error(session: Session, error: KieError) -> ExitCode:
             code = _unfinished_code(session) or code
         case _:
             output.error(str(error))
+    if isinstance(error, DownloadError) and not error.worth_retrying and error.task_id is not None:
+        output.info(f"The task is done: `kie-async status {error.task_id}` prints the URLs of its results.")
     if code in (ExitCode.IN_DOUBT, ExitCode.UNFINISHED) or isinstance(error, TaskTimeoutError):
         output.info(session.resume_hint())
     return code

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from kie_async import AuthenticationError, Budget, ConfigurationError, InvalidRequestError
+from kie_async import (
+    AuthenticationError,
+    Budget,
+    ConfigurationError,
+    InvalidRequestError,
+    KieError,
+    TransportError,
+    UploadError,
+)
 from kie_async.cli.account import run_budgets, run_credits, run_upload
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.running import report_error
-from kie_async.testing import FakeKie
+from kie_async.testing import FakeKie, Fault
 from tests.cli.helpers import CAT, CapturedSession
 from tests.client.tables import make_rows
 
@@ -87,3 +95,19 @@ async def test_budgets_json_has_the_amounts(fake_kie: FakeKie, tmp_path: Path) -
     await run_budgets(streams.session)
 
     assert {"name": "c7", "credits": 200.0, "spent": 80.0, "reserved": 0.0, "left": 120.0} == json.loads(streams.out)
+
+
+@pytest.mark.parametrize("command", ["credits", "upload"])
+@pytest.mark.parametrize("kind", ["reset", "close", "silence"])
+async def test_error_without_an_answer_names_one_next_step(command: str, kind: str) -> None:
+    """It says what to check, and the exit code that a later try may help."""
+    fault = Fault("connect", kind)  # type: ignore[arg-type]  # from a parameter
+    async with FakeKie(faults=[fault]) as fake:
+        streams = CapturedSession(fake)
+        with pytest.raises(KieError) as caught:
+            await (run_credits(streams.session) if command == "credits" else run_upload(streams.session, [CAT]))
+
+    assert isinstance(caught.value, TransportError if command == "credits" else UploadError)
+    assert ExitCode.RETRY_LATER == report_error(streams.session, caught.value)
+    assert 1 == streams.err.lower().count("try again")
+    assert 1 == streams.err.count("heck the network")

@@ -13,6 +13,7 @@ import pytest
 
 from kie_async import (
     ConfigurationError,
+    DownloadError,
     KeyConflictError,
     MarketRequest,
     SubmitInDoubtError,
@@ -169,6 +170,53 @@ async def test_interrupted_create_may_have_been_paid() -> None:
         group.cancel_scope.cancel()
 
     assert re.match(r"The create request of kj_\w+ was sent", streams.session.resume_hint())
+
+
+SILENCES = {
+    "upload": (Fault("upload", "silence"), "there is no connection or no answer yet"),
+    "connection": (Fault("connect", "silence"), "there is no connection or no answer yet"),
+    "create": (Fault("create", "silence"), "the create request is not answered yet"),
+    "rate limit": (Fault("create", "code", code=429), "the rate limit allows no create request yet"),
+}
+
+
+@pytest.mark.parametrize("place", SILENCES)
+async def test_silence_is_explained_after_some_seconds(tmp_path: Path, place: str) -> None:
+    """Once, with the service's URL; not for a task that was accepted in time and runs for long."""
+    fault, reason = SILENCES[place]
+    async with FakeKie(duration=60.0, faults=[fault]) as dead, FakeKie(duration=60.0) as alive:
+        silent, usual = CapturedSession(dead), CapturedSession(alive)
+        with anyio.move_on_after(30.0):
+            await run_generate(silent.session, make_options(tmp_path / "a.mp4"))
+        await run_generate(usual.session, make_options(tmp_path / "b.mp4"))
+
+    assert 1 == silent.err.count(f"Waiting for {dead.url}: {reason}")
+    assert "Waiting for" not in usual.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "again"),
+    [
+        (Fault("poll", "alter", data={"resultJson": '{"resultUrls": ["http://10.0.0.1/a.mp4"]}'}), False),
+        (Fault("poll", "alter", data={"resultJson": '{"resultUrls": ["https://localhost/a.mp4"]}'}), False),
+        (Fault("download", "code", code=404, status=404), False),
+        (Fault("download", "status", status=500), True),
+        (Fault("download", "reset"), True),
+    ],
+    ids=["private address", "private name", "gone", "HTTP 500", "reset"],
+)
+async def test_wait_is_offered_only_if_it_may_succeed(tmp_path: Path, fault: Fault, *, again: bool) -> None:
+    """A result that would be refused again is a failure; ``status`` prints its URL."""
+    async with FakeKie(duration=5.0, faults=[fault]) as fake:
+        streams = CapturedSession(fake)
+        with pytest.raises(DownloadError) as caught:
+            await run_generate(streams.session, make_options(tmp_path / "cat.mp4"))
+        code = report_error(streams.session, caught.value)
+        [task_id] = fake.truth.tasks
+
+    assert (ExitCode.UNFINISHED if again else ExitCode.FAILED) is code
+    assert again is (f"kie-async wait {task_id}" in streams.err)
+    assert again is not (f"kie-async status {task_id}" in streams.err)
 
 
 async def test_interrupted_before_sending_costs_nothing() -> None:

@@ -58,7 +58,7 @@ def test_journal_of_the_environment_needs_no_option(tmp_path: Path) -> None:
     result = run_cli("status", "kj_1", KIE_API_KEY="good-enough", KIE_JOURNAL=str(file))
 
     assert (1, True) == (result.code, file.is_file())
-    assert "--journal" not in result.err
+    assert f"--journal {file}" not in result.err
 
 
 def test_journal_option_overrides_the_environment(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ async def test_recover_leaves_other_services_and_keys_alone(fake_kie: FakeKie, t
     await create_unsent_job(fake_kie, journal)
     async with FakeKie() as other:
         in_doubt = await create_job_in_doubt(other, journal)
+        await create_unsent_job(other, journal, key="of another service")
         listed, left, adopted = (CapturedSession(fake_kie, journal=journal) for _ in range(3))
         for session in (left.session, adopted.session):
             session.api_key = "another-key"
@@ -150,10 +151,10 @@ async def test_recover_leaves_other_services_and_keys_alone(fake_kie: FakeKie, t
         posted = len(fake_kie.truth.create_requests)
         await run_recover(adopted.session, adopt_key=True)
 
-        assert 2 == sum(line.split()[-1] in (fake_kie.url, other.url) for line in listed.out.splitlines())
+        assert 3 == sum(line.split()[-1] in (fake_kie.url, other.url) for line in listed.out.splitlines())
         assert f"KIE_BASE_URL={other.url}" in left.err
         assert "--adopt-key" in left.err
         assert "--adopt-key" not in adopted.err
         assert in_doubt not in left.err
         assert (posted + 1, 1) == (len(fake_kie.truth.create_requests), len(fake_kie.truth.created))
-        assert 1 == len(other.truth.create_requests)
+        assert 2 == len(other.truth.create_requests)

@@ -84,7 +84,7 @@ class DownloadPolicy:
                 f"The result is not downloaded: {wrong}. Only base_url itself and public https hosts, limited by"
                 " download_hosts, are fetched from: check both."
             )
-            raise errors.DownloadError(msg)
+            raise _refused(msg)
 
 
 async def download_part(
@@ -212,4 +212,11 @@ def _check_type(content_type: str, head: bytes) -> Media | None:
 
 
 def _too_large(limit: int) -> errors.DownloadError:
-    return errors.DownloadError(f"The result has more than {limit} bytes. Download its URL with another tool.")
+    return _refused(f"The result has more than {limit} bytes. Download its URL with another tool.")
+
+
+def _refused(message: str) -> errors.DownloadError:
+    """Return the error for a result that would be refused again."""
+    error = errors.DownloadError(message)
+    error.worth_retrying = False
+    return error

@@ -23,7 +23,7 @@ from kie_async._core.lifecycle import Intent
 from kie_async._core.verdicts import Reply, answer_error
 from kie_async._core.wire import read_envelope, read_upload, upload_fields, write_base64_upload
 from kie_async._io.http.backoff import FullJitter
-from kie_async._io.http.transport import HttpResponse, Transport
+from kie_async._io.http.transport import NEXT_STEP, HttpResponse, Transport
 from kie_async._io.runtime import Runtime
 from kie_async.requests.images import ImageSource, LocalImage
 
@@ -150,7 +150,11 @@ class Uploads:
         try:
             response = await (self._post_base64 if len(image.data) <= MAX_BASE64 else self._post_form)(image, name)
         except errors.TransportError as error:
-            msg = f"An image was not uploaded: {error.message} Nothing was paid: check KIE_BASE_URL and KIE_UPLOAD_URL."
+            reason = error.message.removesuffix(NEXT_STEP).rstrip()
+            msg = (
+                f"An image was not uploaded: {reason} Nothing was paid: check the network and upload_url"
+                " (KIE_UPLOAD_URL), then try again."
+            )
             raise _RetryableUploadError(msg) from error
         if (uploaded := read_upload(response.body, now=asked_at)) is not None:
             return uploaded

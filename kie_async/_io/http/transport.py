@@ -42,6 +42,8 @@ POLL_TIMEOUT = 10.0
 MAX_RETRY_AFTER = 300.0
 _MAX_DIGITS = 5
 SILENCE_TIMEOUT = 60.0
+#: The next step after a request without a response.
+NEXT_STEP = "Check the network and the base URL, then try again."
 #: The number of concurrent creates, and of concurrent polls. More would only add connections, each with a handshake:
 #: a client that may poll a thousand tasks at once polls them in turns over these.
 MAX_CONCURRENT = 48
@@ -299,7 +301,7 @@ class Transport:
             reason = describe(error)
         # Raised outside the except clause, so that aiohttp's frames are not attached: their variables contain the key,
         # and tools that report errors show variables.
-        msg = f"{method} {url.path} got no response ({reason}). Try again."
+        msg = f"{method} {url.path} got no response ({reason}). {NEXT_STEP}"
         raise errors.TransportError(msg)
 
     def _headers(self, data: object) -> dict[str, str]:

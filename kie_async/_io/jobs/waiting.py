@@ -175,7 +175,10 @@ class Waiting:
         own = job_id.startswith("kj_")
         row = await (journal.get(job_id) if own else journal.by_task(job_id))
         if row is None and own:
-            msg = "The journal has no job with this id. Check the id, and use the journal that the job was written to."
+            msg = (
+                "The journal has no job with this id. Check the id, and use the journal that the job was written to:"
+                " KieClient(journal=…), or --journal for a command."
+            )
             raise errors.TaskNotFoundError(msg, job_id=job_id)
         if row is not None and row.origin != journal.service.origin:
             raise other_service_error(row, journal.service.origin)

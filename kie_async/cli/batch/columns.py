@@ -54,12 +54,14 @@ class Columns(ABC):
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return Problem("column", shown(name), f"{', '.join(self.names)}{hint}")
 
-    def header_problems(self, given: Sequence[str]) -> list[Problem]:
+    def header_problems(self, given: Sequence[str], *, is_folder: bool = False) -> list[Problem]:
         """
         List every problem of the column names of a table.
 
         Args:
             given: The names of the columns, those of the defaults included.
+
+            is_folder: True for a folder of images, which has no columns.
         """
         problems = [problem for name in dict.fromkeys(given) if (problem := self.name_problem(name)) is not None]
         problems += [
@@ -69,8 +71,14 @@ class Columns(ABC):
         ]
         for name in self.required:
             if name not in given:
-                option = f"--{name}" if name == "prompt" else "--set"
-                problems.append(Problem(name, "no such column", f"a column, or {option} for all rows"))
+                option = f"--{name}" if name == "prompt" else f"--set {name}=VALUE"
+                problems.append(
+                    Problem(
+                        option.partition(" ")[0], "nothing", f"{option.partition('=')[0]} for all images of a folder"
+                    )
+                    if is_folder
+                    else Problem(name, "no such column", f"a column, or {option} for all rows")
+                )
         return problems
 
     def request_problems(

@@ -66,7 +66,12 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         manifest = stack.enter_context(await _open_manifest(options.out)) if is_resumed else None
         earlier_jobs = await _earlier_jobs(session, options, manifest)
         await anyio.to_thread.run_sync(_check_service, session.origin, options.out, manifest, earlier_jobs)
-        remaining = RemainingWork(manifest=manifest, jobs=earlier_jobs, retries=options.retry_failed)
+        remaining = RemainingWork(
+            manifest=manifest,
+            jobs=earlier_jobs,
+            retries=options.retry_failed,
+            has_journal=await anyio.Path(options.out / JOURNAL).exists(),
+        )
         problems = await anyio.to_thread.run_sync(_print_problems, session, table, remaining, abandon_on_cancel=True)
         if problems:
             session.output.info(f"{format_count(problems, 'problem')} in {table.path}. Nothing was sent.")
@@ -84,7 +89,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
                         session.output.info("Nothing was sent.")
                         return ExitCode.INTERRUPTED
                     session.resume_info = jobs
-                    await batch_run.execute(kie)
+                    await batch_run.execute(kie, may_pay=remaining.payable > 0)
             return await batch_run.finish()
         finally:
             signals.cancel_forced_exit()

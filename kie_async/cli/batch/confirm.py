@@ -48,6 +48,8 @@ class RemainingWork:
 
         retries: The maximum number of retries of a failed task.
 
+        has_journal: False if the folder has no journal: then rows that the manifest has would be paid again.
+
     Attributes:
         states: The number of rows that are done, running or in doubt.
 
@@ -57,6 +59,7 @@ class RemainingWork:
     manifest: Manifest | None = None
     jobs: Mapping[str, JobInfo] = attrs.field(factory=dict)
     retries: int = 0
+    has_journal: bool = True
     states: Counter[EntryState] = attrs.field(factory=Counter, init=False)
     payable: int = attrs.field(default=0, init=False)
     _keys_with_job: set[str] = attrs.field(factory=set, init=False)
@@ -139,7 +142,7 @@ class RemainingWork:
         if (job := self.jobs.get(key)) is not None:
             self._keys_with_job.add(key)
             return ENTRY_STATES[job.state]
-        if entry is None or entry.state == EntryState.SKIPPED:
+        if entry is None or entry.state == EntryState.SKIPPED or not self.has_journal:
             return None
         if entry.state == EntryState.FAILED and (entry.task_id is None or self.retries):
             return None
@@ -164,7 +167,7 @@ async def confirm_run(
         kie: The client, which knows prices and the account's balance.
 
     Returns:
-        True if the user has agreed.
+        True if the user has agreed, or need not be asked: nothing remains to be paid.
 
     Raises:
         AuthenticationError: If the API key is invalid.
@@ -184,7 +187,9 @@ async def confirm_run(
     output.info(f"{cost} {await _balance_sentence(kie)}".strip())
     if options.budget is not None:
         output.info(f"The budget is {options.budget:,.12g} credits: nothing is sent that might exceed it.")
-    return options.ask is None or await anyio.to_thread.run_sync(options.ask, abandon_on_cancel=True)
+    if options.ask is None or not remaining.payable:
+        return True
+    return await anyio.to_thread.run_sync(options.ask, abandon_on_cancel=True)
 
 
 async def _balance_sentence(kie: KieClient) -> str:

@@ -13,7 +13,6 @@ from kie_async import (
     JSON,
     ConfigurationError,
     Done,
-    DownloadError,
     Failed,
     InDoubt,
     JobInfo,
@@ -225,8 +224,7 @@ class RunRecord:
         """Return the shell command that may help after a failure; None where the row itself is wrong."""
         if isinstance(error, TaskFailedError):
             return self.options.resume_command(retry=True) if error.worth_retrying else None
-        is_unfinished = isinstance(error, (DownloadError, TaskTimeoutError))
-        helps = is_unfinished or exit_code_of(error) is ExitCode.RETRY_LATER
+        helps = exit_code_of(error) in (ExitCode.UNFINISHED, ExitCode.RETRY_LATER)
         return self.options.resume_command() if helps else None
 
 

@@ -61,19 +61,21 @@ class BatchRun:
     _summary: RunSummary | None = attrs.field(default=None, init=False)
     _page_cpu_seconds: float = attrs.field(default=0.0, init=False)
 
-    async def execute(self, kie: KieClient) -> None:
+    async def execute(self, kie: KieClient, *, may_pay: bool = True) -> None:
         """
         Run until every row has an outcome, or until a signal or an error ends the run.
 
         Args:
             kie: The client, whose journal is the folder's.
+
+            may_pay: False if nothing remains to be paid, so that the user was not asked: then nothing is sent.
         """
         options, record = self.options, self.record
         display = ProgressDisplay(output=self.session.output, total=record.table.count, jobs=self.jobs)
         await self._write_running_page()
         async with kie.map(
             record.requests(),
-            budget=None if options.budget is None else await self._budget(kie, options.budget),
+            budget=await self._budget(kie) if may_pay else Budget(credits=0.0, price=1.0),
             stop_after=options.stop_after,
             save_to=options.out / f"{{key}}{RESULT_SUFFIX}",
             retry_failed=options.retry_failed,
@@ -108,9 +110,11 @@ class BatchRun:
                 self.signals.drain_scope.cancel()
                 return
 
-    async def _budget(self, kie: KieClient, credits: float) -> Budget:
+    async def _budget(self, kie: KieClient) -> Budget | None:
         """Return the budget of the whole table, with what earlier runs have spent on its rows."""
-        price, name = self.options.price, self.options.budget_name
+        price, credits, name = self.options.price, self.options.budget, self.options.budget_name
+        if credits is None:
+            return None
         if name is not None:
             return Budget(credits=credits, price=price, name=name)
         rows = ((row.key, row.request) for row in self.record.table.prepared_rows())

@@ -241,12 +241,14 @@ class Table:
             yield reading
 
     def _folder_rows(self, reading: _Reading) -> Iterator[TableRow]:
-        problems, _ = self._check_header(reading, ["image"])
+        problems, _ = self._check_header(reading, ["image"], is_folder=True)
         if problems:
             yield TableRow(1, problems=tuple(problems))
         yield from read_folder(self.path, reading.digest.update)
 
-    def _check_header(self, reading: _Reading, names: list[str]) -> tuple[list[Problem], list[str | None]]:
+    def _check_header(
+        self, reading: _Reading, names: list[str], *, is_folder: bool = False
+    ) -> tuple[list[Problem], list[str | None]]:
         """Check column names; of columns with the same name, only the first is used, and unknown columns are not."""
         given = [*names, *(name for name in self.defaults if name not in names)]
         reading.missing_columns = frozenset(self.columns.required) - frozenset(given)
@@ -257,7 +259,7 @@ class Table:
         from_options = {shown(name) for name in self.defaults if name not in names}
         problems = [
             attrs.evolve(problem, field="--set") if problem.value in from_options else problem
-            for problem in self.columns.header_problems(given)
+            for problem in self.columns.header_problems(given, is_folder=is_folder)
         ]
         return problems, used
 

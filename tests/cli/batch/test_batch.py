@@ -483,3 +483,43 @@ async def test_folder_of_another_service_is_refused(fake: FakeKie, folder: Path,
     assert before == {name: (options.out / name).read_bytes() for name in before}
     code, _ = await run_to_end(fake, options)
     assert (ExitCode.DONE, 3 if lost != JOURNAL else 6) == (code, len(fake.truth.tasks))
+
+
+@pytest.mark.parametrize("left", ["nothing", "running tasks", "a deleted job", "the manifest alone", "a new row"])
+async def test_run_asks_only_if_something_may_be_paid(fake: FakeKie, folder: Path, left: str) -> None:
+    """Without a question nothing is sent, even where the manifest has a row that the journal has forgotten."""
+    options = make_options(write_table(folder, 3, key="k{n}"))
+    if left == "running tasks":
+        await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=3)
+    else:
+        await run_to_end(fake, options)
+    if left == "a deleted job":
+        async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.out / JOURNAL) as kie:
+            assert 3 == await kie.forget(before=1e12)
+    elif left == "the manifest alone":
+        (options.out / JOURNAL).unlink()
+    elif left == "a new row":
+        write_table(folder, 4, key="k{n}")
+    questions: list[str] = []
+
+    def ask() -> bool:
+        questions.append("Continue?")
+        return False
+
+    code, _ = await run_to_end(fake, attrs.evolve(options, ask=ask))
+
+    asked = left in ("the manifest alone", "a new row")
+    assert asked is bool(questions)
+    assert 3 == len(fake.truth.tasks)
+    expected = {True: ExitCode.INTERRUPTED, False: ExitCode.FAILED if left == "a deleted job" else ExitCode.DONE}
+    assert expected[asked] is code
+
+
+async def test_summary_of_a_replayed_run_names_no_pace(fake: FakeKie, folder: Path) -> None:
+    options = make_options(write_table(folder, 2))
+    _, first = await run_to_end(fake, options)
+    _, second = await run_to_end(fake, options)
+
+    assert "2 created at " in first.err
+    assert "2 replayed" in second.err
+    assert "0 created." in second.err

@@ -142,7 +142,7 @@ def test_folder_needs_a_prompt_and_an_image(folder: Path) -> None:
     (folder / "empty").mkdir()
     empty = Table(path=folder / "empty", columns=columns_for_model(None), defaults={"prompt": "Go"})
 
-    assert [(1, "prompt", "no such column", "a column, or --prompt for all rows")] == table_problems(
+    assert [(1, "--prompt", "nothing", "--prompt for all images of a folder")] == table_problems(
         Table(path=folder, columns=columns_for_model(None))
     )
     assert [(1, "folder", "no image")] == [problem[:3] for problem in table_problems(empty)]
