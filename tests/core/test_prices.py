@@ -180,6 +180,8 @@ def test_unknown_charge_blocks_its_class(state: JobState) -> None:
     assert {"1"} == ledger.blocking(price)
     ledger.commit_ended("2", 0.0, charged("a", None, state), prior=False, unknown=price.unknown)
     assert {"1", "2"} == ledger.blocking(price)
+    ledger.discard_uncharged("1")
+    assert {"2"} == ledger.blocking(price)
 
 
 @pytest.mark.parametrize("state", [None, JobState.INTENT, JobState.CANCELLED, JobState.FAILED, JobState.REJECTED])
