@@ -239,7 +239,7 @@ def read_param(source: TaskRecord | JSON) -> Param | None:
     Read the echo of the create, which the service encodes once or twice.
 
     Args:
-        source: A record, or its unchanged ``param``.
+        source: A record, whose ``paramJson`` is read if its ``param`` cannot be; or its unchanged ``param``.
 
     Returns:
         The create, or None if it is missing or cannot be read.
@@ -247,8 +247,9 @@ def read_param(source: TaskRecord | JSON) -> Param | None:
     >>> read_param(r'{"input": "{\"prompt\": \"A cat\"}", "callBackUrl": "https://a.example/1", "model": "z-image"}')
     Param(model='z-image', callback_url='https://a.example/1', input={'prompt': 'A cat'})
     """
-    echo = unwrap_json(source.raw.get("param") if isinstance(source, TaskRecord) else source)
-    if not isinstance(echo, Mapping):
+    echoes = [source.raw.get(name) for name in ("param", "paramJson")] if isinstance(source, TaskRecord) else [source]
+    echo = next((found for echo in echoes if isinstance(found := unwrap_json(echo), Mapping)), None)
+    if echo is None:
         return None
     given = unwrap_json(echo.get("input"))
     return Param(

@@ -94,7 +94,7 @@ def format_jobs(jobs: Sequence[Mapping[str, JSON]]) -> list[str]:
         jobs: The results of ``info_fields``.
     """
     columns = ["state", "age", "job_id", "task_id", "credits", "key", "model"]
-    if len({job["origin"] for job in jobs}) > 1:
+    if len({str(job["origin"]) for job in jobs}) > 1:
         columns.append("origin")
     rows = [[name.removesuffix("_id") for name in columns], *([_cell(job[name]) for name in columns] for job in jobs)]
     for row in rows[1:]:

@@ -159,3 +159,5 @@ async def test_unknown_job_id_fails(fake_kie: FakeKie, tmp_path: Path, *, journa
         await run_status(streams.session, "kj_0")
 
     assert ExitCode.FAILED == report_error(streams.session, caught.value)
+    assert "the journal that the job was written to" in streams.err
+    assert "--journal" in streams.err

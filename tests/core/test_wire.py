@@ -495,6 +495,14 @@ class TestParam:
         assert read_param(param) == Param(model="z-image", input={"prompt": "A cat", "nsfw_checker": False})
 
     @pytest.mark.parametrize("param", [None, "", "{broken", "[]", 5, "5", [1]])
+    def test_second_echo_stands_in_for_an_unreadable_one(self, param: JSON) -> None:
+        echo = {"model": "z-image", "callBackUrl": "https://a.example/kie/t", "input": self.ECHO.input}
+
+        assert read_param(record_of(param=param, paramJson=json.dumps(echo))) == self.ECHO
+        assert read_param(record_of(paramJson=echo)) == self.ECHO
+        assert read_param(record_of(param={"model": "a"}, paramJson=echo)) == Param(model="a")
+
+    @pytest.mark.parametrize("param", [None, "", "{broken", "[]", 5, "5", [1]])
     def test_unreadable_is_none(self, param: JSON) -> None:
         assert read_param(record_of(param=param)) is None
         assert read_param(record_of()) is None
