@@ -9,7 +9,7 @@ from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from kie_async._keys import is_encodable
-from kie_async._urls import BASE_URL, shown_url
+from kie_async._urls import BASE_URL, origin, shown_url
 from kie_async.errors import ConfigurationError
 
 __all__ = [
@@ -58,7 +58,7 @@ def service_url(name: str, url: str) -> str:
     Raises:
         ConfigurationError: If it is not a base URL.
     """
-    if not _is_http(url) or urlsplit(url).username or urlsplit(url).query or urlsplit(url).fragment:
+    if not _is_http(url) or not _has_origin(url) or urlsplit(url).query or urlsplit(url).fragment:
         msg = (
             f"Invalid {name}={_shown(url)}: expected an http(s) URL without user or query, such as {BASE_URL}."
             " Use a different URL."
@@ -154,6 +154,14 @@ def _is_http(url: object) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _has_origin(url: str) -> bool:
+    try:
+        origin(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _are_strings(value: object) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import typer
 
-from kie_async import TaskRecord, TransportError
+from kie_async import APIError, JobState, TaskRecord, TransportError
 from kie_async.cli import options
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.output import show_progress
@@ -121,11 +121,14 @@ async def run_wait(session: Session, known_id: str, *, target: Path | None, time
         with show_progress(session.output) as show:
             try:
                 generation = await wait_and_show(kie.job(known_id), show, name=known_id, timeout=timeout)
-            except TransportError as error:
-                if error.job_id is None or error.task_id is not None:
+            except (TransportError, APIError) as error:
+                info = await kie.job(known_id).info()
+                if info is None or info.state is not JobState.INTENT:
                     raise
+                reason = f" ({error.message.rstrip('.')})" if isinstance(error, APIError) else ""
                 msg = (
-                    f"The job was not sent, and nothing was paid. To send it: kie-async recover{session.journal_option}"
+                    f"The job was not sent, and nothing was paid{reason}. To send it: kie-async"
+                    f" recover{session.journal_option} (with --adopt-key if it was journaled with another API key)."
                 )
                 raise TransportError(msg, job_id=error.job_id) from error
             files = await save_and_show(generation, target, show, name=known_id)

@@ -11,6 +11,7 @@ import pytest
 from kie_async import (
     ConfigurationError,
     Done,
+    InsufficientCreditsError,
     JobState,
     KieClient,
     SqliteJournal,
@@ -18,8 +19,10 @@ from kie_async import (
     TransportError,
 )
 from kie_async._core.callback_token import account_of, callback_secret, make_callback_url
+from kie_async._core.job_errors import dump_error
 from kie_async._core.lifecycle import OPEN
 from kie_async._io.journals.journal import Service
+from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import FakeKie, Fault
 from kie_async.testing.faults import Call
 from tests.client.backend import ADAPTERS, callback_body, post, running_backend
@@ -55,13 +58,18 @@ async def leave_in_doubt(path: Path, fake: FakeKie, callback_url: str | None = N
         return raised.value.job.id
 
 
-async def test_unsent_jobs_of_the_older_key_wait_for_consent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("given_up", [False, True], ids=["with a dead owner", "given up for the account"])
+async def test_unsent_jobs_of_the_older_key_wait_for_consent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, given_up: bool
+) -> None:
     """``recover()`` leaves and logs them, and a wait says what to do; ``adopt_key=True`` sends them, once."""
     path = tmp_path / "kie.db"
     async with FakeKie(duration=5.0, faults=REVOKED) as fake:
         rows = await write_rows(path, fake.url, key=OLD, sources=())
         await anyio.sleep(REVOKED_AT)
         unsent = rows[JobState.INTENT].id
+        if given_up:
+            await give_up(path, fake.url, unsent)
         async with KieClient(NEW, base_url=fake.url, journal=path) as kie:
             left = OPEN - {JobState.INTENT}
             assert {rows[state].id for state in left} == {job.id for job in await kie.recover()}
@@ -162,6 +170,15 @@ async def test_older_token_is_accepted_after_its_job_was_adopted(tmp_path: Path)
             assert (account_of(NEW), 1) == (row.account, row.ambiguous_attempts)
             assert fake.truth.created[0].task_id == (await kie.job(job.id).wait()).task_id
         assert 1 == len(fake.truth.created)
+
+
+async def give_up(path: Path, url: str, job_id: str) -> None:
+    """Leave an unsent job as a process does whose account cannot pay."""
+    journal = SqliteStore(path, service=Service.of(url, OLD))
+    await journal.open()
+    error = dump_error(InsufficientCreditsError("Top up.", code=402, job_id=job_id))
+    await journal.update_fields(job_id, at=1.0, owner=None, error=error)
+    await journal.close()
 
 
 ECHOES: dict[str, tuple[str | None, str, bool]] = {

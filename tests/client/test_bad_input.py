@@ -223,6 +223,16 @@ def test_base_url_with_user_or_query_is_refused(name: str, url: Any) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["base_url", "upload_url"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost:0", "http://a\\\\b", "http://@localhost", "http://[::1]x", "http://a:1:2"]
+)
+def test_base_url_without_an_origin_is_refused(name: str, url: Any) -> None:
+    """It would fail at the first request otherwise, with an error that is no ``KieError``."""
+    with pytest.raises(ConfigurationError, match=f"Invalid {name}"):
+        KieClient(KEY, **{name: url})
+
+
 @pytest.mark.parametrize("variable", ["KIE_BASE_URL", "KIE_UPLOAD_URL"])
 def test_bad_url_in_environment_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "api.kie.ai")

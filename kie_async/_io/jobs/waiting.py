@@ -311,10 +311,12 @@ class ResultReader:
             return
         if job.error is not None:
             raise job.error.copy()
-        if job.row is not None and job.row.error is not None:
-            raise load_error(job.row.error, job_id=job.id)
+        row = job.row
+        of_other_key = row is not None and row.state is JobState.INTENT and row.account != self.account
+        if row is not None and row.error is not None and not of_other_key:
+            raise load_error(row.error, job_id=job.id)
         msg = "The job was not sent and no process is sending it; nothing was paid. Call recover(), or submit it again."
-        if job.row is not None and job.row.account != self.account:
+        if of_other_key:
             msg = (
                 "The job was journaled with another API key and was not sent; nothing was paid. Call"
                 " recover(adopt_key=True), or submit the request with its key again, to send it with the present API"
