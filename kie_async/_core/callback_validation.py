@@ -17,8 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kie_async._core.callback_token import find_token
-from kie_async._core.lenient_json import decode
-from kie_async._core.wire import callback_ids, read_param
+from kie_async._core.wire import read_callback_ids, read_param
 from kie_async.errors import CallbackRejectedError
 
 if TYPE_CHECKING:
@@ -60,7 +59,6 @@ SIGNATURE = "x-webhook-signature"
 TIMESTAMP = "x-webhook-timestamp"
 #: The headers that are read, in lower case.
 SIGNATURE_HEADERS = frozenset({SIGNATURE, TIMESTAMP})
-_BOM = "\ufeff".encode()
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _TOO_LARGE = 413
 _UNREADABLE = 400
@@ -84,11 +82,10 @@ def read_task_id(body: bytes) -> str:
         msg = f"the body is larger than {MAX_BODY} bytes"
         raise CallbackRejectedError(msg, status=_TOO_LARGE)
     try:
-        document = decode(body.removeprefix(_BOM).decode())
+        ids = read_callback_ids(body)
     except ValueError as error:
         msg = "the body is not JSON in UTF-8"
         raise CallbackRejectedError(msg, status=_UNREADABLE) from error
-    ids = callback_ids(document)
     if len(ids) != 1:
         msg = "the body names no task" if not ids else "the body names two tasks"
         raise CallbackRejectedError(msg, status=_UNREADABLE)

@@ -39,6 +39,8 @@ _JOURNALED: dict[str, type[errors.KieError]] = {
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, _JOURNALED_BASES)
 }
+#: Members of a result that are not results: the list of its URLs, and the envelope of results of music.
+_NO_RESULTS = frozenset({"resultUrls", "code", "msg", "message", "task_id", "taskId"})
 #: The number of parts of a dumped error: its class, its message, its code, the service's message.
 _PARTS = 4
 
@@ -123,8 +125,9 @@ def poll_error(verdict: PollVerdict, *, job_id: str | None, task_id: str | None)
 def has_result(record: TaskRecord) -> bool:
     """Return True if a record that reports success has a result: URLs, or the object of a text model."""
     if isinstance(record.result, Mapping):
-        # A list of URLs without a usable URL is not a result; other members that are not empty are.
-        return bool(record.result_urls) or any(value for name, value in record.result.items() if name != "resultUrls")
+        # A list of URLs without a usable URL is not a result, nor is an envelope; other members that are not empty are.
+        others = (value for name, value in record.result.items() if name not in _NO_RESULTS)
+        return bool(record.result_urls) or any(others)
     return bool(record.result_urls) or bool(record.result)
 
 

@@ -98,15 +98,52 @@ class Reply:
 #: The service's messages are cut to this length in an error's message; ``service_message`` keeps all of it.
 MAX_SERVICE_MESSAGE = 500
 
-# The one table of recorded texts that name a permanent fault. The service sends them with code 500, not with 4xx. A 500
-# with any other text stays ambiguous: taken for a refusal, a task that may have been paid would be forgotten.
-_CREDIT_TEXT = re.compile(
-    r"credits? insufficient|insufficient credits?|balance isn'?t enough|top up to continue", re.IGNORECASE
+# The one table of recorded texts that prove a refusal. The service sends them with code 500, not with 4xx. Each must be
+# the whole message: a gateway may use the same words after the service has accepted ("The connection is required",
+# "upstream request too long"). A 500 with any other text stays ambiguous: taken for a refusal, a task that may have
+# been paid would be forgotten.
+
+
+def _whole(*texts: str) -> re.Pattern[str]:
+    """Return the pattern of messages that are one of *texts*, with any case, white space and full stop."""
+    texts = tuple(text.replace(" ", r"\s+") for text in texts)
+    return re.compile(rf"\s*(?:{'|'.join(texts)})\.?\s*", re.IGNORECASE)
+
+
+#: The name of a field of a request: documented, or with an underscore and without a word of gateways.
+_FIELD = (
+    r"(?:(?!\S*(?:api|auth|token|key|session|header|request|trace|upstream|user|account))[a-z0-9]+(?:_[a-z0-9]+)+"
+    r"|audio|duration|image|instrumental|lyrics|mode|prompt|quality|resolution|size|sound|style|text|title|voice)"
 )
-_PAUSED_TEXT = re.compile(r"interface is temporarily paused", re.IGNORECASE)
-#: Faults of the content, in answers to creates and in records of failed tasks.
+
+#: Cloudflare's refusal of a client; only the advice depends on it.
+_PROXY_TEXT = re.compile(r"\berror(?: code:?)? 1010\b", re.IGNORECASE)
+_CREDIT_TEXT = _whole(
+    r"Credits insufficient ?: Your current balance isn'?t enough(?: to run this request\. Please top up to continue)?"
+)
+_PAUSED_TEXT = _whole("This interface is temporarily paused")
+#: Faults of the parameters or the content, in answers to creates.
+_FAULT_TEXT = _whole(
+    r"(?:This )?\S+ is not within the range of allowed options",
+    rf"(?:{_FIELD}|This field) is required",
+    "Value must be within the specified range",
+    r"The model name you specified is not supported\. Please verify your input and use one of the supported models"
+    r" provided by KIE",
+    r"Each reference (?:audio|image|video) must be between \d+ and \d+ seconds",
+    r"character_id \S+ invalid",
+    "url is wrong",
+    "The current content could not be processed",
+    "No valid characters detected in the video",
+    "first/last frame content cannot be mixed with reference media content",
+    r"CONTENT_POLICY_BLOCKED: The input or output was flagged as sensitive",
+    "the output video may be related to copyright restrictions",
+    "Your media file is unavailable, please replace it",
+)
+#: Faults of the content, in records of failed tasks. Such a task is over and costs nothing, and a match only prevents a
+#: retry, so a part of the message suffices.
 _CONTENT_TEXT = re.compile(
-    r"content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable|cannot be mixed",
+    r"content polic|flagged as|sensitive|copyright|could not be processed|media file is unavailable|cannot be mixed"
+    r"|no valid characters",
     re.IGNORECASE,
 )
 #: A file of the request that the service could not fetch. It keeps uploads for 24 hours.
@@ -116,13 +153,6 @@ _LOST_MEDIA_TEXT = re.compile(
     r"|(?:can ?not|could not) be (?:accessed|downloaded|fetched|loaded))\b"
     r"|\b(?:failed|unable) to (?:access|download|fetch|load|retrieve)"
     r" (?:\w+ ){0,3}(?:files?|urls?|links?|images?|media)\b",
-    re.IGNORECASE,
-)
-#: Faults of parameters, in answers to creates.
-_PARAMETER_TEXT = re.compile(
-    r"range of allowed options|within the specified range|is required|is not supported"
-    r"|must be (?:between|one of|less|greater|at (?:least|most)|a |an |adaptive|-?\d)"
-    r"|exceeds? the (?:maximum|limit)|(?<!took )too (?:long|large)",
     re.IGNORECASE,
 )
 
@@ -138,23 +168,22 @@ def names_lost_media(message: str) -> bool:
 
 
 def names_content_fault(message: str) -> bool:
-    """Return True if a message of the service names a fault of the content, so that a retry would fail, too."""
+    """Return True if the message of a failed task names a fault of the content, so that a retry would fail, too."""
     return _CONTENT_TEXT.search(message) is not None
 
 
 def _lacks_credits(reply: Reply) -> bool:
-    return reply.has_code(500) and _CREDIT_TEXT.search(reply.message) is not None
+    return reply.has_code(500) and _CREDIT_TEXT.fullmatch(reply.message) is not None
 
 
 def _is_paused(reply: Reply) -> bool:
     # The code that goes with the text was not recorded. Codes that have a meaning of their own keep it.
     has_meaning = reply.code is None or reply.has_code(200, 401, 402, 429, 433, 455)
-    return not has_meaning and _PAUSED_TEXT.search(reply.message) is not None
+    return not has_meaning and _PAUSED_TEXT.fullmatch(reply.message) is not None
 
 
 def _names_fault(reply: Reply) -> bool:
-    faults = (_CONTENT_TEXT, _PARAMETER_TEXT)
-    return reply.has_code(500) and any(text.search(reply.message) for text in faults)
+    return reply.has_code(500) and _FAULT_TEXT.fullmatch(reply.message) is not None
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -211,13 +240,13 @@ RULES: tuple[VerdictRule, ...] = (
         "one probe a minute for the whole client, within `maintenance_timeout`; then `MaintenanceError`",
     ),
     VerdictRule(
-        "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the text of 402",
+        "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the whole text of 402",
         lambda r: r.has_code(401, 402, 433) or r.has_bare_status(401, 402) or _lacks_credits(r),
         Verdict.ACCOUNT,
         "the queue pauses, and every waiter of an unsent job gets the error; a later `submit()` is the probe",
     ),
     VerdictRule(
-        "code 500 whose text names a fault of the parameters or the content; any code whose text says paused",
+        "code 500 whose whole text is a known refusal of parameters or content; any code whose whole text says paused",
         lambda r: _names_fault(r) or _is_paused(r),
         Verdict.REJECTED,
         "`InvalidRequestError` or `ModelPausedError`, not retried",
@@ -318,7 +347,7 @@ def answer_error(reply: Reply, *, what: str, job_id: str | None = None, task_id:
         kind, advice = _LOST_MEDIA
     elif _names_fault(reply):
         kind, advice = _INVALID
-    elif code == 403 and "1010" in (reply.message or reply.head):  # noqa: PLR2004 (a proxy's code)
+    elif code == 403 and _PROXY_TEXT.search(reply.message or reply.head):  # noqa: PLR2004
         # Recorded: the proxy in front of the service answers an odd or empty User-Agent as if the key were bad.
         kind = errors.APIError
         advice = "The proxy in front of the service refuses the client: set an ordinary User-Agent."

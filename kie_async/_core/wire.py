@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 import attrs
 
-from kie_async._core.lenient_json import decode, decode_around, number, text, unwrap_json
-from kie_async.records import JSON, TaskRecord
+from kie_async._core.lenient_json import (
+    Layout,
+    decode,
+    decode_unique,
+    number,
+    read_broken_object,
+    text,
+    unwrap_json,
+)
+from kie_async.records import JSON, TaskRecord, TaskState
 
 __all__ = [
     "UPLOAD_FOLDER",
     "Envelope",
     "Param",
     "callback_ids",
+    "read_callback_ids",
     "read_credit",
     "read_download_url",
     "read_envelope",
@@ -164,31 +173,58 @@ def callback_ids(document: JSON) -> set[str]:
     return {known for value in found if (known := _as_id(value)) is not None}
 
 
-def read_record(envelope: Envelope) -> TaskRecord | None:
+def read_callback_ids(body: bytes) -> set[str]:
+    """
+    Return the ids of tasks that the body of a callback names, even if strings in it are broken.
+
+    Raises:
+        ValueError: If the body is not JSON in UTF-8, or the id in a broken body is in doubt.
+    """
+    document = _unmarked(body)
+    try:
+        return callback_ids(decode(document))
+    except ValueError:
+        outer, data, doubtful = _read_broken(document)
+        if "taskId" in doubtful or "taskId" not in data:
+            raise
+        return callback_ids({**outer, "data": data})
+
+
+def read_record(envelope: Envelope, task_id: str | None = None) -> TaskRecord | None:
     """
     Read a task's record from an answer to ``recordInfo``, or from a callback.
 
     Times become seconds, empty strings None, codes strings. ``result`` is the decoded ``resultJson`` (a string or an
-    object), and None if it is broken. ``result_urls`` are the http(s) URLs of its ``resultUrls`` (a list or a single
-    URL), or of the result itself if it is only URLs. Frames (``firstFrameUrl``) and texts (``resultObject``) stay in
-    ``result``. ``raw`` is the unchanged data.
+    object), or ``response`` where ``resultJson`` is empty or broken. ``result_urls`` are the http(s) URLs that the
+    result names, each once and in its order: in members like ``resultUrls`` and ``audio_url``, however deep, and in
+    plain lists. Frames (``firstFrameUrl``), streams, sources, texts (``resultObject``) and the URLs of the request are
+    left out of them. ``raw`` is the unchanged data.
+
+    Args:
+        envelope: The answer.
+
+        task_id: The task that the service was asked about, or None. A record without an id is then its record.
 
     Returns:
-        The record, or None if the answer has no task id.
+        The record, or None if the answer has no task id and none was given.
     """
-    task_id = task_id_of(envelope)
     data = envelope.data
-    if task_id is None or not isinstance(data, Mapping):
+    if not isinstance(data, Mapping):
         return None
-    found, state = data.get("resultJson"), data.get("state")
-    result = unwrap_json(found)
+    found = task_id_of(envelope)
+    if found is None and task_id is not None and _may_be_about(data, task_id):
+        found = task_id
+    if found is None:
+        return None
+    state = data.get("state")
+    result, urls = _result(data)
     costs = (number(data.get(name)) for name in ("creditsConsumed", "consumeCredits"))
     return TaskRecord(
-        task_id=task_id,
+        task_id=found,
         state=state if isinstance(state, str) else text(state) or "",
         model=text(data.get("model")),
-        result_urls=_urls(result),
-        result=None if isinstance(found, str) and result is found else result,
+        result_urls=urls,
+        result=result,
         fail_code=text(data.get("failCode")),
         fail_message=text(data.get("failMsg")),
         created_at=_seconds(data.get("createTime")),
@@ -200,38 +236,194 @@ def read_record(envelope: Envelope) -> TaskRecord | None:
     )
 
 
+def _may_be_about(data: Mapping[str, JSON], task_id: str) -> bool:
+    """Return True if a record with a state names no task, or *task_id* between white space."""
+    given = data.get("taskId")
+    ids = {text(value) for value in (given, data.get("task_id"))} - {None}
+    return (given is None or isinstance(given, str)) and ids <= {task_id} and text(data.get("state")) is not None
+
+
 def _seconds(value: JSON) -> float | None:
     milliseconds = number(value)
     return milliseconds / 1000 if milliseconds is not None and milliseconds > 0 else None
 
 
-def _urls(result: JSON) -> tuple[str, ...]:
-    if isinstance(result, Mapping):
-        result = unwrap_json(result.get("resultUrls"))
-    texts = result if isinstance(result, list) else [result]
-    return tuple(url.strip() for url in texts if isinstance(url, str) and _URL.match(url.strip()))
+#: The last words of the names of members that hold URLs of files: "resultUrls", "audio_url", "images".
+_FILES = re.compile(r".*urls?|(?:image|video|audio|file|output)s?")
+#: Words in the names of members that do not, or only other forms of such a file: "firstFrameUrl", "stream_audio_url".
+_NO_FILES = frozenset(
+    {
+        *(
+            "frame",
+            "frames",
+            "stream",
+            "source",
+            "sources",
+            "origin",
+            "original",
+            "input",
+            "inputs",
+            "request",
+            "param",
+        ),
+        *("reference", "references", "citation", "citations", "annotations", "callback", "call", "webhook"),
+    }
+)
+#: The borders of the words in a name.
+_WORDS = re.compile(r"_|(?<=[a-z0-9])(?=[A-Z])")
+
+
+def _result(data: Mapping[str, JSON]) -> tuple[JSON, tuple[str, ...]]:
+    """Return a task's result and its URLs: the first result with URLs, else the first that is not empty."""
+    results: list[JSON] = []
+    for name in ("resultJson", "response"):
+        found = data.get(name)
+        result = unwrap_json(found)
+        results.append(None if isinstance(found, str) and result is found else result)
+        if urls := _urls(result):
+            echoes = [read_param(data.get(name)) for name in ("param", "paramJson")]
+            given = {text for echo in echoes if echo is not None for text in _strings(echo.input)}
+            if left := tuple(url for url in urls if url not in given):
+                return results[-1], left
+    return results[0] or results[1] or results[0], ()
+
+
+def _strings(value: JSON) -> Iterator[str]:
+    """Yield the strings in a value."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, (Mapping, list)):
+        for member in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(member)
+
+
+def _urls(value: JSON, *, named: bool = True, encoded: bool = True) -> Mapping[str, None]:
+    """Return the URLs in the members of *value* that are *named* as such, each once; a list may be *encoded* once."""
+    found: dict[str, None] = {}
+    if isinstance(value, str):
+        if named and _URL.match(value.strip()):
+            found[value.strip()] = None
+        elif named and encoded:
+            found |= _urls(unwrap_json(value), encoded=False)
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            words = [word.lower() for word in _WORDS.split(name)]
+            if _NO_FILES.isdisjoint(words):
+                found |= _urls(member, named=_FILES.fullmatch(words[-1]) is not None, encoded=encoded)
+    elif isinstance(value, list):
+        for member in value:
+            found |= _urls(member, named=named, encoded=encoded)
+    return found
+
+
+# -- broken records --
+
+#: The members of records, as documented and recorded.
+_NAMES = (
+    *("taskId", "model", "state", "param", "paramJson", "resultJson", "response", "failCode", "failMsg"),
+    *("costTime", "completeTime", "createTime", "updateTime", "progress", "creditsConsumed", "consumeCredits"),
+    *("remainedCredits", "operationType", "successFlag", "status", "type", "errorCode", "errorMessage"),
+)
+_RECORD = Layout(
+    names=_NAMES,
+    # Not all records have these, and what they say is worth money: only their surroundings prove that they are there.
+    always=frozenset(_NAMES) - {"response", "creditsConsumed", "consumeCredits"},
+    plain=frozenset({"taskId", "state"}),
+    documents=frozenset({"param", "paramJson", "resultJson", "response"}),
+)
+_SIMPLE = r'"\w+"\s*:\s*(?:-?\d+|null|true|false|"[^"\\]*")'
+#: An envelope before and after its data.
+_BEFORE_DATA = re.compile(rf'(\s*\{{\s*(?:{_SIMPLE}\s*,\s*)*)"data"\s*:\s*(?=\{{)')
+_AFTER_DATA = re.compile(rf"\}}((?:\s*,\s*{_SIMPLE})*\s*\}}\s*)")
 
 
 def read_record_body(body: bytes) -> tuple[Envelope | None, TaskRecord | None]:
     """
-    Read the whole body of an answer to ``recordInfo``, even if it is broken inside ``param``.
+    Read the whole body of an answer to ``recordInfo``, even if strings in it are broken.
 
-    The service echoes the request in ``param``, and has been seen to escape it so that the body is not JSON. No other
-    member depends on it.
+    The service echoes the request in ``param`` and ``paramJson``, and has been seen to escape them so that the body is
+    not JSON. What the text of a request could have written is not read: see ``read_broken_object``.
 
     Args:
         body: The answer's body.
 
     Returns:
-        The envelope and its record, or None for each that is missing.
+        The envelope and its record, or None for each that is missing. Both are None if the state or the result of a
+        broken body is in doubt.
     """
-    envelope = read_envelope(body)
-    if envelope is None:
+    try:
+        document = _unmarked(body)
         try:
-            envelope = _envelope(decode_around(_unmarked(body), "param"))
+            envelope = _read_sound(document)
         except ValueError:
-            return None, None
+            envelope = _repaired(document)
+    except ValueError:
+        return None, None
     return envelope, None if envelope is None else read_record(envelope)
+
+
+def _read_sound(document: str) -> Envelope | None:
+    """Decode an envelope in which no name occurs twice, no member but data is nested, and the result is not broken."""
+    decoded = decode_unique(document)
+    members = decoded.items() if isinstance(decoded, Mapping) else ()
+    if any(isinstance(value, (Mapping, list)) for name, value in members if name != "data"):
+        msg = "a text has closed the data, and opened another object for the rest"
+        raise ValueError(msg)
+    envelope = _envelope(decoded)
+    data = {} if envelope is None or not isinstance(envelope.data, Mapping) else envelope.data
+    if data.get("state") == TaskState.SUCCESS and _is_broken(data.get("resultJson")) and _result(data) == (None, ()):
+        # Strings in the result may be broken, too. It is there, so this is not a success without a result.
+        msg = "the result is in doubt"
+        raise ValueError(msg)
+    return envelope
+
+
+def _read_broken(document: str) -> tuple[Mapping[str, JSON], dict[str, JSON], dict[str, str | None]]:
+    """Return the members of a broken envelope other than its data, and the members of its data, sure and in doubt."""
+    before = _BEFORE_DATA.match(document)
+    end = document.rfind("}", 0, document.rfind("}"))
+    after = _AFTER_DATA.fullmatch(document, max(end, 0))
+    if before is None or after is None:
+        msg = "not an envelope"
+        raise ValueError(msg)
+    outer = decode_unique(f'{before[1]}"data":null{after[1]}')
+    data, doubtful = read_broken_object(document, before.end(), end, _RECORD)
+    return outer if isinstance(outer, Mapping) else {}, data, doubtful
+
+
+def _repaired(document: str) -> Envelope:
+    outer, data, doubtful = _read_broken(document)
+    found, sure = data.get("resultJson"), "resultJson" not in doubtful
+    if _is_broken(found):
+        sure = False
+    elif (shown := doubtful.get("resultJson")) is not None and _only_urls(unwrap_json(shown)):
+        data["resultJson"], sure = shown, True
+    # The text of an echo is kept: it proves which job a task belongs to, and decides nothing else.
+    data |= {name: echo for name in ("param", "paramJson") if (echo := doubtful.get(name)) is not None}
+    result, urls = _result(data)
+    known = bool(text(data.get("state"))) and {"taskId", "state"}.isdisjoint(doubtful)
+    if data.get("state") == TaskState.SUCCESS:
+        # The place of resultJson must be known, and where it is broken or empty, response is needed.
+        known &= doubtful.get("resultJson", "") is not None
+        known &= bool(urls) or (sure and (result is not None or "response" not in doubtful))
+    envelope = _envelope({**outer, "data": data})
+    if not known or envelope is None:
+        msg = "the state or the result is in doubt"
+        raise ValueError(msg)
+    return envelope
+
+
+def _is_broken(found: JSON) -> bool:
+    """Return True if a result has a text that cannot be read."""
+    return isinstance(found, str) and bool(found.strip()) and unwrap_json(found) is found and not _URL.match(found)
+
+
+def _only_urls(result: JSON) -> bool:
+    """Return True for lists of URLs in an object: such a result has no text in which other members could be written."""
+    lists = list(result.values()) if isinstance(result, Mapping) else []
+    return bool(lists) and all(
+        isinstance(urls, list) and all(isinstance(url, str) and _URL.match(url) for url in urls) for urls in lists
+    )
 
 
 def read_param(source: TaskRecord | JSON) -> Param | None:

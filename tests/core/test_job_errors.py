@@ -176,6 +176,8 @@ def test_long_service_messages_are_cut_in_the_text() -> None:
         ('{"resultUrls":[""]}', False),
         ('{"resultUrls":[null]}', False),
         ('{"resultObject":{}}', False),
+        ('{"code":200,"data":[{"audio_url":"https://x.example/1.mp3"}],"msg":"success","task_id":"1"}', True),
+        ('{"code":200,"data":[],"msg":"success","task_id":"1"}', False),
     ],
 )
 def test_a_result_is_urls_or_an_object(result: object, there: bool) -> None:  # noqa: FBT001 (a parameter of the test)

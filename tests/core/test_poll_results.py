@@ -41,6 +41,56 @@ def test_the_record_of_another_task_is_unreadable(other: str) -> None:
     assert PollResult(PollVerdict.UNREADABLE) == poll(answer(200, {"taskId": other, "state": "success"}))
 
 
+@pytest.mark.parametrize("state", ["waiting", "generating", "success", "fail", "a new state"])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {},
+        {"taskId": None},
+        {"taskId": ""},
+        {"taskId": " \n"},
+        {"taskId": f" {ID} "},
+        {"task_id": ID},
+        {"recordId": "another"},
+        {"taskId": None, "response": {"taskId": "of the provider"}, "resultJson": '{"task_id":"of the provider"}'},
+    ],
+)
+@pytest.mark.parametrize("code", [200, 501])
+def test_a_record_without_an_id_answers_our_question(code: int, ids: dict[str, object], state: str) -> None:
+    shown = poll(answer(code, {**ids, "state": state}))
+
+    assert PollVerdict.RECORD is shown.verdict
+    assert shown.record is not None
+    assert (ID, state) == (shown.record.task_id, shown.record.state)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {"taskId": "another"},
+        {"taskId": 5},
+        {"taskId": f"{ID} {ID}"},
+        {"taskId": True},
+        {"taskId": [ID]},
+        {"taskId": {"id": ID}},
+        {"task_id": "another"},
+        {"taskId": "", "task_id": "another"},
+    ],
+)
+def test_a_record_with_another_id_is_refused_with_a_reason(ids: dict[str, object]) -> None:
+    shown = poll(answer(200, {**ids, "state": "success"}))
+
+    assert PollResult(PollVerdict.UNREADABLE) == shown
+    assert "task" in shown.reason
+
+
+def test_an_id_may_be_a_number() -> None:
+    body = answer(200, {"taskId": 42, "state": "fail"})
+    envelope, record = read_record_body(body)
+
+    assert PollVerdict.RECORD is judge_poll(task_id="42", status=200, envelope=envelope, record=record).verdict
+
+
 @given(
     statuses,
     st.binary() | json_values().map(json.dumps).map(str.encode) | json_objects().map(json.dumps).map(str.encode),
@@ -50,6 +100,7 @@ def test_any_answer_is_judged(status: int, body: bytes) -> None:
     shown = poll(body, status)
 
     assert (shown.record is not None) is (shown.verdict is PollVerdict.RECORD)
+    assert bool(shown.reason) is (shown.record is None)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +132,10 @@ def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
         b'{"code":200,"data":{"taskId":"aaa',
         b'{"code":null,"msg":"recordInfo is null","data":null}',
         answer(200, "success"),
-        answer(200, {"state": "success"}),
+        answer(200, {}),
+        answer(200, {"model": "suno"}),
+        answer(200, {"state": ""}),
+        answer(200, {"state": None, "successFlag": 1}),
         answer(500, None, "Server exception"),
         answer(501, None, "failed"),
         answer(408, None, "upstream"),

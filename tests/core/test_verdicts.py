@@ -337,6 +337,53 @@ def test_recorded_fault_texts_are_refusals(code: int, text: str) -> None:
     assert isinstance(create_error(refusal), errors.InvalidRequestError)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The request could not be processed by the upstream server in time",
+        "The current content could not be processed, the worker has left",
+        "upstream request header too long",
+        "The connection to the upstream took too long",
+        "Authentication to the upstream is required",
+        "A healthy upstream connection is required",
+        "connection is required",
+        "access_token is required",
+        "request_id is required",
+        "Number of concurrent requests exceeds the limit",
+        "the response exceeds the maximum size",
+        "Response body too large",
+        "chunked encoding is not supported",
+        "retries must be less than 3",
+        "sensitive data was removed from this error",
+        "upstream credits insufficient for this connection",
+        "Insufficient credits on connection window, stream was reset",
+        "Circuit open: this interface is temporarily paused. Please retry.",
+    ],
+)
+@pytest.mark.parametrize("code", [500, 501])
+def test_texts_of_a_gateway_prove_no_refusal(code: int, text: str) -> None:
+    """It may speak after the service has accepted: taken for a refusal, the task would be paid and forgotten."""
+    assert Verdict.AMBIGUOUS is decide(reply(200, answer(code, text)))
+    assert errors.ServerError is type(create_error(reply(200, answer(code, text))))
+
+
+@given(
+    st.sampled_from([*PARAMETER_TEXTS, CREDIT_TEXT, PAUSED_TEXT]),
+    st.sampled_from(
+        ["{} (after 3 attempts)", "upstream: {}", '{{"error":"{}"}}', "{} {}", "Retry: {}", "{}\nTrace: 1"]
+    ),
+)
+def test_a_known_text_within_another_proves_no_refusal(text: str, around: str) -> None:
+    assert Verdict.AMBIGUOUS is decide(reply(200, answer(500, around.format(text, text))))
+
+
+@pytest.mark.parametrize("text", [*PARAMETER_TEXTS, CREDIT_TEXT, PAUSED_TEXT])
+def test_known_texts_may_differ_in_case_space_and_full_stop(text: str) -> None:
+    verdicts = {decide(reply(200, answer(500, form))) for form in (text.upper(), f" {text.rstrip('.')}", f"{text}\n")}
+
+    assert verdicts <= {Verdict.REJECTED, Verdict.ACCOUNT}
+
+
 @pytest.mark.parametrize("code", [422, 500, 501, 505, 777])
 def test_a_paused_model_is_recognized_by_its_text(code: int) -> None:
     """Its code was not recorded with the text."""
@@ -356,6 +403,11 @@ def test_the_proxys_refusal_is_not_a_bad_key(body: bytes) -> None:
     assert Verdict.REJECTED is decide(refusal)
     assert errors.APIError is type(error)
     assert "User-Agent" in error.message
+
+
+@pytest.mark.parametrize("text", ["IP not allowed (request 1010)", "error 10105", "terror 1010"])
+def test_other_texts_with_that_number_are_a_bad_key(text: str) -> None:
+    assert errors.AuthenticationError is type(create_error(reply(403, answer(403, text))))
 
 
 def test_unreadable_answers_keep_their_first_bytes() -> None:

@@ -291,6 +291,74 @@ class TestRecord:
         assert record.result_urls == urls
         assert record.raw["resultJson"] == found
 
+    @pytest.mark.parametrize(
+        ("result", "urls"),
+        [
+            ({"video_url": URL}, (URL,)),
+            ({"videoUrl": URL, "resultUrls": [URL]}, (URL,)),
+            ({"resultUrls": [URL], "audio_url": URL + "2"}, (URL, URL + "2")),
+            ({"audio_url": URL + "2", "resultUrls": [URL]}, (URL + "2", URL)),
+            (
+                {"data": [{"id": "1", "audio_url": URL}, {"id": "2", "audio_url": URL + "2"}], "code": 200},
+                (URL, URL + "2"),
+            ),
+            ({"data": [{"audio_url": URL, "image_url": URL + "i", "prompt": "https://a.example"}]}, (URL, URL + "i")),
+            ({"data": [{"audio_url": URL, "stream_audio_url": URL + "s", "source_audio_url": URL + "o"}]}, (URL,)),
+            ({"sunoData": [{"audioUrl": URL, "streamAudioUrl": URL + "s", "sourceAudioUrl": URL + "o"}]}, (URL,)),
+            ({"info": {"resultImageUrl": URL, "originImageUrl": URL + "o"}}, (URL,)),
+            ({"images": [{"url": URL, "width": 1}, {"url": URL + "2"}]}, (URL, URL + "2")),
+            ({"images": [URL, URL]}, (URL,)),
+            ({"resourceUrl": URL}, (URL,)),
+            (
+                {"input": {"image_url": URL}, "reference_image_urls": [URL], "callBackUrl": URL, "param": {"url": URL}},
+                (),
+            ),
+            ({"citations": [{"url": URL}], "text": URL, "title": URL, "url": "data:image/png;base64,AA"}, ()),
+            ({"url": "ftp://a.example/1", "video_url": "//a.example/1", "audio_url": "1.mp3", "image_url": None}, ()),
+            ([{"url": URL}, [URL + "2"]], (URL, URL + "2")),
+        ],
+    )
+    @pytest.mark.parametrize("encoded", [False, True])
+    @pytest.mark.parametrize("member", ["resultJson", "response"])
+    def test_urls_of_results_in_any_member(
+        self, member: str, result: JSON, urls: tuple[str, ...], *, encoded: bool
+    ) -> None:
+        record = record_of(state="success", **{member: json.dumps(result) if encoded else result})
+
+        assert (urls, result) == (record.result_urls, record.result)
+
+    @pytest.mark.parametrize(
+        "empty", [None, "", "{}", {}, "null", "{broken", '{"resultUrls":[]}', {"resultUrls": None}]
+    )
+    @pytest.mark.parametrize("response", [{"resultUrls": [URL]}, json.dumps({"data": [{"audio_url": URL}]})])
+    def test_response_is_read_where_result_json_is_empty(self, empty: JSON, response: JSON) -> None:
+        record = record_of(state="success", resultJson=empty, response=response)
+
+        assert record.result_urls == (URL,)
+        assert record.result
+
+    def test_response_adds_nothing_to_result_json(self) -> None:
+        record = record_of(resultJson={"resultUrls": [URL]}, response={"resultUrls": [URL + "2"]})
+
+        assert (record.result_urls, record.result) == ((URL,), {"resultUrls": [URL]})
+
+    @pytest.mark.parametrize("times", [0, 1, 2])
+    @pytest.mark.parametrize("member", ["param", "paramJson"])
+    def test_urls_of_the_request_are_no_results(self, member: str, times: int) -> None:
+        echo: JSON = {"model": "suno", "input": {"video_url": URL, "files": [{"url": URL + "2"}]}}
+        for _ in range(times):
+            echo = json.dumps(echo)
+        result: JSON = {"video_url": URL, "resultUrls": [URL + "2", URL + "3"]}
+
+        assert record_of(resultJson=result, **{member: echo}).result_urls == (URL + "3",)
+
+    @given(json_values())
+    def test_urls_are_urls_and_each_is_named_once(self, result: JSON) -> None:
+        urls = record_of(resultJson=result, response=result).result_urls
+
+        assert len(set(urls)) == len(urls)
+        assert all(url.lower().startswith(("http://", "https://")) for url in urls)
+
     def test_result_may_be_missing(self) -> None:
         record = record_of(state="fail", failCode="501")
 
@@ -469,8 +537,14 @@ class TestBrokenParam:
     def test_other_faults_are_not_tolerated(self, body: str) -> None:
         assert read_record_body(body.encode()) == (None, None)
 
-    def test_too_many_candidates_are_refused(self) -> None:
-        assert read_record_body((BEFORE + '","a":' * 2000 + AFTER).encode()) == (None, None)
+    def test_thousands_of_quotes_cost_no_member(self) -> None:
+        record = read_record_body((BEFORE + '","a":' * 2000 + AFTER).encode())[1]
+
+        assert record is not None
+        assert (record.state, record.result_urls) == ("success", (URL,))
+
+    def test_thousands_of_known_names_are_refused(self) -> None:
+        assert read_record_body((BEFORE + '","model":' * 2001 + AFTER).encode()) == (None, None)
 
 
 class TestParam:

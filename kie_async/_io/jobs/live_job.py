@@ -162,6 +162,8 @@ class LiveJob:
 
         empty_polls: The number of consecutive polls that reported success without a result.
 
+        unusable_polls: The number of consecutive polls without a record of the task.
+
         watch: The state of its polling, while it is polled.
 
         due_at: The instant at which it stalls while its task runs; set by the tracker's ``DeadlineQueue``.
@@ -188,6 +190,7 @@ class LiveJob:
     not_visible: bool = False
     callback_received: bool = False
     empty_polls: int = 0
+    unusable_polls: int = 0
     due_at: float | None = None
     watch: Watch | None = None
     timers: tuple[Timer, ...] = ()

@@ -212,7 +212,8 @@ class Poller:
         try:
             try:
                 result = await self._send_poll(job.task_id or "", until)
-            except errors.TransportError:
+            except errors.TransportError as error:
+                result = PollResult(PollVerdict.UNREADABLE, reason=error.message)
                 timed_out = self.loop.time() >= until
             finally:
                 watch.timeouts = watch.timeouts + 1 if timed_out else 0

@@ -33,6 +33,8 @@ _log = logging.getLogger("kie_async")
 
 #: The time for which a task may be invisible after its create, in seconds (as in a public client).
 VISIBLE_AFTER = 90.0
+#: The number of consecutive polls without a record after which a job's log says so.
+_UNUSABLE_POLLS = 3
 #: The number of polls after which a "success" without a result is accepted as the end.
 MAX_EMPTY_POLLS = 4
 
@@ -170,6 +172,7 @@ class Tracker:
 
     async def handle_poll(self, job: LiveJob, poll: PollResult) -> None:
         """Apply the result of a poll."""
+        self._count_unusable(job, poll)
         if poll.record is not None:
             job.wait_error, job.not_visible = None, False
             await self.apply_record(job, poll.record)
@@ -183,6 +186,17 @@ class Tracker:
             if before and self.runtime.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
                 self.stop_tracking(job)
+
+    def _count_unusable(self, job: LiveJob, poll: PollResult) -> None:
+        # A new task may be invisible at first.
+        if poll.verdict is PollVerdict.NOT_VISIBLE and self.runtime.now() - job.accepted_at <= VISIBLE_AFTER:
+            return
+        job.unusable_polls = 0 if poll.record is not None else job.unusable_polls + 1
+        if job.unusable_polls == _UNUSABLE_POLLS:
+            _log.warning(
+                "The last %d polls of task %s (job %s) brought no record of it: %s. Polling continues.",
+                *(_UNUSABLE_POLLS, job.task_id, job.id, poll.reason),
+            )
 
     async def apply_record(self, job: LiveJob, record: TaskRecord) -> None:
         """Apply a record of a job's task."""
