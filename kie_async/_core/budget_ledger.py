@@ -461,7 +461,7 @@ def opened_budget(known: BudgetInfo | None, name: str, credits: float) -> Budget
     if known.credits != credits:
         msg = (
             f"The budget {name!r} has {known.credits:g} credits, and this run gives it {credits:g}. Nothing was sent:"
-            f" use the same number, or raise the budget with raise_budget({name!r}, …) first."
+            " use the same number, or raise the budget first, by KieClient.raise_budget() or kie-async budgets --raise."
         )
         raise ConfigurationError(msg)
     return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kie_async import Budget, ConfigurationError, Failed, KieClient, MarketRequest, RetryPolicy
+from kie_async import Budget, ConfigurationError, Failed, KieClient, MarketRequest, RetryPolicy, TaskFailedError
 from kie_async._keys import price_class
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.client.tables import client_and_fake_unchecked, count_types, run_map
@@ -108,13 +109,19 @@ def assert_one_of_each_class(truth: Truth, budget: float, at: float) -> None:
 
 @pytest.mark.parametrize("seed", range(scaled(quick=2, check=12, nightly=1000)))
 async def test_overrun_is_one_task_of_each_unknown_class(seed: int) -> None:
+    """For every other seed, the journal has one task of each model; for every third, all rows are of one model."""
     chance = Random(seed)
-    rows = [make_row(chance, number) for number in range(40)]
+    only = chance.choice(list(MODELS)) if seed % 3 == 0 else None
+    rows = [make_row(chance, number, only) for number in range(40)]
     async with client_and_fake_unchecked(**fake_options(seed, fail_rate=0.1)) as setup:
+        for number, model in enumerate(MODELS if seed % 2 else ()):
+            with suppress(TaskFailedError):
+                await setup.kie.generate(make_row(chance, 100 + number, model)[1])
+        before = setup.truth.spent(anyio.current_time())
         found = await run_map(setup, rows, budget=Budget(credits=100))
 
         assert 40 == len(found)
-        assert_one_of_each_class(setup.truth, 100.0, anyio.current_time())
+        assert_one_of_each_class(setup.truth, 100.0 + before, anyio.current_time())
         await assert_settled(setup.kie)
 
 

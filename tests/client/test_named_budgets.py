@@ -171,6 +171,25 @@ async def test_earlier_spend_of_a_table_counts(rows: Any) -> None:
         assert (960.0, 0.0, 40.0) == shape(await info_of(setup.kie))
 
 
+@pytest.mark.parametrize("sender", ["submit", "map"])
+async def test_job_that_another_caller_sends_counts(sender: str) -> None:
+    """The run finds the job before it is sent, and waits for it."""
+    async with client_and_fake(duration=30.0) as setup:
+        setup.fake.maintenance = True
+        found: list[Outcome] = []
+        async with anyio.create_task_group() as group:
+            if sender == "submit":
+                await setup.kie.submit(make_request(0), key="shot-0", wait=False)
+            else:
+                group.start_soon(run_map, setup, make_rows(1))
+            await anyio.sleep(1.0)
+            group.start_soon(run_in, setup.kie, make_rows(3), Budget(credits=160, name=NAME), found)
+            await anyio.sleep(1.0)
+            setup.fake.maintenance = False
+        assert 160.0 == (await info_of(setup.kie)).spent == setup.truth.spent(anyio.current_time())
+        assert {"Done": 2, "Skipped": 1} == count_types(found)
+
+
 async def test_spend_outlasts_forgotten_jobs(tmp_path: Path) -> None:
     async with FakeKie(duration=5.0) as fake, KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
         await run_in(kie, table("a", 3), Budget(credits=300, name=NAME), [])

@@ -113,7 +113,7 @@ class Prices:
         *,
         until: float = math.inf,
         wanted: Callable[[], bool] = lambda: True,
-        adopt: Callable[[Intent, Price], Awaitable[Intent]] | None = None,
+        adopt: Callable[[Intent, Request], Awaitable[None]] | None = None,
     ) -> PriorSpend:
         """
         Return what the tasks of a table have cost or may have cost; no row is started.
@@ -130,7 +130,7 @@ class Prices:
 
             wanted: Returns False if the sum is no longer needed.
 
-            adopt: Called with each job that counts, and its price; it may return a changed row.
+            adopt: Called with each job that counts, and the request of its row.
 
         Raises:
             JournalError: If the journal cannot be read.
@@ -163,7 +163,7 @@ class Prices:
         spend: PriorSpend,
         price: float | None,
         until: float,
-        adopt: Callable[[Intent, Price], Awaitable[Intent]] | None,
+        adopt: Callable[[Intent, Request], Awaitable[None]] | None,
     ) -> None:
         """Add the costs of the tasks of these keys, retry by retry."""
         number, left = 0, requests
@@ -179,7 +179,7 @@ class Prices:
                     continue
                 own = await self.price(left[key], price)
                 if adopt is not None:
-                    await adopt(known, own)
+                    await adopt(known, left[key])
                 amount = possible_cost(known, own.credits)
                 spend.total += amount
                 if amount and row.state in OPEN:
@@ -252,7 +252,7 @@ class Budgeting:
         if isinstance(rows, (list, tuple)):
             # What is sent during this count counts when its row is read, as any other run's creates do.
             spend = await self._prices.prior_spend(
-                RowSource(rows), self._budget.price, until=self._started_at, wanted=wanted, adopt=self.adopt_row
+                RowSource(rows), self._budget.price, until=self._started_at, wanted=wanted, adopt=self.adopt
             )
             if self.name is not None:
                 return
@@ -310,17 +310,13 @@ class Budgeting:
         reservations = [row.reservation for row in self.unsent_rows if row.unsent]
         return sum(reservation.reserved for reservation in reservations if reservation is not None)
 
-    async def adopt(self, found: LiveJob, price: Price) -> None:
-        """Let the named budget pay for a job that a run without it has sent."""
-        if found.row is not None:
-            await self.adopt_row(found.row, price)
-
-    async def adopt_row(self, row: Intent, price: Price) -> Intent:
-        """Let the named budget pay for a job that a run without it has sent; return the row."""
-        if self.name is None or row.budget is not None or not possible_cost(row, 1.0):
-            return row
+    async def adopt(self, intent: Intent | None, request: Request) -> None:
+        """Let the named budget pay for a job that was sent without a named budget."""
+        if self.name is None or intent is None or intent.budget is not None or not possible_cost(intent, 1.0):
+            return
+        price = await self.price(request)
         own = None if price.unknown is not None else price.credits
-        return await self._journal.update_fields(row.id, at=row.updated_at, budget=self.name, price=own) or row
+        await self._journal.update_fields(intent.id, at=self._runtime.wall(), budget=self.name, price=own)
 
     def count_found_job(self, row: Row, found: LiveJob, price: Price) -> None:
         """Count the existing job of a row, even if the budget does not have that much left."""

@@ -83,7 +83,7 @@ class RowJobs:
         if found is None:
             return False
         price = await self.budgeting.price(row.request)
-        await self.budgeting.adopt(found, price)
+        await self.budgeting.adopt(found.row, row.request)
         self._use_job(row, found, price)
         return True
 

@@ -194,7 +194,9 @@ class RowRunner:
             ours = given.row is None or self.journal.owns(given.row)
             row.started_here = row.started_here and row.job is given and ours
         self._uncount_unsent(row)
-        if row.started_here and row.job.task_id is not None:
+        if not row.started_here:
+            await self.budgeting.adopt(row.job.row, row.request)
+        elif row.job.task_id is not None:
             self.budgeting.record_create()
         while True:
             try:
