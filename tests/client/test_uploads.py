@@ -297,7 +297,7 @@ async def test_job_that_cannot_upload_again_is_not_sent(trouble: str, keyed: boo
             await job.wait(timeout=40 * HOUR)
 
         assert 1 == len(setup.truth.create_requests)
-        assert "intent" if keyed else "cancelled" == (await setup.rows())[-1].state
+        assert ("intent" if keyed else "cancelled") == (await setup.rows())[-1].state
         if trouble == "the upload host is down" and keyed:
             setup.fake.faults.clear()
             await setup.kie.generate(images_in(tmp_path, "a path"), key=key)
