@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,7 +15,10 @@ from kie_async import (
     Done,
     JobState,
     KieClient,
+    KieError,
+    Limits,
     MarketRequest,
+    SubmitInDoubtError,
     Wan22TurboImageToVideo,
 )
 from kie_async._core.callback_token import make_callback_url
@@ -21,6 +26,7 @@ from kie_async._core.lifecycle import OPEN
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.testing import FakeKie
+from tests import profile
 from tests.client.backend import callback_body, post, running_backend
 from tests.helpers import KEY, make_request
 from tests.io.intents import bring_to_state, make_intent
@@ -227,3 +233,56 @@ async def test_upload_of_a_trial_is_not_sent_to_the_service(tmp_path: Path) -> N
                 await kie.generate(request, key="a")
             assert 1 == len(fake.truth.uploads)
             assert all(str(task.input["image_url"]).startswith(fake.url) for task in fake.truth.created)
+
+
+async def use_for_a_while(kie: KieClient, random: Random) -> set[str]:
+    """Make some calls, close the client in the middle of its work, and return the keys of what was submitted."""
+    asked: set[str] = set()
+    for _ in range(random.randrange(1, 6)):
+        match random.choice(["submit", "recover", "adopt", "wait", "sleep"]):
+            case "submit":
+                number = random.randrange(4)
+                asked.add(f"key-{number}")
+                await kie.submit(make_request(number), key=f"key-{number}", wait=False)
+            case "wait":
+                for info in await kie.jobs():
+                    with suppress(KieError):
+                        await kie.job(info.job_id).wait(timeout=random.choice([0.1, 30.0]))
+            case "sleep":
+                await anyio.sleep(random.uniform(0.0, 20.0))
+            case how:
+                await kie.recover(adopt_key=how == "adopt")
+    await kie.aclose(drain=random.choice([0.0, 5.0]))
+    return asked
+
+
+@pytest.mark.parametrize("number", range(profile.scaled(quick=1, check=3, nightly=60)))
+async def test_services_and_accounts_share_a_file_in_any_order(tmp_path: Path, number: int) -> None:
+    """Clients of two services with two API keys each: a key is paid once at each service, and polled only there."""
+    path, random, asked = tmp_path / "kie.db", Random(f"{profile.seed()} {number}"), set[tuple[str, str]]()
+    async with FakeKie(duration=(20.0, 0.5), seed=1) as one, FakeKie(duration=(20.0, 0.5), seed=2) as other:
+        fakes = {one.url: one, other.url: other}
+
+        async def live(url: str, api_key: str) -> None:
+            limits = Limits(creates=random.choice([1, 2, 20]))
+            async with KieClient(api_key, base_url=url, journal=path, limits=limits) as kie:
+                asked.update((url, key) for key in await use_for_a_while(kie, random))
+
+        for _ in range(6):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(live, random.choice(list(fakes)), random.choice([KEY, "another-key"]))
+        for url in fakes:
+            async with KieClient("a-third-key", base_url=url, journal=path) as kie:
+                for job in await kie.recover(adopt_key=True):
+                    with suppress(SubmitInDoubtError):
+                        await job.wait()
+        rows = await read_rows(path)
+        assert sorted(asked) == sorted((row.origin, row.key or "") for row in rows)
+        assert {row.state for row in rows} <= {JobState.SUCCEEDED, JobState.IN_DOUBT, JobState.UNRESOLVED}
+        for url, fake in fakes.items():
+            own = {row.task_id for row in rows if row.origin == url}
+            posted = len(fake.truth.create_requests) - len(fake.truth.rate_limited)
+            assert posted <= len([row for row in rows if row.origin == url])
+            assert own - {None} <= set(fake.truth.tasks)
+            assert {poll.task_id for poll in fake.truth.polls} <= own
