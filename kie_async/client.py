@@ -50,8 +50,8 @@ class KieClient:
 
     A client can be created anywhere, also at import time, and does nothing until it is used. It works in the event loop
     in which it is first used; in a later ``asyncio.run()`` it starts anew. ``async with`` closes it at the end;
-    otherwise the end of the loop does. If that loop is closed without ending its tasks, or never runs again, the next
-    use of the client does, or its end as garbage; until then, no process can resume the jobs.
+    otherwise the end of the loop does. While a loop stands still and is not closed, its jobs stay this client's, until
+    it is used in another loop.
 
     After ``async with`` or ``aclose()``, asynchronous calls of the client, its jobs and its runs raise
     ``ClientClosedError`` until the client is entered again. In a process that was forked after the first use, or while

@@ -12,6 +12,7 @@ import contextvars
 import logging
 import random
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
@@ -25,6 +26,11 @@ __all__ = ["Runtime", "Supervisor", "run_all"]
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 _log = logging.getLogger("kie_async")
+
+#: The attempts to end a coroutine of a closed loop: each ends one wait, and it may wait once more to clean up.
+_CLOSINGS = 5
+#: The delay of a timer that never fires, in seconds: fifty years.
+_NEVER = 1.5e9
 
 
 class Runtime:
@@ -91,11 +97,14 @@ class Supervisor:
         # An empty context: a child outlives the web request that starts it and must not inherit its state.
         self._context = contextvars.Context()
         self._loop = loop
+        self._never: weakref.ref[asyncio.TimerHandle] | None = None
         #: True while children can be started.
         self.running: bool = False
         self.task: asyncio.Task[None] = asyncio.Task(
             self._run(), loop=loop, name="kie_async supervisor", context=self._context
         )
+        if not hasattr(loop, "wall_time"):  # virtual time would run to that timer
+            self._never = weakref.ref(loop.call_later(_NEVER, _LoopEnd(loop, weakref.ref(self))))
         self.task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  (see abandon())
 
     @property
@@ -138,6 +147,10 @@ class Supervisor:
         self.start(_settle, done, action, args)
         return await asyncio.shield(done)
 
+    def handle_closed_loop(self) -> None:
+        """Abandon everything: the event loop was closed without ending its tasks."""
+        self._abandon()
+
     def stop(self) -> None:
         """Let the root task end, and its children before it."""
         self._stop.set()
@@ -163,8 +176,10 @@ class Supervisor:
         try:
             for task in (*self._tasks, self.task):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-                with suppress(Exception):  # it cannot do what needs the loop
-                    task.get_coro().close()
+                for _ in range(_CLOSINGS):
+                    with suppress(Exception):  # it cannot do what needs the loop, or waits again
+                        task.get_coro().close()
+                        break
         finally:
             asyncio._set_running_loop(running)  # noqa: SLF001
         self._tasks.clear()
@@ -193,6 +208,8 @@ class Supervisor:
 
     async def _end(self) -> None:
         self.running = False
+        if self._never is not None and (timer := self._never()) is not None:
+            timer.cancel()
         if not self._ready.done():
             self._ready.set_exception(closed_error())
             self._ready.exception()  # there may be no caller
@@ -209,9 +226,34 @@ class Supervisor:
             try:
                 await child(*args)
             except Exception:  # noqa: BLE001 (a bug in one child must not end the others)
+                if self._loop.is_closed():
+                    return  # it could not end in order; see abandon()
                 _log.exception("A task of the client has failed. This is a bug: please report it.")
             finally:
                 self._scopes.discard(scope)
+
+
+class _LoopEnd:
+    """
+    The callback of a timer that never fires. The loop alone owns it, so that it is destroyed when the loop is closed.
+
+    Args:
+        loop: The event loop.
+
+        supervisor: The supervisor to tell.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, supervisor: weakref.ref[Supervisor]) -> None:
+        self._loop = loop
+        self._supervisor = supervisor
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+    def __del__(self) -> None:
+        supervisor = self._supervisor()
+        if supervisor is not None and self._loop.is_closed():
+            supervisor.handle_closed_loop()
 
 
 async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> None:
