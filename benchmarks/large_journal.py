@@ -43,7 +43,7 @@ FEW = 10_000
 WAIT_BOUND = 50.0
 STALL_BOUND = 20.0
 #: The number of runs; the minimum of the longest waits counts, because other load of the machine can only add to it.
-ROUNDS = 3
+ROUNDS = 2
 
 Row: TypeAlias = list[str | float]
 Call: TypeAlias = Callable[[KieClient], Awaitable[object]]

@@ -511,3 +511,11 @@ def with_table(document: str) -> str:
 
 if __name__ == "__main__":
     DOCUMENT.write_text(with_table(DOCUMENT.read_text()))
+
+
+@pytest.mark.parametrize("code", [400, 422, 451])
+def test_refusal_of_a_lost_file_names_the_new_upload_as_the_next_step(code: int) -> None:
+    error = create_error(reply(200, answer(code, "Your media file is unavailable, please replace it.")))
+
+    assert isinstance(error, errors.InvalidRequestError)
+    assert error.message.endswith("local files are uploaded again; replace expired URLs.")
