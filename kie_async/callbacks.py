@@ -70,7 +70,6 @@ class Callbacks:
         Raises:
             ConfigurationError: If the client is at work in another event loop or process.
         """
-        self._binding.check_process()
         self._mount()
         token = self._find_token(path)
         if token is None:
@@ -126,6 +125,7 @@ class Callbacks:
 
     def _mount(self) -> None:
         """Expect callbacks from now on; every receiver calls this."""
+        self._binding.check_process()
         if not self._mounted:
             self._mounted = True
             self._binding.expect_callbacks()

@@ -139,7 +139,10 @@ class KieClient:
         self._callbacks = Callbacks(self._binding, key, callback_url)
 
     def __repr__(self) -> str:
-        return f"<KieClient {self._base_url} {self.statistics()}>"
+        try:
+            return f"<KieClient {self._base_url} {self.statistics()}>"
+        except errors.ConfigurationError:
+            return f"<KieClient {self._base_url} used before a fork>"
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
