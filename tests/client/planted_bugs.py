@@ -9,7 +9,11 @@ from kie_async._core.callback_token import CallbackToken
 from kie_async._core.wire import read_record_body
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
+from kie_async._io.jobs.follower import JobFollower
+from kie_async._io.polling.tracker import Tracker
+from kie_async._io.submitting.submission import Submitter
 from kie_async.callbacks import Callbacks
+from kie_async.states import JobState
 from tests.helpers import JournalClient
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from kie_async._io.engine import Engine
     from kie_async._io.jobs.live_job import LiveJob
 
-__all__ = ["PLANTED", "NoMac"]
+__all__ = ["OWNERSHIP", "PLANTED", "NoMac"]
 
 
 class _Trusting(Receiver):
@@ -64,11 +68,55 @@ class _Gullible(Callbacks):
         return None if found is None else CallbackToken(found[1], int(found[2]))
 
 
+class _Dropping(Tracker):
+    """Drops a job from memory, even if a submission works on it or its row is not written."""
+
+    def stop_tracking(self, job: LiveJob) -> None:
+        self.suspend(job)
+        self.registry.remove(job)
+        job.wake_waiters()
+
+
+class _Stale(JobFollower):
+    """Decides for a waiter on the row that it has read first."""
+
+    __slots__ = ()
+
+    async def adopt_for_waiter(self, job_id: str) -> LiveJob | None:
+        row = await self.journal.get(job_id)
+        if row is None:
+            return None
+        job = self.adopt(row)
+        if row.state is JobState.INTENT and (self.journal.owns(row) or not await self.journal.is_owner_alive(row)):
+            self.tracker.suspend(job)
+            self.registry.remove(job)
+            job.remote = False
+            job.wake_waiters()
+            return job
+        if not self.journal.owns(row) and row.state is not JobState.INTENT:
+            for claimed in await self.journal.claim([row.id]):
+                job.row = claimed
+        await self.follow(job)
+        return job
+
+
+class _Keeping(Submitter):
+    """Keeps what it has given up."""
+
+    __slots__ = ()
+
+    async def _give_up(self, job: LiveJob) -> None:
+        pass
+
+
 class _Planted(JournalClient):
     """A client whose parts are replaced."""
 
     receiver: ClassVar[type[Receiver]] = Receiver
     confirmations: ClassVar[type[Confirmations]] = Confirmations
+    tracker: ClassVar[type[Tracker]] = Tracker
+    follower: ClassVar[type[JobFollower]] = JobFollower
+    submitter: ClassVar[type[Submitter]] = Submitter
 
     def __init__(self, api_key: str | None = None, **options: Any) -> None:
         super().__init__(api_key, **options)
@@ -77,8 +125,8 @@ class _Planted(JournalClient):
         def plant(loop: asyncio.AbstractEventLoop) -> Engine:
             engine = make_engine(loop)
             # The variants only override methods.
-            setattr(engine.confirmations, "__class__", self.confirmations)  # noqa: B010  # mypy minds the assignment
-            setattr(engine.receiver, "__class__", self.receiver)  # noqa: B010
+            for name in ("confirmations", "receiver", "tracker", "follower", "submitter"):
+                setattr(getattr(engine, name), "__class__", getattr(self, name))  # noqa: B010  # mypy minds the assignment
             return engine
 
         setattr(self._binding, "_make_engine", plant)  # noqa: B010
@@ -115,5 +163,19 @@ class NoMacAndNoEcho(NoMac, NoEcho):
     pass
 
 
-#: The bugs that must be found.
+class DropsLiveJobs(_Planted):
+    tracker = _Dropping
+
+
+class DecidesOnStaleRows(_Planted):
+    follower = _Stale
+
+
+class KeepsWhatItGivesUp(_Planted):
+    submitter = _Keeping
+
+
+#: The bugs that the interleavings must find.
+OWNERSHIP: tuple[type[JournalClient], ...] = (DropsLiveJobs, DecidesOnStaleRows, KeepsWhatItGivesUp)
+#: The bugs that the state machine must find.
 PLANTED: tuple[type[JournalClient], ...] = (TrustsTheBody, DropsEarlyCallbacks, ForgetsTaskIds, NoEcho, NoMacAndNoEcho)

@@ -13,6 +13,7 @@ from kie_async import KieClient, SqliteJournal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie
 from tests.helpers import KEY, JournalClient, assert_settled, make_request
+from tests.profile import sample
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -83,7 +84,7 @@ MEETING: dict[str, Callable[[KieClient, str], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("turns", range(0, 40, 3))
+@pytest.mark.parametrize("turns", sample(range(40), check=0.2))
 async def test_any_call_may_meet_recover_at_an_unsent_job(tmp_path: Path, turns: int) -> None:
     """All calls at once, *turns* turns of the loop after recover() has begun."""
     path = tmp_path / "kie.db"

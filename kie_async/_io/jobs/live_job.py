@@ -230,6 +230,12 @@ class LiveJob:
         return self.has_submission or self.remote
 
     @property
+    def awaits_answer(self) -> bool:
+        """True while its create may still be answered, also if it is about to be sent anew."""
+        states = (*UNANSWERED, JobState.CANCELLED, JobState.REJECTED) if self.has_submission else UNANSWERED
+        return self.in_progress and self.state in states
+
+    @property
     def is_answered(self) -> bool:
         """True if a caller with its key gets this job as it is; otherwise its row says who may send it."""
         return self.has_submission or self.task_id is not None or (not self.remote and self.state in _IN_DOUBT)

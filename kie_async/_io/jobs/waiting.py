@@ -21,7 +21,7 @@ from kie_async._core.job_errors import (
 )
 from kie_async._core.lifecycle import OPEN
 from kie_async._core.poll_results import PollVerdict
-from kie_async._io.jobs.live_job import UNANSWERED, LiveJob
+from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.journals.journal import job_info
 from kie_async.records import Generation
 from kie_async.states import JobState
@@ -92,7 +92,7 @@ class Waiting:
 
     async def wait_answered(self, job: LiveJob) -> LiveJob:
         """Wait until the submission of a job has a response, or has ended."""
-        while job.final.in_progress and job.final.state in UNANSWERED:
+        while job.final.awaits_answer:
             raise_wait_error(job.final)
             await job.final.wait_for_change()
         return job.final
