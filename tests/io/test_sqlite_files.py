@@ -24,7 +24,7 @@ from kie_async.states import JobState
 from tests.io.intents import bring_to_state, make_intent, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from kie_async._io.journals.process_locks import ProcessLocks
 
@@ -568,3 +568,124 @@ async def test_hash_mode_keeps_secrets_off_the_disk(tmp_path: Path) -> None:
     async with open_store(tmp_path / "full.db") as journal:
         await journal.add(make_intent(1))
     assert b"canary" in (tmp_path / "full.db").read_bytes(), "the search finds the canary"
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def link_to_file(folder: Path) -> list[Path]:
+    """Return the file, and a symbolic link to it in another folder."""
+    (folder / "elsewhere").mkdir()
+    link = folder / "elsewhere" / "link.db"
+    link.symlink_to(folder / "kie.db")
+    return [folder / "kie.db", link]
+
+
+def link_to_folder(folder: Path) -> list[Path]:
+    """Return two paths of the file, one by way of a link to its folder."""
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    return [folder / "real" / "kie.db", folder / "link" / "kie.db"]
+
+
+def link_to_link(folder: Path) -> list[Path]:
+    """Return a link, and a link to it; the file does not exist yet."""
+    (folder / "one.db").symlink_to("kie.db")
+    (folder / "two.db").symlink_to(folder / "one.db")
+    return [folder / "two.db", folder / "one.db"]
+
+
+def path_with_dots(folder: Path) -> list[Path]:
+    """Return two spellings of a path."""
+    (folder / "a").mkdir()
+    return [folder / "a" / ".." / "kie.db", folder / "kie.db"]
+
+
+def name_of_descriptor(folder: Path) -> list[Path]:
+    """Return the file, and its name as an open descriptor of the folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    return [folder / "kie.db", Path(f"/proc/self/fd/{descriptor}/kie.db")]
+
+
+@pytest.mark.parametrize("names", [link_to_file, link_to_folder, link_to_link, path_with_dots, name_of_descriptor])
+async def test_owners_by_different_names_see_each_other(tmp_path: Path, names: Callable[[Path], list[Path]]) -> None:
+    """Otherwise each takes the other for dead, claims its jobs and sends them again."""
+    first, second = names(tmp_path)
+    async with open_store(first) as one, open_store(second) as other:
+        mine, theirs = await one.add(make_intent(1)), await other.add(make_intent(2))
+
+        assert [True] * 2 == [await other.is_owner_alive(mine), await one.is_owner_alive(theirs)]
+        assert ([mine], [theirs]) == (list(await one.claim()), list(await other.claim()))
+        assert 2 == len(await one.rows())
+        assert 2 == len(lock_files(tmp_path))
+    assert [] == lock_files(tmp_path)
+
+
+def lock_files(folder: Path) -> list[str]:
+    """Return the names of all lock files below a folder."""
+    return [path.name for path in folder.rglob("*.lock")]
+
+
+async def test_link_to_a_new_file_keeps_it_private(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to("kie.db")
+    async with open_store(tmp_path / "link.db") as journal:
+        await journal.add(make_intent(1))
+
+        assert {0o600, 0o700, 0o777} >= set(modes_in(tmp_path).values())
+        assert 0o600 == (tmp_path / "kie.db").stat().st_mode & 0o777
+
+
+async def test_file_with_two_hard_links_is_refused(tmp_path: Path) -> None:
+    """SQLite would keep a log for each name, and lose what the other has written."""
+    async with open_store(tmp_path / "kie.db") as journal:
+        await journal.add(make_intent(1))
+    (tmp_path / "other.db").hardlink_to(tmp_path / "kie.db")
+    for name in ("kie.db", "other.db"):
+        await refused(tmp_path / name, r"has 2 names \(hard links\)\. Remove the others, or use symbolic links")
+    (tmp_path / "other.db").unlink()
+    async with open_store(tmp_path / "kie.db") as journal:
+        assert 1 == len(await journal.rows())
+
+
+async def test_lock_files_of_dead_owners_are_removed(tmp_path: Path) -> None:
+    """Also of owners without jobs; those of live owners and other files stay."""
+    async with open_store(tmp_path / "kie.db") as journal:
+        folder = tmp_path / "kie.db.owners"
+        (live,) = names_in(folder)
+        for name in ("dead.lock", "notes.txt"):
+            (folder / name).touch()
+        async with open_store(tmp_path / "kie.db") as other:
+            assert "dead.lock" not in names_in(folder)
+            assert {live, "notes.txt"} < set(names_in(folder))
+            assert 3 == len(names_in(folder))
+            row = await journal.add(make_intent(1))
+            assert await other.is_owner_alive(row)
+    assert ["notes.txt"] == names_in(folder)
+
+
+KILLED = """
+import asyncio, os, sys
+from kie_async._io.journals.sqlite import SqliteStore
+
+async def main():
+    await SqliteStore(sys.argv[1]).open()
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+def test_killed_processes_leave_one_lock_file(tmp_path: Path) -> None:
+    """While several open and close the journal, none takes another for dead."""
+    path = tmp_path / "kie.db"
+    for _ in range(3):
+        workers = [subprocess.Popen([sys.executable, "-c", KILLED, str(path)]) for _ in range(3)]
+        assert [-9] * 3 == [worker.wait() for worker in workers]
+    asyncio.run(_open_and_close(path))
+
+    assert [] == names_in(tmp_path / "kie.db.owners")
+
+
+async def _open_and_close(path: Path) -> None:
+    async with open_store(path):
+        pass
