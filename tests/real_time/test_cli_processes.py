@@ -278,7 +278,7 @@ async def test_all_options_reach_the_service(tmp_path: Path) -> None:
     inputs = [post.body["input"] for post in fake.truth.create_requests if isinstance(post.body, dict)]
     assert isinstance(inputs[0], dict)
     assert isinstance(inputs[1], dict)
-    url = inputs[0].pop("image_url")
+    urls = [str(given.pop("image_url")) for given in (inputs[0], inputs[1])]
 
     assert inputs[0] == {
         "prompt": "Go",
@@ -289,4 +289,5 @@ async def test_all_options_reach_the_service(tmp_path: Path) -> None:
         "nsfw_checker": False,
         "aspect_ratio": "16:9",
     }
-    assert {"image_url": url, "prompt": "Go"} == inputs[1]
+    assert {"prompt": "Go"} == inputs[1]
+    assert 1 == len({url.rpartition("-")[2] for url in urls})  # the file's name ends with its hash
