@@ -137,7 +137,16 @@ def _run(options: GlobalOptions, session: Session, command: Callable[[Session], 
             session.output.info(traceback.format_exc())
         return report_error(session, error)
     finally:
-        force_exit.cancel()
+        _cancel_exit(force_exit)
+
+
+def _cancel_exit(force_exit: threading.Timer) -> None:
+    """Wait for the threads that the interpreter would wait for; *force_exit* ends the process if one of them hangs."""
+    others = (threading.current_thread(), threading.main_thread())
+    for thread in threading.enumerate() if force_exit.is_alive() else ():
+        if not thread.daemon and thread not in others:
+            thread.join()
+    force_exit.cancel()
 
 
 def report_error(session: Session, error: Exception) -> ExitCode:
