@@ -18,19 +18,21 @@ from kie_async import (
     Done,
     InvalidRequestError,
     KeyConflictError,
+    KieClient,
     KieError,
     Limits,
     MarketRequest,
     Problem,
     RetryPolicy,
+    SqliteJournal,
     TaskFailedError,
     UploadError,
 )
 from kie_async.requests.images import ImageSource
-from kie_async.testing import Fault
+from kie_async.testing import FakeKie, Fault
 from kie_async.testing.faults import Call
 from tests.client.tables import client_and_fake_unchecked
-from tests.helpers import Setup, assert_settled, client_and_fake, make_request
+from tests.helpers import KEY, Setup, assert_settled, client_and_fake, make_request
 from tests.requests.samples import JPEG, PNG, WEBP, png_of
 
 DAY = 86_400.0
@@ -302,6 +304,20 @@ async def test_job_that_cannot_upload_again_is_not_sent(trouble: str, keyed: boo
             setup.fake.faults.clear()
             await setup.kie.generate(images_in(tmp_path, "a path"), key=key)
         await assert_settled(setup.kie)
+
+
+async def test_journal_of_hashes_suffices_to_upload_again(tmp_path: Path) -> None:
+    """The process that waits still has the request, whose image and path such a journal does not keep."""
+    journal = SqliteJournal(tmp_path / "kie.db", store_inputs="hash")
+    limits = Limits(creates=1, window=150.0)
+    times = {"uploadedAt": "2020-01-01T00:00:00Z", "expiresAt": "2020-01-01T00:02:00Z"}
+    async with FakeKie(duration=0.0, faults=[Fault("upload", "alter", after=True, data=times)]) as fake:
+        async with KieClient(KEY, base_url=fake.url, journal=journal, limits=limits) as kie:
+            await kie.submit(make_request(0))
+            await kie.generate(images_in(tmp_path, "both"), timeout=HOUR)
+
+        assert 4 == len(fake.truth.uploads)
+        assert str(tmp_path) not in (tmp_path / "kie.db").read_bytes().decode("latin-1")
 
 
 async def test_recovered_job_that_waits_for_long_uploads_again(tmp_path: Path) -> None:
