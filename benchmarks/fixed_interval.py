@@ -29,7 +29,7 @@ class FixedInterval:
     interval: float
     _turn: int = attrs.field(default=0, init=False)
 
-    def next_poll_at(self, task: PolledTask, now: float) -> float:
+    def next_poll_at(self, task: PolledTask, now: float, in_flight: int) -> float:  # noqa: ARG002  # the protocol's
         """Return the instant, not before *now*, at which the next poll of *task* is due."""
         return max(now, task.running_at + self.interval)
 

@@ -123,13 +123,13 @@ class Case:
 class Exponential:
     """Poll after 2 s, then 4, 8, 16, and every 30, as waiters of cloud SDKs do."""
 
-    def next_poll_at(self, task: PolledTask, now: float) -> float:
+    def next_poll_at(self, task: PolledTask, now: float, in_flight: int) -> float:  # noqa: ARG002  # the protocol's
         """Return the next poll: each interval is the age at the last poll plus two seconds, which doubles it."""
         return max(now, task.running_at + min(30.0, task.running_at - task.accepted_at + 2.0))
 
     def choose_next(self, due: Sequence[PolledTask], now: float) -> int:
         """Choose the poll that has been due for longest."""
-        since = [self.next_poll_at(task, -math.inf) - now for task in due]
+        since = [self.next_poll_at(task, -math.inf, len(due)) - now for task in due]
         return since.index(min(since))
 
 
@@ -296,7 +296,7 @@ async def measure(contender: Contender, case: Case, seed: int) -> Figures:
         policy=contender.make(chance),
         durations=DurationsByKind(contender.prior),
         timers=timers,
-        weigh=lambda _: 1.0,
+        loss_of=lambda _: 1.0,
     )
     poller = Poller(
         transport=cast("Transport", service),

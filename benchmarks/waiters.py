@@ -64,7 +64,7 @@ class Spread:
 
     mean: float
 
-    def next_poll_at(self, task: PolledTask, now: float) -> float:  # noqa: ARG002  # the protocol's
+    def next_poll_at(self, task: PolledTask, now: float, in_flight: int) -> float:  # noqa: ARG002  # the protocol's
         """Return the instant of the next poll."""
         return now + self.mean * random.uniform(0.2, 1.8)
 

@@ -46,6 +46,13 @@ _MIN_SCALE = 1e-9
 _MIN_WEIGHT = 1.0 / 200.0
 #: The cells are computed again when tasks of this weight are missing in them: that takes a tenth of a millisecond.
 _MAX_PENDING = 0.02
+#: While most tasks of a kind that began still run, the ended ones were the short ones. The odds that a callback without
+#: a trace was lost are then divided by up to nine, and tasks may last as long again as they have lasted.
+_UNKNOWN_DOUBT = 8.0
+#: The number of tasks that are always counted as running: what one task or two have taken says little.
+_UNKNOWN_TASKS = 5.0
+#: The age from which on they do, in seconds.
+_UNKNOWN_AGE = 60.0
 #: The share of tasks assumed to be in the heavy tail.
 _TAIL = 0.03
 
@@ -78,6 +85,8 @@ class Durations:
     prior_median: float = PRIOR_MEDIAN
     #: The number of tasks learned from.
     learned: int = attrs.field(default=0, init=False)
+    #: The number of tasks that this process has begun to poll.
+    began: int = attrs.field(default=0, init=False)
     # The share of tasks that end in each cell, divided by the common factor _scale.
     _shares: list[float] = attrs.field(init=False, repr=False)
     _scale: float = attrs.field(default=1.0, init=False, repr=False)
@@ -139,7 +148,7 @@ class Durations:
         _, level, half = self._cells[_cell(age)]
         return level + 2.0 * half * age
 
-    def lag(self, seen: float, age: float) -> float:
+    def lag(self, seen: float, age: float, loss: float = 1.0) -> float:
         """
         Return the expected unseen lag.
 
@@ -148,12 +157,15 @@ class Durations:
 
             age: Its age now, not less.
 
+            loss: The probability, more than 0 and up to 1, that no callback reports the task's end. Below 1, the lag is
+                the one to expect although no callback has come.
+
         Returns:
             The mean time since the task has ended, in seconds; zero where it has not.
         """
         if age >= _OLDEST:
             # Only the heavy tail is left: S(x) is proportional to 1 / x².
-            return (age - seen) ** 2 / age
+            return loss * (age - seen) ** 2 / age / (1.0 - (1.0 - loss) * (1.0 - (seen / age) ** 2))
         if not self._cells:
             self._refresh()
         cells = self._cells
@@ -162,7 +174,15 @@ class Durations:
         until_seen = area + seen * (level + half * seen)
         survival = level + 2.0 * half * seen
         area, level, half = cells[int(log2(age) * _PER_OCTAVE + _CELL_OFFSET) if age > _YOUNGEST else 0]
-        return age - seen - (area + age * (level + half * age) - until_seen) / survival
+        lag = age - seen - (area + age * (level + half * age) - until_seen) / survival
+        if loss == 1.0:
+            return lag
+        unknown = max(0.0, 1.0 - self.learned / (self.began + _UNKNOWN_TASKS)) ** 4
+        loss /= loss + (1.0 - loss) * (1.0 + _UNKNOWN_DOUBT * unknown)
+        running = (level + 2.0 * half * age) / survival
+        running += unknown * ((_UNKNOWN_AGE + seen) / (_UNKNOWN_AGE + age) - running)
+        # Bayes: a task without a callback has ended and its callback is lost, or it runs.
+        return loss * lag / (loss + (1.0 - loss) * running)
 
     def _refresh(self) -> None:
         """Compute the mean and the cells, if they are outdated."""

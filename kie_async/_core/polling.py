@@ -22,6 +22,12 @@ _QUEUED = (TaskState.WAITING, TaskState.QUEUING)
 _PRECISION = 0.01
 #: The number of due tasks that are compared for one poll; of more, a fair sample of about this size.
 _SAMPLE = 512
+#: The loss rate that is assumed at least while polls are idle: it takes about one fallback poll a job.
+_IDLE_LOSS = 0.02
+#: The power of the share of the tasks at which polls are scarce with which a lag becomes worth a poll.
+_CHEAPER = 0.35
+#: The share by which it becomes worth it later with each second of age: a long task is not polled every few seconds.
+_OLDER = 0.0014
 
 
 @attrs.define(eq=False, kw_only=True, weakref_slot=False)
@@ -42,6 +48,8 @@ class PolledTask:
 
         weight: The value of polling it, more than 0 and up to 1: multiplies its lag and divides its poll rate.
 
+        loss: The probability, more than 0 and up to 1, that no callback reports its end.
+
         queued_at: The instant at which a poll last found it in the queue; None once a poll has found it outside.
     """
 
@@ -51,6 +59,7 @@ class PolledTask:
     phase: Durations = attrs.field(default=attrs.Factory(lambda self: self.total, takes_self=True))
     running_at: float = attrs.field(default=attrs.Factory(lambda self: self.accepted_at, takes_self=True))
     weight: float = 1.0
+    loss: float = 1.0
     queued_at: float | None = None
 
     def set_kind(self, total: Durations, accepted_at: float) -> None:
@@ -83,8 +92,8 @@ class PolledTask:
 class PollingPolicy(Protocol):
     """Decides when a poll of a task is due, and which of the due tasks is polled next."""
 
-    def next_poll_at(self, task: PolledTask, now: float) -> float:
-        """Return the instant, not before *now*, at which the next poll of *task* is due."""
+    def next_poll_at(self, task: PolledTask, now: float, in_flight: int) -> float:
+        """Return the instant, not before *now*, at which the next poll of *task*, one of *in_flight*, is due."""
         ...
 
     def choose_next(self, due: Sequence[PolledTask], now: float) -> int:
@@ -100,8 +109,11 @@ class LagPolicy:
     Args:
         randrange: Returns a random integer from 0 to below its argument.
 
-        min_lag: The lag that is worth a poll, in seconds. At 0.29, a task of a minute takes fewer than eight polls, and
-            its end is seen 2.4 s late.
+        min_lag: The lag that is worth a poll when polls are scarce, in seconds. At 0.29, a task of a minute takes fewer
+            than eight polls, and its end is seen 2.4 s late.
+
+        scarce_from: The number of tasks in flight from which on polls are scarce. The fewer there are, the less lag is
+            worth a poll: in all, tasks of a minute take up to half a poll per second more.
 
         min_interval: The shortest time between two polls of a task, in seconds.
 
@@ -117,27 +129,39 @@ class LagPolicy:
 
     randrange: Callable[[int], int]
     min_lag: float = 0.29
-    min_interval: float = 0.5
+    scarce_from: float = 50.0
+    min_interval: float = 2.0
     max_interval: float = 30.0
     max_weighted_interval: float = 600.0
     old_age: float = 3600.0
     old_interval: float = 300.0
 
-    def next_poll_at(self, task: PolledTask, now: float) -> float:
-        """Return the instant, not before *now*, at which the next poll of *task* is due."""
+    def next_poll_at(self, task: PolledTask, now: float, in_flight: int) -> float:
+        """Return the instant, not before *now*, at which the next poll of *task*, one of *in_flight*, is due."""
         if now - task.accepted_at >= self.old_age:
             return max(now, task.running_at + self.old_interval)
         phase, seen = task.phase, task.running_at - task.phase_began_at
-        low, high = seen + self.min_interval, seen + max(self.max_interval, seen / 2.0, phase.mean)
+        longest = max(self.max_interval, seen / 2.0, phase.mean)
+        loss, worth, stretch = task.loss, self.min_lag, task.weight
+        if (idle := 1.0 - in_flight / self.scarce_from) > 0.0:
+            # While polls are idle, a callback is not trusted more than one that was never observed.
+            loss = max(loss, _IDLE_LOSS * idle)
+            cheap = self.min_lag * max((in_flight / self.scarce_from) ** _CHEAPER, min(1.0, seen * _OLDER))
+            # A fallback poll stays dear: most of them find nothing.
+            worth += (cheap - worth) * loss
+        if loss < 1.0:
+            # The lag stays small until the task is overdue, so that a stretched interval would miss its end by far.
+            longest, worth, stretch = max(longest, self.max_weighted_interval), worth / stretch, 1.0
+        low, high = seen + self.min_interval, seen + longest
         # The lag grows with the age, so bisection finds the age at which it reaches the minimum.
         while high - low > _PRECISION:
             middle = (low + high) / 2.0
-            if phase.lag(seen, middle) < self.min_lag:
+            if phase.lag(seen, middle, loss) < worth:
                 low = middle
             else:
                 high = middle
         gap = high - seen
-        return max(now, task.phase_began_at + seen + max(gap, min(gap / task.weight, self.max_weighted_interval)))
+        return max(now, task.phase_began_at + seen + max(gap, min(gap / stretch, self.max_weighted_interval)))
 
     def choose_next(self, due: Sequence[PolledTask], now: float) -> int:
         """
@@ -149,7 +173,7 @@ class LagPolicy:
         step = -(-len(due) // _SAMPLE)
         first = self.randrange(step) if step > 1 else 0
         lags = [
-            task.weight * task.phase.lag(task.running_at - task.phase_began_at, now - task.phase_began_at)
+            task.weight * task.phase.lag(task.running_at - task.phase_began_at, now - task.phase_began_at, task.loss)
             for task in due[first::step]
         ]
         return first + step * lags.index(max(lags))
@@ -194,56 +218,56 @@ class RoundTripTimeout:
             self._smoothed += (seconds - self._smoothed) / 8.0
 
 
-#: The loss rate assumed of our receiver before the first callback is due (limits of the field: about 2 in 100); also
-#: the lowest estimate, so that polling never stops.
-_PRIOR_LOSS = 0.02
-#: The number of callbacks that the assumption weighs: the first loss counts for more than it.
-_PRIOR_WEIGHT = 1.0
-#: The number of callbacks remembered: older ones fade, so that a broken receiver is noticed within some tens of jobs.
-_MEMORY = 50.0
+#: The loss rates that a receiver may have, from "all callbacks arrive" to "none does", and the probability of each
+#: before the first callback is due (figures of the field: about 2 in 100 are lost).
+_RATES = (0.0015, 0.02, 0.1, 0.3, 0.99)
+_PRIOR = (0.02, 0.9, 0.05, 0.02, 0.01)
+#: The probability that the rate has changed since the previous callback.
+_CHANGE = 0.0005
 
 
 @attrs.define
 class CallbackLoss:
     """
-    An estimate of the callback-loss rate: the mean of a beta distribution with a fading memory.
+    An estimate of the callback-loss rate: the probabilities of five rates, of which one holds until it changes.
+
+    The all-or-nothing rate makes a wrong URL evident after two or three losses, and one callback refutes it. See
+    docs/explanation/callbacks.md.
 
     Args:
-        receiving: True if our receiver is in use. Until it is, or callbacks arrive all the same (at another process
+        receiving: True if our receiver is in use. Until it is, or a callback arrives all the same (at another process
             that shares the journal), every callback is expected to be lost.
 
     >>> loss = CallbackLoss(receiving=True)
-    >>> loss.probability
-    0.02
-    >>> loss.record_lost()
-    >>> loss.probability
-    0.51
+    >>> round(loss.probability, 2)
+    0.04
+    >>> for _ in range(3):
+    ...     loss.record_lost()
+    >>> loss.probability > 0.9
+    True
     """
 
     receiving: bool = False
-    _received: float = attrs.field(default=0.0, init=False)
-    _lost: float = attrs.field(default=0.0, init=False)
+    _weights: Sequence[float] = attrs.field(default=_PRIOR, init=False)
 
     @property
     def probability(self) -> float:
-        """The probability that the next callback is lost, from 0.02 to 1."""
-        prior = _PRIOR_LOSS if self.receiving else 1.0
-        estimate = (self._lost + prior * _PRIOR_WEIGHT) / (self._received + self._lost + _PRIOR_WEIGHT)
-        return max(_PRIOR_LOSS, estimate)
+        """The probability, more than 0 and up to 1, that the next callback is lost."""
+        if not self.receiving:
+            return 1.0
+        return sum(rate * weight for rate, weight in zip(_RATES, self._weights, strict=True))
 
     def record_received(self) -> None:
-        """Count a callback that has arrived."""
-        self._fade()
-        self._received += 1.0
+        """Count a callback that has arrived: there is a receiver."""
+        self.receiving = True
+        self._learn([1.0 - rate for rate in _RATES])
 
     def record_lost(self) -> None:
-        """Count a callback that has not arrived although its task has ended."""
-        self._fade()
-        self._lost += 1.0
+        """Count a callback that has not arrived although its task has ended; without a receiver it tells nothing."""
+        if self.receiving:
+            self._learn(_RATES)
 
-    def _fade(self) -> None:
-        total = self._received + self._lost
-        if total >= _MEMORY:
-            kept = (_MEMORY - 1.0) / total
-            self._received *= kept
-            self._lost *= kept
+    def _learn(self, likelihoods: Sequence[float]) -> None:
+        joint = [weight * likelihood for weight, likelihood in zip(self._weights, likelihoods, strict=True)]
+        kept = (1.0 - _CHANGE) / sum(joint)
+        self._weights = [kept * weight + _CHANGE * prior for weight, prior in zip(joint, _PRIOR, strict=True)]

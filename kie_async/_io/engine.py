@@ -170,10 +170,16 @@ class Engine:
         randrange = self._runtime.random.randrange
         self.callback_weight: CallbackWeight = CallbackWeight(timers=self.timers, on_change=self._reweigh_polls)
         self.watchlist: Watchlist = Watchlist(
-            policy=self.settings.polling or LagPolicy(randrange=randrange, old_age=self.settings.retry.max_age),
+            policy=self.settings.polling
+            or LagPolicy(
+                randrange=randrange,
+                # At 5 polls per second or more, as a task of a minute takes 8.
+                scarce_from=min(50.0, 10.0 * self.settings.limits.polls_per_second),
+                old_age=self.settings.retry.max_age,
+            ),
             durations=self.settings.durations,
             timers=self.timers,
-            weigh=self.callback_weight.weight_of,
+            loss_of=self.callback_weight.loss_of,
         )
         self.tracker: Tracker = Tracker(
             transitions=self._transitions,
@@ -480,7 +486,7 @@ class Engine:
         self.submitter.start(job, write_intent, submission)
 
     def _reweigh_polls(self) -> None:
-        self.watchlist.reweigh_all(self.registry)
+        self.watchlist.reweigh_all()
 
     def _on_remote_end(self, job: LiveJob) -> None:
         self.callback_weight.record_callback(job.id, job)

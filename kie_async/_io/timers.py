@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 from bisect import bisect_left, insort_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar, TypeVarTuple
 
@@ -163,6 +163,9 @@ class DeadlineQueue(Generic[_T]):
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    def __iter__(self) -> Iterator[_T]:
+        return iter(self._queue)
 
     def set(self, item: _T, at: float) -> None:
         """Set the deadline of an object, in place of the one that it had."""

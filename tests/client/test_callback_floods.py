@@ -43,7 +43,10 @@ async def test_a_flood_is_queued_and_confirmed_in_order() -> None:
         assert JOBS == during.confirming
         assert during.loop_tasks < JOBS / 2
         assert JOBS == kie.statistics().confirmations
-        assert setup.tasks == [poll.task_id for poll in setup.truth.polls[polled:]]
+        asked = [poll.task_id for poll in setup.truth.polls[polled:]]
+        assert len(asked) <= JOBS + 2  # two planned polls
+        order = [*dict.fromkeys(asked)]
+        assert all(abs(order.index(task) - place) <= 2 for place, task in enumerate(setup.tasks))
         assert {"succeeded": JOBS} == await setup.states()
         await anyio.sleep(5.0)
         await assert_settled(kie)

@@ -74,7 +74,7 @@ async def test_a_callback_at_another_worker_ends_the_job(tmp_path: Path, backend
             assert 300.0 <= anyio.current_time() <= 301.0
             assert fake.truth.tasks[video.task_id].result_url == video.url
             assert (1, 0) == (theirs.statistics().confirmations, ours.statistics().confirmations)
-            assert 2 >= ours.statistics().polls
+            assert 30 >= ours.statistics().polls  # the first task of its kind
             assert video.url == (await theirs.job(str(video.job_id)).wait()).url
             await anyio.sleep(5.0)
             for worker in (ours, theirs):
@@ -87,24 +87,25 @@ async def test_callbacks_at_another_worker_count_as_received(
     tmp_path: Path, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both the receiving worker and the owner of the job count it as received; neither counts it as lost."""
-    async with FakeKie(duration=(60.0, 0.35), seed=3) as fake:
+    async with FakeKie(duration=(60.0, 0.35), seed=3, credits=1e6) as fake:
         workers = Workers(fake, backend, tmp_path / "kie.db")
         async with workers.make_worker() as ours, workers.make_worker() as theirs:
             ours.callbacks.asgi_app()
             backend.serve(theirs)
             for _ in range(3):
-                async with anyio.create_task_group() as group:
-                    for number in range(20):
-                        group.start_soon(ours.generate, make_request(number))
-                await anyio.sleep(60.0)
+                for worker in (ours, theirs):
+                    async with anyio.create_task_group() as group:
+                        for number in range(20):
+                            group.start_soon(worker.generate, make_request(number))
+                    await anyio.sleep(60.0)
             assert [] == [record.message for record in caplog.records if "No callbacks arrive" in record.message]
             polls = len(fake.truth.polls)
             async with anyio.create_task_group() as group:
                 for number in range(20, 40):
                     group.start_soon(theirs.generate, make_request(number))
 
-            # Nearly all polls are confirmations: the workers rely on callbacks.
-            assert 20 + 4 >= len(fake.truth.polls) - polls
+            # One confirmation and about one more poll for each: the workers rely on callbacks.
+            assert 2.0 * 20 >= len(fake.truth.polls) - polls
 
 
 async def test_a_callback_at_another_worker_settles_a_doubt(tmp_path: Path, backend: Backend) -> None:
@@ -279,8 +280,8 @@ async def test_a_job_of_an_earlier_run_is_polled_soon(tmp_path: Path, backend: B
             (job,) = await again.recover()
             await job
             assert anyio.current_time() <= (106.0 if ended else 300.2)
-            # One poll after the restart, and the confirmation.
-            assert (1 if ended else 2) == len(fake.truth.polls)
+            # One poll after the restart; then those of the first task of its kind, and the confirmation.
+            assert (1 if ended else 2) <= len(fake.truth.polls) <= (1 if ended else 25)
 
 
 class FailingStore(SqliteStore):

@@ -182,10 +182,10 @@ async def test_an_ended_job_leaves_no_timers() -> None:
 async def test_status_postpones_the_next_poll() -> None:
     async with client_and_fake(duration=30.0) as setup:
         job = await setup.kie.submit(make_request())
-        await anyio.sleep(5.0)
+        await anyio.sleep(3.0)
         assert [] == setup.truth.polls
         await job.status()
-        await anyio.sleep(3.0)
+        await anyio.sleep(1.9)
 
         assert 1 == len(setup.truth.polls)
 

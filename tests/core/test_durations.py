@@ -49,6 +49,46 @@ def test_the_lag_grows_from_zero_at_most_as_time_does(
         assert lag - 1e-6 <= later <= lag + more + 1e-6
 
 
+#: The probabilities that a callback is lost.
+losses = st.floats(0.001, 1.0)
+
+
+@given(histories, spans, losses, st.floats(0.0, 100.0), st.integers(0, 100))
+def test_without_a_callback_the_lag_to_expect_grows_with_age(
+    history: list[float], span: tuple[float, float], loss: float, more: float, began: int
+) -> None:
+    """And with the loss rate; it is never more than without callbacks, however many tasks still run."""
+    durations = make_durations(history)
+    durations.began = began
+    seen, age = span
+    lag = durations.lag(seen, age, loss)
+
+    assert -1e-6 <= lag <= durations.lag(seen, age) + 1e-6
+    assert lag <= durations.lag(seen, age, min(1.0, 2.0 * loss)) + 1e-6
+    if age >= 16_384.0 or age + more < 16_384.0:
+        assert lag <= durations.lag(seen, age + more, loss) + 1e-6
+
+
+@given(st.lists(st.floats(1.0, 100.0), min_size=5, max_size=50), st.floats(0.01, 1.0))
+def test_an_overdue_task_counts_as_if_no_callback_came(history: list[float], loss: float) -> None:
+    """The probability that it has ended tends to 1 with its age."""
+    durations = make_durations(history)
+    shares = [durations.lag(0.0, age, loss) / durations.lag(0.0, age) for age in (10.0, 100.0, 1000.0, 10_000.0)]
+
+    assert all(earlier <= later + 1e-6 for earlier, later in pairwise(shares))
+    assert 0.98 <= shares[-1] <= 1.0 + 1e-9
+
+
+@given(st.integers(1, 30), st.integers(0, 30))
+def test_a_lost_callback_is_suspected_less_while_more_tasks_run(known: int, running: int) -> None:
+    """The tasks that have ended first were the short ones."""
+    settled, growing = make_durations([60.0] * known), make_durations([60.0] * known)
+    settled.began, growing.began = known, known + running
+
+    assert growing.lag(0.0, 100.0, 0.02) <= settled.lag(0.0, 100.0, 0.02) + 1e-9
+    assert growing.lag(0.0, 100.0) == settled.lag(0.0, 100.0)
+
+
 @given(histories, st.floats(0.0, 1e4), st.floats(0.1, 1e3))
 def test_the_lag_is_the_integral_of_the_definition(history: list[float], seen: float, seconds: float) -> None:
     """Compare with a sum of 2,000 strips."""

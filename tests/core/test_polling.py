@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from itertools import pairwise
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,9 @@ from tests.core.strategies import durations as lengths
 from tests.core.strategies import instants
 
 weights = st.floats(0.001, 1.0)
+losses = st.floats(0.001, 1.0)
+#: A number of tasks in flight at which polls are scarce.
+MANY = 50
 
 
 def no_random(_: int) -> int:
@@ -33,11 +38,11 @@ def make_durations(*history: float) -> Durations:
 MINUTE = [60.0 * math.exp(0.35 * z) for z in (-1.64, -1.04, -0.67, -0.39, -0.13, 0.13, 0.39, 0.67, 1.04, 1.64)] * 10
 
 
-def poll_times(policy: LagPolicy, task: PolledTask, until: float) -> list[float]:
+def poll_times(policy: LagPolicy, task: PolledTask, until: float, in_flight: int = MANY) -> list[float]:
     """Return the polls of a task that runs at least until *until*, if every poll is answered at once."""
     seen = [task.running_at]
     while seen[-1] < until:
-        seen.append(policy.next_poll_at(task, seen[-1]))
+        seen.append(policy.next_poll_at(task, seen[-1], in_flight))
         task.running_at = seen[-1]
     return seen
 
@@ -49,9 +54,9 @@ def test_the_interval_has_bounds_that_grow_with_age(
     durations = make_durations(*history)
     seen_at = accepted_at + age
     task = PolledTask(total=durations, accepted_at=accepted_at, running_at=seen_at, weight=weight)
-    gap = LagPolicy(randrange=no_random).next_poll_at(task, seen_at) - seen_at
+    gap = LagPolicy(randrange=no_random).next_poll_at(task, seen_at, MANY) - seen_at
 
-    assert 0.5 <= gap + 1e-6
+    assert 2.0 <= gap + 1e-6
     longest = max(30.0, age / 2.0, durations.mean)
     assert gap <= max(longest, min(longest / weight, 600.0)) + 1e-6
 
@@ -61,7 +66,7 @@ def test_a_poll_is_due_at_the_minimum_lag(age: float) -> None:
     durations = make_durations(*MINUTE)
     task = PolledTask(total=durations, accepted_at=0.0, running_at=age)
     policy = LagPolicy(randrange=no_random, min_interval=0.0, max_interval=1e6)
-    at = policy.next_poll_at(task, age)
+    at = policy.next_poll_at(task, age, MANY)
 
     assert durations.lag(age, at - 0.011) < policy.min_lag <= durations.lag(age, at) + 1e-6
 
@@ -72,8 +77,8 @@ def test_the_next_poll_is_never_in_the_past(accepted_at: float, age: float, sinc
     task = PolledTask(total=make_durations(), accepted_at=accepted_at, running_at=accepted_at + age)
     now = accepted_at + age + since
 
-    assert now <= LagPolicy(randrange=no_random).next_poll_at(task, now)
-    assert now <= FixedInterval(2.0).next_poll_at(task, now)
+    assert now <= LagPolicy(randrange=no_random).next_poll_at(task, now, MANY)
+    assert now <= FixedInterval(2.0).next_poll_at(task, now, MANY)
 
 
 def test_a_task_of_a_minute_takes_seven_to_nine_polls() -> None:
@@ -89,14 +94,16 @@ def test_the_longest_interval_depends_on_age_and_mean(history: list[float], age:
     """If no lag is worth a poll: every 30 s, or half of its age, or the mean duration."""
     task = PolledTask(total=make_durations(*history), accepted_at=0.0, running_at=age)
 
-    assert math.isclose(age + gap, LagPolicy(randrange=no_random, min_lag=1e6).next_poll_at(task, age), rel_tol=0.02)
+    assert math.isclose(
+        age + gap, LagPolicy(randrange=no_random, min_lag=1e6).next_poll_at(task, age, MANY), rel_tol=0.02
+    )
 
 
 @given(st.floats(0.0, 1000.0), weights)
 def test_a_low_weight_stretches_the_interval_to_600_s(age: float, weight: float) -> None:
     usual, weighed = (
         LagPolicy(randrange=no_random).next_poll_at(
-            PolledTask(total=make_durations(), accepted_at=0.0, running_at=age, weight=value), age
+            PolledTask(total=make_durations(), accepted_at=0.0, running_at=age, weight=value), age, MANY
         )
         - age
         for value in (1.0, weight)
@@ -120,20 +127,82 @@ def test_an_old_task_is_polled_every_five_minutes() -> None:
     policy = LagPolicy(randrange=no_random)
     task = PolledTask(total=make_durations(), accepted_at=0.0, phase_began_at=3000.0, running_at=3500.0)
 
-    assert policy.next_poll_at(task, 3599.0) < 3602.0
-    assert 3800.0 == policy.next_poll_at(task, 3600.0)
-    assert 4000.0 == policy.next_poll_at(task, 4000.0)
+    assert policy.next_poll_at(task, 3599.0, MANY) < 3602.0
+    assert 3800.0 == policy.next_poll_at(task, 3600.0, MANY)
+    assert 4000.0 == policy.next_poll_at(task, 4000.0, MANY)
 
 
 @given(weights, weights)
 def test_a_lower_weight_is_due_later(a: float, b: float) -> None:
     durations, policy = make_durations(*MINUTE), LagPolicy(randrange=no_random)
     light, heavy = (
-        policy.next_poll_at(PolledTask(total=durations, accepted_at=0.0, running_at=40.0, weight=weight), 40.0)
+        policy.next_poll_at(PolledTask(total=durations, accepted_at=0.0, running_at=40.0, weight=weight), 40.0, MANY)
         for weight in sorted((a, b))
     )
 
     assert heavy <= light
+
+
+@given(losses, losses, st.integers(1, 200))
+def test_a_likelier_loss_is_due_sooner(a: float, b: float, in_flight: int) -> None:
+    durations, policy = make_durations(*MINUTE), LagPolicy(randrange=no_random)
+    likely, unlikely = (
+        policy.next_poll_at(PolledTask(total=durations, accepted_at=0.0, loss=loss), 0.0, in_flight)
+        for loss in sorted((a, b), reverse=True)
+    )
+
+    assert likely <= unlikely + 0.02
+
+
+@given(st.floats(0.0, 3000.0), losses, weights, st.integers(1, 1000), st.lists(lengths, max_size=5))
+def test_a_task_with_a_callback_is_polled_at_last(
+    age: float, loss: float, weight: float, in_flight: int, history: list[float]
+) -> None:
+    """Within 600 s, or half of its age, or the mean duration; never two polls within two seconds."""
+    durations = make_durations(*history)
+    task = PolledTask(total=durations, accepted_at=0.0, running_at=age, loss=loss, weight=weight)
+    gap = LagPolicy(randrange=no_random).next_poll_at(task, age, in_flight) - age
+
+    assert 2.0 - 1e-6 <= gap <= max(600.0, age / 2.0, durations.mean) + 1e-6
+
+
+def test_a_minute_of_callbacks_takes_one_poll_after_its_time() -> None:
+    """At a loss rate of 2 %: the first at about a minute, and the others in ever longer intervals."""
+    task = PolledTask(total=make_durations(*MINUTE), accepted_at=0.0, loss=0.02)
+    seen = poll_times(LagPolicy(randrange=no_random), task, 200.0)
+
+    assert 55.0 <= seen[1] <= 70.0
+    assert all(later - earlier >= 8.0 for earlier, later in pairwise(seen))
+    assert 1.0 >= sum(task.total.survival(at) for at in seen[1:])
+
+
+@given(st.integers(1, 49), st.floats(0.0, 100.0))
+def test_fewer_tasks_are_polled_more_often(in_flight: int, age: float) -> None:
+    """From 50 on, polls are scarce, and the number does not matter."""
+    task = PolledTask(total=make_durations(*MINUTE), accepted_at=0.0, running_at=age)
+    policy = LagPolicy(randrange=no_random)
+    few, more, many, most = (policy.next_poll_at(task, age, count) for count in (in_flight, in_flight + 1, 50, 10_000))
+
+    assert few <= more + 0.02 <= many + 0.04
+    assert most == many
+
+
+@pytest.mark.parametrize(("in_flight", "most"), [(1, 1.3), (10, 2.0)])
+def test_few_tasks_of_a_minute_are_seen_to_end_at_once(in_flight: int, most: float) -> None:
+    """The mean lag with known durations, over all durations that are as likely."""
+    policy, known = LagPolicy(randrange=no_random), make_durations(*MINUTE)
+    polls = poll_times(policy, PolledTask(total=known, accepted_at=0.0), 200.0, in_flight)
+    ends = [60.0 * math.exp(0.35 * NormalDist().inv_cdf((place + 0.5) / 200)) for place in range(200)]
+    lags = [polls[bisect_left(polls, end)] - end for end in ends]
+
+    assert sum(lags) / len(lags) <= most
+
+
+@given(st.floats(600.0, 3000.0))
+def test_a_long_task_is_not_polled_every_few_seconds(age: float) -> None:
+    task = PolledTask(total=make_durations(), accepted_at=0.0, running_at=age)
+
+    assert 8.0 <= LagPolicy(randrange=no_random).next_poll_at(task, age, 1) - age
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 200.0), st.floats(0.0, 200.0), weights), min_size=1, max_size=40))
@@ -174,7 +243,7 @@ def test_of_many_due_tasks_each_is_sampled(count: int, data: st.DataObject) -> N
 def test_a_fixed_interval_polls_the_oldest_poll_first() -> None:
     due = [PolledTask(total=make_durations(), accepted_at=0.0, running_at=seen_at) for seen_at in (7.0, 3.0, 5.0)]
 
-    assert [9.0, 8.0, 8.0] == [FixedInterval(2.0).next_poll_at(task, 8.0) for task in due]
+    assert [9.0, 8.0, 8.0] == [FixedInterval(2.0).next_poll_at(task, 8.0, MANY) for task in due]
     assert 1 == FixedInterval(2.0).choose_next(due, 8.0)
 
 

@@ -1,15 +1,14 @@
 """
 The polled jobs: the next poll of each is planned, due, or in progress; and the weights that polls are planned by.
 
-A job has no coroutine and no timer of its own, only its place in a deadline queue. While a callback is expected, its
-weight is the estimated callback-loss rate. See docs/explanation/polling.md.
+A job has no coroutine and no timer of its own, only its place in a deadline queue. While a callback is expected, a poll
+is worth the lag that a lost callback would cause. See docs/explanation/polling.md.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import attrs
@@ -30,9 +29,13 @@ _log = logging.getLogger("kie_async")
 UNAWAITED = 0.5
 #: The weight of a stalled job: its task is most likely lost. By age alone, lost tasks would take every poll.
 STALLED = 0.02
+#: The least loss rate that is assumed for the first task of an unknown kind.
+_SCOUT_LOSS = 0.5
 #: The number of jobs that are reweighed at once, and the pause before the next ones, in seconds: 256 take 2 ms.
 _BATCH = 256
 _BATCH_PAUSE = 0.02
+#: The numbers of known tasks of a kind at which the polls of the others are planned anew: the next ones tell less.
+_SURPRISES = (1, 2, 4, 8, 16, 32, 64, 128)
 #: The time within which polls become due together, in seconds.
 _MIN_INTERVAL = 0.004
 
@@ -51,12 +54,15 @@ class Watch(PolledTask):
 
         due_index: Its index among the due polls.
 
+        scout: True if it is the first task of a kind of which nothing is known.
+
         timeouts: The number of consecutive polls that have timed out.
     """
 
     job: LiveJob
     due_at: float | None = None
     due_index: int = _NOT_DUE
+    scout: bool = False
     timeouts: int = 0
 
     @property
@@ -77,13 +83,14 @@ class Watchlist:
 
         timers: The timer queue.
 
-        weigh: Returns the value of polling a job, more than 0 and up to 1. Call ``reweigh_all`` after a large change.
+        loss_of: Returns the probability, more than 0 and up to 1, that no callback reports the end of a job. Call
+            ``reweigh_all`` after a large change.
     """
 
     policy: PollingPolicy
     durations: DurationsByKind
     timers: Timers
-    weigh: Callable[[LiveJob], float]
+    loss_of: Callable[[LiveJob], float]
     #: Called when polls have become due; set by the poller that performs them.
     on_due: Callable[[], None] = attrs.field(default=lambda: None, init=False)
     #: The jobs whose poll is due, in no order.
@@ -112,7 +119,10 @@ class Watchlist:
             msg = f"Cannot poll {job.id}: it has no taskId."
             raise ValueError(msg)
         total = self.durations.of_kind(_kind_of_job(job, job.record))
-        job.watch = watch = Watch(job=job, total=total, accepted_at=job.accepted_at)
+        # The first task of an unknown kind is polled more often than its callback requires: its end informs the others.
+        scout = not (total.learned or total.began)
+        total.began += 1
+        job.watch = watch = Watch(job=job, total=total, accepted_at=job.accepted_at, scout=scout)
         self.watched += 1
         self.plan_poll(watch)
 
@@ -138,31 +148,49 @@ class Watchlist:
 
     def record_end(self, job: LiveJob, record: TaskRecord) -> None:
         """Learn how long a job's task took; called once for each job, with its terminal record."""
-        if job.watch is None:  # another process has polled it
-            if record.seconds is not None:
-                self.durations.of_kind(_kind_of_job(job, record)).learn(record.seconds)
-        elif record.seconds is not None:
-            job.watch.record_duration(record.seconds)
-        elif not job.foreign:
-            job.watch.record_duration(self.timers.now() - job.accepted_at)
+        seconds, watch = record.seconds, job.watch
+        if seconds is None:
+            if watch is None or job.foreign:  # another process has polled it, or its age is unknown
+                return
+            seconds = self.timers.now() - job.accepted_at
+        if watch is None:
+            total = self.durations.of_kind(_kind_of_job(job, record))
+            total.learn(seconds)
+        else:
+            total = watch.total
+            watch.record_duration(seconds)
+        if total.learned in _SURPRISES:
+            self._replan(planned for planned in self._waiting() if planned.total is total)
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
-    def reweigh_all(self, jobs: Iterable[LiveJob]) -> None:
-        """Weigh *jobs* again, a batch at a time, and plan the polls whose weight has changed anew."""
-        self._reweigh_batch(iter(list(jobs)))
+    def reweigh_all(self) -> None:
+        """Plan the polls whose weight has changed anew, a batch at a time."""
+        self._replan(watch for watch in self._waiting() if self._weighs_differently(watch))
 
-    def _reweigh_batch(self, jobs: Iterator[LiveJob]) -> None:
-        batch = list(islice(jobs, _BATCH))
-        for job in batch:
-            self.reweigh(job)
+    def _waiting(self) -> list[Watch]:
+        return [*self._planned, *self.due]
+
+    def _replan(self, watches: Iterator[Watch]) -> None:
+        batch = list(islice(watches, _BATCH))
+        for watch in batch:
+            if not watch.in_progress:
+                self._cancel_poll(watch)
+                self.plan_poll(watch)
         if batch:
-            self.timers.at(self.timers.now() + _BATCH_PAUSE, self._reweigh_batch, jobs)
+            self.timers.at(self.timers.now() + _BATCH_PAUSE, self._replan, watches)
+
+    def _weighs_differently(self, watch: Watch) -> bool:
+        return (watch.weight, watch.loss) != (_weight_of(watch.job), self._loss_of(watch))
+
+    def _loss_of(self, watch: Watch) -> float:
+        loss = self.loss_of(watch.job)
+        return max(_SCOUT_LOSS, loss) if watch.scout else loss
 
     def reweigh(self, job: LiveJob) -> None:
         """Plan the next poll of a job anew if its weight has changed, for example by its first waiter."""
         watch = job.watch
-        if watch is None or watch.in_progress or watch.weight == self._weight_of(job):
+        if watch is None or watch.in_progress or not self._weighs_differently(watch):
             return
         self._cancel_poll(watch)
         if job.foreign:
@@ -172,22 +200,12 @@ class Watchlist:
         else:
             self.plan_poll(watch)
 
-    def _weight_of(self, job: LiveJob) -> float:
-        weight = self.weigh(job)
-        row = job.row
-        if row is not None and row.state is JobState.STALLED:
-            weight *= STALLED
-        if job.waiters or job.readers:
-            return weight
-        # Most weigh 1, and share one float.
-        return UNAWAITED if weight == 1.0 else UNAWAITED * weight
-
     # -- planned and due polls --------------------------------------------------------------------------------------
 
     def plan_poll(self, watch: Watch) -> None:
         """Plan the next poll of a job that has no planned or due one."""
-        watch.weight = self._weight_of(watch.job)
-        self._planned.set(watch, self.policy.next_poll_at(watch, self.timers.now()))
+        watch.weight, watch.loss = _weight_of(watch.job), self._loss_of(watch)
+        self._planned.set(watch, self.policy.next_poll_at(watch, self.timers.now(), self.watched))
 
     def pop_due(self, now: float) -> Watch:
         """Remove and return the due job to poll now; at least one must be due."""
@@ -217,6 +235,11 @@ class Watchlist:
         self.on_due()
 
 
+def _weight_of(job: LiveJob) -> float:
+    weight = 1.0 if job.waiters or job.readers else UNAWAITED
+    return STALLED * weight if job.state is JobState.STALLED else weight
+
+
 def _kind_of_job(job: LiveJob, record: TaskRecord | None) -> Kind:
     """Return the kind by the job's request or, for a foreign task, by its record."""
     if job.row is not None:
@@ -241,7 +264,7 @@ _WARNING_RATE = 0.5
 @attrs.define(eq=False, kw_only=True)
 class CallbackWeight:
     """
-    Weighs polls by the callback-loss estimate: a poll is worth the probability that no callback reports the end.
+    Counts received and lost callbacks, and weighs polls by the probability that no callback reports the end.
 
     Args:
         timers: The timer queue.
@@ -258,14 +281,19 @@ class CallbackWeight:
     _planned_with: float = attrs.field(default=1.0, init=False)
     _warned: bool = attrs.field(default=False, init=False)
 
+    @property
+    def probability(self) -> float:
+        """The estimated callback-loss rate."""
+        return self._loss.probability
+
     def expect_callbacks(self) -> None:
         """Expect callbacks from now on: our receiver is in use."""
         if not self._loss.receiving:
             self._loss.receiving = True
             self._notify_if_changed()
 
-    def weight_of(self, job: LiveJob) -> float:
-        """Return the weight of a job's polls, up to 1: the probability that no callback reports its end."""
+    def loss_of(self, job: LiveJob) -> float:
+        """Return the probability, more than 0 and up to 1, that no callback reports a job's end."""
         row = job.row
         if row is None or row.callback_url is None or job.callback_received:
             return 1.0
@@ -287,13 +315,16 @@ class CallbackWeight:
         self._notify_if_changed()
 
     def expect_callback(self, job: LiveJob) -> None:
-        """Record that polling has found a job's end: its callback counts as lost unless it arrives soon."""
+        """Record that polling has found a job's end: its callback counts as lost unless it has come soon after it."""
         if job.callback_received or job.row is None or job.row.callback_url is None:
             return
+        now, seconds = self.timers.now(), None if job.record is None else job.record.seconds
+        ended_at = now if seconds is None else min(now, job.accepted_at + seconds)
+        if (job.accepted_at if seconds is None else ended_at) < self._since:
+            return  # its callback may have come while no process received it
         if len(self._expected) >= MAX_EXPECTED:
             self._expected.pop(next(iter(self._expected))).cancel()
-        at = self.timers.now() + CALLBACK_GRACE
-        self._expected[job.id] = self.timers.at(at, partial(self._record_loss, job.id))
+        self._expected[job.id] = self.timers.at(ended_at + CALLBACK_GRACE, self._record_loss, job.id)
 
     def _record_loss(self, job_id: str) -> None:
         del self._expected[job_id]

