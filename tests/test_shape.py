@@ -22,7 +22,7 @@ def test_package_stays_small() -> None:
     size = measure.measure_size(ROOT / "kie_async")
 
     assert size.files <= 150
-    assert size.code_lines <= 16_500
+    assert size.code_lines <= 16_800
     assert size.statements <= 14_900
     assert size.longest_file <= 600
     assert size.longest_function <= 96
