@@ -22,7 +22,7 @@ from kie_async.records import JSON
 
 __all__ = ["Durations", "DurationsByKind", "Kind", "kind_of"]
 
-#: The model, then ``name=value`` of each field that matters for duration and price.
+#: The model, then ``name=value`` of each field that matters for the duration.
 Kind: TypeAlias = tuple[str, ...]
 
 _PER_OCTAVE = 8
@@ -246,7 +246,7 @@ def _normal(z: float) -> float:
 
 # -- kinds of tasks ---------------------------------------------------------------------------------------------------
 
-#: Fields of ``input`` that change a task's duration or price, by their names on the service's model pages.
+#: Fields of ``input`` that change a task's duration, by their names on the service's model pages.
 _KIND_FIELDS = (
     "acceleration",
     "duration",
@@ -277,7 +277,7 @@ _LONGEST_SETTING = 32
 
 def kind_of(model: str | None, input: JSON) -> Kind:  # noqa: A002 (the service's word)
     """
-    Return the kind of a request: tasks of one kind should take about equally long and cost the same.
+    Return the kind of a request: tasks of one kind should take about equally long.
 
     Args:
         model: The model's name, or None if it is not known.

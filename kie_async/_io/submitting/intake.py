@@ -330,7 +330,7 @@ class IntentWriter:
             raise load_error(row.error, job_id=row.id)
         if sends:
             funding = _funding(job)
-            if funding and (row.budget, row.price) != (funding["budget"], funding["price"]):
+            if funding and (row.budget, row.price) != (funding.get("budget"), funding.get("price")):
                 changed = await journal.update_fields(row.id, at=self.runtime.wall(), **funding)
                 job.learn(changed or row)
             return await self.prepare_again(job) if row.input else await self._write_again(row, request)
