@@ -148,9 +148,14 @@ class Layout:
     documents: frozenset[str]
 
     @cached_property
-    def member(self) -> re.Pattern[str]:
+    def first(self) -> re.Pattern[str]:
+        """The opening bracket of the object, the name of a known member, and the colon."""
+        return re.compile(rf'\{{{_SPACE}"({"|".join(self.names)})"{_SPACE}:{_SPACE}')
+
+    @cached_property
+    def later(self) -> re.Pattern[str]:
         """The comma before a known member, its name, and the colon."""
-        return re.compile(rf'[{{,]{_SPACE}"({"|".join(self.names)})"{_SPACE}:{_SPACE}')
+        return re.compile(rf',{_SPACE}"({"|".join(self.names)})"{_SPACE}:{_SPACE}')
 
 
 @attrs.define(eq=False)
@@ -245,17 +250,16 @@ def _chosen(places: list[_Place], chosen: int) -> list[_Place]:
 
 
 def _find_places(document: str, start: int, end: int, layout: Layout) -> list[_Place]:
-    found = list(islice(layout.member.finditer(document, start, end), _MOST_PLACES + 1))
+    found = list(islice(layout.later.finditer(document, start, end), _MOST_PLACES + 1))
     if len(found) > _MOST_PLACES:
         msg = "not JSON, and too many names of members"
         raise ValueError(msg)
-    # Only the first member follows a bracket. A name that is found very often counts as unknown.
+    if (first := layout.first.match(document, start, end)) is not None:
+        found.insert(0, first)
+    # A name that is found very often counts as unknown.
     number = Counter(match[1] for match in found)
-    return [
-        _Place(match[1], match.start(), match.end())
-        for match in found
-        if number[match[1]] <= _MOST_ALIKE and (document[match.start()] == "," or match.start() == start)
-    ]
+    often = {name for name, times in number.items() if times > _MOST_ALIKE}
+    return [_Place(match[1], match.start(), match.end()) for match in found if match[1] not in often]
 
 
 def _link_places(document: str, places: list[_Place], start: int, end: int, layout: Layout) -> int:

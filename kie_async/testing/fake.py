@@ -117,6 +117,9 @@ class FakeKie:
 
         callback_hosts: The hosts that callbacks may be posted to besides this machine.
 
+        new_members: True if records and callbacks have ``operationType``, ``response``, ``successFlag`` and
+            ``paramJson``, as since September 2026.
+
         faults: The faults; see ``Fault``.
 
     Attributes:
@@ -154,6 +157,7 @@ class FakeKie:
         callback_delay: float = 0.0,
         callback_retry_delay: float = 5.0,
         callback_hosts: Collection[str] = (),
+        new_members: bool = True,
         faults: Collection[Fault] = (),
     ) -> None:
         truth = Truth()
@@ -180,6 +184,7 @@ class FakeKie:
             strict=strict,
             invisible_seconds=invisible_seconds / speed,
             is_stored=lambda url: files.has_url(url, _now()),
+            new_members=new_members,
         )
         self._server = FakeServer(
             host=host,

@@ -103,7 +103,8 @@ class Fault:
       lists the requests for it;
     * ``null_data``, ``no_task_id``, ``numeric_task_id``: the real response with ``data`` null, with ``data`` empty, or
       with an id that is a number and denotes the task;
-    * ``alter``: the real response, with the fields of *data* replacing those of its ``data``;
+    * ``alter``: the real response, with the fields of *data* replacing those of its ``data``; ``response`` becomes the
+      content of a replaced ``resultJson``;
     * ``truncated_json``: the first half of the real response, with the length of that half;
     * ``half_body``: the first half of the real response, with the length of the whole, then the end of the connection
       as *disconnect* says;

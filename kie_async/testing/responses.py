@@ -162,12 +162,27 @@ def record(task: FakeTask, now: float) -> dict[str, JSON]:
         "completeTime": task.ended_ms if ended else None,
         "createTime": task.created_ms,
         "creditsConsumed": task.credits(now),
+        **(_new_members(task, state) if task.new_members else {}),
+    }
+
+
+#: The values of ``successFlag`` at the end; before, it is 0.
+_SUCCESS_FLAGS: Mapping[str, int] = MappingProxyType({"success": 1, "fail": 3})
+
+
+def _new_members(task: FakeTask, state: str) -> dict[str, JSON]:
+    """Return the members that records have since September 2026; the operation's name is not recorded."""
+    return {
+        "operationType": "generate",
+        **({"response": task.result} if state == "success" else {}),
+        "successFlag": _SUCCESS_FLAGS.get(state, 0),
+        "paramJson": task.param,
     }
 
 
 def callback_body(task: FakeTask, replaced: Mapping[str, JSON] | None = None) -> dict[str, JSON]:
     """
-    Return the body of the callback about *task* at its end, in the format of August 2026.
+    Return the body of the callback about *task* at its end, in the format of August 2026 with the members of records.
 
     Times are rounded to full seconds. A failure has neither times nor results, and its top-level code is 501.
 
@@ -186,7 +201,19 @@ def callback_body(task: FakeTask, replaced: Mapping[str, JSON] | None = None) ->
         ended = task.ended_ms // 1000 * 1000
         data |= {"completeTime": ended, "createTime": task.created_ms // 1000 * 1000, "updateTime": ended}
         code, msg = 200, "Playground task completed successfully."
-    return {"code": code, "msg": msg, "data": {**data, "creditsConsumed": consumed, **(replaced or {})}}
+    return {"code": code, "msg": msg, "data": _alter({**data, "creditsConsumed": consumed}, replaced or {})}
+
+
+def _alter(data: Mapping[str, JSON], replaced: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return *data* with other members; ``response`` goes with ``resultJson``, whose content it is."""
+    altered = {**data, **replaced}
+    if "resultJson" in replaced and "response" in data and "response" not in replaced:
+        result = replaced["resultJson"]
+        try:
+            altered["response"] = json.loads(result) if isinstance(result, str) else result
+        except ValueError:
+            del altered["response"]
+    return altered
 
 
 def uploaded(*, path: str, url: str, size: int, mime: str, at: str) -> FakeResponse:
@@ -237,7 +264,7 @@ def apply_fault(response: FakeResponse, fault: Fault, *, redirect_to: str) -> Fa
             return _with_data(response, {})
         case "alter":
             data = json.loads(response.body).get("data")
-            return _with_data(response, {**(data if isinstance(data, dict) else {}), **(fault.data or {})})
+            return _with_data(response, _alter(data if isinstance(data, dict) else {}, fault.data or {}))
         case "truncated_json":
             return attrs.evolve(response, body=response.body[: len(response.body) // 2], code=None)
         case _:

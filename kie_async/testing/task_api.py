@@ -78,6 +78,8 @@ class TaskApi:
 
         is_stored: Returns True if the upload at a URL of the fake is stored.
 
+        new_members: True if records have the members of September 2026, too.
+
         maintenance: True while create requests are refused with 455.
 
         paused_models: The names of the models that are refused with 505.
@@ -95,6 +97,7 @@ class TaskApi:
     strict: bool
     invisible_seconds: float
     is_stored: Callable[[str], bool]
+    new_members: bool
     maintenance: bool = attrs.field(default=False, init=False)
     paused_models: set[str] = attrs.field(factory=set, init=False)
 
@@ -198,6 +201,7 @@ class TaskApi:
             charged=price,
             failure=self._fates.choice(self.failures) if self._fates.random() < self.fail_rate else None,
             origin=origin,
+            new_members=self.new_members,
         )
         used = (text for text in _texts(task.input) if text.startswith(origin + UPLOADS))
         if not all(map(self.is_stored, used)):

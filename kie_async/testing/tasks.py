@@ -69,6 +69,8 @@ class FakeTask:
         failure: The reason of its failure, or None if it succeeds.
 
         origin: Scheme, host and port under which the client reached the service; result URLs begin with it.
+
+        new_members: True if its record has the members of September 2026, too.
     """
 
     task_id: str
@@ -83,6 +85,7 @@ class FakeTask:
     charged: float
     failure: TaskFailure | None
     origin: str
+    new_members: bool = True
 
     def ended(self, now: float) -> bool:
         """Return True if the task has ended at *now*."""

@@ -86,11 +86,15 @@ async def test_success_callback_is_as_documented(serve: Serve) -> None:
             "costTime",
             "completeTime",
             "createTime",
+            "operationType",
+            "response",
+            "successFlag",
+            "paramJson",
             "updateTime",
             "creditsConsumed",
         ] == list(data)
         record = await api.record(task_id)
-        same = ("taskId", "model", "state", "param", "resultJson", "failCode", "failMsg", "costTime", "creditsConsumed")
+        same = data.keys() - {"completeTime", "createTime", "updateTime"}
         assert {key: record[key] for key in same} == {key: data[key] for key in same}
         assert task.created_ms // 1000 * 1000 == data["createTime"]
         assert data["completeTime"] == data["updateTime"] == task.ended_ms // 1000 * 1000
@@ -114,6 +118,9 @@ async def test_failure_callback_has_code_501_and_no_result(serve: Serve) -> None
             "param": data["param"],
             "failCode": "500",
             "failMsg": "the server is busy",
+            "operationType": "generate",
+            "successFlag": 3,
+            "paramJson": data["param"],
             "creditsConsumed": 0.0,
         } == data
 

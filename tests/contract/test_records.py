@@ -27,9 +27,10 @@ async def test_record_of_a_running_task(serve: Serve) -> None:
             '\\\\\\"A cat\\\\\\",\\\\\\"image_url\\\\\\":\\\\\\"https://example.com/cat.png\\\\\\"}\\",'
             '\\"callBackUrl\\":\\"http://127.0.0.1:9/done\\",\\"model\\":\\"wan/2-2-a14b-image-to-video-turbo\\"}",'
             '"resultJson":"","failCode":null,"failMsg":null,"costTime":null,"completeTime":null,"createTime":%d,'
-            '"creditsConsumed":80.0}}'
+            '"creditsConsumed":80.0,"operationType":"generate","successFlag":0,"paramJson":%s}}'
         )
-        assert expected % (task_id, task.created_ms) == answer.body.decode()
+        param = json.dumps(answer.json["data"]["param"])
+        assert expected % (task_id, task.created_ms, param) == answer.body.decode()
 
 
 async def test_record_of_a_finished_task(serve: Serve) -> None:
@@ -50,7 +51,13 @@ async def test_record_of_a_finished_task(serve: Serve) -> None:
             "completeTime",
             "createTime",
             "creditsConsumed",
+            "operationType",
+            "response",
+            "successFlag",
+            "paramJson",
         ] == list(record)
+        assert (json.loads(record["resultJson"]), 1) == (record["response"], record["successFlag"])
+        assert record["param"] == record["paramJson"]
         assert ("success", None, None, 154, 40.0) == (
             record["state"],
             record["failCode"],
@@ -60,6 +67,25 @@ async def test_record_of_a_finished_task(serve: Serve) -> None:
         )
         assert 154_400 == record["completeTime"] - record["createTime"]
         assert f'{{"resultUrls":["{api.fake.url}/results/{task_id}/video.mp4"]}}' == record["resultJson"]
+
+
+async def test_records_before_september_2026_have_fewer_members(serve: Serve) -> None:
+    async with serve(duration=5.0, new_members=False) as api:
+        task_id = await api.task()
+        await asyncio.sleep(6)
+
+        assert not {"operationType", "response", "successFlag", "paramJson"} & (await api.record(task_id)).keys()
+
+
+async def test_success_flag_follows_the_state(serve: Serve) -> None:
+    async with serve(duration=60.0, fail_rate=1.0) as api:
+        task_id = await api.task()
+        running = await api.record(task_id)
+        await asyncio.sleep(61)
+        failed = await api.record(task_id)
+
+        assert (0, 3) == (running["successFlag"], failed["successFlag"])
+        assert not {"response"} & (running.keys() | failed.keys())
 
 
 async def test_times_are_wall_clock_milliseconds(serve: Serve) -> None:
