@@ -351,6 +351,7 @@ class TestRecord:
         result: JSON = {"video_url": URL, "resultUrls": [URL + "2", URL + "3"]}
 
         assert record_of(resultJson=result, **{member: echo}).result_urls == (URL + "3",)
+        assert record_of(resultJson={"url": URL}, **{member: echo}).result_urls == ()
 
     @given(json_values())
     def test_urls_are_urls_and_each_is_named_once(self, result: JSON) -> None:
