@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kie_async import JournalError
+from kie_async import BudgetExceededError, JournalError
+from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.lifecycle import ENDED, OPEN, TRANSITIONS, Intent
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
@@ -302,17 +303,39 @@ def test_both_journals_behave_alike(steps: list[Step]) -> None:
         virtual_time(main, folder)
 
 
-async def test_recent_successes_have_known_credits(journal: Journal) -> None:
-    """Rows of other models, other states or unknown credits are left out."""
-    for number in range(6):
-        row = await journal.add(make_intent(number, model="other" if number == 4 else "ours"))
+async def test_seen_prices_are_of_successes_with_known_credits(journal: Journal) -> None:
+    """Rows of other models, classes or states, and unknown credits, are left out."""
+    for number in range(7):
+        model, price_class = "other" if number == 4 else "ours", "b" if number == 6 else "a"
+        row = await journal.add(make_intent(number, model=model, price_class=price_class + model))
         for state in (S.SENDING, S.SUBMITTED, S.FAILED if number == 3 else S.SUCCEEDED):
-            changes: Any = {"credits": 10.0 + number} if state is S.SUCCEEDED and number != 5 else {}
+            changes: Any = {"credits": 10.0 + number} if state in (S.SUCCEEDED, S.FAILED) and number != 5 else {}
             row = await journal.transition(row, state, at=2.0, **changes) or row
 
-    assert [12.0, 11.0] == [row.credits for row in await journal.recent_successes("ours", 2)]
-    assert [12.0, 11.0, 10.0] == [row.credits for row in await journal.recent_successes("ours", 9)]
-    assert [] == list(await journal.recent_successes("unknown", 9))
+    assert SeenPrices(10.0, 12.0, 16.0) == await journal.seen_prices("ours", "aours")
+    assert SeenPrices(None, None, 16.0) == await journal.seen_prices("ours", "c")
+    assert SeenPrices() == await journal.seen_prices("unknown", "c")
+
+
+async def test_named_budget_is_that_of_its_rows(journal: Journal) -> None:
+    """A row may get another budget; a refused create changes nothing; sums stay when rows are deleted."""
+    for name in ("a", "b"):
+        await journal.open_budget(name, 100.0)
+    first = await journal.add(make_intent(1, budget="a", price=80.0, price_class="p"))
+    second = await journal.add(make_intent(2, budget="a", price=80.0, price_class="p"))
+    first = await journal.transition(first, S.SENDING, at=2.0, attempts=1) or first
+    with pytest.raises(BudgetExceededError):
+        await journal.transition(second, S.SENDING, at=2.0, attempts=1)
+    assert S.INTENT == (await journal.get(second.id) or first).state
+    assert [first.id] == [row.id for row in await journal.uncharged_rows("a")]
+    assert [("a", 80.0), ("b", 0.0)] == [(info.name, info.running) for info in await journal.budgets()]
+    first = await journal.update_fields(first.id, at=2.0, budget="b", price=70.0) or first
+    assert [0.0, 70.0] == [info.reserved for info in await journal.budgets()]
+    first = await journal.transition(first, S.SUBMITTED, at=2.0) or first
+    await journal.transition(first, S.SUCCEEDED, at=2.0, credits=60.0)
+    assert 1 == await journal.forget(before=3.0)
+    assert [(0.0, 0.0), (60.0, 0.0)] == [(info.spent, info.reserved) for info in await journal.budgets()]
+    assert await journal.transition(second, S.SENDING, at=2.0, attempts=1)
 
 
 async def test_delivered_row_stays_while_there_is_room(journal: Journal) -> None:

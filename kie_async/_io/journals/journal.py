@@ -211,10 +211,6 @@ class Journal(Protocol):
         """
         ...
 
-    async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
-        """Return some of the latest rows of a model that have succeeded with known credits, at most *limit*."""
-        ...
-
     async def open_budget(self, name: str, credits: float) -> BudgetInfo:
         """
         Return a named budget, which is created if it does not exist.

@@ -152,14 +152,6 @@ class MemoryJournal:
         if row is not None and row.state in ENDED:
             self._make_droppable(row)
 
-    async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
-        found = (
-            row
-            for row in reversed(self._rows.values())
-            if row.model == model and row.state is JobState.SUCCEEDED and row.credits is not None
-        )
-        return list(islice(found, limit))
-
     async def open_budget(self, name: str, credits: float) -> BudgetInfo:
         self._budgets[name] = opened = opened_budget(self._budgets.get(name), name, credits)
         return opened

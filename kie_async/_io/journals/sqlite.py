@@ -205,9 +205,6 @@ class SqliteStore:
     async def mark_delivered(self, job_id: str) -> None:
         """Do nothing: rows take disk space, and no memory."""
 
-    async def recent_successes(self, model: str, limit: int) -> Sequence[Intent]:
-        return await self._read(tables.select_recent_successes, model, limit)
-
     async def open_budget(self, name: str, credits: float) -> BudgetInfo:
         return await self._write(budget_tables.write_budget, opened_budget, name, credits)
 

@@ -45,7 +45,6 @@ __all__ = [
     "select_one",
     "select_orphaned_send_times",
     "select_own",
-    "select_recent_successes",
     "select_rows",
     "select_seen_prices",
     "select_uncharged",
@@ -367,14 +366,6 @@ def select_named_by_callbacks(connection: sqlite3.Connection, after: int, limit:
     # SQLite would choose the index of keys, whose first column is the origin.
     where = f"INDEXED BY intents_named_by_callbacks WHERE callback_task_ids <> '[]' AND {_IS_HERE} AND {_PAGE}"
     return _select(connection, where, after, _ALL if limit is None else limit)
-
-
-def select_recent_successes(connection: sqlite3.Connection, model: str, limit: int) -> list[Intent]:
-    """Return some of the latest rows of a model that have succeeded; old rows of a large file are not searched."""
-    recent = "number > (SELECT max(number) FROM intents) - 10000"
-    where = f"{recent} AND {_IS_HERE} AND model = ? AND state = 'succeeded' AND credits IS NOT NULL"
-    # By the rows' own numbers: an index of the model's rows would have to be sorted.
-    return _select(connection, f"NOT INDEXED WHERE {where} ORDER BY number DESC LIMIT ?", model, limit)
 
 
 def select_seen_prices(connection: sqlite3.Connection, model: str, price_class: str) -> SeenPrices:

@@ -111,9 +111,6 @@ class _JournalProxy:
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
         return await self.inner.seen_prices(model, price_class)
 
-    async def recent_successes(self, model: str, most: int) -> Sequence[Intent]:
-        return await self.inner.recent_successes(model, most)
-
     def owns(self, row: Intent) -> bool:
         return self.inner.owns(row)
 
