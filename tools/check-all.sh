@@ -15,6 +15,6 @@ for python in "$@"; do
         touch "$venv/.installed"
     fi
     echo "Python $version:"
-    KIE_TESTS=quick "$venv/bin/python" -m pytest --quiet --numprocesses 2 tests/core tests/requests
+    KIE_TESTS=quick "$venv/bin/python" -m pytest --quiet --numprocesses 2 tests/core tests/requests tests/versions
 done
 [ "${#done[@]}" -gt 0 ]
