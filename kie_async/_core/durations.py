@@ -20,7 +20,7 @@ import attrs
 from kie_async._core.lenient_json import unwrap_json
 from kie_async.records import JSON
 
-__all__ = ["Durations", "DurationsByKind", "Kind", "kind_of"]
+__all__ = ["Durations", "DurationsByKind", "Kind", "ended_task", "kind_of"]
 
 #: The model, then ``name=value`` of each field that matters for the duration.
 Kind: TypeAlias = tuple[str, ...]
@@ -293,3 +293,14 @@ def kind_of(model: str | None, input: JSON) -> Kind:  # noqa: A002 (the service'
     given = decoded if isinstance(decoded, Mapping) else {}
     settings = (f"{name}={given[name]}" for name in _KIND_FIELDS if isinstance(given.get(name), _KIND_FIELD_TYPES))
     return (model or "", *(setting for setting in settings if len(setting) <= _LONGEST_SETTING))
+
+
+def ended_task(model: str, input: str, record: str) -> tuple[Kind, float] | None:  # noqa: A002 (the service's word)
+    """Return the kind of a journaled task and its duration in seconds; None if its record does not report it."""
+    fields = unwrap_json(record)
+    if not isinstance(fields, Mapping):
+        return None
+    created_at, completed_at = fields.get("created_at"), fields.get("completed_at")
+    if not isinstance(created_at, int | float) or not isinstance(completed_at, int | float):
+        return None
+    return kind_of(model, input), completed_at - created_at

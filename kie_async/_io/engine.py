@@ -64,6 +64,8 @@ _T = TypeVar("_T")
 _log = logging.getLogger("kie_async")
 
 _SUCCESS = 200
+#: The number of ended tasks whose durations are read from the journal; ``Durations`` remembers about as many of a kind.
+_KNOWN_DURATIONS = 200
 
 
 @attrs.frozen(kw_only=True)
@@ -505,6 +507,9 @@ class Engine:
             self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
         self.orphans = await self.journal.count_orphans()
         await self._read_other_keys()
+        if not len(self.settings.durations):
+            for kind, seconds in await self.journal.recent_durations(_KNOWN_DURATIONS):
+                self.settings.durations.of_kind(kind).learn(seconds)
 
     def _stop_starting(self) -> None:
         """Start nothing more, whether the client or the loop has ended the supervisor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from kie_async import (
     AuthenticationError,
     EventName,
+    KieClient,
     Limits,
     NoResultError,
     RetryPolicy,
@@ -19,9 +20,12 @@ from kie_async import (
     TaskTimeoutError,
     TransportError,
 )
-from kie_async.testing import Fault
+from kie_async.testing import FakeKie, Fault
 from kie_async.testing.truth import busiest_window
-from tests.helpers import assert_settled, client_and_fake, create_foreign_task, make_request
+from tests.helpers import KEY, assert_settled, client_and_fake, create_foreign_task, make_request
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("duration", [0.0, 1.0, 29.0, 100.0, 800.0])
@@ -238,6 +242,23 @@ async def test_polling_improves_with_experience() -> None:
 
         assert last <= first / 2
         assert lags[-1] <= 2.5
+
+
+async def test_a_restarted_client_knows_how_long_its_models_take(tmp_path: Path) -> None:
+    """It reads the durations of earlier jobs from its journal: the first poll comes when a task may end."""
+    first_polls = []
+    async with FakeKie(duration=300.0, credits=1e6) as fake:
+        for number in range(2):
+            async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+                polls, began_at = len(fake.truth.polls), anyio.current_time()
+                async with anyio.create_task_group() as group:
+                    for job in range(60 if number == 0 else 1):
+                        group.start_soon(kie.generate, make_request(job))
+                first_polls.append(fake.truth.polls[polls].at - began_at)
+                assert anyio.current_time() - fake.truth.created[-1].ends_at <= 15.0
+
+    assert first_polls[0] <= 6.0
+    assert 15.0 <= first_polls[1]
 
 
 async def test_a_task_may_be_invisible_at_first() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.durations import MAX_KINDS, Durations, DurationsByKind
+from kie_async._core.durations import MAX_KINDS, Durations, DurationsByKind, ended_task
 from tests.core.strategies import durations as lengths
 
 #: Durations that tasks may have had, by clocks that may disagree.
@@ -227,3 +227,18 @@ def test_tasks_of_two_percent_weight_count_at_once() -> None:
     assert all(before - heard / 200 - 0.02 <= now <= before for heard, now in enumerate(seen, 1))
     assert seen[-1] <= before - 4 / 200 * 0.97
     assert len(set(seen)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("record", "task"),
+    [
+        ('{"created_at":100.0,"completed_at":160}', (("m", "duration=5"), 60.0)),
+        ('{"created_at":100.0,"completed_at":null}', None),
+        ('{"created_at":"then","completed_at":160.0}', None),
+        ("[]", None),
+        ("broken", None),
+        ("", None),
+    ],
+)
+def test_a_journaled_task_has_a_kind_and_a_duration(record: str, task: object) -> None:
+    assert task == ended_task("m", '{"prompt":"The cat","duration":5}', record)

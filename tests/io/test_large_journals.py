@@ -349,6 +349,7 @@ _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
     "select_orphaned_send_times": lambda file, locks: tables.select_orphaned_send_times(file, locks, 0.0),
     "select_own": lambda file, locks: tables.select_own(file, locks.name, None, 0, 10),
     "select_own, of ids": lambda file, locks: tables.select_own(file, locks.name, [_ROW.id], 0, 10),
+    "select_recent_durations": lambda file, _: tables.select_recent_durations(file, 10),
     "select_rows": lambda file, _: tables.select_rows(file, None, 0, 10),
     "select_rows, unfinished": lambda file, _: tables.select_rows(file, UNFINISHED, 0, 10),
     "select_rows, open": lambda file, _: tables.select_rows(file, OPEN, 0, 10),

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from kie_async import BudgetExceededError, JournalError
 from kie_async._core.budget_ledger import SeenPrices
-from kie_async._core.lifecycle import ENDED, OPEN, TRANSITIONS, Intent
+from kie_async._core.lifecycle import ENDED, OPEN, TRANSITIONS, Intent, dump_record
 from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
+from kie_async.records import TaskRecord
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
 from tests.io.intents import bring_to_state, make_intent, open_store, without_owner
@@ -336,6 +337,24 @@ async def test_named_budget_is_that_of_its_rows(journal: Journal) -> None:
     assert 1 == await journal.forget(before=3.0)
     assert [(0.0, 0.0), (60.0, 0.0)] == [(info.spent, info.reserved) for info in await journal.budgets()]
     assert await journal.transition(second, S.SENDING, at=2.0, attempts=1)
+
+
+async def test_recent_durations_are_read_oldest_first(tmp_path: Path) -> None:
+    """Without tasks that run or were rejected, and without records that do not report when the task ran."""
+    async with open_store(tmp_path / "kie.db") as store:
+        for number in range(7):
+            row = await store.add(make_intent(number, model="other" if number == 4 else "ours"))
+            record = TaskRecord(task_id="t", state="success", created_at=100.0, completed_at=160.0 + number)
+            if number == 3:
+                record = attrs.evolve(record, completed_at=None)
+            dumped = "broken" if number == 1 else dump_record(record)
+            for state in (S.SENDING, S.SUBMITTED, S.FAILED if number == 2 else S.SUCCEEDED)[: 2 if number == 5 else 3]:
+                changes: Any = {"record": dumped} if state in ENDED else {}
+                row = await store.transition(row, state, at=2.0, **changes) or row
+        found = [(kind[0], seconds) for kind, seconds in await store.recent_durations(100)]
+
+        assert [("ours", 60.0), ("ours", 62.0), ("other", 64.0), ("ours", 66.0)] == found
+        assert 66.0 == (await store.recent_durations(1))[0][1]
 
 
 async def test_delivered_row_stays_while_there_is_room(journal: Journal) -> None:

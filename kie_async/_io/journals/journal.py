@@ -12,6 +12,7 @@ import attrs
 
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.callback_token import account_of, callback_secret
+from kie_async._core.durations import Kind
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage
 from kie_async._urls import service_origin
@@ -209,6 +210,10 @@ class Journal(Protocol):
 
         A journal with bounded memory may drop such rows, the oldest first; their keys are still not paid again.
         """
+        ...
+
+    async def recent_durations(self, limit: int) -> Sequence[tuple[Kind, float]]:
+        """Return the kind and the duration in seconds of the latest rows whose task has ended, oldest first."""
         ...
 
     async def open_budget(self, name: str, credits: float) -> BudgetInfo:

@@ -29,6 +29,7 @@ import anyio.to_thread
 import attrs
 
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
+from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
 from kie_async._io.journals import budget_tables, tables
 from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
@@ -204,6 +205,9 @@ class SqliteStore:
 
     async def mark_delivered(self, job_id: str) -> None:
         """Do nothing: rows take disk space, and no memory."""
+
+    async def recent_durations(self, limit: int) -> Sequence[tuple[Kind, float]]:
+        return await self._read(tables.select_recent_durations, limit)
 
     async def open_budget(self, name: str, credits: float) -> BudgetInfo:
         return await self._write(budget_tables.write_budget, opened_budget, name, credits)

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from kie_async._core.budget_ledger import SeenPrices, may_cost_more
+from kie_async._core.durations import Kind, ended_task
 from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
 from kie_async._io.journals import budget_tables
 from kie_async._io.journals.journal import Service
@@ -45,6 +46,7 @@ __all__ = [
     "select_one",
     "select_orphaned_send_times",
     "select_own",
+    "select_recent_durations",
     "select_rows",
     "select_seen_prices",
     "select_uncharged",
@@ -366,6 +368,18 @@ def select_named_by_callbacks(connection: sqlite3.Connection, after: int, limit:
     # SQLite would choose the index of keys, whose first column is the origin.
     where = f"INDEXED BY intents_named_by_callbacks WHERE callback_task_ids <> '[]' AND {_IS_HERE} AND {_PAGE}"
     return _select(connection, where, after, _ALL if limit is None else limit)
+
+
+def select_recent_durations(connection: sqlite3.Connection, limit: int) -> list[tuple[Kind, float]]:
+    """Return kind and seconds of the latest rows whose task has ended; old rows of a large file are not searched."""
+    recent = "number > (SELECT max(number) FROM intents) - 10000"
+    # By the rows' own numbers: an index of their state would have to be sorted.
+    query = (
+        f"SELECT model, input, record FROM intents NOT INDEXED WHERE {recent} AND {_IS_HERE}"  # noqa: S608
+        " AND state IN ('succeeded', 'failed') AND record IS NOT NULL ORDER BY number DESC LIMIT ?"
+    )
+    found = [ended_task(*values) for values in connection.execute(query, (limit,))]
+    return [task for task in reversed(found) if task is not None]
 
 
 def select_seen_prices(connection: sqlite3.Connection, model: str, price_class: str) -> SeenPrices:

@@ -9,6 +9,7 @@ import anyio
 import attrs
 
 from kie_async._core.budget_ledger import SeenPrices
+from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent
 from kie_async._io.journals.journal import Changes, Journal, Service
 from kie_async.budget import BudgetInfo
@@ -110,6 +111,9 @@ class _JournalProxy:
 
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
         return await self.inner.seen_prices(model, price_class)
+
+    async def recent_durations(self, limit: int) -> Sequence[tuple[Kind, float]]:
+        return await self.inner.recent_durations(limit)
 
     def owns(self, row: Intent) -> bool:
         return self.inner.owns(row)
