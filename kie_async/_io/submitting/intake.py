@@ -339,6 +339,7 @@ class IntentWriter:
     async def _reopen(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]] | None:
         """Make a job that was not accepted an intent again; None if another process was faster."""
         sources, given, _ = await self._upload(request, row.fingerprint)
+        reopened: Intent | None = None
         with anyio.CancelScope(shield=True):
             reopened = await self.journal.transition(
                 row,
