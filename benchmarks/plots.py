@@ -98,6 +98,36 @@ def limits(axes: Axes) -> None:
     axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=5)
 
 
+def wrong_limits(axes: Axes) -> None:
+    """Draw the refused creates by setting, on a logarithmic axis: ours for each way of counting, and the others."""
+    rows = results("wrong_limits")
+    configured = list(dict.fromkeys(str(row["configured"]) for row in rows))
+    lines = list(dict.fromkeys((str(row["contender"]), str(row["service counts by"])) for row in rows))
+    for place, (contender, counting) in enumerate(lines):
+        ours = contender == "kie_async"
+        found = [row for row in rows if (row["contender"], row["service counts by"]) == (contender, counting)]
+        axes.plot(
+            [configured.index(str(row["configured"])) for row in found],
+            [number(row["refused"]) for row in found],
+            marker="osx^vD"[place % 6],
+            markersize=4,
+            lw=1.5 if ours else 1,
+            color=OURS if ours else GRAYS[place - 3],
+            alpha=0.6 if ours else 1,
+            label=f"{contender}, {counting}" if ours else contender,
+        )
+    axes.set(
+        yscale="symlog",
+        ylim=(0, None),
+        xticks=range(len(configured)),
+        xlabel="creates configured for 10 s",
+        ylabel="refused",
+    )
+    axes.set_xticklabels(configured, fontsize=7)
+    axes.set_title("Refused of 400 creates, where the account takes 20 in 10 s")
+    axes.legend(fontsize=7, frameon=False)
+
+
 def overhead(axes: Axes) -> None:
     """Draw the client's CPU time per job of each contender, on a logarithmic axis."""
     rows = [row for row in results("overhead") if row["figure"] == "CPU ms a job"]
@@ -113,6 +143,7 @@ def overhead(axes: Axes) -> None:
 
 PLOTTERS: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
     "limits": (limits, (7.2, 9.5)),
+    "wrong_limits": (wrong_limits, SIZE),
     "polling": (polling, SIZE),
     "overhead": (overhead, (7.2, 2.2)),
 }

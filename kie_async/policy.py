@@ -37,14 +37,14 @@ class Limits:
 
     Args:
         creates: The number of tasks that may be created in any *window*. The service documents 20 in 10 s for an
-            account, and refuses the rest.
+            account, and refuses the rest. If the account takes fewer, that is learned from refused creates.
 
         window: The length of that window, in seconds.
 
         in_flight: The number of tasks that may run at the service at once. The service documents no cap ("100+").
 
-        polls_per_second: The rate of polls. An older page of the service allows 10 per second for a key; the default
-            leaves half of it to other programs.
+        polls_per_second: The rate of polls, of all tasks together. The newest page of the service allows 10 per second
+            for each task, an older one for a key; the default is right for both, and leaves half to other programs.
 
     Raises:
         ConfigurationError: If a value is not allowed.

@@ -24,14 +24,29 @@ __all__ = ["AdaptiveBucket", "TokenLease", "WindowBucket"]
 ROUND_TRIPS = 64
 SLACK = 1.25
 
-#: The pause before the first probe, in windows, and the longest pause, in seconds.
+#: The number of leases at a time: a limit that is set too high is noticed by the answers to these. More would only add
+#: connections, each with a handshake.
+MAX_LEASES = 48
+#: The number of refusals in a window that may be noise, such as a request that has overtaken an earlier one.
+TOLERANCE = 1
+#: The pause before the first probe, in windows. In long windows it is shorter, in seconds: just after the tokens have
+#: returned and been used, a probe proves nothing about a service that counts in a shorter window.
 FIRST_PAUSE = 2
+LONGEST_FIRST_PAUSE = 45.0
+#: The longest pause between probes, in seconds.
 LONGEST_PAUSE = 60.0
-#: The first pause in a blackout, in seconds.
+#: The time for which a probe waits for the answers to all other requests, in windows.
+PROBE_WAIT = 0.1
+#: The gap between paced requests, in parts of an even distribution. A little less lets late requests catch up.
+PACED_GAP = 0.95
+#: The first pause in a blackout, and the longest unless the window is longer, in seconds.
 BLACKOUT_PAUSE = 1.0
-#: A blackout indicates a longer window if it lasts for more windows than the first, and not for more than the second.
+LONGEST_BLACKOUT_PAUSE = 10.0
+#: A blackout indicates a longer window if it lasts for more windows than the first, and not for more windows than the
+#: second or the seconds of the third.
 MIN_BLACKOUT_WINDOWS = 1.5
 MAX_BLACKOUT_WINDOWS = 6
+MAX_BLACKOUT = 60.0
 
 _NONE_FREE = "no token is free"
 _NOT_LEASED = "no token is leased"
@@ -124,14 +139,14 @@ class TokenLease:
 
         written_at: The instant at which the request was written to the wire, or None.
 
-        counted: True once the instant is known by which the service has counted the request.
+        counted_at: The instant by which the service has counted the request, or None if it is not known yet.
     """
 
     leased_at: float
     probe: bool
     below_limit: bool
     written_at: float | None = attrs.field(default=None, init=False)
-    counted: bool = attrs.field(default=False, init=False)
+    counted_at: float | None = attrs.field(default=None, init=False)
 
 
 @attrs.define
@@ -186,6 +201,10 @@ class AdaptiveBucket:
     #: refused ones included, for ``window``.
     _counted: deque[float] = attrs.field(factory=deque, init=False)
     _sent: deque[float] = attrs.field(factory=deque, init=False)
+    #: The instants of refusals in the last window, without those of probes.
+    _refused: deque[float] = attrs.field(factory=deque, init=False)
+    #: The last instant at which a lower limit was learned, which explains refusals of requests leased until then.
+    _lowered_at: float = attrs.field(default=-math.inf, init=False)
     _round_trips: deque[float] = attrs.field(factory=lambda: deque(maxlen=ROUND_TRIPS), init=False)
     #: The seconds after its writing by which a request was counted; infinite while no poll was answered.
     margin: float = attrs.field(default=math.inf, init=False)
@@ -193,13 +212,13 @@ class AdaptiveBucket:
     _probing: bool = attrs.field(default=False, init=False)
     _probe_at: float = attrs.field(default=-math.inf, init=False)
     _pause: float = attrs.field(init=False)
-    #: True if a token was regained, but not all, and nothing has been refused since.
-    _regained: bool = attrs.field(default=False, init=False)
+    #: The number of tokens after the last refusal. Those that were regained since then are not certain.
+    _proven: int = attrs.field(init=False)
     _blackout_since: float | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         _check(self.limit, self.window)
-        self.tokens = self.limit
+        self.tokens = self._proven = self.limit
         self.learned_window = self.window
         self._pause = self._first_pause
 
@@ -210,6 +229,8 @@ class AdaptiveBucket:
         Return the earliest instant, not before *now*, at which a lease can begin; None if that depends on an answer.
         """
         self._release_due(now)
+        if self.leased >= MAX_LEASES:
+            return None
         room_at = self._return_time(now, len(self._sent) + self._uncounted - self.limit, self._sent, self.window)
         if room_at is None:
             return None
@@ -218,13 +239,12 @@ class AdaptiveBucket:
         else:
             excess = self._held - self.tokens
             token_at = self._return_time(now, excess, self._counted, self.learned_window) if self.tokens else None
-            probe_at = self._probe_at if self._is_reduced and not self._probing else None
-            known = [at for at in (token_at, probe_at) if at is not None]
+            known = [at for at in (token_at, self._probe_ready_at) if at is not None]
             if not known:
                 return None
             ready_at = min(known)
         if self.paced and self.tokens:
-            ready_at = max(ready_at, self._leased_at + self.learned_window / (self.tokens + 1))
+            ready_at = max(ready_at, self._leased_at + PACED_GAP * self.learned_window / (self.tokens + 1))
         return max(now, room_at, ready_at)
 
     def lease_token(self, now: float) -> TokenLease:
@@ -276,7 +296,7 @@ class AdaptiveBucket:
         self._release_due(answered_at)
         self._end_lease(lease)
         oldest = self._counted[0] if self._counted else answered_at
-        if not lease.counted:
+        if lease.counted_at is None:
             self._count(lease, answered_at)
         if passed:
             self._confirm_delivery(lease.written_at, answered_at)
@@ -292,20 +312,22 @@ class AdaptiveBucket:
         """
         self._release_due(now)
         self._end_lease(lease)
-        if not lease.counted:
+        if lease.counted_at is None:
             self._uncounted -= 1
             self._forget(lease)
             insort(self._sent, now)
+        elif lease.counted_at in self._counted:
+            self._counted.remove(lease.counted_at)
         self._confirm_delivery(lease.written_at, now)
         if self.refused_since is None:
             self.refused_since = now
-        was_regained, self._regained = self._regained, False
+        was_regained = self.tokens > self._proven
         if lease.probe:
+            self._proven = self.tokens
             self._probe_at = now + self._pause
             self._pause = self._next_pause
             return
-        self.paced = self.paced or lease.below_limit
-        self.tokens = max(0, self.tokens - 1)
+        self._lower_limit(lease, now)
         if self.tokens or self._blackout_since is not None:
             self._probe_at = max(self._probe_at, now + self._pause)
             if was_regained:
@@ -313,7 +335,7 @@ class AdaptiveBucket:
         else:
             self._blackout_since = now
             self._probe_at = now + BLACKOUT_PAUSE
-            self._pause = min(2 * BLACKOUT_PAUSE, self.learned_window)
+            self._pause = 2 * BLACKOUT_PAUSE
 
     # -- other sources of knowledge -----------------------------------------------------------------------------------
 
@@ -353,11 +375,12 @@ class AdaptiveBucket:
 
     @property
     def _first_pause(self) -> float:
-        return min(FIRST_PAUSE * self.window, LONGEST_PAUSE)
+        return min(FIRST_PAUSE * self.window, LONGEST_FIRST_PAUSE)
 
     @property
     def _next_pause(self) -> float:
-        return min(2 * self._pause, self.learned_window if self._blackout_since is not None else LONGEST_PAUSE)
+        in_blackout = self._blackout_since is not None
+        return min(2 * self._pause, max(self.learned_window, LONGEST_BLACKOUT_PAUSE) if in_blackout else LONGEST_PAUSE)
 
     @property
     def _held(self) -> int:
@@ -368,6 +391,14 @@ class AdaptiveBucket:
     def _is_reduced(self) -> bool:
         """True if fewer requests are allowed than configured, so that probes are useful."""
         return self.tokens < self.limit or self.learned_window > self.window
+
+    @property
+    def _probe_ready_at(self) -> float | None:
+        """The instant of the next probe; None if none is useful, or one is under way."""
+        if not self._is_reduced or self._probing:
+            return None
+        # While another request is under way, an accepted probe may only have taken its place.
+        return self._probe_at + PROBE_WAIT * self.learned_window if self._uncounted else self._probe_at
 
     def _return_time(self, now: float, excess: int, counted: deque[float], span: float) -> float | None:
         """Return the instant at which *excess* + 1 of all counted requests are *span* old; None if unknown."""
@@ -383,7 +414,11 @@ class AdaptiveBucket:
             if (counted_at := self._counted_at(*instants)) > now:
                 break
             self._count(lease, counted_at)
-        for instants_, span in ((self._counted, self.learned_window), (self._sent, self.window)):
+        for instants_, span in (
+            (self._counted, self.learned_window),
+            (self._sent, self.window),
+            (self._refused, self.window),
+        ):
             while instants_ and instants_[0] + span <= now:
                 instants_.popleft()
 
@@ -402,7 +437,7 @@ class AdaptiveBucket:
 
     def _count(self, lease: TokenLease, at: float) -> None:
         """Record that the service has counted a request by the instant *at*."""
-        lease.counted = True
+        lease.counted_at = at
         self._forget(lease)
         self._uncounted -= 1
         insort(self._counted, at)
@@ -419,12 +454,28 @@ class AdaptiveBucket:
         if lease.probe:
             self._probing = False
 
+    def _lower_limit(self, lease: TokenLease, now: float) -> None:
+        """Learn from the refusal of a request that was not a probe."""
+        self._refused.append(now)
+        if self._held < self.tokens or lease.leased_at > self._lowered_at:
+            self.tokens = max(0, self.tokens - 1)
+        # The accepted requests of the window that ends now are the best estimate of the limit.
+        estimate = min(self._held, self._proven)
+        if len(self._refused) > TOLERANCE and estimate < self.tokens:
+            self.tokens, self._lowered_at = estimate, now
+        elif not lease.below_limit:
+            self._lowered_at = now
+        elif lease.leased_at > self._lowered_at:
+            self.paced = True
+        self._proven = min(self._proven, self.tokens)
+
     def _regain(self, now: float, oldest: float) -> None:
         """Add a token, or shorten the window, after a probe has passed while a token was in use since *oldest*."""
         self._probe_at = now
         if self._blackout_since is not None:
             blackout = now - self._blackout_since
-            if MIN_BLACKOUT_WINDOWS * self.learned_window < blackout <= MAX_BLACKOUT_WINDOWS * self.window:
+            longest = max(MAX_BLACKOUT_WINDOWS * self.window, MAX_BLACKOUT)
+            if MIN_BLACKOUT_WINDOWS * self.learned_window < blackout <= longest:
                 self.learned_window += blackout
             self._blackout_since = None
             self._pause = self._first_pause
@@ -432,7 +483,7 @@ class AdaptiveBucket:
             self.tokens += 1
         else:
             self.learned_window = max(self.window, min(self.learned_window, now - oldest))
-        self._regained = self._is_reduced
         if not self._is_reduced:
+            self._proven = self.limit
             self._pause = self._first_pause
             self.paced = False

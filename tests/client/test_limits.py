@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from kie_async import KieError, SubmitInDoubtError
-from kie_async.testing import Fault
-from tests.helpers import Setup, assert_settled, client_and_fake, make_request
+from kie_async import KieClient, KieError, Limits, SubmitInDoubtError
+from kie_async.testing import FakeKie, Fault
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from kie_async.testing import Truth
+    from kie_async.testing.account import LimiterKind
 
 JOBS = 400
 SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
 
 
-def figures(setup: Setup) -> dict[str, float]:
+def figures(truth: Truth) -> dict[str, float]:
     """Return the load at the service; the use is the rate after the 20th create, in percent of 2 per second."""
-    truth = setup.truth
     created_at = [post.at for post in truth.create_requests if post.task_id is not None]
     rate = (len(created_at) - 20) / (created_at[-1] - created_at[19])
     return {
@@ -52,7 +55,7 @@ async def test_limit_is_fully_used_and_never_exceeded(
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(one, number)
-        seen = figures(setup)
+        seen = figures(setup.truth)
         show(record_property, limiter, seen)
 
         assert 0 == seen["refusals"]
@@ -84,7 +87,7 @@ async def test_lost_responses_cause_no_429(limiter: str, record_property: Callab
             for number in range(JOBS):
                 group.start_soon(one, number)
         await anyio.sleep(700)  # in_doubt_timeout, after which the slots are released
-        seen = figures(setup)
+        seen = figures(setup.truth)
         show(record_property, f"{limiter}, answers lost", {**seen, "lost": len(doubtful)})
 
         assert 0 == seen["refusals"]
@@ -114,7 +117,7 @@ async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Ca
                 group.start_soon(one, number, rng.uniform(0.0, 150.0) if rng.random() < 1 / 3 else float("inf"))
         await anyio.sleep(600)  # the tasks of cancelled callers end, too
         states = await setup.states()
-        seen = figures(setup)
+        seen = figures(setup.truth)
         show(record_property, f"{limiter}, callers leave", {**seen, "left": len(left), **states})
 
         assert 0 == seen["refusals"]
@@ -175,7 +178,7 @@ async def test_slow_creates_cause_no_429(limiter: str) -> None:
         async with anyio.create_task_group() as group:
             for number in range(JOBS):
                 group.start_soon(setup.kie.submit, make_request(number))
-        seen = figures(setup)
+        seen = figures(setup.truth)
 
         assert (0, 1.0, 20) == (seen["refusals"], seen["requests_per_create"], seen["busiest"])
         assert 94.0 <= seen["utilisation"] <= 100.0
@@ -194,6 +197,62 @@ async def test_lower_limit_is_learned_and_used() -> None:
         assert len(refused) <= 25
         assert 0.97 * 720 <= len(setup.truth.created) <= 732
         assert setup.truth.busiest_window(10.0) <= 20
+
+
+@pytest.mark.parametrize(
+    ("creates", "limiter", "http_statuses"),
+    [(100, "sliding", True), (1000, "fixed", False), (100_000, "bucket", False), (100_000, "sliding", False)],
+)
+async def test_limit_that_is_set_too_high_is_no_attack(
+    *, creates: int, limiter: LimiterKind, http_statuses: bool
+) -> None:
+    """At most 48 + 20 refusals in the first window, one in ten seconds after it, and the limit is used."""
+    limits = Limits(creates=creates, in_flight=100_000)
+    service: dict[str, Any] = {"latency": (0.05, 0.15), "credits": 1e9, "http_statuses": http_statuses}
+    async with FakeKie(limiter=limiter, **service) as fake, KieClient(KEY, base_url=fake.url, limits=limits) as kie:
+        async with anyio.create_task_group() as group:
+            for number in range(160):
+                group.start_soon(kie.submit, make_request(number))
+        seen, refused = figures(fake.truth), fake.truth.rate_limited
+        first = [post for post in refused if post.at < 10.0]
+
+        assert 160 == len(fake.truth.created)
+        assert len(first) <= 68
+        assert len(refused) - len(first) <= anyio.current_time() / 10.0
+        assert fake.truth.busiest_window(1.0) <= 68
+        assert seen["utilisation"] >= 85.0  # pacing begins once, and costs up to 9 s of these 70
+
+
+async def test_restarts_with_a_limit_set_too_high_are_no_attack(tmp_path: Path) -> None:
+    """The next process counts the creates of the last one as accepted, and learns the limit from as many refusals."""
+    limits = Limits(creates=100_000)
+    async with FakeKie(latency=(0.05, 0.15), credits=1e9) as fake:
+        for process in range(3):
+            async with (
+                KieClient(KEY, base_url=fake.url, limits=limits, journal=tmp_path / "kie.db") as kie,
+                anyio.create_task_group() as group,
+            ):
+                for number in range(30):
+                    group.start_soon(kie.submit, make_request(100 * process + number))
+
+        assert 90 == len(fake.truth.created)
+        assert len(fake.truth.rate_limited) <= 3 * 48
+        assert fake.truth.busiest_window(1.0) <= 68
+
+
+async def test_at_most_48_creates_are_on_the_wire() -> None:
+    """Whatever the limits allow. Polls are limited by the poller, which orders them."""
+    limits = Limits(creates=1000)
+    async with (
+        FakeKie(limit=1000, create_seconds=1.0, credits=1e9) as fake,
+        KieClient(KEY, base_url=fake.url, limits=limits) as kie,
+    ):
+        async with anyio.create_task_group() as group:
+            for number in range(200):
+                group.start_soon(kie.submit, make_request(number))
+
+        assert 48 == fake.truth.busiest_window(0.99)
+        assert 5.0 <= anyio.current_time() <= 5.5
 
 
 async def test_stalled_network_causes_no_429() -> None:

@@ -8,10 +8,12 @@ from statistics import fmean
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
+from kie_async._core.token_buckets import MAX_LEASES, AdaptiveBucket, TokenLease
+from kie_async.testing.account import LimiterKind, RateLimiter, make_limiter
+from tests import profile
 from tests.core.strategies import durations, instants
 from tests.core.traffic import Limit, SlidingLog, Traffic, TwoCounters, available, most_in_a_window
 
@@ -70,6 +72,14 @@ def end_lease(bucket: AdaptiveBucket, lease: TokenLease, now: float, end: str = 
         bucket.expire_token(lease, now=now)
     else:
         bucket.consume_token(lease, answered_at=now, passed=end == "passed")
+
+
+def leases(bucket: AdaptiveBucket, now: float, count: int) -> list[TokenLease]:
+    """Lease *count* tokens at once, and write their requests."""
+    found = [bucket.lease_token(now) for _ in range(count)]
+    for lease in found:
+        bucket.mark_written(lease, now)
+    return found
 
 
 def use_all(bucket: AdaptiveBucket, now: float, end: str = "passed") -> None:
@@ -164,7 +174,8 @@ calls = st.lists(st.tuples(st.sampled_from(call_names), durations), max_size=60)
 def assert_sound(bucket: AdaptiveBucket, now: float) -> None:
     """Check the invariants of a bucket."""
     assert 0 <= bucket.tokens <= bucket.limit
-    assert bucket.window <= bucket.learned_window <= 7 * bucket.window
+    assert bucket.window <= bucket.learned_window <= bucket.window + 2 * max(6 * bucket.window, 60.0)
+    assert bucket.leased <= MAX_LEASES
     ready_at = bucket.ready_at(now)
     if ready_at is None:
         assert bucket.leased, "only an answer can be waited for"
@@ -488,6 +499,127 @@ def test_an_accepted_probe_shortens_a_learned_window() -> None:
     assert 10.0 == bucket.learned_window
 
 
+# -- a limit that is set too high ---------------------------------------------------------------------------------
+
+
+def test_at_most_48_requests_are_under_way() -> None:
+    bucket = AdaptiveBucket(100_000, 10.0)
+    under_way = leases(bucket, 0.0, MAX_LEASES)
+    assert (48, None) == (MAX_LEASES, bucket.ready_at(0.0))
+
+    end_lease(bucket, under_way[0], 0.1)
+    assert 0.1 == bucket.ready_at(0.1)
+
+
+def test_refusals_in_a_window_reveal_a_much_lower_limit() -> None:
+    """One may be noise. After the next one, there are as many tokens as requests that may have been accepted."""
+    bucket = AdaptiveBucket(1000, 10.0)
+    under_way = leases(bucket, 0.0, 30)
+    for lease in under_way[:4]:
+        end_lease(bucket, lease, 0.1)
+    end_lease(bucket, under_way[4], 0.2, "refused")
+    assert (999, 0.2) == (bucket.tokens, bucket.ready_at(0.2))
+
+    end_lease(bucket, under_way[5], 0.2, "refused")
+    assert (28, 10.1) == (bucket.tokens, bucket.ready_at(0.2))
+    for lease in under_way[6:14]:
+        end_lease(bucket, lease, 0.3, "refused")
+    for lease in under_way[14:]:
+        end_lease(bucket, lease, 0.3)
+    assert (20, False) == (bucket.tokens, bucket.paced)
+    assert 20 == available(bucket, 10.3)
+
+
+def test_single_refusals_in_their_windows_expire_single_tokens() -> None:
+    bucket = AdaptiveBucket(1000, 10.0)
+    for now in (0.0, 10.0, 25.0):
+        bucket.expire_token(bucket.lease_token(now), now=now)
+
+    assert 997 == bucket.tokens
+
+
+def test_one_refused_job_does_not_use_up_the_limit() -> None:
+    """Another program uses the account: the second refusal begins a blackout, and a probe is sent a second later."""
+    bucket = AdaptiveBucket(20, 10.0)
+    for now in (0.0, 0.1):
+        bucket.expire_token(bucket.lease_token(now), now=now)
+
+    assert (0, 1.1) == (bucket.tokens, bucket.ready_at(0.1))
+
+
+def test_requests_of_an_earlier_bucket_count_as_accepted() -> None:
+    bucket = AdaptiveBucket(1000, 10.0)
+    for _ in range(20):
+        bucket.restore_token(counted_at=-1.0)
+    for lease in leases(bucket, 0.0, 28):
+        end_lease(bucket, lease, 0.1, "refused")
+
+    assert (20, 9.0) == (bucket.tokens, bucket.ready_at(0.1))
+
+
+def test_late_refusals_do_not_count_as_accepted() -> None:
+    """The polls have shown that the requests were counted, but the answers say that they were refused."""
+    bucket = AdaptiveBucket(1000, 10.0)
+    under_way = leases(bucket, 0.0, 48)
+    bucket.learn_round_trip(0.2, answered_at=0.5)
+    assert 48 == len(bucket.return_times(0.5))
+    for number, lease in enumerate(under_way):
+        end_lease(bucket, lease, 2.0, "passed" if number < 20 else "refused")
+
+    assert (20, False) == (bucket.tokens, bucket.paced)
+    assert 20 == len(bucket.return_times(2.0))
+
+
+def test_tokens_regained_since_the_last_refusal_expire_together() -> None:
+    """The first refusal may be noise; the second shows that the service has taken a burst, and not a higher limit."""
+    bucket, now = bucket_with(AdaptiveBucket(40, 10.0), 20), 0.0
+    while bucket.tokens < 30:
+        probe = next_probe(bucket, now)
+        now = probe.leased_at + 0.2
+        end_lease(bucket, probe, now)
+    under_way = leases(bucket, now + 10.0, 30)
+
+    for lease, tokens in zip(under_way[:4], (29, 20, 20, 20), strict=True):
+        bucket.expire_token(lease, now=now + 10.2)
+        assert tokens == bucket.tokens
+
+
+def test_a_probe_waits_until_no_other_request_is_under_way() -> None:
+    """The probe could take the place of the other request, and prove nothing; after a tenth of a window it is sent."""
+    bucket = bucket_with(AdaptiveBucket(3, 10.0), 2)
+    other, last = leases(bucket, 19.9, 2)
+    end_lease(bucket, other, 20.1)
+    assert 21.0 == bucket.ready_at(20.1)
+
+    end_lease(bucket, last, 20.2)
+    assert 20.2 == bucket.ready_at(20.2)
+    assert bucket.lease_token(20.2).probe
+
+
+def test_a_short_window_is_not_probed_many_times_a_second() -> None:
+    """The pauses of a blackout double up to ten seconds, and the window of the service is learned."""
+    bucket, now, pauses = AdaptiveBucket(2, 0.1), 1.0, list[float]()
+    use_all(bucket, 0.0)
+    use_all(bucket, 1.0, "refused")
+    for _ in range(5):
+        pauses.append(ready(bucket, now) - now)
+        now += pauses[-1]
+        probe = bucket.lease_token(now)
+        end_lease(bucket, probe, now, "refused" if len(pauses) < 5 else "passed")
+
+    assert [1.0, 2.0, 4.0, 8.0, 10.0] == pytest.approx(pauses)
+    assert 25.1 == pytest.approx(bucket.learned_window)
+
+
+def test_in_a_long_window_the_first_probe_does_not_follow_a_burst() -> None:
+    """The service counts in 10 s: 45 s after the refusals, and 15 s before the tokens return, it takes more."""
+    bucket = AdaptiveBucket(100, 60.0)
+    for number, lease in enumerate(leases(bucket, 0.0, 40)):
+        end_lease(bucket, lease, 0.1, "passed" if number < 20 else "refused")
+
+    assert 45.1 == bucket.ready_at(0.1)
+
+
 # -- pacing -------------------------------------------------------------------------------------------------------
 
 
@@ -499,7 +631,7 @@ def test_learning_a_lower_limit_keeps_bursts() -> None:
 
 
 def test_an_unexplained_refusal_starts_pacing() -> None:
-    """Requests keep a gap of window / (tokens + 1) until all tokens are back."""
+    """Requests keep a gap of 0.95 * window / (tokens + 1) until all tokens are back."""
     bucket = bucket_with(AdaptiveBucket(5, 10.0), 4)
     bucket.expire_token(bucket.lease_token(10.0), now=10.0)
     assert (3, True) == (bucket.tokens, bucket.paced)
@@ -508,9 +640,9 @@ def test_an_unexplained_refusal_starts_pacing() -> None:
         lease = bucket.lease_token(ready(bucket, 11.0 if not taken_at else taken_at[-1]))
         taken_at.append(lease.leased_at)
         end_lease(bucket, lease, lease.leased_at)
-    assert [12.5, 15.0, 17.5] == taken_at
+    assert [12.375, 14.75, 17.125] == taken_at
 
-    now = 17.5
+    now = 17.125
     while bucket.tokens < 5:
         probe = next_probe(bucket, now)
         now = probe.leased_at
@@ -527,6 +659,45 @@ def always(limit: int) -> Limit:
 
 def twenty_eight_twenty(now: float) -> int:
     return 8 if 150.0 <= now < 350.0 else 20
+
+
+@attrs.define
+class FixedLimiter:
+    """One of the fake's limiters, as a model of the service."""
+
+    limiter: RateLimiter
+
+    def admits(self, now: float) -> bool:
+        return self.limiter.admit(now)
+
+
+@settings(max_examples=profile.examples(15))
+@given(
+    configured=st.integers(20, 100_000) | st.sampled_from([20, 21, 25, 40, 60, 68, 100, 1000, 100_000]),
+    kind=st.sampled_from(["sliding", "fixed", "bucket"]),
+    shortest=st.floats(0.01, 0.07),
+    spread=st.floats(1.0, 3.0),
+    create_seconds=st.sampled_from([0.0, 0.0, 0.5, 2.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_a_limit_set_too_high_is_no_attack(
+    *, configured: int, kind: LimiterKind, shortest: float, spread: float, create_seconds: float, seed: int
+) -> None:
+    """At most 48 + 20 are refused in the first window, then about one in ten seconds, and the limit is used."""
+    service = FixedLimiter(make_limiter(kind, limit=20, window=10.0))
+    traffic = Traffic(
+        service,
+        [AdaptiveBucket(configured, 10.0)],
+        seed,
+        way=(shortest, spread * shortest),
+        create_seconds=create_seconds,
+    )
+    traffic.run(200.0)
+    first = [at for at in traffic.refused if at < 10.0]
+
+    assert len(first) <= 68
+    assert len(traffic.refused) - len(first) <= 25
+    assert len(traffic.accepted[0]) >= 0.93 * 20 * (200.0 / (10.0 + 2 * spread * shortest + create_seconds)) - 20
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -64,9 +64,13 @@ class TwoCounters:
 @attrs.define
 class Traffic:
     """
-    Clients with an endless backlog, each with its own bucket, at one service; each way takes 20 to 200 ms.
+    Clients with an endless backlog, each with its own bucket, at one service.
 
     Attributes:
+        way: The range of the travel time each way, in seconds.
+
+        create_seconds: The time that the service takes for a create after it was counted.
+
         accepted: The instants of accepted requests, a list for each client.
 
         refused: The instants of refused requests.
@@ -75,6 +79,8 @@ class Traffic:
     service: Service
     buckets: Sequence[AdaptiveBucket]
     seed: int = 0
+    way: tuple[float, float] = (0.02, 0.2)
+    create_seconds: float = 0.0
     accepted: list[list[float]] = attrs.field(init=False)
     refused: list[float] = attrs.field(factory=list, init=False)
     _events: list[tuple[float, int, Callable[[float], None]]] = attrs.field(factory=list, init=False)
@@ -93,7 +99,7 @@ class Traffic:
             while (ready_at := bucket.ready_at(now)) == now:
                 lease = bucket.lease_token(now)
                 bucket.mark_written(lease, now)
-                self._at(now + rng.uniform(0.02, 0.2), lambda at, lease=lease: arrive(number, lease, at))  # type: ignore[misc]  # its default
+                self._at(now + rng.uniform(*self.way), lambda at, lease=lease: arrive(number, lease, at))  # type: ignore[misc]  # its default
             if ready_at is not None and not now < wakes.get(number, now) <= ready_at:
                 wakes[number] = ready_at
                 self._at(ready_at, lambda at: send(number, at))
@@ -101,7 +107,8 @@ class Traffic:
         def arrive(number: int, lease: TokenLease, now: float) -> None:
             fine = self.service.admits(now)
             (self.accepted[number] if fine else self.refused).append(now)
-            self._at(now + rng.uniform(0.02, 0.2), lambda at: answer(number, lease, at, fine=fine))
+            answered_at = now + (self.create_seconds if fine else 0.0) + rng.uniform(*self.way)
+            self._at(answered_at, lambda at: answer(number, lease, at, fine=fine))
 
         def answer(number: int, lease: TokenLease, now: float, *, fine: bool) -> None:
             if fine:

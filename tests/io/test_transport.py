@@ -16,9 +16,7 @@ from kie_async import ClientClosedError, KieClient, TransportError
 from kie_async._io.http.transport import (
     CREATE_TIMEOUT,
     MAX_BODY,
-    MAX_CONCURRENT,
     Exchange,
-    HttpResponse,
     PublicResolver,
     Transport,
 )
@@ -524,28 +522,3 @@ async def test_resolver_returns_public_addresses_only() -> None:
     finally:
         await public.close()
         await known.close()
-
-
-async def answers_after_a_second(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        peer.received[-1] += await reader.readuntil(b"\r\n\r\n")
-        if peer.received[-1].rpartition(b"HTTP/1.1")[0].endswith(b"createTask "):
-            peer.received[-1] += await reader.readexactly(len(BODY))
-        await asyncio.sleep(1.0)
-        writer.write(OK)
-
-
-async def test_1000_concurrent_creates_share_connections() -> None:
-    """Whatever the limits allow. Polls are limited by the poller, which orders them."""
-    answers: list[HttpResponse | None] = []
-
-    async def one_create(transport: Transport) -> None:
-        answers.append((await transport.create(BODY, before_first_byte=no_write_ahead)).response)
-
-    async with run_peer(answers_after_a_second) as peer, open_transport(peer.url) as transport:
-        async with anyio.create_task_group() as group:
-            for _ in range(1000):
-                group.start_soon(one_create, transport)
-        assert MAX_CONCURRENT == len(peer.received)
-
-    assert [200] * 1000 == [0 if answer is None else answer.status for answer in answers]

@@ -44,8 +44,8 @@ _MAX_DIGITS = 5
 SILENCE_TIMEOUT = 60.0
 #: The next step after a request without a response.
 NEXT_STEP = "Check the network and the base URL, then try again."
-#: The number of concurrent creates, and of concurrent polls. More would only add connections, each with a handshake:
-#: a client that may poll a thousand tasks at once polls them in turns over these.
+#: The number of concurrent polls. More would only add connections, each with a handshake: a client that may poll a
+#: thousand tasks at once polls them in turns over these.
 MAX_CONCURRENT = 48
 #: Bursts of creates are one window (10 s) apart. A connection that is kept longer saves two round trips in each.
 CREATE_KEEPALIVE = 15.0
@@ -162,7 +162,6 @@ class Transport:
         self._known_hosts = known_hosts
         self._creates: aiohttp.ClientSession | None = None
         self._shared: aiohttp.ClientSession | None = None
-        self._create_slots = anyio.Semaphore(MAX_CONCURRENT, fast_acquire=True)
 
     async def open(self) -> None:
         """Create the sessions; called in the task that closes them."""
@@ -226,20 +225,19 @@ class Transport:
             raise closed_error()
         scope = anyio.CancelScope()
         write_ahead = _WriteAhead(before_first_byte, scope)
-        async with self._create_slots:
-            with scope:
-                try:
-                    async with self._creates.post(
-                        f"{self._base_url}/api/v1/jobs/createTask",
-                        data=body,
-                        headers=self._headers(body),
-                        allow_redirects=False,
-                        trace_request_ctx=write_ahead,
-                    ) as response:
-                        return Exchange(sent=True, response=await _read(response))
-                except Exception as error:  # noqa: BLE001 (no exception may hide that a request was sent)
-                    # The kind of exception does not tell whether the service has the request; the hook does.
-                    return Exchange(sent=write_ahead.returned, error=error)
+        with scope:
+            try:
+                async with self._creates.post(
+                    f"{self._base_url}/api/v1/jobs/createTask",
+                    data=body,
+                    headers=self._headers(body),
+                    allow_redirects=False,
+                    trace_request_ctx=write_ahead,
+                ) as response:
+                    return Exchange(sent=True, response=await _read(response))
+            except Exception as error:  # noqa: BLE001 (no exception may hide that a request was sent)
+                # The kind of exception does not tell whether the service has the request; the hook does.
+                return Exchange(sent=write_ahead.returned, error=error)
         return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no response within {CREATE_TIMEOUT:g} s"))
 
     async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:
