@@ -150,6 +150,7 @@ class Engine:
         self.callback_secrets: list[bytes] = [callback_secret(settings.api_key)]
         self._transitions = transitions = Transitions(
             journal=journal,
+            registry=self.registry,
             runtime=runtime,
             timers=timers,
             supervisor=supervisor,

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from kie_async import JournalError, KieClient, KieError, SubmitInDoubtError
+from kie_async import JournalError, KieClient, KieError, RetryPolicy, SubmitInDoubtError, TaskNotFoundError
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault, responses
@@ -250,3 +250,30 @@ async def _rows(path: Path) -> list[Intent]:
     rows = await store.rows()
     await store.close()
     return list(rows)
+
+
+async def test_wait_for_a_job_deleted_before_it_was_written_ends(tmp_path: Path) -> None:
+    """A callback has proved a task of a refused job while writes failed, and another worker has deleted the job."""
+    disk, path = Disk(tmp_path / "kie.db"), tmp_path / "kie.db"
+    ambiguous = Fault("create", "code", code=500, msg="Internal Error, Please try again later.", after=True)
+    options: dict[str, Any] = {"callback_url": CALLBACKS, "retry": RetryPolicy(server_error_attempts=1)}
+    async with FakeKie(faults=[ambiguous], duration=1000.0) as fake:
+        options["base_url"] = fake.url
+        async with JournalClient(KEY, journal=disk, **options) as kie, KieClient(KEY, journal=path, **options) as other:
+            with pytest.raises(KieError):
+                await kie.generate(make_request())
+            await disk.fail()
+            await _call_back(kie, fake)
+            await anyio.sleep(1.0)
+            ((row,), (task_id,)) = await disk.rows(), fake.truth.tasks
+            info = await kie.job(row.id).info()
+            assert info is not None
+            assert (S.SUBMITTED, task_id) == (info.state, info.task_id)
+            with pytest.raises(JournalError):
+                await kie.forget(before=4e9)
+            assert 1 == await other.forget(before=4e9)
+            await disk.work()
+            with pytest.raises(TaskNotFoundError), anyio.fail_after(60.0):
+                await kie.job(row.id).wait()
+            assert 0 == kie.statistics().jobs
+            fake.truth.tasks.clear()  # its row is gone on purpose

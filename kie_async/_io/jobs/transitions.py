@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kie_async._core.lifecycle import Intent
-    from kie_async._io.jobs.live_job import LiveJob
+    from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.journals.journal import Changes, Journal
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.timers import Timers
@@ -46,6 +46,8 @@ class Transitions:
     Args:
         journal: The journal.
 
+        registry: The live jobs: a job with unwritten transitions is one of them.
+
         runtime: The clocks.
 
         timers: Schedules the next attempt to write.
@@ -58,6 +60,7 @@ class Transitions:
     """
 
     journal: Journal
+    registry: Registry
     runtime: Runtime
     timers: Timers
     supervisor: Supervisor
@@ -105,6 +108,8 @@ class Transitions:
             if job.unwritten is None:
                 job.unwritten = Unwritten(row=now, steps=[])
             job.unwritten.steps.append((job.row, changes))
+            if self.registry.get(job.id) is None:
+                self.registry.add(job)  # a callback was for a job that had ended here, or is another process's
             if not self._pending:
                 self._schedule_flush()
             self._pending[job.id] = job
