@@ -96,8 +96,8 @@ class SqliteJournal:
     """
     A journal in an SQLite file, which is created if it does not exist, readable by its user only.
 
-    Any number of processes of one host may share the file, but not over a network. A folder beside it (``….owners``)
-    tells which of them are alive.
+    Any number of processes of one host may share the file, but not over a network, by any symbolic link, but not by
+    hard links. A folder beside the file (``….owners``) tells which of them are alive.
 
     Args:
         path: The file.

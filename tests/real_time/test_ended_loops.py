@@ -29,24 +29,27 @@ def run_program(*arguments: str) -> None:
     assert [] == [line for line in ran.stderr.splitlines() if any(text in line for text in _COMPLAINTS)]
 
 
-@pytest.mark.parametrize("way", LEAVE)
-@pytest.mark.parametrize("kind", MAKE_LOOP)
+@pytest.mark.parametrize(
+    ("kind", "way"), profile.sample([(kind, way) for kind in MAKE_LOOP for way in LEAVE], check=0.34)
+)
 def test_jobs_of_an_ended_loop_can_be_resumed(kind: str, way: str) -> None:
     """By the next use, after ``aclose()`` elsewhere, and after the client is garbage; no descriptor stays open."""
-    run_program("leave_loops", kind, way, *profile.sample(list(USES), check=0.5))
+    run_program("leave_loops", kind, way, *profile.sample(list(USES), check=0.34))
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", profile.sample(list(CALLS), check=0.4))
 def test_loop_can_be_closed_in_each_turn(call: str) -> None:
     """Nothing is paid twice, and each task is known or in doubt."""
     run_program("close_in_each_turn", call)
 
 
-@pytest.mark.parametrize("kind", MAKE_LOOP)
+@pytest.mark.parametrize("kind", profile.sample(list(MAKE_LOOP), check=0.5))
 def test_many_closed_loops_leave_nothing_behind(kind: str) -> None:
-    run_program("use_many_loops", kind, str(profile.scaled(quick=50, check=200, nightly=1000)))
+    run_program("use_many_loops", kind, str(profile.scaled(quick=20, check=60, nightly=1000)))
 
 
-@pytest.mark.parametrize("program", ["use_loops_in_turn", "use_one_loop_again", "work_in_forks"])
+@pytest.mark.parametrize(
+    "program", profile.sample(["use_loops_in_turn", "use_one_loop_again", "work_in_forks"], check=0.34)
+)
 def test_client_works_with_loops_that_stop(program: str) -> None:
     run_program(program, "asyncio")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests import profile
 from tests.helpers import KEY
 
 PROGRAM = f"""
@@ -138,8 +139,10 @@ print("posts", posts <= 5)
 """
 
 
-@pytest.mark.parametrize("journal", ["memory", "disk"])
-@pytest.mark.parametrize("moment", ["running", "closed", "ended"])
+@pytest.mark.parametrize(
+    ("journal", "moment"),
+    profile.sample([(j, m) for j in ("memory", "disk") for m in ("running", "closed", "ended")], check=0.34),
+)
 def test_each_use_after_a_fork_is_an_error(tmp_path_factory: pytest.TempPathFactory, journal: str, moment: str) -> None:
     """Each public method of a client, a job, a run and the callbacks. A child's own client works."""
     path = str(tmp_path_factory.mktemp("fork") / "kie.db") if journal == "disk" else journal

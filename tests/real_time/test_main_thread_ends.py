@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import profile
 from tests.helpers import KEY
 
 if TYPE_CHECKING:
@@ -68,15 +69,18 @@ threading.Thread(target=run).start()
 
 @pytest.mark.parametrize(
     ("journal", "first_use", "host", "call", "kind"),
-    [
-        ("disk", "before", "127.0.0.1", "submit", "asyncio"),
-        ("disk", "after", "127.0.0.1", "submit", "asyncio"),
-        ("disk", "before", "localhost", "submit", "asyncio"),
-        ("disk", "after", "localhost", "upload", "asyncio"),
-        ("disk", "before", "127.0.0.1", "map", "asyncio"),
-        ("disk", "before", "localhost", "submit", "uvloop"),
-        ("memory", "after", "localhost", "submit", "asyncio"),
-    ],
+    profile.sample(
+        [
+            ("disk", "before", "127.0.0.1", "submit", "asyncio"),
+            ("disk", "after", "127.0.0.1", "submit", "asyncio"),
+            ("disk", "before", "localhost", "submit", "asyncio"),
+            ("disk", "after", "localhost", "upload", "asyncio"),
+            ("disk", "before", "127.0.0.1", "map", "asyncio"),
+            ("disk", "before", "localhost", "submit", "uvloop"),
+            ("memory", "after", "localhost", "submit", "asyncio"),
+        ],
+        check=0.42,
+    ),
 )
 def test_client_outlives_the_main_thread(
     tmp_path: Path, journal: str, first_use: str, host: str, call: str, kind: str
