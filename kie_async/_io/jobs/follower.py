@@ -24,7 +24,7 @@ from kie_async._io.journals.journal import PAGE, read_pages
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
 
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import Registry
@@ -76,7 +76,7 @@ class JobFollower:
     _recovered: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
     @contextmanager
-    def recovering(self) -> Iterator[None]:
+    def recovering(self) -> Generator[None]:
         """Let waits for jobs that were not sent wait until a recovery has ended: it may send them."""
         self._recoveries += 1
         if self._recoveries == 1:
