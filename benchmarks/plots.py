@@ -70,6 +70,33 @@ def polling(axes: Axes) -> None:
     axes.legend(fontsize=7, frameon=False)
 
 
+def lost_callbacks(axes: Axes) -> None:
+    """Draw the mean and the 95th percentile of the lags of lost callbacks, on a logarithmic axis."""
+    rows = [row for row in results("lost_callbacks") if "lost" in str(row["case"]) and number(row["lost"]) > 0]
+    cases = list(dict.fromkeys((str(row["case"]), str(row["durations"])) for row in rows))
+    for contender, color, offset in (
+        ("kie_async", OURS, -0.2),
+        ("interval / loss rate", GRAYS[1], 0.0),
+        ("no callback_url", GRAYS[3], 0.2),
+    ):
+        found = {(str(row["case"]), str(row["durations"])): row for row in rows if row["contender"] == contender}
+        shown = [nth for nth, case in enumerate(cases) if case in found]
+        means = [number(found[cases[nth]]["mean lag"]) for nth in shown]
+        bars = axes.barh([nth + offset for nth in shown], means, height=0.2, color=color, label=contender)
+        p95 = [number(found[cases[nth]]["p95"]) for nth in shown]
+        axes.bar_label(
+            bars,
+            [f"{mean:.0f} s, p95 {most:.0f} s" for mean, most in zip(means, p95, strict=True)],
+            fontsize=5,
+            padding=2,
+        )
+    axes.set(xscale="log", xlim=(1, 2000), xlabel="mean lag of the results whose callback is lost, s")
+    axes.set_yticks(range(len(cases)), [f"{case} ({durations})" for case, durations in cases], fontsize=6)
+    axes.invert_yaxis()
+    axes.set_title("Lost callbacks, 20 jobs per 10 s and 5 polls a second")
+    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.3, -0.12), ncols=3)
+
+
 def limits(axes: Axes) -> None:
     """Draw the used share of the limit and the refusals of each contender in each case, with the sliding window."""
     rows = [row for row in results("limits") if row["service counts by"] == "sliding"]
@@ -145,6 +172,7 @@ PLOTTERS: dict[str, tuple[Callable[[Axes], None], tuple[float, float]]] = {
     "limits": (limits, (7.2, 9.5)),
     "wrong_limits": (wrong_limits, SIZE),
     "polling": (polling, SIZE),
+    "lost_callbacks": (lost_callbacks, (7.2, 5.5)),
     "overhead": (overhead, (7.2, 2.2)),
 }
 
