@@ -326,8 +326,8 @@ _NAMES = (
 )
 _RECORD = Layout(
     names=_NAMES,
-    # Not all records have these, and what they say is worth money: only their surroundings prove that they are there.
-    always=frozenset(_NAMES) - {"response", "creditsConsumed", "consumeCredits"},
+    # Every recorded record has these. Of the others, only their surroundings prove that they are there.
+    always=frozenset({*_NAMES[:6], "failCode", "failMsg", "costTime", "completeTime", "createTime"}),
     plain=frozenset({"taskId", "state"}),
     documents=frozenset({"param", "paramJson", "resultJson", "response"}),
 )
