@@ -13,7 +13,16 @@ from typing import Any
 import anyio
 import pytest
 
-from kie_async import Budget, ConfigurationError, Failed, KieClient, MarketRequest, RetryPolicy, TaskFailedError
+from kie_async import (
+    Budget,
+    ConfigurationError,
+    Failed,
+    InsufficientCreditsError,
+    KieClient,
+    MarketRequest,
+    RetryPolicy,
+    TaskFailedError,
+)
 from kie_async._keys import price_class
 from kie_async.testing import FakeKie, Fault, Truth
 from tests.client.tables import client_and_fake_unchecked, count_types, run_map
@@ -193,6 +202,30 @@ async def test_unknown_cost_of_a_lost_create_ends_its_class(fault: Fault, retry:
             assert "Budget(price=" in str(failed.error)
         async with kie.map(rows[1:], budget=Budget(credits=100, price=60.0)) as run:
             assert {"Done": 1, "Skipped": 3} == count_types([outcome async for outcome in run])
+
+
+@pytest.mark.parametrize("name", [None, "campaign-7"])
+@pytest.mark.parametrize("first", [0, 2], ids=["its own row first", "its own row last"])
+@pytest.mark.parametrize("returns", ["here", "elsewhere"])
+async def test_unsent_job_that_may_be_paid_ends_its_class(
+    tmp_path: Path, returns: str, first: int, name: str | None
+) -> None:
+    """An ambiguous answer, then a refusal by the account: the rows waited for a cost that never became known."""
+    rows = [(f"{n}", MarketRequest(model="veo-3-1", input={"prompt": f"{n}"})) for n in range(3)]
+    path, faults = tmp_path / "kie.db", [Fault("create", "code", code=500, nth=1), Fault("create", "code", code=402)]
+    async with FakeKie(**fake_options(0, faults=faults)) as fake, KieClient(KEY, base_url=fake.url, journal=path) as a:
+        with pytest.raises(InsufficientCreditsError):
+            await a.generate(rows[0][1], key="0")
+        async with KieClient(KEY, base_url=fake.url, journal=path) as b:
+            kie = a if returns == "here" else b
+            with anyio.fail_after(600.0):
+                async with kie.map(rows[first:] + rows[:first], budget=Budget(credits=100, name=name)) as run:
+                    found = {outcome.key: outcome async for outcome in run}
+        assert ["0", "1", "2"] == sorted(found)
+        for failed in found.values():
+            assert isinstance(failed, Failed)
+            assert isinstance(failed.error, ConfigurationError)
+        assert 2 == len(fake.truth.create_requests)
 
 
 async def test_unreported_cost_ends_its_class() -> None:

@@ -145,8 +145,9 @@ class RowJobs:
                 ledger.discard_uncharged(key)
                 becomes_known = True
             elif intent is not None and intent.state in OPEN and intent.state is not JobState.STALLED:
-                await self.waiting.find_job(intent.id)
-                becomes_known = True
+                job = await self.waiting.find_job(intent.id)
+                # An ambiguous attempt may have been paid, and no process sends the job again.
+                becomes_known = becomes_known or job.in_progress or job.state is not JobState.INTENT
         return becomes_known
 
     async def _resume_orphans(self, budget: str) -> None:
