@@ -112,6 +112,35 @@ async def test_killed_process_reserves_nothing_for_ever(tmp_path: Path) -> None:
         assert 2400.0 == fake.truth.spent(anyio.current_time())
 
 
+@pytest.mark.parametrize("budget", [None, Budget(credits=1000)], ids=["none", "without a name"])
+@pytest.mark.parametrize("recovered", [False, True])
+async def test_run_that_does_not_name_a_rows_budget_ends(
+    tmp_path: Path, budget: Budget | None, *, recovered: bool
+) -> None:
+    """A killed run has left the rows unsent, and its budget is used up: they were refused and started for ever."""
+    async with FakeKie(duration=10.0, credits=1e6) as fake:
+        path, found, rows = tmp_path / "kie.db", list[Outcome](), table("a", 2)
+        fake.maintenance = True
+        async with KieClient(KEY, base_url=fake.url, journal=path) as killed:
+            await killed.map(rows, budget=Budget(credits=160, name=NAME)).__aenter__()
+            await anyio.sleep(5.0)
+            await killed.aclose(drain=0.0)
+        fake.maintenance = False
+        async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
+            await run_in(kie, table("b", 2), Budget(credits=160, name=NAME), [])
+            for job in await kie.recover() if recovered else ():
+                with pytest.raises(BudgetExceededError, match=NAME):
+                    await job
+            with anyio.fail_after(600.0):
+                async with kie.map(rows, budget=budget) as run:
+                    found += [outcome async for outcome in run]
+            assert [BudgetExceededError] * 2 == [type(getattr(outcome, "error", None)) for outcome in found]
+            await kie.raise_budget(NAME, 320.0)
+            async with kie.map(rows, budget=budget) as run:
+                assert {"Done": 2} == count_types([outcome async for outcome in run])
+            assert (320.0, 0.0, 0.0) == shape(await info_of(kie))
+
+
 async def test_rows_wait_for_the_tasks_of_another_client(tmp_path: Path) -> None:
     """A task of the other client fails, and is free: its credits are used here."""
     async with FakeKie(duration=60.0, credits=1e6) as fake:

@@ -228,7 +228,7 @@ class RowRunner:
             row.renamed += 1
             await self.keys.identify(row)  # the row is what its files are now
             return await self.jobs.find_job(row) or await self.jobs.start_job(row)
-        if row.unsent and (not row.started_here or isinstance(error, errors.BudgetExceededError)):
+        if row.unsent and (not row.started_here or self._is_refused(error)):
             # Another caller had started the job, and has cancelled it before it was sent; or a shared budget had no
             # room when it was to be sent.
             return await self.jobs.start_job(row)
@@ -242,6 +242,10 @@ class RowRunner:
             return False
         row.last_failure = error
         return True
+
+    def _is_refused(self, error: errors.KieError) -> bool:
+        """Return True if the named budget of this run has refused a create; a run without one does not wait for it."""
+        return isinstance(error, errors.BudgetExceededError) and self.budgeting.name is not None
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
@@ -272,8 +276,7 @@ class RowRunner:
         if isinstance(error, RUN_ERRORS) and row.state is not JobState.REJECTED:
             self.stop_run(error)
             return None
-        refused = isinstance(error, errors.BudgetExceededError)
-        never_sent = row.unsent and (row.cancel_requested or refused or not row.started_here)
+        never_sent = row.unsent and (row.cancel_requested or self._is_refused(error) or not row.started_here)
         if never_sent and not isinstance(error, errors.ConfigurationError):
             return self._unsent_outcome(row)
         if isinstance(error, errors.SubmitInDoubtError) and row.state is JobState.UNRESOLVED:
