@@ -37,7 +37,7 @@ class Budget:
 
     With a name, the budget is shared by all runs, clients and processes that use the same journal. Each create is
     checked against it in the transaction that journals the create. ``KieClient.budgets()`` returns what is left.
-    A job that was journaled under a name keeps that budget, whoever sends it, until a run with another name does: if
+    A job that was journaled under a name keeps that budget, also in a call that names none, until a run with another name sends it: if
     the budget has no room, ``BudgetExceededError`` is raised.
 
     Args:
