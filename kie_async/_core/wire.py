@@ -323,12 +323,14 @@ _NAMES = (
     *("taskId", "model", "state", "param", "paramJson", "resultJson", "response", "failCode", "failMsg"),
     *("costTime", "completeTime", "createTime", "updateTime", "progress", "creditsConsumed", "consumeCredits"),
     *("remainedCredits", "operationType", "successFlag", "status", "type", "errorCode", "errorMessage"),
+    # Of the echoes alone: otherwise an echo could end before it, and a member of an unknown name hold what follows.
+    "callBackUrl",
 )
 _RECORD = Layout(
     names=_NAMES,
-    # Every recorded record has these. Of the others, only their surroundings prove that they are there.
-    always=frozenset({*_NAMES[:6], "failCode", "failMsg", "costTime", "completeTime", "createTime"}),
-    plain=frozenset({"taskId", "state"}),
+    # Every recorded record has these; paramJson is new. Of the others, only their surroundings prove that they are there.
+    always=frozenset({*_NAMES[:4], "resultJson", "failCode", "failMsg", "costTime", "completeTime", "createTime"}),
+    plain=frozenset({"taskId", "state", "operationType", "callBackUrl"}),
     documents=frozenset({"param", "paramJson", "resultJson", "response"}),
 )
 _SIMPLE = r'"\w+"\s*:\s*(?:-?\d+|null|true|false|"[^"\\]*")'

@@ -208,21 +208,22 @@ def broken_records(
         "completeTime": 1765172677309 if done else None,
         "createTime": 1765172522239,
         "creditsConsumed": draw(st.sampled_from([12.0, 0, 38])),
-        "operationType": plain("generate"),
+        "operationType": "generate",
         "successFlag": {"success": 1, "fail": 3}.get(state, 0),
         "paramJson": echo(),
     }
     if done:
         data["response"] = result
     if not complete:
-        for name in ("creditsConsumed", "operationType", "successFlag", "response"):
+        for name in ("creditsConsumed", "operationType", "successFlag", "paramJson", "response"):
             if draw(st.integers(0, 4)) == 0:
                 data.pop(name, None)
     if draw(st.booleans()):
         data["later"] = draw(st.sampled_from([1, None, "text", {"a": "b"}]))
     order = draw(st.permutations(list(data))) if shuffled else list(data)
     data = {name: data[name] for name in order}
-    breakable = [name for name, value in data.items() if isinstance(value, str) and name not in {"taskId", "state"}]
+    own = {"taskId", "state", "operationType"}  # words of the service
+    breakable = [name for name, value in data.items() if isinstance(value, str) and name not in own]
     broken = frozenset(draw(st.sets(st.sampled_from(breakable), min_size=1)))
     members = []
     for name, value in data.items():

@@ -179,6 +179,20 @@ def test_what_a_prompt_writes_is_not_read(prompt: str, state: str, *, echoes: tu
         assert shown.record.credits in {None, 12.0}
 
 
+@pytest.mark.parametrize("prompt", ['"}', '"},"model":"m"}'])
+@pytest.mark.parametrize(
+    "forged", ['"state":"fail"', '"creditsConsumed":0', f'"resultJson":{FORGED}', '"taskId":"b"', '"failCode":"1"']
+)
+def test_a_prompt_may_not_write_the_second_echo_that_older_records_lack(prompt: str, forged: str) -> None:
+    """Taken for a member of the record, it would decide where the first echo ends."""
+    body = live_body(f'{{"input":{{"prompt":"{prompt}",{forged},"paramJson":"{{"a":"b"}},"model":"m"}}', "")
+    record = read_record_body(body.replace(b',"paramJson":""', b""))[1]
+
+    if record is not None:
+        assert (TASK_ID, "success", (URL,)) == (record.task_id, record.state, record.result_urls)
+        assert (record.credits in {None, 12.0}, record.fail_code) == (True, None)
+
+
 def test_a_text_may_not_close_the_data_and_move_the_members() -> None:
     """The body is valid JSON, and a decoder finds the forged result in its data."""
     body = live_body(f'","resultJson":{FORGED},"x":1}},"moved":{{"y":"', "{}")
