@@ -37,8 +37,8 @@ class Budget:
 
     With a name, the budget is shared by all runs, clients and processes that use the same journal. Each create is
     checked against it in the transaction that journals the create. ``KieClient.budgets()`` returns what is left.
-    A job that was journaled under a name keeps that budget, also in a call that names none, until a run with another name sends it: if
-    the budget has no room, ``BudgetExceededError`` is raised.
+    A job that was journaled under a name keeps that budget until a run with another name sends it: also a call that
+    names none raises ``BudgetExceededError`` if the budget has no room.
 
     Args:
         credits: The limit. For a name that the journal knows, the same limit; ``KieClient.raise_budget()`` raises it.
