@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import attrs
 import pytest
 
@@ -106,6 +107,29 @@ async def test_changed_content_is_paid_once(tmp_path: Path, change: Callable[[Pa
         for row in await setup.rows():
             assert row.key is not None
             assert row.key.startswith(row.fingerprint[:24])
+
+
+@pytest.mark.parametrize("paid_before", [False, True])
+async def test_image_that_changes_before_a_retry_is_paid_once(tmp_path: Path, *, paid_before: bool) -> None:
+    """The first content fails; the retry is of the content as it is then, under the key of that content."""
+    file = tmp_path / "cat.png"
+    async with client_and_fake_unchecked(duration=10.0) as setup:
+        if paid_before:
+            replace(file)
+            await run_map(setup, [make_row(file)])
+        file.write_bytes(png_of(100))
+        async with setup.kie.map([make_row(file)], retry_failed=1) as run:
+            await anyio.sleep(5.0)
+            setup.fake.fail(setup.tasks[-1])
+            replace(file)
+            (first,) = [outcome async for outcome in run]
+        (second,) = await run_map(setup, [make_row(file)], retry_failed=1)
+
+        assert isinstance(first, Done)
+        assert isinstance(second, Done)
+        assert first.task_id == second.task_id
+        assert {1} == set(tasks_by_content(setup.truth).values())
+        assert 2 == len(setup.tasks)
 
 
 async def test_truncated_image_is_refused_free_of_charge(tmp_path: Path) -> None:

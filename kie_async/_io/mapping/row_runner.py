@@ -226,6 +226,7 @@ class RowRunner:
             return False
         if isinstance(error, ImageChangedError) and row.own_key is None and row.renamed < _MOST_RENAMES:
             row.renamed += 1
+            row.retry = row.counted_retry = 0
             await self.keys.identify(row)  # the row is what its files are now
             return await self.jobs.find_job(row) or await self.jobs.start_job(row)
         if row.unsent and (not row.started_here or self._is_refused(error)):
