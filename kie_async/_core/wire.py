@@ -328,7 +328,7 @@ _NAMES = (
 )
 _RECORD = Layout(
     names=_NAMES,
-    # Every recorded record has these; paramJson is new. Of the others, only their surroundings prove that they are there.
+    # Every recorded record has these, old ones, too. Of the others, only their surroundings prove that they are there.
     always=frozenset({*_NAMES[:4], "resultJson", "failCode", "failMsg", "costTime", "completeTime", "createTime"}),
     plain=frozenset({"taskId", "state", "operationType", "callBackUrl"}),
     documents=frozenset({"param", "paramJson", "resultJson", "response"}),
@@ -365,14 +365,18 @@ def read_record_body(body: bytes) -> tuple[Envelope | None, TaskRecord | None]:
 
 
 def _read_sound(document: str) -> Envelope | None:
-    """Decode an envelope in which no name occurs twice, no member but data is nested, and the result is not broken."""
+    """Decode an envelope in which no name occurs twice, only data has a record's members, and no JSON is broken."""
     decoded = decode_unique(document)
-    members = decoded.items() if isinstance(decoded, Mapping) else ()
-    if any(isinstance(value, (Mapping, list)) for name, value in members if name != "data"):
+    others = {name: value for name, value in decoded.items() if name != "data"} if isinstance(decoded, Mapping) else {}
+    nested = _encode([value for value in others.values() if isinstance(value, (Mapping, list))])
+    if _RECORD.first.search(nested) or _RECORD.later.search(nested):
         msg = "a text has closed the data, and opened another object for the rest"
         raise ValueError(msg)
     envelope = _envelope(decoded)
     data = {} if envelope is None or not isinstance(envelope.data, Mapping) else envelope.data
+    if any(_is_broken(data.get(name)) for name in ("param", "paramJson")):
+        msg = "an echo is broken, so its text may have written members"
+        raise ValueError(msg)
     if data.get("state") == TaskState.SUCCESS and _is_broken(data.get("resultJson")) and _result(data) == (None, ()):
         # Strings in the result may be broken, too. It is there, so this is not a success without a result.
         msg = "the result is in doubt"

@@ -201,6 +201,29 @@ def test_a_text_may_not_close_the_data_and_move_the_members() -> None:
     assert read_record_body(body)[1] is None
 
 
+@pytest.mark.parametrize("forged", ['"creditsConsumed":999', f'"response":{{"resultUrls":["{EVIL}"]}}'])
+@pytest.mark.parametrize("ending", [',"x":"', '},"moved":{"x":"'])
+def test_a_text_may_not_write_a_member_that_is_missing(forged: str, ending: str) -> None:
+    """The body is valid JSON, and the echo that has written the member is the last one."""
+    body = live_body("{}", f'{{\\"input\\":{{\\"prompt\\":\\"",{forged}{ending}\\"}}}}', resultJson="", state="waiting")
+    for member in (b'"creditsConsumed":12.0,', b'"response":{"resultUrls":["' + URL.encode() + b'"]},'):
+        body = body.replace(member, b"")
+    record = read_record_body(body)[1]
+
+    assert json.loads(body)
+    assert record is None or (None, ()) == (record.credits, record.result_urls)
+
+
+@pytest.mark.parametrize("meta", [{"requestId": "x"}, [], [{"a": {"b": 1}}]])
+def test_a_new_member_of_the_envelope_costs_no_result(meta: JSON) -> None:
+    """Only one with members of a record may have been moved there by a text."""
+    body = live_body("{}", "{}").removesuffix(b"}") + f',"meta":{encode(meta)}}}'.encode()
+    record = read_record_body(body)[1]
+
+    assert record is not None
+    assert ("success", (URL,), 12.0) == (record.state, record.result_urls, record.credits)
+
+
 def test_a_text_may_not_write_a_member_a_second_time() -> None:
     """The body is valid JSON, and a decoder takes the last of two members with one name."""
     body = live_body('","state":"fail","x":"', "{}")
