@@ -112,7 +112,8 @@ def _whole(*texts: str) -> re.Pattern[str]:
 
 #: The name of a field of a request: documented, or with an underscore and without a word of gateways.
 _FIELD = (
-    r"(?:(?!\S*(?:api|auth|token|key|session|header|request|trace|upstream|user|account))[a-z0-9]+(?:_[a-z0-9]+)+"
+    r"(?:(?!\S*(?:api|auth|token|key|session|header|request|trace|upstream|user|account|client|content|forward|gateway"
+    r"|host|_ip|limit|proxy|server|service|upgrade))[a-z0-9]+(?:_[a-z0-9]+)+"
     r"|audio|duration|image|instrumental|lyrics|mode|prompt|quality|resolution|size|sound|style|text|title|voice)"
 )
 
@@ -231,8 +232,8 @@ RULES: tuple[VerdictRule, ...] = (
         "code 429, or a bare HTTP 429",
         lambda r: r.has_code(429) or r.has_bare_status(429),
         Verdict.RATE_LIMITED,
-        "its token expires, and from the second one in a window on the limit is estimated; the job keeps its place and is"
-        " sent again, within `max_age`",
+        "its token expires, and from the second one in a window on the limit is estimated; the job keeps its place and"
+        " is sent again, within `max_age`",
     ),
     VerdictRule(
         "code 455",
@@ -244,8 +245,8 @@ RULES: tuple[VerdictRule, ...] = (
         "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the whole text of 402",
         lambda r: r.has_code(401, 402, 433) or r.has_bare_status(401, 402) or _lacks_credits(r),
         Verdict.ACCOUNT,
-        "the queue pauses, and every waiter of an unsent job gets the error, in other processes, too; a later `submit()`"
-        " in any process is the probe",
+        "the queue pauses, and every waiter of an unsent job gets the error, in other processes, too; a later"
+        " `submit()` in any process is the probe",
     ),
     VerdictRule(
         "code 500 whose whole text is a known refusal of parameters or content; any code whose whole text says paused",
