@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from aiohttp import web
 
-from kie_async import KieClient
-from kie_async.testing import FakeKie
+from kie_async import InsufficientCreditsError, JobState, KieClient
+from kie_async.testing import FakeKie, Fault
+from tests.client.backend import running_backend
 from tests.helpers import KEY, make_request
 
 
@@ -67,3 +69,26 @@ async def test_a_callback_for_another_process_is_not_lost(tmp_path: Path, caplog
     assert fake.truth.tasks.keys() == polls.keys()
     assert 10 <= polls.total() <= 50
     assert [] == [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("owner", ["gave it up here", "gave it up elsewhere", "has ended"])
+async def test_task_of_an_early_callback_is_polled_by_its_receiver(tmp_path: Path, owner: str) -> None:
+    """An ambiguous create was accepted, the account refused the next one, and no process works on the job."""
+    faults = [
+        Fault("create", "code", code=500, after=True, nth=1),
+        Fault("create", "code", code=402, nth=2),
+        Fault("callback", "early", seconds=290.0),
+    ]
+    path = tmp_path / "kie.db"
+    async with running_backend() as backend, FakeKie(duration=300.0, faults=faults) as fake:
+        options: Any = {"base_url": fake.url, "journal": path, "callback_url": backend.url}
+        async with KieClient(KEY, **options) as first, KieClient(KEY, **options) as second:
+            backend.serve(first if owner == "gave it up here" else second)
+            with pytest.raises(InsufficientCreditsError):
+                await first.generate(make_request(), key="order-7")
+            if owner == "has ended":
+                await first.aclose()
+            await anyio.sleep(600.0)
+            (info,) = await second.jobs()
+        assert (JobState.SUCCEEDED, [*fake.truth.tasks]) == (info.state, [info.task_id])
+        assert 1 == len(backend.answers)

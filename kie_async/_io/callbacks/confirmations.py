@@ -282,8 +282,11 @@ class Confirmations:
         _log.info("A callback has bound task %s to %s, which was %s.", task_id, job.id, was)
         if (current := self.registry.get(job.id)) is not job:
             if current is None and not self.journal.owns(row):
-                self.callback_weight.record_callback(job.id, job)
-                return job
+                # The job's owner may have ended, or given the job up: then this process polls the task.
+                row = next(iter(await self.journal.claim([job.id])), row)
+                if self.registry.get(job.id) is None and not self.journal.owns(row):
+                    self.callback_weight.record_callback(job.id, job)
+                    return job
             job = self.follower.adopt(row)  # it had ended for this process, or was adopted during the poll
         self.callback_weight.record_callback(job.id, job)
         await self.follower.follow_accepted(job)
