@@ -318,6 +318,21 @@ async def test_seen_prices_are_of_successes_with_known_credits(journal: Journal)
     assert SeenPrices() == await journal.seen_prices("unknown", "c")
 
 
+@pytest.mark.parametrize("ambiguous", [0, 1])
+async def test_ambiguous_attempt_of_a_failed_job_stays_uncharged(journal: Journal, ambiguous: int) -> None:
+    """Its task was free, and the attempt before it may have been paid."""
+    await journal.open_budget("a", 100.0)
+    row = await journal.add(make_intent(1, budget="a", price_class="p"))
+    for state, changes in (
+        (S.SENDING, {"attempts": 1 + ambiguous, "ambiguous_attempts": ambiguous}),
+        (S.SUBMITTED, {}),
+        (S.FAILED, {"credits": 0.0}),
+    ):
+        row = await journal.transition(row, state, at=2.0, **changes) or row
+    assert S.FAILED == row.state
+    assert [row.id] * ambiguous == [found.id for found in await journal.uncharged_rows("a")]
+
+
 async def test_named_budget_is_that_of_its_rows(journal: Journal) -> None:
     """A row may get another budget; a refused create changes nothing; sums stay when rows are deleted."""
     for name in ("a", "b"):

@@ -101,7 +101,8 @@ _SCHEMA = """
     CREATE INDEX intents_by_model_price ON intents (model, origin, credits)
         WHERE state = 'succeeded' AND credits IS NOT NULL;
     CREATE INDEX intents_uncharged ON intents (budget, price_class)
-        WHERE budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded') AND state <> 'failed';
+        WHERE budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded')
+        AND (state <> 'failed' OR ambiguous_attempts > 0);
     CREATE TABLE duplicate_tasks (task_id TEXT PRIMARY KEY NOT NULL, job_id TEXT NOT NULL) WITHOUT ROWID;
     CREATE INDEX duplicate_tasks_by_job ON duplicate_tasks (job_id);
     CREATE TABLE callback_secrets (
@@ -143,7 +144,9 @@ _PAGE = "number > ? ORDER BY number LIMIT ?"
 _ALL = -1
 
 #: Includes every row that may have been paid and whose cost is not known; an index has them.
-_IS_UNCHARGED = "budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded') AND state <> 'failed'"
+_IS_UNCHARGED = (
+    "budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded') AND (state <> 'failed' OR ambiguous_attempts > 0)"
+)
 
 # -- the file ----------------------------------------------------------------------------------------------------------
 
