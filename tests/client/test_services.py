@@ -222,6 +222,37 @@ async def test_spelling_of_the_base_url_makes_no_difference(
     await journal.close()
 
 
+class OutrunStore(SqliteStore):
+    """A journal of which another process takes a page of rows between finding and taking them."""
+
+    rival: SqliteStore | None = None
+
+    async def _write(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        rival, self.rival = self.rival, None
+        if rival is not None:
+            await rival.claim(limit=2)
+        return await super()._write(query, *args, **kwargs)
+
+
+async def test_a_page_that_another_process_takes_is_not_the_last(tmp_path: Path) -> None:
+    """Else the rows after it would wait for the next recovery: a process with another key takes no unsent ones."""
+    path = tmp_path / "kie.db"
+    writer = SqliteStore(path, service=Service.of(TRIAL, KEY))
+    await writer.open()
+    for number, state in enumerate((JobState.SUBMITTED, JobState.IN_DOUBT, JobState.INTENT)):
+        await bring_to_state(writer, await writer.add(make_intent(number)), state)
+    await writer.close()
+    rival = SqliteStore(path, service=Service.of(TRIAL, KEY))
+    journal = OutrunStore(path, service=Service.of(TRIAL, KEY))
+    await rival.open()
+    await journal.open()
+    journal.rival = rival
+
+    assert [JobState.INTENT] == [row.state for row in await journal.claim(limit=2)]
+    await journal.close()
+    await rival.close()
+
+
 async def test_upload_of_a_trial_is_not_sent_to_the_service(tmp_path: Path) -> None:
     """The image is uploaded to each service; neither gets a URL of the other."""
     image = tmp_path / "cat.png"

@@ -247,10 +247,16 @@ class SqliteStore:
             ]
             return sorted(claimed, key=lambda row: row.number)[:limit]
         locks = self._opened(self._locks)
-        # Found outside the transaction, so that it is short; each row is taken by compare-and-set.
-        if orphans := await self._read(tables.find_orphans, locks, job_ids, after, limit, adopt_key=adopt_key):
-            await self._write(tables.take_over, locks, orphans)
-        return await self._read(tables.select_own, locks.name, job_ids, after, limit)
+        own: Sequence[Intent] = ()
+        found = True
+        # An empty page ends a recovery, so search on if another process has taken all rows that were found.
+        while found and not own:
+            # Found outside the transaction, so that it is short; each row is taken by compare-and-set.
+            orphans = await self._read(tables.find_orphans, locks, job_ids, after, limit, adopt_key=adopt_key)
+            if found := bool(orphans):
+                await self._write(tables.take_over, locks, orphans)
+            own = await self._read(tables.select_own, locks.name, job_ids, after, limit)
+        return own
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans, self._opened(self._locks))
