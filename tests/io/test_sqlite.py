@@ -323,11 +323,12 @@ async def test_ambiguous_attempt_of_a_failed_job_stays_uncharged(journal: Journa
     """Its task was free, and the attempt before it may have been paid."""
     await journal.open_budget("a", 100.0)
     row = await journal.add(make_intent(1, budget="a", price_class="p"))
-    for state, changes in (
+    steps: list[tuple[JobState, Any]] = [
         (S.SENDING, {"attempts": 1 + ambiguous, "ambiguous_attempts": ambiguous}),
         (S.SUBMITTED, {}),
         (S.FAILED, {"credits": 0.0}),
-    ):
+    ]
+    for state, changes in steps:
         row = await journal.transition(row, state, at=2.0, **changes) or row
     assert S.FAILED == row.state
     assert [row.id] * ambiguous == [found.id for found in await journal.uncharged_rows("a")]
