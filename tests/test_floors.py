@@ -22,6 +22,7 @@ CORE_IMPORTS = {
     "bisect",
     "cattrs",
     "collections",
+    "datetime",
     "enum",
     "functools",
     "hashlib",
@@ -69,6 +70,14 @@ def loaded_by(statement: str) -> set[str]:
 def test_the_core_imports_nothing_that_waits(path: Path) -> None:
     """Imports within functions and for type checkers count, too."""
     assert imports(path) <= CORE_IMPORTS
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.name)
+def test_the_core_reads_no_clock(path: Path) -> None:
+    """It may read a date from text, and no date from the system."""
+    calls = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+    assert not calls & {"now", "utcnow", "today"}
 
 
 @pytest.mark.parametrize("path", OUTER_FILES, ids=lambda path: "/".join(path.parts[-2:]))

@@ -175,7 +175,7 @@ class AdaptiveBucket:
     >>> bucket.consume_token(third, answered_at=11.2, passed=True)
     >>> bucket.ready_at(11.2), bucket.ready_at(21.2)
     (21.2, 21.2)
-    >>> bucket.lease_token(21.2).probe, bucket.lease_token(21.5).probe
+    >>> bucket.lease_token(21.2).probe, bucket.lease_token(22.5).probe
     (False, True)
     """
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import aiohttp
 import anyio
@@ -116,9 +116,16 @@ async def result(http: aiohttp.ClientSession, url: str, job_id: str) -> Answer:
                 return found
 
 
-async def leave_unsent(journal: Path, callback_url: str) -> str:
+def unreachable_session(**settings: Any) -> aiohttp.ClientSession:
+    """Return a session whose proxy refuses every connection."""
+    return aiohttp.ClientSession(**settings, proxy="http://127.0.0.1:9")
+
+
+async def leave_unsent(service: str, journal: Path, callback_url: str) -> str:
     """Journal a shot without reaching the service, as an earlier process; return its id."""
-    async with KieClient(KEY, base_url="http://127.0.0.1:9", journal=journal, callback_url=callback_url) as kie:
+    async with KieClient(
+        KEY, base_url=service, journal=journal, callback_url=callback_url, session_factory=unreachable_session
+    ) as kie:
         return (await kie.submit(Wan22TurboImageToVideo(image=IMAGE, prompt=LEFT), wait=False)).id
 
 
@@ -166,8 +173,8 @@ async def run(name: str, journal: Path) -> Run:
     with anyio.fail_after(TIMEOUT), free_port() as port:
         started = backend(name, port)
         callback_url = f"http://127.0.0.1:{port}/kie"
-        left = await leave_unsent(journal, callback_url)
         async with running_service(WEBHOOK_KEY) as service:
+            left = await leave_unsent(service.url, journal, callback_url)
             settings = {"API_KEY": KEY, "BASE_URL": service.url, "WEBHOOK_KEY": WEBHOOK_KEY}
             settings |= {"CALLBACK_URL": callback_url, "JOURNAL": str(journal)}
             async with (
