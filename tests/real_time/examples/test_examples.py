@@ -228,7 +228,8 @@ def test_every_order_gets_its_own_video(runs: Mapping[str, asyncio.Task[Run]], n
 @pytest.mark.parametrize("name", NAMES)
 def test_every_end_came_by_callback(runs: Mapping[str, asyncio.Task[Run]], name: str) -> None:
     """Each callback is sent once, accepted at once, and confirmed once; fallback polls are rare."""
-    # On a busy machine a poll may cross its callback, and a poll with a late response is repeated.
+    # Up to one fallback poll a job is sent while polls are idle, so about one in ten crosses its callback; on a busy
+    # machine more do, and a poll with a late response is repeated.
     came = runs[name].result()
     posts = [shot["callbacks"] for shot in came.service["shots"]]
     fallback = sum(poll < shot["callbacks"][0][0] for shot in came.service["shots"] for poll in shot["polls"])
@@ -236,7 +237,7 @@ def test_every_end_came_by_callback(runs: Mapping[str, asyncio.Task[Run]], name:
 
     assert [[200]] * 51 == [[status for _, status in posted] for posted in posts]
     assert fallback <= 1.0 * 51
-    assert 51 <= polls - fallback <= 54
+    assert 51 <= polls - fallback <= 1.2 * 51
 
 
 @pytest.mark.parametrize("name", NAMES)
