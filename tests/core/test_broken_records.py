@@ -214,6 +214,13 @@ def test_a_text_may_not_write_a_member_that_is_missing(forged: str, ending: str)
     assert record is None or (None, ()) == (record.credits, record.result_urls)
 
 
+def test_a_new_member_that_cannot_be_read_changes_no_other() -> None:
+    body = live_body(echo_of("A cat"), later="<2>").replace(b'"<2>"', b'{"a":"b"c"}')
+    record = read_record_body(body.replace(b',"creditsConsumed"', b',"new":{"a":"b"c"},"creditsConsumed"'))[1]
+
+    assert record is None or ("success", (URL,)) == (record.state, record.result_urls)
+
+
 @pytest.mark.parametrize("meta", [{"requestId": "x"}, [], [{"a": {"b": 1}}]])
 def test_a_new_member_of_the_envelope_costs_no_result(meta: JSON) -> None:
     """Only one with members of a record may have been moved there by a text."""
