@@ -50,7 +50,8 @@ class Budget:
             counts from the start; a row that it covers does not count again when it is read. Not with a name: the
             journal knows what was spent under it.
 
-        name: The name of a shared budget, or None.
+        name: The name of a budget that all runs of one journal file and one service share, or None. A journal in
+            memory shares it within one client.
 
     Raises:
         ConfigurationError: If a value is invalid.

@@ -482,7 +482,10 @@ def raised_budget(known: BudgetInfo | None, name: str, credits: float) -> Budget
         ConfigurationError: If there is no such budget, or its limit is higher.
     """
     if known is None:
-        msg = f"The journal has no budget {name!r}. Run map() with Budget(credits={credits:g}, name={name!r}) instead."
+        msg = (
+            f"This journal has no budget {name!r} at this service. Use the journal and the service of the runs that"
+            f" named it; a new budget is made by a run with Budget(credits={credits:g}, name={name!r})."
+        )
         raise ConfigurationError(msg)
     if credits < known.credits:
         msg = f"Invalid credits={credits:g} for the budget {name!r}: expected a new total >= {known.credits:g}."

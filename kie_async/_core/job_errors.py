@@ -46,7 +46,10 @@ _PARTS = 4
 
 
 #: The next step if the service could not fetch a file of the request.
-_LOST_UPLOAD = "The service no longer has an uploaded file: a new task of the same request uploads it again."
+_LOST_UPLOAD = (
+    "The service no longer has an uploaded file: a new task of the same request uploads it again; a job with a key"
+    " needs a new key."
+)
 _LOST_URL = "Replace the URLs of the request; the service keeps uploads for 24 hours, so upload the file again."
 
 

@@ -55,7 +55,12 @@ async def run_budgets(session: Session, *, name: str | None = None, total: float
     async with session.client(needs_key=False) as kie:
         infos = await kie.budgets() if name is None or total is None else [await kie.raise_budget(name, total)]
     if not infos:
-        session.output.info("No budget has a name: give one with Budget(name=…), or batch --budget-name.")
+        journal = "memory" if session.journal is None else session.journal.path
+        session.output.info(
+            f"No budget has a name in the journal {journal} at {session.origin}. Name another journal with --journal"
+            " (that of a batch is OUT/journal.db), another service with KIE_BASE_URL. Budget(name=…) and batch --budget-name"
+            " name a budget."
+        )
     for info in infos:
         amounts = {"credits": info.credits, "spent": info.spent, "reserved": info.reserved, "left": info.left}
         line = f"{info.spent:,g} spent, {info.reserved:,g} reserved, {info.left:,g} left of {info.credits:,g} credits"

@@ -46,7 +46,8 @@ ENTRY_STATES: Mapping[JobState, EntryState] = {
 }
 
 _SKIPPED_REASONS = {
-    "budget": "The budget has no room for this row: nothing was sent. Raise --budget to send it.",
+    "budget": "The budget has no room for this row: nothing was sent. Raise --budget to send it; a budget with a name"
+    " is first raised by `kie-async budgets --journal OUT/journal.db --raise NAME --credits N`.",
     "stop_after": "The time of --stop-after was over: nothing was sent. Run the same command again to send it.",
 }
 _RUNNING_REASON = "The service is working on the task. Run the same command again to wait for it."
