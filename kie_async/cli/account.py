@@ -58,8 +58,8 @@ async def run_budgets(session: Session, *, name: str | None = None, total: float
         journal = "memory" if session.journal is None else session.journal.path
         session.output.info(
             f"No budget has a name in the journal {journal} at {session.origin}. Name another journal with --journal"
-            " (that of a batch is OUT/journal.db), another service with KIE_BASE_URL. Budget(name=…) and batch --budget-name"
-            " name a budget."
+            " (that of a batch is OUT/journal.db), another service with KIE_BASE_URL. Budget(name=…) and batch"
+            " --budget-name name a budget."
         )
     for info in infos:
         amounts = {"credits": info.credits, "spent": info.spent, "reserved": info.reserved, "left": info.left}
