@@ -289,7 +289,7 @@ def decide(reply: Reply) -> Verdict:
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
-_CREDITS = (errors.InsufficientCreditsError, "Top up the account, then submit again.")
+_CREDITS = (errors.InsufficientCreditsError, "Top up the account, then submit again (with the same key, if any).")
 _INVALID = (errors.InvalidRequestError, "Correct the request.")
 _LOST_MEDIA = (
     errors.InvalidRequestError,

@@ -241,7 +241,8 @@ def test_quoted_messages_end_with_one_full_stop() -> None:
     """The service may end its own sentence or not."""
     with_stop, without = (create_error(reply(200, answer(402, f"No credits{stop}"))).message for stop in (".", ""))
 
-    assert "createTask was refused with code 402: No credits. Top up the account, then submit again." == without
+    advice = "Top up the account, then submit again (with the same key, if any)."
+    assert f"createTask was refused with code 402: No credits. {advice}" == without
     assert with_stop == without
 
 
