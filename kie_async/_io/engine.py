@@ -7,7 +7,10 @@ A client makes an engine when it is first used in an event loop. The engine ends
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -146,6 +149,9 @@ class Engine:
         self.supervisor: Supervisor = supervisor
         self.registry: Registry = Registry()
         self.transport: Transport = settings.transport()
+        # A process may end while its loop and its client are open.
+        self._logged = False
+        self._at_exit = partial(_log_at_exit, weakref.ref(self), os.getpid())
         #: The secrets of callback tokens: that of the API key, then those of other keys in the journal.
         self.callback_secrets: list[bytes] = [callback_secret(settings.api_key)]
         self._transitions = transitions = Transitions(
@@ -501,6 +507,7 @@ class Engine:
     # -- the life of the supervisor ---------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
+        atexit.register(self._at_exit)
         await self.journal.open()
         await self.transport.open()
         if not self.settings.token_return_times:  # the tokens that this client has used itself are known more exactly
@@ -530,11 +537,20 @@ class Engine:
             self._end_waits()
 
     def _end_waits(self) -> None:
-        self._transitions.log_pending()
+        self.log_unfinished()
         for job in self.registry:
             job.wait_error = closed_error(job_id=job.own_id, task_id=job.task_id)
             if not self.loop.is_closed():
                 job.wake_waiters()
+
+    def log_unfinished(self) -> None:
+        """Log once what the journal will not know: jobs of a journal in memory, and what could not be written."""
+        if self._logged:
+            return
+        self._logged = True
+        atexit.unregister(self._at_exit)
+        self._transitions.log_pending()
+        for job in self.registry:
             if job.row is not None and not self.journal.durable:
                 _log.warning(
                     "The client closes before %s has ended: state %s, task %s. Use job() to wait for the task.",
@@ -542,3 +558,10 @@ class Engine:
                     job.state,
                     job.task_id,
                 )
+
+
+def _log_at_exit(engine: weakref.ref[Engine], process: int) -> None:
+    """Log the unfinished jobs of an engine that never ended, in the process that it was made in."""
+    unended = engine()
+    if unended is not None and os.getpid() == process:
+        unended.log_unfinished()

@@ -111,6 +111,17 @@ with fake_in_thread() as fake:
 """
 
 
+def test_process_that_closes_nothing_logs_its_jobs(tmp_path: Path) -> None:
+    """A journal in memory ends with the process, so the log is the only place for the ids of paid tasks."""
+    program = UNCLOSED.replace("journal=sys.argv[1]", "journal=None").replace("duration=0.0", "duration=60.0")
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert 3 == ran.stderr.count("The client closes before kj_")
+    assert f"task {ran.stdout.strip()}" in ran.stderr
+
+
 def test_process_that_closes_nothing_ends(tmp_path: Path) -> None:
     """The journal's thread ends with the process, and closes the file in order."""
     ran = subprocess.run(
