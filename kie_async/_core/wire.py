@@ -374,7 +374,8 @@ def _read_sound(document: str) -> Envelope | None:
         raise ValueError(msg)
     envelope = _envelope(decoded)
     data = {} if envelope is None or not isinstance(envelope.data, Mapping) else envelope.data
-    if any(_is_broken(data.get(name)) for name in ("param", "paramJson")):
+    echoes = [echo for name in ("param", "paramJson") if isinstance(echo := data.get(name), str)]
+    if any(_is_broken(echo) for echo in echoes if echo.lstrip().startswith("{")):
         msg = "an echo is broken, so its text may have written members"
         raise ValueError(msg)
     if data.get("state") == TaskState.SUCCESS and _is_broken(data.get("resultJson")) and _result(data) == (None, ()):

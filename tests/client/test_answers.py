@@ -26,8 +26,15 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def broken_body(setup: Setup, prompt: str, **data: Any) -> str:
     """Return an answer about the only task, with two echoes in which nothing is escaped."""
     echo = f'{{"input":"{{"prompt":"{prompt}"}}","model":"suno"}}'
-    members = {"taskId": setup.tasks[0], "model": "suno", "state": "success", "param": "<echo>", **data}
-    body = json.dumps({"code": 200, "msg": "success", "data": {**members, "paramJson": "<echo>"}})
+    members = {"taskId": setup.tasks[0], "model": "suno", "state": "success", "param": "<echo>", "resultJson": ""}
+    times = {
+        "failCode": None,
+        "failMsg": None,
+        "costTime": 60,
+        "completeTime": 1_765_172_582_239,
+        "createTime": 1_765_172_522_239,
+    }
+    body = json.dumps({"code": 200, "msg": "success", "data": {**members, **times, **data, "paramJson": "<echo>"}})
     return body.replace("<echo>", echo)
 
 

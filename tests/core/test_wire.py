@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from kie_async import TaskRecord
@@ -440,6 +440,8 @@ class TestRecord:
 
     @given(task_ids, hostile_data)
     def test_any_data_with_an_id_is_read_and_kept(self, task_id: str, data: dict[str, JSON]) -> None:
+        # An echo that begins as an object and is none may have written members: see test_broken_records.
+        assume(not any(str(data.get(name)).lstrip().startswith("{") for name in ("param", "paramJson")))
         data = data | {"taskId": task_id}
         envelope, record = read_record_body(body_of(data))
 
