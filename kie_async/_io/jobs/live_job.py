@@ -259,7 +259,7 @@ class LiveJob:
         Every row passes through here, since it may be outdated by the time that its reader continues.
 
         Returns:
-            True if the row is news; then the job must be resumed by it.
+            True if the row is later than the known one; then the job must be resumed by it.
         """
         if self.unwritten is not None or (self.row is not None and row.version <= self.row.version):
             return False
