@@ -85,7 +85,7 @@ threading.Thread(target=run).start()
 def test_client_outlives_the_main_thread(
     tmp_path: Path, journal: str, first_use: str, host: str, call: str, kind: str
 ) -> None:
-    """The journal, images, tables and names are read in threads that live on; the process ends by itself."""
+    """The journal, images, tables and names are read in threads that live on; then the process ends."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), journal, first_use, host, call, kind],
         capture_output=True,
