@@ -87,7 +87,7 @@ class _Client(KieClient):
         super().__init__("a-key", base_url="http://127.0.0.1", limits=limits)
         self._binding.make_journal = lambda: journal
         self._binding.make_transport = lambda: _Mute(
-            api_key="a-key",
+            api_key=lambda: "a-key",
             base_url="http://127.0.0.1",
             upload_url="http://127.0.0.1",
             session_factory=_no_session,  # type: ignore[arg-type]  # it is never used

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineBinding"]
 
+_T = TypeVar("_T")
+
 
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
 class EngineBinding:
@@ -39,7 +41,7 @@ class EngineBinding:
     It makes an engine on first use in each event loop, and keeps what one engine passes on to the next.
 
     Args:
-        api_key: The account's key.
+        api_key: Returns the account's key; see ``sealed``.
 
         base_url: The API.
 
@@ -53,7 +55,7 @@ class EngineBinding:
 
         callback_url: The base of the callback URLs, or None.
 
-        webhook_keys: The keys of the service's signatures; empty if callbacks are not signed.
+        webhook_keys: Returns the keys of the service's signatures; empty if callbacks are not signed.
 
         download_hosts: Endings of the host names that results may be fetched from; None for any public host.
 
@@ -66,14 +68,14 @@ class EngineBinding:
         job: Makes the handle of an id.
     """
 
-    api_key: str
+    api_key: Callable[[], str]
     base_url: str
     upload_url: str
     limits: Limits
     retry: RetryPolicy
     journal: SqliteJournal | None
     callback_url: str | None
-    webhook_keys: tuple[str, ...]
+    webhook_keys: Callable[[], tuple[str, ...]]
     download_hosts: tuple[str, ...] | None
     on_event: Callable[[Event], None] | None
     session_factory: SessionFactory | None
@@ -238,7 +240,7 @@ class EngineBinding:
         from kie_async._io.journals.memory import MemoryJournal
         from kie_async._io.journals.sqlite import SqliteStore
 
-        service = Service.of(self.base_url, self.api_key)
+        service = Service.of(self.base_url, self.api_key())
         if self.journal is not None:
             # A new one for each engine: an engine that still drains is another owner than the next engine.
             return SqliteStore(self.journal.path, store_inputs=self.journal.store_inputs, service=service)
@@ -276,6 +278,16 @@ class EngineBinding:
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.close()
+
+
+def sealed(value: _T) -> Callable[[], _T]:
+    """
+    Return a function that returns a secret value.
+
+    Error trackers show the variables of every frame and the attributes of what these hold. The value is in a closure,
+    where they do not look; so no variable and no attribute of the package holds it.
+    """
+    return lambda: value
 
 
 def running_loop() -> AbstractEventLoop:

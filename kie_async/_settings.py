@@ -41,6 +41,7 @@ def read_api_key(given: str | None) -> str:
         msg = "No API key. Set KIE_API_KEY, or pass api_key; keys are created at kie.ai/api-key."
         raise ConfigurationError(msg)
     if not _is_string(key) or not _API_KEY.fullmatch(key):
+        del given, key  # error trackers show variables
         msg = "Invalid API key: expected printable ASCII without blanks. Copy it again from kie.ai/api-key."
         raise ConfigurationError(msg)
     return key
@@ -93,6 +94,7 @@ def read_webhook_keys(given: str | Collection[str] | None) -> tuple[str, ...]:
     found = given if given is not None else os.environ.get("KIE_WEBHOOK_KEY") or ()
     keys = (found,) if _is_string(found) else found
     if not _are_strings(keys) or not all(map(is_encodable, keys)):
+        del given, found, keys  # error trackers show variables
         msg = (
             "Invalid webhook_key: expected the webhookHmacKey from kie.ai/settings, or a list of the new one and the"
             " old one. Omit webhook_key if the account has none."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -36,7 +36,7 @@ class Callbacks:
     Any process that shares the journal can accept any callback.
     """
 
-    def __init__(self, binding: EngineBinding, api_key: str, callback_url: str | None) -> None:
+    def __init__(self, binding: EngineBinding, api_key: Callable[[], str], callback_url: str | None) -> None:
         self._binding = binding
         self._api_key = api_key
         self._callback_url = callback_url
@@ -152,5 +152,5 @@ class Callbacks:
         from kie_async._core.callback_token import callback_secret, find_token
 
         engine = self._binding.current
-        secrets = [callback_secret(self._api_key)] if engine is None else engine.callback_secrets
+        secrets = [callback_secret(self._api_key())] if engine is None else engine.callback_secrets
         return find_token(secrets[0], path, *secrets[1:])

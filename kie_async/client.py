@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from operator import methodcaller
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
 
 from kie_async import errors
-from kie_async._binding import EngineBinding, running_loop
+from kie_async._binding import EngineBinding, running_loop, sealed
 from kie_async._settings import (
     UPLOAD_URL,
     check_callback_url,
@@ -111,7 +111,9 @@ class KieClient:
         session_factory: SessionFactory | None = None,
         trust_env: bool = False,
     ) -> None:
-        key = read_api_key(api_key)
+        given, given_webhook_key = sealed(api_key), sealed(webhook_key)
+        del api_key, webhook_key  # error trackers show variables, also those of a refused call
+        key = sealed(read_api_key(given()))
         base = base_url if base_url is not None else os.environ.get("KIE_BASE_URL") or BASE_URL
         self._base_url = service_url("base_url", base)
         # With another base URL than Kie's, the client must never upload to Kie.
@@ -129,7 +131,7 @@ class KieClient:
             retry=retry if retry is not None else RetryPolicy(),
             journal=journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal),
             callback_url=callback_url,
-            webhook_keys=read_webhook_keys(webhook_key),
+            webhook_keys=sealed(read_webhook_keys(given_webhook_key())),
             download_hosts=check_hosts(download_hosts),
             on_event=on_event,
             session_factory=session_factory,
@@ -143,6 +145,10 @@ class KieClient:
             return f"<KieClient {self._base_url} {self.statistics()}>"
         except errors.ConfigurationError:
             return f"<KieClient {self._base_url} used before a fork>"
+
+    def __reduce__(self) -> NoReturn:
+        msg = "A KieClient cannot be copied or pickled: it holds the API key. Make one in each process."
+        raise errors.ConfigurationError(msg)
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class JournalClient(KieClient):
             super().__init__(api_key, journal=journal, **options)
         else:
             super().__init__(api_key, **options)
-            journal.service = Service.of(self._binding.base_url, self._binding.api_key)
+            journal.service = Service.of(self._binding.base_url, self._binding.api_key())
             self._binding.make_journal = lambda: journal
 
 

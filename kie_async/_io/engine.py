@@ -77,7 +77,7 @@ class Settings:
     The configuration of a client, as its engines need it.
 
     Attributes:
-        api_key: The account's key.
+        api_key: Returns the account's key.
 
         limits: The account's limits.
 
@@ -87,7 +87,7 @@ class Settings:
 
         callback_url: The base of the callback URLs, or None.
 
-        webhook_keys: The keys of the service's signatures; empty if callbacks are not signed.
+        webhook_keys: Returns the keys of the service's signatures; empty if callbacks are not signed.
 
         allowed_origins: Origins that URLs may have although they are not public.
 
@@ -105,12 +105,12 @@ class Settings:
         durations: The learned durations of tasks; passed on like ``token_return_times``.
     """
 
-    api_key: str = attrs.field(repr=False)
+    api_key: Callable[[], str]
     limits: Limits
     retry: RetryPolicy
     polling: PollingPolicy | None
     callback_url: str | None
-    webhook_keys: tuple[str, ...] = attrs.field(repr=False)
+    webhook_keys: Callable[[], tuple[str, ...]]
     allowed_origins: frozenset[str]
     on_event: Callable[[Event], None] | None
     transport: Callable[[], Transport]
@@ -153,7 +153,7 @@ class Engine:
         self._logged = False
         self._at_exit = partial(_log_at_exit, weakref.ref(self), os.getpid())
         #: The secrets of callback tokens: that of the API key, then those of other keys in the journal.
-        self.callback_secrets: list[bytes] = [callback_secret(settings.api_key)]
+        self.callback_secrets: list[bytes] = [callback_secret(settings.api_key())]
         self._transitions = transitions = Transitions(
             journal=journal,
             registry=self.registry,

@@ -15,13 +15,13 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
 from kie_async._core.job_errors import closed_error
 
-__all__ = ["Runtime", "Supervisor", "run_all"]
+__all__ = ["Runtime", "Supervisor", "run_all", "run_apart"]
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -266,10 +266,36 @@ async def _settle(done: asyncio.Future[_T], action: Callable[[*_Args], Awaitable
             done.set_exception(closed_error())
 
 
-def _retrieve_error(done: asyncio.Future[_T]) -> None:
+def _retrieve_error(done: asyncio.Future[Any]) -> None:
     """Retrieve the error, so that asyncio does not log "exception was never retrieved"."""
     if not done.cancelled():
         done.exception()
+
+
+async def run_apart(action: Callable[[*_Args], Awaitable[_T]], *args: *_Args) -> _T:
+    """
+    Run ``action(*args)`` in a task of its own, which ends before this call does, also if the caller is cancelled.
+
+    The caller's cancellation then carries none of the action's frames, whose variables may be secret.
+
+    Returns:
+        The action's result.
+    """
+    task = asyncio.Task(_await(action, args), loop=asyncio.get_running_loop())
+    task.add_done_callback(_retrieve_error)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        await _wait_all((task,))
+        raise
+    if task.cancelled():
+        raise asyncio.CancelledError  # result() would raise the one that has passed the action's frames
+    return task.result()
+
+
+async def _await(action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> _T:
+    return await action(*args)
 
 
 async def run_all(*steps: Callable[[], Awaitable[object]]) -> None:
@@ -284,7 +310,7 @@ async def run_all(*steps: Callable[[], Awaitable[object]]) -> None:
         raise failure
 
 
-async def _wait_all(tasks: Collection[asyncio.Task[None]]) -> None:
+async def _wait_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Wait until all tasks have ended; a cancellation is raised after that."""
     cancelled: asyncio.CancelledError | None = None
     while waiting := [task for task in tasks if not task.done()]:

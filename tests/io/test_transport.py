@@ -13,6 +13,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import ClientClosedError, KieClient, TransportError
+from kie_async._binding import sealed
 from kie_async._io.http.transport import (
     CREATE_TIMEOUT,
     MAX_BODY,
@@ -35,7 +36,7 @@ async def open_transport(url: str, **options: Any) -> AsyncIterator[Transport]:
     """Yield an open transport that is configured for *url*."""
     transport = Transport(
         **{
-            "api_key": KEY,
+            "api_key": sealed(KEY),
             "base_url": url,
             "upload_url": url,
             "session_factory": aiohttp.ClientSession,
@@ -495,7 +496,7 @@ async def test_poll_requests_one_task() -> None:
 
 async def test_closed_transport_is_reported() -> None:
     transport = Transport(
-        api_key=KEY,
+        api_key=sealed(KEY),
         base_url="http://127.0.0.1:1",
         upload_url="http://127.0.0.1:1",
         session_factory=aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower

@@ -62,7 +62,7 @@ class Receiver:
 
         confirmations: Confirms the callbacks.
 
-        webhook_keys: The keys of the service's signatures; empty if callbacks are not signed.
+        webhook_keys: Returns the keys of the service's signatures; empty if callbacks are not signed.
 
         report: Takes events.
     """
@@ -73,7 +73,7 @@ class Receiver:
     transitions: Transitions
     callback_weight: CallbackWeight
     confirmations: Confirmations
-    webhook_keys: tuple[str, ...]
+    webhook_keys: Callable[[], tuple[str, ...]]
     report: Callable[..., None]
     _bad_signature_logged: bool = attrs.field(default=False, init=False)
     #: The number of accepted callbacks.
@@ -95,7 +95,7 @@ class Receiver:
         """
         job_id = token.job_id
         task_id = read_task_id(body)
-        if self.webhook_keys:
+        if self.webhook_keys():
             self._check_signature(task_id, headers)
         job = self.registry.get(job_id)
         try:
@@ -132,7 +132,7 @@ class Receiver:
 
     def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
         try:
-            check_signature(self.webhook_keys, task_id, headers, wall=self.runtime.wall())
+            check_signature(self.webhook_keys(), task_id, headers, wall=self.runtime.wall())
         except CallbackRejectedError as error:
             # The token is genuine, so the key or a clock is probably wrong; log only the first of consecutive refusals.
             if not self._bad_signature_logged:

@@ -26,7 +26,7 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
-from kie_async._io.runtime import run_all
+from kie_async._io.runtime import run_all, run_apart
 from kie_async._urls import is_global_address
 from kie_async._version import __version__
 
@@ -130,7 +130,7 @@ class Transport:
     The sessions of one client in one event loop.
 
     Args:
-        api_key: The bearer token, sent to the API and the upload host only.
+        api_key: Returns the bearer token, sent to the API and the upload host only.
 
         base_url: The URL of the API, without a slash at the end.
 
@@ -146,14 +146,14 @@ class Transport:
     def __init__(
         self,
         *,
-        api_key: str,
+        api_key: Callable[[], str],
         base_url: str,
         upload_url: str,
         session_factory: SessionFactory,
         trust_env: bool,
         known_hosts: frozenset[str],
     ) -> None:
-        self._authorization = {"Authorization": f"Bearer {api_key}"}
+        self._api_key = api_key
         self._base_url = base_url
         self._record_info = URL(f"{base_url}/api/v1/jobs/recordInfo")
         self._upload_url = upload_url
@@ -236,8 +236,9 @@ class Transport:
                 ) as response:
                     return Exchange(sent=True, response=await _read(response))
             except Exception as error:  # noqa: BLE001 (no exception may hide that a request was sent)
-                # The kind of exception does not tell whether the service has the request; the hook does.
-                return Exchange(sent=write_ahead.returned, error=error)
+                # The kind of exception does not tell whether the service has the request; the hook does. The frames
+                # of its traceback have the headers.
+                return Exchange(sent=write_ahead.returned, error=error.with_traceback(None))
         return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no response within {CREATE_TIMEOUT:g} s"))
 
     async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:
@@ -252,7 +253,8 @@ class Transport:
         Raises:
             TransportError: If there is no complete response in time.
         """
-        return await self._exchange("GET", self._record_info.with_query(f"taskId={task_id}"), _total_timeout(timeout))
+        url = self._record_info.with_query(f"taskId={task_id}")
+        return _require_response(await self._exchange("GET", url, _total_timeout(timeout)), "GET", url)
 
     async def request(
         self,
@@ -284,29 +286,38 @@ class Transport:
             TransportError: If there is no complete response in time.
         """
         url = URL(f"{self._upload_url if upload else self._base_url}{path}").update_query(params)
-        return await self._exchange(method, url, _total_timeout(timeout), data)
+        # aiohttp's frames have the headers: they must not be in the traceback of the caller's own timeout.
+        return _require_response(
+            await run_apart(self._exchange, method, url, _total_timeout(timeout), data), method, url
+        )
 
     async def _exchange(
         self, method: str, url: URL, timeout: aiohttp.ClientTimeout, data: bytes | aiohttp.FormData | None = None
-    ) -> HttpResponse:
+    ) -> HttpResponse | str:
+        """Return the response, or the reason why there is none: an exception would carry aiohttp's frames."""
         try:
             async with self.shared_session.request(
                 method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=timeout
             ) as response:
                 return await _read(response)
-        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
-            # A session of the caller's own may still need an executor that the interpreter has closed: RuntimeError.
-            reason = describe(error)
-        # Raised outside the except clause, so that aiohttp's frames are not attached: their variables contain the key,
-        # and tools that report errors show variables.
-        msg = f"{method} {url.path} got no response ({reason}). {NEXT_STEP}"
-        raise errors.TransportError(msg)
+        except errors.ClientClosedError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a session of the caller's own, or its hooks, may raise anything)
+            return describe(error)
 
     def _headers(self, data: object) -> dict[str, str]:
         """Return the key and the content type; never kept in a variable, which an error report would show."""
+        headers = {"Authorization": f"Bearer {self._api_key()}"}
         if isinstance(data, bytes):
-            return {**self._authorization, "Content-Type": "application/json"}
-        return self._authorization
+            headers["Content-Type"] = "application/json"
+        return headers
+
+
+def _require_response(outcome: HttpResponse | str, method: str, url: URL) -> HttpResponse:
+    if isinstance(outcome, HttpResponse):
+        return outcome
+    msg = f"{method} {url.path} got no response ({outcome}). {NEXT_STEP}"
+    raise errors.TransportError(msg)
 
 
 async def _read(response: aiohttp.ClientResponse) -> HttpResponse:
