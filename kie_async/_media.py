@@ -7,10 +7,10 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["HEAD", "Content", "Media", "identify", "is_mislabeled", "is_whole", "looks_like_text"]
+__all__ = ["HEAD", "Content", "Media", "identify", "is_mislabeled", "is_whole", "looks_like_text", "media_of_result"]
 
 #: The number of bytes that ``identify`` needs from the beginning of a file.
-HEAD = 64
+HEAD = 512
 
 #: The greatest number of steps to find the end of a file: a file of empty pieces only would take forever.
 _MOST_PIECES = 100_000
@@ -39,7 +39,7 @@ class Media:
     A type of media file.
 
     Attributes:
-        kind: ``"image"``, ``"video"`` or ``"audio"``.
+        kind: ``"image"``, ``"video"``, ``"audio"``, or ``"model"`` for a 3D model, ``"text"`` for a document.
 
         mime: The media type.
 
@@ -52,7 +52,8 @@ class Media:
 
 
 # The first matching row decides; "." is any byte. ISO files name their brand after "ftyp"; an unknown brand counts as
-# MP4, as in players. RIFF and EBML are containers, whose inner type decides.
+# MP4, as in players. RIFF and EBML are containers, whose inner type decides. A transport stream has packets of 188
+# bytes, and MPEG audio a sync word whose layer is 2 or 3.
 # Source: the WHATWG MIME Sniffing standard, and the registries of brands (mp4ra.org) and of Matroska's DocType.
 _TABLE = tuple(
     (re.compile(pattern, re.DOTALL), Media(kind, mime, suffix))
@@ -63,21 +64,51 @@ _TABLE = tuple(
         (rb"GIF8[79]a", "image", "image/gif", ".gif"),
         (rb"BM....\0\0\0\0", "image", "image/bmp", ".bmp"),
         (rb"II\*\0|MM\0\*", "image", "image/tiff", ".tif"),
+        (rb"8BPS\0[\x01\x02]", "image", "image/vnd.adobe.photoshop", ".psd"),
+        (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", "image", "image/jxl", ".jxl"),
         (rb"....ftypavi[fs]", "image", "image/avif", ".avif"),
         (rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", "image", "image/heic", ".heic"),
-        (rb"....ftypqt  ", "video", "video/quicktime", ".mov"),
-        (rb"....ftypM4[AB] ", "audio", "audio/mp4", ".m4a"),
+        (rb"....ftypqt  |....(?:moov|mdat|wide)", "video", "video/quicktime", ".mov"),
+        (rb"....ftyp(?:M4[ABP] |F4[AB] )", "audio", "audio/mp4", ".m4a"),
         (rb"....ftyp", "video", "video/mp4", ".mp4"),
         (rb"\x1a\x45\xdf\xa3.{0,48}webm", "video", "video/webm", ".webm"),
         (rb"\x1a\x45\xdf\xa3.{0,48}matroska", "video", "video/x-matroska", ".mkv"),
         (rb"RIFF....AVI ", "video", "video/x-msvideo", ".avi"),
-        (rb"RIFF....WAVE", "audio", "audio/wav", ".wav"),
-        (rb"ID3[\x02-\x04]|\xff[\xfb\xf3\xf2]", "audio", "audio/mpeg", ".mp3"),
-        (rb"\xff[\xf1\xf9]", "audio", "audio/aac", ".aac"),
+        (rb"FLV\x01", "video", "video/x-flv", ".flv"),
+        (rb"G.{187}G.{187}G", "video", "video/mp2t", ".ts"),
+        (rb"(?:RIFF|RF64|BW64)....WAVE", "audio", "audio/wav", ".wav"),
+        (rb"FORM....AIF[FC]", "audio", "audio/aiff", ".aiff"),
+        (rb"ID3[\x02-\x04]|\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]", "audio", "audio/mpeg", ".mp3"),
+        (rb"\xff[\xf0\xf1\xf8\xf9]", "audio", "audio/aac", ".aac"),
         (rb"fLaC", "audio", "audio/flac", ".flac"),
         (rb"OggS", "audio", "audio/ogg", ".ogg"),
+        (rb"MThd\0\0\0\x06", "audio", "audio/midi", ".mid"),
+        (rb"glTF[\x01\x02]\0\0\0", "model", "model/gltf-binary", ".glb"),
+        (
+            rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^<]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^<]*>\s*)?<svg[\s>]",
+            "image",
+            "image/svg+xml",
+            ".svg",
+        ),
+        (rb"(?:\xef\xbb\xbf)?WEBVTT[\s]", "text", "text/vtt", ".vtt"),
+        (
+            rb"(?:\xef\xbb\xbf)?\s*\d+\s*\r?\n\d+:\d\d:\d\d[,.]\d{1,3} --> \d",
+            "text",
+            "application/x-subrip",
+            ".srt",
+        ),
     )
 )
+
+#: The containers that hold sound, pictures or both. Their first bytes do not tell, so the label decides.
+_CONTAINERS = {
+    **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4"), (".mp4", ".m4a")),
+    "video/webm": (".webm", ".weba"),
+    "video/x-matroska": (".mkv", ".mka"),
+    "audio/ogg": (".ogv", ".ogg"),
+}
+#: The documents that models return, which no first byte identifies: their suffix in the result's URL, and their type.
+_DOCUMENTS = {".json": "application/json", ".txt": "text/plain", ".csv": "text/csv", ".md": "text/markdown"}
 
 
 def identify(head: bytes) -> Media | None:
@@ -118,7 +149,51 @@ def is_mislabeled(content_type: str, media: Media | None) -> bool:
     (True, False)
     """
     kind = content_type.split("/", 1)[0].strip().lower()
+    if media is not None and media.mime in _CONTAINERS and kind in ("video", "audio"):
+        return False
     return kind in ("video", "image", "audio") and (media is None or media.kind != kind)
+
+
+def media_of_result(content_type: str, path: str, head: bytes) -> Media | None:
+    r"""
+    Return the type of a result, which its first bytes decide.
+
+    Where they do not tell (a container of sound or pictures, a text), the label and the name decide.
+
+    Args:
+        content_type: The label of its host.
+
+        path: The path of its URL.
+
+        head: At least ``HEAD`` bytes, or the whole file if it is shorter.
+
+    Returns:
+        The type; None if it is unknown.
+
+    Raises:
+        ValueError: If it is not what the label claims, or is a page or a message instead of a file.
+
+    >>> media_of_result("audio/mp4", "/1", b"\0\0\0\x18ftypisom").suffix
+    '.m4a'
+    >>> media_of_result("application/json", "/words.json", b'{"words": []}').suffix
+    '.json'
+    """
+    media = identify(head)
+    claim = content_type.split(";", 1)[0].strip().lower()
+    kind = claim.split("/", 1)[0]
+    if media is not None and kind in ("video", "audio") and (suffixes := _CONTAINERS.get(media.mime)) is not None:
+        if kind == media.kind:
+            return media
+        return Media(kind, f"{kind}/{media.mime.split('/', 1)[1]}", suffixes[kind == "audio"])
+    suffix = next((suffix for suffix in _DOCUMENTS if path.lower().endswith(suffix)), None)
+    if media is None and suffix is not None and kind in ("text", "application") and claim != "text/html":
+        text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        if text and not text.startswith(b"<") and b"\0" not in text:
+            return Media("text", _DOCUMENTS[suffix], suffix)
+    if is_mislabeled(content_type, media) or (media is None and looks_like_text(head)):
+        msg = f"claims to be {content_type}, but begins with {head[:16]!r}"
+        raise ValueError(msg)
+    return media
 
 
 def is_whole(data: Content, media: Media) -> bool:

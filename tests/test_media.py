@@ -31,6 +31,23 @@ HEADS = (
     (b"\xff\xf1\x50\x80", "audio", "audio/aac", ".aac"),
     (b"fLaC\0\0\0\x22", "audio", "audio/flac", ".flac"),
     (b"OggS\0\x02", "audio", "audio/ogg", ".ogg"),
+    (b"\0\0\0\x1cftypM4P \0\0\0\0", "audio", "audio/mp4", ".m4a"),
+    (b"\0\0\0\x20ftypM4V \0\0\0\1M4V M4A mp42", "video", "video/mp4", ".mp4"),
+    (b"\0\0\x05\x10moov\0\0\0\x6cmvhd", "video", "video/quicktime", ".mov"),
+    (b"\xff\xe3\x18\xc4", "audio", "audio/mpeg", ".mp3"),
+    (b"\xff\xfd\xb8\x04", "audio", "audio/mpeg", ".mp3"),
+    (b"RF64\xff\xff\xff\xffWAVEds64", "audio", "audio/wav", ".wav"),
+    (b"FORM\0\0\x10\0AIFF", "audio", "audio/aiff", ".aiff"),
+    (b"MThd\0\0\0\x06\0\1", "audio", "audio/midi", ".mid"),
+    (b"FLV\x01\x05\0\0\0\x09", "video", "video/x-flv", ".flv"),
+    ((b"G" + bytes(187)) * 3, "video", "video/mp2t", ".ts"),
+    (b"8BPS\0\1\0\0", "image", "image/vnd.adobe.photoshop", ".psd"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "image", "image/jxl", ".jxl"),
+    (b"glTF\2\0\0\0", "model", "model/gltf-binary", ".glb"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'>", "image", "image/svg+xml", ".svg"),
+    (b'<?xml version="1.0"?>\n<!-- made by x -->\n<svg>', "image", "image/svg+xml", ".svg"),
+    (b"\xef\xbb\xbfWEBVTT\n\n00:00.000 --> 00:01.000", "text", "text/vtt", ".vtt"),
+    (b"1\r\n00:00:00,000 --> 00:00:02,500\r\nHello", "text", "application/x-subrip", ".srt"),
 )
 
 
@@ -51,6 +68,10 @@ def test_first_bytes_identify_a_file(head: bytes, kind: str, mime: str, suffix: 
         b"%PDF-1.7",
         b"PK\x03\x04",
         b"RIFF\x1a\0\0\0WEBPXXXX",
+        b"\xff\xfe<\0h\0t\0m\0l\0",
+        b"<?xml version='1.0'?><Error>no <svg></Error>",
+        b"G" + bytes(187) + b"G",
+        b"glTFfake",
     ],
 )
 def test_other_bytes_are_not_media(head: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._media import Media, identify, is_mislabeled, looks_like_text
+from kie_async._media import Media, identify, is_mislabeled, looks_like_text, media_of_result
 
 MP4 = b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41"
 HEADS = {
@@ -73,3 +75,71 @@ def test_first_word_of_a_type_is_the_claim(kind: str, rest: str, media: Media | 
 @given(st.text(), media)
 def test_any_text_is_a_valid_type(content_type: str, media: Media | None) -> None:
     assert isinstance(is_mislabeled(content_type, media), bool)
+
+
+ISO = b"\0\0\0\x18ftyp%s\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("head", "label", "suffix"),
+    [
+        *((ISO % brand, "audio/mp4", ".m4a") for brand in (b"isom", b"mp42", b"dash", b"iso5", b"M4A ", b"M4B ")),
+        (ISO % b"isom", "audio/x-m4a", ".m4a"),
+        (ISO % b"isom", "AUDIO/MP4; codecs=mp4a.40.2", ".m4a"),
+        (ISO % b"isom", "application/octet-stream", ".mp4"),
+        (ISO % b"M4A ", "application/octet-stream", ".m4a"),
+        (ISO % b"M4A ", "video/mp4", ".mp4"),
+        (HEADS["video/webm"], "audio/webm", ".weba"),
+        (b"OggS\0\x02", "video/ogg", ".ogv"),
+        (b"OggS\0\x02", "", ".ogg"),
+        (HEADS["audio/wav"], "audio/mpeg", ".wav"),
+        (HEADS["image/png"], "image/jpeg", ".png"),
+    ],
+)
+def test_label_decides_where_a_container_may_hold_both(head: bytes, label: str, suffix: str) -> None:
+    media = media_of_result(label, "/result", head)
+
+    assert media is not None
+    assert suffix == media.suffix
+    assert label.split("/", maxsplit=1)[0].lower() in (media.kind, "application", "")
+
+
+@pytest.mark.parametrize(
+    ("head", "label", "path", "suffix"),
+    [
+        (b'{"words": []}', "application/json", "/a/words.json", ".json"),
+        (b"[1, 2]", "text/plain", "/WORDS.JSON", ".json"),
+        (b"Hello", "text/plain; charset=utf-8", "/a.txt", ".txt"),
+        (b"at,word\n", "application/octet-stream", "/a.csv", ".csv"),
+    ],
+)
+def test_document_is_taken_by_its_name(head: bytes, label: str, path: str, suffix: str) -> None:
+    media = media_of_result(label, path, head)
+
+    assert media is not None
+    assert ("text", suffix) == (media.kind, media.suffix)
+
+
+@pytest.mark.parametrize(
+    ("head", "label", "path"),
+    [
+        (b'{"code": 401}', "application/json", "/a.mp4"),
+        (b'{"code": 401}', "video/mp4", "/a.json"),
+        (b"<html>", "text/html", "/a.json"),
+        (b" <Error>", "application/xml", "/a.txt"),
+        (b"", "text/plain", "/a.txt"),
+        (b"\0\0", "audio/mpeg", "/a.mp3"),
+        (HEADS["audio/mpeg"], "video/mp4", "/a.mp4"),
+        (HEADS["image/png"], "audio/mp4", "/a.m4a"),
+        (ISO % b"isom", "image/png", "/a.png"),
+    ],
+)
+def test_page_or_another_kind_is_refused(head: bytes, label: str, path: str) -> None:
+    with pytest.raises(ValueError, match="begins with"):
+        media_of_result(label, path, head)
+
+
+@given(st.text(max_size=20), st.text(max_size=20), st.binary(max_size=80))
+def test_any_label_name_and_bytes_are_judged(label: str, path: str, head: bytes) -> None:
+    with suppress(ValueError):
+        assert isinstance(media_of_result(label, path, head), Media | None)

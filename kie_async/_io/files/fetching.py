@@ -18,7 +18,7 @@ from yarl import URL
 from kie_async import errors
 from kie_async._core.range_responses import size_if_rest, version_of
 from kie_async._io.http.transport import describe
-from kie_async._media import HEAD, Media, identify, is_mislabeled, looks_like_text
+from kie_async._media import HEAD, Media, media_of_result
 from kie_async._urls import check_result_url, origin
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ async def _write_body(
             raise _too_large(limit)
         await part.write(chunk)
         if not checked and part.size >= HEAD:
-            media, checked = _check_type(response.content_type, part.head), True
+            media, checked = _check_type(response, part.head), True
         missing -= len(chunk)
         if missing <= 0:
             missing, scope.deadline = FLOOR, anyio.current_time() + WINDOW
@@ -195,7 +195,7 @@ async def _write_body(
         msg = f"The download was interrupted after {part.size} of {total} bytes. {_LATER}"
         raise InterruptedDownloadError(msg)
     if not checked:
-        media = _check_type(response.content_type, part.head)
+        media = _check_type(response, part.head)
     if media is not None and not await part.is_whole_media(media):
         await part.restart(None)
         msg = f"The result is a file of type {media.mime} that is cut off. {_LATER}"
@@ -203,12 +203,12 @@ async def _write_body(
     return media
 
 
-def _check_type(content_type: str, head: bytes) -> Media | None:
-    media = identify(head)
-    if is_mislabeled(content_type, media) or (media is None and looks_like_text(head)):
-        msg = f"The result claims to be {content_type}, but begins with {head[:16]!r}. {_LATER}"
-        raise errors.DownloadError(msg)
-    return media
+def _check_type(response: aiohttp.ClientResponse, head: bytes) -> Media | None:
+    try:
+        return media_of_result(response.content_type, response.url.path, head)
+    except ValueError as error:
+        msg = f"The result {error}. {_LATER}"
+        raise errors.DownloadError(msg) from None
 
 
 def _too_large(limit: int) -> errors.DownloadError:
