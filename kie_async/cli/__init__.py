@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -11,6 +14,7 @@ __all__ = ["exit_before_start", "main"]
 
 #: Packages of the extra ``cli``.
 _EXTRA = ("typer", "rich")
+_STDERR = 2
 
 
 def main() -> None:
@@ -21,6 +25,7 @@ def main() -> None:
         SystemExit: Always, with a code of ``kie_async.cli.exit_codes``.
     """
     signal.signal(signal.SIGINT, exit_before_start)
+    _prepare_streams()
     try:
         from kie_async.cli.app import app
         from kie_async.cli.running import GlobalOptions
@@ -29,10 +34,24 @@ def main() -> None:
             raise
         sys.stderr.write("kie-async needs typer and rich. Install them with: pip install 'kie-async[cli]'\n")
         raise SystemExit(2) from None
-    app(prog_name="kie-async", obj=GlobalOptions(early_handler=exit_before_start))
+    try:
+        app(prog_name="kie-async", obj=GlobalOptions(early_handler=exit_before_start))
+    except OSError as error:  # the help cannot be written; a command reports its own errors
+        raise SystemExit(f"error: {error.strerror or error}") from None
+
+
+def _prepare_streams() -> None:
+    """Escape what the locale cannot encode, and keep the places of closed streams from files that are opened later."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def exit_before_start(_signal: int, _frame: FrameType | None) -> NoReturn:
     """ExitCode on Ctrl-C while modules are imported and options are read; a running command handles it itself."""
-    sys.stderr.write("Interrupted. Nothing was sent, and nothing was paid.\n")
+    with suppress(AttributeError, OSError):  # a closed stream is None
+        sys.stderr.write("Interrupted. Nothing was sent, and nothing was paid.\n")
     raise SystemExit(130)

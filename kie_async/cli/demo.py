@@ -20,7 +20,7 @@ from rich.table import Table
 from kie_async import ConfigurationError, Generation, InvalidRequestError, KieError, Wan22TurboImageToVideo
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JsonOption
-from kie_async.cli.output import ShowState, show_progress
+from kie_async.cli.output import ShowState, escape_controls, show_progress
 from kie_async.cli.running import run_command
 from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import check_output, result_fields, wait_and_show
@@ -224,7 +224,7 @@ def _images(given: Path) -> list[Path]:
 
 def _table(videos: Sequence[DemoVideo], *, out: Path, requested: int, seconds: float) -> Table:
     # Without lines between the columns it fits into 80 characters.
-    table = Table("file", title=f"Saved in {out}", box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table = Table("file", title=escape_controls(f"Saved in {out}"), box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
     spent = sum(video.generation.credits or 0.0 for video in videos)
     table.columns[0].footer = f"{len(videos)} of {requested}"
     table.add_column("size", f"{sum(video.size for video in videos) / _KB:,.0f} kB", justify="right")
@@ -233,7 +233,9 @@ def _table(videos: Sequence[DemoVideo], *, out: Path, requested: int, seconds: f
     table.add_column("took", f"{seconds:.1f} s", justify="right")
     for video in videos:
         credits, size = video.generation.credits or 0.0, f"{video.size / _KB:,.0f} kB"
-        table.add_row(video.file.name, size, video.generation.task_id, f"{credits:g}", f"{video.seconds:.1f} s")
+        table.add_row(
+            escape_controls(video.file.name), size, video.generation.task_id, f"{credits:g}", f"{video.seconds:.1f} s"
+        )
     return table
 
 

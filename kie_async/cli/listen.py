@@ -7,7 +7,7 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import attrs
@@ -113,24 +113,20 @@ class CallbackLog:
         """Queue a request that was refused before it reached the client."""
         self.enqueue(CallbackLogEntry(event="refused", status=status, reason=reason))
 
-    async def write_all(self, kie: KieClient) -> BrokenPipeError:
+    async def write_all(self, kie: KieClient) -> None:
         """
-        Write entries until the reader of the results has gone; return the error that says so.
+        Write entries until the reader of the results has gone.
 
         Args:
             kie: The client, whose journal says how a job has ended.
         """
-        try:
-            await self._write_forever(kie)
-        except BrokenPipeError as error:
-            return error
-
-    async def _write_forever(self, kie: KieClient) -> NoReturn:
         check_at = math.inf
         while True:
             self._queued = anyio.Event()
             while self._queue:
                 await self._write_event(self._queue.popleft(), kie)
+            if isinstance(self._session.output.broken, BrokenPipeError):
+                return
             if anyio.current_time() >= check_at:
                 check_at = math.inf
                 for job_id in list(self._running_jobs):
@@ -266,10 +262,8 @@ async def run_listen(
         KieError: If there is no API key, or the journal cannot be used.
 
         OSError: If the port is not available.
-
-        BrokenPipeError: If the reader of the results has gone.
     """
-    log, error = CallbackLog(session), None
+    log = CallbackLog(session)
     async with (
         session.client(webhook_keys=webhook_keys, on_event=log.enqueue) as kie,
         kie,
@@ -291,10 +285,8 @@ async def run_listen(
             group.cancel_scope.cancel()
 
         group.start_soon(wait_until_end)
-        error = await log.write_all(kie)
+        await log.write_all(kie)
         group.cancel_scope.cancel()
-    if error is not None:
-        raise error
     return ExitCode.DONE
 
 

@@ -1,19 +1,27 @@
-"""The output of a command: results on standard output; messages, the log and progress on standard error."""
+"""
+The output of a command: results on standard output; messages, the log and progress on standard error.
+
+All that a command prints goes through ``Output``. It escapes what a terminal would obey, and it never raises: a closed
+pipe, a full disk or a character that the locale does not have must not end a command that has paid.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from typing import Protocol, TextIO
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol, TextIO, cast
 
 import anyio
-from rich.console import Console, RenderableType
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from kie_async import JSON
@@ -23,8 +31,12 @@ __all__ = ["Output", "ShowState", "escape_controls", "log_to", "show_progress"]
 #: The width of a table in a pipe, which has no width of its own.
 _PIPE_WIDTH = 120
 
-#: The characters that move a terminal's cursor or turn text around; tabs and line ends are harmless.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+#: The characters that move a terminal's cursor, end a line, turn text around, are invisible, or have no encoding. Tabs
+#: are harmless. The zero-width joiner and non-joiner stay: emoji and Persian need them.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 _VERBOSE_FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 
@@ -35,15 +47,84 @@ def escape_controls(text: str) -> str:
     r"""
     Escape control characters: file names and texts of the service may contain sequences that terminals obey.
 
-    >>> escape_controls("a\x1b[2Jb")
-    'a\\x1b[2Jb'
+    >>> escape_controls("a\x1b[2Jb\nc")
+    'a\\x1b[2Jb\\nc'
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+class _Stream(io.TextIOBase):
+    """
+    A text stream that never raises.
+
+    Characters that it cannot encode are escaped, and after the first error of the system it drops what is written.
+
+    Args:
+        stream: The stream; None for one that was closed before the process began.
+
+    Attributes:
+        error: The error, or None.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.error: Exception | None = OSError(errno.EBADF, os.strerror(errno.EBADF)) if stream is None else None
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a property in place of an attribute
+        """The encoding of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Return True if the stream is a terminal."""
+        with suppress(OSError, ValueError):
+            return self._stream is not None and self._stream.isatty()
+        return False
+
+    def write(self, text: str, /) -> int:
+        """Write *text*."""
+        encodable = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        self._attempt(lambda stream: stream.write(encodable))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, action: Callable[[TextIO], object]) -> None:
+        if self._stream is None or self.error is not None:
+            return
+        try:
+            action(self._stream)
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            self.error = error
+            with suppress(OSError, ValueError):
+                # The interpreter flushes the stream at its end, and what is buffered would fail again.
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+
+
+class _SafeConsole(Console):
+    """A console that escapes control characters in whatever it prints, and takes no text for markup."""
+
+    def __init__(self, stream: _Stream, *, width: int | None = None, soft_wrap: bool = False) -> None:
+        super().__init__(
+            file=cast("TextIO", stream), width=width, soft_wrap=soft_wrap, highlight=False, markup=False, emoji=False
+        )
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render anything into segments without control characters, except those of the console's own."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment("\n".join(map(escape_controls, segment.text.split("\n"))), segment.style)
+
+
 class Output:
     """
-    The two output streams of one command.
+    The two output streams of one command. Its methods do not raise.
 
     Args:
         as_json: True for results as JSON, one object a line, instead of text.
@@ -51,50 +132,75 @@ class Output:
         out: The stream of results; None for standard output.
 
         err: The stream of messages and progress; None for standard error.
+
+    Attributes:
+        broken: The error that kept a result from being written, or None. The result is then among the messages; after
+            ``BrokenPipeError`` it is not: its reader has gone.
     """
 
     def __init__(self, *, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.as_json = as_json
         # Evaluated at call time: tests and Python callers may have replaced the streams.
-        self._out = out if out is not None else sys.stdout
-        self._err = err if err is not None else sys.stderr
-        self.messages: Console = Console(file=self._err, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self._out = _Stream(out if out is not None else sys.stdout)
+        self._err = _Stream(err if err is not None else sys.stderr)
+        self.messages: Console = _SafeConsole(self._err, soft_wrap=True)
+        self.broken: Exception | None = None
 
     @property
     def interactive(self) -> bool:
         """True if messages go to a terminal that can redraw them."""
         return self._err.isatty() and not self.messages.is_dumb_terminal
 
-    def result(self, text: str, fields: Mapping[str, JSON]) -> None:
+    def result(self, text: str | Sequence[str], fields: Mapping[str, JSON]) -> None:
         """
         Write one result.
 
         Args:
-            text: The result for people and for ``$(...)``; may have several lines.
+            text: The result for people and for ``$(...)``: a line, or several.
 
             fields: The result as JSON.
         """
-        self._out.write(f"{json.dumps(fields)}\n" if self.as_json else f"{text}\n")
+        if self.as_json:
+            lines = [json.dumps(fields).replace("\x7f", "\\u007f")]
+        else:
+            lines = [escape_controls(line) for line in ([text] if isinstance(text, str) else text)]
+        self._out.write("".join(f"{line}\n" for line in lines))
         self._out.flush()
+        if self._out.error is not None:
+            self._show_lost(lines, self._out.error)
+
+    def _show_lost(self, lines: Iterable[str], error: Exception) -> None:
+        is_first, self.broken = self.broken is None, error
+        if isinstance(error, BrokenPipeError):
+            return  # `kie-async ls | head` ends silently
+        if is_first:
+            self.error(
+                f"Standard output cannot be written ({getattr(error, 'strerror', None) or error}). The command goes on,"
+                " and its results follow here."
+            )
+        for line in lines:
+            self.info(line)
 
     def table(self, table: RenderableType) -> None:
         """Print a table: among the results, or among the messages where results are JSON."""
         stream = self._err if self.as_json else self._out
-        width = None if stream.isatty() else _PIPE_WIDTH
-        Console(file=stream, width=width, highlight=False, emoji=False).print(table)
+        _SafeConsole(stream, width=None if stream.isatty() else _PIPE_WIDTH).print(table)
         stream.flush()
 
     def info(self, text: str) -> None:
-        """Print a message."""
-        self.messages.print(Text(escape_controls(text)))
+        """Print a message; its lines after the first are indented, so that none passes for another message."""
+        self._print(Text(), text)
 
     def warn(self, text: str) -> None:
         """Print a message about something that may cost money or time."""
-        self.messages.print(Text.assemble(("warning: ", "bold yellow"), escape_controls(text)))
+        self._print(Text("warning: ", "bold yellow"), text)
 
     def error(self, text: str) -> None:
         """Print an error message."""
-        self.messages.print(Text.assemble(("error: ", "bold red"), escape_controls(text)))
+        self._print(Text("error: ", "bold red"), text)
+
+    def _print(self, mark: Text, text: str) -> None:
+        self.messages.print(Text.assemble(mark, "\n  ".join(map(escape_controls, text.split("\n")))))
 
 
 @contextmanager
@@ -170,11 +276,20 @@ def show_progress(output: Output) -> Generator[ShowState]:
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}", style="bold", markup=False),
-        TextColumn("{task.fields[state]}"),
+        _StateColumn(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=output.messages) as display:
         yield _TerminalProgress(display)
+
+
+class _StateColumn(ProgressColumn):
+    """The state of a job, in its color."""
+
+    def render(self, task: Task) -> Text:
+        """Return the state of a row."""
+        state = str(task.fields["state"])
+        return Text(escape_controls(state), _COLORS.get(state.partition(" ")[0], ""))
 
 
 class _PlainProgress:
@@ -200,6 +315,5 @@ class _TerminalProgress:
 
     def __call__(self, job: str, state: str, *, done: bool = False) -> None:
         if job not in self._rows:
-            self._rows[job] = self._display.add_task(job, total=1, state="")
-        color, text = _COLORS.get(state.partition(" ")[0]), escape(state)
-        self._display.update(self._rows[job], state=f"[{color}]{text}[/]" if color else text, completed=int(done))
+            self._rows[job] = self._display.add_task(escape_controls(job), total=1, state="")
+        self._display.update(self._rows[job], state=state, completed=int(done))

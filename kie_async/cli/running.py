@@ -116,12 +116,13 @@ def _run(options: GlobalOptions, session: Session, command: Callable[[Session], 
 
     async def until_interrupted() -> ExitCode:
         try:
-            return await command(session)
+            code = await command(session)
         except anyio.get_cancelled_exc_class():
             print_hint_once()
             # A thread that resolves a host name cannot be interrupted, and the loop waits for its threads.
             force_exit.start()
             raise
+        return ExitCode.FAILED if code is ExitCode.DONE and session.output.broken is not None else code
 
     try:
         if options.early_handler is not None and signal.getsignal(signal.SIGINT) is options.early_handler:
@@ -130,8 +131,6 @@ def _run(options: GlobalOptions, session: Session, command: Callable[[Session], 
     except KeyboardInterrupt:
         print_hint_once()
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        raise  # the reader of the results has gone: typer exits silently
     except Exception as error:  # noqa: BLE001 (every error becomes a message and an exit code)
         if options.verbose:
             session.output.info(traceback.format_exc())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,14 +64,14 @@ def unsent_fields(info: JobInfo, *, now: float) -> Mapping[str, JSON]:
     return {**record_fields(record, job_id=info.job_id, now=now), "task_id": None}
 
 
-def _as_text(fields: Mapping[str, JSON]) -> str:
+def _as_lines(fields: Mapping[str, JSON]) -> Sequence[str]:
     lines = []
     for name, value in fields.items():
         for part in value if isinstance(value, list) else [value]:
             unit = " s" if name in ("age", "seconds") else ""
             if part is not None:
                 lines.append(f"{name:<13}{f'{part:g}' if isinstance(part, float) else part}{unit}")
-    return "\n".join(lines)
+    return lines
 
 
 async def run_status(session: Session, known_id: str) -> ExitCode:
@@ -95,7 +95,7 @@ async def run_status(session: Session, known_id: str) -> ExitCode:
         else:
             record = await kie.job(known_id).status()
             fields = record_fields(record, job_id=None if info is None else info.job_id, now=now)
-    session.output.result(_as_text(fields), fields)
+    session.output.result(_as_lines(fields), fields)
     return ExitCode.DONE
 
 

@@ -157,5 +157,5 @@ def write_result(output: Output, generation: Generation, files: list[Path]) -> N
     seconds = "" if generation.seconds is None else f", {generation.seconds:.1f} s at the service"
     cost = "" if generation.credits is None else f", {generation.credits:g} credits"
     output.info(f"Task {generation.task_id}{cost}{seconds}.")
-    text = "\n".join(map(str, files or generation.urls)) or json.dumps(generation.record.result)
-    output.result(text, result_fields(generation, files))
+    lines = [str(place) for place in files or generation.urls] or [json.dumps(generation.record.result)]
+    output.result(lines, result_fields(generation, files))

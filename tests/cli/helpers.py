@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ __all__ = [
     "UNUSABLE_FOLDER",
     "CapturedSession",
     "CommandResult",
+    "broken_stream",
     "create_job",
     "create_job_in_doubt",
     "create_unsent_job",
@@ -42,6 +44,16 @@ UNUSABLE_FOLDER = "/dev/null/state"
 
 #: A real photograph-sized JPEG.
 CAT = Path(__file__).parents[2] / "kie_async" / "cli" / "data" / "cat.jpg"
+
+
+def broken_stream(number: int) -> io.StringIO:
+    """Return a stream whose every write fails with an error of the system."""
+
+    class Broken(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise OSError(number, os.strerror(number), text[:0])
+
+    return Broken()
 
 
 @attrs.frozen

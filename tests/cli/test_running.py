@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import anyio
@@ -15,7 +18,7 @@ from kie_async.cli import exit_before_start
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.output import Output, log_to
 from kie_async.cli.session import Session
-from tests.cli.helpers import run_in_session
+from tests.cli.helpers import broken_stream, run_in_session
 
 
 @pytest.fixture(autouse=True)
@@ -125,12 +128,41 @@ def test_bug_without_a_job_exits_1() -> None:
 def test_closed_pipe_is_silent() -> None:
     """``kie-async demo | head`` ends silently."""
 
-    async def writing(_session: Session) -> ExitCode:
-        raise BrokenPipeError(32, "Broken pipe")
+    async def writing(session: Session) -> ExitCode:
+        session.output = Output(out=broken_stream(32), err=sys.stderr)
+        session.output.result(["one", "two"], {})
+        session.output.result("three", {})
+        return ExitCode.DONE
 
     result = run_in_session(writing)
 
     assert (1, "") == (result.code, result.err)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT])
+def test_unwritable_results_are_printed_among_the_messages(number: int) -> None:
+    """The command goes on, and its exit code tells that standard output lacks results."""
+
+    async def writing(session: Session) -> ExitCode:
+        session.output = Output(out=broken_stream(number), err=sys.stderr)
+        session.output.result("cat.mp4", {})
+        session.output.result("dog.mp4", {})
+        return ExitCode.DONE
+
+    result = run_in_session(writing)
+
+    assert (1, "") == (result.code, result.out)
+    assert result.err.splitlines()[1:] == ["cat.mp4", "dog.mp4"]
+    assert 1 == result.err.count(f"error: Standard output cannot be written ({os.strerror(number)})")
+
+
+def test_worse_exit_code_stays_when_results_cannot_be_written() -> None:
+    async def writing(session: Session) -> ExitCode:
+        session.output = Output(out=broken_stream(errno.ENOSPC), err=sys.stderr)
+        session.output.result("cat.mp4", {})
+        return ExitCode.IN_DOUBT
+
+    assert 3 == run_in_session(writing).code
 
 
 def test_interrupted_command_without_jobs() -> None:

@@ -222,4 +222,7 @@ def ask_user() -> bool:
     if not sys.stdin.isatty():
         msg = "Standard input is not a terminal, so nothing can be asked. Nothing was sent: add --yes to run unasked."
         raise ConfigurationError(msg)
-    return typer.confirm("Continue?", default=False, err=True)
+    try:
+        return typer.confirm("Continue?", default=False, err=True)
+    except typer.Abort:  # the end of the input
+        return False

@@ -22,7 +22,7 @@ _FORCED_EXIT_DELAY = 1.5
 @attrs.define(kw_only=True)
 class SignalHandler:
     """
-    Handles signals during a run; SIGTERM counts as Ctrl-C.
+    Handles signals during a run; SIGTERM, and SIGHUP of a terminal that has gone, count as Ctrl-C.
 
     Args:
         drain: The time that requests and downloads may take to end after the first signal, in seconds.
@@ -56,7 +56,10 @@ class SignalHandler:
 
             task_status: Notified once signals are received.
         """
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+            numbers.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*numbers) as signals:
             task_status.started()
             async for _ in signals:
                 self.count += 1

@@ -126,7 +126,13 @@ def row_states(options: BatchOptions) -> Sequence[object]:
 
 
 async def run_with_signals(
-    fake: FakeKie, options: BatchOptions, *, after: Callable[[Truth], Sized], count: int = 1, times: int = 1
+    fake: FakeKie,
+    options: BatchOptions,
+    *,
+    after: Callable[[Truth], Sized],
+    count: int = 1,
+    times: int = 1,
+    number: signal.Signals = signal.SIGINT,
 ) -> tuple[ExitCode, CapturedSession, float]:
     """Interrupt the command once *after* has *count* items; return also its time to exit after the last signal."""
     streams = CapturedSession(fake)
@@ -145,5 +151,5 @@ async def run_with_signals(
         for _ in range(times):
             await anyio.sleep(0.5)
             stopped_at = anyio.current_time()
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
     return codes[0], streams, ended_at - stopped_at

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+
+import pytest
 
 from kie_async.cli.batch.folder import PAGE
 from kie_async.cli.exit_codes import ExitCode
@@ -22,6 +25,27 @@ async def test_first_signal_leaves_running_tasks(fake: FakeKie, folder: Path) ->
     assert 1 == streams.err.count(f"To resume: {options.resume_command()}")
     code, _ = await run_to_end(fake, options)
     assert (ExitCode.DONE, 30, ["done"] * 30) == (code, len(fake.truth.tasks), row_states(options))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_other_signals_drain_the_run_as_well(fake: FakeKie, folder: Path, number: signal.Signals) -> None:
+    """A terminal that has gone sends SIGHUP; the manifest has every task."""
+    options = make_options(write_table(folder, 4))
+    code, _, _ = await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=4, number=number)
+
+    assert (ExitCode.INTERRUPTED, ["running"] * 4) == (code, row_states(options))
+
+
+async def test_ignored_hang_up_stays_ignored(fake: FakeKie, folder: Path) -> None:
+    """``nohup`` ignores it, so that the run goes on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        options = make_options(write_table(folder, 2))
+        code, _, _ = await run_with_signals(fake, options, after=lambda truth: truth.tasks, number=signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert (ExitCode.DONE, ["done"] * 2) == (code, row_states(options))
 
 
 async def test_first_signal_awaits_open_create(fake: FakeKie, folder: Path) -> None:
