@@ -37,7 +37,8 @@ def main() -> None:
     try:
         app(prog_name="kie-async", obj=GlobalOptions(early_handler=exit_before_start))
     except OSError as error:  # the help cannot be written; a command reports its own errors
-        raise SystemExit(f"error: {error.strerror or error}") from None
+        msg = f"error: {error.strerror or error}"
+        raise SystemExit(msg) from None
 
 
 def _prepare_streams() -> None:
