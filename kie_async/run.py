@@ -27,8 +27,9 @@ class Run:
     Rows are read, sent and downloaded in the background as long as the outcomes are taken. A slow caller slows the run
     down; the outcomes that wait for it are bounded.
 
-    When the account cannot pay (codes 401, 402 and 433), no more rows are read. What runs is followed to its end, and
-    its outcomes are delivered. Then the iterator raises that error. The same call again continues the table. An error
+    When the service refuses the key (codes 401 and 433) or the account cannot pay (402), no more rows are read. What
+    runs is followed to its end, and its outcomes are delivered: a row whose task can no longer be polled is ``Failed``,
+    with its ``task_id``. Then the iterator raises that error. The same call again continues the table. An error
     of the table itself, of the journal, or of a full disk ends a run in the same way, and so does a client that closes
     (``ClientClosedError``).
     """

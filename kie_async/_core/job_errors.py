@@ -117,6 +117,9 @@ def poll_error(verdict: PollVerdict, *, job_id: str | None, task_id: str | None)
         case PollVerdict.DENIED:
             msg = "The service does not accept the API key for polls. Check KIE_API_KEY; the task continues."
             return errors.AuthenticationError(msg, code=401, job_id=job_id, task_id=task_id)
+        case PollVerdict.TIMED_OUT:
+            msg = "The service has timed out (code 408), and the task may still end. Wait for it, or ask again later."
+            return errors.ServerError(msg, code=408, job_id=job_id, task_id=task_id)
         case PollVerdict.RATE_LIMITED:
             msg = "The service refused the poll: too many requests. Try again in a few seconds."
             return errors.RateLimitError(msg, code=429, job_id=job_id, task_id=task_id)

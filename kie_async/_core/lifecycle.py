@@ -159,8 +159,8 @@ class Intent:
 
         duplicate_task_ids: Further tasks that turned out to belong to this intent.
 
-        callback_task_ids: Tasks that authentic callbacks have named while no task was known, and that are not proved
-            yet.
+        callback_task_ids: Tasks that authentic callbacks, or odd answers to its creates, have named while no task was
+            known, and that are not proved yet.
 
         owner: The name of the process that works on the job; None for a job that is free for any process.
 

@@ -27,6 +27,7 @@ __all__ = [
     "answer_error",
     "create_error",
     "decide",
+    "is_from_gateway",
     "names_content_fault",
     "names_lost_media",
     "shortened",
@@ -88,9 +89,39 @@ class Reply:
         return self.code is None and self.status in statuses
 
     @property
+    def from_gateway(self) -> bool:
+        """True for the refusal of a gateway or a proxy; see ``is_from_gateway``."""
+        return is_from_gateway(self.status, self.code, self.head)
+
+    @property
+    def summary(self) -> str:
+        """The answer in a few words."""
+        return (
+            "a page, or a refusal, of a gateway or a proxy: " * self.from_gateway
+            + f"HTTP {self.status}, code {self.code}"
+        )
+
+    @property
     def is_redirect(self) -> bool:
         """True for an HTTP status of 300 to 399."""
         return self.status is not None and 300 <= self.status < 400  # noqa: PLR2004 (the class of redirects)
+
+
+#: HTTP statuses that speak of the key or the account, and come from a gateway or a proxy if the body has no code.
+_GATEWAY_STATUSES = frozenset({401, 402, 403, 407})
+
+
+def is_from_gateway(status: int | None, code: int | None, head: str) -> bool:
+    """
+    Return True for an answer of a gateway or a proxy that may, or may not, be about the key or the account.
+
+    The service answers with a code in the body, also where it refuses a key. A bare HTTP 401, 402, 403 or 407 and a
+    page (a login, a captcha, a block) tell nothing about the key, the account or the task.
+
+    >>> is_from_gateway(407, None, ""), is_from_gateway(200, None, "<html>"), is_from_gateway(401, 401, "{")
+    (True, True, False)
+    """
+    return code is None and (status in _GATEWAY_STATUSES or head.lstrip("\ufeff \t\r\n").startswith("<"))
 
 
 # -- the service's texts ----------------------------------------------------------------------------------------------
@@ -174,7 +205,12 @@ def names_content_fault(message: str) -> bool:
 
 
 def _lacks_credits(reply: Reply) -> bool:
-    return reply.has_code(500) and _CREDIT_TEXT.fullmatch(reply.message) is not None
+    # The pages of the music models give 429 this meaning.
+    return reply.has_code(429, 500) and _CREDIT_TEXT.fullmatch(reply.message) is not None
+
+
+def _is_rate_limit(reply: Reply) -> bool:
+    return (reply.has_code(429) or reply.has_bare_status(429)) and not _lacks_credits(reply)
 
 
 def _is_paused(reply: Reply) -> bool:
@@ -212,7 +248,12 @@ class VerdictRule:
 
 
 _REFUSED_CODES = (400, 403, 404, 405, 408, 413, 415, 422, 451, 505, 550)
-_REFUSED_STATUSES = (400, 403, 404, 413, 422)
+_REFUSED_STATUSES = (400, 404, 413, 422)
+
+
+def _is_blocked_client(reply: Reply) -> bool:
+    return reply.has_bare_status(403) and _PROXY_TEXT.search(reply.head) is not None
+
 
 RULES: tuple[VerdictRule, ...] = (
     VerdictRule(
@@ -230,7 +271,7 @@ RULES: tuple[VerdictRule, ...] = (
     VerdictRule("HTTP 3xx", lambda r: r.is_redirect, Verdict.REJECTED, "`ConfigurationError`: no redirect is followed"),
     VerdictRule(
         "code 429, or a bare HTTP 429",
-        lambda r: r.has_code(429) or r.has_bare_status(429),
+        _is_rate_limit,
         Verdict.RATE_LIMITED,
         "its token expires, and from the second one in a window on the limit is estimated; the job keeps its place and"
         " is sent again, within `max_age`",
@@ -242,8 +283,8 @@ RULES: tuple[VerdictRule, ...] = (
         "one probe a minute for the whole client, within `maintenance_timeout`; then `MaintenanceError`",
     ),
     VerdictRule(
-        "code 401, 402 or 433, a bare HTTP 401 or 402, or code 500 with the whole text of 402",
-        lambda r: r.has_code(401, 402, 433) or r.has_bare_status(401, 402) or _lacks_credits(r),
+        "code 401, 402 or 433, or code 429 or 500 with the whole text of 402",
+        lambda r: r.has_code(401, 402, 433) or _lacks_credits(r),
         Verdict.ACCOUNT,
         "the queue pauses, and every waiter of an unsent job gets the error, in other processes, too; a later"
         " `submit()` in any process is the probe",
@@ -261,13 +302,15 @@ RULES: tuple[VerdictRule, ...] = (
         "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServerError`, REJECTED",
     ),
     VerdictRule(
-        "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 400, 403, 404, 413 or 422",
-        lambda r: r.has_code(*_REFUSED_CODES) or r.has_bare_status(*_REFUSED_STATUSES),
+        "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 400, 404, 413 or 422; a bare HTTP"
+        " 403 with Cloudflare's error 1010",
+        lambda r: r.has_code(*_REFUSED_CODES) or r.has_bare_status(*_REFUSED_STATUSES) or _is_blocked_client(r),
         Verdict.REJECTED,
         "the error of that code",
     ),
     VerdictRule(
-        "all else: timeout, reset, bare 5xx, HTML, broken JSON, `data: null`, an unknown code, the process killed",
+        "all else: timeout, reset, a bare 401, 402, 403, 407 or 5xx, HTML, broken JSON, `data: null`, an unknown code,"
+        " the process killed",
         lambda _: True,
         Verdict.IN_DOUBT,
         "never sent again automatically: `SubmitInDoubtError`",

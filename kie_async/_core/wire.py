@@ -29,6 +29,7 @@ __all__ = [
     "UPLOAD_FOLDER",
     "Envelope",
     "Param",
+    "as_task_id",
     "callback_ids",
     "read_callback_ids",
     "read_credit",
@@ -50,7 +51,8 @@ __all__ = [
 _TASK_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 _CODE = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_SUCCESS = 200
+#: The codes of success: 200 was recorded; public clients report 0, and 201 is that of HTTP.
+_SUCCESSES = (200, 0, 201)
 #: The years 2001 and 5138, in seconds since the epoch; larger numbers are milliseconds.
 _EARLIEST, _LATEST = 1e9, 1e11
 
@@ -150,10 +152,11 @@ def task_id_of(envelope: Envelope) -> str | None:
     >>> task_id_of(Envelope(200, "success", {"taskId": "task_wan_1765172522239"}))
     'task_wan_1765172522239'
     """
-    return _as_id(_member(envelope, "taskId"))
+    return as_task_id(_member(envelope, "taskId"))
 
 
-def _as_id(value: JSON) -> str | None:
+def as_task_id(value: JSON) -> str | None:
+    """Return *value* as the id of a task; None if it is none."""
     as_text = value if isinstance(value, str) else text(value) if isinstance(value, int) else None
     return as_text if as_text is not None and _TASK_ID.fullmatch(as_text) else None
 
@@ -170,7 +173,7 @@ def callback_ids(document: JSON) -> set[str]:
     data = document.get("data")
     inner = data if isinstance(data, Mapping) else {}
     found = (document.get("taskId"), inner.get("taskId"), inner.get("task_id"))
-    return {known for value in found if (known := _as_id(value)) is not None}
+    return {known for value in found if (known := as_task_id(value)) is not None}
 
 
 def read_callback_ids(body: bytes) -> set[str]:
@@ -477,7 +480,7 @@ def read_upload(body: bytes, *, now: float) -> tuple[str, float] | None:
         epoch; None if the upload has failed or the answer has no http(s) URL.
     """
     envelope = read_envelope(body)
-    if envelope is None or envelope.code not in {None, _SUCCESS}:
+    if envelope is None or envelope.code not in {None, *_SUCCESSES}:
         return None
     url = _url(_member(envelope, "downloadUrl")) or _url(_member(envelope, "fileUrl"))
     if url is None:
@@ -515,8 +518,8 @@ def read_download_url(envelope: Envelope) -> str | None:
 
 
 def read_credit(envelope: Envelope) -> float | None:
-    """Return the account's balance in credits, or None."""
-    return number(envelope.data)
+    """Return the account's balance in credits, or None if there is none, or no success."""
+    return number(envelope.data) if envelope.code in _SUCCESSES else None
 
 
 def _url(value: JSON) -> str | None:

@@ -21,11 +21,11 @@ from kie_async import errors
 from kie_async._core.callback_token import callback_secret
 from kie_async._core.job_errors import closed_error
 from kie_async._core.polling import LagPolicy
-from kie_async._core.verdicts import Reply, answer_error
-from kie_async._core.wire import read_credit, read_envelope
+from kie_async._core.verdicts import Reply, Verdict, answer_error, decide
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
 from kie_async._io.files.uploads import Uploads
+from kie_async._io.http.account_check import AccountCheck
 from kie_async._io.jobs.follower import JobFollower, JournalWatch
 from kie_async._io.jobs.live_job import UNANSWERED, Registry, StopReason
 from kie_async._io.jobs.resolution import Resolution
@@ -36,6 +36,7 @@ from kie_async._io.polling.tracker import Tracker
 from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
 from kie_async._io.runtime import Runtime, Supervisor, run_all
 from kie_async._io.submitting.admission import SENT_WITHIN, Admission
+from kie_async._io.submitting.candidates import Candidates
 from kie_async._io.submitting.intake import Intake, IntentWriter
 from kie_async._io.submitting.submission import SubmissionContext, Submitter
 from kie_async._io.timers import Timers
@@ -66,7 +67,7 @@ __all__ = ["Engine", "Settings"]
 _T = TypeVar("_T")
 _log = logging.getLogger("kie_async")
 
-_SUCCESS = 200
+_BAD_KEY = 401
 #: The number of ended tasks whose durations are read from the journal; ``Durations`` remembers about as many of a kind.
 _KNOWN_DURATIONS = 200
 
@@ -167,7 +168,10 @@ class Engine:
         admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
         self.admission: Admission = admission
         admission.restore_tokens(settings.token_return_times)
-        self.uploads: Uploads = Uploads(self.transport, runtime)
+        self.account_check: AccountCheck = AccountCheck(
+            transport=self.transport, supervisor=supervisor, runtime=runtime, on_refusal=self._pause_account
+        )
+        self.uploads: Uploads = Uploads(self.transport, runtime, self.account_check.record_gateway_answer)
         self._prices: Prices | None = None
         self._build_polling()
         self._build_submission()
@@ -213,6 +217,7 @@ class Engine:
             supervisor=self.supervisor,
             on_poll=self.tracker.handle_poll,
             on_round_trip=self.admission.record_round_trip,
+            on_gateway_answer=self.account_check.record_gateway_answer,
         )
 
     def _build_submission(self) -> None:
@@ -236,6 +241,10 @@ class Engine:
                 secret=self.callback_secrets[0],
                 report=self._report,
                 forget_uploads=self.uploads.forget,
+                candidates=Candidates(
+                    poller=self.poller, results=self.results, secrets=self.callback_secrets, confirm=self._confirm
+                ),
+                on_gateway_answer=self.account_check.record_gateway_answer,
             ),
             registry=self.registry,
             tracker=self.tracker,
@@ -427,13 +436,10 @@ class Engine:
 
     async def credits(self) -> float:
         """Return the account's balance; see ``KieClient.credits``."""
-        answer = await self.transport.request("GET", "/api/v1/chat/credit")
-        envelope = read_envelope(answer.body)
-        if envelope is not None and envelope.code == _SUCCESS and (balance := read_credit(envelope)) is not None:
-            return balance
-        head = answer.body[:256].decode("utf-8", "replace")
-        reply = Reply(sent=True, status=answer.status, envelope=envelope, head=head)
-        raise answer_error(reply, what="the question for the balance")
+        reply, balance = await self.account_check.ask()
+        if balance is None:
+            raise answer_error(reply, what="the question for the balance")
+        return balance
 
     def statistics(self) -> Statistics:
         """Return a snapshot; see ``KieClient.statistics``."""
@@ -487,6 +493,18 @@ class Engine:
 
     def _follow(self, job: LiveJob) -> Awaitable[None]:
         return self.follower.follow(job)
+
+    def _confirm(self, job_id: str, task_id: str) -> None:
+        self.confirmations.enqueue(job_id, task_id)
+
+    def _pause_account(self, reply: Reply) -> None:
+        """Pause creates, and polls if the key is refused, after the service's own answer about the account."""
+        verdict = decide(reply)
+        self.admission.record_account(verdict)
+        if verdict is Verdict.ACCOUNT:
+            self.submitter.stop_for_account(None, answer_error(reply, what="the question for the balance"))
+            if reply.has_code(_BAD_KEY):  # the other codes are about creates
+                self.tracker.deny_polls()
 
     def _resume_written(self, job: LiveJob, task_id: str | None, deleted: bool) -> Awaitable[None]:  # noqa: FBT001 (a callback)
         return self.follower.resume_written(job, task_id, deleted)

@@ -51,6 +51,8 @@ def exit_code_of(error: KieError) -> ExitCode:
             return ExitCode.FAILED
         case errors.TaskTimeoutError() | errors.DownloadError():
             return ExitCode.UNFINISHED
+        case errors.AuthenticationError() if error.task_id is not None:
+            return ExitCode.UNFINISHED  # the key was refused to a poll, and the task continues
         case errors.ConfigurationError() | errors.KeyConflictError() | errors.JournalError():
             return ExitCode.USAGE
         case errors.InvalidRequestError() if error.problems:

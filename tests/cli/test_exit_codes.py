@@ -52,6 +52,7 @@ JOB = KieClient("unused-key").job("kj_1")
         (3, ServerError("500 three times", code=500, job_id="kj_1")),
         (3, ServerError("501 three times", code=501, job_id="kj_1")),
         (4, TaskTimeoutError("late", task_id="1")),
+        (4, AuthenticationError("polls are refused", code=401, task_id="1")),
         (4, DownloadError("broken off", task_id="1")),
         (5, TransportError("no answer")),
         (5, UploadError("no answer")),

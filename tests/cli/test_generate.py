@@ -125,6 +125,22 @@ def test_generate_errors_and_exit_codes(code: int, fake: FakeKie, said: str, tmp
     assert not (tmp_path / "cat.mp4").exists()
 
 
+@pytest.mark.parametrize("status", [401, 402, 403, 407, 200])
+def test_page_of_a_gateway_does_not_end_the_command(status: int, tmp_path: Path) -> None:
+    fake = FakeKie(faults=[Fault("poll", "html", status=status, times=3)])
+
+    assert 0 == run_generate_against(fake, make_options(tmp_path / "cat.mp4")).code
+
+
+def test_refused_key_leaves_the_paid_task_and_says_how_to_resume() -> None:
+    fake = FakeKie(faults=[Fault("poll", "code", code=401)])
+    result = run_generate_against(fake, make_options())
+    (task_id,) = fake.truth.tasks
+
+    assert 4 == result.code
+    assert f"kie-async wait {task_id}" in result.err
+
+
 def test_ambiguous_error_prints_a_warning() -> None:
     fault = Fault("create", "code", code=500, msg="Server exception", times=1)
     result = run_generate_against(FakeKie(faults=[fault]), attrs.evolve(make_options(), wait=False))

@@ -94,7 +94,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "server error": ({"kind": "code", "code": 500}, "code 500"),
     "maintenance": ({"kind": "code", "code": 455}, "code 455"),
     "no state": ({"kind": "alter", "data": {"taskId": "", "state": None}}, "without a state"),
-    "no data": ({"kind": "body", "body": '{"code":501,"msg":"x"}'}, "no record"),
+    "no data": ({"kind": "body", "body": '{"code":505,"msg":"x"}'}, "no record"),
     "cut off": ({"kind": "truncated_json"}, "HTTP 200"),
     "closed": ({"kind": "close"}, "recordInfo"),
     "denied": ({"kind": "code", "code": 401}, "API key"),

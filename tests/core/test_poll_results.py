@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kie_async._core.poll_results import PollResult, PollVerdict, judge_poll
 from kie_async._core.wire import read_record_body
+from kie_async.records import JSON
 from tests.core.strategies import statuses
 from tests.strategies import json_objects, json_values
 
@@ -137,8 +138,6 @@ def test_an_unknown_task_is_not_visible(status: int, body: bytes) -> None:
         answer(200, {"state": ""}),
         answer(200, {"state": None, "successFlag": 1}),
         answer(500, None, "Server exception"),
-        answer(501, None, "failed"),
-        answer(408, None, "upstream"),
         answer(455, None, "maintenance"),
         answer(777, None, "what?"),
     ],
@@ -155,7 +154,19 @@ def test_other_answers_are_unreadable(status: int, body: bytes) -> None:
         (429, b"<html>", PollVerdict.RATE_LIMITED),
         (429, b"{}", PollVerdict.RATE_LIMITED),
         (200, answer(401, None, "You do not have access permissions"), PollVerdict.DENIED),
-        (401, b"", PollVerdict.DENIED),
+        (401, b"", PollVerdict.UNREADABLE),
+        (401, b"<html>", PollVerdict.UNREADABLE),
+        (401, b'{"error":"unauthorized"}', PollVerdict.UNREADABLE),
+        (401, b'{"code":"UNAUTHENTICATED"}', PollVerdict.UNREADABLE),
+        (401, answer(200, {}), PollVerdict.UNREADABLE),
+        (407, b"", PollVerdict.UNREADABLE),
+        (200, answer("401", None), PollVerdict.DENIED),
+        (200, answer(402, None), PollVerdict.UNREADABLE),
+        (200, answer(433, None), PollVerdict.UNREADABLE),
+        (200, answer(430, None, "Your call frequency is too high."), PollVerdict.RATE_LIMITED),
+        (200, answer(408, None, "upstream"), PollVerdict.TIMED_OUT),
+        (504, answer(408, None, "upstream"), PollVerdict.TIMED_OUT),
+        (408, b"", PollVerdict.UNREADABLE),
         (429, answer(401, None), PollVerdict.DENIED),
         (401, answer(429, None), PollVerdict.RATE_LIMITED),
     ],
@@ -171,3 +182,33 @@ def test_a_body_broken_within_param_has_a_record() -> None:
     assert PollVerdict.RECORD is shown.verdict
     assert shown.record is not None
     assert shown.record.failed
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("data", [None, {}, "", {"taskId": ID}, {"taskId": ID, "state": ""}])
+@pytest.mark.parametrize("code", [501, 531, "501"])
+def test_a_failure_in_the_code_alone_is_the_end_of_the_task(code: int | str, data: JSON, status: int) -> None:
+    record = poll(answer(code, data, "Playground task failed."), status).record
+
+    assert record is not None
+    assert (ID, True, str(code), "Playground task failed.") == (
+        record.task_id,
+        record.failed,
+        record.fail_code,
+        record.fail_message,
+    )
+
+
+@pytest.mark.parametrize(
+    "data", [{"taskId": "other"}, {"task_id": "other"}, {"taskId": "other", "state": "fail"}, {"model": "suno"}, [1]]
+)
+def test_a_failure_of_another_task_is_not_ours(data: JSON) -> None:
+    assert PollVerdict.UNREADABLE is poll(answer(501, data)).verdict
+
+
+@pytest.mark.parametrize("state", ["generating", "success"])
+def test_a_state_counts_more_than_a_code_of_failure(state: str) -> None:
+    record = poll(answer(501, {"taskId": ID, "state": state})).record
+
+    assert record is not None
+    assert state == record.state

@@ -21,6 +21,7 @@ from kie_async._core.callback_validation import (
     echoes_token,
     next_step,
 )
+from kie_async._core.candidates import confirms_answer
 from kie_async._core.poll_results import PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.transitions import require_row
@@ -234,7 +235,7 @@ class Confirmations:
                     return False, own
                 await self._reject_task(row, task_id)
                 return True, False
-            if step is CallbackStep.PROVE and not echoes_token(poll.record, job_id, *self.secrets):
+            if step is CallbackStep.PROVE and not await self._is_proved(row, poll.record):
                 await self._reject_task(row, task_id)
                 return True, False
             settled = await self._apply_confirmed(job_id, task_id, poll.record)
@@ -243,6 +244,12 @@ class Confirmations:
         except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
             return False, False
         return settled, True
+
+    async def _is_proved(self, row: Intent, record: TaskRecord) -> bool:
+        if row.callback_url is None:  # the answer to the create has named the task
+            others = await self.results.find_creators(row.id, record.task_id)
+            return not others and confirms_answer(record, row, *self.secrets) is True
+        return echoes_token(record, row.id, *self.secrets)
 
     async def find_row(self, job_id: str) -> Intent | None:
         """Return the row of a job of this service, from memory or from the journal."""

@@ -11,6 +11,7 @@ import io
 from collections import OrderedDict
 from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import aiohttp
 import anyio
@@ -26,6 +27,9 @@ from kie_async._io.http.backoff import FullJitter
 from kie_async._io.http.transport import NEXT_STEP, HttpResponse, Transport
 from kie_async._io.runtime import Runtime
 from kie_async.requests.images import ImageSource, LocalImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Uploaded", "Uploads"]
 
@@ -67,11 +71,16 @@ class Uploads:
         transport: The transport.
 
         runtime: The clock and randomness.
+
+        on_gateway_answer: Called after each answer that a gateway or a proxy has given in place of the service.
     """
 
-    def __init__(self, transport: Transport, runtime: Runtime) -> None:
+    def __init__(
+        self, transport: Transport, runtime: Runtime, on_gateway_answer: Callable[[], None] = lambda: None
+    ) -> None:
         self._transport = transport
         self._runtime = runtime
+        self._on_gateway_answer = on_gateway_answer
         self._limiter = anyio.CapacityLimiter(MAX_CONCURRENT_UPLOADS)
         self._known: OrderedDict[str, Uploaded] = OrderedDict()
         self._running: dict[str, anyio.Event] = {}
@@ -160,9 +169,14 @@ class Uploads:
             return uploaded
         envelope = read_envelope(response.body)
         reply = Reply(
-            sent=True, status=response.status, envelope=envelope if envelope and envelope.code is not None else None
+            sent=True,
+            status=response.status,
+            envelope=envelope if envelope and envelope.code is not None else None,
+            head=response.body[:64].decode("utf-8", "replace"),
         )
-        if HTTPStatus.UNAUTHORIZED in (reply.code, response.status):
+        if reply.from_gateway:
+            self._on_gateway_answer()
+        if reply.has_code(HTTPStatus.UNAUTHORIZED):
             raise answer_error(reply, what="the upload")
         reason = f": {reply.message}" if reply.message else ""
         refused = reply.code not in (None, 200, 429, 500) and response.status < HTTPStatus.INTERNAL_SERVER_ERROR

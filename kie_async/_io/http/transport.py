@@ -98,11 +98,24 @@ class Exchange:
         response: The response, or None.
 
         error: The reason why there is no response, or None.
+
+        partial: The bytes of a response that broke off.
     """
 
     sent: bool
     response: HttpResponse | None = None
     error: Exception | None = None
+    partial: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """The body of the response, or the part of it that has come."""
+        return self.partial if self.response is None else self.response.body
+
+    @property
+    def retry_after(self) -> float | None:
+        """The value of ``Retry-After`` in seconds, or None."""
+        return None if self.response is None else self.response.retry_after
 
 
 class _WriteAhead:
@@ -225,6 +238,8 @@ class Transport:
             raise closed_error()
         scope = anyio.CancelScope()
         write_ahead = _WriteAhead(before_first_byte, scope)
+        chunks: list[bytes] = []
+        error: Exception = TimeoutError(f"no response within {CREATE_TIMEOUT:g} s")
         with scope:
             try:
                 async with self._creates.post(
@@ -234,12 +249,11 @@ class Transport:
                     allow_redirects=False,
                     trace_request_ctx=write_ahead,
                 ) as response:
-                    return Exchange(sent=True, response=await _read(response))
-            except Exception as error:  # noqa: BLE001 (no exception may hide that a request was sent)
-                # The kind of exception does not tell whether the service has the request; the hook does. The frames
-                # of its traceback have the headers.
-                return Exchange(sent=write_ahead.returned, error=error.with_traceback(None))
-        return Exchange(sent=write_ahead.returned, error=TimeoutError(f"no response within {CREATE_TIMEOUT:g} s"))
+                    return Exchange(sent=True, response=await _read(response, chunks))
+            except Exception as raised:  # noqa: BLE001 (no exception may hide that a request was sent)
+                error = raised.with_traceback(None)  # its frames have the headers
+        # The kind of exception does not tell whether the service has the request; the hook does.
+        return Exchange(sent=write_ahead.returned, error=error, partial=b"".join(chunks))
 
     async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:
         """
@@ -299,7 +313,7 @@ class Transport:
             async with self.shared_session.request(
                 method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=timeout
             ) as response:
-                return await _read(response)
+                return await _read(response, [])
         except errors.ClientClosedError:
             raise
         except Exception as error:  # noqa: BLE001 (a session of the caller's own, or its hooks, may raise anything)
@@ -320,8 +334,8 @@ def _require_response(outcome: HttpResponse | str, method: str, url: URL) -> Htt
     raise errors.TransportError(msg)
 
 
-async def _read(response: aiohttp.ClientResponse) -> HttpResponse:
-    chunks: list[bytes] = []
+async def _read(response: aiohttp.ClientResponse, chunks: list[bytes]) -> HttpResponse:
+    """Read a response into *chunks*, which keep what has come if it breaks off."""
     size = 0
     while chunk := await response.content.readany():
         size += len(chunk)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
 
 from kie_async import errors
-from kie_async._core.callback_token import find_token, named_job
+from kie_async._core.candidates import is_task_of
 from kie_async._core.job_errors import closed_error, poll_error
 from kie_async._core.lifecycle import Intent
-from kie_async._core.wire import read_param
 from kie_async._io.jobs.transitions import require_row
 from kie_async.states import JobState
 
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from kie_async._io.polling.poller import Poller
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.submitting.submission import Submitter
-    from kie_async.records import JSON, TaskRecord
 
 __all__ = ["Resolution"]
 
@@ -71,9 +67,7 @@ class Resolution:
         poll = await self.poller.poll_now(task_id)
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
-        stored = await self.journal.by_task(task_id)
-        live = self.registry.by_task(task_id)
-        creators = {stored and stored.id, live and live.own_id} - {None, row.id}
+        creators = await self.results.find_creators(row.id, task_id)
         if creators or not is_task_of(poll.record, row, *self.secrets):
             creator = "".join(f" ({other})" for other in creators)
             msg = f"The task was created by another request{creator} and is not bound to this job. Check the id."
@@ -118,39 +112,3 @@ class Resolution:
         if not moved:
             msg = "Another call has just resolved this job. Read its state again."
             raise errors.ConfigurationError(msg, job_id=job.id)
-
-
-def is_task_of(record: TaskRecord, row: Intent, secret: bytes, *older: bytes) -> bool:
-    """
-    Return True if a task was created by an intent.
-
-    Args:
-        record: The service's record, which echoes the request in ``param``.
-
-        row: The intent.
-
-        secret: The secret of callback tokens.
-
-        *older: The secrets of other API keys.
-
-    Returns:
-        If the echo has a token that names a job: True if it names this one. Otherwise True if model and input are
-        equal; the service adds its own defaults to the input. A token of an API key that is not known any more counts
-        as proof only together with the model and, where the journal has it, the input.
-    """
-    param = read_param(record)
-    if param is None:
-        return False
-    url = param.callback_url or ""
-    if (token := find_token(secret, url, *older)) is not None:
-        return token.job_id == row.id
-    named = named_job(url)
-    if named not in (None, row.id) or param.model != row.model:
-        return False
-    if not row.input:
-        return named == row.id
-    given: dict[str, JSON] = json.loads(row.input)
-    echoed = param.input
-    return isinstance(echoed, Mapping) and all(
-        name in echoed and echoed[name] == value for name, value in given.items()
-    )

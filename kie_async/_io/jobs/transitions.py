@@ -254,6 +254,13 @@ class ResultWriter:
         }
         return await self.transitions.record_transition(job, JobState.SUBMITTED, **changes)
 
+    async def find_creators(self, job_id: str, task_id: str) -> set[str]:
+        """Return the ids of other jobs than *job_id* that a task belongs to."""
+        stored = await self.transitions.journal.by_task(task_id)
+        live = self.transitions.registry.by_task(task_id)  # it may not be written yet
+        found = (None if stored is None else stored.id, None if live is None else live.own_id)
+        return {creator for creator in found if creator not in (None, job_id)}
+
     async def record_duplicate(self, job: LiveJob, task_id: str) -> None:
         """Record a further task of an intent, which was paid in vain, and report it."""
         row = require_row(job)

@@ -276,7 +276,8 @@ class RowRunner:
             return None
         if isinstance(error, RUN_ERRORS) and row.state is not JobState.REJECTED:
             self.stop_run(error)
-            return None
+            if row.unsent:
+                return None
         never_sent = row.unsent and (row.cancel_requested or self._is_refused(error) or not row.started_here)
         if never_sent and not isinstance(error, errors.ConfigurationError):
             return self._unsent_outcome(row)

@@ -19,6 +19,7 @@ from kie_async._core.job_errors import closed_error
 from kie_async._core.poll_results import PollResult, PollVerdict, judge_poll
 from kie_async._core.polling import RoundTripTimeout
 from kie_async._core.token_buckets import WindowBucket
+from kie_async._core.verdicts import is_from_gateway
 from kie_async._core.wire import read_record_body
 from kie_async._io.http.backoff import pause_after
 from kie_async._io.http.transport import MAX_CONCURRENT, POLL_TIMEOUT, Transport
@@ -86,6 +87,8 @@ class Poller:
         on_poll: Awaited with the result of each planned poll.
 
         on_round_trip: Called with the seconds that each answered poll has taken.
+
+        on_gateway_answer: Called after each answer that a gateway or a proxy has given in place of the service.
     """
 
     transport: Transport
@@ -96,6 +99,7 @@ class Poller:
     supervisor: Supervisor
     on_poll: Callable[[LiveJob, PollResult], Awaitable[None]]
     on_round_trip: Callable[[float], None]
+    on_gateway_answer: Callable[[], None] = lambda: None
     pacer: WindowBucket = attrs.field(init=False)
     #: The number of answered polls.
     polls: int = attrs.field(default=0, init=False)
@@ -241,6 +245,10 @@ class Poller:
             self.on_round_trip(round_trip)
             envelope, record = read_record_body(answer.body)
             result = judge_poll(task_id=task_id, status=answer.status, envelope=envelope, record=record)
+            if result.verdict is PollVerdict.UNREADABLE:
+                head = answer.body[:64].decode("utf-8", "replace")
+                if is_from_gateway(answer.status, None if envelope is None else envelope.code, head):
+                    self.on_gateway_answer()
             if result.verdict is not PollVerdict.RATE_LIMITED:
                 self._refusals = 0
             elif began_at >= self._refused_at:

@@ -35,6 +35,8 @@ _log = logging.getLogger("kie_async")
 VISIBLE_AFTER = 90.0
 #: The number of consecutive polls without a record after which a job's log says so.
 _UNUSABLE_POLLS = 3
+#: The number of polls in a row after which a time-out of the service (code 408) stalls a job.
+MAX_TIMED_OUT_POLLS = 8
 #: The number of polls after which a "success" without a result is accepted as the end.
 MAX_EMPTY_POLLS = 4
 
@@ -177,15 +179,30 @@ class Tracker:
             job.wait_error, job.not_visible = None, False
             await self.apply_record(job, poll.record)
         elif poll.verdict is PollVerdict.DENIED:
-            # The task runs on, whatever happened to the key; callers that wait now must be told.
-            job.wait_error = poll_error(poll.verdict, job_id=job.own_id, task_id=job.task_id)
-            job.wake_waiters()
+            self._deny_poll(job)
+        elif poll.verdict is PollVerdict.TIMED_OUT and job.unusable_polls >= MAX_TIMED_OUT_POLLS:
+            # It may still end, but nothing can be expected of it soon.
+            if job.foreign:
+                self._end_foreign(job)
+            else:
+                await self._mark_stalled(job)
         elif poll.verdict is PollVerdict.NOT_VISIBLE and job.foreign:
             # One answer does not prove that a task is gone: it takes two in a row.
             before, job.not_visible = job.not_visible, True
             if before and self.runtime.now() - job.accepted_at > VISIBLE_AFTER:
                 job.error = poll_error(poll.verdict, job_id=None, task_id=job.task_id)
                 self.stop_tracking(job)
+
+    def _deny_poll(self, job: LiveJob) -> None:
+        # The task runs on, whatever happened to the key; callers that wait now must be told.
+        job.wait_error = poll_error(PollVerdict.DENIED, job_id=job.own_id, task_id=job.task_id)
+        job.wake_waiters()
+
+    def deny_polls(self) -> None:
+        """End the waits for all running tasks, since the service does not accept the key; a later record ends that."""
+        for job in self.registry:
+            if job.watch is not None:
+                self._deny_poll(job)
 
     def _count_unusable(self, job: LiveJob, poll: PollResult) -> None:
         # A new task may be invisible at first.

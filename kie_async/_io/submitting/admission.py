@@ -276,6 +276,13 @@ class Admission:
         self._grant()
         return self.gate.epoch != epoch
 
+    def record_account(self, verdict: Verdict) -> None:
+        """Close the gate if the service's answer about the account is MAINTENANCE or ACCOUNT."""
+        now = self.now()
+        pause = MAINTENANCE_PROBE_INTERVAL
+        self.gate.record_verdict(verdict, now=now, admitted_at=now, probe=False, pause=pause)
+        self._grant()
+
     def _record_refusal(self, permit: Permit, now: float) -> None:
         self.bucket.expire_token(permit.lease, now=now)
         # Refused probes are expected, and one warning for a burst is enough.

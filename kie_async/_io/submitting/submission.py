@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 
 from kie_async import errors
 from kie_async._core.callback_token import make_callback_url
+from kie_async._core.candidates import read_candidates
 from kie_async._core.job_errors import closed_error, dump_error
 from kie_async._core.verdicts import Reply, Verdict, create_error, decide, names_lost_media
 from kie_async._core.wire import read_envelope, task_id_of, write_create
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.submitting.admission import Admission
+    from kie_async._io.submitting.candidates import Candidates
     from kie_async.policy import RetryPolicy
     from kie_async.records import JSON
 
@@ -78,6 +80,10 @@ class SubmissionContext:
         report: Reports events.
 
         forget_uploads: Forgets the uploads of a request.
+
+        candidates: Confirms tasks that odd answers have named.
+
+        on_gateway_answer: Called after each answer that a gateway or a proxy has given in place of the service.
     """
 
     transport: Transport
@@ -89,6 +95,8 @@ class SubmissionContext:
     secret: bytes
     report: Callable[..., None]
     forget_uploads: Callable[[Intent], None]
+    candidates: Candidates
+    on_gateway_answer: Callable[[], None]
 
 
 class _NotSentError(Exception):
@@ -127,6 +135,7 @@ class Attempts:
     _failures: int = attrs.field(default=0, init=False)
     _unsent_since: float | None = attrs.field(default=None, init=False)
     _last_verdict: Verdict = attrs.field(default=Verdict.UNSENT, init=False)
+    _named: tuple[str, ...] = attrs.field(default=(), init=False)
 
     async def run(self) -> bool:
         """
@@ -205,10 +214,20 @@ class Attempts:
                 with anyio.CancelScope(shield=True):
                     await self._return_to_intent()
             raise
-        retry = False
+        verdict = decide(reply := _read_reply(exchange))
+        named = self._named = () if verdict is Verdict.ACCEPTED else read_candidates(exchange.body)
+        gate_closed = permit.finish(Verdict.IN_DOUBT if named else verdict, retry_after=exchange.retry_after)
+        retry, on_wire, submission.on_wire = False, submission.on_wire, False
+        if named:
+            if (ours := await context.candidates.settle(self.job, named)) is None:
+                verdict = Verdict.IN_DOUBT  # a task that may be ours: the create is not sent again
+            elif ours:
+                return False
+        if on_wire and self.job.state is not JobState.SENDING and verdict is not Verdict.ACCEPTED:
+            return False  # a callback was faster and has bound the task
         # Only this task knows the response: nothing may interrupt it before the result is journaled.
         with anyio.CancelScope(shield=True):
-            retry = await self._handle_exchange(permit, exchange)
+            retry = await self._record_verdict(verdict, reply, exchange.error, gate_closed=gate_closed)
         # A submission that was stopped while the create was on the wire ends now.
         return retry and submission.stop_reason is None and not self._row_moved
 
@@ -282,24 +301,12 @@ class Attempts:
                 or not await self.context.transitions.record_transition(self.job, JobState.INTENT, **changes)
             )
 
-    async def _handle_exchange(self, permit: Permit, exchange: Exchange) -> bool:
-        job = self.job
-        reply = _read_reply(exchange)
-        verdict = self._last_verdict = decide(reply)
-        response = exchange.response
-        closed = permit.finish(verdict, retry_after=None if response is None else response.retry_after)
-        on_wire, self.submission.on_wire = self.submission.on_wire, False
-        if verdict is not Verdict.UNSENT:
-            self._unsent_since = None
-        if on_wire and job.state is not JobState.SENDING and verdict is not Verdict.ACCEPTED:
-            # A callback was faster and has bound the task.
-            return False
-        return await self._record_verdict(verdict, reply, exchange.error, gate_closed=closed)
-
     async def _record_verdict(
         self, verdict: Verdict, reply: Reply, error: Exception | None, *, gate_closed: bool
     ) -> bool:
         job, context = self.job, self.context
+        self._last_verdict = verdict
+        self._unsent_since = self._unsent_since if verdict is Verdict.UNSENT else None
         match verdict:
             case Verdict.UNSENT:
                 return await self._handle_unsent(error)
@@ -322,9 +329,18 @@ class Attempts:
                     context.forget_uploads(require_row(job))
                 await context.results.record_rejected(job, create_error(reply, job_id=job.id))
             case Verdict.IN_DOUBT:
-                reason = f"HTTP {reply.status}, code {reply.code}" if error is None else describe(error)
-                await context.results.record_in_doubt(job, reason)
+                await self._record_doubt(reply, error)
         return verdict in _GATED
+
+    async def _record_doubt(self, reply: Reply, error: Exception | None) -> None:
+        if reply.from_gateway:
+            self.context.on_gateway_answer()
+        reason = reply.summary if error is None else describe(error)
+        if self._named:
+            reason += f"; it names {', '.join(self._named)}, which could not be confirmed"
+        await self.context.results.record_in_doubt(self.job, reason)
+        for task_id in self._named:
+            self.context.candidates.confirm(self.job.id, task_id)
 
     async def _handle_unsent(self, error: Exception | None) -> bool:
         await self._return_to_intent()

@@ -1,0 +1,245 @@
+"""Odd answers to a create that name a task: it is kept, confirmed by recordInfo, and bound if it is ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+
+from kie_async import JournalError, KieClient, SqliteJournal, SubmitInDoubtError
+from kie_async._io.journals.memory import MemoryJournal
+from kie_async.testing import FakeKie, Fault
+from tests.client.gateway import Answer, behind_gateway, running_gateway, task_id_in
+from tests.helpers import CALLBACKS, KEY, assert_settled, create_foreign_task, make_request
+
+
+def envelope(code: object, msg: str = "success", **members: object) -> Answer:
+    """Answer with other members around the id, which is written where they say ``ID``."""
+
+    def answer(real: bytes) -> web.Response:
+        document = {**({} if code is ... else {"code": code}), "msg": msg, **members}
+        return web.json_response(text=json.dumps(document).replace("ID", task_id_in(real)))
+
+    return answer
+
+
+def changed(change: Callable[[bytes, bytes], bytes], **how: Any) -> Answer:
+    """Answer with the service's body, changed by a function of it and the id."""
+    how = {"content_type": "application/json", **how}
+    return lambda real: web.Response(body=change(real, task_id_in(real).encode()), **how)
+
+
+DATA = {"taskId": "ID"}
+PARAMETER_FAULT = "Value must be within the specified range"
+ODD: dict[str, Answer] = {
+    "code 0": envelope(0, data=DATA),
+    "code 201": envelope(201, data=DATA),
+    "code 202": envelope(202, data=DATA),
+    "no code": envelope(..., data=DATA),
+    "code null": envelope(None, data=DATA),
+    "code true": envelope(bool(DATA), data=DATA),
+    "code a fraction": envelope(200.5, data=DATA),
+    "code a word": envelope("success", data=DATA),
+    "code 777": envelope(777, data=DATA),
+    "code 500": envelope(500, "Server exception", data=DATA),
+    "code 501": envelope(501, "failed", data=DATA),
+    "code 500 and a text of refusal": envelope(500, PARAMETER_FAULT, data=DATA),
+    "code 401": envelope(401, "no", data=DATA),
+    "code 402": envelope(402, "no", data=DATA),
+    "code 422": envelope(422, "no", data=DATA),
+    "code 429": envelope(429, "slow down", data=DATA),
+    "code 433": envelope(433, "no", data=DATA),
+    "code 455": envelope(455, "maintenance", data=DATA),
+    "code 505": envelope(505, "paused", data=DATA),
+    "data.task_id": envelope(200, data={"task_id": "ID"}),
+    "data.id": envelope(200, data={"id": "ID"}),
+    "data.recordId": envelope(200, data={"recordId": "ID"}),
+    "taskId at the top": envelope(200, taskId="ID", data=None),
+    "task_id at the top": envelope(0, task_id="ID"),
+    "recordId at the top": envelope(200, recordId="ID", data={}),
+    "a list of tasks": envelope(200, data=[DATA]),
+    "a list of ids": envelope(200, data=["ID"]),
+    "a list in taskId": envelope(200, data={"taskId": ["ID"]}),
+    "data is the id": envelope(200, data="ID"),
+    "code 500 and data.task_id": envelope(500, "Server exception", data={"task_id": "ID"}),
+    "text after the answer": changed(lambda real, _: real + b"<!-- cached -->"),
+    "the answer twice": changed(lambda real, _: real * 2),
+    "text before the answer": changed(lambda real, _: b")]}'," + real),
+    "cut off after the id": changed(lambda real, task: real[: real.index(task) + len(task) + 1]),
+    "not UTF-8": changed(lambda real, _: real.replace(b"success", b"\xff\xfe")),
+    "too long": changed(lambda real, _: real + b" " * 2**21),
+    "HTTP 302": changed(lambda real, _: real.replace(b"200", b"302"), status=302),
+    "HTTP 401 and code 0": changed(lambda real, _: real.replace(b"200", b"0"), status=401),
+}
+
+#: Answers that are the service's own, whatever is around them.
+READ = {
+    "as HTML": changed(lambda real, _: real, content_type="text/html"),
+    "under HTTP 401": changed(lambda real, _: real, status=401),
+    "under HTTP 502": changed(lambda real, _: real, status=502, content_type="text/html"),
+    "with a byte order mark": changed(lambda real, _: b"\xef\xbb\xbf" + real),
+    "code a string": changed(lambda real, _: real.replace(b"200", b'"200"')),
+}
+
+
+@pytest.mark.parametrize("name", [*ODD, *READ])
+async def test_a_task_in_an_odd_answer_is_bound_and_nothing_is_sent_again(name: str) -> None:
+    async with behind_gateway(duration=20.0) as (setup, gateway):
+        gateway.replace("create", {**ODD, **READ}[name])
+        video = await setup.kie.generate(make_request(0))
+        row = await setup.row()
+
+        assert [video.task_id] == setup.tasks
+        assert (1, "succeeded", ()) == (gateway.seen["create"], row.state, row.callback_task_ids)
+        assert anyio.current_time() <= 60.0
+        await assert_settled(setup.kie)
+
+
+@pytest.mark.parametrize("name", ["code 0", "code 500", "code 429", "code 402", "cut off after the id"])
+async def test_our_token_in_the_echo_binds_the_task(name: str) -> None:
+    async with behind_gateway(client={"callback_url": CALLBACKS}, duration=20.0) as (setup, gateway):
+        gateway.replace("create", ODD[name])
+        job = await setup.kie.submit(make_request(0))
+
+        assert [job.task_id] == setup.tasks
+        assert 1 == gateway.seen["create"]
+        await job
+
+
+@pytest.mark.parametrize("kind", ["half_body", "slow_body"])
+async def test_a_task_in_an_answer_that_breaks_off_is_bound(kind: str) -> None:
+    """The first half ends after the id: the connection closes, or the rest does not come in time."""
+    body = {"code": 200, "data": {"taskId": "ID"}, "trace": "x" * 4000}
+    async with behind_gateway(duration=20.0) as (setup, gateway):
+        gateway.replace("create", lambda real: _Broken(json.dumps(body).replace("ID", task_id_in(real)), kind))
+        video = await setup.kie.generate(make_request(0))
+        await anyio.sleep(90.0)
+
+        assert [video.task_id] == setup.tasks
+        assert 1 == gateway.seen["create"]
+
+
+class _Broken(web.Response):
+    """A response that ends, or falls silent, in its middle."""
+
+    def __init__(self, text: str, kind: str) -> None:
+        super().__init__(text=text, content_type="application/json")
+        self._kind = kind
+
+    async def write_eof(self, _: bytes = b"") -> None:
+        """Write the first half of the body."""
+        await super().write(str(self.text)[:2000].encode())
+        if self._kind == "slow_body":
+            await anyio.sleep(90.0)  # the client gives up after 60 s
+        assert self._req is not None
+        assert self._req.transport is not None
+        self._req.transport.close()
+
+
+async def test_the_task_of_another_request_is_not_bound() -> None:
+    """The gateway answers in place of the service, and names a task that other software has created."""
+    async with behind_gateway(checked=False, duration=20.0) as (setup, gateway):
+        foreign = await create_foreign_task(setup.fake.url)
+        document = {"code": 500, "msg": "Server exception", "data": {"taskId": foreign}}
+        gateway.replace("create", lambda _: web.json_response(document), nth=[1], forward=False)
+        video = await setup.kie.generate(make_request(0))
+
+        assert [foreign, video.task_id] == setup.tasks
+        assert 2 == gateway.seen["create"]
+
+
+@pytest.mark.parametrize("code", [500, 429, 777])
+async def test_no_create_is_resent_while_its_task_is_unknown(code: int) -> None:
+    async with behind_gateway() as (setup, gateway):
+        document = {"code": code, "msg": "no", "data": {"taskId": "b" * 32}}
+        gateway.replace("create", lambda _: web.json_response(document), forward=False)
+        with pytest.raises(SubmitInDoubtError, match="b" * 32):
+            await setup.kie.generate(make_request(0))
+        assert 60.0 <= anyio.current_time() <= 180.0
+        await anyio.sleep(3600.0)
+
+        assert 1 == gateway.seen["create"]
+        assert "unresolved" == (await setup.row()).state
+        await assert_settled(setup.kie)
+
+
+async def test_a_repeated_answer_never_gives_two_jobs_one_task() -> None:
+    """Two equal requests: a gateway repeats the answer to the first, with a code that is not 200."""
+    async with behind_gateway(duration=20.0) as (setup, gateway):
+        first = await setup.kie.generate(make_request(0), key="a")
+        document = {"code": 0, "data": {"taskId": first.task_id}}
+        gateway.replace("create", lambda _: web.json_response(document), nth=[2], forward=False)
+        with pytest.raises(SubmitInDoubtError):
+            await setup.kie.generate(make_request(0), key="b")
+
+        assert [first.task_id] == setup.tasks
+
+
+async def test_a_page_names_no_task() -> None:
+    page = '<html><script>var task = {\'code\': 200, "taskId": "' + "c" * 32 + '"}</script></html>'
+    async with behind_gateway() as (setup, gateway):
+        gateway.replace("create", lambda _: web.Response(text=page, content_type="text/html"))
+        with pytest.raises(SubmitInDoubtError):
+            await setup.kie.submit(make_request(0))
+
+        assert anyio.current_time() <= 1.0
+        assert 0 == gateway.seen["poll"]
+
+
+async def test_a_task_that_appears_late_is_bound() -> None:
+    """The service does not show the task for the first minute, and then the polls fail for another one."""
+    faults = [Fault("poll", "code", code=422, msg="recordInfo is null", between=(0.0, 60.0))]
+    async with behind_gateway(duration=20.0, faults=faults) as (setup, gateway):
+        gateway.replace("create", ODD["code 500"])
+        video = await setup.kie.generate(make_request(0))
+
+        assert [video.task_id] == setup.tasks
+
+
+async def test_a_task_is_confirmed_after_the_wait_too() -> None:
+    """No poll is answered for ten minutes: the job is in doubt, and is bound when they are."""
+    async with behind_gateway(duration=20.0, faults=[Fault("poll", "html", between=(0.0, 300.0))]) as (setup, gateway):
+        gateway.replace("create", ODD["code 201"])
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await setup.kie.generate(make_request(0))
+        assert raised.value.job is not None
+        await anyio.sleep(300.0)
+
+        assert setup.tasks == [(await raised.value.job).task_id]
+
+
+async def test_a_journaled_candidate_survives_the_process(tmp_path: Path) -> None:
+    """The process ends while it confirms the task; ``recover()`` of the next one continues that."""
+    journal = SqliteJournal(tmp_path / "kie.db")
+    async with FakeKie(duration=20.0) as fake, running_gateway(fake.url) as gateway:
+        gateway.replace("create", ODD["code 500"])
+        gateway.replace("poll", lambda _: web.Response(status=503), nth=range(4))
+        async with KieClient(KEY, base_url=gateway.url, journal=journal) as kie:
+            job = await kie.submit(make_request(0), wait=False)
+            await anyio.sleep(2.0)
+            await kie.aclose(drain=0.0)
+        async with KieClient(KEY, base_url=gateway.url, journal=journal) as kie:
+            await kie.recover()
+            await anyio.sleep(5.0)
+            video = await kie.job(job.id)
+
+        assert [video.task_id] == [*fake.truth.tasks]
+        assert 1 == gateway.seen["create"]
+
+
+async def test_candidates_that_cannot_be_journaled_are_confirmed_all_the_same() -> None:
+    class Failing(MemoryJournal):
+        async def update_fields(self, *_: Any, **__: Any) -> None:
+            msg = "The disk is full."
+            raise JournalError(msg)
+
+    async with behind_gateway(client={"journal": Failing()}, duration=20.0) as (setup, gateway):
+        gateway.replace("create", ODD["data.id"])
+        video = await setup.kie.generate(make_request(0))
+
+        assert [video.task_id] == setup.tasks
