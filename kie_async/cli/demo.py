@@ -18,6 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kie_async import ConfigurationError, Generation, InvalidRequestError, KieError, Wan22TurboImageToVideo
+from kie_async.cli.batch.rows import OTHER_IMAGE_SUFFIXES, describe_left_out
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JsonOption
 from kie_async.cli.output import ShowState, escape_controls, show_progress
@@ -132,7 +133,10 @@ async def run_demo(session: Session, options: DemoOptions, service: FakeKie) -> 
             " pip install 'kie-async[fake]'"
         )
     with as_file(files("kie_async.cli") / "data") as bundled:
-        shots = await anyio.to_thread.run_sync(_read_shots, options, bundled)
+        left_out: list[str] = []
+        shots = await anyio.to_thread.run_sync(_read_shots, options, bundled, left_out)
+        if left_out:
+            output.warn(describe_left_out(left_out))
         async with session.fake(service), session.client() as kie:
             started_at = anyio.current_time()
             outcomes: dict[str, DemoVideo | KieError] = {}
@@ -190,9 +194,9 @@ def _has_pyav() -> bool:
     return True
 
 
-def _read_shots(options: DemoOptions, bundled: Path) -> list[DemoShot]:
+def _read_shots(options: DemoOptions, bundled: Path, left_out: list[str]) -> list[DemoShot]:
     """Return the videos to make, each with a unique name; reads files."""
-    images = [image for given in options.images or [bundled] for image in _images(given)]
+    images = [image for given in options.images or [bundled] for image in _images(given, left_out)]
     uses: Counter[str] = Counter()
     shots, problems = [], []
     for image in islice(cycle(images), options.count if options.count is not None else len(images)):
@@ -212,9 +216,10 @@ def _read_shots(options: DemoOptions, bundled: Path) -> list[DemoShot]:
     return shots
 
 
-def _images(given: Path) -> list[Path]:
+def _images(given: Path, left_out: list[str]) -> list[Path]:
     if not given.is_dir():
         return [given]
+    left_out += sorted(path.name for path in given.iterdir() if path.suffix.lower() in OTHER_IMAGE_SUFFIXES)
     images = sorted(path for path in given.iterdir() if path.suffix.lower() in _SUFFIXES)
     if not images:
         msg = f"No image in {given}: expected a file that ends in {', '.join(_SUFFIXES)}. Name another folder."

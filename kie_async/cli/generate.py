@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from kie_async.cli.output import show_progress
 from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
 from kie_async.cli.wait_and_save import check_output, save_and_show, wait_and_show, write_result
+from kie_async.requests.market import MAX_BYTES
 
 if TYPE_CHECKING:
     from kie_async import JSON, KieClient, Request
@@ -180,7 +180,8 @@ def generate(
         if model is None and model_input is None:
             request, name = _image_to_video(given), Path(image or "").stem or "video"
         else:
-            request = _other_model(model, model_input, given)
+            # In a thread that Ctrl-C leaves behind: the file may be a pipe that nothing is written to.
+            request = await anyio.to_thread.run_sync(_other_model, model, model_input, given, abandon_on_cancel=True)
             name = request.model
         if no_journal or fake:
             _refuse_options_of_journal(key, callback_url)
@@ -222,8 +223,9 @@ def _other_model(model: str | None, model_input: str | None, given: Mapping[str,
         problems.append(Problem("--input", "nothing", "the model's input object as JSON, or @FILE"))
     else:
         try:
-            text = Path(model_input[1:]).read_text("utf-8") if model_input.startswith("@") else model_input
-            decoded = json.loads(text)
+            decoded = options.parse_json(
+                _read_input(Path(model_input[1:])) if model_input.startswith("@") else model_input
+            )
         except (OSError, ValueError) as error:
             problems.append(Problem("--input", f"an unreadable value ({error})", "a JSON object, or @FILE"))
         else:
@@ -234,6 +236,16 @@ def _other_model(model: str | None, model_input: str | None, given: Mapping[str,
     if problems or model is None:
         raise _invalid_options(problems)
     return MarketRequest(model=model, input=cast("dict[str, JSON]", decoded))
+
+
+def _read_input(path: Path) -> str:
+    """Return the text of a file, which may also be a pipe, or without an end."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        msg = f"more than {MAX_BYTES} bytes"
+        raise ValueError(msg)
+    return data.decode("utf-8-sig")
 
 
 def _refuse_options_of_journal(key: str | None, callback_url: str | None) -> None:

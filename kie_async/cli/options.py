@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -12,6 +14,7 @@ import attrs
 import typer
 
 from kie_async import ConfigurationError
+from kie_async._display import shown
 from kie_async._urls import BASE_URL, service_origin
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "OutputOption",
     "TimeoutOption",
     "configured_origin",
+    "parse_json",
     "select_journal",
 ]
 
@@ -129,3 +133,39 @@ def select_journal(given: Path | None) -> JournalFile:
         # Two services whose names become equal share a file, which is allowed.
         suffix = "-" + re.sub(r"[^A-Za-z0-9.-]+", "_", str(origin).partition("://")[2])[:_LONGEST_SUFFIX]
     return JournalFile(state / "kie-async" / f"journal{suffix}.db", is_default=True)
+
+
+def parse_json(text: str) -> object:
+    """
+    Parse JSON that a user has written: strictly, so that nothing is dropped or guessed.
+
+    Args:
+        text: The JSON.
+
+    Raises:
+        ValueError: If it is not JSON: also for NaN, a name that comes twice, and nesting that cannot be parsed.
+
+    >>> parse_json('{"seed": 7}')
+    {'seed': 7}
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        msg = f"{error.msg} at place {error.pos + 1}"
+    except RecursionError:
+        msg = "it is nested too deeply"
+    raise ValueError(msg)
+
+
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse an object in which a name is repeated: ``json`` would silently drop all but the last value."""
+    if len(unique := dict(pairs)) == len(pairs):
+        return unique
+    name, count = Counter(name for name, _ in pairs).most_common(1)[0]
+    msg = f"{shown(name)} comes {count} times"
+    raise ValueError(msg)
+
+
+def _refuse_constant(constant: str) -> object:
+    msg = f"{constant} is not a JSON number"
+    raise ValueError(msg)

@@ -38,6 +38,9 @@ _CONTROLS = re.compile(
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
+#: The maximum number of errors of one kind that are printed.
+_MOST_ERRORS = 50
+
 _VERBOSE_FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 
 _COLORS = {"generating": "cyan", "success": "green", "saved": "green", "fail": "red", "failed": "red"}
@@ -198,6 +201,16 @@ class Output:
     def error(self, text: str) -> None:
         """Print an error message."""
         self._print(Text("error: ", "bold red"), text)
+
+    def errors(self, errors: Iterable[object]) -> int:
+        """Print an error message for each of *errors*, but at most 50, and return their number."""
+        count = 0
+        for count, error in enumerate(errors, 1):
+            if count <= _MOST_ERRORS:
+                self.error(str(error))
+        if count > _MOST_ERRORS:
+            self.info(f"… and {count - _MOST_ERRORS:,} more.")
+        return count
 
     def _print(self, mark: Text, text: str) -> None:
         self.messages.print(Text.assemble(mark, "\n  ".join(map(escape_controls, text.split("\n")))))

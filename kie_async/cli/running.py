@@ -160,8 +160,7 @@ def report_error(session: Session, error: Exception) -> ExitCode:
     output = session.output
     match error:
         case InvalidRequestError() if error.problems:
-            for problem in error.problems:
-                output.error(str(problem))
+            output.errors(error.problems)
             output.info("Nothing was sent.")
             return ExitCode.USAGE
         case KieError():

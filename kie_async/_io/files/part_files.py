@@ -169,7 +169,8 @@ class PartFile:
         with suppress(OSError, ValueError):  # ValueError: it is not text
             descriptor = os.open(self._note, (_FLAGS & ~os.O_CREAT) | getattr(os, "O_NONBLOCK", 0))
             with os.fdopen(descriptor, "rb") as note:
-                return read_version(note.read(_LONGEST_NOTE).decode("ascii"))
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return read_version(note.read(_LONGEST_NOTE).decode("ascii"))
         return None
 
     def _restart(self, version: Version | None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import json
+import os
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast, get_type_hints
 
@@ -16,19 +17,54 @@ import attrs
 from kie_async import MarketRequest, Problem, Request, Wan22TurboImageToVideo
 from kie_async._display import shown
 from kie_async._urls import looks_like_url
+from kie_async.cli.options import parse_json
+from kie_async.requests.images import ImageSource
 
-__all__ = ["KEY", "BuiltRequest", "Columns", "columns_for_model"]
+__all__ = ["KEY", "BuiltRequest", "Columns", "columns_for_model", "find_image"]
 
 #: The column that holds the row key; it is not a field of the request.
 KEY = "key"
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+#: pandas writes 7.0 for 7 in a column with missing cells.
+_INTEGER = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?")
+_BOOLEANS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+#: Longer names are no misspelled ones.
+_LONGEST_NAME = 60
 _JSON_SUFFIX = ":json"
 
 
 #: A request, unchecked, and the problems of cells that could not be parsed.
 BuiltRequest: TypeAlias = tuple[Request, list[Problem]]
+
+
+@lru_cache(maxsize=1000)
+def _closest(name: str, known: tuple[str, ...]) -> str | None:
+    """Return the known name that is like *name*, or None; cached, since each row of a table may have the same name."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """
+    Return the path of an image that a cell names.
+
+    A name that does not exist may differ from a file's in blanks around it, or in how letters with accents are written:
+    Macs decompose them (NFD), most other systems compose them (NFC). A file is taken if it is the only one that fits.
+
+    Args:
+        folder: The folder to which paths are relative.
+
+        name: The cell.
+    """
+    exact = folder / name
+    if os.path.lexists(exact):
+        return exact
+    found = [folder]
+    for part in Path(name.strip()).parts:
+        forms = dict.fromkeys((part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))))
+        found = [path for base in found for form in forms if os.path.lexists(path := base / form)]
+    return found[0] if len(found) == 1 and name.strip() else exact
 
 
 class Columns(ABC):
@@ -50,8 +86,8 @@ class Columns(ABC):
             return Problem("column", "a column without a name", "a name for each column")
         if self.names is None or name in self.names:
             return None
-        close = difflib.get_close_matches(name.lower(), self.names, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        close = _closest(name.lower(), self.names) if len(name) <= _LONGEST_NAME else None
+        hint = f" (did you mean {close!r}?)" if close else ""
         return Problem("column", shown(name), f"{', '.join(self.names)}{hint}")
 
     def header_problems(self, given: Sequence[str], *, is_folder: bool = False) -> list[Problem]:
@@ -102,7 +138,9 @@ class Columns(ABC):
         ]
 
     @abstractmethod
-    def build_request(self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path) -> BuiltRequest:
+    def build_request(
+        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
+    ) -> BuiltRequest:
         """
         Build the request of a row, unchecked, and list the problems of cells that could not be parsed.
 
@@ -111,7 +149,7 @@ class Columns(ABC):
 
             strings: The columns whose cells are strings only because the file format has no other type.
 
-            folder: The folder to which paths of images are relative.
+            open_image: Finds the image that a cell names.
         """
 
 
@@ -133,17 +171,27 @@ class _ClassColumns(Columns):
         fields = attrs.fields(request_class)
         self._request_class = request_class
         self._parsers = _cell_parsers(request_class)
+        # Blanks around a word or a number mean nothing; around a text they may.
+        hints = get_type_hints(request_class)
+        self._stripped = frozenset(field.name for field in fields if hints[field.name] is not str) - {"image"}
         self.names = (KEY, *(field.name for field in fields))
         self.required = tuple(field.name for field in fields if field.default is attrs.NOTHING)
 
-    def build_request(self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path) -> BuiltRequest:
-        values = {
-            name: self._parsers[name](cell) if name in strings and name in self._parsers else cell
-            for name, cell in cells.items()
-        }
+    def build_request(
+        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
+    ) -> BuiltRequest:
+        values = dict[str, object]()
+        for name, given in cells.items():
+            cell = given.strip() if isinstance(given, str) and name in strings and name in self._stripped else given
+            if name in self._parsers and (name in strings or isinstance(cell, float)):
+                cell = self._parsers[name](cell)
+            if cell != "" or name not in strings:
+                values[name] = cell
         image = values.get("image")
-        if isinstance(image, str) and image and not looks_like_url(image):
-            values["image"] = folder / image
+        if isinstance(image, str) and image and not looks_like_url(image.strip()):
+            values["image"] = open_image(image)
+        elif isinstance(image, str) and "image" in strings:
+            values["image"] = image.strip()
         missing = [name for name in self.required if name not in values]
         request = cast("Any", self._request_class)(**dict.fromkeys(missing, ""), **values)
         return cast("Request", request), []
@@ -151,7 +199,10 @@ class _ClassColumns(Columns):
 
 def _parse_integer(cell: object) -> object:
     """Return the cell as an integer, or unchanged, so that the field's own rule refuses it."""
-    return int(cell) if isinstance(cell, str) and _INTEGER.fullmatch(cell) else cell
+    if isinstance(cell, float):
+        return int(cell) if cell.is_integer() else cell
+    found = _INTEGER.fullmatch(cell) if isinstance(cell, str) else None
+    return cell if found is None else int(found[1])
 
 
 def _parse_boolean(cell: object) -> object:
@@ -178,13 +229,16 @@ class _MarketColumns(Columns):
     def __init__(self, model: str) -> None:
         self._model = model
 
-    def build_request(self, cells: Mapping[str, object], *, strings: frozenset[str], folder: Path) -> BuiltRequest:
-        del folder
+    def build_request(
+        self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
+    ) -> BuiltRequest:
+        del open_image
         problems, values = [], {}
         for column, cell in cells.items():
             is_json = column in strings and column.endswith(_JSON_SUFFIX)
             try:
-                values[column.removesuffix(_JSON_SUFFIX)] = json.loads(str(cell)) if is_json else cell
-            except ValueError:
-                problems.append(Problem(column, shown(cell), "JSON, as the end of the column's name says"))
+                values[column.removesuffix(_JSON_SUFFIX)] = parse_json(str(cell)) if is_json else cell
+            except ValueError as error:
+                name = column if len(column) <= _LONGEST_NAME and column.isprintable() else shown(column)
+                problems.append(Problem(name, shown(cell), f"JSON, as the end of the column's name says ({error})"))
         return MarketRequest(model=self._model, input=cast("Any", values)), problems

@@ -24,6 +24,7 @@ from kie_async.cli.batch.manifest import Manifest
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.progress import BatchJobs
 from kie_async.cli.batch.record import RunRecord, jobs_by_row_key
+from kie_async.cli.batch.rows import describe_left_out
 from kie_async.cli.batch.run import BatchRun
 from kie_async.cli.batch.signals import SignalHandler
 from kie_async.cli.batch.table import Table
@@ -61,6 +62,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
     jobs = BatchJobs(warn=session.output.warn, command=options.resume_command(), window=options.limits.window)
     signals = SignalHandler(drain=DRAIN, say=session.output.info)
     with ExitStack() as stack:
+        stack.callback(table.interrupted.set)
         # An earlier run's manifest tells which rows cost nothing more. A new folder is made only for a valid table.
         is_resumed = await anyio.to_thread.run_sync(has_earlier_run, options.out)
         manifest = stack.enter_context(await _open_manifest(options.out)) if is_resumed else None
@@ -76,6 +78,8 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         if problems:
             session.output.info(f"{format_count(problems, 'problem')} in {table.path}. Nothing was sent.")
             return ExitCode.USAGE
+        if table.left_out:
+            session.output.warn(describe_left_out(table.left_out))
         if manifest is None:
             manifest = stack.enter_context(await _open_manifest(options.out))
         record = RunRecord(table=table, options=options, manifest=manifest, origin=session.origin or "")
@@ -117,11 +121,7 @@ def _configured_origins(session: Session) -> frozenset[str]:
 
 
 def _print_problems(session: Session, table: Table, remaining: RemainingWork) -> int:
-    count = 0
-    for problem in table.check(remaining.count_row, with_keys=remaining.needs_keys):
-        session.output.error(str(problem))
-        count += 1
-    return count
+    return session.output.errors(table.check(remaining.count_row, with_keys=remaining.needs_keys))
 
 
 async def _earlier_jobs(session: Session, options: BatchOptions, manifest: Manifest | None) -> Mapping[str, JobInfo]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -15,15 +13,36 @@ import attrs
 
 from kie_async import Problem
 from kie_async._display import shown
+from kie_async.cli.options import parse_json
 
-__all__ = ["MAX_LINE_BYTES", "TableRow", "TextLine", "read_csv", "read_folder", "read_jsonl", "read_lines"]
+__all__ = [
+    "MAX_COLUMNS",
+    "MAX_LINE_BYTES",
+    "OTHER_IMAGE_SUFFIXES",
+    "TableRow",
+    "TextLine",
+    "describe_left_out",
+    "read_csv",
+    "read_folder",
+    "read_jsonl",
+    "read_lines",
+]
 
 #: The maximum length of a line: far more than any prompt needs, and small enough to be held in memory.
 MAX_LINE_BYTES = 1_000_000
+#: The maximum number of files of another type that are named.
+_MOST_NAMES = 20
+#: The maximum number of columns: the input of no model has a tenth of them.
+MAX_COLUMNS = 1000
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS = ",;\t"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+#: The suffixes of images that the service does not take.
+OTHER_IMAGE_SUFFIXES = frozenset(
+    (*(".heic", ".heif", ".hif", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff", ".jxl", ".jp2", ".jfif", ".jpe"),
+     *(".svg", ".ico", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"))
+)  # fmt: skip
 
 #: Takes the column names of a CSV file. Returns their problems, and the name of each column (None: ignore the column).
 HeaderCheck: TypeAlias = "Callable[[list[str]], tuple[list[Problem], list[str | None]]]"
@@ -120,7 +139,12 @@ def read_csv(lines: Iterator[TextLine], check_header: HeaderCheck) -> Iterator[T
         return
     records = _csv_records(chain([first], lines), max(_DELIMITERS, key=first.text.count))
     _, names, unreadable = next(records)
-    problems, columns = ([], []) if unreadable else check_header([name.strip() for name in names])
+    names = [name.strip() for name in names]
+    while names and not names[-1]:  # spreadsheets leave empty columns behind
+        names.pop()
+    if len(names) > MAX_COLUMNS:
+        unreadable = (*unreadable, _too_many_columns(len(names)))
+    problems, columns = ([], []) if unreadable else check_header(names)
     if unreadable or problems:
         yield TableRow(1, problems=(*unreadable, *problems))
     if unreadable:
@@ -135,12 +159,16 @@ def read_csv(lines: Iterator[TextLine], check_header: HeaderCheck) -> Iterator[T
 def _csv_records(lines: Iterator[TextLine], delimiter: str) -> Iterator[tuple[int, list[str], tuple[Problem, ...]]]:
     """Yield each record of a CSV file: the line on which it begins, its cells, and its problems."""
     problems: list[Problem] = []
+    size = 0
 
     def texts() -> Iterator[str]:
+        nonlocal size
         for line in lines:
             if line.problem is not None:
                 problems.append(line.problem)
-            yield line.text
+            size += len(line.text)
+            # A quote that is never closed would make one row of the whole rest.
+            yield line.text if size <= MAX_LINE_BYTES else '"\n'
 
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(texts(), delimiter=delimiter, strict=True, skipinitialspace=True)
@@ -153,8 +181,11 @@ def _csv_records(lines: Iterator[TextLine], delimiter: str) -> Iterator[tuple[in
         except csv.Error as error:
             cells = []
             problems.append(_csv_problem(str(error)))
+        if size > MAX_LINE_BYTES and not problems:
+            problems.append(Problem("row", f"more than {MAX_LINE_BYTES} bytes", 'a " at both ends of each cell'))
         yield line, cells, tuple(problems)
         problems.clear()
+        size = 0
 
 
 def _csv_problem(error: str) -> Problem:
@@ -167,6 +198,8 @@ def _csv_problem(error: str) -> Problem:
 
 
 def _csv_row(line: int, columns: list[str | None], cells: list[str]) -> TableRow:
+    while len(cells) > len(columns) and not cells[-1].strip():
+        cells.pop()
     if len(cells) != len(columns):
         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
         allowed = f"{len(columns)}, one for each column; quote a cell that has a comma or a line break"
@@ -190,36 +223,34 @@ def read_jsonl(lines: Iterator[TextLine]) -> Iterator[TableRow]:
 
 def _json_row(line: TextLine) -> TableRow:
     try:
-        value = json.loads(line.text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        got = f"invalid JSON ({error.msg} at place {error.pos + 1})"
-    except ValueError as error:  # a constant, a repeated name, or a number with more digits than Python reads
+        value = parse_json(line.text)
+    except ValueError as error:
         got = f"invalid JSON ({error})"
-    except RecursionError:
-        got = "JSON that is nested too deeply"
     else:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and len(value) <= MAX_COLUMNS:
             return TableRow(line.number, {name: cell for name, cell in value.items() if cell is not None})
+        if isinstance(value, dict):
+            return TableRow(line.number, problems=(_too_many_columns(len(value)),))
         got = f"JSON that is {'a list' if isinstance(value, list) else 'a single value'}"
     problem = Problem("row", got, 'one JSON object, such as {"image": "a.png", "prompt": "…"}')
     return TableRow(line.number, problems=(problem,))
 
 
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse an object in which a name is repeated: ``json`` would silently drop all but the last value."""
-    for name, count in Counter(name for name, _ in pairs).items():
-        if count > 1:
-            msg = f"{name!a} comes {count} times"
-            raise ValueError(msg)
-    return dict(pairs)
+def describe_left_out(names: list[str]) -> str:
+    """Return a sentence on images of a folder that have a type which the service does not take."""
+    shown_names = ", ".join(names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return (
+        f"{len(names)} of the folder's images are left out: {shown_names}{more}. The service takes JPEG, PNG and WebP"
+        " only: convert them first if they are wanted."
+    )
 
 
-def _refuse_constant(constant: str) -> object:
-    msg = f"{constant} is not a JSON number"
-    raise ValueError(msg)
+def _too_many_columns(count: int) -> Problem:
+    return Problem("column", f"{count} columns", f"at most {MAX_COLUMNS}")
 
 
-def read_folder(folder: Path, on_bytes: Callable[[bytes], object]) -> Iterator[TableRow]:
+def read_folder(folder: Path, on_bytes: Callable[[bytes], object], left_out: list[str]) -> Iterator[TableRow]:
     """
     Yield a row for each image of a folder, sorted by name; the line is the image's position. Hidden files are skipped.
 
@@ -227,9 +258,12 @@ def read_folder(folder: Path, on_bytes: Callable[[bytes], object]) -> Iterator[T
         folder: The folder.
 
         on_bytes: Receives the name, the size and the modification time of each file.
+
+        left_out: Receives the names of images of other types.
     """
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    images = sorted(path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES)
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    images = [path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES]
+    left_out += [path.name for path in visible if path.suffix.lower() in OTHER_IMAGE_SUFFIXES]
     for position, path in enumerate(images, 1):
         try:
             status = path.stat()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import attrs
 
 from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Request
 from kie_async._display import shown
 from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
-from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns
+from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns, find_image
 from kie_async.cli.batch.rows import TableRow, read_csv, read_folder, read_jsonl, read_lines
 from kie_async.requests.images import ImageSource, LocalImage
 
@@ -22,8 +25,9 @@ __all__ = ["PreparedRow", "RowCheck", "Table", "TableProblem"]
 
 _CSV_SUFFIXES = (".csv", ".tsv")
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
-#: The maximum number of images whose hash is remembered.
-_REMEMBERED_IMAGES = 1000
+#: The maximum number of images that are checked and hashed once for all of their rows.
+_REMEMBERED_IMAGES = 10_000
+_BLOCK = 1024 * 1024
 
 #: Takes a valid row: its request, its key and its content hash (both empty if unknown). Returns the row's problems.
 RowCheck: TypeAlias = "Callable[[Request, str, str], Sequence[Problem]]"
@@ -96,14 +100,20 @@ class Table:
 
     Attributes:
         count: The number of valid rows, once ``check`` has ended.
+
+        left_out: The names of images in a folder that have another type than the service takes, once it was read.
+
+        interrupted: Ends a reading in another thread when it is set.
     """
 
     path: Path
     columns: Columns
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     origins: frozenset[str] = frozenset()
-    count: int = 0
-    _checked_digest: str | None = None
+    count: int = attrs.field(default=0, init=False)
+    left_out: list[str] = attrs.field(factory=list, init=False)
+    interrupted: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _checked_digest: str | None = attrs.field(default=None, init=False)
 
     def check(self, check_row: RowCheck | None = None, *, with_keys: bool = False) -> Iterator[TableProblem]:
         """
@@ -120,20 +130,20 @@ class Table:
             OSError: If it cannot be read.
         """
         seen_keys: set[int] = set()
-        default_keys, hash_image = DefaultKeys(), _image_hasher()
+        default_keys, open_image = DefaultKeys(), _ImageCache(self._image_folder).open
         valid = invalid = 0
         with self._open() as reading:
             for row in reading.rows:
                 problems = [*row.problems]
                 if not problems:
                     cells = self._request_cells(row)
-                    request, found = self._build_request(row, cells)
+                    request, found = self._build_request(row, cells, open_image)
                     found += self.columns.request_problems(request, cells, origins=self.origins)
                     problems = [problem for problem in found if problem.field not in reading.missing_columns]
                     key = row.cells.get(KEY, "")
                     input_hash = ""
                     if with_keys and not problems:
-                        images = {field: hash_image(source) for field, source in request.images().items()}
+                        images = {field: _hash_image(source) for field, source in request.images().items()}
                         input_hash = fingerprint(request.model, request.input(images), images)
                         key = key or default_keys.next_key(input_hash)
                     problems += _key_problems(key, seen_keys)
@@ -155,8 +165,12 @@ class Table:
                 changes while it is read, after the last.
         """
         with self._open() as reading:
-            for _ in reading.rows:
-                pass
+            if reading.file is None:
+                for _ in reading.rows:
+                    pass
+            else:
+                while data := reading.file.read(_BLOCK):
+                    self._feed(reading, data)
         self._require_unchanged(reading)
         default_keys = DefaultKeys()
         with self._open() as reading:
@@ -177,16 +191,18 @@ class Table:
         cells = {**self.defaults, **own}
         return {name: cell for name, cell in cells.items() if name != KEY and not self.columns.name_problem(name)}
 
-    def _build_request(self, row: TableRow, cells: Mapping[str, object]) -> BuiltRequest:
+    def _build_request(
+        self, row: TableRow, cells: Mapping[str, object], open_image: Callable[[str], Path | ImageSource]
+    ) -> BuiltRequest:
         """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
         unknown = [problem for name in row.cells if (problem := self.columns.name_problem(name)) is not None]
         # A default is a string even in a table that has types, and is parsed like a cell of a CSV file.
         strings = frozenset(cells) if self._is_untyped else frozenset(cells) - frozenset(row.cells)
-        request, problems = self.columns.build_request(cells, strings=strings, folder=self._image_folder)
+        request, problems = self.columns.build_request(cells, strings=strings, open_image=open_image)
         return request, [*unknown, *problems]
 
     def _prepare(self, row: TableRow, default_keys: DefaultKeys) -> PreparedRow:
-        request, _ = self._build_request(row, self._request_cells(row))
+        request, _ = self._build_request(row, self._request_cells(row), partial(find_image, self._image_folder))
         try:
             images = {field: source.load() for field, source in request.images().items()}
         except InvalidRequestError:  # the image has changed since the check: the client will refuse the request
@@ -229,13 +245,20 @@ class Table:
             )
             raise ConfigurationError(msg)
         try:
-            file = self.path.open("rb")
+            file = open(self.path, "rb", opener=_open_at_once)  # noqa: SIM115 (closed below)
         except OSError as error:
             why = "there is no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
             msg = f"The table {self.path} cannot be read: {why}. Nothing was sent: name another table."
             raise ConfigurationError(msg) from error
         with file:
-            lines = read_lines(file, reading.digest.update)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                msg = (
+                    f"The table {self.path} is not a regular file, and a table is read more than once. Nothing was"
+                    " sent: copy it into a file."
+                )
+                raise ConfigurationError(msg)
+            reading.file = file
+            lines = read_lines(file, partial(self._feed, reading))
             check_header = partial(self._check_header, reading)
             reading.rows = read_jsonl(lines) if suffix in _JSONL_SUFFIXES else read_csv(lines, check_header)
             yield reading
@@ -244,7 +267,15 @@ class Table:
         problems, _ = self._check_header(reading, ["image"], is_folder=True)
         if problems:
             yield TableRow(1, problems=tuple(problems))
-        yield from read_folder(self.path, reading.digest.update)
+        self.left_out.clear()
+        yield from read_folder(self.path, partial(self._feed, reading), self.left_out)
+
+    def _feed(self, reading: _Reading, data: bytes) -> None:
+        """Receive what is read from the table; the reading ends if it is interrupted."""
+        if self.interrupted.is_set():
+            msg = f"The reading of {self.path} was interrupted. Run the same command again."
+            raise ConfigurationError(msg)
+        reading.digest.update(data)
 
     def _check_header(
         self, reading: _Reading, names: list[str], *, is_folder: bool = False
@@ -274,30 +305,58 @@ class _Reading:
 
         digest: The hash of everything read so far.
 
+        file: The open file; None for a folder.
+
         missing_columns: Required columns that the table lacks: reported once for the table, not for each row.
     """
 
     rows: Iterator[TableRow] = attrs.field(factory=lambda: iter(()))
     digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
     missing_columns: frozenset[str] = frozenset()
+    file: BinaryIO | None = None
 
 
-def _image_hasher() -> Callable[[ImageSource], str]:
-    """Return a function that hashes a valid image, with a cache: many rows may have the same image; blocks."""
-    cache: dict[tuple[Path, int, int], str] = {}
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe without a writer would never open."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
-    def hash_image(image: ImageSource) -> str:
-        if not isinstance(image.content, Path):
-            return image.load().sha256
-        status = image.content.stat()
-        version = (image.content, status.st_size, status.st_mtime_ns)
-        if version not in cache:
-            if len(cache) >= _REMEMBERED_IMAGES:
-                del cache[next(iter(cache))]
-            cache[version] = image.load().sha256
-        return cache[version]
 
-    return hash_image
+@attrs.frozen
+class _CheckedImage(ImageSource):
+    """An image of a table. It is read once for its check and once for its hash, however many rows have it."""
+
+    _known: dict[str, list[Problem]] = attrs.field(factory=dict, eq=False, repr=False)
+    _hashes: list[str] = attrs.field(factory=list, eq=False, repr=False)
+
+    def problems(self, field: str = "image") -> list[Problem]:
+        if field not in self._known:
+            self._known[field] = super().problems(field)
+        return self._known[field]
+
+    def sha256(self) -> str:
+        if not self._hashes:
+            self._hashes.append(self.load().sha256)
+        return self._hashes[0]
+
+
+class _ImageCache:
+    """The images of one check, by their cells; the client checks every image again when it is sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._images: dict[str, _CheckedImage] = {}
+
+    def open(self, name: str) -> _CheckedImage:
+        """Return the image that a cell names."""
+        if (image := self._images.get(name)) is None:
+            if len(self._images) >= _REMEMBERED_IMAGES:
+                del self._images[next(iter(self._images))]
+            image = self._images[name] = _CheckedImage(find_image(self._folder, name))
+        return image
+
+
+def _hash_image(image: ImageSource) -> str:
+    return image.sha256() if isinstance(image, _CheckedImage) else image.load().sha256
 
 
 def _image_cell(cells: Mapping[str, object]) -> str | None:

@@ -124,7 +124,7 @@ BAD_ROWS = [
     _cell("a key with a line break", "key", "a\nb", r"'a\nb'", "all of them printable"),
     _cell("a key of a retry", "key", "a~retry1", r"'a~retry1'", "does not end in ~retry"),
     _line("too few cells", b"a,cat.jpg,Go", "3 cells", "8, one for each column"),
-    _line("too many cells", b"a,cat.jpg,Go,,,,,,,", "10 cells", "8, one for each column"),
+    _line("too many cells", b"a,cat.jpg,Go,,,,,,,x", "10 cells", "8, one for each column"),
     _line("a quote in the middle", b'a,cat.jpg,"Go" on,,,,,', "invalid CSV", '" is written ""'),
     _line("a byte that is not UTF-8", b"a,cat.jpg,Fr\xfchling,,,,,", "byte 0xfc at place 13", "UTF-8", column="line"),
     _json("broken JSON", b'{"image": ', "row", "invalid JSON", _OBJECT),

@@ -167,7 +167,7 @@ def test_invalid_default_is_reported(folder: Path) -> None:
 
 def test_column_names_are_checked_once(folder: Path) -> None:
     """The closest name is suggested, and the rest of the table is still checked."""
-    found = table_problems(make_table(folder, "shots.csv", "image,promt,seed,seed,\ncat.jpg,Go,7,7,\nno.jpg,Go,7,7,\n"))
+    found = table_problems(make_table(folder, "shots.csv", "image,promt,,seed,seed\ncat.jpg,Go,,7,7\nno.jpg,Go,,7,7\n"))
 
     assert [(1, "'promt'"), (1, "a column without a name"), (1, "'seed' 2 times"), (1, "no such column")] == [
         (line, value) for line, _, value, _ in found[:-1]
