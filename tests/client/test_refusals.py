@@ -154,7 +154,7 @@ async def test_retry_after_is_honored() -> None:
         assert meant[0].at >= first.answered_at + 30.0
 
 
-@pytest.mark.parametrize("value", ["-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "999999", "1e9", ""])
+@pytest.mark.parametrize("value", ["-1", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "1e9", ""])
 async def test_invalid_retry_after_is_ignored(value: str) -> None:
     body = '{"code":429,"msg":"slow down"}'
     async with client_and_fake(

@@ -413,6 +413,10 @@ async def test_body_is_bounded(kind: str) -> None:
         assert exchange.response is None or len(exchange.response.body) <= MAX_BODY
 
 
+#: The service's clock, by which its dates count.
+DATE = "Date: Wed, 21 Oct 2026 07:28:00 GMT"
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
@@ -420,13 +424,24 @@ async def test_body_is_bounded(kind: str) -> None:
         ("Retry-After: 0", 0.0),
         ("Retry-After: -5", None),
         ("Retry-After: 1e3", None),
-        ("Retry-After: 99999999", None),
+        ("Retry-After: 99999999", 300.0),
+        ("Retry-After: " + "9" * 400, 300.0),
+        ("Retry-After: 1.5", 1.5),
+        ("Retry-After: .5", None),
+        ("Retry-After: nan", None),
         ("Retry-After: soon", None),
-        ("Retry-After: Wed, 21 Oct 2026 07:28:00 GMT", None),
+        (f"{DATE}\r\nRetry-After: Wed, 21 Oct 2026 07:28:30 GMT", 30.0),
+        (f"{DATE}\r\nRetry-After: Wednesday, 21-Oct-26 07:28:30 GMT", 30.0),
+        (f"{DATE}\r\nRetry-After: Wed Oct 21 07:28:30 2026", 30.0),
+        (f"{DATE}\r\nRetry-After: Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+        (f"{DATE}\r\nRetry-After: Wed, 21 Oct 2099 07:28:30 GMT", 300.0),
+        (f"{DATE}\r\nRetry-After: Wed, 99 Oct 2026 07:28:30 GMT", None),
+        ("Retry-After: Wed, 21 Oct 2099 07:28:30 GMT", 300.0),
+        ("Retry-After: Wed, 21 Oct 2015 07:28:30 GMT", 0.0),
         ("X-Other: 30", None),
     ],
 )
-async def test_retry_after_is_read_as_seconds(header: str, expected: float | None) -> None:
+async def test_retry_after_is_read_in_every_form(header: str, expected: float | None) -> None:
     async with run_peer(read_then_send(response_bytes(b"{}", header, status="429 Too Many"))) as peer:
         exchange = await create(peer.url)
         assert exchange.response is not None

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Protocol
@@ -26,7 +29,7 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
-from kie_async._io.runtime import run_all, run_apart
+from kie_async._io.runtime import Runtime, run_all, run_apart
 from kie_async._urls import is_global_address
 from kie_async._version import __version__
 
@@ -40,7 +43,7 @@ CREATE_TIMEOUT = 60.0
 POLL_TIMEOUT = 10.0
 #: The greatest ``Retry-After`` that is obeyed: a proxy that asks for a day must not stop a client for a day.
 MAX_RETRY_AFTER = 300.0
-_MAX_DIGITS = 5
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 SILENCE_TIMEOUT = 60.0
 #: The next step after a request without a response.
 NEXT_STEP = "Check the network and the base URL, then try again."
@@ -343,14 +346,30 @@ async def _read(response: aiohttp.ClientResponse, chunks: list[bytes]) -> HttpRe
             response.close()
             break
         chunks.append(chunk)
-    return HttpResponse(response.status, b"".join(chunks), _retry_after(response.headers.get("Retry-After")))
+    return HttpResponse(response.status, b"".join(chunks), _retry_after(response.headers))
 
 
-def _retry_after(text: str | None) -> float | None:
-    """Read seconds only: the service is not known to send the header at all, and a date would need its clock."""
-    if text is None or not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read the seconds of ``Retry-After``; a date counts from the answer's own ``Date``, so that clocks may differ."""
+    text = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return min(float(text), MAX_RETRY_AFTER)
+    until = _read_date(text)
+    if until is None:
         return None
-    return min(float(text), MAX_RETRY_AFTER)
+    since = _read_date(headers.get("Date", ""))
+    if since is None:
+        since = Runtime(asyncio.get_running_loop()).wall()
+    return min(max(until - since, 0.0), MAX_RETRY_AFTER)
+
+
+def _read_date(text: str) -> float | None:
+    """Return the instant of an HTTP date in any of its three forms, in seconds since the epoch; None if it is none."""
+    try:
+        date = parsedate_to_datetime(text)
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def describe(error: BaseException) -> str:
