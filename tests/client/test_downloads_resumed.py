@@ -104,6 +104,38 @@ async def test_interruption_at_any_byte_keeps_the_file_right(at: int, tmp_path: 
         assert [(0, None), (at, TAG)] == file.asked
 
 
+@pytest.mark.parametrize(
+    ("status", "header", "least"),
+    [
+        (429, "30", 30.0),
+        (503, "1.5", 1.5),
+        (503, "Wed, 21 Oct 2026 07:29:00 GMT", 60.0),
+        (502, "Wed, 21 Oct 2099 07:29:00 GMT", 300.0),
+        (503, "Wed, 21 Oct 2015 07:29:00 GMT", 0.0),
+        (503, "soon", 0.0),
+    ],
+)
+async def test_download_waits_as_long_as_retry_after_asks(
+    status: int, header: str, least: float, tmp_path: Path
+) -> None:
+    async with generation_on_host() as (video, host, _):
+        file = InterruptingFile(MP4, piece=None)
+        asked_at: list[float] = []
+
+        async def busy_once(request: web.Request) -> web.StreamResponse:
+            asked_at.append(anyio.current_time())
+            if len(asked_at) > 1:
+                return await file(request)
+            headers = {"Retry-After": header, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}
+            return web.Response(status=status, headers=headers)
+
+        host.answers["/a.mp4"] = busy_once
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+        assert least <= asked_at[1] - asked_at[0] <= least + 1.0
+
+
 async def test_changed_file_restarts(tmp_path: Path) -> None:
     """Two halves of two versions would be a file that never existed."""
     before, after = make_mp4(200 * KILO), make_mp4(150 * KILO)

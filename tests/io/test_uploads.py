@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kie_async import TransportError, UploadError
-from kie_async._io.files.uploads import MAX_CONCURRENT_UPLOADS, Uploads
+from kie_async._io.files.uploads import ATTEMPTS, MAX_CONCURRENT_UPLOADS, Uploads
 from kie_async._io.http.transport import HttpResponse, Transport
 from kie_async._io.runtime import Runtime
 from kie_async.requests.images import ImageSource
@@ -163,3 +163,14 @@ async def test_each_waiter_retries_a_failed_upload() -> None:
         for _ in range(3):
             group.start_soon(one)
     assert ["failed", "https://files.example.com/4.png", "https://files.example.com/4.png"] == outcomes
+
+
+@pytest.mark.parametrize(("status", "asked", "least"), [(503, 30.0, 30.0), (429, 0.25, 0.25), (500, None, 0.0)])
+async def test_upload_waits_as_long_as_retry_after_asks(status: int, asked: float | None, least: float) -> None:
+    host = ScriptedTransport(lambda number: HttpResponse(status, b"busy", asked) if number < ATTEMPTS else None)
+    started = anyio.current_time()
+    await uploads(host).upload(ImageSource(PNG))
+    waited = anyio.current_time() - started - ATTEMPTS
+
+    assert ATTEMPTS == len(host.asked)
+    assert 2 * least <= waited <= 2 * (least + 1.0)

@@ -177,13 +177,14 @@ class _DownloadAttempts:
         while True:
             try:
                 return await download_part(transport.shared_session, url, self._part, policy)
-            except InterruptedDownloadError:
+            except InterruptedDownloadError as error:
                 without_progress += 1
+                retry_after = error.retry_after
                 if self._part.size >= self._largest + PROGRESS:
                     self._largest, without_progress = self._part.size, 0
                 if without_progress >= ATTEMPTS:
                     raise
-            await anyio.sleep(pause_after(_PAUSES, max(without_progress, 1)))
+            await anyio.sleep(max(retry_after, pause_after(_PAUSES, max(without_progress, 1))))
 
 
 class PrioritySemaphore:

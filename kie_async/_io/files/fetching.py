@@ -17,7 +17,7 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.range_responses import size_if_rest, version_of
-from kie_async._io.http.transport import describe
+from kie_async._io.http.transport import describe, read_retry_after
 from kie_async._media import HEAD, Media, media_of_result
 from kie_async._urls import check_result_url, origin
 
@@ -39,7 +39,9 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class InterruptedDownloadError(errors.DownloadError):
-    """A failed download that is worth another attempt."""
+    """A failed download that is worth another attempt, after ``retry_after`` seconds at the earliest."""
+
+    retry_after: float = 0.0
 
 
 class MissingFileError(Exception):
@@ -169,7 +171,11 @@ async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is
     elif status != HTTPStatus.OK:
         retryable = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
         msg = f"The result's host responded with HTTP {status}. {_LATER}"
-        raise (InterruptedDownloadError if retryable else errors.DownloadError)(msg)
+        if not retryable:
+            raise errors.DownloadError(msg)
+        error = InterruptedDownloadError(msg)
+        error.retry_after = read_retry_after(headers) or 0.0
+        raise error
     if status == HTTPStatus.OK:
         await part.restart(version_of(headers))
     return total

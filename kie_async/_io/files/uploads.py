@@ -17,7 +17,8 @@ import aiohttp
 import anyio
 import anyio.to_thread
 import attrs
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity.wait import wait_base
 
 from kie_async import errors
 from kie_async._core.lifecycle import Intent
@@ -60,7 +61,17 @@ class Uploaded:
 
 
 class _RetryableUploadError(errors.UploadError):
-    """A failed upload that is worth another attempt."""
+    """A failed upload that is worth another attempt, after ``retry_after`` seconds at the earliest."""
+
+    retry_after: float = 0.0
+
+
+class _AskedWait(wait_base):
+    """The wait that the last answer asked for with ``Retry-After``."""
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        error = retry_state.outcome and retry_state.outcome.exception()
+        return error.retry_after if isinstance(error, _RetryableUploadError) else 0.0
 
 
 class Uploads:
@@ -132,7 +143,7 @@ class Uploads:
             reraise=True,
             retry=retry_if_exception_type(_RetryableUploadError),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._runtime.random),
+            wait=FullJitter(wait_exponential(multiplier=0.5, max=10.0), self._runtime.random) + _AskedWait(),
             sleep=anyio.sleep,
         )
         url: str
@@ -180,10 +191,13 @@ class Uploads:
             raise answer_error(reply, what="the upload")
         reason = f": {reply.message}" if reply.message else ""
         refused = reply.code not in (None, 200, 429, 500) and response.status < HTTPStatus.INTERNAL_SERVER_ERROR
-        kind = errors.UploadError if refused else _RetryableUploadError
         code = reply.code or response.status
         msg = f"The upload of an image was refused with code {code}{reason}. Nothing was paid: try again."
-        raise kind(msg)
+        if refused:
+            raise errors.UploadError(msg)
+        busy = _RetryableUploadError(msg)
+        busy.retry_after = response.retry_after or 0.0
+        raise busy
 
     async def _post_base64(self, image: LocalImage, name: str) -> HttpResponse:
         text = f"data:{image.mime};base64,{base64.b64encode(image.data).decode()}"

@@ -346,10 +346,10 @@ async def _read(response: aiohttp.ClientResponse, chunks: list[bytes]) -> HttpRe
             response.close()
             break
         chunks.append(chunk)
-    return HttpResponse(response.status, b"".join(chunks), _retry_after(response.headers))
+    return HttpResponse(response.status, b"".join(chunks), read_retry_after(response.headers))
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Read the seconds of ``Retry-After``; a date counts from the answer's own ``Date``, so that clocks may differ."""
     text = headers.get("Retry-After", "").strip()
     if _SECONDS.fullmatch(text):
