@@ -1,16 +1,32 @@
-"""Detection of media types by the bytes of a file, and checks that a file is complete."""
+"""Detection of media types by the bytes of a file, checks that a file is complete, and names by the type."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Protocol
 
 import attrs
 
-__all__ = ["HEAD", "Content", "Media", "identify", "is_mislabeled", "is_whole", "looks_like_text", "media_of_result"]
+__all__ = [
+    "HEAD",
+    "SUFFIX",
+    "Content",
+    "Media",
+    "identify",
+    "is_mislabeled",
+    "is_whole",
+    "looks_like_text",
+    "media_of_result",
+    "numbered_paths",
+    "with_real_suffix",
+]
 
 #: The number of bytes that ``identify`` needs from the beginning of a file.
 HEAD = 512
+
+#: Stands for the suffix of a file's real type at the end of a path.
+SUFFIX = "{suffix}"
 
 #: The greatest number of steps to find the end of a file: a file of empty pieces only would take forever.
 _MOST_PIECES = 100_000
@@ -275,3 +291,25 @@ _ENDS = {
     "image/webp": _webp_has_end,
     **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4", "image/avif", "image/heic"), _iso_has_end),
 }
+
+
+def numbered_paths(path: Path, count: int, *, mark: str) -> tuple[Path, ...]:
+    """
+    Return the paths of *count* results: the second has *mark* and a ``2`` before its suffix, and so on.
+
+    >>> [str(path) for path in numbered_paths(Path("a.b{suffix}"), 2, mark="-")]
+    ['a.b{suffix}', 'a.b-2{suffix}']
+    """
+    suffix = SUFFIX if path.name.endswith(SUFFIX) else path.suffix
+    stem = path.name.removesuffix(suffix)
+    return (path, *(path.with_name(f"{stem}{mark}{number}{suffix}") for number in range(2, count + 1)))
+
+
+def with_real_suffix(path: Path, suffix: str) -> Path:
+    """
+    Return a path with *suffix* in place of a ``SUFFIX`` at its end.
+
+    >>> str(with_real_suffix(Path("out/cat{suffix}"), ".mp3")), str(with_real_suffix(Path("out/cat.mp4"), ".mp3"))
+    ('out/cat.mp3', 'out/cat.mp4')
+    """
+    return path.with_name(path.name.removesuffix(SUFFIX) + suffix) if path.name.endswith(SUFFIX) else path

@@ -309,7 +309,8 @@ class KieClient:
 
             save_to: The path of the files, such as ``"out/{key}.mp4"``. It must contain ``{key}``, which is
                 percent-encoded so that no key leaves the folder. Of several results, the second is
-                ``out/{key}~2.mp4``. Files that exist are not fetched again.
+                ``out/{key}~2.mp4``. ``{suffix}`` at the end is the suffix of the file's real type, such as ``.png``. A
+                file that is there as it was saved, by its size and hash in the journal, is not fetched again.
 
             ordered: True to get outcomes in the order of the rows; a slow row then delays the next ones. False to get
                 them as rows end.

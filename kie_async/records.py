@@ -122,6 +122,11 @@ class SavedFile:
     size: int
     sha256: str
 
+    @property
+    def note(self) -> str:
+        """The content and the suffix of the file, in a line for the journal."""
+        return f"{self.size} {self.sha256} {self.path.suffix}"
+
 
 @attrs.frozen(kw_only=True, repr=False)
 class Generation:
@@ -185,7 +190,8 @@ class Generation:
 
         Args:
             path: A file name for the first result (further results get ``-2``, ``-3``, … before the suffix), or a
-                folder whose files are named by the task's id and their real type.
+                folder whose files are named by the task's id and their real type. A name that ends with ``{suffix}``
+                gets the suffix of the real type, such as ``.mp4``, ``.png`` or ``.mp3``.
 
         Returns:
             The files, in the order of ``urls``.

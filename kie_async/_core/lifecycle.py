@@ -162,6 +162,8 @@ class Intent:
         callback_task_ids: Tasks that authentic callbacks, or odd answers to its creates, have named while no task was
             known, and that are not proved yet.
 
+        saved: For each result, the file that ``map()`` has saved of it, written by ``SavedFile.note``.
+
         owner: The name of the process that works on the job; None for a job that is free for any process.
 
         origin: The service that the job is for; see ``service_origin``.
@@ -196,6 +198,7 @@ class Intent:
     error: str | None = None
     duplicate_task_ids: tuple[str, ...] = ()
     callback_task_ids: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
     owner: str | None = None
     origin: str = ""
     account: str = ""

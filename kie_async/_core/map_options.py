@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import attrs
 
+from kie_async._media import SUFFIX, numbered_paths
 from kie_async._numbers import is_integer, is_number, refuse
 from kie_async.budget import Budget
 from kie_async.policy import Limits
@@ -79,8 +80,9 @@ class MapOptions:
             refuse("map", "retry_failed", self.retry_failed, "an integer >= 0")
         if self.look_ahead is not None and not (is_integer(self.look_ahead) and self.look_ahead >= 1):
             refuse("map", "look_ahead", self.look_ahead, "an integer >= 1, or None")
-        if self.save_to is not None and "{key}" not in self.save_to:
-            refuse("map", "save_to", self.save_to, 'a path with {key} in it, such as "out/{key}.mp4"')
+        if self.save_to is not None and ("{key}" not in self.save_to or SUFFIX in self.save_to.removesuffix(SUFFIX)):
+            expected = 'a path with {key} in it, and {suffix} at most at its end, such as "out/{key}.mp4"'
+            refuse("map", "save_to", self.save_to, expected)
 
     @property
     def most_unsent(self) -> int:
@@ -98,9 +100,8 @@ class MapOptions:
         Return the paths of a row's *count* files; none without ``save_to``.
 
         The first path is the one that was asked for, the second has ``~2`` before its suffix, and so on. The paths of
-        two rows never collide.
+        two rows never collide. A path may end with ``SUFFIX``.
         """
         if self.save_to is None or not count:
             return ()
-        first = Path(self.save_to.replace("{key}", file_name(key)))
-        return (first, *(first.with_name(f"{first.stem}~{n}{first.suffix}") for n in range(2, count + 1)))
+        return numbered_paths(Path(self.save_to.replace("{key}", file_name(key))), count, mark="~")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
-from kie_async import Done, DownloadError, Failed, Limits, MarketRequest
-from kie_async.testing import Fault
+from kie_async import ConfigurationError, Done, DownloadError, Failed, KieClient, Limits, MarketRequest
+from kie_async.requests.base import Request
+from kie_async.testing import FakeKie, Fault
 from tests.client.tables import by_key, drain_run, make_rows, run_map
 from tests.full_disk import limit_file_size
-from tests.helpers import assert_settled, client_and_fake, make_request
+from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 
 def file_names(folder: Path) -> set[str]:
@@ -168,3 +173,114 @@ async def test_several_results_have_unique_file_names(tmp_path: Path, *, again: 
 
         assert 6 == len(set(files)) == len(file_names(tmp_path))
         assert {"b.mp4", "b~2.mp4", "b-2.mp4", "b-2~2.mp4", "b%7E2.mp4", "b%7E2~2.mp4"} == file_names(tmp_path)
+
+
+# -- a file that is there is known by its content ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [-3600.0, -86_400.0 * 365, 3600.0, None], ids=["hour", "year", "ahead", "1970"])
+async def test_time_of_a_file_does_not_matter(shift: float | None, tmp_path: Path) -> None:
+    """The clock of the host may differ from the service's, and a copied file has the time of the copy."""
+    async with client_and_fake(duration=10.0) as setup:
+        await run_map(setup, make_rows(3), save_to=tmp_path / "out" / "{key}.mp4")
+        for file in (tmp_path / "out").iterdir():
+            at = 0.0 if shift is None else file.stat().st_mtime + shift
+            os.utime(file, (at, at))
+        before = len(setup.truth.downloads)
+        found = await run_map(setup, make_rows(3), save_to=tmp_path / "out" / "{key}.mp4")
+
+        assert before == len(setup.truth.downloads)
+        assert all(isinstance(outcome, Done) and outcome.files for outcome in found)
+
+
+def flip_last_byte(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def replace_by_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        flip_last_byte,
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.with_name("shot-1.mp4").read_bytes()),
+        replace_by_pipe,
+    ],
+    ids=["another byte", "cut off", "empty", "of another row", "a pipe"],
+)
+async def test_file_with_other_content_is_fetched_again(harm: Callable[[Path], object], tmp_path: Path) -> None:
+    """Its time says nothing."""
+    async with client_and_fake(duration=10.0) as setup:
+        await run_map(setup, make_rows(2), save_to=tmp_path / "out" / "{key}.mp4")
+        file = tmp_path / "out" / "shot-0.mp4"
+        content, status = file.read_bytes(), file.stat()
+        harm(file)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        before = len(setup.truth.downloads)
+        await run_map(setup, make_rows(2), save_to=tmp_path / "out" / "{key}.mp4")
+
+        assert before + 1 == len(setup.truth.downloads)
+        assert content == file.read_bytes()
+
+
+async def test_moved_folder_is_not_fetched_again(tmp_path: Path) -> None:
+    async with client_and_fake(duration=10.0) as setup:
+        await run_map(setup, make_rows(2), save_to=tmp_path / "out" / "{key}.mp4")
+        shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
+        before = len(setup.truth.downloads)
+        await run_map(setup, make_rows(2), save_to=tmp_path / "copy" / "{key}.mp4")
+
+        assert before == len(setup.truth.downloads)
+
+
+async def test_files_of_a_row_are_known_one_by_one(tmp_path: Path) -> None:
+    async with client_and_fake(duration=10.0) as setup:
+        request = MarketRequest(model="z-image", input={"prompt": "x"})
+
+        async def run() -> Done:
+            (done,) = await run_map(setup, [("two", request)], save_to=tmp_path / "out" / "{key}{suffix}")
+            assert isinstance(done, Done)
+            return done
+
+        url = (await setup.kie.generate(MarketRequest(model="z-image", input={"prompt": "y"}))).url
+        setup.fake.inject(Fault("poll", "alter", data={"resultJson": json.dumps({"resultUrls": [url, f"{url}?2"]})}))
+        files = (await run()).files
+        assert ("two.png", "two~2.png") == tuple(file.name for file in files)
+        before = len(setup.truth.downloads)
+        assert files == (await run()).files
+        assert before == len(setup.truth.downloads)
+        files[1].unlink()
+        assert files == (await run()).files
+
+        assert before + 1 == len(setup.truth.downloads)
+
+
+async def test_suffix_is_that_of_the_content(tmp_path: Path) -> None:
+    async with client_and_fake(duration=10.0) as setup:
+        rows: list[tuple[str, Request]] = [
+            ("clip", make_request(0)),
+            ("picture", MarketRequest(model="z-image", input={"prompt": "x"})),
+        ]
+        await run_map(setup, rows, save_to=tmp_path / "{key}{suffix}")
+
+        assert {"clip.mp4", "picture.png"} == file_names(tmp_path)
+        with pytest.raises(ConfigurationError, match="suffix"):
+            setup.kie.map(rows, save_to=tmp_path / "{suffix}" / "{key}")
+
+
+async def test_later_process_knows_the_files_by_the_journal(tmp_path: Path) -> None:
+    async with FakeKie(duration=10.0) as fake:
+        for life, fetched in enumerate((2, 2, 3)):
+            if life == 2:
+                flip_last_byte(tmp_path / "shot-1.mp4")
+            kie = KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db")
+            async with kie, kie.map(make_rows(2), save_to=tmp_path / "{key}.mp4") as run:
+                assert all([isinstance(outcome, Done) async for outcome in run])
+            assert fetched == len(fake.truth.downloads)
+            os.utime(tmp_path / "shot-1.mp4", (0, 0))

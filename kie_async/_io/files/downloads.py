@@ -29,6 +29,7 @@ from kie_async._io.files.fetching import (
 from kie_async._io.files.part_files import PartFile, is_folder
 from kie_async._io.http.backoff import pause_after
 from kie_async._io.http.transport import Transport, describe
+from kie_async._media import SUFFIX, numbered_paths, with_real_suffix
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -99,9 +100,11 @@ class Downloads:
         files: list[SavedFile] = []
         try:
             into_folder = await is_folder(path)
-            for index, url in enumerate(generation.urls or (generation.url,), 1):
+            urls = generation.urls or (generation.url,)
+            paths = [path] * len(urls) if into_folder else numbered_paths(path, len(urls), mark="-")
+            for index, (url, target) in enumerate(zip(urls, paths, strict=True), 1):
                 async with self._semaphore.hold(expires_at(generation.record.completed_at, wall())):
-                    files.append(await self._save_one(generation, index, url, path, into_folder=into_folder))
+                    files.append(await self._save_one(generation, index, url, target, into_folder=into_folder))
         except InterruptedDownloadError as error:
             known = {"job_id": generation.job_id, "task_id": generation.task_id}
             raise errors.DownloadError(error.message, **known) from None
@@ -123,8 +126,8 @@ class Downloads:
         try:
             await part.open()
             media = await self._download(url, part)
-            name = _name_in_folder(path, index, generation.task_id, media) if into_folder else _numbered(path, index)
-            return await part.finish(name)
+            stem = path / f"{generation.task_id}-{index}{SUFFIX}" if into_folder else path
+            return await part.finish(with_real_suffix(stem, ".bin" if media is None else media.suffix))
         except BaseException:
             await part.discard()
             raise
@@ -271,14 +274,6 @@ def _expired() -> errors.ResultExpiredError:
     return errors.ResultExpiredError(
         "The service no longer holds the result: its URLs last about a day, its files two weeks. Look at kie.ai/logs."
     )
-
-
-def _name_in_folder(folder: Path, index: int, task_id: str, media: Media | None) -> Path:
-    return folder / f"{task_id}-{index}{'.bin' if media is None else media.suffix}"
-
-
-def _numbered(path: Path, index: int) -> Path:
-    return path if index == 1 else path.with_name(f"{path.stem}-{index}{path.suffix}")
 
 
 def expires_at(completed_at: float | None, now: float) -> float:

@@ -30,7 +30,7 @@ import attrs
 from kie_async._core.range_responses import Version, read_version, write_version
 from kie_async._io.http.transport import describe
 from kie_async._io.journals.process_locks import NO_LOCKS
-from kie_async._media import HEAD, Media, is_whole
+from kie_async._media import HEAD, Media, is_whole, with_real_suffix
 from kie_async.errors import DownloadError
 from kie_async.records import SavedFile
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["STEP", "FileView", "PartFile", "is_folder", "open_exclusively"]
+__all__ = ["STEP", "FileView", "PartFile", "find_saved", "is_folder", "open_exclusively"]
 
 _T = TypeVar("_T")
 
@@ -304,6 +304,31 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def find_saved(path: Path, note: str) -> Path | None:
+    """
+    Return the path of a file that is there as it was saved, or None.
+
+    The content decides and not the time of the file, since clocks differ and copies have times of their own.
+
+    Args:
+        path: The path that was asked for.
+
+        note: What ``SavedFile.note`` has told of the file.
+    """
+    return await anyio.to_thread.run_sync(_find_saved, path, note)
+
+
+def _find_saved(path: Path, note: str) -> Path | None:
+    size, sha256, suffix = note.split(" ", 2)
+    path = with_real_suffix(path, suffix)
+    with suppress(OSError, ValueError):  # ValueError: a name with a NUL character
+        found = path.stat()  # first: a pipe must not be opened
+        if stat.S_ISREG(found.st_mode) and found.st_size == int(size):
+            with path.open("rb") as file:
+                return path if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else None
+    return None
 
 
 async def is_folder(path: Path) -> bool:

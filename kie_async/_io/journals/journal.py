@@ -51,6 +51,7 @@ class Changes(TypedDict, total=False):
     error: str | None
     duplicate_task_ids: tuple[str, ...]
     callback_task_ids: tuple[str, ...]
+    saved: tuple[str, ...]
     owner: str | None
     budget: str | None
     price: float | None

@@ -83,6 +83,7 @@ _SCHEMA = """
         credits REAL,
         duplicate_task_ids TEXT NOT NULL,
         callback_task_ids TEXT NOT NULL,
+        saved TEXT NOT NULL,
         callback_url TEXT,
         sources TEXT NOT NULL,
         error TEXT,
@@ -116,7 +117,7 @@ _WAL_ATTEMPTS = 100
 #: The columns, in the order of the fields of a row.
 _COLUMNS = tuple(field.name for field in attrs.fields(Intent))
 #: The columns that hold a list of strings, as JSON.
-_LISTS = frozenset({"duplicate_task_ids", "callback_task_ids"})
+_LISTS = frozenset({"duplicate_task_ids", "callback_task_ids", "saved"})
 
 
 def _in(states: Collection[JobState]) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from stat import S_ISREG
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-import anyio
 import attrs
 
 from kie_async import errors
+from kie_async._io.files.part_files import find_saved
 from kie_async._io.jobs.live_job import StopReason
 from kie_async._io.mapping.run_state import RunPhase
 from kie_async._io.submitting.intake import ImageChangedError
@@ -253,22 +253,38 @@ class RowRunner:
     async def _save(self, row: Row, generation: Generation) -> Outcome:
         """Put a row's files on disk, and return its outcome."""
         files: list[Path] = []
+        notes: list[str] = []
         paths = self.options.files(row.key, len(generation.urls))
+        known = () if row.job is None or row.job.row is None else row.job.row.saved
         try:
-            for path, url in zip(paths, generation.urls, strict=False):  # there are no paths without save_to
-                # A job that was found may have been saved by an earlier run; one that was started here was not.
-                if not row.started_here and await _is_file(path, since=generation.record.created_at or 0.0):
-                    files.append(path)
-                else:
+            # There are no paths without save_to, and no notes if no earlier run has saved the job's files.
+            for path, url, note in zip_longest(paths, generation.urls[: len(paths)], known[: len(paths)]):
+                file = None if note is None else await find_saved(path, note)
+                if file is None:
                     single = attrs.evolve(generation.record, result_urls=(url,))
-                    files += await attrs.evolve(generation, record=single).save(path)
+                    [saved] = await self.waiting.results.saver(attrs.evolve(generation, record=single), path)
+                    file, note = saved.path, saved.note  # noqa: PLW2901 (what is on disk now)
+                files.append(file)
+                notes.append(note)
         except errors.KieError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
                 self.stop_run(error)  # further results would be paid for, and could not be written either
+            await self._note_saved(row, (*notes, *known[len(notes) :]))
             return row.failed(error, generation)
+        await self._note_saved(row, tuple(notes) or known)
         await self._mark_delivered(row)
         return row.done(generation, tuple(files))
+
+    async def _note_saved(self, row: Row, notes: tuple[str, ...]) -> None:
+        """Note in the journal what is on disk; if that fails, the next run fetches the files again."""
+        if row.job is None or row.job.row is None or row.job.row.saved == notes:
+            return
+        with suppress(errors.JournalError):
+            # At the same instant as before: the state has not changed.
+            changed = await self.journal.update_fields(row.job.id, at=row.job.row.updated_at, saved=notes)
+            if changed is not None:
+                row.job.learn(changed)
 
     async def _outcome_without_result(self, row: Row, error: errors.KieError) -> Outcome | None:
         """Return the outcome of a row whose job has no result; None if it has no outcome in this run."""
@@ -296,12 +312,3 @@ class RowRunner:
         """Mark an ended row as delivered, so that a journal in memory, which must stay small, may drop it."""
         if row.job is not None and not self.journal.durable and row.has_ended:
             await self.journal.mark_delivered(row.job.id)
-
-
-async def _is_file(path: Path, *, since: float) -> bool:
-    """Return True if *path* is a file that was written after *since*; an older one is of another task."""
-    try:
-        found = await anyio.Path(path).stat()
-    except (OSError, ValueError):
-        return False
-    return S_ISREG(found.st_mode) and found.st_size > 0 and found.st_mtime >= since
