@@ -92,7 +92,6 @@ class _Client(KieClient):
             upload_url="http://127.0.0.1",
             session_factory=_no_session,  # type: ignore[arg-type]  # it is never used
             trust_env=False,
-            known_hosts=frozenset(),
         )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import attrs
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
     from kie_async._io.journals.memory import MemoryJournal
+    from kie_async._urls import Networks
     from kie_async.events import Event
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy, SqliteJournal
@@ -65,6 +65,10 @@ class EngineBinding:
 
         trust_env: True if proxies are taken from the environment.
 
+        networks: Networks from which results may be fetched although they are not public.
+
+        download_headers: The headers of downloads; None for the client's own.
+
         job: Makes the handle of an id.
     """
 
@@ -80,6 +84,8 @@ class EngineBinding:
     on_event: Callable[[Event], None] | None
     session_factory: SessionFactory | None
     trust_env: bool
+    networks: Networks
+    download_headers: Mapping[str, str] | None
     job: Callable[[str], Job]
     #: The polling policy; None for the default. Benchmarks set it to compare policies.
     polling: PollingPolicy | None = attrs.field(default=None, init=False)
@@ -214,6 +220,8 @@ class EngineBinding:
             runtime=lambda: Runtime(running_loop()),
             allowed_origins=origins,
             hosts=self.download_hosts,
+            networks=self.networks,
+            headers=self.download_headers,
         )
         settings = Settings(
             api_key=self.api_key,
@@ -259,9 +267,7 @@ class EngineBinding:
             upload_url=self.upload_url,
             session_factory=self.session_factory or aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
             trust_env=self.trust_env,
-            known_hosts=frozenset(
-                host for url in (self.base_url, self.upload_url) if (host := urlsplit(url).hostname) is not None
-            ),
+            networks=self.networks,
         )
 
     @asynccontextmanager

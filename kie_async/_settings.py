@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
@@ -15,9 +16,11 @@ from kie_async.errors import ConfigurationError
 __all__ = [
     "UPLOAD_URL",
     "check_callback_url",
+    "check_download_headers",
     "check_hosts",
     "check_id",
     "check_kind",
+    "check_networks",
     "read_api_key",
     "read_webhook_keys",
     "service_url",
@@ -26,6 +29,19 @@ __all__ = [
 UPLOAD_URL = "https://kieai.redpandaai.co"
 #: Only printable ASCII without blanks can be sent in a header.
 _API_KEY = re.compile(r"[!-~]{1,512}")
+#: A token of RFC 9110, 5.6.2.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
+#: Headers that frame a message, select a part of the file, or carry credentials.
+_OWN_HEADERS = frozenset(
+    re.findall(
+        r"\S+",
+        "accept-encoding authorization connection content-length content-type cookie expect host if-match"
+        " if-modified-since if-none-match if-range if-unmodified-since keep-alive proxy-authorization proxy-connection"
+        " range te trailer transfer-encoding upgrade",
+    )
+)
+#: ``::ffff:0:0/96``, the IPv6 form of IPv4 addresses.
+_MAPPED_PREFIX = 96
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 
 
@@ -141,6 +157,65 @@ def check_hosts(hosts: Collection[str] | None) -> tuple[str, ...] | None:
         msg = f"Invalid download_hosts={hosts!r}: expected a list of endings of host names, such as ['kie.ai']."
         raise ConfigurationError(msg)
     return tuple(hosts)
+
+
+def check_networks(networks: Collection[str] | None) -> tuple[IPv4Network | IPv6Network, ...]:
+    """
+    Return the networks that results may be fetched from although they are not public.
+
+    Raises:
+        ConfigurationError: If it is not a collection of networks.
+    """
+    if networks is None:
+        return ()
+    if not _are_strings(networks):
+        msg = f"Invalid allow_networks={networks!r}: expected a list of networks, such as ['198.18.0.0/15']."
+        raise ConfigurationError(msg)
+    return tuple(map(_network, networks))
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(text.strip())
+    except ValueError as error:
+        msg = f"Invalid allow_networks: {error}. Write a network as in 198.18.0.0/15 or fd00:1::/64."
+        raise ConfigurationError(msg) from None
+    carried = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if carried is not None and network.prefixlen >= _MAPPED_PREFIX:
+        return IPv4Network((carried, network.prefixlen - _MAPPED_PREFIX))
+    return network
+
+
+def check_download_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """
+    Return a copy of the headers of downloads; None if they are not given.
+
+    Raises:
+        ConfigurationError: If a header cannot be sent, carries credentials, or is the client's own.
+    """
+    if headers is None:
+        return None
+    given: object = headers
+    if not isinstance(given, Mapping) or not all(_is_header(name, value) for name, value in given.items()):
+        msg = (
+            "Invalid download_headers: expected a mapping of names to values of printable ASCII, such as"
+            " {'User-Agent': 'Mozilla/5.0'}."
+        )
+        raise ConfigurationError(msg)
+    for name in headers:
+        if name.lower() in _OWN_HEADERS:
+            msg = (
+                f"Invalid download_headers: {name} is set by the client, or would give every host of a result your"
+                " credentials. Leave it out."
+            )
+            raise ConfigurationError(msg)
+    return dict(headers)
+
+
+def _is_header(name: object, value: object) -> bool:
+    if _is_string(name) and _is_string(value):
+        return bool(_HEADER_NAME.fullmatch(name)) and value.isascii() and value.isprintable()
+    return False
 
 
 def _shown(url: object) -> str:

@@ -4,7 +4,8 @@ Checks of the URLs that are sent to the service or received from it: http(s) URL
 Only one spelling of a host is accepted: a name of ASCII labels with a dot in it, an IPv4 address as four decimal
 numbers, or an IPv6 address in brackets. Programs disagree about every other spelling (``2130706433``, ``0x7f.1``,
 ``0177.0.0.1``, ``①②⑦.0.0.1``, ``127%2e0.0.1``), which would allow bypassing the check, so these are refused. The
-addresses that a *name* resolves to are not known here: the resolver calls ``is_global_address`` before each connection.
+addresses that a *name* resolves to are not known here: the resolver calls ``is_allowed_address`` before it is connected
+to one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+    from typing import TypeAlias
+
+    Networks: TypeAlias = Collection[IPv4Network | IPv6Network]
 
 __all__ = [
     "BASE_URL",
     "MAX_LENGTH",
     "check_public_url",
     "check_result_url",
+    "is_allowed_address",
     "is_global_address",
     "looks_like_url",
     "origin",
@@ -58,6 +64,27 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 #: Blocks that are missing in some Python versions: documentation (RFC 9637), protocol assignments (RFC 6890).
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
 _PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")
+
+#: Blocks of this host, of cloud metadata services, or whose addresses carry others: a larger network that a caller
+#: allows does not include them by accident.
+_GUARDED = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "100.100.100.200/32",
+            "192.0.0.192/32",
+            "::/96",
+            "64:ff9b:1::/48",
+            "2001::/32",
+            "fd00:ec2::254/128",
+            "fd20:ce::254/128",
+            "fe80::/10",
+        ),
+    )
+)
 
 
 @attrs.frozen
@@ -98,13 +125,15 @@ def _read(url: str) -> _Parts:
     return _Parts(scheme, host, port, next((phrase for broken, phrase in rules if broken), None))
 
 
-def _host_fault(host: str) -> str | None:
+def _host_fault(host: str, networks: Networks = ()) -> str | None:
     """Return the fault of a host that must be spelled canonically and be public, judged by its spelling, or None."""
     if host.startswith("["):
-        return None if is_global_address(host[1:-1]) else "its host is not a public address"
+        return None if is_allowed_address(host[1:-1], networks) else "its host is not a public address"
     labels = host.split(".")
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
-        return None if is_global_address(host) else "its host is not a public address, written as four decimal numbers"
+        if is_allowed_address(host, networks):
+            return None
+        return "its host is not a public address, written as four decimal numbers"
     rules = (
         (
             len(host) > _LONGEST_NAME or not all(_LABEL.fullmatch(label) for label in labels),
@@ -154,6 +183,41 @@ def is_global_address(text: str) -> bool:
         address = carried
     # Multicast is "global" for ipaddress: it is routed, but is not one host.
     return address.is_global and not address.is_multicast and address not in _PROTOCOL_ASSIGNMENTS
+
+
+def is_allowed_address(text: str, networks: Networks = ()) -> bool:
+    """
+    Return True if an IP address may be connected to: it is global, or of a network that the caller allows.
+
+    An IPv6 address that carries an IPv4 address counts as that one. Loopback, link-local and metadata addresses count
+    only if the network lies within their own block, and not for a larger one.
+
+    Args:
+        text: An address in the spelling of resolvers; IPv6 without brackets.
+
+        networks: The networks that the caller allows.
+
+    >>> fake, everything = ipaddress.ip_network("198.18.0.0/15"), ipaddress.ip_network("0.0.0.0/0")
+    >>> is_allowed_address("198.18.0.5"), is_allowed_address("198.18.0.5", [fake])
+    (False, True)
+    >>> is_allowed_address("10.0.0.1", [everything]), is_allowed_address("169.254.169.254", [everything])
+    (True, False)
+    """
+    if is_global_address(text):
+        return True
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return False
+        address = _carried(address) or address
+    blocks = [block for block in _GUARDED if address in block]
+    return any(
+        address in network and all(network.subnet_of(block) for block in blocks)  # type: ignore[arg-type]  # one version
+        for network in networks
+    )
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
@@ -236,7 +300,11 @@ def check_public_url(url: str, *, allowed_origins: Collection[str] = frozenset()
 
 
 def check_result_url(
-    url: str, *, allowed_origins: Collection[str] = frozenset(), hosts: Sequence[str] | None = None
+    url: str,
+    *,
+    allowed_origins: Collection[str] = frozenset(),
+    hosts: Sequence[str] | None = None,
+    networks: Networks = (),
 ) -> str | None:
     """
     Return the reason why a URL from the service must not be fetched: it must be https, of an allowed host, and public.
@@ -248,6 +316,8 @@ def check_result_url(
             rules, but must still be well-formed http(s) URLs without a user name.
 
         hosts: The allowed domains, including their subdomains (``"aiquickdraw.com"``); None for any.
+
+        networks: Networks whose addresses count as public.
 
     Returns:
         A phrase, or None for a valid URL.
@@ -264,7 +334,7 @@ def check_result_url(
         return "its scheme is not https"
     if hosts is not None and not any(parts.host == host or parts.host.endswith("." + host) for host in wanted if host):
         return "its host is not one of those that downloads are limited to"
-    return _host_fault(parts.host)
+    return _host_fault(parts.host, networks)
 
 
 def shown_url(url: str) -> str:

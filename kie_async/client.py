@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from operator import methodcaller
 from types import TracebackType
@@ -17,9 +17,11 @@ from kie_async._binding import EngineBinding, running_loop, sealed
 from kie_async._settings import (
     UPLOAD_URL,
     check_callback_url,
+    check_download_headers,
     check_hosts,
     check_id,
     check_kind,
+    check_networks,
     read_api_key,
     read_webhook_keys,
     service_url,
@@ -83,13 +85,24 @@ class KieClient:
         download_hosts: Endings of the host names from which results may be fetched (``["aiquickdraw.com"]``); None for
             any public host.
 
+        allow_networks: Networks from which results may be fetched although their addresses are not public, such as
+            ``["198.18.0.0/15"]`` for a VPN or proxy (Clash, sing-box) that gives each name an address of its own.
+            Loopback, link-local and metadata addresses count only if a network names their own block, not a larger one.
+
+        download_headers: Headers for the hosts of results, all of which get them: ``{"User-Agent": …, "Referer": …}``.
+            None for the client's own User-Agent, and a browser's where a host refuses that one; ``{}`` for the client's
+            own only.
+
         on_event: Called with each ``Event``; it must not block. Errors that it raises are logged.
 
         session_factory: Makes the aiohttp sessions. It is called with keyword arguments for ``aiohttp.ClientSession``,
-            once for creates and once for all other requests, in each event loop. It may add arguments or replace the
-            connector (a proxy, your own CA bundle). It must pass ``trace_configs`` on: they show what was sent.
+            once for creates, once for all other requests, and once for downloads from hosts that the service names, in
+            each event loop. It may add arguments (a proxy) or replace the connector (your own CA bundle). It must pass
+            ``trace_configs`` on: they show what was sent. A connector of its own needs
+            ``resolver=kwargs["connector"].resolver``: otherwise results of other hosts are refused, since it might
+            connect to private addresses.
 
-        trust_env: True to take proxies from the environment.
+        trust_env: True to take proxies from the environment; netrc is never read.
 
     Raises:
         ConfigurationError: If there is no API key, or an argument is invalid.
@@ -107,6 +120,8 @@ class KieClient:
         callback_url: str | None = None,
         webhook_key: str | Collection[str] | None = None,
         download_hosts: Collection[str] | None = None,
+        allow_networks: Collection[str] | None = None,
+        download_headers: Mapping[str, str] | None = None,
         on_event: Callable[[Event], None] | None = None,
         session_factory: SessionFactory | None = None,
         trust_env: bool = False,
@@ -133,6 +148,8 @@ class KieClient:
             callback_url=callback_url,
             webhook_keys=sealed(read_webhook_keys(given_webhook_key())),
             download_hosts=check_hosts(download_hosts),
+            networks=check_networks(allow_networks),
+            download_headers=check_download_headers(download_headers),
             on_event=on_event,
             session_factory=session_factory,
             trust_env=trust_env,

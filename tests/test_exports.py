@@ -23,8 +23,8 @@ EXPORTS = [(package, name) for package in PACKAGES for name in package.__all__ i
 #: The parameters of public callables, in order: of functions, methods and constructors.
 SIGNATURES = {
     "KieClient": (
-        "api_key, *, base_url, upload_url, limits, retry, journal, callback_url, webhook_key, download_hosts, on_event,"
-        " session_factory, trust_env"
+        "api_key, *, base_url, upload_url, limits, retry, journal, callback_url, webhook_key, download_hosts,"
+        " allow_networks, download_headers, on_event, session_factory, trust_env"
     ),
     "KieClient.generate": "request, *, key, timeout",
     "KieClient.submit": "request, *, key, wait",

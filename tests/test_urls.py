@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kie_async._settings import check_networks
 from kie_async._urls import (
     MAX_LENGTH,
     check_public_url,
     check_result_url,
+    is_allowed_address,
     is_global_address,
     looks_like_url,
     origin,
@@ -311,3 +314,60 @@ def test_strings_that_look_like_urls(text: str, is_url: bool) -> None:  # noqa: 
 )
 def test_shown_url_is_short_and_without_secrets(url: str, expected: str) -> None:
     assert shown_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "networks", "allowed"),
+    [
+        ("198.18.0.5", ["198.18.0.0/15"], True),
+        ("198.20.0.5", ["198.18.0.0/16"], True),  # it is public anyway
+        ("198.19.0.5", ["198.18.0.0/16"], False),
+        ("::ffff:198.18.0.5", ["198.18.0.0/15"], True),
+        ("64:ff9b::198.18.0.5", ["198.18.0.0/15"], True),
+        ("fdfe:dcba:9876::5", ["fdfe:dcba:9876::/64"], True),
+        ("fdfe:dcba:9876::5", ["198.18.0.0/15"], False),
+        ("127.0.0.1", ["0.0.0.0/0", "::/0"], False),
+        ("127.0.0.1", ["126.0.0.0/7"], False),
+        ("127.0.0.1", ["127.0.0.0/8"], True),
+        ("127.0.0.1", ["127.0.0.1/32"], True),
+        ("::ffff:127.0.0.1", ["::/0", "0.0.0.0/0"], False),
+        ("64:ff9b::7f00:1", ["64:ff9b::/96"], False),
+        ("64:ff9b:1::7f00:1", ["::/0"], False),
+        ("2002:7f00:1::", ["2002::/16"], False),
+        ("::7f00:1", ["::/0"], False),
+        ("::1", ["::/0"], False),
+        ("::1", ["::1/128"], True),
+        ("169.254.169.254", ["169.0.0.0/8"], False),
+        ("169.254.169.254", ["169.254.169.254/32"], True),
+        ("100.100.100.200", ["100.64.0.0/10"], False),
+        ("100.101.0.1", ["100.64.0.0/10"], True),
+        ("fd00:ec2::254", ["fc00::/7"], False),
+        ("fd00:1::1", ["fc00::/7"], True),
+        ("fe80::1", ["::/0"], False),
+        ("fe80::1%eth0", ["fe80::/10"], False),
+        ("0.0.0.0", ["0.0.0.0/0"], False),
+        ("2130706433", ["0.0.0.0/0", "127.0.0.0/8"], False),
+        ("localhost", ["127.0.0.0/8"], False),
+    ],
+)
+def test_allowed_networks_open_no_other_block(address: str, networks: list[str], *, allowed: bool) -> None:
+    """Neither this host nor a metadata service is reached by accident, in any spelling."""
+    assert is_allowed_address(address, [ip_network(network) for network in networks]) is allowed
+
+
+@given(st.ip_addresses().map(str))
+def test_without_networks_only_global_addresses_are_allowed(address: str) -> None:
+    assert is_allowed_address(address) is is_global_address(address)
+
+
+def test_mapped_network_counts_as_its_ipv4_network() -> None:
+    assert (ip_network("198.18.0.0/15"),) == check_networks(["::ffff:198.18.0.0/111"])
+    assert (ip_network("198.18.0.5/32"), ip_network("fd00::/8")) == check_networks(["198.18.0.5", " fd00::/8 "])
+
+
+def test_address_of_an_allowed_network_may_be_in_a_url() -> None:
+    networks = [ip_network("198.18.0.0/15")]
+
+    assert check_result_url("https://198.18.0.5/a", networks=networks) is None
+    for url in ("http://198.18.0.5/a", "https://10.0.0.1/a", "https://localhost/a"):
+        assert check_result_url(url, networks=networks) is not None

@@ -18,6 +18,7 @@ from kie_async._display import shown
 from kie_async._urls import BASE_URL, service_origin
 
 __all__ = [
+    "AllowNetworksOption",
     "IdArgument",
     "JobArgument",
     "JournalFile",
@@ -53,6 +54,23 @@ NoJournalOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Write results as JSON to standard output, one object a line, and nothing else.")
+]
+
+
+def _keep_networks(context: typer.Context, networks: list[str] | None) -> list[str] | None:
+    """Keep the networks for the session that the command makes."""
+    found = tuple(part for text in networks or () for part in re.split(r"[\s,]+", text) if part)
+    context.obj = attrs.evolve(context.obj, allow_networks=found)
+    return networks
+
+
+AllowNetworksOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NETWORK",
+        callback=_keep_networks,
+        help="Fetch results also from addresses of this network, such as 198.18.0.0/15 of a VPN; repeatable.",
+    ),
 ]
 OutputOption: TypeAlias = Annotated[
     Path | None,

@@ -36,12 +36,15 @@ class GlobalOptions:
     Attributes:
         verbose: True if the log and tracebacks are shown.
 
+        allow_networks: Networks that results may be fetched from although they are not public.
+
         loop_factory: A factory of event loops; None for the platform's.
 
         early_handler: The handler of SIGINT until a command runs; None if the process has no such handler.
     """
 
     verbose: bool = False
+    allow_networks: tuple[str, ...] = ()
     loop_factory: Callable[[], AbstractEventLoop] | None = None
     early_handler: Callable[[int, FrameType | None], NoReturn] | None = None
 
@@ -69,7 +72,7 @@ def run_command(
         typer.Exit: Always, with the exit code.
     """
     options = context.ensure_object(GlobalOptions)
-    session = Session(output=Output(as_json=as_json), journal=journal)
+    session = Session(output=Output(as_json=as_json), journal=journal, allow_networks=options.allow_networks)
     with log_to(session.output, verbose=options.verbose):
         raise typer.Exit(_run(options, session, command))
 

@@ -45,6 +45,8 @@ class Session:
 
         resume_info: The state of the command's jobs; None for a command without jobs.
 
+        allow_networks: Networks that results may be fetched from although they are not public.
+
         uses_fake: True while the service is a fake of this process.
     """
 
@@ -53,6 +55,7 @@ class Session:
     url: str | None = None
     journal: JournalFile | None = None
     resume_info: ResumeInfo | None = None
+    allow_networks: tuple[str, ...] = ()
     uses_fake: bool = False
 
     @property
@@ -134,6 +137,7 @@ class Session:
             journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.create_folder),
             callback_url=callback_url,
             webhook_key=webhook_keys,
+            allow_networks=self.allow_networks,
             on_event=on_event if self.resume_info is None else self.resume_info.observe_event,
         )
         drain = DRAIN

@@ -156,6 +156,7 @@ def wait(
     *,
     output: options.OutputOption = None,
     timeout: options.TimeoutOption = None,
+    allow_networks: options.AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
     journal: options.JournalOption = None,
     no_journal: options.NoJournalOption = False,
     as_json: options.JsonOption = False,

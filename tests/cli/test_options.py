@@ -85,3 +85,36 @@ def test_missing_journal_folder_is_reported(tmp_path: Path) -> None:
     assert (2, "") == (result.code, result.out)
     assert str(tmp_path / "no") in result.err
     assert json.dumps("Traceback") not in result.err
+
+
+@pytest.mark.parametrize("value", ["fake", "198.18.0.1/15", "198.18.0.0/15,::/200"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--model", "m", "--input", "{}", "--no-journal"],
+        ["wait", "t1", "--no-journal"],
+        ["recover", "--journal", "{folder}/kie.db"],
+        ["batch", "{folder}/table.csv", "--out", "{folder}/out", "--yes"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_invalid_network_is_refused_before_anything_is_sent(command: list[str], value: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("image,prompt\nhttps://example.com/a.png,Go\n")
+    arguments = [part.replace("{folder}", str(tmp_path)) for part in command]
+    result = run_cli(
+        *arguments, "--allow-networks", value, KIE_API_KEY="good-enough", KIE_BASE_URL="http://127.0.0.1:1"
+    )
+
+    assert 2 == result.code
+    assert "Invalid allow_networks" in result.err
+
+
+def test_networks_reach_the_client(tmp_path: Path) -> None:
+    result = run_cli(
+        *("recover", "--journal", str(tmp_path / "kie.db"), "--allow-networks", "198.18.0.0/15, fd00:1::/64"),
+        *("--allow-networks", "10.0.0.0/8"),
+        KIE_API_KEY="good-enough",
+        KIE_BASE_URL="http://127.0.0.1:1",
+    )
+
+    assert 0 == result.code

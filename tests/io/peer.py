@@ -83,7 +83,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def run_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+async def run_peer(act: Act, *, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[Peer]:
     """
     Run *act* for every connection.
 
@@ -91,6 +91,8 @@ async def run_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncI
         act: The handler; the connection is closed when it returns.
 
         context: The TLS context.
+
+        host: The address to listen at.
     """
     peer = Peer()
     running: set[asyncio.Task[None]] = set()
@@ -110,9 +112,9 @@ async def run_peer(act: Act, *, context: ssl.SSLContext | None = None) -> AsyncI
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(serve, host, 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
-    peer.url = f"{'http' if context is None else 'https'}://127.0.0.1:{port}"
+    peer.url = f"{'http' if context is None else 'https'}://{host}:{port}"
     try:
         yield peer
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -41,7 +42,6 @@ async def open_transport(url: str, **options: Any) -> AsyncIterator[Transport]:
             "upload_url": url,
             "session_factory": aiohttp.ClientSession,
             "trust_env": False,
-            "known_hosts": frozenset({"127.0.0.1"}),
             **options,
         }
     )
@@ -509,6 +509,19 @@ async def test_poll_requests_one_task() -> None:
         assert 1 == len(peer.received)
 
 
+@pytest.mark.parametrize("size", [9_000, 60_000])
+async def test_large_headers_of_a_gateway_are_read(size: int) -> None:
+    """A create that was paid would otherwise be in doubt, and no poll could be read."""
+    large = "Content-Security-Policy: " + "x" * size
+    answer = response_bytes(b'{"code":200,"data":{"taskId":"t1"}}', large, "Connection: close")
+    async with run_peer(read_head_then_send(answer)) as peer:
+        exchange = await create(peer.url)
+        assert exchange.response is not None
+        async with open_transport(peer.url) as transport:
+            assert 200 == (await transport.poll("t1")).status
+            assert 200 == (await transport.request("POST", "/upload", data=b"{}", upload=True)).status
+
+
 async def test_closed_transport_is_reported() -> None:
     transport = Transport(
         api_key=sealed(KEY),
@@ -516,7 +529,6 @@ async def test_closed_transport_is_reported() -> None:
         upload_url="http://127.0.0.1:1",
         session_factory=aiohttp.ClientSession,  # type: ignore[arg-type]  # its own keywords are narrower
         trust_env=False,
-        known_hosts=frozenset(),
     )
     with pytest.raises(ClientClosedError):
         await transport.create(BODY, before_first_byte=no_write_ahead)
@@ -530,11 +542,16 @@ async def test_closed_transport_is_reported() -> None:
 
 async def test_resolver_returns_public_addresses_only() -> None:
     """A host name in a result's URL must not lead into the client's network."""
-    public, known = PublicResolver(frozenset()), PublicResolver(frozenset({"localhost"}))
+    public = PublicResolver()
+    allowed = PublicResolver([ip_network("127.0.0.0/8"), ip_network("::1/128")])
+    proxied = PublicResolver(proxies=frozenset({("localhost", 3128)}))
     try:
         with pytest.raises(OSError, match="no public address"):
             await public.resolve("localhost", 80)
-        assert [] != await known.resolve("localhost", 80)
+        assert [] != await allowed.resolve("localhost", 80)
+        assert [] != await proxied.resolve("localhost", 3128)
+        with pytest.raises(OSError, match="allow_networks"):
+            await proxied.resolve("localhost", 80)
     finally:
-        await public.close()
-        await known.close()
+        for resolver in (public, allowed, proxied):
+            await resolver.close()

@@ -15,6 +15,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 import anyio
+import attrs
 from tenacity import wait_exponential
 
 from kie_async import errors
@@ -32,11 +33,13 @@ from kie_async._io.http.transport import Transport, describe
 from kie_async._media import SUFFIX, numbered_paths, with_real_suffix
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from kie_async._io.runtime import Runtime
     from kie_async._media import Media
+    from kie_async._urls import Networks
     from kie_async.records import Generation, SavedFile
 
 __all__ = ["Downloads", "PrioritySemaphore", "expires_at"]
@@ -58,6 +61,12 @@ MAX_SECONDS = 3600.0
 _NOT_HELD = (404, 422)
 _PAUSES = wait_exponential(multiplier=0.5, max=5.0)
 _LATER = "The task stays done: save again."
+#: What a host gets that refuses the client's own User-Agent, unless the caller has said what it is to get.
+_BROWSER = {
+    "User-Agent": (
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
+    )
+}
 
 
 class Downloads:
@@ -74,6 +83,10 @@ class Downloads:
         hosts: The allowed endings of host names; None for any public host.
 
         max_bytes: The greatest size of a result.
+
+        networks: Networks from which results may be fetched although they are not public.
+
+        headers: The caller's headers; None for none.
     """
 
     def __init__(
@@ -84,10 +97,12 @@ class Downloads:
         allowed_origins: frozenset[str],
         hosts: tuple[str, ...] | None,
         max_bytes: int = MAX_BYTES,
+        networks: Networks = (),
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._transport = transport
         self._runtime = runtime
-        self._policy = DownloadPolicy(allowed_origins, hosts, max_bytes)
+        self._policy = DownloadPolicy(allowed_origins, hosts, max_bytes, networks, headers)
         self._semaphore = PrioritySemaphore(MAX_CONCURRENT_DOWNLOADS)
 
     async def save(self, generation: Generation, path: Path) -> list[SavedFile]:
@@ -107,7 +122,9 @@ class Downloads:
                     files.append(await self._save_one(generation, index, url, target, into_folder=into_folder))
         except InterruptedDownloadError as error:
             known = {"job_id": generation.job_id, "task_id": generation.task_id}
-            raise errors.DownloadError(error.message, **known) from None
+            last = errors.DownloadError(error.message, **known)
+            last.worth_retrying = error.worth_retrying
+            raise last from None
         except errors.DownloadError as error:
             error.job_id, error.task_id = generation.job_id, generation.task_id
             raise
@@ -125,26 +142,62 @@ class Downloads:
         )
         try:
             await part.open()
-            media = await self._download(url, part)
+            ended_at = generation.record.completed_at
+            may_be_gone = ended_at is not None and self._runtime().wall() >= ended_at + URL_LIFETIME
+            media = await self._download(url, part, may_be_gone=may_be_gone)
             stem = path / f"{generation.task_id}-{index}{SUFFIX}" if into_folder else path
             return await part.finish(with_real_suffix(stem, ".bin" if media is None else media.suffix))
         except BaseException:
             await part.discard()
             raise
 
-    async def _download(self, url: str, part: PartFile) -> Media | None:
+    async def _download(self, url: str, part: PartFile, *, may_be_gone: bool) -> Media | None:
         with anyio.move_on_after(MAX_SECONDS):
             async with self._transport() as transport:
-                attempts = _DownloadAttempts(part)
-                try:
-                    return await attempts.run(transport, url, self._policy)
-                except MissingFileError:
-                    fresh = await self._request_fresh_link(transport, url)
-                try:
-                    return await attempts.run(transport, fresh, self._policy)
-                except MissingFileError:
-                    raise _expired() from None
+                return await self._download_by_any_link(transport, url, part, may_be_gone=may_be_gone)
         msg = f"The download took more than {MAX_SECONDS:g} s. {_LATER}"
+        raise errors.DownloadError(msg)
+
+    async def _download_by_any_link(
+        self, transport: Transport, url: str, part: PartFile, *, may_be_gone: bool
+    ) -> Media | None:
+        """
+        Download a file by its URL, then by a fresh link, then with a browser's User-Agent.
+
+        A refusal is not the end of a file: hosts refuse by User-Agent, too. It counts as such an end only after the
+        lifetime of the URL.
+        """
+        attempts = _DownloadAttempts(part)
+        try:
+            return await attempts.run(transport, url, self._policy)
+        except MissingFileError as error:
+            missing = error
+        tried = ["its URL"]
+        try:
+            url = await self._request_fresh_link(transport, url)
+        except errors.DownloadError:
+            if may_be_gone or not missing.is_refusal:
+                raise
+            tried.append("a fresh link, which the service did not give")
+        else:
+            try:
+                return await attempts.run(transport, url, self._policy)
+            except MissingFileError as error:
+                missing = error
+            tried.append("a fresh link")
+        if missing.is_refusal and self._policy.headers is None:
+            try:
+                return await attempts.run(transport, url, attrs.evolve(self._policy, headers=_BROWSER))
+            except MissingFileError as error:
+                missing = error
+            tried.append("a browser's User-Agent")
+        if may_be_gone or not missing.is_refusal:
+            raise _expired()
+        msg = (
+            f"The result's host refuses the download (HTTP {missing.status}), although the result has not expired."
+            f" Tried: {', '.join(tried)}. It may want another network, or other headers, such as a Referer, in"
+            f" KieClient(download_headers=…). {_LATER}"
+        )
         raise errors.DownloadError(msg)
 
     async def _request_fresh_link(self, transport: Transport, url: str) -> str:
@@ -179,7 +232,7 @@ class _DownloadAttempts:
         without_progress = 0
         while True:
             try:
-                return await download_part(transport.shared_session, url, self._part, policy)
+                return await download_part(transport, url, self._part, policy)
             except InterruptedDownloadError as error:
                 without_progress += 1
                 retry_after = error.retry_after

@@ -17,12 +17,15 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.range_responses import size_if_rest, version_of
-from kie_async._io.http.transport import describe, read_retry_after
+from kie_async._io.http.transport import PrivateAddressError, Transport, describe, read_retry_after
 from kie_async._media import HEAD, Media, media_of_result
 from kie_async._urls import check_result_url, origin
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kie_async._io.files.part_files import PartFile
+    from kie_async._urls import Networks
 
 __all__ = ["MAX_BYTES", "DownloadPolicy", "InterruptedDownloadError", "MissingFileError", "download_part"]
 
@@ -34,7 +37,11 @@ WINDOW = 64.0
 
 _LATER = "The task stays done: save again."
 
-_GONE = (403, 404, 410)
+_GONE = (404, 410)
+#: A host answers so to a URL that has expired, and also to a client that it does not like.
+_REFUSED = (401, 403)
+#: The content codings that aiohttp decodes, and the old name of one. Other words there are mistakes of an uploader.
+_COMPRESSED = frozenset({"br", "deflate", "gzip", "x-gzip", "zstd"})
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -45,7 +52,21 @@ class InterruptedDownloadError(errors.DownloadError):
 
 
 class MissingFileError(Exception):
-    """The host does not have the file, or refuses to serve it."""
+    """
+    The host does not have the file, or refuses to serve it.
+
+    Attributes:
+        status: The status of its answer.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    @property
+    def is_refusal(self) -> bool:
+        """True if the answer does not tell that the file is gone."""
+        return self.status in _REFUSED
 
 
 @attrs.frozen
@@ -59,15 +80,21 @@ class DownloadPolicy:
         hosts: The allowed endings of host names; None for any public host.
 
         max_bytes: The greatest size of a file.
+
+        networks: Networks whose addresses count as public.
+
+        headers: The caller's headers; None for none, and another User-Agent may be tried.
     """
 
     allowed_origins: frozenset[str]
     hosts: tuple[str, ...] | None
     max_bytes: int = MAX_BYTES
+    networks: Networks = ()
+    headers: Mapping[str, str] | None = None
 
-    def check(self, url: str, *, redirected_by: str | None) -> None:
+    def check(self, url: str, *, redirected_by: str | None) -> bool:
         """
-        Check a URL before it is requested.
+        Check a URL before it is requested; return True if it is of an origin that the caller configured.
 
         Args:
             url: The URL.
@@ -80,23 +107,22 @@ class DownloadPolicy:
         """
         trusted = redirected_by is None or origin(redirected_by) in self.allowed_origins
         allowed_origins = self.allowed_origins if trusted else frozenset[str]()
-        wrong = check_result_url(url, allowed_origins=allowed_origins, hosts=self.hosts)
+        wrong = check_result_url(url, allowed_origins=allowed_origins, hosts=self.hosts, networks=self.networks)
         if wrong is not None:
             msg = (
                 f"The result is not downloaded: {wrong}. Only base_url itself and public https hosts, limited by"
-                " download_hosts, are fetched from: check both."
+                " download_hosts, are fetched from, and the networks of allow_networks: check these."
             )
             raise _refused(msg)
+        return trusted and origin(url) in allowed_origins
 
 
-async def download_part(
-    session: aiohttp.ClientSession, url: str, part: PartFile, policy: DownloadPolicy
-) -> Media | None:
+async def download_part(transport: Transport, url: str, part: PartFile, policy: DownloadPolicy) -> Media | None:
     """
     Download the missing bytes of a file: the rest if the host named the version of the part, otherwise everything.
 
     Args:
-        session: A session without the API key.
+        transport: The sessions.
 
         url: The file's URL.
 
@@ -108,11 +134,11 @@ async def download_part(
         The media type of the complete file; None if it is unknown.
 
     Raises:
-        MissingFileError: If the host does not have the file.
+        MissingFileError: If the host does not have the file, or refuses to serve it.
 
         DownloadError: If the download fails; ``InterruptedDownloadError`` if another attempt may help.
     """
-    headers = {"Accept-Encoding": "identity"}
+    headers = {**(policy.headers or {}), "Accept-Encoding": "identity"}
     if part.size and part.version is not None:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.version.validator}
     redirected_by: str | None = None
@@ -120,9 +146,9 @@ async def download_part(
     with anyio.CancelScope(deadline=anyio.current_time() + WINDOW) as scope:
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                policy.check(url, redirected_by=redirected_by)
-                async with session.get(
-                    URL(url, encoded=url.isascii()), allow_redirects=False, auto_decompress=False, headers=headers
+                is_own = policy.check(url, redirected_by=redirected_by)
+                async with transport.get_result(
+                    URL(url, encoded=url.isascii()), is_own=is_own, headers=headers
                 ) as response:
                     if response.status not in _REDIRECTS or "Location" not in response.headers:
                         total = await _check_headers(response, part, is_range="Range" in headers)
@@ -130,8 +156,15 @@ async def download_part(
                             raise _too_large(policy.max_bytes)
                         limit = policy.max_bytes if total is None else total
                         return await _write_body(response, part, total, limit, scope)
-                    redirected_by, url = url, _join(response.url, response.headers["Location"])
+                    # Once a foreign host has had its say, no later one is trusted.
+                    redirected_by = url if is_own or redirected_by is None else redirected_by
+                    url = _join(response.url, response.headers["Location"])
         except (aiohttp.ClientError, OSError) as error:  # errors of the disk are DownloadErrors already
+            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
+                msg = f"The download was interrupted: {error.os_error}. {_LATER}"
+                refused = InterruptedDownloadError(msg)  # the next answer of the resolver may be another one
+                refused.worth_retrying = False
+                raise refused from error
             msg = f"The download was interrupted ({describe(error)}). {_LATER}"
             raise InterruptedDownloadError(msg) from error
         msg = f"The download was redirected more than {MAX_REDIRECTS} times. {_LATER}"
@@ -151,9 +184,10 @@ def _join(url: URL, location: str) -> str:
 async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is_range: bool) -> int | None:
     """Prepare the part for the body, and return the size of the whole file if the headers contain it."""
     headers, status = response.headers, response.status
-    if status in _GONE:
-        raise MissingFileError
-    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if status in _GONE or status in _REFUSED:
+        raise MissingFileError(status)
+    codings = ",".join(headers.getall("Content-Encoding", ())).split(",")
+    if any(coding.strip().lower() in _COMPRESSED for coding in codings):
         # Media is compressed already: another encoding can only be a decompression bomb.
         msg = f"The result came compressed, which is refused. {_LATER}"
         raise errors.DownloadError(msg)

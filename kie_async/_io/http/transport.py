@@ -17,8 +17,10 @@ from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
+from ipaddress import ip_network
 from types import SimpleNamespace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
@@ -30,10 +32,24 @@ from yarl import URL
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
 from kie_async._io.runtime import Runtime, run_all, run_apart
-from kie_async._urls import is_global_address
+from kie_async._urls import is_allowed_address
 from kie_async._version import __version__
 
-__all__ = ["Exchange", "HttpResponse", "PublicResolver", "SessionFactory", "ThreadResolver", "Transport", "describe"]
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from kie_async._urls import Networks
+
+__all__ = [
+    "Connector",
+    "Exchange",
+    "HttpResponse",
+    "PublicResolver",
+    "SessionFactory",
+    "ThreadResolver",
+    "Transport",
+    "describe",
+]
 
 #: The greatest size of a response; responses of the API have a few kilobytes. A larger one is truncated, and so broken.
 MAX_BODY = 1024 * 1024
@@ -52,6 +68,9 @@ NEXT_STEP = "Check the network and the base URL, then try again."
 MAX_CONCURRENT = 48
 #: Bursts of creates are one window (10 s) apart. A connection that is kept longer saves two round trips in each.
 CREATE_KEEPALIVE = 15.0
+#: The greatest length of a line of headers. aiohttp's own bound (8,190) is below what some gateways send, and such an
+#: answer could not be read: a paid create would be in doubt.
+MAX_HEADER = 64 * 1024
 
 
 @lru_cache(maxsize=64)
@@ -61,6 +80,9 @@ def _total_timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT, ceil_threshold=math.inf)
 
 
+#: The network from which Clash, sing-box and some VPNs give each name an address of its own (RFC 2544).
+_FAKE_ADDRESSES = ip_network("198.18.0.0/15")
+
 _USER_AGENT = f"kie_async/{__version__} aiohttp/{aiohttp.__version__}"
 
 
@@ -68,7 +90,7 @@ class SessionFactory(Protocol):
     """A callable that creates an aiohttp session from keyword arguments, and may add or replace some of them."""
 
     def __call__(self, **kwargs: object) -> aiohttp.ClientSession:
-        """Create the session; called once for creates and once for all other requests."""
+        """Create the session: once for creates, once for other requests, and once for downloads from other hosts."""
         ...
 
 
@@ -156,7 +178,7 @@ class Transport:
 
         trust_env: True to use the proxies of the environment.
 
-        known_hosts: Hosts that the caller configured, whose addresses need not be public.
+        networks: Networks from which results may be fetched although they are not public.
     """
 
     def __init__(
@@ -167,7 +189,7 @@ class Transport:
         upload_url: str,
         session_factory: SessionFactory,
         trust_env: bool,
-        known_hosts: frozenset[str],
+        networks: Networks = (),
     ) -> None:
         self._api_key = api_key
         self._base_url = base_url
@@ -175,25 +197,17 @@ class Transport:
         self._upload_url = upload_url
         self._session_factory = session_factory
         self._trust_env = trust_env
-        self._known_hosts = known_hosts
+        self._networks = networks
         self._creates: aiohttp.ClientSession | None = None
         self._shared: aiohttp.ClientSession | None = None
+        self._foreign: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Create the sessions; called in the task that closes them."""
         tracing = aiohttp.TraceConfig()
         tracing.on_request_headers_sent.append(_on_headers)
-        common: dict[str, object] = {
-            "headers": {"User-Agent": _USER_AGENT},
-            "trust_env": self._trust_env,
-            # Cookies are set by a proxy in front of the service, and are not needed.
-            "cookie_jar": aiohttp.DummyCookieJar(),
-        }
-        self._creates = self._session_factory(
-            connector=aiohttp.TCPConnector(limit=0, resolver=ThreadResolver(), keepalive_timeout=CREATE_KEEPALIVE),
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
-            trace_configs=[tracing],
-            **common,
+        self._creates = self._make_session(
+            Connector(ThreadResolver(), keepalive=CREATE_KEEPALIVE), silence=None, trace_configs=[tracing]
         )
         if tracing not in self._creates.trace_configs:
             msg = (
@@ -201,25 +215,48 @@ class Transport:
                 " to aiohttp.ClientSession; others may be added."
             )
             raise errors.ConfigurationError(msg)
-        self._shared = self._session_factory(
-            connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(self._known_hosts)),
-            # Requests have total timeouts of their own; this one ends a silent download.
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE_TIMEOUT),
-            **common,
+        self._shared = self._make_session(Connector(ThreadResolver()))
+
+    def _make_session(
+        self, connector: Connector, *, silence: float | None = SILENCE_TIMEOUT, **more: object
+    ) -> aiohttp.ClientSession:
+        session = self._session_factory(
+            connector=connector,
+            # Requests have total timeouts of their own; ``silence`` ends a silent download.
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=silence),
+            headers={"User-Agent": _USER_AGENT},
+            # aiohttp would read passwords from netrc, too, and send them to any host that is named there.
+            trust_env=False,
+            # Cookies are set by a proxy in front of the service, and are not needed.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            **more,
         )
+        if session.trust_env:
+            session.detach()
+            msg = (
+                "session_factory sets trust_env=True, with which aiohttp sends passwords of netrc to other hosts. Pass"
+                " trust_env=True to KieClient instead: it takes proxies only."
+            )
+            raise errors.ConfigurationError(msg)
+        return session
+
+    @property
+    def _sessions(self) -> list[aiohttp.ClientSession]:
+        return [session for session in (self._creates, self._shared, self._foreign) if session is not None]
 
     async def close(self) -> None:
         """Close the sessions and their connections."""
-        await run_all(*[session.close for session in (self._creates, self._shared) if session is not None])
+        await run_all(*[session.close for session in self._sessions])
 
     def abandon(self) -> None:
         """Close the sessions of a closed event loop, whose connections cannot be closed in order."""
-        for session in (self._creates, self._shared):
-            if session is not None:
-                closing = session.close()
-                with suppress(StopIteration):
-                    closing.send(None)
-                closing.close()
+        for session in self._sessions:
+            closing = session.close()
+            with suppress(StopIteration):
+                closing.send(None)
+            closing.close()
 
     @property
     def shared_session(self) -> aiohttp.ClientSession:
@@ -227,6 +264,60 @@ class Transport:
         if self._shared is None or self._shared.closed:
             raise closed_error()
         return self._shared
+
+    def get_result(
+        self, url: URL, *, is_own: bool, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """
+        Request a result; redirects are not followed, nothing is decompressed, and the API key is not sent.
+
+        Args:
+            url: The URL.
+
+            is_own: True if it is of an origin that the caller configured, whose address is not checked.
+
+            headers: The headers.
+
+        Raises:
+            DownloadError: If the addresses of other hosts cannot be checked.
+        """
+        session = self.shared_session  # raises if the client is closed
+        if not is_own:
+            session = self._foreign_session()
+        return session.get(
+            url, headers=headers, allow_redirects=False, auto_decompress=False, proxy=self._proxy_for(url)
+        )
+
+    def _foreign_session(self) -> aiohttp.ClientSession:
+        """
+        Return the session for hosts that the service names.
+
+        It shares no connection and no resolved name with the others.
+        """
+        if self._foreign is None:
+            proxies = map(_read_proxy, getproxies().values()) if self._trust_env else ()
+            resolver = PublicResolver(self._networks, proxies=frozenset((proxy.host, proxy.port) for proxy in proxies))
+            session = self._make_session(Connector(resolver))
+            # aiohttp has no public way to read a connector's resolver; without the attribute, the check fails safely.
+            if not isinstance(getattr(session.connector, "_resolver", None), PublicResolver):
+                session.detach()  # its connector may be in use elsewhere
+                msg = (
+                    "The result is not downloaded: session_factory replaces the connector, and with it the check that"
+                    " results come from public addresses only. Make the connector with"
+                    " resolver=kwargs['connector'].resolver, and save again."
+                )
+                error = errors.DownloadError(msg)
+                error.worth_retrying = False
+                raise error
+            self._foreign = session
+        return self._foreign
+
+    def _proxy_for(self, url: URL) -> URL | None:
+        """Return the proxy that the environment names for a URL, or None."""
+        if not self._trust_env or url.host is None or proxy_bypass(url.host):
+            return None
+        proxy = getproxies().get(url.scheme)
+        return None if proxy is None else _read_proxy(proxy)
 
     async def create(self, body: bytes, *, before_first_byte: Callable[[], Awaitable[None]]) -> Exchange:
         """
@@ -250,6 +341,7 @@ class Transport:
                     data=body,
                     headers=self._headers(body),
                     allow_redirects=False,
+                    proxy=self._proxy_for(self._record_info),
                     trace_request_ctx=write_ahead,
                 ) as response:
                     return Exchange(sent=True, response=await _read(response, chunks))
@@ -314,7 +406,13 @@ class Transport:
         """Return the response, or the reason why there is none: an exception would carry aiohttp's frames."""
         try:
             async with self.shared_session.request(
-                method, url, data=data, headers=self._headers(data), allow_redirects=False, timeout=timeout
+                method,
+                url,
+                data=data,
+                headers=self._headers(data),
+                allow_redirects=False,
+                timeout=timeout,
+                proxy=self._proxy_for(url),
             ) as response:
                 return await _read(response, [])
         except errors.ClientClosedError:
@@ -335,6 +433,10 @@ def _require_response(outcome: HttpResponse | str, method: str, url: URL) -> Htt
         return outcome
     msg = f"{method} {url.path} got no response ({outcome}). {NEXT_STEP}"
     raise errors.TransportError(msg)
+
+
+def _read_proxy(text: str) -> URL:
+    return URL(text if "://" in text else f"http://{text}")
 
 
 async def _read(response: aiohttp.ClientResponse, chunks: list[bytes]) -> HttpResponse:
@@ -415,6 +517,25 @@ class ThreadResolver(AbstractResolver):
         """Do nothing."""
 
 
+class Connector(aiohttp.TCPConnector):
+    """
+    The connector of a session, whose resolver another connector can take over, and with it the check of addresses.
+
+    Args:
+        resolver: The resolver.
+
+        keepalive: The time that an idle connection is kept, in seconds.
+    """
+
+    def __init__(self, resolver: AbstractResolver, *, keepalive: float = 15.0) -> None:
+        super().__init__(limit=0, resolver=resolver, keepalive_timeout=keepalive)
+        self.resolver: AbstractResolver = resolver
+
+
+class PrivateAddressError(OSError):
+    """A name that leads to addresses only that must not be connected to."""
+
+
 class PublicResolver(AbstractResolver):
     """
     A resolver that leaves out every address that is not public.
@@ -424,13 +545,22 @@ class PublicResolver(AbstractResolver):
     are harmless.
 
     Args:
-        known_hosts: Hosts that the caller configured, whose addresses are not checked.
+        networks: Networks whose addresses count as public.
 
         resolver: The resolver to use; by default a ``ThreadResolver``.
+
+        proxies: The hosts and ports of the caller's proxies, whose addresses are not checked.
     """
 
-    def __init__(self, known_hosts: frozenset[str], resolver: AbstractResolver | None = None) -> None:
-        self._known_hosts = known_hosts
+    def __init__(
+        self,
+        networks: Networks = (),
+        resolver: AbstractResolver | None = None,
+        *,
+        proxies: frozenset[tuple[str | None, int | None]] = frozenset(),
+    ) -> None:
+        self._networks = networks
+        self._proxies = proxies
         self._resolver = resolver or ThreadResolver()
 
     async def resolve(
@@ -440,15 +570,24 @@ class PublicResolver(AbstractResolver):
         Resolve *host*.
 
         Raises:
-            OSError: If it has no public address.
+            PrivateAddressError: If it has no public address.
+
+            OSError: If it has no address.
         """
         found = await self._resolver.resolve(host, port, family)
-        if host in self._known_hosts:
+        if (host, port) in self._proxies:
             return found
-        public = [result for result in found if is_global_address(result["host"])]
-        if not public:
-            msg = f"{host} has no public address"
-            raise OSError(msg)
+        public = [result for result in found if is_allowed_address(result["host"], self._networks)]
+        if found and not public:
+            address = found[0]["host"]
+            network = f"{address}/{128 if ':' in address else 32}"
+            if is_allowed_address(address, [_FAKE_ADDRESSES]):
+                network = str(_FAKE_ADDRESSES)
+            msg = (
+                f"{host} has no public address here, only {address}. If a VPN or proxy of yours answers so, or the host"
+                f" is yours, allow it: allow_networks=['{network}'] (--allow-networks {network})"
+            )
+            raise PrivateAddressError(msg)
         return public
 
     async def close(self) -> None:

@@ -265,7 +265,7 @@ class RowRunner:
                     [saved] = await self.waiting.results.saver(attrs.evolve(generation, record=single), path)
                     file, note = saved.path, saved.note  # noqa: PLW2901 (what is on disk now)
                 files.append(file)
-                notes.append(note)
+                notes.append(str(note))
         except errors.KieError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in _DISK_FULL:

@@ -29,7 +29,7 @@ from kie_async.cli.batch.run import BatchRun
 from kie_async.cli.batch.signals import SignalHandler
 from kie_async.cli.batch.table import Table
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import JournalFile, JsonOption
+from kie_async.cli.options import AllowNetworksOption, JournalFile, JsonOption
 from kie_async.cli.running import run_command
 from kie_async.cli.session import DRAIN, Session
 
@@ -199,6 +199,7 @@ def batch(
     rate: Annotated[
         str, typer.Option(metavar="N/SECONDS", help="At most N creates in any SECONDS: a process's share of the limit.")
     ] = "20/10",
+    allow_networks: AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
