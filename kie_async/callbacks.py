@@ -64,8 +64,9 @@ class Callbacks:
 
         Returns:
             The HTTP status and the JSON body of the answer: 200 if it is accepted, 404 if the token is not ours or the
-            journal does not know its job, 401 if the signature is invalid, 400 or 413 if the body cannot be read, 429
-            if too many others for its job wait, 503 if it could not be journaled; then the service retries.
+            journal does not know its job, 401 if the signature is invalid, 400 if no task is known or named, 413 if the
+            body is too large, 429 if too many others for its job wait, 503 if it could not be journaled; then the
+            service retries.
 
         Raises:
             ConfigurationError: If the client is at work in another event loop or process.
@@ -111,7 +112,7 @@ class Callbacks:
             path: The path of the routes, if a proxy changes it; by default the path of ``callback_url``.
 
         Returns:
-            One route: a POST to that path, followed by the token.
+            One route: a POST to anything below that path, with the token as the last segment.
         """
         from kie_async._io.callbacks.adapters import callback_routes
 

@@ -105,7 +105,7 @@ def make_callback_url(base: str, secret: bytes, job_id: str, attempt: int) -> st
 
 def find_token(secret: bytes, url: str, *older: bytes) -> CallbackToken | None:
     """
-    Return the genuine token at the end of the path of *url*, else None; a slash may follow (frameworks add one).
+    Return the genuine token at the end of the path of *url*, else None; slashes may follow (frameworks add one).
 
     Args:
         secret: The secret of the present API key.
@@ -128,4 +128,4 @@ def named_job(url: str) -> str | None:
 
 
 def _last_segment(url: str) -> str:
-    return url.partition("?")[0].partition("#")[0].removesuffix("/").rpartition("/")[2]
+    return url.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]

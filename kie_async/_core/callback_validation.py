@@ -12,12 +12,15 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+import attrs
+
 from kie_async._core.callback_token import find_token
-from kie_async._core.wire import read_callback_ids, read_param
+from kie_async._core.wire import read_param
 from kie_async.errors import CallbackRejectedError
 
 if TYPE_CHECKING:
@@ -31,11 +34,13 @@ __all__ = [
     "MAX_SIGNATURE_AGE",
     "SIGNATURE_HEADERS",
     "CallbackStep",
-    "check_signature",
+    "Signature",
     "confirmation_delay",
     "echoes_token",
+    "named_ids",
+    "named_tasks",
     "next_step",
-    "read_task_id",
+    "read_signature",
 ]
 
 #: The largest body that is accepted, in bytes. A callback echoes the request, so tens of kilobytes are usual.
@@ -59,69 +64,92 @@ SIGNATURE = "x-webhook-signature"
 TIMESTAMP = "x-webhook-timestamp"
 #: The headers that are read, in lower case.
 SIGNATURE_HEADERS = frozenset({SIGNATURE, TIMESTAMP})
+#: A member that names a task. Nothing is matched twice, so the time is linear in the length of the body.
+_NAMED = re.compile(rb'"task(?:Id|_id)"\s*+:\s*+(?:"([A-Za-z0-9_.:-]{1,256}+)"|([0-9]{1,256}+)(?![0-9.eE]))')
+#: The number of such members that are read.
+_MAX_NAMES = 64
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
-_TOO_LARGE = 413
 _UNREADABLE = 400
 _UNSIGNED = 401
 
 
-def read_task_id(body: bytes) -> str:
-    """
-    Return the id of the task that a callback names: ``data.taskId``, ``data.task_id`` or ``taskId``.
+def named_ids(body: bytes) -> Iterator[str]:
+    r"""
+    Yield the ids that a callback's body has in members ``taskId`` and ``task_id``, each once, and at most four.
+
+    The body is searched, not decoded: decoding 256 KiB of brackets would block the loop for 50 ms and more, and the
+    search takes a millisecond. So it may also be broken. Strings that contain JSON have no such member, since quotes
+    are escaped in them; where the service forgets that, the ids of the request's input are found, too.
 
     Args:
-        body: The callback's body.
+        body: The callback's body, of at most ``MAX_BODY`` bytes.
 
-    Raises:
-        CallbackRejectedError: If the body is too large, is not JSON in UTF-8, or does not name exactly one task.
-
-    >>> read_task_id(b'{"code": 200, "data": {"taskId": "1a2b", "state": "success"}}')
-    '1a2b'
+    >>> list(named_ids(b'{"code": 200, "data": {"taskId": "1a2b", "param": "{\\"taskId\\":\\"3c\\"}"}}'))
+    ['1a2b']
     """
-    if len(body) > MAX_BODY:
-        msg = f"the body is larger than {MAX_BODY} bytes"
-        raise CallbackRejectedError(msg, status=_TOO_LARGE)
-    try:
-        ids = read_callback_ids(body)
-    except ValueError as error:
-        msg = "the body is not JSON in UTF-8"
-        raise CallbackRejectedError(msg, status=_UNREADABLE) from error
-    if len(ids) != 1:
-        msg = "the body names no task" if not ids else "the body names two tasks"
-        raise CallbackRejectedError(msg, status=_UNREADABLE)
-    return ids.pop()
+    found: set[bytes] = set()
+    for match in islice(_NAMED.finditer(body), _MAX_NAMES):
+        name = match[1] or match[2]
+        if name not in found:
+            found.add(name)
+            yield name.decode()
+        if len(found) == MAX_CALLBACK_TASK_IDS:
+            return
 
 
-def check_signature(keys: Collection[str], task_id: str, headers: Mapping[str, str], *, wall: float) -> None:
+@attrs.frozen
+class Signature:
     """
-    Verify the service's signature: it was made with one of *keys*, and within the last five minutes.
+    A recent signature of the service; the task that it covers is not known yet.
 
-    The signature is Base64 of HMAC-SHA256 under the account's ``webhookHmacKey``, in the standard alphabet and with
-    padding. It is compared as text, in constant time: hexadecimal digits, the URL-safe alphabet and missing padding are
-    refused.
+    Attributes:
+        keys: Returns the account's keys: the current one, and the previous one during a rotation.
+
+        stamp: Its timestamp.
+
+        given: The signature.
+    """
+
+    keys: Callable[[], Collection[str]]
+    stamp: str
+    given: bytes = attrs.field(repr=False)
+
+    def covers(self, task_id: str) -> bool:
+        """
+        Return True if it was made with one of the keys for a task.
+
+        The signature is Base64 of HMAC-SHA256 under the account's ``webhookHmacKey``, in the standard alphabet and with
+        padding. It is compared as text, in constant time: hexadecimal digits, the URL-safe alphabet and missing padding
+        are refused.
+        """
+        signed = f"{task_id}.{self.stamp}".encode()
+        # Try all keys, so that the time it takes does not tell which one matches.
+        digests = [base64.b64encode(hmac.digest(key.encode(), signed, hashlib.sha256)) for key in self.keys()]
+        return any(hmac.compare_digest(digest, self.given) for digest in digests)
+
+
+def read_signature(keys: Callable[[], Collection[str]], headers: Mapping[str, str], *, wall: float) -> Signature:
+    """
+    Read the service's signature, if it was made within the last five minutes.
 
     Args:
-        keys: The account's keys: the current one, and the previous one during a rotation.
-
-        task_id: The task that the body names.
+        keys: Returns the account's keys.
 
         headers: The request's headers, or ``SIGNATURE_HEADERS`` of them, with names in lower case.
 
         wall: The current time, in seconds since the epoch.
 
     Raises:
-        CallbackRejectedError: If a header is missing or invalid, the timestamp is too far from *wall*, or no key
-            matches.
+        CallbackRejectedError: If a header is missing or invalid, or the timestamp is too far from *wall*.
 
     >>> signed = {
     ...     "x-webhook-timestamp": "1767225600",
     ...     "x-webhook-signature": "kEgM6OvYQJhzZEV8VWRyDo4wCQ5qxLYFMQ5WWAkH5bo=",
     ... }
-    >>> check_signature(["secret"], "abc", signed, wall=1767225600.0)
-    >>> check_signature(["another"], "abc", signed, wall=1767225600.0)
-    Traceback (most recent call last):
-        ...
-    kie_async.errors.CallbackRejectedError: the signature was not made with webhook_key
+    >>> read_signature(lambda: ["secret"], signed, wall=1767225600.0).covers("abc")
+    True
+    >>> read_signature(lambda: ["another"], signed, wall=1767225600.0).covers("abc")
+    False
     """
     stamp, signature = headers.get(TIMESTAMP), headers.get(SIGNATURE)
     if stamp is None or signature is None:
@@ -135,16 +163,44 @@ def check_signature(keys: Collection[str], task_id: str, headers: Mapping[str, s
         limit = f"{MAX_SIGNATURE_AGE:.0f} s are allowed either way"
         msg = f"the signature is {age:.0f} s old by this machine's clock, and {limit}"
         raise CallbackRejectedError(msg, status=_UNSIGNED)
-    given = signature.encode("utf-8", "replace")  # a header may hold any text; comparing strings would raise
-    # Try all keys, so that the time it takes does not tell which one matches.
-    matches = [hmac.compare_digest(_signature(key, task_id, stamp), given) for key in keys]
-    if not any(matches):
-        msg = "the signature was not made with webhook_key"
-        raise CallbackRejectedError(msg, status=_UNSIGNED)
+    # A header may hold any text; comparing strings would raise.
+    return Signature(keys, stamp, signature.encode("utf-8", "replace"))
 
 
-def _signature(key: str, task_id: str, stamp: str) -> bytes:
-    return base64.b64encode(hmac.digest(key.encode(), f"{task_id}.{stamp}".encode(), hashlib.sha256))
+def named_tasks(row: Intent, body: bytes, signature: Signature | None) -> tuple[str, ...]:
+    """
+    Return the tasks that a genuine callback for *row* is about, at least one.
+
+    A signed callback is about the one task that its signature covers; the body is read only if that is none of the
+    row's tasks. An unsigned callback for a row with a task is about that task, whatever its body. If the body does not
+    name it, but others, these may be further tasks of the job.
+
+    Args:
+        row: The job's row.
+
+        body: The callback's body.
+
+        signature: Its signature; None if callbacks are not signed.
+
+    Raises:
+        CallbackRejectedError: If the signature covers none of the tasks, or no task is known or named.
+    """
+    known = [task_id for task_id in (row.task_id, *row.duplicate_task_ids) if task_id is not None]
+    if signature is not None:
+        signed = next((task_id for task_id in chain(known, named_ids(body)) if signature.covers(task_id)), None)
+        if signed is None:
+            msg = "the signature was not made with webhook_key for a task of this callback"
+            raise CallbackRejectedError(msg, status=_UNSIGNED)
+        return (signed,)
+    named = tuple(named_ids(body))
+    own = next((task_id for task_id in named if task_id in known), None)
+    if own is not None:
+        return (own,)
+    tasks = named if row.task_id is None else (row.task_id, *named)
+    if not tasks:
+        msg = "the body names no task"
+        raise CallbackRejectedError(msg, status=_UNREADABLE)
+    return tasks
 
 
 class CallbackStep(StrEnum):

@@ -30,8 +30,6 @@ __all__ = [
     "Envelope",
     "Param",
     "as_task_id",
-    "callback_ids",
-    "read_callback_ids",
     "read_credit",
     "read_download_url",
     "read_envelope",
@@ -159,38 +157,6 @@ def as_task_id(value: JSON) -> str | None:
     """Return *value* as the id of a task; None if it is none."""
     as_text = value if isinstance(value, str) else text(value) if isinstance(value, int) else None
     return as_text if as_text is not None and _TASK_ID.fullmatch(as_text) else None
-
-
-def callback_ids(document: JSON) -> set[str]:
-    """
-    Return the ids of tasks that a callback names, in all places where the service has been seen to put them.
-
-    >>> sorted(callback_ids({"taskId": "a", "data": {"taskId": "a", "task_id": "b"}}))
-    ['a', 'b']
-    """
-    if not isinstance(document, Mapping):
-        return set()
-    data = document.get("data")
-    inner = data if isinstance(data, Mapping) else {}
-    found = (document.get("taskId"), inner.get("taskId"), inner.get("task_id"))
-    return {known for value in found if (known := as_task_id(value)) is not None}
-
-
-def read_callback_ids(body: bytes) -> set[str]:
-    """
-    Return the ids of tasks that the body of a callback names, even if strings in it are broken.
-
-    Raises:
-        ValueError: If the body is not JSON in UTF-8, or the id in a broken body is in doubt.
-    """
-    document = _unmarked(body)
-    try:
-        return callback_ids(decode(document))
-    except ValueError:
-        outer, data, doubtful = _read_broken(document)
-        if "taskId" in doubtful or "taskId" not in data:
-            raise
-        return callback_ids({**outer, "data": data})
 
 
 def read_record(envelope: Envelope, task_id: str | None = None) -> TaskRecord | None:

@@ -204,7 +204,7 @@ async def test_callback_for_a_foreign_task_is_refused(tmp_path: Path) -> None:
             404,
             "refused   404: its token is valid, but it arrived at /kj_…, not at /kie/kj_…: see --path",
         ),
-        ("POST", "/kie/{token}", 400, "refused   {job} 400: the body is not JSON in UTF-8"),
+        ("POST", "/kie/{token}/more", 404, "refused   404: its URL has no token of ours"),
     ],
 )
 async def test_refusals_print_a_reason_without_the_token(
@@ -260,7 +260,7 @@ async def test_listen_without_a_journal_refuses_callbacks(tmp_path: Path) -> Non
     ("key", "reason"),
     [
         (None, "it is not signed, and webhook_key is set"),
-        ("another", "the signature was not made with webhook_key"),
+        ("another", "the signature was not made with webhook_key for a task of this callback"),
     ],
 )
 async def test_wrong_signature_is_refused_with_a_hint(tmp_path: Path, key: str | None, reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -14,7 +13,6 @@ from kie_async import TaskRecord
 from kie_async._core.wire import (
     Envelope,
     Param,
-    callback_ids,
     read_credit,
     read_download_url,
     read_envelope,
@@ -157,36 +155,6 @@ class TestTaskId:
     def test_is_only_in_data(self, data: JSON) -> None:
         assert task_id_of(Envelope(200, "success", data)) is None
         assert read_record(Envelope(200, "success", data)) is None
-
-
-class TestCallbackIds:
-    @given(task_ids, task_ids, task_ids, json_objects())
-    def test_are_read_from_three_places(self, outer: str, inner: str, other: str, more: Mapping[str, JSON]) -> None:
-        data: JSON = {**more, "taskId": inner, "task_id": other}
-
-        assert {outer, inner, other} == callback_ids({**more, "taskId": outer, "data": data})
-
-    @given(json_values())
-    def test_are_ids_or_nothing(self, document: JSON) -> None:
-        """A found id can be used in a URL and in a log."""
-        for value in (document, {"taskId": document}, {"data": document}, {"data": {"task_id": document}}):
-            assert all(re.fullmatch(r"[A-Za-z0-9_.:-]{1,256}", found) for found in callback_ids(value))
-
-    @pytest.mark.parametrize(
-        ("document", "ids"),
-        [
-            (None, set()),
-            ([{"taskId": "a"}], set()),
-            ({"data": [{"taskId": "a"}]}, set()),
-            ({"task_id": "a", "data": {"id": "b"}}, set()),
-            ({"taskId": "a", "data": None}, {"a"}),
-            ({"taskId": "a", "data": "b"}, {"a"}),
-            ({"taskId": 5, "data": {"taskId": "5"}}, {"5"}),
-            ({"taskId": "a b", "data": {"taskId": True, "task_id": "b"}}, {"b"}),
-        ],
-    )
-    def test_are_read_from_no_other_place(self, document: JSON, ids: set[str]) -> None:
-        assert ids == callback_ids(document)
 
 
 class TestRecord:

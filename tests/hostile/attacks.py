@@ -161,10 +161,11 @@ TOKENS: Mapping[str, tuple[_Token, int | None]] = {
     "of another account": (lambda _, __, target: make_token(b"another", target.job_id, 1), 404),
     "in capitals": (lambda scene, attack, target: _genuine(scene, attack, target).upper(), 404),
     "above": (lambda scene, attack, target: f"{_genuine(scene, attack, target)}/more", 404),
+    "with slashes": (lambda scene, attack, target: f"/{_genuine(scene, attack, target)}//", None),
     "in the query": (lambda scene, attack, target: f"token?{_genuine(scene, attack, target)}", 404),
 }
 #: Paths for which aiohttp's router finds no route of ours, or may not.
-_ELSEWHERE = {"below", "none", "noise", "noise in place of the mac", "above"}
+_ELSEWHERE = {"none", "noise", "noise in place of the mac", "above"}
 
 # -- bodies: the bytes, the id that a signature would cover, and the status of the refusal -------------------------
 
@@ -233,31 +234,40 @@ CLAIMS: Mapping[str, _Body] = {
     "a number's": lambda _, attack, __: (_claim(("taskId", attack.number)), str(attack.number)),
 }
 
-#: Bodies that are refused, with their status.
-REFUSED_BODIES: Mapping[str, tuple[Callable[[Scene, Attack, Target], bytes], int]] = {
+#: Bodies that are not JSON, or name no task or several: with ``NAMES`` if they name the target's own task, ``UNNAMED``
+#: if they may name none, which matters only for a job without a known task, or with the status of the refusal.
+NAMES, UNNAMED = 200, 400
+ODD_BODIES: Mapping[str, tuple[Callable[[Scene, Attack, Target], bytes], int]] = {
     "own and a foreign task's": (
         lambda scene, attack, target: _claim(("data.taskId", target.task_id), ("taskId", _foreign_id(scene, attack))),
-        400,
+        NAMES,
     ),
     "own and another one": (
         lambda _, attack, target: _claim(("data.taskId", target.task_id), ("data.task_id", _unknown_id(attack))),
-        400,
+        NAMES,
     ),
-    "no task": (lambda *_: _claim(), 400),
-    "an id elsewhere": (lambda _, __, target: _claim(("data.id", target.task_id)), 400),
-    "an id that is none": (lambda _, attack, __: _claim(("taskId", f"/{attack.text}")), 400),
-    "an id in a list": (lambda _, __, target: _claim(("taskId", [target.task_id])), 400),
-    "nothing": (lambda *_: b"", 400),
-    "noise": (lambda _, attack, __: b"\0" + attack.blob, 400),
-    "noise after a good one": (lambda _, attack, target: _own(target) + b"!" + attack.blob, 400),
-    "truncated": (lambda _, attack, target: _own(target)[: -1 - attack.number % 100], 400),
-    "a list": (lambda _, __, target: b"[" + _own(target) + b"]", 400),
-    "a text": (lambda _, __, target: json.dumps(target.task_id).encode(), 400),
-    "not in UTF-8": (lambda _, __, target: _own(target).replace(b"success", b"succ\xe8s"), 400),
-    "in UTF-16": (lambda _, __, target: _own(target).decode().encode("utf-16"), 400),
-    "deep lists": (lambda *_: b"[" * 200_000, 400),
-    "deep objects": (lambda _, __, target: _own(target)[:-1] + b',"x":' + b'{"a":' * 5000 + b"1" + b"}" * 5001, 400),
-    "just too deep": (lambda _, __, target: _own(target)[:-1] + b',"x":' + b"[" * 64 + b"]" * 64 + b"}", 400),
+    "no task": (lambda *_: _claim(), UNNAMED),
+    "an id elsewhere": (lambda _, __, target: _claim(("data.id", target.task_id)), UNNAMED),
+    "an id that is none": (lambda _, attack, __: _claim(("taskId", f"/{attack.text}")), UNNAMED),
+    "an id in a list": (lambda _, __, target: _claim(("taskId", [target.task_id])), UNNAMED),
+    "nothing": (lambda *_: b"", UNNAMED),
+    "noise": (lambda _, attack, __: b"\0" + attack.blob, UNNAMED),
+    "noise after a good one": (lambda _, attack, target: _own(target) + b"!" + attack.blob, NAMES),
+    "truncated": (lambda _, attack, target: _own(target)[: -1 - attack.number % 100], UNNAMED),
+    "a list": (lambda _, __, target: b"[" + _own(target) + b"]", NAMES),
+    "a text": (lambda _, __, target: json.dumps(target.task_id).encode(), UNNAMED),
+    "not in UTF-8": (lambda _, __, target: _own(target).replace(b"success", b"succ\xe8s"), NAMES),
+    "in UTF-16": (lambda _, __, target: _own(target).decode().encode("utf-16"), UNNAMED),
+    "deep lists": (lambda *_: b"[" * 200_000, UNNAMED),
+    "wide lists": (lambda *_: b'{"x":[' + b"[]," * 80_000 + b"[]]}", UNNAMED),
+    "wide objects": (lambda _, __, target: _own(target)[:-1] + b',"x":[' + b"{}," * 80_000 + b"{}]}", NAMES),
+    "many members": (lambda _, __, target: _own(target)[:-1] + b',"a":1' * 40_000 + b"}", NAMES),
+    "a thousand ids": (
+        lambda *_: b"[%s]" % b",".join(b'{"taskId":"%032x"}' % number for number in range(1000)),
+        UNNAMED,
+    ),
+    "deep objects": (lambda _, __, target: _own(target)[:-1] + b',"x":' + b'{"a":' * 5000 + b"1" + b"}" * 5001, NAMES),
+    "just too deep": (lambda _, __, target: _own(target)[:-1] + b',"x":' + b"[" * 64 + b"]" * 64 + b"}", NAMES),
     "a byte too large": (lambda _, __, target: _own(target).ljust(CAP + 1), 413),
     "300 KiB": (lambda _, __, target: _own(target)[:-1] + b',"x":"' + b"x" * 300 * 1024 + b'"}', 413),
     "300 KiB of noise": (lambda *_: b"\xff" * 300 * 1024, 413),
@@ -339,7 +349,7 @@ DELIVERIES: Mapping[str, int | None] = {
 METHODS = ("POST", "GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
 BOMB = gzip.compress(b" " * 10_000_000)
-BODIES = (*CLAIMS, *REFUSED_BODIES)
+BODIES = (*CLAIMS, *ODD_BODIES)
 
 
 def make_attack_request(attack: Attack, scene: Scene) -> Request:
@@ -353,7 +363,7 @@ def make_attack_request(attack: Attack, scene: Scene) -> Request:
     if attack.body in CLAIMS:
         body, named = CLAIMS[attack.body](scene, attack, target)
     else:
-        make, body_status = REFUSED_BODIES[attack.body]
+        make, body_status = ODD_BODIES[attack.body]
         body, named = make(scene, attack, target), target.task_id
     sign, signature_status = SIGNATURES[attack.signature]
     headers = [(b"Content-Type", b"application/json"), *sign(scene, attack, named)]
@@ -361,19 +371,29 @@ def make_attack_request(attack: Attack, scene: Scene) -> Request:
         body = BOMB if attack.delivery == "bomb" else b"\0" + attack.blob
         headers.append((b"Content-Encoding", b"gzip"))
     unread = [405 if attack.method != "POST" else None, token_status]
-    read = [
-        DELIVERIES[attack.delivery],
-        body_status,
-        signature_status if scene.keys else None,
-        404 if attack.token == "of no job" else None,
-    ]
-    return Request(attack, f"/kie/{tail}", headers, body, {way: _expected(attack, way, unread, read) for way in WAYS})
+    odd = attack.delivery in ("zipped noise", "bomb")
+    forged, jobless = bool(scene.keys) and signature_status is not None, attack.token == "of no job"
+    if forged or jobless:
+        # The headers of a signature are checked before the journal is asked, and the signature after that.
+        statuses = {status for status, broken in ((401, forged), (404, jobless)) if broken}
+    else:
+        # A job has at most four unproved task ids. Where its task is known, it does not matter what the body names.
+        unnamed = odd or body_status == UNNAMED
+        statuses = {200, 429, *([401 if scene.keys else 400] if unnamed else [])}
+    large = body_status if body_status not in (None, NAMES, UNNAMED) and not odd else None
+    return Request(
+        attack, f"/kie/{tail}", headers, body, {way: _expected(attack, way, unread, large, statuses) for way in WAYS}
+    )
 
 
 def _expected(
-    attack: Attack, way: Way, unread: Sequence[int | None], read: Sequence[int | None]
+    attack: Attack, way: Way, unread: Sequence[int | None], large: int | None, statuses: set[int]
 ) -> frozenset[int | None]:
-    """Return the allowed statuses: of the first invalid part; *unread* parts are checked before the body is read."""
+    """
+    Return the allowed statuses: of the first invalid part.
+
+    *unread* parts are checked before the body is read; *statuses* are the allowed ones of a complete body.
+    """
     first = next((status for status in unread if status is not None), None)
     if attack.delivery == "goes" and (first is None or way == "aiohttp"):
         return frozenset({None})  # the peer has disconnected
@@ -381,13 +401,11 @@ def _expected(
         # Over sockets, an answer sent before a large body is complete may be lost with the connection.
         lost = {None} if way == "aiohttp" else set[None]()
         return frozenset({404, 405, *lost} if way == "aiohttp" and attack.token in _ELSEWHERE else {first, *lost})
-    if way == "aiohttp" and attack.token in _ELSEWHERE:
-        return frozenset({404, None})
-    if way == "asgi" and attack.delivery == "bomb":
-        return frozenset({400})  # ASGI servers do not decompress
-    status = next((status for status in read if status is not None), 200)
-    if status == 200:
-        return frozenset({200, 429})  # a job has at most four unproved task ids
+    # ASGI servers do not decompress.
+    delivery = None if way == "asgi" and attack.delivery in ("zipped noise", "bomb") else DELIVERIES[attack.delivery]
+    status = next((status for status in (delivery, large) if status is not None), None)
+    if status is None or (attack.delivery == "zipped noise" and not attack.blob):  # a byte is not refused as gzip
+        return frozenset({*statuses, *({status} - {None})})
     return frozenset({status, None} if way == "aiohttp" and status == 413 else {status})
 
 
@@ -406,6 +424,7 @@ FIXED: Sequence[Attack] = (
         for body, number in product(("a foreign task's", "another job's", "an unknown task's"), (1, 2))
     ),
     *(Attack(token="none", body=body) for body in ("300 KiB", "deep lists")),
+    *(Attack(body=body, signature="missing") for body in ("wide lists", "wide objects", "many members")),
     *(Attack(token="of no job", body=body) for body in CLAIMS),
     *(Attack(token="one letter changed", delivery=delivery) for delivery in ("stalls", "endless", "zipped noise")),
     *(Attack(delivery="pieces", body=body) for body in ("own", "300 KiB", "deep lists", "own as large as it may be")),
@@ -413,7 +432,17 @@ FIXED: Sequence[Attack] = (
 )
 
 #: Expensive bodies are rare: half a second for each hundred requests would add half an hour in total.
-_LARGE = {"deep lists", "deep objects", "300 KiB", "300 KiB of noise", "a byte too large", "own as large as it may be"}
+_LARGE = {
+    "deep lists",
+    "deep objects",
+    "wide lists",
+    "wide objects",
+    "many members",
+    "300 KiB",
+    "300 KiB of noise",
+    "a byte too large",
+    "own as large as it may be",
+}
 _USUAL = [body for body in BODIES if body not in _LARGE]
 _numbers = st.integers(0, 10_000)
 

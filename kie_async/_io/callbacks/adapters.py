@@ -152,7 +152,9 @@ async def _serve_lifespan(receive: _Receive, send: _Send) -> None:
 
 def callback_routes(handler: CallbackHandler, path: str) -> list[web.RouteDef]:
     """
-    Return the routes below *path*; aiohttp itself answers 405 to anything but a POST.
+    Return the routes for all that is below *path*; aiohttp itself answers 405 to anything but a POST.
+
+    As in the other adapter, the token is the last segment of the decoded path, and slashes may follow.
 
     Args:
         handler: Accepts and refuses callbacks.
@@ -163,7 +165,7 @@ def callback_routes(handler: CallbackHandler, path: str) -> list[web.RouteDef]:
 
     async def serve(request: web.Request) -> web.Response:
         complete = False
-        if (token := handler.find_token(request.match_info["token"])) is None:
+        if (token := handler.find_token(request.path)) is None:
             status, body = handler.refuse(_BAD_TOKEN, status=404)
         else:
             try:
@@ -180,7 +182,7 @@ def callback_routes(handler: CallbackHandler, path: str) -> list[web.RouteDef]:
             await _answer_and_close(request, response)
         return response
 
-    return [web.post(f"{path.rstrip('/')}/{{token}}", serve)]
+    return [web.post(f"{path.rstrip('/')}/{{tail:[\\s\\S]*}}", serve)]
 
 
 async def _read_stream(request: web.Request) -> bytes:

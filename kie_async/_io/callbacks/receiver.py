@@ -1,7 +1,8 @@
 """
 The receiver: verifies a callback, journals what it names, and has it confirmed; the answer follows at once.
 
-A callback is a hint: its claim about the end of a task is not read. See docs/explanation/callbacks.md.
+A callback is a hint: its claim about the end of a task is not read, and its body is not decoded. Cheap checks come
+first, so that no post keeps the loop busy. See docs/explanation/callbacks.md.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async._core.callback_validation import (
+    MAX_BODY,
     MAX_CALLBACK_TASK_IDS,
     CallbackStep,
-    check_signature,
+    named_tasks,
     next_step,
-    read_task_id,
+    read_signature,
 )
 from kie_async._core.lifecycle import ENDED
 from kie_async._io.jobs.live_job import LiveJob
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kie_async._core.callback_token import CallbackToken
+    from kie_async._core.lifecycle import Intent
     from kie_async._io.callbacks.confirmations import Confirmations
     from kie_async._io.jobs.live_job import Registry
     from kie_async._io.jobs.transitions import Transitions
@@ -39,7 +42,9 @@ __all__ = ["Receiver"]
 
 _log = logging.getLogger("kie_async")
 
+_UNSIGNED = 401
 _NOT_FOUND = 404
+_TOO_LARGE = 413
 _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 
@@ -93,57 +98,73 @@ class Receiver:
         Raises:
             CallbackRejectedError: If it is refused; its ``status`` is the answer.
         """
-        job_id = token.job_id
-        task_id = read_task_id(body)
-        if self.webhook_keys():
-            self._check_signature(task_id, headers)
-        job = self.registry.get(job_id)
+        if len(body) > MAX_BODY:
+            msg = f"the body is larger than {MAX_BODY} bytes"
+            raise CallbackRejectedError(msg, status=_TOO_LARGE)
         try:
-            row = await self.confirmations.find_row(job_id)
-            if row is None:
-                msg = "the journal does not know its job"
-                raise CallbackRejectedError(msg, status=_NOT_FOUND)
-            if token.older and row.state in ENDED and row.state is not JobState.REJECTED:
-                msg = "its token was made under another API key, and its job has ended"
-                raise CallbackRejectedError(msg, status=_NOT_FOUND)
-            step = next_step(row, task_id)
-            if step is CallbackStep.PROVE:
-                if not self.confirmations.has_room(job_id, task_id):
-                    msg = "too many callbacks for its job wait"
-                    raise CallbackRejectedError(msg, status=_TOO_MANY_REQUESTS)
-                await self._journal_task_id(job or LiveJob.from_row(row), task_id)
-        except JournalError as error:
-            msg = "it could not be journaled"
-            raise CallbackRejectedError(msg, status=_UNAVAILABLE) from error
-        own = step is CallbackStep.CONFIRM
-        if step is not CallbackStep.NOTHING and not self.confirmations.enqueue(job_id, task_id, own=own):
-            msg = "too many callbacks wait"
-            raise CallbackRejectedError(msg, status=_UNAVAILABLE)
+            signature = None
+            if self.webhook_keys():
+                signature = read_signature(self.webhook_keys, headers, wall=self.runtime.wall())
+            row = await self._find_row(token)
+            task_ids = named_tasks(row, body, signature)
+        except CallbackRejectedError as error:
+            if error.status == _UNSIGNED:
+                self._log_bad_signature(error)
+            raise
+        self._bad_signature_logged = False
+        job = self.registry.get(row.id)
+        for task_id in task_ids:
+            await self._confirm(row, job, task_id)
         self.callbacks += 1
-        if step is not CallbackStep.PROVE:
-            self.callback_weight.record_callback(job_id, job)
+        if next_step(row, task_ids[0]) is not CallbackStep.PROVE:
+            self.callback_weight.record_callback(row.id, job)
         self.report(
             EventName.CALLBACK,
             job or LiveJob.from_row(row),
-            named_task_id=task_id,
+            named_task_id=task_ids[0],
             attempt=token.attempt,
             state=row.state,
         )
 
-    def _check_signature(self, task_id: str, headers: Mapping[str, str]) -> None:
+    async def _find_row(self, token: CallbackToken) -> Intent:
+        """Return the row of a token's job, if callbacks of that job are accepted."""
         try:
-            check_signature(self.webhook_keys(), task_id, headers, wall=self.runtime.wall())
-        except CallbackRejectedError as error:
-            # The token is genuine, so the key or a clock is probably wrong; log only the first of consecutive refusals.
-            if not self._bad_signature_logged:
-                self._bad_signature_logged = True
-                _log.warning(
-                    "Refused a callback with a valid token: %s. Results are polled instead. Compare webhook_key with"
-                    " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
-                    error.message,
-                )
-            raise
-        self._bad_signature_logged = False
+            row = await self.confirmations.find_row(token.job_id)
+        except JournalError as error:
+            raise _unjournaled() from error
+        if row is None:
+            msg = "the journal does not know its job"
+            raise CallbackRejectedError(msg, status=_NOT_FOUND)
+        if token.older and row.state in ENDED and row.state is not JobState.REJECTED:
+            msg = "its token was made under another API key, and its job has ended"
+            raise CallbackRejectedError(msg, status=_NOT_FOUND)
+        return row
+
+    async def _confirm(self, row: Intent, job: LiveJob | None, task_id: str) -> None:
+        """Have a task confirmed that a callback is about; journal its id first if it is not known to be the job's."""
+        step = next_step(row, task_id)
+        if step is CallbackStep.PROVE:
+            if not self.confirmations.has_room(row.id, task_id):
+                msg = "too many callbacks for its job wait"
+                raise CallbackRejectedError(msg, status=_TOO_MANY_REQUESTS)
+            try:
+                await self._journal_task_id(job or LiveJob.from_row(row), task_id)
+            except JournalError as error:
+                raise _unjournaled() from error
+        own = step is CallbackStep.CONFIRM
+        if step is not CallbackStep.NOTHING and not self.confirmations.enqueue(row.id, task_id, own=own):
+            msg = "too many callbacks wait"
+            raise CallbackRejectedError(msg, status=_UNAVAILABLE)
+
+    def _log_bad_signature(self, error: CallbackRejectedError) -> None:
+        """Log the first of consecutive refusals: the token is genuine, so the key or a clock is probably wrong."""
+        if not self._bad_signature_logged:
+            self._bad_signature_logged = True
+            _log.warning(
+                "Refused a callback with a valid token: %s. Results are polled instead. Compare webhook_key with"
+                " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
+                error.message,
+            )
 
     async def _journal_task_id(self, job: LiveJob, task_id: str) -> None:
         """Journal the id of a task that must be proved, in case the process ends first."""
@@ -152,3 +173,8 @@ class Receiver:
             return
         if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
             await self.transitions.record_fields(job, callback_task_ids=(*row.callback_task_ids, task_id))
+
+
+def _unjournaled() -> CallbackRejectedError:
+    msg = "it could not be journaled"
+    return CallbackRejectedError(msg, status=_UNAVAILABLE)
