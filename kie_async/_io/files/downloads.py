@@ -103,6 +103,7 @@ class Downloads:
         self._transport = transport
         self._runtime = runtime
         self._policy = DownloadPolicy(allowed_origins, hosts, max_bytes, networks, headers)
+        self._cannot: set[str] = set()
         self._semaphore = PrioritySemaphore(MAX_CONCURRENT_DOWNLOADS)
 
     async def save(self, generation: Generation, path: Path) -> list[SavedFile]:
@@ -139,6 +140,7 @@ class Downloads:
             path if into_folder else path.parent,
             hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()[:24],
             spare=self._runtime().new_id(),
+            cannot=self._cannot,
         )
         try:
             await part.open()

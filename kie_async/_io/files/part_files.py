@@ -14,7 +14,9 @@ thread's result is dropped, but the open file must not be.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import stat
 import sys
@@ -44,12 +46,20 @@ if TYPE_CHECKING:
 __all__ = ["STEP", "FileView", "PartFile", "find_saved", "is_folder", "open_exclusively"]
 
 _T = TypeVar("_T")
+_log = logging.getLogger("kie_async")
 
 #: The number of bytes to buffer before a thread writes them.
 _BUFFER = 1024 * 1024
 #: A part of another process is resumed at a multiple of this number of bytes.
 STEP = 4 * 1024 * 1024
 _LONGEST_NOTE = 1024
+
+#: The errors of a file system that cannot flush a file or a folder: network drives, shared folders of virtual machines
+#: and FUSE. A folder may also be writable and not readable.
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP)
+_CANNOT_FLUSH_FOLDER = (*_CANNOT_FLUSH, errno.EACCES, errno.EBADF, errno.EISDIR, errno.EPERM)
+#: The errors of one that cannot rename an open file, because it belongs to another system there.
+_CANNOT_RENAME_OPEN = (errno.EACCES, errno.EBUSY, errno.EPERM, errno.ETXTBSY)
 
 #: The flags to open our files with. Symbolic links are not followed; Windows has other flags.
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -66,11 +76,14 @@ class PartFile:
 
         spare: A new name, for when another process works on the part.
 
+        cannot: What the file systems of the caller cannot do, as far as it was logged.
+
     Raises:
         DownloadError: From each method, if the disk fails.
     """
 
-    def __init__(self, folder: Path, name: str, *, spare: str) -> None:
+    def __init__(self, folder: Path, name: str, *, spare: str, cannot: set[str] | None = None) -> None:
+        self._cannot: set[str] = set() if cannot is None else cannot
         self._path = folder / f".{name}.part"
         self._spare = folder / f".{spare}.part"
         self._buffer = bytearray()
@@ -181,7 +194,7 @@ class PartFile:
                 os.ftruncate(self._descriptor, 0)
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
                 # Otherwise a power cut could leave the old bytes beside the new note.
-                os.fsync(self._descriptor)
+                self._flush()
             self._written, self._digest = 0, hashlib.sha256()
             self._note.unlink(missing_ok=True)
             self._has_note = version is not None
@@ -199,7 +212,7 @@ class PartFile:
                 self._written += written
                 view = view[written:]
                 if self._has_note and self._written % STEP == 0:
-                    os.fsync(self._descriptor)
+                    self._flush()
 
     def _is_whole_media(self, data: bytes, media: Media) -> bool:
         self._write(data)
@@ -209,13 +222,60 @@ class PartFile:
     def _finish(self, data: bytes, name: Path) -> SavedFile:
         self._write(data)
         with self._lock:
-            os.fsync(self._descriptor)
+            self._flush()
             # First, so that no note is left without its part.
             self._note.unlink(missing_ok=True)
-            self._path.replace(name)
-            self._close()  # only now: closing releases the lock, and the next process may use the old name
-            _sync_folder(name.parent)
+            self._rename(name)
+            self._flush_folder(name.parent)
             return SavedFile(path=name, size=self._written, sha256=self._digest.hexdigest())
+
+    def _rename(self, name: Path) -> None:
+        try:
+            self._path.replace(name)
+        except OSError as error:
+            if error.errno not in _CANNOT_RENAME_OPEN or name.is_dir():
+                raise
+            self._close()
+            try:
+                self._path.replace(name)
+            except OSError:
+                self._path.unlink(missing_ok=True)
+                raise
+        else:
+            self._close()  # only now: closing releases the lock, and the next process may use the old name
+
+    def _flush(self) -> None:
+        """Flush the file to the disk, if its file system can do that."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._skip("a file", error, _CANNOT_FLUSH)
+
+    def _flush_folder(self, folder: Path) -> None:
+        """Flush the names in a folder to the disk, if its file system can do that."""
+        if not hasattr(os, "O_DIRECTORY"):
+            return
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._skip("a folder", error, _CANNOT_FLUSH_FOLDER)
+
+    def _skip(self, what: str, error: OSError, allowed: tuple[int, ...]) -> None:
+        """Log once that the file system cannot flush something; other errors are raised."""
+        if error.errno not in allowed:
+            raise error
+        if what not in self._cannot:
+            self._cannot.add(what)
+            _log.warning(
+                "The file system of %s cannot flush %s (%s): files are complete, but a power cut may lose the latest.",
+                self._path.parent,
+                what,
+                error.strerror,
+            )
 
     def _discard(self) -> None:
         self._discarded = True
@@ -289,21 +349,11 @@ def open_exclusively(path: Path) -> int:
                 path.unlink(missing_ok=True)  # no process could ever work on it
         return -1
     # The previous holder of the lock may have renamed the file to its final name meanwhile; that must not be changed.
-    if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino) and stat.S_ISREG(ours.st_mode) and ours.st_nlink == 1:
+    # Some file systems count no links at all.
+    if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino) and stat.S_ISREG(ours.st_mode) and ours.st_nlink <= 1:
         return descriptor
     os.close(descriptor)
     return -1
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def find_saved(path: Path, note: str) -> Path | None:

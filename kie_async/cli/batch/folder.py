@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,12 @@ JOURNAL, MANIFEST, PAGE, INPUTS = "journal.db", "manifest.jsonl", "index.html", 
 RESULT_SUFFIX = ".mp4"
 
 _FILE_MODE = 0o644
+_log = logging.getLogger("kie_async")
+#: The errors of a file system that lacks an operation: network drives, shared folders of virtual machines, FUSE.
+_LACKING = (
+    *(errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOLCK),
+    *(errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM),
+)
 
 
 def has_earlier_run(folder: Path) -> bool:
@@ -70,6 +78,12 @@ def lock_folder(folder: Path) -> int:
         os.close(lock)
         msg = f"Another kie-async batch is running in {folder}. Nothing was sent: wait for it, or use another --out."
         raise ConfigurationError(msg) from None
+    except OSError as error:
+        if error.errno not in _LACKING:
+            os.close(lock)
+            raise
+        _log.warning("%s cannot be locked (%s): run one batch at a time there.", folder, error.strerror)
+        return lock  # the temporary files may be another process's
     for pattern in (f".{MANIFEST}.*", f".{PAGE}.*", f"{INPUTS}/.*.*.*"):
         for temporary in folder.glob(pattern):
             with suppress(OSError):
@@ -89,15 +103,28 @@ def atomic_write(path: Path) -> Generator[BinaryIO]:
         try:
             yield cast("BinaryIO", file)
             file.flush()
-            os.fchmod(file.fileno(), _FILE_MODE)
-            os.fsync(file.fileno())
+            with _skipping_what_is_lacking():
+                os.fchmod(file.fileno(), _FILE_MODE)
+            with _skipping_what_is_lacking():
+                os.fsync(file.fileno())
             Path(file.name).replace(path)
         except BaseException:
             with suppress(OSError):
                 Path(file.name).unlink()
             raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    with _skipping_what_is_lacking():
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _skipping_what_is_lacking() -> Generator[None]:
+    """Skip what the file system cannot do, such as modes and flushed folders on a network drive."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        yield
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
