@@ -162,9 +162,9 @@ def test_the_token_goes_to_the_end_of_the_path(base: str, url: str) -> None:
     assert url == make_callback_url(base, SECRET, JOB, 7)
 
 
-@pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#", "/", "/?a=1", "/#part"])
+@pytest.mark.parametrize("tail", ["", "?a=1", "#part", "?a=/b/c", "#/x?y", "?#", "/", "/?a=1", "/#part", "//", "///?a"])
 def test_text_after_the_token_is_ignored(tail: str) -> None:
-    """Also a slash: Litestar's mounts add one to every path."""
+    """Also slashes: Litestar's mounts add one to every path."""
     assert CallbackToken(JOB, 7) == find_token(SECRET, f"https://app.example.com/kie/{TOKEN}{tail}")
 
 
@@ -173,7 +173,6 @@ def test_text_after_the_token_is_ignored(tail: str) -> None:
     [
         "",
         "https://app.example.com/kie",
-        f"https://app.example.com/kie/{TOKEN}//",
         f"https://app.example.com/kie/{TOKEN}/more",
         f"https://app.example.com/kie/x{TOKEN}",
         f"https://app.example.com/kie/{TOKEN}x",
