@@ -9,7 +9,6 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
-from kie_async._keys import is_encodable
 from kie_async._urls import BASE_URL, origin, shown_url
 from kie_async.errors import ConfigurationError
 
@@ -27,8 +26,8 @@ __all__ = [
 ]
 
 UPLOAD_URL = "https://kieai.redpandaai.co"
-#: Only printable ASCII without blanks can be sent in a header.
-_API_KEY = re.compile(r"[!-~]{1,512}")
+#: An API key or a webhook key: printable ASCII without blanks, as a header can hold. Quotes around it were pasted.
+_KEY = re.compile(r"(?![\"'`])[!-~]{1,512}(?<![\"'`])")
 #: A token of RFC 9110, 5.6.2.
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 #: Headers that frame a message, select a part of the file, or carry credentials.
@@ -56,9 +55,12 @@ def read_api_key(given: str | None) -> str:
     if not key:
         msg = "No API key. Set KIE_API_KEY, or pass api_key; keys are created at kie.ai/api-key."
         raise ConfigurationError(msg)
-    if not _is_string(key) or not _API_KEY.fullmatch(key):
+    if not _is_string(key) or not _KEY.fullmatch(key):
         del given, key  # error trackers show variables
-        msg = "Invalid API key: expected printable ASCII without blanks. Copy it again from kie.ai/api-key."
+        msg = (
+            "Invalid API key: expected printable ASCII without blanks, and without quotes around it. Copy it again from"
+            " kie.ai/api-key."
+        )
         raise ConfigurationError(msg)
     return key
 
@@ -105,15 +107,16 @@ def read_webhook_keys(given: str | Collection[str] | None) -> tuple[str, ...]:
     Return the keys that sign callbacks: *given*, or else ``KIE_WEBHOOK_KEY`` from the environment, or none.
 
     Raises:
-        ConfigurationError: If a key is empty or not a string. The message does not contain any.
+        ConfigurationError: If a key is empty, not a string, or has something pasted with it. The message contains none.
     """
     found = given if given is not None else os.environ.get("KIE_WEBHOOK_KEY") or ()
     keys = (found,) if _is_string(found) else found
-    if not _are_strings(keys) or not all(map(is_encodable, keys)):
+    if not _are_strings(keys) or not all(map(_KEY.fullmatch, keys)):
         del given, found, keys  # error trackers show variables
         msg = (
             "Invalid webhook_key: expected the webhookHmacKey from kie.ai/settings, or a list of the new one and the"
-            " old one. Omit webhook_key if the account has none."
+            " old one: printable ASCII without blanks or line breaks, and without quotes around it. Copy it again. Omit"
+            " webhook_key if the account has none."
         )
         raise ConfigurationError(msg)
     return tuple(keys)

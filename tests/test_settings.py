@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from kie_async import ConfigurationError, KieClient, SqliteJournal
 from kie_async._settings import read_webhook_keys
 
-_keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+_keys = st.text(
+    st.characters(codec="ascii", exclude_characters="\"'`", min_codepoint=33, max_codepoint=126), min_size=1
+)
 
 
 @given(st.lists(_keys, max_size=4), st.sampled_from([list, tuple]))
 def test_webhook_keys_keep_their_order(keys: list[str], kind: type) -> None:
-    """The service makes the keys, so any characters are kept: spaces and umlauts, too."""
+    """The service makes the keys, so any characters are kept that no paste adds."""
     assert tuple(keys) == read_webhook_keys(kind(keys))
 
 
@@ -25,6 +27,31 @@ def test_webhook_keys_keep_their_order(keys: list[str], kind: type) -> None:
 def test_one_webhook_key_may_be_a_string(key: str) -> None:
     """A string is one key, not a list of characters."""
     assert (key,) == read_webhook_keys(key)
+
+
+@given(_keys, _keys, st.sampled_from("\"'`"))
+def test_a_webhook_key_may_have_quotes_inside(before: str, after: str, quote: str) -> None:
+    assert (before + quote + after,) == read_webhook_keys(before + quote + after)
+
+
+@pytest.mark.parametrize(
+    "around", ["{}\n", "{}\r\n", " {}", "{} ", "\t{}", "{}\0", '"{}"', "'{}'", "`{}`", '"{}', "{}'"]
+)
+@pytest.mark.parametrize("place", ["argument", "list", "environment", "API key", "API key of the environment"])
+def test_a_key_with_something_pasted_is_refused_and_not_shown(
+    around: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every genuine callback would be refused with 401, and every request with such an API key."""
+    key = around.format("canary")
+    if place.endswith("environment") and "\0" in key:
+        key = "canary\x7f"  # the environment cannot hold a NUL
+    monkeypatch.setenv("KIE_API_KEY", key if place == "API key of the environment" else "good")
+    monkeypatch.setenv("KIE_WEBHOOK_KEY", key if place == "environment" else "good")
+    places: dict[str, dict[str, Any]] = {"argument": {"webhook_key": key}, "list": {"webhook_key": ["good", key]}}
+    with pytest.raises(ConfigurationError, match="without quotes around it") as raised:
+        KieClient(key if place == "API key" else None, **places.get(place, {}))
+
+    assert "canary" not in str(raised.value)
 
 
 def test_webhook_keys_may_be_a_set() -> None:
@@ -36,9 +63,9 @@ def test_webhook_keys_may_be_a_set() -> None:
     [
         (None, None, ()),
         (None, "", ()),
-        (None, "of the environment", ("of the environment",)),
-        ("given", "of the environment", ("given",)),
-        ([], "of the environment", ()),
+        (None, "of-the-environment", ("of-the-environment",)),
+        ("given", "of-the-environment", ("given",)),
+        ([], "of-the-environment", ()),
     ],
 )
 def test_webhook_key_argument_precedes_environment(
@@ -67,6 +94,15 @@ def test_webhook_key_argument_precedes_environment(
         True,
         object(),
         ["\ud800"],
+        "schlüssel-canary",
+        "\N{LEFT DOUBLE QUOTATION MARK}canary\N{RIGHT DOUBLE QUOTATION MARK}",
+        "\N{NO-BREAK SPACE}canary",
+        "\N{ZERO WIDTH NO-BREAK SPACE}canary",
+        "canary canary",
+        "canary\ncanary",
+        '"',
+        " ",
+        "canary" * 100,
         "canary\udfff",
     ],
 )

@@ -32,6 +32,8 @@ __all__ = ["MAX_JOBS", "CallbackLog", "CallbackLogEntry", "ListenAddress", "list
 CHECK_INTERVAL = 1.0
 #: The number of jobs whose ends are awaited; beyond it, the ends of the oldest are not reported.
 MAX_JOBS = 100
+#: The number of events that wait to be written; beyond it they are counted, and the ends of their jobs are reported.
+MAX_QUEUED = 1000
 
 _PATH = re.compile(r"/[\w./~-]*", re.ASCII)
 _TOKEN = re.compile(r"kj_\S*")
@@ -46,7 +48,7 @@ class CallbackLogEntry:
     A line of the callback log; its attributes are the fields of the JSON.
 
     Attributes:
-        event: ``"listening"``, ``"callback"``, ``"refused"`` or ``"ended"``.
+        event: ``"listening"``, ``"callback"``, ``"refused"``, ``"ended"`` or ``"omitted"``.
 
         job_id: The job that the callback token belongs to.
 
@@ -60,7 +62,7 @@ class CallbackLogEntry:
 
         status: The HTTP status with which a callback was refused.
 
-        reason: The reason of the refusal.
+        reason: The reason of the refusal; for ``"omitted"``, the number of requests that came too fast to be written.
 
         url: The URL that receives callbacks.
     """
@@ -85,6 +87,8 @@ class CallbackLogEntry:
             case "ended":
                 cost = "" if self.credits is None else f", {self.credits:g} credits"
                 return f"ended     {self.job_id} task {self.task_id}: {self.state}{cost}"
+            case "omitted":
+                return f"omitted   {self.reason}"
             case _:
                 return str(self.url)
 
@@ -101,12 +105,20 @@ class CallbackLog:
         self._session = session
         self._queue: deque[Event | CallbackLogEntry] = deque()
         self._queued = anyio.Event()
+        self._omitted = 0
         self._running_jobs: dict[str, None] = {}
         self._printed_hints: set[str] = set()
 
     def enqueue(self, event: Event | CallbackLogEntry) -> None:
-        """Queue an event for writing, so that its sender does not wait."""
-        self._queue.append(event)
+        """Queue an event for writing, so that its sender does not wait; count it if too many wait."""
+        if isinstance(event, Event) and event.name is EventName.CALLBACK:
+            self._running_jobs[event.job_id or ""] = None
+            if len(self._running_jobs) > MAX_JOBS:
+                del self._running_jobs[next(iter(self._running_jobs))]
+        if len(self._queue) < MAX_QUEUED:
+            self._queue.append(event)
+        else:
+            self._omitted += 1
         self._queued.set()
 
     def enqueue_refusal(self, status: int, reason: str) -> None:
@@ -123,8 +135,12 @@ class CallbackLog:
         check_at = math.inf
         while True:
             self._queued = anyio.Event()
-            while self._queue:
+            for _ in range(len(self._queue)):
                 await self._write_event(self._queue.popleft(), kie)
+            if self._omitted:
+                reason = f"{self._omitted} further events, which came too fast to be written"
+                self._omitted = 0
+                self.write_entry(CallbackLogEntry(event="omitted", reason=reason))
             if isinstance(self._session.output.broken, BrokenPipeError):
                 return
             if anyio.current_time() >= check_at:
@@ -147,9 +163,6 @@ class CallbackLog:
                     event="callback", job_id=event.job_id, task_id=detail["named_task_id"], attempt=attempt, state=state
                 )
             )
-            self._running_jobs[event.job_id or ""] = None
-            if len(self._running_jobs) > MAX_JOBS:
-                del self._running_jobs[next(iter(self._running_jobs))]
         elif event.name is EventName.CALLBACK_REFUSED:
             status, reason = detail["status"], detail["reason"]
             self.write_entry(

@@ -15,10 +15,10 @@ import anyio
 import attrs
 import pytest
 
-from kie_async import Event, EventName, KieClient, Limits, Wan22TurboImageToVideo
+from kie_async import JSON, Event, EventName, KieClient, Limits, Wan22TurboImageToVideo
 from kie_async.cli import generate
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.listen import MAX_JOBS, CallbackLog, ListenAddress, run_listen
+from kie_async.cli.listen import MAX_JOBS, MAX_QUEUED, CallbackLog, ListenAddress, run_listen
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault
@@ -310,6 +310,42 @@ async def test_number_of_awaited_jobs_is_limited(tmp_path: Path) -> None:
     assert (MAX_JOBS + 5, MAX_JOBS) == (events.count("callback"), events.count("ended"))
 
 
+@pytest.mark.parametrize("name", [EventName.CALLBACK, EventName.CALLBACK_REFUSED])
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_events_that_come_too_fast_are_counted(tmp_path: Path, name: EventName, *, as_json: bool) -> None:
+    """A flood fills no memory, and the end of a job whose callback was not written is still reported."""
+    streams = CapturedSession(as_json=as_json)
+    log, flood = CallbackLog(streams.session), 5 * MAX_QUEUED
+    async with FakeKie(duration=60.0) as fake, anyio.create_task_group() as group:
+        async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            job = await kie.submit(make_request())
+            await job
+            group.start_soon(log.write_all, kie)
+            await anyio.sleep(1.0)
+            detail: dict[str, JSON] = {
+                "named_task_id": "t",
+                "attempt": 1,
+                "state": "in_doubt",
+                "status": 404,
+                "reason": "",
+            }
+            for number in range(flood):
+                log.enqueue(Event(name=name, job_id=f"kj_{number % 7}", detail=detail))
+                log.enqueue_refusal(404, "noise")
+            log.enqueue(Event(name=EventName.CALLBACK, job_id=job.id, detail=detail))
+            await anyio.sleep(10.0)
+            log.enqueue_refusal(404, "later")
+            await anyio.sleep(1.0)
+        group.cancel_scope.cancel()
+
+    *written, last = streams.out.splitlines()
+    ends = [line for line in written if "ended" in line and job.id in line]
+    omitted = [line for line in written if "omitted" in line]
+    assert ("later" in last, 1, 1) == (True, len(ends), len(omitted))
+    assert f"{2 * flood + 1 - MAX_QUEUED} further events, which came too fast to be written" in omitted[0]
+    assert MAX_QUEUED + 2 == len(written)
+
+
 async def test_unreadable_journal_is_read_again(tmp_path: Path) -> None:
     """The end is printed when the journal is readable again; listener the client is closed for a while."""
     streams = CapturedSession(as_json=True)
@@ -385,7 +421,10 @@ def test_callback_url_requires_a_journal(option: str) -> None:
         (["--path", "/kie/{id}"], "got '/kie/{id}'"),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--host", "192.0.2.1", "--no-journal"], "error: "),
-        (["--webhook-key", "", "--no-journal"], "error: Invalid webhook_key: expected the webhookHmacKey"),
+        *(
+            (["--webhook-key", key, "--no-journal"], "error: Invalid webhook_key: expected the webhookHmacKey")
+            for key in ("", "a key", "key\n", '"key"', "\tkey")
+        ),
         ([], "Nothing was sent"),
     ],
 )
