@@ -65,8 +65,7 @@ class Callbacks:
         Returns:
             The HTTP status and the JSON body of the answer: 200 if it is accepted, 404 if the token is not ours or the
             journal does not know its job, 401 if the signature is invalid, 400 if no task is known or named, 413 if the
-            body is too large, 429 if too many others for its job wait, 503 if it could not be journaled; then the
-            service retries.
+            body is too large, 503 if it could not be journaled; then the service retries.
 
         Raises:
             ConfigurationError: If the client is at work in another event loop or process.

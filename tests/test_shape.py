@@ -21,9 +21,9 @@ def test_package_stays_small() -> None:
     """A new file needs a life of its own, and a long function is two."""
     size = measure.measure_size(ROOT / "kie_async")
 
-    assert size.files <= 156
-    assert size.code_lines <= 17_900
-    assert size.statements <= 15_900
+    assert size.files <= 158
+    assert size.code_lines <= 18_600
+    assert size.statements <= 16_500
     assert size.longest_file <= 600
     assert size.longest_function <= 96
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
@@ -20,27 +21,29 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async._core.callback_token import find_token
+from kie_async._core.lenient_json import decode
 from kie_async._core.wire import read_param
 from kie_async.errors import CallbackRejectedError
 
 if TYPE_CHECKING:
     from kie_async._core.lifecycle import Intent
-    from kie_async.records import TaskRecord
+    from kie_async._core.wire import Param
+    from kie_async.records import JSON, TaskRecord
 
 __all__ = [
     "MAX_BODY",
     "MAX_BODY_SECONDS",
-    "MAX_CALLBACK_TASK_IDS",
     "MAX_SIGNATURE_AGE",
     "SIGNATURE_HEADERS",
     "CallbackStep",
     "Signature",
-    "confirmation_delay",
+    "echoes_input",
     "echoes_token",
     "named_ids",
     "named_tasks",
     "next_step",
     "read_signature",
+    "shows_request",
 ]
 
 #: The largest body that is accepted, in bytes. A callback echoes the request, so tens of kilobytes are usual.
@@ -50,16 +53,6 @@ MAX_BODY_SECONDS = 10.0
 #: The largest difference between a signature's timestamp and our clock, in seconds. The service documents none; other
 #: services use this one.
 MAX_SIGNATURE_AGE = 300.0
-#: The number of unconfirmed task ids that are kept for one job: a leaked token could be posted with any number of ids.
-MAX_CALLBACK_TASK_IDS = 4
-
-#: The longest delay between two confirmations, which grows as 1, 2, 4 ... seconds.
-_MAX_DELAY = 60.0
-#: The most confirmations after a callback, if its task is polled anyway.
-_MAX_POLLS = 6
-#: The most if it is not: within an hour. Ids that are not confirmed by then stay in the journal, for ``recover()``.
-_MAX_POLLS_UNCONFIRMED = 64
-
 SIGNATURE = "x-webhook-signature"
 TIMESTAMP = "x-webhook-timestamp"
 #: The headers that are read, in lower case.
@@ -68,6 +61,10 @@ SIGNATURE_HEADERS = frozenset({SIGNATURE, TIMESTAMP})
 _NAMED = re.compile(rb'"task(?:Id|_id)"\s*+:\s*+(?:"([A-Za-z0-9_.:-]{1,256}+)"|([0-9]{1,256}+)(?![0-9.eE]))')
 #: The number of such members that are read.
 _MAX_NAMES = 64
+#: The number of ids that are taken from one body.
+_MAX_IDS = 4
+#: A body with more brackets or commas than this is not decoded: that would take more than a millisecond.
+_MAX_MARKS = 2_000
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _UNREADABLE = 400
 _UNSIGNED = 401
@@ -93,7 +90,7 @@ def named_ids(body: bytes) -> Iterator[str]:
         if name not in found:
             found.add(name)
             yield name.decode()
-        if len(found) == MAX_CALLBACK_TASK_IDS:
+        if len(found) == _MAX_IDS:
             return
 
 
@@ -251,23 +248,35 @@ def echoes_token(record: TaskRecord, job_id: str, secret: bytes, *older: bytes) 
     return token is not None and token.job_id == job_id
 
 
-def confirmation_delay(polls: int, *, proved: bool) -> float | None:
+def shows_request(body: bytes, row: Intent) -> bool:
     """
-    Return the delay before the next confirmation of a callback, in seconds; None if there is no further one.
+    Return True if the body of a callback echoes the model and the input of a job.
 
-    A callback may arrive before ``recordInfo`` agrees. A task that is polled anyway is soon left to that; for one that
-    is not, the callback is the only evidence.
+    The service echoes the whole create, with its own defaults. That proves nothing, but an attacker who knows only the
+    URL of the callback cannot do it.
 
     Args:
-        polls: The number of confirmations so far.
+        body: The callback's body.
 
-        proved: True if the task is known to be the job's, and polled.
-
-    >>> [confirmation_delay(polls, proved=True) for polls in (1, 2, 3, 6)]
-    [1.0, 2.0, 4.0, None]
-    >>> confirmation_delay(63, proved=False), confirmation_delay(64, proved=False)
-    (60.0, None)
+        row: The job's row. If the journal keeps only hashes of inputs, nothing shows its request.
     """
-    if polls >= (_MAX_POLLS if proved else _MAX_POLLS_UNCONFIRMED):
-        return None
-    return min(2.0 ** min(polls - 1, 10), _MAX_DELAY)
+    if not row.input or any(body.count(mark) > _MAX_MARKS for mark in (b"[", b"{", b",")):
+        return False
+    try:
+        document = decode(body.decode())
+    except ValueError:
+        return False
+    data = document.get("data") if isinstance(document, Mapping) else None
+    param = read_param(data.get("param")) if isinstance(data, Mapping) else None
+    return param is not None and echoes_input(param, row)
+
+
+def echoes_input(param: Param, row: Intent) -> bool:
+    """Return True if an echo has a row's model and each member of its input."""
+    given: dict[str, JSON] = json.loads(row.input)
+    echoed = param.input
+    return (
+        param.model == row.model
+        and echoed is not None
+        and all(name in echoed and echoed[name] == value for name, value in given.items())
+    )

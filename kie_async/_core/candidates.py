@@ -7,12 +7,12 @@ the create of a task, which proves whose it is.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from kie_async._core.callback_token import find_token, named_job
+from kie_async._core.callback_validation import echoes_input
 from kie_async._core.lenient_json import decode
 from kie_async._core.wire import as_task_id, read_param
 
@@ -103,13 +103,7 @@ def is_task_of(record: TaskRecord, row: Intent, secret: bytes, *older: bytes) ->
     named = named_job(url)
     if named not in (None, row.id) or param.model != row.model:
         return False
-    if not row.input:
-        return named == row.id
-    given: dict[str, JSON] = json.loads(row.input)
-    echoed = param.input
-    return isinstance(echoed, Mapping) and all(
-        name in echoed and echoed[name] == value for name, value in given.items()
-    )
+    return echoes_input(param, row) if row.input else named == row.id
 
 
 def confirms_answer(record: TaskRecord, row: Intent, secret: bytes, *older: bytes) -> bool | None:

@@ -495,7 +495,7 @@ class Engine:
         return self.follower.follow(job)
 
     def _confirm(self, job_id: str, task_id: str) -> None:
-        self.confirmations.enqueue(job_id, task_id)
+        self.confirmations.enqueue(job_id, task_id, likely=True)
 
     def _pause_account(self, reply: Reply) -> None:
         """Pause creates, and polls if the key is refused, after the service's own answer about the account."""

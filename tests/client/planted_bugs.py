@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kie_async._core.callback_candidates import CallbackFinding
 from kie_async._core.callback_token import CallbackToken
 from kie_async._core.wire import read_record_body
 from kie_async._io.callbacks.confirmations import Confirmations
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
+    from kie_async._core.callback_validation import CallbackStep
+    from kie_async._core.lifecycle import Intent
+    from kie_async._core.poll_results import PollResult
     from kie_async._io.engine import Engine
     from kie_async._io.jobs.live_job import LiveJob
+    from kie_async.records import JSON
 
 __all__ = ["OWNERSHIP", "PLANTED", "NoMac"]
 
@@ -48,16 +53,16 @@ class _Hasty(Receiver):
 class _Forgetful(Receiver):
     """Answers before it has journaled the task id."""
 
-    async def _journal_task_id(self, job: LiveJob, task_id: str) -> None:
-        pass
+    async def _enqueue(self, row: Intent, task_id: str, data: JSON, *, own: bool) -> None:  # noqa: ARG002 (the same)
+        self.confirmations.name(row.id, task_id, own=own, likely=True)
+        self.confirmations.schedule(row.id)
 
 
 class _Blind(Confirmations):
     """Polls the task, and does not check that it belongs to the job."""
 
-    async def _confirm_task(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:  # noqa: ARG002 (the same)
-        poll = await self.poller.poll_now(task_id)
-        return poll.record is None or await self._apply_confirmed(job_id, task_id, poll.record), True
+    async def _judge(self, row: Intent, step: CallbackStep, poll: PollResult) -> CallbackFinding:  # noqa: ARG002 (the same)
+        return CallbackFinding.SETTLED if poll.record is None else CallbackFinding.OWN
 
 
 class _Gullible(Callbacks):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kie_async import JSON, TaskRecord
 from kie_async._core.callback_token import make_callback_url
-from kie_async._core.callback_validation import CallbackStep, confirmation_delay, echoes_token, next_step
+from kie_async._core.callback_validation import CallbackStep, echoes_token, next_step
 from kie_async._core.lifecycle import Intent
 from kie_async.states import JobState
 from tests.core.strategies import attempts, job_ids, secrets
@@ -173,27 +173,3 @@ URL = make_callback_url(BASE, SECRET, JOB, 1)
 def test_our_token_counts_only_as_the_callback_url(param: JSON) -> None:
     """A prompt is text of the caller's users: a token in it proves nothing."""
     assert not echoes_token(record_with(param), JOB, SECRET)
-
-
-# -- delays -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("proved", "most", "within"), [(True, 6, 31.0), (False, 64, 3600.0)])
-def test_confirmations_slow_down_and_end(proved: bool, most: int, within: float) -> None:  # noqa: FBT001 (a row)
-    """A task that is polled anyway gets half a minute; another one gets about an hour."""
-    delays = [confirmation_delay(polls, proved=proved) for polls in range(1, most)]
-
-    assert all(delay is not None for delay in delays)
-    assert delays == sorted(delays, key=lambda delay: delay or 0.0)
-    assert [1.0, 2.0, 4.0, 8.0] == delays[:4]
-    assert within * 0.9 <= sum(delay or 0.0 for delay in delays) <= within * 1.1
-    assert confirmation_delay(most, proved=proved) is None
-
-
-@given(st.integers(1, 10_000), st.booleans())
-def test_a_delay_is_between_a_second_and_a_minute(polls: int, proved: bool) -> None:  # noqa: FBT001 (drawn)
-    """A leaked token causes at most one poll a second, however often it is posted."""
-    delay = confirmation_delay(polls, proved=proved)
-
-    assert delay is None or 1.0 <= delay <= 60.0
-    assert delay is not None or confirmation_delay(polls + 1, proved=proved) is None

@@ -377,9 +377,9 @@ def make_attack_request(attack: Attack, scene: Scene) -> Request:
         # The headers of a signature are checked before the journal is asked, and the signature after that.
         statuses = {status for status, broken in ((401, forged), (404, jobless)) if broken}
     else:
-        # A job has at most four unproved task ids. Where its task is known, it does not matter what the body names.
+        # Where the task of a job is known, it does not matter what the body names.
         unnamed = odd or body_status == UNNAMED
-        statuses = {200, 429, *([401 if scene.keys else 400] if unnamed else [])}
+        statuses = {200, *([401 if scene.keys else 400] if unnamed else [])}
     large = body_status if body_status not in (None, NAMES, UNNAMED) and not odd else None
     return Request(
         attack, f"/kie/{tail}", headers, body, {way: _expected(attack, way, unread, large, statuses) for way in WAYS}

@@ -20,8 +20,8 @@ import attrs
 from aiohttp import web
 
 from kie_async import Generation, KieClient, KieError, Limits, RetryPolicy, Statistics, TaskFailedError
+from kie_async._core.callback_candidates import MAX_CALLBACK_TASK_IDS
 from kie_async._core.callback_token import CallbackToken, callback_secret, find_token
-from kie_async._core.callback_validation import MAX_CALLBACK_TASK_IDS
 from kie_async._core.lifecycle import Intent, load_record
 from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault

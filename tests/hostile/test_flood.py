@@ -69,7 +69,7 @@ async def learn_losses(setup: Setup) -> None:
 @pytest.mark.parametrize("claim", ["own", "a foreign task's", "an unknown task's"])
 async def test_a_flood_starves_no_polls_and_fills_no_memory(claim: str) -> None:
     """
-    At least one poll in five is a planned one: each of 12 jobs is polled within about 12 s.
+    Each of 12 jobs has its turn, and its end is seen within 15 s, although made-up ids are polled as well.
 
     The callbacks are accepted, since the tokens are genuine; there is one confirmation at a time for each job, the
     pacer limits all of them, and nothing else is kept.
@@ -84,19 +84,19 @@ async def test_a_flood_starves_no_polls_and_fills_no_memory(claim: str) -> None:
         targets = [Target(job.id, 1, job.task_id or "") for job in jobs]
         wall = asyncio.get_running_loop().time()
         scene = Scene(targets=targets, foreign_tasks=foreign_tasks, secret=callback_secret(KEY), keys=(), wall=wall)
-        flood, began = Flood(setup), setup.kie.statistics()
+        flood = Flood(setup)
 
         await flood.post_until_ended(claim, scene, jobs)
 
         now = setup.kie.statistics()
         seconds = len(flood.held)
-        # A job has at most four unproved task ids.
-        assert {200} <= set(flood.answers) <= ({200} if claim == "own" else {200, 429})
+        assert {200} == set(flood.answers)
         assert sum(flood.answers.values()) >= 1000 * seconds
         assert busiest_window((poll.at for poll in setup.truth.polls), 1.0) <= 5
         assert now.confirming <= JOBS
-        planned_polls = (now.polls - now.confirmations) - (began.polls - began.confirmations)
-        assert planned_polls >= JOBS  # none is due until a task may have ended, and then each has its turn
+        own_tasks = {job.task_id for job in jobs}
+        own_polls = sum(poll.task_id in own_tasks for poll in setup.truth.polls)
+        assert own_polls >= JOBS  # planned, or as a part of a confirmation
         for row in [row for row in await setup.rows() if row.id in {job.id for job in jobs}]:
             task = setup.truth.tasks[row.task_id or ""]
             assert 0.0 <= row.updated_at - task.ended_ms / 1000 <= 15.0

@@ -7,22 +7,18 @@ Confirmations: polls that callbacks cause, ahead of planned polls, and one at a 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
 
 from kie_async import errors
-from kie_async._core.callback_validation import (
-    MAX_CALLBACK_TASK_IDS,
-    CallbackStep,
-    confirmation_delay,
-    echoes_token,
-    next_step,
-)
+from kie_async._core.callback_candidates import CallbackCandidates, CallbackFinding
+from kie_async._core.callback_validation import CallbackStep, echoes_token, next_step
 from kie_async._core.candidates import confirms_answer
-from kie_async._core.poll_results import PollVerdict
+from kie_async._core.poll_results import PollResult, PollVerdict
 from kie_async._io.jobs.live_job import LiveJob
 from kie_async._io.jobs.transitions import require_row
 from kie_async.events import EventName
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
     from kie_async._io.polling.tracker import Tracker
     from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
     from kie_async._io.runtime import Supervisor
-    from kie_async._io.timers import Timers
+    from kie_async._io.timers import Timer, Timers
     from kie_async.records import TaskRecord
 
 __all__ = ["Confirmations"]
@@ -49,8 +45,8 @@ _log = logging.getLogger("kie_async")
 
 #: The number of jobs that may await confirmation; beyond it, the service is asked to retry.
 MAX_JOBS = 10_000
-#: A new task may be invisible for 90 s; an id that is still unknown at this poll, two minutes later, is dropped.
-MAX_INVISIBLE_POLLS = 8
+#: The number of jobs that are checked for being over when a job is added.
+_FORGOTTEN_AT_ONCE = 2
 #: The number of jobs being confirmed for each poll that the pacer allows, so that the pacer never waits.
 _JOBS_PER_POLL = 2
 
@@ -59,11 +55,27 @@ _ACCEPTED = 200
 
 
 @attrs.define(eq=False)
-class _Pending:
-    """The unconfirmed callbacks of one job: the number of polls of each task id, and of rounds."""
+class _Job:
+    """
+    The task ids that callbacks have named for one job.
 
-    task_ids: dict[str, int]
-    rounds: int = 0
+    Attributes:
+        candidates: The task ids.
+
+        displaced: The task ids that have given way to others, and are still journaled.
+
+        timer: Starts the next confirmation, or None.
+
+        queued: True if a confirmation waits for its turn or is in progress; when it ends, it schedules the next one.
+
+        logged: The state of the job in which a foreign task was logged, or None.
+    """
+
+    candidates: CallbackCandidates = attrs.field(factory=CallbackCandidates)
+    displaced: set[str] = attrs.field(factory=set)
+    timer: Timer | None = None
+    queued: bool = False
+    logged: JobState | None = None
 
 
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
@@ -112,8 +124,8 @@ class Confirmations:
     follower: JobFollower
     secrets: list[bytes]
     report: Callable[..., None]
-    _jobs: dict[str, _Pending] = attrs.field(factory=dict, init=False)
-    #: The ids of the jobs whose next round is due.
+    _jobs: dict[str, _Job] = attrs.field(factory=dict, init=False)
+    #: The ids of the jobs whose next confirmation is due.
     _due: deque[str] = attrs.field(factory=deque, init=False)
     _in_progress: int = attrs.field(default=0, init=False)
     #: The number of polls so far.
@@ -122,16 +134,29 @@ class Confirmations:
     @property
     def pending(self) -> int:
         """The number of jobs with unconfirmed callbacks."""
-        return sum(bool(pending.task_ids) for pending in self._jobs.values())
+        return sum(job.candidates.open for job in self._jobs.values())
 
-    def has_room(self, job_id: str, task_id: str) -> bool:
-        """Return True if a task id of a job is known, or another one can be added."""
-        pending = self._jobs.get(job_id)
-        return pending is None or task_id in pending.task_ids or len(pending.task_ids) < MAX_CALLBACK_TASK_IDS
-
-    def enqueue(self, job_id: str, task_id: str, *, own: bool = False) -> bool:
+    def enqueue(self, job_id: str, task_id: str, *, likely: bool = False) -> bool:
         """
-        Confirm a genuine callback for a job that names a task, as soon as possible.
+        Confirm a task that was journaled, as soon as the polls of its job allow.
+
+        Args:
+            job_id: The job.
+
+            task_id: The task.
+
+            likely: True if the answer to the job's own create has named it.
+
+        Returns:
+            False if too many jobs await confirmation; the callback was not enqueued then.
+        """
+        named = self.name(job_id, task_id, own=False, likely=likely)
+        self.schedule(job_id)
+        return named
+
+    def name(self, job_id: str, task_id: str, *, own: bool, likely: bool) -> bool:
+        """
+        Add the task that a genuine callback names to those of a job; ``schedule`` has it confirmed.
 
         Args:
             job_id: The job.
@@ -140,22 +165,50 @@ class Confirmations:
 
             own: True if the task is known to be the job's; other task ids never displace it.
 
+            likely: True if the callback was signed, or shows the job's request.
+
         Returns:
-            False if too many jobs await confirmation; the callback was not enqueued then.
+            False if too many jobs await confirmation; the task was not added then.
         """
-        pending = self._jobs.get(job_id)
-        if pending is None:
+        job, now = self._jobs.get(job_id), self.timers.now()
+        if job is None:
+            self._forget_jobs(now)
             if len(self._jobs) >= MAX_JOBS:
                 return False
-            pending = self._jobs[job_id] = _Pending({})
-            self._enqueue_round(job_id)
-        if own or self.has_room(job_id, task_id):
-            pending.task_ids.setdefault(task_id, 0)
+            job = self._jobs[job_id] = _Job()
+        if (displaced := job.candidates.name(task_id, now, own=own, likely=likely)) is not None:
+            job.displaced.add(displaced)
         return True
 
-    def _enqueue_round(self, job_id: str) -> None:
-        self._due.append(job_id)
-        self._start_rounds()
+    def has_named(self, job_id: str) -> bool:
+        """Return True if a recent callback for a job has named a task."""
+        return job_id in self._jobs
+
+    def _forget_jobs(self, now: float) -> None:
+        """Forget jobs whose callbacks are over, and one without open task ids if there is no room for another."""
+        for job_id in list(islice(self._jobs, _FORGOTTEN_AT_ONCE)):
+            job = self._jobs.pop(job_id)
+            if job.queued or not job.candidates.is_over(now):
+                self._jobs[job_id] = job  # at the end: next time it is the turn of others
+        if len(self._jobs) >= MAX_JOBS:
+            idle = (job_id for job_id, job in self._jobs.items() if not (job.queued or job.candidates.open))
+            if (idle_id := next(idle, None)) is not None:
+                del self._jobs[idle_id]
+
+    def schedule(self, job_id: str) -> None:
+        """Start the next confirmation of a job when it is due."""
+        job = self._jobs.get(job_id)
+        if job is None or job.queued:
+            return
+        if job.timer is not None:
+            job.timer.cancel()
+        at, job.timer = job.candidates.next_at(), None
+        if at <= self.timers.now():
+            job.queued = True
+            self._due.append(job_id)
+            self._start_rounds()
+        elif at < math.inf:
+            job.timer = self.timers.at(at, self.schedule, job_id)
 
     def _start_rounds(self) -> None:
         """Start as many rounds as keep the pacer busy; a flood waits as ids in a queue, not as tasks of the loop."""
@@ -165,85 +218,64 @@ class Confirmations:
             self.supervisor.start(self._run_round, self._due.popleft())
 
     async def _run_round(self, job_id: str) -> None:
+        job = self._jobs[job_id]
         try:
-            await self._confirm_job(job_id)
-        finally:
-            self._in_progress -= 1
-            self._start_rounds()
-
-    async def _confirm_job(self, job_id: str) -> None:
-        """Poll each task id of a job once, and schedule the next round."""
-        pending = self._jobs[job_id]
-        pending.rounds += 1
-        proved = True
-        try:
-            for task_id in list(pending.task_ids):
-                pending.task_ids[task_id] += 1
-                settled, known = await self._confirm_task(job_id, task_id, polls=pending.task_ids[task_id])
-                if settled:
-                    del pending.task_ids[task_id]
-                else:
-                    proved = proved and known
+            await self._confirm_next(job_id, job.candidates)
         except BaseException:
             del self._jobs[job_id]
             raise
-        # Even when all ids are settled, the job stays for the delay: callbacks that arrive meanwhile wait for its end.
-        delay = confirmation_delay(pending.rounds, proved=proved)
-        if delay is None:
-            del self._jobs[job_id]
-            if (job := self.registry.get(job_id)) is not None:
-                self.watchlist.reweigh(job)  # polling continues, sooner than it was planned
-        else:
-            self.timers.at(self.timers.now() + delay, partial(self._end_delay, job_id))
+        finally:
+            self._in_progress -= 1
+            job.queued = False
+            self.schedule(job_id)
+            self._start_rounds()
 
-    def _end_delay(self, job_id: str) -> None:
-        if self._jobs[job_id].task_ids:
-            self._enqueue_round(job_id)
-        else:
-            del self._jobs[job_id]
+    async def _confirm_next(self, job_id: str, candidates: CallbackCandidates) -> None:
+        """Poll the task of a job whose turn it is."""
+        task_id = candidates.next_task(self.timers.now())
+        if task_id is None:
+            return
+        finding = await self._confirm_task(job_id, task_id, candidates)
+        polled_again = candidates.record(task_id, finding, self.timers.now())
+        if finding is CallbackFinding.OWN and not polled_again and (job := self.registry.get(job_id)) is not None:
+            self.watchlist.reweigh(job)  # polling continues, sooner than it was planned
 
-    async def _confirm_task(self, job_id: str, task_id: str, *, polls: int) -> tuple[bool, bool]:
-        """
-        Poll a task that a callback named, and apply the result.
-
-        Args:
-            job_id: The job that the callback was for.
-
-            task_id: The task.
-
-            polls: The number of polls of this task id, this one included.
-
-        Returns:
-            True if the task id needs no further confirmation, and True if the task is known to be the job's.
-        """
+    async def _confirm_task(self, job_id: str, task_id: str, candidates: CallbackCandidates) -> CallbackFinding:
+        """Poll a task that a callback for a job named, and apply the result."""
         try:
             row = await self.find_row(job_id)
             if row is None:
-                return True, True
+                return CallbackFinding.SETTLED
             step = next_step(row, task_id)
             if step is not CallbackStep.PROVE:
                 # The create response may have arrived since, or a planned poll may have found the end.
                 self.callback_weight.record_callback(job_id, self.registry.get(job_id))
             if step is CallbackStep.NOTHING:
-                await self._drop_task_id(job_id, task_id)
-                return True, True
+                await self.journal_ids(job_id, without=task_id)
+                return CallbackFinding.SETTLED
             poll = await self.poller.poll_now(task_id)
             self.polls += 1
-            if poll.record is None:
-                own = step is CallbackStep.CONFIRM
-                if own or poll.verdict is not PollVerdict.NOT_VISIBLE or polls < MAX_INVISIBLE_POLLS:
-                    return False, own
+            finding = await self._judge(row, step, poll)
+            hopeless = finding is CallbackFinding.INVISIBLE and candidates.is_hopeless(task_id)
+            if finding is CallbackFinding.FOREIGN or hopeless:
                 await self._reject_task(row, task_id)
-                return True, False
-            if step is CallbackStep.PROVE and not await self._is_proved(row, poll.record):
-                await self._reject_task(row, task_id)
-                return True, False
-            settled = await self._apply_confirmed(job_id, task_id, poll.record)
-            if settled and step is CallbackStep.PROVE:
-                await self._drop_task_id(job_id, task_id)
+            elif poll.record is not None and await self._apply_confirmed(job_id, task_id, poll.record):
+                if step is CallbackStep.PROVE:
+                    await self.journal_ids(job_id, without=task_id)
+                finding = CallbackFinding.SETTLED
         except (errors.TransportError, errors.JournalError, errors.ClientClosedError):
-            return False, False
-        return settled, True
+            return CallbackFinding.UNKNOWN
+        return finding
+
+    async def _judge(self, row: Intent, step: CallbackStep, poll: PollResult) -> CallbackFinding:
+        """Return whose task a poll has shown; the caller applies its record."""
+        if step is CallbackStep.CONFIRM:
+            return CallbackFinding.OWN
+        if poll.record is not None:
+            proved = await self._is_proved(row, poll.record)
+            return CallbackFinding.OWN if proved else CallbackFinding.FOREIGN
+        invisible = poll.verdict is PollVerdict.NOT_VISIBLE
+        return CallbackFinding.INVISIBLE if invisible else CallbackFinding.UNKNOWN
 
     async def _is_proved(self, row: Intent, record: TaskRecord) -> bool:
         if row.callback_url is None:  # the answer to the create has named the task
@@ -300,17 +332,48 @@ class Confirmations:
         return job
 
     async def _reject_task(self, row: Intent, task_id: str) -> None:
-        """Drop a task id that is not the job's."""
-        _log.warning("Ignored a callback for %s: task %s was not created by this job.", row.id, task_id)
+        """Drop a task id that is not the job's, and log the first one in each state of the job."""
+        job = self._jobs[row.id]
+        level = logging.DEBUG if job.logged is row.state else logging.WARNING
+        job.logged = row.state
+        _log.log(
+            level,
+            "Ignored a callback for %s: task %s was not created by this job. Others like it are not logged while the"
+            " job is %s.",
+            row.id,
+            task_id,
+            row.state,
+        )
         reason = "the task that it names was not created by its job"
         self.report(
             EventName.CALLBACK_REFUSED, LiveJob.from_row(row), reason=reason, status=_ACCEPTED, named_task_id=task_id
         )
-        await self._drop_task_id(row.id, task_id)
+        await self.journal_ids(row.id, without=task_id)
 
-    async def _drop_task_id(self, job_id: str, task_id: str) -> None:
+    async def journal_ids(self, job_id: str, *, without: str | None = None) -> None:
+        """
+        Journal the open task ids of a job that must be proved, in case the process ends first.
+
+        Args:
+            job_id: The job.
+
+            without: A task id that is not needed any more, or None.
+        """
         row = await self.journal.get(job_id)
-        if row is not None and task_id in row.callback_task_ids:
-            others = tuple(other for other in row.callback_task_ids if other != task_id)
+        if row is None:
+            return
+        # What is open is decided after the await. Ids of other processes, and of answers to creates, stay.
+        dropped, unproved = {without}, tuple[str, ...]()
+        if (named := self._jobs.get(job_id)) is not None:
+            unproved = named.candidates.unproved
+            dropped |= named.displaced - {*unproved}
+            named.displaced.clear()
+        others = (task_id for task_id in row.callback_task_ids if task_id not in unproved)
+        task_ids = tuple(
+            task_id
+            for task_id in (*others, *unproved)
+            if task_id not in dropped and next_step(row, task_id) is CallbackStep.PROVE
+        )
+        if task_ids != row.callback_task_ids:
             job = self.registry.get(job_id)
-            await self.transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=others)
+            await self.transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=task_ids)

@@ -14,11 +14,11 @@ import attrs
 
 from kie_async._core.callback_validation import (
     MAX_BODY,
-    MAX_CALLBACK_TASK_IDS,
     CallbackStep,
     named_tasks,
     next_step,
     read_signature,
+    shows_request,
 )
 from kie_async._core.lifecycle import ENDED
 from kie_async._io.jobs.live_job import LiveJob
@@ -45,7 +45,6 @@ _log = logging.getLogger("kie_async")
 _UNSIGNED = 401
 _NOT_FOUND = 404
 _TOO_LARGE = 413
-_TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 
 
@@ -114,7 +113,7 @@ class Receiver:
         self._bad_signature_logged = False
         job = self.registry.get(row.id)
         for task_id in task_ids:
-            await self._confirm(row, job, task_id)
+            await self._confirm(row, task_id, body, signed=signature is not None)
         self.callbacks += 1
         if next_step(row, task_ids[0]) is not CallbackStep.PROVE:
             self.callback_weight.record_callback(row.id, job)
@@ -140,21 +139,24 @@ class Receiver:
             raise CallbackRejectedError(msg, status=_NOT_FOUND)
         return row
 
-    async def _confirm(self, row: Intent, job: LiveJob | None, task_id: str) -> None:
+    async def _confirm(self, row: Intent, task_id: str, body: bytes, *, signed: bool) -> None:
         """Have a task confirmed that a callback is about; journal its id first if it is not known to be the job's."""
         step = next_step(row, task_id)
-        if step is CallbackStep.PROVE:
-            if not self.confirmations.has_room(row.id, task_id):
-                msg = "too many callbacks for its job wait"
-                raise CallbackRejectedError(msg, status=_TOO_MANY_REQUESTS)
-            try:
-                await self._journal_task_id(job or LiveJob.from_row(row), task_id)
-            except JournalError as error:
-                raise _unjournaled() from error
+        if step is CallbackStep.NOTHING:
+            return
         own = step is CallbackStep.CONFIRM
-        if step is not CallbackStep.NOTHING and not self.confirmations.enqueue(row.id, task_id, own=own):
+        # The first callback of a job with a known task is polled at once, whatever its body is.
+        likely = signed or ((not own or self.confirmations.has_named(row.id)) and shows_request(body, row))
+        if not self.confirmations.name(row.id, task_id, own=own, likely=likely):
             msg = "too many callbacks wait"
             raise CallbackRejectedError(msg, status=_UNAVAILABLE)
+        try:
+            if not own:
+                await self.confirmations.journal_ids(row.id)
+        except JournalError as error:
+            raise _unjournaled() from error
+        finally:
+            self.confirmations.schedule(row.id)
 
     def _log_bad_signature(self, error: CallbackRejectedError) -> None:
         """Log the first of consecutive refusals: the token is genuine, so the key or a clock is probably wrong."""
@@ -165,14 +167,6 @@ class Receiver:
                 " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
                 error.message,
             )
-
-    async def _journal_task_id(self, job: LiveJob, task_id: str) -> None:
-        """Journal the id of a task that must be proved, in case the process ends first."""
-        row = await self.journal.get(job.id)
-        if row is None or next_step(row, task_id) is not CallbackStep.PROVE or task_id in row.callback_task_ids:
-            return
-        if len(row.callback_task_ids) < MAX_CALLBACK_TASK_IDS:
-            await self.transitions.record_fields(job, callback_task_ids=(*row.callback_task_ids, task_id))
 
 
 def _unjournaled() -> CallbackRejectedError:
