@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kie_async._core.callback_candidates import CallbackFinding
 from kie_async._core.callback_token import CallbackToken
+from kie_async._core.callback_validation import CallbackStep, next_step
 from kie_async._core.wire import read_record_body
 from kie_async._io.callbacks.confirmations import Confirmations
 from kie_async._io.callbacks.receiver import Receiver
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
-    from kie_async._core.callback_validation import CallbackStep
     from kie_async._core.lifecycle import Intent
     from kie_async._core.poll_results import PollResult
     from kie_async._io.engine import Engine
     from kie_async._io.jobs.live_job import LiveJob
-    from kie_async.records import JSON
 
 __all__ = ["OWNERSHIP", "PLANTED", "NoMac"]
 
@@ -53,7 +52,8 @@ class _Hasty(Receiver):
 class _Forgetful(Receiver):
     """Answers before it has journaled the task id."""
 
-    async def _enqueue(self, row: Intent, task_id: str, data: JSON, *, own: bool) -> None:  # noqa: ARG002 (the same)
+    async def _confirm(self, row: Intent, task_id: str, body: bytes, *, signed: bool) -> None:  # noqa: ARG002 (the same)
+        own = next_step(row, task_id) is CallbackStep.CONFIRM
         self.confirmations.name(row.id, task_id, own=own, likely=True)
         self.confirmations.schedule(row.id)
 
