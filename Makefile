@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 # More workers than cores: the tests in real time mostly wait for processes.
 WORKERS ?= 3
-# Interpreters for `make check-all`; those that do not run are left out, and named.
+# Interpreters for `make check-all`; it names the versions of which none runs.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/3.1[1-4]*/bin/python3)
 
 .DEFAULT_GOAL := help
@@ -18,10 +18,10 @@ quick: format-check lint imports quick-tests ## the inner loop, half a minute: f
 
 check: format-check lint types imports docs coverage ## all that must pass before a change goes in; runs a sample of the long tests
 
-nightly: $(VENV)/.installed system-tools ## every test in full: all kills, all hostile requests, ten times the examples
+nightly: $(VENV)/.installed system-tools check-all ## check-all, and every test in full: all kills, all hostile requests, ten times the examples
 	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=1800 --quiet --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
-check-all: ## the quick tests on each installed Python from 3.11 to 3.14
+check-all: ## the quick tests on each Python from 3.11 to 3.14, with the lowest and the newest dependencies
 	@tools/check-all.sh $(PYTHONS)
 
 format: $(VENV)/.installed ## format the code

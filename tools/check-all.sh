@@ -1,20 +1,44 @@
 #!/usr/bin/env bash
-# Run the quick tests on each of the given interpreters, each version once, in a virtual environment of its own.
+# Run the quick tests on each of the given interpreters, each version of Python once, with the lowest declared and with
+# the newest versions of all dependencies, in a virtual environment each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+install() { # python venv "pip's options"
+    [ -e "$2/bin/python" ] || "$1" -m venv "$2"
+    "$2/bin/python" -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+    # shellcheck disable=SC2086  # several options
+    "$2/bin/python" -m pip install -qq --disable-pip-version-check $3 --editable '.[cli,fake]' --group test
+}
+
+check() { # python version kind
+    local venv=".venv-$2-$3"
+    case $3 in
+        lowest)
+            if [ ! -e "$venv/.installed" ] || [ pyproject.toml -nt "$venv/.installed" ]; then
+                rm -rf "$venv" && mkdir "$venv"
+                "$1" tools/lowest.py test >"$venv/constraints.txt"
+                install "$1" "$venv" "--constraint $venv/constraints.txt"
+            fi ;;
+        newest) install "$1" "$venv" "--upgrade --upgrade-strategy eager" ;;
+    esac
+    touch "$venv/.installed"
+    echo "Python $2, $3 versions:"
+    KIE_TESTS=quick "$venv/bin/python" -m pytest --quiet --numprocesses 2 --dist loadgroup \
+        tests/core tests/requests tests/versions tests/contract tests/test_exports.py \
+        tests/client/test_results.py tests/cli/test_generate.py tests/real_time/examples
+}
+
 declare -A done=()
 for python in "$@"; do
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { echo "$python: does not run here"; continue; }
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     [ -z "${done[$version]:-}" ] || continue
     done[$version]=yes
-    venv=".venv-$version"
-    if [ ! -e "$venv/.installed" ] || [ pyproject.toml -nt "$venv/.installed" ]; then
-        "$python" -m venv "$venv"
-        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
-        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable '.[cli,fake]' --group test
-        touch "$venv/.installed"
-    fi
-    echo "Python $version:"
-    KIE_TESTS=quick "$venv/bin/python" -m pytest --quiet --numprocesses 2 tests/core tests/requests tests/versions
+    # Some of the lowest versions are older than Python 3.14, and cannot be installed there.
+    [ "$version" = 3.14 ] || check "$python" "$version" lowest
+    check "$python" "$version" newest
+done
+for version in 3.11 3.12 3.13 3.14; do
+    [ -n "${done[$version]:-}" ] || echo "Python $version was not checked, because none of these runs it: $*"
 done
 [ "${#done[@]}" -gt 0 ]
