@@ -19,7 +19,7 @@ import pytest
 
 from kie_async.cli.batch.folder import MANIFEST
 from tests.cli.helpers import CAT
-from tests.real_time.test_cli_processes import Service, read_until, run_fake_service, start_process
+from tests.real_time.test_cli_processes import HANG, Service, read_until, run_fake_service, start_process
 
 #: More creates than a window allows.
 SHOTS = 26
@@ -63,12 +63,12 @@ def batch(table: Path, out: Path, service: Service, *options: str) -> Generator[
 
 
 def test_one_signal_drains_the_run(table: Path, slow: Service, tmp_path: Path) -> None:
-    """It exits with 130 within the drain; the manifest has each paid task and the resume command."""
+    """It exits with 130; the manifest has each paid task and the resume command."""
     out = tmp_path / "out"
     with batch(table, out, slow) as process:
         wait_for_creates(out, 20)
         process.send_signal(signal.SIGINT)
-        _, messages = process.communicate(timeout=5.0 + 2.0)
+        _, messages = process.communicate(timeout=HANG)
     lines = manifest(out)
 
     assert 130 == process.returncode
@@ -101,14 +101,14 @@ def wait_for_creates(out: Path, count: int) -> None:
 
 
 def test_two_signals_exit_at_once(table: Path, slow: Service, tmp_path: Path) -> None:
-    """The command exits within two seconds; SIGTERM counts as Ctrl-C."""
+    """The running tasks take longer than the test waits for the end; SIGTERM counts as Ctrl-C."""
     out = tmp_path / "out"
     with batch(table, out, slow) as process:
         wait_for_creates(out, 20)
         process.send_signal(signal.SIGTERM)
         read_until(process, "Ctrl-C again leaves at once")
         process.send_signal(signal.SIGINT)
-        _, messages = process.communicate(timeout=2.0)
+        _, messages = process.communicate(timeout=HANG)
 
     assert 130 == process.returncode
     assert "To resume: kie-async batch" in messages

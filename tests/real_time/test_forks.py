@@ -81,7 +81,7 @@ async def use_each(kie, job, run, request):
         try:
             result = call()
             if inspect.isawaitable(result):
-                await asyncio.wait_for(result, 5.0)
+                await asyncio.wait_for(result, 30.0)
         except ConfigurationError as error:
             if "after a fork" in str(error):
                 continue

@@ -9,7 +9,7 @@ from typing import TypeVarTuple
 
 import anyio
 
-__all__ = ["run", "start", "wait"]
+__all__ = ["TIMEOUT", "run", "start", "wait"]
 
 Ts = TypeVarTuple("Ts")
 

@@ -12,7 +12,7 @@ from kie_async.testing import FakeKie
 from tests.real_time.crash.audit import audit, read_rows
 from tests.real_time.crash.fleet import EACH, JOBS, MEMBERS, SHARED, MemberOptions, run_member
 from tests.real_time.crash.kill_points import KillPoint, read_log
-from tests.real_time.crash.processes import start, wait
+from tests.real_time.crash.processes import TIMEOUT, start, wait
 
 if TYPE_CHECKING:
     from kie_async import JSON
@@ -40,7 +40,7 @@ async def test_fleet_ends_all_jobs_despite_a_kill(tmp_path: Path) -> None:
         }
         left = _unfinished(tmp_path / "kie.db", dead_owners)
         (tmp_path / "recover").touch()
-        with anyio.move_on_after(10.0) as timeout:
+        with anyio.move_on_after(TIMEOUT / 2) as timeout:
             while _unfinished(tmp_path / "kie.db", dead_owners):
                 await anyio.sleep(0.05)
         ended = [await wait(process) for process in others]
