@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "HEAD",
@@ -31,6 +36,9 @@ SUFFIX = "{suffix}"
 #: The greatest number of steps to find the end of a file: a file of empty pieces only would take forever.
 _MOST_PIECES = 100_000
 _BOX_HEADER = 8
+_BLOCK = 1024 * 1024
+#: The name of a box: printable characters, of which the first may be a copyright sign.
+_BOX_NAME = re.compile(rb"[\x20-\x7e\xa9][\x20-\x7e]{3}")
 
 
 class Content(Protocol):
@@ -212,7 +220,7 @@ def media_of_result(content_type: str, path: str, head: bytes) -> Media | None:
     return media
 
 
-def is_whole(data: Content, media: Media) -> bool:
+def is_whole(data: Content, media: Media, *, joined: bool = False) -> bool:
     r"""
     Return True if a file has an end according to its outermost structure; nothing is decoded.
 
@@ -223,12 +231,15 @@ def is_whole(data: Content, media: Media) -> bool:
 
         media: The file's type. JPEG, PNG, WebP and the MP4 family are checked; all other types count as whole.
 
+        joined: True for a file of parts that were fetched one after the other: the boxes or chunks of MP4, WebP and GLB
+            must fill it, and the checksums of a PNG must be right.
+
     Source: ITU-T T.81 annex B (JPEG), the PNG specification §5.3, RFC 9649 (WebP), ISO/IEC 14496-12 §4.2 (MP4).
 
     >>> is_whole(b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IEND" + bytes(4), Media("image", "image/png", ".png"))
     True
     """
-    has_end = _ENDS.get(media.mime)
+    has_end = (_ENDS_OF_JOINED if joined else _ENDS).get(media.mime, _ENDS.get(media.mime))
     return has_end is None or has_end(data)
 
 
@@ -262,6 +273,21 @@ def _png_has_end(data: Content) -> bool:
     return False
 
 
+def _png_is_sound(data: Content) -> bool:
+    at = 8
+    for _ in range(_MOST_PIECES):
+        length = int.from_bytes(data[at : at + 4], "big")
+        end, checksum = at + 8 + length, 0
+        for start in range(at + 4, min(end, len(data)), _BLOCK):
+            checksum = crc32(data[start : min(start + _BLOCK, end)], checksum)
+        if data[end : end + 4] != checksum.to_bytes(4, "big"):
+            break
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
+
+
 def _webp_has_end(data: Content) -> bool:
     return len(data) >= 8 + int.from_bytes(data[4:8], "little")
 
@@ -285,11 +311,47 @@ def _iso_has_end(data: Content) -> bool:
     return at <= len(data)
 
 
-_ENDS = {
+def _iso_is_sound(data: Content) -> bool:
+    """Return True if the file is boxes with proper names, and nothing else."""
+    at = 0
+    for _ in range(_MOST_PIECES):
+        if at >= len(data):
+            break
+        length = int.from_bytes(data[at : at + 4], "big")
+        if _BOX_NAME.fullmatch(data[at + 4 : at + 8]) is None:
+            return False
+        if length == 0:
+            return True
+        if length == 1:
+            length = int.from_bytes(data[at + 8 : at + 16], "big")
+        if length < _BOX_HEADER:
+            return False
+        at += length
+    return at == len(data)
+
+
+def _chunks_are_sound(data: Content, *, length_at: int, padding: int) -> bool:
+    """Return True if the file is a header of 12 bytes and chunks, and nothing else."""
+    at = 12
+    for _ in range(_MOST_PIECES):
+        if at >= len(data):
+            break
+        length = int.from_bytes(data[at + length_at : at + length_at + 4], "little")
+        at += 8 + length + -length % padding
+    return at == len(data)
+
+
+_ENDS: dict[str, Callable[[Content], bool]] = {
     "image/jpeg": _jpeg_has_end,
     "image/png": _png_has_end,
     "image/webp": _webp_has_end,
     **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4", "image/avif", "image/heic"), _iso_has_end),
+}
+_ENDS_OF_JOINED: dict[str, Callable[[Content], bool]] = {
+    "image/png": _png_is_sound,
+    "image/webp": partial(_chunks_are_sound, length_at=4, padding=2),
+    "model/gltf-binary": partial(_chunks_are_sound, length_at=0, padding=4),
+    **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4", "image/avif", "image/heic"), _iso_is_sound),
 }
 
 

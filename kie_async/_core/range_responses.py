@@ -20,7 +20,12 @@ _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})", re.IGNORECASE)
-_NOTE = re.compile(r"(?P<size>[0-9]{0,15})\n(?P<validator>[^\n]+)\n")
+#: Headers that name a version beside its validator. Hosts have sent other bytes under the same tag.
+_OTHER_NAMES = ("Last-Modified", "Repr-Digest", "Digest", "X-Amz-Version-Id", "X-Goog-Generation", "X-Goog-Hash")
+_MEDIA = ("audio", "image", "text", "video")
+_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
+#: The validator is last, so that a truncated note has none.
+_NOTE = re.compile(r"(?P<size>[0-9]{0,15})\n(?P<headers>(?:[A-Za-z-]+: [\x20-\x7e]+\n)*)(?P<validator>[^\n]+)\n")
 
 
 @attrs.frozen
@@ -32,10 +37,13 @@ class Version:
         validator: Its strong validator, for ``If-Range``.
 
         size: Its number of bytes, or None if the host does not report it.
+
+        headers: The other headers of its answer that name it.
     """
 
     validator: str
     size: int | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)
 
 
 def version_of(headers: Mapping[str, str]) -> Version | None:
@@ -58,7 +66,12 @@ def version_of(headers: Mapping[str, str]) -> Version | None:
         if not _is_old_enough(validator, headers.get("Date", "")):
             return None
     length = headers.get("Content-Length", "")
-    return Version(validator, int(length) if _LENGTH.fullmatch(length) else None)
+    known = {name: headers[name] for name in (*_OTHER_NAMES, "Content-Type") if _VALUE.fullmatch(headers.get(name, ""))}
+    return Version(validator, int(length) if _LENGTH.fullmatch(length) else None, known)
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition("/")[0].strip().lower()
 
 
 def size_if_rest(headers: Mapping[str, str], *, version: Version, have: int) -> int | None:
@@ -87,6 +100,9 @@ def size_if_rest(headers: Mapping[str, str], *, version: Version, have: int) -> 
         headers.get("Content-Length", str(size - have)) == str(size - have),
         # An answer with another version than the requested one ignored the request's condition.
         not version.validator.startswith('"') or headers.get("ETag", version.validator) == version.validator,
+        all(headers.get(name, known) == known for name, known in version.headers.items() if name in _OTHER_NAMES),
+        (kind := _kind(headers.get("Content-Type", ""))) not in _MEDIA
+        or _kind(version.headers.get("Content-Type", kind)) in (kind, "application"),
     )
     return size if all(rules) else None
 
@@ -98,7 +114,8 @@ def write_version(version: Version) -> str:
     >>> write_version(Version('"abc"', 7))
     '7\n"abc"\n'
     """
-    return f"{'' if version.size is None else version.size}\n{version.validator}\n"
+    headers = "".join(f"{name}: {value}\n" for name, value in version.headers.items())
+    return f"{'' if version.size is None else version.size}\n{headers}{version.validator}\n"
 
 
 def read_version(note: str) -> Version | None:
@@ -112,7 +129,8 @@ def read_version(note: str) -> Version | None:
     match = _NOTE.fullmatch(note)
     if match is None or not (_ENTITY_TAG.fullmatch(match["validator"]) or _DATE.fullmatch(match["validator"])):
         return None
-    return Version(match["validator"], int(match["size"]) if match["size"] else None)
+    headers = dict(line.split(": ", 1) for line in match["headers"].splitlines())
+    return Version(match["validator"], int(match["size"]) if match["size"] else None, headers)
 
 
 def _is_old_enough(modified: str, now: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import anyio
 import attrs
@@ -152,6 +153,106 @@ async def test_changed_file_restarts(tmp_path: Path) -> None:
 
         assert {"cat.mp4": after} == files_in(tmp_path)
         assert [(0, None), (100 * KILO, TAG)] == file.asked
+
+
+def boxes(*named: tuple[bytes, int]) -> bytes:
+    """Return a file of boxes, each with a name, a size and bytes of its own."""
+    return b"".join(
+        (size + 8).to_bytes(4, "big") + name + bytes((n * 7 + size) % 251 for n in range(size)) for name, size in named
+    )
+
+
+def png(seed: int) -> bytes:
+    """Return a PNG with data in several chunks, of one size for all seeds."""
+    chunks = [(b"IHDR", bytes(13)), *((b"IDAT", bytes([seed]) * 9000) for _ in range(10)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + crc32(name + data).to_bytes(4, "big") for name, data in chunks
+    )
+
+
+def webp(first: int) -> bytes:
+    """Return a WebP of two chunks, of one size wherever the second begins."""
+    body = b"WEBP" + b"".join(
+        name + size.to_bytes(4, "little") + size.to_bytes(4, "big") * (size // 4)
+        for name, size in ((b"VP8X", first), (b"VP8 ", 110_000 - first))
+    )
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+def glb(first: int) -> bytes:
+    """Return a 3D model of two chunks, of one size wherever the second begins."""
+    chunks = b"".join(
+        size.to_bytes(4, "little") + name + size.to_bytes(4, "big") * (size // 4)
+        for name, size in ((b"JSON", first), (b"BIN\0", 110_000 - first))
+    )
+    return b"glTF\2\0\0\0" + (12 + len(chunks)).to_bytes(4, "little") + chunks
+
+
+MODEL = "model/gltf-binary"
+HEAD_BOX = b"\0\0\0\x10ftypisom\0\0\2\0"
+MOVIE_LAST = HEAD_BOX + boxes((b"mdat", 90_000), (b"moov", 20_000))
+MOVIE_FIRST = HEAD_BOX + boxes((b"moov", 20_000), (b"mdat", 90_000))
+OTHER_MP4 = MP4[:24] + bytes(len(MP4) - 24)
+SAME_TAG: dict[str, tuple[bytes, bytes, dict[str, str], dict[str, str]]] = {
+    "a later date": (MP4, OTHER_MP4, {"Last-Modified": "x"}, {"Last-Modified": "y"}),
+    "another digest": (MP4, OTHER_MP4, {"Repr-Digest": "sha-256=:a:"}, {"Repr-Digest": "sha-256=:b:"}),
+    "another version of a bucket": (MP4, OTHER_MP4, {"x-amz-version-id": "1"}, {"x-amz-version-id": "2"}),
+    "another generation": (MP4, OTHER_MP4, {"X-Goog-Generation": "1"}, {"X-Goog-Generation": "2"}),
+    "another kind": (MP4, png(1), {}, {"Content-Type": "image/png"}),
+    "another size": (MP4, make_mp4(110_000), {}, {}),
+    "other boxes": (MOVIE_LAST, MOVIE_FIRST, {}, {}),
+    "one box of zeros": (MOVIE_LAST, HEAD_BOX + b"\0\1\xad\xc0mdat" + bytes(110_008), {}, {}),
+    "other chunks": (png(1), png(2), {"Content-Type": "image/png"}, {"Content-Type": "image/png"}),
+    "other chunks of WebP": (
+        webp(90_000),
+        webp(20_000),
+        {"Content-Type": "image/webp"},
+        {"Content-Type": "image/webp"},
+    ),
+    "other chunks of GLB": (glb(90_000), glb(20_000), {"Content-Type": MODEL}, {"Content-Type": MODEL}),
+}
+
+
+@pytest.mark.parametrize("change", SAME_TAG)
+async def test_other_bytes_under_the_same_tag_are_noticed(change: str, tmp_path: Path) -> None:
+    """Two halves of two files would be a file that never existed."""
+    before, after, first, then = SAME_TAG[change]
+    async with generation_on_host() as (video, host, _):
+        file = InterruptingFile(before, piece=50_000, headers={"ETag": TAG, **first})
+
+        async def changing(request: web.Request) -> web.StreamResponse:
+            response = await file(request)
+            file.content, file.headers, file.piece = after, {"ETag": TAG, **then}, None
+            return response
+
+        host.answers["/a.mp4"] = changing
+        await video.save(tmp_path / "cat")
+
+        assert {"cat": after} == files_in(tmp_path)
+        assert [(0, None), (50_000, TAG)] == file.asked[:2]
+        assert 3 == len(file.asked)
+
+
+@pytest.mark.parametrize(
+    ("content", "label"),
+    [
+        (MOVIE_FIRST, "video/mp4"),
+        (MOVIE_LAST, "video/mp4"),
+        (MP4, "video/mp4"),
+        (png(3), "image/png"),
+        (webp(400), "image/webp"),
+        (glb(400), MODEL),
+    ],
+    ids=["first", "last", "mp4", "png", "webp", "glb"],
+)
+async def test_sound_file_is_resumed(content: bytes, label: str, tmp_path: Path) -> None:
+    headers = {"ETag": TAG, "Last-Modified": "x", "Content-Type": label}
+    async with generation_on_host() as (video, host, _):
+        file = host.answers["/a.mp4"] = InterruptingFile(content, piece=30_000, headers=headers)
+        await video.save(tmp_path / "cat")
+
+        assert {"cat": content} == files_in(tmp_path)
+        assert len(content) == file.sent
 
 
 @pytest.mark.parametrize(
@@ -305,7 +406,7 @@ async def test_next_process_resumes_at_the_last_mark(tmp_path: Path) -> None:
     async with generation_on_host() as (video, host, _):
         file = await leave_part_of_killed_process(video, host, tmp_path, 2 * STEP + 3 * 2**20)
         (part, note) = sorted(files_in(tmp_path))
-        assert f'{3 * STEP}\n"one"\n'.encode() == files_in(tmp_path)[note]
+        assert f'{3 * STEP}\nContent-Type: video/mp4\n"one"\n'.encode() == files_in(tmp_path)[note]
         assert (".part", ".version") == (Path(part).suffix, Path(note).suffix)
         await video.save(tmp_path / "cat.mp4")
 
@@ -313,7 +414,18 @@ async def test_next_process_resumes_at_the_last_mark(tmp_path: Path) -> None:
         assert [(2 * STEP, TAG)] == file.asked
 
 
-@pytest.mark.parametrize("harm", ["changed", "no note", "half a note", "another size", "a note of nonsense", "no part"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "changed",
+        "same tag",
+        "no note",
+        "half a note",
+        "another size",
+        "a note of nonsense",
+        "no part",
+    ],
+)
 async def test_next_process_restarts_uncertain_parts(harm: str, tmp_path: Path) -> None:
     async with generation_on_host() as (video, host, _):
         file = await leave_part_of_killed_process(video, host, tmp_path, STEP + 3 * 2**20)
@@ -321,6 +433,12 @@ async def test_next_process_restarts_uncertain_parts(harm: str, tmp_path: Path) 
         match harm:
             case "changed":
                 file.content, file.headers = make_mp4(STEP), {"ETag": '"two"'}
+            case "same tag":
+                note.write_bytes(f'{3 * STEP}\nX-Goog-Generation: 1\n"one"\n'.encode())
+                file.content, file.headers = (
+                    bytes(make_mp4(3 * STEP))[:-1] + b"?",
+                    {"ETag": TAG, "X-Goog-Generation": "2"},
+                )
             case "no note":
                 note.unlink()
             case "half a note":

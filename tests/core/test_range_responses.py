@@ -111,7 +111,7 @@ def test_a_part_with_a_date_may_have_any_tag() -> None:
 @given(size=st.none() | sizes)
 def test_a_note_is_read_completely_or_not_at_all(validator: str, size: int | None) -> None:
     """A truncated note is refused: a truncated tag could be another file's."""
-    version = Version(validator, size)
+    version = Version(validator, size, {"Last-Modified": NOON, "X-Goog-Hash": "md5=a:b=="})
     note = write_version(version)
 
     assert version == read_version(note)
@@ -131,3 +131,30 @@ def test_no_headers_raise(headers: dict[str, str]) -> None:
     version = version_of(headers)
     assert version is None or version.validator.isprintable()
     assert size_if_rest(headers, version=Version(TAG), have=1) in (None, *range(2**12))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "fits"),
+    [
+        ({"Last-Modified": "a"}, {"Last-Modified": "a"}, True),
+        ({"Last-Modified": "a"}, {}, True),
+        ({}, {"Last-Modified": "a"}, True),
+        ({"Last-Modified": "a"}, {"Last-Modified": "b"}, False),
+        ({"X-Goog-Hash": "a"}, {"X-Goog-Hash": "b"}, False),
+        ({"Content-Type": "video/mp4"}, {"Content-Type": "Video/quicktime"}, True),
+        ({"Content-Type": "video/mp4"}, {"Content-Type": "application/octet-stream"}, True),
+        ({"Content-Type": "application/octet-stream"}, {"Content-Type": "video/mp4"}, True),
+        ({"Content-Type": "video/mp4"}, {"Content-Type": "text/html"}, False),
+        ({"Content-Type": "video/mp4"}, {"Content-Type": "image/png"}, False),
+    ],
+)
+def test_other_names_of_the_version_must_fit(first: dict[str, str], then: dict[str, str], *, fits: bool) -> None:
+    """A tag alone has been wrong."""
+    version = version_of({"ETag": '"a"', "Content-Length": "10", **first})
+
+    assert version is not None
+    answer = {"Content-Range": "bytes 5-9/10", "ETag": '"a"', **then}
+    assert (10 if fits else None) == size_if_rest(answer, version=version, have=5)
+    again = read_version(write_version(version))
+    assert again is not None
+    assert (version, version.headers) == (again, again.headers)

@@ -236,9 +236,11 @@ async def _write_body(
         raise InterruptedDownloadError(msg)
     if not checked:
         media = _check_type(response, part.head)
-    if media is not None and not await part.is_whole_media(media):
+    joined = response.status == HTTPStatus.PARTIAL_CONTENT
+    if media is not None and not await part.is_whole_media(media, joined=joined):
         await part.restart(None)
-        msg = f"The result is a file of type {media.mime} that is cut off. {_LATER}"
+        fault = "whose parts do not fit together" if joined else "that is cut off"
+        msg = f"The result is a file of type {media.mime} {fault}. {_LATER}"
         raise InterruptedDownloadError(msg)
     return media
 

@@ -52,7 +52,7 @@ _log = logging.getLogger("kie_async")
 _BUFFER = 1024 * 1024
 #: A part of another process is resumed at a multiple of this number of bytes.
 STEP = 4 * 1024 * 1024
-_LONGEST_NOTE = 1024
+_LONGEST_NOTE = 4096
 
 #: The errors of a file system that cannot flush a file or a folder: network drives, shared folders of virtual machines
 #: and FUSE. A folder may also be writable and not readable.
@@ -129,9 +129,9 @@ class PartFile:
         if len(self._buffer) >= _BUFFER:
             await _in_thread(partial(self._write, self._take_buffer()))
 
-    async def is_whole_media(self, media: Media) -> bool:
-        """Return True if the file ends where a file of its type must end."""
-        return await _in_thread(partial(self._is_whole_media, self._take_buffer(), media))
+    async def is_whole_media(self, media: Media, *, joined: bool) -> bool:
+        """Return True if the file ends where a file of its type must end; see ``is_whole``."""
+        return await _in_thread(partial(self._is_whole_media, self._take_buffer(), media, joined=joined))
 
     async def finish(self, name: Path) -> SavedFile:
         """Flush everything to the disk and rename the file to its final name, which it may overwrite."""
@@ -214,10 +214,10 @@ class PartFile:
                 if self._has_note and self._written % STEP == 0:
                     self._flush()
 
-    def _is_whole_media(self, data: bytes, media: Media) -> bool:
+    def _is_whole_media(self, data: bytes, media: Media, *, joined: bool) -> bool:
         self._write(data)
         with self._lock:
-            return is_whole(FileView(self._descriptor, self._written), media)
+            return is_whole(FileView(self._descriptor, self._written), media, joined=joined)
 
     def _finish(self, data: bytes, name: Path) -> SavedFile:
         self._write(data)
