@@ -15,10 +15,12 @@ from kie_async._urls import origin
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from pathlib import Path
 
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.engine import Engine
+    from kie_async._io.files.downloads import Downloads
     from kie_async._io.http.transport import SessionFactory, Transport
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async._io.journals.journal import Journal
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from kie_async.events import Event
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy, SqliteJournal
+    from kie_async.records import Generation, SavedFile
 
 __all__ = ["EngineBinding"]
 
@@ -92,6 +95,7 @@ class EngineBinding:
     #: Make the journal and the transport of a new engine; tests and benchmarks replace them.
     make_journal: Callable[[], Journal] = attrs.field(init=False)
     make_transport: Callable[[], Transport] = attrs.field(init=False)
+    _downloads: Downloads = attrs.field(init=False)
     _memory: MemoryJournal | None = attrs.field(default=None, init=False)
     _engine: Engine | None = attrs.field(default=None, init=False)
     #: The process that has used the client first.
@@ -194,6 +198,12 @@ class EngineBinding:
         if self.current is not None:
             self.current.callback_weight.expect_callbacks()
 
+    async def save(self, generation: Generation, path: Path) -> list[SavedFile]:
+        """Save the results of a generation of this client; see ``Generation.save``."""
+        from kie_async._io.runtime import run_apart
+
+        return await run_apart(self._downloads.save, generation, path)  # the URLs in its frames are signed
+
     def report(self, event: Event) -> None:
         """Call ``on_event``; log what it raises."""
         if self.on_event is None:
@@ -215,7 +225,7 @@ class EngineBinding:
         if self._durations is None:
             self._durations = DurationsByKind()
         origins = frozenset({origin(self.base_url), origin(self.upload_url)})
-        downloads = Downloads(
+        self._downloads = Downloads(
             transport=self._open_transport,
             runtime=lambda: Runtime(running_loop()),
             allowed_origins=origins,
@@ -234,7 +244,7 @@ class EngineBinding:
             on_event=None if self.on_event is None else self.report,
             transport=self.make_transport,
             job=self.job,
-            saver=downloads.save,
+            saver=self.save,
             token_return_times=self._token_return_times,
             durations=self._durations,
         )

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import attrs
 
+from kie_async._urls import shown_url
 from kie_async.errors import NoResultError
 
 __all__ = ["JSON", "Generation", "SavedFile", "TaskRecord", "TaskState"]
@@ -71,8 +72,8 @@ class TaskRecord:
     task_id: str
     state: str
     model: str | None = None
-    result_urls: tuple[str, ...] = ()
-    result: JSON = None
+    result_urls: tuple[str, ...] = attrs.field(default=(), repr=lambda urls: repr(tuple(map(shown_url, urls))))
+    result: JSON = attrs.field(default=None, repr=False)
     fail_code: str | None = None
     fail_message: str | None = None
     created_at: float | None = None
@@ -144,7 +145,7 @@ class Generation:
     _saver: Saver = attrs.field(repr=False, eq=False, alias="saver")
 
     def __repr__(self) -> str:
-        results = ", ".join(self.urls) or "no URL"
+        results = ", ".join(map(shown_url, self.urls)) or "no URL"
         return f"<Generation task {self.task_id}, {self.credits} credits: {results}>"
 
     @property

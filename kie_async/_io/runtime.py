@@ -20,6 +20,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import anyio
 
 from kie_async._core.job_errors import closed_error
+from kie_async.errors import KieError
 
 __all__ = ["Runtime", "Supervisor", "run_all", "run_apart"]
 
@@ -276,7 +277,7 @@ async def run_apart(action: Callable[[*_Args], Awaitable[_T]], *args: *_Args) ->
     """
     Run ``action(*args)`` in a task of its own, which ends before this call does, also if the caller is cancelled.
 
-    The caller's cancellation then carries none of the action's frames, whose variables may be secret.
+    Neither the caller's cancellation nor a ``KieError`` carries frames of the action, whose variables may be secret.
 
     Returns:
         The action's result.
@@ -291,7 +292,16 @@ async def run_apart(action: Callable[[*_Args], Awaitable[_T]], *args: *_Args) ->
         raise
     if task.cancelled():
         raise asyncio.CancelledError  # result() would raise the one that has passed the action's frames
-    return task.result()
+    error = found = task.exception()
+    if not isinstance(error, KieError):
+        return task.result()
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
+    try:
+        raise error  # result() would attach the frames again
+    finally:
+        del error  # it refers to this frame
 
 
 async def _await(action: Callable[[*_Args], Awaitable[_T]], args: tuple[*_Args]) -> _T:

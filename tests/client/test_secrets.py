@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import attrs
 import pytest
 
-from kie_async import KieClient, KieError, RetryPolicy
+from kie_async import Callbacks, Generation, Job, KieClient, KieError, RetryPolicy, Run
 from kie_async._core.callback_token import callback_secret
-from kie_async.testing import Fault
+from kie_async.testing import FakeKie, Fault
+from tests.client.canaries import canaries_in, find_canaries, frames_of
 from tests.helpers import CALLBACKS, KEY, PROMPT, Setup, client_and_fake, make_request
+from tests.profile import sample
 from tests.requests.samples import PNG
 
 if TYPE_CHECKING:
@@ -180,3 +185,147 @@ async def test_parts_of_a_client_show_no_secret() -> None:
 
         secrets = (KEY, webhook_key, repr(callback_secret(KEY)))
         assert [] == [text for text in shown if any(secret in text for secret in secrets)]
+
+
+# -- every public call, left early -------------------------------------------------------------------------------------
+
+WEBHOOK_KEY = "canary-of-the-webhook-key"
+QUERY = "canary-of-the-signed-url"
+CANARIES = (KEY, WEBHOOK_KEY, QUERY)
+SIGNED = f"https://example.com/cat.png?sig={QUERY}"
+
+_PLACES = ("create", "poll", "upload", "download", "credit", "download_url")
+
+
+@attrs.frozen(kw_only=True)
+class Scene:
+    """The objects that the calls need, made before the service falls silent."""
+
+    kie: KieClient
+    job: Job
+    run: Run
+    done: Generation
+    folder: Path
+
+
+async def read_updates(scene: Scene) -> None:
+    async for _ in scene.job.updates():
+        pass
+
+
+async def take_rows(scene: Scene) -> None:
+    async for _ in scene.run:
+        pass
+
+
+CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
+    "KieClient.generate": lambda scene: scene.kie.generate(make_request(image=PNG)),
+    "KieClient.submit": lambda scene: scene.kie.submit(make_request(image=SIGNED)),
+    "KieClient.estimate": lambda scene: scene.kie.estimate(make_request(image=SIGNED)),
+    "KieClient.budgets": lambda scene: scene.kie.budgets(),
+    "KieClient.raise_budget": lambda scene: scene.kie.raise_budget("none", 5.0),
+    "KieClient.spent": lambda scene: scene.kie.spent([make_request(image=SIGNED)]),
+    "KieClient.recover": lambda scene: scene.kie.recover(),
+    "KieClient.jobs": lambda scene: scene.kie.jobs(),
+    "KieClient.forget": lambda scene: scene.kie.forget(before=0.0),
+    "KieClient.credits": lambda scene: scene.kie.credits(),
+    "KieClient.upload": lambda scene: scene.kie.upload(PNG),
+    "KieClient.aclose": lambda scene: scene.kie.aclose(),
+    "Job.wait": lambda scene: scene.job.wait(),
+    "Job.status": lambda scene: scene.job.status(),
+    "Job.info": lambda scene: scene.job.info(),
+    "Job.updates": read_updates,
+    "Job.resolve": lambda scene: scene.job.resolve("t1"),
+    "Job.resubmit": lambda scene: scene.job.resubmit(allow_duplicate=True),
+    "Job.abandon": lambda scene: scene.job.abandon(),
+    "Run.aclose": lambda scene: scene.run.aclose(60.0),
+    "Run.__anext__": take_rows,
+    "Callbacks.handle": lambda scene: scene.kie.callbacks.handle("/no", {}, b"{}"),
+    "Generation.save": lambda scene: scene.done.save(scene.folder / "cat.mp4"),
+}
+
+
+async def by_timeout(call: Awaitable[object], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        await call
+
+
+async def by_wait_for(call: Awaitable[object], seconds: float) -> None:
+    await asyncio.wait_for(call, seconds)
+
+
+async def by_fail_after(call: Awaitable[object], seconds: float) -> None:
+    with anyio.fail_after(seconds):
+        await call
+
+
+async def by_cancellation(call: Awaitable[object], seconds: float) -> None:
+    task = asyncio.ensure_future(call)
+    await anyio.sleep(seconds)
+    task.cancel()
+    await task
+
+
+async def by_error(call: Awaitable[object], _: float) -> None:
+    with anyio.move_on_after(3600.0):  # updates() never end while no poll is answered
+        await call
+
+
+WAYS = {
+    "timeout": (by_timeout, "silence"),
+    "wait_for": (by_wait_for, "silence"),
+    "fail_after": (by_fail_after, "silence"),
+    "cancellation": (by_cancellation, "silence"),
+    "reset": (by_error, "reset"),
+    "page": (by_error, "html"),
+}
+
+
+def test_every_public_coroutine_is_left_early_here() -> None:
+    public = {
+        f"{kind.__name__}.{name}"
+        for kind in (KieClient, Job, Run, Callbacks, Generation)
+        for name, member in vars(kind).items()
+        if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+        if not name.startswith("_") or name == "__anext__"
+    }
+    assert public == CALLS.keys()
+
+
+async def leave(call: str, way: str, seconds: float, folder: Path) -> tuple[BaseException | None, list[str]]:
+    """Call a method while the service does not answer, leave it early, and return its error and the callback tokens."""
+    leave, kind = WAYS[way]
+    policy = RetryPolicy(maintenance_timeout=60.0, unsent_timeout=10.0, max_age=600.0)
+    options: dict[str, Any] = {"callback_url": CALLBACKS, "webhook_key": WEBHOOK_KEY, "retry": policy}
+    async with FakeKie(duration=20.0) as fake, KieClient(KEY, base_url=fake.url, **options) as kie:
+        done = await kie.generate(make_request(0, image=SIGNED))
+        record = attrs.evolve(done.record, result_urls=(f"{done.url}?sig={QUERY}",), raw={})
+        job = await kie.submit(make_request(1, image=SIGNED))
+        async with kie.map([("a", make_request(2, image=SIGNED))]) as run:
+            await kie.job(job.id).info()
+            for place in _PLACES:
+                fake.inject(Fault(place, kind))  # type: ignore[arg-type]  # one of the kinds
+            scene = Scene(kie=kie, job=job, run=run, done=attrs.evolve(done, record=record), folder=folder)
+            try:
+                await leave(CALLS[call](scene), seconds)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (any may carry a key)
+                tokens = [str(create.callback_url).rpartition("/")[2] for create in fake.truth.create_requests]
+                assert all(tokens)
+                return error, tokens
+            finally:
+                fake.faults.clear()
+    return None, []
+
+
+@pytest.mark.parametrize(
+    ("call", "way"), sample([(call, way) for call in CALLS for way in WAYS], check=0.4), ids=lambda name: name
+)
+async def test_call_that_is_left_early_shows_no_secret(call: str, way: str, tmp_path: Path) -> None:
+    """Neither in the variables of any frame, nor in anything that these hold."""
+    for seconds in (0.0, 3.0):
+        error, tokens = await leave(call, way, seconds, tmp_path)
+        if error is None:
+            continue
+        text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+        assert [] == find_canaries("\n".join(locals_of(error)), (*CANARIES, *tokens)), text
+        assert [] == canaries_in(dict(frames_of(error)), CANARIES[:2])
