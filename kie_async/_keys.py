@@ -14,14 +14,17 @@ __all__ = [
     "MAX_KEY",
     "ContentKey",
     "DefaultKeys",
+    "TableKey",
     "check_key",
     "differs",
     "fingerprint",
     "is_encodable",
     "is_retry_key",
+    "own_key",
     "price_class",
     "retry_key",
     "row_key",
+    "table_key",
 ]
 
 #: The greatest length of a key, in characters.
@@ -52,7 +55,7 @@ def check_key(key: object) -> None:
     """
     if key is None:
         return
-    if not (isinstance(key, str) and 0 < len(key) <= MAX_KEY and is_encodable(key)):
+    if not (isinstance(key, str) and 0 < len(own_key(key)) <= MAX_KEY and is_encodable(key)):
         msg = f"Invalid key={str(key)[:80]!r}: expected a string of 1 to {MAX_KEY} characters. Use a different key."
         raise ConfigurationError(msg)
     if is_retry_key(key):
@@ -99,14 +102,52 @@ def row_key(key: str) -> str:
     return _RETRY_ENDING.sub("", key)
 
 
-class ContentKey(str):
+class TableKey(str):
+    """
+    The key of a row in a journal that many tables share: the id of the table, a colon, and the row's own key.
+
+    >>> TableKey("3f9a:shot 7").own
+    'shot 7'
+    """
+
+    __slots__ = ()
+
+    @property
+    def own(self) -> str:
+        """The row's own key, by which its files are named."""
+        return self.partition(":")[2]
+
+
+class ContentKey(TableKey):
     """A default key: it is made of the content of its row, and must not be used for any other content."""
 
     __slots__ = ()
 
+    @property
+    def own(self) -> str:
+        """The row's own key; the whole key if no table precedes it."""
+        return self.rpartition(":")[2]
+
     def fits(self, content_hash: str) -> bool:
         """Return True if the key is made of the content with this fingerprint."""
-        return self.startswith(content_hash[:_DIGITS])
+        return self.own.startswith(content_hash[:_DIGITS])
+
+
+def own_key(key: str) -> str:
+    """Return the own key of a row, without the id of its table."""
+    return key.own if isinstance(key, TableKey) else key
+
+
+def table_key(table: str, key: str) -> TableKey:
+    """
+    Return the journal's key of a table's row.
+
+    Args:
+        table: The id of the table, without a colon.
+
+        key: The row's own key.
+    """
+    return (ContentKey if isinstance(key, ContentKey) else TableKey)(f"{table}:{key}")
 
 
 class DefaultKeys:

@@ -35,6 +35,7 @@ __all__ = [
     "origin",
     "service_origin",
     "shown_url",
+    "without_url_secrets",
 ]
 
 #: The service's own base URL.
@@ -50,6 +51,11 @@ _LONGEST_SHOWN = 100
 # With two slashes any scheme counts as a URL. Without them only known schemes do, so that a file may be named
 # "take2:final.png"; a drive letter is not a scheme.
 _URL_LIKE = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+://|(?:https?|ftps?|file|data|blob|javascript|about):)", re.IGNORECASE)
+_WHOLE_URL = re.compile(r"^(\s*[a-z][a-z0-9+.-]*:(?:\\?/)*)(.*)", re.IGNORECASE | re.DOTALL)
+_URL_IN_TEXT = re.compile(
+    r"\b([a-z][a-z0-9+.-]*:(?:\\?/){2,}|https?:/?|data:(?=[a-z0-9.+/-]*[;,]))([^\s\"'`<>]*)", re.IGNORECASE
+)
+_NO_PORT = re.compile(r"[^\[:]*:\d*\D")
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
@@ -337,6 +343,38 @@ def check_result_url(
     return _host_fault(parts.host, networks)
 
 
+def without_url_secrets(text: str, *, user: str = "", query: str = "") -> str:
+    """
+    Return a text whose URLs have no user name, no password, no query and no fragment; data URLs lose their content.
+
+    Args:
+        text: A URL, or a text that may have URLs in it.
+
+        user: Stands in place of a user name and a password.
+
+        query: Stands in place of a query and a fragment.
+
+    >>> without_url_secrets("Fetch https://me:secret@example.com/cat.png?sig=abc, then https://example.com/dog@2x.png")
+    'Fetch https://example.com/cat.png then https://example.com/dog@2x.png'
+    """
+
+    def hide(found: re.Match[str]) -> str:
+        scheme, rest = found.groups()
+        if scheme.strip().lower() == "data:":
+            return "data:…"
+        end = len(_END_OF_AUTHORITY.split(rest, maxsplit=1)[0])
+        if "@" not in rest[:end] and _NO_PORT.match(rest[:end]):
+            end = len(rest)  # what looks like the end of the host is a part of a password
+        _, at, host = rest[:end].rpartition("@")
+        rest = host + rest[end:]
+        bare = re.split(r"[?#]", rest, maxsplit=1)[0]
+        return f"{scheme}{user if at else ''}{bare}{query if bare != rest else ''}"
+
+    if looks_like_url(text):  # as a whole: a blank does not end it
+        text = _WHOLE_URL.sub(hide, text)
+    return _URL_IN_TEXT.sub(hide, text)
+
+
 def shown_url(url: str) -> str:
     """
     Return a URL for a message or a log, without the user name and the query, which may contain a signature.
@@ -344,10 +382,9 @@ def shown_url(url: str) -> str:
     >>> shown_url("https://user:secret@example.com/a/cat.png?X-Signature=abc")
     'https://example.com/a/cat.png'
     """
-    bare = re.split(r"[?#]", url, maxsplit=1)[0]
-    if bare.lower().startswith("data:"):
-        return "data:…"
-    bare = re.sub(r"(?<=//)[^/]*@", "", bare, count=1)
+    bare = re.split(r"[?#]", without_url_secrets(url), maxsplit=1)[0]
+    if bare == "data:…":
+        return bare
     # Escaped, since it may contain any characters, and limited to one line.
     text = bare.encode("unicode_escape").decode("ascii")
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kie_async.events import Event
     from kie_async.records import Generation
     from kie_async.run import Rows, Run
-    from kie_async.states import JobInfo
+    from kie_async.states import JobInfo, JobState
 
 __all__ = ["KieClient"]
 
@@ -501,6 +501,29 @@ class KieClient:
 
         engine = await self._binding.engine()
         return await read_job_infos(engine.journal, unfinished=unfinished, latest=engine.registry.latest)
+
+    async def keys(self, prefix: str) -> Mapping[str, JobState]:
+        """
+        Return the keys of the journal's jobs for this service, sorted, with the states of the jobs.
+
+        Args:
+            prefix: The characters with which the keys begin.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        from kie_async._io.journals.journal import read_keys
+
+        return await read_keys((await self._binding.engine()).journal, prefix)
+
+    async def journal_id(self) -> str:
+        """
+        Return the id that the journal got when it was made, which a copy shares; empty for a journal in memory.
+
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
+        return await (await self._binding.engine()).journal.identity()
 
     async def forget(self, *, before: float) -> int:
         """

@@ -57,9 +57,8 @@ async def run_budgets(session: Session, *, name: str | None = None, total: float
     if not infos:
         journal = "memory" if session.journal is None else session.journal.path
         session.output.info(
-            f"No budget has a name in the journal {journal} at {session.origin}. Name another journal with --journal"
-            " (that of a batch is OUT/journal.db), another service with KIE_BASE_URL. Budget(name=…) and batch"
-            " --budget-name name a budget."
+            f"No budget has a name in the journal {journal} at {session.origin}. Name another journal with --journal,"
+            " another service with KIE_BASE_URL. Budget(name=…) and batch --budget-name name a budget."
         )
     for info in infos:
         amounts = {"credits": info.credits, "spent": info.spent, "reserved": info.reserved, "left": info.left}

@@ -16,7 +16,6 @@ import pytest
 from kie_async import Budget, Event, EventName, KieClient, KieError, Wan22TurboImageToVideo
 from kie_async.cli.account import run_budgets, run_credits, run_upload
 from kie_async.cli.batch.command import run_batch
-from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.demo import DemoOptions, run_demo
 from kie_async.cli.generate import GenerateOptions, run_generate
 from kie_async.cli.jobs import run_abandon, run_ls, run_resolve, run_resubmit
@@ -28,6 +27,7 @@ from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
 from kie_async.cli.tasks import run_status, run_wait
 from kie_async.testing import FakeKie, Fault
+from tests.cli.batch.helpers import make_options
 from tests.cli.helpers import CAT, create_job, create_job_in_doubt, create_unsent_job
 from tests.profile import scaled
 
@@ -175,14 +175,14 @@ async def batch(session: Session, scene: Scene) -> None:
     scene.fake.inject(Fault("poll", "alter", data={"state": "fail", "failCode": "422", "failMsg": scene.word}))
     table = scene.file.with_suffix(".csv")
     table.write_text("key,image,prompt\na,cat.jpg,Go\n")
-    await run_batch(session, BatchOptions(table=table, out=scene.folder / scene.word[:4]))
+    await run_batch(session, make_options(table, out=scene.folder / scene.word[:4]))
 
 
 async def batch_with_flaws(session: Session, scene: Scene) -> None:
     table = scene.folder / "shots.jsonl"
     rows = ({scene.word: 1, "image": "x"}, {"image": scene.word, "prompt": "Go"}, {"key": scene.word, "image": "x"})
     table.write_text("\n".join(json.dumps(row) for row in rows))
-    await run_batch(session, BatchOptions(table=table, out=scene.folder / "out", defaults={scene.word: "x"}))
+    await run_batch(session, make_options(table, defaults={scene.word: "x"}))
 
 
 async def listen(session: Session, scene: Scene) -> None:
@@ -201,7 +201,7 @@ async def ask_for_confirmation(session: Session, scene: Scene) -> None:
     shutil.copy(CAT, scene.folder / "cat.jpg")
     table = scene.file.with_suffix(".csv")
     table.write_text("image,prompt\ncat.jpg,Go\n")
-    await run_batch(session, BatchOptions(table=table, out=scene.folder / "out", ask=lambda: False))
+    await run_batch(session, make_options(table, out=scene.folder / "out", ask=lambda: False))
 
 
 COMMANDS: tuple[Command, ...] = (

@@ -94,7 +94,7 @@ def test_missing_journal_folder_is_reported(tmp_path: Path) -> None:
         ["generate", "--model", "m", "--input", "{}", "--no-journal"],
         ["wait", "t1", "--no-journal"],
         ["recover", "--journal", "{folder}/kie.db"],
-        ["batch", "{folder}/table.csv", "--out", "{folder}/out", "--yes"],
+        ["batch", "{folder}/table.csv", "--out", "{folder}/out", "--yes", "--journal", "{folder}/kie.db"],
     ],
     ids=lambda command: command[0],
 )

@@ -30,6 +30,7 @@ from kie_async import Limits, RetryPolicy
 from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.folder import MANIFEST
 from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.options import JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.running import report_error
 from kie_async.cli.session import Session
@@ -225,6 +226,7 @@ async def _child(table: Path) -> int:
     options = BatchOptions(
         table=table,
         out=table.parent / "out",
+        journal=JournalFile(table.parent / "kie.db"),
         limits=Limits(creates=20, window=WINDOW, polls_per_second=500.0),
         retry=RetryPolicy(in_doubt_timeout=IN_DOUBT_TIMEOUT),
     )

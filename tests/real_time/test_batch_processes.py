@@ -66,7 +66,7 @@ def test_one_signal_drains_the_run(table: Path, slow: Service, tmp_path: Path) -
     """It exits with 130; the manifest has each paid task and the resume command."""
     out = tmp_path / "out"
     with batch(table, out, slow) as process:
-        wait_for_creates(out, 20)
+        wait_for_creates(slow, 20)
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=HANG)
     lines = manifest(out)
@@ -80,21 +80,11 @@ def test_one_signal_drains_the_run(table: Path, slow: Service, tmp_path: Path) -
     assert f"kie-async batch {table} --out {out}" in (out / "index.html").read_text()
 
 
-def wait_for_creates(out: Path, count: int) -> None:
+def wait_for_creates(service: Service, count: int) -> None:
     """Wait until the command ``ls`` shows *count* submitted tasks."""
-    ls = [
-        sys.executable,
-        "-m",
-        "kie_async",
-        "ls",
-        "--state",
-        "submitted",
-        "--json",
-        "--journal",
-        str(out / "journal.db"),
-    ]
+    ls = [sys.executable, "-m", "kie_async", "ls", "--state", "submitted", "--json"]
     for _ in range(200):
-        listed = subprocess.run(ls, capture_output=True, text=True, check=False)
+        listed = subprocess.run(ls, env=service.environment, capture_output=True, text=True, check=False)
         if len(listed.stdout.splitlines()) >= count:
             return
     pytest.fail(f"there never were {count} tasks")
@@ -104,7 +94,7 @@ def test_two_signals_exit_at_once(table: Path, slow: Service, tmp_path: Path) ->
     """The running tasks take longer than the test waits for the end; SIGTERM counts as Ctrl-C."""
     out = tmp_path / "out"
     with batch(table, out, slow) as process:
-        wait_for_creates(out, 20)
+        wait_for_creates(slow, 20)
         process.send_signal(signal.SIGTERM)
         read_until(process, "Ctrl-C again leaves at once")
         process.send_signal(signal.SIGINT)

@@ -28,11 +28,14 @@ __all__ = [
     "illegal_transition",
     "job_info",
     "read_job_infos",
+    "read_keys",
     "read_pages",
 ]
 
 #: The number of rows that are read, adopted or deleted at a time: a few milliseconds, for which others wait.
 PAGE = 200
+#: The number of keys that are read at a time.
+_KEYS = 10 * PAGE
 
 
 class Changes(TypedDict, total=False):
@@ -153,8 +156,25 @@ class Journal(Protocol):
         """Return the rows that have one of the callers' keys."""
         ...
 
+    async def identity(self) -> str:
+        """Return the id that the journal got when it was made, which a copy shares; empty for one in memory."""
+        ...
+
     async def has_keys(self) -> bool:
         """Return True if any row has a caller's key, or had one and was dropped."""
+        ...
+
+    async def keys(self, prefix: str, *, after: str = "", limit: int) -> Sequence[tuple[str, JobState]]:
+        """
+        Return callers' keys with the states of their rows, sorted.
+
+        Args:
+            prefix: The characters with which the keys begin.
+
+            after: Only keys that are greater.
+
+            limit: The largest number of keys to return.
+        """
         ...
 
     async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:
@@ -323,6 +343,14 @@ async def read_pages(read: Callable[[int], Awaitable[Sequence[Intent]]]) -> Asyn
     while page := await read(after):
         yield page
         after = page[-1].number
+
+
+async def read_keys(journal: Journal, prefix: str) -> dict[str, JobState]:
+    """Return the callers' keys that begin with *prefix*, sorted, with the states of their rows."""
+    found: dict[str, JobState] = {}
+    while page := await journal.keys(prefix, after=next(reversed(found), ""), limit=_KEYS):
+        found.update(page)
+    return found
 
 
 #: The fields of a JobInfo, and where a row has them.

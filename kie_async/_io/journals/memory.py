@@ -120,8 +120,15 @@ class MemoryJournal:
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
         return [self._rows[self._by_key[key]] for key in keys if key in self._by_key]
 
+    async def identity(self) -> str:
+        return ""
+
     async def has_keys(self) -> bool:
         return bool(self._by_key) or bool(self._dropped_keys)
+
+    async def keys(self, prefix: str, *, after: str = "", limit: int) -> Sequence[tuple[str, JobState]]:
+        found = sorted(key for key in self._by_key if key.startswith(prefix) and key > after)
+        return [(key, self._rows[self._by_key[key]].state) for key in found[:limit]]
 
     async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:
         return [key for key in keys if key not in self._by_key and hash(key) in self._dropped_keys]

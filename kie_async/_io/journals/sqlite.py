@@ -168,8 +168,14 @@ class SqliteStore:
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
         return [row for part in _parts(keys) for row in await self._read(tables.select_by_keys, part)]
 
+    async def identity(self) -> str:
+        return await self._read(tables.read_identity)
+
     async def has_keys(self) -> bool:
         return await self._read(tables.has_keys)
+
+    async def keys(self, prefix: str, *, after: str = "", limit: int) -> Sequence[tuple[str, JobState]]:
+        return await self._read(tables.select_keys, prefix, after, limit)
 
     async def dropped_keys(self, keys: Collection[str]) -> Sequence[str]:  # noqa: ARG002
         """Return nothing: rows are dropped by ``forget`` only."""

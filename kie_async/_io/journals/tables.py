@@ -38,9 +38,11 @@ __all__ = [
     "insert_row",
     "prepare_file",
     "read_change_counter",
+    "read_identity",
     "select_by_key",
     "select_by_keys",
     "select_by_task",
+    "select_keys",
     "select_named_by_callbacks",
     "select_older_callback_secrets",
     "select_one",
@@ -109,6 +111,7 @@ _SCHEMA = """
     CREATE TABLE callback_secrets (
         origin TEXT NOT NULL, account TEXT NOT NULL, secret BLOB NOT NULL, PRIMARY KEY (origin, account)
     ) WITHOUT ROWID;
+    CREATE TABLE identity AS SELECT lower(hex(randomblob(8))) AS id;
 """
 
 #: The attempts to switch a file to WAL while other processes do the same: each of them interferes at most once.
@@ -233,6 +236,11 @@ def read_change_counter(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
+def read_identity(connection: sqlite3.Connection) -> str:
+    """Return the id that the file got when it was made."""
+    return str(connection.execute("SELECT id FROM identity WHERE rowid = 1").fetchone()[0])
+
+
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +362,16 @@ def has_keys(connection: sqlite3.Connection) -> bool:
     """Return True if any row has a caller's key."""
     query = f"SELECT max(key) FROM intents WHERE {_IS_HERE}"  # noqa: S608
     return connection.execute(query).fetchone()[0] is not None
+
+
+def select_keys(connection: sqlite3.Connection, prefix: str, after: str, limit: int) -> list[tuple[str, JobState]]:
+    """Return the callers' keys that begin with *prefix* and are greater than *after*, with the states of their rows."""
+    query = (
+        f"SELECT key, state FROM intents WHERE {_IS_HERE} AND key > ? AND key >= ? AND key < ? || CAST(x'ff' AS TEXT)"  # noqa: S608
+        " ORDER BY key LIMIT ?"
+    )
+    found = connection.execute(query, (after, prefix, prefix, limit))
+    return [(key, JobState(state)) for key, state in found]
 
 
 def select_rows(

@@ -18,6 +18,7 @@ from kie_async._io.files.part_files import find_saved
 from kie_async._io.jobs.live_job import StopReason
 from kie_async._io.mapping.run_state import RunPhase
 from kie_async._io.submitting.intake import ImageChangedError
+from kie_async._keys import own_key
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class RowRunner:
         """Put a row's files on disk, and return its outcome."""
         files: list[Path] = []
         notes: list[str] = []
-        paths = self.options.files(row.key, len(generation.urls))
+        paths = self.options.files(own_key(row.key), len(generation.urls))
         known = () if row.job is None or row.job.row is None else row.job.row.saved
         try:
             # There are no paths without save_to, and no notes if no earlier run has saved the job's files.

@@ -19,7 +19,7 @@ import attrs
 from kie_async import errors
 from kie_async._core.lifecycle import ENDED
 from kie_async._io.submitting.intake import ImageChangedError
-from kie_async._keys import ContentKey, DefaultKeys, check_key, retry_key
+from kie_async._keys import ContentKey, DefaultKeys, TableKey, check_key, retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
 from kie_async.states import JobState
 
@@ -291,7 +291,7 @@ class RowKeys:
                 key, request = None, given
         return Row(
             index=index,
-            key=f"row {index + 1}" if key is None else key if isinstance(key, ContentKey) else str(key),
+            key=f"row {index + 1}" if key is None else key if isinstance(key, TableKey) else str(key),
             own_key=key,
             request=request,
         )

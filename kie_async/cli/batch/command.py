@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -15,22 +14,22 @@ import anyio
 import anyio.to_thread
 import typer
 
-from kie_async import ConfigurationError, InvalidRequestError, JobInfo, Limits, Problem
+from kie_async import ConfigurationError, InvalidRequestError, Limits, Problem
 from kie_async._urls import origin
 from kie_async.cli.batch.columns import KEY, columns_for_model
 from kie_async.cli.batch.confirm import RemainingWork, ask_user, confirm_run, format_count
-from kie_async.cli.batch.folder import JOURNAL, has_earlier_run
-from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.folder import IDENTITY, FolderIdentity, has_earlier_run
+from kie_async.cli.batch.manifest import EntryState, Manifest
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.progress import BatchJobs
-from kie_async.cli.batch.record import RunRecord, jobs_by_row_key
+from kie_async.cli.batch.record import RunRecord, states_by_row
 from kie_async.cli.batch.rows import describe_left_out
 from kie_async.cli.batch.run import BatchRun
 from kie_async.cli.batch.signals import SignalHandler
 from kie_async.cli.batch.table import Table
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import AllowNetworksOption, JournalFile, JsonOption
-from kie_async.cli.running import run_command
+from kie_async.cli.options import AllowNetworksOption, JournalOption, JsonOption, select_journal
+from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import DRAIN, Session
 
 __all__ = ["batch", "run_batch"]
@@ -43,7 +42,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
     Run a table.
 
     Args:
-        session: The command's session; its journal becomes that of the folder.
+        session: The command's session.
 
         options: The options of the run.
 
@@ -58,7 +57,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
     _require_jinja2()
     columns, origins = columns_for_model(options.model), _configured_origins(session)
     table = Table(path=options.table, columns=columns, defaults=options.defaults, origins=origins)
-    session.journal = JournalFile(options.out / JOURNAL, option=options.journal_option)
+    session.journal = options.journal
     jobs = BatchJobs(warn=session.output.warn, command=options.resume_command(), window=options.limits.window)
     signals = SignalHandler(drain=DRAIN, say=session.output.info)
     with ExitStack() as stack:
@@ -66,14 +65,12 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
         # An earlier run's manifest tells which rows cost nothing more. A new folder is made only for a valid table.
         is_resumed = await anyio.to_thread.run_sync(has_earlier_run, options.out)
         manifest = stack.enter_context(await _open_manifest(options.out)) if is_resumed else None
-        earlier_jobs = await _earlier_jobs(session, options, manifest)
-        await anyio.to_thread.run_sync(_check_service, session.origin, options.out, manifest, earlier_jobs)
-        remaining = RemainingWork(
-            manifest=manifest,
-            jobs=earlier_jobs,
-            retries=options.retry_failed,
-            has_journal=await anyio.Path(options.out / JOURNAL).exists(),
-        )
+        identity, remaining = None, RemainingWork(retries=options.retry_failed)
+        if is_resumed and not options.start_over:
+            identity = await anyio.to_thread.run_sync(FolderIdentity.read, options.out)
+            remaining.manifest = manifest
+        if identity is not None:
+            remaining.journaled = await _states_in_journal(session, options, identity)
         problems = await anyio.to_thread.run_sync(_print_problems, session, table, remaining, abandon_on_cancel=True)
         if problems:
             session.output.info(f"{format_count(problems, 'problem')} in {table.path}. Nothing was sent.")
@@ -82,7 +79,14 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
             session.output.warn(describe_left_out(table.left_out))
         if manifest is None:
             manifest = stack.enter_context(await _open_manifest(options.out))
-        record = RunRecord(table=table, options=options, manifest=manifest, origin=session.origin or "")
+            await anyio.to_thread.run_sync(_require_new, options.out)
+        is_new = identity is None
+        if identity is None:
+            async with session.client(needs_key=False) as kie:
+                identity = FolderIdentity(journal=await kie.journal_id(), origin=session.origin or "")
+        record = RunRecord(
+            table=table, options=options, manifest=manifest, identity=identity, forgotten=remaining.forgotten
+        )
         batch_run = BatchRun(session=session, options=options, record=record, jobs=jobs, signals=signals)
         try:
             with signals.abort_scope:
@@ -92,6 +96,10 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
                     if not await confirm_run(session.output, options, remaining, total=table.count, kie=kie):
                         session.output.info("Nothing was sent.")
                         return ExitCode.INTERRUPTED
+                    if options.start_over:
+                        await anyio.to_thread.run_sync(manifest.clear)
+                    if is_new:  # from here on, the jobs of the folder are found, wherever it is moved or copied to
+                        await anyio.to_thread.run_sync(identity.write, options.out)
                     session.resume_info = jobs
                     await batch_run.execute(kie, may_pay=remaining.payable > 0)
             return await batch_run.finish()
@@ -124,31 +132,38 @@ def _print_problems(session: Session, table: Table, remaining: RemainingWork) ->
     return session.output.errors(table.check(remaining.count_row, with_keys=remaining.needs_keys))
 
 
-async def _earlier_jobs(session: Session, options: BatchOptions, manifest: Manifest | None) -> Mapping[str, JobInfo]:
-    """Return the journal's jobs that the manifest may lack, by row key; no request is sent."""
-    if not await anyio.Path(options.out / JOURNAL).exists():
-        return {}
-    async with session.client(needs_key=False) as kie:
-        # If the manifest was deleted, finished jobs are needed too: else they would count as still to be paid.
-        return jobs_by_row_key(await kie.jobs(unfinished=bool(manifest)))
-
-
-def _check_service(origin: str | None, folder: Path, manifest: Manifest | None, jobs: Mapping[str, JobInfo]) -> None:
+async def _states_in_journal(
+    session: Session, options: BatchOptions, identity: FolderIdentity
+) -> Mapping[str, EntryState | None]:
     """
-    Refuse a folder of another service: its files would count as results, or be overwritten.
+    Return the states of the folder's rows that the journal has, by row key; no request is sent.
 
     Raises:
-        ConfigurationError: If the manifest or the journal is of another service.
+        ConfigurationError: If the folder is of another service, whose results would count, or if its jobs are in
+            another journal: they might be paid again.
     """
-    origins = {job.origin for job in jobs.values()}
-    if manifest is not None:
-        with closing(manifest.entries()) as entries:
-            origins |= {entry.origin for entry in islice(entries, 1)}
-    for other in origins - {origin, ""}:
+    if session.origin not in (None, identity.origin):
         msg = (
-            f"{folder} has the results of {other}, and this run is for {origin}. Nothing was sent: name another folder"
-            f" with --out, or set KIE_BASE_URL={other}."
+            f"{options.out} has the results of {identity.origin}, and this run is for {session.origin}. Nothing was"
+            f" sent: name another folder with --out, or set KIE_BASE_URL={identity.origin}."
         )
+        raise ConfigurationError(msg)
+    if await anyio.Path(options.journal.path).exists():
+        async with session.client(needs_key=False) as kie:
+            if await kie.journal_id() == identity.journal:
+                return states_by_row(await kie.keys(f"{identity.table}:"), identity.table)
+    msg = (
+        f"The journal of the jobs in {options.out} is not found: {options.journal.path} is missing, or is another one."
+        " Nothing was sent, since shots might be paid twice. Name the journal of the earlier runs with --journal FILE"
+        " (or KIE_JOURNAL), or pay for all shots again with --start-over."
+    )
+    raise ConfigurationError(msg)
+
+
+def _require_new(folder: Path) -> None:
+    """Refuse a folder, which is locked now, if another run has used it since it was looked at."""
+    if (folder / IDENTITY).exists():
+        msg = f"Another run has used {folder} in the meantime. Nothing was sent: run the same command again."
         raise ConfigurationError(msg)
 
 
@@ -184,7 +199,7 @@ def batch(
     ] = None,
     budget: Annotated[float | None, typer.Option(metavar="CREDITS", min=0.0, help="The budget of all rows.")] = None,
     budget_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A budget that runs with the same --out share by this name.")
+        str | None, typer.Option(metavar="NAME", help="A budget that runs with the same journal share by this name.")
     ] = None,
     price: Annotated[
         float | None, typer.Option(metavar="CREDITS", min=0.0, help="The price of each row, if known better.")
@@ -200,6 +215,11 @@ def batch(
         str, typer.Option(metavar="N/SECONDS", help="At most N creates in any SECONDS: a process's share of the limit.")
     ] = "20/10",
     allow_networks: AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
+    start_over: Annotated[
+        bool,
+        typer.Option("--start-over", help="Pay for all shots again; the folder's earlier jobs are left alone."),
+    ] = False,
+    journal: JournalOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -214,6 +234,8 @@ def batch(
         options = BatchOptions(
             table=table,
             out=out,
+            journal=select_journal(journal),
+            start_over=start_over,
             model=model,
             defaults=_parse_defaults(given),
             budget=budget,
@@ -226,7 +248,7 @@ def batch(
         )
         return await run_batch(session, options)
 
-    run_command(context, command, as_json=as_json)
+    run_with_journal(context, command, as_json=as_json, journal=journal)
 
 
 def _parse_defaults(given: Sequence[str]) -> dict[str, str]:

@@ -11,13 +11,12 @@ import anyio.to_thread
 import attrs
 import typer
 
-from kie_async import AuthenticationError, ConfigurationError, JobInfo, JobState, KieError, Problem, Request
+from kie_async import AuthenticationError, ConfigurationError, KieError, Problem, Request
 from kie_async._display import shown
 from kie_async._keys import price_class
 from kie_async.cli.batch.columns import KEY
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
-from kie_async.cli.batch.record import ENTRY_STATES
 from kie_async.cli.output import Output
 
 if TYPE_CHECKING:
@@ -44,22 +43,23 @@ class RemainingWork:
     Args:
         manifest: The manifest of earlier runs; None for a new folder.
 
-        jobs: Jobs of the journal that the manifest may lack, by row key.
+        journaled: The states of the rows that the journal has; None where nothing may come.
 
         retries: The maximum number of retries of a failed task.
 
-        has_journal: False if the folder has no journal: then rows that the manifest has would be paid again.
-
     Attributes:
+        forgotten: The states of rows that were sent and that the journal has forgotten, by key: sending them would pay
+            again.
+
         states: The number of rows that are done, running or in doubt.
 
         payable: The number of rows that may still cost something.
     """
 
     manifest: Manifest | None = None
-    jobs: Mapping[str, JobInfo] = attrs.field(factory=dict)
+    journaled: Mapping[str, EntryState | None] = attrs.field(factory=dict)
     retries: int = 0
-    has_journal: bool = True
+    forgotten: dict[str, EntryState] = attrs.field(factory=dict, init=False)
     states: Counter[EntryState] = attrs.field(factory=Counter, init=False)
     payable: int = attrs.field(default=0, init=False)
     _keys_with_job: set[str] = attrs.field(factory=set, init=False)
@@ -70,7 +70,7 @@ class RemainingWork:
     @property
     def needs_keys(self) -> bool:
         """True if rows are compared with earlier runs, which takes their keys and content hashes."""
-        return bool(self.jobs) or (self.manifest is not None and len(self.manifest) > 0)
+        return bool(self.journaled) or (self.manifest is not None and len(self.manifest) > 0)
 
     def count_row(self, request: Request, key: str, input_hash: str) -> list[Problem]:
         """
@@ -98,11 +98,10 @@ class RemainingWork:
             self.states[state] += 1
         return []
 
-    def jobs_without_row(self) -> list[JobInfo]:
-        """Return the unfinished jobs whose rows are not in the table."""
-        return [
-            job for key, job in self.jobs.items() if key not in self._keys_with_job and job.state != JobState.SUCCEEDED
-        ]
+    def jobs_without_row(self) -> int:
+        """Return the number of unfinished jobs whose rows are not in the table."""
+        unfinished = (EntryState.RUNNING, EntryState.IN_DOUBT)
+        return sum(state in unfinished for key, state in self.journaled.items() if key not in self._keys_with_job)
 
     async def cost_sentence(self, kie: KieClient, price: float | None) -> str:
         """
@@ -139,11 +138,14 @@ class RemainingWork:
 
     def _free_state(self, key: str, entry: ManifestEntry | None) -> EntryState | None:
         """Return the state of a row that costs nothing more; None for a row that may."""
-        if (job := self.jobs.get(key)) is not None:
+        if (state := self.journaled.get(key)) is not None:
             self._keys_with_job.add(key)
-            return ENTRY_STATES[job.state]
-        if entry is None or entry.state == EntryState.SKIPPED or not self.has_journal:
+            return state
+        if entry is None or entry.state == EntryState.SKIPPED:
             return None
+        if entry.job_id is not None and key not in self.journaled:
+            self.forgotten[key] = EntryState(entry.state)
+            return self.forgotten[key]
         if entry.state == EntryState.FAILED and (entry.task_id is None or self.retries):
             return None
         return EntryState(entry.state)
@@ -180,8 +182,13 @@ async def confirm_run(
     output.info(f"{options.table}: {', '.join([format_count(total, 'shot'), *known])}.")
     if orphans := remaining.jobs_without_row():
         output.warn(
-            f"{format_count(len(orphans), 'job')} of rows that are no longer in the table:"
-            f" kie-async recover{options.journal_option} resumes unfinished jobs."
+            f"{format_count(orphans, 'job')} of rows that are no longer in the table:"
+            f" kie-async recover{options.journal.option} resumes unfinished jobs."
+        )
+    if remaining.forgotten:
+        output.warn(
+            f"The journal has forgotten {format_count(len(remaining.forgotten), 'shot')}: nothing is sent for them, and"
+            " the manifest keeps their outcomes."
         )
     cost = await remaining.cost_sentence(kie, options.price)
     output.info(f"{cost} {await _balance_sentence(kie)}".strip())

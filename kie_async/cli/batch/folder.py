@@ -1,33 +1,103 @@
-"""The output folder of a run: its file names, its lock, and atomic writes."""
+"""The output folder of a run: its file names, the identity of its table, its lock, and atomic writes."""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import BinaryIO, cast
+from typing import BinaryIO
+
+import attrs
+from attrs.validators import instance_of, matches_re
 
 from kie_async import ConfigurationError
 
-__all__ = ["INPUTS", "JOURNAL", "MANIFEST", "PAGE", "RESULT_SUFFIX", "atomic_write", "has_earlier_run", "lock_folder"]
+__all__ = [
+    "IDENTITY",
+    "INPUTS",
+    "MANIFEST",
+    "PAGE",
+    "RESULT_SUFFIX",
+    "FolderIdentity",
+    "atomic_write",
+    "has_earlier_run",
+    "lock_folder",
+]
 
-#: The names in the folder: the journal, the outcome of each row, the page, and the folder of the images that were sent.
-JOURNAL, MANIFEST, PAGE, INPUTS = "journal.db", "manifest.jsonl", "index.html", "inputs"
+#: The names in the folder: its identity, the outcome of each row, the page, and the folder of the images.
+IDENTITY, MANIFEST, PAGE, INPUTS = "batch.json", "manifest.jsonl", "index.html", "inputs"
+#: The journal that an earlier version has kept in the folder.
+_OLD_JOURNAL = "journal.db"
 #: The suffix of the results.
 RESULT_SUFFIX = ".mp4"
 
-_FILE_MODE = 0o644
 _log = logging.getLogger("kie_async")
 #: The errors of a file system that lacks an operation: network drives, shared folders of virtual machines, FUSE.
 _LACKING = (
     *(errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOLCK),
     *(errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM),
 )
+
+
+@attrs.frozen(kw_only=True)
+class FolderIdentity:
+    """
+    The identity of a folder, which a copy of it shares: it leads to the jobs of the folder, and tells nothing of them.
+
+    Attributes:
+        journal: The id of the journal that has the jobs; see ``KieClient.journal_id``.
+
+        origin: The service.
+
+        table: The id of the table, with which the keys of its jobs begin.
+    """
+
+    journal: str = attrs.field(validator=instance_of(str))
+    origin: str = attrs.field(validator=instance_of(str))
+    table: str = attrs.field(factory=lambda: os.urandom(8).hex(), validator=matches_re(r"[0-9a-f]{16}"))
+
+    @classmethod
+    def read(cls, folder: Path) -> FolderIdentity | None:
+        """
+        Return the identity of a folder; None if no run has sent anything there. It blocks: call it in a worker thread.
+
+        Raises:
+            ConfigurationError: If the folder has results, and its identity is missing or invalid.
+
+            OSError: If it cannot be read.
+        """
+        path = folder / IDENTITY
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            if not _has_results(folder):
+                return None
+            what = f"{folder} has results, and no {IDENTITY}, which leads to their jobs"
+        except (ValueError, TypeError, RecursionError):
+            what = f"{path} is invalid: batch has not written it"
+        msg = (
+            f"{what}. Nothing was sent, since shots might be paid twice: restore the file, name another folder with"
+            " --out, or pay for all shots again with --start-over."
+        )
+        raise ConfigurationError(msg)
+
+    def write(self, folder: Path) -> None:
+        """Write the identity into a folder; it blocks: call it in a worker thread."""
+        with atomic_write(folder / IDENTITY) as file:
+            file.write(f"{json.dumps(attrs.asdict(self))}\n".encode())
+
+
+def _has_results(folder: Path) -> bool:
+    manifest = folder / MANIFEST
+    if manifest.is_file() and manifest.stat().st_size:
+        return True
+    is_used = (folder / PAGE).is_file() or (folder / _OLD_JOURNAL).exists()
+    return is_used or any(folder.glob(f"*{RESULT_SUFFIX}"))
 
 
 def has_earlier_run(folder: Path) -> bool:
@@ -45,7 +115,7 @@ def has_earlier_run(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
         msg = f"--out {folder} is a file. Nothing was sent: name a folder, which need not exist yet."
         raise ConfigurationError(msg)
-    if any((folder / name).exists() for name in (MANIFEST, JOURNAL)):
+    if any((folder / name).exists() for name in (MANIFEST, IDENTITY, _OLD_JOURNAL)):
         return True
     for foreign in chain(folder.glob(PAGE), folder.glob(f"*{RESULT_SUFFIX}")):
         msg = (
@@ -84,7 +154,7 @@ def lock_folder(folder: Path) -> int:
             raise
         _log.warning("%s cannot be locked (%s): run one batch at a time there.", folder, error.strerror)
         return lock  # the temporary files may be another process's
-    for pattern in (f".{MANIFEST}.*", f".{PAGE}.*", f"{INPUTS}/.*.*.*"):
+    for pattern in (f".{MANIFEST}.*", f".{PAGE}.*", f".{IDENTITY}.*", f"{INPUTS}/.*.*.*"):
         for temporary in folder.glob(pattern):
             with suppress(OSError):
                 temporary.unlink()
@@ -99,18 +169,19 @@ def atomic_write(path: Path) -> Generator[BinaryIO]:
     Args:
         path: The file, which need not exist.
     """
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    # The umask decides who may read it.
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
         try:
-            yield cast("BinaryIO", file)
+            yield file
             file.flush()
             with _skipping_what_is_lacking():
-                os.fchmod(file.fileno(), _FILE_MODE)
-            with _skipping_what_is_lacking():
-                os.fsync(file.fileno())
-            Path(file.name).replace(path)
+                os.fsync(descriptor)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                Path(file.name).unlink()
+                temporary.unlink()
             raise
     with _skipping_what_is_lacking():
         folder = os.open(path.parent, os.O_RDONLY)
@@ -122,7 +193,7 @@ def atomic_write(path: Path) -> Generator[BinaryIO]:
 
 @contextmanager
 def _skipping_what_is_lacking() -> Generator[None]:
-    """Skip what the file system cannot do, such as modes and flushed folders on a network drive."""
+    """Skip what the file system cannot do, such as flushing a folder on a network drive."""
     try:
         yield
     except OSError as error:

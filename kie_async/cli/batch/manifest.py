@@ -155,7 +155,7 @@ class Manifest:
         with ExitStack() as opened:
             self._lock = lock_folder(folder)
             opened.callback(os.close, self._lock)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             opened.callback(os.close, self._file)
             self._read_offsets()
             opened.pop_all()
@@ -219,6 +219,11 @@ class Manifest:
             raise
         self._offsets[key_hash] = self._end
         self._end += len(line)
+
+    def clear(self) -> None:
+        """Remove all lines: the run starts over."""
+        os.ftruncate(self._file, 0)
+        self._offsets, self._end = {}, 0
 
     def entry(self, key: str) -> ManifestEntry | None:
         """Return the recorded outcome of a row key, or None."""

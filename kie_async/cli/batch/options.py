@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 
 from kie_async import Limits, RetryPolicy
-from kie_async.cli.batch.folder import JOURNAL
+from kie_async._urls import without_url_secrets
+from kie_async.cli.options import JournalFile
 
 __all__ = ["BatchOptions"]
 
@@ -22,7 +23,11 @@ class BatchOptions:
     Attributes:
         table: A CSV or JSONL file, or a folder of images.
 
-        out: The folder for results, journal, manifest and page.
+        out: The folder for results, manifest and page.
+
+        journal: The journal.
+
+        start_over: True to leave the earlier jobs of the folder alone, and to pay for all rows again.
 
         model: The model; None for Wan 2.2 Turbo.
 
@@ -30,7 +35,7 @@ class BatchOptions:
 
         budget: The maximum cost of all rows, in credits, or None.
 
-        budget_name: The name of the budget, which all runs on the folder's journal that name it share, or None.
+        budget_name: The name of the budget, which all runs on the journal that name it share, or None.
 
         price: The assumed cost of each row, or None for the known prices.
 
@@ -47,6 +52,8 @@ class BatchOptions:
 
     table: Path
     out: Path
+    journal: JournalFile
+    start_over: bool = False
     model: str | None = None
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     budget: float | None = None
@@ -58,29 +65,26 @@ class BatchOptions:
     limits: Limits = attrs.field(factory=Limits)
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
 
-    @property
-    def journal_option(self) -> str:
-        """The option by which other commands find the journal, such as ``" --journal out/journal.db"``."""
-        return f" --journal {shlex.quote(str(self.out / JOURNAL))}"
-
     def resume_command(self, *, retry: bool = False, raise_budget: bool = False) -> str:
         """
-        Return the shell command that resumes the run.
+        Return the shell command that resumes the run; it may be shown, so URLs in it have placeholders for secrets.
 
         Args:
             retry: True to retry failed tasks.
 
             raise_budget: True for a placeholder in place of the budget.
 
-        >>> BatchOptions(table=Path("my shots.csv"), out=Path("out"), budget=500.0).resume_command()
-        "kie-async batch 'my shots.csv' --out out --budget 500"
-        >>> BatchOptions(table=Path("shots.csv"), out=Path("out"), budget=500.0).resume_command(raise_budget=True)
-        'kie-async batch shots.csv --out out --budget CREDITS'
+        >>> journal = JournalFile(Path("kie.db"), option=" --journal kie.db")
+        >>> options = BatchOptions(table=Path("my shots.csv"), out=Path("out"), journal=journal, budget=500.0)
+        >>> options.resume_command()
+        "kie-async batch 'my shots.csv' --out out --budget 500 --journal kie.db"
+        >>> options.resume_command(raise_budget=True)
+        "kie-async batch 'my shots.csv' --out out --budget CREDITS --journal kie.db"
         """
         rate = None if self.limits == Limits() else f"{self.limits.creates}/{self.limits.window:g}"
         options: list[tuple[str, object]] = [
             ("--model", self.model),
-            *(("--set", f"{name}={value}") for name, value in self.defaults.items()),
+            *(("--set", f"{name}={_shown_default(value)}") for name, value in self.defaults.items()),
             ("--budget", "CREDITS" if raise_budget else self.budget),
             ("--budget-name", self.budget_name),
             ("--price", self.price),
@@ -92,4 +96,8 @@ class BatchOptions:
         for name, value in options:
             if value is not None:
                 words += [name, f"{value:.12g}" if isinstance(value, float) else str(value)]
-        return shlex.join(words)
+        return shlex.join(words) + self.journal.option
+
+
+def _shown_default(value: str) -> str:
+    return without_url_secrets(value, user="USER:PASSWORD@", query="?QUERY")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,16 +23,16 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
-from kie_async._keys import row_key
-from kie_async._urls import looks_like_url
-from kie_async.cli.batch.folder import INPUTS, atomic_write
+from kie_async._keys import row_key, table_key
+from kie_async._urls import without_url_secrets
+from kie_async.cli.batch.folder import INPUTS, FolderIdentity, atomic_write
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.table import PreparedRow, Table
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
 from kie_async.requests.images import LocalImage
 
-__all__ = ["ENTRY_STATES", "RunRecord", "jobs_by_row_key", "outcome_exit_code"]
+__all__ = ["ENTRY_STATES", "RunRecord", "outcome_exit_code", "states_by_row"]
 
 #: The state of a row, by the state of its job: only jobs for which something was sent are listed.
 ENTRY_STATES: Mapping[JobState, EntryState] = {
@@ -47,7 +46,7 @@ ENTRY_STATES: Mapping[JobState, EntryState] = {
 
 _SKIPPED_REASONS = {
     "budget": "The budget has no room for this row: nothing was sent. Raise --budget to send it; a budget with a name"
-    " is first raised by `kie-async budgets --journal OUT/journal.db --raise NAME --credits N`.",
+    " is first raised by `kie-async budgets --raise NAME --credits N`.",
     "stop_after": "The time of --stop-after was over: nothing was sent. Run the same command again to send it.",
 }
 _RUNNING_REASON = "The service is working on the task. Run the same command again to wait for it."
@@ -59,14 +58,21 @@ _IN_DOUBT_REASON = (
 )
 
 
-def jobs_by_row_key(jobs: Iterable[JobInfo]) -> Mapping[str, JobInfo]:
+def states_by_row(keys: Mapping[str, JobState], table: str) -> dict[str, EntryState | None]:
     """
-    Return the jobs for which something was sent, by the keys of their rows.
+    Return the states of a table's rows that the journal has, by the rows' own keys; None where nothing may come.
 
     Args:
-        jobs: Jobs of the journal, oldest first.
+        keys: The journal's keys of the table, and the states of their jobs.
+
+        table: The id of the table.
     """
-    return {row_key(job.key): job for job in jobs if job.key is not None and job.state in ENTRY_STATES}
+    states: dict[str, EntryState | None] = {}
+    for key in sorted(keys, key=len):  # a row's retries in their order, after the row
+        own = key.removeprefix(f"{table}:")
+        if (row := row_key(own)) == own or row in states:
+            states[row] = ENTRY_STATES.get(keys[key], states.get(row))
+    return states
 
 
 @attrs.define(kw_only=True)
@@ -81,10 +87,12 @@ class RunRecord:
 
         manifest: The manifest.
 
-        origin: The service.
+        identity: The identity of the folder.
+
+        forgotten: The states of rows that the journal has forgotten, by key: they are not sent again.
 
     Attributes:
-        open_rows: The rows that were read and have no outcome yet, by key: only these are held in memory.
+        open_rows: The rows that were read and have no outcome yet, by the journal's key: only these are held in memory.
 
         resume_command: The command that resumes the run as a whole.
     """
@@ -92,7 +100,8 @@ class RunRecord:
     table: Table
     options: BatchOptions
     manifest: Manifest
-    origin: str = ""
+    identity: FolderIdentity
+    forgotten: Mapping[str, EntryState] = attrs.field(factory=dict)
     open_rows: dict[str, ManifestEntry] = attrs.field(factory=dict, init=False)
     resume_command: str = attrs.field(init=False)
 
@@ -108,15 +117,25 @@ class RunRecord:
 
             OSError: If the table cannot be read, or an image cannot be copied.
         """
-        for row in self.table.prepared_rows():
-            if row.key in self.open_rows:
+        for key, row in self._rows():
+            if key in self.open_rows:
                 msg = (
                     f"{self.table.path}:{row.line}: the key {row.key!a} belongs to another row, too. Use a different"
                     " key, and run the same command again: nothing is paid twice."
                 )
                 raise ConfigurationError(msg)
-            self.open_rows[row.key] = self._new_entry(row)
-            yield row.key, row.request
+            self.open_rows[key] = self._new_entry(row)
+            yield key, row.request
+
+    def keyed_requests(self) -> Iterator[tuple[str, Request]]:
+        """Yield keys and requests for ``KieClient.spent()``; nothing is recorded."""
+        return ((key, row.request) for key, row in self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, PreparedRow]]:
+        """Yield the rows that may be sent, and the journal's keys for them."""
+        for row in self.table.prepared_rows():
+            if row.key not in self.forgotten:
+                yield table_key(self.identity.table, row.key), row
 
     def _new_entry(self, row: PreparedRow) -> ManifestEntry:
         return ManifestEntry(
@@ -125,9 +144,9 @@ class RunRecord:
             state=EntryState.RUNNING,
             model=row.request.model,
             input_hash=row.input_hash,
-            origin=self.origin,
+            origin=self.identity.origin,
             input={name: _without_secrets(value) for name, value in row.fields.items()},
-            source=None if row.source is None else str(_without_secrets(row.source)),
+            source=None if row.source is None else without_url_secrets(row.source),
             image=None if row.image is None else _copy_input_image(self.options.out, row.image),
         )
 
@@ -158,7 +177,7 @@ class RunRecord:
                 entry = attrs.evolve(
                     entry,
                     state=EntryState.RUNNING if is_running else EntryState.FAILED,
-                    reason=outcome.error.message,
+                    reason=without_url_secrets(outcome.error.message),
                     command=self._command_for(outcome.error),
                 )
             case InDoubt():
@@ -187,7 +206,8 @@ class RunRecord:
             OSError: If they cannot be written, for example because the disk is full.
         """
         count = 0
-        for key, job in jobs_by_row_key(jobs).items():
+        sent = {row_key(job.key): job for job in jobs if job.key is not None and job.state in ENTRY_STATES}
+        for key, job in sent.items():
             if (entry := self.open_rows.get(key)) is None:
                 continue
             count += 1
@@ -218,7 +238,7 @@ class RunRecord:
         )
 
     def _in_doubt(self, entry: ManifestEntry) -> ManifestEntry:
-        command = f"kie-async resolve{self.options.journal_option} {entry.job_id} TASKID"
+        command = f"kie-async resolve{self.options.journal.option} {entry.job_id} TASKID"
         return attrs.evolve(entry, state=EntryState.IN_DOUBT, reason=_IN_DOUBT_REASON, command=command)
 
     def _command_for(self, error: KieError) -> str | None:
@@ -230,14 +250,14 @@ class RunRecord:
 
 
 def _without_secrets(value: JSON) -> JSON:
-    """Return a value that may be shown: URLs lose their query and fragment (signatures), data URLs their content."""
+    """Return a value that may be shown: see ``without_url_secrets``."""
     match value:
-        case str() if looks_like_url(value):
-            return "data:…" if value.lower().startswith("data:") else re.split(r"[?#]", value, maxsplit=1)[0]
+        case str():
+            return without_url_secrets(value)
         case list():
             return [_without_secrets(item) for item in value]
         case dict():
-            return {name: _without_secrets(item) for name, item in value.items()}
+            return {without_url_secrets(name): _without_secrets(item) for name, item in value.items()}
         case _:
             return value
 

@@ -14,8 +14,9 @@ import anyio.to_thread
 import attrs
 
 from kie_async import Budget, KieError
+from kie_async._urls import without_url_secrets
 from kie_async.cli.batch.folder import PAGE, RESULT_SUFFIX
-from kie_async.cli.batch.manifest import ManifestEntry
+from kie_async.cli.batch.manifest import EntryState, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.progress import BatchJobs, ProgressDisplay
 from kie_async.cli.batch.record import RunRecord, outcome_exit_code
@@ -66,12 +67,15 @@ class BatchRun:
         Run until every row has an outcome, or until a signal or an error ends the run.
 
         Args:
-            kie: The client, whose journal is the folder's.
+            kie: The client.
 
             may_pay: False if nothing remains to be paid, so that the user was not asked: then nothing is sent.
         """
         options, record = self.options, self.record
-        display = ProgressDisplay(output=self.session.output, total=record.table.count, jobs=self.jobs)
+        for state in record.forgotten.values():
+            self._exit_codes.add(ExitCode.DONE if state is EntryState.DONE else ExitCode.FAILED)
+        total = record.table.count - len(record.forgotten)
+        display = ProgressDisplay(output=self.session.output, total=total, jobs=self.jobs)
         await self._write_running_page()
         async with kie.map(
             record.requests(),
@@ -117,8 +121,8 @@ class BatchRun:
             return None
         if name is not None:
             return Budget(credits=credits, price=price, name=name)
-        rows = ((row.key, row.request) for row in self.record.table.prepared_rows())
-        return Budget(credits=credits, price=price, spent=await kie.spent(rows, price=price))
+        spent = await kie.spent(self.record.keyed_requests(), price=price)
+        return Budget(credits=credits, price=price, spent=spent)
 
     async def _record_outcomes(self, run: Run, display: ProgressDisplay) -> None:
         """Record and print each outcome; an error is stored, not raised: a task group would wrap it."""
@@ -152,7 +156,7 @@ class BatchRun:
             return ExitCode.INTERRUPTED
         stop_reason = "The run was stopped." if interrupted else None
         if self._error is not None:
-            stop_reason = str(self._error)
+            stop_reason = without_url_secrets(str(self._error))
         is_complete = stop_reason is None and self._exit_codes <= {ExitCode.DONE}
 
         def write_files() -> None:

@@ -18,6 +18,7 @@ from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.page import PageHeader, write_page
 from kie_async.cli.exit_codes import ExitCode
+from kie_async.cli.options import JournalFile
 from kie_async.testing import FakeKie, Truth
 from kie_async.testing.media import bundled_clip
 from tests.cli.helpers import CAT, CapturedSession
@@ -103,8 +104,10 @@ def write_table(folder: Path, count: int, **columns: str) -> Path:
 
 
 def make_options(table: Path, **options: object) -> BatchOptions:
-    """Return options for a table, with an output folder beside it."""
-    return BatchOptions(table=table, out=table.parent / "out", **options)  # type: ignore[arg-type]  # its fields, by name
+    """Return options for a table, with an output folder and a journal beside it."""
+    file = table.parent / "kie.db"
+    known = {"out": table.parent / "out", "journal": JournalFile(file, option=f" --journal {file}"), **options}
+    return BatchOptions(table=table, **known)  # type: ignore[arg-type]  # its fields, by name
 
 
 async def run_to_end(

@@ -16,9 +16,8 @@ import pytest
 
 from kie_async import AuthenticationError, ConfigurationError, InsufficientCreditsError, KieClient, Limits
 from kie_async.cli.batch.command import run_batch
-from kie_async.cli.batch.folder import JOURNAL, MANIFEST, PAGE
+from kie_async.cli.batch.folder import MANIFEST, PAGE
 from kie_async.cli.batch.manifest import Manifest
-from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie, Fault
 from tests.cli.batch.bad_rows import BAD_ROWS, prepare
@@ -181,9 +180,7 @@ async def test_unknown_price_can_be_given_by_option(folder: Path) -> None:
     async with FakeKie(models=["other/model"], duration=20.0) as fake:
         options = make_options(path, model="other/model")
         _, unknown = await run_to_end(fake, options)
-        _, known = await run_to_end(
-            fake, BatchOptions(table=path, out=folder / "another", model="other/model", price=7.0)
-        )
+        _, known = await run_to_end(fake, make_options(path, out=folder / "another", model="other/model", price=7.0))
 
     assert "The price of a shot is unknown." in unknown.err
     assert "(--price)" in known.err
@@ -211,7 +208,8 @@ async def test_retryable_failure_names_the_command(folder: Path) -> None:
         await run_to_end(fake, options)
     [line] = read_manifest(options)
 
-    assert f"kie-async batch {options.table} --out {options.out} --retry-failed 1" == line["command"]
+    command = f"kie-async batch {options.table} --out {options.out} --retry-failed 1{options.journal.option}"
+    assert command == line["command"]
     assert "Internal Error" in str(line["reason"])
 
 
@@ -226,10 +224,10 @@ async def test_in_doubt_row_is_not_resent_and_can_be_resolved(fake: FakeKie, fol
     assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
     assert doubtful[0]["created_at"] is None, "the time is our own clock's, not the service's"
     job_id = doubtful[0]["job_id"]
-    assert f"kie-async resolve --journal {options.out / JOURNAL} {job_id} TASKID" == doubtful[0]["command"]
+    assert f"kie-async resolve --journal {options.journal.path} {job_id} TASKID" == doubtful[0]["command"]
     assert str(doubtful[0]["command"]) in streams.err
     [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in read_manifest(options)}
-    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.out / JOURNAL) as kie:
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.journal.path) as kie:
         await kie.job(str(job_id)).resolve(task_id)
     settled, _ = await run_to_end(fake, options)
     assert (ExitCode.DONE, ["done"] * 3, 3) == (settled, row_states(options), len(fake.truth.tasks))
@@ -243,7 +241,8 @@ async def test_larger_budget_sends_skipped_rows(fake: FakeKie, folder: Path) -> 
     more, _ = await run_to_end(fake, make_options(options.table, budget=400.0))
 
     assert (ExitCode.FAILED, ExitCode.DONE) == (code, more), "repeating the command does not help"
-    assert [f"kie-async batch {options.table} --out {options.out} --budget CREDITS"] * 7 == skipped
+    command = f"kie-async batch {options.table} --out {options.out} --budget CREDITS{options.journal.option}"
+    assert [command] * 7 == skipped
     assert "--budget 130" not in page, "the same command would find no more room"
     assert ["done"] * 10 == row_states(options)
 
@@ -368,7 +367,10 @@ async def test_running_tasks_are_not_estimated_again(fake: FakeKie, folder: Path
         assert "30 shots, 20 of them running at the service." in streams.err
         assert "about 400 credits" in streams.err
     assert "28 shots, 18 of them running" in fewer.err
-    assert f"2 jobs of rows that are no longer in the table: kie-async recover --journal {options.out}" in fewer.err
+    assert (
+        f"2 jobs of rows that are no longer in the table: kie-async recover --journal {options.journal.path}"
+        in fewer.err
+    )
 
 
 @pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
@@ -424,7 +426,14 @@ async def test_folder_is_locked_during_a_run(fake: FakeKie, folder: Path) -> Non
 def test_invalid_options_are_reported(options: Sequence[str], said: str, folder: Path) -> None:
     path = write_table(folder, 1)
     ended = run_cli(
-        "batch", str(path), "--out", str(folder / "out"), *options, KIE_API_KEY="k", KIE_BASE_URL="http://127.0.0.1:9"
+        "batch",
+        str(path),
+        "--out",
+        str(folder / "out"),
+        *options,
+        KIE_API_KEY="k",
+        KIE_BASE_URL="http://127.0.0.1:9",
+        KIE_JOURNAL=str(folder / "kie.db"),
     )
 
     assert (2, 1) == (ended.code, ended.err.count(said))
@@ -463,18 +472,18 @@ async def test_service_text_cannot_control_the_terminal(folder: Path) -> None:
     assert "\\x1b[2J all is \\u202enwod" in printed[0]
 
 
-async def test_journal_in_folder_serves_other_commands(fake: FakeKie, folder: Path) -> None:
+async def test_journal_serves_other_commands(fake: FakeKie, folder: Path) -> None:
     options = make_options(write_table(folder, 1, key="mine"))
     await run_to_end(fake, options)
-    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.out / JOURNAL) as kie:
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.journal.path) as kie:
         [job] = await kie.jobs()
 
-    assert ("mine", "succeeded") == (job.key, job.state)
+    assert ("mine", "succeeded") == (str(job.key).partition(":")[2], job.state)
 
 
-@pytest.mark.parametrize("lost", [None, MANIFEST, JOURNAL])
+@pytest.mark.parametrize("lost", [None, MANIFEST])
 async def test_folder_of_another_service_is_refused(fake: FakeKie, folder: Path, lost: str | None) -> None:
-    """Its files would count as results, or be overwritten; the manifest or the journal alone tells its service."""
+    """Its files would count as results, or be overwritten."""
     options = make_options(write_table(folder, 3))
     await run_to_end(fake, options)
     if lost is not None:
@@ -488,10 +497,10 @@ async def test_folder_of_another_service_is_refused(fake: FakeKie, folder: Path,
     assert other.url in str(raised.value)
     assert before == {name: (options.out / name).read_bytes() for name in before}
     code, _ = await run_to_end(fake, options)
-    assert (ExitCode.DONE, 3 if lost != JOURNAL else 6) == (code, len(fake.truth.tasks))
+    assert (ExitCode.DONE, 3) == (code, len(fake.truth.tasks))
 
 
-@pytest.mark.parametrize("left", ["nothing", "running tasks", "a deleted job", "the manifest alone", "a new row"])
+@pytest.mark.parametrize("left", ["nothing", "running tasks", "deleted jobs", "a new row"])
 async def test_run_asks_only_if_something_may_be_paid(fake: FakeKie, folder: Path, left: str) -> None:
     """Without a question nothing is sent, even where the manifest has a row that the journal has forgotten."""
     options = make_options(write_table(folder, 3, key="k{n}"))
@@ -499,11 +508,9 @@ async def test_run_asks_only_if_something_may_be_paid(fake: FakeKie, folder: Pat
         await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=3)
     else:
         await run_to_end(fake, options)
-    if left == "a deleted job":
-        async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.out / JOURNAL) as kie:
+    if left == "deleted jobs":
+        async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.journal.path) as kie:
             assert 3 == await kie.forget(before=1e12)
-    elif left == "the manifest alone":
-        (options.out / JOURNAL).unlink()
     elif left == "a new row":
         write_table(folder, 4, key="k{n}")
     questions: list[str] = []
@@ -514,11 +521,10 @@ async def test_run_asks_only_if_something_may_be_paid(fake: FakeKie, folder: Pat
 
     code, _ = await run_to_end(fake, attrs.evolve(options, ask=ask))
 
-    asked = left in ("the manifest alone", "a new row")
+    asked = left == "a new row"
     assert asked is bool(questions)
     assert 3 == len(fake.truth.tasks)
-    expected = {True: ExitCode.INTERRUPTED, False: ExitCode.FAILED if left == "a deleted job" else ExitCode.DONE}
-    assert expected[asked] is code
+    assert (ExitCode.INTERRUPTED if asked else ExitCode.DONE) is code
 
 
 async def test_summary_of_a_replayed_run_names_no_pace(fake: FakeKie, folder: Path) -> None:

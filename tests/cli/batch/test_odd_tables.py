@@ -13,10 +13,10 @@ import pytest
 from kie_async import ConfigurationError, Problem
 from kie_async.cli.batch.columns import columns_for_model
 from kie_async.cli.batch.command import run_batch
-from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.table import Table
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.testing import FakeKie
+from tests.cli.batch.helpers import make_options
 from tests.cli.helpers import CAT, CapturedSession, run_cli
 
 DEEP = "[" * 100_000
@@ -40,7 +40,7 @@ async def test_odd_table_ends_with_few_lines(tmp_path: Path, name: str, content:
     (tmp_path / name).write_text(content)
     (tmp_path / "cat.jpg").write_bytes(CAT.read_bytes())
     streams = CapturedSession()
-    code = await run_batch(streams.session, BatchOptions(table=tmp_path / name, out=tmp_path / "out"))
+    code = await run_batch(streams.session, make_options(tmp_path / name))
 
     assert ExitCode.USAGE == code
     assert len(streams.err.splitlines()) <= 60
@@ -145,7 +145,7 @@ async def test_images_of_other_types_are_named(fake_kie: FakeKie, tmp_path: Path
     for name in ("a.jpg", "b.HEIC", "c.avif", "d.tiff", "notes.txt", ".hidden.heic"):
         (tmp_path / name).write_bytes(CAT.read_bytes())
     streams = CapturedSession(fake_kie)
-    options = BatchOptions(table=tmp_path, out=tmp_path / "out", defaults={"prompt": "Go"}, ask=lambda: False)
+    options = make_options(tmp_path, out=tmp_path / "out", defaults={"prompt": "Go"}, ask=lambda: False)
     await run_batch(streams.session, options)
 
     assert "warning: 3 of the folder's images are left out: b.HEIC, c.avif, d.tiff. The service takes" in streams.err

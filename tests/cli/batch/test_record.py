@@ -23,14 +23,14 @@ from kie_async import (
     TransportError,
 )
 from kie_async.cli.batch.columns import columns_for_model
+from kie_async.cli.batch.folder import FolderIdentity
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
-from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.page import MAX_CARDS, PageHeader, write_page
 from kie_async.cli.batch.record import RunRecord
 from kie_async.cli.batch.table import Table
 from kie_async.records import SavedFile
 from kie_async.states import JobState
-from tests.cli.batch.helpers import make_entry
+from tests.cli.batch.helpers import make_entry, make_options
 from tests.cli.helpers import CAT
 
 
@@ -41,10 +41,15 @@ def record(tmp_path: Path) -> Iterator[RunRecord]:
     table = Table(path=tmp_path / "shots.csv", columns=columns_for_model(None))
     table.path.write_text("key,image,prompt\nmine,cat.jpg,Go\n")
     assert [] == list(table.check())
-    order = BatchOptions(table=table.path, out=tmp_path / "out")
+    order = make_options(table.path)
     order.out.mkdir()
     with Manifest(order.out) as manifest:
-        yield RunRecord(table=table, options=order, manifest=manifest)
+        yield RunRecord(
+            table=table,
+            options=order,
+            manifest=manifest,
+            identity=FolderIdentity(journal="j", origin="https://kie.example"),
+        )
 
 
 def failed(record: RunRecord, error: KieError, *, task_id: str | None = None) -> ManifestEntry:
@@ -73,7 +78,7 @@ def test_unfinished_rows_are_recorded_with_their_task(record: RunRecord) -> None
 
     record.record_unfinished([attrs.evolve(known, state=JobState.SENDING, task_id=None)])
     [entry] = record.manifest.entries()
-    assert (EntryState.IN_DOUBT, f"kie-async resolve{record.options.journal_option} kj_1 TASKID") == (
+    assert (EntryState.IN_DOUBT, f"kie-async resolve{record.options.journal.option} kj_1 TASKID") == (
         entry.state,
         entry.command,
     )

@@ -71,6 +71,12 @@ class _JournalProxy:
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
         return await self.inner.by_keys(keys)
 
+    async def identity(self) -> str:
+        return await self.inner.identity()
+
+    async def keys(self, prefix: str, *, after: str = "", limit: int) -> Sequence[tuple[str, JobState]]:
+        return await self.inner.keys(prefix, after=after, limit=limit)
+
     async def has_keys(self) -> bool:
         return await self.inner.has_keys()
 

@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, sync_playwright
 from kie_async.cli.batch.command import run_batch
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.demo import PROMPTS
+from kie_async.cli.options import JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.session import Session
 from kie_async.testing import FakeKie, Fault, virtual_time
@@ -59,7 +60,9 @@ async def run_table(folder: Path) -> None:
     lost = [Fault("create", "reset", after=True, nth=nth) for nth in (23, 61, 140)]
     async with FakeKie(seed=5, fail_rate=0.04, faults=lost) as fake:
         session = Session(output=Output(out=io.StringIO(), err=io.StringIO()), api_key="any-key", url=fake.url)
-        options = BatchOptions(table=write_table(folder), out=folder / "out", budget=9_000.0)
+        options = BatchOptions(
+            table=write_table(folder), out=folder / "out", journal=JournalFile(folder / "kie.db"), budget=9_000.0
+        )
         code = await run_batch(session, options)
         truth = fake.truth
         sys.stdout.write(
