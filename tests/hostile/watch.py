@@ -78,14 +78,15 @@ def held_by(root: object) -> int:
     """
     Return the bytes that *root* holds: the sizes of all objects that it refers to, each counted once.
 
-    Shared objects (modules, classes, event loops, contexts) and the test itself do not count.
+    Shared objects (modules, classes, event loops, contexts) and the test's own do not count, except *root*.
     """
     gc.collect()
     seen = {id(vars(module)) for module in list(sys.modules.values())}
     pending, size = [root], 0
     while pending:
         found = pending.pop()
-        if id(found) in seen or isinstance(found, _SHARED) or type(found).__module__.startswith(_TESTS):
+        of_the_test = type(found).__module__.startswith(_TESTS) and found is not root
+        if id(found) in seen or isinstance(found, _SHARED) or of_the_test:
             continue
         seen.add(id(found))
         size += sys.getsizeof(found)

@@ -45,6 +45,8 @@ _log = logging.getLogger("kie_async")
 
 #: The number of jobs that may await confirmation; beyond it, the service is asked to retry.
 MAX_JOBS = 10_000
+#: The number of jobs with a warning about their callbacks; beyond it, all is logged at DEBUG level.
+MAX_WARNED_JOBS = 1_000
 #: The number of jobs that are checked for being over when a job is added.
 _FORGOTTEN_AT_ONCE = 2
 #: The number of jobs being confirmed for each poll that the pacer allows, so that the pacer never waits.
@@ -67,15 +69,12 @@ class _Job:
         timer: Starts the next confirmation, or None.
 
         queued: True if a confirmation waits for its turn or is in progress; when it ends, it schedules the next one.
-
-        logged: The state of the job in which a foreign task was logged, or None.
     """
 
     candidates: CallbackCandidates = attrs.field(factory=CallbackCandidates)
     displaced: set[str] = attrs.field(factory=set)
     timer: Timer | None = None
     queued: bool = False
-    logged: JobState | None = None
 
 
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
@@ -128,6 +127,8 @@ class Confirmations:
     #: The ids of the jobs whose next confirmation is due.
     _due: deque[str] = attrs.field(factory=deque, init=False)
     _in_progress: int = attrs.field(default=0, init=False)
+    #: The state, or None, in which each job had its last warning.
+    _warned: dict[str, JobState | None] = attrs.field(factory=dict, init=False)
     #: The number of polls so far.
     polls: int = attrs.field(default=0, init=False)
 
@@ -332,23 +333,41 @@ class Confirmations:
         return job
 
     async def _reject_task(self, row: Intent, task_id: str) -> None:
-        """Drop a task id that is not the job's, and log the first one in each state of the job."""
-        job = self._jobs[row.id]
-        level = logging.DEBUG if job.logged is row.state else logging.WARNING
-        job.logged = row.state
-        _log.log(
-            level,
-            "Ignored a callback for %s: task %s was not created by this job. Others like it are not logged while the"
-            " job is %s.",
+        """Drop a task id that is not the job's."""
+        self.log(
             row.id,
-            task_id,
             row.state,
+            "Ignored a callback for %s: task %s was not created by this job. Others like it are logged at DEBUG level"
+            " while the job is %s.",
+            *(row.id, task_id, row.state),
         )
         reason = "the task that it names was not created by its job"
         self.report(
             EventName.CALLBACK_REFUSED, LiveJob.from_row(row), reason=reason, status=_ACCEPTED, named_task_id=task_id
         )
         await self.journal_ids(row.id, without=task_id)
+
+    def log(self, job_id: str, state: JobState | None, message: str, *args: object) -> None:
+        """
+        Log a warning about the callbacks of a job, at DEBUG level after the first one in each state of the job.
+
+        Strangers decide how many callbacks there are, so they must not decide how many warnings there are.
+
+        Args:
+            job_id: The job.
+
+            state: Its state; None if that is not known.
+
+            message: The message.
+
+            *args: Its arguments.
+        """
+        before, first = self._warned.get(job_id), job_id not in self._warned
+        changed = None not in (before, state) and before is not state
+        known = not first or len(self._warned) < MAX_WARNED_JOBS
+        if known and (first or state is not None):
+            self._warned[job_id] = state
+        _log.log(logging.WARNING if known and (first or changed) else logging.DEBUG, message, *args)
 
     async def journal_ids(self, job_id: str, *, without: str | None = None) -> None:
         """

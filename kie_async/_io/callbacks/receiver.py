@@ -7,7 +7,6 @@ first, so that no post keeps the loop busy. See docs/explanation/callbacks.md.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import attrs
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from kie_async._io.runtime import Runtime
 
 __all__ = ["Receiver"]
-
-_log = logging.getLogger("kie_async")
 
 _UNSIGNED = 401
 _NOT_FOUND = 404
@@ -108,7 +105,7 @@ class Receiver:
             task_ids = named_tasks(row, body, signature)
         except CallbackRejectedError as error:
             if error.status == _UNSIGNED:
-                self._log_bad_signature(error)
+                self._log_bad_signature(token.job_id, error)
             raise
         self._bad_signature_logged = False
         job = self.registry.get(row.id)
@@ -158,14 +155,17 @@ class Receiver:
         finally:
             self.confirmations.schedule(row.id)
 
-    def _log_bad_signature(self, error: CallbackRejectedError) -> None:
+    def _log_bad_signature(self, job_id: str, error: CallbackRejectedError) -> None:
         """Log the first of consecutive refusals: the token is genuine, so the key or a clock is probably wrong."""
         if not self._bad_signature_logged:
             self._bad_signature_logged = True
-            _log.warning(
-                "Refused a callback with a valid token: %s. Results are polled instead. Compare webhook_key with"
+            job = self.registry.get(job_id)
+            self.confirmations.log(
+                job_id,
+                None if job is None else job.state,
+                "Refused a callback for %s with a valid token: %s. Results are polled instead. Compare webhook_key with"
                 " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
-                error.message,
+                *(job_id, error.message),
             )
 
 
