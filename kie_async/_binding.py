@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
 import anyio
 import attrs
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kie_async.policy import Limits, RetryPolicy, SqliteJournal
     from kie_async.records import Generation, SavedFile
 
-__all__ = ["EngineBinding"]
+__all__ = ["DetachedBinding", "EngineBinding"]
 
 _T = TypeVar("_T")
 
@@ -108,6 +108,12 @@ class EngineBinding:
     def __attrs_post_init__(self) -> None:
         self.make_journal = self._make_journal
         self.make_transport = self._make_transport
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return DetachedBinding, ()  # handles and results are pickled without their client, which holds the API key
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     def check_process(self) -> None:
         """
@@ -294,6 +300,25 @@ class EngineBinding:
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.close()
+
+
+class DetachedBinding:
+    """The place of the client in a handle or a result that was unpickled: it has none."""
+
+    async def engine(self, *_: object) -> NoReturn:
+        """
+        Refuse what needs a client.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        msg = "This handle or result was unpickled and has no client. To make a handle of a client, use kie.job(id)."
+        raise errors.ConfigurationError(msg)
+
+    save = engine
+
+    def live_job(self, job_id: str) -> None:
+        """Return None: no client knows the job."""
 
 
 def sealed(value: _T) -> Callable[[], _T]:

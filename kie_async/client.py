@@ -439,12 +439,12 @@ class KieClient:
         engine = await self._binding.engine()
         return await engine.spent(requests, price)
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str | Job) -> Job:
         """
         Return a handle to a job (``kj_…``) or to any task (its taskId), without a request or a read of the journal.
 
         Args:
-            job_id: ``job.id``, or a taskId.
+            job_id: ``job.id``, or a taskId, or a handle, also of another client or an unpickled one.
 
         Returns:
             The handle.
@@ -452,7 +452,7 @@ class KieClient:
         Raises:
             ConfigurationError: If the id is invalid.
         """
-        return Job(self._binding, check_id(job_id))
+        return Job(self._binding, check_id(job_id.id if isinstance(job_id, Job) else job_id))
 
     async def recover(self, *, adopt_key: bool = False) -> list[Job]:
         """

@@ -2,7 +2,7 @@
 All errors that the package raises; ``KieError`` is their root.
 
 Cancellation is never turned into one of these. Each error carries the job's id and the service's task id if they are
-known, and its last sentence is the next step.
+known, and its last sentence is the next step. Errors can be pickled; a handle in them then has no client (see ``Job``).
 """
 
 from __future__ import annotations

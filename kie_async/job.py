@@ -12,7 +12,7 @@ from kie_async import errors
 from kie_async._settings import check_id
 
 if TYPE_CHECKING:
-    from kie_async._binding import EngineBinding
+    from kie_async._binding import DetachedBinding, EngineBinding
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async.records import Generation, TaskRecord
     from kie_async.states import JobInfo, JobState
@@ -24,12 +24,13 @@ class Job:
     """
     A handle to a job, from ``KieClient.submit()`` or ``KieClient.job()``.
 
-    ``await job`` is short for ``await job.wait()``. There may be any number of handles to one job, also at once.
+    ``await job`` is short for ``await job.wait()``. There may be any number of handles to one job, also at once. An
+    unpickled handle has no client: ``kie.job(handle)`` makes one that can wait.
     """
 
     __slots__ = ("__weakref__", "_binding", "_id", "_live", "_task_id")
 
-    def __init__(self, binding: EngineBinding, job_id: str, live: LiveJob | None = None) -> None:
+    def __init__(self, binding: EngineBinding | DetachedBinding, job_id: str, live: LiveJob | None = None) -> None:
         self._binding = binding
         self._id = job_id
         self._live = live
@@ -62,6 +63,10 @@ class Job:
         """Return the live job; the last one is kept after the client has forgotten it."""
         self._live = self._binding.live_job(self._id) or self._live
         return self._live
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Protocols 0 and 1 need it because of __slots__; the live job belongs to this process.
+        return Job, (self._binding, self._id), (None, {"_task_id": self.task_id})
 
     def __repr__(self) -> str:
         return f"<Job {self._id} {self.state or ''} task {self.task_id}>"
