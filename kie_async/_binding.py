@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -215,7 +216,11 @@ class EngineBinding:
         if self.on_event is None:
             return
         try:
-            self.on_event(event)
+            returned: object = self.on_event(event)
+            if inspect.iscoroutine(returned):  # of a lambda or a decorator; the client could not know
+                returned.close()
+                msg = "on_event returned a coroutine, which nothing awaits. Let it start a task, or use a queue."
+                raise TypeError(msg)  # noqa: TRY301 (logged as any other error of the caller's)
         except Exception:
             import logging
 

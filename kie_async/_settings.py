@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeGuard
 from urllib.parse import urlsplit
@@ -13,19 +15,19 @@ from kie_async._urls import BASE_URL, origin, shown_url
 from kie_async.errors import ConfigurationError
 
 __all__ = [
-    "UPLOAD_URL",
     "check_callback_url",
     "check_download_headers",
+    "check_function",
     "check_hosts",
     "check_id",
     "check_kind",
     "check_networks",
     "read_api_key",
+    "read_urls",
     "read_webhook_keys",
-    "service_url",
 ]
 
-UPLOAD_URL = "https://kieai.redpandaai.co"
+_UPLOAD_URL = "https://kieai.redpandaai.co"
 #: An API key or a webhook key: printable ASCII without blanks, as a header can hold. Quotes around it were pasted.
 _KEY = re.compile(r"(?![\"'`])[!-~]{1,512}(?<![\"'`])")
 #: A token of RFC 9110, 5.6.2.
@@ -65,18 +67,22 @@ def read_api_key(given: str | None) -> str:
     return key
 
 
-def service_url(name: str, url: str) -> str:
+def read_urls(base_url: str | None, upload_url: str | None) -> tuple[str, str]:
     """
-    Return *url* without a slash at its end.
-
-    Args:
-        name: The name of the argument, for the error.
-
-        url: The base URL of a service.
+    Return the URLs of the API and of the upload host: the given ones, or else those of the environment.
 
     Raises:
-        ConfigurationError: If it is not a base URL.
+        ConfigurationError: If one is not a base URL.
     """
+    base = _service_url("base_url", base_url if base_url is not None else os.environ.get("KIE_BASE_URL") or BASE_URL)
+    # With another base URL than Kie's, the client must never upload to Kie.
+    default = _UPLOAD_URL if base == BASE_URL else base
+    upload = upload_url if upload_url is not None else os.environ.get("KIE_UPLOAD_URL") or default
+    return base, _service_url("upload_url", upload)
+
+
+def _service_url(name: str, url: str) -> str:
+    """Return *url* without a slash at its end."""
     if not _is_http(url) or not _has_origin(url) or urlsplit(url).query or urlsplit(url).fragment:
         msg = (
             f"Invalid {name}={_shown(url)}: expected an http(s) URL without user or query, such as {BASE_URL}."
@@ -144,6 +150,32 @@ def check_kind(name: str, value: object, kind: type) -> None:
     """
     if value is not None and not isinstance(value, kind):
         msg = f"Invalid {name}: expected {kind.__name__}, got {type(value).__name__}. Pass {name}={kind.__name__}(…)."
+        raise ConfigurationError(msg)
+
+
+def check_function(name: str, value: object, why: str) -> None:
+    """
+    Refuse what cannot be called, and what runs only if its result is awaited or iterated over; None is accepted.
+
+    Args:
+        name: The name of the option.
+
+        value: Its value.
+
+        why: The reason for which a function that is not async is needed, and what to do, for the error.
+
+    Raises:
+        ConfigurationError: If *value* is neither None nor a plain function, class or object that can be called.
+    """
+    call = value
+    while isinstance(call, partial):
+        call = call.func
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    if callable(call) and any(is_kind(part) for part in (call, call.__call__) for is_kind in kinds):
+        msg = f"Invalid {name}: expected a plain function, got an async function or a generator function. {why}"
+        raise ConfigurationError(msg)
+    if call is not None and not callable(call):
+        msg = f"Invalid {name}: expected a function, got {type(call).__name__}. {why}"
         raise ConfigurationError(msg)
 
 

@@ -12,21 +12,9 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
 
-from kie_async import errors
+from kie_async import _settings, errors
 from kie_async._binding import EngineBinding, running_loop, sealed
-from kie_async._settings import (
-    UPLOAD_URL,
-    check_callback_url,
-    check_download_headers,
-    check_hosts,
-    check_id,
-    check_kind,
-    check_networks,
-    read_api_key,
-    read_webhook_keys,
-    service_url,
-)
-from kie_async._urls import BASE_URL, shown_url
+from kie_async._urls import shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
 from kie_async.policy import Limits, RetryPolicy, SqliteJournal
@@ -44,6 +32,8 @@ if TYPE_CHECKING:
     from kie_async.states import JobInfo, JobState
 
 __all__ = ["KieClient"]
+
+_ON_EVENT = "It is called and not awaited; let it put the event into a queue, or start a task, for async work."
 
 
 class KieClient:
@@ -72,8 +62,8 @@ class KieClient:
         retry: The number and duration of retries.
 
         journal: The journal of jobs: the path of a file, which is created if it does not exist and may be shared by the
-            processes of a host; a ``SqliteJournal``; or None for a journal in memory, which is lost with the process. A
-            client lists all jobs of the file, and works only on those of its own ``base_url``.
+            processes of a host; a ``SqliteJournal``; or None, not ``":memory:"``, for a journal in memory, which is
+            lost with the process. A client lists all jobs of the file, and works only on those of its own ``base_url``.
 
         callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets its own
             token at the end of the URL. Without a callback URL, a create that was paid twice cannot be detected, and a
@@ -93,7 +83,8 @@ class KieClient:
             None for the client's own User-Agent, and a browser's where a host refuses that one; ``{}`` for the client's
             own only.
 
-        on_event: Called with each ``Event``; it must not block. Errors that it raises are logged.
+        on_event: Called with each ``Event``; it must not block, and is not awaited: an async function is refused. For
+            async work, let it put the event into a queue, or start a task. Errors that it raises are logged.
 
         session_factory: Makes the aiohttp sessions. It is called with keyword arguments for ``aiohttp.ClientSession``,
             once for creates, once for all other requests, and once for downloads from hosts that the service names, in
@@ -128,28 +119,26 @@ class KieClient:
     ) -> None:
         given, given_webhook_key = sealed(api_key), sealed(webhook_key)
         del api_key, webhook_key  # error trackers show variables, also those of a refused call
-        key = sealed(read_api_key(given()))
-        base = base_url if base_url is not None else os.environ.get("KIE_BASE_URL") or BASE_URL
-        self._base_url = service_url("base_url", base)
-        # With another base URL than Kie's, the client must never upload to Kie.
-        default_upload = UPLOAD_URL if self._base_url == BASE_URL else self._base_url
-        upload = upload_url if upload_url is not None else os.environ.get("KIE_UPLOAD_URL") or default_upload
-        check_kind("limits", limits, Limits)
-        check_kind("retry", retry, RetryPolicy)
+        key = sealed(_settings.read_api_key(given()))
+        self._base_url, upload_url = _settings.read_urls(base_url, upload_url)
+        _settings.check_kind("limits", limits, Limits)
+        _settings.check_kind("retry", retry, RetryPolicy)
+        _settings.check_function("on_event", on_event, _ON_EVENT)
+        _settings.check_function("session_factory", session_factory, "It must return an aiohttp.ClientSession at once.")
         self._limits = limits if limits is not None else Limits()
-        callback_url = check_callback_url(callback_url)
+        callback_url = _settings.check_callback_url(callback_url)
         self._binding = EngineBinding(
             api_key=key,
             base_url=self._base_url,
-            upload_url=service_url("upload_url", upload),
+            upload_url=upload_url,
             limits=self._limits,
             retry=retry if retry is not None else RetryPolicy(),
             journal=journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal),
             callback_url=callback_url,
-            webhook_keys=sealed(read_webhook_keys(given_webhook_key())),
-            download_hosts=check_hosts(download_hosts),
-            networks=check_networks(allow_networks),
-            download_headers=check_download_headers(download_headers),
+            webhook_keys=sealed(_settings.read_webhook_keys(given_webhook_key())),
+            download_hosts=_settings.check_hosts(download_hosts),
+            networks=_settings.check_networks(allow_networks),
+            download_headers=_settings.check_download_headers(download_headers),
             on_event=on_event,
             session_factory=session_factory,
             trust_env=trust_env,
@@ -452,7 +441,7 @@ class KieClient:
         Raises:
             ConfigurationError: If the id is invalid.
         """
-        return Job(self._binding, check_id(job_id.id if isinstance(job_id, Job) else job_id))
+        return Job(self._binding, _settings.check_id(job_id.id if isinstance(job_id, Job) else job_id))
 
     async def recover(self, *, adopt_key: bool = False) -> list[Job]:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,10 @@ import attrs
 from kie_async._numbers import integer_field, number_field, refuse
 
 __all__ = ["Limits", "RetryPolicy", "SqliteJournal"]
+
+
+#: SQLite's name for a database in memory, URIs of SQLite, and URLs of other libraries: no names of files.
+_NO_FILE = re.compile(r"\s*(:memory:|file:|[a-z][a-z0-9+.-]+:/|$)", re.IGNORECASE)
 
 
 def _check_on_server_error(_instance: object, _attribute: object, value: object) -> None:
@@ -22,7 +27,14 @@ def _absolute_path(path: object) -> Path:
     """Resolve *path* now: a relative path would be another file after a change of the working directory."""
     if not isinstance(path, (str, os.PathLike)):
         refuse("SqliteJournal", "path", path, "a string or a path")
-    return Path(path).absolute()
+    name = os.fsdecode(path)
+    if (other := _NO_FILE.match(name)) is not None:
+        expected = (
+            "the path of a file; for a journal in memory, pass journal=None to KieClient, or --no-journal on the"
+            " command line; a file that has such a name needs its absolute path"
+        )
+        refuse("SqliteJournal", "path", other[0], expected)  # the rest of a URL may hold a password
+    return Path(name).absolute()
 
 
 def _check_store_inputs(_instance: object, _attribute: object, value: object) -> None:
@@ -100,7 +112,7 @@ class SqliteJournal:
     hard links. A folder beside the file (``….owners``) tells which of them are alive.
 
     Args:
-        path: The file.
+        path: The file; a name such as ``":memory:"``, ``"file:…"`` or ``"sqlite:///…"`` is refused.
 
         store_inputs: ``"full"``, or ``"hash"`` to keep prompts and image URLs out of the file. With ``"hash"``, a job
             that was not sent before its process ended cannot be sent by another process: it becomes CANCELLED.

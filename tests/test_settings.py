@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from hypothesis import given
@@ -123,6 +126,104 @@ def test_relative_paths_do_not_follow_the_working_directory(tmp_path: Path, monk
     monkeypatch.chdir("/")
 
     assert tmp_path / "kie.db" == configured.path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ":memory:",
+        " :Memory: ",
+        "file::memory:",
+        "file::memory:?cache=shared",
+        "file:kie.db?mode=memory",
+        "FILE:///srv/kie.db",
+        "sqlite:///kie.db",
+        "sqlite+aiosqlite:///:memory:",
+        "postgresql://user:canary@db.example.com/kie",
+        "",
+        " ",
+        "\n",
+        Path(":memory:"),
+        Path("./file::memory:"),
+        Path("sqlite:///canary.db"),
+    ],
+)
+@pytest.mark.parametrize("place", [SqliteJournal, lambda name: KieClient("a-key", journal=name)])
+def test_a_journal_that_names_no_file_is_refused(name: str | Path, place: Callable[[str | Path], object]) -> None:
+    """It would be a file of that name, which no other program finds again, in whatever folder the process runs."""
+    with pytest.raises(
+        ConfigurationError, match="expected the path of a file; for a journal in memory, pass journal=None"
+    ) as raised:
+        place(name)
+
+    assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["kie.db", "./:memory:", "a:b.db", "memory", "profile:7.db", "C:/kie.db", "x/file:kie.db"]
+)
+def test_a_journal_may_have_any_name_of_a_file(name: str, tmp_path: Path) -> None:
+    assert tmp_path / name == SqliteJournal(tmp_path / name).path
+    assert Path(name).absolute() == SqliteJournal(name).path
+
+
+async def _handle(_event: object) -> None: ...
+
+
+async def _stream(_event: object) -> AsyncIterator[None]:
+    yield
+
+
+def _generate(_event: object) -> Iterator[None]:
+    yield
+
+
+class _Handler:
+    async def __call__(self, _event: object) -> None: ...
+
+    async def handle(self, _event: object) -> None: ...
+
+    @staticmethod
+    async def static(_event: object) -> None: ...
+
+    @classmethod
+    async def of_class(cls, _event: object) -> None: ...
+
+    def plain(self, _event: object) -> None: ...
+
+
+@pytest.mark.parametrize("option", ["on_event", "session_factory"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        _handle,
+        _stream,
+        _generate,
+        _Handler(),
+        _Handler().handle,
+        _Handler.static,
+        _Handler.of_class,
+        partial(_handle),
+        partial(partial(_Handler(), 1), 2),
+        partial(_Handler.handle, _Handler()),
+        AsyncMock(),
+        7,
+        "print",
+        [print],
+        object(),
+    ],
+)
+def test_a_hook_that_would_never_run_is_refused(option: str, wrong: Any) -> None:
+    """Nothing awaits the result of ``on_event``, so an async function would only be called, and never run."""
+    with pytest.raises(ConfigurationError, match=f"Invalid {option}: expected a .*function, got "):
+        KieClient("a-key", **{option: wrong})
+
+
+@pytest.mark.parametrize(
+    "plain", [print, _Handler().plain, [].append, partial(print, end=""), Mock(), lambda _: None, dict]
+)
+def test_a_plain_hook_is_accepted(plain: Any) -> None:
+    KieClient("a-key", on_event=plain, session_factory=plain)
 
 
 def test_unknown_store_inputs_are_refused() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JournalFile, select_journal
 from tests.cli.helpers import run_cli
 
@@ -118,3 +119,17 @@ def test_networks_reach_the_client(tmp_path: Path) -> None:
     )
 
     assert 0 == result.code
+
+
+@pytest.mark.parametrize("name", [":memory:", "file::memory:", "sqlite:///kie.db", " "])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_journal_in_memory_is_refused_with_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_environment: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen, environment = ([], {"KIE_JOURNAL": name}) if by_environment else (["--journal", name], {})
+    result = run_cli("ls", *chosen, KIE_API_KEY="good-enough", **environment)
+
+    assert ExitCode.USAGE == result.code, result.err
+    assert "--no-journal on the command line" in result.err
+    assert [] == list(tmp_path.iterdir())

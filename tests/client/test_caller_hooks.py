@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import logging
@@ -101,6 +102,44 @@ async def test_a_failing_on_event_is_logged_only(caplog: pytest.LogCaptureFixtur
         failures = [record for record in caplog.records if record.message == "on_event has failed."]
         assert len(failures) >= 4
         assert all(record.levelname == "ERROR" and record.exc_info for record in failures)
+
+
+async def test_an_on_event_that_returns_a_coroutine_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A lambda or a decorator hides an async function from the check of the options; the coroutine is closed."""
+
+    async def wait(seconds: float, _: Event) -> None:
+        await anyio.sleep(seconds)
+
+    faults = [Fault("create", "code", code=429, nth=1)]
+    async with client_and_fake(client={"on_event": lambda event: wait(0, event)}, faults=faults) as setup:
+        await setup.kie.generate(make_request())
+        gc.collect()
+
+        failures = [record for record in caplog.records if record.message == "on_event has failed."]
+        assert failures
+        assert "returned a coroutine, which nothing awaits" in str(failures[0].exc_info)
+
+
+async def test_an_on_event_may_start_a_task() -> None:
+    """A task runs without being awaited, so it is no mistake to return one."""
+    seen: list[Event] = []
+
+    async def handle(event: Event) -> None:
+        seen.append(event)
+
+    tasks: list[asyncio.Task[None]] = []
+
+    def on_event(event: Event) -> asyncio.Task[None]:
+        tasks.append(asyncio.create_task(handle(event)))
+        return tasks[-1]
+
+    faults = [Fault("create", "code", code=429, nth=1)]
+    async with client_and_fake(client={"on_event": on_event}, faults=faults) as setup:
+        await setup.kie.generate(make_request())
+        await asyncio.gather(*tasks)
+
+    assert seen
+    assert len(seen) == len(tasks)
 
 
 async def test_a_result_can_be_saved_after_closing(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ async def test_invalid_path_is_refused(tmp_path: Path, place: str) -> None:
 
 async def test_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kie.db").mkdir()
-    await refused(tmp_path / "kie.db", "unable to open database file")
+    await refused(tmp_path / "kie.db", r"is a folder. Name a file in it: .*kie\.db/kie\.db\.")
 
     assert ["kie.db"] == names_in(tmp_path)
 

@@ -118,6 +118,9 @@ class SqliteStore:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            msg = f"{path} is a folder. Name a file in it: {Path(path) / 'kie.db'}."
+            raise JournalError(msg)
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             # SQLite's log and the locks are found by the name: two names would be two journals in one file.
             msg = f"{path} has {status.st_nlink} names (hard links). Remove the others, or use symbolic links."
