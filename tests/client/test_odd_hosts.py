@@ -94,9 +94,42 @@ async def test_host_that_wants_a_browser_gets_one(status: int, tmp_path: Path, *
         assert 1 == len(setup.truth.queries)
 
 
-async def refused_save(folder: Path, *, after: float = 0.0, **client: Any) -> tuple[DownloadError, FileHost]:
+@pytest.mark.parametrize("status", [400, 401, 403, 406, 407, 421, 451, 499])
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}], ids=["plain", "gzip"])
+async def test_refused_url_is_replaced_by_a_fresh_link(headers: dict[str, str], status: int, tmp_path: Path) -> None:
+    """Buckets answer 400 to an expired URL, and gateways in front of them anything, also compressed."""
+    async with generation_on_host() as (video, host, setup):
+        host.at("/a.mp4", b"<html>no</html>", status=status, content_type="text/html", headers=headers)
+        body = json.dumps({"code": 200, "msg": "success", "data": f"{host.url}/fresh.mp4"})
+        setup.fake.inject(Fault("download_url", "body", body=body))
+        await video.save(tmp_path / "cat.mp4")
+
+        assert {"cat.mp4": MP4} == files_in(tmp_path)
+        assert ["/a.mp4", "/fresh.mp4"] == host.paths
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503, 530])
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}], ids=["plain", "gzip"])
+async def test_busy_host_is_asked_again(headers: dict[str, str], status: int, tmp_path: Path) -> None:
+    async with generation_on_host() as (video, host, setup):
+
+        async def busy_once(_: web.Request) -> web.Response:
+            if len(host.seen) == 1:
+                return web.Response(status=status, body=b"<html>", content_type="text/html", headers=headers)
+            return web.Response(body=MP4, content_type="video/mp4")
+
+        host.answers["/a.mp4"] = busy_once
+        await video.save(tmp_path / "cat.mp4")
+
+        assert ["/a.mp4", "/a.mp4"] == host.paths
+        assert [] == setup.truth.queries
+
+
+async def refused_save(
+    folder: Path, *, status: int = 403, after: float = 0.0, **client: Any
+) -> tuple[DownloadError, FileHost]:
     async with generation_on_host(client=client) as (video, host, setup):
-        host.answers["/a.mp4"] = refuse_unless(lambda _: False)
+        host.answers["/a.mp4"] = refuse_unless(lambda _: False, status)
         body = json.dumps({"code": 200, "msg": "success", "data": f"{host.url}/a.mp4"})
         setup.fake.inject(Fault("download_url", "body", body=body))
         await anyio.sleep(after)
@@ -117,11 +150,17 @@ async def test_refusal_of_a_new_result_says_what_was_tried(tmp_path: Path) -> No
     assert 3 == len(host.seen)
 
 
-async def test_refusal_past_the_lifetime_of_the_url_means_expired(tmp_path: Path) -> None:
-    error, _ = await refused_save(tmp_path, after=90_000.0)
+@pytest.mark.parametrize(
+    ("status", "expired"), [(400, True), (401, True), (403, True), (407, False), (421, False), (451, False)]
+)
+async def test_refusal_past_the_lifetime_of_the_url_means_expired(
+    status: int, tmp_path: Path, *, expired: bool
+) -> None:
+    """A proxy's refusal does not."""
+    error, _ = await refused_save(tmp_path, status=status, after=90_000.0)
 
-    assert isinstance(error, ResultExpiredError)
-    assert not error.worth_retrying
+    assert expired == isinstance(error, ResultExpiredError)
+    assert expired != error.worth_retrying
 
 
 @pytest.mark.parametrize("given", [{}, {"User-Agent": "mine"}, {"user-agent": "mine", "Referer": "https://kie.ai/"}])

@@ -60,7 +60,11 @@ def with_names(**kwargs: Any) -> aiohttp.ClientSession:
 
 def served(*answers: bytes) -> Callable[[Peer, asyncio.StreamReader, asyncio.StreamWriter], Any]:
     """Answer each request with the next answer; the last one stays."""
-    remaining = list(answers)
+    return served_from(list(answers))
+
+
+def served_from(remaining: list[bytes]) -> Callable[[Peer, asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    """Do so from a list that may be filled later."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer.received[-1] += await reader.readuntil(b"\r\n\r\n")
@@ -122,6 +126,27 @@ async def test_no_host_leads_to_own_host(way: str, tmp_path: Path) -> None:
         assert "no public address" in str(outcome)
         assert [] == inner.received
         assert not out.exists() or {} == files_in(out)
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_no_host_leads_back_to_the_own_origin(hops: int, tmp_path: Path) -> None:
+    """The URL of the result starts at the own origin, leaves it, and returns."""
+    certificates = tls(tmp_path)
+    at_own: list[bytes] = []
+    at_foreign: list[bytes] = []
+    async with (
+        run_peer(served_from(at_own), context=certificates) as own,
+        run_peer(served_from(at_foreign), context=certificates, host=FOREIGN_ADDRESS) as foreign,
+    ):
+        away, back = redirect(f"{named(foreign, FOREIGN)}/b"), redirect(f"{named(own, OWN)}/secret.mp4")
+        at_own += [away]
+        at_foreign += [*[away] * (hops - 1), back]
+        outcome = await save(f"{named(own, OWN)}/a", named(own, OWN), tmp_path / "cat.mp4")
+
+        assert isinstance(outcome, DownloadError)
+        assert "no public address" in str(outcome)
+        assert [] == [request for request in own.received if b"secret" in request]
+        assert hops <= len(foreign.received)
 
 
 async def test_own_origin_serves_and_redirects_within_itself(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class Downloads:
         try:
             url = await self._request_fresh_link(transport, url)
         except errors.DownloadError:
-            if may_be_gone or not missing.is_refusal:
+            if not missing.is_refusal or (may_be_gone and missing.may_mean_expired):
                 raise
             tried.append("a fresh link, which the service did not give")
         else:
@@ -193,11 +193,11 @@ class Downloads:
             except MissingFileError as error:
                 missing = error
             tried.append("a browser's User-Agent")
-        if may_be_gone or not missing.is_refusal:
+        if not missing.is_refusal or (may_be_gone and missing.may_mean_expired):
             raise _expired()
         msg = (
-            f"The result's host refuses the download (HTTP {missing.status}), although the result has not expired."
-            f" Tried: {', '.join(tried)}. It may want another network, or other headers, such as a Referer, in"
+            f"The result's host refuses the download (HTTP {missing.status}), which does not mean that it has"
+            f" expired. Tried: {', '.join(tried)}. It may want another network, or other headers, such as a Referer, in"
             f" KieClient(download_headers=…). {_LATER}"
         )
         raise errors.DownloadError(msg)

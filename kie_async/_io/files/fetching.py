@@ -39,7 +39,9 @@ _LATER = "The task stays done: save again."
 
 _GONE = (404, 410)
 #: A host answers so to a URL that has expired, and also to a client that it does not like.
-_REFUSED = (401, 403)
+_EXPIRED_OR_REFUSED = (400, 401, 403)
+#: The other statuses below 500 that another attempt may change.
+_TEMPORARY = (408, 425, 429)
 #: The content codings that aiohttp decodes, and the old name of one. Other words there are mistakes of an uploader.
 _COMPRESSED = frozenset({"br", "deflate", "gzip", "x-gzip", "zstd"})
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -66,7 +68,12 @@ class MissingFileError(Exception):
     @property
     def is_refusal(self) -> bool:
         """True if the answer does not tell that the file is gone."""
-        return self.status in _REFUSED
+        return self.status not in _GONE
+
+    @property
+    def may_mean_expired(self) -> bool:
+        """True if the host answers so to a URL that has expired."""
+        return self.status in (*_GONE, *_EXPIRED_OR_REFUSED)
 
 
 @attrs.frozen
@@ -92,20 +99,19 @@ class DownloadPolicy:
     networks: Networks = ()
     headers: Mapping[str, str] | None = None
 
-    def check(self, url: str, *, redirected_by: str | None) -> bool:
+    def check(self, url: str, *, trusted: bool) -> bool:
         """
         Check a URL before it is requested; return True if it is of an origin that the caller configured.
 
         Args:
             url: The URL.
 
-            redirected_by: The URL that redirects to it, or None. The caller's own origins need not be public, so
-                another host must not lead there.
+            trusted: False if another host has redirected on the way to it. The caller's own origins need not be
+                public, so no other host must lead there.
 
         Raises:
             DownloadError: If it must not be requested.
         """
-        trusted = redirected_by is None or origin(redirected_by) in self.allowed_origins
         allowed_origins = self.allowed_origins if trusted else frozenset[str]()
         wrong = check_result_url(url, allowed_origins=allowed_origins, hosts=self.hosts, networks=self.networks)
         if wrong is not None:
@@ -114,7 +120,7 @@ class DownloadPolicy:
                 " download_hosts, are fetched from, and the networks of allow_networks: check these."
             )
             raise _refused(msg)
-        return trusted and origin(url) in allowed_origins
+        return origin(url) in allowed_origins
 
 
 async def download_part(transport: Transport, url: str, part: PartFile, policy: DownloadPolicy) -> Media | None:
@@ -141,12 +147,12 @@ async def download_part(transport: Transport, url: str, part: PartFile, policy: 
     headers = {**(policy.headers or {}), "Accept-Encoding": "identity"}
     if part.size and part.version is not None:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.version.validator}
-    redirected_by: str | None = None
+    is_own = True  # until another host has been asked
     # Headers count as well: they, too, could arrive at one byte a minute.
     with anyio.CancelScope(deadline=anyio.current_time() + WINDOW) as scope:
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                is_own = policy.check(url, redirected_by=redirected_by)
+                is_own = policy.check(url, trusted=is_own)
                 async with transport.get_result(
                     URL(url, encoded=url.isascii()), is_own=is_own, headers=headers
                 ) as response:
@@ -156,8 +162,6 @@ async def download_part(transport: Transport, url: str, part: PartFile, policy: 
                             raise _too_large(policy.max_bytes)
                         limit = policy.max_bytes if total is None else total
                         return await _write_body(response, part, total, limit, scope)
-                    # Once a foreign host has had its say, no later one is trusted.
-                    redirected_by = url if is_own or redirected_by is None else redirected_by
                     url = _join(response.url, response.headers["Location"])
         except (aiohttp.ClientError, OSError) as error:  # errors of the disk are DownloadErrors already
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
@@ -184,13 +188,6 @@ def _join(url: URL, location: str) -> str:
 async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is_range: bool) -> int | None:
     """Prepare the part for the body, and return the size of the whole file if the headers contain it."""
     headers, status = response.headers, response.status
-    if status in _GONE or status in _REFUSED:
-        raise MissingFileError(status)
-    codings = ",".join(headers.getall("Content-Encoding", ())).split(",")
-    if any(coding.strip().lower() in _COMPRESSED for coding in codings):
-        # Media is compressed already: another encoding can only be a decompression bomb.
-        msg = f"The result came compressed, which is refused. {_LATER}"
-        raise errors.DownloadError(msg)
     total: int | None = response.content_length
     if is_range and status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         total = (
@@ -203,13 +200,20 @@ async def _check_headers(response: aiohttp.ClientResponse, part: PartFile, *, is
             msg = f"The result's host sent another range than the requested one. {_LATER}"
             raise InterruptedDownloadError(msg)
     elif status != HTTPStatus.OK:
-        retryable = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+        is_refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        if is_refused and status not in _TEMPORARY:
+            raise MissingFileError(status)
         msg = f"The result's host responded with HTTP {status}. {_LATER}"
-        if not retryable:
+        if status < HTTPStatus.BAD_REQUEST:
             raise errors.DownloadError(msg)
         error = InterruptedDownloadError(msg)
         error.retry_after = read_retry_after(headers) or 0.0
         raise error
+    codings = ",".join(headers.getall("Content-Encoding", ())).split(",")
+    if any(coding.strip().lower() in _COMPRESSED for coding in codings):
+        # Media is compressed already: another encoding can only be a decompression bomb.
+        msg = f"The result came compressed, which is refused. {_LATER}"
+        raise errors.DownloadError(msg)
     if status == HTTPStatus.OK:
         await part.restart(version_of(headers))
     return total
