@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
-from kie_async._urls import BASE_URL, origin, shown_url
+from kie_async._urls import BASE_URL, carries_addresses, origin, shown_url
 from kie_async.errors import ConfigurationError
 
 __all__ = [
@@ -218,6 +218,9 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     carried = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     if carried is not None and network.prefixlen >= _MAPPED_PREFIX:
         return IPv4Network((carried, network.prefixlen - _MAPPED_PREFIX))
+    if carries_addresses(network):
+        msg = f"Invalid allow_networks: addresses of {network} count as the IPv4 addresses in them. Name their network."
+        raise ConfigurationError(msg)
     return network
 
 

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE_URL",
     "MAX_LENGTH",
+    "carries_addresses",
     "check_public_url",
     "check_result_url",
     "is_allowed_address",
     "is_global_address",
     "looks_like_url",
+    "network_to_allow",
     "origin",
     "service_origin",
     "shown_url",
@@ -70,6 +72,9 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 #: Blocks that are missing in some Python versions: documentation (RFC 9637), protocol assignments (RFC 6890).
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
 _PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")
+
+#: The network from which Clash, sing-box and some VPNs give each name an address of its own (RFC 2544).
+_FAKE_ADDRESSES = ipaddress.IPv4Network("198.18.0.0/15")
 
 #: Blocks of this host, of cloud metadata services, or whose addresses carry others: a larger network that a caller
 #: allows does not include them by accident.
@@ -211,19 +216,45 @@ def is_allowed_address(text: str, networks: Networks = ()) -> bool:
     """
     if is_global_address(text):
         return True
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
+    address = _destination(text)
+    if address is None:
         return False
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            return False
-        address = _carried(address) or address
     blocks = [block for block in _GUARDED if address in block]
     return any(
         address in network and all(network.subnet_of(block) for block in blocks)  # type: ignore[arg-type]  # one version
         for network in networks
     )
+
+
+def network_to_allow(text: str) -> str | None:
+    """
+    Return the network with which ``is_allowed_address`` accepts an IP address, or None if none does.
+
+    >>> network_to_allow("198.18.0.5"), network_to_allow("64:ff9b::a00:1"), network_to_allow("fe80::1%eth0")
+    ('198.18.0.0/15', '10.0.0.1/32', None)
+    """
+    address = _destination(text)
+    if address is None:
+        return None
+    return str(_FAKE_ADDRESSES if address in _FAKE_ADDRESSES else ipaddress.ip_network(address))
+
+
+def carries_addresses(network: IPv4Network | IPv6Network) -> bool:
+    """Return True if the addresses of a network count as the IPv4 addresses in them, so that it allows none."""
+    if not isinstance(network, ipaddress.IPv6Network):
+        return False
+    return any(_carried(address) is not None for address in (network.network_address, network.broadcast_address))
+
+
+def _destination(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address to which packets for an address are delivered, or None if it is not one or has a zone."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return None if address.scope_id is not None else _carried(address) or address
+    return address
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

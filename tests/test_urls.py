@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kie_async import ConfigurationError
 from kie_async._settings import check_networks
 from kie_async._urls import (
     MAX_LENGTH,
@@ -17,6 +18,7 @@ from kie_async._urls import (
     is_allowed_address,
     is_global_address,
     looks_like_url,
+    network_to_allow,
     origin,
     shown_url,
 )
@@ -358,6 +360,37 @@ def test_allowed_networks_open_no_other_block(address: str, networks: list[str],
 @given(st.ip_addresses().map(str))
 def test_without_networks_only_global_addresses_are_allowed(address: str) -> None:
     assert is_allowed_address(address) is is_global_address(address)
+
+
+@given(st.ip_addresses().map(str))
+@example("198.19.0.1")
+@example("127.0.0.1")
+@example("::1")
+@example("::ffff:10.0.0.1")
+@example("64:ff9b::a00:1")
+@example("64:ff9b:1::a00:1")
+@example("2002:a00:1::")
+@example("2001::1")
+@example("fd00:ec2::254")
+@example("fe80::1%eth0")
+@example("240.0.0.1")
+@example("example.com")
+def test_network_to_allow_is_enough_and_valid(address: str) -> None:
+    """An error that names a network which does not help leads nowhere."""
+    network = network_to_allow(address)
+
+    if network is None:
+        assert "%" in address or address.strip("0123456789abcdef:.")
+        assert not is_allowed_address(address, [ip_network("::/0"), ip_network("0.0.0.0/0")])
+    else:
+        assert is_allowed_address(address, check_networks([network]))
+
+
+@pytest.mark.parametrize("network", ["64:ff9b::/96", "64:ff9b::a00:1", "2002:a00:1::/48", "2002::/16", "64:ff9b::/64"])
+def test_network_that_would_allow_nothing_is_refused(network: str) -> None:
+    """Its addresses count as the IPv4 addresses that they carry."""
+    with pytest.raises(ConfigurationError, match="IPv4"):
+        check_networks([network])
 
 
 def test_mapped_network_counts_as_its_ipv4_network() -> None:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
-from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
 from urllib.request import getproxies, proxy_bypass
@@ -32,7 +31,7 @@ from yarl import URL
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
 from kie_async._io.runtime import Runtime, run_all, run_apart
-from kie_async._urls import is_allowed_address
+from kie_async._urls import is_allowed_address, network_to_allow
 from kie_async._version import __version__
 
 if TYPE_CHECKING:
@@ -79,9 +78,6 @@ def _total_timeout(seconds: float) -> aiohttp.ClientTimeout:
     # ceil_threshold: by default aiohttp rounds the deadline up to the next full second.
     return aiohttp.ClientTimeout(total=seconds, connect=CONNECT_TIMEOUT, ceil_threshold=math.inf)
 
-
-#: The network from which Clash, sing-box and some VPNs give each name an address of its own (RFC 2544).
-_FAKE_ADDRESSES = ip_network("198.18.0.0/15")
 
 _USER_AGENT = f"kie_async/{__version__} aiohttp/{aiohttp.__version__}"
 
@@ -580,13 +576,12 @@ class PublicResolver(AbstractResolver):
         public = [result for result in found if is_allowed_address(result["host"], self._networks)]
         if found and not public:
             address = found[0]["host"]
-            network = f"{address}/{128 if ':' in address else 32}"
-            if is_allowed_address(address, [_FAKE_ADDRESSES]):
-                network = str(_FAKE_ADDRESSES)
-            msg = (
-                f"{host} has no public address here, only {address}. If a VPN or proxy of yours answers so, or the host"
-                f" is yours, allow it: allow_networks=['{network}'] (--allow-networks {network})"
-            )
+            msg = f"{host} has no public address here, only {address}"
+            if (network := network_to_allow(address)) is not None:
+                msg += (
+                    ". If a VPN or proxy of yours answers so, or the host is yours, allow it:"
+                    f" allow_networks=['{network}'] (--allow-networks {network})"
+                )
             raise PrivateAddressError(msg)
         return public
 
