@@ -22,6 +22,7 @@ __all__ = [
     "has_result",
     "load_error",
     "no_result_error",
+    "not_admitted_error",
     "poll_error",
     "worth_retrying",
 ]
@@ -104,6 +105,18 @@ def closed_error(*, job_id: str | None = None, task_id: str | None = None) -> er
         " the journal for recover()."
     )
     return errors.ClientClosedError(msg, job_id=job_id, task_id=task_id)
+
+
+def not_admitted_error(waited: float, *, limited: bool, job_id: str) -> errors.APIError:
+    """Return the error of a job that has waited so many seconds for the rate limit, if *limited*, or maintenance."""
+    if limited:
+        msg = (
+            f"The rate limit has refused every create for more than {waited:g} s. Nothing was paid: find out which"
+            " other programs use the account, then submit again."
+        )
+        return errors.RateLimitError(msg, code=429, job_id=job_id)
+    msg = f"The service has been under maintenance for more than {waited:g} s. Nothing was paid: try again later."
+    return errors.MaintenanceError(msg, code=455, job_id=job_id)
 
 
 def poll_error(verdict: PollVerdict, *, job_id: str | None, task_id: str | None) -> errors.KieError:

@@ -266,7 +266,7 @@ RULES: tuple[VerdictRule, ...] = (
         "code 200 with a taskId, whatever the HTTP status",
         lambda r: r.has_code(200) and r.task_id is not None,
         Verdict.ACCEPTED,
-        "SUBMITTED: the id is journaled before anything else",
+        "SUBMITTED: the id is journaled before anything else; if it is the task of another job, IN_DOUBT",
     ),
     VerdictRule("HTTP 3xx", lambda r: r.is_redirect, Verdict.REJECTED, "`ConfigurationError`: no redirect is followed"),
     VerdictRule(

@@ -12,10 +12,13 @@ import pytest
 from aiohttp import web
 
 from kie_async import JournalError, KieClient, SqliteJournal, SubmitInDoubtError
+from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
+from tests.client.backend import client_with_callbacks
 from tests.client.gateway import Answer, behind_gateway, running_gateway, task_id_in
-from tests.helpers import CALLBACKS, KEY, assert_settled, create_foreign_task, make_request
+from tests.helpers import CALLBACKS, KEY, JournalClient, assert_settled, create_foreign_task, make_request
 
 
 def envelope(code: object, msg: str = "success", **members: object) -> Answer:
@@ -243,3 +246,105 @@ async def test_candidates_that_cannot_be_journaled_are_confirmed_all_the_same() 
         video = await setup.kie.generate(make_request(0))
 
         assert [video.task_id] == setup.tasks
+
+
+# -- code 200 and the task of another job -----------------------------------------------------------------------------
+
+
+def repeating(task_id: str, **members: object) -> Answer:
+    """Answer as the service does, with the task of another job."""
+    document = {"code": 200, "msg": "success", "data": {"taskId": task_id, **members}}
+    return lambda _: web.json_response(document)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["an equal request", "another request"])
+@pytest.mark.parametrize("lands", [True, False], ids=["landed", "not landed"])
+@pytest.mark.parametrize("how", ["memory", "file"])
+async def test_a_repeated_success_binds_no_task_twice(how: str, tmp_path: Path, *, lands: bool, same: bool) -> None:
+    journal: Any = MemoryJournal() if how == "memory" else tmp_path / "kie.db"
+    async with (
+        FakeKie(duration=20.0) as fake,
+        running_gateway(fake.url) as gateway,
+        JournalClient(KEY, base_url=gateway.url, journal=journal) as kie,
+    ):
+        first = await kie.generate(make_request(0), key="a")
+        gateway.replace("create", repeating(first.task_id), nth=[2], forward=lands)
+        with pytest.raises(SubmitInDoubtError, match=f"{first.task_id}, another job's task") as raised:
+            await kie.generate(make_request(1 - same), key="b")
+        await anyio.sleep(7200.0)
+
+        assert (2, 1 + lands) == (gateway.seen["create"], len(fake.truth.created))
+        info = await raised.value.job.info()
+        assert info is not None
+        assert ("unresolved", None) == (info.state, info.task_id)
+        if lands:
+            own = fake.truth.created[1].task_id
+            await raised.value.job.resolve(own)
+            assert own == (await raised.value.job).task_id
+
+
+async def test_a_callback_finds_the_task_that_a_repeated_success_hid() -> None:
+    async with client_with_callbacks(duration=20.0) as (setup, _):
+        first = await setup.kie.generate(make_request(0))
+        setup.fake.inject(Fault("create", "alter", after=True, data={"taskId": first.task_id}, times=1))
+        second = await setup.kie.generate(make_request(1))
+
+        assert [first.task_id, second.task_id] == setup.tasks
+        await assert_settled(setup.kie)
+
+
+async def test_one_of_many_jobs_gets_the_task_that_all_their_answers_name() -> None:
+    async with behind_gateway(checked=False, duration=20.0) as (setup, gateway):
+        named: list[str] = []
+
+        def answer(real: bytes) -> web.Response:
+            named.append(task_id_in(real))
+            return repeating(named[0])(real)
+
+        gateway.replace("create", answer)
+        ends: list[str] = []
+
+        async def submit(number: int) -> None:
+            try:
+                ends.append((await setup.kie.generate(make_request(number))).task_id)
+            except SubmitInDoubtError:
+                ends.append("in doubt")
+
+        async with anyio.create_task_group() as group:
+            for number in range(8):
+                group.start_soon(submit, number)
+
+        assert ["in doubt"] * 7 + [named[0]] == sorted(ends, key=lambda end: end != "in doubt")
+        assert 8 == gateway.seen["create"] == len(setup.tasks)
+
+
+async def test_a_repeated_success_is_known_while_the_first_is_not_on_disk() -> None:
+    """The first job's task is in memory only: the journal could not be written then."""
+
+    class Failing(MemoryJournal):
+        full = True
+
+        async def transition(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
+            if self.full and state is JobState.SUBMITTED:
+                msg = "The disk is full."
+                raise JournalError(msg)
+            return await super().transition(seen, state, at=at, **changes)
+
+    journal = Failing()
+    async with behind_gateway(client={"journal": journal}, checked=False, duration=200.0) as (setup, gateway):
+        job = await setup.kie.submit(make_request(0))
+        journal.full = False
+        gateway.replace("create", repeating(setup.tasks[0]), nth=[2])
+        with pytest.raises(SubmitInDoubtError):
+            await setup.kie.generate(make_request(1))
+
+        assert setup.tasks[0] == (await job).task_id
+
+
+async def test_the_same_id_at_another_service_is_another_task(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "kie.db")
+    for _ in range(2):
+        async with FakeKie(duration=20.0) as fake, running_gateway(fake.url) as gateway:
+            gateway.replace("create", repeating("1" * 12), forward=False)
+            async with KieClient(KEY, base_url=gateway.url, journal=journal) as kie:
+                assert "1" * 12 == (await kie.submit(make_request(0))).task_id

@@ -17,6 +17,7 @@ from kie_async._core.job_errors import (
     has_result,
     load_error,
     no_result_error,
+    not_admitted_error,
     poll_error,
     worth_retrying,
 )
@@ -310,3 +311,13 @@ NO_REASON = "The job has ended, and the journal does not say why. Submit it agai
 @pytest.mark.parametrize("text", [None, ""])
 def test_a_row_without_an_error_text(text: str | None) -> None:
     assert NO_REASON == load_error(text, job_id="kj_1").message
+
+
+@pytest.mark.parametrize(
+    ("limited", "kind", "code"), [(True, errors.RateLimitError, 429), (False, errors.MaintenanceError, 455)]
+)
+def test_a_job_that_was_not_admitted_cost_nothing(kind: type[errors.APIError], code: int, *, limited: bool) -> None:
+    error = not_admitted_error(90.0, limited=limited, job_id="kj_1")
+
+    assert (kind, code, "kj_1") == (type(error), error.code, error.job_id)
+    assert "more than 90 s. Nothing was paid" in error.message

@@ -75,6 +75,8 @@ async def bring_to_state(journal: Any, row: Intent, state: JobState, **changes: 
     way = _WAYS[state]
     for step in way:
         extra = {**_ALONG.get(step, {}), **(changes if step is way[-1] else {})}
+        if "task_id" in extra and await journal.by_task("a-task") is not None and "task_id" not in changes:
+            extra["task_id"] = f"task-of-{row.id}"
         after = await journal.transition(row, step, at=row.updated_at, **extra)
         assert after is not None
         row = after

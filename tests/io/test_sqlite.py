@@ -162,6 +162,20 @@ async def test_row_is_found_by_task_and_duplicates(journal: Journal) -> None:
     assert [None] * 3 == [await journal.by_task(task_id) for task_id in ("a-task", "b", "c")]
 
 
+@pytest.mark.parametrize("task_id", ["a-task", "b"], ids=["its task", "its duplicate"])
+async def test_a_row_that_is_sending_takes_no_task_of_another_row(journal: Journal, task_id: str) -> None:
+    """Only proof does: from any other state."""
+    row = await bring_to_state(journal, await journal.add(make_intent(1)), S.SUBMITTED)
+    await journal.update_fields(row.id, at=2.0, duplicate_task_ids=("b",))
+    sending = await bring_to_state(journal, await journal.add(make_intent(2)), S.SENDING)
+
+    assert await journal.transition(sending, S.SUBMITTED, at=3.0, task_id=task_id) is None
+    assert sending == await journal.get(sending.id)
+    in_doubt = await journal.transition(sending, S.IN_DOUBT, at=4.0)
+    assert in_doubt is not None
+    assert await journal.transition(in_doubt, S.SUBMITTED, at=5.0, task_id=task_id) is not None
+
+
 async def test_rows_are_ordered_by_insertion(journal: Journal) -> None:
     """The wall clock may be set back, so it does not count."""
     for number, state in enumerate(JobState):
@@ -238,6 +252,7 @@ def any_transition(number: int, state: JobState, to: JobState, at: float, change
 
     async def step(journal: Journal) -> Intent | None:
         row = await journal.get(make_intent(number).id) or make_intent(number)
+        changes.pop("task_id", None)
         return await journal.transition(attrs.evolve(row, state=state), to, at=at, **changes)
 
     return step
@@ -249,11 +264,11 @@ def legal_transition(number: int, choice: int, at: float, changes: Any) -> Step:
     async def step(journal: Journal) -> Intent | None:
         row = await journal.get(make_intent(number).id)
         ways = [] if row is None else sorted(TRANSITIONS[row.state])
-        return (
-            None
-            if row is None or not ways
-            else await journal.transition(row, ways[choice % len(ways)], at=at, **changes)
-        )
+        if row is None or not ways:
+            return None
+        to = ways[choice % len(ways)]
+        bound = {} if (row.state, to) == (S.SENDING, S.SUBMITTED) else {"task_id": row.task_id}
+        return await journal.transition(row, to, at=at, **changes | bound)
 
     return step
 
@@ -266,7 +281,7 @@ STEPS = st.one_of(
         lambda number, at, changes: lambda journal: journal.update_fields(make_intent(number).id, at=at, **changes),
         NUMBERS,
         INSTANTS,
-        CHANGES,
+        CHANGES.map(lambda changes: {name: value for name, value in changes.items() if name != "task_id"}),
     ),
     st.builds(lambda task_id: lambda journal: journal.by_task(task_id), st.sampled_from(["task-c", "task-d"])),
     st.builds(lambda key: lambda journal: journal.by_key(f"key-{key}"), NUMBERS),

@@ -134,6 +134,10 @@ class Transitions:
         else:
             job.row = attrs.evolve(row, updated_at=at, **changes)
 
+    def is_unwritten(self, task_id: str) -> bool:
+        """Return True if a job has a task, and that could not be written."""
+        return any(job.task_id == task_id for job in self._pending.values())
+
     async def flush_pending(self) -> None:
         """Try to write everything that could not be written."""
         # All at once: while another process holds the file, each attempt takes as long as the journal waits for it.
@@ -221,29 +225,46 @@ class ResultWriter:
     runtime: Runtime
     report: Callable[..., None]
 
-    async def record_accepted(self, job: LiveJob, task_id: str) -> None:
-        """Bind a taskId; if it cannot be journaled, it still reaches the caller and the log."""
+    async def record_accepted(self, job: LiveJob, task_id: str) -> bool:
+        """
+        Bind a taskId; if it cannot be journaled, it still reaches the caller and the log.
+
+        Returns:
+            False if another job has the task and this one does not get it; any other end of the job is True.
+        """
         try:
-            await self._record_accepted(job, task_id)
+            return await self._record_accepted(job, task_id)
         except BaseException:  # also the end of the event loop
             _log.warning("%s was accepted as task %s, which may not be in the journal.", job.id, task_id)
             raise
 
-    async def _record_accepted(self, job: LiveJob, task_id: str) -> None:
+    async def _record_accepted(self, job: LiveJob, task_id: str) -> bool:
         moved = False
         while not moved and require_row(job).task_id is None and job.state in BINDABLE:
             seen = job.row
             moved = await self._bind(job, task_id)
             if not moved and job.row is seen:
-                break  # the row was deleted
+                break  # the row was deleted, or another row has the task
             # Otherwise another process has changed the row meanwhile without knowing of the task.
         if not moved and require_row(job).task_id != task_id:
+            if others := await self._known_creators(job, task_id):
+                _log.error("%s does not get task %s, which is that of %s.", job.id, task_id, ", ".join(others))
+                return False
             await self.record_duplicate(job, task_id)
         job.error = None
         if moved:
             self.report(EventName.SUBMITTED, job)
+        return True
+
+    async def _known_creators(self, job: LiveJob, task_id: str) -> set[str]:
+        try:
+            return await self.find_creators(job.id, task_id)
+        except errors.JournalError:
+            return set()  # a duplicate too many is better than a task that nothing knows
 
     async def _bind(self, job: LiveJob, task_id: str) -> bool:
+        if job.state is JobState.SENDING and self.transitions.is_unwritten(task_id):
+            return False  # another job has it, and the journal does not know that yet
         at = self.runtime.wall()
         callback_task_ids = tuple(other for other in require_row(job).callback_task_ids if other != task_id)
         changes: Changes = {
@@ -258,7 +279,8 @@ class ResultWriter:
         """Return the ids of other jobs than *job_id* that a task belongs to."""
         stored = await self.transitions.journal.by_task(task_id)
         live = self.transitions.registry.by_task(task_id)  # it may not be written yet
-        found = (None if stored is None else stored.id, None if live is None else live.own_id)
+        here = stored is not None and stored.origin == self.transitions.journal.service.origin
+        found = (stored.id if stored is not None and here else None, None if live is None else live.own_id)
         return {creator for creator in found if creator not in (None, job_id)}
 
     async def record_duplicate(self, job: LiveJob, task_id: str) -> None:

@@ -123,6 +123,9 @@ class Journal(Protocol):
         """
         Change the state of a row if its state and its number of attempts are still those of *seen*.
 
+        A row that is SENDING takes no task of another row of its service: what an answer to its create names proves
+        nothing.
+
         Args:
             seen: The row as the caller knows it.
 
@@ -133,7 +136,7 @@ class Journal(Protocol):
             **changes: Other fields to change in the same write.
 
         Returns:
-            The changed row, or None if it had been changed by another caller.
+            The changed row, or None if it had been changed by another caller, or if another row has the task.
 
         Raises:
             BudgetExceededError: If the new state is SENDING, and the row's budget has no room for the create.

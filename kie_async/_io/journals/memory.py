@@ -92,6 +92,9 @@ class MemoryJournal:
         row = self._rows.get(seen.id)
         if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):
             return None
+        other = self._rows[self._by_task.get(changes.get("task_id") or "", row.id)]
+        if row.state is JobState.SENDING and other.id != row.id and other.origin == row.origin:
+            return None
         if state is JobState.INTENT:
             changes.setdefault("owner", _HERE)
         changed = attrs.evolve(row, state=state, updated_at=at, version=row.version + 1, **changes)

@@ -268,7 +268,8 @@ def update_row(
 
         fields: The new values.
 
-        seen: Change the row only if it still has the state and the number of attempts of this one.
+        seen: Change the row only if it still has the state and the number of attempts of this one, and, if that is
+            SENDING, only to a task that no other row of its service has.
 
     Returns:
         The changed row, or None if nothing was changed.
@@ -276,6 +277,10 @@ def update_row(
     Raises:
         BudgetExceededError: If the new state is SENDING, and the row's budget has no room; then roll back.
     """
+    if seen is not None and seen.state is JobState.SENDING and fields.get("task_id") is not None:
+        other = select_by_task(connection, str(fields["task_id"]))
+        if other is not None and other.id != job_id and other.origin == seen.origin:
+            return None
     before = select_one(connection, "id = ? AND budget IS NOT NULL", job_id)
     columns = _to_columns(fields)
     assignments = ", ".join(f"{name} = ?" for name in columns)

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 from kie_async import errors
 from kie_async._core.callback_token import make_callback_url
 from kie_async._core.candidates import read_candidates
-from kie_async._core.job_errors import closed_error, dump_error
+from kie_async._core.job_errors import closed_error, dump_error, not_admitted_error
 from kie_async._core.verdicts import Reply, Verdict, create_error, decide, names_lost_media
 from kie_async._core.wire import read_envelope, task_id_of, write_create
 from kie_async._io.http.backoff import FullJitter, pause_after
@@ -197,7 +197,9 @@ class Attempts:
             submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
         )
         if not isinstance(permit, Permit):
-            await self._cancel_job(self._admission_error(permit))
+            limited, retry = permit is Verdict.RATE_LIMITED, context.retry
+            waited = retry.max_age if limited else retry.maintenance_timeout
+            await self._cancel_job(not_admitted_error(waited, limited=limited, job_id=self.job.id))
             return False
         if upload_again is not None and self._are_uploads_expired():
             permit.finish(Verdict.UNSENT)
@@ -246,20 +248,6 @@ class Attempts:
             await self._cancel_job(error)
             return False
         return True
-
-    def _admission_error(self, reason: Verdict) -> errors.KieError:
-        retry, job_id = self.context.retry, self.job.id
-        if reason is Verdict.RATE_LIMITED:
-            msg = (
-                f"The rate limit has refused every create for more than {retry.max_age:g} s. Nothing was paid: find out"
-                " which other programs use the account, then submit again."
-            )
-            return errors.RateLimitError(msg, code=429, job_id=job_id)
-        msg = (
-            f"The service has been under maintenance for more than {retry.maintenance_timeout:g} s. Nothing was paid:"
-            " try again later."
-        )
-        return errors.MaintenanceError(msg, code=455, job_id=job_id)
 
     def _create_body(self) -> bytes:
         row = require_row(self.job)
@@ -313,7 +301,7 @@ class Attempts:
             case Verdict.AMBIGUOUS:
                 return await self._handle_ambiguous(reply)
             case Verdict.ACCEPTED:
-                await context.results.record_accepted(job, reply.task_id or "")
+                await self._record_accepted(reply.task_id or "")
             case Verdict.RATE_LIMITED:
                 context.report(EventName.RATE_LIMITED, job)
                 await self._return_to_intent()
@@ -331,6 +319,11 @@ class Attempts:
             case Verdict.IN_DOUBT:
                 await self._record_doubt(reply, error)
         return verdict in _GATED
+
+    async def _record_accepted(self, task_id: str) -> None:
+        if not await self.context.results.record_accepted(self.job, task_id):
+            # An answer that was given before. The job's own task may exist, and a callback may still name it.
+            await self.context.results.record_in_doubt(self.job, f"the answer names {task_id}, another job's task")
 
     async def _record_doubt(self, reply: Reply, error: Exception | None) -> None:
         if reply.from_gateway:
