@@ -197,8 +197,8 @@ class Attempts:
             submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
         )
         if not isinstance(permit, Permit):
-            limited, retry = permit is Verdict.RATE_LIMITED, context.retry
-            waited = retry.max_age if limited else retry.maintenance_timeout
+            limited = permit is Verdict.RATE_LIMITED
+            waited = context.retry.max_age if limited else context.retry.maintenance_timeout
             await self._cancel_job(not_admitted_error(waited, limited=limited, job_id=self.job.id))
             return False
         if upload_again is not None and self._are_uploads_expired():
