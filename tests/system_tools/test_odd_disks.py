@@ -55,6 +55,15 @@ def test_file_that_cannot_be_renamed_while_open_is_closed_first(tmp_path: Path) 
     assert {"a.mp4", "b.mp4"} == {file.name for file in tmp_path.iterdir()}
 
 
+def test_no_open_file_has_to_be_renamed(tmp_path: Path) -> None:
+    """Neither a result nor a file of ``batch``."""
+    command = [sys.executable, "-m", "tests.system_tools.saving", str(tmp_path), "closed"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (0, "", "") == (ran.returncode, ran.stdout, ran.stderr)
+    assert {"a.mp4", "b.mp4", "manifest.jsonl"} == {file.name for file in tmp_path.iterdir()}
+
+
 @pytest.mark.parametrize(("fault", "of"), [("fsync:error=EIO", ""), ("rename:error=EACCES", None)])
 def test_other_errors_of_the_disk_are_raised(fault: str, of: str | None, tmp_path: Path) -> None:
     ran = save(tmp_path, fault, of)

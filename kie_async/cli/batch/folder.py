@@ -172,17 +172,17 @@ def atomic_write(path: Path) -> Generator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     # The umask decides who may read it.
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        try:
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             with _skipping_what_is_lacking():
                 os.fsync(descriptor)
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        temporary.replace(path)  # closed by now: some file systems cannot rename an open file
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     with _skipping_what_is_lacking():
         folder = os.open(path.parent, os.O_RDONLY)
         try:
