@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from kie_async._urls import looks_like_url
 from kie_async.errors import ConfigurationError
@@ -42,6 +43,8 @@ _TEXT = re.compile(
 _SEED = re.compile(r"(?:.*_)?seeds?\Z")
 #: An id of this length or longer names a task, a voice or an upload, as a URL does.
 _ID, _LONG_ID = re.compile(r".*(?:id|ids|Id|Ids)\Z"), 16
+#: The last characters of a name tell all of that, so that no long name is kept.
+_LONGEST_ENDING = 40
 #: Inputs are refused at a smaller depth.
 _DEEPEST = 20
 
@@ -271,19 +274,27 @@ def price_class(model: str, input: JSON) -> str:  # noqa: A002 (the service's wo
     return hashlib.sha256(_tolerant([model, _price_part("", input, 0)]).encode()).hexdigest()[:16]
 
 
+@lru_cache(maxsize=1000)
+def _kind_of_name(ending: str) -> tuple[bool, bool, bool]:
+    """Return True for the ending of the name of a seed, of free text, and of an id; all rows have the same names."""
+    lowered = ending.lower()
+    return bool(_SEED.match(lowered)), bool(_TEXT.match(lowered)), bool(_ID.match(ending))
+
+
 def _price_part(name: str, value: JSON, depth: int) -> JSON:
     """Return the part of a value on which a price may depend; None for none."""
-    if _SEED.match(name.lower()) or depth > _DEEPEST:
+    is_seed, is_text, is_id = _kind_of_name(name[-_LONGEST_ENDING:])
+    if is_seed or depth > _DEEPEST:
         return None
     if isinstance(value, str):
-        if looks_like_url(value) or (_ID.match(name) and len(value) >= _LONG_ID):
+        if looks_like_url(value) or (is_id and len(value) >= _LONG_ID):
             return {}  # that it is there counts, and its value does not
-        if _TEXT.match(name.lower()):
+        if is_text:
             return None
         return value if len(value) < _LONG else {}
     if isinstance(value, Mapping):
-        parts = {str(inner): _price_part(str(inner), child, depth + 1) for inner, child in value.items()}
-        return {inner: part for inner, part in parts.items() if part is not None}
+        parts = ((str(inner), _price_part(str(inner), child, depth + 1)) for inner, child in value.items())
+        return {inner: part for inner, part in parts if part is not None}
     if isinstance(value, (list, tuple)):
         return [_price_part(name, child, depth + 1) for child in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -310,7 +310,7 @@ def looks_like_url(text: str) -> bool:
     >>> [looks_like_url(text) for text in ("https://a.example/b.png", "data:image/png;base64,", "C:/a.png", "a:b.png")]
     [True, True, False, False]
     """
-    return _URL_LIKE.match(text) is not None
+    return ":" in text and _URL_LIKE.match(text) is not None
 
 
 def check_public_url(url: str, *, allowed_origins: Collection[str] = frozenset()) -> str | None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "FieldRule", "Flag", "Image", "Integer", "ModelRequest", "Text"]
 
 
+#: The number of characters of an unknown option that are compared with the known ones.
+_LONGEST_NAME = 60
+
+
 @attrs.frozen(kw_only=True, repr=False)
 class ModelRequest:
     """
@@ -48,14 +52,15 @@ class ModelRequest:
         Raises:
             TypeError: If an option is unknown; the message contains the nearest option and all others.
         """
-        known = [name for name, _, _ in _rules(cls)]  # type: ignore[arg-type]  # as below
+        known = _names(cls)  # type: ignore[arg-type]  # as below
         for option in options:
             if option not in known:
                 import difflib
 
-                near = difflib.get_close_matches(option, known, n=1, cutoff=0.7)
+                # A long name is no misspelled one, and would take long to compare.
+                near = difflib.get_close_matches(option[:_LONGEST_NAME], known, n=1, cutoff=0.7)
                 hint = f"; did you mean {near[0]!r}?" if near else "."
-                msg = f"{cls.__name__} has no option {option!r}{hint} Its options: {', '.join(known)}."
+                msg = f"{cls.__name__} has no option {shown(option)}{hint} Its options: {', '.join(known)}."
                 raise TypeError(msg)
         return super().__new__(cls)
 
@@ -262,6 +267,11 @@ def warn_of_old_value_once(field: str, value: str) -> None:
         field,
         value,
     )
+
+
+@cache
+def _names(model: type[attrs.AttrsInstance]) -> tuple[str, ...]:
+    return tuple(name for name, _, _ in _rules(model))
 
 
 @cache

@@ -8,7 +8,6 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast, get_type_hints
 
@@ -30,19 +29,13 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 #: Longer names are no misspelled ones.
 _LONGEST_NAME = 60
+#: The maximum number of unknown names that are compared with the known ones.
+_MOST_HINTS = 1000
 _JSON_SUFFIX = ":json"
 
 
 #: A request, unchecked, and the problems of cells that could not be parsed.
 BuiltRequest: TypeAlias = tuple[Request, list[Problem]]
-
-
-@lru_cache(maxsize=1000)
-def _closest(name: str, known: tuple[str, ...]) -> str | None:
-    """Return the known name that is like *name*, or None; cached, since each row of a table may have the same name."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def find_image(folder: Path, name: str) -> Path:
@@ -80,15 +73,26 @@ class Columns(ABC):
     names: tuple[str, ...] | None = None
     required: tuple[str, ...] = ()
 
+    def __init__(self) -> None:
+        #: The hints for unknown names, since each row of a table may have the same name, or another one.
+        self._hints: dict[str, str] = {}
+
     def name_problem(self, name: str) -> Problem | None:
         """Return the problem of a column's name, or None."""
         if not name:
             return Problem("column", "a column without a name", "a name for each column")
         if self.names is None or name in self.names:
             return None
-        close = _closest(name.lower(), self.names) if len(name) <= _LONGEST_NAME else None
-        hint = f" (did you mean {close!r}?)" if close else ""
-        return Problem("column", shown(name), f"{', '.join(self.names)}{hint}")
+        return Problem("column", shown(name), f"{', '.join(self.names)}{self._hint(name.lower(), self.names)}")
+
+    def _hint(self, name: str, known: Sequence[str]) -> str:
+        """Return a hint at the known name that is like *name*; no hint after many unknown names, for it is slow."""
+        if name not in self._hints and len(name) <= _LONGEST_NAME and len(self._hints) < _MOST_HINTS:
+            import difflib
+
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            self._hints[name] = f" (did you mean {close[0]!r}?)" if close else ""
+        return self._hints.get(name, "")
 
     def header_problems(self, given: Sequence[str], *, is_folder: bool = False) -> list[Problem]:
         """
@@ -130,8 +134,10 @@ class Columns(ABC):
 
             origins: Origins whose URLs need not be public.
         """
-        missing = [name for name in self.required if name not in cells]
         problems = request.problems(allowed_origins=origins)
+        if not problems:
+            return []
+        missing = [name for name in self.required if name not in cells]
         return [
             *(attrs.evolve(problem, value="nothing") for problem in problems if problem.field in missing),
             *(problem for problem in problems if problem.field not in missing),
@@ -168,6 +174,7 @@ class _ClassColumns(Columns):
     """The columns of a model whose request class declares the fields."""
 
     def __init__(self, request_class: type[attrs.AttrsInstance]) -> None:
+        super().__init__()
         fields = attrs.fields(request_class)
         self._request_class = request_class
         self._parsers = _cell_parsers(request_class)
@@ -181,11 +188,14 @@ class _ClassColumns(Columns):
         self, cells: Mapping[str, object], *, strings: frozenset[str], open_image: Callable[[str], Path | ImageSource]
     ) -> BuiltRequest:
         values = dict[str, object]()
-        for name, given in cells.items():
-            cell = given.strip() if isinstance(given, str) and name in strings and name in self._stripped else given
-            if name in self._parsers and (name in strings or isinstance(cell, float)):
-                cell = self._parsers[name](cell)
-            if cell != "" or name not in strings:
+        for name, cell in cells.items():
+            if name in strings:
+                text = str(cell).strip() if name in self._stripped else cell
+                if text != "":
+                    values[name] = self._parsers[name](text) if name in self._parsers else text
+            elif isinstance(cell, float) and name in self._parsers:
+                values[name] = self._parsers[name](cell)
+            else:
                 values[name] = cell
         image = values.get("image")
         if isinstance(image, str) and image and not looks_like_url(image.strip()):
@@ -227,6 +237,7 @@ class _MarketColumns(Columns):
     """The columns of any other model: the names of its input, which only the service can check."""
 
     def __init__(self, model: str) -> None:
+        super().__init__()
         self._model = model
 
     def build_request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ _STATE_WORDS = {
 }
 #: The maximum number of price groups; rows beyond them count as rows without a price.
 _MAX_GROUPS = 500
-#: Stands for the URL of a local image: the price does not depend on it.
-_ANY_URL = "https://image.invalid"
+#: Stands for the URLs of local images: the price does not depend on them.
+_ANY_URLS: Mapping[str, str] = defaultdict(lambda: "https://image.invalid")
 
 
 @attrs.define(kw_only=True)
@@ -131,7 +131,7 @@ class RemainingWork:
         )
 
     def _add_to_price_group(self, request: Request) -> None:
-        group = price_class(request.model, request.input(dict.fromkeys(request.images(), _ANY_URL)))
+        group = price_class(request.model, request.input(_ANY_URLS))
         if group in self._samples or len(self._samples) < _MAX_GROUPS:
             self._groups[group] += 1
             self._samples.setdefault(group, request)

@@ -189,7 +189,8 @@ class Table:
         """Return the known cells of a row, without its key; defaults fill those that are missing."""
         own = {name: cell for name, cell in row.cells.items() if cell != "" or not self._is_untyped}
         cells = {**self.defaults, **own}
-        return {name: cell for name, cell in cells.items() if name != KEY and not self.columns.name_problem(name)}
+        known = self.columns.names
+        return {name: cell for name, cell in cells.items() if name and name != KEY and (known is None or name in known)}
 
     def _build_request(
         self, row: TableRow, cells: Mapping[str, object], open_image: Callable[[str], Path | ImageSource]

@@ -149,3 +149,13 @@ async def test_images_of_other_types_are_named(fake_kie: FakeKie, tmp_path: Path
     await run_batch(streams.session, options)
 
     assert "warning: 3 of the folder's images are left out: b.HEIC, c.avif, d.tiff. The service takes" in streams.err
+
+
+def test_hints_end_after_many_unknown_names(tmp_path: Path) -> None:
+    """A comparison of names is slow, and 50 problems are shown."""
+    table = Table(path=tmp_path / "shots.jsonl", columns=columns_for_model(None))
+    names = [f"prompt{n}" for n in range(1500)]
+    table.path.write_text("".join(json.dumps({name: "Go"}) + "\n" for name in [*names, "prompt7"]))
+    hinted = [problem.line for problem in table.check() if "did you mean 'prompt'?" in problem.problem.allowed]
+
+    assert [*range(1, 1001), 1501] == hinted
