@@ -57,13 +57,14 @@ def test_missing_extra_prints_the_install_command(package: str) -> None:
     assert "pip install 'kie-async[cli]'" in result.stderr
 
 
-def test_batch_without_jinja2_sends_nothing(tmp_path: Path) -> None:
-    """Other commands do not need it."""
-    result = run_without_package("jinja2", "batch", "shots.csv", "--out", str(tmp_path))
+@pytest.mark.parametrize("package", ["jinja2", "PIL"])
+def test_batch_without_its_packages_sends_nothing(tmp_path: Path, package: str) -> None:
+    """Other commands do not need them."""
+    result = run_without_package(package, "batch", "shots.csv", "--out", str(tmp_path))
 
     assert 2 == result.returncode
     assert "Nothing was sent. Install it with: pip install 'kie-async[cli]'" in result.stderr
-    assert 0 == run_without_package("jinja2", "--version").returncode
+    assert 0 == run_without_package(package, "--version").returncode
 
 
 def test_other_missing_packages_raise() -> None:

@@ -54,7 +54,7 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
 
         OSError: If there is no such table, or the results cannot be written.
     """
-    _require_jinja2()
+    _require_packages()
     columns, origins = columns_for_model(options.model), _configured_origins(session)
     table = Table(path=options.table, columns=columns, defaults=options.defaults, origins=origins)
     session.journal = options.journal
@@ -107,13 +107,14 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
             signals.cancel_forced_exit()
 
 
-def _require_jinja2() -> None:
-    """Check before anything is paid that the page can be written."""
-    try:
-        import_module("jinja2")
-    except ImportError:
-        msg = "batch needs jinja2 for its page. Nothing was sent. Install it with: pip install 'kie-async[cli]'"
-        raise ConfigurationError(msg) from None
+def _require_packages() -> None:
+    """Check before anything is paid that the page and the copies of images can be written."""
+    for module, package in (("jinja2", "jinja2"), ("PIL", "pillow")):
+        try:
+            import_module(module)
+        except ImportError:
+            msg = f"batch needs {package} for its page. Nothing was sent. Install it with: pip install 'kie-async[cli]'"
+            raise ConfigurationError(msg) from None
 
 
 def _configured_origins(session: Session) -> frozenset[str]:

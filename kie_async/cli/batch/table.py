@@ -17,6 +17,7 @@ import attrs
 from kie_async import JSON, ConfigurationError, InvalidRequestError, Problem, Request
 from kie_async._display import shown
 from kie_async._keys import MAX_KEY, DefaultKeys, fingerprint, is_retry_key
+from kie_async._urls import without_url_secrets
 from kie_async.cli.batch.columns import KEY, BuiltRequest, Columns, find_image
 from kie_async.cli.batch.rows import TableRow, read_csv, read_folder, read_jsonl, read_lines
 from kie_async.requests.images import ImageSource, LocalImage
@@ -382,6 +383,14 @@ def _key_problems(key: object, seen: set[int]) -> list[Problem]:
     if is_retry_key(key):
         return [Problem(KEY, shown(key), "a text that does not end in ~retry and a number, as the keys of retries do")]
     # File names escape what is not ASCII, so only the case of ASCII letters may be lost in a file system.
+    if without_url_secrets(key) != key:
+        return [
+            Problem(
+                KEY,
+                shown(without_url_secrets(key)),
+                "a text without a URL's user, password and query: it names files and is shown",
+            )
+        ]
     hashed = int.from_bytes(hashlib.blake2b(key.encode().lower(), digest_size=8).digest(), "big")
     if hashed in seen:
         return [Problem(KEY, f"{key!a} again", "a different key for each row, not only in upper or lower case")]
