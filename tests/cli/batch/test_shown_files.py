@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def make_webp(orientation: int, mode: str = "RGB") -> bytes:
     return file.getvalue()
 
 
-MAKERS = {"jpg": make_jpeg, "png": make_png, "webp": make_webp}
+MAKERS: Mapping[str, Callable[[int], bytes]] = {"jpg": make_jpeg, "png": make_png, "webp": make_webp}
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -161,7 +161,7 @@ def transparent_gray() -> bytes:
     return file.getvalue()
 
 
-OTHERS = {
+OTHERS: Mapping[str, Callable[[], bytes]] = {
     "CMYK.jpg": lambda: make_jpeg(3, "CMYK"),
     "gray.jpg": lambda: make_jpeg(8, "L"),
     "16 bits.png": lambda: make_png(6, "I;16"),
