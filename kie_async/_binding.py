@@ -69,6 +69,8 @@ class EngineBinding:
 
         trust_env: True if proxies are taken from the environment.
 
+        local_files: False to refuse images that are given as paths.
+
         networks: Networks from which results may be fetched although they are not public.
 
         download_headers: The headers of downloads; None for the client's own.
@@ -88,6 +90,7 @@ class EngineBinding:
     on_event: Callable[[Event], None] | None
     session_factory: SessionFactory | None
     trust_env: bool
+    local_files: bool
     networks: Networks
     download_headers: Mapping[str, str] | None
     job: Callable[[str], Job]
@@ -252,6 +255,7 @@ class EngineBinding:
             callback_url=self.callback_url,
             webhook_keys=self.webhook_keys,
             allowed_origins=origins,
+            local_files=self.local_files,
             on_event=None if self.on_event is None else self.report,
             transport=self.make_transport,
             job=self.job,

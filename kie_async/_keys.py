@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from kie_async._display import shown
 from kie_async._urls import looks_like_url
 from kie_async.errors import ConfigurationError
 from kie_async.records import JSON
@@ -59,7 +60,8 @@ def check_key(key: object) -> None:
     if key is None:
         return
     if not (isinstance(key, str) and 0 < len(own_key(key)) <= MAX_KEY and is_encodable(key)):
-        msg = f"Invalid key={str(key)[:80]!r}: expected a string of 1 to {MAX_KEY} characters. Use a different key."
+        of = f"a string of 1 to {MAX_KEY} characters"
+        msg = f"Invalid key={shown(key, longest=80)}: expected {of}. Use a different key."
         raise ConfigurationError(msg)
     if is_retry_key(key):
         msg = f"Invalid key={key[-80:]!r}: keys with this ending belong to the retries of map(). Use a different key."

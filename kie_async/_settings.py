@@ -12,12 +12,12 @@ from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from kie_async._urls import BASE_URL, carries_addresses, origin, shown_url
-from kie_async.errors import ConfigurationError
+from kie_async.errors import ConfigurationError, TaskNotFoundError
 
 __all__ = [
     "check_callback_url",
     "check_download_headers",
-    "check_function",
+    "check_hooks",
     "check_hosts",
     "check_id",
     "check_kind",
@@ -128,16 +128,18 @@ def read_webhook_keys(given: str | Collection[str] | None) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def check_id(job_id: str) -> str:
+def check_id(job_id: str, *, own_only: bool = False) -> str:
     """
     Return *job_id* unchanged.
 
     Raises:
+        TaskNotFoundError: With *own_only*, if it is a string that can be no id: it comes from a stranger.
+
         ConfigurationError: If it can be neither a job id nor a task id.
     """
     if not _is_string(job_id) or not _ID.fullmatch(job_id):
         msg = f"Invalid id {job_id!r}: expected job.id (kj_…) or a task id: letters, digits and _ . : -."
-        raise ConfigurationError(msg)
+        raise TaskNotFoundError(msg) if own_only and _is_string(job_id) else ConfigurationError(msg)
     return job_id
 
 
@@ -153,20 +155,19 @@ def check_kind(name: str, value: object, kind: type) -> None:
         raise ConfigurationError(msg)
 
 
-def check_function(name: str, value: object, why: str) -> None:
+def check_hooks(on_event: object, session_factory: object) -> None:
     """
-    Refuse what cannot be called, and what runs only if its result is awaited or iterated over; None is accepted.
-
-    Args:
-        name: The name of the option.
-
-        value: Its value.
-
-        why: The reason for which a function that is not async is needed, and what to do, for the error.
+    Refuse hooks that cannot be called, or that run only if their result is awaited or iterated over.
 
     Raises:
-        ConfigurationError: If *value* is neither None nor a plain function, class or object that can be called.
+        ConfigurationError: If one is neither None nor a plain function, class or object that can be called.
     """
+    why = "It is called and not awaited; let it put the event into a queue, or start a task, for async work."
+    _check_hook("on_event", on_event, why)
+    _check_hook("session_factory", session_factory, "It must return an aiohttp.ClientSession at once.")
+
+
+def _check_hook(name: str, value: object, why: str) -> None:
     call = value
     while isinstance(call, partial):
         call = call.func

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KieClient"]
 
-_ON_EVENT = "It is called and not awaited; let it put the event into a queue, or start a task, for async work."
-
 
 class KieClient:
     """
@@ -83,8 +81,7 @@ class KieClient:
             None for the client's own User-Agent, and a browser's where a host refuses that one; ``{}`` for the client's
             own only.
 
-        on_event: Called with each ``Event``; it must not block, and is not awaited: an async function is refused. For
-            async work, let it put the event into a queue, or start a task. Errors that it raises are logged.
+        on_event: Called with each ``Event``; it must not block and not be async. Errors that it raises are logged.
 
         session_factory: Makes the aiohttp sessions. It is called with keyword arguments for ``aiohttp.ClientSession``,
             once for creates, once for all other requests, and once for downloads from hosts that the service names, in
@@ -94,6 +91,9 @@ class KieClient:
             connect to private addresses.
 
         trust_env: True to take proxies from the environment; netrc is never read.
+
+        local_files: False to refuse images that are given as paths, before any file is read: in a server, a string of a
+            stranger could name one of its files. URLs, bytes and open files remain allowed.
 
     Raises:
         ConfigurationError: If there is no API key, or an argument is invalid.
@@ -116,6 +116,7 @@ class KieClient:
         on_event: Callable[[Event], None] | None = None,
         session_factory: SessionFactory | None = None,
         trust_env: bool = False,
+        local_files: bool = True,
     ) -> None:
         given, given_webhook_key = sealed(api_key), sealed(webhook_key)
         del api_key, webhook_key  # error trackers show variables, also those of a refused call
@@ -123,8 +124,8 @@ class KieClient:
         self._base_url, upload_url = _settings.read_urls(base_url, upload_url)
         _settings.check_kind("limits", limits, Limits)
         _settings.check_kind("retry", retry, RetryPolicy)
-        _settings.check_function("on_event", on_event, _ON_EVENT)
-        _settings.check_function("session_factory", session_factory, "It must return an aiohttp.ClientSession at once.")
+        _settings.check_kind("local_files", local_files, bool)
+        _settings.check_hooks(on_event, session_factory)
         self._limits = limits if limits is not None else Limits()
         callback_url = _settings.check_callback_url(callback_url)
         self._binding = EngineBinding(
@@ -142,6 +143,7 @@ class KieClient:
             on_event=on_event,
             session_factory=session_factory,
             trust_env=trust_env,
+            local_files=local_files,
             job=self.job,
         )
         self._callbacks = Callbacks(self._binding, key, callback_url)
@@ -428,20 +430,29 @@ class KieClient:
         engine = await self._binding.engine()
         return await engine.spent(requests, price)
 
-    def job(self, job_id: str | Job) -> Job:
+    def job(self, job_id: str | Job, *, own_only: bool = False) -> Job:
         """
         Return a handle to a job (``kj_…``) or to any task (its taskId), without a request or a read of the journal.
 
+        Any task of the account can be read by its id: pass ``own_only=True`` for an id that a stranger has sent.
+
         Args:
-            job_id: ``job.id``, or a taskId, or a handle, also of another client or an unpickled one.
+            job_id: ``job.id``, a taskId, or a handle, such as an unpickled one.
+
+            own_only: True to refuse what the journal does not know for this ``base_url``: a wait or a poll then sends
+                nothing and raises ``TaskNotFoundError``. Jobs of other processes and API keys are known.
 
         Returns:
             The handle.
 
         Raises:
+            TaskNotFoundError: If the id is invalid, with *own_only*.
+
             ConfigurationError: If the id is invalid.
         """
-        return Job(self._binding, _settings.check_id(job_id.id if isinstance(job_id, Job) else job_id))
+        if isinstance(job_id, Job):
+            own_only, job_id = own_only or job_id._own_only, job_id.id  # noqa: SLF001 (a handle never gains rights)
+        return Job(self._binding, _settings.check_id(job_id, own_only=own_only), own_only=own_only)
 
     async def recover(self, *, adopt_key: bool = False) -> list[Job]:
         """
@@ -569,7 +580,7 @@ class KieClient:
             The URL, for a field of any request.
 
         Raises:
-            InvalidRequestError: If the source is not such an image.
+            InvalidRequestError: If the source is not such an image, or a path despite ``local_files=False``.
 
             UploadError: If it could not be uploaded, or is a URL.
 
@@ -580,6 +591,7 @@ class KieClient:
         if not isinstance(image, ImageSource):
             msg = f"{shown_url(image)} is a URL already. Use it in the request, or pass a path, bytes or an open file."
             raise errors.UploadError(msg)
+        engine.intake.check_paths("upload", {"source": image})
         return (await engine.uploads.upload(image)).url
 
     def statistics(self) -> Statistics:

@@ -28,12 +28,20 @@ class Job:
     unpickled handle has no client: ``kie.job(handle)`` makes one that can wait.
     """
 
-    __slots__ = ("__weakref__", "_binding", "_id", "_live", "_task_id")
+    __slots__ = ("__weakref__", "_binding", "_id", "_live", "_own_only", "_task_id")
 
-    def __init__(self, binding: EngineBinding | DetachedBinding, job_id: str, live: LiveJob | None = None) -> None:
+    def __init__(
+        self,
+        binding: EngineBinding | DetachedBinding,
+        job_id: str,
+        live: LiveJob | None = None,
+        *,
+        own_only: bool = False,
+    ) -> None:
         self._binding = binding
         self._id = job_id
         self._live = live
+        self._own_only = own_only
         self._task_id = None if job_id.startswith("kj_") else job_id
 
     @property
@@ -61,12 +69,14 @@ class Job:
 
     def _refresh_live(self) -> LiveJob | None:
         """Return the live job; the last one is kept after the client has forgotten it."""
-        self._live = self._binding.live_job(self._id) or self._live
+        live = self._binding.live_job(self._id)
+        if live is not None and not (self._own_only and live.foreign):
+            self._live = live
         return self._live
 
     def __reduce__(self) -> tuple[object, ...]:
         # Protocols 0 and 1 need it because of __slots__; the live job belongs to this process.
-        return Job, (self._binding, self._id), (None, {"_task_id": self.task_id})
+        return Job, (self._binding, self._id), (None, {"_task_id": self.task_id, "_own_only": self._own_only})
 
     def __repr__(self) -> str:
         return f"<Job {self._id} {self.state or ''} task {self.task_id}>"
@@ -102,7 +112,7 @@ class Job:
 
         waiting = (await self._binding.engine()).waiting
         with nullcontext() if timeout is None else anyio.move_on_after(timeout):
-            self._live = live = await waiting.find_job(self._id)
+            self._live = live = await waiting.find_job(self._id, own_only=self._own_only)
             try:
                 # With a timeout, a stalled job is awaited, too.
                 done = await waiting.wait_ended(live, include_stalled=timeout is not None)
@@ -127,7 +137,7 @@ class Job:
             KieError: If the job was not accepted, or if there was no response, or it could not be read.
         """
         engine = await self._binding.engine()
-        return await engine.waiting.poll_status(self._id)
+        return await engine.waiting.poll_status(self._id, own_only=self._own_only)
 
     async def info(self) -> JobInfo | None:
         """
@@ -140,7 +150,7 @@ class Job:
             JournalError: If the journal cannot be read.
         """
         engine = await self._binding.engine()
-        return await engine.waiting.read_info(self._id)
+        return await engine.waiting.read_info(self._id, own_only=self._own_only)
 
     async def updates(self) -> AsyncGenerator[TaskRecord, None]:
         """
@@ -157,7 +167,7 @@ class Job:
             KieError: As for ``wait``; but a task that has failed ends the iteration without an error.
         """
         engine = await self._binding.engine()
-        async with aclosing(engine.waiting.stream_records(self._id)) as records:
+        async with aclosing(engine.waiting.stream_records(self._id, own_only=self._own_only)) as records:
             async for record in records:
                 yield record
 

@@ -24,14 +24,14 @@ EXPORTS = [(package, name) for package in PACKAGES for name in package.__all__ i
 SIGNATURES = {
     "KieClient": (
         "api_key, *, base_url, upload_url, limits, retry, journal, callback_url, webhook_key, download_hosts,"
-        " allow_networks, download_headers, on_event, session_factory, trust_env"
+        " allow_networks, download_headers, on_event, session_factory, trust_env, local_files"
     ),
     "KieClient.generate": "request, *, key, timeout",
     "KieClient.submit": "request, *, key, wait",
     "KieClient.map": "requests, *, budget, stop_after, save_to, ordered, retry_failed, look_ahead",
     "KieClient.estimate": "request",
     "KieClient.spent": "requests, *, price",
-    "KieClient.job": "job_id",
+    "KieClient.job": "job_id, *, own_only",
     "KieClient.jobs": "*, unfinished",
     "KieClient.recover": "*, adopt_key",
     "KieClient.forget": "*, before",

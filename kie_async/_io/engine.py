@@ -92,6 +92,8 @@ class Settings:
 
         allowed_origins: Origins that URLs may have although they are not public.
 
+        local_files: False to refuse images that are given as paths.
+
         on_event: Takes events and never raises; or None.
 
         transport: Makes a transport.
@@ -113,6 +115,7 @@ class Settings:
     callback_url: str | None
     webhook_keys: Callable[[], tuple[str, ...]]
     allowed_origins: frozenset[str]
+    local_files: bool
     on_event: Callable[[Event], None] | None
     transport: Callable[[], Transport]
     job: Callable[[str], Job]
@@ -258,6 +261,7 @@ class Engine:
             submitter=self.submitter,
             intents=self._intents,
             allowed_origins=self.settings.allowed_origins,
+            local_files=self.settings.local_files,
         )
 
     def _build_following(self) -> None:

@@ -162,7 +162,8 @@ def as_image(given: ImageInput) -> str | ImageSource:
     close it next. Invalid values are not refused here; ``problems()`` reports them with all other problems.
 
     Args:
-        given: See ``ImageInput``. A string is a URL if it looks like one, otherwise a path.
+        given: See ``ImageInput``. A string is a URL if it looks like one, otherwise a path, which a client with
+            ``local_files=False`` refuses.
 
     Returns:
         A URL unchanged, or the source of an image.

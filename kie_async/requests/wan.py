@@ -22,7 +22,8 @@ class Wan22TurboImageToVideo(ModelRequest):
 
     Args:
         image: The first frame: a public http(s) URL, a path, bytes, or an open binary file (read at once). JPEG, PNG or
-            WebP by content, at most 10 MB (10 · 1024 · 1024 bytes); local images are uploaded first.
+            WebP by content, at most 10 MB (10 · 1024 · 1024 bytes); local images are uploaded first. In a server, pass
+            ``local_files=False`` to the client: a string of a stranger could be a path.
 
         prompt: A description of the action; 1 to 5000 characters.
 

@@ -116,9 +116,9 @@ class Waiting:
                 job.remove_waiter(waiter)
         return done
 
-    async def poll_status(self, job_id: str) -> TaskRecord:
+    async def poll_status(self, job_id: str, *, own_only: bool) -> TaskRecord:
         """Poll a task now and return its record; see ``Job.status``."""
-        job = await self.find_job(job_id)
+        job = await self.find_job(job_id, own_only=own_only)
         try:
             job = await self.wait_answered(job)
             if job.task_id is None:
@@ -132,17 +132,19 @@ class Waiting:
         finally:
             self.release(job)
 
-    async def read_info(self, job_id: str) -> JobInfo | None:
+    async def read_info(self, job_id: str, *, own_only: bool) -> JobInfo | None:
         """Return a snapshot of a job, by its own id or its taskId; see ``Job.info``."""
         row = await self.journal.get(job_id) or await self.journal.by_task(job_id)
         if row is None:
             job = self.registry.by_task(job_id)  # it may not be written yet
             row = None if job is None else job.row
-        return None if row is None else job_info(self.registry.latest(row))
+        if row is None or (own_only and row.origin != self.journal.service.origin):
+            return None
+        return job_info(self.registry.latest(row))
 
-    async def stream_records(self, job_id: str) -> AsyncGenerator[TaskRecord, None]:
+    async def stream_records(self, job_id: str, *, own_only: bool) -> AsyncGenerator[TaskRecord, None]:
         """Yield the record of a job's task each time that it changes; see ``Job.updates``."""
-        job = await self.find_job(job_id)
+        job = await self.find_job(job_id, own_only=own_only)
         reader = job.add_reader()
         self.watchlist.reweigh(job)
         try:
@@ -160,29 +162,37 @@ class Waiting:
             job.drop_reader(reader)
             self.release(job)
 
-    async def find_job(self, job_id: str) -> LiveJob:
+    async def find_job(self, job_id: str, *, own_only: bool = False) -> LiveJob:
         """
         Return the job of an id; a task that the journal does not know is polled while it is awaited.
 
+        Args:
+            job_id: The job's own id, or its taskId.
+
+            own_only: True to refuse what the journal does not know for this service.
+
         Raises:
-            TaskNotFoundError: If the id is a job's own (``kj_…``) and the journal does not know it.
+            TaskNotFoundError: If the id is a job's own (``kj_…``) and the journal does not know it, or with *own_only*.
 
             ConfigurationError: If the job is for another service.
         """
         registry, journal = self.registry, self.journal
-        if (job := registry.get(job_id)) is not None:
+        job = registry.get(job_id)
+        if job is not None and not (own_only and job.foreign):
             return job
         own = job_id.startswith("kj_")
         row = await (journal.get(job_id) if own else journal.by_task(job_id))
-        if row is None and own:
+        job = registry.by_task(job_id) if row is None else registry.get(row.id)
+        elsewhere = row is not None and row.origin != journal.service.origin
+        if (row is None and own) or (own_only and (elsewhere or (row is None and (job is None or job.foreign)))):
             msg = (
                 "The journal has no job with this id. Check the id, and use the journal that the job was written to:"
                 " KieClient(journal=…), or --journal for a command."
             )
-            raise errors.TaskNotFoundError(msg, job_id=job_id)
-        if row is not None and row.origin != journal.service.origin:
+            raise errors.TaskNotFoundError(msg, job_id=job_id if own else None, task_id=None if own else job_id)
+        if row is not None and elsewhere:
             raise other_service_error(row, journal.service.origin)
-        if (job := registry.by_task(job_id) if row is None else registry.get(row.id)) is not None:
+        if job is not None:
             return job
         now = self.runtime.now()
         if row is None:

@@ -208,7 +208,7 @@ class RowRunner:
                 # A stalled task is polled rarely, and may have ended since.
                 row.stall_checked = True
                 with suppress(errors.KieError):
-                    await self.waiting.poll_status(row.job.id)
+                    await self.waiting.poll_status(row.job.id, own_only=False)
             except errors.SubmitInDoubtError:
                 row.job = row.job.final
                 if row.state not in (JobState.SENDING, JobState.IN_DOUBT):

@@ -18,6 +18,7 @@ import attrs
 from kie_async import errors
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
+from kie_async._display import shown
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import require_row
 from kie_async._keys import check_key, differs, price_class
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from kie_async.records import JSON
 
 __all__ = ["ImageChangedError", "Intake", "IntentWriter", "conflict_error"]
+
+_NO_PATHS = "a URL, bytes or an open file, since this client has local_files=False"
 
 
 class _Funding(TypedDict, total=False):
@@ -70,6 +73,8 @@ class Intake:
         intents: Writes intents.
 
         allowed_origins: Origins that URLs may have although they are not public.
+
+        local_files: False to refuse images that are given as paths.
     """
 
     registry: Registry
@@ -77,6 +82,7 @@ class Intake:
     submitter: Submitter
     intents: IntentWriter
     allowed_origins: frozenset[str]
+    local_files: bool
     _request_types: set[type] = attrs.field(factory=set, init=False)
 
     async def submit(self, request: Request, key: str | None) -> tuple[LiveJob, bool]:
@@ -151,11 +157,31 @@ class Intake:
             )
             raise errors.ConfigurationError(msg)
         self._request_types.add(type(request))
+        self.check_paths(type(request).__name__, request.images())
         find_problems = partial(request.problems, allowed_origins=self.allowed_origins)
         # Local images are read from disk, which must not block the loop.
         problems = await anyio.to_thread.run_sync(find_problems) if request.images() else find_problems()
         if problems:
             raise invalid_request(type(request).__name__, problems)
+
+    def check_paths(self, name: str, images: Mapping[str, ImageSource]) -> None:
+        """
+        Refuse images that are given as paths, unless the client allows them; no file is read.
+
+        Args:
+            name: The name of the request, for the error.
+
+            images: The images by field.
+
+        Raises:
+            InvalidRequestError: If there is a path, and the client has ``local_files=False``.
+        """
+        if self.local_files:
+            return
+        paths = {field: image.content for field, image in images.items() if isinstance(image.content, Path)}
+        if paths:
+            problems = [errors.Problem(field, shown(str(path)), _NO_PATHS) for field, path in paths.items()]
+            raise invalid_request(name, problems)
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
