@@ -35,6 +35,7 @@ __all__ = [
     "looks_like_url",
     "network_to_allow",
     "origin",
+    "proxy_url",
     "service_origin",
     "shown_url",
     "without_url_secrets",
@@ -404,6 +405,27 @@ def without_url_secrets(text: str, *, user: str = "", query: str = "") -> str:
     if looks_like_url(text):  # as a whole: a blank does not end it
         text = _WHOLE_URL.sub(hide, text)
     return _URL_IN_TEXT.sub(hide, text)
+
+
+def proxy_url(url: str) -> str:
+    """
+    Return the URL of a proxy, with a scheme.
+
+    Raises:
+        ValueError: If it is not the URL of an HTTP proxy; the message shows no password.
+
+    >>> proxy_url("user:secret@127.0.0.1:7890")
+    'http://user:secret@127.0.0.1:7890'
+    """
+    whole = url if "://" in url else f"http://{url}"
+    scheme, _, rest = whole.partition("://")
+    fault = _read(f"{scheme}://{_END_OF_AUTHORITY.split(rest, maxsplit=1)[0].rpartition('@')[2]}").fault
+    if scheme.lower().startswith("socks"):
+        fault = "SOCKS is not supported; most such proxies have an HTTP port, too"
+    if fault is None:
+        return whole
+    msg = f"invalid proxy {shown_url(whole)}: expected an HTTP proxy such as http://127.0.0.1:7890, but {fault}."
+    raise ValueError(msg)
 
 
 def shown_url(url: str) -> str:

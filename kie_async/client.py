@@ -90,7 +90,9 @@ class KieClient:
             ``resolver=kwargs["connector"].resolver``: otherwise results of other hosts are refused, since it might
             connect to private addresses.
 
-        trust_env: True to take proxies from the environment; netrc is never read.
+        trust_env: True to take HTTP proxies from the environment: ``HTTPS_PROXY``, ``HTTP_PROXY``, or else
+            ``ALL_PROXY``, except for the hosts in ``NO_PROXY``. netrc is never read. A proxy resolves the names of
+            results, so it should refuse private addresses.
 
         local_files: False to refuse images that are given as paths, before any file is read: in a server, a string of a
             stranger could name one of its files. URLs, bytes and open files remain allowed.

@@ -10,7 +10,7 @@ import typer
 
 from kie_async import ConfigurationError
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import JournalOption, JsonOption
+from kie_async.cli.options import JournalOption, JsonOption, ProxyOption
 from kie_async.cli.running import run_command, run_with_journal
 from kie_async.cli.session import Session
 
@@ -86,7 +86,12 @@ async def run_upload(session: Session, files: Sequence[Path]) -> ExitCode:
     return ExitCode.DONE
 
 
-def credits(context: typer.Context, *, as_json: JsonOption = False) -> None:
+def credits(
+    context: typer.Context,
+    *,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
+    as_json: JsonOption = False,
+) -> None:
     """Show the account's balance, in credits."""
     run_command(context, run_credits, as_json=as_json)
 
@@ -111,6 +116,7 @@ def upload(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JPEG, PNG or WebP, at most 10 MB each.")],
     *,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     as_json: JsonOption = False,
 ) -> None:
     """Upload images and print their URLs; it costs nothing, and the service keeps them for 24 hours."""

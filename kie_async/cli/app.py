@@ -17,6 +17,7 @@ from kie_async.cli.fake import fake
 from kie_async.cli.generate import generate
 from kie_async.cli.jobs import abandon, forget, ls, resolve, resubmit
 from kie_async.cli.listen import listen
+from kie_async.cli.options import ProxyOption
 from kie_async.cli.recover import recover
 from kie_async.cli.running import GlobalOptions
 from kie_async.cli.tasks import status, wait
@@ -26,7 +27,8 @@ __all__ = ["app"]
 _ENVIRONMENT = (
     "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL select another service than Kie's own;"
     " KIE_WEBHOOK_KEY is the account's webhookHmacKey, for `listen`;"
-    " KIE_JOURNAL is the journal; default: kie-async/journal.db in XDG_STATE_HOME or ~/.local/state."
+    " KIE_JOURNAL is the journal; default: kie-async/journal.db in XDG_STATE_HOME or ~/.local/state;"
+    " HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY select a proxy, as `--proxy` does."
 )
 
 app: typer.Typer = typer.Typer(
@@ -61,6 +63,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log, and tracebacks.")] = False,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
 ) -> None:
     """Read the options that precede a command."""
     context.obj = attrs.evolve(context.ensure_object(GlobalOptions), verbose=verbose)

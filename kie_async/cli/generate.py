@@ -160,6 +160,7 @@ def generate(
         bool, typer.Option("--fake", help="Use a fake service on this machine, without a journal; it costs nothing.")
     ] = False,
     allow_networks: options.AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
+    proxy: options.ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: options.JournalOption = None,
     no_journal: options.NoJournalOption = False,
     as_json: options.JsonOption = False,

@@ -11,7 +11,7 @@ import typer
 
 from kie_async import ConfigurationError, JobState
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import JobArgument, JournalOption, JsonOption
+from kie_async.cli.options import JobArgument, JournalOption, JsonOption, ProxyOption
 from kie_async.cli.output import Output, show_progress
 from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
@@ -310,6 +310,7 @@ def resolve(
     job_id: JobArgument,
     task_id: Annotated[str, typer.Argument(metavar="TASKID", help="The task that the job has created.")],
     *,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,6 +325,7 @@ def resubmit(
     allow_duplicate: Annotated[
         bool, typer.Option("--allow-duplicate", help="Accept that the job may be paid twice.")
     ] = False,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:

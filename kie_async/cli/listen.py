@@ -16,7 +16,7 @@ import typer
 from kie_async import JSON, Event, EventName, JobState, KieError
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.fake import wait_for_signal
-from kie_async.cli.options import JournalOption, JsonOption
+from kie_async.cli.options import JournalOption, JsonOption, ProxyOption
 from kie_async.cli.resume_info import EVENT_MESSAGES
 from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import Session
@@ -357,6 +357,7 @@ def listen(
             help="The account's webhookHmacKey: refuse callbacks without its signature. Repeatable.",
         ),
     ] = None,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: JournalOption = None,
     no_journal: Annotated[
         bool, typer.Option("--no-journal", help="Know no job: print each callback's job id, and refuse it.")

@@ -15,7 +15,7 @@ import typer
 
 from kie_async import ConfigurationError
 from kie_async._display import shown
-from kie_async._urls import BASE_URL, service_origin
+from kie_async._urls import BASE_URL, proxy_url, service_origin
 
 __all__ = [
     "AllowNetworksOption",
@@ -26,6 +26,7 @@ __all__ = [
     "JsonOption",
     "NoJournalOption",
     "OutputOption",
+    "ProxyOption",
     "TimeoutOption",
     "configured_origin",
     "parse_json",
@@ -70,6 +71,39 @@ AllowNetworksOption: TypeAlias = Annotated[
         metavar="NETWORK",
         callback=_keep_networks,
         help="Fetch results also from addresses of this network, such as 198.18.0.0/15 of a VPN; repeatable.",
+    ),
+]
+
+
+def _use_proxy(context: typer.Context, url: str | None) -> str | None:
+    """Put the proxy into the environment until the command ends: the client and its checks find it there."""
+    if url is not None:
+        try:
+            names = dict.fromkeys(("http_proxy", "https_proxy"), proxy_url(url))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        earlier = {name: os.environ.get(name) for name in names}
+        os.environ.update(names)
+
+        @context.call_on_close
+        def restore() -> None:
+            for name, value in earlier.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+    return url
+
+
+ProxyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        callback=_use_proxy,
+        help=(
+            "The HTTP proxy, such as http://127.0.0.1:7890; default: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY. NO_PROXY"
+            " names the hosts without one. Give a password in the environment only."
+        ),
     ),
 ]
 OutputOption: TypeAlias = Annotated[

@@ -12,7 +12,7 @@ import typer
 from kie_async import Generation, JobState, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli.exit_codes import ExitCode, exit_code_of, worst_exit_code
 from kie_async.cli.jobs import warn_of_duplicates
-from kie_async.cli.options import AllowNetworksOption, JournalOption, JsonOption
+from kie_async.cli.options import AllowNetworksOption, JournalOption, JsonOption, ProxyOption
 from kie_async.cli.output import ShowState, show_progress
 from kie_async.cli.resume_info import JournalResumeInfo, resolve_hint
 from kie_async.cli.running import run_with_journal
@@ -147,6 +147,7 @@ def recover(
         bool, typer.Option("--adopt-key", help="Send also unsent jobs of another API key, with the present one.")
     ] = False,
     allow_networks: AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:

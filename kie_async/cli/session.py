@@ -113,7 +113,7 @@ class Session:
             retry: The retry policy; None for the default.
 
         Raises:
-            ConfigurationError: If there is no key, or the environment is invalid.
+            ConfigurationError: If there is no key, or the environment is invalid, also a proxy in it.
 
             JournalError: From the first use, if the journal cannot be used.
         """
@@ -138,6 +138,7 @@ class Session:
             callback_url=callback_url,
             webhook_key=webhook_keys,
             allow_networks=self.allow_networks,
+            trust_env=not self.uses_fake,
             on_event=on_event if self.resume_info is None else self.resume_info.observe_event,
         )
         drain = DRAIN

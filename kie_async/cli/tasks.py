@@ -140,6 +140,7 @@ def status(
     context: typer.Context,
     known_id: options.IdArgument,
     *,
+    proxy: options.ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: options.JournalOption = None,
     no_journal: options.NoJournalOption = False,
     as_json: options.JsonOption = False,
@@ -157,6 +158,7 @@ def wait(
     output: options.OutputOption = None,
     timeout: options.TimeoutOption = None,
     allow_networks: options.AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
+    proxy: options.ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: options.JournalOption = None,
     no_journal: options.NoJournalOption = False,
     as_json: options.JsonOption = False,

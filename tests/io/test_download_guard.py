@@ -18,7 +18,7 @@ from yarl import URL
 
 from kie_async import ConfigurationError, DownloadError, KieClient
 from kie_async._io.files.downloads import Downloads
-from kie_async._io.http.transport import PublicResolver
+from kie_async._io.http.resolvers import PublicResolver
 from kie_async._io.runtime import Runtime
 from kie_async.testing import FakeKie
 from tests.client.filehost import MP4, files_in, generation_on_host

@@ -25,7 +25,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from kie_async import DownloadError, Generation, TaskRecord
 from kie_async._io.files.downloads import Downloads
 from kie_async._io.files.fetching import DownloadPolicy
-from kie_async._io.http.transport import PublicResolver
+from kie_async._io.http.resolvers import PublicResolver
 from kie_async._io.runtime import Runtime
 from tests.client.filehost import MP4, files_in, make_mp4
 from tests.helpers import KEY

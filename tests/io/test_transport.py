@@ -15,11 +15,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import ClientClosedError, KieClient, TransportError
 from kie_async._binding import sealed
+from kie_async._io.http.resolvers import PublicResolver
 from kie_async._io.http.transport import (
     CREATE_TIMEOUT,
     MAX_BODY,
     Exchange,
-    PublicResolver,
     Transport,
 )
 from tests.helpers import KEY, make_request

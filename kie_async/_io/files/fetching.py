@@ -17,7 +17,8 @@ from yarl import URL
 
 from kie_async import errors
 from kie_async._core.range_responses import size_if_rest, version_of
-from kie_async._io.http.transport import PrivateAddressError, Transport, describe, read_retry_after
+from kie_async._io.http.resolvers import PrivateAddressError
+from kie_async._io.http.transport import Transport, describe, read_retry_after
 from kie_async._media import HEAD, Media, media_of_result
 from kie_async._urls import check_result_url, origin
 

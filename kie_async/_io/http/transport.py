@@ -11,27 +11,26 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
-import anyio.to_thread
 import attrs
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from kie_async import errors
 from kie_async._core.job_errors import closed_error
+from kie_async._io.http.resolvers import PublicResolver, ThreadResolver
 from kie_async._io.runtime import Runtime, run_all, run_apart
-from kie_async._urls import is_allowed_address, network_to_allow
+from kie_async._urls import proxy_url
 from kie_async._version import __version__
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ __all__ = [
     "Connector",
     "Exchange",
     "HttpResponse",
-    "PublicResolver",
     "SessionFactory",
-    "ThreadResolver",
     "Transport",
     "describe",
 ]
@@ -193,13 +190,23 @@ class Transport:
         self._upload_url = upload_url
         self._session_factory = session_factory
         self._trust_env = trust_env
+        self._proxies: Mapping[str, str] = {}
         self._networks = networks
         self._creates: aiohttp.ClientSession | None = None
         self._shared: aiohttp.ClientSession | None = None
         self._foreign: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Create the sessions; called in the task that closes them."""
+        """
+        Create the sessions; called in the task that closes them.
+
+        Raises:
+            ConfigurationError: If the session factory or a proxy of the environment cannot be used.
+        """
+        if self._trust_env:
+            self._proxies = getproxies()
+            for url in (self._base_url, self._upload_url):
+                self._proxy_for(URL(url))
         tracing = aiohttp.TraceConfig()
         tracing.on_request_headers_sent.append(_on_headers)
         self._creates = self._make_session(
@@ -291,8 +298,12 @@ class Transport:
         It shares no connection and no resolved name with the others.
         """
         if self._foreign is None:
-            proxies = map(_read_proxy, getproxies().values()) if self._trust_env else ()
-            resolver = PublicResolver(self._networks, proxies=frozenset((proxy.host, proxy.port) for proxy in proxies))
+            proxies: set[tuple[str | None, int | None]] = set()
+            for scheme in ("http", "https"):
+                with suppress(errors.ConfigurationError):  # it is raised where the proxy is needed
+                    if (proxy := self._read_proxy(scheme)) is not None:
+                        proxies.add((proxy.host, proxy.port))
+            resolver = PublicResolver(self._networks, proxies=frozenset(proxies))
             session = self._make_session(Connector(resolver))
             # aiohttp has no public way to read a connector's resolver; without the attribute, the check fails safely.
             if not isinstance(getattr(session.connector, "_resolver", None), PublicResolver):
@@ -310,10 +321,21 @@ class Transport:
 
     def _proxy_for(self, url: URL) -> URL | None:
         """Return the proxy that the environment names for a URL, or None."""
-        if not self._trust_env or url.host is None or proxy_bypass(url.host):
+        if not self._proxies or url.host is None or proxy_bypass(url.host) or proxy_bypass(f"{url.host}:{url.port}"):
             return None
-        proxy = getproxies().get(url.scheme)
-        return None if proxy is None else _read_proxy(proxy)
+        return self._read_proxy(url.scheme)
+
+    def _read_proxy(self, scheme: str) -> URL | None:
+        """Return the proxy for a scheme, or None; refuse SOCKS, which aiohttp would take for an HTTP proxy."""
+        text = self._proxies.get(scheme) or self._proxies.get("all")
+        if not text:
+            return None
+        try:
+            return URL(proxy_url(text))
+        except ValueError as error:
+            msg = f"{scheme.upper()}_PROXY or ALL_PROXY: {error} Change it, or name hosts without a proxy in NO_PROXY."
+        del text  # error trackers show variables
+        raise errors.ConfigurationError(msg)
 
     async def create(self, body: bytes, *, before_first_byte: Callable[[], Awaitable[None]]) -> Exchange:
         """
@@ -431,10 +453,6 @@ def _require_response(outcome: HttpResponse | str, method: str, url: URL) -> Htt
     raise errors.TransportError(msg)
 
 
-def _read_proxy(text: str) -> URL:
-    return URL(text if "://" in text else f"http://{text}")
-
-
 async def _read(response: aiohttp.ClientResponse, chunks: list[bytes]) -> HttpResponse:
     """Read a response into *chunks*, which keep what has come if it breaks off."""
     size = 0
@@ -474,43 +492,11 @@ def describe(error: BaseException) -> str:
     """Describe an error in a few words, without addresses, headers or bodies."""
     if isinstance(error, asyncio.TimeoutError) and not str(error):
         return "timed out"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status}"
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__}: {error.strerror}"
     return type(error).__name__
-
-
-class ThreadResolver(AbstractResolver):
-    """
-    A resolver that works in anyio's threads.
-
-    aiohttp's own uses the event loop's executor, which the interpreter closes with the main thread, while the loop of
-    another thread still polls.
-    """
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """
-        Resolve *host*.
-
-        Raises:
-            OSError: If it has no address.
-        """
-        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=int(address[1]),
-                family=found,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for found, _, protocol, _, address in await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
-        ]
-
-    async def close(self) -> None:
-        """Do nothing."""
 
 
 class Connector(aiohttp.TCPConnector):
@@ -526,65 +512,3 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, resolver: AbstractResolver, *, keepalive: float = 15.0) -> None:
         super().__init__(limit=0, resolver=resolver, keepalive_timeout=keepalive)
         self.resolver: AbstractResolver = resolver
-
-
-class PrivateAddressError(OSError):
-    """A name that leads to addresses only that must not be connected to."""
-
-
-class PublicResolver(AbstractResolver):
-    """
-    A resolver that leaves out every address that is not public.
-
-    Result URLs come from the service. A host name in one of them must not lead a client into its own network. aiohttp
-    connects to exactly the addresses that are checked here and does not resolve again, so that changing DNS answers
-    are harmless.
-
-    Args:
-        networks: Networks whose addresses count as public.
-
-        resolver: The resolver to use; by default a ``ThreadResolver``.
-
-        proxies: The hosts and ports of the caller's proxies, whose addresses are not checked.
-    """
-
-    def __init__(
-        self,
-        networks: Networks = (),
-        resolver: AbstractResolver | None = None,
-        *,
-        proxies: frozenset[tuple[str | None, int | None]] = frozenset(),
-    ) -> None:
-        self._networks = networks
-        self._proxies = proxies
-        self._resolver = resolver or ThreadResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """
-        Resolve *host*.
-
-        Raises:
-            PrivateAddressError: If it has no public address.
-
-            OSError: If it has no address.
-        """
-        found = await self._resolver.resolve(host, port, family)
-        if (host, port) in self._proxies:
-            return found
-        public = [result for result in found if is_allowed_address(result["host"], self._networks)]
-        if found and not public:
-            address = found[0]["host"]
-            msg = f"{host} has no public address here, only {address}"
-            if (network := network_to_allow(address)) is not None:
-                msg += (
-                    ". If a VPN or proxy of yours answers so, or the host is yours, allow it:"
-                    f" allow_networks=['{network}'] (--allow-networks {network})"
-                )
-            raise PrivateAddressError(msg)
-        return public
-
-    async def close(self) -> None:
-        """Close the resolver in use."""
-        await self._resolver.close()

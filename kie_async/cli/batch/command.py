@@ -28,7 +28,7 @@ from kie_async.cli.batch.run import BatchRun
 from kie_async.cli.batch.signals import SignalHandler
 from kie_async.cli.batch.table import Table
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import AllowNetworksOption, JournalOption, JsonOption, select_journal
+from kie_async.cli.options import AllowNetworksOption, JournalOption, JsonOption, ProxyOption, select_journal
 from kie_async.cli.running import run_with_journal
 from kie_async.cli.session import DRAIN, Session
 
@@ -220,6 +220,7 @@ def batch(
         bool,
         typer.Option("--start-over", help="Pay for all shots again; the folder's earlier jobs are left alone."),
     ] = False,
+    proxy: ProxyOption = None,  # noqa: ARG001 (its callback does the work)
     journal: JournalOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
