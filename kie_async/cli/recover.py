@@ -49,7 +49,9 @@ async def run_recover(
 
         OSError: If the folder cannot be created.
     """
-    session.resume_info = tracked = JournalResumeInfo(warn=session.output.warn, journal=session.journal_option)
+    session.resume_info = tracked = JournalResumeInfo(
+        warn=session.output.warn, given=session.journal_option + session.networks_option
+    )
     if out is not None:
         await anyio.Path(out).mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, RecoveredOutcome] = {}
@@ -121,7 +123,8 @@ def _write_outcome(session: Session, job_id: str, outcome: RecoveredOutcome) -> 
         case SubmitInDoubtError():
             return _report_in_doubt(session, job_id)
         case TaskTimeoutError():
-            output.error(f"Job {job_id} has not ended yet. To resume: kie-async wait{session.journal_option} {job_id}")
+            given = session.journal_option + session.networks_option
+            output.error(f"Job {job_id} has not ended yet. To resume: kie-async wait{given} {job_id}")
             return ExitCode.UNFINISHED
         case _:
             output.error(str(outcome))

@@ -99,6 +99,8 @@ class JobResumeInfo(ResumeInfo):
 
         journal: The option that leads a command to the job's journal (often ``""``); None if there is no journal.
 
+        networks: The option for the networks that results may come from, such as ``" --allow-networks 10.0.0.0/8"``.
+
         journaled: True if the job stays in the journal whatever happens: it was there before, or it has a key.
 
         ambiguous: True once a create request was answered with an ambiguous error.
@@ -109,6 +111,7 @@ class JobResumeInfo(ResumeInfo):
     job_id: str | None = None
     task_id: str | None = None
     journal: str | None = None
+    networks: str = ""
     journaled: bool = False
     ambiguous: bool = False
 
@@ -147,8 +150,9 @@ class JobResumeInfo(ResumeInfo):
         'Task 1a2b continues at the service. To resume: kie-async wait 1a2b'
         """
         journal = self.journal or ""
+        given = journal + self.networks
         if self.task_id is not None:
-            return f"Task {self.task_id} continues at the service. To resume: kie-async wait{journal} {self.task_id}"
+            return f"Task {self.task_id} continues at the service. To resume: kie-async wait{given} {self.task_id}"
         if self.may_be_paid:
             sent = (
                 f"The create request of {self.job_id or 'the job'} was sent without a clear response: it may have been"
@@ -162,8 +166,8 @@ class JobResumeInfo(ResumeInfo):
             )
         if self.resumable:
             return (
-                f"Job {self.job_id} is in the journal: kie-async wait{journal} {self.job_id} waits for it. If it was"
-                f" never sent, kie-async recover{journal} sends it."
+                f"Job {self.job_id} is in the journal: kie-async wait{given} {self.job_id} waits for it. If it was"
+                f" never sent, kie-async recover{given} sends it."
             )
         return "Nothing was sent, and nothing was paid."
 
@@ -176,11 +180,11 @@ class JournalResumeInfo(ResumeInfo):
     Attributes:
         warn: Shows a message to the user.
 
-        journal: The option that leads a command to the journal, such as ``" --journal kie.db"``.
+        given: The options that a command needs, too: those for the journal and for the networks of results.
     """
 
     warn: Callable[[str], None]
-    journal: str = ""
+    given: str = ""
     _unfinished: set[str] = attrs.field(factory=set, init=False)
 
     def add_jobs(self, job_ids: Iterable[str]) -> None:
@@ -210,4 +214,4 @@ class JournalResumeInfo(ResumeInfo):
         '1 unfinished. The journal has all jobs. To resume: kie-async recover'
         """
         unfinished = f"{len(self._unfinished)} unfinished. " if self._unfinished else ""
-        return f"{unfinished}The journal has all jobs. To resume: kie-async recover{self.journal}"
+        return f"{unfinished}The journal has all jobs. To resume: kie-async recover{self.given}"

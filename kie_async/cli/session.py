@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -68,6 +69,11 @@ class Session:
         """The option that leads another command to the journal, such as ``" --journal kie.db"``; often empty."""
         return "" if self.journal is None else self.journal.option
 
+    @property
+    def networks_option(self) -> str:
+        """The option that lets another command fetch from the same networks; often empty."""
+        return f" --allow-networks {shlex.quote(','.join(self.allow_networks))}" if self.allow_networks else ""
+
     def track_job(self, known_id: str | None = None) -> JobResumeInfo:
         """
         Begin to track the command's job.
@@ -81,6 +87,7 @@ class Session:
             job_id=known_id if is_job else None,
             task_id=None if is_job else known_id,
             journal=None if self.journal is None else self.journal.option,
+            networks=self.networks_option,
             journaled=is_job,
         )
         return job

@@ -235,6 +235,22 @@ async def test_wait_is_offered_only_if_it_may_succeed(tmp_path: Path, fault: Fau
     assert again is not (f"kie-async status {task_id}" in streams.err)
 
 
+async def test_allowed_network_is_fetched_from_and_named_in_the_hint(tmp_path: Path) -> None:
+    """The port speaks no TLS, so that the attempt to fetch fails."""
+    async with FakeKie(duration=5.0) as fake:
+        result = json.dumps({"resultUrls": [fake.url.replace("http", "https", 1) + "/a.mp4"]})
+        fake.inject(Fault("poll", "alter", data={"resultJson": result}))
+        streams = CapturedSession(fake)
+        streams.session.allow_networks = ("127.0.0.0/8", "198.18.0.0/15")
+        with pytest.raises(DownloadError, match="interrupted") as caught:
+            await run_generate(streams.session, make_options(tmp_path / "cat.mp4"))
+        code = report_error(streams.session, caught.value)
+        [task_id] = fake.truth.tasks
+
+    assert ExitCode.UNFINISHED is code
+    assert f"kie-async wait --allow-networks 127.0.0.0/8,198.18.0.0/15 {task_id}" in streams.err
+
+
 async def test_interrupted_before_sending_costs_nothing() -> None:
     async with FakeKie(faults=[Fault("upload", "silence")]) as fake, anyio.create_task_group() as group:
         streams = CapturedSession(fake)

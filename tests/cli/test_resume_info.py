@@ -58,7 +58,7 @@ def test_task_id_is_passed_on_once() -> None:
 
 
 def test_resume_hint_counts_unfinished_jobs() -> None:
-    trails = JournalResumeInfo(warn=print, journal=" --journal kie.db")
+    trails = JournalResumeInfo(warn=print, given=" --journal kie.db")
     trails.add_jobs(["kj_1", "kj_2", "kj_3"])
     trails.observe_event(Event(name=EventName.SUBMITTED, job_id="kj_1", task_id="t1"))
     trails.observe_event(Event(name=EventName.ENDED, job_id="kj_1", task_id="t1"))

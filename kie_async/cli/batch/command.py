@@ -245,6 +245,7 @@ def batch(
             price=price,
             stop_after=stop_after,
             retry_failed=retry_failed,
+            allow_networks=session.allow_networks,
             ask=None if yes else ask_user,
             limits=_parse_rate(rate),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -43,6 +43,8 @@ class BatchOptions:
 
         retry_failed: The maximum number of retries of a failed task that is worth retrying.
 
+        allow_networks: Networks that results may be fetched from although they are not public.
+
         ask: Asks the user for confirmation; None to run without asking.
 
         limits: The account's limits.
@@ -61,6 +63,7 @@ class BatchOptions:
     price: float | None = None
     stop_after: float | None = None
     retry_failed: int = 0
+    allow_networks: Sequence[str] = ()
     ask: Callable[[], bool] | None = None
     limits: Limits = attrs.field(factory=Limits)
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
@@ -80,6 +83,8 @@ class BatchOptions:
         "kie-async batch 'my shots.csv' --out out --budget 500 --journal kie.db"
         >>> options.resume_command(raise_budget=True)
         "kie-async batch 'my shots.csv' --out out --budget CREDITS --journal kie.db"
+        >>> attrs.evolve(options, budget=None, allow_networks=["10.0.0.0/8"]).resume_command()
+        "kie-async batch 'my shots.csv' --out out --allow-networks 10.0.0.0/8 --journal kie.db"
         """
         rate = None if self.limits == Limits() else f"{self.limits.creates}/{self.limits.window:g}"
         options: list[tuple[str, object]] = [
@@ -91,6 +96,7 @@ class BatchOptions:
             ("--stop-after", self.stop_after),
             ("--rate", rate),
             ("--retry-failed", max(self.retry_failed, int(retry)) or None),
+            ("--allow-networks", ",".join(self.allow_networks) or None),
         ]
         words = ["kie-async", "batch", str(self.table), "--out", str(self.out)]
         for name, value in options:
