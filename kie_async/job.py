@@ -176,7 +176,7 @@ class Job:
         Bind the task that a job in doubt has created.
 
         The service's record must prove it: by the callback token in the callback URL that it echoes, or without one by
-        model and input.
+        model and input. A task that the answer to the create has named is taken unless it is disproved.
 
         Args:
             task_id: The task's id, for example from kie.ai/logs.

@@ -111,11 +111,18 @@ def confirms_answer(record: TaskRecord, row: Intent, secret: bytes, *older: byte
     Return True if a task that the answer to an intent's create has named was created by it; see ``is_task_of``.
 
     Returns:
-        False also if the task is hours older than the create; None if the record echoes no create and proves nothing.
+        False if the echo has a token of another job, or the task is hours older than the create. None if neither is
+        proved: the service may write an input or a model otherwise than it was sent, and to take the task for another
+        request's would mean to send the create again, and to pay twice.
     """
-    if read_param(record) is None:
+    param = read_param(record)
+    if param is None:
         return None
+    url = param.callback_url or ""
+    if (token := find_token(secret, url, *older)) is not None:
+        return token.job_id == row.id
     sent_at, created_at = row.sending_at, record.created_at
-    if sent_at is not None and created_at is not None and created_at < sent_at - _MAX_CLOCK_SKEW:
+    is_older = sent_at is not None and created_at is not None and created_at < sent_at - _MAX_CLOCK_SKEW
+    if is_older or named_job(url) not in (None, row.id):
         return False
-    return is_task_of(record, row, secret, *older)
+    return is_task_of(record, row, secret, *older) or None

@@ -144,16 +144,86 @@ class _Broken(web.Response):
         self._req.transport.close()
 
 
-async def test_the_task_of_another_request_is_not_bound() -> None:
+@pytest.mark.parametrize("code", [0, 500, 429, 455, 402])
+async def test_an_unproved_task_is_neither_bound_nor_a_reason_to_send_again(code: int) -> None:
     """The gateway answers in place of the service, and names a task that other software has created."""
     async with behind_gateway(checked=False, duration=20.0) as (setup, gateway):
         foreign = await create_foreign_task(setup.fake.url)
-        document = {"code": 500, "msg": "Server exception", "data": {"taskId": foreign}}
+        document = {"code": code, "msg": "Server exception", "data": {"taskId": foreign}}
         gateway.replace("create", lambda _: web.json_response(document), nth=[1], forward=False)
-        video = await setup.kie.generate(make_request(0))
+        with pytest.raises(SubmitInDoubtError, match=foreign):
+            await setup.kie.generate(make_request(0))
+        await anyio.sleep(3600.0)
 
-        assert [foreign, video.task_id] == setup.tasks
-        assert 2 == gateway.seen["create"]
+        assert [foreign] == setup.tasks
+        assert (1, "unresolved", (foreign,)) == (
+            gateway.seen["create"],
+            (row := await setup.row()).state,
+            row.callback_task_ids,
+        )
+
+
+async def test_the_task_of_another_job_is_disproved_and_the_create_is_sent_again() -> None:
+    async with behind_gateway(duration=20.0) as (setup, gateway):
+        first = await setup.kie.submit(make_request(0))
+        document = {"code": 500, "msg": "Server exception", "data": {"taskId": first.task_id}}
+        gateway.replace("create", lambda _: web.json_response(document), nth=[2], forward=False)
+        second = await setup.kie.generate(make_request(1))
+
+        assert [first.task_id, second.task_id] == setup.tasks
+        assert 3 == gateway.seen["create"]
+
+
+#: Ways in which the service may echo a request otherwise than it was sent.
+ECHOES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "a blank more": lambda echo: echo["input"].update(prompt=echo["input"]["prompt"] + " "),
+    "another type": lambda echo: echo["input"].update(prompt=[echo["input"]["prompt"]]),
+    "a member less": lambda echo: echo["input"].pop("prompt"),
+    "no input": lambda echo: echo.pop("input"),
+    "another URL": lambda echo: echo["input"].update(image_url="https://cdn.example.com/1.png"),
+    "an alias of the model": lambda echo: echo.update(model="wan-2.2"),
+    "no model": lambda echo: echo.pop("model"),
+}
+
+
+def echoed(change: Callable[[dict[str, Any]], None]) -> Answer:
+    """Answer a poll with an echo that is written otherwise."""
+
+    def answer(real: bytes) -> web.Response:
+        document = json.loads(real)
+        if document.get("data"):
+            echo = json.loads(document["data"]["param"])
+            if isinstance(echo["input"], str):
+                echo["input"] = json.loads(echo["input"])
+            change(echo)
+            document["data"]["param"] = json.dumps(echo)
+        return web.json_response(document)
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [500, 429, 0])
+@pytest.mark.parametrize("name", ECHOES)
+async def test_an_echo_that_is_written_otherwise_is_no_reason_to_send_again(name: str, code: int) -> None:
+    async with behind_gateway(duration=20.0) as (setup, gateway):
+        gateway.replace("create", envelope(code, "no", data=DATA), nth=[1])
+        gateway.replace("poll", echoed(ECHOES[name]))
+        with pytest.raises(SubmitInDoubtError, match="could not be confirmed") as raised:
+            await setup.kie.generate(make_request(0))
+        await anyio.sleep(600.0)
+        assert 1 == gateway.seen["create"] == len(setup.tasks)
+
+        await raised.value.job.resolve(setup.tasks[0])
+        assert setup.tasks[0] == (await raised.value.job).task_id
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_our_token_proves_a_task_whose_echo_is_written_otherwise(name: str) -> None:
+    async with behind_gateway(client={"callback_url": CALLBACKS}, duration=20.0) as (setup, gateway):
+        gateway.replace("create", envelope(500, "no", data=DATA), nth=[1])
+        gateway.replace("poll", echoed(ECHOES[name]))
+        assert [(await setup.kie.generate(make_request(0))).task_id] == setup.tasks
+        assert 1 == gateway.seen["create"]
 
 
 @pytest.mark.parametrize("code", [500, 429, 777])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async._core.candidates import confirms_answer, read_candidates
+from kie_async._core.callback_token import make_callback_url
+from kie_async._core.candidates import confirms_answer, is_task_of, read_candidates
 from kie_async._core.lifecycle import Intent
 from kie_async.records import JSON, TaskRecord
 from tests.strategies import json_values
@@ -69,8 +71,12 @@ def test_no_body_raises_and_candidates_are_few_ids(body: bytes) -> None:
         (json.dumps({"model": "m", "input": json.dumps(INPUT)}), None, True),
         (json.dumps({"model": "m", "input": INPUT}), NOW - 3600.0, True),
         (json.dumps({"model": "m", "input": INPUT}), NOW - 86_400.0, False),
-        (json.dumps({"model": "other", "input": INPUT}), NOW, False),
-        (json.dumps({"model": "m", "input": {"prompt": "a dog"}}), NOW, False),
+        (json.dumps({"model": "other", "input": INPUT}), NOW, None),
+        (json.dumps({"model": "m", "input": {"prompt": "a cat "}}), NOW, None),
+        (json.dumps({"model": "m", "input": {}}), NOW, None),
+        (json.dumps({"model": "m"}), NOW, None),
+        (json.dumps({"model": "other", "input": {"prompt": "a dog"}}), NOW, None),
+        (json.dumps({"model": "other", "input": {"prompt": "a dog"}}), NOW - 86_400.0, False),
         (None, NOW, None),
         ("{broken", NOW, None),
     ],
@@ -79,3 +85,43 @@ def test_model_input_and_time_prove_whose_task_it_is(
     param: JSON, created_at: float | None, *, proved: bool | None
 ) -> None:
     assert proved is confirms_answer(record(param, created_at), ROW, SECRET)
+
+
+OTHER = "kj_" + "1" * 32
+OURS = "kj_" + "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("secret", "job_id", "given", "proved"),
+    [
+        (SECRET, OURS, {"prompt": "written otherwise"}, True),
+        (b"older", OURS, {"prompt": "written otherwise"}, True),
+        (b"unknown", OURS, INPUT, True),
+        (b"unknown", OURS, {"prompt": "written otherwise"}, None),
+        (SECRET, OTHER, INPUT, False),
+        (b"older", OTHER, INPUT, False),
+        (b"unknown", OTHER, INPUT, False),
+    ],
+)
+@pytest.mark.parametrize("created_at", [NOW, NOW - 86_400.0], ids=["now", "a day before"])
+def test_a_known_token_decides_before_input_and_time(
+    secret: bytes, job_id: str, given: JSON, created_at: float, *, proved: bool | None
+) -> None:
+    """An earlier attempt of the job may be older than the latest one."""
+    url = make_callback_url("https://app.example.com/kie", secret, job_id, 1)
+    found = record(json.dumps({"model": "m", "input": given, "callBackUrl": url}), created_at)
+    known = secret != b"unknown"
+    expected = proved if known or created_at == NOW else False
+
+    assert expected is confirms_answer(found, attrs.evolve(ROW, id=OURS), SECRET, b"older")
+
+
+def test_a_journal_without_inputs_needs_a_token() -> None:
+    row = attrs.evolve(ROW, id=OURS, input="")
+    plain = record(json.dumps({"model": "m", "input": INPUT}))
+    url = make_callback_url("https://app.example.com/kie", b"unknown", OURS, 1)
+    named = record(json.dumps({"model": "m", "callBackUrl": url}))
+
+    assert (None, True) == (confirms_answer(plain, row, SECRET), confirms_answer(named, row, SECRET))
+    assert (False, True) == (is_task_of(plain, row, SECRET), is_task_of(named, row, SECRET))
+    assert is_task_of(record(None), row, SECRET) is False

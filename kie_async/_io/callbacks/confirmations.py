@@ -260,7 +260,11 @@ class Confirmations:
             hopeless = finding is CallbackFinding.INVISIBLE and candidates.is_hopeless(task_id)
             if finding is CallbackFinding.FOREIGN or hopeless:
                 await self._reject_task(row, task_id)
-            elif poll.record is not None and await self._apply_confirmed(job_id, task_id, poll.record):
+            elif (
+                finding is CallbackFinding.OWN
+                and poll.record is not None
+                and await self._apply_confirmed(job_id, task_id, poll.record)
+            ):
                 if step is CallbackStep.PROVE:
                     await self.journal_ids(job_id, without=task_id)
                 finding = CallbackFinding.SETTLED
@@ -274,14 +278,16 @@ class Confirmations:
             return CallbackFinding.OWN
         if poll.record is not None:
             proved = await self._is_proved(row, poll.record)
+            if proved is None:
+                return CallbackFinding.UNKNOWN  # it stays in the journal: resolve() may name it
             return CallbackFinding.OWN if proved else CallbackFinding.FOREIGN
         invisible = poll.verdict is PollVerdict.NOT_VISIBLE
         return CallbackFinding.INVISIBLE if invisible else CallbackFinding.UNKNOWN
 
-    async def _is_proved(self, row: Intent, record: TaskRecord) -> bool:
+    async def _is_proved(self, row: Intent, record: TaskRecord) -> bool | None:
         if row.callback_url is None:  # the answer to the create has named the task
             others = await self.results.find_creators(row.id, record.task_id)
-            return not others and confirms_answer(record, row, *self.secrets) is True
+            return False if others else confirms_answer(record, row, *self.secrets)
         return echoes_token(record, row.id, *self.secrets)
 
     async def find_row(self, job_id: str) -> Intent | None:

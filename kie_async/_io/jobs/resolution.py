@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
-from kie_async._core.candidates import is_task_of
+from kie_async._core.candidates import confirms_answer, is_task_of
 from kie_async._core.job_errors import closed_error, poll_error
 from kie_async._core.lifecycle import Intent
 from kie_async._io.jobs.transitions import require_row
@@ -68,7 +68,10 @@ class Resolution:
         if poll.record is None:
             raise poll_error(poll.verdict, job_id=row.id, task_id=task_id)
         creators = await self.results.find_creators(row.id, task_id)
-        if creators or not is_task_of(poll.record, row, *self.secrets):
+        own = is_task_of(poll.record, row, *self.secrets)
+        if not own and task_id in row.callback_task_ids:  # the answer has named it, and the caller agrees
+            own = confirms_answer(poll.record, row, *self.secrets) is None
+        if creators or not own:
             creator = "".join(f" ({other})" for other in creators)
             msg = f"The task was created by another request{creator} and is not bound to this job. Check the id."
             raise errors.ConfigurationError(msg, job_id=row.id, task_id=task_id)
