@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Generator, Mapping
@@ -37,7 +38,13 @@ class EntryState(StrEnum):
     SKIPPED = "skipped"  #: Nothing was sent, because of the budget or ``--stop-after``.
 
 
-_STRING, _NUMBER = instance_of(str), instance_of((int, float))
+def _require_number(_: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value)):  # OverflowError: an integer that is no float
+        msg = f"{attribute.name} is not a finite number"
+        raise ValueError(msg)
+
+
+_STRING, _NUMBER = instance_of(str), _require_number
 
 
 @attrs.frozen(kw_only=True)
@@ -118,9 +125,15 @@ class ManifestEntry:
     def from_line(cls, line: bytes) -> Self | None:
         """Parse a line; return None if this program did not write it, or an edit has made it invalid."""
         try:
-            return cls(**{name: value for name, value in json.loads(line).items() if name in _FIELDS})
-        except (ValueError, TypeError, AttributeError, RecursionError):
+            known = json.loads(line, parse_constant=_refuse_constant).items()
+            return cls(**{name: value for name, value in known if name in _FIELDS})
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
+
+
+def _refuse_constant(constant: str) -> object:
+    """Refuse NaN and Infinity, which are not JSON: other readers of the file would fail."""
+    raise ValueError(constant)
 
 
 _FIELDS = frozenset(field.name for field in attrs.fields(ManifestEntry))

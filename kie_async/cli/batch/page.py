@@ -135,7 +135,7 @@ def write_page(folder: Path, entries: Iterable[ManifestEntry], header: PageHeade
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = environment.filters
-    for function in (_format_figure, _format_duration, _format_value, _remote_image, _media_kind, quote):
+    for function in (_format_figure, _format_duration, _format_value, _remote_image, _media_kind, _quote):
         filters[function.__name__.removeprefix("_")] = function
     page = environment.get_template("page.html").stream(
         header=header,
@@ -188,7 +188,15 @@ def _media_kind(file: str) -> str:
 
 
 def _format_value(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    try:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    except RecursionError:  # a user has nested it more deeply than any request can be
+        return "…"
+
+
+def _quote(path: str) -> str:
+    """Return the URL of a file in the folder, also of a name that is not text."""
+    return quote(path, errors="surrogatepass")
 
 
 def _format_figure(value: float) -> str:

@@ -1,13 +1,28 @@
-"""The charts of the page: their shapes agree with the figures."""
+"""The page: its charts agree with the figures, and no edit of the manifest breaks it."""
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_async.cli.batch.page import HEIGHT, WIDTH, ChartBar, draw_histogram, draw_timeline, percentile
+from kie_async import ConfigurationError
+from kie_async.cli.batch.folder import MANIFEST, PAGE
+from kie_async.cli.batch.manifest import Manifest
+from kie_async.cli.batch.page import (
+    HEIGHT,
+    WIDTH,
+    ChartBar,
+    PageHeader,
+    draw_histogram,
+    draw_timeline,
+    percentile,
+    write_page,
+)
 
 TIMES = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
@@ -68,3 +83,55 @@ def test_percentile_is_one_of_the_values(values: list[float], share: float) -> N
 
     assert value in values
     assert sum(other <= value for other in values) >= share * len(values) - 1e-9
+
+
+def page_of(folder: Path, **edited: str) -> str:
+    """Return the page of a folder in whose manifest a user has edited values of one row."""
+    values = {"key": '"k"', "line": "2", "state": '"done"', "seconds": "3", "created_at": "1.5", **edited}
+    line = ", ".join(f'"{name}": {value}' for name, value in values.items())
+    other = {"key": "l", "line": 3, "state": "done", "credits": 1e308, "seconds": 3.0, "created_at": 1.0}
+    (folder / MANIFEST).write_text(f"{{{line}}}\n{json.dumps(other)}\n")
+    with Manifest(folder) as manifest:
+        write_page(folder, manifest.entries(), PageHeader(title="t", total=2, written_at="today"))
+    return (folder / PAGE).read_text()
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" + "0" * 400, '"1"', "[1]"])
+@pytest.mark.parametrize("name", ["credits", "seconds", "created_at"])
+def test_number_that_cannot_be_drawn_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"Line 1 of .* is invalid"):
+        page_of(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("value", ["NaN", '{"seed": NaN}', '{"a": [{"b": -Infinity}]}', "[" * 100_000])
+def test_input_that_is_not_json_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"Line 1 of .* is invalid"):
+        page_of(tmp_path, input=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("credits", "1e308"),
+        ("credits", "-1e308"),
+        ("seconds", "1e308"),
+        ("seconds", "-1e308"),
+        ("seconds", "1e-320"),
+        ("created_at", "1e308"),
+        ("created_at", "-1.7e308"),
+        ("line", "1" + "0" * 400),
+        ("file", '"\\ud800.mp4"'),
+        ("image", '"\\udc80.jpg"'),
+        ("more", '{"\\udfff.png": "", "</script>": "\\u2028"}'),
+        ("input", '{"seed": 1e999, "\\ud800": "\\ud800"}'),
+        ("input", '{"seed": ' + "[" * 600 + "]" * 600 + "}"),
+        ("input", '{"</script><script>alert(1)//": "\\u2028\\u2029</script>", "prompt": {"a": null}}'),
+        ("source", '"http://[x"'),
+        ("reason", '"\\u0000</script>\\u2028"'),
+    ],
+)
+def test_odd_values_do_not_break_the_page(tmp_path: Path, name: str, value: str) -> None:
+    page = page_of(tmp_path, **{name: value})
+
+    assert 2 == page.count('<li class="card')
+    assert 1 == page.count("</script>")
