@@ -88,6 +88,9 @@ _TABLE = tuple(
         (rb"GIF8[79]a", "image", "image/gif", ".gif"),
         (rb"BM....\0\0\0\0", "image", "image/bmp", ".bmp"),
         (rb"II\*\0|MM\0\*", "image", "image/tiff", ".tif"),
+        (rb"\0\0\x01\0[\x01-\x40]\0", "image", "image/x-icon", ".ico"),
+        (rb"v/1\x01\x02\0", "image", "image/x-exr", ".exr"),
+        (rb"#\?(?:RADIANCE|RGBE)\n", "image", "image/vnd.radiance", ".hdr"),
         (rb"8BPS\0[\x01\x02]", "image", "image/vnd.adobe.photoshop", ".psd"),
         (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", "image", "image/jxl", ".jxl"),
         (rb"....ftypavi[fs]", "image", "image/avif", ".avif"),
@@ -98,6 +101,8 @@ _TABLE = tuple(
         (rb"\x1a\x45\xdf\xa3.{0,48}webm", "video", "video/webm", ".webm"),
         (rb"\x1a\x45\xdf\xa3.{0,48}matroska", "video", "video/x-matroska", ".mkv"),
         (rb"RIFF....AVI ", "video", "video/x-msvideo", ".avi"),
+        (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "video", "video/x-ms-asf", ".wmv"),
+        (rb"\0\0\x01\xba", "video", "video/mpeg", ".mpg"),
         (rb"FLV\x01", "video", "video/x-flv", ".flv"),
         (rb"G.{187}G.{187}G", "video", "video/mp2t", ".ts"),
         (rb"(?:RIFF|RF64|BW64)....WAVE", "audio", "audio/wav", ".wav"),
@@ -106,6 +111,8 @@ _TABLE = tuple(
         (rb"\xff[\xf0\xf1\xf8\xf9]", "audio", "audio/aac", ".aac"),
         (rb"fLaC", "audio", "audio/flac", ".flac"),
         (rb"OggS", "audio", "audio/ogg", ".ogg"),
+        (rb"#!AMR", "audio", "audio/amr", ".amr"),
+        (rb"caff\0\x01\0\0", "audio", "audio/x-caf", ".caf"),
         (rb"MThd\0\0\0\x06", "audio", "audio/midi", ".mid"),
         (rb"glTF[\x01\x02]\0\0\0", "model", "model/gltf-binary", ".glb"),
         (
@@ -130,6 +137,7 @@ _CONTAINERS = {
     "video/webm": (".webm", ".weba"),
     "video/x-matroska": (".mkv", ".mka"),
     "audio/ogg": (".ogv", ".ogg"),
+    "video/x-ms-asf": (".wmv", ".wma"),
 }
 #: The documents that models return, which no first byte identifies: their suffix in the result's URL, and their type.
 _DOCUMENTS = {".json": "application/json", ".txt": "text/plain", ".csv": "text/csv", ".md": "text/markdown"}
@@ -205,7 +213,12 @@ def media_of_result(content_type: str, path: str, head: bytes) -> Media | None:
     media = identify(head)
     claim = content_type.split(";", 1)[0].strip().lower()
     kind = claim.split("/", 1)[0]
-    if media is not None and kind in ("video", "audio") and (suffixes := _CONTAINERS.get(media.mime)) is not None:
+    if media is not None and (suffixes := _CONTAINERS.get(media.mime)) is not None and kind not in ("image", "text"):
+        if kind not in ("video", "audio"):  # no label: the name decides
+            named = (
+                of for of, suffix in zip(("video", "audio"), suffixes, strict=True) if path.lower().endswith(suffix)
+            )
+            kind = next(named, media.kind)
         if kind == media.kind:
             return media
         return Media(kind, f"{kind}/{media.mime.split('/', 1)[1]}", suffixes[kind == "audio"])

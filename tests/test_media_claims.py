@@ -104,6 +104,24 @@ def test_label_decides_where_a_container_may_hold_both(head: bytes, label: str, 
     assert label.split("/", maxsplit=1)[0].lower() in (media.kind, "application", "")
 
 
+@pytest.mark.parametrize("label", ["", "application/octet-stream", "binary/octet-stream", "application/mp4"])
+@pytest.mark.parametrize(
+    ("head", "path", "suffix"),
+    [
+        (ISO % b"isom", "/a.M4A", ".m4a"),
+        (ISO % b"M4A ", "/a.mp4", ".mp4"),
+        (ISO % b"isom", "/a.mp3", ".mp4"),
+        (HEADS["video/webm"], "/a.weba", ".weba"),
+        (b"OggS\0\x02", "/a.ogv", ".ogv"),
+    ],
+)
+def test_name_decides_if_a_container_has_no_label(head: bytes, path: str, suffix: str, label: str) -> None:
+    media = media_of_result(label, path, head)
+
+    assert media is not None
+    assert suffix == media.suffix
+
+
 @pytest.mark.parametrize(
     ("head", "label", "path", "suffix"),
     [
