@@ -10,12 +10,14 @@ Run it, with one process or with four (README.md beside this file lists the envi
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Path
-from pydantic import BaseModel, Field
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from kie_async import (
+    ConfigurationError,
     InvalidRequestError,
     KeyConflictError,
     KieClient,
@@ -32,6 +34,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 kie = KieClient(  # reads KIE_API_KEY and KIE_WEBHOOK_KEY itself
     callback_url=os.environ["KIE_CALLBACK_URL"],
     journal=os.environ.get("KIE_JOURNAL", "kie.db"),
+    local_files=False,  # an image_url that is a path would name a file of this server
     limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
 )
 
@@ -48,11 +51,17 @@ app = FastAPI(lifespan=lifespan)
 app.mount("/kie", kie.callbacks.asgi_app())  # the path of KIE_CALLBACK_URL
 
 
+@app.exception_handler(RequestValidationError)
+async def refuse(_request: Request, _error: RequestValidationError) -> JSONResponse:
+    """Refuse an order without repeating it: FastAPI's own answer fails if the order holds NaN."""
+    return JSONResponse({"detail": "send an object with the strings key, image_url and prompt"}, 422)
+
+
 class Order(BaseModel):
     """The body of an order."""
 
-    key: Annotated[str, Field(min_length=1, max_length=100)]  # the order number: the same key is never paid twice
-    image_url: Annotated[str, Field(pattern="^https://")]  # anything else could name a file of this server
+    key: str  # the order number: the same key is never paid twice
+    image_url: str
     prompt: str
 
 
@@ -62,7 +71,7 @@ async def order_shot(order: Order) -> dict[str, str]:
     request = Wan22TurboImageToVideo(image=order.image_url, prompt=order.prompt)
     try:
         job = await kie.submit(request, key=order.key, wait=False)
-    except InvalidRequestError as error:
+    except (InvalidRequestError, ConfigurationError) as error:  # the latter for an invalid key
         raise HTTPException(422, error.message) from error
     except KeyConflictError as error:
         raise HTTPException(409, error.message) from error
@@ -70,10 +79,10 @@ async def order_shot(order: Order) -> dict[str, str]:
 
 
 @app.get("/shots/{job_id}")
-async def show_shot(job_id: Annotated[str, Path(pattern=r"^kj_\w+$")]) -> dict[str, str]:
+async def show_shot(job_id: str) -> dict[str, str]:
     """Return the state of an order after at most 20 s; the customer asks again while it runs."""
     try:
-        video = await kie.job(job_id).wait(timeout=20)
+        video = await kie.job(job_id, own_only=True).wait(timeout=20)
     except TaskNotFoundError as error:
         raise HTTPException(404, "no such order") from error
     except TimeoutError:

@@ -10,14 +10,14 @@ Run it, with one process or with four (README.md beside this file lists the envi
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Any
 
-from litestar import Litestar, asgi, get, post
+from litestar import Litestar, Request, Response, asgi, get, post
 from litestar.exceptions import HTTPException, NotFoundException
-from litestar.params import Parameter
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from kie_async import (
+    ConfigurationError,
     InvalidRequestError,
     KeyConflictError,
     KieClient,
@@ -34,6 +34,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 kie = KieClient(  # reads KIE_API_KEY and KIE_WEBHOOK_KEY itself
     callback_url=os.environ["KIE_CALLBACK_URL"],
     journal=os.environ.get("KIE_JOURNAL", "kie.db"),
+    local_files=False,  # an image_url that is a path would name a file of this server
     limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
 )
 
@@ -49,18 +50,23 @@ async def lifespan(_app: Litestar) -> AsyncIterator[None]:
 class Order(Struct):
     """The body of an order."""
 
-    key: Annotated[str, Meta(min_length=1, max_length=100)]  # the order number: the same key is never paid twice
-    image_url: Annotated[str, Meta(pattern="^https://")]  # anything else could name a file of this server
+    key: str  # the order number: the same key is never paid twice
+    image_url: str
     prompt: str
 
 
-@post("/shots", status_code=202)
+def refuse(_request: Request[Any, Any, Any], _error: Exception) -> Response[dict[str, str]]:
+    """Refuse an order that is not UTF-8, or that is nested too deeply to be read."""
+    return Response({"detail": "send an object with the strings key, image_url and prompt"}, status_code=400)
+
+
+@post("/shots", status_code=202, exception_handlers={UnicodeDecodeError: refuse, RecursionError: refuse})
 async def order_shot(data: Order) -> dict[str, str]:
     """Journal an order, and answer with its id."""
     request = Wan22TurboImageToVideo(image=data.image_url, prompt=data.prompt)
     try:
         job = await kie.submit(request, key=data.key, wait=False)
-    except InvalidRequestError as error:
+    except (InvalidRequestError, ConfigurationError) as error:  # the latter for an invalid key
         raise HTTPException(status_code=422, detail=error.message) from error
     except KeyConflictError as error:
         raise HTTPException(status_code=409, detail=error.message) from error
@@ -68,10 +74,10 @@ async def order_shot(data: Order) -> dict[str, str]:
 
 
 @get("/shots/{job_id:str}")
-async def show_shot(job_id: Annotated[str, Parameter(pattern=r"^kj_\w+$")]) -> dict[str, str]:
+async def show_shot(job_id: str) -> dict[str, str]:
     """Return the state of an order after at most 20 s; the customer asks again while it runs."""
     try:
-        video = await kie.job(job_id).wait(timeout=20)
+        video = await kie.job(job_id, own_only=True).wait(timeout=20)
     except TaskNotFoundError as error:
         raise NotFoundException(detail="no such order") from error
     except TimeoutError:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from kie_async._urls import BASE_URL, carries_addresses, origin, shown_url
@@ -20,13 +20,14 @@ __all__ = [
     "check_hooks",
     "check_hosts",
     "check_id",
-    "check_kind",
     "check_networks",
+    "of_kind",
     "read_api_key",
     "read_urls",
     "read_webhook_keys",
 ]
 
+_T = TypeVar("_T")
 _UPLOAD_URL = "https://kieai.redpandaai.co"
 #: An API key or a webhook key: printable ASCII without blanks, as a header can hold. Quotes around it were pasted.
 _KEY = re.compile(r"(?![\"'`])[!-~]{1,512}(?<![\"'`])")
@@ -143,9 +144,9 @@ def check_id(job_id: str, *, own_only: bool = False) -> str:
     return job_id
 
 
-def check_kind(name: str, value: object, kind: type) -> None:
+def of_kind(name: str, value: _T | None, kind: type[_T]) -> _T:
     """
-    Refuse an option of the wrong type; None is accepted.
+    Return *value*, or the default of its type for None.
 
     Raises:
         ConfigurationError: If *value* is neither None nor a *kind*.
@@ -153,6 +154,7 @@ def check_kind(name: str, value: object, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
         msg = f"Invalid {name}: expected {kind.__name__}, got {type(value).__name__}. Pass {name}={kind.__name__}(…)."
         raise ConfigurationError(msg)
+    return kind() if value is None else value
 
 
 def check_hooks(on_event: object, session_factory: object) -> None:

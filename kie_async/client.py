@@ -124,18 +124,15 @@ class KieClient:
         del api_key, webhook_key  # error trackers show variables, also those of a refused call
         key = sealed(_settings.read_api_key(given()))
         self._base_url, upload_url = _settings.read_urls(base_url, upload_url)
-        _settings.check_kind("limits", limits, Limits)
-        _settings.check_kind("retry", retry, RetryPolicy)
-        _settings.check_kind("local_files", local_files, bool)
         _settings.check_hooks(on_event, session_factory)
-        self._limits = limits if limits is not None else Limits()
+        self._limits = _settings.of_kind("limits", limits, Limits)
         callback_url = _settings.check_callback_url(callback_url)
         self._binding = EngineBinding(
             api_key=key,
             base_url=self._base_url,
             upload_url=upload_url,
             limits=self._limits,
-            retry=retry if retry is not None else RetryPolicy(),
+            retry=_settings.of_kind("retry", retry, RetryPolicy),
             journal=journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal),
             callback_url=callback_url,
             webhook_keys=sealed(_settings.read_webhook_keys(given_webhook_key())),
@@ -145,7 +142,7 @@ class KieClient:
             on_event=on_event,
             session_factory=session_factory,
             trust_env=trust_env,
-            local_files=local_files,
+            local_files=_settings.of_kind("local_files", local_files, bool),
             job=self.job,
         )
         self._callbacks = Callbacks(self._binding, key, callback_url)
