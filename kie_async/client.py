@@ -14,6 +14,7 @@ import anyio
 
 from kie_async import _settings, errors
 from kie_async._binding import EngineBinding, running_loop, sealed
+from kie_async._numbers import check_credits
 from kie_async._urls import shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
@@ -90,9 +91,8 @@ class KieClient:
             ``resolver=kwargs["connector"].resolver``: otherwise results of other hosts are refused, since it might
             connect to private addresses.
 
-        trust_env: True to take HTTP proxies from the environment: ``HTTPS_PROXY``, ``HTTP_PROXY``, or else
-            ``ALL_PROXY``, except for the hosts in ``NO_PROXY``. netrc is never read. A proxy resolves the names of
-            results, so it should refuse private addresses.
+        trust_env: True to take HTTP proxies from the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
+            ``NO_PROXY``). They resolve the names of results: let them refuse private addresses. netrc is never read.
 
         local_files: False to refuse images that are given as paths, before any file is read: in a server, a string of a
             stranger could name one of its files. URLs, bytes and open files remain allowed.
@@ -394,8 +394,6 @@ class KieClient:
 
             JournalError: If the journal cannot be written.
         """
-        from kie_async._numbers import check_credits
-
         check_credits("raise_budget", "credits", credits)
         engine = await self._binding.engine()
         return await engine.journal.raise_budget(name, credits)
@@ -422,8 +420,6 @@ class KieClient:
 
             Exception: The error that reading *requests* has raised.
         """
-        from kie_async._numbers import check_credits
-
         if price is not None:
             check_credits("spent", "price", price)
         engine = await self._binding.engine()
@@ -570,7 +566,8 @@ class KieClient:
         Upload an image. Uploads are free, and the service keeps them for 24 hours.
 
         The same bytes are uploaded once in 20 hours, so the URL is valid for 4 to 24 hours. In a request, better pass
-        the image itself: the client then uploads it again if the job has to wait for longer.
+        the image itself: the client then uploads it again if the job has to wait for longer. An attempt, of three, ends
+        after two minutes without progress.
 
         Args:
             source: A path, bytes or an open binary file with a JPEG, PNG or WebP image of at most 10 MB.

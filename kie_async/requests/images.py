@@ -196,18 +196,16 @@ def _read_open(name: str, read: Callable[[int], object]) -> bytes | Unusable:
     """Read an open file to its end, or to just beyond the allowed size."""
     if inspect.iscoroutinefunction(read):
         return Unusable(name, "is read with await: pass the bytes that its read() returns")
-    parts: list[bytes] = []
-    missing = MAX_BYTES + 1
+    data = bytearray()  # a list of parts of one byte each would take 80 times as much
     try:
         # An unbuffered file may return fewer bytes than requested before its end.
-        while missing > 0 and (part := read(missing)):
+        while (missing := MAX_BYTES + 1 - len(data)) > 0 and (part := read(missing)):
             if not isinstance(part, bytes):
                 return Unusable(name, 'does not return bytes: open it in binary mode ("rb")')
-            parts.append(part)
-            missing -= len(part)
+            data += part[:missing]
     except (OSError, ValueError) as error:  # ValueError: it is closed, or its text cannot be decoded
         return Unusable(name, f"cannot be read: {error}")
-    return b"".join(parts) or Unusable(name, "has nothing left to read: is it at its end already?")
+    return bytes(data) or Unusable(name, "has nothing left to read: is it at its end already?")
 
 
 def _open_at_once(path: str, flags: int) -> int:

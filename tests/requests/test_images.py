@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -235,3 +236,38 @@ def test_unusable_image_has_a_reason() -> None:
         str(problem)
         == "first_frame: got 5; allowed: a whole JPEG, PNG or WebP image of at most 10 MB; this is a number"
     )
+
+
+class Dribbling:
+    """A reader that returns *step* bytes a call, whatever was asked for."""
+
+    def __init__(self, content: bytes, step: int) -> None:
+        self._content, self._step, self._at = content, step, 0
+
+    def read(self, _: int, /) -> bytes:
+        """Return the next bytes, in an object of their own."""
+        self._at += self._step
+        return bytes(bytearray(self._content[self._at - self._step : self._at]))
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100, 400_000])
+def test_reader_of_small_parts_takes_little_memory(step: int) -> None:
+    """A list of the parts took eighty times their size."""
+    content = png_of(400_000)
+    reader = Dribbling(content, step)
+    tracemalloc.start()
+    try:
+        image = source(reader)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert content == image.content
+    assert peak < 4 * len(content)
+
+
+def test_reader_that_returns_more_than_was_asked_for_is_cut_off() -> None:
+    image = source(Dribbling(bytes(3 * MAX_BYTES), 2 * MAX_BYTES))
+
+    assert MAX_BYTES + 1 == len(cast("bytes", image.content))
+    assert "more than" in image.problems()[0].allowed

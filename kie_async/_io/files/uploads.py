@@ -32,13 +32,21 @@ from kie_async.requests.images import ImageSource, LocalImage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiohttp.abc import AbstractStreamWriter
+
 __all__ = ["Uploaded", "Uploads"]
 
 #: Up to this size the bytes are sent as base64 in JSON: one small body instead of a multipart form.
 MAX_BASE64 = 64 * 1024
 MAX_CONCURRENT_UPLOADS = 4
 ATTEMPTS = 3
+#: The time without progress after which an attempt ends, in seconds: until the connection takes the next part of the
+#: bytes, and then until the response is complete.
 TIMEOUT = 120.0
+#: Even if there is progress, an attempt ends when it is slower than this, in bytes a second: a quarter of 128 kbit/s,
+#: which four uploads may share.
+SLOWEST = 4096
+_PART = 64 * 1024
 MAX_KNOWN = 10_000
 
 
@@ -72,6 +80,20 @@ class _AskedWait(wait_base):
     def __call__(self, retry_state: RetryCallState) -> float:
         error = retry_state.outcome and retry_state.outcome.exception()
         return error.retry_after if isinstance(error, _RetryableUploadError) else 0.0
+
+
+class _WatchedImage(aiohttp.BytesIOPayload):
+    """The bytes of an image in a form; ``on_progress`` is called when the connection has taken a part of them."""
+
+    def __init__(self, image: LocalImage, on_progress: Callable[[], None]) -> None:
+        super().__init__(io.BytesIO(image.data), content_type=image.mime)
+        self._on_progress = on_progress
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self._value.seek(0)
+        while part := self._value.read(_PART):
+            await writer.write(part)
+            self._on_progress()
 
 
 class Uploads:
@@ -206,8 +228,17 @@ class Uploads:
         )
 
     async def _post_form(self, image: LocalImage, name: str) -> HttpResponse:
-        form = aiohttp.FormData()
-        for field, value in upload_fields(name).items():
-            form.add_field(field, value)
-        form.add_field("file", io.BytesIO(image.data), filename=name, content_type=image.mime)
-        return await self._transport.request("POST", "/api/file-stream-upload", data=form, upload=True, timeout=TIMEOUT)
+        total = TIMEOUT + len(image.data) / SLOWEST
+        with anyio.move_on_after(TIMEOUT) as silence:
+
+            def extend() -> None:
+                silence.deadline = anyio.current_time() + TIMEOUT
+
+            form = aiohttp.FormData()
+            for field, value in upload_fields(name).items():
+                form.add_field(field, value)
+            form.add_field("file", _WatchedImage(image, extend), filename=name, content_type=image.mime)
+            path = "/api/file-stream-upload"
+            return await self._transport.request("POST", path, data=form, upload=True, timeout=total)
+        msg = f"The upload host took nothing, or did not answer, for {TIMEOUT:g} s. {NEXT_STEP}"
+        raise errors.TransportError(msg)

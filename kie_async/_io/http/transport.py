@@ -350,7 +350,7 @@ class Transport:
             raise closed_error()
         scope = anyio.CancelScope()
         write_ahead = _WriteAhead(before_first_byte, scope)
-        chunks: list[bytes] = []
+        received = bytearray()
         error: Exception = TimeoutError(f"no response within {CREATE_TIMEOUT:g} s")
         with scope:
             try:
@@ -362,11 +362,11 @@ class Transport:
                     proxy=self._proxy_for(self._record_info),
                     trace_request_ctx=write_ahead,
                 ) as response:
-                    return Exchange(sent=True, response=await _read(response, chunks))
+                    return Exchange(sent=True, response=await _read(response, received))
             except Exception as raised:  # noqa: BLE001 (no exception may hide that a request was sent)
                 error = raised.with_traceback(None)  # its frames have the headers
         # The kind of exception does not tell whether the service has the request; the hook does.
-        return Exchange(sent=write_ahead.returned, error=error, partial=b"".join(chunks))
+        return Exchange(sent=write_ahead.returned, error=error, partial=bytes(received))
 
     async def poll(self, task_id: str, *, timeout: float = POLL_TIMEOUT) -> HttpResponse:
         """
@@ -432,7 +432,7 @@ class Transport:
                 timeout=timeout,
                 proxy=self._proxy_for(url),
             ) as response:
-                return await _read(response, [])
+                return await _read(response, bytearray())
         except errors.ClientClosedError:
             raise
         except Exception as error:  # noqa: BLE001 (a session of the caller's own, or its hooks, may raise anything)
@@ -453,16 +453,14 @@ def _require_response(outcome: HttpResponse | str, method: str, url: URL) -> Htt
     raise errors.TransportError(msg)
 
 
-async def _read(response: aiohttp.ClientResponse, chunks: list[bytes]) -> HttpResponse:
-    """Read a response into *chunks*, which keep what has come if it breaks off."""
-    size = 0
+async def _read(response: aiohttp.ClientResponse, received: bytearray) -> HttpResponse:
+    """Read a response into *received*, which keeps what has come if it breaks off."""
     while chunk := await response.content.readany():
-        size += len(chunk)
-        if size > MAX_BODY:
+        if len(received) + len(chunk) > MAX_BODY:
             response.close()
             break
-        chunks.append(chunk)
-    return HttpResponse(response.status, b"".join(chunks), read_retry_after(response.headers))
+        received += chunk
+    return HttpResponse(response.status, bytes(received), read_retry_after(response.headers))
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
