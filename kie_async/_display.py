@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["shown", "shown_length"]
+__all__ = ["shortened", "shown", "shown_length"]
 
 _MOST_BITS = 64
 
@@ -30,6 +30,16 @@ def shown(value: object, *, longest: int = 60) -> str:
     if isinstance(value, (bytes, bytearray)):
         return f"{len(value)} bytes"
     return f"a value of type {type(value).__name__}"
+
+
+def shortened(text: str, longest: int = 400) -> str:
+    """
+    Return a text unchanged, or its beginning and its length if it is longer than *longest* characters.
+
+    >>> shortened("seed"), shortened("n" * 1_000_000, 4)
+    ('seed', 'nnnn… (1000000 characters)')
+    """
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
 
 
 def shown_length(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeGuard
 
 import attrs
 
+from kie_async._display import shown
 from kie_async.errors import ConfigurationError
 
 __all__ = ["check_credits", "credits_field", "integer_field", "is_integer", "is_number", "number_field", "refuse"]
@@ -48,7 +49,7 @@ def refuse(where: str, name: str, value: object, expected: str) -> NoReturn:
     Raises:
         ConfigurationError: Always.
     """
-    msg = f"Invalid {where}({name}={value!r}): expected {expected}."
+    msg = f"Invalid {where}({name}={shown(value)}): expected {expected}."
     raise ConfigurationError(msg)
 
 

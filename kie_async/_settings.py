@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
+from kie_async._display import shortened, shown
 from kie_async._urls import BASE_URL, carries_addresses, origin, shown_url
 from kie_async.errors import ConfigurationError, TaskNotFoundError
 
@@ -139,7 +140,7 @@ def check_id(job_id: str, *, own_only: bool = False) -> str:
         ConfigurationError: If it can be neither a job id nor a task id.
     """
     if not _is_string(job_id) or not _ID.fullmatch(job_id):
-        msg = f"Invalid id {job_id!r}: expected job.id (kj_…) or a task id: letters, digits and _ . : -."
+        msg = f"Invalid id {shown(job_id)}: expected job.id (kj_…) or a task id: letters, digits and _ . : -."
         raise TaskNotFoundError(msg) if own_only and _is_string(job_id) else ConfigurationError(msg)
     return job_id
 
@@ -192,7 +193,7 @@ def check_hosts(hosts: Collection[str] | None) -> tuple[str, ...] | None:
     if hosts is None:
         return None
     if not _are_strings(hosts):
-        msg = f"Invalid download_hosts={hosts!r}: expected a list of endings of host names, such as ['kie.ai']."
+        msg = f"Invalid download_hosts={shown(hosts)}: expected a list of endings of host names, such as ['kie.ai']."
         raise ConfigurationError(msg)
     return tuple(hosts)
 
@@ -207,7 +208,7 @@ def check_networks(networks: Collection[str] | None) -> tuple[IPv4Network | IPv6
     if networks is None:
         return ()
     if not _are_strings(networks):
-        msg = f"Invalid allow_networks={networks!r}: expected a list of networks, such as ['198.18.0.0/15']."
+        msg = f"Invalid allow_networks={shown(networks)}: expected a list of networks, such as ['198.18.0.0/15']."
         raise ConfigurationError(msg)
     return tuple(map(_network, networks))
 
@@ -216,7 +217,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text.strip())
     except ValueError as error:
-        msg = f"Invalid allow_networks: {error}. Write a network as in 198.18.0.0/15 or fd00:1::/64."
+        msg = f"Invalid allow_networks: {shortened(str(error))}. Write a network as in 198.18.0.0/15 or fd00:1::/64."
         raise ConfigurationError(msg) from None
     carried = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     if carried is not None and network.prefixlen >= _MAPPED_PREFIX:

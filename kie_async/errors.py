@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 
+from kie_async._display import shortened
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -169,7 +171,8 @@ class Problem:
     allowed: str
 
     def __str__(self) -> str:
-        return f"{self.field}: got {self.value}; allowed: {self.allowed}"
+        # A name or a path of the input may be as long as the input.
+        return f"{shortened(self.field)}: got {shortened(self.value)}; allowed: {shortened(self.allowed)}"
 
 
 class InvalidRequestError(APIError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kie_async import ConfigurationError, JobState
+from kie_async._display import shown
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.options import JobArgument, JournalOption, JsonOption, ProxyOption
 from kie_async.cli.output import Output, show_progress
@@ -300,7 +301,7 @@ def forget(
     try:
         instant = parse_instant(before, now=datetime.now(UTC).timestamp())
     except (ValueError, OverflowError, OSError):
-        msg = f"expected an age such as 30d, or a date such as 2026-01-31, got {before!r}."
+        msg = f"expected an age such as 30d, or a date such as 2026-01-31, got {shown(before)}."
         raise typer.BadParameter(msg, param_hint="--before") from None
     run_with_journal(context, lambda session: run_forget(session, before=instant), as_json=as_json, journal=journal)
 

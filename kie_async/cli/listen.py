@@ -14,6 +14,7 @@ import attrs
 import typer
 
 from kie_async import JSON, Event, EventName, JobState, KieError
+from kie_async._display import shown
 from kie_async.cli.exit_codes import ExitCode
 from kie_async.cli.fake import wait_for_signal
 from kie_async.cli.options import JournalOption, JsonOption, ProxyOption
@@ -367,7 +368,7 @@ def listen(
     """Receive callbacks until Ctrl-C; print those received, those refused, and how their jobs end."""
     path = f"/{path.strip('/')}"
     if not _PATH.fullmatch(path):
-        msg = f"expected letters, digits and _ . ~ - /, got {path!r}."
+        msg = f"expected letters, digits and _ . ~ - /, got {shown(path)}."
         raise typer.BadParameter(msg, param_hint="--path")
     address = ListenAddress(host, port, path.rstrip("/"))
     run_with_journal(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeGuard, cast
 
 import attrs
 
-from kie_async._display import shown
+from kie_async._display import shortened, shown
 from kie_async._keys import is_encodable
 from kie_async.errors import Problem
 from kie_async.requests.base import invalid_request
@@ -32,6 +32,7 @@ MAX_BYTES = 1_000_000
 
 _MOST_BITS = 64
 _MOST_PROBLEMS = 20
+_LONGEST_NAME = 60
 _PLAIN = "strings, numbers, True, False, None, lists, and mappings with strings as keys"
 
 
@@ -61,8 +62,8 @@ class MarketRequest:
 
     def __repr__(self) -> str:
         given: object = self._input
-        names = ", ".join(map(str, given)) if _is_mapping(given) else shown(given)
-        return f"MarketRequest(model={shown(self.model)}, input=<{names}>)"
+        names = ", ".join(map(_step_name, given)) if _is_mapping(given) else shown(given)
+        return f"MarketRequest(model={shown(self.model)}, input=<{shortened(names)}>)"
 
     def problems(self, *, allowed_origins: frozenset[str] = frozenset()) -> list[Problem]:  # noqa: ARG002 (URLs are not checked)
         """
@@ -165,11 +166,17 @@ def _copied(value: object, seen: dict[int, object], depth: int) -> object:
     return value
 
 
+def _step_name(key: object) -> str:
+    """Return a key of a mapping, so short that a path of such names stays short."""
+    return key if isinstance(key, str) and len(key) <= _LONGEST_NAME and key.isidentifier() else shown(key)
+
+
 def _children(value: object) -> Iterator[tuple[str, object]]:
     """Yield the direct children of a mapping or a list, each with its step of the path."""
     if _is_mapping(value):
         for key, child in value.items():
-            yield f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{shown(key)}]", child
+            name = _step_name(key)
+            yield f".{name}" if name == key else f"[{name}]", child
     elif _is_list(value):
         for index, child in enumerate(value):
             yield f"[{index}]", child

@@ -18,7 +18,7 @@ import attrs
 from kie_async import errors
 from kie_async._core.job_errors import load_error
 from kie_async._core.lifecycle import Intent, SourceImage, encode_for_journal
-from kie_async._display import shown
+from kie_async._display import shortened, shown
 from kie_async._io.jobs.live_job import LiveJob, Submission
 from kie_async._io.jobs.transitions import require_row
 from kie_async._keys import check_key, differs, price_class
@@ -428,6 +428,6 @@ async def conflict_error(row: Intent | None, request: Request, *, key: str, job_
     if row is not None and row.input:
         theirs = {source.field: source.sha256 for source in row.sources}
         names = differs(row.model, json.loads(row.input), theirs, request.model, request.input(hashes), hashes)
-    shown = f" (different: {', '.join(names)})" if names else ""
-    msg = f"The key {key!r} belongs to another request{shown}. Use a different key, or the same request."
+    differing = f" (different: {shortened(', '.join(names))})" if names else ""
+    msg = f"The key {key!r} belongs to another request{differing}. Use a different key, or the same request."
     return errors.KeyConflictError(msg, differs=names, job_id=job_id)

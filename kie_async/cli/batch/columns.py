@@ -105,7 +105,7 @@ class Columns(ABC):
         """
         problems = [problem for name in dict.fromkeys(given) if (problem := self.name_problem(name)) is not None]
         problems += [
-            Problem("column", f"{name!a} {count} times", "each column once")
+            Problem("column", f"{shown(name)} {count} times", "each column once")
             for name, count in Counter(given).items()
             if name and count > 1
         ]

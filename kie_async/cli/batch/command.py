@@ -15,6 +15,7 @@ import anyio.to_thread
 import typer
 
 from kie_async import ConfigurationError, InvalidRequestError, Limits, Problem
+from kie_async._display import shown
 from kie_async._urls import origin
 from kie_async.cli.batch.columns import KEY, columns_for_model
 from kie_async.cli.batch.confirm import RemainingWork, ask_user, confirm_run, format_count
@@ -256,9 +257,9 @@ def batch(
 
 def _parse_defaults(given: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
-    problems = [Problem("--set", repr(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]
+    problems = [Problem("--set", shown(name), "COLUMN=VALUE") for name, equals, _ in pairs if not (name and equals)]
     problems += [
-        Problem("--set", repr(name), "another column: each row has its own key") for name, *_ in pairs if name == KEY
+        Problem("--set", shown(name), "another column: each row has its own key") for name, *_ in pairs if name == KEY
     ]
     if problems:
         raise _invalid_options(*problems)
@@ -267,7 +268,7 @@ def _parse_defaults(given: Sequence[str]) -> dict[str, str]:
 
 def _parse_rate(rate: str) -> Limits:
     if (found := _RATE.fullmatch(rate)) is None:
-        raise _invalid_options(Problem("--rate", repr(rate), "N/SECONDS, such as 20/10"))
+        raise _invalid_options(Problem("--rate", shown(rate), "N/SECONDS, such as 20/10"))
     return Limits(creates=int(found[1]), window=float(found[2]))
 
 
