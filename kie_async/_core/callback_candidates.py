@@ -82,14 +82,14 @@ class CallbackCandidates:
     The task ids that callbacks have named for one job.
 
     An id is *own* if the row has it, *likely* if its callback was signed or shows the job's request, and *open* while
-    it waits for a poll. All polls together are at most 12 in a minute and 60 in an hour. Of these, two at once and
+    it waits for a poll. All polls together are at most 12 in a minute and 60 in an hour. Of these, three at once and
     eight in an hour are for likely ids: an attacker who knows only the URL cannot spend them.
     """
 
     _ids: dict[str, _Candidate] = attrs.field(factory=dict, init=False)
     _named_at: float = attrs.field(default=-math.inf, init=False)
-    _allowance: _Allowance = attrs.field(factory=lambda: _Allowance(10, 90.0), init=False)
-    _reserve: _Allowance = attrs.field(factory=lambda: _Allowance(2, 450.0), init=False)
+    _allowance: _Allowance = attrs.field(factory=lambda: _Allowance(9, 90.0), init=False)
+    _reserve: _Allowance = attrs.field(factory=lambda: _Allowance(3, 450.0), init=False)
 
     @property
     def open(self) -> bool:

@@ -24,7 +24,19 @@ from hypothesis import strategies as st
 
 from kie_async._core.callback_token import make_token
 
-__all__ = ["FIXED", "WAYS", "Attack", "Request", "Scene", "Target", "Way", "draw_attacks", "make_attack_request"]
+__all__ = [
+    "CAP",
+    "FIXED",
+    "LARGE",
+    "WAYS",
+    "Attack",
+    "Request",
+    "Scene",
+    "Target",
+    "Way",
+    "draw_attacks",
+    "make_attack_request",
+]
 
 #: The two adapters.
 Way: TypeAlias = Literal["asgi", "aiohttp"]
@@ -262,6 +274,17 @@ ODD_BODIES: Mapping[str, tuple[Callable[[Scene, Attack, Target], bytes], int]] =
     "wide lists": (lambda *_: b'{"x":[' + b"[]," * 80_000 + b"[]]}", UNNAMED),
     "wide objects": (lambda _, __, target: _own(target)[:-1] + b',"x":[' + b"{}," * 80_000 + b"{}]}", NAMES),
     "many members": (lambda _, __, target: _own(target)[:-1] + b',"a":1' * 40_000 + b"}", NAMES),
+    "names without ids": (lambda *_: b'"taskId" ' * 29_000, UNNAMED),
+    "digits in an echo": (
+        lambda _, __, target: (
+            _own(target)[:-1].replace(b'"data": {', b'"data": {"param": "{\\"input\\":%s}", ' % (b"9" * 240_000), 1)
+            + b"}"
+        ),
+        NAMES,
+    ),
+    "quotes": (lambda *_: b'"' * CAP, UNNAMED),
+    "escapes": (lambda _, __, target: _own(target)[:-1] + b',"x":"' + b"\\u0041" * 43_000 + b'"}', NAMES),
+    "an endless blank": (lambda *_: b'{"taskId"' + b" " * 260_000 + b":}", UNNAMED),
     "a thousand ids": (
         lambda *_: b"[%s]" % b",".join(b'{"taskId":"%032x"}' % number for number in range(1000)),
         UNNAMED,
@@ -432,18 +455,23 @@ FIXED: Sequence[Attack] = (
 )
 
 #: Expensive bodies are rare: half a second for each hundred requests would add half an hour in total.
-_LARGE = {
+LARGE = {
     "deep lists",
     "deep objects",
     "wide lists",
     "wide objects",
     "many members",
+    "names without ids",
+    "digits in an echo",
+    "quotes",
+    "escapes",
+    "an endless blank",
     "300 KiB",
     "300 KiB of noise",
     "a byte too large",
     "own as large as it may be",
 }
-_USUAL = [body for body in BODIES if body not in _LARGE]
+_USUAL = [body for body in BODIES if body not in LARGE]
 _numbers = st.integers(0, 10_000)
 
 
@@ -455,7 +483,7 @@ def _rarely(usual: Sequence[str], rare: Sequence[str], one_in: int) -> st.Search
 _attacks = st.builds(
     Attack,
     token=_rarely(["genuine"], list(TOKENS), 3),
-    body=_rarely(_USUAL, sorted(_LARGE), 40),
+    body=_rarely(_USUAL, sorted(LARGE), 40),
     signature=_rarely(["right", "right and replayed"], list(SIGNATURES), 3),
     delivery=_rarely(["whole", "pieces"], list(DELIVERIES), 10),
     method=_rarely(["POST"], METHODS, 10),

@@ -14,7 +14,7 @@ import anyio
 if TYPE_CHECKING:
     from tests.hostile.attacks import Request
 
-__all__ = ["App", "over_a_socket", "through_asgi"]
+__all__ = ["App", "make_head", "over_a_socket", "through_asgi"]
 
 _Message: TypeAlias = MutableMapping[str, object]
 #: An ASGI application.
@@ -113,7 +113,7 @@ async def over_a_socket(port: int, request: Request) -> int | None:
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(_head(request))
+        writer.write(make_head(request))
         if request.attack.delivery == "goes":
             await _send_body(writer, request)
             return None
@@ -136,7 +136,8 @@ def _chunked(request: Request) -> bool:
     )
 
 
-def _head(request: Request) -> bytes:
+def make_head(request: Request) -> bytes:
+    """Make the head of a request, as on the wire."""
     attack = request.attack
     announces_more = attack.delivery in ("stalls", "goes", "dribbles")
     length = len(request.body) + (_MISSING if announces_more else 0)

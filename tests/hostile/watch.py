@@ -17,6 +17,8 @@ from types import ModuleType
 
 from aiohttp.http_exceptions import HttpProcessingError
 
+from kie_async.states import JobState
+
 __all__ = ["Log", "held_by", "resident"]
 
 #: A token, genuine or not, as in a log.
@@ -39,6 +41,8 @@ class Log(logging.Handler):
         leaks: Records of ours that contain a secret.
 
         counts: The number of records of ours, by level and format string.
+
+        warned: The number of warnings about callbacks, by job and state.
     """
 
     def __init__(self, secrets: Collection[str]) -> None:
@@ -46,6 +50,7 @@ class Log(logging.Handler):
         self.exceptions: list[str] = []
         self.leaks: list[str] = []
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.warned: Counter[tuple[object, object]] = Counter()
         self._secrets = [secret for secret in secrets if secret]
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -56,6 +61,9 @@ class Log(logging.Handler):
             self.exceptions.append(self.format(record))
         if ours:
             self.counts[record.levelname, str(record.msg)] += 1
+            if record.levelno >= logging.WARNING and "a callback for" in str(record.msg) and record.args:
+                job_id, *_, state = record.args
+                self.warned[job_id, state if isinstance(state, JobState) else None] += 1
             shown = f"{self.format(record)} {record.args}"
             if _TOKEN.search(shown) or any(secret in shown for secret in self._secrets):
                 self.leaks.append(shown)
