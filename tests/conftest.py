@@ -32,6 +32,8 @@ def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
 UNMEASURED_FOLDERS = frozenset({"real_time", "system_tools", "hostile"})
 UNMEASURED_FILES = frozenset(
     {
+        "test_callback_attacks.py",
+        "test_callbacks_fallback.py",
         "test_cancellation.py",
         "test_journal_failures.py",
         "test_limits.py",

@@ -10,6 +10,7 @@ import pytest
 
 from kie_async import KieClient, KieError, Limits, SubmitInDoubtError
 from kie_async.testing import FakeKie, Fault
+from tests import profile
 from tests.helpers import KEY, assert_settled, client_and_fake, make_request
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from kie_async.testing.account import LimiterKind
 
 JOBS = 400
+#: A service's ways of counting.
+WAYS = ["sliding", "fixed", "bucket"]
 SERVICE: dict[str, Any] = {"latency": (0.02, 0.2), "credits": 1e9}
 
 
@@ -41,7 +44,7 @@ def show(record_property: Callable[[str, object], None], name: str, seen: dict[s
         record_property(figure, value)
 
 
-@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+@pytest.mark.parametrize("limiter", WAYS)
 async def test_limit_is_fully_used_and_never_exceeded(
     limiter: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -67,7 +70,7 @@ async def test_limit_is_fully_used_and_never_exceeded(
         await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+@pytest.mark.parametrize("limiter", profile.sample(WAYS, check=1 / 3))
 async def test_lost_responses_cause_no_429(limiter: str, record_property: Callable[[str, object], None]) -> None:
     """3 % of the responses are lost after the create, half by a reset and half by silence."""
     faults = [
@@ -99,7 +102,7 @@ async def test_lost_responses_cause_no_429(limiter: str, record_property: Callab
         await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+@pytest.mark.parametrize("limiter", profile.sample(WAYS, check=1 / 3))
 async def test_mass_cancellation_causes_no_429(limiter: str, record_property: Callable[[str, object], None]) -> None:
     """A third of the callers are cancelled at a random instant: in the queue, while sending or while waiting."""
     rng = random.Random(4)
@@ -171,7 +174,7 @@ async def test_unanswered_polls_do_not_delay_jobs(seed: int) -> None:
         await assert_settled(setup.kie)
 
 
-@pytest.mark.parametrize("limiter", ["sliding", "fixed", "bucket"])
+@pytest.mark.parametrize("limiter", profile.sample(WAYS, check=1 / 3))
 async def test_slow_creates_cause_no_429(limiter: str) -> None:
     """The polls show the travel time of a create: 94 % used, and 86 % with the responses alone."""
     async with client_and_fake(limiter=limiter, create_seconds=(0.3, 2.0), **SERVICE) as setup:

@@ -301,7 +301,7 @@ async def test_page_is_rewritten_during_the_run(folder: Path) -> None:
 
     The run takes far longer than any interval between two pages, which depends on the CPU time of a page.
     """
-    options = make_options(write_table(folder, 50), limits=Limits(creates=1, window=10.0))
+    options = make_options(write_table(folder, 20), limits=Limits(creates=1, window=10.0))
     pages: dict[int, str] = {}
 
     async def poll() -> None:
@@ -314,14 +314,14 @@ async def test_page_is_rewritten_during_the_run(folder: Path) -> None:
         group.start_soon(poll)
         await run_to_end(fake, options)
         group.cancel_scope.cancel()
-    running = [pages[done] for done in pages if 0 < done < 50]
+    running = [pages[done] for done in pages if 0 < done < 20]
 
     assert len(running) >= 3
     assert sorted(pages) == list(pages)
     assert ["Pending" in page for page in running] == [True] * len(running)
     assert [html.escape(options.resume_command()) in page for page in running] == [True] * len(running)
     last = (options.out / PAGE).read_text()
-    assert (50, False) == (last.count('<li class="card s-done"'), "had not ended" in last)
+    assert (20, False) == (last.count('<li class="card s-done"'), "had not ended" in last)
 
 
 async def test_unwritable_page_sends_nothing(fake: FakeKie, folder: Path) -> None:

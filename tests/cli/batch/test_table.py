@@ -282,7 +282,7 @@ def test_changed_folder_is_not_sent(folder: Path) -> None:
 
 
 def test_growing_table_is_noticed_at_its_end(folder: Path) -> None:
-    changed = make_table(folder, "shots.csv", "image,prompt\n" + "cat.jpg,Go\n" * 50_000)
+    changed = make_table(folder, "shots.csv", "image,prompt\n" + "cat.jpg,Go\n" * 10_000)
     changed.columns = columns_for_model("any/model")
     assert [] == table_problems(changed)
     rows = changed.prepared_rows()
