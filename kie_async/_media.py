@@ -252,8 +252,8 @@ def is_whole(data: Content, media: Media, *, joined: bool = False) -> bool:
     >>> is_whole(b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IEND" + bytes(4), Media("image", "image/png", ".png"))
     True
     """
-    has_end = (_ENDS_OF_JOINED if joined else _ENDS).get(media.mime, _ENDS.get(media.mime))
-    return has_end is None or has_end(data)
+    checks = (_ENDS.get(media.mime), _STRUCTURES.get(media.mime) if joined else None)
+    return all(check is None or check(data) for check in checks)
 
 
 def _jpeg_has_end(data: Content) -> bool:
@@ -360,7 +360,7 @@ _ENDS: dict[str, Callable[[Content], bool]] = {
     "image/webp": _webp_has_end,
     **dict.fromkeys(("video/mp4", "video/quicktime", "audio/mp4", "image/avif", "image/heic"), _iso_has_end),
 }
-_ENDS_OF_JOINED: dict[str, Callable[[Content], bool]] = {
+_STRUCTURES: dict[str, Callable[[Content], bool]] = {
     "image/png": _png_is_sound,
     "image/webp": partial(_chunks_are_sound, length_at=4, padding=2),
     "model/gltf-binary": partial(_chunks_are_sound, length_at=0, padding=4),

@@ -176,3 +176,51 @@ def test_file_of_empty_pieces_ends_the_check(head: bytes, piece: bytes) -> None:
 
 def test_other_types_count_as_whole() -> None:
     assert is_whole(b"anything", Media("video", "video/webm", ".webm"))
+
+
+def box(name: bytes, size: int, *, length: int | None = None, large: bool = False) -> bytes:
+    """Return a box with *size* bytes, which announces another length if one is given."""
+    length = size + (16 if large else 8) if length is None else length
+    head = b"\0\0\0\1" + name + length.to_bytes(8, "big") if large else length.to_bytes(4, "big") + name
+    return head + bytes(size)
+
+
+FTYP = box(b"ftyp", 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "sound"),
+    [
+        (FTYP + box(b"mdat", 100), True),
+        (FTYP + box(b"mdat", 100, large=True) + box(b"\xa9nam", 4), True),
+        (FTYP + box(b"mdat", 100, length=0), True),
+        (FTYP + box(b"mdat", 100, length=7), False),
+        (FTYP + box(b"mdat", 100, length=15, large=True), False),
+        (FTYP + box(b"mdat", 100, length=90), False),
+        (FTYP + box(b"mdat", 100, length=110), False),
+        (FTYP + box(b"m\0at", 100), False),
+        (FTYP + box(b"mdat", 100) + b"\0\0\0", False),
+        (FTYP + box(b"free", 0) * 100_001, False),
+    ],
+)
+def test_joined_video_is_boxes_and_nothing_else(content: bytes, *, sound: bool) -> None:
+    """Parts of two files seldom fit together in their boxes."""
+    for mime in ("video/mp4", "video/quicktime", "audio/mp4", "image/avif"):
+        assert sound is is_whole(content, Media("video", mime, ".mp4"), joined=True)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 8, 11, 12, 20, 30])
+def test_joined_image_or_model_that_is_cut_is_not_whole(cut: int) -> None:
+    webp = Media("image", "image/webp", ".webp")
+    glb = Media("model", "model/gltf-binary", ".glb")
+    for content, media in ((PNG, identify(PNG)), (b"RIFF\x1c\0\0\0WEBPVP8 \x10\0\0\0" + bytes(16), webp)):
+        assert media is not None
+        assert is_whole(content, media, joined=True)
+        assert not is_whole(content[:cut], media, joined=True)
+        assert not is_whole(content + b"\0", media, joined=True) or media.mime == "image/png"
+    assert is_whole(b"glTF\2\0\0\0\x1c\0\0\0\x08\0\0\0JSON" + bytes(8), glb, joined=True)
+
+
+@given(st.binary(max_size=60), st.sampled_from(["video/mp4", "image/png", "image/webp", "model/gltf-binary"]))
+def test_any_joined_bytes_are_judged(data: bytes, mime: str) -> None:
+    assert is_whole(data, Media("x", mime, ""), joined=True) in (True, False)
