@@ -178,29 +178,29 @@ def test_other_types_count_as_whole() -> None:
     assert is_whole(b"anything", Media("video", "video/webm", ".webm"))
 
 
-def box(name: bytes, size: int, *, length: int | None = None, large: bool = False) -> bytes:
+def odd_box(name: bytes, size: int, *, length: int | None = None, large: bool = False) -> bytes:
     """Return a box with *size* bytes, which announces another length if one is given."""
     length = size + (16 if large else 8) if length is None else length
     head = b"\0\0\0\1" + name + length.to_bytes(8, "big") if large else length.to_bytes(4, "big") + name
     return head + bytes(size)
 
 
-FTYP = box(b"ftyp", 8)
+FTYP = odd_box(b"ftyp", 8)
 
 
 @pytest.mark.parametrize(
     ("content", "sound"),
     [
-        (FTYP + box(b"mdat", 100), True),
-        (FTYP + box(b"mdat", 100, large=True) + box(b"\xa9nam", 4), True),
-        (FTYP + box(b"mdat", 100, length=0), True),
-        (FTYP + box(b"mdat", 100, length=7), False),
-        (FTYP + box(b"mdat", 100, length=15, large=True), False),
-        (FTYP + box(b"mdat", 100, length=90), False),
-        (FTYP + box(b"mdat", 100, length=110), False),
-        (FTYP + box(b"m\0at", 100), False),
-        (FTYP + box(b"mdat", 100) + b"\0\0\0", False),
-        (FTYP + box(b"free", 0) * 100_001, False),
+        (FTYP + odd_box(b"mdat", 100), True),
+        (FTYP + odd_box(b"mdat", 100, large=True) + odd_box(b"\xa9nam", 4), True),
+        (FTYP + odd_box(b"mdat", 100, length=0), True),
+        (FTYP + odd_box(b"mdat", 100, length=7), False),
+        (FTYP + odd_box(b"mdat", 100, length=15, large=True), False),
+        (FTYP + odd_box(b"mdat", 100, length=90), False),
+        (FTYP + odd_box(b"mdat", 100, length=110), False),
+        (FTYP + odd_box(b"m\0at", 100), False),
+        (FTYP + odd_box(b"mdat", 100) + b"\0\0\0", False),
+        (FTYP + odd_box(b"free", 0) * 100_001, False),
     ],
 )
 def test_joined_video_is_boxes_and_nothing_else(content: bytes, *, sound: bool) -> None:
