@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEAD",
+    "KINDS",
     "SUFFIX",
     "Content",
     "Media",
@@ -138,6 +139,11 @@ _CONTAINERS = {
     "video/x-matroska": (".mkv", ".mka"),
     "audio/ogg": (".ogv", ".ogg"),
     "video/x-ms-asf": (".wmv", ".wma"),
+}
+#: The kinds of results by suffix: those of texts are not among them.
+KINDS = {
+    **{media.suffix: media.kind for _, media in _TABLE if media.kind != "text"},
+    **{suffix: kind for pair in _CONTAINERS.values() for suffix, kind in zip(pair, ("video", "audio"), strict=True)},
 }
 #: The documents that models return, which no first byte identifies: their suffix in the result's URL, and their type.
 _DOCUMENTS = {".json": "application/json", ".txt": "text/plain", ".csv": "text/csv", ".md": "text/markdown"}

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +65,9 @@ async def run_batch(session: Session, options: BatchOptions) -> ExitCode:
     with ExitStack() as stack:
         stack.callback(table.interrupted.set)
         # An earlier run's manifest tells which rows cost nothing more. A new folder is made only for a valid table.
-        is_resumed = await anyio.to_thread.run_sync(has_earlier_run, options.out)
+        is_resumed = await anyio.to_thread.run_sync(
+            partial(has_earlier_run, options.out, images=options.model is not None)
+        )
         manifest = stack.enter_context(await _open_manifest(options.out)) if is_resumed else None
         identity, remaining = None, RemainingWork(retries=options.retry_failed)
         if is_resumed and not options.start_over:

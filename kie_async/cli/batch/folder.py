@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -16,13 +16,13 @@ import attrs
 from attrs.validators import instance_of, matches_re
 
 from kie_async import ConfigurationError
+from kie_async._media import KINDS
 
 __all__ = [
     "IDENTITY",
     "INPUTS",
     "MANIFEST",
     "PAGE",
-    "RESULT_SUFFIX",
     "FolderIdentity",
     "atomic_write",
     "has_earlier_run",
@@ -30,11 +30,9 @@ __all__ = [
 ]
 
 #: The names in the folder: its identity, the outcome of each row, the page, and the folder of the images.
-IDENTITY, MANIFEST, PAGE, INPUTS = "batch.json", "manifest.jsonl", "index.html", "inputs"
+IDENTITY, MANIFEST, PAGE, INPUTS = "batch.id", "manifest.jsonl", "index.html", "inputs"
 #: The journal that an earlier version has kept in the folder.
 _OLD_JOURNAL = "journal.db"
-#: The suffix of the results.
-RESULT_SUFFIX = ".mp4"
 
 _log = logging.getLogger("kie_async")
 #: The errors of a file system that lacks an operation: network drives, shared folders of virtual machines, FUSE.
@@ -97,15 +95,25 @@ def _has_results(folder: Path) -> bool:
     if manifest.is_file() and manifest.stat().st_size:
         return True
     is_used = (folder / PAGE).is_file() or (folder / _OLD_JOURNAL).exists()
-    return is_used or any(folder.glob(f"*{RESULT_SUFFIX}"))
+    return is_used or any(_results(folder))
 
 
-def has_earlier_run(folder: Path) -> bool:
+def _results(folder: Path, *, images: bool = False) -> Iterator[Path]:
+    """Yield the visible files of the types that results have, images on demand."""
+    for path in folder.glob("[!.]*"):
+        kind = KINDS.get(path.suffix.lower())
+        if kind is not None and (images or kind != "image"):
+            yield path
+
+
+def has_earlier_run(folder: Path, *, images: bool = False) -> bool:
     """
     Return True if an earlier run has used a folder; blocks: call it in a worker thread.
 
     Args:
         folder: The folder, which need not exist.
+
+        images: True if results may be images; otherwise the images of the table may be in the folder.
 
     Raises:
         ConfigurationError: If it is not a folder, or has foreign files that the run might overwrite.
@@ -117,7 +125,7 @@ def has_earlier_run(folder: Path) -> bool:
         raise ConfigurationError(msg)
     if any((folder / name).exists() for name in (MANIFEST, IDENTITY, _OLD_JOURNAL)):
         return True
-    for foreign in chain(folder.glob(PAGE), folder.glob(f"*{RESULT_SUFFIX}")):
+    for foreign in chain(folder.glob(PAGE), _results(folder, images=images)):
         msg = (
             f"{foreign} exists, and batch has not made it: it might be overwritten. Nothing was sent: name a new folder"
             " with --out."

@@ -47,6 +47,7 @@ _STATE_LABELS: Mapping[str, str] = {
 _COARSE_FROM = 20.0
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif")
 _VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".m4v")
+_AUDIO_SUFFIXES = (".mp3", ".m4a", ".wav", ".aac", ".flac", ".ogg", ".weba")
 
 #: The drawing area of a chart, in its own units; the template adds room for labels.
 WIDTH, HEIGHT = 640.0, 132.0
@@ -182,9 +183,9 @@ def _remote_image(source: str | None) -> tuple[str, str] | None:
 
 
 def _media_kind(file: str) -> str:
-    """Return the way in which a result is shown: ``"video"``, ``"image"`` or ``"link"``."""
-    name = file.lower()
-    return "video" if name.endswith(_VIDEO_SUFFIXES) else "image" if name.endswith(_IMAGE_SUFFIXES) else "link"
+    """Return the way in which a result is shown: ``"video"``, ``"image"``, ``"audio"`` or ``"link"``."""
+    kinds = {"video": _VIDEO_SUFFIXES, "image": _IMAGE_SUFFIXES, "audio": _AUDIO_SUFFIXES}
+    return next((kind for kind, suffixes in kinds.items() if file.lower().endswith(suffixes)), "link")
 
 
 def _format_value(value: object) -> str:

@@ -147,7 +147,7 @@ class ProgressDisplay:
         if entry.state == EntryState.DONE and (replayed or self._live is not None):
             return
         text = {
-            EntryState.DONE: f"done{_figures(entry)}",
+            EntryState.DONE: f"done{_figures(entry)} {entry.reason or ''}",
             EntryState.FAILED: f"failed: {entry.reason}",
             EntryState.RUNNING: f"not ended: {entry.reason}",
             EntryState.IN_DOUBT: f"in doubt: {entry.reason} {entry.command}",

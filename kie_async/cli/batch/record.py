@@ -53,6 +53,7 @@ _SKIPPED_REASONS = {
     "stop_after": "The time of --stop-after was over: nothing was sent. Run the same command again to send it.",
 }
 _RUNNING_REASON = "The service is working on the task. Run the same command again to wait for it."
+_NO_FILES_REASON = "The task has succeeded, and its record names no files: its result is in the record."
 _UNSAVED_REASON = "The task has succeeded; its result is not fetched yet. Run the same command again to fetch it."
 _IN_DOUBT_REASON = (
     "The create request was sent, and no response has told whether it was accepted: it may have been paid, and is not"
@@ -232,7 +233,8 @@ class RunRecord:
 
     def _done(self, entry: ManifestEntry, files: Collection[Path]) -> ManifestEntry:
         if not files:
-            return attrs.evolve(entry, state=EntryState.DONE)
+            command = f"kie-async status {entry.task_id} --json"
+            return attrs.evolve(entry, state=EntryState.DONE, reason=_NO_FILES_REASON, command=command)
         first, *others = files
         name, size = str(first.relative_to(self.options.out)), first.stat().st_size
         before = self.manifest.entry(entry.key)

@@ -14,8 +14,9 @@ import anyio.to_thread
 import attrs
 
 from kie_async import Budget, KieError
+from kie_async._media import SUFFIX
 from kie_async._urls import without_url_secrets
-from kie_async.cli.batch.folder import PAGE, RESULT_SUFFIX
+from kie_async.cli.batch.folder import PAGE
 from kie_async.cli.batch.manifest import EntryState, ManifestEntry
 from kie_async.cli.batch.options import BatchOptions
 from kie_async.cli.batch.progress import BatchJobs, ProgressDisplay
@@ -81,7 +82,7 @@ class BatchRun:
             record.requests(),
             budget=await self._budget(kie) if may_pay else Budget(credits=0.0, price=1.0),
             stop_after=options.stop_after,
-            save_to=options.out / f"{{key}}{RESULT_SUFFIX}",
+            save_to=options.out / f"{{key}}{SUFFIX}",
             retry_failed=options.retry_failed,
         ) as run:
             try:

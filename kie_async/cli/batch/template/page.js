@@ -138,7 +138,7 @@
 
   grid.addEventListener("click", (event) => {
     const pane = event.target.closest(".pane");
-    if (!pane || event.target.closest(".away a") || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!pane || event.target.closest(".away a, audio") || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     openViewer(pane.closest(".card"));
   });
