@@ -79,7 +79,7 @@ def _use_proxy(context: typer.Context, url: str | None) -> str | None:
     """Put the proxy into the environment until the command ends: the client and its checks find it there."""
     if url is not None:
         try:
-            names = dict.fromkeys(("http_proxy", "https_proxy"), proxy_url(url))
+            names: dict[str, str] = dict.fromkeys(("http_proxy", "https_proxy"), proxy_url(url))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         earlier = {name: os.environ.get(name) for name in names}
