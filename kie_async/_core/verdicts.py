@@ -62,6 +62,9 @@ class Reply:
         task_id: The task id in it, or None.
 
         head: The beginning of the body as text, to recognize a proxy's answer.
+
+        from_service_url: True if the service itself has answered at the base URL, or may have: then a gateway may give
+            a bare refusal in place of the service's answer to a create that was accepted.
     """
 
     sent: bool
@@ -69,6 +72,7 @@ class Reply:
     envelope: Envelope | None = None
     task_id: str | None = None
     head: str = ""
+    from_service_url: bool = False
 
     @property
     def code(self) -> int | None:
@@ -99,7 +103,13 @@ class Reply:
         return (
             "a page, or a refusal, of a gateway or a proxy: " * self.from_gateway
             + f"HTTP {self.status}, code {self.code}"
+            + "; check the base URL if this repeats" * (self.code is None and self.status is not None)
         )
+
+    @property
+    def is_bare_refusal(self) -> bool:
+        """True for a bare status that refuses the request, if it is not a gateway's answer in place of the service."""
+        return self.code is None and (self.is_redirect or self.status in _REFUSED_STATUSES)
 
     @property
     def is_redirect(self) -> bool:
@@ -248,6 +258,7 @@ class VerdictRule:
 
 
 _REFUSED_CODES = (400, 403, 404, 405, 408, 413, 415, 422, 451, 505, 550)
+#: A server that is not the service refuses with them what it does not know; so may a gateway.
 _REFUSED_STATUSES = (400, 404, 413, 422)
 
 
@@ -268,7 +279,13 @@ RULES: tuple[VerdictRule, ...] = (
         Verdict.ACCEPTED,
         "SUBMITTED: the id is journaled before anything else; if it is the task of another job, IN_DOUBT",
     ),
-    VerdictRule("HTTP 3xx", lambda r: r.is_redirect, Verdict.REJECTED, "`ConfigurationError`: no redirect is followed"),
+    VerdictRule(
+        "a bare HTTP 3xx, 400, 404, 413 or 422, while the service has not answered at the base URL, and does not answer"
+        " the question for the balance there",
+        lambda r: r.is_bare_refusal and not r.from_service_url,
+        Verdict.REJECTED,
+        "the error of that status, with the advice to check the base URL; no redirect is followed",
+    ),
     VerdictRule(
         "code 429, or a bare HTTP 429",
         _is_rate_limit,
@@ -302,15 +319,14 @@ RULES: tuple[VerdictRule, ...] = (
         "sent again, `server_error_attempts` in all, each under its own attempt number; then `ServerError`, REJECTED",
     ),
     VerdictRule(
-        "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 400, 404, 413 or 422; a bare HTTP"
-        " 403 with Cloudflare's error 1010",
-        lambda r: r.has_code(*_REFUSED_CODES) or r.has_bare_status(*_REFUSED_STATUSES) or _is_blocked_client(r),
+        "code 400, 403, 404, 405, 408, 413, 415, 422, 451, 505 or 550; a bare HTTP 403 with Cloudflare's error 1010",
+        lambda r: r.has_code(*_REFUSED_CODES) or _is_blocked_client(r),
         Verdict.REJECTED,
         "the error of that code",
     ),
     VerdictRule(
-        "all else: timeout, reset, a bare 401, 402, 403, 407 or 5xx, HTML, broken JSON, `data: null`, an unknown code,"
-        " the process killed",
+        "all else: timeout, reset, any other bare status, HTML, broken JSON, `data: null`, an unknown code, the process"
+        " killed",
         lambda _: True,
         Verdict.IN_DOUBT,
         "never sent again automatically: `SubmitInDoubtError`",
@@ -380,7 +396,7 @@ def answer_error(reply: Reply, *, what: str, job_id: str | None = None, task_id:
     """
     if reply.status is None:
         return errors.TransportError(f"{what} got no answer. Try again.", job_id=job_id, task_id=task_id)
-    if reply.is_redirect:
+    if reply.is_redirect and reply.code is None:
         msg = f"{what} was answered by a redirect (HTTP {reply.status}), which is not followed. Check the base URL."
         return errors.ConfigurationError(msg, job_id=job_id, task_id=task_id)
     code = reply.code if reply.code is not None else reply.status

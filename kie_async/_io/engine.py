@@ -247,7 +247,7 @@ class Engine:
                 candidates=Candidates(
                     poller=self.poller, results=self.results, secrets=self.callback_secrets, confirm=self._confirm
                 ),
-                on_gateway_answer=self.account_check.record_gateway_answer,
+                account_check=self.account_check,
             ),
             registry=self.registry,
             tracker=self.tracker,

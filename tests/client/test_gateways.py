@@ -17,10 +17,12 @@ from kie_async import (
     JSON,
     APIError,
     AuthenticationError,
+    ConfigurationError,
     EventName,
     Failed,
     InDoubt,
     InsufficientCreditsError,
+    InvalidRequestError,
     KeyLimitError,
     Outcome,
     Problem,
@@ -319,3 +321,94 @@ async def test_lasting_408_ends_the_wait_for_a_task_of_another_program() -> None
             with pytest.raises(ServerError, match="408"):
                 await other.job(str(task_id)).status()
             assert anyio.current_time() <= 900.0
+
+
+# -- bare refusals of creates -----------------------------------------------------------------------------------------
+
+#: Refusals without a code: a gateway may give them after the service has accepted, and so may a wrong base URL.
+BARE: dict[str, dict[str, Any]] = {
+    **{f"page {status}": {"kind": "html", "status": status} for status in (400, 404, 413, 422)},
+    **{f"empty {status}": {"kind": "body", "body": "", "status": status} for status in (400, 404, 413, 422)},
+    "JSON 404": {"kind": "body", "body": '{"message":"no Route matched with those values"}', "status": 404},
+    "JSON 422": {"kind": "body", "body": '{"detail":[{"loc":["body"],"msg":"field required"}]}', "status": 422},
+    "text 404": {"kind": "body", "body": "404 page not found", "status": 404},
+    "code a word 404": {"kind": "body", "body": '{"code":"NOT_FOUND"}', "status": 404},
+    **{f"redirect {status}": {"kind": "redirect", "status": status} for status in (301, 302, 303, 307, 308)},
+}
+
+
+def bare(place: Any, name: str, **when: Any) -> Fault:
+    how = dict(BARE[name])
+    return Fault(place, how.pop("kind"), **how, **when)
+
+
+@pytest.mark.parametrize("nth", [1, 2], ids=["the first create", "a later create"])
+@pytest.mark.parametrize("name", BARE)
+async def test_a_bare_refusal_after_the_service_accepted_loses_no_task(name: str, nth: int) -> None:
+    async with client_and_fake(faults=[bare("create", name, after=True, nth=nth)], duration=20.0) as setup:
+        for number in range(nth - 1):
+            await setup.kie.generate(make_request(number))
+        with pytest.raises(SubmitInDoubtError, match="check the base URL") as raised:
+            await setup.kie.generate(make_request(nth))
+        await raised.value.job.resolve(setup.tasks[-1])
+
+        assert setup.tasks[-1] == (await raised.value.job).task_id
+        assert nth == len(setup.truth.create_requests) == len(setup.tasks)
+        assert (2 - nth) == len(setup.truth.queries)
+
+
+@pytest.mark.parametrize("name", BARE)
+async def test_a_wrong_base_url_is_an_error_at_once(name: str) -> None:
+    """No answer of its host is the service's: each create is refused, and nothing is in doubt."""
+    faults = [bare(place, name) for place in ("create", "poll", "credit")]
+    async with client_and_fake(faults=faults, client={"callback_url": "https://app.example.com/kie"}) as setup:
+        for number in range(3):
+            with pytest.raises((ConfigurationError, InvalidRequestError), match=r"base URL|Correct|smaller"):
+                await setup.kie.generate(make_request(number))
+
+        assert anyio.current_time() <= 5.0
+        assert {"rejected": 3} == await setup.states()
+        assert 3 == len(setup.truth.create_requests)
+
+
+@pytest.mark.parametrize("kind", ["reset", "silence", "close"])
+async def test_a_question_without_an_answer_refuses_nothing(kind: Any) -> None:
+    async with client_and_fake(faults=[bare("create", "page 404", after=True), Fault("credit", kind)]) as setup:
+        with pytest.raises(SubmitInDoubtError) as raised:
+            await setup.kie.submit(make_request())
+        assert anyio.current_time() <= 60.0
+        await raised.value.job.abandon()
+        await assert_settled(setup.kie)
+
+
+async def test_a_callback_finds_the_task_behind_a_bare_refusal() -> None:
+    faults = [bare("create", "page 404", after=True, nth=range(2, 4))]
+    async with client_with_callbacks(faults=faults, duration=20.0) as (setup, _):
+        for number in range(4):
+            await setup.kie.generate(make_request(number))
+        assert 4 == len(setup.truth.create_requests)
+
+
+async def test_a_gateway_that_refuses_everything_later_loses_no_task() -> None:
+    faults = [bare(place, "page 404", between=(8.0, 1e9), after=True) for place in ("create", "poll", "credit")]
+    async with client_and_fake(duration=60.0, faults=faults) as setup:
+        async with setup.kie.map(make_rows(25)) as run:
+            found, _ = await drain_run(run)
+
+        assert 25 == len(found)
+        assert set() == lost(setup, found)
+
+
+async def test_a_create_that_waits_for_the_question_survives_the_close(tmp_path: Path) -> None:
+    """The row is SENDING until the answer: the next process finds it in doubt."""
+    faults = [bare("create", "page 404", after=True), Fault("credit", "silence")]
+    async with FakeKie(faults=faults) as fake:
+        async with JournalClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            job = await kie.submit(make_request(), wait=False)
+            await anyio.sleep(2.0)
+            await kie.aclose(drain=0.0)
+        async with JournalClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
+            await kie.recover()
+            with pytest.raises(SubmitInDoubtError):
+                await kie.job(job.id)
+        assert 1 == len(fake.truth.create_requests)

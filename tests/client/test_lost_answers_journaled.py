@@ -99,7 +99,7 @@ async def test_fifty_lost_responses_are_never_resent(tmp_path: Path, name: str, 
 async def test_fifty_redirects_are_fifty_rejections(tmp_path: Path) -> None:
     """A create does not follow a redirect: the address is configuration."""
     path = tmp_path / "kie.db"
-    async with FakeKie(faults=[Fault("create", "redirect")]) as fake:
+    async with FakeKie(faults=[Fault("create", "redirect"), Fault("credit", "redirect")]) as fake:
         async with KieClient(KEY, base_url=fake.url, journal=path) as kie:
             assert {ConfigurationError.__name__: JOBS} == await all_told(kie)
         async with KieClient(KEY, base_url=fake.url, journal=path) as kie:

@@ -538,19 +538,16 @@ async def test_rejection_quotes_the_service() -> None:
         ({"kind": "code", "code": 451}, InvalidRequestError),
         ({"kind": "code", "code": 505}, ModelPausedError),
         ({"kind": "code", "code": 550}, ServerError),
-        ({"kind": "html", "status": 404}, InvalidRequestError),
-        ({"kind": "html", "status": 413}, InvalidRequestError),
         ({"kind": "body", "status": 403, "body": "error code: 1010"}, APIError),
-        ({"kind": "redirect", "status": 301}, ConfigurationError),
-        ({"kind": "redirect", "status": 302}, ConfigurationError),
-        ({"kind": "redirect", "status": 307}, ConfigurationError),
-        ({"kind": "redirect", "status": 308}, ConfigurationError),
+        *(({"kind": "html", "status": status}, InvalidRequestError) for status in (400, 404, 413, 422)),
+        *(({"kind": "redirect", "status": status}, ConfigurationError) for status in (301, 302, 307, 308)),
     ],
     ids=lambda value: "-".join(str(part) for part in value.values()) if isinstance(value, dict) else value.__name__,
 )
 async def test_permanent_rejection_is_not_retried(fault: dict[str, Any], expected: type[KieError]) -> None:
-    """One POST, the typed error, and no redirect followed."""
-    async with client_and_fake(faults=[Fault("create", **fault)]) as setup:
+    """One POST, the typed error, and no redirect followed; the whole host answers so, not the create alone."""
+    faults = [Fault("create", **fault), Fault("credit", **fault)]
+    async with client_and_fake(faults=faults) as setup:
         with pytest.raises(KieError) as raised:
             await setup.kie.submit(make_request())
         row = await setup.row()

@@ -88,7 +88,7 @@ CASES: dict[str, tuple[Callable[[Setup, Path], Awaitable[None]], list[Fault]]] =
     "422": (generate, [Fault("create", "code", code=422)]),
     "455": (generate, [Fault("create", "code", code=455)]),
     "500": (generate, [Fault("create", "code", code=500)]),
-    "redirect": (generate, [Fault("create", "redirect")]),
+    "redirect": (generate, [Fault("create", "redirect"), Fault("credit", "redirect")]),
     "failed task": (failed, []),
     "stalled": (generate, [Fault("poll", "html")]),
     "no result": (generate, [Fault("poll", "alter", data={"state": "success", "resultJson": ""})]),

@@ -51,7 +51,7 @@ AMBIGUOUS_TEXT = "Server exception, please try again later or contact customer s
 @attrs.frozen(kw_only=True)
 class Body:
     """
-    A body, and the design's verdict on it under any HTTP status but a redirect's.
+    A body, and the design's verdict on it under any HTTP status.
 
     Without a code of its own (``verdict`` None) the HTTP status decides: see ``BARE``.
     """
@@ -176,16 +176,15 @@ BARE: dict[int, tuple[Verdict, type[errors.KieError] | None]] = {
     504: (Verdict.IN_DOUBT, None),
     520: (Verdict.IN_DOUBT, None),
 }
-REDIRECTS = (301, 307)
-STATUSES = (*BARE, *REDIRECTS)
+REDIRECTS = (301, 302, 307)
+BARE |= dict.fromkeys(REDIRECTS, (Verdict.REJECTED, errors.ConfigurationError))
+STATUSES = tuple(BARE)
 
 
 def expected_outcome(status: int, body: Body) -> tuple[Verdict, type[errors.KieError] | None, int | None]:
     """Return the verdict, the class of the error and its code, from the tables above."""
     if body.verdict is Verdict.ACCEPTED:
         return Verdict.ACCEPTED, None, None
-    if status in REDIRECTS:
-        return Verdict.REJECTED, errors.ConfigurationError, None
     if body.verdict is None:
         return *BARE[status], status
     return body.verdict, body.error, body.code
@@ -298,6 +297,24 @@ def test_free_requests_without_an_answer_may_be_repeated() -> None:
     assert isinstance(error, errors.TransportError)
     assert "the poll got no answer. Try again." == error.message
     assert "t1" == error.task_id
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "bare"),
+    [
+        (404, b"", True),
+        (302, b"<html>", True),
+        (308, b"", True),
+        (422, b'{"detail":[]}', True),
+        (404, b'{"code":404}', False),
+        (302, b'{"code":500}', False),
+        (405, b"", False),
+        (429, b"", False),
+        (403, b"error code: 1010", False),
+    ],
+)
+def test_a_bare_refusal_has_no_code(status: int, body: bytes, *, bare: bool) -> None:
+    assert bare is reply(status, body).is_bare_refusal
 
 
 # -- named cases --------------------------------------------------------------------------------------------------
@@ -443,15 +460,26 @@ _PROOF = {400, 401, 402, 403, 404, 405, 408, 413, 415, 422, 429, 433, 451, 455, 
 
 @given(_replies)
 def test_not_accepted_needs_a_code_that_proves_it(reply: Reply) -> None:
-    """A redirect is a refusal, too, and so is the text of a paused model."""
-    paused = "temporarily paused" in reply.message
-    if decide(reply) in _NOT_ACCEPTED and not paused and not 300 <= (reply.status or 0) < 400:
+    """A bare redirect is a refusal, too, and so is the text of a paused model."""
+    paused, redirected = "temporarily paused" in reply.message, reply.code is None and reply.is_redirect
+    if decide(reply) in _NOT_ACCEPTED and not paused and not redirected:
         assert (reply.code if reply.code is not None else reply.status) in _PROOF
 
 
 @given(_replies)
 def test_accepted_means_code_200_with_a_task_id(reply: Reply) -> None:
     assert (reply.code == 200 and reply.task_id is not None) is (decide(reply) is Verdict.ACCEPTED)
+
+
+@given(reply=_replies, known=st.booleans())
+def test_where_the_service_answers_no_bare_refusal_is_one(reply: Reply, *, known: bool) -> None:
+    """A gateway may have sent it after the service had accepted; a 429 and Cloudflare's 1010 are sent before."""
+    verdict = decide(attrs.evolve(reply, from_service_url=known))
+    if reply.is_bare_refusal:
+        assert (Verdict.IN_DOUBT if known else Verdict.REJECTED) is verdict
+        assert "base URL" in reply.summary
+    else:
+        assert decide(reply) is verdict
 
 
 @given(_replies)

@@ -53,6 +53,8 @@ class AccountCheck:
     supervisor: Supervisor
     runtime: Runtime
     on_refusal: Callable[[Reply], None]
+    #: True once the service has answered at the base URL: an answer with a code in its body.
+    answered: bool = attrs.field(default=False, init=False)
     _answers: int = attrs.field(default=0, init=False)
     _ready_at: float = attrs.field(default=float("-inf"), init=False)
 
@@ -67,7 +69,17 @@ class AccountCheck:
         envelope = read_envelope(answer.body)
         head = answer.body[:256].decode("utf-8", "replace")
         reply = Reply(sent=True, status=answer.status, envelope=envelope, head=head)
+        self.answered |= reply.code is not None
         return reply, None if envelope is None else read_credit(envelope)
+
+    async def may_be_service(self) -> bool:
+        """Return True if the service has answered at the base URL, or does so now; also if that cannot be asked."""
+        if not self.answered:
+            try:
+                await self.ask(POLL_TIMEOUT)
+            except (errors.TransportError, errors.ClientClosedError):
+                return True
+        return self.answered
 
     def record_gateway_answer(self) -> None:
         """Count an answer of a gateway, and ask the service after the second one."""

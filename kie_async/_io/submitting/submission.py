@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from kie_async._core.lifecycle import Intent
+    from kie_async._io.http.account_check import AccountCheck
     from kie_async._io.http.transport import Transport
     from kie_async._io.jobs.live_job import LiveJob, Registry
     from kie_async._io.jobs.transitions import ResultWriter, Transitions
@@ -83,7 +84,7 @@ class SubmissionContext:
 
         candidates: Confirms tasks that odd answers have named.
 
-        on_gateway_answer: Called after each answer that a gateway or a proxy has given in place of the service.
+        account_check: Checks the answers that a gateway or a proxy has given in place of the service.
     """
 
     transport: Transport
@@ -96,7 +97,7 @@ class SubmissionContext:
     report: Callable[..., None]
     forget_uploads: Callable[[Intent], None]
     candidates: Candidates
-    on_gateway_answer: Callable[[], None]
+    account_check: AccountCheck
 
 
 class _NotSentError(Exception):
@@ -189,8 +190,7 @@ class Attempts:
     # -- one attempt ------------------------------------------------------------------------------------------------
 
     async def _attempt(self) -> bool:
-        submission, context = self.submission, self.context
-        upload_again = self.submission.upload_again
+        submission, context, upload_again = self.submission, self.context, self.submission.upload_again
         if upload_again is not None and self._are_uploads_expired() and not await self._upload_again(upload_again):
             return False
         permit = await context.admission.acquire_permit(
@@ -217,21 +217,28 @@ class Attempts:
                     await self._return_to_intent()
             raise
         verdict = decide(reply := _read_reply(exchange))
-        named = self._named = () if verdict is Verdict.ACCEPTED else read_candidates(exchange.body)
-        gate_closed = permit.finish(Verdict.IN_DOUBT if named else verdict, retry_after=exchange.retry_after)
+        context.account_check.answered |= reply.code is not None
+        self._named = () if verdict is Verdict.ACCEPTED else read_candidates(exchange.body)
+        unclear = self._named or reply.is_bare_refusal
+        gate_closed = permit.finish(Verdict.IN_DOUBT if unclear else verdict, retry_after=exchange.retry_after)
         retry, on_wire, submission.on_wire = False, submission.on_wire, False
-        if named:
-            if (ours := await context.candidates.settle(self.job, named)) is None:
-                verdict = Verdict.IN_DOUBT  # a task that may be ours: the create is not sent again
-            elif ours:
-                return False
+        if unclear:
+            verdict = await self._clarify(verdict, reply)
         if on_wire and self.job.state is not JobState.SENDING and verdict is not Verdict.ACCEPTED:
-            return False  # a callback was faster and has bound the task
+            return False  # what the answer has named is bound, or a callback was faster
         # Only this task knows the response: nothing may interrupt it before the result is journaled.
         with anyio.CancelScope(shield=True):
             retry = await self._record_verdict(verdict, reply, exchange.error, gate_closed=gate_closed)
         # A submission that was stopped while the create was on the wire ends now.
         return retry and submission.stop_reason is None and not self._row_moved
+
+    async def _clarify(self, verdict: Verdict, reply: Reply) -> Verdict:
+        """Confirm what the answer names; ask if the service may be behind a bare refusal."""
+        if self._named and await self.context.candidates.settle(self.job, self._named) is None:
+            return Verdict.IN_DOUBT  # a task that may be ours: the create is not sent again
+        if not reply.is_bare_refusal:
+            return verdict
+        return decide(attrs.evolve(reply, from_service_url=await self.context.account_check.may_be_service()))
 
     def _are_uploads_expired(self) -> bool:
         now = self.context.runtime.wall()
@@ -327,7 +334,7 @@ class Attempts:
 
     async def _record_doubt(self, reply: Reply, error: Exception | None) -> None:
         if reply.from_gateway:
-            self.context.on_gateway_answer()
+            self.context.account_check.record_gateway_answer()
         reason = reply.summary if error is None else describe(error)
         if self._named:
             reason += f"; it names {', '.join(self._named)}, which could not be confirmed"
