@@ -58,6 +58,9 @@ _WHOLE_URL = re.compile(r"^(\s*[a-z][a-z0-9+.-]*:(?:\\?/)*)(.*)", re.IGNORECASE 
 _URL_IN_TEXT = re.compile(
     r"\b([a-z][a-z0-9+.-]*:(?:\\?/){2,}|https?:/?|data:(?=[a-z0-9.+/-]*[;,]))([^\s\"'`<>]*)", re.IGNORECASE
 )
+# The same without a scheme: "example.com/a.png?sig=abc" and "me:secret@example.com".
+_BARE_QUERY = re.compile(r"\?[\w.%~\[\]-]+=[^\s\"'`<>]*")
+_BARE_USER = re.compile(r"(?<![\w.+%-])[\w.+%-]+:[^\s\"'`<>@/:]{1,200}@(?=[\w-]+\.|localhost)")
 _NO_PORT = re.compile(r"[^\[:]*:\d*\D")
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{0,5}))?", re.ASCII)
@@ -404,7 +407,8 @@ def without_url_secrets(text: str, *, user: str = "", query: str = "") -> str:
 
     if looks_like_url(text):  # as a whole: a blank does not end it
         text = _WHOLE_URL.sub(hide, text)
-    return _URL_IN_TEXT.sub(hide, text)
+    text = _BARE_QUERY.sub(lambda _: query, _URL_IN_TEXT.sub(hide, text))
+    return _BARE_USER.sub(lambda _: user, text)
 
 
 def proxy_url(url: str) -> str:

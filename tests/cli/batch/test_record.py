@@ -110,7 +110,7 @@ def test_result_without_files_is_done(record: RunRecord) -> None:
     generation = Generation(record=TaskRecord(task_id="t1", state="success"), saver=nowhere)
     entry = record.record_outcome(Done(key=key, request=request, generation=generation))
 
-    assert (EntryState.DONE, None, None) == (entry.state, entry.file, entry.command)
+    assert (EntryState.DONE, None, "kie-async status t1 --json") == (entry.state, entry.file, entry.command)
 
 
 def test_large_page_keeps_urgent_rows(tmp_path: Path) -> None:

@@ -216,6 +216,9 @@ SIGNED = (
     f"See https://kie.example/b?key={CANARY}, or (ftp://me:p@{CANARY}@kie.example/a)",
     f'{{"url": "https:\\/\\/me:{CANARY}@kie.example\\/a?sig={CANARY}"}}',
     f"data:image/png;base64,{CANARY}",
+    f"//me:{CANARY}@kie.example/a.png?sig={CANARY}",
+    f"Like kie.example/a.png?X-Amz-Signature={CANARY}&a=b, and me:{CANARY}@kie.example:21/a",
+    f"/a.png?token={CANARY}#{CANARY} kie.example",
 )
 
 
