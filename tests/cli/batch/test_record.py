@@ -108,7 +108,7 @@ def test_result_without_files_is_done(record: RunRecord) -> None:
 
     [(key, request)] = record.requests()
     generation = Generation(record=TaskRecord(task_id="t1", state="success"), saver=nowhere)
-    entry = record.record_outcome(Done(key=key, request=request, generation=generation))
+    entry = record.record_outcome(Done(key=key, request=request, task_id="t1", generation=generation))
 
     assert (EntryState.DONE, None, "kie-async status t1 --json") == (entry.state, entry.file, entry.command)
 
