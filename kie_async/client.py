@@ -303,8 +303,8 @@ class KieClient:
         (``replayed``); a row that runs is awaited; nothing is paid twice. To resume after the process has ended, use a
         journal on disk: ``KieClient(journal="kie.db")``.
 
-        Rows are read shortly before they are sent, so the table may be endless. A generator is read in a worker thread;
-        pass an async generator if it cannot run there.
+        Rows are read shortly before they are sent, so the table may be endless. A generator is read and closed in
+        one thread of its own; pass an async generator if it must stay in yours.
 
         Args:
             requests: An iterable of requests, or of pairs of your key and a request. The default key of a row is made

@@ -1,5 +1,5 @@
 """
-``Runtime``, the clocks, randomness and ids of an engine, and ``Supervisor``, the owner of its tasks.
+``Runtime``, the clocks, randomness and ids of an engine, ``Supervisor``, the owner of its tasks, and ``OwnThread``.
 
 The event loop provides clocks and randomness if it has ``wall_time`` and ``random``, as the loop of ``virtual_time``
 does, so that a run in virtual time can be repeated exactly. Everything else goes by ``loop.time()``.
@@ -11,20 +11,25 @@ import asyncio
 import contextvars
 import logging
 import random
+import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Any, TypeVar, TypeVarTuple
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import anyio
 
 from kie_async._core.job_errors import closed_error
 from kie_async.errors import KieError
 
-__all__ = ["Runtime", "Supervisor", "run_all", "run_apart"]
+__all__ = ["OwnThread", "Runtime", "Supervisor", "run_all", "run_apart"]
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 _Args = TypeVarTuple("_Args")
 _log = logging.getLogger("kie_async")
 
@@ -232,6 +237,51 @@ class Supervisor:
                 _log.exception("A task of the client has failed. This is a bug: please report it.")
             finally:
                 self._scopes.discard(scope)
+
+
+class OwnThread(threading.Thread, Executor):
+    """
+    A thread as an executor, for what must always be used in the same thread, such as an SQLite connection.
+
+    It is a plain thread: the interpreter ends those of ``ThreadPoolExecutor`` with the main thread, while another
+    thread's event loop may need it, and waits for what hangs in them. A call in it is done as a whole, even if its
+    caller is cancelled.
+
+    Args:
+        name: The name of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        #: True once it is to end.
+        self.ending: bool = False
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.start()
+
+    def submit(self, call: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Call *call* in the thread, after the calls before it."""
+        future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()  # it cannot be cancelled
+        self._calls.put(partial(_call, future, partial(call, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """End the thread after the calls that were submitted."""
+        self.ending = True
+        self._calls.put(None)
+
+    def run(self) -> None:
+        """Make the calls."""
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # it would be kept until the next one
+
+
+def _call(future: Future[_T], call: Callable[[], _T]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 (it is for the caller)
+        future.set_exception(error)
 
 
 class _LoopEnd:

@@ -16,12 +16,10 @@ import stat
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
 import anyio
@@ -34,7 +32,7 @@ from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, loa
 from kie_async._io.journals import budget_tables, tables
 from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
-from kie_async._io.runtime import Runtime
+from kie_async._io.runtime import OwnThread, Runtime
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KieError
 from kie_async.states import JobState
@@ -342,13 +340,11 @@ class _Work:
     error: Exception | None = None
 
 
-class _Writer(threading.Thread, Executor):
+class _Writer(OwnThread):
     """
     The thread that has the connection, as an executor for the event loop.
 
-    It is a plain thread: the interpreter ends those of ``ThreadPoolExecutor`` with the main thread, while another
-    thread's event loop still needs its journal. It refers to nothing of an event loop, so that an abandoned journal is
-    garbage, and a call in it is done as a whole, even if its caller is cancelled.
+    It refers to nothing of an event loop, so that an abandoned journal is garbage.
 
     Args:
         path: The journal file.
@@ -357,41 +353,19 @@ class _Writer(threading.Thread, Executor):
     """
 
     def __init__(self, path: Path, *, disconnect: Callable[[], None]) -> None:
-        super().__init__(name="kie_async journal", daemon=True)
         self.path = path
-        #: True once it is to end.
-        self.ending: bool = False
         #: The calls of the next batch.
         self.waiting: list[_Work] = []
         self._disconnect = disconnect
         self._connection: sqlite3.Connection | None = None
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.start()
-
-    def submit(self, call: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Call *call* in the thread, after the calls before it."""
-        future: Future[_T] = Future()
-        future.set_running_or_notify_cancel()  # it cannot be cancelled
-        self._calls.put(partial(_settle, future, partial(call, *args, **kwargs)))
-        return future
+        super().__init__("kie_async journal")
 
     def end(self) -> None:
         """Let the thread do the waiting calls, disconnect and end; no call may follow."""
         self.submit(self.disconnect, self.waiting)
         self.shutdown()
 
-    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        """End the thread after the calls that were submitted."""
-        self.ending = True
-        self._calls.put(None)
-
     # -- in the thread ----------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Make the calls."""
-        while (call := self._calls.get()) is not None:
-            call()
-            del call  # it would be kept until the next one
 
     def connect(self, connect: Callable[[], sqlite3.Connection]) -> None:
         """Open the database."""
@@ -448,13 +422,6 @@ class _Writer(threading.Thread, Executor):
                     connection.execute("ROLLBACK")
             return error
         return None
-
-
-def _settle(future: Future[_T], call: Callable[[], _T]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as error:  # noqa: BLE001 (it is for the caller)
-        future.set_exception(error)
 
 
 class _GroupCommit:

@@ -1,23 +1,25 @@
 """
 The rows of a table: read as they are needed, given their keys, and turned into outcomes.
 
-A generator may read a file or query a database. It is therefore read in a worker thread: one row at a time at first,
-and several at once while it proves fast.
+A generator may read a file or query a database. It is therefore read in a thread of its own: one row at a time at
+first, and several at once while it proves fast. The same thread closes it, so a connection that it opens may be
+bound to its thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from kie_async import errors
 from kie_async._core.lifecycle import ENDED
+from kie_async._io.runtime import OwnThread
 from kie_async._io.submitting.intake import ImageChangedError
 from kie_async._keys import ContentKey, DefaultKeys, TableKey, check_key, retry_key
 from kie_async.outcomes import Done, Failed, InDoubt, Skipped
@@ -38,11 +40,13 @@ __all__ = ["Row", "RowInput", "RowKeys", "RowSource", "Table", "job_fields"]
 #: One element of a table, and a table.
 RowInput: TypeAlias = "Request | tuple[str, Request]"
 Table: TypeAlias = Iterable[RowInput] | AsyncIterable[RowInput]
+#: Rows, True if they were the last ones, and the source's error.
+_Batch: TypeAlias = tuple[list[RowInput], bool, Exception | None]
 
 #: The largest batch that is read from a generator, in rows, and the time within which a batch counts as fast.
 _BATCH, _FAST_BATCH = 64, 0.005
-#: The time within which an async generator must close, in seconds.
-_CLOSE_TIMEOUT = 5.0
+#: The time within which a generator must close, in seconds, and one that was still at work on a row.
+_CLOSE_TIMEOUT, _HANGING_TIMEOUT = 5.0, 1.0
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -210,14 +214,18 @@ class RowSource:
     """
 
     def __init__(self, rows: Table) -> None:
-        # Any other sequence may read a file for each row, so it is read as a generator is.
-        self._in_memory = isinstance(rows, (list, tuple))
         self._sync: Iterator[RowInput] = iter(())
+        self._source: _ThreadSource | None = None
+        self._thread: OwnThread | None = None
+        self._reading: asyncio.Future[_Batch] | None = None
         self._async: AsyncIterator[RowInput] | None = None
+        # Any other sequence than these may read a file for each row, so it is read as a generator is.
         if isinstance(rows, AsyncIterable):
             self._async = aiter(rows)
-        elif _is_table(rows):
+        elif isinstance(rows, (list, tuple)):
             self._sync = iter(rows)
+        elif _is_table(rows):
+            self._source = _ThreadSource(rows)
         else:
             msg = (
                 f"Invalid table of type {type(rows).__name__}: expected a list, a generator or an async generator of"
@@ -248,24 +256,67 @@ class RowSource:
                 self._exhausted = False
                 return [row]
             return []
-        if self._in_memory:
+        if self._source is None:
             rows = list(islice(self._sync, most))
             self._exhausted = not rows
             return rows
         started_at = anyio.current_time()
+        self._thread = self._thread or OwnThread("kie_async rows")
+        loop = asyncio.get_running_loop()
+        self._reading = loop.run_in_executor(self._thread, self._source.read, min(most, self._batch))
         # A caller that leaves must not wait for a source that hangs.
-        rows, self._exhausted, self._error = await anyio.to_thread.run_sync(
-            _read_batch, self._sync, min(most, self._batch), abandon_on_cancel=True
-        )
+        rows, self._exhausted, self._error = await self._reading
         fast = anyio.current_time() - started_at <= _FAST_BATCH
         self._batch = min(_BATCH, 2 * self._batch) if fast else 1
         return rows if rows or self._error is None else await self.read(most)
 
     async def close(self) -> None:
-        """Close an async generator that was not read to its end."""
-        if self._async is not None and (close := getattr(self._async, "aclose", None)) is not None:
-            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _CLOSE_TIMEOUT), suppress(RuntimeError):
-                await close()
+        """Close a generator that was not read to its end, and end its thread; one that hangs is closed after that."""
+        async_close, thread, source = getattr(self._async, "aclose", None), self._thread, self._source
+        hangs = self._reading is not None and self._reading.cancelled()
+        timeout = _HANGING_TIMEOUT if hangs else _CLOSE_TIMEOUT
+        try:
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + timeout), suppress(RuntimeError):
+                if async_close is not None:
+                    await async_close()
+                elif thread is not None and source is not None:
+                    await asyncio.get_running_loop().run_in_executor(thread, source.close)
+        finally:
+            if thread is not None:
+                thread.shutdown()
+
+
+class _ThreadSource:
+    """
+    A table that is opened, read and closed in one thread.
+
+    Args:
+        rows: The table.
+    """
+
+    def __init__(self, rows: Iterable[RowInput]) -> None:
+        self._rows = rows
+        self._iterator: Iterator[RowInput] | None = None
+
+    def read(self, most: int) -> _Batch:
+        """Return up to *most* rows, True if they were the last ones, and the source's error."""
+        batch: list[RowInput] = []
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._rows)
+            for _ in range(most):
+                batch.append(next(self._iterator))  # noqa: PERF401 (those before an error are kept)
+        except StopIteration:
+            return batch, True, None
+        except Exception as error:  # noqa: BLE001 (the source's own, raised where the rows are taken)
+            return batch, False, error
+        return batch, False, None
+
+    def close(self) -> None:
+        """Close a generator, and drop all else: its own clean-up runs here if nothing else refers to it."""
+        iterator, self._iterator, self._rows = self._iterator, None, ()
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 class RowKeys:
@@ -332,16 +383,3 @@ class RowKeys:
 
 def _is_table(rows: object) -> bool:
     return isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, Mapping))
-
-
-def _read_batch(rows: Iterator[RowInput], most: int) -> tuple[list[RowInput], bool, Exception | None]:
-    """Return up to *most* rows, True if they were the last ones, and the source's error."""
-    batch: list[RowInput] = []
-    try:
-        for _ in range(most):
-            batch.append(next(rows))  # noqa: PERF401 (those before an error are kept)
-    except StopIteration:
-        return batch, True, None
-    except Exception as error:  # noqa: BLE001 (the source's own, raised where the rows are taken)
-        return batch, False, error
-    return batch, False, None
