@@ -141,7 +141,7 @@ class KieClient:
             download_headers=_settings.check_download_headers(download_headers),
             on_event=on_event,
             session_factory=session_factory,
-            trust_env=trust_env,
+            trust_env=_settings.of_kind("trust_env", trust_env, bool),
             local_files=_settings.of_kind("local_files", local_files, bool),
             job=self.job,
         )
@@ -152,6 +152,8 @@ class KieClient:
             return f"<KieClient {self._base_url} {self.statistics()}>"
         except errors.ConfigurationError:
             return f"<KieClient {self._base_url} used before a fork>"
+        except AttributeError:  # an argument was refused, and error trackers show the variables of the constructor
+            return "<KieClient without a configuration>"
 
     def __reduce__(self) -> NoReturn:
         msg = "A KieClient cannot be copied or pickled: it holds the API key. Make one in each process."

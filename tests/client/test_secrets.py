@@ -8,11 +8,12 @@ import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import anyio
 import attrs
 import pytest
 
-from kie_async import Callbacks, Generation, Job, KieClient, KieError, RetryPolicy, Run
+from kie_async import Callbacks, ConfigurationError, Generation, Job, KieClient, KieError, RetryPolicy, Run
 from kie_async._core.callback_token import callback_secret
 from kie_async.testing import FakeKie, Fault
 from tests.client.canaries import canaries_in, find_canaries, frames_of
@@ -227,6 +228,8 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "KieClient.spent": lambda scene: scene.kie.spent([make_request(image=SIGNED)]),
     "KieClient.recover": lambda scene: scene.kie.recover(),
     "KieClient.jobs": lambda scene: scene.kie.jobs(),
+    "KieClient.keys": lambda scene: scene.kie.keys("order-"),
+    "KieClient.journal_id": lambda scene: scene.kie.journal_id(),
     "KieClient.forget": lambda scene: scene.kie.forget(before=0.0),
     "KieClient.credits": lambda scene: scene.kie.credits(),
     "KieClient.upload": lambda scene: scene.kie.upload(PNG),
@@ -329,3 +332,59 @@ async def test_call_that_is_left_early_shows_no_secret(call: str, way: str, tmp_
         text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
         assert [] == find_canaries("\n".join(locals_of(error)), (*CANARIES, *tokens)), text
         assert [] == canaries_in(dict(frames_of(error)), CANARIES[:2])
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"api_key": f"{KEY}\n{KEY}"},
+        {"api_key": [KEY]},
+        {"webhook_key": [WEBHOOK_KEY, 7]},
+        {"webhook_key": f"{WEBHOOK_KEY}\0"},
+        {"base_url": "ftp://example.com"},
+        {"callback_url": "example.com"},
+        {"limits": 3},
+        {"allow_networks": ["x"]},
+        {"on_event": 3},
+        {"trust_env": "no"},
+    ],
+    ids=lambda refused: next(iter(refused)),
+)
+def test_refused_client_shows_no_secret(refused: dict[str, Any]) -> None:
+    """Its own ``repr``, which error trackers call, does not fail either."""
+    with pytest.raises(ConfigurationError, match="Invalid") as raised:
+        KieClient(**{"api_key": KEY, "webhook_key": WEBHOOK_KEY, **refused})
+
+    shown = locals_of(raised.value)
+    assert any("<KieClient without a configuration>" in text for text in shown)
+    assert [] == find_canaries("\n".join([*shown, str(raised.value)]), CANARIES)
+    assert [] == canaries_in(dict(frames_of(raised.value)), CANARIES)
+
+
+async def fail_in_time(*_: object) -> None:
+    """Fail after a while, as a hook with a bug does."""
+    await anyio.sleep(1.0)
+    msg = "hook"
+    raise KeyError(msg)
+
+
+def with_hook(name: str) -> Callable[..., aiohttp.ClientSession]:
+    """Return a session factory with a hook that fails."""
+
+    def make(**kwargs: Any) -> aiohttp.ClientSession:
+        config = aiohttp.TraceConfig()
+        getattr(config, name).append(fail_in_time)
+        return aiohttp.ClientSession(**{**kwargs, "trace_configs": [*kwargs.get("trace_configs", ()), config]})
+
+    return make
+
+
+@pytest.mark.parametrize("hook", ["on_request_start", "on_request_headers_sent", "on_request_end"])
+async def test_failing_hook_of_the_caller_shows_no_secret(hook: str) -> None:
+    """Its error passes frames of aiohttp that have the headers."""
+    async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, session_factory=with_hook(hook)) as kie:
+        for call in (kie.credits, lambda: kie.upload(PNG), lambda: kie.generate(make_request())):
+            with pytest.raises(KieError) as raised:
+                await call()
+            assert [] == find_canaries("\n".join(locals_of(raised.value)), CANARIES)
+            assert [] == canaries_in(dict(frames_of(raised.value)), CANARIES)
