@@ -116,13 +116,20 @@ def has_earlier_run(folder: Path, *, images: bool = False) -> bool:
         images: True if results may be images; otherwise the images of the table may be in the folder.
 
     Raises:
-        ConfigurationError: If it is not a folder, or has foreign files that the run might overwrite.
+        ConfigurationError: If it is not a folder, or has foreign files that the run might read or overwrite.
 
         OSError: If it cannot be read.
     """
     if folder.exists() and not folder.is_dir():
         msg = f"--out {folder} is a file. Nothing was sent: name a folder, which need not exist yet."
         raise ConfigurationError(msg)
+    for name in (IDENTITY, MANIFEST, PAGE, INPUTS):
+        path, is_folder = folder / name, name == INPUTS
+        if os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file()):
+            # A pipe would be waited for, and a device may never end.
+            kind = "a folder" if is_folder else "a regular file"
+            msg = f"{path} is not {kind}, so batch has not made it. Nothing was sent: remove it, or use another --out."
+            raise ConfigurationError(msg)
     if any((folder / name).exists() for name in (MANIFEST, IDENTITY, _OLD_JOURNAL)):
         return True
     for foreign in chain(folder.glob(PAGE), _results(folder, images=images)):
