@@ -159,10 +159,9 @@ class Receiver:
         """Log the first of consecutive refusals: the token is genuine, so the key or a clock is probably wrong."""
         if not self._bad_signature_logged:
             self._bad_signature_logged = True
-            job = self.registry.get(job_id)
             self.confirmations.log(
                 job_id,
-                None if job is None else job.state,
+                None,  # whatever its state: the reason is not the job's
                 "Refused a callback for %s with a valid token: %s. Results are polled instead. Compare webhook_key with"
                 " the webhookHmacKey at kie.ai/settings (pass none if there is none), and check the clock.",
                 *(job_id, error.message),
