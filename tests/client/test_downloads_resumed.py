@@ -555,3 +555,29 @@ async def test_returned_hash_is_the_hash_of_the_file(tmp_path: Path) -> None:
         assert hashlib.sha256(content).hexdigest() == file.sha256
         assert content == file.path.read_bytes()
         assert [] == [headers for _, headers in host.seen if KEY in "".join(headers.values())]
+
+
+@pytest.mark.parametrize("kind", ["folder", "full folder", "pipe", "endless device", "link to itself"])
+@pytest.mark.parametrize("has_part", [True, False], ids=["part", "no part"])
+async def test_odd_file_in_place_of_a_note_loses_no_result(kind: str, tmp_path: Path, *, has_part: bool) -> None:
+    async with generation_on_host() as (video, host, _):
+        file = await leave_part_of_killed_process(video, host, tmp_path, STEP + 3 * 2**20)
+        part, note = (tmp_path / name for name in sorted(files_in(tmp_path)))
+        note.unlink()
+        match kind:
+            case "pipe":
+                os.mkfifo(note)
+            case "endless device":
+                note.symlink_to("/dev/zero")
+            case "link to itself":
+                note.symlink_to(note.name)
+            case _:
+                note.mkdir()
+                (note / "precious").write_bytes(b"keep me") if kind == "full folder" else None
+        if not has_part:
+            part.unlink()
+        await video.save(tmp_path / "cat.mp4")
+
+        assert file.content == (tmp_path / "cat.mp4").read_bytes()
+        assert ("folder" in kind, False) == (note.is_dir(), part.exists())
+        assert kind != "full folder" or (note / "precious").exists()

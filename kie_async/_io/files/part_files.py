@@ -186,6 +186,16 @@ class PartFile:
                     return read_version(note.read(_LONGEST_NOTE).decode("ascii"))
         return None
 
+    def _remove_note(self) -> bool:
+        """Remove the note; return False if a folder has its name: the part then has no note."""
+        try:
+            self._note.unlink(missing_ok=True)
+        except OSError:
+            if not self._note.is_dir():
+                raise
+            return False
+        return True
+
     def _restart(self, version: Version | None) -> None:
         with self._lock:
             if self._descriptor < 0:
@@ -196,9 +206,8 @@ class PartFile:
                 # Otherwise a power cut could leave the old bytes beside the new note.
                 self._flush()
             self._written, self._digest = 0, hashlib.sha256()
-            self._note.unlink(missing_ok=True)
-            self._has_note = version is not None
-            if version is not None:
+            self._has_note = self._remove_note() and version is not None
+            if version is not None and self._has_note:
                 descriptor = os.open(self._note, _FLAGS | os.O_EXCL, 0o666)
                 with os.fdopen(descriptor, "wb") as note:
                     note.write(write_version(version).encode("ascii"))
@@ -224,7 +233,7 @@ class PartFile:
         with self._lock:
             self._flush()
             # First, so that no note is left without its part.
-            self._note.unlink(missing_ok=True)
+            self._remove_note()
             self._rename(name)
             self._flush_folder(name.parent)
             return SavedFile(path=name, size=self._written, sha256=self._digest.hexdigest())
@@ -282,7 +291,7 @@ class PartFile:
         with self._lock:
             if self._descriptor >= 0:  # otherwise there is no file, or it belongs to another process by now
                 try:
-                    self._note.unlink(missing_ok=True)
+                    self._remove_note()
                     self._path.unlink(missing_ok=True)
                 finally:
                     self._close()
