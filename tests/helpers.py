@@ -172,7 +172,7 @@ async def client_and_fake(*, client: Mapping[str, Any] | None = None, **service:
 
 def documented_keys() -> dict[EventName, tuple[set[str], set[str]]]:
     """Read the table in the docstring of ``EventName``: for each event its required and its optional keys."""
-    rows = re.findall(r"^ +([A-Z_]+)  +((?:none|optional|``).*)$", EventName.__doc__ or "", re.MULTILINE)
+    rows = re.findall(r"^ *([A-Z_]+)  +((?:none|optional|``).*)$", EventName.__doc__ or "", re.MULTILINE)
     cells = {EventName[name]: cell.partition("optional") for name, cell in rows}
     return {
         name: (set(re.findall(r"``(\w+)``", required)), set(re.findall(r"``(\w+)``", optional)))

@@ -13,6 +13,6 @@ def test_every_event_has_a_row_in_the_table() -> None:
 
 
 def test_every_key_is_explained() -> None:
-    explained = set(re.findall(r"^ +\* ``(\w+)``", EventName.__doc__ or "", re.MULTILINE))
+    explained = set(re.findall(r"^ *\* ``(\w+)``", EventName.__doc__ or "", re.MULTILINE))
 
     assert set[str]().union(*(keys for both in documented_keys().values() for keys in both)) == explained

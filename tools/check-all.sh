@@ -25,7 +25,7 @@ check() { # python version kind
     touch "$venv/.installed"
     echo "Python $2, $3 versions:"
     KIE_TESTS=quick "$venv/bin/python" -m pytest --quiet --numprocesses 2 --dist loadgroup \
-        tests/core tests/requests tests/versions tests/contract tests/test_exports.py \
+        tests/core tests/requests tests/versions tests/contract tests/test_events.py tests/test_exports.py \
         tests/client/test_results.py tests/cli/test_generate.py tests/real_time/examples
 }
 
