@@ -276,7 +276,7 @@ def price_class(model: str, input: JSON) -> str:  # noqa: A002 (the service's wo
     return hashlib.sha256(_tolerant([model, _price_part("", input, 0)]).encode()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=2000)  # more than a table has columns
 def _kind_of_name(ending: str) -> tuple[bool, bool, bool]:
     """Return True for the ending of the name of a seed, of free text, and of an id; all rows have the same names."""
     lowered = ending.lower()

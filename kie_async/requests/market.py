@@ -33,6 +33,7 @@ MAX_BYTES = 1_000_000
 _MOST_BITS = 64
 _MOST_PROBLEMS = 20
 _LONGEST_NAME = 60
+_SCALARS = (str, int, float, type(None))
 _PLAIN = "strings, numbers, True, False, None, lists, and mappings with strings as keys"
 
 
@@ -132,7 +133,7 @@ def json_problems(field: str, value: object) -> list[Problem]:
         allowed = _allowed_instead(inner) if depth <= MAX_DEPTH else f"at most {MAX_DEPTH} levels"
         if allowed is not None:
             problems.append(Problem(path, shown(inner), allowed))
-        else:
+        elif not isinstance(inner, _SCALARS):
             remaining += [(path + step, depth + 1, child) for step, child in reversed(list(_children(inner)))]
     else:
         problems.append(Problem(field, f"more than {MAX_VALUES} values", f"at most {MAX_VALUES}"))
@@ -151,6 +152,8 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
 
 def _copied(value: object, seen: dict[int, object], depth: int) -> object:
     """Copy mappings and lists at all levels; values that are not JSON are kept for ``json_problems``."""
+    if isinstance(value, _SCALARS):
+        return value
     if id(value) in seen or depth > MAX_DEPTH:
         return seen.get(id(value), value)
     if _is_mapping(value):
@@ -184,12 +187,13 @@ def _children(value: object) -> Iterator[tuple[str, object]]:
 
 def _allowed_instead(value: object) -> str | None:
     """Describe the values that are allowed instead of one that JSON cannot express; None for a good one."""
+    if isinstance(value, str):
+        return None if is_encodable(value) else "a string without half a surrogate pair"
     rules = (
         (isinstance(value, (bytes, bytearray)), f"{_PLAIN}; bytes go through upload(), which gives a URL"),
-        (not isinstance(value, (str, int, float, Mapping, list, tuple, type(None))), _PLAIN),
+        (not isinstance(value, (*_SCALARS, Mapping, list, tuple)), _PLAIN),
         (isinstance(value, float) and not math.isfinite(value), "a finite number"),
         (isinstance(value, int) and value.bit_length() > _MOST_BITS, f"a number of at most {_MOST_BITS} bits"),
-        (isinstance(value, str) and not is_encodable(value), "a string without half a surrogate pair"),
         (
             _is_mapping(value) and not all(isinstance(key, str) and is_encodable(key) for key in value),
             "a mapping with strings as keys",
