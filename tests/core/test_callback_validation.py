@@ -17,6 +17,7 @@ from kie_async._core.callback_validation import (
     named_ids,
     named_tasks,
     read_signature,
+    shows_request,
 )
 from kie_async._core.lifecycle import Intent
 from kie_async.errors import CallbackRejectedError
@@ -398,3 +399,27 @@ def test_refusals_show_neither_key_nor_signature(signature: str, wall: float) ->
 def test_without_keys_every_signature_is_refused() -> None:
     """The caller decides if signatures are required; an empty list of keys accepts none."""
     assert refusal([], ID, signed(KEY, ID, NOW)) is not None
+
+
+INPUT = '{"prompt":"a cat"}'
+ECHO = {"model": "m", "input": {"prompt": "a cat", "seed": 0}}
+
+
+@pytest.mark.parametrize(
+    ("body", "given_input", "shown"),
+    [
+        (json.dumps({"data": {"param": json.dumps(ECHO)}}).encode(), INPUT, True),
+        (json.dumps({"data": {"param": json.dumps({**ECHO, "model": "x"})}}).encode(), INPUT, False),
+        (json.dumps({"data": {"param": json.dumps(ECHO)}}).encode(), "", False),
+        (json.dumps({"data": {"param": None}}).encode(), INPUT, False),
+        (json.dumps({"data": [ECHO]}).encode(), INPUT, False),
+        (json.dumps([ECHO]).encode(), INPUT, False),
+        (b'{"data":', INPUT, False),
+        (b"\xff", INPUT, False),
+        (b"[" * 200_000, INPUT, False),
+    ],
+)
+def test_a_body_shows_the_request_if_it_echoes_model_and_input(body: bytes, given_input: str, *, shown: bool) -> None:
+    row = Intent(id="kj_1", model="m", input=given_input, fingerprint="f", created_at=1.0, updated_at=1.0)
+
+    assert shown is shows_request(body, row)

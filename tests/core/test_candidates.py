@@ -125,3 +125,11 @@ def test_a_journal_without_inputs_needs_a_token() -> None:
     assert (None, True) == (confirms_answer(plain, row, SECRET), confirms_answer(named, row, SECRET))
     assert (False, True) == (is_task_of(plain, row, SECRET), is_task_of(named, row, SECRET))
     assert is_task_of(record(None), row, SECRET) is False
+
+
+@pytest.mark.parametrize(("job_id", "own"), [(OURS, True), (OTHER, False)])
+def test_a_genuine_token_alone_says_whose_task_it_is(job_id: str, *, own: bool) -> None:
+    url = make_callback_url("https://app.example.com/kie", SECRET, job_id, 1)
+    found = record(json.dumps({"model": "x", "callBackUrl": url}))
+
+    assert own is is_task_of(found, attrs.evolve(ROW, id=OURS), SECRET)

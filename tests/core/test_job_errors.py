@@ -321,3 +321,11 @@ def test_a_job_that_was_not_admitted_cost_nothing(kind: type[errors.APIError], c
 
     assert (kind, code, "kj_1") == (type(error), error.code, error.job_id)
     assert "more than 90 s. Nothing was paid" in error.message
+
+
+def test_a_poll_that_timed_out_at_the_service_says_that_the_task_continues() -> None:
+    error = poll_error(PollVerdict.TIMED_OUT, job_id="kj_1", task_id=ID)
+
+    assert isinstance(error, errors.ServerError)
+    assert (408, "kj_1", ID) == (error.code, error.job_id, error.task_id)
+    assert "may still end" in error.message
