@@ -62,7 +62,8 @@ def _market(given: object, model: str = "z-image") -> Callable[[], object]:
 
 
 def _wan(**options: Any) -> Callable[[], object]:
-    return lambda: Wan22TurboImageToVideo(**{"image": "https://a.example/b.png", "prompt": "Go", **options}).check()
+    given: dict[str, Any] = {"image": "https://a.example/b.png", "prompt": "Go", **options}
+    return lambda: Wan22TurboImageToVideo(**given).check()
 
 
 CITING: dict[str, Callable[[], object]] = {
