@@ -175,11 +175,10 @@ def _check_hook(name: str, value: object, why: str) -> None:
     while isinstance(call, partial):
         call = call.func
     kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
-    if callable(call) and any(is_kind(part) for part in (call, call.__call__) for is_kind in kinds):
-        msg = f"Invalid {name}: expected a plain function, got an async function or a generator function. {why}"
-        raise ConfigurationError(msg)
-    if call is not None and not callable(call):
-        msg = f"Invalid {name}: expected a function, got {type(call).__name__}. {why}"
+    runs_later = callable(call) and any(is_kind(part) for part in (call, call.__call__) for is_kind in kinds)
+    if runs_later or not (call is None or callable(call)):
+        got = "an async function or a generator function" if runs_later else type(call).__name__
+        msg = f"Invalid {name}: expected a plain function, got {got}. {why}"
         raise ConfigurationError(msg)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from kie_async._io.jobs.live_job import LiveJob
     from kie_async.records import Generation, TaskRecord
     from kie_async.states import JobInfo, JobState
+
+    _Binding: TypeAlias = EngineBinding | DetachedBinding
 
 __all__ = ["Job"]
 
@@ -30,14 +32,7 @@ class Job:
 
     __slots__ = ("__weakref__", "_binding", "_id", "_live", "_own_only", "_task_id")
 
-    def __init__(
-        self,
-        binding: EngineBinding | DetachedBinding,
-        job_id: str,
-        live: LiveJob | None = None,
-        *,
-        own_only: bool = False,
-    ) -> None:
+    def __init__(self, binding: _Binding, job_id: str, live: LiveJob | None = None, *, own_only: bool = False) -> None:
         self._binding = binding
         self._id = job_id
         self._live = live

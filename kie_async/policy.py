@@ -29,11 +29,8 @@ def _absolute_path(path: object) -> Path:
         refuse("SqliteJournal", "path", path, "a string or a path")
     name = os.fsdecode(path)
     if (other := _NO_FILE.match(name)) is not None:
-        expected = (
-            "the path of a file; for a journal in memory, pass journal=None to KieClient, or --no-journal on the"
-            " command line; a file that has such a name needs its absolute path"
-        )
-        refuse("SqliteJournal", "path", other[0], expected)  # the rest of a URL may hold a password
+        expected = "the path of a file; for a journal in memory, pass journal=None to KieClient, or --no-journal"
+        refuse("SqliteJournal", "path", other[0], f"{expected}; an absolute path may have any name")
     return Path(name).absolute()
 
 

@@ -261,9 +261,8 @@ class RowSource:
             self._exhausted = not rows
             return rows
         started_at = anyio.current_time()
-        self._thread = self._thread or OwnThread("kie_async rows")
-        loop = asyncio.get_running_loop()
-        self._reading = loop.run_in_executor(self._thread, self._source.read, min(most, self._batch))
+        thread = self._thread = self._thread or OwnThread("kie_async rows")
+        self._reading = asyncio.get_running_loop().run_in_executor(thread, self._source.read, min(most, self._batch))
         # A caller that leaves must not wait for a source that hangs.
         rows, self._exhausted, self._error = await self._reading
         fast = anyio.current_time() - started_at <= _FAST_BATCH
@@ -273,8 +272,7 @@ class RowSource:
     async def close(self) -> None:
         """Close a generator that was not read to its end, and end its thread; one that hangs is closed after that."""
         async_close, thread, source = getattr(self._async, "aclose", None), self._thread, self._source
-        hangs = self._reading is not None and self._reading.cancelled()
-        timeout = _HANGING_TIMEOUT if hangs else _CLOSE_TIMEOUT
+        timeout = _HANGING_TIMEOUT if self._reading and self._reading.cancelled() else _CLOSE_TIMEOUT
         try:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + timeout), suppress(RuntimeError):
                 if async_close is not None:

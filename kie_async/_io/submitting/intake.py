@@ -176,10 +176,8 @@ class Intake:
         Raises:
             InvalidRequestError: If there is a path, and the client has ``local_files=False``.
         """
-        if self.local_files:
-            return
         paths = {field: image.content for field, image in images.items() if isinstance(image.content, Path)}
-        if paths:
+        if paths and not self.local_files:
             problems = [errors.Problem(field, shown(str(path)), _NO_PATHS) for field, path in paths.items()]
             raise invalid_request(name, problems)
 
