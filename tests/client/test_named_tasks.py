@@ -11,7 +11,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from kie_async import JournalError, KieClient, SqliteJournal, SubmitInDoubtError
+from kie_async import JournalError, KieClient, SqliteJournal, SubmitInDoubtError, TaskTimeoutError
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.states import JobState
@@ -418,3 +418,33 @@ async def test_the_same_id_at_another_service_is_another_task(tmp_path: Path) ->
             gateway.replace("create", repeating("1" * 12), forward=False)
             async with KieClient(KEY, base_url=gateway.url, journal=journal) as kie:
                 assert "1" * 12 == (await kie.submit(make_request(0))).task_id
+
+
+# -- interruptions of the confirmation ---------------------------------------------------------------------------------
+
+
+async def test_a_wait_that_times_out_meanwhile_ends_alone() -> None:
+    """The create is neither sent again nor forgotten; a later wait gets the result."""
+    faults = [Fault("poll", "code", code=422, msg="recordInfo is null", between=(0.0, 30.0))]
+    async with behind_gateway(duration=20.0, faults=faults) as (setup, gateway):
+        gateway.replace("create", ODD["code 500"])
+        with pytest.raises(TaskTimeoutError):
+            await setup.kie.generate(make_request(0), key="a", timeout=5.0)
+        video = await setup.kie.generate(make_request(0), key="a")
+
+        assert [video.task_id] == setup.tasks
+        assert 1 == gateway.seen["create"]
+        await assert_settled(setup.kie)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.5, 20.0])
+async def test_a_caller_who_leaves_meanwhile_takes_nothing_along(seconds: float) -> None:
+    faults = [Fault("poll", "code", code=422, msg="recordInfo is null", between=(0.0, 30.0))]
+    async with behind_gateway(duration=20.0, faults=faults) as (setup, gateway):
+        gateway.replace("create", ODD["code 0"])
+        with anyio.move_on_after(seconds):
+            await setup.kie.generate(make_request(0))
+        await anyio.sleep(120.0)
+
+        assert "succeeded" == (await setup.row()).state
+        assert 1 == gateway.seen["create"]
