@@ -22,8 +22,8 @@ def test_package_stays_small() -> None:
     size = measure.measure_size(ROOT / "kie_async")
 
     assert size.files <= 158
-    assert size.code_lines <= 18_600
-    assert size.statements <= 16_500
+    assert size.code_lines <= 18_750
+    assert size.statements <= 16_600
     assert size.longest_file <= 600
     assert size.longest_function <= 96
 
