@@ -17,12 +17,15 @@ from kie_async import (
     JSON,
     APIError,
     AuthenticationError,
+    Budget,
+    ClientClosedError,
     ConfigurationError,
     EventName,
     Failed,
     InDoubt,
     InsufficientCreditsError,
     InvalidRequestError,
+    JournalError,
     KeyLimitError,
     Outcome,
     Problem,
@@ -31,11 +34,13 @@ from kie_async import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async.requests.images import ImageSource
+from kie_async.states import JobState
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import client_with_callbacks
-from tests.client.tables import by_key, count_types, drain_run, make_rows, run_map
+from tests.client.tables import by_key, client_and_fake_unchecked, count_types, drain_run, make_rows, run_map
 from tests.helpers import KEY, PROMPT, JournalClient, Setup, assert_settled, client_and_fake, make_request
 from tests.profile import sample, scaled
 from tests.requests.samples import PNG
@@ -412,3 +417,68 @@ async def test_a_create_that_waits_for_the_question_survives_the_close(tmp_path:
             with pytest.raises(SubmitInDoubtError):
                 await kie.job(job.id)
         assert 1 == len(fake.truth.create_requests)
+
+
+# -- the ends of a table ----------------------------------------------------------------------------------------------
+
+
+BEFORE_THE_END = [
+    *(fault(place, "page 401", nth=(3, 9)) for place in ("poll", "credit")),
+    fault("create", "page 502", nth=5, after=True),
+]
+
+
+class Full(MemoryJournal):
+    """A journal that cannot write a state any more, from its twelfth row on."""
+
+    def __init__(self, state: JobState) -> None:
+        super().__init__()
+        self.state, self.writes = state, 0
+
+    async def transition(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
+        self.writes += state is self.state
+        if state is self.state and self.writes >= 12:
+            msg = "The disk is full."
+            raise JournalError(msg, job_id=seen.id)
+        return await super().transition(seen, state, at=at, **changes)
+
+
+@pytest.mark.parametrize("end", ["401", "402", "433", "sending", "submitted", "succeeded", "budget", "disk"])
+async def test_what_ends_a_table_leaves_an_outcome_for_each_paid_row(end: str) -> None:
+    """Odd answers come before the end, and tasks are in flight at the end."""
+    journal, options = MemoryJournal(), dict[str, Any]()
+    faults = list(BEFORE_THE_END)
+    if end.isdecimal():
+        faults.append(Fault("create", "code", code=int(end), nth=range(12, 10**6)))
+    elif end == "budget":
+        options["budget"] = Budget(credits=1000.0, price=80.0)
+    elif end == "disk":
+        options["save_to"] = "/dev/full/{key}.mp4"
+    else:
+        journal = Full(JobState(end))
+    async with client_and_fake_unchecked(journal=journal, faults=faults, duration=20.0, credits=1e6) as setup:
+        async with setup.kie.map(make_rows(40), **options) as run:
+            found, _ = await drain_run(run)
+
+        assert set() == lost(setup, found)
+        assert by_key(found)
+        assert len(setup.truth.created) == len({str(task.input["prompt"]) for task in setup.truth.created})
+
+
+async def test_the_next_run_has_the_outcomes_that_a_close_has_left_out() -> None:
+    """A closed client cannot know how the tasks end, and an outcome is final."""
+    async with client_and_fake(faults=BEFORE_THE_END, duration=20.0, credits=1e6) as setup:
+        async with setup.kie.map(make_rows(40)) as run, anyio.create_task_group() as group:
+
+            async def close() -> None:
+                await anyio.sleep(12.0)
+                await setup.kie.aclose(drain=0.0)
+
+            group.start_soon(close)
+            found, error = await drain_run(run)
+        assert isinstance(error, ClientClosedError)
+        async with setup.kie:
+            again = await run_map(setup, make_rows(40))
+
+        assert set() == lost(setup, [*found, *again])
+        assert 40 == len(by_key(again)) == len(setup.truth.created)

@@ -678,6 +678,16 @@ class TestFiles:
     def test_the_balance_is_a_number(self, data: JSON, credits: float | None) -> None:
         assert read_credit(Envelope(200, "success", data)) == credits
 
+    @pytest.mark.parametrize("code", [200, 0, 201, "200", "0", 202, 204, 400, 401, "401", 500])
+    def test_a_balance_and_an_upload_have_the_same_codes_of_success(self, code: JSON) -> None:
+        succeeds = code in (200, 0, 201, "200", "0")
+        balance = json.dumps({"code": code, "msg": "success", "data": 7}).encode()
+        upload = json.dumps({"success": True, "code": code, "data": {"downloadUrl": URL}}).encode()
+
+        envelope = read_envelope(balance)
+        assert (envelope is not None and read_credit(envelope) == 7.0) == succeeds
+        assert (read_upload(upload, now=NOW) is not None) == succeeds
+
 
 @given(texts)
 def test_any_string_in_any_member_is_kept(text: str) -> None:
