@@ -192,7 +192,7 @@ def check_hosts(hosts: Collection[str] | None) -> tuple[str, ...] | None:
     if hosts is None:
         return None
     if not _are_strings(hosts):
-        msg = f"Invalid download_hosts={shown(hosts)}: expected a list of endings of host names, such as ['kie.ai']."
+        msg = f"Invalid download_hosts={shown(hosts)}: expected a list of strings, endings of host names: ['kie.ai']."
         raise ConfigurationError(msg)
     return tuple(hosts)
 
@@ -207,7 +207,7 @@ def check_networks(networks: Collection[str] | None) -> tuple[IPv4Network | IPv6
     if networks is None:
         return ()
     if not _are_strings(networks):
-        msg = f"Invalid allow_networks={shown(networks)}: expected a list of networks, such as ['198.18.0.0/15']."
+        msg = f"Invalid allow_networks={shown(networks)}: expected a list of strings, such as ['198.18.0.0/15']."
         raise ConfigurationError(msg)
     return tuple(map(_network, networks))
 

@@ -101,8 +101,8 @@ ProxyOption: TypeAlias = Annotated[
         metavar="URL",
         callback=_use_proxy,
         help=(
-            "The HTTP proxy, such as http://127.0.0.1:7890; default: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY. NO_PROXY"
-            " names the hosts without one. Give a password in the environment only."
+            "The HTTP proxy's URL; default: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY. NO_PROXY names the hosts without one."
+            " Give a password in the environment only."
         ),
     ),
 ]

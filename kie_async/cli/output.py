@@ -263,7 +263,7 @@ class ShowState(Protocol):
 
     def __call__(self, job: str, state: str, *, done: bool = False) -> None:
         """
-        ShowState a state, unless it is shown already.
+        Show a state, unless it is shown already.
 
         Args:
             job: The job's name.
@@ -278,7 +278,7 @@ class ShowState(Protocol):
 @contextmanager
 def show_progress(output: Output) -> Generator[ShowState]:
     """
-    ShowState each job's state while the context is open: redrawn on a terminal, one plain line a change elsewhere.
+    Show each job's state while the context is open: redrawn on a terminal, one plain line a change elsewhere.
 
     Args:
         output: The command's output; progress is shown among the messages.

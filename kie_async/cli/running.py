@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import threading
 import traceback
 from asyncio import AbstractEventLoop
@@ -26,6 +28,8 @@ __all__ = ["GlobalOptions", "report_error", "run_command", "run_with_journal"]
 
 #: The seconds that an interrupted event loop has for its end before the process exits.
 _LOOP_EXIT_TIMEOUT = 0.5
+#: The errors of an address that cannot be listened on; without a file's name, they have no other cause.
+_UNBOUND = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
 
 
 @attrs.frozen(kw_only=True)
@@ -170,7 +174,7 @@ def report_error(session: Session, error: Exception) -> ExitCode:
             return _report_kie_error(session, error)
         case OSError():
             filename = f": {error.filename}" if error.filename else ""
-            output.error(f"{error.strerror or error}{filename}")
+            output.error(f"{error.strerror or error}{filename}{_next_step(error)}")
             code = ExitCode.USAGE
         case _:
             output.error(f"{type(error).__name__}: {error}. This is a bug in kie-async; --verbose shows the traceback.")
@@ -178,6 +182,12 @@ def report_error(session: Session, error: Exception) -> ExitCode:
     if session.resume_info is not None:
         output.info(session.resume_hint())
     return _unfinished_code(session) or code
+
+
+def _next_step(error: OSError) -> str:
+    """Return what helps if an address cannot be listened on."""
+    unbound = isinstance(error, socket.gaierror) or error.errno in _UNBOUND
+    return ". Choose another --port or --host." if unbound and not error.filename else ""
 
 
 def _report_kie_error(session: Session, error: KieError) -> ExitCode:

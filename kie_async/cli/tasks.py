@@ -76,7 +76,7 @@ def _as_lines(fields: Mapping[str, JSON]) -> Sequence[str]:
 
 async def run_status(session: Session, known_id: str) -> ExitCode:
     """
-    ShowState the service's record of a task, or the journal's row of a job that has no task.
+    Show the service's record of a task, or the journal's row of a job that has no task.
 
     Args:
         session: The command's session.

@@ -58,7 +58,7 @@ MAX_RETRY_AFTER = 300.0
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 SILENCE_TIMEOUT = 60.0
 #: The next step after a request without a response.
-NEXT_STEP = "Check the network and the base URL, then try again."
+NEXT_STEP = "Check the network, the base URL and the proxy, if there is one, then try again."
 #: The number of concurrent polls. More would only add connections, each with a handshake: a client that may poll a
 #: thousand tasks at once polls them in turns over these.
 MAX_CONCURRENT = 48

@@ -204,7 +204,8 @@ def batch(
     ] = None,
     budget: Annotated[float | None, typer.Option(metavar="CREDITS", min=0.0, help="The budget of all rows.")] = None,
     budget_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A budget that runs with the same journal share by this name.")
+        str | None,
+        typer.Option(metavar="NAME", help="The budget's name: runs with the same journal and name share the budget."),
     ] = None,
     price: Annotated[
         float | None, typer.Option(metavar="CREDITS", min=0.0, help="The price of each row, if known better.")
