@@ -194,8 +194,8 @@ class Uploads:
         except errors.TransportError as error:
             reason = error.message.removesuffix(NEXT_STEP).rstrip()
             msg = (
-                f"An image was not uploaded: {reason} Nothing was paid: check the network and upload_url"
-                " (KIE_UPLOAD_URL), then try again."
+                f"An image was not uploaded: {reason} Nothing was paid: check the network, the proxy, if"
+                " there is one, and upload_url (KIE_UPLOAD_URL), then try again."
             )
             raise _RetryableUploadError(msg) from error
         if (uploaded := read_upload(response.body, now=asked_at)) is not None:
