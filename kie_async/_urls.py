@@ -59,7 +59,8 @@ _URL_IN_TEXT = re.compile(
     r"\b([a-z][a-z0-9+.-]*:(?:\\?/){2,}|https?:/?|data:(?=[a-z0-9.+/-]*[;,]))([^\s\"'`<>]*)", re.IGNORECASE
 )
 # The same without a scheme: "example.com/a.png?sig=abc" and "me:secret@example.com".
-_BARE_QUERY = re.compile(r"\?[\w.%~\[\]-]+=[^\s\"'`<>]*")
+# A URL in the path of another one has %3F and %3D: "https://example.com/fetch/https%3A%2F%2Fexample.org%2Fa%3Fsig%3Dabc".
+_BARE_QUERY = re.compile(r"(?:\?|%3f)(?:(?!%3f)[\w.%~\[\]-])+?(?:=|%3d)[^\s\"'`<>]*", re.IGNORECASE)
 _BARE_USER = re.compile(r"(?<![\w.+%-])[\w.+%-]+:[^\s\"'`<>@/:]{1,200}@(?=[\w-]+\.|localhost)")
 _NO_PORT = re.compile(r"[^\[:]*:\d*\D")
 _END_OF_AUTHORITY = re.compile(r"[/?#]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,13 @@ from kie_async import Limits, RetryPolicy
 from kie_async._urls import without_url_secrets
 from kie_async.cli.options import JournalFile
 
-__all__ = ["BatchOptions"]
+__all__ = ["BatchOptions", "shown_input"]
+
+#: A file in base64, in one piece or in lines: a picture would show its EXIF, and with it the place.
+_ENCODED = re.compile(
+    r"(?<![A-Za-z0-9+/\\_-])"  # a long run is tried once
+    r"(?:[A-Za-z0-9+/\\_-]{200,}={0,2}|(?:[A-Za-z0-9+/_-]{60,76}\s+){2,}[A-Za-z0-9+/_=-]*)"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -105,5 +112,22 @@ class BatchOptions:
         return shlex.join(words) + self.journal.option
 
 
+def shown_input(text: str, *, user: str = "", query: str = "") -> str:
+    """
+    Return a text of a request's input that may be shown: without the secrets of URLs, and without encoded files.
+
+    Args:
+        text: The text.
+
+        user: Stands in place of a user name and a password.
+
+        query: Stands in place of a query and a fragment.
+
+    >>> shown_input("/9j/" + 100 * "4QAY", query="?QUERY"), shown_input("See https://example.com/a.png?sig=abc")
+    ('…', 'See https://example.com/a.png')
+    """
+    return _ENCODED.sub("…", without_url_secrets(text, user=user, query=query))
+
+
 def _shown_default(value: str) -> str:
-    return without_url_secrets(value, user="USER:PASSWORD@", query="?QUERY")
+    return shown_input(value, user="USER:PASSWORD@", query="?QUERY")

@@ -30,7 +30,7 @@ from kie_async._keys import row_key, table_key
 from kie_async._urls import without_url_secrets
 from kie_async.cli.batch.folder import INPUTS, FolderIdentity, atomic_write
 from kie_async.cli.batch.manifest import EntryState, Manifest, ManifestEntry
-from kie_async.cli.batch.options import BatchOptions
+from kie_async.cli.batch.options import BatchOptions, shown_input
 from kie_async.cli.batch.table import PreparedRow, Table
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
 from kie_async.requests.images import LocalImage
@@ -262,14 +262,14 @@ class RunRecord:
 
 
 def _without_secrets(value: JSON) -> JSON:
-    """Return a value that may be shown: see ``without_url_secrets``."""
+    """Return a value that may be shown: see ``shown_input``."""
     match value:
         case str():
-            return without_url_secrets(value)
+            return shown_input(value)
         case list():
             return [_without_secrets(item) for item in value]
         case dict():
-            return {without_url_secrets(name): _without_secrets(item) for name, item in value.items()}
+            return {shown_input(name): _without_secrets(item) for name, item in value.items()}
         case _:
             return value
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zlib
+from base64 import b64encode, encodebytes, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -219,6 +221,8 @@ SIGNED = (
     f"//me:{CANARY}@kie.example/a.png?sig={CANARY}",
     f"Like kie.example/a.png?X-Amz-Signature={CANARY}&a=b, and me:{CANARY}@kie.example:21/a",
     f"/a.png?token={CANARY}#{CANARY} kie.example",
+    f"https://cdn.kie.example/fetch/https%3A%2F%2Fkie.example%2Fa.png%3Fw%3D1%26sig%3D{CANARY}",
+    f"https%3a%2f%2Fkie.example%2fa%3fsig={CANARY} or kie.example/a%3FSig%3d{CANARY}",
 )
 
 
@@ -256,6 +260,28 @@ async def test_no_secret_is_in_any_shown_file(fake: FakeKie, folder: Path, state
         assert [] == [name for name, data in visible_files(given.out).items() if WORDS in data]
     if state == EntryState.DONE:
         assert [len(photo)] == [upload.size for upload in fake.truth.uploads]
+
+
+ENCODED: Mapping[str, Callable[[bytes], str]] = {
+    "plain": lambda data: b64encode(data).decode(),
+    "URL-safe": lambda data: urlsafe_b64encode(data).decode(),
+    "in lines": lambda data: encodebytes(data).decode(),
+    "data URL in lines, in a text": lambda data: f"See data:image/jpeg;base64,{encodebytes(data).decode()}",
+    "JSON in a text": lambda data: json.dumps({"image": b64encode(data).decode()}).replace("/", "\\/"),
+}
+
+
+@pytest.mark.parametrize("encode", ENCODED.values(), ids=ENCODED)
+async def test_encoded_image_is_not_shown(fake: FakeKie, folder: Path, encode: Callable[[bytes], str]) -> None:
+    """It would show its EXIF; the service gets it as it is."""
+    text = encode(b"\xff\xd8\xff" + 200 * WORDS)
+    options = make_options(folder / "shots.jsonl", model="wan/2-5-image-to-video", price=1.0, defaults={"other": text})
+    options.table.write_text(json.dumps({"key": "a", "images": [{"data": text}], "prompt": "It is kept"}))
+    code, _ = await run_to_end(fake, options)
+
+    assert (ExitCode.DONE, text) == (code, fake.truth.created[0].input["other"])
+    assert [] == [name for name, data in visible_files(options.out).items() if b64encode(WORDS) in data]
+    assert "It is kept" in str(read_manifest(options))
 
 
 async def test_key_with_a_secret_is_refused(fake: FakeKie, folder: Path) -> None:
