@@ -119,6 +119,7 @@ async def run_wait(session: Session, known_id: str, *, target: Path | None, time
     await anyio.to_thread.run_sync(check_output, target)
     async with session.client() as kie:
         with show_progress(session.output) as show:
+            show(known_id, "polling")  # an id that the service does not know is polled for 90 s
             try:
                 generation = await wait_and_show(kie.job(known_id), show, name=known_id, timeout=timeout)
             except (TransportError, APIError) as error:
