@@ -78,8 +78,11 @@ class ModelRequest:
         Returns:
             The problems, in the order of the fields.
         """
-        found = (rule.problem(name, value, allowed_origins) for name, rule, value in self._given())
-        return [problem for problem in found if problem is not None]
+        return [
+            problem
+            for name, rule, value in self._given()
+            if (problem := rule.problem(name, value, allowed_origins)) is not None
+        ]
 
     def check(self) -> None:
         """
@@ -103,8 +106,10 @@ class ModelRequest:
         Args:
             uploaded: The URL of each of ``images()`` after its upload.
         """
-        fields = ((rule.wire or name, value) for name, rule, value in self._given())
-        return {wire: uploaded[wire] if isinstance(value, ImageSource) else value for wire, value in fields}
+        return {
+            (wire := rule.wire or name): uploaded[wire] if isinstance(value, ImageSource) else value
+            for name, rule, value in self._given()
+        }
 
     def _given(self) -> Iterator[tuple[str, FieldRule, JSON | ImageSource]]:
         """Yield the required fields and the fields that are set."""

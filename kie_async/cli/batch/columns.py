@@ -7,7 +7,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast, get_type_hints
 
@@ -76,6 +76,7 @@ class Columns(ABC):
     def __init__(self) -> None:
         #: The hints for unknown names, since each row of a table may have the same name, or another one.
         self._hints: dict[str, str] = {}
+        self._known = frozenset[str]()
 
     def name_problem(self, name: str) -> Problem | None:
         """Return the problem of a column's name, or None."""
@@ -84,6 +85,12 @@ class Columns(ABC):
         if self.names is None or name in self.names:
             return None
         return Problem("column", shown(name), f"{', '.join(self.names)}{self._hint(name.lower(), self.names)}")
+
+    def name_problems(self, names: Collection[str]) -> list[Problem]:
+        """List the problems of the names of a row's columns."""
+        if "" not in names and (self.names is None or self._known.issuperset(names)):
+            return []
+        return [problem for name in names if (problem := self.name_problem(name)) is not None]
 
     def _hint(self, name: str, known: Sequence[str]) -> str:
         """Return a hint at the known name that is like *name*; no hint after many unknown names, for it is slow."""
@@ -182,6 +189,7 @@ class _ClassColumns(Columns):
         hints = get_type_hints(request_class)
         self._stripped = frozenset(field.name for field in fields if hints[field.name] is not str) - {"image"}
         self.names = (KEY, *(field.name for field in fields))
+        self._known = frozenset(self.names)
         self.required = tuple(field.name for field in fields if field.default is attrs.NOTHING)
 
     def build_request(

@@ -115,6 +115,12 @@ class Table:
     left_out: list[str] = attrs.field(factory=list, init=False)
     interrupted: threading.Event = attrs.field(factory=threading.Event, init=False)
     _checked_digest: str | None = attrs.field(default=None, init=False)
+    #: True if every cell of the table is a string.
+    _is_untyped: bool = attrs.field(init=False)
+
+    @_is_untyped.default
+    def _has_no_types(self) -> bool:
+        return self.path.suffix.lower() not in _JSONL_SUFFIXES
 
     def check(self, check_row: RowCheck | None = None, *, with_keys: bool = False) -> Iterator[TableProblem]:
         """
@@ -189,7 +195,7 @@ class Table:
     def _request_cells(self, row: TableRow) -> dict[str, object]:
         """Return the known cells of a row, without its key; defaults fill those that are missing."""
         own = {name: cell for name, cell in row.cells.items() if cell != "" or not self._is_untyped}
-        cells = {**self.defaults, **own}
+        cells = {**self.defaults, **own} if self.defaults else own
         known = self.columns.names
         return {name: cell for name, cell in cells.items() if name and name != KEY and (known is None or name in known)}
 
@@ -197,7 +203,7 @@ class Table:
         self, row: TableRow, cells: Mapping[str, object], open_image: Callable[[str], Path | ImageSource]
     ) -> BuiltRequest:
         """Return the request of a row, and the problems of its column names and of cells that cannot be parsed."""
-        unknown = [problem for name in row.cells if (problem := self.columns.name_problem(name)) is not None]
+        unknown = self.columns.name_problems(row.cells)
         # A default is a string even in a table that has types, and is parsed like a cell of a CSV file.
         strings = frozenset(cells) if self._is_untyped else frozenset(cells) - frozenset(row.cells)
         request, problems = self.columns.build_request(cells, strings=strings, open_image=open_image)
@@ -221,11 +227,6 @@ class Table:
             source=_image_cell({**self.defaults, **row.cells}),
             image=next(iter(images.values()), None),
         )
-
-    @property
-    def _is_untyped(self) -> bool:
-        """True if every cell of the table is a string."""
-        return self.path.suffix.lower() not in _JSONL_SUFFIXES
 
     @property
     def _image_folder(self) -> Path:
