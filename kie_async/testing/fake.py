@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from random import Random
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from kie_async.records import JSON
 
 __all__ = ["FakeKie"]
+
+#: The number of fakes that this process has made at each port.
+_fakes_at: Counter[int] = Counter()
 
 
 def _now() -> float:
@@ -64,7 +68,8 @@ class FakeKie:
 
         port: The port; 0 for any free one.
 
-        seed: The seed: equal seeds give equal ids, durations, failures and faults.
+        seed: The seed: equal seeds give equal ids, durations, failures and faults. A fake that follows another one of
+            this process at the same port has other ids, since the service gives none twice.
 
         api_keys: The valid keys; None if every non-empty key is valid.
 
@@ -175,6 +180,7 @@ class FakeKie:
             account=self._account,
             tasks=truth.tasks,
             seed=seed,
+            start=_fakes_at[port],
             duration=duration,
             speed=speed,
             fail_rate=fail_rate,
@@ -186,6 +192,7 @@ class FakeKie:
             is_stored=lambda url: files.has_url(url, _now()),
             new_members=new_members,
         )
+        _fakes_at[port] += port != 0
         self._server = FakeServer(
             host=host,
             port=port,

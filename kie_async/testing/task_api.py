@@ -60,6 +60,9 @@ class TaskApi:
 
         seed: Seeds ids, durations and failures.
 
+        start: The number of fakes at the same port before this one; each has other ids, since the service gives none
+            twice.
+
         duration: See ``Duration``.
 
         speed: Divides the durations.
@@ -88,6 +91,7 @@ class TaskApi:
     account: FakeAccount
     tasks: MutableMapping[str, FakeTask]
     seed: int
+    start: int
     duration: Duration
     speed: float
     fail_rate: float
@@ -104,7 +108,8 @@ class TaskApi:
     def __attrs_post_init__(self) -> None:
         # Each purpose has its own generator, so that a fault at one place does not change the others.
         self._ids, self._durations, self._fates, self._forms = (
-            Random(f"{self.seed} {name}") for name in ("ids", "durations", "fates", "forms")
+            Random(f"{self.seed} {name}")
+            for name in (f"ids {self.start}" if self.start else "ids", "durations", "fates", "forms")
         )
 
     def create(

@@ -149,3 +149,14 @@ async def test_repr_of_a_long_truth_is_short(serve: Serve) -> None:
         await api.create()
 
         assert repr(api.fake.truth).startswith("Truth(create_requests=<1>, tasks=<1>, polls=<0>,")
+
+
+async def test_a_fake_at_the_port_of_another_one_gives_other_ids(serve: Serve) -> None:
+    """The service gives no id twice, and a journal may outlive a fake."""
+    async with serve() as api:
+        port = int(api.fake.url.rpartition(":")[2])
+    ids: list[str] = []
+    for _ in range(3):
+        async with serve(port=port) as api:
+            ids.append(await api.task())
+    assert 3 == len({*ids})

@@ -328,7 +328,7 @@ async def test_unwritable_page_sends_nothing(fake: FakeKie, folder: Path) -> Non
     options = make_options(write_table(folder, 1))
     (options.out / PAGE).mkdir(parents=True)
     (options.out / MANIFEST).touch()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(ConfigurationError, match="not a regular file"):
         await run_to_end(fake, options)
 
     assert [] == fake.truth.create_requests
