@@ -137,8 +137,11 @@ def check_id(job_id: str, *, own_only: bool = False) -> str:
     Raises:
         TaskNotFoundError: With *own_only*, if it is a string that can be no id: it comes from a stranger.
 
-        ConfigurationError: If it can be neither a job id nor a task id.
+        ConfigurationError: If it can be neither a job id nor a task id, or *own_only* is neither True nor False.
     """
+    if not _is_bool(own_only):
+        msg = f"Invalid own_only: expected True or False, got {shown(own_only)}."
+        raise ConfigurationError(msg)
     if not _is_string(job_id) or not _ID.fullmatch(job_id):
         msg = f"Invalid id {shown(job_id)}: expected job.id (kj_…) or a task id: letters, digits and _ . : -."
         raise TaskNotFoundError(msg) if own_only and _is_string(job_id) else ConfigurationError(msg)
@@ -284,6 +287,10 @@ def _has_origin(url: str) -> bool:
 
 def _are_strings(value: object) -> bool:
     return not _is_string(value) and isinstance(value, Collection) and all(_is_string(part) and part for part in value)
+
+
+def _is_bool(value: object) -> TypeGuard[bool]:
+    return isinstance(value, bool)
 
 
 def _is_string(value: object) -> TypeGuard[str]:

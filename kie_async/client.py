@@ -445,11 +445,11 @@ class KieClient:
         Raises:
             TaskNotFoundError: If the id is invalid, with *own_only*.
 
-            ConfigurationError: If the id is invalid.
+            ConfigurationError: If the id is invalid, or *own_only* is no bool.
         """
-        if isinstance(job_id, Job):
-            own_only, job_id = own_only or job_id._own_only, job_id.id  # noqa: SLF001 (a handle never gains rights)
-        return Job(self._binding, _settings.check_id(job_id, own_only=own_only), own_only=own_only)
+        restricted = isinstance(job_id, Job) and job_id._own_only  # noqa: SLF001 (a handle never gains rights)
+        known_id = _settings.check_id(job_id.id if isinstance(job_id, Job) else job_id, own_only=own_only)
+        return Job(self._binding, known_id, own_only=own_only or restricted)
 
     async def recover(self, *, adopt_key: bool = False) -> list[Job]:
         """

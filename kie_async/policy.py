@@ -29,7 +29,9 @@ def _absolute_path(path: object) -> Path:
         refuse("SqliteJournal", "path", path, "a string or a path")
     name = os.fsdecode(path)
     if (other := _NO_FILE.match(name)) is not None:
-        expected = "the path of a file; for a journal in memory, pass journal=None to KieClient, or --no-journal"
+        expected = (
+            "the path of a file; for a journal in memory, pass journal=None to KieClient, or --no-journal to a command"
+        )
         refuse("SqliteJournal", "path", other[0], f"{expected}; an absolute path may have any name")
     return Path(name).absolute()
 

@@ -139,6 +139,13 @@ def test_an_id_that_is_no_string_is_a_mistake_of_the_program(wrong: Any) -> None
         KieClient(KEY).job(wrong, own_only=True)
 
 
+@pytest.mark.parametrize("wrong", [None, 0, 1, "yes", [True]])
+def test_own_only_is_true_or_false(wrong: Any) -> None:
+    """A value that is taken for False would let a stranger read any task."""
+    with pytest.raises(ConfigurationError, match="Invalid own_only: expected True or False"):
+        KieClient(KEY).job("kj_" + "0" * 32, own_only=wrong)
+
+
 async def test_a_handle_keeps_its_restriction() -> None:
     """A handle that was pickled, or made of another handle, reads no more than before."""
     async with client_and_foreign_task() as (kie, fake, foreign):

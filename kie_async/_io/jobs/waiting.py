@@ -189,6 +189,8 @@ class Waiting:
                 "The journal has no job with this id. Check the id, and use the journal that the job was written to:"
                 " KieClient(journal=…), or --journal for a command."
             )
+            if own_only:
+                msg += " With own_only=True, other tasks of the account are not looked for."
             raise errors.TaskNotFoundError(msg, job_id=job_id if own else None, task_id=None if own else job_id)
         if row is not None and elsewhere:
             raise other_service_error(row, journal.service.origin)
