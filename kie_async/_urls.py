@@ -56,7 +56,7 @@ _LONGEST_SHOWN = 100
 _URL_LIKE = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+://|(?:https?|ftps?|file|data|blob|javascript|about):)", re.IGNORECASE)
 _WHOLE_URL = re.compile(r"^(\s*[a-z][a-z0-9+.-]*:(?:\\?/)*)(.*)", re.IGNORECASE | re.DOTALL)
 _URL_IN_TEXT = re.compile(
-    r"\b([a-z][a-z0-9+.-]*:(?:\\?/){2,}|https?:/?|data:(?=[a-z0-9.+/-]*[;,]))([^\s\"'`<>]*)", re.IGNORECASE
+    r"\b([a-z][a-z0-9+.-]{0,30}:(?:\\?/){2,}|https?:/?|data:(?=[a-z0-9.+/-]*[;,]))([^\s\"'`<>]*)", re.IGNORECASE
 )
 # The same without a scheme: "example.com/a.png?sig=abc" and "me:secret@example.com".
 # A URL in the path of another one has %3F and %3D: "https://example.com/fetch/https%3A%2F%2Fexample.org%2Fa%3Fsig%3Dabc".
