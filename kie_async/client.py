@@ -526,6 +526,8 @@ class KieClient:
         """
         Delete jobs that have ended from the journal, those of all services. A deleted key may be paid again.
 
+        A failed job of ``map()`` stays while a retry of its row is unfinished or newer.
+
         It deletes a few jobs at a time, about 2,000 in a second, so that no other work waits for it; if the call is
         cancelled or fails, some of the jobs are deleted.
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 from contextlib import aclosing
 from itertools import pairwise
+from pathlib import Path
 
 import anyio.lowlevel
 import pytest
@@ -327,6 +328,30 @@ async def test_recover_resumes_unfinished_jobs_once() -> None:
         await job
         assert [] == await setup.kie.recover()
         assert 2 == len(setup.truth.create_requests)
+
+
+@pytest.mark.parametrize("journal", ["memory", "file"])
+@pytest.mark.parametrize("wait", [5.0, 100.0], ids=["while it runs", "once it has ended later"])
+async def test_forget_keeps_a_failed_row_whose_retry_is_newer(journal: str, wait: float, tmp_path: Path) -> None:
+    """Without the row, the next run of the table would pay for it again, beside its retry."""
+    store = MemoryJournal() if journal == "memory" else tmp_path / "kie.db"
+    async with (
+        FakeKie(duration=20.0, fail_rate=1.0) as fake,
+        JournalClient(KEY, base_url=fake.url, journal=store) as kie,
+    ):
+        async with kie.map([("a", make_request())], retry_failed=2) as run:
+            while len(fake.truth.created) < 3:
+                await anyio.sleep(0.1)
+            wall = asyncio.get_running_loop().wall_time()  # type: ignore[attr-defined]  # the virtual loop has one
+            await run.aclose(drain=0.0)
+        await anyio.sleep(wait)
+        assert 0 == await kie.forget(before=wall)
+        assert ["a", "a~retry1", "a~retry2"] == [job.key for job in await kie.jobs()]
+        async with kie.map([("a", make_request())], retry_failed=2) as run:
+            assert ["Failed"] == [type(outcome).__name__ async for outcome in run]
+
+        assert 3 == len(fake.truth.created)
+        assert 3 == await kie.forget(before=math.inf)
 
 
 async def test_credits_returns_balance() -> None:

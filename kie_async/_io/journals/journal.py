@@ -224,6 +224,9 @@ class Journal(Protocol):
         """
         Delete the ended rows that last changed before the instant *before*, and return their number.
 
+        A job of ``map()`` stays while a retry of its row is unfinished or newer: without it, the row would be paid
+        again.
+
         It deletes a few at a time, so that an error or a cancellation may leave some of them.
         """
         ...

@@ -21,6 +21,7 @@ from kie_async._core.budget_ledger import (
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
 from kie_async._io.journals.journal import Changes, Service, illegal_transition
+from kie_async._keys import row_key
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KeyConflictError
 from kie_async.states import JobState
@@ -153,10 +154,12 @@ class MemoryJournal:
         return {row.id: now[row.id] for row in seen if now[row.id] != row}
 
     async def forget(self, *, before: float) -> int:
-        old = [row.id for row in self._rows.values() if row.state in ENDED and row.updated_at < before]
-        for job_id in old:
+        old = {row.id: row for row in self._rows.values() if row.state in ENDED and row.updated_at < before}
+        needed = {row_key(row.key) for row in self._rows.values() if row.key and row.id not in old}
+        forgotten = [row.id for row in old.values() if row.key is None or row_key(row.key) not in needed]
+        for job_id in forgotten:
             self._drop(job_id)
-        return len(old)
+        return len(forgotten)
 
     async def mark_delivered(self, job_id: str) -> None:
         row = self._rows.get(job_id)

@@ -21,6 +21,7 @@ from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceIma
 from kie_async._io.journals import budget_tables
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.process_locks import ProcessLocks
+from kie_async._keys import row_key
 from kie_async.errors import JournalError
 from kie_async.states import JobState
 
@@ -326,14 +327,31 @@ def find_old(connection: sqlite3.Connection, before: float, after: int, limit: i
 
 
 def delete_ended(connection: sqlite3.Connection, before: float, job_ids: Collection[str]) -> int:
-    """Delete those of the rows that have ended and last changed before an instant, and return their number."""
+    """
+    Delete those of the rows that have ended and last changed before an instant, and return their number.
+
+    A job of ``map()`` stays while a retry of its row is unfinished or newer: without it, the row would be paid again.
+    """
     delete = f"DELETE FROM intents WHERE id = ? AND {_HAS_ENDED} AND updated_at < ?"  # noqa: S608
     deleted = 0
     for job_id in job_ids:
+        row = select_one(connection, "id = ?", job_id)
+        if row is not None and row.key is not None and _has_retry_since(connection, row.origin, row.key, before):
+            continue
         if connection.execute(delete, (job_id, before)).rowcount:
             connection.execute("DELETE FROM duplicate_tasks WHERE job_id = ?", (job_id,))
             deleted += 1
     return deleted
+
+
+def _has_retry_since(connection: sqlite3.Connection, origin: str, key: str, before: float) -> bool:
+    retries = f"{row_key(key)}~retry"
+    query = (
+        "SELECT 1 FROM intents WHERE origin = ? AND key > ? AND key < ?"  # noqa: S608
+        f" AND NOT ({_HAS_ENDED} AND updated_at < ?) LIMIT 1"
+    )
+    # The colon follows the digits, so that all numbers are between.
+    return connection.execute(query, (origin, retries, f"{retries}:", before)).fetchone() is not None
 
 
 def select_one(connection: sqlite3.Connection, where: str, *values: object) -> Intent | None:
