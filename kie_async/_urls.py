@@ -406,7 +406,7 @@ def without_url_secrets(text: str, *, user: str = "", query: str = "") -> str:
         bare = re.split(r"[?#]", rest, maxsplit=1)[0]
         return f"{scheme}{user if at else ''}{bare}{query if bare != rest else ''}"
 
-    if ":" not in text and "?" not in text:
+    if ":" not in text and "?" not in text and "%" not in text:
         return text
     if looks_like_url(text):  # as a whole: a blank does not end it
         text = _WHOLE_URL.sub(hide, text)

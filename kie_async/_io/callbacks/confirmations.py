@@ -391,8 +391,9 @@ class Confirmations:
         dropped, unproved = {without}, tuple[str, ...]()
         if (named := self._jobs.get(job_id)) is not None:
             unproved = named.candidates.unproved
+            # Another call may have read an older row, and would write back what this one drops.
+            named.displaced &= {*row.callback_task_ids}
             dropped |= named.displaced - {*unproved}
-            named.displaced.clear()
         others = (task_id for task_id in row.callback_task_ids if task_id not in unproved)
         task_ids = tuple(
             task_id
