@@ -139,7 +139,9 @@ class Table:
         seen_keys: set[int] = set()
         default_keys, open_image = DefaultKeys(), _ImageCache(self._image_folder).open
         valid = invalid = 0
-        with self._open() as reading:
+        # Each read lets other threads in, for too short a time to wake one up: many small ones in a row would keep
+        # Ctrl-C from the event loop's thread for seconds.
+        with self._open(buffering=_BLOCK) as reading:
             for row in reading.rows:
                 problems = [*row.problems]
                 if not problems:
@@ -234,8 +236,8 @@ class Table:
         return self.path if self.path.is_dir() else self.path.parent
 
     @contextmanager
-    def _open(self) -> Generator[_Reading]:
-        """Open the table to read it once from its beginning."""
+    def _open(self, *, buffering: int = -1) -> Generator[_Reading]:
+        """Open the table to read it once from its beginning, so many bytes at a time."""
         reading, suffix = _Reading(), self.path.suffix.lower()
         if self.path.is_dir():
             reading.rows = self._folder_rows(reading)
@@ -248,7 +250,7 @@ class Table:
             )
             raise ConfigurationError(msg)
         try:
-            file = open(self.path, "rb", opener=_open_at_once)  # noqa: SIM115 (closed below)
+            file = open(self.path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115 (closed below)
         except OSError as error:
             why = "there is no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
             msg = f"The table {self.path} cannot be read: {why}. Nothing was sent: name another table."
