@@ -118,9 +118,8 @@ class Table:
     #: True if every cell of the table is a string.
     _is_untyped: bool = attrs.field(init=False)
 
-    @_is_untyped.default
-    def _has_no_types(self) -> bool:
-        return self.path.suffix.lower() not in _JSONL_SUFFIXES
+    def __attrs_post_init__(self) -> None:
+        self._is_untyped = self.path.suffix.lower() not in _JSONL_SUFFIXES
 
     def check(self, check_row: RowCheck | None = None, *, with_keys: bool = False) -> Iterator[TableProblem]:
         """
