@@ -66,6 +66,16 @@ def _with_dots(out: Path) -> Path:
 PLACES = [_renamed, _moved, _copied, _copied_visible_files, _linked, _moved_and_linked, _relative, _with_dots]
 
 
+async def first_run(fake: FakeKie, options: BatchOptions, left: str, *, count: int) -> None:
+    """Run a table of *count* rows and leave "running tasks", "no manifest", or all that a run leaves."""
+    if left == "running tasks":
+        await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=count)
+    else:
+        await run_to_end(fake, options)
+    if left == "no manifest":
+        (options.out / MANIFEST).unlink()
+
+
 @pytest.mark.parametrize(
     ("place", "left"),
     [*((place, "nothing") for place in PLACES), (_moved, "running tasks"), (_copied, "no manifest")],
@@ -73,12 +83,7 @@ PLACES = [_renamed, _moved, _copied, _copied_visible_files, _linked, _moved_and_
 async def test_folder_may_go_anywhere(fake: FakeKie, folder: Path, place: Callable[[Path], Path], left: str) -> None:
     """Moved, copied, renamed or named otherwise between two runs, no row is paid twice."""
     options = make_options(write_table(folder, 4))
-    if left == "running tasks":
-        await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=4)
-    else:
-        await run_to_end(fake, options)
-    if left == "no manifest":
-        (options.out / MANIFEST).unlink()
+    await first_run(fake, options, left, count=4)
     there = attrs.evolve(options, out=await anyio.to_thread.run_sync(place, options.out))
     code, _ = await run_to_end(fake, there)
 
@@ -165,12 +170,7 @@ async def test_lost_journal_is_refused(
 ) -> None:
     """Nothing is sent, and no journal is made; with --start-over, all is paid again."""
     options = make_options(write_table(folder, 2))
-    if left == "running tasks":
-        await run_with_signals(fake, options, after=lambda truth: truth.tasks, count=2)
-    else:
-        await run_to_end(fake, options)
-    if left == "no manifest":
-        (options.out / MANIFEST).unlink()
+    await first_run(fake, options, left, count=2)
     lost = await anyio.to_thread.run_sync(lose, options)
     if left == "another table":  # the journal exists, and is that of another table
         await run_to_end(fake, attrs.evolve(lost, out=folder / "elsewhere", budget=0.0))
