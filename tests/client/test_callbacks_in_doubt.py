@@ -11,6 +11,7 @@ import pytest
 
 from kie_async import EventName, KieClient, KieError, Limits, RetryPolicy, ServerError, SubmitInDoubtError
 from kie_async._core.callback_token import callback_secret, make_callback_url
+from kie_async._io.journals.memory import MemoryJournal
 from kie_async.testing import FakeKie, Fault
 from tests.client.backend import callback_body, client_with_callbacks, post, reported_duplicates, running_backend
 from tests.helpers import (
@@ -26,6 +27,7 @@ from tests.helpers import (
 
 if TYPE_CHECKING:
     from kie_async import Generation
+    from kie_async._core.lifecycle import Intent
 
 JOBS = 50
 AMBIGUOUS = "Internal Error, Please try again later."
@@ -411,3 +413,35 @@ async def test_closing_during_a_confirmation_logs_no_error(caplog: pytest.LogCap
         turns += 1
     assert {"in_doubt", "submitted"} == {*states}
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class Hesitant(MemoryJournal):
+    """A journal that answers every other read late, so that writes happen between a read and what follows it."""
+
+    reads = 0
+
+    async def get(self, job_id: str) -> Intent | None:
+        self.reads += 1
+        row = await super().get(job_id)
+        await anyio.sleep(0.05 * (self.reads % 3))
+        return row
+
+
+async def test_task_ids_that_gave_way_are_not_written_back() -> None:
+    """Callbacks journal a job's task ids at once, and some have read the row before others wrote it."""
+    journal = Hesitant()
+    async with (
+        client_with_callbacks(client={"journal": journal}, duration=60.0, faults=[lost_response()]) as (setup, _),
+        anyio.create_task_group() as group,
+    ):
+        job = await setup.kie.submit(make_request(), wait=False)
+        await anyio.sleep(5.0)
+        url = str(setup.truth.created[0].callback_url)
+        for number in range(60):
+            group.start_soon(post, url, callback_body(f"{number:032x}"))
+            await anyio.sleep(0.01)
+        await anyio.sleep(3.0)
+        row = await MemoryJournal.get(journal, job.id)
+        assert row is not None
+        assert 1 <= len(row.callback_task_ids) <= 8
+        await job

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import anyio
 import attrs
 
 from kie_async import errors
@@ -66,6 +68,8 @@ class _Job:
 
         displaced: The task ids that have given way to others, and are still journaled.
 
+        journaling: Held while the task ids are journaled.
+
         timer: Starts the next confirmation, or None.
 
         queued: True if a confirmation waits for its turn or is in progress; when it ends, it schedules the next one.
@@ -73,6 +77,7 @@ class _Job:
 
     candidates: CallbackCandidates = attrs.field(factory=CallbackCandidates)
     displaced: set[str] = attrs.field(factory=set)
+    journaling: anyio.Lock = attrs.field(factory=partial(anyio.Lock, fast_acquire=True))
     timer: Timer | None = None
     queued: bool = False
 
@@ -384,16 +389,20 @@ class Confirmations:
 
             without: A task id that is not needed any more, or None.
         """
+        named = self._jobs.get(job_id)
+        if named is None:
+            await self._write_ids(job_id, _Job(), without)
+            return
+        async with named.journaling:  # or a call that has read an older row would write back what another one drops
+            await self._write_ids(job_id, named, without)
+
+    async def _write_ids(self, job_id: str, named: _Job, without: str | None) -> None:
         row = await self.journal.get(job_id)
         if row is None:
             return
         # What is open is decided after the await. Ids of other processes, and of answers to creates, stay.
-        dropped, unproved = {without}, tuple[str, ...]()
-        if (named := self._jobs.get(job_id)) is not None:
-            unproved = named.candidates.unproved
-            # Another call may have read an older row, and would write back what this one drops.
-            named.displaced &= {*row.callback_task_ids}
-            dropped |= named.displaced - {*unproved}
+        unproved = named.candidates.unproved
+        dropped = {without} | (named.displaced - {*unproved})
         others = (task_id for task_id in row.callback_task_ids if task_id not in unproved)
         task_ids = tuple(
             task_id
@@ -403,3 +412,4 @@ class Confirmations:
         if task_ids != row.callback_task_ids:
             job = self.registry.get(job_id)
             await self.transitions.record_fields(job or LiveJob.from_row(row), callback_task_ids=task_ids)
+        named.displaced -= dropped
