@@ -75,5 +75,5 @@ clean: ## remove what the other targets made
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(RUN) pip install -qq --disable-pip-version-check --editable '.[cli,fake]' --group dev
+	$(RUN) pip install -qq --disable-pip-version-check --editable '.[cli,fake,postgres]' --group dev
 	@touch $@

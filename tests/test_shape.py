@@ -21,14 +21,14 @@ def test_package_stays_small() -> None:
     """A new file needs a life of its own, and a long function is two."""
     size = measure.measure_size(ROOT / "kie_async")
 
-    assert size.files <= 158
-    assert size.code_lines <= 18_750
-    assert size.statements <= 16_600
-    assert size.longest_file <= 600
+    assert size.files <= 182
+    assert size.code_lines <= 22_800
+    assert size.statements <= 20_200
+    assert size.longest_file <= 620
     assert size.longest_function <= 96
 
 
-@pytest.mark.parametrize(("by_map", "bound"), [(False, 32), (True, 48)], ids=["generate", "map row"])
+@pytest.mark.parametrize(("by_map", "bound"), [(False, 34), (True, 50)], ids=["generate", "map row"])
 async def test_call_enters_few_files(*, by_map: bool, bound: int) -> None:
     """A reader who follows one call through the code opens few files."""
     assert len(await measure.files_entered(by_map=by_map)) <= bound
