@@ -2,37 +2,32 @@
 The journal on disk: an SQLite file that all processes of a host share.
 
 A write is on the disk before its caller continues: WAL with ``synchronous=FULL`` (measured: with ``NORMAL``, a power
-cut loses transitions that were acknowledged). One thread does all work on the file. Calls that arrive while it is busy
-form its next transaction, so that a hundred transitions at once cost one flush (group commit).
+cut loses transitions that were acknowledged). One thread does all work on the file; see ``group_commit``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import sqlite3
 import stat
-import threading
-import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
+from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
 from kie_async._io.journals import budget_tables, tables
+from kie_async._io.journals.group_commit import GroupCommit, JournalCall, Writer, ending_writers
 from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
-from kie_async._io.runtime import OwnThread, Runtime
+from kie_async._io.runtime import Runtime
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KieError
 from kie_async.states import JobState
@@ -53,6 +48,7 @@ _ECHOES = frozenset({"param", "paramJson"})
 _CHECKPOINT_PAGES = 200
 #: The part of an SQLite error code that all its variants share.
 _PRIMARY_CODE = 0xFF
+_BUSY = sqlite3.SQLITE_BUSY
 
 
 class SqliteStore:
@@ -84,7 +80,7 @@ class SqliteStore:
         self.service: Service = service or Service()
         self._path = Path(path)
         self._stores_inputs = store_inputs == "full"
-        self._commits: _GroupCommit | None = None
+        self._commits: GroupCommit[sqlite3.Connection] | None = None
         self._locks: ProcessLocks | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -92,10 +88,10 @@ class SqliteStore:
     async def open(self) -> None:
         name = f"{self.service.account}-{Runtime(asyncio.get_running_loop()).new_id().removeprefix('kj_')}"
         locks = ProcessLocks(self._path, name)
-        writer = _Writer(self._path, disconnect=locks.unlock_own)
-        commits = _GroupCommit(writer, to_error=self._unusable)
+        writer = Writer[sqlite3.Connection](str(self._path), disconnected=locks.unlock_own)
+        commits = GroupCommit(writer, to_error=self._unusable)
         self._commits, self._locks = commits, locks
-        await commits.open(partial(self._connect, locks))
+        await commits.open(lambda: _File(self._connect(locks)))
 
     async def close(self) -> None:
         if self._commits is not None:
@@ -108,8 +104,8 @@ class SqliteStore:
     def _connect(self, locks: ProcessLocks) -> sqlite3.Connection:
         # SQLite and the lock files go by the real file, whichever symbolic link is used.
         path = os.path.realpath(self._path)
-        for writer in _writers():
-            if writer.ending and os.path.realpath(writer.path) == path:
+        for writer in ending_writers():
+            if os.path.realpath(writer.place) == path:
                 writer.join(self.busy_timeout)  # of an abandoned event loop, whose jobs can be claimed then
         # sqlite3 would create the file with the permissions that the umask leaves. An existing file is opened by
         # sqlite3 only: closing any other descriptor of it would drop all locks that this process has on it.
@@ -327,223 +323,38 @@ def _parts(items: Collection[_T]) -> Iterator[list[_T]]:
         yield part
 
 
-# -- group commit ------------------------------------------------------------------------------------------------------
-
-
-@attrs.define(eq=False)
-class _Work:
-    """A call for the thread, and its result."""
-
-    action: Callable[[sqlite3.Connection], object]
-    writes: bool
-    result: Any = None
-    error: Exception | None = None
-
-
-class _Writer(OwnThread):
+class _File:
     """
-    The thread that has the connection, as an executor for the event loop.
-
-    It refers to nothing of an event loop, so that an abandoned journal is garbage.
+    The open file, for the writer thread.
 
     Args:
-        path: The journal file.
-
-        disconnect: Called in the thread after the connection is closed, or if it could not be opened.
+        connection: The connection.
     """
 
-    def __init__(self, path: Path, *, disconnect: Callable[[], None]) -> None:
-        self.path = path
-        #: The calls of the next batch.
-        self.waiting: list[_Work] = []
-        self._disconnect = disconnect
-        self._connection: sqlite3.Connection | None = None
-        super().__init__("kie_async journal")
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
-    def end(self) -> None:
-        """Let the thread do the waiting calls, disconnect and end; no call may follow."""
-        self.submit(self.disconnect, self.waiting)
-        self.shutdown()
-
-    # -- in the thread ----------------------------------------------------------------------------------------------
-
-    def connect(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        """Open the database."""
-        self._connection = connect()
-
-    def disconnect(self, last: list[_Work]) -> None:
-        """Do the last calls, and close the database."""
-        try:
-            if last:
-                self.run_batch(last)
-            if self._connection is not None:
-                self._connection.close()
-        finally:
-            self._connection = None
-            self._disconnect()
-
-    def run_batch(self, batch: list[_Work]) -> None:
-        """Do calls, the writes in one transaction, and store their results."""
-        # First the writes, so that the lock is held for no read.
-        self._run_together([work for work in batch if work.writes])
-        for work in batch:
-            if not work.writes:
-                self._run_together([work])
-
-    def _run_together(self, batch: list[_Work]) -> None:
-        error = self._transact(batch)
-        if error is None:
-            return
-        if len(batch) > 1 and not _is_busy(error):
-            # One at a time, so that the error of one call does not affect the others.
-            for work in batch:
-                self._run_together([work])
-            return
-        for work in batch:
-            work.error = error
-
-    def _transact(self, batch: list[_Work]) -> Exception | None:
-        """Run a batch of writes in one transaction, or a read; return the error, after which nothing of it is done."""
+    def run(self, calls: Sequence[JournalCall[sqlite3.Connection]], *, writes: bool) -> None:
+        """Do writes in one transaction, or reads."""
         connection = self._connection
-        if connection is None:
-            return sqlite3.ProgrammingError("it could not be opened")
-        writes = any(work.writes for work in batch)
         try:
             if writes:
                 # A deferred transaction would fail at once if another process has written in between.
                 connection.execute("BEGIN IMMEDIATE")
-            for work in batch:
-                work.result = work.action(connection)
+            for call in calls:
+                call.result = call.action(connection)
             if writes:
                 connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 (it is delivered to the callers)
+        except Exception:
             with suppress(sqlite3.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            return error
-        return None
-
-
-class _GroupCommit:
-    """
-    The calls of one event loop to a writer: those that arrive while it is busy form its next transaction.
-
-    Args:
-        writer: The thread.
-
-        to_error: Converts an error that is not a ``KieError`` into one.
-    """
-
-    def __init__(self, writer: _Writer, *, to_error: Callable[[Exception], KieError]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._writer = writer
-        self._to_error = to_error
-        self._futures: dict[_Work, asyncio.Future[Any]] = {}
-        self._busy = False
-        self._ending: asyncio.Future[None] | None = None
-        # Without it, a journal that is never closed would keep its lock, and its jobs, for as long as the process.
-        self._end = weakref.finalize(self, writer.end)
-        self._end.atexit = False  # see _end_writers()
-
-    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        """
-        Connect; after an error nothing stays open.
-
-        Args:
-            connect: Opens the database; called in the thread.
-        """
-        try:
-            await self._loop.run_in_executor(self._writer, self._writer.connect, connect)
-        except BaseException as error:
-            self._end()
-            if isinstance(error, (sqlite3.Error, OSError, ValueError)):
-                raise self._to_error(error) from error
             raise
 
-    @property
-    def closed(self) -> bool:
-        """True once no call may follow."""
-        return self._writer.ending
+    def fails_all(self, error: Exception) -> bool:
+        """Return True if another process has held the file for too long; a second try would wait as long again."""
+        return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & _PRIMARY_CODE == _BUSY
 
-    async def close(self) -> None:
-        """Do the waiting calls, then disconnect; in another event loop, too, if this one is over."""
-        self.release()
-        if self._ending is not None and self._loop is asyncio.get_running_loop():
-            await asyncio.wait([self._ending])
-        else:
-            await anyio.to_thread.run_sync(self._writer.join)
-
-    def release(self) -> None:
-        """Begin to close: let the thread do the waiting calls and disconnect."""
-        if self.closed:
-            return
-        if self._loop.is_closed():
-            self._end()
-            return
-        self._end.detach()
-        last, self._writer.waiting = self._writer.waiting, []
-        self._ending = self._loop.run_in_executor(self._writer, self._writer.disconnect, last)
-        self._ending.add_done_callback(partial(self._deliver, last))
-        self._writer.shutdown()
-
-    async def run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
-        """
-        Run *action* in the thread, in one transaction with the other waiting calls.
-
-        Args:
-            action: Called with the connection, and a second time if its transaction has failed and was rolled back.
-
-            writes: True if it writes; its result is returned once it is on the disk.
-        """
-        done: asyncio.Future[_T] = self._loop.create_future()
-        work = _Work(action, writes)
-        self._futures[work] = done
-        self._writer.waiting.append(work)
-        if not self._busy:
-            self._start_batch()
-        return await done
-
-    def _start_batch(self) -> None:
-        batch, self._writer.waiting = self._writer.waiting, []
-        self._busy = True
-        # The loop's executor, because virtual time stands still until it is done.
-        running = self._loop.run_in_executor(self._writer, self._writer.run_batch, batch)
-        running.add_done_callback(partial(self._deliver, batch))
-
-    def _deliver(self, batch: list[_Work], _: object = None) -> None:
-        for work in batch:
-            done = self._futures.pop(work)
-            if done.done():
-                continue  # its caller was cancelled
-            if work.error is not None:
-                done.set_exception(work.error if isinstance(work.error, KieError) else self._to_error(work.error))
-            else:
-                done.set_result(work.result)
-        self._busy = False
-        if self._writer.waiting:
-            self._start_batch()
-
-
-#: The time in seconds that the end of the process waits for the writer of a journal that was not closed.
-_END_TIMEOUT = 15.0
-
-
-def _writers() -> list[_Writer]:
-    return [thread for thread in threading.enumerate() if isinstance(thread, _Writer)]
-
-
-def _end_writers() -> None:
-    """End all writers: a transition that waits in one is written, such as the taskId of a paid task."""
-    writers = _writers()
-    for writer in writers:
-        writer.end()
-    for writer in writers:
-        writer.join(_END_TIMEOUT)
-
-
-atexit.register(_end_writers)
-
-
-def _is_busy(error: Exception) -> bool:
-    """Return True if another process has held the file for too long; a second try would wait as long again."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
