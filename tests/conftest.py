@@ -20,7 +20,7 @@ profile.load_hypothesis_profile()
 _NIGHTLY_TIMEOUT = 1800
 
 #: Tests below these folders run on the platform's own loop and clock.
-REAL_TIME_FOLDERS = frozenset({"real_time", "system_tools"})
+REAL_TIME_FOLDERS = frozenset({"fleet", "real_time", "system_tools"})
 
 
 def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
@@ -29,7 +29,7 @@ def runs_in_real_time(request: pytest.FixtureRequest) -> bool:
 
 
 #: Tests whose code runs in other processes, or only repeats code that others cover: measuring them would cost minutes.
-UNMEASURED_FOLDERS = frozenset({"real_time", "system_tools", "hostile"})
+UNMEASURED_FOLDERS = frozenset({"fleet", "real_time", "system_tools", "hostile"})
 UNMEASURED_FILES = frozenset(
     {
         "test_callback_attacks.py",
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    """Select the event loop: virtual time, except in ``tests/real_time`` and ``tests/system_tools``."""
+    """Select the event loop: virtual time, except below ``REAL_TIME_FOLDERS``."""
     return "asyncio", {} if runs_in_real_time(request) else {"loop_factory": VirtualLoop}
 
 

@@ -1,0 +1,165 @@
+"""The figures of a fleet, from the log of the service and the journal."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from kie_async.testing.truth import busiest_window
+from tests.fleet.worker import SENDER
+
+if TYPE_CHECKING:
+    from kie_async.testing import Truth
+    from kie_async.testing.faults import Call
+
+__all__ = ["Arrival", "Figures", "SenderLog", "created_between", "paid_twice", "read_rows", "unfinished"]
+
+#: The states of a job in which nothing more happens.
+_ENDED = frozenset({"succeeded", "failed", "rejected", "cancelled", "unresolved", "abandoned"})
+
+
+class SenderLog:
+    """
+    The senders of create requests, in the order of arrival: the condition of a fault that never happens.
+
+    The service's own log has no headers.
+    """
+
+    def __init__(self) -> None:
+        self._senders: list[tuple[bytes, str]] = []
+
+    def __call__(self, call: Call) -> bool:
+        """Log a create request; return False."""
+        self._senders.append((call.body, call.headers.get(SENDER, "")))
+        return False
+
+    def arrivals(self, truth: Truth) -> list[Arrival]:
+        """Return all create requests."""
+        found = []
+        for post, (body, worker) in zip(truth.create_requests, self._senders, strict=True):
+            assert json.loads(body) == post.body
+            found.append(Arrival(post.at, worker, post.task_id))
+        return found
+
+
+@attrs.frozen
+class Arrival:
+    """
+    A create request that has arrived.
+
+    Attributes:
+        at: The instant by the monotonic clock, in seconds.
+
+        worker: The name of the worker that sent it.
+
+        task_id: The task that it created; None if the request was refused.
+    """
+
+    at: float
+    worker: str
+    task_id: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Figures:
+    """
+    The use of the account.
+
+    Attributes:
+        created: The number of tasks.
+
+        refused: The number of refused create requests.
+
+        busiest: The largest number of create requests in any window.
+
+        used: The rate of creates after the first window, in percent of the limit; NaN for less than two windows.
+
+        shares: The creates of each worker from the second window on, as long as all workers had some left.
+
+        paid_twice: The number of tasks that were paid beside the first of their job.
+    """
+
+    created: int
+    refused: int
+    busiest: int
+    used: float
+    shares: Sequence[int]
+    paid_twice: int
+
+    @property
+    def spread(self) -> float:
+        """The difference between the largest and the smallest share, in percent of their mean."""
+        return 100 * (max(self.shares) - min(self.shares)) / fmean(self.shares) if any(self.shares) else float("nan")
+
+    @classmethod
+    def of(cls, arrivals: Sequence[Arrival], truth: Truth, *, limit: int, window: float) -> Figures:
+        """
+        Compute the figures.
+
+        Args:
+            arrivals: The create requests.
+
+            truth: The service's log.
+
+            limit: The number of creates that a window allows.
+
+            window: The length of the window, in seconds.
+        """
+        admitted = [one for one in arrivals if one.task_id is not None]
+        # A last burst that is not full proves nothing.
+        whole = len(admitted) // limit * limit
+        used = float("nan")
+        if whole > limit:
+            used = 100 * (whole - limit) / (admitted[whole - 1].at - admitted[limit - 1].at) / (limit / window)
+        return cls(
+            created=len(admitted),
+            refused=len(truth.rate_limited),
+            busiest=busiest_window((one.at for one in arrivals), window),
+            used=used,
+            shares=_shares(admitted, window),
+            paid_twice=len(paid_twice(truth)),
+        )
+
+
+def _shares(admitted: Sequence[Arrival], window: float) -> list[int]:
+    """Count the creates of each worker from the second window on, up to the first worker's last create."""
+    last = {one.worker: one.at for one in admitted}
+    counted = Counter(one.worker for one in admitted if admitted[0].at + window <= one.at <= min(last.values()))
+    return sorted(counted[worker] for worker in last)
+
+
+def created_between(arrivals: Iterable[Arrival], begin: float, end: float) -> list[Arrival]:
+    """Return the creates that were admitted in an interval, half-open as a window is."""
+    return [one for one in arrivals if one.task_id is not None and begin <= one.at < end]
+
+
+def paid_twice(truth: Truth) -> list[str]:
+    """Return the prompts of the tasks that were paid beside the first of their job."""
+    prompts = Counter(str(task.input.get("prompt")) for task in truth.created)
+    return list((prompts - Counter(set(prompts))).elements())
+
+
+def read_rows(journal: str, schema: str = "kie_async") -> dict[str, dict[str, Any]]:
+    """Return the rows of a journal, a path or a DSN, by their keys, without the package's code."""
+    if "://" not in journal:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            return {row["key"]: dict(row) for row in connection.execute("SELECT * FROM intents")}
+    import psycopg
+    from psycopg.rows import dict_row
+
+    with psycopg.connect(journal, autocommit=True, row_factory=dict_row, prepare_threshold=None) as postgres:
+        query = psycopg.sql.SQL("SELECT * FROM {}").format(psycopg.sql.Identifier(schema, "intents"))
+        return {row["key"]: row for row in postgres.execute(query)}
+
+
+def unfinished(rows: Iterable[dict[str, Any]], owners: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Return the rows that have not ended, of certain owners or of all."""
+    return [row for row in rows if row["state"] not in _ENDED and (owners is None or row["owner"] in owners)]
