@@ -48,7 +48,7 @@ quick-tests: $(VENV)/.installed
 	KIE_TESTS=quick $(RUN) pytest --quiet --numprocesses 2 tests/core tests/requests $(ARGS)
 
 test: $(VENV)/.installed ## the tests that need no system tools; ARGS="-k admission" picks some
-	$(RUN) pytest --ignore tests/system_tools --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(RUN) pytest -m "not system_tools" --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 coverage: $(VENV)/.installed system-tools ## the tests with branch coverage: 100 % of the core, at least 95 % of the package
 	$(RUN) pytest --quiet --numprocesses $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS)
@@ -63,8 +63,11 @@ docs: $(VENV)/.installed ## build the site of docs/ in build/docs, with the API 
 bench: $(VENV)/.installed ## the benchmarks; ARGS="limits --save" runs one and keeps its result
 	$(RUN) benchmarks $(ARGS)
 
-system-tools: ## install the programs that tests/system_tools calls, from the distribution, where they are missing
-	@for tool in strace openssl chromium; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+# Debian keeps servers out of the path of users.
+system-tools: ## install the programs that some tests call, from the distribution, where they are missing
+	@PATH="$$PATH:/usr/sbin"; \
+		for tool in strace openssl chromium pgbouncer faketime; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 		if [ -n "$$missing" ]; then sudo=$$(command -v sudo || true); \
 			$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing >/dev/null; fi
 
