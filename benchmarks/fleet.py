@@ -1,0 +1,198 @@
+"""
+Measure how processes that share one journal use the account's 20 creates per 10 s, in real time.
+
+Each worker is a process of its own with ``Limits()`` as it is by default. The service counts in a sliding log by the
+arrival of a create. Each way over the network takes 20 to 200 ms, evenly distributed, and a task takes 20 s. The use is
+the rate between the 20th create and the last full twenty; a share is what one worker has created from the second window
+on, as long as all workers had something left.
+
+The cases: 8 workers with 50 jobs each, 30 with 20; 8 of which one is killed when 5 of its tasks run and 40 of its jobs
+are not sent; and ten minutes at an account that takes 12, where the use is the part of what it would have taken. The
+baselines have a journal for each worker, which shares nothing: with the account's limit in each, and with an eighth.
+
+A client that cannot see when its creates arrive uses a token once in a window and a round trip: 10 / 10.22 = 97.8 %.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import attrs
+
+from benchmarks.report import Report
+from tests.fleet.figures import created_between, unfinished
+from tests.fleet.fleet import FULL, LIMIT, Fleet, Scale, Worker, run_fleet
+
+#: The seconds of a run at an account that takes less than it documents.
+MINUTES = 600.0
+#: The creates that such an account takes in a window.
+TAKEN = 12
+#: A worker is killed when so many of its tasks run, and so many of its jobs are not sent.
+RUNNING, UNSENT = 5, 40
+#: The windows after the kill whose creates are counted.
+WINDOWS_AFTER = 4
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """
+    One case.
+
+    Attributes:
+        name: Its name.
+
+        workers: The number of workers.
+
+        jobs: The number of jobs of each worker.
+
+        creates: The creates in each worker's limits.
+
+        shared: False if each worker has a journal of its own.
+
+        killed: True if a worker is killed.
+
+        taken: The creates that the account takes in a window.
+    """
+
+    name: str
+    workers: int = 8
+    jobs: int = 50
+    creates: int = LIMIT
+    shared: bool = True
+    killed: bool = False
+    taken: int = LIMIT
+
+
+CASES = [
+    Case(name="8 workers"),
+    Case(name="30 workers", workers=30, jobs=20),
+    Case(name="8 workers, one killed", killed=True),
+    Case(name=f"8 workers, {TAKEN} where {LIMIT} are configured", jobs=110, taken=TAKEN),
+]
+#: What users can do without a shared journal.
+BASELINES = [
+    Case(name="8 workers, a journal each", shared=False),
+    Case(name="8 workers, a journal each, 20 // 8", creates=LIMIT // 8, shared=False),
+]
+COLUMNS = [
+    "journal",
+    "case",
+    "created",
+    "refused",
+    "busiest 10 s",
+    "used %",
+    "bound %",
+    "shares differ by %",
+    "paid twice",
+    "taken over after s",
+    "creates in 40 s after",
+]
+
+
+async def measure(case: Case, journal: Callable[[int], str], scale: Scale) -> list[str | float]:
+    """
+    Run a case.
+
+    Args:
+        case: The case.
+
+        journal: Returns the journal of a worker, given its number.
+
+        scale: The durations.
+
+    Returns:
+        The figures, from ``created`` on.
+    """
+    taken_over = after = math.nan
+    async with run_fleet(journal(0), scale, limit=case.taken) as fleet:
+        workers = [
+            worker
+            for number in range(case.workers)
+            for worker in await fleet.start(1, journal=journal(number), limits=scale.limits(case.creates))
+        ]
+        for worker in workers:
+            fleet.submit(worker, case.jobs)
+        if case.taken < LIMIT:
+            await anyio.sleep(MINUTES * scale.factor)
+        elif case.killed:
+            taken_over, after = await kill_one(fleet, workers[0])
+            await fleet.all_ended(timeout=600 * scale.factor)
+        else:
+            jobs = case.workers * case.jobs
+            await fleet.until(lambda: len(fleet.fake.truth.tasks) >= jobs, timeout=600 * scale.factor)
+        figures = fleet.figures()
+    used = figures.used if case.taken == LIMIT else 100 * figures.created / (case.taken * MINUTES / FULL.window)
+    bound = 100 * FULL.window / (FULL.window + 2 * sum(FULL.latency) / 2)
+    return [
+        figures.created,
+        figures.refused,
+        figures.busiest,
+        used,
+        bound,
+        figures.spread,
+        figures.paid_twice,
+        taken_over,
+        after,
+    ]
+
+
+async def kill_one(fleet: Fleet, worker: Worker) -> tuple[float, float]:
+    """Kill a worker; return the seconds until its jobs had other owners, and the creates of the next windows."""
+
+    def is_busy() -> bool:
+        now = anyio.current_time()
+        sent = fleet.created(worker)
+        running = sum(f"{worker.name}-" in str(task.input) and task.ends_at > now for task in fleet.fake.truth.created)
+        return running >= RUNNING and sent > RUNNING + 2
+
+    await fleet.until(is_busy, timeout=600 * fleet.scale.factor)
+    owner, unsent = await fleet.owner(worker), len(worker.jobs) - fleet.created(worker)
+    killed_at = await fleet.kill(worker)
+    if unsent < UNSENT:
+        raise AssertionError(unsent)
+    taken_at = await fleet.until_rows(lambda rows: not unfinished(rows.values(), {owner}), timeout=60)
+    seconds = WINDOWS_AFTER * fleet.scale.window
+    await fleet.until(lambda: anyio.current_time() > killed_at + seconds, timeout=2 * seconds)
+    return taken_at - killed_at, len(created_between(fleet.arrivals(), killed_at, killed_at + seconds))
+
+
+@contextmanager
+def sqlite() -> Iterator[Callable[[bool], Callable[[int], str]]]:
+    """Yield a function that returns journals in files, new ones at each call."""
+    with ExitStack() as stack:
+
+        def make(shared: bool) -> Callable[[int], str]:  # noqa: FBT001  # the only argument
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            return lambda number: str(folder / f"{0 if shared else number}.db")
+
+        yield make
+
+
+def measure_rows(names: list[str]) -> Iterator[list[str | float]]:
+    """Run the cases with these names on each journal; all cases if there are none."""
+    with sqlite() as make:
+        for case in (*CASES, *BASELINES):
+            if not names or case.name in names:
+                yield ["SQLite", case.name, *anyio.run(measure, case, make(case.shared), FULL)]
+
+
+def run(names: list[str] | None = None) -> Report:
+    """Run the benchmark, or only the cases with these names."""
+    return Report(
+        name="fleet",
+        question=f"How do processes share {LIMIT} creates per {FULL.window:g} s of one account?",
+        bound="no refusal, and W / (W + E[RTT]) used; a killed worker's jobs are taken over at once on SQLite, and on"
+        " PostgreSQL when its lease of 10 s has expired",
+        columns=COLUMNS,
+        rows=list(measure_rows(names or [])),
+    )
+
+
+if __name__ == "__main__":
+    print(run(sys.argv[1:]).text())
