@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from kie_async.states import JobInfo as JobInfo
     from kie_async.states import JobState as JobState
     from kie_async.statistics import Statistics as Statistics
+    from kie_async.statistics import WorkerInfo as WorkerInfo
 
 __all__ = [
     "JSON",
@@ -126,6 +127,7 @@ __all__ = [
     "TransportError",
     "UploadError",
     "Wan22TurboImageToVideo",
+    "WorkerInfo",
     "__version__",
 ]
 
@@ -149,7 +151,7 @@ _NAMES = {
     "requests": "MarketRequest Request Wan22TurboImageToVideo",
     "run": "Run",
     "states": "JobInfo JobState",
-    "statistics": "Statistics",
+    "statistics": "Statistics WorkerInfo",
 }
 _MODULES = {name: f"kie_async.{module}" for module, names in _NAMES.items() for name in names.split()}
 

@@ -1,10 +1,53 @@
-"""``Statistics``: a snapshot of what a client is doing."""
+"""``Statistics``: a snapshot of what a client is doing; ``WorkerInfo``: one of the workers that share a journal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
-__all__ = ["Statistics"]
+from kie_async.policy import Limits
+
+__all__ = ["Statistics", "WorkerInfo"]
+
+
+@attrs.frozen(kw_only=True)
+class WorkerInfo:
+    """
+    A worker: a client at work, in one process, that may share its journal and the account's limits with others.
+
+    Attributes:
+        name: Its name in the journal, which no other worker ever has.
+
+        host: The name of its machine.
+
+        pid: The id of its process.
+
+        started_at: The time at which it opened the journal, in seconds since the epoch.
+
+        heartbeat_at: The time of its latest heartbeat, in seconds since the epoch.
+
+        watched: The number of tasks that it polls.
+
+        in_flight: The number of slots that it has taken: tasks that may be running at the service.
+
+        wanting: The number of its jobs that wait for a slot or for the rate limit.
+
+        jobs: The number of its unfinished jobs in each state.
+
+        limits: The account's limits that it was configured with; None before its first heartbeat.
+    """
+
+    name: str
+    host: str
+    pid: int
+    started_at: float
+    heartbeat_at: float
+    watched: int = 0
+    in_flight: int = 0
+    wanting: int = 0
+    jobs: Mapping[str, int] = attrs.field(factory=dict)
+    limits: Limits | None = None
 
 
 @attrs.frozen(kw_only=True)

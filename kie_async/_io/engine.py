@@ -209,6 +209,7 @@ class Engine:
             report=self._report,
             follow=self._follow,
             on_end=self.callback_weight.expect_callback,
+            unwatch=self._unwatch,
             forget_uploads=self.uploads.forget,
         )
         self.poller: Poller = Poller(
@@ -497,6 +498,9 @@ class Engine:
 
     def _follow(self, job: LiveJob) -> Awaitable[None]:
         return self.follower.follow(job)
+
+    def _unwatch(self, job: LiveJob) -> None:
+        self.follower.journal_watch.unwatch(job)
 
     def _confirm(self, job_id: str, task_id: str) -> None:
         self.confirmations.enqueue(job_id, task_id, likely=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+import anyio
 import attrs
 import pytest
 from hypothesis import given, settings
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 from kie_async import BudgetExceededError, JournalError
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.lifecycle import ENDED, OPEN, TRANSITIONS, Intent, dump_record
-from kie_async._io.journals.journal import Journal
+from kie_async._io.journals.journal import Journal, WorkerReport
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
+from kie_async.policy import Limits
 from kie_async.records import TaskRecord
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
@@ -216,11 +219,37 @@ async def test_claim_returns_own_open_rows(journal: Journal) -> None:
     assert all([await journal.is_owner_alive(row) for row in mine])
 
 
-async def test_own_writes_keep_the_change_counter(journal: Journal) -> None:
-    before = await journal.change_counter()
+async def test_own_writes_are_no_change_of_others(journal: Journal) -> None:
     await journal.add(make_intent(1))
+    await journal.heartbeat(WorkerReport())
 
-    assert before == await journal.change_counter()
+    with anyio.move_on_after(3600.0) as waited:
+        await journal.wait_for_change()
+    assert waited.cancelled_caught
+
+
+async def test_heartbeat_reports_this_worker(journal: Journal) -> None:
+    assert [] == list(await journal.workers())
+    report = WorkerReport(watched=3, in_flight=2, wanting=1, jobs={"submitted": 3}, limits=Limits(creates=12))
+    await journal.heartbeat(WorkerReport())
+    workers = await journal.heartbeat(report)
+
+    assert workers == await journal.workers()
+    assert [(journal.worker, os.getpid(), report)] == [
+        (
+            each.name,
+            each.pid,
+            WorkerReport(
+                watched=each.watched,
+                in_flight=each.in_flight,
+                wanting=each.wanting,
+                jobs=each.jobs,
+                limits=each.limits or Limits(),
+            ),
+        )
+        for each in workers
+    ]
+    assert workers[0].started_at <= workers[0].heartbeat_at
 
 
 # -- equal behavior ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from kie_async import JournalError
 from kie_async._core.lifecycle import Intent
+from kie_async._io.journals.journal import WorkerReport
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import virtual_time
@@ -85,10 +86,29 @@ async def test_reads_take_no_transaction(tmp_path: Path) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(journal.rows)
-            group.start_soon(journal.change_counter)
+            group.start_soon(journal.workers)
             group.start_soon(journal.count_orphans)
 
     assert [] == [text for text in journal.statements if text.startswith(("BEGIN", "COMMIT"))]
+    await journal.close()
+
+
+async def test_heartbeat_alone_causes_no_flush(tmp_path: Path) -> None:
+    """A transition in the same transaction does, and every later one."""
+    journal = TracedStore(tmp_path / "kie.db")
+    await journal.open()
+    row = await journal.add(make_intent(1))
+    journal.statements.clear()
+
+    await journal.heartbeat(WorkerReport())
+    pragmas = [text for text in journal.statements if text.startswith(("PRAGMA", "COMMIT"))]
+    assert ["PRAGMA synchronous = NORMAL", "COMMIT", "PRAGMA synchronous = FULL"] == pragmas
+    journal.statements.clear()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal.workers())  # the thread is busy
+        group.create_task(journal.heartbeat(WorkerReport()))
+        group.create_task(journal.transition(row, S.SENDING, at=2.0, attempts=1))
+    assert ["COMMIT"] == [text for text in journal.statements if text.startswith(("PRAGMA", "COMMIT"))]
     await journal.close()
 
 
@@ -97,7 +117,7 @@ async def test_calls_run_in_order(tmp_path: Path) -> None:
     async with open_store(tmp_path / "kie.db") as journal:
         row = make_intent(1)
         async with asyncio.TaskGroup() as group:
-            group.create_task(journal.change_counter())  # the thread is busy
+            group.create_task(journal.workers())  # the thread is busy
             group.create_task(journal.add(row))
             sending = group.create_task(journal.transition(row, S.SENDING, at=2.0, attempts=1))
             found = group.create_task(journal.get(row.id))
@@ -188,7 +208,7 @@ def test_cancelled_write_is_completed(tmp_path: Path, *, busy: bool) -> None:
             task = loop.create_task(journal.add(make_intent(9)))
             loop.at_turn(loop.turns + turn, task.cancel)
             await asyncio.wait([task, *others])
-            await journal.change_counter()  # the thread does one thing after another
+            await journal.workers()  # the thread does one thing after another
             assert await journal.get(make_intent(9).id) is not None
             assert len(others) + 1 == len(await journal.rows())
             return task.cancelled()

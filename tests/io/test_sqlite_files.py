@@ -18,6 +18,7 @@ import pytest
 
 from kie_async import JournalError
 from kie_async._core.lifecycle import OPEN
+from kie_async._io.journals.journal import Service, WorkerReport
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async._io.journals.tables import APPLICATION_ID, VERSION, prepare_file
 from kie_async.states import JobState
@@ -481,12 +482,14 @@ def test_processes_create_the_file_concurrently(tmp_path: Path) -> None:
 
 
 async def test_two_stores_share_one_file(tmp_path: Path) -> None:
-    """Keys are unique for both, transitions are visible to both, and the change counter tells of them."""
+    """Keys are unique for both, transitions are visible to both, and a wait for changes ends with them."""
     async with open_store(tmp_path / "kie.db") as one, open_store(tmp_path / "kie.db") as other:
-        version = await other.change_counter()
         row = await one.add(make_intent(1, key="order-7"))
 
-        assert version != await other.change_counter()
+        assert await other.wait_for_change() is None
+        with anyio.move_on_after(3600.0) as waited:
+            await one.wait_for_change()
+        assert waited.cancelled_caught
         assert row == await other.add(make_intent(2, key="order-7"))
         assert (True, False) == (one.owns(row), other.owns(row))
         assert (True, True) == (await one.is_owner_alive(row), await other.is_owner_alive(row))
@@ -689,3 +692,22 @@ def test_killed_processes_leave_one_lock_file(tmp_path: Path) -> None:
 async def _open_and_close(path: Path) -> None:
     async with open_store(path):
         pass
+
+
+async def test_heartbeat_lists_the_living_workers_of_an_account(tmp_path: Path) -> None:
+    """A worker that has ended is not listed, and the next heartbeat of any other removes its row."""
+    path = tmp_path / "kie.db"
+    other_account = Service(account_name="another")
+    async with open_store(path) as one, open_store(path, service=other_account) as stranger:
+        async with open_store(path) as ended:
+            name = ended.worker
+            await stranger.heartbeat(WorkerReport())
+            await ended.heartbeat(WorkerReport(watched=2))
+            workers = await one.heartbeat(WorkerReport(watched=1))
+
+            assert {(one.worker, 1), (name, 2)} == {(each.name, each.watched) for each in workers}
+        assert [one.worker] == [each.name for each in await one.workers()]
+        await stranger.heartbeat(WorkerReport())
+        with closing(sqlite3.connect(path)) as connection:
+            left = connection.execute("SELECT name FROM workers").fetchall()
+        assert {one.worker, stranger.worker} == {found for (found,) in left}

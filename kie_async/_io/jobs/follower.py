@@ -24,7 +24,7 @@ from kie_async._io.journals.journal import PAGE, read_pages
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Collection, Generator
 
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import Registry
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kie_async._io.runtime import Runtime, Supervisor
     from kie_async._io.submitting.intake import IntentWriter
     from kie_async._io.submitting.submission import Submitter
-    from kie_async._io.timers import Timers
+    from kie_async._io.timers import Timer, Timers
 
 __all__ = ["JobFollower", "JournalWatch"]
 
@@ -225,10 +225,10 @@ class JobFollower:
         await self.follow(job)
 
 
-#: The interval between two checks of the journal's change counter, in seconds.
+#: The time in seconds after which newly watched rows are read again, and a failed read is repeated.
 CHECK_INTERVAL = 0.5
-#: The owners of jobs are checked at every fourth of them.
-OWNER_CHECK_EVERY = 4
+#: The interval between two checks of the owners of jobs, in seconds.
+OWNER_CHECK_INTERVAL = 2.0
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -237,8 +237,8 @@ class JournalWatch:
     Watches the rows of other processes' jobs, and of own jobs that a callback may change from another process.
 
     Only the owner of a job polls its task; other processes read what it journals, and adopt the job if the owner ends.
-    A callback may arrive at any process, which journals what it confirms. One cheap query, the change counter of the
-    database, serves all of them.
+    A callback may arrive at any process, which journals what it confirms. One task waits for changes of the journal
+    while anything is watched, and reads only the rows that may have changed.
 
     Args:
         journal: The journal.
@@ -264,11 +264,13 @@ class JournalWatch:
     forget: Callable[[LiveJob], None]
     on_remote_end: Callable[[LiveJob], None]
     _jobs: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
-    _scheduled: bool = attrs.field(default=False, init=False)
-    _checks: int = attrs.field(default=0, init=False)
+    #: The ids of rows that may have changed between their reading and the beginning of the watch.
+    _unchecked: set[str] = attrs.field(factory=set, init=False)
+    _next_check: Timer | None = attrs.field(default=None, init=False)
+    _next_owner_check: Timer | None = attrs.field(default=None, init=False)
+    _waiting: bool = attrs.field(default=False, init=False)
+    _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     _readable: bool = attrs.field(default=True, init=False)
-    #: The change counter at which the watched rows were read; None if one of them may be older.
-    _version: int | None = attrs.field(default=None, init=False)
 
     def watch(self, job: LiveJob, *, remote: bool) -> None:
         """
@@ -280,48 +282,81 @@ class JournalWatch:
             remote: True if another process owns it.
         """
         job.remote = remote
-        if not self.journal.durable:
-            return  # no other process can change it
+        if not self.journal.durable or not self.supervisor.running:
+            return  # no other process can change it, or the client ends
         self._jobs[job.id] = job
-        self._version = None
+        self._unchecked.add(job.id)
         self._schedule()
+        if not self._waiting:
+            self._waiting = True
+            self.supervisor.start(self._wait_for_changes)
 
     def unwatch(self, job: LiveJob) -> None:
         """Stop watching the row of a job."""
         job.remote = False
-        self._jobs.pop(job.id, None)
+        if self._jobs.pop(job.id, None) is not None and not self._jobs:
+            self._scope.cancel()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self.timers.at(self.runtime.now() + CHECK_INTERVAL, self._start_check)
+        if self._next_check is None:
+            self._next_check = self.timers.at(self.runtime.now() + CHECK_INTERVAL, self._start_check)
+        if self._next_owner_check is None:
+            at = self.runtime.now() + OWNER_CHECK_INTERVAL
+            self._next_owner_check = self.timers.at(at, self._start_owner_check)
 
     def _start_check(self) -> None:
-        self._scheduled = False
-        self._jobs = {job_id: job for job_id, job in self._jobs.items() if job.state in OPEN}
-        if self._jobs and self.supervisor.running:
-            self.supervisor.start(self._check)
+        self._next_check = None
+        unchecked, self._unchecked = self._unchecked, set()
+        if self.supervisor.running:
+            self.supervisor.start(self._check, unchecked)
 
-    async def _check(self) -> None:
-        self._checks += 1
+    def _start_owner_check(self) -> None:
+        self._next_owner_check = None
+        if self._jobs and self.supervisor.running:
+            self.supervisor.start(self._check_owners)
+
+    async def _wait_for_changes(self) -> None:
         try:
-            if (version := await self.journal.change_counter()) != self._version:
-                self._version = version
-                await self._apply_changes()
-            if self._checks % OWNER_CHECK_EVERY == 0:
-                await self._adopt_orphans()
-            self._readable = True
+            while self._jobs:
+                changed: Collection[str] | None = ()
+                with anyio.CancelScope() as self._scope:
+                    try:
+                        changed = await self.journal.wait_for_change()
+                    except errors.JournalError:
+                        self._log_unreadable()
+                        await anyio.sleep(CHECK_INTERVAL)
+                        changed = None
+                await self._check(self._jobs.keys() if changed is None else changed)
+        finally:
+            self._waiting = False
+
+    async def _check(self, job_ids: Collection[str]) -> None:
+        jobs = [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]
+        try:
+            await self._apply_changes(jobs)
         except errors.JournalError:
-            self._version = None
-            if self._readable:
-                _log.exception("The journal cannot be read; jobs of other processes are checked again soon.")
-            self._readable = False
+            self._unchecked.update(job.id for job in jobs)
+            self._log_unreadable()
+            self._schedule()
+        else:
+            self._readable = True
+
+    def _log_unreadable(self) -> None:
+        if self._readable:
+            _log.exception("The journal cannot be read; jobs of other processes are checked again soon.")
+        self._readable = False
+
+    async def _check_owners(self) -> None:
+        try:
+            await self._adopt_orphans()
+        except errors.JournalError:
+            self._log_unreadable()
         finally:
             self._schedule()
 
-    async def _apply_changes(self) -> None:
-        rows = [job.row for job in self._jobs.values() if job.row is not None and job.unwritten is None]
-        for job_id, row in (await self.journal.find_changed(rows)).items():
+    async def _apply_changes(self, jobs: Collection[LiveJob]) -> None:
+        rows = [job.row for job in jobs if job.row is not None and job.unwritten is None]
+        for job_id, row in (await self.journal.find_changed(rows)).items() if rows else ():
             job = self._jobs.get(job_id)
             if job is None:
                 continue  # no longer watched
@@ -335,7 +370,6 @@ class JournalWatch:
         for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
             row = job.row
             if row is not None and not await self.journal.is_owner_alive(row) and job.row is row and job.remote:
-                self.unwatch(job)
                 self.forget(job)
         remote = [job.id for job in self._jobs.values() if job.remote and job.state is not JobState.INTENT]
         for row in await self.journal.claim(remote) if remote else ():
@@ -346,7 +380,6 @@ class JournalWatch:
         """End the waits for a job that another process has deleted: how it ended is not known."""
         msg = "The job has ended and was deleted from the journal. Look for its task at kie.ai/logs."
         job.wait_error = errors.TaskNotFoundError(msg, job_id=job.id, task_id=job.task_id)
-        self.unwatch(job)
         self.forget(job)
 
     async def _handle_changed(self, job: LiveJob, row: Intent) -> None:

@@ -32,10 +32,11 @@ _END_TIMEOUT = 15.0
 
 @attrs.define(eq=False)
 class JournalCall(Generic[_C]):
-    """A call for the thread, and its result."""
+    """A call for the thread, and its result; ``flush`` is False if a power cut may lose what it writes."""
 
     action: Callable[[_C], object]
     writes: bool
+    flush: bool = True
     result: Any = None
     error: Exception | None = None
 
@@ -190,7 +191,7 @@ class GroupCommit(Generic[_C]):
         self._ending.add_done_callback(partial(self._deliver, last))
         self._writer.shutdown()
 
-    async def run(self, action: Callable[[_C], _T], *, writes: bool) -> _T:
+    async def run(self, action: Callable[[_C], _T], *, writes: bool, flush: bool = True) -> _T:
         """
         Run *action* in the thread, in one transaction with the other waiting calls.
 
@@ -198,9 +199,11 @@ class GroupCommit(Generic[_C]):
             action: Called in the thread, and a second time if its transaction has failed and was rolled back.
 
             writes: True if it writes; its result is returned once it is on the disk.
+
+            flush: False if a power cut may lose what it writes; then it alone causes no flush of the disk.
         """
         done: asyncio.Future[_T] = self._loop.create_future()
-        call = JournalCall(action, writes)
+        call = JournalCall(action, writes, flush)
         self._futures[call] = done
         self._writer.waiting.append(call)
         if not self._busy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from operator import attrgetter
@@ -14,19 +15,23 @@ from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.callback_token import account_of, callback_secret
 from kie_async._core.durations import Kind
 from kie_async._core.job_errors import load_error
-from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage
+from kie_async._core.lifecycle import UNFINISHED, Intent, SourceImage, encode_for_journal
 from kie_async._urls import service_origin
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError
+from kie_async.policy import Limits
 from kie_async.states import JobInfo, JobState
+from kie_async.statistics import WorkerInfo
 
 __all__ = [
     "PAGE",
     "Changes",
     "Journal",
     "Service",
+    "WorkerReport",
     "illegal_transition",
     "job_info",
+    "load_worker",
     "read_job_infos",
     "read_keys",
     "read_pages",
@@ -71,11 +76,14 @@ class Service:
         account: The fingerprint of the API key.
 
         callback_secret: The secret of the account's callback tokens.
+
+        account_name: The caller's name of the account; workers with the same name share its limits.
     """
 
     origin: str = ""
     account: str = ""
     callback_secret: bytes = attrs.field(default=b"", repr=False)
+    account_name: str = "default"
 
     @classmethod
     def of(cls, base_url: str, api_key: str) -> Service:
@@ -83,9 +91,41 @@ class Service:
         return cls(service_origin(base_url), account_of(api_key), callback_secret(api_key))
 
 
+@attrs.frozen(kw_only=True)
+class WorkerReport:
+    """
+    The figures that a worker reports with each heartbeat; see ``WorkerInfo``.
+
+    It consists of what JSON has, so that a journal stores it as one text and needs to know nothing of it.
+    """
+
+    watched: int = 0
+    in_flight: int = 0
+    wanting: int = 0
+    jobs: Mapping[str, int] = attrs.field(factory=dict)
+    limits: Limits = attrs.field(factory=Limits)
+
+    def dump(self) -> str:
+        """Return the text to store, for ``load_worker``."""
+        return encode_for_journal(attrs.asdict(self))
+
+
+def load_worker(
+    name: str, host: str, pid: int, started_at: float, heartbeat_at: float, report: str | None
+) -> WorkerInfo:
+    """Return a worker as the journal has it; *report* is the text of its last heartbeat, or None before the first."""
+    figures: dict[str, Any] = {} if report is None else json.loads(report)
+    # Figures that a newer version reports are left out.
+    known = {field: figures[field] for field in ("watched", "in_flight", "wanting", "jobs") if field in figures}
+    limits = None if report is None else Limits(**figures["limits"])
+    return WorkerInfo(
+        name=name, host=host, pid=pid, started_at=started_at, heartbeat_at=heartbeat_at, limits=limits, **known
+    )
+
+
 class Journal(Protocol):
     """
-    A store of intents.
+    A store of intents, and the list of the workers that share it.
 
     It lists the intents of all services, finds them by id, and forgets them. Everything else (keys, claims, orphans,
     prices) concerns the intents of its own service only.
@@ -327,8 +367,46 @@ class Journal(Protocol):
         """Return the secrets of callback tokens that were made under other API keys of this service."""
         ...
 
-    async def change_counter(self) -> int:
-        """Return a number that changes when another process has written."""
+    @property
+    def heartbeat_interval(self) -> float:
+        """The interval between two heartbeats of a worker, in seconds."""
+        ...
+
+    @property
+    def worker(self) -> str:
+        """
+        The name of this worker, the owner of its rows; it is made at ``open`` and never used again.
+
+        ``heartbeat`` changes it if other workers may have taken this one for ended. Then ``owns`` is False for all rows
+        of the old name, which can be claimed like those of any worker that has ended.
+        """
+        ...
+
+    async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
+        """
+        Extend this worker's lease, and store its report; nothing is lost if that is not on the disk yet.
+
+        If its lease has expired, or its entry is gone, it enters under a new name; see ``worker``. Entries of workers
+        that have ended are removed.
+
+        Returns:
+            The workers of this service and account name that are alive, including this one, by their names.
+        """
+        ...
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """Return what ``heartbeat`` returns, without a heartbeat; this worker is listed once it has sent one."""
+        ...
+
+    async def wait_for_change(self) -> Collection[str] | None:
+        """
+        Wait until another worker may have changed rows since the previous call; since ``open`` in the first call.
+
+        One call at a time. If it is cancelled, the next call returns what this one would have returned.
+
+        Returns:
+            The ids of the changed rows; None if any row may have changed.
+        """
         ...
 
 

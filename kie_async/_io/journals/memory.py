@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import platform
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Unpack
 
+import anyio
 import attrs
 
 from kie_async._core.budget_ledger import (
@@ -20,11 +24,13 @@ from kie_async._core.budget_ledger import (
 )
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
-from kie_async._io.journals.journal import Changes, Service, illegal_transition
+from kie_async._io.journals.journal import Changes, Service, WorkerReport, illegal_transition, load_worker
+from kie_async._io.runtime import Runtime
 from kie_async._keys import row_key
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KeyConflictError
 from kie_async.states import JobState
+from kie_async.statistics import WorkerInfo
 
 __all__ = ["MemoryJournal"]
 
@@ -45,6 +51,7 @@ class MemoryJournal:
     """
 
     durable = False
+    heartbeat_interval: float = 3.0
 
     def __init__(self, *, keep_ended: int = 10_000, service: Service | None = None) -> None:
         self.service: Service = service or Service()
@@ -57,9 +64,11 @@ class MemoryJournal:
         self._prices = PriceMemory()
         self._budgets: dict[str, BudgetInfo] = {}
         self._last_number = 0
+        self._opened_at = 0.0
+        self._workers: Sequence[WorkerInfo] = ()
 
     async def open(self) -> None:
-        """Do nothing."""
+        self._opened_at = Runtime(asyncio.get_running_loop()).wall()
 
     async def close(self) -> None:
         """Do nothing: the rows stay for the next event loop."""
@@ -226,9 +235,25 @@ class MemoryJournal:
         """Return nothing: one client has these rows, and it has one key."""
         return ()
 
-    async def change_counter(self) -> int:
-        """Return 0: no other process writes."""
-        return 0
+    @property
+    def worker(self) -> str:
+        """The owner of the rows that are not free."""
+        return _HERE
+
+    async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
+        runtime = Runtime(asyncio.get_running_loop())
+        self._workers = [
+            load_worker(_HERE, platform.node(), os.getpid(), self._opened_at, runtime.wall(), report.dump())
+        ]
+        return self._workers
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        return self._workers
+
+    async def wait_for_change(self) -> Collection[str] | None:
+        """Wait until it is cancelled: no other process writes."""
+        await anyio.sleep_forever()
+        return None
 
     def _page(self, wanted: Callable[[Intent], bool], after: int, limit: int | None) -> list[Intent]:
         rows = list(self._rows.values())

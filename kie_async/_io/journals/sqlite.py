@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import sqlite3
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
@@ -23,14 +25,15 @@ import attrs
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
-from kie_async._io.journals import budget_tables, tables
+from kie_async._io.journals import budget_tables, tables, worker_tables
 from kie_async._io.journals.group_commit import GroupCommit, JournalCall, Writer, ending_writers
-from kie_async._io.journals.journal import PAGE, Changes, Service, illegal_transition
+from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.runtime import Runtime
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KieError
 from kie_async.states import JobState
+from kie_async.statistics import WorkerInfo
 
 __all__ = ["SqliteStore"]
 
@@ -38,6 +41,8 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _Query: TypeAlias = Callable[Concatenate[sqlite3.Connection, _P], _T]
 
+#: The interval between two checks of the file's change counter, in seconds.
+CHECK_INTERVAL = 0.5
 #: The rows that one transaction deletes: each is in other pages of the indices.
 _DELETED_TOGETHER = 50
 #: The pause in seconds after such a transaction: without it, another process would seldom get the lock.
@@ -69,6 +74,8 @@ class SqliteStore:
     durable = True
     #: The time in seconds that a transaction waits for another process's.
     busy_timeout: float = 10.0
+    #: Liveness is a file lock: a heartbeat only finds what workers have left that have ended, within 3 s.
+    heartbeat_interval: float = 2.5
 
     def __init__(
         self,
@@ -82,15 +89,19 @@ class SqliteStore:
         self._stores_inputs = store_inputs == "full"
         self._commits: GroupCommit[sqlite3.Connection] | None = None
         self._locks: ProcessLocks | None = None
+        self._opened_at = 0.0
+        #: The change counter that ``wait_for_change`` has seen.
+        self._change_counter = 0
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        name = f"{self.service.account}-{Runtime(asyncio.get_running_loop()).new_id().removeprefix('kj_')}"
+        runtime = Runtime(asyncio.get_running_loop())
+        name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         locks = ProcessLocks(self._path, name)
         writer = Writer[sqlite3.Connection](str(self._path), disconnected=locks.unlock_own)
         commits = GroupCommit(writer, to_error=self._unusable)
-        self._commits, self._locks = commits, locks
+        self._commits, self._locks, self._opened_at = commits, locks, runtime.wall()
         await commits.open(lambda: _File(self._connect(locks)))
 
     async def close(self) -> None:
@@ -129,6 +140,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             locks.lock_own()
             connection.execute("COMMIT")
+            self._change_counter = tables.read_change_counter(connection)
         except BaseException:
             connection.close()
             raise
@@ -273,8 +285,32 @@ class SqliteStore:
     async def older_callback_secrets(self) -> Sequence[bytes]:
         return await self._read(tables.select_older_callback_secrets)
 
-    async def change_counter(self) -> int:
-        return await self._read(tables.read_change_counter)
+    @property
+    def worker(self) -> str:
+        return self._opened(self._locks).name
+
+    async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
+        locks = self._opened(self._locks)
+        action = partial(
+            worker_tables.write_heartbeat,
+            locks=locks,
+            host=platform.node(),
+            pid=os.getpid(),
+            started_at=self._opened_at,
+            at=Runtime(asyncio.get_running_loop()).wall(),
+            report=report.dump(),
+        )
+        return await self._run(action, writes=True, flush=False)
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        return await self._read(worker_tables.select_workers, self._opened(self._locks))
+
+    async def wait_for_change(self) -> Collection[str] | None:
+        read = tables.read_change_counter
+        while (counter := await self._read(read)) == self._change_counter:  # noqa: ASYNC110 (no event tells)
+            await anyio.sleep(CHECK_INTERVAL)
+        self._change_counter = counter
+        return None
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
@@ -284,9 +320,9 @@ class SqliteStore:
     async def _write(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._run(lambda file: query(file, *args, **kwargs), writes=True)
 
-    async def _run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool) -> _T:
-        commits = self._commits
-        return await self._opened(None if commits is None or commits.closed else commits).run(action, writes=writes)
+    async def _run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool, flush: bool = True) -> _T:
+        commits = self._opened(None if self._commits is None or self._commits.closed else self._commits)
+        return await commits.run(action, writes=writes, flush=flush)
 
     def _opened(self, part: _T | None) -> _T:
         if part is None:
@@ -336,8 +372,10 @@ class _File:
 
     def run(self, calls: Sequence[JournalCall[sqlite3.Connection]], *, writes: bool) -> None:
         """Do writes in one transaction, or reads."""
-        connection = self._connection
+        connection, flush = self._connection, any(call.flush for call in calls)
         try:
+            if not flush:
+                connection.execute("PRAGMA synchronous = NORMAL")
             if writes:
                 # A deferred transaction would fail at once if another process has written in between.
                 connection.execute("BEGIN IMMEDIATE")
@@ -350,6 +388,9 @@ class _File:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             raise
+        finally:
+            if not flush:
+                connection.execute("PRAGMA synchronous = FULL")
 
     def fails_all(self, error: Exception) -> bool:
         """Return True if another process has held the file for too long; a second try would wait as long again."""

@@ -18,7 +18,7 @@ import attrs
 from kie_async._core.budget_ledger import SeenPrices, may_cost_more
 from kie_async._core.durations import Kind, ended_task
 from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
-from kie_async._io.journals import budget_tables
+from kie_async._io.journals import budget_tables, worker_tables
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._keys import row_key
@@ -171,7 +171,9 @@ def prepare_file(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not _read_version(connection, path):
-            for statement in filter(None, map(str.strip, (_SCHEMA + budget_tables.SCHEMA).split(";"))):
+            for statement in filter(
+                None, map(str.strip, (_SCHEMA + budget_tables.SCHEMA + worker_tables.SCHEMA).split(";"))
+            ):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")

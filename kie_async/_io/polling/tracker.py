@@ -69,6 +69,8 @@ class Tracker:
 
         on_end: Called with each job whose end a poll has found.
 
+        unwatch: Stops watching the row of a job.
+
         forget_uploads: Forgets the uploads of a request that the service could not fetch.
     """
 
@@ -83,6 +85,7 @@ class Tracker:
     report: Callable[..., None]
     follow: Callable[[LiveJob], Awaitable[None]]
     on_end: Callable[[LiveJob], None]
+    unwatch: Callable[[LiveJob], None]
     forget_uploads: Callable[[Intent], None]
     _running: DeadlineQueue[LiveJob] = attrs.field(init=False)
     duplicate_records: int = attrs.field(default=0, init=False)
@@ -166,6 +169,7 @@ class Tracker:
             if job.row is not None and names_lost_media(record.fail_message or ""):
                 self.forget_uploads(job.row)
         self.suspend(job)
+        self.unwatch(job)
         if not kept:
             self.registry.remove(job)
         job.wake_waiters()

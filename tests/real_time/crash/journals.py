@@ -11,9 +11,10 @@ import attrs
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent
-from kie_async._io.journals.journal import Changes, Journal, Service
+from kie_async._io.journals.journal import Changes, Journal, Service, WorkerReport
 from kie_async.budget import BudgetInfo
 from kie_async.states import JobState
+from kie_async.statistics import WorkerInfo
 from tests.real_time.crash.kill_points import KillPoints
 
 __all__ = ["BUGS", "InstrumentedJournal"]
@@ -149,8 +150,22 @@ class _JournalProxy:
     async def older_callback_secrets(self) -> Sequence[bytes]:
         return await self.inner.older_callback_secrets()
 
-    async def change_counter(self) -> int:
-        return await self.inner.change_counter()
+    @property
+    def heartbeat_interval(self) -> float:
+        return self.inner.heartbeat_interval
+
+    @property
+    def worker(self) -> str:
+        return self.inner.worker
+
+    async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
+        return await self.inner.heartbeat(report)
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        return await self.inner.workers()
+
+    async def wait_for_change(self) -> Collection[str] | None:
+        return await self.inner.wait_for_change()
 
 
 class InstrumentedJournal(_JournalProxy):
