@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from itertools import islice
 from operator import attrgetter
-from typing import Any, Protocol, TypedDict, Unpack, overload
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
 import anyio.lowlevel
 import attrs
@@ -30,12 +31,15 @@ __all__ = [
     "Service",
     "WorkerReport",
     "illegal_transition",
+    "in_pages",
     "job_info",
     "load_worker",
     "read_job_infos",
     "read_keys",
     "read_pages",
 ]
+
+_T = TypeVar("_T")
 
 #: The number of rows that are read, adopted or deleted at a time: a few milliseconds, for which others wait.
 PAGE = 200
@@ -414,6 +418,13 @@ def illegal_transition(row: Intent, state: JobState) -> JournalError:
     """Return the error for a transition that the lifecycle does not have."""
     msg = f"An intent cannot change from {row.state} to {state}. This is a bug: please report it."
     return JournalError(msg, job_id=row.id, task_id=row.task_id)
+
+
+def in_pages(items: Collection[_T]) -> Iterator[list[_T]]:
+    """Yield the parts of a collection that one call of a journal's thread may take."""
+    remaining = iter(items)
+    while part := list(islice(remaining, PAGE)):
+        yield part
 
 
 async def read_pages(read: Callable[[int], Awaitable[Sequence[Intent]]]) -> AsyncGenerator[Sequence[Intent]]:

@@ -12,10 +12,9 @@ import os
 import platform
 import sqlite3
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
@@ -24,11 +23,12 @@ import attrs
 
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
-from kie_async._core.lifecycle import OPEN, Intent, can_follow, dump_record, load_record
+from kie_async._core.lifecycle import OPEN, Intent, can_follow
 from kie_async._io.journals import budget_tables, tables, worker_tables
 from kie_async._io.journals.group_commit import GroupCommit, JournalCall, Writer, ending_writers
-from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition
+from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition, in_pages
 from kie_async._io.journals.process_locks import ProcessLocks
+from kie_async._io.journals.rows import without_secrets
 from kie_async._io.runtime import Runtime
 from kie_async.budget import BudgetInfo
 from kie_async.errors import JournalError, KieError
@@ -47,8 +47,6 @@ CHECK_INTERVAL = 0.5
 _DELETED_TOGETHER = 50
 #: The pause in seconds after such a transaction: without it, another process would seldom get the lock.
 PAUSE = 0.01
-#: The members of the service's record that echo the request.
-_ECHOES = frozenset({"param", "paramJson"})
 #: The pages of the WAL after which a commit copies them into the file: few, because its caller waits for that.
 _CHECKPOINT_PAGES = 200
 #: The part of an SQLite error code that all its variants share.
@@ -150,7 +148,7 @@ class SqliteStore:
 
     async def add(self, intent: Intent) -> Intent:
         owner = self._opened(self._locks).name
-        kept = self._without_secrets({"input": intent.input, "sources": intent.sources, "owner": owner})
+        kept = self._kept({"input": intent.input, "sources": intent.sources, "owner": owner})
         row = attrs.evolve(intent, origin=self.service.origin, account=self.service.account, **kept)
         return await self._write(tables.insert_row, row)
 
@@ -159,14 +157,14 @@ class SqliteStore:
     ) -> Intent | None:
         if not can_follow(seen.state, state):
             raise illegal_transition(seen, state)
-        fields = {"state": state, "updated_at": at, **self._without_secrets(changes)}
+        fields = {"state": state, "updated_at": at, **self._kept(changes)}
         if state is JobState.INTENT or seen.state not in OPEN:
             # The process that reopens a row works on it, with its API key.
             fields = {"owner": self._opened(self._locks).name, "account": self.service.account} | fields
         return await self._write(tables.update_row, seen.id, fields, seen)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self._write(tables.update_row, job_id, {"updated_at": at, **self._without_secrets(changes)})
+        return await self._write(tables.update_row, job_id, {"updated_at": at, **self._kept(changes)})
 
     async def get(self, job_id: str) -> Intent | None:
         return await self._read(tables.select_one, "id = ?", job_id)
@@ -175,7 +173,7 @@ class SqliteStore:
         return await self._read(tables.select_by_key, key)
 
     async def by_keys(self, keys: Collection[str]) -> Sequence[Intent]:
-        return [row for part in _parts(keys) for row in await self._read(tables.select_by_keys, part)]
+        return [row for part in in_pages(keys) for row in await self._read(tables.select_by_keys, part)]
 
     async def identity(self) -> str:
         return await self._read(tables.read_identity)
@@ -203,7 +201,7 @@ class SqliteStore:
 
     async def find_changed(self, seen: Collection[Intent]) -> Mapping[str, Intent | None]:
         changed: dict[str, Intent | None] = {}
-        for part in _parts(seen):
+        for part in in_pages(seen):
             changed |= await self._read(tables.find_changed, part)
         return changed
 
@@ -258,7 +256,7 @@ class SqliteStore:
     ) -> Sequence[Intent]:
         if job_ids is not None and len(job_ids) > PAGE:
             claimed = [
-                row for part in _parts(job_ids) for row in await self.claim(part, adopt_key=adopt_key, after=after)
+                row for part in in_pages(job_ids) for row in await self.claim(part, adopt_key=adopt_key, after=after)
             ]
             return sorted(claimed, key=lambda row: row.number)[:limit]
         locks = self._opened(self._locks)
@@ -330,33 +328,14 @@ class SqliteStore:
             raise JournalError(msg)
         return part
 
-    def _without_secrets(self, changes: Changes) -> Changes:
-        """Leave out prompts and image URLs unless they are stored; the service's record echoes the request."""
-        if self._stores_inputs:
-            return changes
-        kept = changes.copy()
-        if "input" in kept:
-            kept["input"] = ""
-        if "sources" in kept:
-            kept["sources"] = tuple(attrs.evolve(source, origin=None, url="") for source in kept["sources"])
-        if (dumped := kept.get("record")) is not None:
-            record = load_record(dumped)
-            echoless = {name: value for name, value in record.raw.items() if name not in _ECHOES}
-            kept["record"] = dump_record(attrs.evolve(record, raw=echoless))
-        return kept
+    def _kept(self, changes: Changes) -> Changes:
+        return changes if self._stores_inputs else without_secrets(changes)
 
     def _unusable(self, error: Exception) -> KieError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         wrong = JournalError(f"{self._path} cannot be used: {reason}. Fix this, or use another journal.")
         wrong.__cause__ = error
         return wrong
-
-
-def _parts(items: Collection[_T]) -> Iterator[list[_T]]:
-    """Yield the parts of a collection that one call of the thread may take."""
-    remaining = iter(items)
-    while part := list(islice(remaining, PAGE)):
-        yield part
 
 
 class _File:

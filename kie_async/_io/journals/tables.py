@@ -6,21 +6,30 @@ Each function runs within a transaction or only reads, and blocks for no longer 
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from kie_async._core.budget_ledger import SeenPrices, may_cost_more
 from kie_async._core.durations import Kind, ended_task
-from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent, SourceImage, encode_for_journal
+from kie_async._core.lifecycle import UNFINISHED, Intent
 from kie_async._io.journals import budget_tables, worker_tables
 from kie_async._io.journals.journal import Service
 from kie_async._io.journals.process_locks import ProcessLocks
+from kie_async._io.journals.rows import (
+    COLUMNS,
+    HAS_ENDED,
+    INSERTED,
+    IS_OPEN,
+    IS_UNCHARGED,
+    IS_UNFINISHED,
+    in_states,
+    to_columns,
+    to_row,
+)
 from kie_async._keys import row_key
 from kie_async.errors import JournalError
 from kie_async.states import JobState
@@ -118,27 +127,14 @@ _SCHEMA = """
 #: The attempts to switch a file to WAL while other processes do the same: each of them interferes at most once.
 _WAL_ATTEMPTS = 100
 
-#: The columns, in the order of the fields of a row.
-_COLUMNS = tuple(field.name for field in attrs.fields(Intent))
-#: The columns that hold a list of strings, as JSON.
-_LISTS = frozenset({"duplicate_task_ids", "callback_task_ids", "saved"})
-
-
-def _in(states: Collection[JobState]) -> str:
-    names = ", ".join(f"'{state}'" for state in sorted(states))
-    return f"state IN ({names})"
-
-
 # All names in the statements are ours; values are bound.
-_INSERTED = tuple(name for name in _COLUMNS if name != "number")
-_INSERT = f"INSERT INTO intents ({', '.join(_INSERTED)}) VALUES ({', '.join('?' * len(_INSERTED))})"  # noqa: S608
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM intents"  # noqa: S608
-_IS_OPEN, _IS_UNFINISHED, _HAS_ENDED = _in(OPEN), _in(UNFINISHED), _in(ENDED)
+_INSERT = f"INSERT INTO intents ({', '.join(INSERTED)}) VALUES ({', '.join('?' * len(INSERTED))})"  # noqa: S608
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM intents"  # noqa: S608
 # The functions are those of ``bind_service``.
 _IS_HERE = "origin = own_origin()"
 #: The open rows of an owner at this service; then those of them that this process may resume, and the rest. The API key
 #: of a row matters only until it is sent.
-_OF_OWNER = f"owner IS ? AND {_IS_HERE} AND {_IS_OPEN}"
+_OF_OWNER = f"owner IS ? AND {_IS_HERE} AND {IS_OPEN}"
 _RESUMABLE = f"{_OF_OWNER} AND (state <> 'intent' OR account = own_account())"
 _SENT_WITH_OWN_KEY = f"{_OF_OWNER} AND state NOT IN ('intent', 'sending') AND account = own_account()"
 _UNSENT_OF_OTHER_KEY = f"{_OF_OWNER} AND state = 'intent' AND account <> own_account()"
@@ -147,11 +143,6 @@ _KEEP_SECRET = "INSERT OR IGNORE INTO callback_secrets VALUES (own_origin(), own
 #: A page of rows; -1 is no limit.
 _PAGE = "number > ? ORDER BY number LIMIT ?"
 _ALL = -1
-
-#: Includes every row that may have been paid and whose cost is not known; an index has them.
-_IS_UNCHARGED = (
-    "budget IS NOT NULL AND (credits IS NULL OR state <> 'succeeded') AND (state <> 'failed' OR ambiguous_attempts > 0)"
-)
 
 # -- the file ----------------------------------------------------------------------------------------------------------
 
@@ -253,8 +244,8 @@ def insert_row(connection: sqlite3.Connection, intent: Intent) -> Intent:
         return known
     if intent.callback_url is not None:
         connection.execute(_KEEP_SECRET)
-    columns = _to_columns({name: getattr(intent, name) for name in _INSERTED})
-    added = connection.execute(_INSERT, [columns[name] for name in _INSERTED])
+    columns = to_columns({name: getattr(intent, name) for name in INSERTED})
+    added = connection.execute(_INSERT, [columns[name] for name in INSERTED])
     return attrs.evolve(intent, number=added.lastrowid or 0)
 
 
@@ -285,7 +276,7 @@ def update_row(
         if other is not None and other.id != job_id and other.origin == seen.origin:
             return None
     before = select_one(connection, "id = ? AND budget IS NOT NULL", job_id)
-    columns = _to_columns(fields)
+    columns = to_columns(fields)
     assignments = ", ".join(f"{name} = ?" for name in columns)
     where, values = "id = ?", list[object]([job_id])
     if seen is not None:
@@ -323,7 +314,7 @@ def find_old(connection: sqlite3.Connection, before: float, after: int, limit: i
     Returns:
         The ids of those rows, and the number of the last row examined; None if there was none.
     """
-    query = f"SELECT number, id, {_HAS_ENDED} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
+    query = f"SELECT number, id, {HAS_ENDED} AND updated_at < ? FROM intents WHERE {_PAGE}"  # noqa: S608
     rows = connection.execute(query, (before, after, limit)).fetchall()
     return [job_id for _, job_id, old in rows if old], rows[-1][0] if rows else None
 
@@ -334,7 +325,7 @@ def delete_ended(connection: sqlite3.Connection, before: float, job_ids: Collect
 
     A job of ``map()`` stays while a retry of its row is unfinished or newer: without it, the row would be paid again.
     """
-    delete = f"DELETE FROM intents WHERE id = ? AND {_HAS_ENDED} AND updated_at < ?"  # noqa: S608
+    delete = f"DELETE FROM intents WHERE id = ? AND {HAS_ENDED} AND updated_at < ?"  # noqa: S608
     deleted = 0
     for job_id in job_ids:
         row = select_one(connection, "id = ?", job_id)
@@ -350,7 +341,7 @@ def _has_retry_since(connection: sqlite3.Connection, origin: str, key: str, befo
     retries = f"{row_key(key)}~retry"
     query = (
         "SELECT 1 FROM intents WHERE origin = ? AND key > ? AND key < ?"  # noqa: S608
-        f" AND NOT ({_HAS_ENDED} AND updated_at < ?) LIMIT 1"
+        f" AND NOT ({HAS_ENDED} AND updated_at < ?) LIMIT 1"
     )
     # The colon follows the digits, so that all numbers are between.
     return connection.execute(query, (origin, retries, f"{retries}:", before)).fetchone() is not None
@@ -359,11 +350,11 @@ def _has_retry_since(connection: sqlite3.Connection, origin: str, key: str, befo
 def select_one(connection: sqlite3.Connection, where: str, *values: object) -> Intent | None:
     """Return the first row that fulfills a condition, or None."""
     found = connection.execute(f"{_SELECT} WHERE {where} LIMIT 1", values).fetchone()
-    return None if found is None else _to_row(found)
+    return None if found is None else to_row(found)
 
 
 def _select(connection: sqlite3.Connection, rest: str, *values: object) -> list[Intent]:
-    return [_to_row(found) for found in connection.execute(f"{_SELECT} {rest}", values)]
+    return [to_row(found) for found in connection.execute(f"{_SELECT} {rest}", values)]
 
 
 def select_by_task(connection: sqlite3.Connection, task_id: str) -> Intent | None:
@@ -405,8 +396,8 @@ def select_rows(
     """Return the rows in one of *states* (None for all) with larger numbers than *after*, oldest first."""
     where = ""
     if states is not None:
-        is_unfinished = f"{_IS_UNFINISHED} AND " if UNFINISHED.issuperset(states) else ""  # for the index
-        where = f"{is_unfinished}{_in(states)} AND "
+        is_unfinished = f"{IS_UNFINISHED} AND " if UNFINISHED.issuperset(states) else ""  # for the index
+        where = f"{is_unfinished}{in_states(states)} AND "
     return _select(connection, f"WHERE {where}{_PAGE}", after, _ALL if limit is None else limit)
 
 
@@ -441,7 +432,7 @@ def select_seen_prices(connection: sqlite3.Connection, model: str, price_class: 
 
 def select_uncharged(connection: sqlite3.Connection, budget: str) -> list[Intent]:
     """Return the rows of a named budget that may have been paid and whose cost is not known."""
-    found = _select(connection, f"WHERE {_IS_HERE} AND budget = ? AND {_IS_UNCHARGED}", budget)
+    found = _select(connection, f"WHERE {_IS_HERE} AND budget = ? AND {IS_UNCHARGED}", budget)
     return [row for row in found if may_cost_more(row)]
 
 
@@ -457,8 +448,8 @@ def find_changed(connection: sqlite3.Connection, seen: Collection[Intent]) -> di
 
 def _owners(connection: sqlite3.Connection) -> Iterator[str | None]:
     # From each name to the next one by the index: DISTINCT would read all open rows.
-    first = f"SELECT owner FROM intents WHERE {_IS_OPEN} ORDER BY owner LIMIT 1"  # noqa: S608
-    later = f"SELECT min(owner) FROM intents WHERE {_IS_OPEN} AND owner > ?"  # noqa: S608
+    first = f"SELECT owner FROM intents WHERE {IS_OPEN} ORDER BY owner LIMIT 1"  # noqa: S608
+    later = f"SELECT min(owner) FROM intents WHERE {IS_OPEN} AND owner > ?"  # noqa: S608
     found = connection.execute(first).fetchone()
     while found is not None:
         (name,) = found
@@ -554,30 +545,3 @@ def select_own(
         return _select(connection, f"WHERE {_OF_OWNER} AND {_PAGE}", name, after, _ALL if limit is None else limit)
     found = [select_one(connection, f"id = ? AND {_OF_OWNER}", job_id, name) for job_id in job_ids]
     return sorted((row for row in found if row is not None), key=lambda row: row.number)[:limit]
-
-
-# -- conversion --------------------------------------------------------------------------------------------------------
-
-
-def _to_row(values: Collection[object]) -> Intent:
-    fields = dict(zip(_COLUMNS, values, strict=True))
-    fields["state"] = JobState(str(fields["state"]))
-    fields["sources"] = tuple(SourceImage(**source) for source in _load_list(fields["sources"]))
-    for name in _LISTS:
-        fields[name] = tuple(_load_list(fields[name]))
-    return Intent(**fields)  # type: ignore[arg-type]  # the columns are the fields
-
-
-def _load_list(dumped: object) -> list[Any]:
-    return [] if dumped == "[]" else json.loads(str(dumped))  # nearly all are empty
-
-
-def _to_columns(fields: Mapping[str, object]) -> dict[str, object]:
-    columns = dict(fields)
-    if "sources" in columns:
-        columns["sources"] = encode_for_journal([attrs.asdict(source) for source in columns["sources"]])  # type: ignore[attr-defined]  # a tuple of them
-    for name in _LISTS & columns.keys():
-        columns[name] = encode_for_journal(columns[name])
-    if "state" in columns:
-        columns["state"] = str(columns["state"])
-    return columns
