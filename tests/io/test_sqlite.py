@@ -219,6 +219,19 @@ async def test_claim_returns_own_open_rows(journal: Journal) -> None:
     assert all([await journal.is_owner_alive(row) for row in mine])
 
 
+async def test_transition_compares_the_owner(journal: Journal) -> None:
+    row = await journal.add(make_intent(1))
+    of_another = attrs.evolve(row, owner="another")
+
+    assert await journal.transition(of_another, S.SENDING, at=2.0, attempts=1) is None
+    assert await journal.transition(of_another, S.CANCELLED, at=2.0) is None
+    assert row == await journal.get(row.id)
+    free = await journal.transition(row, S.INTENT, at=2.0, owner=None)
+    assert free is not None
+    assert await journal.transition(row, S.SENDING, at=3.0, attempts=1) is None
+    assert await journal.transition(free, S.SENDING, at=3.0, attempts=1) is None, "only its owner sends a row"
+
+
 async def test_own_writes_are_no_change_of_others(journal: Journal) -> None:
     await journal.add(make_intent(1))
     await journal.heartbeat(WorkerReport())

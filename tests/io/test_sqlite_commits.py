@@ -115,7 +115,7 @@ async def test_heartbeat_alone_causes_no_flush(tmp_path: Path) -> None:
 async def test_calls_run_in_order(tmp_path: Path) -> None:
     """Also within one transaction: a transition finds the row that was added just before."""
     async with open_store(tmp_path / "kie.db") as journal:
-        row = make_intent(1)
+        row = make_intent(1, owner=journal.worker)
         async with asyncio.TaskGroup() as group:
             group.create_task(journal.workers())  # the thread is busy
             group.create_task(journal.add(row))

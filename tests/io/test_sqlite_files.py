@@ -498,7 +498,8 @@ async def test_two_stores_share_one_file(tmp_path: Path) -> None:
             list(await one.claim()),
             dict(await other.count_orphans()),
         )
-        assert await other.transition(row, JobState.SENDING, at=2.0, attempts=1) is not None
+        assert await other.transition(row, JobState.SENDING, at=2.0, attempts=1) is None
+        assert await one.transition(row, JobState.SENDING, at=2.0, attempts=1) is not None
         assert await one.transition(row, JobState.SENDING, at=2.0, attempts=1) is None
 
 

@@ -79,10 +79,33 @@ class Transitions:
             JournalError: If the transition could not be written; then nothing has changed.
         """
         await self.write_pending(job)
-        row = await self.journal.transition(require_row(job), state, at=self.runtime.wall(), **changes)
-        if (latest := row or await self.journal.get(job.id)) is not None:
+        changed, latest = await self._transition(require_row(job), state, at=self.runtime.wall(), **changes)
+        if latest is not None:
             job.learn(latest)
-        return row is not None
+        return changed
+
+    async def _transition(
+        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+    ) -> tuple[bool, Intent | None]:
+        """
+        Change the state of a row in the journal; try again if only its owner has changed since it was read.
+
+        What is known of a create or a task is true, also if another worker owns the row: one that others have taken for
+        ended still binds its late answer. But a row that was not sent belongs to its new owner alone.
+
+        Returns:
+            True if this call has changed the state; and the latest row, or None if it does not exist any more.
+        """
+        while True:
+            row = await self.journal.transition(seen, state, at=at, **changes)
+            latest = row or await self.journal.get(seen.id)
+            if row is not None or latest is None or latest.owner == seen.owner:
+                return row is not None, latest
+            if (latest.state, latest.attempts) != (seen.state, seen.attempts) or (
+                seen.state is JobState.INTENT and state is not JobState.SUBMITTED
+            ):
+                return False, latest
+            seen = latest
 
     async def record_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
         """
@@ -185,8 +208,7 @@ class Transitions:
             latest: Intent | None = unwritten.row
             while unwritten.steps and latest is not None:
                 row, changes = unwritten.steps[0]
-                written = await self.journal.transition(latest, row.state, at=row.updated_at, **changes)
-                latest = written or await self.journal.get(job.id)
+                _, latest = await self._transition(latest, row.state, at=row.updated_at, **changes)
                 # Without a row written: it has reached the disk all the same, or another process knew it, too.
                 if latest is None or (latest.state, latest.task_id) != (row.state, row.task_id):
                     _log.critical("Another process changed %s before its state %s was journaled.", job.id, row.state)

@@ -165,10 +165,10 @@ class Journal(Protocol):
         self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
     ) -> Intent | None:
         """
-        Change the state of a row if its state and its number of attempts are still those of *seen*.
+        Change the state of a row if its state, its number of attempts and its owner are still those of *seen*.
 
-        A row that is SENDING takes no task of another row of its service: what an answer to its create names proves
-        nothing.
+        Only its owner sends a row: the state becomes SENDING only if this worker is the owner of *seen*. A row that is
+        SENDING takes no task of another row of its service: what an answer to its create names proves nothing.
 
         Args:
             seen: The row as the caller knows it.
@@ -180,7 +180,8 @@ class Journal(Protocol):
             **changes: Other fields to change in the same write.
 
         Returns:
-            The changed row, or None if it had been changed by another caller, or if another row has the task.
+            The changed row, or None if it had been changed by another caller, if another row has the task, or if
+            another worker's row was to be sent.
 
         Raises:
             BudgetExceededError: If the new state is SENDING, and the row's budget has no room for the create.

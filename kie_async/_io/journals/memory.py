@@ -100,7 +100,9 @@ class MemoryJournal:
         if not can_follow(seen.state, state):
             raise illegal_transition(seen, state)
         row = self._rows.get(seen.id)
-        if row is None or (row.state, row.attempts) != (seen.state, seen.attempts):
+        if row is None or (row.state, row.attempts, row.owner) != (seen.state, seen.attempts, seen.owner):
+            return None
+        if state is JobState.SENDING and not self.owns(seen):
             return None
         other = self._rows[self._by_task.get(changes.get("task_id") or "", row.id)]
         if row.state is JobState.SENDING and other.id != row.id and other.origin == row.origin:

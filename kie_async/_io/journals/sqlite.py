@@ -157,6 +157,8 @@ class SqliteStore:
     ) -> Intent | None:
         if not can_follow(seen.state, state):
             raise illegal_transition(seen, state)
+        if state is JobState.SENDING and not self.owns(seen):
+            return None
         fields = {"state": state, "updated_at": at, **self._kept(changes)}
         if state is JobState.INTENT or seen.state not in OPEN:
             # The process that reopens a row works on it, with its API key.

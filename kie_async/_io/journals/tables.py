@@ -280,7 +280,8 @@ def update_row(
     assignments = ", ".join(f"{name} = ?" for name in columns)
     where, values = "id = ?", list[object]([job_id])
     if seen is not None:
-        where, values = "id = ? AND state = ? AND attempts = ?", [job_id, str(seen.state), seen.attempts]
+        where = "id = ? AND state = ? AND attempts = ? AND owner IS ?"
+        values = [job_id, str(seen.state), seen.attempts, seen.owner]
     update = f"UPDATE intents SET {assignments}, version = version + 1 WHERE {where}"  # noqa: S608
     changed = connection.execute(update, (*columns.values(), *values))
     if not changed.rowcount:
