@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from kie_async.testing.truth import busiest_window
-from tests.fleet.worker import SENDER
+from tests.fleet.worker import SENDER, prompt
 
 if TYPE_CHECKING:
     from kie_async.testing import Truth
     from kie_async.testing.faults import Call
 
-__all__ = ["Arrival", "Figures", "SenderLog", "created_between", "paid_twice", "read_rows", "unfinished"]
+__all__ = [
+    "Arrival",
+    "Figures",
+    "SenderLog",
+    "contradictions",
+    "created_between",
+    "paid_twice",
+    "read_rows",
+    "unfinished",
+]
 
 #: The states of a job in which nothing more happens.
 _ENDED = frozenset({"succeeded", "failed", "rejected", "cancelled", "unresolved", "abandoned"})
@@ -30,14 +39,19 @@ class SenderLog:
     The senders of create requests, in the order of arrival: the condition of a fault that never happens.
 
     The service's own log has no headers.
+
+    Attributes:
+        on_arrival: Called with the sender of a create request, before the service performs the request.
     """
 
     def __init__(self) -> None:
+        self.on_arrival: Callable[[str], None] = lambda _: None
         self._senders: list[tuple[bytes, str]] = []
 
     def __call__(self, call: Call) -> bool:
         """Log a create request; return False."""
         self._senders.append((call.body, call.headers.get(SENDER, "")))
+        self.on_arrival(self._senders[-1][1])
         return False
 
     def arrivals(self, truth: Truth) -> list[Arrival]:
@@ -144,6 +158,30 @@ def paid_twice(truth: Truth) -> list[str]:
     """Return the prompts of the tasks that were paid beside the first of their job."""
     prompts = Counter(str(task.input.get("prompt")) for task in truth.created)
     return list((prompts - Counter(set(prompts))).elements())
+
+
+def contradictions(rows: Mapping[str, dict[str, Any]], truth: Truth) -> list[str]:
+    """
+    Return what is wrong in the journal of a fleet whose jobs have ended.
+
+    A create whose sender was killed may be in doubt, and without a callback its job is unresolved in the end. Each
+    other job has succeeded with its own task.
+
+    Args:
+        rows: The rows by key.
+
+        truth: The service's log, of tasks that do not fail.
+    """
+    found = [f"paid twice: {text}" for text in paid_twice(truth)]
+    tasks = {str(task.input.get("prompt")): task.task_id for task in truth.created}
+    for key, row in rows.items():
+        own = tasks.get(prompt(key))
+        if row["state"] not in ("succeeded", "unresolved"):
+            found.append(f"{key} is {row['state']}")
+        elif row["task_id"] != own and row["state"] == "succeeded":
+            found.append(f"{key} has the task {row['task_id']}, and {own} is its own")
+    found += [f"{text} has no row" for text in tasks.keys() - {prompt(key) for key in rows}]
+    return found
 
 
 def read_rows(journal: str, schema: str = "kie_async") -> dict[str, dict[str, Any]]:

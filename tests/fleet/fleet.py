@@ -7,27 +7,24 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from multiprocessing import Pipe
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 import attrs
 
-from kie_async import Limits
+from kie_async import Limits, RetryPolicy
 from kie_async.testing import FakeKie, Fault
 from tests.fleet.figures import Arrival, Figures, SenderLog, read_rows, unfinished
 from tests.fleet.worker import Link, WorkerOptions, run_worker
 from tests.real_time.crash.processes import start, wait
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["FULL", "SCALED", "Fleet", "Scale", "Worker", "run_fleet"]
+__all__ = ["FULL", "SCALED", "Fleet", "Scale", "Worker", "run_fleet", "told"]
 
 #: The seconds between two looks at a condition that no message of a worker announces.
 _EVERY = 0.02
@@ -111,15 +108,6 @@ class Worker:
         if self.process.pid is not None:
             os.kill(self.process.pid, number)
 
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Stop the process, as a debugger or a full host does, and let it continue at the end."""
-        self.signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.signal(signal.SIGCONT)
-
 
 @attrs.define(eq=False)
 class Fleet:
@@ -133,15 +121,17 @@ class Fleet:
 
         scale: The durations.
 
+        senders: The senders of create requests.
+
         workers: The workers, also those that have ended.
     """
 
     fake: FakeKie
     journal: str
     scale: Scale
+    senders: SenderLog
     workers: list[Worker] = attrs.field(factory=list)
-    _senders: SenderLog = attrs.field(factory=SenderLog)
-    _group: anyio.abc.TaskGroup = attrs.field(factory=anyio.create_task_group)
+    _group: anyio.abc.TaskGroup = attrs.field(kw_only=True)
     _news: anyio.Event = attrs.field(factory=anyio.Event)
 
     async def start(self, count: int, **options: Any) -> list[Worker]:
@@ -232,7 +222,7 @@ class Fleet:
 
     def arrivals(self) -> list[Arrival]:
         """Return all create requests that the service has received."""
-        return self._senders.arrivals(self.fake.truth)
+        return self.senders.arrivals(self.fake.truth)
 
     def created(self, worker: Worker) -> int:
         """Return the number of tasks that a worker's requests have created."""
@@ -241,10 +231,6 @@ class Fleet:
     def figures(self) -> Figures:
         """Return the use of the account."""
         return Figures.of(self.arrivals(), self.fake.truth, limit=LIMIT, window=self.scale.window)
-
-    def told(self) -> Counter[str]:
-        """Count the outcomes that callers were told."""
-        return Counter(message["outcome"] for worker in self.workers for message in worker.reported("told"))
 
     def logged(self) -> list[str]:
         """Return the lines of the workers' logs, from WARNING on."""
@@ -257,6 +243,7 @@ class Fleet:
             "url": self.fake.url,
             "journal": self.journal,
             "limits": self.scale.limits(),
+            "retry": RetryPolicy(in_doubt_timeout=30.0 * self.scale.factor),
             "lease": self.scale.lease,
             "heartbeat": self.scale.heartbeat,
         }
@@ -281,6 +268,11 @@ class Fleet:
                 worker.signal(signal.SIGKILL)
                 await wait(worker.process)
             worker.link.close()
+
+
+def told(*workers: Worker) -> Counter[str]:
+    """Count the outcomes that the callers in *workers* were told."""
+    return Counter(message["outcome"] for worker in workers for message in worker.reported("told"))
 
 
 def _lives(worker: Worker) -> bool:
@@ -317,7 +309,7 @@ async def run_fleet(
     }
     faults = [Fault("create", "code", code=429, when=senders), *service.pop("faults", ())]
     async with FakeKie(**{**usual, **service}, seed=seed, faults=faults) as fake, anyio.create_task_group() as group:
-        fleet = Fleet(fake, str(journal), scale, senders=senders, group=group)
+        fleet = Fleet(fake, str(journal), scale, senders, group=group)
         try:
             yield fleet
         finally:

@@ -172,10 +172,12 @@ async def _wait(job: Job, link: Link) -> None:
 
 
 def _make_journal(options: WorkerOptions) -> Journal | str:
-    """Return the journal: one with other leases than its own is made here, since they are no option of users."""
-    if options.lease is None and options.heartbeat is None:
+    """Return the journal: one with another heartbeat than its own is made here, since that is no option of users."""
+    if options.heartbeat is None:
         return options.journal
-    return SqliteStore(Path(options.journal))
+    journal = SqliteStore(Path(options.journal))
+    journal.heartbeat_interval = options.heartbeat
+    return journal
 
 
 @asynccontextmanager
