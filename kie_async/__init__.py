@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from kie_async.outcomes import RunSummary as RunSummary
     from kie_async.outcomes import Skipped as Skipped
     from kie_async.policy import Limits as Limits
+    from kie_async.policy import PostgresJournal as PostgresJournal
     from kie_async.policy import RetryPolicy as RetryPolicy
     from kie_async.policy import SqliteJournal as SqliteJournal
     from kie_async.records import JSON as JSON
@@ -106,6 +107,7 @@ __all__ = [
     "ModelPausedError",
     "NoResultError",
     "Outcome",
+    "PostgresJournal",
     "Problem",
     "ProtocolError",
     "RateLimitError",
@@ -146,7 +148,7 @@ _NAMES = {
     "events": "Event EventName",
     "job": "Job",
     "outcomes": "Done Failed InDoubt Outcome RunSummary Skipped",
-    "policy": "Limits RetryPolicy SqliteJournal",
+    "policy": "Limits PostgresJournal RetryPolicy SqliteJournal",
     "records": "Generation JSON TaskRecord TaskState",
     "requests": "MarketRequest Request Wan22TurboImageToVideo",
     "run": "Run",

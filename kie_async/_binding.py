@@ -6,7 +6,8 @@ import inspect
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
 import attrs
@@ -29,12 +30,10 @@ if TYPE_CHECKING:
     from kie_async._urls import Networks
     from kie_async.events import Event
     from kie_async.job import Job
-    from kie_async.policy import Limits, RetryPolicy, SqliteJournal
+    from kie_async.policy import Limits, PostgresJournal, RetryPolicy, SqliteJournal
     from kie_async.records import Generation, SavedFile
 
 __all__ = ["DetachedBinding", "EngineBinding"]
-
-_T = TypeVar("_T")
 
 
 @attrs.define(eq=False, repr=False, kw_only=True, slots=False)
@@ -45,7 +44,7 @@ class EngineBinding:
     It makes an engine on first use in each event loop, and keeps what one engine passes on to the next.
 
     Args:
-        api_key: Returns the account's key; see ``sealed``.
+        api_key: Returns the account's key; see ``_display.sealed``.
 
         base_url: The API.
 
@@ -83,7 +82,7 @@ class EngineBinding:
     upload_url: str
     limits: Limits
     retry: RetryPolicy
-    journal: SqliteJournal | None
+    journal: SqliteJournal | PostgresJournal | None
     callback_url: str | None
     webhook_keys: Callable[[], tuple[str, ...]]
     download_hosts: tuple[str, ...] | None
@@ -272,10 +271,17 @@ class EngineBinding:
         from kie_async._io.journals.journal import Service
         from kie_async._io.journals.memory import MemoryJournal
         from kie_async._io.journals.sqlite import SqliteStore
+        from kie_async.policy import PostgresJournal
 
         service = Service.of(self.base_url, self.api_key())
+        # A new one for each engine: an engine that still drains is another owner than the next engine.
+        if isinstance(self.journal, PostgresJournal):
+            store = import_module("kie_async._io.journals.postgres").PostgresStore
+            made: Journal = store(
+                self.journal.dsn, schema=self.journal.schema, store_inputs=self.journal.store_inputs, service=service
+            )
+            return made
         if self.journal is not None:
-            # A new one for each engine: an engine that still drains is another owner than the next engine.
             return SqliteStore(self.journal.path, store_inputs=self.journal.store_inputs, service=service)
         if self._memory is None:
             self._memory = MemoryJournal(service=service)
@@ -328,16 +334,6 @@ class DetachedBinding:
 
     def live_job(self, job_id: str) -> None:
         """Return None: no client knows the job."""
-
-
-def sealed(value: _T) -> Callable[[], _T]:
-    """
-    Return a function that returns a secret value.
-
-    Error trackers show the variables of every frame and the attributes of what these hold. The value is in a closure,
-    where they do not look; so no variable and no attribute of the package holds it.
-    """
-    return lambda: value
 
 
 def running_loop() -> AbstractEventLoop:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import anyio
 
 from kie_async import _settings, errors
-from kie_async._binding import EngineBinding, running_loop, sealed
+from kie_async._binding import EngineBinding, running_loop
+from kie_async._display import sealed
 from kie_async._numbers import check_credits
 from kie_async._urls import shown_url
 from kie_async.callbacks import Callbacks
 from kie_async.job import Job
-from kie_async.policy import Limits, RetryPolicy, SqliteJournal
+from kie_async.policy import Limits, PostgresJournal, RetryPolicy, SqliteJournal, read_journal
 from kie_async.requests.base import Request
 from kie_async.requests.images import ImageInput, ImageSource, as_image
 from kie_async.statistics import Statistics
@@ -61,8 +62,10 @@ class KieClient:
         retry: The number and duration of retries.
 
         journal: The journal of jobs: the path of a file, which is created if it does not exist and may be shared by the
-            processes of a host; a ``SqliteJournal``; or None, not ``":memory:"``, for a journal in memory, which is
-            lost with the process. A client lists all jobs of the file, and works only on those of its own ``base_url``.
+            processes of a host; the DSN of a PostgreSQL database (``"postgresql://app@db.internal/app"``), which
+            machines may share; a ``SqliteJournal`` or ``PostgresJournal``; or None, not ``":memory:"``, for a journal
+            in memory, which is lost with the process. A client lists all jobs of the journal, and works only on those
+            of its own ``base_url``.
 
         callback_url: A public URL of yours to which the service posts when a task has ended. Each create gets its own
             token at the end of the URL. Without a callback URL, a create that was paid twice cannot be detected, and a
@@ -109,7 +112,7 @@ class KieClient:
         upload_url: str | None = None,
         limits: Limits | None = None,
         retry: RetryPolicy | None = None,
-        journal: str | os.PathLike[str] | SqliteJournal | None = None,
+        journal: str | os.PathLike[str] | SqliteJournal | PostgresJournal | None = None,
         callback_url: str | None = None,
         webhook_key: str | Collection[str] | None = None,
         download_hosts: Collection[str] | None = None,
@@ -120,8 +123,8 @@ class KieClient:
         trust_env: bool = False,
         local_files: bool = True,
     ) -> None:
-        given, given_webhook_key = sealed(api_key), sealed(webhook_key)
-        del api_key, webhook_key  # error trackers show variables, also those of a refused call
+        given, given_webhook_key, given_journal = sealed(api_key), sealed(webhook_key), sealed(journal)
+        del api_key, webhook_key, journal  # error trackers show variables, also those of a refused call
         key = sealed(_settings.read_api_key(given()))
         self._base_url, upload_url = _settings.read_urls(base_url, upload_url)
         _settings.check_hooks(on_event, session_factory)
@@ -133,7 +136,7 @@ class KieClient:
             upload_url=upload_url,
             limits=self._limits,
             retry=_settings.of_kind("retry", retry, RetryPolicy),
-            journal=journal if journal is None or isinstance(journal, SqliteJournal) else SqliteJournal(journal),
+            journal=read_journal(given_journal),
             callback_url=callback_url,
             webhook_keys=sealed(_settings.read_webhook_keys(given_webhook_key())),
             download_hosts=_settings.check_hosts(download_hosts),

@@ -1,21 +1,35 @@
-"""Configuration values of a client: ``Limits``, ``RetryPolicy`` and ``SqliteJournal``."""
+"""Configuration values of a client: ``Limits``, ``RetryPolicy``, ``SqliteJournal`` and ``PostgresJournal``."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn, Self
 
 import attrs
 
+from kie_async._display import sealed
+from kie_async._dsn import DSN_FORMS, is_dsn, shown_dsn
 from kie_async._numbers import integer_field, number_field, refuse
+from kie_async.errors import ConfigurationError
 
-__all__ = ["Limits", "RetryPolicy", "SqliteJournal"]
+__all__ = ["Limits", "PostgresJournal", "RetryPolicy", "SqliteJournal", "read_journal"]
 
 
-#: SQLite's name for a database in memory, URIs of SQLite, and URLs of other libraries: no names of files.
-_NO_FILE = re.compile(r"\s*(:memory:|file:|[a-z][a-z0-9+.-]+:/|$)", re.IGNORECASE)
+#: SQLite's name for a database in memory, URIs of SQLite, URLs of other libraries, and settings of libpq: no names of
+#: files.
+_NO_FILE = re.compile(
+    r"\s*(:memory:|file:|[a-z][a-z0-9+.-]+:/|(?:host|hostaddr|port|dbname|user|password|service)\s*=|$)", re.IGNORECASE
+)
+_A_FILE = (
+    f"the path of a file, or {DSN_FORMS} (settings as key=value: in PostgresJournal only); for a journal in memory,"
+    " pass journal=None to KieClient, or --no-journal to a command; an absolute path may have any name"
+)
+#: A name that PostgreSQL takes without quotes, and that it does not keep for itself.
+_SCHEMA = re.compile(r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
 
 def _check_on_server_error(_instance: object, _attribute: object, value: object) -> None:
@@ -27,18 +41,46 @@ def _absolute_path(path: object) -> Path:
     """Resolve *path* now: a relative path would be another file after a change of the working directory."""
     if not isinstance(path, (str, os.PathLike)):
         refuse("SqliteJournal", "path", path, "a string or a path")
-    name = os.fsdecode(path)
-    if (other := _NO_FILE.match(name)) is not None:
-        expected = (
-            "the path of a file; for a journal in memory, pass journal=None to KieClient, or --no-journal to a command"
-        )
-        refuse("SqliteJournal", "path", other[0], f"{expected}; an absolute path may have any name")
-    return Path(name).absolute()
+    if (other := _no_file(path)) is not None:
+        refuse("SqliteJournal", "path", other, _A_FILE)
+    return Path(os.fsdecode(path)).absolute()
 
 
-def _check_store_inputs(_instance: object, _attribute: object, value: object) -> None:
+def _no_file(path: object) -> str | None:
+    """Return the beginning of a path that shows that it is no path of a file, else None."""
+    found = _NO_FILE.match(os.fsdecode(path)) if isinstance(path, (str, os.PathLike)) else None
+    return None if found is None else found[1]
+
+
+def _check_store_inputs(instance: object, _attribute: object, value: object) -> None:
     if value not in ("full", "hash"):
-        refuse("SqliteJournal", "store_inputs", value, "'full' or 'hash'")
+        refuse(type(instance).__name__, "store_inputs", value, "'full' or 'hash'")
+
+
+def _check_dsn(_instance: object, _attribute: object, dsn: Callable[[], str]) -> None:
+    """Check a DSN without showing it: what is wrong with it may be its password."""
+    try:
+        import_module("psycopg")  # its absence is better known now than when a job is submitted
+    except ImportError:
+        msg = "A journal in PostgreSQL needs psycopg 3. Install it with: pip install 'kie-async[postgres]'"
+        raise ConfigurationError(msg) from None
+    if not _is_valid(dsn()):
+        msg = (
+            f"Invalid PostgresJournal(dsn): expected {DSN_FORMS}, or settings of libpq such as 'host=db.internal"
+            " dbname=app'. In a URL, percent-encode special characters of the user and the password: @ as %40, / as"
+            " %2F, : as %3A, ? as %3F, % as %25. The DSN is not shown, because it may contain a password."
+        )
+        raise ConfigurationError(msg)
+
+
+def _is_valid(dsn: object) -> bool:
+    return isinstance(dsn, str) and bool(dsn.strip()) and shown_dsn(dsn) is not None
+
+
+def _check_schema(_instance: object, _attribute: object, value: object) -> None:
+    if not isinstance(value, str) or not _SCHEMA.fullmatch(value):
+        expected = "a name of at most 63 of a-z, 0-9 and _, not beginning with a digit or pg_"
+        refuse("PostgresJournal", "schema", value, expected)
 
 
 @attrs.frozen(kw_only=True)
@@ -122,3 +164,77 @@ class SqliteJournal:
 
     path: Path = attrs.field(converter=_absolute_path)
     store_inputs: Literal["full", "hash"] = attrs.field(default="full", validator=_check_store_inputs)
+
+
+@attrs.frozen(init=False, repr=False)
+class PostgresJournal:
+    """
+    A journal in a schema of a PostgreSQL database, which any number of processes and machines may share.
+
+    The schema and its tables are made if they do not exist; ``kie-async journal schema`` prints the statements, for a
+    role that may not make them. It needs psycopg: ``pip install 'kie-async[postgres]'``.
+
+    Args:
+        dsn: The database: ``postgresql://user@host:5432/database``, or settings of libpq as key=value. Neither ``str``
+            nor ``repr`` shows its password.
+
+        schema: The schema; another account's jobs may have another one.
+
+        store_inputs: ``"full"``, or ``"hash"`` to keep prompts and image URLs out of the database; as for
+            ``SqliteJournal``.
+
+    Attributes:
+        dsn: Returns the DSN; a plain attribute would be shown by error trackers.
+
+    Raises:
+        ConfigurationError: If a value is invalid, or psycopg is not installed.
+    """
+
+    dsn: Callable[[], str] = attrs.field(validator=_check_dsn, eq=lambda dsn: dsn())
+    schema: str = attrs.field(default="kie_async", validator=_check_schema)
+    store_inputs: Literal["full", "hash"] = attrs.field(default="full", validator=_check_store_inputs)
+
+    def __init__(self, dsn: str, schema: str = "kie_async", store_inputs: Literal["full", "hash"] = "full") -> None:
+        given = sealed(dsn)
+        del dsn  # error trackers show variables
+        for name, value in (("dsn", given), ("schema", schema), ("store_inputs", store_inputs)):
+            object.__setattr__(self, name, value)
+        attrs.validate(self)
+
+    def __str__(self) -> str:
+        return str(shown_dsn(self.dsn()))
+
+    def __repr__(self) -> str:
+        return f"PostgresJournal({str(self)!r}, schema={self.schema!r}, store_inputs={self.store_inputs!r})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        msg = "A PostgresJournal cannot be pickled: it may hold a password. Make one from the DSN in each process."
+        raise ConfigurationError(msg)
+
+
+def read_journal(given: Callable[[], object]) -> SqliteJournal | PostgresJournal | None:
+    """
+    Return the configuration of the journal that a caller has given.
+
+    Args:
+        given: Returns a configuration, a path, a DSN, or None for a journal in memory; see ``sealed``.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    journal = given()
+    if journal is None or isinstance(journal, (SqliteJournal, PostgresJournal)):
+        return journal
+    is_postgres, other = isinstance(journal, str) and is_dsn(journal), _no_file(journal)
+    del journal  # error trackers show variables
+    if is_postgres:
+        return PostgresJournal(given())  # type: ignore[arg-type]  # a string
+    if other is not None:
+        refuse("KieClient", "journal", other, _A_FILE)
+    return SqliteJournal(given())

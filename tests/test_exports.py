@@ -60,6 +60,7 @@ SIGNATURES = {
         "*, server_error_attempts, on_server_error, unsent_timeout, maintenance_timeout, in_doubt_timeout, max_age"
     ),
     "SqliteJournal": "path, store_inputs",
+    "PostgresJournal": "dsn, schema, store_inputs",
     "Budget": "*, credits, price, spent, name",
     "Estimate": "*, credits, basis, source",
     "Event": "*, name, job_id, task_id, detail",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kie_async import ConfigurationError, KieClient, SqliteJournal
 from kie_async._settings import read_webhook_keys
+from tests.client.canaries import canaries_in, frames_of
 
 _keys = st.text(
     st.characters(codec="ascii", exclude_characters="\"'`", min_codepoint=33, max_codepoint=126), min_size=1
@@ -139,7 +140,9 @@ def test_relative_paths_do_not_follow_the_working_directory(tmp_path: Path, monk
         "FILE:///srv/kie.db",
         "sqlite:///kie.db",
         "sqlite+aiosqlite:///:memory:",
-        "postgresql://user:canary@db.example.com/kie",
+        "postgresql+asyncpg://user:canary-of-the-dsn@db.example.com/kie",
+        "mysql://user:canary-of-the-dsn@db.example.com/kie",
+        "host=db.example.com password=canary-of-the-dsn",
         "",
         " ",
         "\n",
@@ -152,11 +155,14 @@ def test_relative_paths_do_not_follow_the_working_directory(tmp_path: Path, monk
 def test_a_journal_that_names_no_file_is_refused(name: str | Path, place: Callable[[str | Path], object]) -> None:
     """It would be a file of that name, which no other program finds again, in whatever folder the process runs."""
     with pytest.raises(
-        ConfigurationError, match="expected the path of a file; for a journal in memory, pass journal=None"
+        ConfigurationError,
+        match=r"expected the path of a file, or postgresql://user@host:5432/database .* in memory, pass journal=None",
     ) as raised:
         place(name)
 
     assert "canary" not in str(raised.value)
+    if place is not SqliteJournal:
+        assert [] == canaries_in(dict(frames_of(raised.value)), ("canary-of-the-dsn",))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 WEBHOOK_KEY = "canary-of-the-webhook-key"
 SECRETS = (KEY, WEBHOOK_KEY, callback_secret(KEY).decode("latin-1"))
 #: Classes at work, which stay in their process.
-LIVE = {"KieClient", "Run", "Callbacks"}
+LIVE = {"KieClient", "Run", "Callbacks", "PostgresJournal"}
 
 
 def pickled(value: Any, *, protocol: int | None = None) -> Any:

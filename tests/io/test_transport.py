@@ -14,7 +14,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from kie_async import ClientClosedError, KieClient, TransportError
-from kie_async._binding import sealed
+from kie_async._display import sealed
 from kie_async._io.http.resolvers import PublicResolver
 from kie_async._io.http.transport import (
     CREATE_TIMEOUT,
