@@ -32,6 +32,7 @@ import attrs
 from benchmarks.processes import service
 from benchmarks.report import Report
 from kie_async import KieClient, Limits, Wan22TurboImageToVideo
+from kie_async._core.acknowledged import Restoration
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals import tables
 from kie_async._io.journals.journal import Journal, Service
@@ -132,7 +133,7 @@ def fill(path: Path, url: str, *, intents: int, unfinished: int) -> None:
                 origin=service.origin,
                 account=service.account,
             )
-            tables.insert_row(connection, row)
+            tables.insert_row(connection, Restoration(), row)
         connection.execute("COMMIT")
 
 

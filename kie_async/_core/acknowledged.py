@@ -8,11 +8,14 @@ docs/explanation/in-doubt.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import attrs
 
 from kie_async._core.lifecycle import ENDED, Intent
+from kie_async.budget import BudgetInfo
 
-__all__ = ["KEPT_FOR", "AcknowledgedRows", "Repair", "repair"]
+__all__ = ["KEPT_FOR", "AcknowledgedRows", "Repair", "Restoration", "repair"]
 
 #: The time in seconds for which acknowledged rows are remembered: no standby that takes over lags that far.
 KEPT_FOR = 600.0
@@ -42,6 +45,7 @@ class AcknowledgedRows:
         # Each with the instant of its acknowledgment, the oldest first.
         self._sent: dict[str, tuple[Intent, float]] = {}
         self._unsent: dict[str, tuple[Intent, float]] = {}
+        self._ids: dict[str, str] = {}  # by the caller's keys
 
     def __len__(self) -> int:
         return len(self._sent) + len(self._unsent)
@@ -60,16 +64,23 @@ class AcknowledgedRows:
             return
         self.discard(row.id)
         (self._sent if row.attempts else self._unsent)[row.id] = row, now
+        if row.key is not None:
+            self._ids[row.key] = row.id
         for rows in (self._sent, self._unsent):
             while rows and next(iter(rows.values()))[1] < now - KEPT_FOR:
-                del rows[next(iter(rows))]
+                self.discard(next(iter(rows)))
         if len(self._unsent) > MAX_UNSENT:
-            del self._unsent[next(iter(self._unsent))]
+            self.discard(next(iter(self._unsent)))
 
     def discard(self, job_id: str) -> None:
         """Forget a row, if it is remembered."""
-        self._sent.pop(job_id, None)
-        self._unsent.pop(job_id, None)
+        known = self._sent.pop(job_id, None) or self._unsent.pop(job_id, None)
+        if known is not None and known[0].key is not None:
+            self._ids.pop(known[0].key, None)
+
+    def by_key(self, key: str) -> Intent | None:
+        """Return the latest version of the row of a caller's key; None if it is not remembered."""
+        return self.get(self._ids.get(key, ""))
 
     def get(self, job_id: str) -> Intent | None:
         """Return the latest version of a row; None if it is not remembered."""
@@ -119,3 +130,96 @@ def repair(acknowledged: Intent, present: Intent | None, *, forgotten_until: flo
 def _tasks(row: Intent) -> tuple[str, ...]:
     """Return all tasks that are known to be those of a job."""
     return (*filter(None, (row.task_id,)), *row.duplicate_task_ids)
+
+
+class Restoration:
+    """
+    The acknowledged rows of one journal, and the repairs of a transaction until it is committed.
+
+    The writer's thread uses it below all calls, so that a journal that has gone back in time is repaired before any job
+    is claimed or sent by its rows.
+    """
+
+    def __init__(self) -> None:
+        #: The present instant by the loop's clock.
+        self.now = 0.0
+        self._rows = AcknowledgedRows()
+        self._budgets: dict[str, BudgetInfo] = {}
+        self._written: list[Repair] = []
+        self._committed: list[Repair] = []
+
+    def rows(self) -> Sequence[Intent]:
+        """Return the rows that must be in the journal."""
+        return self._rows.rows()
+
+    def budgets(self) -> Sequence[BudgetInfo]:
+        """Return the budgets that must be in the journal: with these limits, or higher ones."""
+        return list(self._budgets.values())
+
+    def known_by_key(self, key: str | None) -> Intent | None:
+        """Return the acknowledged row of a caller's key, or None."""
+        return None if key is None else self._rows.by_key(key)
+
+    def least_version(self, job_id: str, seen: Intent | None = None) -> int:
+        """Return the version that a row had at least: when this process last wrote it, or when it was *seen*."""
+        return max(row.version if row is not None else 0 for row in (self._rows.get(job_id), seen))
+
+    def is_older(self, present: Intent | None, job_id: str, seen: Intent | None = None) -> bool:
+        """
+        Return True if a row is older than it was; then all rows must be restored.
+
+        Args:
+            present: The row that the journal has; None if it is gone.
+
+            job_id: Its id.
+
+            seen: The row as it was read earlier; if the journal has an older one, this one is restored.
+        """
+        if seen is not None and present is not None and seen.version > present.version:
+            self._rows.add(seen, self.now)
+        known = self._rows.get(job_id)
+        return known is not None and repair(known, present, forgotten_until=0.0) is not None
+
+    def compare(self, present: Mapping[str, Intent], *, forgotten_until: float) -> Sequence[Repair]:
+        """
+        Return what the journal lacks of the acknowledged rows; the caller writes it in the running transaction.
+
+        Args:
+            present: The rows that the journal has of them, by id.
+
+            forgotten_until: See ``repair``.
+        """
+        rows = sorted(self._rows.rows(), key=lambda row: row.number)  # rows that are gone get new numbers
+        compared = (repair(row, present.get(row.id), forgotten_until=forgotten_until) for row in rows)
+        found = [one for one in compared if one is not None]
+        self._written += found
+        return found
+
+    def begin(self) -> None:
+        """Drop the repairs of a transaction that was rolled back."""
+        self._written.clear()
+
+    def commit(self, results: Iterable[object]) -> None:
+        """
+        Remember what was committed.
+
+        Args:
+            results: The results of the calls; the rows among them were written.
+        """
+        self._committed += self._written
+        self.acknowledge([one.row for one in self._written])
+        self._written.clear()
+        for result in results:
+            found = result if isinstance(result, (list, tuple)) else (result,)
+            self.acknowledge(row for row in found if isinstance(row, Intent))
+            self._budgets.update((info.name, info) for info in found if isinstance(info, BudgetInfo))
+
+    def acknowledge(self, rows: Iterable[Intent]) -> None:
+        """Remember rows that are written."""
+        for row in rows:
+            self._rows.add(row, self.now)
+
+    def take_repairs(self) -> Sequence[Repair]:
+        """Return the committed repairs that were not taken yet."""
+        repairs, self._committed = self._committed, []
+        return repairs

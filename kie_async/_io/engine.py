@@ -27,7 +27,7 @@ from kie_async._io.callbacks.receiver import Receiver
 from kie_async._io.files.uploads import Uploads
 from kie_async._io.http.account_check import AccountCheck
 from kie_async._io.jobs.follower import JobFollower, JournalWatch
-from kie_async._io.jobs.live_job import UNANSWERED, Registry, StopReason
+from kie_async._io.jobs.live_job import UNANSWERED, LiveJob, Registry, StopReason
 from kie_async._io.jobs.resolution import Resolution
 from kie_async._io.jobs.transitions import ResultWriter, Transitions
 from kie_async._io.jobs.waiting import ResultReader, Waiting
@@ -40,23 +40,23 @@ from kie_async._io.submitting.candidates import Candidates
 from kie_async._io.submitting.intake import Intake, IntentWriter
 from kie_async._io.submitting.submission import SubmissionContext, Submitter
 from kie_async._io.timers import Timers
-from kie_async.events import Event
+from kie_async.events import Event, EventName
 from kie_async.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from kie_async._core.acknowledged import Repair
     from kie_async._core.durations import DurationsByKind
     from kie_async._core.map_options import MapOptions
     from kie_async._core.polling import PollingPolicy
     from kie_async._io.http.transport import Transport
-    from kie_async._io.jobs.live_job import LiveJob, Submission
+    from kie_async._io.jobs.live_job import Submission
     from kie_async._io.journals.journal import Journal
     from kie_async._io.mapping.budgeting import Prices
     from kie_async._io.mapping.map_run import MapRun
     from kie_async._io.mapping.rows import Table
     from kie_async._io.submitting.submission import WriteIntent
-    from kie_async.events import EventName
     from kie_async.job import Job
     from kie_async.policy import Limits, RetryPolicy
     from kie_async.records import JSON, Saver
@@ -70,6 +70,8 @@ _log = logging.getLogger("kie_async")
 _BAD_KEY = 401
 #: The number of ended tasks whose durations are read from the journal; ``Durations`` remembers about as many of a kind.
 _KNOWN_DURATIONS = 200
+#: The number of restored jobs that are named in the log; there is an event for each.
+_LOGGED_REPAIRS = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -530,10 +532,26 @@ class Engine:
         if self.settings.on_event is not None:
             self.settings.on_event(Event(name=name, job_id=job.own_id, task_id=job.task_id, detail=detail))
 
+    def _on_restored(self, repairs: Sequence[Repair]) -> None:
+        """Report that the journal had gone back in time; resume the jobs that another process has changed meanwhile."""
+        _log.critical(
+            "The journal had gone back in time (a failover, or an older copy?). What it had acknowledged was written"
+            " again for %d jobs: %s.",
+            len(repairs),
+            ", ".join(f"{one.row.id} ({one.row.state}, task {one.row.task_id})" for one in repairs[:_LOGGED_REPAIRS]),
+        )
+        for repair in repairs:
+            found = None if repair.present is None else str(repair.present.state)
+            job = self.registry.get(repair.row.id) or LiveJob.from_row(repair.row)
+            self._report(EventName.JOURNAL_WENT_BACK, job, state=str(repair.row.state), found_state=found)
+            if self.registry.get(job.id) is job and job.learn(repair.row) and self.supervisor.running:
+                self.supervisor.start(self._follow, job)
+
     # -- the life of the supervisor ---------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
         atexit.register(self._at_exit)
+        self.journal.on_restored = self._on_restored
         await self.journal.open()
         await self.transport.open()
         if not self.settings.token_return_times:  # the tokens that this client has used itself are known more exactly

@@ -147,7 +147,9 @@ def test_latest_version_of_each_row_is_remembered() -> None:
     assert [SUBMITTED, make_intent(2)] == rows.rows()
     assert 2 == len(rows)
     assert SUBMITTED == rows.get(ADDED.id)
+    assert SUBMITTED == rows.by_key("order-7")
     assert rows.get(make_intent(3).id) is None
+    assert rows.by_key("order-8") is None
 
 
 def test_rows_are_forgotten_after_ten_minutes() -> None:
@@ -159,6 +161,7 @@ def test_rows_are_forgotten_after_ten_minutes() -> None:
 
     rows.add(make_intent(4), KEPT_FOR + 1.0)
     assert [make_intent(number) for number in (2, 3, 4)] == rows.rows()
+    assert rows.by_key("order-7") is None
 
 
 def test_discarded_row_is_not_remembered() -> None:

@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_async import JobState, KieClient
+from kie_async._core.acknowledged import Restoration
 from kie_async._core.lifecycle import ENDED, OPEN, UNFINISHED, Intent
 from kie_async._io.journals import tables
 from kie_async._io.journals.journal import PAGE, Journal, Service, read_job_infos, read_pages
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.sqlite import SqliteStore
+from kie_async.budget import BudgetInfo
 from kie_async.testing import virtual_time
 from tests.io.intents import make_intent, open_store
 from tests.profile import examples
@@ -43,7 +45,7 @@ def fill(path: Path, rows: Sequence[Intent]) -> None:
         tables.bind_service(connection, Service())
         connection.execute("BEGIN")
         for row in rows:
-            tables.insert_row(connection, row)
+            tables.insert_row(connection, Restoration(), row)
         connection.execute("COMMIT")
 
 
@@ -328,6 +330,16 @@ async def test_client_recovers_more_than_a_page(tmp_path: Path) -> None:
 
 # -- the file ----------------------------------------------------------------------------------------------------------
 
+
+def _acknowledged() -> Restoration:
+    """Return what a file has acknowledged that has lost two rows and a budget since."""
+    restoration = Restoration()
+    lost = make_intent(98, key="key-98", callback_url="https://app.example.com", budget="campaign-8")
+    budget = BudgetInfo(name="campaign-8", credits=9.0, spent=0.0, running=0.0, held=0.0)
+    restoration.commit([lost, attrs.evolve(_ROW, version=99, duplicate_task_ids=("b",)), budget])
+    return restoration
+
+
 #: A call of each query of the module, on a journal with a row of each kind.
 _ROW = make_intent(1, key="key-1")
 _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
@@ -340,7 +352,7 @@ _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
     "find_orphans, of this key": lambda file, locks: tables.find_orphans(file, locks, None, 0, 10, adopt_key=False),
     "find_orphans, of ids": lambda file, locks: tables.find_orphans(file, locks, [_ROW.id], 0, None, adopt_key=False),
     "has_keys": lambda file, _: tables.has_keys(file),
-    "insert_row": lambda file, _: tables.insert_row(file, make_intent(99, key="key-2")),
+    "insert_row": lambda file, _: tables.insert_row(file, Restoration(), make_intent(99, key="key-2")),
     "select_by_key": lambda file, _: tables.select_by_key(file, "key-1"),
     "select_by_keys": lambda file, _: tables.select_by_keys(file, ["key-1"]),
     "select_by_task": lambda file, _: tables.select_by_task(file, "task-1"),
@@ -358,7 +370,10 @@ _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
     "select_seen_prices": lambda file, _: tables.select_seen_prices(file, "a-model", "a-class"),
     "select_uncharged": lambda file, _: tables.select_uncharged(file, "campaign-7"),
     "take_over": lambda file, locks: tables.take_over(file, locks, [(1, "gone")]),
-    "update_row": lambda file, _: tables.update_row(file, _ROW.id, {"duplicate_task_ids": ("a",)}, _ROW),
+    "update_row, of a lost row": lambda file, _: tables.update_row(
+        file, _acknowledged(), make_intent(98).id, {"error": "x"}
+    ),
+    "update_row": lambda file, _: tables.update_row(file, Restoration(), _ROW.id, {"duplicate_task_ids": ("a",)}, _ROW),
 }
 
 

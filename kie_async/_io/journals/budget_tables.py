@@ -15,7 +15,7 @@ from kie_async._core import budget_ledger
 from kie_async._core.lifecycle import Intent
 from kie_async.budget import BudgetInfo
 
-__all__ = ["SCHEMA", "check_create", "pay", "select_budgets", "write_budget"]
+__all__ = ["SCHEMA", "check_create", "pay", "restore_budget", "select_budgets", "write_budget"]
 
 SCHEMA = """
     CREATE TABLE budgets (
@@ -57,10 +57,17 @@ def write_budget(
 
         credits: The limit.
     """
-    found = connection.execute(f"{_SELECT} AND name = ?", (name,)).fetchone()
-    info = change(None if found is None else _to_info(found), name, credits)
+    info = change(_find(connection, name), name, credits)
     connection.execute(_WRITE, attrs.astuple(info))
     return info
+
+
+def restore_budget(connection: sqlite3.Connection, info: BudgetInfo) -> None:
+    """Write a budget again that is gone, or whose limit was raised since; the restored rows pay for themselves."""
+    found = _find(connection, info.name)
+    if found is None:
+        found = attrs.evolve(info, spent=0.0, running=0.0, held=0.0)
+    connection.execute(_WRITE, attrs.astuple(attrs.evolve(found, credits=max(found.credits, info.credits))))
 
 
 def pay(connection: sqlite3.Connection, before: Intent | None, row: Intent) -> None:
@@ -100,7 +107,13 @@ def check_create(connection: sqlite3.Connection, row: Intent, uncharged: Callabl
 
 
 def _read(connection: sqlite3.Connection, name: str) -> BudgetInfo:
-    return _to_info(connection.execute(f"{_SELECT} AND name = ?", (name,)).fetchone())
+    # A file that went back may lack it. It is restored by the process that has opened it, and has no room until then.
+    return _find(connection, name) or BudgetInfo(name=name, credits=0.0, spent=0.0, running=0.0, held=0.0)
+
+
+def _find(connection: sqlite3.Connection, name: str) -> BudgetInfo | None:
+    found = connection.execute(f"{_SELECT} AND name = ?", (name,)).fetchone()
+    return None if found is None else _to_info(found)
 
 
 def _to_info(values: Collection[object]) -> BudgetInfo:

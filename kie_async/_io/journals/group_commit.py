@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio.to_thread
 import attrs
 
+from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._io.runtime import OwnThread
 from kie_async.errors import KieError
 
@@ -71,11 +72,14 @@ class Writer(OwnThread, Generic[_C]):
     Args:
         place: The database.
 
+        restoration: What the journal has acknowledged.
+
         disconnected: Called in the thread after the database is closed, or if it could not be opened.
     """
 
-    def __init__(self, place: str, *, disconnected: Callable[[], None]) -> None:
+    def __init__(self, place: str, *, restoration: Restoration, disconnected: Callable[[], None]) -> None:
         self.place = place
+        self.restoration = restoration
         #: The calls of the next batch.
         self.waiting: list[JournalCall[_C]] = []
         self._disconnected = disconnected
@@ -117,8 +121,10 @@ class Writer(OwnThread, Generic[_C]):
             for call in calls:
                 call.error = OSError("it could not be opened")
             return
+        self.restoration.begin()
         try:
             database.run(calls, writes=writes)
+            self.restoration.commit([call.result for call in calls] if writes else ())
         except Exception as error:  # noqa: BLE001 (it is delivered to the callers)
             if len(calls) > 1 and not database.fails_all(error):
                 # One at a time, so that the error of one call does not affect the others.
@@ -137,12 +143,21 @@ class GroupCommit(Generic[_C]):
         writer: The thread.
 
         to_error: Converts an error that is not a ``KieError`` into one.
+
+        on_restored: Called with the rows that were written again because the journal had gone back in time.
     """
 
-    def __init__(self, writer: Writer[_C], *, to_error: Callable[[Exception], KieError]) -> None:
+    def __init__(
+        self,
+        writer: Writer[_C],
+        *,
+        to_error: Callable[[Exception], KieError],
+        on_restored: Callable[[Sequence[Repair]], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._to_error = to_error
+        self._on_restored = on_restored
         self._futures: dict[JournalCall[_C], asyncio.Future[Any]] = {}
         self._busy = False
         self._ending: asyncio.Future[None] | None = None
@@ -213,6 +228,7 @@ class GroupCommit(Generic[_C]):
     def _start_batch(self) -> None:
         batch, self._writer.waiting = self._writer.waiting, []
         self._busy = True
+        self._writer.restoration.now = self._loop.time()
         # The loop's executor, because virtual time stands still until it is done.
         running = self._loop.run_in_executor(self._writer, self._writer.run_batch, batch)
         running.add_done_callback(partial(self._deliver, batch))
@@ -227,6 +243,8 @@ class GroupCommit(Generic[_C]):
             else:
                 done.set_result(call.result)
         self._busy = False
+        if repairs := self._writer.restoration.take_repairs():
+            self._on_restored(repairs)
         if self._writer.waiting:
             self._start_batch()
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 import anyio.lowlevel
 import attrs
 
+from kie_async._core.acknowledged import Repair
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.callback_token import account_of, callback_secret
 from kie_async._core.durations import Kind
@@ -139,6 +140,8 @@ class Journal(Protocol):
 
     #: The service of the client that uses the journal; new rows get its origin and its account.
     service: Service
+    #: Called in the event loop with the rows that were written again because the journal had gone back in time.
+    on_restored: Callable[[Sequence[Repair]], None] | None
 
     @property
     def durable(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Unpack
 import anyio
 import attrs
 
+from kie_async._core.acknowledged import Repair
 from kie_async._core.budget_ledger import (
     PriceMemory,
     SeenPrices,
@@ -55,6 +56,7 @@ class MemoryJournal:
 
     def __init__(self, *, keep_ended: int = 10_000, service: Service | None = None) -> None:
         self.service: Service = service or Service()
+        self.on_restored: Callable[[Sequence[Repair]], None] | None = None  # never called: the rows are here
         self._rows: dict[str, Intent] = {}
         self._by_key: dict[str, str] = {}
         self._by_task: dict[str, str] = {}

@@ -21,6 +21,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 import anyio
 import attrs
 
+from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
@@ -88,6 +89,8 @@ class SqliteStore:
         self._commits: GroupCommit[sqlite3.Connection] | None = None
         self._locks: ProcessLocks | None = None
         self._opened_at = 0.0
+        self._restoration = Restoration()
+        self.on_restored: Callable[[Sequence[Repair]], None] | None = None
         #: The change counter that ``wait_for_change`` has seen.
         self._change_counter = 0
 
@@ -97,10 +100,12 @@ class SqliteStore:
         runtime = Runtime(asyncio.get_running_loop())
         name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         locks = ProcessLocks(self._path, name)
-        writer = Writer[sqlite3.Connection](str(self._path), disconnected=locks.unlock_own)
-        commits = GroupCommit(writer, to_error=self._unusable)
+        writer = Writer[sqlite3.Connection](
+            str(self._path), restoration=self._restoration, disconnected=locks.unlock_own
+        )
+        commits = GroupCommit(writer, to_error=self._unusable, on_restored=self._report_restored)
         self._commits, self._locks, self._opened_at = commits, locks, runtime.wall()
-        await commits.open(lambda: _File(self._connect(locks)))
+        await commits.open(lambda: _File(self._connect(locks), self._path))
 
     async def close(self) -> None:
         if self._commits is not None:
@@ -150,7 +155,7 @@ class SqliteStore:
         owner = self._opened(self._locks).name
         kept = self._kept({"input": intent.input, "sources": intent.sources, "owner": owner})
         row = attrs.evolve(intent, origin=self.service.origin, account=self.service.account, **kept)
-        return await self._write(tables.insert_row, row)
+        return await self._write(tables.insert_row, self._restoration, row)
 
     async def transition(
         self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
@@ -163,10 +168,11 @@ class SqliteStore:
         if state is JobState.INTENT or seen.state not in OPEN:
             # The process that reopens a row works on it, with its API key.
             fields = {"owner": self._opened(self._locks).name, "account": self.service.account} | fields
-        return await self._write(tables.update_row, seen.id, fields, seen)
+        return await self._write(tables.update_row, self._restoration, seen.id, fields, seen)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self._write(tables.update_row, job_id, {"updated_at": at, **self._kept(changes)})
+        fields = {"updated_at": at, **self._kept(changes)}
+        return await self._write(tables.update_row, self._restoration, job_id, fields)
 
     async def get(self, job_id: str) -> Intent | None:
         return await self._read(tables.select_one, "id = ?", job_id)
@@ -333,6 +339,10 @@ class SqliteStore:
     def _kept(self, changes: Changes) -> Changes:
         return changes if self._stores_inputs else without_secrets(changes)
 
+    def _report_restored(self, repairs: Sequence[Repair]) -> None:
+        if self.on_restored is not None:
+            self.on_restored(repairs)
+
     def _unusable(self, error: Exception) -> KieError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         wrong = JournalError(f"{self._path} cannot be used: {reason}. Fix this, or use another journal.")
@@ -346,14 +356,21 @@ class _File:
 
     Args:
         connection: The connection.
+
+        path: The file.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
+        self._identity = _identity(path)
 
     def run(self, calls: Sequence[JournalCall[sqlite3.Connection]], *, writes: bool) -> None:
         """Do writes in one transaction, or reads."""
         connection, flush = self._connection, any(call.flush for call in calls)
+        if writes and _identity(self._path) != self._identity:
+            msg = f"{self._path} was replaced while it was in use. Restart all processes that use it."
+            raise JournalError(msg)
         try:
             if not flush:
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -380,3 +397,12 @@ class _File:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what distinguishes a file from another one of its name; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 
+from kie_async._core.acknowledged import Restoration
 from kie_async._core.budget_ledger import SeenPrices, may_cost_more
 from kie_async._core.durations import Kind, ended_task
 from kie_async._core.lifecycle import UNFINISHED, Intent
@@ -121,7 +122,7 @@ _SCHEMA = """
     CREATE TABLE callback_secrets (
         origin TEXT NOT NULL, account TEXT NOT NULL, secret BLOB NOT NULL, PRIMARY KEY (origin, account)
     ) WITHOUT ROWID;
-    CREATE TABLE identity AS SELECT lower(hex(randomblob(8))) AS id;
+    CREATE TABLE identity AS SELECT lower(hex(randomblob(8))) AS id, 0.0 AS forgotten_until;
 """
 
 #: The attempts to switch a file to WAL while other processes do the same: each of them interferes at most once.
@@ -129,6 +130,7 @@ _WAL_ATTEMPTS = 100
 
 # All names in the statements are ours; values are bound.
 _INSERT = f"INSERT INTO intents ({', '.join(INSERTED)}) VALUES ({', '.join('?' * len(INSERTED))})"  # noqa: S608
+_REWRITE = f"UPDATE intents SET ({', '.join(INSERTED)}) = ({', '.join('?' * len(INSERTED))}) WHERE id = ?"  # noqa: S608
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM intents"  # noqa: S608
 # The functions are those of ``bind_service``.
 _IS_HERE = "origin = own_origin()"
@@ -139,6 +141,7 @@ _RESUMABLE = f"{_OF_OWNER} AND (state <> 'intent' OR account = own_account())"
 _SENT_WITH_OWN_KEY = f"{_OF_OWNER} AND state NOT IN ('intent', 'sending') AND account = own_account()"
 _UNSENT_OF_OTHER_KEY = f"{_OF_OWNER} AND state = 'intent' AND account <> own_account()"
 _KEEP_SECRET = "INSERT OR IGNORE INTO callback_secrets VALUES (own_origin(), own_account(), own_callback_secret())"  # noqa: S105
+_NOTE_FORGOTTEN = "UPDATE identity SET forgotten_until = max(forgotten_until, ?) WHERE rowid = 1"
 
 #: A page of rows; -1 is no limit.
 _PAGE = "number > ? ORDER BY number LIMIT ?"
@@ -238,8 +241,11 @@ def read_identity(connection: sqlite3.Connection) -> str:
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def insert_row(connection: sqlite3.Connection, intent: Intent) -> Intent:
-    """Insert a row, or return the row that has its key already."""
+def insert_row(connection: sqlite3.Connection, restoration: Restoration, intent: Intent) -> Intent:
+    """Insert a row, or return the row that has its key already, or had it before the file went back."""
+    lost = restoration.known_by_key(intent.key)
+    if lost is not None and restoration.is_older(select_one(connection, "id = ?", lost.id), lost.id):
+        _restore_rows(connection, restoration)
     if intent.key is not None and (known := select_by_key(connection, intent.key)) is not None:
         return known
     if intent.callback_url is not None:
@@ -250,13 +256,19 @@ def insert_row(connection: sqlite3.Connection, intent: Intent) -> Intent:
 
 
 def update_row(
-    connection: sqlite3.Connection, job_id: str, fields: Mapping[str, object], seen: Intent | None = None
+    connection: sqlite3.Connection,
+    restoration: Restoration,
+    job_id: str,
+    fields: Mapping[str, object],
+    seen: Intent | None = None,
 ) -> Intent | None:
     """
-    Change a row.
+    Change a row; if the file has gone back, restore what it has lost first.
 
     Args:
         connection: The connection.
+
+        restoration: What the file has acknowledged.
 
         job_id: The row's id.
 
@@ -271,6 +283,18 @@ def update_row(
     Raises:
         BudgetExceededError: If the new state is SENDING, and the row's budget has no room; then roll back.
     """
+    update = partial(_update_row, connection, job_id, fields, seen, restoration.least_version(job_id, seen))
+    if (row := update()) is None:
+        if not restoration.is_older(select_one(connection, "id = ?", job_id), job_id, seen):
+            return None
+        _restore_rows(connection, restoration)
+        row = update()
+    return row
+
+
+def _update_row(
+    connection: sqlite3.Connection, job_id: str, fields: Mapping[str, object], seen: Intent | None, least_version: int
+) -> Intent | None:
     if seen is not None and seen.state is JobState.SENDING and fields.get("task_id") is not None:
         other = select_by_task(connection, str(fields["task_id"]))
         if other is not None and other.id != job_id and other.origin == seen.origin:
@@ -278,10 +302,10 @@ def update_row(
     before = select_one(connection, "id = ? AND budget IS NOT NULL", job_id)
     columns = to_columns(fields)
     assignments = ", ".join(f"{name} = ?" for name in columns)
-    where, values = "id = ?", list[object]([job_id])
+    where, values = "id = ? AND version >= ?", list[object]([job_id, least_version])
     if seen is not None:
-        where = "id = ? AND state = ? AND attempts = ? AND owner IS ?"
-        values = [job_id, str(seen.state), seen.attempts, seen.owner]
+        where += " AND state = ? AND attempts = ? AND owner IS ?"
+        values += [str(seen.state), seen.attempts, seen.owner]
     update = f"UPDATE intents SET {assignments}, version = version + 1 WHERE {where}"  # noqa: S608
     changed = connection.execute(update, (*columns.values(), *values))
     if not changed.rowcount:
@@ -294,9 +318,39 @@ def update_row(
     if "account" in fields:
         connection.execute(_KEEP_SECRET)
     if row is not None and "duplicate_task_ids" in fields:
-        pairs = [(task_id, job_id) for task_id in row.duplicate_task_ids]
-        connection.executemany("INSERT OR REPLACE INTO duplicate_tasks (task_id, job_id) VALUES (?, ?)", pairs)
+        _note_duplicates(connection, row)
     return row
+
+
+def _note_duplicates(connection: sqlite3.Connection, row: Intent) -> None:
+    pairs = [(task_id, row.id) for task_id in row.duplicate_task_ids]
+    connection.executemany("INSERT OR REPLACE INTO duplicate_tasks (task_id, job_id) VALUES (?, ?)", pairs)
+
+
+def _restore_rows(connection: sqlite3.Connection, restoration: Restoration) -> None:
+    found = (select_one(connection, "id = ?", row.id) for row in restoration.rows())
+    present = {row.id: row for row in found if row is not None}
+    (forgotten_until,) = connection.execute("SELECT forgotten_until FROM identity WHERE rowid = 1").fetchone()
+    for info in restoration.budgets():
+        budget_tables.restore_budget(connection, info)
+    for repair in restoration.compare(present, forgotten_until=forgotten_until):
+        _write_row(connection, repair.present, repair.row)
+
+
+def _write_row(connection: sqlite3.Connection, present: Intent | None, row: Intent) -> None:
+    if present is None:
+        taken = row.key is not None and select_by_key(connection, row.key) is not None
+        row = attrs.evolve(row, key=None) if taken else row
+    columns = to_columns({name: getattr(row, name) for name in INSERTED})
+    values = [columns[name] for name in INSERTED]
+    if present is None:
+        connection.execute(_INSERT, values)
+    else:
+        connection.execute(_REWRITE, (*values, row.id))
+    if row.callback_url is not None:
+        connection.execute(_KEEP_SECRET)
+    _note_duplicates(connection, row)
+    budget_tables.pay(connection, present, row)
 
 
 def find_old(connection: sqlite3.Connection, before: float, after: int, limit: int) -> tuple[list[str], int | None]:
@@ -334,6 +388,8 @@ def delete_ended(connection: sqlite3.Connection, before: float, job_ids: Collect
             continue
         if connection.execute(delete, (job_id, before)).rowcount:
             connection.execute("DELETE FROM duplicate_tasks WHERE job_id = ?", (job_id,))
+            if row is not None:
+                connection.execute(_NOTE_FORGOTTEN, (row.updated_at,))
             deleted += 1
     return deleted
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import anyio
 import attrs
 
+from kie_async._core.acknowledged import Repair
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent
@@ -42,6 +43,14 @@ class _JournalProxy:
     @service.setter
     def service(self, service: Service) -> None:
         self.inner.service = service
+
+    @property
+    def on_restored(self) -> Callable[[Sequence[Repair]], None] | None:
+        return self.inner.on_restored
+
+    @on_restored.setter
+    def on_restored(self, on_restored: Callable[[Sequence[Repair]], None] | None) -> None:
+        self.inner.on_restored = on_restored
 
     async def open(self) -> None:
         await self.inner.open()
