@@ -26,17 +26,15 @@ import anyio
 import attrs
 
 from benchmarks.report import Report
-from tests.fleet.figures import created_between, unfinished
-from tests.fleet.fleet import FULL, LIMIT, Fleet, Scale, Worker, run_fleet
+from tests.fleet.fleet import FULL, LIMIT, Scale, run_fleet
+from tests.fleet.scenarios import kill_one
 
 #: The seconds of a run at an account that takes less than it documents.
 MINUTES = 600.0
 #: The creates that such an account takes in a window.
 TAKEN = 12
-#: A worker is killed when so many of its tasks run, and so many of its jobs are not sent.
+#: A worker is killed when so many of its tasks run, and at least so many of its jobs are not sent.
 RUNNING, UNSENT = 5, 40
-#: The windows after the kill whose creates are counted.
-WINDOWS_AFTER = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -121,7 +119,10 @@ async def measure(case: Case, journal: Callable[[int], str], scale: Scale) -> li
         if case.taken < LIMIT:
             await anyio.sleep(MINUTES * scale.factor)
         elif case.killed:
-            taken_over, after = await kill_one(fleet, workers[0])
+            takeover = await kill_one(fleet, workers[0], running=RUNNING)
+            taken_over, after = takeover.seconds, takeover.created
+            if takeover.unsent < UNSENT:
+                raise AssertionError(takeover)
             await fleet.all_ended(timeout=600 * scale.factor)
         else:
             jobs = case.workers * case.jobs
@@ -140,26 +141,6 @@ async def measure(case: Case, journal: Callable[[int], str], scale: Scale) -> li
         taken_over,
         after,
     ]
-
-
-async def kill_one(fleet: Fleet, worker: Worker) -> tuple[float, float]:
-    """Kill a worker; return the seconds until its jobs had other owners, and the creates of the next windows."""
-
-    def is_busy() -> bool:
-        now = anyio.current_time()
-        sent = fleet.created(worker)
-        running = sum(f"{worker.name}-" in str(task.input) and task.ends_at > now for task in fleet.fake.truth.created)
-        return running >= RUNNING and sent > RUNNING + 2
-
-    await fleet.until(is_busy, timeout=600 * fleet.scale.factor)
-    owner, unsent = await fleet.owner(worker), len(worker.jobs) - fleet.created(worker)
-    killed_at = await fleet.kill(worker)
-    if unsent < UNSENT:
-        raise AssertionError(unsent)
-    taken_at = await fleet.until_rows(lambda rows: not unfinished(rows.values(), {owner}), timeout=60)
-    seconds = WINDOWS_AFTER * fleet.scale.window
-    await fleet.until(lambda: anyio.current_time() > killed_at + seconds, timeout=2 * seconds)
-    return taken_at - killed_at, len(created_between(fleet.arrivals(), killed_at, killed_at + seconds))
 
 
 @contextmanager
