@@ -66,7 +66,7 @@ bench: $(VENV)/.installed ## the benchmarks; ARGS="limits --save" runs one and k
 # Debian keeps servers out of the path of users.
 system-tools: ## install the programs that some tests call, from the distribution, where they are missing
 	@PATH="$$PATH:/usr/sbin"; \
-		for tool in strace openssl chromium pgbouncer faketime; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		for tool in strace openssl chromium pgbouncer redis-server faketime; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 		command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
 		if [ -n "$$missing" ]; then sudo=$$(command -v sudo || true); \
 			$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing >/dev/null; fi
