@@ -310,7 +310,14 @@ class KeyConflictError(KieError):
 
 
 class JournalError(KieError):
-    """A journal that cannot be read or written; a create that could not be journaled was not sent."""
+    """
+    A journal that cannot be read or written; a create that could not be journaled was not sent.
+
+    Attributes:
+        retryable: True if the journal's server cannot be reached, so that the same call may succeed later.
+    """
+
+    retryable: bool = False
 
 
 class CallbackRejectedError(KieError):

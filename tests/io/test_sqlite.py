@@ -279,7 +279,8 @@ CHANGES = st.fixed_dictionaries(
         "task_id": TASKS,
         "attempts": NUMBERS,
         "credits": st.none() | st.floats(allow_nan=False, allow_infinity=False),
-        "error": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        # A text of PostgreSQL cannot hold U+0000.
+        "error": st.none() | st.text(st.characters(exclude_categories=["Cs"], min_codepoint=1)),
         "duplicate_task_ids": st.lists(st.sampled_from(["task-c", "task-d"]), unique=True).map(tuple),
     },
 )

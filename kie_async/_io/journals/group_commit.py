@@ -145,6 +145,10 @@ class GroupCommit(Generic[_C]):
         to_error: Converts an error that is not a ``KieError`` into one.
 
         on_restored: Called with the rows that were written again because the journal had gone back in time.
+
+        on_busy: Called before the thread begins to use the database, or None.
+
+        on_idle: Called when the thread does not use it any more, or None.
     """
 
     def __init__(
@@ -153,11 +157,15 @@ class GroupCommit(Generic[_C]):
         *,
         to_error: Callable[[Exception], KieError],
         on_restored: Callable[[Sequence[Repair]], None],
+        on_busy: Callable[[], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._to_error = to_error
         self._on_restored = on_restored
+        self._on_busy = on_busy
+        self._on_idle = on_idle
         self._futures: dict[JournalCall[_C], asyncio.Future[Any]] = {}
         self._busy = False
         self._ending: asyncio.Future[None] | None = None
@@ -179,6 +187,8 @@ class GroupCommit(Generic[_C]):
             if isinstance(error, Exception) and not isinstance(error, KieError):
                 raise self._to_error(error) from error
             raise
+        if self._on_idle is not None and not self._busy:
+            self._on_idle()
 
     @property
     def closed(self) -> bool:
@@ -217,13 +227,19 @@ class GroupCommit(Generic[_C]):
 
             flush: False if a power cut may lose what it writes; then it alone causes no flush of the disk.
         """
+        return await self.start(action, writes=writes, flush=flush)
+
+    def start(self, action: Callable[[_C], _T], *, writes: bool, flush: bool = True) -> asyncio.Future[_T]:
+        """Let the thread run *action*, and return the future of its result; see ``run``."""
         done: asyncio.Future[_T] = self._loop.create_future()
         call = JournalCall(action, writes, flush)
         self._futures[call] = done
         self._writer.waiting.append(call)
         if not self._busy:
+            if self._on_busy is not None:
+                self._on_busy()
             self._start_batch()
-        return await done
+        return done
 
     def _start_batch(self) -> None:
         batch, self._writer.waiting = self._writer.waiting, []
@@ -247,6 +263,8 @@ class GroupCommit(Generic[_C]):
             self._on_restored(repairs)
         if self._writer.waiting:
             self._start_batch()
+        elif self._on_idle is not None and not self.closed:
+            self._on_idle()
 
 
 def _writers() -> list[Writer[Any]]:
