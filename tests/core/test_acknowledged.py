@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kie_async._core import acknowledged
-from kie_async._core.acknowledged import KEPT_FOR, AcknowledgedRows, Repair, repair
+from kie_async._core.acknowledged import KEPT_FOR, AcknowledgedRows, Repair, Restoration, repair
 from kie_async._core.lifecycle import ENDED, Intent
+from kie_async.budget import BudgetInfo
 from kie_async.states import JobState
 from tests.io.intents import make_intent
 
@@ -184,3 +185,76 @@ def test_only_rows_that_were_never_sent_give_way_to_others() -> None:
     assert SUBMITTED == rows.get(SUBMITTED.id)
     assert rows.get(make_intent(2).id) is None
     assert rows.get(make_intent(4).id) is not None
+
+
+# -- a transaction -----------------------------------------------------------------------------------------------------
+
+
+def acknowledging(*results: object) -> Restoration:
+    """Return what a journal has acknowledged with the results of some calls."""
+    restoration = Restoration()
+    restoration.commit(results)
+    return restoration
+
+
+def test_results_of_writes_are_acknowledged() -> None:
+    """Rows, lists of rows and budgets; other results are none of these."""
+    budget = BudgetInfo(name="shop", credits=9.0, spent=0.0, running=0.0, held=0.0)
+    restoration = acknowledging(ADDED, [make_intent(2)], budget, 7, None)
+
+    assert [ADDED, make_intent(2)] == restoration.rows()
+    assert [budget] == restoration.budgets()
+    assert ADDED == restoration.known_by_key("order-7")
+    assert [None, None] == [restoration.known_by_key(key) for key in ("order-8", None)]
+
+
+def test_version_of_a_row_is_at_least_the_latest_known_one() -> None:
+    restoration = acknowledging(SENDING)
+
+    assert [1, 1, 2] == [restoration.least_version(ADDED.id, seen) for seen in (None, ADDED, SUBMITTED)]
+    assert [0, 2] == [restoration.least_version("?", seen) for seen in (None, SUBMITTED)]
+
+
+@pytest.mark.parametrize(
+    ("present", "seen", "older"),
+    [
+        (SENDING, None, False),
+        (SUBMITTED, None, False),
+        (ADDED, None, True),
+        (None, None, True),
+        (SENDING, SUBMITTED, True),  # it was read, and is older now
+        (SENDING, SENDING, False),
+    ],
+)
+def test_older_row_is_found(present: Intent | None, seen: Intent | None, *, older: bool) -> None:
+    assert older is acknowledging(SENDING).is_older(present, ADDED.id, seen)
+
+
+def test_row_that_was_only_read_may_be_gone() -> None:
+    """Another process may have forgotten it since; only a row that is there can be older."""
+    restoration = acknowledging()
+
+    assert not restoration.is_older(None, ADDED.id, SUBMITTED)
+    assert not restoration.is_older(SUBMITTED, ADDED.id, SUBMITTED)
+    assert restoration.is_older(SENDING, ADDED.id, SUBMITTED)
+    assert [SUBMITTED] == restoration.rows()
+
+
+def test_repairs_count_once_they_are_committed() -> None:
+    """A transaction that is rolled back makes none; rows that are gone are written in their order."""
+    others = [attrs.evolve(make_intent(number), number=number) for number in (3, 2)]
+    restoration = acknowledging(SUBMITTED, *others)
+    expected = [Repair(present=SENDING, row=SUBMITTED), *(Repair(present=None, row=row) for row in reversed(others))]
+
+    assert expected == restoration.compare({ADDED.id: SENDING}, forgotten_until=0.0)
+    restoration.begin()
+    restoration.commit(())
+    assert [] == restoration.take_repairs()
+
+    restoration.begin()
+    assert expected == restoration.compare({ADDED.id: SENDING}, forgotten_until=0.0)
+    restoration.commit(())
+    assert expected == restoration.take_repairs()
+    assert [] == restoration.take_repairs()
+    present = {row.id: row for row in restoration.rows()}
+    assert [] == restoration.compare(present, forgotten_until=0.0)
