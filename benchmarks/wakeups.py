@@ -12,7 +12,6 @@ The baseline is SQLite, where a process asks every 0.5 s whether another one has
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -24,16 +23,11 @@ import anyio
 from benchmarks.report import Report
 from kie_async import Limits
 from tests.fleet.fleet import FULL, Worker, run_fleet
+from tests.servers.postgres import PostgresServer, free_port
 
 JOBS = 80
 #: The mean seconds between the ends of two tasks, as many as the account creates.
 BETWEEN = 0.5
-
-
-def free_port() -> int:
-    """Return a port of this machine that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def measure(journal: str) -> list[list[float]]:
@@ -59,10 +53,10 @@ async def measure(journal: str) -> list[list[float]]:
         jobs_posted_at = {str(row["id"]): posted_at[row["task_id"]] for row in rows.values()}
         await fleet.end()
         del receiving
-        return [samples(worker, jobs_posted_at) for worker in (submitting, waiting)]
+        return [latencies(worker, jobs_posted_at) for worker in (submitting, waiting)]
 
 
-def samples(worker: Worker, posted_at: dict[str, float]) -> list[float]:
+def latencies(worker: Worker, posted_at: dict[str, float]) -> list[float]:
     """Return the milliseconds from each callback until a worker told the caller."""
     return sorted(1e3 * (message["at"] - posted_at[message["job"]]) for message in worker.reported("told"))
 
@@ -74,15 +68,17 @@ def row(journal: str, caller: str, found: Sequence[float]) -> list[str | float]:
 
 def run() -> Report:
     """Run the benchmark."""
-    with TemporaryDirectory() as folder:
-        submitting, waiting = anyio.run(measure, str(Path(folder) / "kie.db"))
+    with TemporaryDirectory() as folder, PostgresServer() as server:
+        journals = {"SQLite": str(Path(folder) / "kie.db"), "PostgreSQL": server.dsn()}
+        samples = {name: anyio.run(measure, journal) for name, journal in journals.items()}
     return Report(
         name="wakeups",
         question="How long does a caller wait in one process after another process has received the callback?",
         bound="our own: a median of 20 ms and a p95 of 50 ms on PostgreSQL; on SQLite half of 0.5 s, twice",
         columns=["journal", "caller waits in", "p50 ms", "p95 ms", "max ms"],
         rows=[
-            row("SQLite", "the process that submitted", submitting),
-            row("SQLite", "a third process, by id", waiting),
+            row(name, caller, found)
+            for name, both in samples.items()
+            for caller, found in zip(("the process that submitted", "a third process, by id"), both, strict=True)
         ],
     )

@@ -21,6 +21,7 @@ from aiohttp import web
 
 # Imported here, with anyio's backend above, since each process would import them again on first use.
 from kie_async import Job, KieClient, KieError, Limits, RetryPolicy, Wan22TurboImageToVideo
+from kie_async._io.journals.postgres import PostgresStore
 from kie_async._io.journals.sqlite import SqliteStore
 from tests.helpers import KEY, JournalClient
 
@@ -175,9 +176,13 @@ def _make_journal(options: WorkerOptions) -> Journal | str:
     """Return the journal: one with another heartbeat than its own is made here, since that is no option of users."""
     if options.heartbeat is None:
         return options.journal
-    journal = SqliteStore(Path(options.journal))
-    journal.heartbeat_interval = options.heartbeat
-    return journal
+    if "://" not in options.journal:
+        journal = SqliteStore(Path(options.journal))
+        journal.heartbeat_interval = options.heartbeat
+        return journal
+    postgres = PostgresStore(lambda: options.journal)
+    postgres.lease, postgres.heartbeat_interval = options.lease or postgres.lease, options.heartbeat
+    return postgres
 
 
 @asynccontextmanager
