@@ -300,6 +300,7 @@ class KieClient:
         ordered: bool = False,
         retry_failed: int = 0,
         look_ahead: int | None = None,
+        share: bool = False,
     ) -> Run:
         """
         Run a table of requests at the full allowed rate; a failed row affects no other, and the same call resumes it.
@@ -333,6 +334,10 @@ class KieClient:
             look_ahead: The number of rows that are read, checked and uploaded before they are sent; None for twice
                 ``Limits.creates``.
 
+            share: True to share the table with the other workers that run it on the same journal with ``share=True``:
+                each outcome is yielded, and its files are saved, by one of them. If that worker ends before it has
+                asked for the next outcome, another one yields the row. Needs a journal on disk; a budget needs a name.
+
         Returns:
             The run, to be entered with ``async with`` and iterated over.
 
@@ -350,6 +355,7 @@ class KieClient:
             ordered=bool(ordered),
             retry_failed=retry_failed,
             look_ahead=look_ahead,
+            share=bool(share),
         )
         return Run(self._binding, requests, options)
 

@@ -146,6 +146,8 @@ class RunSummary:
 
         skipped: Rows for which nothing was sent, because of the budget or of ``stop_after``.
 
+        elsewhere: Rows of a shared run that other workers yield or have yielded; they are not among the outcomes.
+
         retried: The number of retries of failed requests.
 
         credits: The cost of this run's tasks, as reported by the service; without the replayed ones.
@@ -175,6 +177,7 @@ class RunSummary:
     failed: int = 0
     in_doubt: int = 0
     skipped: int = 0
+    elsewhere: int = 0
     retried: int = 0
     credits: float = 0.0
     credits_replayed: float = 0.0
@@ -202,6 +205,8 @@ class RunSummary:
         parts = [f"{self.replayed} replayed", f"{self.ok} ok", f"{self.failed} failed", f"{self.in_doubt} in doubt"]
         if self.skipped:
             parts.append(f"{self.skipped} skipped")
+        if self.elsewhere:
+            parts.append(f"{self.elsewhere} elsewhere")
         if self.retried:
             parts.append(f"{self.retried} retried")
         held = f" (and {self.credits_held:g} held)" if self.credits_held else ""

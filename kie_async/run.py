@@ -45,6 +45,12 @@ class Run:
             msg = "A run can be entered only once. Call map() again: rows that are done are not paid again."
             raise ConfigurationError(msg)
         engine = await self._binding.engine()
+        if self._options.share and not engine.journal.durable:
+            msg = (
+                "map(share=True) needs a journal that other workers read, and this client keeps its journal in memory."
+                ' Use KieClient(journal="kie.db"), or share=False. Nothing was sent.'
+            )
+            raise ConfigurationError(msg)
         self._map_run = engine.map_run(self._rows, self._options)
         self._map_run.start()
         return self

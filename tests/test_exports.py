@@ -28,7 +28,7 @@ SIGNATURES = {
     ),
     "KieClient.generate": "request, *, key, timeout",
     "KieClient.submit": "request, *, key, wait",
-    "KieClient.map": "requests, *, budget, stop_after, save_to, ordered, retry_failed, look_ahead",
+    "KieClient.map": "requests, *, budget, stop_after, save_to, ordered, retry_failed, look_ahead, share",
     "KieClient.estimate": "request",
     "KieClient.spent": "requests, *, price",
     "KieClient.job": "job_id, *, own_only",

@@ -35,6 +35,7 @@ __all__ = [
     "can_follow",
     "dump_record",
     "encode_for_journal",
+    "has_yielded",
     "load_record",
 ]
 
@@ -68,6 +69,11 @@ UNFINISHED = frozenset(JobState) - ENDED
 #: The states in which proof may bind a task to the intent: a callback of ours that ``recordInfo`` echoes, or the
 #: caller's ``resolve``.
 BINDABLE = frozenset({_S.INTENT, _S.SENDING, _S.IN_DOUBT, _S.UNRESOLVED, _S.REJECTED})
+
+
+def has_yielded(row: Intent) -> bool:
+    """Return True if a shared run has yielded the outcome that a row has now."""
+    return row.yielded == row.state
 
 
 def can_follow(old: JobState, new: JobState) -> bool:
@@ -166,6 +172,11 @@ class Intent:
 
         owner: The name of the process that works on the job; None for a job that is free for any process.
 
+        holder: The worker whose shared run of ``map()`` yields the row's outcome, or has yielded it; None if there is
+            none.
+
+        yielded: The state whose outcome a shared run has yielded; None if none has.
+
         origin: The service that the job is for; see ``service_origin``.
 
         account: The fingerprint of the API key that the job was journaled with, or was adopted with.
@@ -200,6 +211,8 @@ class Intent:
     callback_task_ids: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
     owner: str | None = None
+    holder: str | None = None
+    yielded: str | None = None
     origin: str = ""
     account: str = ""
     number: int = attrs.field(default=0, eq=False)

@@ -58,6 +58,8 @@ class MapOptions:
 
         look_ahead: The number of rows that may be read and not sent; None for twice ``limits.creates``.
 
+        share: True if the workers of one journal share the rows of the table.
+
     Raises:
         ConfigurationError: If an option is invalid.
     """
@@ -69,6 +71,7 @@ class MapOptions:
     ordered: bool = False
     retry_failed: int = 0
     look_ahead: int | None = None
+    share: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Validate the options."""
@@ -80,6 +83,10 @@ class MapOptions:
             refuse("map", "retry_failed", self.retry_failed, "an integer >= 0")
         if self.look_ahead is not None and not (is_integer(self.look_ahead) and self.look_ahead >= 1):
             refuse("map", "look_ahead", self.look_ahead, "an integer >= 1, or None")
+        if self.share and self.ordered:
+            refuse("map", "ordered", self.ordered, "False with share=True, since other workers yield rows between")
+        if self.share and self.budget is not None and self.budget.name is None:
+            refuse("map", "budget", self.budget, "a Budget with a name with share=True, so that all workers share it")
         if self.save_to is not None and ("{key}" not in self.save_to or SUFFIX in self.save_to.removesuffix(SUFFIX)):
             expected = 'a path with {key} in it, and {suffix} at most at its end, such as "out/{key}.mp4"'
             refuse("map", "save_to", self.save_to, expected)

@@ -68,6 +68,8 @@ class RunFigures:
         replayed_credits: The cost of the tasks of earlier runs.
 
         retried: The number of retries that were started.
+
+        elsewhere: The number of rows that other workers yield.
     """
 
     def __init__(self, limits: Limits, ledger: Ledger, now: float) -> None:
@@ -79,7 +81,7 @@ class RunFigures:
         self.credits = self.replayed_credits = 0.0
         self._outcomes: dict[type[Outcome], int] = dict.fromkeys((Done, Failed, InDoubt, Skipped), 0)
         self._replayed = self._creates = 0
-        self.retried = 0
+        self.retried = self.elsewhere = 0
 
     def count_create(self, now: float) -> None:
         """Count a task that the service has accepted."""
@@ -106,6 +108,7 @@ class RunFigures:
             failed=self._outcomes[Failed],
             in_doubt=self._outcomes[InDoubt],
             skipped=self._outcomes[Skipped],
+            elsewhere=self.elsewhere,
             retried=self.retried,
             credits=self.credits,
             credits_replayed=self.replayed_credits,

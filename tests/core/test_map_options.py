@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kie_async import ConfigurationError, Limits
+from kie_async import Budget, ConfigurationError, Limits
 from kie_async._core.map_options import MapOptions, file_name
 
 keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
@@ -31,6 +31,8 @@ def make_options(save_to: str | None = "out/{key}.mp4") -> MapOptions:
         {"retry_failed": 1.5},
         {"look_ahead": 0},
         {"save_to": "out/video.mp4"},
+        {"ordered": True, "share": True},
+        {"budget": Budget(credits=5), "share": True},
     ],
 )
 def test_invalid_option_is_named(wrong: dict[str, Any]) -> None:

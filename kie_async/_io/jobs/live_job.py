@@ -68,6 +68,8 @@ class Submission:
 
         price: The price of each create in that budget; None if it is unknown.
 
+        shared: True if a shared run of ``map()`` holds the row.
+
         stop_reason: The reason to end the submission as soon as nothing is on the wire, or None.
 
         on_wire: True from the first byte of a create until its response has been read.
@@ -83,6 +85,7 @@ class Submission:
     upload_again: Callable[[], Awaitable[Mapping[str, JSON]]] | None = None
     budget: str | None = None
     price: float | None = None
+    shared: bool = False
     stop_reason: StopReason | None = None
     on_wire: bool = False
     scope: anyio.CancelScope | None = None
@@ -95,6 +98,7 @@ class Submission:
             key_of_content=self.key_of_content,
             budget=self.budget,
             price=self.price,
+            shared=self.shared,
         )
 
     def cancel_unless_on_wire(self) -> None:

@@ -354,6 +354,32 @@ class Journal(Protocol):
         """
         ...
 
+    async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
+        """
+        Hold rows for a shared run of ``map()``, by compare-and-set, unless another worker that is alive holds them.
+
+        A row whose outcome was yielded is not held again, unless it was rejected: that may be sent anew.
+
+        Args:
+            job_ids: The ids of the rows.
+
+        Returns:
+            Those of the rows that exist, with the present ``holder`` of each.
+        """
+        ...
+
+    async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
+        """
+        End the hold of a row.
+
+        Args:
+            job_id: The id of the row.
+
+            yielded: The state whose outcome the run has yielded; None to leave the row to other workers, if this one
+                holds it.
+        """
+        ...
+
     async def count_orphans(self) -> Mapping[JobState, int]:
         """Count the open rows whose owner is not alive, by state."""
         ...

@@ -24,7 +24,7 @@ from kie_async._core.budget_ledger import (
     raised_budget,
 )
 from kie_async._core.durations import Kind
-from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow
+from kie_async._core.lifecycle import ENDED, OPEN, Intent, can_follow, has_yielded
 from kie_async._io.journals.journal import Changes, Service, WorkerReport, illegal_transition, load_worker
 from kie_async._io.runtime import Runtime
 from kie_async._keys import row_key
@@ -222,6 +222,18 @@ class MemoryJournal:
             row if row.owner is not None else self._put(attrs.evolve(row, owner=_HERE, version=row.version + 1))
             for row in found
         ]
+
+    async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
+        """Hold the rows; there are no other workers."""
+        for row in [self._rows[job_id] for job_id in job_ids if job_id in self._rows]:
+            if row.state is JobState.REJECTED or not has_yielded(row):
+                self._put(attrs.evolve(row, holder=_HERE, yielded=None, version=row.version + 1))
+        return [self._rows[job_id] for job_id in job_ids if job_id in self._rows]
+
+    async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
+        if (row := self._rows.get(job_id)) is not None:
+            holder = None if yielded is None else _HERE
+            self._put(attrs.evolve(row, holder=holder, yielded=yielded, version=row.version + 1))
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         """Return nothing: there are no other owners."""

@@ -23,6 +23,7 @@ from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
+from kie_async._io.journals import postgres_share
 from kie_async._io.journals import postgres_tables as tables
 from kie_async._io.journals.group_commit import GroupCommit, Writer
 from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition, in_pages
@@ -268,6 +269,17 @@ class PostgresStore:
             await self._write(tables.take_over, part, after, limit, adopt_key=adopt_key)
             claimed += await self._read(tables.select_own, part, after, limit)
         return sorted(claimed, key=lambda row: row.number)[:limit]
+
+    async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
+        held: list[Intent] = []
+        for part in in_pages(job_ids):
+            if free := await self._read(postgres_share.find_unheld, part):
+                await self._write(postgres_share.take_holds, free)
+            held += await self._read(postgres_share.select_by_ids, part)
+        return held
+
+    async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
+        await self._write(postgres_share.end_hold, job_id, yielded)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans)

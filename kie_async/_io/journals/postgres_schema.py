@@ -34,6 +34,8 @@ CREATE TABLE kie.intents (
     account text NOT NULL,
     state text COLLATE "C" NOT NULL,
     owner text COLLATE "C",
+    holder text COLLATE "C",
+    yielded text COLLATE "C",
     version bigint NOT NULL,
     created_at double precision NOT NULL,
     updated_at double precision NOT NULL,

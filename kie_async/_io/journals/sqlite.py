@@ -25,7 +25,7 @@ from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
-from kie_async._io.journals import budget_tables, tables, worker_tables
+from kie_async._io.journals import budget_tables, share_tables, tables, worker_tables
 from kie_async._io.journals.group_commit import GroupCommit, JournalCall, Writer, ending_writers
 from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition, in_pages
 from kie_async._io.journals.process_locks import ProcessLocks
@@ -278,6 +278,19 @@ class SqliteStore:
                 await self._write(tables.take_over, locks, orphans)
             own = await self._read(tables.select_own, locks.name, job_ids, after, limit)
         return own
+
+    async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
+        locks = self._opened(self._locks)
+        rows: list[Intent] = []
+        for part in in_pages(job_ids):
+            # Found outside the transaction, as in ``claim``.
+            if free := await self._read(share_tables.find_unheld, locks, part):
+                await self._write(share_tables.take_holds, locks.name, free)
+            rows += await self._read(share_tables.select_by_ids, part)
+        return rows
+
+    async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
+        await self._write(share_tables.end_hold, self.worker, job_id, yielded)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans, self._opened(self._locks))

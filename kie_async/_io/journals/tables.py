@@ -80,6 +80,8 @@ _SCHEMA = """
         account TEXT NOT NULL,
         state TEXT NOT NULL,
         owner TEXT,
+        holder TEXT,
+        yielded TEXT,
         version INTEGER NOT NULL,
         created_at REAL NOT NULL,
         updated_at REAL NOT NULL,

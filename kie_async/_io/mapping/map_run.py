@@ -21,6 +21,7 @@ from kie_async._io.mapping.row_jobs import RowJobs
 from kie_async._io.mapping.row_runner import RUN_ERRORS, RowRunner
 from kie_async._io.mapping.rows import RowKeys, RowSource
 from kie_async._io.mapping.run_state import RunPhase, RunState
+from kie_async._io.mapping.shared_rows import HeldElsewhereError, SharedRows
 
 if TYPE_CHECKING:
     from kie_async._core.map_options import MapOptions
@@ -138,6 +139,9 @@ class MapRun:
         self._keys = RowKeys(intake)
         self._state = state = RunState(submitter)
         self._budgeting = budgeting = Budgeting(options, journal=journal, runtime=runtime, prices=prices)
+        self._shared = shared = SharedRows(
+            enabled=options.share, journal=journal, state=state, figures=budgeting.figures
+        )
         self._runner = RowRunner(
             options=options,
             journal=journal,
@@ -151,15 +155,19 @@ class MapRun:
                 waiting=waiting,
                 budgeting=budgeting,
                 state=state,
+                shared=shared,
             ),
             waiting=waiting,
             budgeting=budgeting,
             state=state,
             keys=self._keys,
+            shared=shared,
+            set_aside=self._set_aside,
             deliver=self._deliver,
         )
         self._outcomes = OutcomeQueue(ordered=options.ordered)
         self._reading = True
+        self._awaits_others = False
         self._read_scope = anyio.CancelScope()
         self._timer_scope = anyio.CancelScope()
 
@@ -183,6 +191,7 @@ class MapRun:
 
             Exception: The source's own error, once, after the last outcome.
         """
+        await self._shared.settle()
         while not self._outcomes:
             if self._is_over:
                 error, self._state.error = self._state.error, None
@@ -191,7 +200,9 @@ class MapRun:
                 return None
             await self._state.wait_for_change()
         self._state.notify()
-        return self._outcomes.pop()
+        outcome = self._outcomes.pop()
+        self._shared.record_taken(outcome)
+        return outcome
 
     def summary(self) -> RunSummary:
         """Return the figures so far."""
@@ -214,10 +225,12 @@ class MapRun:
             self._timer_scope.cancel()
             self._runner.cancel_rows()
             self._outcomes.clear()
+            with anyio.CancelScope(shield=True):
+                await self._shared.release_all()
 
     @property
     def _is_over(self) -> bool:
-        return not self._reading and not self._runner.rows
+        return not self._reading and not self._runner.rows and not self._shared.waiting
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -257,9 +270,21 @@ class MapRun:
         row = self._keys.make_row(given, self._outcomes.add_row())
         try:
             await self._keys.identify(row)
+        except errors.KieError as error:
+            self._deliver(row, row.failed(error))
+        else:
+            await self._start_job(row)
+
+    async def _start_job(self, row: Row) -> None:
+        outcome = None
+        try:
             outcome = await self._runner.start_row(row)
+        except HeldElsewhereError as held:
+            self._runner.leave_row(row)
+            self._set_aside(row, held)
+            self._deliver(row, None)
+            return
         except RUN_ERRORS as error:
-            outcome = None
             self._runner.stop_run(error)
         except errors.KieError as error:
             outcome = row.failed(error)
@@ -272,6 +297,26 @@ class MapRun:
             self._state.advance(RunPhase.SKIPPING)
             self._read_scope.deadline = self._read_deadline()
             self._runner.cancel_unsent()
+
+    # -- rows of other workers --------------------------------------------------------------------------------------
+
+    def _set_aside(self, row: Row, held: HeldElsewhereError) -> None:
+        self._shared.set_aside(row, held)
+        if self._shared.waiting and not self._awaits_others:
+            self._awaits_others = True
+            self._supervisor.start(self._take_over_rows)
+
+    async def _take_over_rows(self) -> None:
+        """Start the rows of other workers that end or leave them, until none is left."""
+        try:
+            while self._shared.waiting:
+                for row in await self._shared.wait_for_rows():
+                    await self._start_job(row.again(self._outcomes.add_row()))
+        except errors.JournalError as error:
+            self._runner.stop_run(error)
+        finally:
+            self._awaits_others = False
+            self._finish_if_over()
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kie_async._io.mapping.budgeting import Budgeting
     from kie_async._io.mapping.rows import Row
     from kie_async._io.mapping.run_state import RunState
+    from kie_async._io.mapping.shared_rows import SharedRows
     from kie_async._io.submitting.intake import Intake
 
 __all__ = ["RowJobs"]
@@ -57,6 +58,8 @@ class RowJobs:
         budgeting: Counts what jobs cost.
 
         state: The phase of the run.
+
+        shared: Holds the jobs' rows, if the run is shared.
     """
 
     options: MapOptions
@@ -66,6 +69,7 @@ class RowJobs:
     waiting: Waiting
     budgeting: Budgeting
     state: RunState
+    shared: SharedRows
 
     async def find_job(self, row: Row) -> bool:
         """
@@ -73,6 +77,8 @@ class RowJobs:
 
         Raises:
             KeyConflictError: If the row's key belongs to another request.
+
+            HeldElsewhereError: If the run is shared, and another worker yields the row.
         """
         try:
             found = await self._find_last_job(row)
@@ -98,6 +104,8 @@ class RowJobs:
             ConfigurationError: If the budget could not be kept, because the cost of a similar job stays unknown.
 
             KeyConflictError: If the row's key belongs to another request by now.
+
+            HeldElsewhereError: If the run is shared, and another worker has started the row and yields it.
         """
         key, ledger, waited = row.journal_key, self.budgeting.ledger, False
         while self.state.sends:
@@ -167,6 +175,7 @@ class RowJobs:
                 may_pay_again=partial(self.budgeting.reserve_resend, row),
                 key_of_content=isinstance(row.key, ContentKey),
                 budget=self.budgeting.name,
+                shared=self.options.share,
                 price=None if price.unknown is not None else price.credits,
             ),
         )
@@ -210,6 +219,8 @@ class RowJobs:
             job = LiveJob.from_row(intent)
         if job.fingerprint != row.fingerprint:
             raise await conflict_error(job.row, row.request, key=row.key, job_id=job.id)
+        if job.state is not JobState.FAILED:  # it may have a retry, whose row is the one to hold
+            await self.shared.hold(row, job)
         if job.row is None or (job.in_progress and job.is_answered):
             return job
         if _is_sent_anew(job.row):

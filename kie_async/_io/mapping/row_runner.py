@@ -17,6 +17,7 @@ from kie_async import errors
 from kie_async._io.files.part_files import find_saved
 from kie_async._io.jobs.live_job import StopReason
 from kie_async._io.mapping.run_state import RunPhase
+from kie_async._io.mapping.shared_rows import HeldElsewhereError
 from kie_async._io.submitting.intake import ImageChangedError
 from kie_async._keys import own_key
 from kie_async.states import JobState
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kie_async._io.mapping.row_jobs import RowJobs
     from kie_async._io.mapping.rows import Row, RowKeys
     from kie_async._io.mapping.run_state import RunState
+    from kie_async._io.mapping.shared_rows import SharedRows
     from kie_async._io.runtime import Supervisor
     from kie_async._io.submitting.submission import Submitter
     from kie_async.outcomes import Outcome
@@ -73,6 +75,10 @@ class RowRunner:
 
         keys: Gives rows their keys.
 
+        shared: Holds the jobs' rows, if the run is shared.
+
+        set_aside: Leaves a row to another worker.
+
         deliver: Takes a row's outcome, once; None if the row has no outcome in this run.
 
     Attributes:
@@ -90,6 +96,8 @@ class RowRunner:
     budgeting: Budgeting
     state: RunState
     keys: RowKeys
+    shared: SharedRows
+    set_aside: Callable[[Row, HeldElsewhereError], None]
     deliver: Callable[[Row, Outcome | None], None]
     rows: dict[Row, None] = attrs.field(factory=dict, init=False)  # an ordered set
     unsent: int = attrs.field(default=0, init=False)
@@ -100,6 +108,8 @@ class RowRunner:
 
         Raises:
             KieError: If the row cannot be sent.
+
+            HeldElsewhereError: If the run is shared, and another worker yields the row.
         """
         if not await self.jobs.find_job(row) and not await self.jobs.start_job(row):
             if row.job is None or self.state.stopped:
@@ -139,6 +149,11 @@ class RowRunner:
                 row.wait_given_up = True
                 row.scope.cancel()
 
+    def leave_row(self, row: Row) -> None:
+        """Reserve nothing more for a row that another worker yields."""
+        row.job = None
+        self._commit(row)
+
     # -- following a row --------------------------------------------------------------------------------------------
 
     async def _run_row(self, row: Row) -> None:
@@ -149,6 +164,11 @@ class RowRunner:
             if row.scope.cancelled_caught and row.wait_given_up:
                 self._commit(row)
                 outcome = self._unsent_outcome(row)
+            if outcome is None:
+                await self.shared.release(row.key)
+        except HeldElsewhereError as held:
+            self.leave_row(row)
+            self.set_aside(row, held)
         except Exception as error:
             msg = f"The row has failed within the client ({type(error).__name__}). This is a bug: please report it."
             outcome = row.failed(errors.KieError(msg))
@@ -187,6 +207,10 @@ class RowRunner:
             msg = "a row without a job was followed"
             raise RuntimeError(msg)
         given = row.job
+        if self.shared.enabled:
+            with suppress(errors.KieError):  # the next wait raises it
+                await self.waiting.wait_journaled(given)
+            await self.shared.hold(row, given.final)
         try:
             await self.waiting.wait_answered(given)
         finally:

@@ -117,6 +117,17 @@ class Row:
     last_failure: errors.KieError | None = None
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
 
+    def again(self, index: int) -> Row:
+        """Return the same row without a job, at another position."""
+        return Row(
+            index=index,
+            key=self.key,
+            own_key=self.own_key,
+            request=self.request,
+            fingerprint=self.fingerprint,
+            renamed=self.renamed,
+        )
+
     @property
     def journal_key(self) -> str:
         """The journal's key of the current job."""

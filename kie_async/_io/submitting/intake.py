@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageChangedError", "Intake", "IntentWriter", "conflict_error"]
 
+#: The states of a job that the same key sends anew.
+_REOPENED = (JobState.CANCELLED, JobState.REJECTED)
 _NO_PATHS = "a URL, bytes or an open file, since this client has local_files=False"
 
 
@@ -238,6 +240,7 @@ class IntentWriter:
             sources=sources,
             key=job.key,
             callback_url=self.callback_url,
+            holder=self.journal.worker if _is_shared(job) else None,
             **_funding(job),
             version=0 if job.row is None else job.row.version + 1,  # the old row was deleted
         )
@@ -332,14 +335,13 @@ class IntentWriter:
             return None
         # Cancelled between the claim and the adoption, this process would own a job that it does not work on.
         with anyio.CancelScope(shield=True):
-            if row.state is JobState.INTENT and not journal.owns(row):
-                latest = next(iter(await journal.claim([row.id], adopt_key=True)), None) or await journal.get(row.id)
-                if latest is None or latest.state is not JobState.INTENT or latest.owner is None:
-                    return None
-                row = latest
+            if (latest := await self._claim_row(job, row)) is None:
+                return None
+            row = latest
         # From here on nothing is awaited before the job is known to work on the row.
         sends = row.state is JobState.INTENT and journal.owns(row)
-        reopens = row.state in (JobState.CANCELLED, JobState.REJECTED)
+        # Of a shared run, the worker that holds the row has sent it, and yields it.
+        reopens = row.state in _REOPENED and (not _is_shared(job) or row.holder == journal.worker)
         known = self.registry.get(row.id)
         if known is not None and known is not job:
             if (sends or reopens) and not known.has_submission:
@@ -359,6 +361,16 @@ class IntentWriter:
                 job.learn(changed or row)
             return await self.prepare_again(job) if row.input else await self._write_again(row, request)
         return await self._reopen(job, row, request) if reopens else (row, {})
+
+    async def _claim_row(self, job: LiveJob, row: Intent) -> Intent | None:
+        """Claim a row that was not sent; return it as it is then, or None if it has changed meanwhile."""
+        journal = self.journal
+        if row.state is JobState.INTENT and not journal.owns(row):
+            latest = next(iter(await journal.claim([row.id], adopt_key=True)), None) or await journal.get(row.id)
+            return None if latest is None or latest.state is not JobState.INTENT or latest.owner is None else latest
+        if row.state in _REOPENED and _is_shared(job):
+            return next(iter(await journal.hold([row.id])), None)
+        return row
 
     async def _reopen(self, job: LiveJob, row: Intent, request: Request) -> tuple[Intent, Mapping[str, JSON]] | None:
         """Make a job that was not accepted an intent again; None if another process was faster."""
@@ -404,6 +416,10 @@ class IntentWriter:
             row.id, at=now, sources=tuple(sources), input=encode_for_journal(given)
         )
         return changed or row, given
+
+
+def _is_shared(job: LiveJob) -> bool:
+    return job.submission is not None and job.submission.shared
 
 
 def _funding(job: LiveJob) -> _Funding:

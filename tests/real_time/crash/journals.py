@@ -131,6 +131,12 @@ class _JournalProxy:
     async def recent_durations(self, limit: int) -> Sequence[tuple[Kind, float]]:
         return await self.inner.recent_durations(limit)
 
+    async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
+        return await self.inner.hold(job_ids)
+
+    async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
+        await self.inner.end_hold(job_id, yielded)
+
     def owns(self, row: Intent) -> bool:
         return self.inner.owns(row)
 
