@@ -105,7 +105,6 @@ class EngineBinding:
     _process: int | None = attrs.field(default=None, init=False)
     _closed: bool = attrs.field(default=False, init=False)
     _expects_callbacks: bool = attrs.field(default=False, init=False)
-    _token_return_times: list[float] = attrs.field(factory=list, init=False)
     _durations: DurationsByKind | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -259,7 +258,6 @@ class EngineBinding:
             transport=self.make_transport,
             job=self.job,
             saver=self.save,
-            token_return_times=self._token_return_times,
             durations=self._durations,
         )
         engine = Engine(settings, self.make_journal(), loop)

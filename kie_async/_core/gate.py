@@ -7,6 +7,8 @@ if the answer names a time. The rules are in ``docs/explanation/limits.md``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from kie_async._core.verdicts import Verdict
@@ -103,6 +105,32 @@ class Gate:
         Keep the gate closed until *instant* at least, as the service requests (``Retry-After``).
         """
         self._closed_until = max(self._closed_until, instant)
+
+    def shift(self, seconds: float) -> None:
+        """
+        Move all instants by *seconds*: the clock has been set.
+        """
+        self._closed_until += seconds
+        self._opened_at += seconds
+        self._probe_at += seconds
+        if self.maintenance_since is not None:
+            self.maintenance_since += seconds
+
+    def dump(self) -> list[Any]:
+        """
+        Return the state as JSON values.
+        """
+        instants = (self.maintenance_since, self._closed_until, self._opened_at, self._probe_at)
+        finite = [None if at == float("-inf") else at for at in instants]
+        return [self.epoch, self.barrier, self._probing, *finite]
+
+    def restore(self, dumped: list[Any]) -> None:
+        """
+        Take over the state that ``dump`` has written.
+        """
+        self.epoch, barrier, self._probing, self.maintenance_since, *instants = dumped
+        self.barrier = None if barrier is None else Verdict(barrier)
+        self._closed_until, self._opened_at, self._probe_at = [float("-inf") if at is None else at for at in instants]
 
     def _judge_probe(self, verdict: Verdict, now: float, pause: float) -> None:
         if verdict is Verdict.MAINTENANCE:

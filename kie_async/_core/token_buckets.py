@@ -2,8 +2,9 @@
 Token buckets whose tokens return a window after the service must have counted the request that used them.
 
 ``WindowBucket`` limits polls. ``AdaptiveBucket`` limits creates and learns the account's real limit from refusals. Both
-answer with instants and never wait. The proof that no window exceeds the limit, the learning rules and the measurements
-are in ``docs/explanation/limits.md``.
+answer with instants and never wait. ``Deliveries`` is what one process knows of its requests on the wire; the rest of
+an ``AdaptiveBucket`` may be shared by many processes (``account_state``). The proof that no window exceeds the limit,
+the learning rules and the measurements are in ``docs/explanation/limits.md``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import heapq
 import math
 from bisect import insort
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from heapq import merge
-from itertools import chain, islice
+from itertools import chain, islice, repeat
+from typing import Any
 
 import attrs
 
-__all__ = ["AdaptiveBucket", "TokenLease", "WindowBucket"]
+__all__ = ["AdaptiveBucket", "Deliveries", "TokenLease", "WindowBucket"]
 
 #: The number of round trips of polls that are remembered, and the factor by which a request may travel longer than the
 #: longest of them.
@@ -37,6 +40,8 @@ LONGEST_FIRST_PAUSE = 45.0
 LONGEST_PAUSE = 60.0
 #: The time for which a probe waits for the answers to all other requests, in windows.
 PROBE_WAIT = 0.1
+#: The number of tokens above which instants are rounded up to this part of a window, so that the state stays small.
+_EXACT_UP_TO = 256
 #: The gap between paced requests, in parts of an even distribution. A little less lets late requests catch up.
 PACED_GAP = 0.95
 #: The first pause in a blackout, and the longest unless the window is longer, in seconds.
@@ -131,13 +136,19 @@ class TokenLease:
     A request that may be sent, or is under way; ended by one cancel_lease, consume_token or expire_token.
 
     Attributes:
-        leased_at: The instant at which the lease began.
+        leased_at: The instant from which the request may be sent.
 
         probe: True if the request has no token and asks for one more.
 
         below_limit: True if fewer tokens than configured were known when the lease began.
 
-        written_at: The instant at which the request was written to the wire, or None.
+        number: The number of the lease in its bucket.
+
+        worker: The worker that has the lease.
+
+        gate_probe: True if the request is the only one that a closed gate lets through.
+
+        expires_at: The instant at which other workers take the request for counted, if its worker reports nothing.
 
         counted_at: The instant by which the service has counted the request, or None if it is not known yet.
     """
@@ -145,8 +156,79 @@ class TokenLease:
     leased_at: float
     probe: bool
     below_limit: bool
-    written_at: float | None = attrs.field(default=None, init=False)
-    counted_at: float | None = attrs.field(default=None, init=False)
+    number: int = 0
+    worker: str = ""
+    gate_probe: bool = False
+    expires_at: float = math.inf
+    counted_at: float | None = None
+
+
+@attrs.define
+class Deliveries:
+    """
+    The requests of one process whose answers have not come, and the instants by which the service has counted them.
+
+    A create may be answered seconds after it was counted. Polls are answered at once, so their round trips show how
+    long a request travels at most.
+    """
+
+    #: The seconds after its writing by which a request was counted; infinite while no poll was answered.
+    margin: float = attrs.field(default=math.inf, init=False)
+    #: The requests that were written, by the numbers of their leases, in the order of writing. They are in ``_written``
+    #: (with the instant of writing) until an answer shows that the network delivers, then in ``_delivered`` (with that
+    #: answer's instant).
+    _written: OrderedDict[int, float] = attrs.field(factory=OrderedDict, init=False)
+    _delivered: OrderedDict[int, tuple[float, float]] = attrs.field(factory=OrderedDict, init=False)
+    _written_at: dict[int, float] = attrs.field(factory=dict, init=False)
+    _round_trips: deque[float] = attrs.field(factory=lambda: deque(maxlen=ROUND_TRIPS), init=False)
+
+    def mark_written(self, number: int, now: float) -> None:
+        """Record that a request is being written to the wire; calls are made in the order of their instants."""
+        self._written[number] = self._written_at[number] = now
+
+    def learn_round_trip(self, seconds: float, *, answered_at: float) -> None:
+        """Learn the round trip of a poll that was answered at an instant."""
+        self._round_trips.append(seconds)
+        self.margin = SLACK * max(self._round_trips)
+        self._confirm(answered_at - seconds, answered_at)
+
+    def forget(self, number: int) -> None:
+        """Forget a request that was never sent."""
+        self._written_at.pop(number, None)
+        self._written.pop(number, None)
+        self._delivered.pop(number, None)
+
+    def confirm(self, number: int, now: float) -> None:
+        """Record that a request was answered: it and all that were written before it have been delivered."""
+        written_at = self._written_at.get(number)
+        self.forget(number)
+        self._confirm(written_at, now)
+
+    def counted(self, now: float) -> Iterator[tuple[int, float]]:
+        """Yield, and forget, the requests that the service has counted by now, with the instants, in order."""
+        while self._delivered:
+            number, instants = next(iter(self._delivered.items()))
+            if (counted_at := self._counted_at(*instants)) > now:
+                return
+            del self._delivered[number]
+            yield number, counted_at
+
+    def upcoming(self) -> Iterator[float]:
+        """Yield the instants by which the delivered requests will have been counted, in order."""
+        return (self._counted_at(*instants) for instants in self._delivered.values())
+
+    def _counted_at(self, written_at: float, delivered_at: float) -> float:
+        return max(written_at + self.margin, delivered_at)
+
+    def _confirm(self, asked_at: float | None, now: float) -> None:
+        """Mark requests as delivered that are overdue, or were written no later than an answered one."""
+        while self._written:
+            number, written_at = next(iter(self._written.items()))
+            later = asked_at is not None and written_at <= asked_at
+            if not later and written_at + self.margin / SLACK > now:
+                break
+            del self._written[number]
+            self._delivered[number] = (written_at, now)
 
 
 @attrs.define
@@ -189,14 +271,12 @@ class AdaptiveBucket:
     refused_since: float | None = attrs.field(default=None, init=False)
     #: True while requests keep a gap.
     paced: bool = attrs.field(default=False, init=False)
-    #: The number of leases that have not ended.
-    leased: int = attrs.field(default=0, init=False)
-    #: Requests that hold a token because it is not yet known when they were counted.
+    #: What this process knows of its own requests; no part of the state that is shared.
+    deliveries: Deliveries = attrs.field(factory=Deliveries, init=False)
+    _leases: dict[int, TokenLease] = attrs.field(factory=dict, init=False)
+    _numbers: int = attrs.field(default=0, init=False)
+    #: Leases that hold a token because it is not yet known when their request was counted.
     _uncounted: int = attrs.field(default=0, init=False)
-    #: The uncounted requests that were written, in the order of writing. They are in ``_written`` (with the instant of
-    #: writing) until an answer shows that the network delivers, then in ``_delivered`` (with that answer's instant).
-    _written: OrderedDict[TokenLease, float] = attrs.field(factory=OrderedDict, init=False)
-    _delivered: OrderedDict[TokenLease, tuple[float, float]] = attrs.field(factory=OrderedDict, init=False)
     #: Latest instants at which requests were counted, sorted: those that hold a token for ``learned_window``, and all,
     #: refused ones included, for ``window``.
     _counted: deque[float] = attrs.field(factory=deque, init=False)
@@ -205,9 +285,6 @@ class AdaptiveBucket:
     _refused: deque[float] = attrs.field(factory=deque, init=False)
     #: The last instant at which a lower limit was learned, which explains refusals of requests leased until then.
     _lowered_at: float = attrs.field(default=-math.inf, init=False)
-    _round_trips: deque[float] = attrs.field(factory=lambda: deque(maxlen=ROUND_TRIPS), init=False)
-    #: The seconds after its writing by which a request was counted; infinite while no poll was answered.
-    margin: float = attrs.field(default=math.inf, init=False)
     _leased_at: float = attrs.field(default=-math.inf, init=False)
     _probing: bool = attrs.field(default=False, init=False)
     _probe_at: float = attrs.field(default=-math.inf, init=False)
@@ -224,32 +301,87 @@ class AdaptiveBucket:
 
     # -- leasing ------------------------------------------------------------------------------------------------------
 
+    @property
+    def leased(self) -> int:
+        """The number of leases that have not ended."""
+        return len(self._leases)
+
+    @property
+    def leases(self) -> list[TokenLease]:
+        """The leases that have not ended."""
+        return list(self._leases.values())
+
     def ready_at(self, now: float) -> float | None:
         """
         Return the earliest instant, not before *now*, at which a lease can begin; None if that depends on an answer.
         """
+        found = self._next_lease(now)
+        return None if found is None else found[0]
+
+    def _next_lease(self, now: float) -> tuple[float, bool] | None:
+        """Return the instant of ``ready_at``, and True if the lease will be a probe."""
         self._release_due(now)
-        if self.leased >= MAX_LEASES:
+        if len(self._leases) >= MAX_LEASES:
             return None
         room_at = self._return_time(now, len(self._sent) + self._uncounted - self.limit, self._sent, self.window)
         if room_at is None:
             return None
+        probe = False
         if self._held < self.tokens:
             ready_at = now
         else:
             excess = self._held - self.tokens
             token_at = self._return_time(now, excess, self._counted, self.learned_window) if self.tokens else None
-            known = [at for at in (token_at, self._probe_ready_at) if at is not None]
-            if not known:
+            probe_at = self._probe_ready_at
+            probe = probe_at is not None and (token_at is None or probe_at < token_at)
+            known = probe_at if probe else token_at
+            if known is None:
                 return None
-            ready_at = min(known)
+            ready_at = known
         if self.paced and self.tokens:
             ready_at = max(ready_at, self._leased_at + PACED_GAP * self.learned_window / (self.tokens + 1))
-        return max(now, room_at, ready_at)
+        return max(now, room_at, ready_at), probe
 
-    def lease_token(self, now: float) -> TokenLease:
+    def held(self, now: float) -> int:
         """
-        Lease a token at the instant *now*, or the right to probe for one more.
+        Return the number of tokens in use.
+        """
+        self._release_due(now)
+        return self._held
+
+    def expected_at(self, now: float, ahead: int, round_trip: float) -> float:
+        """
+        Return the instant at which *ahead* + 1 leases, or a probe, are expected to have begun.
+
+        Args:
+            now: The instant now.
+
+            ahead: The number of leases before it.
+
+            round_trip: The seconds that requests take.
+        """
+        self._release_due(now)
+        open_ends = sorted(
+            max(now, lease.leased_at) + round_trip for lease in self._leases.values() if lease.counted_at is None
+        )
+        expected = [now]
+        for excess, counted, span in (
+            (self._held - self.tokens + ahead, self._counted, self.learned_window),
+            (len(self._sent) + self._uncounted - self.limit + ahead, self._sent, self.window),
+        ):
+            ends = merge((at + span for at in counted), (at + span for at in open_ends))
+            expected.append(next(islice(ends, excess, None), now + span) if excess >= 0 else now)
+        at = max(expected)
+        return at if self._probe_ready_at is None else min(at, max(now, self._probe_ready_at))
+
+    def lease_token(self, now: float, *, horizon: float = 0.0) -> TokenLease:
+        """
+        Lease a token, or the right to probe for one more.
+
+        Args:
+            now: The instant now.
+
+            horizon: The seconds by which the lease may begin later than now: it is a reservation then.
 
         Returns:
             The lease.
@@ -257,12 +389,14 @@ class AdaptiveBucket:
         Raises:
             ValueError: If neither is free; ask ``ready_at`` first.
         """
-        if self.ready_at(now) != now:
+        found = self._next_lease(now)
+        if found is None or found[0] > now + horizon:
             raise ValueError(_NONE_FREE)
-        lease = TokenLease(now, probe=self._held >= self.tokens, below_limit=self.tokens < self.limit)
+        self._numbers += 1
+        lease = TokenLease(found[0], probe=found[1], below_limit=self.tokens < self.limit, number=self._numbers)
         self._probing = self._probing or lease.probe
-        self._leased_at = now
-        self.leased += 1
+        self._leased_at = lease.leased_at
+        self._leases[lease.number] = lease
         self._uncounted += 1
         return lease
 
@@ -272,15 +406,30 @@ class AdaptiveBucket:
         """
         Record that a request is being written to the wire; calls are made in the order of their instants.
         """
-        lease.written_at = now
-        self._written[lease] = now
+        self.deliveries.mark_written(lease.number, now)
+
+    def count_lease(self, number: int, counted_at: float) -> None:
+        """
+        Record that the service has counted the request of a lease by an instant, although it was not answered yet.
+        """
+        lease = self._leases.get(number)
+        if lease is not None and lease.counted_at is None:
+            self._count(lease, counted_at)
+
+    def find_lease(self, number: int) -> TokenLease | None:
+        """
+        Return a lease that has not ended.
+        """
+        return self._leases.get(number)
 
     def cancel_lease(self, lease: TokenLease) -> None:
         """
         End a lease whose request was never sent: its token is free at once.
         """
         self._end_lease(lease)
-        self._uncounted -= 1
+        self.deliveries.forget(lease.number)
+        if lease.counted_at is None:
+            self._uncounted -= 1
 
     def consume_token(self, lease: TokenLease, *, answered_at: float, passed: bool) -> None:
         """
@@ -299,12 +448,14 @@ class AdaptiveBucket:
         if lease.counted_at is None:
             self._count(lease, answered_at)
         if passed:
-            self._confirm_delivery(lease.written_at, answered_at)
+            self.deliveries.confirm(lease.number, answered_at)
             self.refused_since = None
             if lease.probe or self._blackout_since is not None:
                 self._regain(answered_at, oldest)
-        elif lease.probe:
-            self._probe_at = answered_at + self._pause  # a probe without an answer shows nothing
+        else:
+            self.deliveries.forget(lease.number)
+            if lease.probe:
+                self._probe_at = answered_at + self._pause  # a probe without an answer shows nothing
 
     def expire_token(self, lease: TokenLease, *, now: float) -> None:
         """
@@ -314,11 +465,10 @@ class AdaptiveBucket:
         self._end_lease(lease)
         if lease.counted_at is None:
             self._uncounted -= 1
-            self._forget(lease)
             insort(self._sent, now)
         elif lease.counted_at in self._counted:
             self._counted.remove(lease.counted_at)
-        self._confirm_delivery(lease.written_at, now)
+        self.deliveries.confirm(lease.number, now)
         if self.refused_since is None:
             self.refused_since = now
         was_regained = self.tokens > self._proven
@@ -349,13 +499,11 @@ class AdaptiveBucket:
             answered_at: The instant of the answer.
         """
         self._release_due(answered_at)
-        self._round_trips.append(seconds)
-        self.margin = SLACK * max(self._round_trips)
-        self._confirm_delivery(answered_at - seconds, answered_at)
+        self.deliveries.learn_round_trip(seconds, answered_at=answered_at)
 
     def restore_token(self, *, counted_at: float) -> None:
         """
-        Count a request of an earlier bucket, unless all tokens are in use.
+        Count a request that the bucket does not know of, unless all tokens are in use.
 
         Args:
             counted_at: The latest instant at which the service had counted it.
@@ -364,12 +512,58 @@ class AdaptiveBucket:
             insort(self._counted, counted_at)
             insort(self._sent, counted_at)
 
-    def return_times(self, now: float) -> list[float]:
+    # -- the state that many processes share --------------------------------------------------------------------------
+
+    def configure(self, limit: int, window: float) -> None:
         """
-        Return the instants at which the tokens in use at *now* are free, if what is under way is answered now.
+        Change the configured limit; what was learned below it stays.
         """
-        self._release_due(now)
-        return [at + self.learned_window for at in chain(self._counted, [now] * self._uncounted)]
+        if (limit, window) == (self.limit, self.window):
+            return
+        _check(limit, window)
+        was_reduced = self._is_reduced
+        learned_longer = self.learned_window > self.window
+        self.limit, self.window = limit, window
+        self.learned_window = max(window, self.learned_window) if learned_longer else window
+        self.tokens = min(limit, self.tokens) if was_reduced else limit
+        self._proven = min(limit, self._proven) if was_reduced else limit
+
+    def shift(self, seconds: float) -> None:
+        """
+        Move all instants by *seconds*: the clock has been set.
+        """
+        for lease in self._leases.values():
+            lease.leased_at += seconds
+            lease.expires_at += seconds
+            lease.counted_at = None if lease.counted_at is None else lease.counted_at + seconds
+        for name in _QUEUES:
+            setattr(self, name, deque(at + seconds for at in getattr(self, name)))
+        for name in _INSTANTS:
+            at = getattr(self, name)
+            setattr(self, name, None if at is None else at + seconds)
+
+    def dump(self) -> list[Any]:
+        """
+        Return the state, without ``deliveries``, as JSON values.
+        """
+        step = 0.0 if self.limit <= _EXACT_UP_TO else self.window / _EXACT_UP_TO
+        queues = [_dump_instants(getattr(self, name), step) for name in _QUEUES]
+        leases = [_dump_lease(lease) for lease in self._leases.values()]
+        return [[_finite(getattr(self, name)) for name in _FIELDS], queues, leases]
+
+    def restore(self, dumped: list[Any]) -> None:
+        """
+        Take over the state that ``dump`` has written.
+        """
+        fields, queues, leases = dumped
+        for name, value in zip(_FIELDS, fields, strict=True):
+            setattr(self, name, -math.inf if value is None and name not in _OPTIONAL else value)
+        for name, instants in zip(_QUEUES, queues, strict=True):
+            setattr(self, name, deque(chain.from_iterable(repeat(at, int(count)) for at, count in instants)))
+        for values in leases:
+            lease = TokenLease(*values)
+            self._leases[lease.number] = lease
+            self._uncounted += lease.counted_at is None
 
     # -- internals ----------------------------------------------------------------------------------------------------
 
@@ -404,16 +598,13 @@ class AdaptiveBucket:
         """Return the instant at which *excess* + 1 of all counted requests are *span* old; None if unknown."""
         if excess < 0:
             return now
-        ends = merge((at + span for at in counted), (self._counted_at(*at) + span for at in self._delivered.values()))
+        ends = merge((at + span for at in counted), (at + span for at in self.deliveries.upcoming()))
         end = next(islice(ends, excess, None), math.inf)
         return None if end == math.inf else end
 
     def _release_due(self, now: float) -> None:
-        while self._delivered:
-            lease, instants = next(iter(self._delivered.items()))
-            if (counted_at := self._counted_at(*instants)) > now:
-                break
-            self._count(lease, counted_at)
+        for number, counted_at in self.deliveries.counted(now):
+            self.count_lease(number, counted_at)
         for instants_, span in (
             (self._counted, self.learned_window),
             (self._sent, self.window),
@@ -422,45 +613,27 @@ class AdaptiveBucket:
             while instants_ and instants_[0] + span <= now:
                 instants_.popleft()
 
-    def _counted_at(self, written_at: float, delivered_at: float) -> float:
-        return max(written_at + self.margin, delivered_at)
-
-    def _confirm_delivery(self, asked_at: float | None, now: float) -> None:
-        """Mark requests as delivered that are overdue, or were written no later than an answered one."""
-        while self._written:
-            lease, written_at = next(iter(self._written.items()))
-            later = asked_at is not None and written_at <= asked_at
-            if not later and written_at + self.margin / SLACK > now:
-                break
-            del self._written[lease]
-            self._delivered[lease] = (written_at, now)
-
     def _count(self, lease: TokenLease, at: float) -> None:
         """Record that the service has counted a request by the instant *at*."""
         lease.counted_at = at
-        self._forget(lease)
         self._uncounted -= 1
         insort(self._counted, at)
         insort(self._sent, at)
 
-    def _forget(self, lease: TokenLease) -> None:
-        self._written.pop(lease, None)
-        self._delivered.pop(lease, None)
-
     def _end_lease(self, lease: TokenLease) -> None:
-        if not self.leased:
+        if self._leases.pop(lease.number, None) is None:
             raise ValueError(_NOT_LEASED)
-        self.leased -= 1
         if lease.probe:
             self._probing = False
 
     def _lower_limit(self, lease: TokenLease, now: float) -> None:
         """Learn from the refusal of a request that was not a probe."""
         self._refused.append(now)
-        if self._held < self.tokens or lease.leased_at > self._lowered_at:
+        held = self._held - sum(lease.leased_at > now for lease in self._leases.values())
+        if held < self.tokens or lease.leased_at > self._lowered_at:
             self.tokens = max(0, self.tokens - 1)
         # The accepted requests of the window that ends now are the best estimate of the limit.
-        estimate = min(self._held, self._proven)
+        estimate = min(held, self._proven)
         if len(self._refused) > TOLERANCE and estimate < self.tokens:
             self.tokens, self._lowered_at = estimate, now
         elif not lease.below_limit:
@@ -487,3 +660,55 @@ class AdaptiveBucket:
             self._proven = self.limit
             self._pause = self._first_pause
             self.paced = False
+
+
+#: The fields of a bucket that are shared, those of them that are instants, and those that may be None.
+_FIELDS = (
+    "limit",
+    "window",
+    "tokens",
+    "learned_window",
+    "refused_since",
+    "paced",
+    "_numbers",
+    "_lowered_at",
+    "_leased_at",
+    "_probing",
+    "_probe_at",
+    "_pause",
+    "_proven",
+    "_blackout_since",
+)
+_INSTANTS = ("refused_since", "_lowered_at", "_leased_at", "_probe_at", "_blackout_since")
+_OPTIONAL = frozenset({"refused_since", "_blackout_since"})
+_QUEUES = ("_counted", "_sent", "_refused")
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a JSON value: None stands for the instant before all others, too."""
+    return None if value == -math.inf else value
+
+
+def _dump_instants(instants: deque[float], step: float) -> list[list[float]]:
+    """Return sorted instants as pairs of an instant, rounded up to a multiple of *step*, and its number."""
+    dumped: list[list[float]] = []
+    for at in instants:
+        rounded = math.ceil(at / step) * step if step else at
+        if dumped and dumped[-1][0] == rounded:
+            dumped[-1][1] += 1
+        else:
+            dumped.append([rounded, 1])
+    return dumped
+
+
+def _dump_lease(lease: TokenLease) -> list[Any]:
+    return [
+        lease.leased_at,
+        lease.probe,
+        lease.below_limit,
+        lease.number,
+        lease.worker,
+        lease.gate_probe,
+        lease.expires_at,
+        lease.counted_at,
+    ]

@@ -35,7 +35,7 @@ from kie_async._io.polling.poller import Poller
 from kie_async._io.polling.tracker import Tracker
 from kie_async._io.polling.watchlist import CallbackWeight, Watchlist
 from kie_async._io.runtime import Runtime, Supervisor, run_all
-from kie_async._io.submitting.admission import SENT_WITHIN, Admission
+from kie_async._io.submitting.admission import Admission
 from kie_async._io.submitting.candidates import Candidates
 from kie_async._io.submitting.intake import Intake, IntentWriter
 from kie_async._io.submitting.submission import SubmissionContext, Submitter
@@ -104,10 +104,7 @@ class Settings:
 
         saver: Saves a generation's results.
 
-        token_return_times: The instants at which the tokens used in an earlier event loop return, by the wall clock.
-            The client passes them from one engine to the next.
-
-        durations: The learned durations of tasks; passed on like ``token_return_times``.
+        durations: The learned durations of tasks, which the client passes from one engine to the next.
     """
 
     api_key: Callable[[], str]
@@ -122,7 +119,6 @@ class Settings:
     transport: Callable[[], Transport]
     job: Callable[[str], Job]
     saver: Saver
-    token_return_times: list[float]
     durations: DurationsByKind
 
 
@@ -170,9 +166,15 @@ class Engine:
             resume=self._resume_written,
         )
         self.results: ResultWriter = ResultWriter(transitions=transitions, runtime=runtime, report=self._report)
-        admission = Admission(settings.limits, retry=settings.retry, runtime=runtime, timers=timers)
-        self.admission: Admission = admission
-        admission.restore_tokens(settings.token_return_times)
+        self.admission: Admission = Admission(
+            settings.limits,
+            journal=journal,
+            retry=settings.retry,
+            runtime=runtime,
+            timers=timers,
+            supervisor=supervisor,
+            on_pause=self._stop_for_account,
+        )
         self.account_check: AccountCheck = AccountCheck(
             transport=self.transport, supervisor=supervisor, runtime=runtime, on_refusal=self._pause_account
         )
@@ -457,7 +459,7 @@ class Engine:
             waiting_for_token=self.admission.waiting,
             sending=self.submitter.sending,
             in_flight=self.admission.slots.taken,
-            tokens_in_use=self.admission.bucket.leased,
+            tokens_in_use=self.admission.tokens.in_use,
             watched=self.watchlist.watched,
             confirming=self.confirmations.pending,
             waiters=sum(job.waiters for job in self.registry),
@@ -510,11 +512,18 @@ class Engine:
     def _pause_account(self, reply: Reply) -> None:
         """Pause creates, and polls if the key is refused, after the service's own answer about the account."""
         verdict = decide(reply)
-        self.admission.record_account(verdict)
-        if verdict is Verdict.ACCOUNT:
-            self.submitter.stop_for_account(None, answer_error(reply, what="the question for the balance"))
+        if verdict is not Verdict.ACCOUNT:
+            self.admission.record_account(verdict)
+        else:
+            error = answer_error(reply, what="the question for the balance")
+            self.admission.record_account(verdict, error, refuses_key=reply.has_code(_BAD_KEY))
+            self._stop_for_account(error, self._runtime.now())
             if reply.has_code(_BAD_KEY):  # the other codes are about creates
                 self.tracker.deny_polls()
+
+    def _stop_for_account(self, error: errors.KieError, at: float) -> None:
+        """Stop the submissions that began before the account, or the API key, was refused; later ones may pass."""
+        self.submitter.stop_for_account(None, error, until=at)
 
     def _resume_written(self, job: LiveJob, task_id: str | None, deleted: bool) -> Awaitable[None]:  # noqa: FBT001 (a callback)
         return self.follower.resume_written(job, task_id, deleted)
@@ -554,9 +563,6 @@ class Engine:
         self.journal.on_restored = self._on_restored
         await self.journal.open()
         await self.transport.open()
-        if not self.settings.token_return_times:  # the tokens that this client has used itself are known more exactly
-            since = self._runtime.wall() - self.admission.bucket.window - SENT_WITHIN
-            self.admission.restore_creates(await self.journal.orphaned_send_times(since=since))
         self.orphans = await self.journal.count_orphans()
         await self._read_other_keys()
         if not len(self.settings.durations):
@@ -567,12 +573,11 @@ class Engine:
         """Start nothing more, whether the client or the loop has ended the supervisor."""
         self._closing = self.submitter.closing = True
         self.timers.close()
-        self.settings.token_return_times[:] = self.admission.token_return_times()
 
     async def _leave(self) -> None:
         """End all waits and close the transport and the journal, also if that is cancelled."""
         self.poller.close()
-        await run_all(self._flush_and_end_waits, self.transport.close, self.journal.close)
+        await run_all(self._flush_and_end_waits, self.admission.close, self.transport.close, self.journal.close)
 
     async def _flush_and_end_waits(self) -> None:
         try:

@@ -39,6 +39,12 @@ _CLOSINGS = 5
 _NEVER = 1.5e9
 
 
+def _since_boot() -> float:
+    """Return the seconds since the host was started, those in which it was suspended included."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 class Runtime:
     """
     The clocks, randomness and ids of one event loop.
@@ -54,6 +60,8 @@ class Runtime:
         self.random: random.Random = getattr(loop, "random", None) or random.SystemRandom()
         #: Return the instant now, by the loop's clock.
         self.now: Callable[[], float] = loop.time
+        #: Return the seconds of a clock that all processes of the host share, and which is never set.
+        self.shared: Callable[[], float] = getattr(loop, "wall_time", _since_boot)
 
     def new_id(self) -> str:
         """Return a new job id: ``kj_`` and 128 random bits in hex."""

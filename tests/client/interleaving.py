@@ -101,6 +101,9 @@ class TurnStore(SqliteStore):
             raise self._unusable(error)
         return await self._call(partial(query, self._opened(self._file), *args, **kwargs), writes=True)
 
+    async def _run(self, action: Callable[[sqlite3.Connection], T], *, writes: bool, flush: bool = True) -> T:  # noqa: ARG002
+        return await self._call(partial(action, self._opened(self._file)), writes=writes)
+
     async def _call(self, query: Callable[[], T], *, writes: bool = False) -> T:
         await self._take_turns()
         file = self._opened(self._file)

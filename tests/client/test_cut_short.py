@@ -140,10 +140,12 @@ class FailingJournal(MemoryJournal):
         super().__init__()
         self.error = error
 
-    async def transition(self, seen: Any, state: JobState, *, at: float, **changes: Any) -> Any:
+    async def transition(
+        self, seen: Any, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Any
+    ) -> Any:
         if state is JobState.SUBMITTED:
             raise self.error
-        return await super().transition(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
 
 @pytest.mark.parametrize(

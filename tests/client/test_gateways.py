@@ -435,12 +435,14 @@ class Full(MemoryJournal):
         super().__init__()
         self.state, self.writes = state, 0
 
-    async def transition(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Any
+    ) -> Intent | None:
         self.writes += state is self.state
         if state is self.state and self.writes >= 12:
             msg = "The disk is full."
             raise JournalError(msg, job_id=seen.id)
-        return await super().transition(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
 
 @pytest.mark.parametrize("end", ["401", "402", "433", "sending", "submitted", "succeeded", "budget", "disk"])

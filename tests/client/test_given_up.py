@@ -207,11 +207,13 @@ class Full(SqliteStore):
 
     full = True
 
-    async def transition(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Any
+    ) -> Intent | None:
         if self.full and state is S.SENDING:
             msg = "The disk is full. Make room."
             raise JournalError(msg)
-        return await super().transition(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
 
 async def test_job_that_cannot_be_journaled_is_free_for_others(tmp_path: Path) -> None:

@@ -41,13 +41,15 @@ class Troubled(MemoryJournal):
             raise JournalError(msg)
         return await super().add(intent)
 
-    async def transition(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
+    async def transition(
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Any
+    ) -> Intent | None:
         self.transitions[state] = nth = self.transitions.get(state, 0) + 1
         await anyio.sleep(self.seconds.get(state, {}).get(nth, 0.0))
         if state in self.broken:
             msg = "The disk is full."
             raise JournalError(msg, job_id=seen.id)
-        return await super().transition(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
 
 async def test_unwritable_intent_is_not_started() -> None:

@@ -81,9 +81,9 @@ class FailingStore(SqliteStore):
         return await self._perhaps("add", partial(super().add, intent))
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
-        move = partial(super().transition, seen, state, at=at, **changes)
+        move = partial(super().transition, seen, state, at=at, account_epoch=account_epoch, **changes)
         row = await self._perhaps(f"{seen.state} to {state}", move)
         if row is not None and state is S.SENDING:
             self.sent_at[row.id, row.attempts] = asyncio.get_running_loop().time()
@@ -292,10 +292,10 @@ class FullDiskStore(SqliteStore):
         return await super().add(intent)
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         self._check()
-        return await super().transition(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
     def _check(self) -> None:
         if self.full:

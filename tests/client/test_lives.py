@@ -19,7 +19,6 @@ from kie_async import (
     Generation,
     Job,
     KieClient,
-    Limits,
     RetryPolicy,
     Statistics,
     SubmitInDoubtError,
@@ -272,7 +271,7 @@ def test_learned_durations_survive_the_loop(port: int) -> None:
 
 
 async def test_limit_holds_across_processes(tmp_path: Path) -> None:
-    """Creates of the previous process are in the journal and count. Those of a live neighbor do not."""
+    """Creates of the previous process are in the journal and count, as do those of a live neighbor."""
     async with FakeKie(latency=(0.02, 0.2)) as fake:
         for number in range(2):
             async with KieClient(KEY, base_url=fake.url, journal=tmp_path / "kie.db") as kie:
@@ -284,8 +283,8 @@ async def test_limit_holds_across_processes(tmp_path: Path) -> None:
 
         before = anyio.current_time()
         async with (
-            KieClient(KEY, base_url=fake.url, journal=tmp_path / "other.db", limits=Limits(creates=10)) as kie,
-            KieClient(KEY, base_url=fake.url, journal=tmp_path / "other.db", limits=Limits(creates=10)) as neighbour,
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "other.db") as kie,
+            KieClient(KEY, base_url=fake.url, journal=tmp_path / "other.db") as neighbour,
         ):
             await anyio.sleep(20.0)
             before = anyio.current_time()

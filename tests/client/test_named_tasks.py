@@ -394,11 +394,13 @@ async def test_a_repeated_success_is_known_while_the_first_is_not_on_disk() -> N
     class Failing(MemoryJournal):
         full = True
 
-        async def transition(self, seen: Intent, state: JobState, *, at: float, **changes: Any) -> Intent | None:
+        async def transition(
+            self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Any
+        ) -> Intent | None:
             if self.full and state is JobState.SUBMITTED:
                 msg = "The disk is full."
                 raise JournalError(msg)
-            return await super().transition(seen, state, at=at, **changes)
+            return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
     journal = Failing()
     async with behind_gateway(client={"journal": journal}, checked=False, duration=200.0) as (setup, gateway):

@@ -66,12 +66,12 @@ class Disk(SqliteStore):
         return connection
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         if self.full:
             msg = "The disk is full. Make room."
             raise JournalError(msg)
-        return await super().transition(seen, state, at=at, **changes)
+        return await super().transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
 
 async def _call_back(kie: KieClient, fake: FakeKie) -> object:

@@ -140,4 +140,13 @@ def most_in_a_window(arrivals: Sequence[float], window: float) -> int:
 
 def available(bucket: AdaptiveBucket, now: float) -> int:
     """Return the number of tokens that are free at *now*."""
-    return max(0, bucket.tokens - len(bucket.return_times(now)))
+    return max(0, bucket.tokens - len(return_times(bucket, now)))
+
+
+def return_times(bucket: AdaptiveBucket, now: float) -> list[float]:
+    """Return the instants at which the tokens in use are free, if what is under way is answered now."""
+    bucket.ready_at(now)
+    fields, (counted, _, _), leases = bucket.dump()
+    under_way = sum(lease[-1] is None for lease in leases)
+    ends = [at for at, number in counted for _ in range(number)] + [now] * under_way
+    return [at + fields[3] for at in ends]

@@ -360,7 +360,6 @@ _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
     "select_keys": lambda file, _: tables.select_keys(file, "key-", "", 10),
     "select_named_by_callbacks": lambda file, _: tables.select_named_by_callbacks(file, 0, 10),
     "select_one": lambda file, _: tables.select_one(file, "id = ?", _ROW.id),
-    "select_orphaned_send_times": lambda file, locks: tables.select_orphaned_send_times(file, locks, 0.0),
     "select_own": lambda file, locks: tables.select_own(file, locks.name, None, 0, 10),
     "select_own, of ids": lambda file, locks: tables.select_own(file, locks.name, [_ROW.id], 0, 10),
     "select_recent_durations": lambda file, _: tables.select_recent_durations(file, 10),

@@ -116,23 +116,6 @@ async def test_rows_outlive_the_store(tmp_path: Path) -> None:
         assert dict.fromkeys(sorted(OPEN), 1) == dict(sorted((await journal.count_orphans()).items()))
 
 
-async def test_send_times_of_dead_owners(tmp_path: Path) -> None:
-    """Only times after the given instant count, and rows in INTENT do not: they were not sent, or were refused."""
-    ways = {JobState.SENDING: 5.0, JobState.SUBMITTED: 6.0, JobState.STALLED: 2.0, JobState.FAILED: 7.0}
-    async with open_store(tmp_path / "kie.db") as journal:
-        for number, (state, sending_at) in enumerate(ways.items()):
-            row = await bring_to_state(journal, await journal.add(make_intent(number)), state)
-            await journal.update_fields(row.id, at=sending_at, sending_at=sending_at)
-        sending = await bring_to_state(journal, await journal.add(make_intent(9)), JobState.SENDING, sending_at=8.0)
-        await journal.transition(sending, JobState.INTENT, at=8.1)
-        assert [] == list(await journal.orphaned_send_times(since=0.0))
-    async with open_store(tmp_path / "kie.db") as journal:
-        await bring_to_state(journal, await journal.add(make_intent(8)), JobState.SENDING, sending_at=9.0)
-
-        assert [2.0, 5.0, 6.0] == sorted(await journal.orphaned_send_times(since=0.0))
-        assert [6.0] == list(await journal.orphaned_send_times(since=5.0))
-
-
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 

@@ -68,9 +68,20 @@ class Transitions:
     resume: Callable[[LiveJob, str | None, bool], Awaitable[None]]
     _pending: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
 
-    async def require_transition(self, job: LiveJob, state: JobState, **changes: Unpack[Changes]) -> bool:
+    async def require_transition(
+        self, job: LiveJob, state: JobState, *, account_epoch: int | None = None, **changes: Unpack[Changes]
+    ) -> bool:
         """
         Change the state of a job's row before something that must not happen unless it is journaled.
+
+        Args:
+            job: The job.
+
+            state: The new state.
+
+            account_epoch: Change it only if the account's state still has this epoch; None for any.
+
+            **changes: Other fields to change in the same write.
 
         Returns:
             True if this call has changed the state; False if another one has, and ``job.row`` is its row.
@@ -79,13 +90,15 @@ class Transitions:
             JournalError: If the transition could not be written; then nothing has changed.
         """
         await self.write_pending(job)
-        changed, latest = await self._transition(require_row(job), state, at=self.runtime.wall(), **changes)
+        changed, latest = await self._transition(
+            require_row(job), state, at=self.runtime.wall(), account_epoch=account_epoch, **changes
+        )
         if latest is not None:
             job.learn(latest)
         return changed
 
     async def _transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> tuple[bool, Intent | None]:
         """
         Change the state of a row in the journal; try again if only its owner has changed since it was read.
@@ -97,7 +110,7 @@ class Transitions:
             True if this call has changed the state; and the latest row, or None if it does not exist any more.
         """
         while True:
-            row = await self.journal.transition(seen, state, at=at, **changes)
+            row = await self.journal.transition(seen, state, at=at, account_epoch=account_epoch, **changes)
             latest = row or await self.journal.get(seen.id)
             if row is not None or latest is None or latest.owner == seen.owner:
                 return row is not None, latest

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack, overload
 
 import anyio.lowlevel
 import attrs
@@ -25,8 +25,12 @@ from kie_async.policy import Limits
 from kie_async.states import JobInfo, JobState
 from kie_async.statistics import WorkerInfo
 
+if TYPE_CHECKING:
+    from kie_async._core.account_state import AccountState
+
 __all__ = [
     "PAGE",
+    "AccountChange",
     "Changes",
     "Journal",
     "Service",
@@ -96,6 +100,27 @@ class Service:
         return cls(service_origin(base_url), account_of(api_key), callback_secret(api_key))
 
 
+@attrs.frozen
+class AccountChange(Generic[_T]):
+    """
+    The result of a change of the account's state.
+
+    Attributes:
+        result: The result of the function that has changed it.
+
+        now: The shared time of the change.
+
+        earliest: An instant of the event loop's clock before that time was read.
+
+        latest: One after it was read.
+    """
+
+    result: _T
+    now: float
+    earliest: float
+    latest: float
+
+
 @attrs.frozen(kw_only=True)
 class WorkerReport:
     """
@@ -142,6 +167,8 @@ class Journal(Protocol):
     service: Service
     #: Called in the event loop with the rows that were written again because the journal had gone back in time.
     on_restored: Callable[[Sequence[Repair]], None] | None
+    #: The account's state in a journal that no other process can share: the client changes it in place. Else unused.
+    account_state: AccountState | None
 
     @property
     def durable(self) -> bool:
@@ -165,7 +192,7 @@ class Journal(Protocol):
         ...
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         """
         Change the state of a row if its state, its number of attempts and its owner are still those of *seen*.
@@ -180,11 +207,13 @@ class Journal(Protocol):
 
             at: The current time, in seconds since the epoch.
 
+            account_epoch: Change the row only if the account's state still has this epoch; None for any.
+
             **changes: Other fields to change in the same write.
 
         Returns:
-            The changed row, or None if it had been changed by another caller, if another row has the task, or if
-            another worker's row was to be sent.
+            The changed row, or None if it had been changed by another caller, if another row has the task, if another
+            worker's row was to be sent, or if the account's state has another epoch.
 
         Raises:
             BudgetExceededError: If the new state is SENDING, and the row's budget has no room for the create.
@@ -321,6 +350,21 @@ class Journal(Protocol):
         """Return the prices that tasks of a price class, and all tasks of its model, have had."""
         ...
 
+    async def change_account(
+        self, change: Callable[[str | None, float], tuple[str | None, int, _T]]
+    ) -> AccountChange[_T]:
+        """
+        Change the state of the account, which all workers of this service and account name share.
+
+        The disk is not waited for: a power cut may lose the change, but not if it loses nothing that follows.
+
+        Args:
+            change: Gets the state as text (None at first) and the shared time in seconds; returns the new text (None to
+                change nothing), its epoch, and a result. It is called in another thread, and again if another worker
+                has changed the state meanwhile, so it depends on its arguments only.
+        """
+        ...
+
     def owns(self, row: Intent) -> bool:
         """Return True if this process owns the row."""
         ...
@@ -382,15 +426,6 @@ class Journal(Protocol):
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         """Count the open rows whose owner is not alive, by state."""
-        ...
-
-    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
-        """
-        Return the times at which dead owners sent creates that are unfinished.
-
-        Args:
-            since: Only times after this instant, in seconds since the epoch.
-        """
         ...
 
     async def count_unsent_of_other_keys(self) -> int:

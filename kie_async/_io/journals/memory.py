@@ -8,11 +8,12 @@ import platform
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
-from typing import Unpack
+from typing import NoReturn, TypeVar, Unpack
 
 import anyio
 import attrs
 
+from kie_async._core.account_state import AccountState
 from kie_async._core.acknowledged import Repair
 from kie_async._core.budget_ledger import (
     PriceMemory,
@@ -34,6 +35,8 @@ from kie_async.states import JobState
 from kie_async.statistics import WorkerInfo
 
 __all__ = ["MemoryJournal"]
+
+_T = TypeVar("_T")
 
 #: The owner of the rows that are not free.
 _HERE = "this process"
@@ -67,6 +70,7 @@ class MemoryJournal:
         self._budgets: dict[str, BudgetInfo] = {}
         self._last_number = 0
         self._opened_at = 0.0
+        self.account_state: AccountState | None = None
         self._workers: Sequence[WorkerInfo] = ()
 
     async def open(self) -> None:
@@ -97,7 +101,7 @@ class MemoryJournal:
         return row
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         if not can_follow(seen.state, state):
             raise illegal_transition(seen, state)
@@ -105,6 +109,8 @@ class MemoryJournal:
         if row is None or (row.state, row.attempts, row.owner) != (seen.state, seen.attempts, seen.owner):
             return None
         if state is JobState.SENDING and not self.owns(seen):
+            return None
+        if account_epoch is not None and self.account_state is not None and account_epoch != self.account_state.epoch:
             return None
         other = self._rows[self._by_task.get(changes.get("task_id") or "", row.id)]
         if row.state is JobState.SENDING and other.id != row.id and other.origin == row.origin:
@@ -239,10 +245,6 @@ class MemoryJournal:
         """Return nothing: there are no other owners."""
         return {}
 
-    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:  # noqa: ARG002 (there are none)
-        """Return nothing: there are no other owners."""
-        return ()
-
     async def count_unsent_of_other_keys(self) -> int:
         """Return 0: one client has these rows, and it has one key."""
         return 0
@@ -250,6 +252,11 @@ class MemoryJournal:
     async def older_callback_secrets(self) -> Sequence[bytes]:
         """Return nothing: one client has these rows, and it has one key."""
         return ()
+
+    async def change_account(self, change: Callable[[str | None, float], tuple[str | None, int, _T]]) -> NoReturn:  # noqa: ARG002
+        """Refuse: the client changes ``account_state`` in place."""
+        msg = "The journal in memory has no shared state. This is a bug: please report it."
+        raise JournalError(msg)
 
     @property
     def worker(self) -> str:

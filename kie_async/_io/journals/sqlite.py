@@ -21,13 +21,22 @@ from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 import anyio
 import attrs
 
+from kie_async._core.account_state import AccountState
 from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
 from kie_async._io.journals import budget_tables, share_tables, tables, worker_tables
 from kie_async._io.journals.group_commit import GroupCommit, JournalCall, Writer, ending_writers
-from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition, in_pages
+from kie_async._io.journals.journal import (
+    PAGE,
+    AccountChange,
+    Changes,
+    Service,
+    WorkerReport,
+    illegal_transition,
+    in_pages,
+)
 from kie_async._io.journals.process_locks import ProcessLocks
 from kie_async._io.journals.rows import without_secrets
 from kie_async._io.runtime import Runtime
@@ -84,6 +93,7 @@ class SqliteStore:
         service: Service | None = None,
     ) -> None:
         self.service: Service = service or Service()
+        self.account_state: AccountState | None = None
         self._path = Path(path)
         self._stores_inputs = store_inputs == "full"
         self._commits: GroupCommit[sqlite3.Connection] | None = None
@@ -158,7 +168,7 @@ class SqliteStore:
         return await self._write(tables.insert_row, self._restoration, row)
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         if not can_follow(seen.state, state):
             raise illegal_transition(seen, state)
@@ -168,7 +178,7 @@ class SqliteStore:
         if state is JobState.INTENT or seen.state not in OPEN:
             # The process that reopens a row works on it, with its API key.
             fields = {"owner": self._opened(self._locks).name, "account": self.service.account} | fields
-        return await self._write(tables.update_row, self._restoration, seen.id, fields, seen)
+        return await self._write(tables.update_row, self._restoration, seen.id, fields, seen, account_epoch)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         fields = {"updated_at": at, **self._kept(changes)}
@@ -295,9 +305,6 @@ class SqliteStore:
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans, self._opened(self._locks))
 
-    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
-        return await self._read(tables.select_orphaned_send_times, self._opened(self._locks), since)
-
     async def count_unsent_of_other_keys(self) -> int:
         return await self._read(tables.count_unsent_of_other_keys, self._opened(self._locks))
 
@@ -307,6 +314,13 @@ class SqliteStore:
     @property
     def worker(self) -> str:
         return self._opened(self._locks).name
+
+    async def change_account(
+        self, change: Callable[[str | None, float], tuple[str | None, int, _T]]
+    ) -> AccountChange[_T]:
+        runtime = Runtime(asyncio.get_running_loop())
+        action = partial(worker_tables.change_account, change=change, shared=runtime.shared, loop_time=runtime.now)
+        return await self._run(action, writes=True, flush=False)
 
     async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
         locks = self._opened(self._locks)

@@ -57,7 +57,6 @@ __all__ = [
     "select_named_by_callbacks",
     "select_older_callback_secrets",
     "select_one",
-    "select_orphaned_send_times",
     "select_own",
     "select_recent_durations",
     "select_rows",
@@ -263,6 +262,7 @@ def update_row(
     job_id: str,
     fields: Mapping[str, object],
     seen: Intent | None = None,
+    account_epoch: int | None = None,
 ) -> Intent | None:
     """
     Change a row; if the file has gone back, restore what it has lost first.
@@ -279,12 +279,16 @@ def update_row(
         seen: Change the row only if it still has the state and the number of attempts of this one, and, if that is
             SENDING, only to a task that no other row of its service has.
 
+        account_epoch: Change the row only if the account's state has this epoch; None for any.
+
     Returns:
         The changed row, or None if nothing was changed.
 
     Raises:
         BudgetExceededError: If the new state is SENDING, and the row's budget has no room; then roll back.
     """
+    if account_epoch is not None and not worker_tables.has_epoch(connection, account_epoch):
+        return None
     update = partial(_update_row, connection, job_id, fields, seen, restoration.least_version(job_id, seen))
     if (row := update()) is None:
         if not restoration.is_older(select_one(connection, "id = ?", job_id), job_id, seen):
@@ -541,13 +545,6 @@ def select_older_callback_secrets(connection: sqlite3.Connection) -> list[bytes]
     """Return the secrets of callback tokens of other API keys of this service."""
     query = f"SELECT secret FROM callback_secrets WHERE {_IS_HERE} AND account <> own_account()"  # noqa: S608
     return [secret for (secret,) in connection.execute(query)]
-
-
-def select_orphaned_send_times(connection: sqlite3.Connection, locks: ProcessLocks, since: float) -> list[float]:
-    """Return the instants after *since* at which dead owners sent unfinished creates; an index keeps this fast."""
-    # A row in INTENT (again) was not sent, or was refused.
-    query = f"SELECT sending_at FROM intents WHERE {_OF_OWNER} AND state <> 'intent' AND sending_at > ?"  # noqa: S608
-    return [at for name in _dead_owners(connection, locks) for (at,) in connection.execute(query, (name, since))]
 
 
 def find_orphans(

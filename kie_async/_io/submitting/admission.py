@@ -11,15 +11,17 @@ import asyncio
 import heapq
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import attrs
 
-from kie_async._core.gate import Gate
-from kie_async._core.token_buckets import AdaptiveBucket, TokenLease
+from kie_async._core.job_errors import dump_error
 from kie_async._core.verdicts import Verdict
-from kie_async._io.runtime import Runtime
+from kie_async._io.journals.journal import Journal
+from kie_async._io.runtime import Runtime, Supervisor
+from kie_async._io.submitting.token_supply import LeasedToken, TokenSupply
 from kie_async._io.timers import Timer, Timers
+from kie_async.errors import JournalError, KieError
 from kie_async.policy import Limits, RetryPolicy
 
 __all__ = ["MAINTENANCE_PROBE_INTERVAL", "Admission", "Permit", "Slots"]
@@ -30,8 +32,6 @@ _log = logging.getLogger("kie_async")
 MAINTENANCE_PROBE_INTERVAL = 60.0
 #: The lifetime of an unused permit, in seconds: longer than the timeout of a connection.
 PERMIT_LIFETIME = 15.0
-#: The longest time between the journaled SENDING of another process and the service's count, in seconds.
-SENT_WITHIN = 1.0
 
 
 class Slots:
@@ -100,31 +100,42 @@ class Permit:
     The right to send one create, once.
 
     Attributes:
-        probe: True for the one request that a closed gate admits.
+        token: The token lease.
 
-        lease: The lease of a token.
+        granted_at: The instant at which it was granted.
     """
 
-    probe: bool
-    lease: TokenLease
-    _epoch: int
+    token: LeasedToken
+    granted_at: float
     _admission: Admission
 
     @property
-    def granted_at(self) -> float:
-        """The instant of the lease."""
-        return self.lease.leased_at
+    def probe(self) -> bool:
+        """True for the one request that a closed gate admits."""
+        return self.token.gate_probe
+
+    @property
+    def account_epoch(self) -> int | None:
+        """The epoch that the account's state must still have when the create is sent; None for a probe."""
+        return None if self.probe else self.token.epoch
 
     def is_usable(self) -> bool:
         """Return True if a create may be sent with this permit now."""
         fresh = self._admission.now() - self.granted_at <= PERMIT_LIFETIME
-        return fresh and (self.probe or self._epoch == self._admission.gate.epoch)
+        return fresh and self._admission.tokens.is_usable(self.token)
 
     def record_write(self) -> None:
         """Record that the first byte is about to be written: from then on the service may count the request."""
-        self._admission.bucket.mark_written(self.lease, self._admission.now())
+        self._admission.tokens.mark_written(self.token)
 
-    def finish(self, verdict: Verdict, *, retry_after: float | None = None) -> bool:
+    def finish(
+        self,
+        verdict: Verdict,
+        *,
+        retry_after: float | None = None,
+        error: KieError | None = None,
+        refuses_key: bool = False,
+    ) -> None:
         """
         Record the verdict of the request; called once.
 
@@ -134,11 +145,11 @@ class Permit:
 
             retry_after: The value of ``Retry-After``, in seconds.
 
-        Returns:
-            True if this verdict has closed the gate until a probe succeeds. Of a burst that the account cannot pay,
-            only the first refusal does: jobs requested since then may be payable.
+            error: The refusal by the account, for the callers of all workers.
+
+            refuses_key: True if it concerns the API key only.
         """
-        return self._admission.finish_permit(self, verdict, retry_after)
+        self._admission.finish_permit(self, verdict, retry_after, error, refuses_key=refuses_key)
 
 
 @attrs.define(eq=False, order=False)
@@ -151,10 +162,12 @@ class _Waiter:
 
 class Admission:
     """
-    The slots, tokens and gate of one client.
+    The slots of one client, and its queue for the account's tokens and gate.
 
     Args:
         limits: The account's limits.
+
+        journal: Has the account's state.
 
         retry: The timeouts: ``maintenance_timeout`` bounds the wait of a job during maintenance, ``max_age`` that while
             the rate limit refuses every create.
@@ -162,56 +175,46 @@ class Admission:
         runtime: Clock and randomness.
 
         timers: Schedules the next grant.
+
+        supervisor: Runs exchanges with the account's state.
+
+        on_pause: Called with the refusal by the account, or of the API key, that this or another worker got, and with
+            its instant.
     """
 
     def __init__(
         self,
         limits: Limits,
         *,
+        journal: Journal,
         retry: RetryPolicy,
         runtime: Runtime,
         timers: Timers,
+        supervisor: Supervisor,
+        on_pause: Callable[[KieError, float], None],
     ) -> None:
         self.slots: Slots = Slots(limits.in_flight)
-        self.bucket: AdaptiveBucket = AdaptiveBucket(limits.creates, limits.window)
-        self.gate: Gate = Gate()
+        self.tokens: TokenSupply = TokenSupply(
+            limits,
+            journal=journal,
+            runtime=runtime,
+            timers=timers,
+            supervisor=supervisor,
+            on_change=self._grant,
+            on_pause=on_pause,
+            on_failure=self._fail_waits,
+        )
+        self.journal: Journal = journal
+        self._unsent_timeout = retry.unsent_timeout
+        self._failed_since: float | None = None
         self._timeouts = {Verdict.MAINTENANCE: retry.maintenance_timeout, Verdict.RATE_LIMITED: retry.max_age}
         self.now: Callable[[], float] = runtime.now
         self._runtime = runtime
         self._timers = timers
         self._queue: list[tuple[int, int, _Waiter]] = []
         self._arrivals = 0
-        self._next: Timer | None = None
         self._next_end: Timer | None = None
         self._warned_at = float("-inf")
-
-    def restore_tokens(self, return_times: Iterable[float]) -> None:
-        """
-        Restore the tokens that an earlier event loop has used: the service still counts them.
-
-        Args:
-            return_times: The instants at which they return, by the wall clock; each counts as at most one window from
-                now, so that a clock that was set back does not extend it.
-        """
-        now, wall, window = self.now(), self._runtime.wall(), self.bucket.window
-        # The bucket accepts as many as it has tokens: those that return last.
-        for until in sorted(return_times, reverse=True):
-            if until > wall:
-                self.bucket.restore_token(counted_at=now + min(until - wall, window) - window)
-
-    def restore_creates(self, sent_at: Iterable[float]) -> None:
-        """
-        Count the creates that an ended process has sent: the service still counts them.
-
-        Args:
-            sent_at: The instant before each was sent, by the wall clock.
-        """
-        self.restore_tokens(at + SENT_WITHIN + self.bucket.window for at in sent_at)
-
-    def token_return_times(self) -> list[float]:
-        """Return the argument of ``restore_tokens`` for the next event loop."""
-        now, wall = self.now(), self._runtime.wall()
-        return [wall + due - now for due in self.bucket.return_times(now)]
 
     def record_round_trip(self, seconds: float) -> None:
         """
@@ -220,7 +223,7 @@ class Admission:
         Args:
             seconds: The time from the request to its response.
         """
-        self.bucket.learn_round_trip(seconds, answered_at=self.now())
+        self.tokens.learn_round_trip(seconds)
         if self._queue:
             self._grant()
 
@@ -244,6 +247,9 @@ class Admission:
 
         Returns:
             The permit; after a timeout its reason, MAINTENANCE or RATE_LIMITED.
+
+        Raises:
+            JournalError: If the journal with the account's state cannot be used.
         """
         waiter = _Waiter(position, since, outlasts_maintenance, asyncio.get_running_loop().create_future())
         self._arrivals += 1
@@ -253,67 +259,101 @@ class Admission:
             return await waiter.granted
         except asyncio.CancelledError:
             # It may have been granted and cancelled in the same turn of the loop.
-            if not waiter.granted.cancelled() and isinstance(permit := waiter.granted.result(), Permit):
+            granted = waiter.granted
+            permit = None if granted.cancelled() or granted.exception() is not None else granted.result()
+            if isinstance(permit, Permit):
                 permit.finish(Verdict.UNSENT)
             self._grant()
             raise
 
-    def finish_permit(self, permit: Permit, verdict: Verdict, retry_after: float | None) -> bool:
+    def finish_permit(
+        self,
+        permit: Permit,
+        verdict: Verdict,
+        retry_after: float | None,
+        error: KieError | None,
+        *,
+        refuses_key: bool,
+    ) -> None:
         """See ``Permit.finish``."""
-        now, epoch = self.now(), self.gate.epoch
-        if verdict is Verdict.UNSENT:
-            self.bucket.cancel_lease(permit.lease)
-        elif verdict is Verdict.RATE_LIMITED:
-            self._record_refusal(permit, now)
-        else:
-            # Any other response has passed the rate limit.
-            self.bucket.consume_token(permit.lease, answered_at=now, passed=verdict is not Verdict.IN_DOUBT)
-        # One probe a minute for the whole client, with up to 10 % jitter, so that a fleet does not probe in step.
-        pause = MAINTENANCE_PROBE_INTERVAL * self._runtime.random.uniform(1.0, 1.1)
-        self.gate.record_verdict(verdict, now=now, admitted_at=permit.granted_at, probe=permit.probe, pause=pause)
-        if verdict is Verdict.RATE_LIMITED and retry_after is not None:
-            self.gate.close_until(now + retry_after)
+        if verdict is Verdict.RATE_LIMITED:
+            self._record_refusal(permit)
+        self.tokens.report(
+            permit.token,
+            verdict,
+            # With up to 10 % jitter, so that accounts do not probe in step.
+            pause=MAINTENANCE_PROBE_INTERVAL * self._runtime.random.uniform(1.0, 1.1),
+            closed_for=retry_after if verdict is Verdict.RATE_LIMITED else None,
+            error=None if error is None else dump_error(error),
+            refuses_key=refuses_key,
+        )
         self._grant()
-        return self.gate.epoch != epoch
 
-    def record_account(self, verdict: Verdict) -> None:
+    def record_account(self, verdict: Verdict, error: KieError | None = None, *, refuses_key: bool = False) -> None:
         """Close the gate if the service's answer about the account is MAINTENANCE or ACCOUNT."""
-        now = self.now()
-        pause = MAINTENANCE_PROBE_INTERVAL
-        self.gate.record_verdict(verdict, now=now, admitted_at=now, probe=False, pause=pause)
+        text = None if error is None else dump_error(error)
+        self.tokens.report(None, verdict, pause=MAINTENANCE_PROBE_INTERVAL, error=text, refuses_key=refuses_key)
         self._grant()
 
-    def _record_refusal(self, permit: Permit, now: float) -> None:
-        self.bucket.expire_token(permit.lease, now=now)
+    def read_state(self) -> None:
+        """Read the account's state at once: another worker has closed the gate."""
+        self.tokens.read_again()
+        self._grant()
+
+    async def close(self) -> None:
+        """Return unused leases, and report the others, at the end of the client."""
+        await self.tokens.close()
+
+    def _record_refusal(self, permit: Permit) -> None:
         # Refused probes are expected, and one warning for a burst is enough.
-        if not permit.lease.probe and permit.granted_at > self._warned_at:
-            self._warned_at = now
+        if permit.token.probe or permit.granted_at <= self._warned_at:
+            return
+        self._warned_at = self.now()
+        if self.journal.durable:
             _log.warning(
-                "A create was refused by the rate limit (429) and will be sent again. Other programs may be using the"
-                " account: give each its share with Limits(creates=…)."
+                "A create was refused by the rate limit (429) and will be sent again. Other programs that do not share"
+                " this journal may be using the account: let them share it, or lower Limits(creates=…)."
+            )
+        else:
+            _log.warning(
+                "A create was refused by the rate limit (429) and will be sent again. Processes without a journal on"
+                " disk share nothing: if several use the account, give all of them the same one, such as"
+                " KieClient(journal='kie.db')."
             )
 
     def _grant(self) -> None:
-        """Grant the permits that are possible now, and schedule the next one."""
-        now = self.now()
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
+        """Grant the permits that are possible now, and see that the next one follows."""
+        while True:
+            self._grant_leases()
+            if not self.tokens.refresh(len(self._queue)):
+                break
+        self._end_waits(self.now())
+
+    def _grant_leases(self) -> None:
+        """Give the leases at hand to the first waiters."""
         while self._queue:
             waiter = self._queue[0][2]
             if waiter.granted.done():
                 heapq.heappop(self._queue)
-                continue
-            token_at, gate_at = self.bucket.ready_at(now), self.gate.opens_at(now)
-            if token_at is None or gate_at is None:
-                break  # the next response calls this method again
-            if (ready_at := max(token_at, gate_at)) > now:
-                self._next = self._timers.at(ready_at, self._grant)
-                break
-            heapq.heappop(self._queue)
-            probe = self.gate.admit(now)
-            waiter.granted.set_result(Permit(probe, self.bucket.lease_token(now), self.gate.epoch, self))
-        self._end_waits(now)
+            elif (token := self.tokens.take()) is not None:
+                heapq.heappop(self._queue)
+                self._failed_since = None
+                waiter.granted.set_result(Permit(token, self.now(), self))
+            else:
+                return
+
+    def _fail_waits(self, error: JournalError) -> None:
+        """End the waits if the journal cannot be used, and will not be for long."""
+        now = self.now()
+        if self._failed_since is None:
+            self._failed_since = now
+        if error.retryable and now < self._failed_since + self._unsent_timeout:
+            return
+        self._failed_since = None
+        for _, _, waiter in self._queue:
+            if not waiter.granted.done():
+                waiter.granted.set_exception(error.copy())
+        self._queue.clear()
 
     def _end_waits(self, now: float) -> None:
         """End the waits whose timeout for maintenance, or for a rate limit that refuses every create, is reached."""
@@ -322,8 +362,8 @@ class Admission:
             self._next_end = None
         ends: list[float] = []
         for reason, began_at in (
-            (Verdict.MAINTENANCE, self.gate.maintenance_since),
-            (Verdict.RATE_LIMITED, self.bucket.refused_since),
+            (Verdict.MAINTENANCE, self.tokens.maintenance_since),
+            (Verdict.RATE_LIMITED, self.tokens.refused_since),
         ):
             if began_at is None or not self._queue:
                 continue

@@ -9,6 +9,7 @@ request it continues to the response, and journals the result before it reports 
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 import anyio
@@ -53,6 +54,9 @@ WriteIntent: TypeAlias = "Callable[[], Awaitable[tuple[Intent, Mapping[str, JSON
 
 _log = logging.getLogger("kie_async")
 
+#: The HTTP status, and the codes, by which the service refuses the API key and not the account.
+_BAD_KEY = 401
+_KEY_REFUSALS = frozenset({401, 433})
 _GATED = frozenset({Verdict.RATE_LIMITED, Verdict.MAINTENANCE})
 #: The upper bound of the wait after each failure: 0.5, 1, 2 … 30 seconds.
 _UNSENT_WAIT = wait_exponential(multiplier=0.5, max=30.0)
@@ -193,9 +197,12 @@ class Attempts:
         submission, context, upload_again = self.submission, self.context, self.submission.upload_again
         if upload_again is not None and self._are_uploads_expired() and not await self._upload_again(upload_again):
             return False
-        permit = await context.admission.acquire_permit(
-            submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
-        )
+        try:
+            permit = await context.admission.acquire_permit(
+                submission.position, since=submission.requested_at, outlasts_maintenance=submission.outlasts_maintenance
+            )
+        except errors.JournalError as error:
+            return await self._handle_broken_journal(error)
         if not isinstance(permit, Permit):
             limited = permit is Verdict.RATE_LIMITED
             waited = context.retry.max_age if limited else context.retry.maintenance_timeout
@@ -220,7 +227,13 @@ class Attempts:
         context.account_check.answered |= reply.code is not None
         self._named = () if verdict is Verdict.ACCEPTED else read_candidates(exchange.body)
         unclear = self._named or reply.is_bare_refusal
-        gate_closed = permit.finish(Verdict.IN_DOUBT if unclear else verdict, retry_after=exchange.retry_after)
+        refusal = create_error(reply, job_id=self.job.id) if verdict is Verdict.ACCOUNT else None
+        permit.finish(
+            Verdict.IN_DOUBT if unclear else verdict,
+            retry_after=exchange.retry_after,
+            error=refusal,
+            refuses_key=reply.code in _KEY_REFUSALS or reply.status == _BAD_KEY,
+        )
         retry, on_wire, submission.on_wire = False, submission.on_wire, False
         if unclear:
             verdict = await self._clarify(verdict, reply)
@@ -228,7 +241,7 @@ class Attempts:
             return False  # what the answer has named is bound, or a callback was faster
         # Only this task knows the response: nothing may interrupt it before the result is journaled.
         with anyio.CancelScope(shield=True):
-            retry = await self._record_verdict(verdict, reply, exchange.error, gate_closed=gate_closed)
+            retry = await self._record_verdict(verdict, reply, exchange.error)
         # A submission that was stopped while the create was on the wire ends now.
         return retry and submission.stop_reason is None and not self._row_moved
 
@@ -268,16 +281,20 @@ class Attempts:
         job, context = self.job, self.context
         if job.state is not JobState.INTENT:
             raise _RowMovedError  # a callback has proved that an ambiguous attempt was accepted
-        sending = False
+        sending, attempts = False, require_row(job).attempts
         with anyio.CancelScope(shield=True):
             sending = await context.transitions.require_transition(
                 job,
                 JobState.SENDING,
+                account_epoch=permit.account_epoch,
                 attempts=require_row(job).attempts + 1,
                 sending_at=context.runtime.wall(),
                 error=None,
             )
         if not sending:
+            if (row := require_row(job)).state is JobState.INTENT and row.attempts == attempts:
+                context.admission.read_state()  # another worker has closed the gate
+                raise _NotSentError
             raise _RowMovedError
         self._wrote_sending = True
         if self.submission.stop_reason is not None or not permit.is_usable():
@@ -296,9 +313,7 @@ class Attempts:
                 or not await self.context.transitions.record_transition(self.job, JobState.INTENT, **changes)
             )
 
-    async def _record_verdict(
-        self, verdict: Verdict, reply: Reply, error: Exception | None, *, gate_closed: bool
-    ) -> bool:
+    async def _record_verdict(self, verdict: Verdict, reply: Reply, error: Exception | None) -> bool:
         job, context = self.job, self.context
         self._last_verdict = verdict
         self._unsent_since = self._unsent_since if verdict is Verdict.UNSENT else None
@@ -317,7 +332,7 @@ class Attempts:
                 await self._return_to_intent()
             case Verdict.ACCOUNT:
                 context.report(EventName.ACCOUNT_PAUSED, job, code=reply.code or reply.status)
-                self.stop_for_account(None if gate_closed else (job,), create_error(reply, job_id=job.id))
+                self.stop_for_account((job,), create_error(reply, job_id=job.id))
                 await self._return_to_intent()
             case Verdict.REJECTED:
                 if names_lost_media(reply.message):
@@ -344,11 +359,8 @@ class Attempts:
 
     async def _handle_unsent(self, error: Exception | None) -> bool:
         await self._return_to_intent()
-        if isinstance(error, errors.JournalError):
-            if self.job.key is not None:
-                raise error  # the intent stays: the same key, or recover(), resumes it
-            await self._cancel_job(error)
-            return False
+        if isinstance(error, errors.JournalError) and not error.retryable:
+            return await self._handle_broken_journal(error)
         if isinstance(error, errors.BudgetExceededError):
             await self._cancel_job(error)
             return False
@@ -371,6 +383,12 @@ class Attempts:
         if self._unsent_since is None:
             self._unsent_since = self.context.runtime.now()
         return True
+
+    async def _handle_broken_journal(self, error: errors.JournalError) -> bool:
+        if self.job.key is not None:
+            raise error  # the intent stays: the same key, or recover(), resumes it
+        await self._cancel_job(error)
+        return False
 
     async def _handle_ambiguous(self, reply: Reply) -> bool:
         job, context = self.job, self.context
@@ -524,9 +542,13 @@ class Submitter:
         if job.submission is not None:
             job.submission.cancel_unless_on_wire()
 
-    def stop_for_account(self, jobs: Collection[LiveJob] | None, error: errors.KieError) -> None:
-        """Stop the submissions of *jobs*, or all with None, because the account cannot pay."""
+    def stop_for_account(
+        self, jobs: Collection[LiveJob] | None, error: errors.KieError, *, until: float = math.inf
+    ) -> None:
+        """Stop the submissions of *jobs*, or all with None, that began by an instant: the account cannot pay."""
         for job in list(self._active) if jobs is None else jobs:
+            if job.submission is not None and job.submission.requested_at > until:
+                continue
             own = error.copy()
             own.job_id = job.id
             self.stop(job, StopReason.ACCOUNT, own)

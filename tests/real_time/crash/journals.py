@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import anyio
 import attrs
 
+from kie_async._core.account_state import AccountState
 from kie_async._core.acknowledged import Repair
 from kie_async._core.budget_ledger import SeenPrices
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent
-from kie_async._io.journals.journal import Changes, Journal, Service, WorkerReport
+from kie_async._io.journals.journal import AccountChange, Changes, Journal, Service, WorkerReport
 from kie_async.budget import BudgetInfo
 from kie_async.states import JobState
 from kie_async.statistics import WorkerInfo
 from tests.real_time.crash.kill_points import KillPoints
 
 __all__ = ["BUGS", "InstrumentedJournal"]
+
+_T = TypeVar("_T")
 
 
 class _JournalProxy:
@@ -65,9 +68,9 @@ class _JournalProxy:
         return await self.inner.add(intent)
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
-        return await self.inner.transition(seen, state, at=at, **changes)
+        return await self.inner.transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
         return await self.inner.update_fields(job_id, at=at, **changes)
@@ -156,14 +159,24 @@ class _JournalProxy:
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self.inner.count_orphans()
 
-    async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
-        return await self.inner.orphaned_send_times(since=since)
-
     async def count_unsent_of_other_keys(self) -> int:
         return await self.inner.count_unsent_of_other_keys()
 
     async def older_callback_secrets(self) -> Sequence[bytes]:
         return await self.inner.older_callback_secrets()
+
+    @property
+    def account_state(self) -> AccountState | None:
+        return self.inner.account_state
+
+    @account_state.setter
+    def account_state(self, state: AccountState | None) -> None:
+        self.inner.account_state = state
+
+    async def change_account(
+        self, change: Callable[[str | None, float], tuple[str | None, int, _T]]
+    ) -> AccountChange[_T]:
+        return await self.inner.change_account(change)
 
     @property
     def heartbeat_interval(self) -> float:
@@ -204,10 +217,10 @@ class InstrumentedJournal(_JournalProxy):
         return row
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         self._kill_points.pass_point(f"journal: before {state}")
-        row = await self.inner.transition(seen, state, at=at, **changes)
+        row = await self.inner.transition(seen, state, at=at, account_epoch=account_epoch, **changes)
         self._kill_points.pass_point(f"journal: after {state}")
         return row
 
@@ -242,7 +255,7 @@ class _JournalsAfterResponse(_JournalProxy):
         self._unwritten: dict[str, tuple[Intent, float]] = {}
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         if state is JobState.SENDING:
             self._unwritten[seen.id] = seen, at
@@ -254,7 +267,7 @@ class _JournalsAfterResponse(_JournalProxy):
             )
             if written is None:
                 return None
-        return await self.inner.transition(seen, state, at=at, **changes)
+        return await self.inner.transition(seen, state, at=at, account_epoch=account_epoch, **changes)
 
 
 class _ResendsSending(_JournalProxy):
@@ -309,7 +322,13 @@ class _MovesWithoutComparing(_ClaimsWithoutChecking):
     """A bug: a move overwrites any state, without compare-and-set."""
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self,
+        seen: Intent,
+        state: JobState,
+        *,
+        at: float,
+        account_epoch: int | None = None,  # noqa: ARG002
+        **changes: Unpack[Changes],
     ) -> Intent | None:
         # This call changes a row without comparing its state; here it changes the state itself.
         overwritten: dict[str, Any] = {"state": state, **changes}

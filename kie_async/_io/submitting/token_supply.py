@@ -1,0 +1,448 @@
+"""
+``TokenSupply``: exchanges leases and reports with the account's state, which all workers of the account share.
+
+In a journal in memory the state is the client's own, and an exchange is a call. Otherwise it is a transaction of the
+journal, so leases are taken ahead and reports are collected: what others need at once is reported at once, all else
+with the next exchange. All instants here are the loop's; those of the state are the shared time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+import attrs
+
+from kie_async import errors
+from kie_async._core.account_state import LEASE, AccountState, AccountView, LeaseReport, SharedLimits
+from kie_async._core.job_errors import load_error
+from kie_async._core.token_buckets import MAX_LEASES, Deliveries
+from kie_async._core.verdicts import Verdict
+from kie_async._io.journals.journal import AccountChange, Journal
+from kie_async._io.runtime import Runtime, Supervisor
+from kie_async._io.timers import Timer, Timers
+from kie_async.policy import Limits
+
+__all__ = ["LeasedToken", "TokenSupply"]
+
+_log = logging.getLogger("kie_async")
+
+#: The time that a report may wait for the next exchange, in windows, and in seconds at most: it matters a window later.
+_REPORT_WITHIN = 0.25
+_LONGEST_REPORT_WITHIN = 2.5
+#: The interval in seconds at which leases are renewed, and at which a worker that wants leases says so again.
+_RENEWAL = 2.5
+#: The interval in seconds at which a worker that wants nothing renews its limits.
+_PRESENCE = 10.0
+#: The seconds for which an unused lease is kept.
+_UNUSED = 1.5
+#: The number of leases that are taken in advance while no other worker wants any.
+_SPARE = 8
+#: The pause after an exchange that has failed, in seconds.
+_RETRY = 1.0
+#: Verdicts that other workers need to know at once.
+_URGENT = frozenset({Verdict.RATE_LIMITED, Verdict.MAINTENANCE, Verdict.ACCOUNT})
+
+
+@attrs.define(eq=False)
+class LeasedToken:
+    """
+    A token lease as this worker has it.
+
+    Attributes:
+        number: Its number.
+
+        leased_at: The instant from which a create may be sent with it.
+
+        usable_until: The instant until which it may be, unless it is renewed.
+
+        probe: True if a refusal is expected.
+
+        gate_probe: True if it is the one request that a closed gate lets through.
+
+        epoch: The epoch of the account's state in which it was given.
+    """
+
+    number: int
+    leased_at: float
+    usable_until: float
+    probe: bool
+    gate_probe: bool
+    epoch: int
+
+
+class TokenSupply:
+    """
+    The token leases of one client.
+
+    Args:
+        limits: The limits that the client is configured with.
+
+        journal: Has the account's state.
+
+        runtime: The clocks.
+
+        timers: Schedules exchanges.
+
+        supervisor: Runs them.
+
+        on_change: Called when there may be leases, or the account's state may have changed; it calls ``refresh``.
+
+        on_pause: Called with the refusal by the account, or of the API key, that this or another worker got, and with
+            its instant.
+
+        on_failure: Called when the journal cannot be used.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        journal: Journal,
+        runtime: Runtime,
+        timers: Timers,
+        supervisor: Supervisor,
+        on_change: Callable[[], None],
+        on_pause: Callable[[errors.KieError, float], None],
+        on_failure: Callable[[errors.JournalError], None],
+    ) -> None:
+        self._limits = SharedLimits(limits.creates, limits.window)
+        self._journal = journal
+        self._runtime = runtime
+        self._timers = timers
+        self._supervisor = supervisor
+        self._on_change = on_change
+        self._on_pause = on_pause
+        self._on_failure = on_failure
+        #: Leases that are not used yet, and those that are.
+        self._hand: list[LeasedToken] = []
+        self._out: dict[int, LeasedToken] = {}
+        self._deliveries = Deliveries()
+        self._reports: list[LeaseReport] = []
+        self._report_by = math.inf
+        self._wanted = 0
+        #: The number of leases that the account's state knows to be wanted.
+        self._known_to_want = 0
+        self._view: AccountView | None = None
+        self._next_at = math.inf
+        self._exchanged_at = self._retry_at = -math.inf
+        self._exchanging = False
+        self._timer: Timer | None = None
+        #: What to add to a shared instant for the loop's, and to the loop's for a shared one, at most.
+        self._to_loop = self._to_shared = 0.0
+        #: The text that was written last, and its state; used in the journal's thread.
+        self._written: tuple[str, AccountState] | None = None
+        self._warned_of: str | None = None
+
+    @property
+    def _is_own(self) -> bool:
+        return not self._journal.durable
+
+    # -- the state --------------------------------------------------------------------------------------------------
+
+    @property
+    def in_use(self) -> int:
+        """The number of leases that creates have."""
+        return len(self._out)
+
+    @property
+    def limits(self) -> SharedLimits:
+        """The limits in force."""
+        return self._limits if self._view is None else self._view.limits
+
+    @property
+    def maintenance_since(self) -> float | None:
+        """The instant since which the service is known to be under maintenance; None if it is not."""
+        return self._in_loop(None if self._view is None else self._view.maintenance_since)
+
+    @property
+    def refused_since(self) -> float | None:
+        """The instant since which the rate limit has refused all requests; None if it has not."""
+        return self._in_loop(None if self._view is None else self._view.refused_since)
+
+    def _in_loop(self, shared: float | None) -> float | None:
+        return None if shared is None else shared + self._to_loop
+
+    # -- leases -----------------------------------------------------------------------------------------------------
+
+    def take(self) -> LeasedToken | None:
+        """Return a lease that may be used now, or None."""
+        now = self._runtime.now()
+        for token in self._hand:
+            if token.leased_at <= now:
+                self._hand.remove(token)
+                self._out[token.number] = token
+                return token
+        return None
+
+    def is_usable(self, token: LeasedToken) -> bool:
+        """Return True if a create may be sent with a lease now."""
+        valid = self._view is not None and (token.gate_probe or token.epoch == self._view.epoch)
+        return valid and self._runtime.now() <= token.usable_until
+
+    def mark_written(self, token: LeasedToken) -> None:
+        """Record that the first byte of a create is about to be written."""
+        self._deliveries.mark_written(token.number, self._runtime.now())
+
+    def learn_round_trip(self, seconds: float) -> None:
+        """Learn the round trip of a poll that was answered now: it bounds the travel time of creates."""
+        self._deliveries.learn_round_trip(seconds, answered_at=self._runtime.now())
+        if self._is_own:
+            self._next_at = -math.inf
+
+    def report(
+        self,
+        token: LeasedToken | None,
+        verdict: Verdict,
+        *,
+        pause: float,
+        closed_for: float | None = None,
+        error: str | None = None,
+        refuses_key: bool = False,
+    ) -> None:
+        """
+        End a lease, or report an answer that needed none; ``refresh`` must follow.
+
+        Args:
+            token: The lease, or None.
+
+            verdict: The verdict.
+
+            pause: The seconds for which maintenance closes the gate.
+
+            closed_for: The value of ``Retry-After``, in seconds.
+
+            error: The refusal by the account, as text.
+
+            refuses_key: True if it concerns the API key only.
+        """
+        now = self._runtime.now()
+        if token is not None:
+            self._out.pop(token.number, None)
+            if not self._is_own:
+                self._end_delivery(token, verdict, now)
+        self._reports.append(
+            LeaseReport(
+                number=None if token is None else token.number,
+                at=now,
+                verdict=verdict,
+                pause=pause,
+                closed_for=closed_for,
+                error=error,
+                key=self._journal.service.account,
+                refuses_key=refuses_key,
+            )
+        )
+        view = self._view
+        troubled = view is not None and (view.refused_since is not None or view.maintenance_since is not None)
+        lease_matters = token is None or token.probe or token.gate_probe or (verdict is Verdict.UNSENT and self._wanted)
+        urgent = self._is_own or verdict in _URGENT or troubled or lease_matters
+        within = min(_REPORT_WITHIN * self.limits.window, _LONGEST_REPORT_WITHIN)
+        self._report_by = min(self._report_by, now if urgent else now + within)
+
+    def _end_delivery(self, token: LeasedToken, verdict: Verdict, now: float) -> None:
+        if verdict in (Verdict.UNSENT, Verdict.IN_DOUBT):
+            self._deliveries.forget(token.number)
+        else:
+            self._deliveries.confirm(token.number, now)
+
+    def read_again(self) -> None:
+        """Read the account's state at once: another worker has changed it; ``refresh`` must follow."""
+        self._next_at = -math.inf
+
+    # -- exchanges --------------------------------------------------------------------------------------------------
+
+    def refresh(self, wanted: int) -> bool:
+        """
+        Exchange what is due, or set the timer for it.
+
+        Args:
+            wanted: The number of leases that are wanted besides those that ``take`` gives now.
+
+        Returns:
+            True if the state has been exchanged, so that there may be leases now; False if ``on_change`` will tell.
+        """
+        if not wanted and self._wanted:
+            self._next_at = math.inf
+        elif wanted and not self._wanted:
+            self._next_at = -math.inf
+        self._wanted = wanted
+        if self._exchanging:
+            return False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._runtime.now()
+        self._return_unused(now)
+        due_at = self._due_at(now)
+        if due_at > now:
+            if wanted:
+                due_at = min([due_at, *(token.leased_at for token in self._hand)])
+            if due_at < math.inf:
+                self._timer = self._timers.at(due_at, self._on_change)
+            return False
+        if self._is_own:
+            self._exchange_own(now)
+            return True
+        if self._supervisor.running:
+            self._exchanging = True
+            self._supervisor.start(self._exchange)
+        return False
+
+    def _return_unused(self, now: float) -> None:
+        """Return leases that are not needed, or that the gate has closed on."""
+        epoch = None if self._view is None else self._view.epoch
+        for token in list(self._hand):
+            closed = token.epoch != epoch and not token.gate_probe
+            unused = not self._wanted and (self._is_own or token.leased_at + _UNUSED <= now)
+            if closed or unused or token.usable_until < now:
+                self._hand.remove(token)
+                self.report(token, Verdict.UNSENT, pause=0.0)
+
+    def _due_at(self, now: float) -> float:
+        """Return the instant of the next exchange."""
+        due = [self._report_by]
+        if self._wanted:
+            due.append(self._next_at)
+        if not self._is_own and self._view is not None:
+            since = self._exchanged_at
+            due.append(since + (_RENEWAL if self._wanted or self._out or self._hand else _PRESENCE))
+            if self._hand and not self._wanted:
+                due.append(max(now, min(token.leased_at for token in self._hand) + _UNUSED) + 1e-3)
+            if self._known_to_want and not self._wanted:
+                due.append(since + _REPORT_WITHIN * min(10.0, self.limits.window))
+        return max(min(due), self._retry_at)
+
+    def _exchange_own(self, now: float) -> None:
+        """Exchange with the client's own state, which no other worker changes."""
+        journal = self._journal
+        if journal.account_state is None:
+            journal.account_state = AccountState(self._limits)
+        journal.account_state.bucket.deliveries = self._deliveries
+        reports, self._reports, self._report_by = self._reports, [], math.inf
+        view = journal.account_state.exchange(
+            journal.worker,
+            now,
+            limits=self._limits,
+            reports=reports,
+            wanted=min(self._wanted, MAX_LEASES),
+            key=journal.service.account,
+            alone=True,
+        )
+        self._adopt(AccountChange(view, now, now, now))
+
+    async def _exchange(self) -> None:
+        """Exchange with the journal's state, and tell."""
+        try:
+            await self._exchange_once()
+        finally:
+            self._exchanging = False
+        self._on_change()
+
+    async def _exchange_once(self, *, leave: bool = False) -> None:
+        now = self._runtime.now()
+        counted = [LeaseReport(number=number, at=at) for number, at in self._deliveries.counted(now)]
+        reports, self._reports, self._report_by = [*counted, *self._reports], [], math.inf
+        try:
+            change = await self._journal.change_account(
+                partial(
+                    self._change,
+                    reports=self._shared_reports(reports),
+                    held=frozenset(self._out) | {token.number for token in self._hand},
+                    wanted=min(self._wanted, MAX_LEASES),
+                    leave=leave,
+                )
+            )
+        except errors.JournalError as error:
+            self._reports, self._report_by = reports + self._reports, -math.inf
+            self._retry_at = self._runtime.now() + _RETRY
+            self._on_failure(error)
+        else:
+            self._retry_at = -math.inf
+            self._adopt(change)
+
+    def _shared_reports(self, reports: Sequence[LeaseReport]) -> list[LeaseReport]:
+        """Return reports with shared instants; before the first exchange they are about no lease, and count as now."""
+        shift = math.inf if self._view is None else self._to_shared
+        return [attrs.evolve(report, at=report.at + shift) for report in reports]
+
+    def _change(
+        self,
+        text: str | None,
+        now: float,
+        *,
+        reports: Sequence[LeaseReport],
+        held: Collection[int],
+        wanted: int,
+        leave: bool,
+    ) -> tuple[str | None, int, AccountView]:
+        """Change the state; called in the journal's thread."""
+        written = self._written
+        if text is None:
+            state = AccountState(self._limits)
+        elif written is not None and written[0] == text:
+            state = written[1]
+        else:
+            state = AccountState.load(text)
+        self._written = None  # until it is whole again
+        view = state.exchange(
+            self._journal.worker,
+            now,
+            limits=self._limits,
+            reports=reports,
+            held=held,
+            wanted=wanted,
+            spare=_SPARE if wanted else 0,
+            key=self._journal.service.account,
+        )
+        if leave:
+            state.leave(self._journal.worker)
+        changed = state.dump()
+        self._written = (changed, state)
+        return changed, state.epoch, view
+
+    def _adopt(self, change: AccountChange[AccountView]) -> None:
+        """Take over what an exchange has given."""
+        known, view, now = self._view, change.result, change.now
+        self._view, self._exchanged_at = view, self._runtime.now()
+        self._to_loop, self._to_shared = change.latest - now, now - change.earliest
+        good_from = change.earliest
+        for token in (*self._hand, *self._out.values()):
+            token.usable_until = max(good_from, token.leased_at) + LEASE
+        self._hand += [
+            LeasedToken(
+                number=lease.number,
+                leased_at=lease.leased_at + self._to_loop,
+                usable_until=good_from + max(0.0, lease.leased_at - now) + LEASE,
+                probe=lease.probe,
+                gate_probe=lease.gate_probe,
+                epoch=view.epoch,
+            )
+            for lease in view.leases
+        ]
+        self._known_to_want = max(0, self._wanted - len(view.leases))
+        self._next_at = math.inf if view.next_at is None else view.next_at + self._to_loop
+        if view.stricter_worker not in (None, self._warned_of):
+            self._warned_of = view.stricter_worker
+            _log.warning(
+                "Worker %s limits the account to %d creates in %g s, and this client to %d in %g s: the strictest"
+                " counts for all. Limits are the account's: give all workers the same ones, and do not divide them.",
+                view.stricter_worker,
+                view.limits.creates,
+                view.limits.window,
+                self._limits.creates,
+                self._limits.window,
+            )
+        if known is not None and known.epoch != view.epoch and view.paused_by is not None:
+            self._on_pause(load_error(view.paused_by, job_id=""), view.paused_at + self._to_loop)
+
+    async def close(self) -> None:
+        """Return what is unused, and report what is known; the client ends."""
+        for token in self._hand:
+            self.report(token, Verdict.UNSENT, pause=0.0)
+        self._hand.clear()
+        if not self._is_own and self._view is not None:
+            self._wanted = 0
+            await self._exchange_once(leave=True)
