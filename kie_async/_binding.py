@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import anyio
@@ -274,11 +273,11 @@ class EngineBinding:
         service = Service.of(self.base_url, self.api_key())
         # A new one for each engine: an engine that still drains is another owner than the next engine.
         if isinstance(self.journal, PostgresJournal):
-            store = import_module("kie_async._io.journals.postgres").PostgresStore
-            made: Journal = store(
+            from kie_async._io.journals.postgres import PostgresStore
+
+            return PostgresStore(
                 self.journal.dsn, schema=self.journal.schema, store_inputs=self.journal.store_inputs, service=service
             )
-            return made
         if self.journal is not None:
             return SqliteStore(self.journal.path, store_inputs=self.journal.store_inputs, service=service)
         if self._memory is None:

@@ -33,7 +33,7 @@ def is_dsn(text: str) -> bool:
 
 def shown_dsn(dsn: str) -> str | None:
     """
-    Return a DSN for messages: user, hosts, ports and database, and no secret; None if the DSN is not valid.
+    Return a DSN for messages: user, hosts, ports and database, and no secret; None if it cannot be read.
 
     The result is built from these parts instead of being cut out of the DSN: however a password is written, it is not
     among them. A URL whose password needs encoding, such as one with ``@`` or ``/``, is not valid: a part of the
@@ -81,10 +81,12 @@ def is_public(dsn: str) -> bool:
 
 
 def _parse(dsn: str, *, own: bool = False) -> dict[str, str] | None:
-    """Return the settings in a DSN, None if it is not valid; the errors of psycopg are dropped: they quote the DSN."""
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-
+    """Return the settings in a DSN, or None; the errors of psycopg are dropped: they quote the DSN."""
+    try:
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+    except ImportError:
+        return None
     if "\0" in dsn:
         return None
     url = _URL.fullmatch(dsn) if is_dsn(dsn) else None

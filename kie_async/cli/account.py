@@ -55,7 +55,7 @@ async def run_budgets(session: Session, *, name: str | None = None, total: float
     async with session.client(needs_key=False) as kie:
         infos = await kie.budgets() if name is None or total is None else [await kie.raise_budget(name, total)]
     if not infos:
-        journal = "memory" if session.journal is None else session.journal.path
+        journal = "memory" if session.journal is None else session.journal
         session.output.info(
             f"No budget has a name in the journal {journal} at {session.origin}. Name another journal with --journal,"
             " another service with KIE_BASE_URL. Budget(name=…) and batch --budget-name name a budget."

@@ -27,7 +27,8 @@ __all__ = ["app"]
 _ENVIRONMENT = (
     "Environment: KIE_API_KEY is the key; KIE_BASE_URL and KIE_UPLOAD_URL select another service than Kie's own;"
     " KIE_WEBHOOK_KEY is the account's webhookHmacKey, for `listen`;"
-    " KIE_JOURNAL is the journal; default: kie-async/journal.db in XDG_STATE_HOME or ~/.local/state;"
+    " KIE_JOURNAL is the journal, a file or the DSN of a PostgreSQL database; default: kie-async/journal.db in"
+    " XDG_STATE_HOME or ~/.local/state;"
     " HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY select a proxy, as `--proxy` does."
 )
 

@@ -215,7 +215,7 @@ class CallbackLog:
             hint = f"The token is valid, but without a journal no job is known. The callback was for {job_id}."
         elif status == _NOT_FOUND and journal is not None:
             hint = (
-                f"The token is valid, but {job_id} is not in the journal {journal.path}. Use the journal of the program"
+                f"The token is valid, but {job_id} is not in the journal {journal}. Use the journal of the program"
                 " that has submitted the job: --journal FILE."
             )
         elif status == _UNAUTHORIZED:
@@ -290,7 +290,7 @@ async def run_listen(
             f"This URL receives callbacks. For programs on this machine: callback_url={url!r}. Behind a tunnel to port"
             f" {port}: callback_url='https://YOUR-TUNNEL{address.path}'. Ctrl-C ends the command."
         )
-        known = "There is no journal: no job is known" if journal is None else f"Jobs are read from {journal.path}"
+        known = "There is no journal: no job is known" if journal is None else f"Jobs are read from {journal}"
         signed = "are checked" if webhook_keys else "are not checked: no webhook key is set"
         output.info(f"{known}. Signatures {signed}.")
 

@@ -1,4 +1,4 @@
-"""The options and arguments that several commands share, and the journal file that they select."""
+"""The options and arguments that several commands share, and the journal that they select."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import os
 import re
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import attrs
 import typer
 
-from kie_async import ConfigurationError
-from kie_async._display import shown
+from kie_async import ConfigurationError, PostgresJournal
+from kie_async._display import sealed, shown
+from kie_async._dsn import is_dsn, is_public, shown_dsn
 from kie_async._urls import BASE_URL, proxy_url, service_origin
 
 __all__ = [
     "AllowNetworksOption",
+    "CommandJournal",
     "IdArgument",
     "JobArgument",
+    "JournalDatabase",
     "JournalFile",
     "JournalOption",
     "JsonOption",
@@ -43,11 +47,14 @@ IdArgument: TypeAlias = Annotated[
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="The job's id in the journal (kj_…).")]
 
 JournalOption: TypeAlias = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         metavar="FILE",
         envvar=_JOURNAL_VARIABLE,
-        help="The journal; default: a file for each service in kie-async in $XDG_STATE_HOME or ~/.local/state.",
+        help=(
+            "The journal: a file, or postgresql://user@host/database; default: a file for each service in kie-async in"
+            " $XDG_STATE_HOME or ~/.local/state. Give a password in the environment only."
+        ),
     ),
 ]
 NoJournalOption: TypeAlias = Annotated[
@@ -138,9 +145,16 @@ class JournalFile:
     is_default: bool = False
     option: str = ""
 
-    def create_folder(self) -> Path:
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Return True if the file exists; blocks."""
+        return self.path.exists()
+
+    def prepare(self) -> Path:
         """
-        Create the default file's folder and return the file; blocks, so call it in a thread.
+        Create the default file's folder and return the file, for a client; blocks, so call it in a thread.
 
         Raises:
             ConfigurationError: If the folder cannot be created.
@@ -157,6 +171,53 @@ class JournalFile:
         return self.path
 
 
+@attrs.frozen(eq=False)
+class JournalDatabase:
+    """
+    A journal in PostgreSQL.
+
+    Attributes:
+        dsn: Returns the DSN; a plain attribute would be shown by error trackers.
+
+        by_environment: True if it was named by ``KIE_JOURNAL``, which the next command has, too.
+    """
+
+    dsn: Callable[[], str]
+    by_environment: bool = False
+
+    def __str__(self) -> str:
+        return shown_dsn(self.dsn()) or "PostgreSQL"
+
+    @property
+    def option(self) -> str:
+        """The option that leads another command to the journal, with ``DSN`` in place of a DSN that has a secret."""
+        if self.by_environment:
+            return ""
+        return f" --journal {shlex.quote(self.dsn()) if is_public(self.dsn()) else 'DSN'}"
+
+    @property
+    def shows_secret(self) -> bool:
+        """True if the command line, which all users of the machine can read, may have a password."""
+        return not self.by_environment and not is_public(self.dsn())
+
+    def exists(self) -> bool:
+        """Return True: a client tells whether it is the one that is looked for."""
+        return True
+
+    def prepare(self) -> PostgresJournal:
+        """
+        Return the configuration for a client; blocks, since it may import psycopg.
+
+        Raises:
+            ConfigurationError: If the DSN is not valid, or psycopg is not installed.
+        """
+        return PostgresJournal(self.dsn())
+
+
+#: The journal of a command.
+CommandJournal: TypeAlias = JournalFile | JournalDatabase
+
+
 def configured_origin(url: str | None = None) -> str | None:
     """Return the service of *url*, or else of ``KIE_BASE_URL``, or else Kie's own; None if the URL is invalid."""
     try:
@@ -165,17 +226,19 @@ def configured_origin(url: str | None = None) -> str | None:
         return None  # the client reports it
 
 
-def select_journal(given: Path | None) -> JournalFile:
+def select_journal(given: str | None) -> CommandJournal:
     """
     Return the journal of a command.
 
     Args:
-        given: The file chosen by option or environment; None for the one of the configured service in the user's state
-            directory (``$XDG_STATE_HOME``, else ``~/.local/state``).
+        given: The file or DSN chosen by option or environment; None for the file of the configured service in the
+            user's state directory (``$XDG_STATE_HOME``, else ``~/.local/state``).
     """
     if given is not None:
-        by_environment = os.environ.get(_JOURNAL_VARIABLE) == str(given)
-        return JournalFile(given, option="" if by_environment else f" --journal {shlex.quote(str(given))}")
+        by_environment = os.environ.get(_JOURNAL_VARIABLE) == given
+        if is_dsn(given):
+            return JournalDatabase(sealed(given), by_environment=by_environment)
+        return JournalFile(Path(given), option="" if by_environment else f" --journal {shlex.quote(given)}")
     # The XDG specification ignores a path that is not absolute.
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():

@@ -10,7 +10,6 @@ import threading
 import traceback
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -20,7 +19,7 @@ import typer
 
 from kie_async import DownloadError, InvalidRequestError, JournalError, KieError, SubmitInDoubtError, TaskTimeoutError
 from kie_async.cli.exit_codes import ExitCode, exit_code_of
-from kie_async.cli.options import JournalFile, select_journal
+from kie_async.cli.options import CommandJournal, JournalDatabase, select_journal
 from kie_async.cli.output import Output, log_to
 from kie_async.cli.session import Session
 
@@ -58,7 +57,7 @@ def run_command(
     command: Callable[[Session], Awaitable[ExitCode]],
     *,
     as_json: bool = False,
-    journal: JournalFile | None = None,
+    journal: CommandJournal | None = None,
 ) -> None:
     """
     Run a command to its exit code.
@@ -77,6 +76,11 @@ def run_command(
     """
     options = context.ensure_object(GlobalOptions)
     session = Session(output=Output(as_json=as_json), journal=journal, allow_networks=options.allow_networks)
+    if isinstance(journal, JournalDatabase) and journal.shows_secret:
+        session.output.warn(
+            "Other users of this machine can read a password in --journal. Set KIE_JOURNAL to the DSN instead: then the"
+            " commands that are printed here need no --journal."
+        )
     with log_to(session.output, verbose=options.verbose):
         raise typer.Exit(_run(options, session, command))
 
@@ -86,7 +90,7 @@ def run_with_journal(
     command: Callable[[Session], Awaitable[ExitCode]],
     *,
     as_json: bool,
-    journal: Path | None,
+    journal: str | None,
     no_journal: bool = False,
 ) -> None:
     """

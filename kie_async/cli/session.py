@@ -13,7 +13,7 @@ import anyio.to_thread
 import attrs
 
 from kie_async import ConfigurationError
-from kie_async.cli.options import JournalFile, configured_origin
+from kie_async.cli.options import CommandJournal, configured_origin
 from kie_async.cli.output import Output
 from kie_async.cli.resume_info import JobResumeInfo, ResumeInfo
 
@@ -54,7 +54,7 @@ class Session:
     output: Output
     api_key: str | None = None
     url: str | None = None
-    journal: JournalFile | None = None
+    journal: CommandJournal | None = None
     resume_info: ResumeInfo | None = None
     allow_networks: tuple[str, ...] = ()
     uses_fake: bool = False
@@ -141,7 +141,7 @@ class Session:
             upload_url=self.url,
             limits=limits,
             retry=retry,
-            journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.create_folder),
+            journal=None if self.journal is None else await anyio.to_thread.run_sync(self.journal.prepare),
             callback_url=callback_url,
             webhook_key=webhook_keys,
             allow_networks=self.allow_networks,

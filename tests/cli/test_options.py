@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import JournalFile, select_journal
+from kie_async.cli.options import JournalDatabase, JournalFile, select_journal
 from tests.cli.helpers import run_cli
+from tests.client.canaries import canaries_in
 
 
 def test_chosen_journal_needs_an_option() -> None:
-    assert JournalFile(Path("a b.db"), option=" --journal 'a b.db'") == select_journal(Path("a b.db"))
+    assert JournalFile(Path("a b.db"), option=" --journal 'a b.db'") == select_journal("a b.db")
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,65 @@ def test_a_journal_in_memory_is_refused_with_what_to_do(
     assert ExitCode.USAGE == result.code, result.err
     assert "or --no-journal" in result.err
     assert [] == list(tmp_path.iterdir())
+
+
+SECRET = "canary-of-the-dsn"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "option", "shown"),
+    [
+        ("postgresql://app@db/app", " --journal postgresql://app@db/app", "postgresql://app@db/app"),
+        (
+            "postgres://app@db/app?service=a",
+            " --journal 'postgres://app@db/app?service=a'",
+            "postgresql://app@db/app?service=a",
+        ),
+        (f"postgresql://app:{SECRET}@db/app", " --journal DSN", "postgresql://app@db/app"),
+        (f"postgresql://app@db/app?password={SECRET}", " --journal DSN", "postgresql://app@db/app"),
+        (f"postgresql://app:{SECRET}@x@db/app", " --journal DSN", "PostgreSQL"),
+    ],
+)
+def test_option_for_a_dsn_has_no_password(dsn: str, option: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With KIE_JOURNAL, no option is needed: the next command has the same environment."""
+    selected = select_journal(dsn)
+    monkeypatch.setenv("KIE_JOURNAL", dsn)
+    by_environment = select_journal(dsn)
+
+    assert isinstance(selected, JournalDatabase)
+    assert isinstance(by_environment, JournalDatabase)
+    assert (option, shown) == (selected.option, str(selected))
+    assert ("", shown) == (by_environment.option, str(by_environment))
+    assert (option == " --journal DSN", False) == (selected.shows_secret, by_environment.shows_secret)
+    assert [] == canaries_in(selected, (SECRET,))
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        (f"postgresql://app:{SECRET}@x@db/app", "percent-encode special characters"),
+        (f"mysql://app:{SECRET}@db/app", "expected the path of a file, or postgresql://"),
+        (f"redis://:{SECRET}@db", "expected the path of a file, or postgresql://"),
+        (f"host=db password={SECRET}", "expected the path of a file, or postgresql://"),
+        (f"postgresql+psycopg://app:{SECRET}@db/app", "expected the path of a file, or postgresql://"),
+    ],
+)
+@pytest.mark.parametrize("command", [["ls"], ["--verbose", "status", "kj_1"]], ids=["ls", "status"])
+def test_a_refused_dsn_is_not_printed(command: list[str], dsn: str, expected: str, *, by_environment: bool) -> None:
+    chosen, environment = ([], {"KIE_JOURNAL": dsn}) if by_environment else (["--journal", dsn], {})
+    result = run_cli(*command, *chosen, KIE_API_KEY="good-enough", **environment)
+
+    assert ExitCode.USAGE == result.code, result.err
+    assert expected in result.err
+    assert SECRET not in result.out + result.err
+
+
+def test_a_password_in_the_command_line_is_warned_of() -> None:
+    dsn = f"postgresql://app:{SECRET}@/app?host=/nonexistent"
+    given = run_cli("ls", "--journal", dsn)
+    by_environment = run_cli("ls", KIE_JOURNAL=dsn)
+
+    assert "Set KIE_JOURNAL to the DSN instead" in given.err
+    assert "Set KIE_JOURNAL" not in by_environment.err
+    assert SECRET not in given.err + by_environment.err

@@ -153,12 +153,12 @@ async def _states_in_journal(
             f" sent: name another folder with --out, or set KIE_BASE_URL={identity.origin}."
         )
         raise ConfigurationError(msg)
-    if await anyio.Path(options.journal.path).exists():
+    if await anyio.to_thread.run_sync(options.journal.exists):
         async with session.client(needs_key=False) as kie:
             if await kie.journal_id() == identity.journal:
                 return states_by_row(await kie.keys(f"{identity.table}:"), identity.table)
     msg = (
-        f"The journal of the jobs in {options.out} is not found: {options.journal.path} is missing, or is another one."
+        f"The journal of the jobs in {options.out} is not found: {options.journal} is missing, or is another one."
         " Nothing was sent, since shots might be paid twice. Name the journal of the earlier runs with --journal FILE"
         " (or KIE_JOURNAL), or pay for all shots again with --start-over."
     )

@@ -11,7 +11,7 @@ import attrs
 
 from kie_async import Limits, RetryPolicy
 from kie_async._urls import without_url_secrets
-from kie_async.cli.options import JournalFile
+from kie_async.cli.options import CommandJournal
 
 __all__ = ["BatchOptions", "shown_input"]
 
@@ -61,7 +61,7 @@ class BatchOptions:
 
     table: Path
     out: Path
-    journal: JournalFile
+    journal: CommandJournal
     start_over: bool = False
     model: str | None = None
     defaults: Mapping[str, str] = attrs.field(factory=dict)
@@ -84,6 +84,7 @@ class BatchOptions:
 
             raise_budget: True for a placeholder in place of the budget.
 
+        >>> from kie_async.cli.options import JournalFile
         >>> journal = JournalFile(Path("kie.db"), option=" --journal kie.db")
         >>> options = BatchOptions(table=Path("my shots.csv"), out=Path("out"), journal=journal, budget=500.0)
         >>> options.resume_command()

@@ -224,10 +224,10 @@ async def test_in_doubt_row_is_not_resent_and_can_be_resolved(fake: FakeKie, fol
     assert (3, 1) == (len(fake.truth.tasks), len(doubtful))
     assert doubtful[0]["created_at"] is None, "the time is our own clock's, not the service's"
     job_id = doubtful[0]["job_id"]
-    assert f"kie-async resolve --journal {options.journal.path} {job_id} TASKID" == doubtful[0]["command"]
+    assert f"kie-async resolve --journal {options.journal} {job_id} TASKID" == doubtful[0]["command"]
     assert str(doubtful[0]["command"]) in streams.err
     [task_id] = set(fake.truth.tasks) - {line["task_id"] for line in read_manifest(options)}
-    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.journal.path) as kie:
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=str(options.journal)) as kie:
         await kie.job(str(job_id)).resolve(task_id)
     settled, _ = await run_to_end(fake, options)
     assert (ExitCode.DONE, ["done"] * 3, 3) == (settled, row_states(options), len(fake.truth.tasks))
@@ -367,10 +367,7 @@ async def test_running_tasks_are_not_estimated_again(fake: FakeKie, folder: Path
         assert "30 shots, 20 of them running at the service." in streams.err
         assert "about 400 credits" in streams.err
     assert "28 shots, 18 of them running" in fewer.err
-    assert (
-        f"2 jobs of rows that are no longer in the table: kie-async recover --journal {options.journal.path}"
-        in fewer.err
-    )
+    assert f"2 jobs of rows that are no longer in the table: kie-async recover --journal {options.journal}" in fewer.err
 
 
 @pytest.mark.parametrize("name", ["index.html", "k0.mp4"])
@@ -475,7 +472,7 @@ async def test_service_text_cannot_control_the_terminal(folder: Path) -> None:
 async def test_journal_serves_other_commands(fake: FakeKie, folder: Path) -> None:
     options = make_options(write_table(folder, 1, key="mine"))
     await run_to_end(fake, options)
-    async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.journal.path) as kie:
+    async with KieClient("key-for-the-fake", base_url=fake.url, journal=str(options.journal)) as kie:
         [job] = await kie.jobs()
 
     assert ("mine", "succeeded") == (str(job.key).partition(":")[2], job.state)
@@ -509,7 +506,7 @@ async def test_run_asks_only_if_something_may_be_paid(fake: FakeKie, folder: Pat
     else:
         await run_to_end(fake, options)
     if left == "deleted jobs":
-        async with KieClient("key-for-the-fake", base_url=fake.url, journal=options.journal.path) as kie:
+        async with KieClient("key-for-the-fake", base_url=fake.url, journal=str(options.journal)) as kie:
             assert 3 == await kie.forget(before=1e12)
     elif left == "a new row":
         write_table(folder, 4, key="k{n}")

@@ -314,7 +314,7 @@ async def test_umask_decides_who_reads(umask: int, fake: FakeKie, folder: Path) 
 
     assert len(paths) == 10
     assert {path: (0o777 if path.is_dir() else 0o666) & ~umask for path in paths} == modes
-    journal = [options.journal.path, *options.journal.path.parent.glob("kie.db-*")]
+    journal = [Path(str(options.journal)), *Path(str(options.journal)).parent.glob("kie.db-*")]
     assert [] == [path for path in journal if path.stat().st_mode & 0o077]
 
 
