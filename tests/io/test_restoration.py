@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import attrs
 import pytest
 
-from kie_async import JournalError
+from kie_async import BudgetExceededError, JournalError
 from kie_async._core.acknowledged import Repair
 from kie_async._core.lifecycle import Intent
-from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from tests.io.intents import bring_to_state, make_intent, open_store
 
@@ -23,38 +24,48 @@ S = JobState
 
 class GoingBack:
     """
-    An open journal whose file can be set back to what it was.
+    An open journal that can be set back to what it was.
 
     Args:
-        path: The file.
-
         store: The journal.
+
+        copy: Copies the database; returns what writes the copy back into it.
+
+        open_other: Opens the journal a second time, as another process does.
     """
 
-    def __init__(self, path: Path, store: SqliteStore) -> None:
-        self.path = path
+    def __init__(
+        self,
+        store: Any,
+        copy: Callable[[], Callable[[], object]],
+        open_other: Callable[[], AbstractAsyncContextManager[Any]],
+    ) -> None:
         self.store = store
+        self.copy = copy
+        self.open_other = open_other
         self.repairs: list[Repair] = []
         store.on_restored = self.repairs.extend
 
-    def copy(self) -> Callable[[], None]:
-        """Copy the file; return what writes the copy back into it, as ``.restore`` of SQLite's shell does."""
-        kept = sqlite3.connect(":memory:")
-        with closing(sqlite3.connect(self.path)) as connection:
-            connection.backup(kept)
 
-        def go_back() -> None:
-            with closing(sqlite3.connect(self.path)) as connection, closing(kept):
-                kept.backup(connection)
+def copy_file(path: Path) -> Callable[[], None]:
+    """Copy a file; return what writes the copy back into it, as ``.restore`` of SQLite's shell does."""
+    kept = sqlite3.connect(":memory:")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.backup(kept)
 
-        return go_back
+    def go_back() -> None:
+        with closing(sqlite3.connect(path)) as connection, closing(kept):
+            kept.backup(connection)
+
+    return go_back
 
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[GoingBack]:
     """Yield an open journal."""
-    async with open_store(tmp_path / "kie.db") as store:
-        yield GoingBack(tmp_path / "kie.db", store)
+    path = tmp_path / "kie.db"
+    async with open_store(path) as store:
+        yield GoingBack(store, partial(copy_file, path), partial(open_store, path))
 
 
 async def test_lost_rows_are_restored_before_a_transition_is_refused(journal: GoingBack) -> None:
@@ -110,7 +121,7 @@ async def test_fields_are_changed_in_the_restored_row(journal: GoingBack) -> Non
 
 async def test_row_that_was_only_read_is_restored_if_it_is_older_now(journal: GoingBack) -> None:
     """Another process has written it, which may have ended since."""
-    async with open_store(journal.path) as other:
+    async with journal.open_other() as other:
         added = await other.add(make_intent(1))
         go_back = journal.copy()
         row = await bring_to_state(other, added, S.SUBMITTED)
@@ -143,7 +154,7 @@ async def test_budget_pays_for_restored_rows(journal: GoingBack) -> None:
 async def test_budget_of_another_process_is_restored_by_that_one(journal: GoingBack) -> None:
     """Until then it has no room, and the jobs that it pays for go on."""
     store = journal.store
-    async with open_store(journal.path) as other:
+    async with journal.open_other() as other:
         go_back = journal.copy()
         await other.open_budget("shop", 100.0)
         row = await bring_to_state(store, await store.add(make_intent(1, budget="shop", price=40.0)), S.SENDING)
@@ -162,7 +173,7 @@ async def test_forgotten_rows_are_not_restored(journal: GoingBack) -> None:
     """Another process has forgotten the ended row; a lost transition restores the other one only."""
     store = journal.store
     ended = await bring_to_state(store, await store.add(make_intent(1, key="order-7")), S.SUCCEEDED)
-    async with open_store(journal.path) as other:
+    async with journal.open_other() as other:
         assert 1 == await other.forget(before=ended.updated_at + 1.0)
 
     assert await store.transition(attrs.evolve(ended, state=S.SUBMITTED), S.FAILED, at=9.0) is None
@@ -178,7 +189,7 @@ async def test_key_that_another_job_has_got_stays_with_it(journal: GoingBack) ->
     go_back = journal.copy()
     row = await bring_to_state(store, await store.add(make_intent(2, key="order-7")), S.SUBMITTED)
     go_back()
-    async with open_store(journal.path) as other:
+    async with journal.open_other() as other:
         again = await other.add(make_intent(3, key="order-7"))
     await bring_to_state(store, await bring_to_state(store, added, S.SENDING), S.INTENT)
     assert await store.transition(row, S.SUCCEEDED, at=9.0) is not None
@@ -193,11 +204,11 @@ async def test_file_that_was_replaced_is_not_used(journal: GoingBack, tmp_path: 
     row = await journal.store.add(make_intent(1))
     async with open_store(tmp_path / "other.db"):
         pass
-    (tmp_path / "other.db").replace(journal.path)
+    (tmp_path / "other.db").replace(tmp_path / "kie.db")
 
     with pytest.raises(JournalError, match=r"was replaced while it was in use"):
         await journal.store.transition(row, S.SENDING, at=9.0)
-    journal.path.unlink()
+    (tmp_path / "kie.db").unlink()
     with pytest.raises(JournalError, match=r"was replaced while it was in use"):
         await journal.store.add(make_intent(2))
 
@@ -205,31 +216,24 @@ async def test_file_that_was_replaced_is_not_used(journal: GoingBack, tmp_path: 
 async def test_repairs_of_a_transaction_that_fails_are_made_once(journal: GoingBack) -> None:
     """A call fails after the repairs in the same transaction, so that all calls are repeated one by one."""
     store = journal.store
-    added = await store.add(make_intent(1))
+    await store.open_budget("shop", 100.0)
+    added, dear = await store.add(make_intent(1)), await store.add(make_intent(2, budget="shop", price=200.0))
     go_back = journal.copy()
     row = await bring_to_state(store, added, S.SENDING)
     go_back()
-    results = await _run_together(store, row, make_intent(1))
+    results: dict[str, object] = {}
 
-    assert isinstance(results[1], JournalError)
-    assert [Repair(present=added, row=row)] == journal.repairs
-
-
-async def _run_together(store: SqliteStore, row: Intent, twice: Intent) -> list[object]:
-    """Change a row and add one whose id exists, in one transaction with a first call; return the results."""
-    results: list[object] = [None, None]
-
-    async def change() -> None:
-        results[0] = await store.transition(row, S.SUBMITTED, at=9.0, task_id="x")
-
-    async def add() -> None:
+    async def change(name: str, seen: Intent, state: JobState, **changes: Any) -> None:
         try:
-            results[1] = await store.add(twice)
-        except JournalError as error:
-            results[1] = error
+            results[name] = await store.transition(seen, state, at=9.0, **changes)
+        except BudgetExceededError as error:
+            results[name] = error
 
     async with anyio.create_task_group() as group:
-        group.start_soon(store.get, row.id)
-        group.start_soon(change)
-        group.start_soon(add)
-    return results
+        group.start_soon(store.get, row.id)  # the others wait for it, and share a transaction
+        group.start_soon(partial(change, "lost", row, S.SUBMITTED, task_id="x"))
+        group.start_soon(partial(change, "dear", dear, S.SENDING, attempts=1))
+
+    assert isinstance(results["dear"], BudgetExceededError)
+    assert isinstance(results["lost"], Intent)
+    assert [Repair(present=added, row=row)] == journal.repairs

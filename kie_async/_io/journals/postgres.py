@@ -23,6 +23,7 @@ from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
+from kie_async._io.journals import postgres_restoration as restoration
 from kie_async._io.journals import postgres_share
 from kie_async._io.journals import postgres_tables as tables
 from kie_async._io.journals.group_commit import GroupCommit, Writer
@@ -101,6 +102,7 @@ class PostgresStore:
         runtime = Runtime(asyncio.get_running_loop())
         self._name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         self._opened_at, self._news, self._changed = runtime.wall(), News(), asyncio.Event()
+        self._restoration = Restoration()
         own = {f"own_{name}": value for name, value in attrs.asdict(self.service).items()}
         session = PostgresSession(
             self._dsn,
@@ -108,6 +110,7 @@ class PostgresStore:
             {**own, "own_name": self._name, "own_heartbeat": self.heartbeat_interval},
             news=self._news,
             enter=self._heartbeat(None),
+            restoration=self._restoration,
         )
         writer = Writer[PostgresSession](self._schema, restoration=self._restoration, disconnected=session.close)
         commits = GroupCommit(
@@ -137,7 +140,7 @@ class PostgresStore:
         row = attrs.evolve(intent, origin=self.service.origin, account=self.service.account, **kept)
         return await self._run(
             Action(
-                partial(tables.insert_row, row),
+                partial(restoration.add_row, self._restoration, row),
                 writes=True,
                 read_back=partial(tables.read_back_row, row.id),
                 undo=partial(tables.delete_unsent, row.id),
@@ -158,10 +161,10 @@ class PostgresStore:
         if state is JobState.SENDING:
             # Its caller sends nothing, and sends it later as another attempt.
             before = {name: getattr(seen, name) for name in fields}
-            undo = partial(tables.update_row, seen.id, before, written)
+            undo = partial(restoration.change_row, self._restoration, seen.id, before, written)
         return await self._run(
             Action(
-                partial(tables.update_row, seen.id, fields, seen),
+                partial(restoration.change_row, self._restoration, seen.id, fields, seen),
                 writes=True,
                 read_back=partial(tables.read_back_transition, written),
                 undo=undo,
@@ -169,7 +172,8 @@ class PostgresStore:
         )
 
     async def update_fields(self, job_id: str, *, at: float, **changes: Unpack[Changes]) -> Intent | None:
-        return await self._write(tables.update_row, job_id, {"updated_at": at, **self._kept(changes)})
+        fields = {"updated_at": at, **self._kept(changes)}
+        return await self._write(restoration.change_row, self._restoration, job_id, fields)
 
     async def get(self, job_id: str) -> Intent | None:
         return await self._read(tables.select_one, job_id)

@@ -17,11 +17,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ExecStatus
 
+from kie_async._io.journals.postgres_restoration import restore_rows
 from kie_async._io.journals.postgres_schema import check_server, prepare_schema, quoted
 from kie_async._io.journals.postgres_tables import NOT_DONE, NotDone, Query, Rows, Statement, delete_worker
 from kie_async.errors import JournalError
 
 if TYPE_CHECKING:
+    from kie_async._core.acknowledged import Restoration
     from kie_async._io.journals.group_commit import JournalCall
 
 __all__ = ["Action", "News", "PostgresSession"]
@@ -114,6 +116,8 @@ class PostgresSession:
         news: Learns what other workers change.
 
         enter: Makes the query that writes this worker's row, with its latest figures.
+
+        restoration: What the journal has acknowledged.
     """
 
     def __init__(
@@ -124,8 +128,10 @@ class PostgresSession:
         *,
         news: News,
         enter: Callable[[], Query[object]],
+        restoration: Restoration,
     ) -> None:
         self.enter = enter
+        self._restoration = restoration
         #: The id that the journal got when it was made.
         self.journal_id = ""
         #: The descriptor of the connection; -1 while there is none.
@@ -164,7 +170,7 @@ class PostgresSession:
 
     def _reconnect(self) -> _Connection:
         """
-        Connect, and repeat or revert what was left when the connection was lost.
+        Connect, restore what the journal lacks of what it had acknowledged, and revert what was left.
 
         Raises:
             JournalError: If the server has another journal than before, or cannot keep one.
@@ -179,6 +185,8 @@ class PostgresSession:
             self._check_journal(journal_id := prepare_schema(connection, self._schema, create=not self.journal_id))
             self._listen(connection)
             self._execute(self.enter(), connection)
+            if self.journal_id:
+                self._restore(connection)
             while self._undo:
                 self._execute(self._undo[0](), connection)
                 del self._undo[0]
@@ -188,6 +196,14 @@ class PostgresSession:
         self._news.is_any = bool(self.journal_id)  # what was told meanwhile was not heard
         self.journal_id, self._connection, self.fileno = journal_id, connection, connection.fileno()
         return connection
+
+    def _restore(self, connection: _Connection) -> None:
+        """Write again what the journal has lost: this server may be a standby that lagged."""
+        self._restoration.begin()
+        self._begin(connection)
+        self._execute(restore_rows(self._restoration), connection)
+        connection.execute(b"COMMIT")
+        self._restoration.commit(())
 
     def _check_journal(self, journal_id: str) -> None:
         if self.journal_id not in ("", journal_id):
@@ -361,6 +377,7 @@ class PostgresSession:
                 connection.execute(b"COMMIT")
         except Exception as error:
             _roll_back(connection)
+            self._restoration.begin()
             if self._is_lost(error):
                 raise
             if len(queries) == 1:
@@ -369,6 +386,7 @@ class PostgresSession:
             for call, _, _ in queries:
                 self._run_alone(connection, call)
             return
+        self._restoration.commit(())
         for (call, _, _), result in zip(queries, results, strict=True):
             call.result = result
 

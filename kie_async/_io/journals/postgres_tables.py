@@ -65,6 +65,11 @@ _INSERT = (
     f"INSERT INTO kie.intents ({', '.join(INSERTED)}) VALUES ({', '.join(f'%({name})s' for name in INSERTED)})"
     " ON CONFLICT (origin, key) DO NOTHING RETURNING number"
 )
+#: Of the rows in ``changed``.
+_NOTE_DUPLICATES = (
+    "INSERT INTO kie.duplicate_tasks SELECT given.task_id, id FROM changed,"
+    " unnest(%(duplicates)s::text[]) AS given(task_id) ON CONFLICT (task_id) DO UPDATE SET job_id = EXCLUDED.job_id"
+)
 #: Others wait for these states.
 _AWAITED = frozenset(JobState) - {JobState.INTENT, JobState.SENDING}
 
@@ -76,7 +81,7 @@ def insert_row(intent: Intent) -> Query[Intent]:
     statement = _INSERT
     if intent.callback_url is not None:
         statement = f"WITH secret AS ({_KEEP_SECRET}) {_INSERT}"
-    columns = _storable(to_columns({name: getattr(intent, name) for name in INSERTED}))
+    columns = stored_columns(intent)
     while True:
         if added := (yield statement, columns):
             return attrs.evolve(intent, number=added[0][0])
@@ -84,8 +89,18 @@ def insert_row(intent: Intent) -> Query[Intent]:
             return known  # otherwise it was deleted in between
 
 
+def stored_columns(row: Intent) -> Mapping[str, object]:
+    """Return the values of the columns of a row."""
+    return _storable(to_columns({name: getattr(row, name) for name in INSERTED}))
+
+
 def update_row(
-    job_id: str, fields: Mapping[str, object], seen: Intent | None = None, account_epoch: int | None = None
+    job_id: str,
+    fields: Mapping[str, object],
+    seen: Intent | None = None,
+    account_epoch: int | None = None,
+    *,
+    least_version: int = 0,
 ) -> Query[Intent | None]:
     """
     Change a row.
@@ -101,6 +116,8 @@ def update_row(
 
         account_epoch: Change the row only if the account still has this epoch; None for any.
 
+        least_version: Change the row only if its version is not less.
+
     Returns:
         The changed row, or None if nothing was changed.
 
@@ -108,7 +125,12 @@ def update_row(
         BudgetExceededError: If the new state is SENDING, and the row's budget has no room; then roll back.
     """
     columns = _storable(to_columns(fields))
-    values: dict[str, object] = {**columns, "id": job_id, "epoch": account_epoch}
+    values: dict[str, object] = {
+        **columns,
+        "id": job_id,
+        "epoch": account_epoch,
+        "least_version": least_version,
+    }
     if seen is not None:
         values |= {"seen_state": str(seen.state), "seen_attempts": seen.attempts, "seen_owner": seen.owner}
     duplicates: Collection[str] = fields.get("duplicate_task_ids", ())  # type: ignore[assignment]  # its type in Intent
@@ -132,7 +154,7 @@ def update_row(
     if not changed:
         return None
     row = to_row(changed[0][: len(COLUMNS)])
-    yield from _pay(before, row)
+    yield from pay(before, row)
     if fields.get("state") is JobState.SENDING and row.budget is not None:
         others = () if row.price is not None else (yield from select_uncharged(row.budget))
         budget_ledger.check_create((yield from _lock_budget(row.budget)), row, others)
@@ -151,7 +173,7 @@ def _update(
     has_duplicates: bool,
     tells: bool,
 ) -> str:
-    where = "id = %(id)s"
+    where = "id = %(id)s AND version >= %(least_version)s"
     if without_budget:
         where += " AND budget IS NULL"
         # A row that gets a budget is changed with it, under its lock.
@@ -179,19 +201,19 @@ def _update(
     update = f"UPDATE kie.intents SET {assignments}, version = version + 1 WHERE {where} RETURNING {_COLUMNS}"
     parts = [f"changed AS ({update})"]
     if has_duplicates:
-        parts.append(
-            "duplicate AS (INSERT INTO kie.duplicate_tasks SELECT task_id, id FROM changed,"
-            " unnest(%(duplicates)s::text[]) AS given(task_id)"
-            " ON CONFLICT (task_id) DO UPDATE SET job_id = EXCLUDED.job_id)".replace(
-                "SELECT task_id", "SELECT given.task_id"
-            )
-        )
+        parts.append(f"duplicate AS ({_NOTE_DUPLICATES})")
     if "account" in names:
         parts.append(f"secret AS ({_KEEP_SECRET})")
     if len(parts) == 1 and not tells:
         return update
     told = ", pg_notify(%(own_channel)s, id)" if tells else ""
     return f"WITH {', '.join(parts)} SELECT {_COLUMNS}{told} FROM changed"
+
+
+def note_duplicates(row: Intent) -> Query[None]:
+    """Note the further tasks of a row, by which it is found."""
+    changed = "WITH changed AS (SELECT %(id)s::text AS id)"
+    yield f"{changed} {_NOTE_DUPLICATES}", {"id": row.id, "duplicates": list(row.duplicate_task_ids)}
 
 
 def read_back_row(job_id: str) -> Query[Intent | NotDone]:
@@ -420,6 +442,12 @@ def write_budget(
     return info
 
 
+def restore_budget(info: BudgetInfo) -> Query[None]:
+    """Write a budget again that is gone, or whose limit was raised since; the restored rows pay for themselves."""
+    found = (yield from _read_budget(info.name)) or attrs.evolve(info, spent=0.0, running=0.0, held=0.0)
+    yield _WRITE_BUDGET, attrs.asdict(attrs.evolve(found, credits=max(found.credits, info.credits)))
+
+
 def _read_budget(name: str) -> Query[BudgetInfo | None]:
     query = f"SELECT {_BUDGET} FROM kie.budgets WHERE {_IS_HERE} AND name = %(name)s FOR UPDATE"
     found = yield query, {"name": name}
@@ -431,17 +459,16 @@ def _to_info(values: tuple[Any, ...]) -> BudgetInfo:
 
 
 def _lock_budget(name: str) -> Query[BudgetInfo]:
-    found = yield from _read_budget(name)
-    if found is None:
-        raise LookupError(name)
-    return found
+    # A journal that went back may lack it. The worker that has opened it restores it; it has no room until then.
+    return (yield from _read_budget(name)) or BudgetInfo(name=name, credits=0.0, spent=0.0, running=0.0, held=0.0)
 
 
-def _pay(before: Intent, row: Intent) -> Query[None]:
-    """Change the budgets that pay for a row; their rows are locked in one order."""
-    for name in sorted({budget for budget in (before.budget, row.budget) if budget is not None}):
+def pay(before: Intent | None, row: Intent) -> Query[None]:
+    """Change the budgets that pay for a row, which may be new; their rows are locked in one order."""
+    old = None if before is None else before.budget
+    for name in sorted({budget for budget in (old, row.budget) if budget is not None}):
         info = yield from _lock_budget(name)
-        if before.budget == name:
+        if old == name:
             info = budget_ledger.changed_budget(info, before, None)
         if row.budget == name:
             info = budget_ledger.changed_budget(info, None, row)

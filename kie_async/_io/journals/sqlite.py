@@ -110,6 +110,7 @@ class SqliteStore:
         runtime = Runtime(asyncio.get_running_loop())
         name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         locks = ProcessLocks(self._path, name)
+        self._restoration = Restoration()  # another file may have the name by now
         writer = Writer[sqlite3.Connection](
             str(self._path), restoration=self._restoration, disconnected=locks.unlock_own
         )
