@@ -16,6 +16,7 @@ from kie_async.cli.exit_codes import exit_code_help
 from kie_async.cli.fake import fake
 from kie_async.cli.generate import generate
 from kie_async.cli.jobs import abandon, forget, ls, resolve, resubmit
+from kie_async.cli.journal import journal_app
 from kie_async.cli.listen import listen
 from kie_async.cli.options import ProxyOption
 from kie_async.cli.recover import recover
@@ -48,6 +49,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for _command in _COMMANDS:
     app.command()(_command)
+app.add_typer(journal_app, name="journal")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)

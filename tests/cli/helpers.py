@@ -18,7 +18,7 @@ from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.cli import exit_before_start
 from kie_async.cli.app import app
 from kie_async.cli.exit_codes import ExitCode
-from kie_async.cli.options import JournalFile
+from kie_async.cli.options import CommandJournal, JournalFile
 from kie_async.cli.output import Output
 from kie_async.cli.running import GlobalOptions, run_command
 from kie_async.cli.session import Session
@@ -69,7 +69,7 @@ class CapturedSession:
     """A session that uses *fake* and *journal*, and its output."""
 
     def __init__(
-        self, fake: FakeKie | None = None, *, as_json: bool = False, journal: JournalFile | Path | None = None
+        self, fake: FakeKie | None = None, *, as_json: bool = False, journal: CommandJournal | Path | None = None
     ) -> None:
         self._out, self._err = io.StringIO(), io.StringIO()
         self.session = Session(
