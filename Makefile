@@ -21,7 +21,7 @@ check: format-check lint types imports docs coverage ## all that must pass befor
 nightly: $(VENV)/.installed system-tools check-all ## check-all, and every test in full: all kills, all hostile requests, ten times the examples
 	KIE_TESTS=nightly $(RUN) pytest -o faulthandler_timeout=1800 --quiet --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
-check-all: ## the quick tests on each Python from 3.11 to 3.14, with the lowest and the newest dependencies
+check-all: system-tools ## the quick tests on each Python from 3.11 to 3.14, with the lowest and the newest dependencies
 	@tools/check-all.sh $(PYTHONS)
 
 format: $(VENV)/.installed ## format the code

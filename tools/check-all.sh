@@ -8,7 +8,7 @@ install() { # python venv "pip's options"
     [ -e "$2/bin/python" ] || "$1" -m venv "$2"
     "$2/bin/python" -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
     # shellcheck disable=SC2086  # several options
-    "$2/bin/python" -m pip install -qq --disable-pip-version-check $3 --editable '.[cli,fake]' --group test
+    "$2/bin/python" -m pip install -qq --disable-pip-version-check $3 --editable '.[cli,fake,postgres]' --group test
 }
 
 check() { # python version kind
@@ -25,7 +25,8 @@ check() { # python version kind
     touch "$venv/.installed"
     echo "Python $2, $3 versions:"
     KIE_TESTS=quick "$venv/bin/python" -m pytest --quiet --numprocesses 2 --dist loadgroup \
-        tests/core tests/requests tests/versions tests/contract tests/test_events.py tests/test_exports.py \
+        tests/core tests/requests tests/versions tests/contract tests/postgres tests/test_events.py tests/test_exports.py \
+        tests/test_postgres_journal.py \
         tests/client/test_results.py tests/cli/test_generate.py tests/real_time/examples
 }
 
