@@ -40,6 +40,8 @@ WANTS_FOR = 10.0
 KNOWN_FOR = 30.0
 #: The verdicts that say that the API key is good.
 _KEY_VERDICTS = dict.fromkeys((Verdict.ACCEPTED, Verdict.REJECTED, Verdict.ACCOUNT), Verdict.ACCEPTED)
+#: More changes than other workers can have made since this one's last exchange.
+_MISSED = 1000
 #: The first field of the text.
 _FORMAT = 1
 
@@ -181,6 +183,8 @@ class AccountState:
         self._workers: dict[str, _Worker] = {}
         self._changed_at = 0.0
         self._epoch = 0
+        #: The number of exchanges, by which an older text is recognized after the journal has gone back in time.
+        self.changes = 0
 
     # -- text -------------------------------------------------------------------------------------------------------
 
@@ -188,7 +192,16 @@ class AccountState:
         """Return the state as text."""
         workers = {name: attrs.astuple(worker) for name, worker in self._workers.items()}
         gates = {name: gate.dump() for name, gate in self.key_gates.items()}
-        parts = [_FORMAT, self._changed_at, self._epoch, self.bucket.dump(), self.gate.dump(), gates, self._refusals]
+        parts = [
+            _FORMAT,
+            self.changes,
+            self._changed_at,
+            self._epoch,
+            self.bucket.dump(),
+            self.gate.dump(),
+            gates,
+            self._refusals,
+        ]
         return json.dumps([*parts, workers], separators=(",", ":"))
 
     @classmethod
@@ -209,7 +222,7 @@ class AccountState:
 
     def restore(self, dumped: list[Any]) -> None:
         """Take over the parts of a text."""
-        self._changed_at, self._epoch, bucket, gate, gates, refusals, workers = dumped
+        self.changes, self._changed_at, self._epoch, bucket, gate, gates, refusals, workers = dumped
         self._refusals = {name: (text, at) for name, (text, at) in refusals.items()}
         self.bucket.restore(bucket)
         self.gate.restore(gate)
@@ -265,6 +278,7 @@ class AccountState:
         Returns:
             The leases, and the state as the worker needs to know it.
         """
+        self.changes += 1
         self._keep_time(now)
         own = self._find_worker(worker, now, limits, wanted)
         stricter = self._configure(worker)
@@ -292,6 +306,25 @@ class AccountState:
             limits=SharedLimits(self.bucket.limit, self.bucket.window),
             stricter_worker=None if stricter == worker else stricter,
         )
+
+    @classmethod
+    def latest(cls, text: str | None, known: tuple[int, str] | None) -> AccountState | None:
+        """
+        Return the state of the text in the journal, or of a known one that is later: then the journal has gone back.
+
+        Other workers may know a slightly later one still. They take the text of the first worker for the latest: its
+        number of changes is raised.
+
+        Args:
+            text: The text in the journal, or None.
+
+            known: The number of changes and the text that this worker has last written, or None.
+        """
+        state = None if text is None else cls.load(text)
+        if known is not None and (state is None or state.changes < known[0]):
+            state = cls.load(known[1])
+            state.changes += _MISSED
+        return state
 
     def leave(self, worker: str) -> None:
         """Forget a worker that ends."""

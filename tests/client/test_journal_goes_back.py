@@ -84,3 +84,19 @@ async def test_key_of_an_ended_job_is_not_paid_again(tmp_path: Path) -> None:
 
         assert [video.task_id] == setup.tasks
     assert [("succeeded", None), ("succeeded", "intent")] == restored(setup)
+
+
+async def test_creates_of_the_window_stay_counted(tmp_path: Path) -> None:
+    """The account's state goes back with the rows: all tokens seem to be free."""
+    async with used_journal(tmp_path / "kie.db") as setup:
+        go_back = copy_file(tmp_path / "kie.db")
+        jobs = [await setup.kie.submit(make_request(number), wait=False) for number in range(60)]
+        await anyio.sleep(2.0)
+        sent = len(setup.truth.create_requests)
+        go_back()
+        for job in jobs:
+            await job
+
+    assert 20 == sent
+    assert [] == setup.truth.rate_limited
+    assert 60 == len(setup.tasks)

@@ -134,6 +134,8 @@ class TokenSupply:
         self._to_loop = self._to_shared = 0.0
         #: The text that was written last, and its state; used in the journal's thread.
         self._written: tuple[str, AccountState] | None = None
+        #: The number of changes and the text that were written last and are known to be committed.
+        self._committed: tuple[int, str] | None = None
         self._warned_of: str | None = None
 
     @property
@@ -361,6 +363,8 @@ class TokenSupply:
             self._on_failure(error)
         else:
             self._retry_at = -math.inf
+            if self._written is not None:
+                self._committed = self._written[1].changes, self._written[0]
             self._adopt(change)
 
     def _shared_reports(self, reports: Sequence[LeaseReport]) -> list[LeaseReport]:
@@ -380,12 +384,10 @@ class TokenSupply:
     ) -> tuple[str | None, int, AccountView]:
         """Change the state; called in the journal's thread."""
         written = self._written
-        if text is None:
-            state = AccountState(self._limits)
-        elif written is not None and written[0] == text:
+        if written is not None and written[0] == text:
             state = written[1]
         else:
-            state = AccountState.load(text)
+            state = AccountState.latest(text, self._committed) or AccountState(self._limits)
         self._written = None  # until it is whole again
         view = state.exchange(
             self._journal.worker,
