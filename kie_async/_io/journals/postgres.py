@@ -23,6 +23,7 @@ from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
+from kie_async._dsn import shown_dsn
 from kie_async._io.journals import postgres_restoration as restoration
 from kie_async._io.journals import postgres_share
 from kie_async._io.journals import postgres_tables as tables
@@ -372,8 +373,8 @@ class PostgresStore:
 
     def _unusable(self, error: Exception) -> KieError:
         reason = " ".join(str(error).split())
-        where = f"The journal in PostgreSQL (schema {self._schema})"
-        wrong = JournalError(f"{where} cannot be used: {reason}. Fix this, or use another journal.")
+        journal = f"The journal {shown_dsn(self._dsn())} (schema {self._schema})"
+        wrong = JournalError(f"{journal} cannot be used: {reason.rstrip('.')}. Fix this, or use another journal.")
         wrong.__cause__ = error
         return retryable(wrong) if isinstance(error, psycopg.OperationalError) else wrong
 

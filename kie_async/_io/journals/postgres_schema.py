@@ -165,19 +165,19 @@ def prepare_schema(connection: psycopg.Connection[tuple[Any, ...]], schema: str,
     Raises:
         JournalError: If the schema is of a newer version, is not a journal's, or may not be created.
     """
-    if (journal_id := _read_id(connection, schema)) is not None or not create:
-        return journal_id or ""
     try:
+        if (journal_id := _read_id(connection, schema)) is not None or not create:
+            return journal_id or ""
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             if (journal_id := _read_id(connection, schema)) is None:
-                known = connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (quoted(schema),)).fetchone()
-                _create(connection, schema, only_tables=known == (True,))
+                known = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+                _create(connection, schema, only_tables=known is not None)
                 journal_id = _read_id(connection, schema)
     except InsufficientPrivilege as error:
         msg = (
-            f"The journal's role may not create the schema {schema!r} ({error.diag.message_primary}). Let a role that"
-            " may do so execute what `kie-async journal schema` prints, and grant this one its tables."
+            f"The journal's role may not create or use the schema {schema!r} ({error.diag.message_primary}). Let a role"
+            " that may do so execute what `kie-async journal schema` prints, and grant this one its tables."
         )
         raise JournalError(msg) from error
     return journal_id or ""
@@ -196,10 +196,14 @@ def _read_id(connection: psycopg.Connection[tuple[Any, ...]], schema: str) -> st
     Raises:
         JournalError: If it is of a newer version, or the schema has other tables of these names.
     """
-    names = f"{quoted(schema)}.meta", f"{quoted(schema)}.intents"
-    exist = connection.execute("SELECT to_regclass(%s) IS NOT NULL, to_regclass(%s) IS NOT NULL", names).fetchone()
-    if exist != (True, True):
-        if exist != (False, False):
+    # Not by to_regclass(): it goes by a cache, which does not know what another transaction has just created.
+    tables = (
+        "SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE nspname = %s AND relname IN ('meta', 'intents')"
+    )
+    found = connection.execute(tables, (schema,)).fetchall()
+    if len(found) < 2:  # noqa: PLR2004
+        if found:
             msg = (
                 f"The schema {schema!r} has other tables than a journal's. Use another name: PostgresJournal(schema=…)."
             )

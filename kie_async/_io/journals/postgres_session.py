@@ -17,8 +17,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ExecStatus
 
+from kie_async._dsn import shown_dsn
 from kie_async._io.journals.postgres_restoration import restore_rows
-from kie_async._io.journals.postgres_schema import check_server, prepare_schema, quoted
+from kie_async._io.journals.postgres_schema import check_server, prepare_schema, quoted, retryable
 from kie_async._io.journals.postgres_tables import NOT_DONE, NotDone, Query, Rows, Statement, delete_worker
 from kie_async.errors import JournalError
 
@@ -45,6 +46,8 @@ _DEFAULTS: Mapping[str, str | int] = {
     "tcp_user_timeout": 3000,
     "target_session_attrs": "read-write",
 }
+#: What libpq says of servers that cannot be written.
+_STANDBY = ("session is read-only", "hot standby")
 #: The server cannot be written (any more), or ends the connection.
 _LOST = ("25006", "57P", "08")
 #: A worker that stops in the middle of a transaction must not stop the others, who wait for its locks.
@@ -175,11 +178,7 @@ class PostgresSession:
         Raises:
             JournalError: If the server has another journal than before, or cannot keep one.
         """
-        connection: _Connection = psycopg.connect(
-            **{**_DEFAULTS, **conninfo_to_dict(self._dsn())},  # type: ignore[arg-type]  # names of connection parameters
-            autocommit=True,
-            prepare_threshold=None,
-        )
+        connection = self._connect()
         try:
             self._flushes = check_server(connection)
             self._check_journal(journal_id := prepare_schema(connection, self._schema, create=not self.journal_id))
@@ -204,6 +203,22 @@ class PostgresSession:
         self._execute(restore_rows(self._restoration), connection)
         connection.execute(b"COMMIT")
         self._restoration.commit(())
+
+    def _connect(self) -> _Connection:
+        try:
+            return psycopg.connect(
+                **{**_DEFAULTS, **conninfo_to_dict(self._dsn())},  # type: ignore[arg-type]  # names of its settings
+                autocommit=True,
+                prepare_threshold=None,
+            )
+        except psycopg.Error as error:
+            reason = " ".join(str(error).split())  # names host, port, user and database, but not the password
+        # Raised here, so that it refers to no frame that has the password.
+        advice = "Check the DSN and the server."
+        if any(text in reason for text in _STANDBY):
+            advice = "That is a standby. Name the primary in the DSN, or all hosts."
+        msg = f"The journal {shown_dsn(self._dsn())} cannot be used: {reason.rstrip('.')}. {advice}"
+        raise retryable(JournalError(msg))
 
     def _check_journal(self, journal_id: str) -> None:
         if self.journal_id not in ("", journal_id):
@@ -239,11 +254,15 @@ class PostgresSession:
         connection = self._connection or self._reconnect()
         try:
             connection.pgconn.consume_input()
-            while (told := connection.pgconn.notifies()) is not None:
-                self._handle(psycopg.Notify(told.relname.decode(), told.extra.decode(), told.be_pid))
         except psycopg.OperationalError:
             self._disconnect()
-            self._reconnect()
+            connection = self._reconnect()
+        self._take_notifications(connection)
+
+    def _take_notifications(self, connection: _Connection) -> None:
+        """Take what has come with the answer to a statement: the socket is not readable any more."""
+        while (told := connection.pgconn.notifies()) is not None:
+            self._handle(psycopg.Notify(told.relname.decode(), told.extra.decode(), told.be_pid))
 
     def listen_again(self) -> None:
         """Connect again after a heartbeat that was not heard; after a second one, ask for changes instead."""
@@ -268,6 +287,8 @@ class PostgresSession:
             _log.info("The connection to the journal's server was lost (%s).", " ".join(str(error).split()))
             self._disconnect()
             self._recover(unfinished)
+        if self._connection is not None:
+            self._take_notifications(self._connection)
 
     def fails_all(self, _error: Exception) -> bool:
         """Return True if there is no connection."""
@@ -319,6 +340,8 @@ class PostgresSession:
                 queries.append((call, made, next(made)))
             else:
                 calls.remove(call)  # it has used the connection itself
+        if not queries:
+            return
         rest: list[_Started] = []
         for (call, query, _), rows in zip(queries, self._send(connection, queries, writes=writes), strict=True):
             try:
