@@ -6,8 +6,27 @@ Marks the tests of this folder, and gives them a PostgreSQL server.
 
 from __future__ import annotations
 
-from tests.servers.fixtures import mark_tests_below, postgres_dsn, postgres_server
+from collections.abc import Iterator
 
-__all__ = ["postgres_dsn", "postgres_server"]
+import pytest
+
+from tests.postgres.clock import Clock
+from tests.servers.fixtures import mark_tests_below, postgres_dsn, postgres_server
+from tests.servers.postgres import PostgresServer
+
+__all__ = ["clock", "postgres_dsn", "postgres_server"]
 
 pytest_collection_modifyitems = mark_tests_below(__file__)
+
+
+@pytest.fixture(scope="session")
+def clocked_server() -> Iterator[PostgresServer]:
+    """Start a server whose clock the tests step."""
+    with PostgresServer(settable_clock=True) as server:
+        yield server
+
+
+@pytest.fixture
+def clock(clocked_server: PostgresServer) -> Clock:
+    """Return the clock of an empty server."""
+    return Clock(clocked_server)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.to_thread
@@ -19,17 +18,13 @@ from kie_async._io.journals.postgres import PostgresStore
 from kie_async._io.journals.postgres_schema import schema_ddl
 from kie_async.states import JobState
 from tests.io.intents import bring_to_state, make_intent
+from tests.postgres.clock import Clock, in_thread
 from tests.postgres.stores import open_postgres
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import PostgresProxy
 
 S = JobState
-
-
-async def in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call what blocks."""
-    return await anyio.to_thread.run_sync(lambda: call(*args, **options))
 
 
 async def commits(server: PostgresServer) -> int:
@@ -301,42 +296,6 @@ async def test_server_that_became_read_only_is_left() -> None:
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def clocked_server() -> Iterator[PostgresServer]:
-    """Start a server whose clock the tests step: by its clock, a step in small parts is time that passes."""
-    with PostgresServer(settable_clock=True) as server:
-        yield server
-
-
-class Clock:
-    """The clock of a server that is empty at first."""
-
-    def __init__(self, server: PostgresServer) -> None:
-        server.reset()
-        server.step_clock(0.0)
-        self.dsn = server.dsn()
-        self._server = server
-        self._now = 0.0
-
-    def step(self, seconds: float) -> None:
-        """Step it."""
-        self._now += seconds
-        self._server.step_clock(self._now)
-
-    async def pass_time(self, seconds: float, *journals: PostgresStore) -> None:
-        """Let time pass, in which workers have their heartbeats."""
-        for _ in range(round(seconds / PostgresStore.heartbeat_interval)):
-            await in_thread(self.step, PostgresStore.heartbeat_interval)
-            for journal in journals:
-                await journal.heartbeat(WorkerReport())
-
-
-@pytest.fixture
-def clock(clocked_server: PostgresServer) -> Clock:
-    """Return the clock of an empty server."""
-    return Clock(clocked_server)
 
 
 async def test_clean_close_frees_the_jobs_at_once(postgres_dsn: str) -> None:

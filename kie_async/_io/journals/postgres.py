@@ -19,16 +19,27 @@ import anyio
 import attrs
 import psycopg
 
+from kie_async._core.account_state import AccountState
 from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.budget_ledger import SeenPrices, opened_budget, raised_budget
 from kie_async._core.durations import Kind
 from kie_async._core.lifecycle import OPEN, Intent, can_follow
+from kie_async._core.shared_clock import SharedClock
 from kie_async._dsn import shown_dsn
 from kie_async._io.journals import postgres_restoration as restoration
 from kie_async._io.journals import postgres_share
 from kie_async._io.journals import postgres_tables as tables
 from kie_async._io.journals.group_commit import GroupCommit, Writer
-from kie_async._io.journals.journal import PAGE, Changes, Service, WorkerReport, illegal_transition, in_pages
+from kie_async._io.journals.journal import (
+    PAGE,
+    AccountChange,
+    Changes,
+    Service,
+    WorkerReport,
+    illegal_transition,
+    in_pages,
+)
+from kie_async._io.journals.postgres_account import AccountWriter
 from kie_async._io.journals.postgres_schema import retryable
 from kie_async._io.journals.postgres_session import Action, News, PostgresSession
 from kie_async._io.journals.postgres_tables import Query
@@ -92,6 +103,8 @@ class PostgresStore:
         self._name: str | None = None
         self._opened_at = 0.0
         self._restoration = Restoration()
+        self._clock = SharedClock()
+        self.account_state: AccountState | None = None
         self.on_restored: Callable[[Sequence[Repair]], None] | None = None
         self._news = News()
         self._changed = asyncio.Event()
@@ -149,7 +162,7 @@ class PostgresStore:
         )
 
     async def transition(
-        self, seen: Intent, state: JobState, *, at: float, **changes: Unpack[Changes]
+        self, seen: Intent, state: JobState, *, at: float, account_epoch: int | None = None, **changes: Unpack[Changes]
     ) -> Intent | None:
         if not can_follow(seen.state, state):
             raise illegal_transition(seen, state)
@@ -165,7 +178,7 @@ class PostgresStore:
             undo = partial(restoration.change_row, self._restoration, seen.id, before, written)
         return await self._run(
             Action(
-                partial(restoration.change_row, self._restoration, seen.id, fields, seen),
+                partial(restoration.change_row, self._restoration, seen.id, fields, seen, account_epoch),
                 writes=True,
                 read_back=partial(tables.read_back_transition, written),
                 undo=undo,
@@ -245,6 +258,15 @@ class PostgresStore:
 
     async def seen_prices(self, model: str, price_class: str) -> SeenPrices:
         return await self._read(tables.select_seen_prices, model, price_class)
+
+    async def change_account(
+        self, change: Callable[[str | None, float], tuple[str | None, int, _T]]
+    ) -> AccountChange[_T]:
+        runtime = Runtime(asyncio.get_running_loop())
+        # In virtual time, the shared time is that of the loop: the server's clock does not know of it.
+        clock = None if hasattr(asyncio.get_running_loop(), "wall_time") else self._clock
+        writer = AccountWriter(change, clock=clock, own_time=runtime.shared, loop_time=runtime.now)
+        return await self._run(Action(writer.run, writes=False))
 
     # -- workers ----------------------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ CREATE TABLE kie.workers (
     lease double precision NOT NULL,
     report text
 ) WITH (fillfactor = 50);
-CREATE TABLE kie.account (
+CREATE TABLE kie.accounts (
     origin text NOT NULL,
     name text NOT NULL,
     version bigint NOT NULL,

@@ -349,10 +349,14 @@ class PostgresSession:
             except StopIteration as end:
                 call.result = end.value
                 calls.remove(call)
-        if rest:
-            self._finish(connection, rest, writes=writes)
+        if writes and rest:
+            self._finish_together(connection, rest)
             for call, _, _ in rest:
                 calls.remove(call)
+        elif not writes:
+            for started in rest:
+                self._finish_alone(connection, started)
+                calls.remove(started[0])
 
     def _send(
         self,
@@ -384,20 +388,12 @@ class PostgresSession:
             raise
         return [_rows(cursor) for cursor in cursors]
 
-    def _finish(
-        self,
-        connection: _Connection,
-        queries: Sequence[_Started],
-        *,
-        writes: bool,
-    ) -> None:
-        """Do the rest of queries, writes in one transaction; store their results and errors."""
+    def _finish_together(self, connection: _Connection, queries: Sequence[_Started]) -> None:
+        """Do the rest of queries in one transaction; store their results and errors."""
         try:
-            if writes:
-                self._begin(connection)
+            self._begin(connection)
             results = [self._drive(query, statement, connection) for _, query, statement in queries]
-            if writes:
-                connection.execute(b"COMMIT")
+            connection.execute(b"COMMIT")
         except Exception as error:
             _roll_back(connection)
             self._restoration.begin()
@@ -412,6 +408,16 @@ class PostgresSession:
         self._restoration.commit(())
         for (call, _, _), result in zip(queries, results, strict=True):
             call.result = result
+
+    def _finish_alone(self, connection: _Connection, started: _Started) -> None:
+        """Do the rest of a query, each statement in a transaction of its own; store its result or its error."""
+        call, query, statement = started
+        try:
+            call.result = self._drive(query, statement, connection)
+        except Exception as error:
+            if self._is_lost(error):
+                raise
+            call.error = error
 
     def _begin(self, connection: _Connection) -> None:
         with connection.pipeline():

@@ -194,7 +194,7 @@ def _update(
         )
     if has_epoch:
         where += (
-            " AND (SELECT epoch FROM kie.account WHERE origin = %(own_origin)s AND name = %(own_account_name)s)"
+            " AND (SELECT epoch FROM kie.accounts WHERE origin = %(own_origin)s AND name = %(own_account_name)s)"
             " = %(epoch)s"
         )
     assignments = ", ".join(f"{name} = %({name})s" for name in names)
