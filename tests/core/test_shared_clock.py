@@ -1,4 +1,4 @@
-"""The shared time never steps, whatever is done to the server's clock, and whoever sees it first."""
+"""The shared time never steps, whatever is done to the server's clock."""
 
 from __future__ import annotations
 

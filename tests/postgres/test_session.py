@@ -110,7 +110,7 @@ async def test_errors_do_not_name_the_password() -> None:
 
 
 async def test_weaker_commits_of_the_server_are_made_strict() -> None:
-    """Where the server's default does not wait for the disk, ours do."""
+    """Commits wait for the disk although the server's default does not."""
     with await in_thread(PostgresServer, settings={"synchronous_commit": "off", "wal_writer_delay": "10000"}) as server:
         async with open_postgres(server.dsn()) as journal:
             row = await journal.add(make_intent(1))
