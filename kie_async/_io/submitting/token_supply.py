@@ -30,10 +30,11 @@ __all__ = ["LeasedToken", "TokenSupply"]
 _log = logging.getLogger("kie_async")
 
 #: The time that a report may wait for the next exchange, in windows, and in seconds at most: it matters a window later.
-_REPORT_WITHIN = 0.25
-_LONGEST_REPORT_WITHIN = 2.5
+_REPORT_WITHIN = 0.4
+_LONGEST_REPORT_WITHIN = 4.5
 #: The interval in seconds at which leases are renewed, and at which a worker that wants leases says so again.
 _RENEWAL = 2.5
+_WISH = 6.0
 #: The interval in seconds at which a worker that wants nothing renews its limits.
 _PRESENCE = 10.0
 #: The seconds for which an unused lease is kept.
@@ -310,7 +311,7 @@ class TokenSupply:
             due.append(self._next_at)
         if not self._is_own and self._view is not None:
             since = self._exchanged_at
-            due.append(since + (_RENEWAL if self._wanted or self._out or self._hand else _PRESENCE))
+            due.append(since + (_RENEWAL if self._out or self._hand else _WISH if self._wanted else _PRESENCE))
             if self._hand and not self._wanted:
                 due.append(max(now, min(token.leased_at for token in self._hand) + _UNUSED) + 1e-3)
             if self._known_to_want and not self._wanted:
