@@ -51,6 +51,8 @@ class EngineBinding:
 
         limits: The account's limits.
 
+        account: The name of the account.
+
         retry: The number and duration of retries.
 
         journal: The configuration of the journal; None for a journal in memory.
@@ -80,6 +82,7 @@ class EngineBinding:
     base_url: str
     upload_url: str
     limits: Limits
+    account: str
     retry: RetryPolicy
     journal: SqliteJournal | PostgresJournal | None
     callback_url: str | None
@@ -270,7 +273,7 @@ class EngineBinding:
         from kie_async._io.journals.sqlite import SqliteStore
         from kie_async.policy import PostgresJournal
 
-        service = Service.of(self.base_url, self.api_key())
+        service = Service.of(self.base_url, self.api_key(), self.account)
         # A new one for each engine: an engine that still drains is another owner than the next engine.
         if isinstance(self.journal, PostgresJournal):
             from kie_async._io.journals.postgres import PostgresStore

@@ -16,6 +16,7 @@ from kie_async._urls import BASE_URL, carries_addresses, origin, shown_url
 from kie_async.errors import ConfigurationError, TaskNotFoundError
 
 __all__ = [
+    "check_account",
     "check_callback_url",
     "check_download_headers",
     "check_hooks",
@@ -45,6 +46,7 @@ _OWN_HEADERS = frozenset(
 )
 #: ``::ffff:0:0/96``, the IPv6 form of IPv4 addresses.
 _MAPPED_PREFIX = 96
+_ACCOUNT = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}", re.ASCII)
 
 
@@ -128,6 +130,19 @@ def read_webhook_keys(given: str | Collection[str] | None) -> tuple[str, ...]:
         )
         raise ConfigurationError(msg)
     return tuple(keys)
+
+
+def check_account(name: str) -> str:
+    """
+    Return *name* unchanged.
+
+    Raises:
+        ConfigurationError: If it is not a name of an account.
+    """
+    if not _is_string(name) or not _ACCOUNT.fullmatch(name):
+        msg = f"Invalid account={shown(name)}: expected 1 to 64 letters, digits and _ . -, such as 'default'."
+        raise ConfigurationError(msg)
+    return name
 
 
 def check_id(job_id: str, *, own_only: bool = False) -> str:

@@ -57,7 +57,10 @@ class KieClient:
         upload_url: The URL of the upload host; by default ``KIE_UPLOAD_URL``, or else the base URL if that is not the
             default, or else Kie's upload host.
 
-        limits: The account's limits. Each process applies its own.
+        limits: The account's limits, which all clients of a journal share; if they disagree, the strictest count.
+            Processes with journals in memory share nothing.
+
+        account: The name of the account, if the clients of a journal use several: each name has limits of its own.
 
         retry: The number and duration of retries.
 
@@ -111,6 +114,7 @@ class KieClient:
         base_url: str | None = None,
         upload_url: str | None = None,
         limits: Limits | None = None,
+        account: str = "default",
         retry: RetryPolicy | None = None,
         journal: str | os.PathLike[str] | SqliteJournal | PostgresJournal | None = None,
         callback_url: str | None = None,
@@ -135,6 +139,7 @@ class KieClient:
             base_url=self._base_url,
             upload_url=upload_url,
             limits=self._limits,
+            account=_settings.check_account(account),
             retry=_settings.of_kind("retry", retry, RetryPolicy),
             journal=read_journal(given_journal),
             callback_url=callback_url,

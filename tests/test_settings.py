@@ -241,3 +241,10 @@ def test_unknown_store_inputs_are_refused() -> None:
 def test_journal_must_be_a_path_or_a_configuration(journal: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Invalid SqliteJournal\(path=.*expected a string or a path"):
         KieClient("a-key", journal=journal)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "x" * 65, "é", None, 7, b"default", "a/b"])
+def test_an_account_has_a_plain_name(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Invalid account=.*expected 1 to 64 letters"):
+        KieClient("sk-test-key", account=name)
+    KieClient("sk-test-key", account="team-2.eu_west")

@@ -95,9 +95,9 @@ class Service:
     account_name: str = "default"
 
     @classmethod
-    def of(cls, base_url: str, api_key: str) -> Service:
-        """Return the service of a base URL, and the account of an API key."""
-        return cls(service_origin(base_url), account_of(api_key), callback_secret(api_key))
+    def of(cls, base_url: str, api_key: str, account_name: str = "default") -> Service:
+        """Return the service of a base URL, and the account of an API key, by its name."""
+        return cls(service_origin(base_url), account_of(api_key), callback_secret(api_key), account_name)
 
 
 @attrs.frozen
