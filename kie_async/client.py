@@ -170,12 +170,10 @@ class KieClient:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        from asyncio import CancelledError
-
         self._binding.reopen()
         try:
             await self._binding.engine(warn=False)
-        except CancelledError:
+        except BaseException:
             await self.aclose()  # it was not entered, so nothing else closes it
             raise
         return self

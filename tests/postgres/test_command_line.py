@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
+import anyio
 import pytest
 
+from kie_async import JobState, KieClient
+from kie_async._display import sealed
 from kie_async.cli.exit_codes import ExitCode
-from tests.cli.helpers import run_cli
+from kie_async.cli.generate import GenerateOptions, run_generate
+from kie_async.cli.options import JournalDatabase
+from kie_async.testing import FakeKie
+from tests.cli.batch.helpers import make_options, read_manifest, run_to_end, write_table
+from tests.cli.helpers import CAT, CapturedSession, run_cli
+from tests.helpers import KEY, make_request
 from tests.servers.postgres import PostgresServer
 
 SECRET = "canary-of-the-dsn"
@@ -74,3 +84,37 @@ def test_a_printed_schema_has_the_name_that_was_asked_for() -> None:
     assert "kie_async" not in printed.out
     assert ExitCode.USAGE == refused.code
     assert "Invalid PostgresJournal(schema='kie;drop')" in refused.err
+
+
+async def test_batch_and_a_program_share_a_journal(dsn: str, tmp_path: Path) -> None:
+    """The program hears of the rows of batch; a second run pays for nothing, and no file has the password."""
+    for name in ("cat.jpg", "city.jpg"):
+        shutil.copy(CAT.with_name(name), tmp_path / name)
+    options = make_options(write_table(tmp_path, 30), journal=JournalDatabase(sealed(dsn)))
+    async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=dsn) as kie:
+        program = [await kie.submit(make_request(number), key=f"order {number}") for number in range(30)]
+        code, streams = await run_to_end(fake, options)
+        for job in program:
+            await job.wait()
+        again, second = await run_to_end(fake, options)
+        jobs = await kie.jobs()
+
+    assert (ExitCode.DONE, ExitCode.DONE) == (code, again), streams.err
+    assert 60 == len(fake.truth.tasks) == len(jobs)
+    assert {JobState.SUCCEEDED} == {job.state for job in jobs}
+    assert ["done"] * 30 == [line["state"] for line in read_manifest(options)]
+    shown = [streams.out, streams.err, second.out, second.err]
+    shown += [path.read_text(errors="replace") for path in options.out.rglob("*") if path.is_file()]
+    assert [] == [text for text in shown if SECRET in text]
+
+
+async def test_a_command_that_is_interrupted_names_no_password(dsn: str) -> None:
+    """The command that it prints has a word in place of the DSN."""
+    async with FakeKie() as fake:
+        streams = CapturedSession(fake, journal=JournalDatabase(sealed(dsn)))
+        with anyio.move_on_after(5.0):
+            await run_generate(streams.session, GenerateOptions(name="cat", request=make_request(), key="order 7"))
+        hint = streams.session.resume_hint()
+
+    assert "kie-async wait" in hint
+    assert SECRET not in hint + streams.err
