@@ -17,6 +17,7 @@ from kie_async._io.journals.journal import WorkerReport
 from kie_async._io.journals.postgres import PostgresStore
 from kie_async._io.journals.postgres_schema import schema_ddl
 from kie_async.states import JobState
+from kie_async.testing import virtual_time
 from tests.io.intents import bring_to_state, make_intent
 from tests.postgres.clock import Clock, in_thread
 from tests.postgres.stores import open_postgres
@@ -356,6 +357,26 @@ async def test_stepped_clock_ends_no_worker(clock: Clock, seconds: float) -> Non
         assert [row.id] == [each.id for each in await other.claim()]
 
 
+def test_released_journal_frees_its_jobs_without_a_loop(postgres_dsn: str) -> None:
+    """Its event loop is over, and the same store opens again in the next one, as another worker."""
+    journal = PostgresStore(lambda: postgres_dsn)
+
+    async def begin() -> Intent:
+        await journal.open()
+        return await journal.add(make_intent(1))
+
+    async def take(row: Intent) -> None:
+        await journal.open()
+        while await journal.is_owner_alive(row):
+            await asyncio.sleep(0.01)
+        assert [row.id] == [each.id for each in await journal.claim()]
+        await journal.close()
+
+    row = virtual_time(begin)
+    journal.release()
+    virtual_time(take, row, seed=1)
+
+
 async def test_two_heirs_share_the_jobs(postgres_dsn: str) -> None:
     """Each row is taken by one of them."""
     async with open_postgres(postgres_dsn) as first, open_postgres(postgres_dsn) as second:
@@ -417,3 +438,20 @@ async def test_pooler_is_asked_every_second_and_named_once(
             row = await journal.add(make_intent(1))
             assert S.SUCCEEDED == (await bring_to_state(journal, row, S.SUCCEEDED)).state
     assert 1 == sum("connection pooler" in record.message for record in caplog.records)
+
+
+@pytest.mark.usefixtures("postgres_dsn")
+def test_silent_connection_is_given_up(postgres_server: PostgresServer) -> None:
+    """Its packets are dropped, and nothing closes it: a worker that waits for changes connects again."""
+
+    async def main() -> None:
+        with PostgresProxy(postgres_server.port) as proxy:
+            async with open_postgres(proxy.dsn()) as waiting, open_postgres(postgres_server.dsn()) as writing:
+                row = await writing.add(make_intent(1))
+                proxy.silence()
+                await bring_to_state(writing, row, S.SUBMITTED)
+                proxy.resume()
+                assert await waiting.wait_for_change() is None
+                assert S.SUBMITTED == (await waiting.get(row.id) or row).state
+
+    asyncio.run(main())  # in real time

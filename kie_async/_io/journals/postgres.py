@@ -60,6 +60,12 @@ _log = logging.getLogger("kie_async")
 _DELETED_TOGETHER = 50
 #: The pause in seconds after such a transaction.
 PAUSE = 0.01
+#: A worker that waits for notifications asks for nothing after this time, in seconds, and expects an answer within the
+#: other: a connection that is silent for ever is noticed within four seconds.
+_PING_INTERVAL = 2.0
+_PING_PATIENCE = 1.8
+#: The interval between two checks of an overdue answer, in seconds.
+_CHECK_INTERVAL = 0.2
 
 
 class PostgresStore:
@@ -109,11 +115,14 @@ class PostgresStore:
         self._news = News()
         self._changed = asyncio.Event()
         self._listened = -1
+        self._check: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        runtime = Runtime(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        runtime = Runtime(self._loop)
         self._name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         self._opened_at, self._news, self._changed = runtime.wall(), News(), asyncio.Event()
         self._restoration = Restoration()
@@ -131,7 +140,7 @@ class PostgresStore:
             writer,
             to_error=self._unusable,
             on_restored=self._report_restored,
-            on_busy=self._stop_listening,
+            on_busy=self._watch_answer,
             on_idle=self._listen,
         )
         self._commits, self._session = commits, session
@@ -342,14 +351,33 @@ class PostgresStore:
         session = self._opened(self._session)
         while not self._news.is_any and not self._news.ids:
             self._changed.clear()
-            with anyio.move_on_after(self.ask_interval if session.asks else None) as waiting:
+            with anyio.move_on_after(self.ask_interval if session.asks else _PING_INTERVAL) as waiting:
                 await self._changed.wait()
             if waiting.cancelled_caught:
-                return None
+                if session.asks:
+                    return None
+                await self._run(Action(tables.ping, writes=False, patience=_PING_PATIENCE))
         return self._news.take()
+
+    def _watch_answer(self) -> None:
+        """Watch for an overdue answer while the thread uses the connection, and not for notifications."""
+        self._stop_listening()
+        loop = asyncio.get_running_loop()
+        self._check = loop.call_later(_CHECK_INTERVAL, self._check_answer, None, loop.time())
+
+    def _check_answer(self, question: tuple[int, float] | None, since: float) -> None:
+        session, loop = self._session, asyncio.get_running_loop()
+        if session is None:
+            return
+        if question is None or session.question != question:
+            question, since = session.question, loop.time()
+        elif loop.time() - since >= question[1]:
+            session.give_up(question)
+        self._check = loop.call_later(_CHECK_INTERVAL, self._check_answer, question, since)
 
     def _listen(self) -> None:
         """Watch the connection while the thread does not use it."""
+        self._stop_listening()
         if self._news.is_any or self._news.ids:
             self._changed.set()
         if self._session is not None and self._session.fileno >= 0:
@@ -357,8 +385,12 @@ class PostgresStore:
             asyncio.get_running_loop().add_reader(self._listened, self._hear)
 
     def _stop_listening(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
         if self._listened >= 0:
-            asyncio.get_running_loop().remove_reader(self._listened)
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._listened)
             self._listened = -1
 
     def _hear(self) -> None:

@@ -8,6 +8,9 @@ After a lost connection, whatever may have been committed is read back before an
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
@@ -43,9 +46,11 @@ _DEFAULTS: Mapping[str, str | int] = {
     "keepalives_idle": 1,
     "keepalives_interval": 1,
     "keepalives_count": 3,
-    "tcp_user_timeout": 3000,
+    "tcp_user_timeout": 2000,
     "target_session_attrs": "read-write",
 }
+#: The time in seconds that an answer may take.
+_LONGEST_PATIENCE = 30.0
 #: What libpq says of servers that cannot be written.
 _STANDBY = ("session is read-only", "hot standby")
 #: The server cannot be written (any more), or ends the connection.
@@ -71,12 +76,16 @@ class Action(Generic[_T]):
             be run twice.
 
         undo: Makes a query that reverts it, because its caller was told that it was not done.
+
+        patience: The time in seconds after which the connection is given up if there is no answer. It is long, because
+            a commit may wait for a standby.
     """
 
     query: Callable[[], Query[_T]]
     writes: bool
     read_back: Callable[[], Query[_T | NotDone]] | None = None
     undo: Callable[[], Query[object]] | None = None
+    patience: float = _LONGEST_PATIENCE
 
     def __call__(self, _session: PostgresSession) -> Query[_T]:
         """Return the query."""
@@ -151,6 +160,11 @@ class PostgresSession:
         self._deaf_before = False
         self._undo: list[Callable[[], Query[object]]] = []
         self._texts: dict[str, bytes] = {}
+        #: The number of what is asked now, and the time in seconds that its answer may take; None while nothing is.
+        self.question: tuple[int, float] | None = None
+        self._questions = 0
+        # Held to close the connection, and to give it up in another thread.
+        self._closing = threading.Lock()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -167,9 +181,21 @@ class PostgresSession:
         self._disconnect()
 
     def _disconnect(self) -> None:
-        connection, self._connection, self.fileno = self._connection, None, -1
-        if connection is not None:
-            connection.close()
+        with self._closing:
+            connection, self._connection, self.fileno = self._connection, None, -1
+            if connection is not None:
+                connection.close()
+
+    def give_up(self, question: tuple[int, float]) -> None:
+        """Shut the connection down if it still has no answer to *question*; called while the thread waits for that."""
+        with self._closing:
+            if self.question == question and self.fileno >= 0:
+                with suppress(OSError), socket.socket(fileno=os.dup(self.fileno)) as same:
+                    same.shutdown(socket.SHUT_RDWR)
+
+    def _ask_for(self, patience: float) -> None:
+        self._questions += 1
+        self.question = self._questions, patience
 
     def _reconnect(self) -> _Connection:
         """
@@ -179,6 +205,8 @@ class PostgresSession:
             JournalError: If the server has another journal than before, or cannot keep one.
         """
         connection = self._connect()
+        self.fileno = connection.fileno()
+        self._ask_for(_LONGEST_PATIENCE)
         try:
             self._flushes = check_server(connection)
             self._check_journal(journal_id := prepare_schema(connection, self._schema, create=not self.journal_id))
@@ -190,10 +218,12 @@ class PostgresSession:
                 self._execute(self._undo[0](), connection)
                 del self._undo[0]
         except BaseException:
-            connection.close()
+            with self._closing:
+                self.fileno = -1
+                connection.close()
             raise
         self._news.is_any = bool(self.journal_id)  # what was told meanwhile was not heard
-        self.journal_id, self._connection, self.fileno = journal_id, connection, connection.fileno()
+        self.journal_id, self._connection = journal_id, connection
         return connection
 
     def _restore(self, connection: _Connection) -> None:
@@ -279,6 +309,8 @@ class PostgresSession:
         """Do calls, the first statements of writes in one transaction."""
         unfinished = list(calls)
         connection = self._connection or self._reconnect()
+        actions = [call.action for call in calls if isinstance(call.action, Action)]
+        self._ask_for(max((action.patience for action in actions), default=_LONGEST_PATIENCE))
         try:
             self._run(connection, unfinished, writes=writes)
         except psycopg.Error as error:
@@ -287,6 +319,8 @@ class PostgresSession:
             _log.info("The connection to the journal's server was lost (%s).", " ".join(str(error).split()))
             self._disconnect()
             self._recover(unfinished)
+        finally:
+            self.question = None
         if self._connection is not None:
             self._take_notifications(self._connection)
 

@@ -545,6 +545,11 @@ def select_workers() -> Query[list[WorkerInfo]]:
     return [load_worker(*row) for row in (yield query, {})]
 
 
+def ping() -> Query[None]:
+    """Ask for nothing: the answer shows that the connection works."""
+    yield "SELECT", {}
+
+
 def delete_worker() -> Query[None]:
     """Delete the row of this worker: other workers may claim its jobs at once."""
     yield "DELETE FROM kie.workers WHERE name = %(own_name)s", {}
