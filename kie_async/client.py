@@ -468,7 +468,8 @@ class KieClient:
         Resume all unfinished jobs of the journal that are for this service (``base_url``) and have no owner.
 
         Jobs that were not sent are sent, jobs whose process ended during a create are in doubt, and accepted tasks are
-        awaited. It may be called at any time and any number of times.
+        awaited. From then on, until the client closes, it does the same with the jobs of each process that ends. It may
+        be called at any time and any number of times.
 
         Args:
             adopt_key: True to send also the unsent jobs that were journaled with another API key, with the present one;

@@ -83,6 +83,9 @@ class Job:
         """
         Wait until the task has ended. Cancelling the wait does not cancel the task; it can be awaited again.
 
+        A job whose process has ended before it was sent is sent by a client that has called ``recover()``. If there is
+        none, the wait raises ``TransportError`` after ``RetryPolicy.unsent_timeout``.
+
         Args:
             timeout: The timeout in seconds; None for ``RetryPolicy.max_age`` after acceptance.
 

@@ -121,7 +121,8 @@ class RetryPolicy:
         on_server_error: ``"retry"``; or ``"in_doubt"`` to never send again and raise ``SubmitInDoubtError`` instead.
 
         unsent_timeout: The time for which a request that could not be sent (DNS or connection failure) is retried,
-            counted from its first failure.
+            counted from its first failure; also the time for which a wait for a job that was not sent outlasts the
+            job's process while no client has called ``recover()``.
 
         maintenance_timeout: The time for which a job waits while the service is under maintenance.
 

@@ -35,6 +35,8 @@ class WorkerInfo:
 
         jobs: The number of its unfinished jobs in each state.
 
+        recovers: True if it has called ``recover()``, so that it takes over the jobs of workers that end.
+
         limits: The account's limits that it was configured with; None before its first heartbeat.
     """
 
@@ -47,6 +49,7 @@ class WorkerInfo:
     in_flight: int = 0
     wanting: int = 0
     jobs: Mapping[str, int] = attrs.field(factory=dict)
+    recovers: bool = False
     limits: Limits | None = None
 
 

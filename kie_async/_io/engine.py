@@ -27,6 +27,7 @@ from kie_async._io.callbacks.receiver import Receiver
 from kie_async._io.files.uploads import Uploads
 from kie_async._io.http.account_check import AccountCheck
 from kie_async._io.jobs.follower import JobFollower, JournalWatch
+from kie_async._io.jobs.heartbeats import Heartbeats
 from kie_async._io.jobs.live_job import UNANSWERED, LiveJob, Registry, StopReason
 from kie_async._io.jobs.resolution import Resolution
 from kie_async._io.jobs.transitions import ResultWriter, Transitions
@@ -185,6 +186,18 @@ class Engine:
         self._build_following()
         self._build_callbacks()
         self._build_waiting()
+        self.heartbeats: Heartbeats = Heartbeats(
+            journal=journal,
+            registry=self.registry,
+            supervisor=supervisor,
+            runtime=runtime,
+            timers=timers,
+            limits=settings.limits,
+            admission=self.admission,
+            poller=self.poller,
+            follower=self.follower,
+            confirm=self.confirmations.enqueue,
+        )
 
     def _build_polling(self) -> None:
         randrange = self._runtime.random.randrange
@@ -279,12 +292,14 @@ class Engine:
             intents=self._intents,
             journal_watch=JournalWatch(
                 journal=self.journal,
+                registry=self.registry,
                 supervisor=self.supervisor,
                 runtime=self._runtime,
                 timers=self.timers,
                 follow=self._follow,
                 forget=self.tracker.stop_tracking,
                 on_remote_end=self._on_remote_end,
+                patience=self.settings.retry.unsent_timeout,
             ),
         )
 
@@ -407,8 +422,13 @@ class Engine:
             await source.close()
 
     async def recover(self, found: Callable[[str], object], *, adopt_key: bool = False) -> None:
-        """Resume everything that is unfinished, and call *found* with the id of each job; see ``KieClient.recover``."""
+        """
+        Resume everything that is unfinished, and call *found* with the id of each job; see ``KieClient.recover``.
+
+        From then on, each heartbeat takes over what workers leave that end.
+        """
         self.orphans = {}
+        self.heartbeats.take_over_from_now(adopt_key=adopt_key)
         recover = self.follower.recover
         with self.follower.recovering():
             await self.supervisor.run(
@@ -563,6 +583,7 @@ class Engine:
         self.journal.on_restored = self._on_restored
         await self.journal.open()
         await self.transport.open()
+        await self.heartbeats.begin()
         self.orphans = await self.journal.count_orphans()
         await self._read_other_keys()
         if not len(self.settings.durations):

@@ -93,6 +93,9 @@ class TurnStore(SqliteStore):
     async def _read(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._call(partial(query, self._opened(self._file), *args, **kwargs))
 
+    async def _write_soon(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._read(query, *args, **kwargs)
+
     async def _write(self, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._writes += 1
         if self._writes in self._fails:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pytest
 
-from kie_async import KieClient
+from kie_async import Generation, KieClient, RetryPolicy, TransportError
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
 from kie_async.testing import FakeKie
@@ -85,3 +87,143 @@ async def test_result_found_by_a_worker_that_lost_the_job_is_recorded(tmp_path: 
 
         assert 0 == lost.statistics().duplicate_records
         assert [JobState.SUCCEEDED] == [row.state for row in await read_rows(path)]
+
+
+# -- jobs of workers that end later ------------------------------------------------------------------------------------
+
+
+async def end_worker(kie: KieClient) -> None:
+    """End a worker, whose jobs stay as they are, as after kill -9: the journal gives up its lock."""
+    engine = kie._binding.current  # noqa: SLF001
+    assert engine is not None
+    engine.abandon()
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_recover_takes_over_from_workers_that_end_later(tmp_path: Path, *, recovers: bool) -> None:
+    """It does so within 3 s, sends what was not sent, and polls the rest; a client that has not called it does not."""
+    path = tmp_path / "kie.db"
+    async with FakeKie(duration=60.0) as fake:
+        ended = make_worker(fake, path)
+        async with make_worker(fake, path) as other:
+            found = await other.recover() if recovers else []
+            running = await ended.submit(make_request(0))
+            fake.maintenance = True
+            unsent = await ended.submit(make_request(1), wait=False)
+            await anyio.sleep(1.0)
+            await end_worker(ended)
+            fake.maintenance = False
+            await anyio.sleep(3.0)
+
+            assert [] == found
+            assert (2 if recovers else 0) == other.statistics().jobs
+            await anyio.sleep(300.0)
+            states = {row.id: row.state for row in await read_rows(path)}
+            ended_as = [JobState.SUCCEEDED] * 2 if recovers else [JobState.SUBMITTED, JobState.INTENT]
+            assert ended_as == [states[running.id], states[unsent.id]]
+            assert (2 if recovers else 1) == len(fake.truth.created)
+
+
+async def test_create_of_a_worker_that_ends_later_becomes_in_doubt(tmp_path: Path) -> None:
+    path = tmp_path / "kie.db"
+    async with FakeKie(duration=60.0, create_seconds=20.0) as fake:
+        ended = make_worker(fake, path)
+        async with make_worker(fake, path) as other:
+            await other.recover()
+            await ended.submit(make_request(), wait=False)
+            await anyio.sleep(1.0)
+            await end_worker(ended)
+            await anyio.sleep(3.0)
+
+            assert [JobState.IN_DOUBT] == [row.state for row in await read_rows(path)]
+            assert 1 == len(fake.truth.create_requests)
+
+
+@pytest.mark.parametrize("recovers", ["before", "after", "another"])
+async def test_wait_for_an_unsent_job_outlasts_its_owner(tmp_path: Path, recovers: str) -> None:
+    """It ends with the result, whichever worker recovers the job, and whenever."""
+    path = tmp_path / "kie.db"
+    async with FakeKie(duration=30.0) as fake:
+        ended = make_worker(fake, path)
+        async with make_worker(fake, path) as waiting, make_worker(fake, path) as another:
+            if recovers == "before":
+                await waiting.recover()
+            fake.maintenance = True
+            jobs = [await ended.submit(make_request(n), wait=False) for n in range(JOBS)]
+            results: list[Generation] = []
+
+            async def wait(job_id: str) -> None:
+                results.append(await waiting.job(job_id).wait())
+
+            with anyio.fail_after(600.0):
+                async with anyio.create_task_group() as group:
+                    for job in jobs:
+                        group.start_soon(wait, job.id)
+                    await anyio.sleep(1.0)
+                    await end_worker(ended)
+                    fake.maintenance = False
+                    await anyio.sleep(20.0)
+                    if recovers != "before":
+                        await (waiting if recovers == "after" else another).recover()
+
+            assert JOBS == len(fake.truth.created) == len({result.task_id for result in results})
+
+
+async def test_wait_for_an_unsent_job_ends_if_no_worker_recovers_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "kie.db"
+    async with FakeKie() as fake:
+        ended = make_worker(fake, path)
+        fake.maintenance = True
+        job = await ended.submit(make_request(), wait=False)
+        async with make_worker(fake, path, retry=RetryPolicy(unsent_timeout=50.0)) as waiting:
+            await end_worker(ended)
+            began_at = anyio.current_time()
+            with pytest.raises(TransportError, match=r"Call recover\(\)"):
+                await waiting.job(job.id).wait()
+
+            assert 50.0 <= anyio.current_time() - began_at <= 60.0
+            assert 1 == caplog.text.count("once a client calls recover()")
+            assert [] == fake.truth.created
+
+
+async def test_caller_with_the_key_sends_the_job_of_a_worker_that_ends(tmp_path: Path) -> None:
+    """It has submitted the request itself, so nothing needs to be recovered."""
+    path = tmp_path / "kie.db"
+    async with FakeKie(duration=30.0) as fake:
+        ended = make_worker(fake, path)
+        async with make_worker(fake, path) as other:
+            fake.maintenance = True
+            await ended.submit(make_request(), key="order-7", wait=False)
+            await anyio.sleep(1.0)
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(other.generate, make_request(), key="order-7", timeout=120.0))
+                await anyio.sleep(1.0)
+                await end_worker(ended)
+                fake.maintenance = False
+
+            assert 1 == len(fake.truth.created)
+
+
+async def test_worker_enters_anew_and_keeps_jobs_that_no_other_took(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lock file was removed; at its next heartbeat it continues under another name."""
+    path = tmp_path / "kie.db"
+    async with FakeKie(duration=60.0) as fake, make_worker(fake, path) as kie:
+        running = await kie.submit(make_request(0))
+        fake.maintenance = True
+        unsent = await kie.submit(make_request(1), wait=False)
+        await anyio.sleep(1.0)
+        (before,) = {row.owner for row in await read_rows(path)}
+        remove_locks(path)
+        await anyio.sleep(5.0)
+        (after,) = {row.owner for row in await read_rows(path)}
+        fake.maintenance = False
+        await running.wait()
+        await unsent.wait()
+
+        assert before != after
+        assert 1 == caplog.text.count("This worker was away")
+        assert 2 == len(fake.truth.created)

@@ -350,6 +350,8 @@ _STATEMENTS: dict[str, Callable[[sqlite3.Connection, ProcessLocks], object]] = {
     "find_old": lambda file, _: tables.find_old(file, 1e9, 0, 10),
     "find_orphans": lambda file, locks: tables.find_orphans(file, locks, None, 0, 10, adopt_key=True),
     "find_orphans, of this key": lambda file, locks: tables.find_orphans(file, locks, None, 0, 10, adopt_key=False),
+    "find_left": lambda file, locks: tables.find_left(file, locks, 10, adopt_key=True),
+    "find_left, of this key": lambda file, locks: tables.find_left(file, locks, 10, adopt_key=False),
     "find_orphans, of ids": lambda file, locks: tables.find_orphans(file, locks, [_ROW.id], 0, None, adopt_key=False),
     "has_keys": lambda file, _: tables.has_keys(file),
     "insert_row": lambda file, _: tables.insert_row(file, Restoration(), make_intent(99, key="key-2")),

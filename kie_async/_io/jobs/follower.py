@@ -24,7 +24,7 @@ from kie_async._io.journals.journal import PAGE, read_pages
 from kie_async.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Generator
+    from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 
     from kie_async._core.lifecycle import Intent
     from kie_async._io.jobs.live_job import Registry
@@ -107,18 +107,38 @@ class JobFollower:
             claims = read_pages(lambda after: journal.claim(adopt_key=adopt_key, after=after, limit=PAGE))
             async with aclosing(claims) as pages:
                 async for page in pages:
-                    for number, row in enumerate(page):
-                        if number % _BATCH == 0:
-                            await anyio.lowlevel.checkpoint()
-                        if await self._recover_row(row):
-                            found(row.id)
+                    await self._recover_rows(page, found)
+            # They have ended, or were away like this worker.
+            while await journal.has_expired_owners():  # noqa: ASYNC110 (the event is in another process)
+                await anyio.sleep(journal.heartbeat_interval / 4)
+            await self.take_over(found=found, confirm=confirm, adopt_key=adopt_key)
         named = read_pages(lambda after: journal.rows_named_by_callbacks(after=after, limit=PAGE))
         async with aclosing(named) as pages:
             async for page in pages:
-                # A callback has named the task, and the process ended before that was confirmed.
-                for row in page:
-                    for task_id in row.callback_task_ids:
-                        confirm(row.id, task_id)
+                _confirm_named(page, confirm)
+
+    async def take_over(
+        self, *, found: Callable[[str], object], confirm: Callable[[str, str], object], adopt_key: bool
+    ) -> None:
+        """Adopt what workers have left that have ended; see ``recover`` for the arguments."""
+        while page := await self.journal.take_over(adopt_key=adopt_key, limit=PAGE):
+            _log.info("Takes over %d jobs of workers that have ended.", len(page))
+            await self._recover_rows(page, found)
+            _confirm_named(page, confirm)
+
+    async def enter_anew(self) -> None:
+        """Continue under this worker's new name with the jobs that are still its own; follow those that are not."""
+        jobs = [job for job in self.registry if job.row is not None and not job.remote and not job.foreign]
+        for row in await self.journal.claim([job.id for job in jobs if job.state in OPEN], adopt_key=True):
+            await self._recover_row(row)
+        await self.journal_watch.read_again(jobs)
+
+    async def _recover_rows(self, rows: Sequence[Intent], found: Callable[[str], object]) -> None:
+        for number, row in enumerate(rows):
+            if number % _BATCH == 0:
+                await anyio.lowlevel.checkpoint()
+            if await self._recover_row(row):
+                found(row.id)
 
     async def _recover_row(self, row: Intent) -> bool:
         """Resume the job of a row that this process owns; return True if it has not ended."""
@@ -141,26 +161,29 @@ class JobFollower:
         """
         Return the live job of a row for a caller who waits; if its owner has ended, this process becomes it.
 
-        A wait does not send. A job that was not sent and that no process works on has no live job: what is returned for
-        it only tells how it was given up. None if there is no row any more.
+        A wait does not send. A job that was not sent waits for a worker that recovers it. If its owner has given it up,
+        or has ended and used another API key, it has no live job, and what is returned for it only tells why. None if
+        there is no row any more.
         """
         journal = self.journal
         while True:
-            row, unsent = await journal.get(job_id), False
+            row, given_up = await journal.get(job_id), False
             if row is not None and row.state is JobState.INTENT:
-                unsent = journal.owns(row) or not await journal.is_owner_alive(row)
+                given_up = journal.owns(row) or row.owner is None or await self.journal_watch.is_left_for_consent(row)
             elif row is not None and row.state in OPEN and not journal.owns(row):
                 row = next(iter(await journal.claim([job_id])), row)
             # From here on nothing is awaited before the decision.
             job = self.registry.get(job_id)
-            if row is None or (unsent and job is not None):
-                return job  # a submission here has been faster
+            if row is None:
+                return job
             if row.state not in OPEN:
                 return LiveJob.from_row(row)
-            if not unsent:
+            if not given_up:
                 job = self.adopt(row)
                 await self.follow(job)
                 return job
+            if job is not None:
+                return job  # a submission here has been faster
             if self._recoveries:
                 await self._recovered.wait()
             elif row.key is not None and (job := self.registry.by_key(row.key)) is not None and job.has_submission:
@@ -225,10 +248,15 @@ class JobFollower:
         await self.follow(job)
 
 
+def _confirm_named(rows: Sequence[Intent], confirm: Callable[[str, str], object]) -> None:
+    """Confirm the tasks that callbacks have named: the process that received them has ended before it did."""
+    for row in rows:
+        for task_id in row.callback_task_ids:
+            confirm(row.id, task_id)
+
+
 #: The time in seconds after which newly watched rows are read again, and a failed read is repeated.
 CHECK_INTERVAL = 0.5
-#: The interval between two checks of the owners of jobs, in seconds.
-OWNER_CHECK_INTERVAL = 2.0
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -243,6 +271,8 @@ class JournalWatch:
     Args:
         journal: The journal.
 
+        registry: The live jobs.
+
         supervisor: Runs the checks.
 
         runtime: The clock.
@@ -254,20 +284,26 @@ class JournalWatch:
         forget: Forgets a job whose row was deleted.
 
         on_remote_end: Called with each own job whose end was journaled by another process.
+
+        patience: The time for which a wait for a job that was not sent outlasts its owner, in seconds, while no worker
+            recovers it.
     """
 
     journal: Journal
+    registry: Registry
     supervisor: Supervisor
     runtime: Runtime
     timers: Timers
     follow: Callable[[LiveJob], Awaitable[None]]
     forget: Callable[[LiveJob], None]
     on_remote_end: Callable[[LiveJob], None]
+    patience: float
     _jobs: dict[str, LiveJob] = attrs.field(factory=dict, init=False)
     #: The ids of rows that may have changed between their reading and the beginning of the watch.
     _unchecked: set[str] = attrs.field(factory=set, init=False)
     _next_check: Timer | None = attrs.field(default=None, init=False)
-    _next_owner_check: Timer | None = attrs.field(default=None, init=False)
+    #: The instants at which jobs that were not sent were found without an owner, by their ids.
+    _left_at: dict[str, float] = attrs.field(factory=dict, init=False)
     _waiting: bool = attrs.field(default=False, init=False)
     _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     _readable: bool = attrs.field(default=True, init=False)
@@ -300,20 +336,12 @@ class JournalWatch:
     def _schedule(self) -> None:
         if self._next_check is None:
             self._next_check = self.timers.at(self.runtime.now() + CHECK_INTERVAL, self._start_check)
-        if self._next_owner_check is None:
-            at = self.runtime.now() + OWNER_CHECK_INTERVAL
-            self._next_owner_check = self.timers.at(at, self._start_owner_check)
 
     def _start_check(self) -> None:
         self._next_check = None
         unchecked, self._unchecked = self._unchecked, set()
         if self.supervisor.running:
             self.supervisor.start(self._check, unchecked)
-
-    def _start_owner_check(self) -> None:
-        self._next_owner_check = None
-        if self._jobs and self.supervisor.running:
-            self.supervisor.start(self._check_owners)
 
     async def _wait_for_changes(self) -> None:
         try:
@@ -333,7 +361,7 @@ class JournalWatch:
     async def _check(self, job_ids: Collection[str]) -> None:
         jobs = [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]
         try:
-            await self._apply_changes(jobs)
+            await self.read_again(jobs)
         except errors.JournalError:
             self._unchecked.update(job.id for job in jobs)
             self._log_unreadable()
@@ -346,35 +374,71 @@ class JournalWatch:
             _log.exception("The journal cannot be read; jobs of other processes are checked again soon.")
         self._readable = False
 
-    async def _check_owners(self) -> None:
-        try:
-            await self._adopt_orphans()
-        except errors.JournalError:
-            self._log_unreadable()
-        finally:
-            self._schedule()
+    async def read_again(self, jobs: Collection[LiveJob]) -> None:
+        """
+        Read the rows of jobs, and resume those that have changed.
 
-    async def _apply_changes(self, jobs: Collection[LiveJob]) -> None:
+        Raises:
+            JournalError: If the journal cannot be read.
+        """
         rows = [job.row for job in jobs if job.row is not None and job.unwritten is None]
         for job_id, row in (await self.journal.find_changed(rows)).items() if rows else ():
-            job = self._jobs.get(job_id)
+            job = self.registry.get(job_id)
             if job is None:
-                continue  # no longer watched
+                continue  # it has ended meanwhile
             if row is not None:
                 await self._handle_changed(job, row)
             elif not job.has_submission:
                 self.end_deleted(job)
 
-    async def _adopt_orphans(self) -> None:
-        # A wait does not send a job: one without an owner that was not sent is left to recover().
-        for job in [job for job in self._jobs.values() if job.remote and job.state is JobState.INTENT]:
-            row = job.row
-            if row is not None and not await self.journal.is_owner_alive(row) and job.row is row and job.remote:
-                self.forget(job)
-        remote = [job.id for job in self._jobs.values() if job.remote and job.state is not JobState.INTENT]
-        for row in await self.journal.claim(remote) if remote else ():
+    async def adopt_left(self, *, recovered: bool) -> None:
+        """
+        Adopt the jobs among the watched ones whose owner has ended.
+
+        A wait does not send a job: one that was not sent is left to a worker that has called ``recover()``, unless a
+        caller here has submitted its request, too, and waits for it. If no worker recovers it, the wait ends.
+
+        Args:
+            recovered: True if a worker is alive that takes such jobs over.
+
+        Raises:
+            JournalError: If the journal cannot be read or written.
+        """
+        remote = [job for job in self._jobs.values() if job.remote]
+        adopted = [job.id for job in remote if job.state is not JobState.INTENT]
+        left = await self._find_left([job for job in remote if job.state is JobState.INTENT])
+        submitted = [job.id for job in left if job.submitted_here and job.waiters]
+        for row in [
+            *(await self.journal.claim(adopted) if adopted else ()),
+            *(await self.journal.claim(submitted, adopt_key=True) if submitted else ()),
+        ]:
             if (known := self._jobs.get(row.id)) is not None:
                 await self._handle_changed(known, row)
+        self._end_left([job for job in left if job.remote and job.state is JobState.INTENT], recovered=recovered)
+
+    async def is_left_for_consent(self, row: Intent) -> bool:
+        """Return True if the owner of an unsent row has ended, and only ``recover(adopt_key=True)`` takes it over."""
+        return row.account != self.journal.service.account and not await self.journal.is_owner_alive(row)
+
+    async def _find_left(self, unsent: Collection[LiveJob]) -> list[LiveJob]:
+        """Return those of the jobs whose owner has ended; each owner is checked once."""
+        owners = {job.row.owner: job.row for job in unsent if job.row is not None}
+        ended = {owner for owner, row in owners.items() if not await self.journal.is_owner_alive(row)}
+        return [job for job in unsent if job.row is not None and job.row.owner in ended]
+
+    def _end_left(self, left: Collection[LiveJob], *, recovered: bool) -> None:
+        now, before = self.runtime.now(), self._left_at
+        self._left_at = {} if recovered else {job.id: before.get(job.id, now) for job in left}
+        if self._left_at and not before:
+            _log.warning(
+                "%d jobs that are awaited were not sent, and their worker has ended. They are sent once a client calls"
+                " recover(); until then the waits go on, for %g s.",
+                *(len(left), self.patience),
+            )
+        for job in left:
+            of_other_key = job.row is not None and job.row.account != self.journal.service.account
+            if of_other_key or now - self._left_at.get(job.id, now) >= self.patience:
+                self.forget(job)
 
     def end_deleted(self, job: LiveJob) -> None:
         """End the waits for a job that another process has deleted: how it ended is not known."""

@@ -156,6 +156,8 @@ class LiveJob:
 
         remote: True if another process owns the job.
 
+        submitted_here: True if a submission here has worked on the job: this process may send it.
+
         holds_slot: True if the job holds a slot.
 
         accepted_at: The instant of acceptance, by the loop's clock.
@@ -189,6 +191,7 @@ class LiveJob:
     wait_error: KieError | None = None
     submission: Submission | None = None
     remote: bool = False
+    submitted_here: bool = False
     holds_slot: bool = False
     accepted_at: float = 0.0
     not_visible: bool = False
@@ -235,9 +238,13 @@ class LiveJob:
 
     @property
     def awaits_answer(self) -> bool:
-        """True while its create may still be answered, also if it is about to be sent anew."""
-        states = (*UNANSWERED, JobState.CANCELLED, JobState.REJECTED) if self.has_submission else UNANSWERED
-        return self.in_progress and self.state in states
+        """
+        True while its create may still be answered, also if it is about to be sent anew.
+
+        A row is in doubt while its create is on the wire here if another worker has taken this one for ended.
+        """
+        states = (*UNANSWERED, JobState.CANCELLED, JobState.REJECTED, JobState.IN_DOUBT)
+        return self.in_progress and self.state in (states if self.has_submission else UNANSWERED)
 
     @property
     def is_answered(self) -> bool:

@@ -267,7 +267,7 @@ class ResultReader:
             case JobState.IN_DOUBT if row.callback_url is not None:
                 raise_wait_error(job)
                 return None  # a callback may report the task until the deadline
-            case JobState.SENDING if job.in_progress:
+            case JobState.SENDING | JobState.IN_DOUBT if job.awaits_answer:
                 raise_wait_error(job)
                 return None
             case JobState.SENDING | JobState.IN_DOUBT | JobState.UNRESOLVED:

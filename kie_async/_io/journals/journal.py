@@ -133,6 +133,7 @@ class WorkerReport:
     in_flight: int = 0
     wanting: int = 0
     jobs: Mapping[str, int] = attrs.field(factory=dict)
+    recovers: bool = False
     limits: Limits = attrs.field(factory=Limits)
 
     def dump(self) -> str:
@@ -146,7 +147,8 @@ def load_worker(
     """Return a worker as the journal has it; *report* is the text of its last heartbeat, or None before the first."""
     figures: dict[str, Any] = {} if report is None else json.loads(report)
     # Figures that a newer version reports are left out.
-    known = {field: figures[field] for field in ("watched", "in_flight", "wanting", "jobs") if field in figures}
+    reported = ("watched", "in_flight", "wanting", "jobs", "recovers")
+    known = {field: figures[field] for field in reported if field in figures}
     limits = None if report is None else Limits(**figures["limits"])
     return WorkerInfo(
         name=name, host=host, pid=pid, started_at=started_at, heartbeat_at=heartbeat_at, limits=limits, **known
@@ -398,6 +400,28 @@ class Journal(Protocol):
         """
         ...
 
+    async def take_over(self, *, adopt_key: bool = False, limit: int) -> Sequence[Intent]:
+        """
+        Take over open rows whose owner has ended, but not those that were given up.
+
+        Args:
+            adopt_key: See ``claim``.
+
+            limit: The largest number of rows to take over.
+
+        Returns:
+            The rows that this call has taken over, oldest first; none if there are none to take.
+        """
+        ...
+
+    async def has_expired_owners(self) -> bool:
+        """
+        Return True while open rows belong to workers whose lease has expired, and this worker may not take them yet.
+
+        After it was away itself, it gives the others the time for a heartbeat: they may have been away like itself.
+        """
+        ...
+
     async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
         """
         Hold rows for a shared run of ``map()``, by compare-and-set, unless another worker that is alive holds them.
@@ -439,6 +463,11 @@ class Journal(Protocol):
     @property
     def heartbeat_interval(self) -> float:
         """The interval between two heartbeats of a worker, in seconds."""
+        ...
+
+    @property
+    def lease(self) -> float | None:
+        """The time in seconds without a heartbeat after which others take a worker for ended; None: they know it."""
         ...
 
     @property

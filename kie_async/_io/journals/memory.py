@@ -55,6 +55,7 @@ class MemoryJournal:
     """
 
     durable = False
+    lease: float | None = None
     heartbeat_interval: float = 3.0
 
     def __init__(self, *, keep_ended: int = 10_000, service: Service | None = None) -> None:
@@ -240,6 +241,14 @@ class MemoryJournal:
         if (row := self._rows.get(job_id)) is not None:
             holder = None if yielded is None else _HERE
             self._put(attrs.evolve(row, holder=holder, yielded=yielded, version=row.version + 1))
+
+    async def take_over(self, *, adopt_key: bool = False, limit: int) -> Sequence[Intent]:  # noqa: ARG002
+        """Return nothing: there are no other owners."""
+        return ()
+
+    async def has_expired_owners(self) -> bool:
+        """Return False: there are no other workers."""
+        return False
 
     async def count_orphans(self) -> Mapping[JobState, int]:
         """Return nothing: there are no other owners."""

@@ -317,6 +317,12 @@ class PostgresStore:
     async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
         await self._write(postgres_share.end_hold, job_id, yielded)
 
+    async def take_over(self, *, adopt_key: bool = False, limit: int) -> Sequence[Intent]:
+        return await self._write(tables.take_over, None, 0, limit, adopt_key=adopt_key, left_only=True)
+
+    async def has_expired_owners(self) -> bool:
+        return await self._read(tables.has_expired_owners)
+
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans)
 

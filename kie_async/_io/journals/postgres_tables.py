@@ -562,6 +562,14 @@ def is_alive(owner: str | None) -> Query[bool]:
     return not rows[0][0]
 
 
+def has_expired_owners() -> Query[bool]:
+    """Return True if leases of owners of open rows have expired that this worker takes for alive, as it was away."""
+    owned = f"SELECT FROM kie.intents WHERE owner = worker.name AND {_IS_OPEN_HERE}"
+    expired = f"SELECT FROM kie.workers AS worker WHERE NOT {_HAS_LEASE} AND EXISTS ({owned})"
+    rows = yield f"SELECT EXISTS ({expired}) AND NOT {_IS_STEADY}", {}
+    return bool(rows[0][0])
+
+
 def count_orphans() -> Query[dict[JobState, int]]:
     """Count the open rows whose owner is not alive and that this worker may resume, by state."""
     where = f"{_IS_OPEN_HERE} AND {_IS_RESUMABLE} AND {_IS_DEAD}"
@@ -589,27 +597,33 @@ def select_older_callback_secrets() -> Query[list[bytes]]:
     return [bytes(secret) for (secret,) in (yield query, {})]
 
 
-def take_over(job_ids: Sequence[str] | None, after: int, limit: int | None, *, adopt_key: bool) -> Query[None]:
+def take_over(
+    job_ids: Sequence[str] | None, after: int, limit: int | None, *, adopt_key: bool, left_only: bool = False
+) -> Query[list[Intent]]:
     """
-    Take over rows (with these ids), oldest first.
+    Take over rows (with these ids), oldest first, and return them.
 
     They are those of dead owners, and those of this API key that a worker with another key has adopted: it may not be
-    able to see their tasks. Rows that another worker is taking are its.
+    able to see their tasks. Rows that another worker is taking are its. With *left_only*, they are only those of dead
+    owners, and not those that were given up.
     """
     asked = "" if job_ids is None else "id = ANY(%(ids)s) AND "
     resumable = "true" if adopt_key else _IS_RESUMABLE
     own_key = "state NOT IN ('intent', 'sending') AND account = %(own_account)s"
+    other = "owner IS NOT NULL" if left_only else f"({own_key} AND {_OF_OTHER_ACCOUNT})"
     orphans = (
         f"SELECT number FROM kie.intents WHERE {asked}{_IS_OPEN_HERE}"
-        f" AND (({resumable} AND {_IS_DEAD}) OR ({own_key} AND {_OF_OTHER_ACCOUNT})) AND {_PAGE}"
+        f" AND (({resumable} AND {_IS_DEAD}) {'AND' if left_only else 'OR'} {other}) AND {_PAGE}"
         " FOR UPDATE SKIP LOCKED"
     )
     account = "CASE state WHEN 'intent' THEN %(own_account)s ELSE account END"
     take = (
         f"WITH orphans AS ({orphans}), secret AS ({_KEEP_SECRET}) UPDATE kie.intents SET owner = %(own_name)s,"
         f" account = {account}, version = version + 1 FROM orphans WHERE intents.number = orphans.number"
+        f" RETURNING {', '.join(f'intents.{column}' for column in COLUMNS)}"
     )
-    yield take, {"ids": None if job_ids is None else list(job_ids), "after": after, "limit": limit}
+    taken = yield take, {"ids": None if job_ids is None else list(job_ids), "after": after, "limit": limit}
+    return sorted((to_row(row) for row in taken), key=lambda row: row.number)
 
 
 def select_own(job_ids: Sequence[str] | None, after: int, limit: int | None) -> Query[list[Intent]]:

@@ -89,6 +89,16 @@ class ProcessLocks:
         self._descriptor = descriptor
         _held.add(self)
 
+    def own_file_exists(self) -> bool:
+        """Return True if other owners can find this one's lock."""
+        return self._path(self.name).exists()
+
+    def enter_anew(self, name: str) -> None:
+        """Take another name, and lock its file as ``lock_own`` does."""
+        self.close_descriptor()
+        self.name = name
+        self.lock_own()
+
     def unlock_own(self) -> None:
         """Release the lock: other processes may claim this owner's jobs."""
         if self._descriptor >= 0:

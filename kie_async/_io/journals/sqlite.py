@@ -14,7 +14,6 @@ import sqlite3
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
@@ -84,6 +83,7 @@ class SqliteStore:
     busy_timeout: float = 10.0
     #: Liveness is a file lock: a heartbeat only finds what workers have left that have ended, within 3 s.
     heartbeat_interval: float = 2.5
+    lease: float | None = None
 
     def __init__(
         self,
@@ -108,8 +108,7 @@ class SqliteStore:
 
     async def open(self) -> None:
         runtime = Runtime(asyncio.get_running_loop())
-        name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
-        locks = ProcessLocks(self._path, name)
+        locks = ProcessLocks(self._path, self._new_name())
         self._restoration = Restoration()  # another file may have the name by now
         writer = Writer[sqlite3.Connection](
             str(self._path), restoration=self._restoration, disconnected=locks.unlock_own
@@ -303,6 +302,17 @@ class SqliteStore:
     async def end_hold(self, job_id: str, yielded: JobState | None) -> None:
         await self._write(share_tables.end_hold, self.worker, job_id, yielded)
 
+    async def take_over(self, *, adopt_key: bool = False, limit: int) -> Sequence[Intent]:
+        locks = self._opened(self._locks)
+        taken: Sequence[Intent] = ()
+        while not taken and (orphans := await self._read(tables.find_left, locks, limit, adopt_key=adopt_key)):
+            taken = await self._write(tables.take_over, locks, orphans)
+        return taken
+
+    async def has_expired_owners(self) -> bool:
+        """Return False: a lock file tells at any time which workers are alive."""
+        return False
+
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self._read(tables.count_orphans, self._opened(self._locks))
 
@@ -320,21 +330,22 @@ class SqliteStore:
         self, change: Callable[[str | None, float], tuple[str | None, int, _T]]
     ) -> AccountChange[_T]:
         runtime = Runtime(asyncio.get_running_loop())
-        action = partial(worker_tables.change_account, change=change, shared=runtime.shared, loop_time=runtime.now)
-        return await self._run(action, writes=True, flush=False)
+        return await self._write_soon(
+            worker_tables.change_account, change=change, shared=runtime.shared, loop_time=runtime.now
+        )
 
     async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
         locks = self._opened(self._locks)
-        action = partial(
+        return await self._write_soon(
             worker_tables.write_heartbeat,
-            locks=locks,
+            locks,
+            new_name=self._new_name(),
             host=platform.node(),
             pid=os.getpid(),
             started_at=self._opened_at,
             at=Runtime(asyncio.get_running_loop()).wall(),
             report=report.dump(),
         )
-        return await self._run(action, writes=True, flush=False)
 
     async def workers(self) -> Sequence[WorkerInfo]:
         return await self._read(worker_tables.select_workers, self._opened(self._locks))
@@ -346,6 +357,9 @@ class SqliteStore:
         self._change_counter = counter
         return None
 
+    def _new_name(self) -> str:
+        return f"{self.service.account}-{Runtime(asyncio.get_running_loop()).new_id().removeprefix('kj_')}"
+
     # -- helpers ----------------------------------------------------------------------------------------------------
 
     async def _read(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -353,6 +367,10 @@ class SqliteStore:
 
     async def _write(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._run(lambda file: query(file, *args, **kwargs), writes=True)
+
+    async def _write_soon(self, query: _Query[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Write what a power cut may lose: no flush is needed for it."""
+        return await self._run(lambda file: query(file, *args, **kwargs), writes=True, flush=False)
 
     async def _run(self, action: Callable[[sqlite3.Connection], _T], *, writes: bool, flush: bool = True) -> _T:
         commits = self._opened(None if self._commits is None or self._commits.closed else self._commits)

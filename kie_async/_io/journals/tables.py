@@ -43,6 +43,7 @@ __all__ = [
     "count_unsent_of_other_keys",
     "delete_ended",
     "find_changed",
+    "find_left",
     "find_old",
     "find_orphans",
     "has_keys",
@@ -581,16 +582,29 @@ def find_orphans(
     return found[:limit]
 
 
+def find_left(
+    connection: sqlite3.Connection, locks: ProcessLocks, limit: int, *, adopt_key: bool
+) -> list[tuple[int, str | None]]:
+    """Return the numbers and owners of rows to resume whose owner has ended; not of those that were given up."""
+    query = f"SELECT number FROM intents WHERE {_OF_OWNER if adopt_key else _RESUMABLE} AND {_PAGE}"  # noqa: S608
+    names = [name for name in _dead_owners(connection, locks) if name is not None]
+    found = [(int(number), name) for name in names for (number,) in connection.execute(query, (name, 0, limit))]
+    return [*sorted(found)[:limit]]
+
+
 def _account_of_owner(name: str | None) -> str:
     return (name or "").rpartition("-")[0]
 
 
-def take_over(connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]) -> None:
-    """Take over those of the rows that still have these owners."""
+def take_over(
+    connection: sqlite3.Connection, locks: ProcessLocks, orphans: Collection[tuple[int, str | None]]
+) -> list[Intent]:
+    """Take over those of the rows that still have these owners, and return them."""
     account = "CASE state WHEN 'intent' THEN own_account() ELSE account END"
     take = f"UPDATE intents SET owner = ?, account = {account}, version = version + 1 WHERE number = ? AND {_OF_OWNER}"  # noqa: S608
     connection.execute(_KEEP_SECRET)
-    connection.executemany(take, [(locks.name, number, name) for number, name in orphans])
+    taken = [number for number, name in orphans if connection.execute(take, (locks.name, number, name)).rowcount]
+    return [row for number in taken for row in _select(connection, "WHERE number = ?", number)]
 
 
 def select_own(

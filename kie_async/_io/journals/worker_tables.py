@@ -42,9 +42,22 @@ _OF_ACCOUNT = "origin = own_origin() AND name = own_account_name()"
 
 
 def write_heartbeat(
-    connection: sqlite3.Connection, locks: ProcessLocks, host: str, pid: int, started_at: float, at: float, report: str
+    connection: sqlite3.Connection,
+    locks: ProcessLocks,
+    new_name: str,
+    host: str,
+    pid: int,
+    started_at: float,
+    at: float,
+    report: str,
 ) -> list[WorkerInfo]:
-    """Write the row of this worker, remove those of workers that have ended, and return those of ``select_workers``."""
+    """
+    Write the row of this worker, remove those of workers that have ended, and return those of ``select_workers``.
+
+    If its lock file was removed, other workers take it for ended: it enters under *new_name*.
+    """
+    if not locks.own_file_exists():
+        locks.enter_anew(new_name)
     insert = "INSERT OR REPLACE INTO workers VALUES (?, own_origin(), own_account_name(), ?, ?, ?, ?, ?)"
     connection.execute(insert, (locks.name, host, pid, started_at, at, report))
     names = [str(name) for (name,) in connection.execute("SELECT name FROM workers")]

@@ -509,7 +509,7 @@ class Submitter:
         self._positions += 1
         job.submission = submission = submission or Submission()
         submission.position, submission.requested_at = self._positions, self.context.runtime.now()
-        job.remote, job.error = False, None
+        job.submitted_here, job.remote, job.error = True, False, None
         self.registry.add(job)
         self._active[job] = None
         self.supervisor.start(self._submit, job, submission, write_intent)

@@ -156,6 +156,16 @@ class _JournalProxy:
     ) -> Sequence[Intent]:
         return await self.inner.claim(job_ids, adopt_key=adopt_key, after=after, limit=limit)
 
+    async def take_over(self, *, adopt_key: bool = False, limit: int) -> Sequence[Intent]:
+        return await self.inner.take_over(adopt_key=adopt_key, limit=limit)
+
+    async def has_expired_owners(self) -> bool:
+        return await self.inner.has_expired_owners()
+
+    @property
+    def lease(self) -> float | None:
+        return self.inner.lease
+
     async def count_orphans(self) -> Mapping[JobState, int]:
         return await self.inner.count_orphans()
 
@@ -312,7 +322,8 @@ class _ClaimsWithoutChecking(_JournalProxy):
         # The other process looks, too, before either claims.
         await anyio.sleep(1.0)
         await self.inner.claim(job_ids, adopt_key=adopt_key, after=after, limit=limit)
-        return found
+        latest = [await self.inner.get(row.id) for row in found]
+        return [row for row in latest if row is not None]
 
     def owns(self, row: Intent) -> bool:  # noqa: ARG002 (of all)
         return True
