@@ -324,7 +324,7 @@ class PostgresSession:
         if self._connection is not None:
             self._take_notifications(self._connection)
 
-    def fails_all(self, _error: Exception) -> bool:
+    def fails_all(self, error: Exception) -> bool:  # noqa: ARG002
         """Return True if there is no connection."""
         return self._connection is None
 
