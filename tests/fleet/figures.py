@@ -184,18 +184,29 @@ def contradictions(rows: Mapping[str, dict[str, Any]], truth: Truth) -> list[str
     return found
 
 
-def read_rows(journal: str, schema: str = "kie_async") -> dict[str, dict[str, Any]]:
-    """Return the rows of a journal, a path or a DSN, by their keys, without the package's code."""
+def read_rows(journal: str, origin: str, schema: str = "kie_async") -> dict[str, dict[str, Any]]:
+    """
+    Return the rows of a journal by their keys, without the package's code.
+
+    Args:
+        journal: The path of the journal, or its DSN.
+
+        origin: The service of the rows.
+
+        schema: The schema of the journal, if it is in PostgreSQL.
+    """
+    query = "SELECT * FROM intents WHERE origin = ?"
     if "://" not in journal:
         with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
-            return {row["key"]: dict(row) for row in connection.execute("SELECT * FROM intents")}
+            return {row["key"]: dict(row) for row in connection.execute(query, (origin,))}
     import psycopg
     from psycopg.rows import dict_row
 
     with psycopg.connect(journal, autocommit=True, row_factory=dict_row, prepare_threshold=None) as postgres:
-        query = psycopg.sql.SQL("SELECT * FROM {}").format(psycopg.sql.Identifier(schema, "intents"))
-        return {row["key"]: row for row in postgres.execute(query)}
+        table = psycopg.sql.Identifier(schema, "intents")
+        statement = psycopg.sql.SQL("SELECT * FROM {} WHERE origin = %s").format(table)
+        return {row["key"]: row for row in postgres.execute(statement, (origin,))}
 
 
 def unfinished(rows: Iterable[dict[str, Any]], owners: Collection[str] | None = None) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import anyio.to_thread
 import attrs
 
 from kie_async import Limits, RetryPolicy
+from kie_async._urls import service_origin
 from kie_async.testing import FakeKie, Fault
 from tests.fleet.figures import Arrival, Figures, SenderLog, read_rows, unfinished
 from tests.fleet.worker import Link, WorkerOptions, run_worker
@@ -103,6 +104,21 @@ class Worker:
         """Return the reports of one kind."""
         return [message for message in self.messages if message["event"] == event]
 
+    @property
+    def lives(self) -> bool:
+        """True until the process has ended."""
+        try:
+            return self.process.is_alive()
+        except ValueError:  # it has been waited for
+            return False
+
+    async def close(self) -> None:
+        """Kill the process if it has not ended."""
+        if self.lives:
+            self.signal(signal.SIGKILL)
+            await wait(self.process)
+        self.link.close()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         if self.process.pid is not None:
@@ -130,7 +146,7 @@ class Fleet:
     journal: str
     scale: Scale
     senders: SenderLog
-    workers: list[Worker] = attrs.field(factory=list)
+    workers: list[Worker]
     _group: anyio.abc.TaskGroup = attrs.field(kw_only=True)
     _news: anyio.Event = attrs.field(factory=anyio.Event)
 
@@ -185,7 +201,7 @@ class Fleet:
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """Return the rows of the journal by key."""
-        return await anyio.to_thread.run_sync(read_rows, self.journal)
+        return await anyio.to_thread.run_sync(read_rows, self.journal, service_origin(self.fake.url))
 
     async def all_ended(self, *, timeout: float = 60.0) -> float:
         """Wait until each job of each worker is in the journal and has ended; see ``until``."""
@@ -218,7 +234,7 @@ class Fleet:
         """Let all workers close their clients and end."""
         for worker in self.workers:
             worker.link.send(do="end")
-        await self.until(lambda: all(worker.reported("ended") or not _lives(worker) for worker in self.workers))
+        await self.until(lambda: all(worker.reported("ended") or not worker.lives for worker in self.workers))
 
     def arrivals(self) -> list[Arrival]:
         """Return all create requests that the service has received."""
@@ -261,25 +277,10 @@ class Fleet:
             self._news.set()
             self._news = anyio.Event()
 
-    async def close(self) -> None:
-        """Kill all workers that have not ended."""
-        for worker in self.workers:
-            if _lives(worker):
-                worker.signal(signal.SIGKILL)
-                await wait(worker.process)
-            worker.link.close()
-
 
 def told(*workers: Worker) -> Counter[str]:
     """Count the outcomes that the callers in *workers* were told."""
     return Counter(message["outcome"] for worker in workers for message in worker.reported("told"))
-
-
-def _lives(worker: Worker) -> bool:
-    try:
-        return worker.process.is_alive()
-    except ValueError:  # it has been waited for
-        return False
 
 
 @asynccontextmanager
@@ -308,11 +309,13 @@ async def run_fleet(
         "credits": 1e9,
     }
     faults = [Fault("create", "code", code=429, when=senders), *service.pop("faults", ())]
-    async with FakeKie(**{**usual, **service}, seed=seed, faults=faults) as fake, anyio.create_task_group() as group:
-        fleet = Fleet(fake, str(journal), scale, senders, group=group)
+    async with FakeKie(**{**usual, **service}, seed=seed, faults=faults) as fake:
+        workers = list[Worker]()
         try:
-            yield fleet
+            async with anyio.create_task_group() as group:
+                yield Fleet(fake, str(journal), scale, senders, workers, group=group)
+                group.cancel_scope.cancel()
         finally:
-            group.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                await fleet.close()
+                for worker in workers:
+                    await worker.close()
