@@ -14,7 +14,7 @@ import aiohttp
 import anyio
 import attrs
 
-from kie_async import Event, EventName, KieClient, SqliteJournal, Statistics, Wan22TurboImageToVideo
+from kie_async import Event, EventName, KieClient, PostgresJournal, SqliteJournal, Statistics, Wan22TurboImageToVideo
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.journal import Journal, Service
 from kie_async._io.journals.memory import MemoryJournal
@@ -65,10 +65,10 @@ class JournalClient(KieClient):
         self,
         api_key: str | None = None,
         *,
-        journal: Journal | SqliteJournal | str | os.PathLike[str] | None = None,
+        journal: Journal | SqliteJournal | PostgresJournal | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        if journal is None or isinstance(journal, (SqliteJournal, str, os.PathLike)):
+        if journal is None or isinstance(journal, (SqliteJournal, PostgresJournal, str, os.PathLike)):
             super().__init__(api_key, journal=journal, **options)
         else:
             super().__init__(api_key, **options)

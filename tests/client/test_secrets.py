@@ -295,11 +295,14 @@ def test_every_public_coroutine_is_left_early_here() -> None:
     assert public == CALLS.keys()
 
 
-async def leave(call: str, way: str, seconds: float, folder: Path) -> tuple[BaseException | None, list[str]]:
+async def leave(
+    call: str, way: str, seconds: float, folder: Path, *, journal: str | None = None
+) -> tuple[BaseException | None, list[str]]:
     """Call a method while the service does not answer, leave it early, and return its error and the callback tokens."""
     leave, kind = WAYS[way]
     policy = RetryPolicy(maintenance_timeout=60.0, unsent_timeout=10.0, max_age=600.0)
     options: dict[str, Any] = {"callback_url": CALLBACKS, "webhook_key": WEBHOOK_KEY, "retry": policy}
+    options["journal"] = journal
     async with FakeKie(duration=20.0) as fake, KieClient(KEY, base_url=fake.url, **options) as kie:
         done = await kie.generate(make_request(0, image=SIGNED))
         record = attrs.evolve(done.record, result_urls=(f"{done.url}?sig={QUERY}",), raw={})

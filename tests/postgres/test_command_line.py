@@ -90,9 +90,9 @@ async def test_batch_and_a_program_share_a_journal(dsn: str, tmp_path: Path) -> 
     """The program hears of the rows of batch; a second run pays for nothing, and no file has the password."""
     for name in ("cat.jpg", "city.jpg"):
         shutil.copy(CAT.with_name(name), tmp_path / name)
-    options = make_options(write_table(tmp_path, 30), journal=JournalDatabase(sealed(dsn)))
+    options = make_options(write_table(tmp_path, 8), journal=JournalDatabase(sealed(dsn)))
     async with FakeKie() as fake, KieClient(KEY, base_url=fake.url, journal=dsn) as kie:
-        program = [await kie.submit(make_request(number), key=f"order {number}") for number in range(30)]
+        program = [await kie.submit(make_request(number), key=f"order {number}") for number in range(8)]
         code, streams = await run_to_end(fake, options)
         for job in program:
             await job.wait()
@@ -100,9 +100,9 @@ async def test_batch_and_a_program_share_a_journal(dsn: str, tmp_path: Path) -> 
         jobs = await kie.jobs()
 
     assert (ExitCode.DONE, ExitCode.DONE) == (code, again), streams.err
-    assert 60 == len(fake.truth.tasks) == len(jobs)
+    assert 16 == len(fake.truth.tasks) == len(jobs)
     assert {JobState.SUCCEEDED} == {job.state for job in jobs}
-    assert ["done"] * 30 == [line["state"] for line in read_manifest(options)]
+    assert ["done"] * 8 == [line["state"] for line in read_manifest(options)]
     shown = [streams.out, streams.err, second.out, second.err]
     shown += [path.read_text(errors="replace") for path in options.out.rglob("*") if path.is_file()]
     assert [] == [text for text in shown if SECRET in text]

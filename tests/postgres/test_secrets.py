@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio.to_thread
 import pytest
 
-from kie_async import JournalError, KieClient, PostgresJournal
+from kie_async import JournalError, KeyConflictError, KieClient, PostgresJournal
 from kie_async.testing import FakeKie
+from tests.client import test_secrets
 from tests.client.canaries import canaries_in, find_canaries, frames_of
 from tests.client.test_secrets import locals_of
 from tests.helpers import KEY, make_request
+from tests.profile import sample
 from tests.servers.postgres import PostgresServer, free_port
 from tests.servers.proxy import PostgresProxy
 
@@ -102,3 +106,28 @@ async def test_a_server_that_goes_away_is_reported_without_the_password(
 
             assert [] == canaries_in([kie, engine], (SECRET,))
     assert_hidden(raised.value, caplog)
+
+
+@pytest.mark.parametrize("call", sample(list(test_secrets.CALLS), check=0.25))
+async def test_a_call_that_is_left_early_does_not_show_the_password(
+    call: str, postgres_dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    dsn = postgres_dsn.replace("app@", f"app:{SECRET}@")
+    error, _ = await test_secrets.leave(call, "cancellation", 3.0, tmp_path, journal=dsn)
+
+    assert SECRET in dsn
+    if error is not None:
+        assert_hidden(error, caplog)
+
+
+async def test_pickles_do_not_have_the_password(postgres_dsn: str) -> None:
+    dsn = postgres_dsn.replace("app@", f"app:{SECRET}@")
+    async with FakeKie(duration=5.0) as fake, KieClient(KEY, base_url=fake.url, journal=dsn) as kie:
+        job = await kie.submit(make_request(), key="order 7")
+        done = await job.wait()
+        with pytest.raises(KeyConflictError) as raised:
+            await kie.submit(make_request(1), key="order 7")
+
+        values = [job, done, *await kie.jobs(), raised.value, kie.statistics()]
+        assert [] == [value for value in values if SECRET.encode() in pickle.dumps(value)]

@@ -200,7 +200,8 @@ class PostgresServer:
         """Start the server, and wait until it answers."""
         environment = {}
         if self._clock is not None:
-            library = next(Path("/usr/lib").glob(f"*/{_FAKETIME}"))
+            library = next(Path("/usr/lib").glob(f"*/{_FAKETIME}"), None)
+            assert library is not None, "libfaketime is missing: run make system-tools."
             if not self._clock.exists():
                 self._clock.write_text("+0\n")
             environment = {
