@@ -31,7 +31,6 @@ from kie_async._io.journals import postgres_share
 from kie_async._io.journals import postgres_tables as tables
 from kie_async._io.journals.group_commit import GroupCommit, Writer
 from kie_async._io.journals.journal import (
-    PAGE,
     AccountChange,
     Changes,
     Service,
@@ -56,6 +55,8 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _log = logging.getLogger("kie_async")
 
+#: The rows that one statement looks through for old ones.
+_EXAMINED_TOGETHER = 500
 #: The rows that one transaction deletes: each is in other pages of the indices.
 _DELETED_TOGETHER = 50
 #: The pause in seconds after such a transaction.
@@ -241,7 +242,7 @@ class PostgresStore:
         deleted = 0
         after: int | None = 0
         while after is not None:
-            old, after = await self._read(tables.find_old, before, after, PAGE)
+            old, after = await self._read(tables.find_old, before, after, _EXAMINED_TOGETHER)
             for first in range(0, len(old), _DELETED_TOGETHER):
                 deleted += await self._write(tables.delete_ended, before, old[first : first + _DELETED_TOGETHER])
                 await anyio.sleep(PAUSE)

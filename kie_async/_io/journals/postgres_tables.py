@@ -253,9 +253,10 @@ def find_old(before: float, after: int, limit: int) -> Query[tuple[list[str], in
     Returns:
         The ids of those rows, and the number of the last row examined; None if there was none.
     """
-    query = f"SELECT number, id, {HAS_ENDED} AND updated_at < %(before)s FROM kie.intents WHERE {_PAGE}"
+    page = f"SELECT number, id, {HAS_ENDED} AND updated_at < %(before)s AS old FROM kie.intents WHERE {_PAGE}"
+    query = f"SELECT coalesce(array_agg(id) FILTER (WHERE old), '{{}}'), max(number) FROM ({page}) AS page"
     rows = yield query, {"before": before, "after": after, "limit": limit}
-    return [job_id for _, job_id, old in rows if old], rows[-1][0] if rows else None
+    return rows[0]
 
 
 def delete_ended(before: float, job_ids: Collection[str]) -> Query[int]:
@@ -264,28 +265,32 @@ def delete_ended(before: float, job_ids: Collection[str]) -> Query[int]:
 
     A job of ``map()`` stays while a retry of its row is unfinished or newer: without it, the row would be paid again.
     """
-    query = "SELECT id, origin, key FROM kie.intents WHERE id = ANY(%(ids)s) AND key IS NOT NULL"
-    keyed = yield query, {"ids": list(job_ids)}
-    kept = set[str]()
-    for job_id, origin, key in keyed:
-        retries = f"{row_key(key)}~retry"
-        query = (
-            "SELECT FROM kie.intents WHERE origin = %(origin)s AND key > %(first)s AND key < %(last)s"
-            f" AND NOT ({HAS_ENDED} AND updated_at < %(before)s) LIMIT 1"
-        )
-        # The colon follows the digits, so that all numbers are between.
-        values = {"origin": origin, "first": retries, "last": f"{retries}:", "before": before}
-        if (yield query, values):
-            kept.add(job_id)
+    rows = yield "SELECT id, origin, key FROM kie.intents WHERE id = ANY(%(ids)s)", {"ids": list(job_ids)}
+    retries = [None if key is None else f"{row_key(key)}~retry" for _, _, key in rows]
+    is_old = f"{HAS_ENDED} AND updated_at < %(before)s"
+    gone = (
+        "DELETE FROM kie.intents"
+        " USING unnest(%(ids)s::text[], %(origins)s::text[], %(first)s::text[], %(last)s::text[])"
+        f" AS given(id, of_origin, first, last) WHERE intents.id = given.id AND {is_old} AND NOT EXISTS (SELECT FROM"
+        " kie.intents AS retry WHERE retry.origin = of_origin AND retry.key > first AND retry.key < last"
+        f" AND NOT ({is_old})) RETURNING intents.id, updated_at"
+    )
     delete = (
-        f"WITH gone AS (DELETE FROM kie.intents WHERE id = ANY(%(ids)s) AND {HAS_ENDED} AND updated_at < %(before)s"
-        " RETURNING id, updated_at),"
+        f"WITH gone AS ({gone}),"
         " duplicates AS (DELETE FROM kie.duplicate_tasks WHERE job_id IN (SELECT id FROM gone)),"
         " noted AS (UPDATE kie.meta SET forgotten_until ="
         " greatest(forgotten_until, (SELECT max(updated_at) FROM gone)))"
         " SELECT FROM gone"
     )
-    return len((yield delete, {"ids": [job_id for job_id in job_ids if job_id not in kept], "before": before}))
+    values = {
+        "before": before,
+        "ids": [job_id for job_id, _, _ in rows],
+        "origins": [origin for _, origin, _ in rows],
+        "first": retries,
+        # The colon follows the digits, so that all numbers are between.
+        "last": [None if first is None else f"{first}:" for first in retries],
+    }
+    return len((yield delete, values))
 
 
 def delete_unsent(job_id: str) -> Query[None]:
