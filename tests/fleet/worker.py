@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,6 +21,8 @@ from aiohttp import web
 
 # Imported here, with anyio's backend above, since each process would import them again on first use.
 from kie_async import Job, KieClient, KieError, Limits, RetryPolicy, Wan22TurboImageToVideo
+from kie_async._core.acknowledged import Repair, Restoration
+from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.postgres import PostgresStore
 from kie_async._io.journals.sqlite import SqliteStore
 from tests.helpers import KEY, JournalClient
@@ -55,6 +57,8 @@ class WorkerOptions:
 
         heartbeat: The seconds between two heartbeats; None for the journal's default.
 
+        believes: True for a journal that believes what it reads, also after it has gone back in time: a bug.
+
         callback_url: The URL to which the service posts; None to poll.
 
         callback_port: The port at which the worker receives callbacks, or None.
@@ -67,6 +71,7 @@ class WorkerOptions:
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
     lease: float | None = None
     heartbeat: float | None = None
+    believes: bool = False
     callback_url: str | None = None
     callback_port: int | None = None
 
@@ -182,7 +187,25 @@ def _make_journal(options: WorkerOptions) -> Journal | str:
         return journal
     postgres = PostgresStore(lambda: options.journal)
     postgres.lease, postgres.heartbeat_interval = options.lease or postgres.lease, options.heartbeat
+    if options.believes:
+        postgres._restoration = _Believing()  # noqa: SLF001 (a planted bug)
     return postgres
+
+
+class _Believing(Restoration):
+    """A bug: nothing was acknowledged."""
+
+    def rows(self) -> Sequence[Intent]:
+        return ()
+
+    def least_version(self, job_id: str, seen: Intent | None = None) -> int:  # noqa: ARG002 (the same)
+        return 0
+
+    def is_older(self, present: Intent | None, job_id: str, seen: Intent | None = None) -> bool:  # noqa: ARG002
+        return False
+
+    def compare(self, present: Mapping[str, Intent], *, forgotten_until: float) -> Sequence[Repair]:  # noqa: ARG002
+        return ()
 
 
 @asynccontextmanager

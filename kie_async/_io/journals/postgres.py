@@ -126,7 +126,7 @@ class PostgresStore:
         runtime = Runtime(self._loop)
         self._name = f"{self.service.account}-{runtime.new_id().removeprefix('kj_')}"
         self._opened_at, self._news, self._changed = runtime.wall(), News(), asyncio.Event()
-        self._restoration = Restoration()
+        self._restoration = type(self._restoration)()  # the schema may be another by now
         own = {f"own_{name}": value for name, value in attrs.asdict(self.service).items()}
         session = PostgresSession(
             self._dsn,
