@@ -86,7 +86,7 @@ def _check_schema(_instance: object, _attribute: object, value: object) -> None:
 @attrs.frozen(kw_only=True)
 class Limits:
     """
-    The rates that a client may use. Each process has its own limits: give every worker its share of the account.
+    The account's limits. Clients that share a journal on disk share them: do not divide them among processes.
 
     Args:
         creates: The number of tasks that may be created in any *window*. The service documents 20 in 10 s for an

@@ -2,61 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from kie_async.policy import Limits
 from kie_async.statistics import WorkerInfo
 
-__all__ = ["polls_share", "slots_share", "strictest_limits"]
+__all__ = ["polls_share", "slots_share", "stricter_worker"]
 
 #: The part of the polls that is divided evenly, so that each worker can confirm callbacks for others' tasks.
 _EVEN_PART = 0.2
 
 
-def strictest_limits(workers: Collection[WorkerInfo], own: Limits) -> Limits:
-    """Return the limits that hold for all workers of an account: of each value the strictest."""
-    known = [own, *(worker.limits for worker in workers if worker.limits is not None)]
-    slowest = min(known, key=lambda limits: limits.creates / limits.window)
-    return Limits(
-        creates=slowest.creates,
-        window=slowest.window,
-        in_flight=min(limits.in_flight for limits in known),
-        polls_per_second=min(limits.polls_per_second for limits in known),
-    )
+def stricter_worker(workers: Collection[WorkerInfo], own: Limits) -> WorkerInfo | None:
+    """Return the worker that limits the account's polls or slots most, and more than *own*; None if none does."""
+    stricter = [
+        worker
+        for worker in workers
+        if worker.limits is not None
+        and (worker.limits.polls_per_second < own.polls_per_second or worker.limits.in_flight < own.in_flight)
+    ]
+    return min(stricter, key=_strictness, default=None)
 
 
-def polls_share(workers: Collection[WorkerInfo], name: str) -> float:
+def _strictness(worker: WorkerInfo) -> tuple[float, int, str]:
+    limits = worker.limits or Limits()
+    return limits.polls_per_second, limits.in_flight, worker.name
+
+
+def polls_share(workers: Collection[WorkerInfo], name: str, own: Limits) -> float:
     """
-    Return the part of the account's polls that a worker may use, above 0 and at most 1.
+    Return the polls per second that a worker may send until the next heartbeat.
 
-    It follows the number of tasks that each worker polls; a worker without any, such as a new one, has an equal part.
+    They follow the number of tasks that each worker polls; a worker without any, such as a new one, has an equal part.
+
+    Args:
+        workers: The workers that are alive.
+
+        name: The name of the worker.
+
+        own: Its limits; of all workers' limits, the strictest counts.
     """
     watched = {worker.name: worker.watched for worker in workers}
+    rate = min([own, *_limits(workers)], key=lambda limits: limits.polls_per_second).polls_per_second
     if not watched.get(name):
-        return 1.0 / max(1, len(watched))
-    return (1.0 - _EVEN_PART) * watched[name] / sum(watched.values()) + _EVEN_PART / len(watched)
+        return rate / max(1, len(watched))
+    return rate * ((1.0 - _EVEN_PART) * watched[name] / sum(watched.values()) + _EVEN_PART / len(watched))
 
 
-def slots_share(workers: Collection[WorkerInfo], name: str, limit: int) -> int:
+def slots_share(workers: Collection[WorkerInfo], name: str, own: Limits) -> int:
     """
     Return the number of slots that a worker may have taken until the next heartbeat, at least 1.
 
-    Each worker gets what it uses and wants, up to an equal part of what the others leave; what is left is divided
-    evenly. A worker waits for slots that others still hold, and keeps one in any case.
+    The account's slots are divided by max-min fairness: while one worker wants more than an equal part, no other gets
+    more than that; slots that no worker wants are divided evenly. A worker waits for slots that others still hold.
+
+    Args:
+        workers: The workers that are alive.
+
+        name: The name of the worker.
+
+        own: Its limits; of all workers' limits, the strictest counts.
     """
-    others = [worker for worker in workers if worker.name != name]
-    own = next((worker for worker in workers if worker.name == name), None)
-    demands = sorted(worker.in_flight + worker.wanting for worker in others)
-    demand = 0 if own is None else own.in_flight + own.wanting
-    free = limit - sum(worker.in_flight for worker in others)
-    return max(1, min(free, _fair_part([*demands, demand], demand, limit)))
+    limit = min([own, *_limits(workers)], key=lambda limits: limits.in_flight).in_flight
+    demands = {worker.name: worker.in_flight + worker.wanting for worker in workers}
+    mine = demands.setdefault(name, 0)
+    spare, others = limit, len(demands)
+    for demand in sorted(demands.values()):
+        if demand > (part := spare // others):
+            break  # all that want more than an equal part of what is left get that
+        spare, others = spare - demand, others - 1
+    else:
+        part = mine + spare // len(demands)
+    held = sum(worker.in_flight for worker in workers if worker.name != name)
+    return max(1, min(part, limit - held))
 
 
-def _fair_part(demands: Sequence[int], own: int, limit: int) -> int:
-    """Divide *limit* by max-min fairness, and return the part of one demand, with its part of what is left."""
-    left, parties = limit, len(demands)
-    for demand in sorted(demands):
-        if demand * parties > left:  # this one and all larger ones get an equal part
-            return left // parties if own >= demand else own
-        left, parties = left - demand, parties - 1
-    return own + left // len(demands)
+def _limits(workers: Collection[WorkerInfo]) -> list[Limits]:
+    return [worker.limits for worker in workers if worker.limits is not None]

@@ -92,6 +92,16 @@ class WindowBucket:
     def __attrs_post_init__(self) -> None:
         _check(self.limit, self.window)
 
+    def resize(self, limit: int, window: float) -> None:
+        """
+        Change the number of tokens and the window; tokens that are on their way back keep their instants.
+
+        Raises:
+            ValueError: If a value is not allowed.
+        """
+        _check(limit, window)
+        self.limit, self.window = limit, window
+
     def ready_at(self, now: float) -> float | None:
         """
         Return the earliest instant, not before *now*, at which a token is free; None if that depends on an answer.

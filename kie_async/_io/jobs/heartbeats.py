@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from kie_async import errors
+from kie_async._core.fleet import polls_share, slots_share, stricter_worker
 from kie_async._io.journals.journal import WorkerReport
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Heartbeats:
     workers: Sequence[WorkerInfo] = attrs.field(default=(), init=False)
     _recovers: bool = attrs.field(default=False, init=False)
     _adopts_key: bool = attrs.field(default=False, init=False)
+    _warned_of: str | None = attrs.field(default=None, init=False)
     _last_at: float = attrs.field(default=0.0, init=False)
     _sending: bool = attrs.field(default=False, init=False)
     _failing: bool = attrs.field(default=False, init=False)
@@ -82,6 +84,7 @@ class Heartbeats:
         if self.journal.durable:
             self._last_at = self.runtime.now()
             self.workers = await self.journal.heartbeat(self._report())
+            self._share()
             self._schedule(self._last_at)
 
     def take_over_from_now(self, *, adopt_key: bool) -> None:
@@ -99,6 +102,22 @@ class Heartbeats:
             recovers=self._recovers,
             limits=self.limits,
         )
+
+    def _share(self) -> None:
+        """Take this worker's part of the account's polls and slots."""
+        name, workers = self.journal.worker, self.workers
+        self.poller.watchlist.watched_elsewhere = sum(worker.watched for worker in workers if worker.name != name)
+        self.poller.set_rate(polls_share(workers, name, self.limits))
+        self.admission.slots.set_limit(slots_share(workers, name, self.limits))
+        stricter = stricter_worker(workers, self.limits)
+        if stricter is not None and stricter.limits is not None and stricter.name != self._warned_of:
+            self._warned_of = stricter.name
+            _log.warning(
+                "Worker %s limits the account to %g polls per second and %d tasks in flight, and this client to %g and"
+                " %d: the strictest count for all. Limits are the account's: do not divide them among workers.",
+                *(stricter.name, stricter.limits.polls_per_second, stricter.limits.in_flight),
+                *(self.limits.polls_per_second, self.limits.in_flight),
+            )
 
     async def _take_over(self) -> None:
         if self._recovers:
@@ -130,6 +149,7 @@ class Heartbeats:
             if journal.worker != name or away > _AWAY_AFTER * journal.heartbeat_interval:
                 await self.follower.enter_anew()
             self._last_at = begun_at
+            self._share()
             await self._take_over()
             self._failing = False
         except errors.JournalError:

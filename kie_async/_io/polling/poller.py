@@ -114,9 +114,15 @@ class Poller:
 
     def __attrs_post_init__(self) -> None:
         self.watchlist.on_due = self._start_polls
-        tokens = max(1, round(self.polls_per_second))
         # Response-stamped like the creates, so that a slow answer never lets two seconds' worth into one.
-        self.pacer = WindowBucket(tokens, tokens / self.polls_per_second)
+        self.pacer = WindowBucket(1, 1.0)
+        self.set_rate(self.polls_per_second)
+
+    def set_rate(self, polls_per_second: float) -> None:
+        """Change the pacer's rate: workers share the account's polls."""
+        tokens = max(1, round(polls_per_second))
+        self.pacer.resize(tokens, tokens / polls_per_second)
+        self._start_polls()
 
     async def poll_now(self, task_id: str) -> PollResult:
         """

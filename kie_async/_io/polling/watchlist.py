@@ -97,6 +97,8 @@ class Watchlist:
     due: list[Watch] = attrs.field(factory=list, init=False)
     #: The number of polled jobs.
     watched: int = attrs.field(default=0, init=False)
+    #: The number of tasks that other workers of the account poll: together they make polls scarce.
+    watched_elsewhere: int = attrs.field(default=0, init=False)
     _planned: DeadlineQueue[Watch] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -205,7 +207,9 @@ class Watchlist:
     def plan_poll(self, watch: Watch) -> None:
         """Plan the next poll of a job that has no planned or due one."""
         watch.weight, watch.loss = _weight_of(watch.job), self._loss_of(watch)
-        self._planned.set(watch, self.policy.next_poll_at(watch, self.timers.now(), self.watched))
+        self._planned.set(
+            watch, self.policy.next_poll_at(watch, self.timers.now(), self.watched + self.watched_elsewhere)
+        )
 
     def pop_due(self, now: float) -> Watch:
         """Remove and return the due job to poll now; at least one must be due."""

@@ -87,6 +87,14 @@ class Slots:
             msg = "No slot is held: it was released twice. This is a bug: please report it."
             raise ValueError(msg)
         self.taken -= 1
+        self._grant()
+
+    def set_limit(self, limit: int) -> None:
+        """Change the number of slots: workers share those of the account. Slots that are taken stay so."""
+        self._limit = limit
+        self._grant()
+
+    def _grant(self) -> None:
         while self._queue and self.taken < self._limit:
             granted, _ = self._queue.popitem(last=False)
             if not granted.done():
