@@ -10,7 +10,6 @@ are in ``docs/explanation/limits.md``.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from kie_async._core.verdicts import Verdict
 __all__ = ["LEASE", "AccountState", "AccountView", "LeaseReport", "SharedLimits"]
 
 #: The seconds for which a token lease is good without word from its worker; a second more, and the request counts.
-LEASE = 5.0
+LEASE = 8.0
 TRAVEL_TIME = 1.0
 #: The time by which a lease may begin later than now, in windows, and in seconds at most: a reservation.
 _HORIZON = 0.1
@@ -38,6 +37,8 @@ _LONGEST_ROUND_TRIP = 0.3
 #: limits do not count any more.
 WANTS_FOR = 10.0
 KNOWN_FOR = 30.0
+#: The free tokens that are enough for the other workers until unused leases are returned.
+PLENTY = 100
 #: The verdicts that say that the API key is good.
 _KEY_VERDICTS = dict.fromkeys((Verdict.ACCEPTED, Verdict.REJECTED, Verdict.ACCOUNT), Verdict.ACCEPTED)
 #: More changes than other workers can have made since this one's last exchange.
@@ -149,12 +150,19 @@ class _Worker:
         seen_at: The instant of its last exchange.
 
         limits: Its limits.
+
+        left_since: The instant since which a free token is left for it; None if none is, or since its last exchange.
     """
 
     wanted: int
-    served: float
+    served: int
     seen_at: float
     limits: SharedLimits
+    left_since: float | None = None
+
+    def is_late(self, now: float, grace: float) -> bool:
+        """Return True if a token was left for it for *grace* seconds: others may have it."""
+        return self.left_since is not None and self.left_since + grace <= now
 
 
 class AccountState:
@@ -229,8 +237,8 @@ class AccountState:
         for name, values in gates.items():
             self.key_gates[name] = Gate()
             self.key_gates[name].restore(values)
-        for name, (wanted, served, seen_at, limits) in workers.items():
-            self._workers[name] = _Worker(wanted, served, seen_at, SharedLimits(*limits))
+        for name, (wanted, served, seen_at, limits, left_since) in workers.items():
+            self._workers[name] = _Worker(wanted, served, seen_at, SharedLimits(*limits), left_since)
 
     @property
     def epoch(self) -> int:
@@ -269,7 +277,7 @@ class AccountState:
 
             wanted: The number of leases that it wants.
 
-            spare: The number of leases that it takes in advance if no other worker wants any, and half are free.
+            spare: The number of leases that it takes in advance if no other worker wants any, and ``PLENTY`` stay free.
 
             key: The fingerprint of its API key.
 
@@ -350,17 +358,18 @@ class AccountState:
                 gate.shift(seconds)
             for known in self._workers.values():
                 known.seen_at += seconds
+                known.left_since = None
             self._refusals = {name: (text, at + seconds) for name, (text, at) in self._refusals.items()}
         self._changed_at = now
 
     def _find_worker(self, name: str, now: float, limits: SharedLimits, wanted: int) -> _Worker:
         self._workers = {other: known for other, known in self._workers.items() if known.seen_at + KNOWN_FOR > now}
         others = [known.served for other, known in self._workers.items() if other != name and self._wants(known, now)]
-        own = self._workers.setdefault(name, _Worker(0, 0.0, now, limits))
+        own = self._workers.setdefault(name, _Worker(0, 0, now, limits))
         if wanted and not self._wants(own, now):
             # A worker that begins to want leases is not owed those of the past.
-            own.served = max([own.served, min(others)]) if others else 0.0
-        own.seen_at, own.limits, own.wanted = now, limits, wanted
+            own.served = max([own.served, min(others)]) if others else 0
+        own.seen_at, own.limits, own.wanted, own.left_since = now, limits, wanted, None
         return own
 
     def _wants(self, worker: _Worker, now: float) -> bool:
@@ -449,7 +458,6 @@ class AccountState:
         horizon = 0.0 if alone else min(_HORIZON * span, _LONGEST_HORIZON)
         grace = min(_GRACE * span, _LONGEST_GRACE)
         others = {other: known for other, known in self._workers.items() if other != name and self._wants(known, now)}
-        least = min((known.served for known in others.values()), default=math.inf)
         while len(leases) < wanted:
             gate_at, token_at = self._opens_at(now, key), bucket.ready_at(now)
             if gate_at is None or (token_at is None and alone):
@@ -458,16 +466,26 @@ class AccountState:
                 return leases, gate_at
             if token_at is None or token_at > now + horizon:
                 break
-            if own.served >= least + 1 and token_at + grace > now and not self._unclaimed(others, now):
-                break  # others are first
+            first = [known for known in others.values() if known.served < own.served and not known.is_late(now, grace)]
+            if first and not self._unclaimed(others, now):
+                for known in first:
+                    known.left_since = token_at if known.left_since is None else known.left_since
+                break
             leases.append(self._give(name, own, now, horizon, key, alone=alone))
         if len(leases) == wanted:
-            if not others and self._opens_at(now, key) == now and leases and not leases[-1].gate_probe:
-                for _ in range(min(spare, bucket.tokens - bucket.held(now) - bucket.tokens // 2)):
-                    if bucket.ready_at(now) == now:
-                        leases.append(self._give(name, own, now, horizon, key, alone=alone))
+            if leases and not others:
+                leases += self._take_spare(name, own, now, spare, key)
             return leases, None
         return leases, bucket.ready_at(now) if alone else self._turn(name, own, others, now, horizon, grace)
+
+    def _take_spare(self, name: str, own: _Worker, now: float, spare: int, key: str) -> list[TokenLease]:
+        """Return leases in advance, if tokens are plentiful and no gate is closed."""
+        bucket, leases = self.bucket, list[TokenLease]()
+        closed = any(gate is not None and gate.barrier for gate in (self.gate, self.key_gates.get(key)))
+        free = 0 if closed else min(spare, bucket.tokens - bucket.held(now) - PLENTY)
+        while len(leases) < free and self._opens_at(now, key) == now == bucket.ready_at(now):
+            leases.append(self._give(name, own, now, 0.0, key, alone=False))
+        return leases
 
     def _unclaimed(self, others: Mapping[str, _Worker], now: float) -> bool:
         """Return True if there are tokens enough for all that want some."""
@@ -492,11 +510,10 @@ class AccountState:
         span = self.bucket.learned_window
         # Those that have had fewer leases are first; of those that have had as many, by name.
         ahead = sum(
-            min(
-                known.wanted,
-                max(0, math.ceil(own.served - known.served) + (known.served == own.served and other < name)),
-            )
+            min(known.wanted, max(own.served - known.served, known.served == own.served and other < name))
             for other, known in others.items()
+            if known.served <= own.served and not known.is_late(now, grace)
         )
         due_at = self.bucket.expected_at(now, ahead, min(_ROUND_TRIP * span, _LONGEST_ROUND_TRIP))
-        return next(at for at in (due_at - horizon, due_at, due_at + grace, now + grace) if at > now)
+        early = horizon / 2 if ahead else horizon  # those that are first have come by then
+        return next(at for at in (due_at - early, due_at, due_at + grace, now + grace) if at > now)

@@ -30,15 +30,14 @@ __all__ = ["LeasedToken", "TokenSupply"]
 _log = logging.getLogger("kie_async")
 
 #: The time that a report may wait for the next exchange, in windows, and in seconds at most: it matters a window later.
-_REPORT_WITHIN = 0.4
-_LONGEST_REPORT_WITHIN = 4.5
-#: The interval in seconds at which leases are renewed, and at which a worker that wants leases says so again.
-_RENEWAL = 2.5
+_REPORT_WITHIN = 0.5
+_LONGEST_REPORT_WITHIN = 5.0
+#: The intervals in seconds at which a worker renews its leases, its wish for leases, and its limits without a wish.
+_RENEWAL = 4.0
 _WISH = 6.0
-#: The interval in seconds at which a worker that wants nothing renews its limits.
 _PRESENCE = 10.0
 #: The seconds for which an unused lease is kept.
-_UNUSED = 1.5
+_UNUSED = 1.0
 #: The number of leases that are taken in advance while no other worker wants any.
 _SPARE = 8
 #: The pause after an exchange that has failed, in seconds.
@@ -240,7 +239,7 @@ class TokenSupply:
         )
         view = self._view
         troubled = view is not None and (view.refused_since is not None or view.maintenance_since is not None)
-        lease_matters = token is None or token.probe or token.gate_probe or (verdict is Verdict.UNSENT and self._wanted)
+        lease_matters = token is None or token.probe or token.gate_probe or verdict is Verdict.UNSENT
         urgent = self._is_own or verdict in _URGENT or troubled or lease_matters
         within = min(_REPORT_WITHIN * self.limits.window, _LONGEST_REPORT_WITHIN)
         self._report_by = min(self._report_by, now if urgent else now + within)
