@@ -29,6 +29,7 @@ from kie_async._dsn import shown_dsn
 from kie_async._io.journals import postgres_restoration as restoration
 from kie_async._io.journals import postgres_share
 from kie_async._io.journals import postgres_tables as tables
+from kie_async._io.journals import postgres_workers as leases
 from kie_async._io.journals.group_commit import GroupCommit, Writer
 from kie_async._io.journals.journal import (
     AccountChange,
@@ -288,7 +289,7 @@ class PostgresStore:
         return row.owner == self.worker
 
     async def is_owner_alive(self, row: Intent) -> bool:
-        return await self._read(tables.is_alive, row.owner)
+        return await self._read(leases.is_alive, row.owner)
 
     async def claim(
         self,
@@ -299,12 +300,12 @@ class PostgresStore:
         limit: int | None = None,
     ) -> Sequence[Intent]:
         if job_ids is None:
-            await self._write(tables.take_over, None, after, limit, adopt_key=adopt_key)
-            return await self._read(tables.select_own, None, after, limit)
+            await self._write(leases.take_over, None, after, limit, adopt_key=adopt_key)
+            return await self._read(leases.select_own, None, after, limit)
         claimed: list[Intent] = []
         for part in in_pages(job_ids):
-            await self._write(tables.take_over, part, after, limit, adopt_key=adopt_key)
-            claimed += await self._read(tables.select_own, part, after, limit)
+            await self._write(leases.take_over, part, after, limit, adopt_key=adopt_key)
+            claimed += await self._read(leases.select_own, part, after, limit)
         return sorted(claimed, key=lambda row: row.number)[:limit]
 
     async def hold(self, job_ids: Collection[str]) -> Sequence[Intent]:
@@ -319,22 +320,22 @@ class PostgresStore:
         await self._write(postgres_share.end_hold, job_id, yielded)
 
     async def take_over(self, *, adopt_key: bool = False, limit: int) -> Sequence[Intent]:
-        return await self._write(tables.take_over, None, 0, limit, adopt_key=adopt_key, left_only=True)
+        return await self._write(leases.take_over, None, 0, limit, adopt_key=adopt_key, left_only=True)
 
     async def has_expired_owners(self) -> bool:
-        return await self._read(tables.has_expired_owners)
+        return await self._read(leases.has_expired_owners)
 
     async def count_orphans(self) -> Mapping[JobState, int]:
-        return await self._read(tables.count_orphans)
+        return await self._read(leases.count_orphans)
 
     async def orphaned_send_times(self, *, since: float) -> Sequence[float]:
-        return await self._read(tables.select_orphaned_send_times, since)
+        return await self._read(leases.select_orphaned_send_times, since)
 
     async def count_unsent_of_other_keys(self) -> int:
-        return await self._read(tables.count_unsent_of_other_keys)
+        return await self._read(leases.count_unsent_of_other_keys)
 
     async def older_callback_secrets(self) -> Sequence[bytes]:
-        return await self._read(tables.select_older_callback_secrets)
+        return await self._read(leases.select_older_callback_secrets)
 
     async def heartbeat(self, report: WorkerReport) -> Sequence[WorkerInfo]:
         session = self._opened(self._session)
@@ -347,10 +348,10 @@ class PostgresStore:
         return workers
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        return await self._read(tables.select_workers)
+        return await self._read(leases.select_workers)
 
     def _heartbeat(self, report: str | None) -> Callable[[], Query[list[WorkerInfo]]]:
-        return partial(tables.write_heartbeat, platform.node(), os.getpid(), self._opened_at, self.lease, report)
+        return partial(leases.write_heartbeat, platform.node(), os.getpid(), self._opened_at, self.lease, report)
 
     # -- notifications ----------------------------------------------------------------------------------------------
 
@@ -363,7 +364,7 @@ class PostgresStore:
             if waiting.cancelled_caught:
                 if session.asks:
                     return None
-                await self._run(Action(tables.ping, writes=False, patience=_PING_PATIENCE))
+                await self._run(Action(leases.ping, writes=False, patience=_PING_PATIENCE))
         return self._news.take()
 
     def _watch_answer(self) -> None:

@@ -23,7 +23,8 @@ from psycopg.pq import ExecStatus
 from kie_async._dsn import shown_dsn
 from kie_async._io.journals.postgres_restoration import restore_rows
 from kie_async._io.journals.postgres_schema import check_server, prepare_schema, quoted, retryable
-from kie_async._io.journals.postgres_tables import NOT_DONE, NotDone, Query, Rows, Statement, delete_worker
+from kie_async._io.journals.postgres_tables import NOT_DONE, NotDone, Query, Rows, Statement
+from kie_async._io.journals.postgres_workers import delete_worker
 from kie_async.errors import JournalError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from kie_async._core.lifecycle import Intent
-from kie_async._io.journals.postgres_tables import Query, is_alive
+from kie_async._io.journals.postgres_tables import Query
+from kie_async._io.journals.postgres_workers import is_alive
 from kie_async._io.journals.rows import COLUMNS, to_row
 from kie_async.states import JobState
 

@@ -20,12 +20,10 @@ from kie_async._core import budget_ledger
 from kie_async._core.budget_ledger import SeenPrices, may_cost_more
 from kie_async._core.durations import Kind, ended_task
 from kie_async._core.lifecycle import UNFINISHED, Intent
-from kie_async._io.journals.journal import load_worker
 from kie_async._io.journals.rows import (
     COLUMNS,
     HAS_ENDED,
     INSERTED,
-    IS_OPEN,
     IS_UNCHARGED,
     IS_UNFINISHED,
     in_states,
@@ -35,7 +33,6 @@ from kie_async._io.journals.rows import (
 from kie_async._keys import row_key
 from kie_async.budget import BudgetInfo
 from kie_async.states import JobState
-from kie_async.statistics import WorkerInfo
 
 _T = TypeVar("_T")
 
@@ -54,10 +51,10 @@ NOT_DONE = NotDone()
 
 # In all statements ``kie.`` stands for the schema.
 _COLUMNS = ", ".join(COLUMNS)
-_SELECT = f"SELECT {_COLUMNS} FROM kie.intents"
-_IS_HERE = "origin = %(own_origin)s"
-_PAGE = "number > %(after)s ORDER BY number LIMIT %(limit)s"
-_KEEP_SECRET = (
+SELECT = f"SELECT {_COLUMNS} FROM kie.intents"
+IS_HERE = "origin = %(own_origin)s"
+ON_PAGE = "number > %(after)s ORDER BY number LIMIT %(limit)s"
+KEEP_SECRET = (
     "INSERT INTO kie.callback_secrets VALUES (%(own_origin)s, %(own_account)s, %(own_callback_secret)s)"  # noqa: S105
     " ON CONFLICT DO NOTHING"
 )
@@ -80,7 +77,7 @@ def insert_row(intent: Intent) -> Query[Intent]:
     """Insert a row, or return the row that has its key already."""
     statement = _INSERT
     if intent.callback_url is not None:
-        statement = f"WITH secret AS ({_KEEP_SECRET}) {_INSERT}"
+        statement = f"WITH secret AS ({KEEP_SECRET}) {_INSERT}"
     columns = stored_columns(intent)
     while True:
         if added := (yield statement, columns):
@@ -203,7 +200,7 @@ def _update(
     if has_duplicates:
         parts.append(f"duplicate AS ({_NOTE_DUPLICATES})")
     if "account" in names:
-        parts.append(f"secret AS ({_KEEP_SECRET})")
+        parts.append(f"secret AS ({KEEP_SECRET})")
     if len(parts) == 1 and not tells:
         return update
     told = ", pg_notify(%(own_channel)s, id)" if tells else ""
@@ -253,7 +250,7 @@ def find_old(before: float, after: int, limit: int) -> Query[tuple[list[str], in
     Returns:
         The ids of those rows, and the number of the last row examined; None if there was none.
     """
-    page = f"SELECT number, id, {HAS_ENDED} AND updated_at < %(before)s AS old FROM kie.intents WHERE {_PAGE}"
+    page = f"SELECT number, id, {HAS_ENDED} AND updated_at < %(before)s AS old FROM kie.intents WHERE {ON_PAGE}"
     query = f"SELECT coalesce(array_agg(id) FILTER (WHERE old), '{{}}'), max(number) FROM ({page}) AS page"
     rows = yield query, {"before": before, "after": after, "limit": limit}
     return rows[0]
@@ -300,7 +297,7 @@ def delete_unsent(job_id: str) -> Query[None]:
 
 
 def _select_one(where: str, **values: object) -> Query[Intent | None]:
-    found = yield f"{_SELECT} WHERE {where}", values
+    found = yield f"{SELECT} WHERE {where}", values
     return to_row(found[0]) if found else None
 
 
@@ -317,7 +314,7 @@ def select_by_task(task_id: str) -> Query[Intent | None]:
         " (SELECT job_id FROM kie.duplicate_tasks AS known WHERE known.task_id = %(id)s)"
     )
     query = (
-        f"SELECT {_COLUMNS} FROM ({of_task} UNION ALL {of_duplicate}) AS found ORDER BY place, {_IS_HERE} DESC LIMIT 1"
+        f"SELECT {_COLUMNS} FROM ({of_task} UNION ALL {of_duplicate}) AS found ORDER BY place, {IS_HERE} DESC LIMIT 1"
     )
     found = yield query, {"id": task_id}
     return to_row(found[0]) if found else None
@@ -325,26 +322,26 @@ def select_by_task(task_id: str) -> Query[Intent | None]:
 
 def select_by_key(key: str) -> Query[Intent | None]:
     """Return the row that has a caller's key at this service, or None."""
-    return _select_one(f"{_IS_HERE} AND key = %(key)s", key=key)
+    return _select_one(f"{IS_HERE} AND key = %(key)s", key=key)
 
 
 def select_by_keys(keys: Sequence[str]) -> Query[list[Intent]]:
     """Return the rows that have one of the callers' keys."""
-    query = f"{_SELECT} WHERE {_IS_HERE} AND key = ANY(%(keys)s)"
+    query = f"{SELECT} WHERE {IS_HERE} AND key = ANY(%(keys)s)"
     rows = {row.key: row for row in map(to_row, (yield query, {"keys": list(keys)}))}
     return [rows[key] for key in keys if key in rows]
 
 
 def has_keys() -> Query[bool]:
     """Return True if any row has a caller's key."""
-    rows = yield f"SELECT FROM kie.intents WHERE {_IS_HERE} AND key IS NOT NULL LIMIT 1", {}
+    rows = yield f"SELECT FROM kie.intents WHERE {IS_HERE} AND key IS NOT NULL LIMIT 1", {}
     return bool(rows)
 
 
 def select_keys(prefix: str, after: str, limit: int) -> Query[list[tuple[str, JobState]]]:
     """Return the callers' keys that begin with *prefix* and are greater than *after*, with the states of their rows."""
     query = (
-        f"SELECT key, state FROM kie.intents WHERE {_IS_HERE} AND key > %(after)s AND key >= %(prefix)s"
+        f"SELECT key, state FROM kie.intents WHERE {IS_HERE} AND key > %(after)s AND key >= %(prefix)s"
         " AND key < %(prefix)s || repeat(chr(1114111), 513) AND starts_with(key, %(prefix)s)"
         " ORDER BY key LIMIT %(limit)s"
     )
@@ -358,14 +355,14 @@ def select_rows(states: Collection[JobState] | None, after: int, limit: int | No
     if states is not None:
         is_unfinished = f"{IS_UNFINISHED} AND " if UNFINISHED.issuperset(states) else ""  # for the index
         where = f"{is_unfinished}{in_states(states) if states else 'false'} AND "
-    rows = yield f"{_SELECT} WHERE {where}{_PAGE}", {"after": after, "limit": limit}
+    rows = yield f"{SELECT} WHERE {where}{ON_PAGE}", {"after": after, "limit": limit}
     return [to_row(row) for row in rows]
 
 
 def select_named_by_callbacks(after: int, limit: int | None) -> Query[list[Intent]]:
     """Return the rows for which callbacks have named tasks that are not proved yet; see ``select_rows``."""
-    where = f"callback_task_ids <> '[]' AND {_IS_HERE} AND {_PAGE}"
-    rows = yield f"{_SELECT} WHERE {where}", {"after": after, "limit": limit}
+    where = f"callback_task_ids <> '[]' AND {IS_HERE} AND {ON_PAGE}"
+    rows = yield f"{SELECT} WHERE {where}", {"after": after, "limit": limit}
     return [to_row(row) for row in rows]
 
 
@@ -373,7 +370,7 @@ def select_recent_durations(limit: int) -> Query[list[tuple[Kind, float]]]:
     """Return kind and seconds of the latest rows whose task has ended; old rows of a large table are not searched."""
     query = (
         "SELECT model, input, record FROM kie.intents WHERE number > (SELECT max(number) FROM kie.intents) - 10000"
-        f" AND {_IS_HERE} AND state IN ('succeeded', 'failed') AND record IS NOT NULL ORDER BY number DESC"
+        f" AND {IS_HERE} AND state IN ('succeeded', 'failed') AND record IS NOT NULL ORDER BY number DESC"
         " LIMIT %(limit)s"
     )
     found = [ended_task(*values) for values in (yield query, {"limit": limit})]
@@ -382,7 +379,7 @@ def select_recent_durations(limit: int) -> Query[list[tuple[Kind, float]]]:
 
 def select_seen_prices(model: str, price_class: str) -> Query[SeenPrices]:
     """Return the prices of a price class and of its model; indexes keep this fast."""
-    charged = f"FROM kie.intents WHERE {_IS_HERE} AND state = 'succeeded' AND credits IS NOT NULL AND"
+    charged = f"FROM kie.intents WHERE {IS_HERE} AND state = 'succeeded' AND credits IS NOT NULL AND"
     query = (
         f"SELECT (SELECT min(credits) {charged} price_class = %(price_class)s),"
         f" (SELECT max(credits) {charged} price_class = %(price_class)s),"
@@ -394,7 +391,7 @@ def select_seen_prices(model: str, price_class: str) -> Query[SeenPrices]:
 
 def select_uncharged(budget: str) -> Query[list[Intent]]:
     """Return the rows of a named budget that may have been paid and whose cost is not known."""
-    rows = yield f"{_SELECT} WHERE {_IS_HERE} AND budget = %(budget)s AND {IS_UNCHARGED}", {"budget": budget}
+    rows = yield f"{SELECT} WHERE {IS_HERE} AND budget = %(budget)s AND {IS_UNCHARGED}", {"budget": budget}
     return [row for row in map(to_row, rows) if may_cost_more(row)]
 
 
@@ -422,7 +419,7 @@ _WRITE_BUDGET = (
 
 def select_budgets() -> Query[list[BudgetInfo]]:
     """Return all budgets of the service, by name."""
-    rows = yield f"SELECT {_BUDGET} FROM kie.budgets WHERE {_IS_HERE} ORDER BY name", {}
+    rows = yield f"SELECT {_BUDGET} FROM kie.budgets WHERE {IS_HERE} ORDER BY name", {}
     return [_to_info(row) for row in rows]
 
 
@@ -454,7 +451,7 @@ def restore_budget(info: BudgetInfo) -> Query[None]:
 
 
 def _read_budget(name: str) -> Query[BudgetInfo | None]:
-    query = f"SELECT {_BUDGET} FROM kie.budgets WHERE {_IS_HERE} AND name = %(name)s FOR UPDATE"
+    query = f"SELECT {_BUDGET} FROM kie.budgets WHERE {IS_HERE} AND name = %(name)s FOR UPDATE"
     found = yield query, {"name": name}
     return _to_info(found[0]) if found else None
 
@@ -478,165 +475,6 @@ def pay(before: Intent | None, row: Intent) -> Query[None]:
         if row.budget == name:
             info = budget_ledger.changed_budget(info, None, row)
         yield _WRITE_BUDGET, attrs.asdict(info)
-
-
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-#: The present instant by the server's clock; within a statement it stands still.
-_NOW = "extract(epoch FROM statement_timestamp())::double precision"
-_IS_STEADY = (
-    f"EXISTS (SELECT FROM kie.workers AS me WHERE me.name = %(own_name)s"
-    f" AND {_NOW} - me.heartbeat_at BETWEEN 0 AND 1.5 * %(own_heartbeat)s"
-    f" AND {_NOW} - me.steady_since >= 1.5 * %(own_heartbeat)s)"
-)
-# If the server's clock is stepped, all leases seem to end, or to last for hours: so both sides are compared. A worker
-# whose own heartbeats were missing until now takes no lease for expired: the others may have been away like itself.
-_HAS_LEASE = f"abs({_NOW} - worker.heartbeat_at) < worker.lease"
-_OWNER_LIVES = f"worker.name = intents.owner AND ({_HAS_LEASE} OR NOT {_IS_STEADY})"
-_IS_DEAD = f"NOT EXISTS (SELECT FROM kie.workers AS worker WHERE {_OWNER_LIVES})"
-_OF_OTHER_ACCOUNT = (
-    f"EXISTS (SELECT FROM kie.workers AS worker WHERE {_OWNER_LIVES} AND worker.account <> %(own_account)s)"
-)
-_IS_OPEN_HERE = f"{IS_OPEN} AND {_IS_HERE}"
-#: The API key of a row matters only until it is sent.
-_IS_RESUMABLE = "(state <> 'intent' OR account = %(own_account)s)"
-_WORKER = "name, host, pid, started_at, heartbeat_at, report"
-
-
-def write_heartbeat(
-    host: str, pid: int, started_at: float, lease: float, report: str | None
-) -> Query[list[WorkerInfo]]:
-    """
-    Write the row of this worker, which extends its lease, and return those of ``select_workers``.
-
-    Args:
-        host: The name of the machine.
-
-        pid: The id of the process.
-
-        started_at: The time at which the journal was opened.
-
-        lease: The duration of the lease, in seconds.
-
-        report: The text of its figures; None before the first heartbeat.
-    """
-    own = (
-        "INSERT INTO kie.workers AS worker VALUES (%(own_name)s, %(own_origin)s, %(own_account)s, %(own_account_name)s,"
-        f" %(host)s, %(pid)s, %(started_at)s, {_NOW}, {_NOW}, %(lease)s, %(report)s) ON CONFLICT (name) DO UPDATE SET"
-        " heartbeat_at = EXCLUDED.heartbeat_at, report = EXCLUDED.report, lease = EXCLUDED.lease, steady_since ="
-        f" CASE WHEN {_NOW} - worker.heartbeat_at BETWEEN 0 AND 1.5 * %(own_heartbeat)s THEN worker.steady_since"
-        f" ELSE EXCLUDED.steady_since END RETURNING {_WORKER}"
-    )
-    # Long after their end: until then their names tell people who had the jobs.
-    gone = f"DELETE FROM kie.workers AS worker WHERE {_NOW} - heartbeat_at > 60 * lease AND {_IS_STEADY}"
-    others = (
-        f"SELECT {_WORKER} FROM kie.workers AS worker WHERE {_IS_HERE} AND account_name = %(own_account_name)s"
-        f" AND {_HAS_LEASE} AND report IS NOT NULL AND name <> %(own_name)s"
-    )
-    query = (
-        f"WITH own AS ({own}), gone AS ({gone}), heard AS (SELECT pg_notify(%(own_name)s, '') FROM own)"
-        f" SELECT {_WORKER} FROM own, heard UNION ALL {others} ORDER BY name"
-    )
-    values = {"host": host, "pid": pid, "started_at": started_at, "lease": lease, "report": report}
-    return [load_worker(*row) for row in (yield query, values)]
-
-
-def select_workers() -> Query[list[WorkerInfo]]:
-    """Return the workers of this service and account name that are alive, by their names."""
-    query = (
-        f"SELECT {_WORKER} FROM kie.workers AS worker WHERE {_IS_HERE} AND account_name = %(own_account_name)s"
-        f" AND {_HAS_LEASE} AND report IS NOT NULL ORDER BY name"
-    )
-    return [load_worker(*row) for row in (yield query, {})]
-
-
-def ping() -> Query[None]:
-    """Ask for nothing: the answer shows that the connection works."""
-    yield "SELECT", {}
-
-
-def delete_worker() -> Query[None]:
-    """Delete the row of this worker: other workers may claim its jobs at once."""
-    yield "DELETE FROM kie.workers WHERE name = %(own_name)s", {}
-
-
-def is_alive(owner: str | None) -> Query[bool]:
-    """Return True if an owner is alive; None, which is not a name, is never alive."""
-    query = f"SELECT {_IS_DEAD} FROM (SELECT %(owner)s::text AS owner) AS intents"
-    rows = yield query, {"owner": owner}
-    return not rows[0][0]
-
-
-def has_expired_owners() -> Query[bool]:
-    """Return True if leases of owners of open rows have expired that this worker takes for alive, as it was away."""
-    owned = f"SELECT FROM kie.intents WHERE owner = worker.name AND {_IS_OPEN_HERE}"
-    expired = f"SELECT FROM kie.workers AS worker WHERE NOT {_HAS_LEASE} AND EXISTS ({owned})"
-    rows = yield f"SELECT EXISTS ({expired}) AND NOT {_IS_STEADY}", {}
-    return bool(rows[0][0])
-
-
-def count_orphans() -> Query[dict[JobState, int]]:
-    """Count the open rows whose owner is not alive and that this worker may resume, by state."""
-    where = f"{_IS_OPEN_HERE} AND {_IS_RESUMABLE} AND {_IS_DEAD}"
-    rows = yield f"SELECT state, count(*) FROM kie.intents WHERE {where} GROUP BY state", {}
-    return {JobState(state): count for state, count in rows}
-
-
-def count_unsent_of_other_keys() -> Query[int]:
-    """Count the unsent rows whose owner is not alive and that were journaled with another API key."""
-    where = f"{_IS_OPEN_HERE} AND state = 'intent' AND account <> %(own_account)s AND {_IS_DEAD}"
-    rows = yield f"SELECT count(*) FROM kie.intents WHERE {where}", {}
-    return int(rows[0][0])
-
-
-def select_orphaned_send_times(since: float) -> Query[list[float]]:
-    """Return the instants after *since* at which dead owners sent unfinished creates."""
-    # A row in INTENT (again) was not sent, or was refused.
-    where = f"{_IS_OPEN_HERE} AND state <> 'intent' AND sending_at > %(since)s AND {_IS_DEAD}"
-    return [at for (at,) in (yield f"SELECT sending_at FROM kie.intents WHERE {where}", {"since": since})]
-
-
-def select_older_callback_secrets() -> Query[list[bytes]]:
-    """Return the secrets of callback tokens of other API keys of this service."""
-    query = f"SELECT secret FROM kie.callback_secrets WHERE {_IS_HERE} AND account <> %(own_account)s"
-    return [bytes(secret) for (secret,) in (yield query, {})]
-
-
-def take_over(
-    job_ids: Sequence[str] | None, after: int, limit: int | None, *, adopt_key: bool, left_only: bool = False
-) -> Query[list[Intent]]:
-    """
-    Take over rows (with these ids), oldest first, and return them.
-
-    They are those of dead owners, and those of this API key that a worker with another key has adopted: it may not be
-    able to see their tasks. Rows that another worker is taking are its. With *left_only*, they are only those of dead
-    owners, and not those that were given up.
-    """
-    asked = "" if job_ids is None else "id = ANY(%(ids)s) AND "
-    resumable = "true" if adopt_key else _IS_RESUMABLE
-    own_key = "state NOT IN ('intent', 'sending') AND account = %(own_account)s"
-    other = "owner IS NOT NULL" if left_only else f"({own_key} AND {_OF_OTHER_ACCOUNT})"
-    orphans = (
-        f"SELECT number FROM kie.intents WHERE {asked}{_IS_OPEN_HERE}"
-        f" AND (({resumable} AND {_IS_DEAD}) {'AND' if left_only else 'OR'} {other}) AND {_PAGE}"
-        " FOR UPDATE SKIP LOCKED"
-    )
-    account = "CASE state WHEN 'intent' THEN %(own_account)s ELSE account END"
-    take = (
-        f"WITH orphans AS ({orphans}), secret AS ({_KEEP_SECRET}) UPDATE kie.intents SET owner = %(own_name)s,"
-        f" account = {account}, version = version + 1 FROM orphans WHERE intents.number = orphans.number"
-        f" RETURNING {', '.join(f'intents.{column}' for column in COLUMNS)}"
-    )
-    taken = yield take, {"ids": None if job_ids is None else list(job_ids), "after": after, "limit": limit}
-    return sorted((to_row(row) for row in taken), key=lambda row: row.number)
-
-
-def select_own(job_ids: Sequence[str] | None, after: int, limit: int | None) -> Query[list[Intent]]:
-    """Return the open rows (with these ids) of this worker with larger numbers than *after*, oldest first."""
-    asked = "" if job_ids is None else "id = ANY(%(ids)s) AND "
-    values = {"ids": None if job_ids is None else list(job_ids), "after": after, "limit": limit}
-    rows = yield f"{_SELECT} WHERE {asked}owner = %(own_name)s AND {_IS_OPEN_HERE} AND {_PAGE}", values
-    return [to_row(row) for row in rows]
 
 
 def _storable(columns: dict[str, object]) -> dict[str, object]:
