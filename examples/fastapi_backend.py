@@ -22,20 +22,15 @@ from kie_async import (
     KeyConflictError,
     KieClient,
     KieError,
-    Limits,
     TaskFailedError,
     TaskNotFoundError,
     Wan22TurboImageToVideo,
 )
 
-# The workers share the account's limits: each gets its part. uvicorn and gunicorn read the same variable.
-workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
-
 kie = KieClient(  # reads KIE_API_KEY and KIE_WEBHOOK_KEY itself
     callback_url=os.environ["KIE_CALLBACK_URL"],
-    journal=os.environ.get("KIE_JOURNAL", "kie.db"),
+    journal=os.environ.get("KIE_JOURNAL", "kie.db"),  # shared by all workers, and so are the account's limits
     local_files=False,  # an image_url that is a path would name a file of this server
-    limits=Limits(creates=20 // workers, polls_per_second=5 / workers),
 )
 
 

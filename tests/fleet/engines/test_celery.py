@@ -46,6 +46,7 @@ async def test_celery_orders_of_a_killed_worker_end_and_are_paid_once(tmp_path: 
 
     assert sorted(names) == sorted(shot["prompt"] for shot in log["shots"])
     assert {shot["prompt"]: shot["url"] for shot in log["shots"]} == results
+    assert (0, True) == (log["refused"], log["busiest"] <= 20)
 
 
 @pytest.mark.parametrize("error", make_errors(KieClient("an-api-key").job("kj_" + "0" * 32)), ids=type)

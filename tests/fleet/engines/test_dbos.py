@@ -40,3 +40,4 @@ async def test_dbos_orders_of_a_stopped_process_end_and_are_paid_once(
 
     assert sorted(names) == sorted(shot["prompt"] for shot in log["shots"])
     assert {shot["prompt"]: shot["url"] for shot in log["shots"]} == results
+    assert (0, True) == (log["refused"], log["busiest"] <= 20)

@@ -129,10 +129,13 @@ class Server:
     Attributes:
         url: The URL.
 
+        pid: The process that runs it, or that runs its workers.
+
         output: The lines printed so far; all lines after its end.
     """
 
     url: str
+    pid: int
     output: list[str]
 
 
@@ -149,7 +152,7 @@ async def running_backend(backend: Backend, port: int, **settings: str) -> Async
         **settings: Its environment variables.
     """
     env = clean_environment(PYTHONPATH=str(ROOT), WEB_CONCURRENCY=str(backend.workers), PORT=str(port), **settings)
-    server = Server(f"http://127.0.0.1:{port}", [])
+    output: list[str] = []
     ready = anyio.Event()
 
     async def read_output(process: Process) -> None:
@@ -157,8 +160,8 @@ async def running_backend(backend: Backend, port: int, **settings: str) -> Async
         rest = ""
         async for chunk in process.stdout:
             *lines, rest = (rest + chunk.decode()).split("\n")
-            server.output.extend(lines)
-            if backend.workers == sum(backend.ready in line for line in server.output):
+            output.extend(lines)
+            if backend.workers == sum(backend.ready in line for line in output):
                 ready.set()
         ready.set()  # the process has ended
 
@@ -169,5 +172,5 @@ async def running_backend(backend: Backend, port: int, **settings: str) -> Async
         group.start_soon(read_output, process)
         await ready.wait()
         await wait_until_reachable(port)
-        yield server
+        yield Server(f"http://127.0.0.1:{port}", process.pid, output)
         process.terminate()

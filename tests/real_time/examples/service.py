@@ -69,7 +69,9 @@ def print_line(line: str) -> None:
 
 async def main(webhook_key: str) -> None:
     """Run the service with Kie's limits and tasks of one to three seconds."""
-    async with FakeKie(webhook_key=webhook_key, duration=lambda _model, rng: rng.uniform(1.0, 3.0)) as fake:
+    async with FakeKie(
+        webhook_key=webhook_key, duration=lambda _model, rng: rng.uniform(1.0, 3.0), credits=1_000_000
+    ) as fake:
         print_line(fake.url)
         await wait_for_signal()
         print_line(json.dumps(service_log(fake)))
