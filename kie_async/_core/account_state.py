@@ -40,7 +40,9 @@ KNOWN_FOR = 30.0
 #: The free tokens that are enough for the other workers until unused leases are returned.
 PLENTY = 100
 #: The verdicts that say that the API key is good.
-_KEY_VERDICTS = dict.fromkeys((Verdict.ACCEPTED, Verdict.REJECTED, Verdict.ACCOUNT), Verdict.ACCEPTED)
+_KEY_VERDICTS: Mapping[Verdict, Verdict] = dict.fromkeys(
+    (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.ACCOUNT), Verdict.ACCEPTED
+)
 #: More changes than other workers can have made since this one's last exchange.
 _MISSED = 1000
 #: The first field of the text.
@@ -192,7 +194,7 @@ class AccountState:
         self._changed_at = 0.0
         self._epoch = 0
         #: The number of exchanges, by which an older text is recognized after the journal has gone back in time.
-        self.changes = 0
+        self.changes: int = 0
 
     # -- text -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from typing import Any
 
 import attrs
 import pytest
@@ -33,7 +34,7 @@ def new_state(limits: SharedLimits = LIMITS) -> AccountState:
     return AccountState(limits)
 
 
-def ends(view: AccountView, at: float, verdict: Verdict, **details: object) -> list[LeaseReport]:
+def ends(view: AccountView, at: float, verdict: Verdict, **details: Any) -> list[LeaseReport]:
     """Return the reports that all leases of an exchange have ended."""
     return [attrs.evolve(LeaseReport(number=lease.number, at=at, verdict=verdict), **details) for lease in view.leases]
 

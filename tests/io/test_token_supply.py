@@ -32,7 +32,7 @@ WINDOW, LIMIT = 10.0, 20
 @attrs.define
 class Account:
     """
-    What all journals of an account share, and the service, which counts arrivals in a sliding log.
+    The state that all journals of an account share, and the service, which counts arrivals in a sliding log.
 
     Attributes:
         text: The account's state.
@@ -294,7 +294,7 @@ async def test_waits_end_if_the_journal_cannot_be_used() -> None:
 
 
 async def test_refusal_by_the_account_stops_all_workers() -> None:
-    """What was on the wire is refused, too; nothing else is sent, and each worker is told once."""
+    """Only creates on the wire are refused, too, and each worker learns why."""
     account = Account()
     async with open_workers(account, 4) as workers, anyio.create_task_group() as group:
         for worker in workers:
