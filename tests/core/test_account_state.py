@@ -357,8 +357,8 @@ def test_later_known_text_counts_if_the_journal_has_gone_back() -> None:
         found = AccountState.latest(text, known)
         assert found is not None
         assert later == found.dump()
-    for text in (None, older):
-        restored = AccountState.latest(text, (2, later))
+    for gone_back in (None, older):
+        restored = AccountState.latest(gone_back, (2, later))
         assert restored is not None
         assert restored.changes > 1000
         assert (2, 3) == restored.window_figures(1.0)

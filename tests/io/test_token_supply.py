@@ -101,7 +101,7 @@ class Account:
 class SharedJournal(MemoryJournal):
     """The journal of one worker: only the account's state is in it, a change takes a few milliseconds."""
 
-    durable = True  # type: ignore[assignment]
+    durable = True
 
     def __init__(self, account: Account, name: str) -> None:
         super().__init__(service=Service("https://api.example", account="key"))
