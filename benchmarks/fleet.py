@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 import anyio
@@ -28,6 +27,8 @@ import attrs
 from benchmarks.report import Report
 from tests.fleet.fleet import FULL, LIMIT, Scale, run_fleet
 from tests.fleet.scenarios import kill_one
+from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgres import PostgresServer
 
 #: The seconds of a run at an account that takes less than it documents.
 MINUTES = 600.0
@@ -123,10 +124,10 @@ async def measure(case: Case, journal: Callable[[int], str], scale: Scale) -> li
             taken_over, after = takeover.seconds, takeover.created
             if takeover.unsent < UNSENT:
                 raise AssertionError(takeover)
-            await fleet.all_ended(timeout=600 * scale.factor)
+            await fleet.all_ended()
         else:
             jobs = case.workers * case.jobs
-            await fleet.until(lambda: len(fleet.fake.truth.tasks) >= jobs, timeout=600 * scale.factor)
+            await fleet.until(lambda: len(fleet.fake.truth.tasks) >= jobs)
         figures = fleet.figures()
     used = figures.used if case.taken == LIMIT else 100 * figures.created / (case.taken * MINUTES / FULL.window)
     bound = 100 * FULL.window / (FULL.window + 2 * sum(FULL.latency) / 2)
@@ -144,34 +145,46 @@ async def measure(case: Case, journal: Callable[[int], str], scale: Scale) -> li
 
 
 @contextmanager
-def sqlite() -> Iterator[Callable[[bool], Callable[[int], str]]]:
-    """Yield a function that returns journals in files, new ones at each call."""
-    with ExitStack() as stack:
-
-        def make(shared: bool) -> Callable[[int], str]:  # noqa: FBT001  # the only argument
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            return lambda number: str(folder / f"{0 if shared else number}.db")
-
-        yield make
+def sqlite(case: Case) -> Iterator[Callable[[int], str]]:
+    """Yield a function that returns the path of each worker's journal."""
+    with TemporaryDirectory() as folder:
+        yield lambda number: f"{folder}/{0 if case.shared else number}.db"
 
 
-def measure_rows(names: list[str]) -> Iterator[list[str | float]]:
-    """Run the cases with these names on each journal; all cases if there are none."""
-    with sqlite() as make:
-        for case in (*CASES, *BASELINES):
-            if not names or case.name in names:
-                yield ["SQLite", case.name, *anyio.run(measure, case, make(case.shared), FULL)]
+@contextmanager
+def postgres(_: Case) -> Iterator[Callable[[int], str]]:
+    """Yield a function that returns the DSN of the journal."""
+    with PostgresServer() as server:
+        yield lambda _: server.dsn()
 
 
-def run(names: list[str] | None = None) -> Report:
-    """Run the benchmark, or only the cases with these names."""
+@contextmanager
+def pooled(_: Case) -> Iterator[Callable[[int], str]]:
+    """Yield a function that returns the DSN of the journal, behind a pooler of transactions."""
+    with PostgresServer() as server, PgBouncer(server) as pooler:
+        yield lambda _: pooler.dsn()
+
+
+def measure_rows(names: Collection[str]) -> Iterator[list[str | float]]:
+    """Run the cases with these names, journals included; all cases if there are none."""
+    journals = {"SQLite": sqlite, "PostgreSQL": postgres, "pgbouncer": pooled}
+    runs = [(name, case) for name in ("SQLite", "PostgreSQL") for case in CASES]
+    runs += [("pgbouncer", case) for case in CASES[:3:2]] + [("SQLite", case) for case in BASELINES]
+    for name, case in runs:
+        if not names or f"{name}: {case.name}" in names:
+            with journals[name](case) as journal:
+                yield [name, case.name, *anyio.run(measure, case, journal, FULL)]
+
+
+def run(names: Collection[str] = ()) -> Report:
+    """Run the benchmark, or only the cases with these names: ``SQLite: 8 workers``."""
     return Report(
         name="fleet",
         question=f"How do processes share {LIMIT} creates per {FULL.window:g} s of one account?",
         bound="no refusal, and W / (W + E[RTT]) used; a killed worker's jobs are taken over at once on SQLite, and on"
         " PostgreSQL when its lease of 10 s has expired",
         columns=COLUMNS,
-        rows=list(measure_rows(names or [])),
+        rows=list(measure_rows(names)),
     )
 
 

@@ -47,7 +47,7 @@ async def measure(journal: str) -> list[list[float]]:
         await fleet.until(lambda: len(submitting.reported("journaled")) == JOBS)
         waiting.link.send(do="wait", ids=[message["job"] for message in submitting.reported("journaled")])
         waiting.jobs = submitting.jobs
-        await fleet.all_told([submitting, waiting], timeout=60.0 + JOBS * BETWEEN)
+        await fleet.all_told([submitting, waiting])
         rows = await fleet.rows()
         posted_at = {post.task_id: post.at for post in fleet.fake.truth.callbacks}
         jobs_posted_at = {str(row["id"]): posted_at[row["task_id"]] for row in rows.values()}

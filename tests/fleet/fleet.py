@@ -69,6 +69,14 @@ class Scale:
         """The seconds that a task takes."""
         return 20.0 * self.factor
 
+    @property
+    def timeout(self) -> float:
+        """The seconds after which a wait is a hang."""
+        return 60.0 + 600.0 * self.factor
+
+    def __str__(self) -> str:
+        return f"{self.factor:g}"
+
     def limits(self, creates: int = LIMIT) -> Limits:
         """Return the limits of a client."""
         return Limits(creates=creates, window=self.window, polls_per_second=5.0 / self.factor)
@@ -169,14 +177,12 @@ class Fleet:
         worker.jobs += jobs
         worker.link.send(do="submit", jobs=list(jobs))
 
-    async def until(self, condition: Callable[[], bool], *, timeout: float = 60.0) -> float:
+    async def until(self, condition: Callable[[], bool]) -> float:
         """
         Wait until a condition holds.
 
         Args:
             condition: The condition.
-
-            timeout: The seconds after which it fails.
 
         Returns:
             The instant by the monotonic clock.
@@ -184,17 +190,15 @@ class Fleet:
         Raises:
             TimeoutError: If the condition does not hold in time.
         """
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(self.scale.timeout):
             while not condition():
                 with anyio.move_on_after(_EVERY):
                     await self._news.wait()
         return time.monotonic()
 
-    async def until_rows(
-        self, condition: Callable[[dict[str, dict[str, Any]]], bool], *, timeout: float = 60.0
-    ) -> float:
+    async def until_rows(self, condition: Callable[[dict[str, dict[str, Any]]], bool]) -> float:
         """Wait until a condition of the journal's rows (by key) holds; see ``until``."""
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(self.scale.timeout):
             while not condition(await self.rows()):
                 await anyio.sleep(2 * _EVERY)
         return time.monotonic()
@@ -203,19 +207,15 @@ class Fleet:
         """Return the rows of the journal by key."""
         return await anyio.to_thread.run_sync(read_rows, self.journal, service_origin(self.fake.url))
 
-    async def all_ended(self, *, timeout: float = 60.0) -> float:
+    async def all_ended(self) -> float:
         """Wait until each job of each worker is in the journal and has ended; see ``until``."""
         jobs = {job for worker in self.workers for job in worker.jobs}
-        return await self.until_rows(
-            lambda rows: jobs <= rows.keys() and not unfinished(rows.values()), timeout=timeout
-        )
+        return await self.until_rows(lambda rows: jobs <= rows.keys() and not unfinished(rows.values()))
 
-    async def all_told(self, workers: Collection[Worker] | None = None, *, timeout: float = 60.0) -> float:
+    async def all_told(self, workers: Collection[Worker] | None = None) -> float:
         """Wait until the callers of all jobs of *workers* (by default all) were told an outcome; see ``until``."""
         chosen = self.workers if workers is None else workers
-        return await self.until(
-            lambda: all(len(worker.reported("told")) >= len(worker.jobs) for worker in chosen), timeout=timeout
-        )
+        return await self.until(lambda: all(len(worker.reported("told")) >= len(worker.jobs) for worker in chosen))
 
     async def owner(self, worker: Worker) -> str:
         """Return the name under which a worker owns its rows."""
