@@ -20,7 +20,17 @@ import attrs
 from aiohttp import web
 
 # Imported here, with anyio's backend above, since each process would import them again on first use.
-from kie_async import Job, KieClient, KieError, Limits, RetryPolicy, Wan22TurboImageToVideo
+from kie_async import (
+    Budget,
+    Job,
+    KieClient,
+    KieError,
+    Limits,
+    MarketRequest,
+    Request,
+    RetryPolicy,
+    Wan22TurboImageToVideo,
+)
 from kie_async._core.acknowledged import Repair, Restoration
 from kie_async._core.lifecycle import Intent
 from kie_async._io.journals.postgres import PostgresStore
@@ -35,6 +45,7 @@ __all__ = ["SENDER", "Link", "WorkerOptions", "prompt", "run_worker"]
 
 #: The header in which a worker gives its name to the service.
 SENDER = "X-Worker"
+_IMAGE = "https://example.com/cat.png"
 
 
 @attrs.frozen(kw_only=True)
@@ -118,8 +129,9 @@ def run_worker(options: WorkerOptions, connection: Connection) -> None:
     """
     Run a worker until it is told to end.
 
-    Its commands are ``submit`` (``jobs``: the keys), ``wait`` (``ids``) and ``end``. It reports ``ready``, then
-    ``journaled`` and ``told`` for each job, each line of its log from WARNING on, and ``ended``.
+    Its commands are ``submit`` (``jobs``: the keys), ``wait`` (``ids``), ``map`` and ``end``. It reports ``ready``,
+    then ``journaled`` and ``told`` for each job, ``row`` for each outcome of a table and ``mapped`` at the end of its
+    run, each line of its log from WARNING on, and ``ended``.
     """
     link = Link(connection)
     logging.getLogger("kie_async").addHandler(_LinkHandler(link))
@@ -153,13 +165,15 @@ async def _main(options: WorkerOptions, link: Link) -> None:
                 case "wait":
                     for job_id in command["ids"]:
                         group.start_soon(_wait, kie.job(job_id), link)
+                case "map":
+                    group.start_soon(_map, kie, command, link)
                 case _:
                     break
         group.cancel_scope.cancel()
 
 
 async def _submit(kie: KieClient, key: str, link: Link) -> None:
-    request = Wan22TurboImageToVideo(image="https://example.com/cat.png", prompt=prompt(key))
+    request = Wan22TurboImageToVideo(image=_IMAGE, prompt=prompt(key))
     try:
         job = await kie.submit(request, key=key, wait=False)
     except KieError as error:
@@ -167,6 +181,19 @@ async def _submit(kie: KieClient, key: str, link: Link) -> None:
         return
     link.send(event="journaled", key=key, job=job.id, at=time.monotonic())
     await _wait(job, link)
+
+
+async def _map(kie: KieClient, command: dict[str, Any], link: Link) -> None:
+    """Run a table (``jobs``: the keys) of a ``model``, with ``options`` of ``map()``, within a named ``budget``."""
+    model: str = command["model"]
+    rows: list[tuple[str, Request]] = [
+        (key, MarketRequest(model=model, input={"prompt": prompt(key), "image_url": _IMAGE})) for key in command["jobs"]
+    ]
+    budget = None if command["budget"] is None else Budget(credits=command["budget"], name="fleet")
+    async with kie.map(rows, budget=budget, **command["options"]) as run:
+        async for outcome in run:
+            link.send(event="row", key=outcome.key, outcome=type(outcome).__name__)
+    link.send(event="mapped", **attrs.asdict(run.summary()))
 
 
 async def _wait(job: Job, link: Link) -> None:
