@@ -218,7 +218,7 @@ def batch(
         int, typer.Option(metavar="N", min=0, help="Retries of a failed task that is worth it.")
     ] = 0,
     rate: Annotated[
-        str, typer.Option(metavar="N/SECONDS", help="At most N creates in any SECONDS: a process's share of the limit.")
+        str, typer.Option(metavar="N/SECONDS", help="At most N creates in any SECONDS, of the account.")
     ] = "20/10",
     allow_networks: AllowNetworksOption = None,  # noqa: ARG001 (its callback does the work)
     start_over: Annotated[
