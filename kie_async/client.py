@@ -22,7 +22,7 @@ from kie_async.job import Job
 from kie_async.policy import Limits, PostgresJournal, RetryPolicy, SqliteJournal, read_journal
 from kie_async.requests.base import Request
 from kie_async.requests.images import ImageInput, ImageSource, as_image
-from kie_async.statistics import Statistics
+from kie_async.statistics import Statistics, WorkerInfo
 
 if TYPE_CHECKING:
     from kie_async._io.http.transport import SessionFactory
@@ -377,6 +377,16 @@ class KieClient:
         """
         engine = await self._binding.engine()
         return await engine.prices.estimate(request)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """
+        Return the clients that are at work with this journal and account, including this one, by name.
+
+        Raises:
+            JournalError: If the journal cannot be read or written.
+        """
+        engine = await self._binding.engine(warn=False)
+        return list(await engine.heartbeats.read())
 
     async def budgets(self) -> list[BudgetInfo]:
         """

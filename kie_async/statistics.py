@@ -35,6 +35,10 @@ class WorkerInfo:
 
         jobs: The number of its unfinished jobs in each state.
 
+        slots: The number of slots that it may have taken: its part of the account's.
+
+        polls_per_second: The rate at which it may poll: its part of the account's.
+
         recovers: True if it has called ``recover()``, so that it takes over the jobs of workers that end.
 
         limits: The account's limits that it was configured with; None before its first heartbeat.
@@ -49,6 +53,8 @@ class WorkerInfo:
     in_flight: int = 0
     wanting: int = 0
     jobs: Mapping[str, int] = attrs.field(factory=dict)
+    slots: int = 0
+    polls_per_second: float = 0.0
     recovers: bool = False
     limits: Limits | None = None
 
@@ -88,6 +94,10 @@ class Statistics:
         confirmations: The total number of polls that callbacks have caused.
 
         duplicate_records: The total number of terminal records of tasks that had ended before.
+
+        other_workers: The number of other clients that share the journal on disk, at the latest heartbeat.
+
+        in_flight_elsewhere: The number of slots that those have taken.
     """
 
     jobs: int = 0
@@ -105,6 +115,8 @@ class Statistics:
     callbacks: int = 0
     confirmations: int = 0
     duplicate_records: int = 0
+    other_workers: int = 0
+    in_flight_elsewhere: int = 0
 
     def __str__(self) -> str:
         """

@@ -74,7 +74,7 @@ FIELDS = {
     "JobInfo": "job_id state model created_at updated_at task_id key credits error duplicates origin",
     "Statistics": (
         "jobs submitting waiting_for_slot waiting_for_token sending in_flight tokens_in_use watched confirming waiters"
-        " loop_tasks polls callbacks confirmations duplicate_records"
+        " loop_tasks polls callbacks confirmations duplicate_records other_workers in_flight_elsewhere"
     ),
     "TaskRecord": (
         "task_id state model result_urls result fail_code fail_message created_at completed_at cost_time progress"

@@ -488,6 +488,8 @@ class Engine:
             callbacks=self.receiver.callbacks,
             confirmations=self.confirmations.polls,
             duplicate_records=self.tracker.duplicate_records,
+            other_workers=len(self.heartbeats.others),
+            in_flight_elsewhere=sum(worker.in_flight for worker in self.heartbeats.others),
         )
 
     async def close(self, drain: float) -> None:

@@ -22,6 +22,7 @@ from kie_async.cli.options import ProxyOption
 from kie_async.cli.recover import recover
 from kie_async.cli.running import GlobalOptions
 from kie_async.cli.tasks import status, wait
+from kie_async.cli.workers import workers
 
 __all__ = ["app"]
 
@@ -45,7 +46,7 @@ app: typer.Typer = typer.Typer(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, generate, batch, status, wait, ls, recover, resolve, resubmit, abandon, forget),
-    *(credits, budgets, upload, listen, fake),
+    *(credits, budgets, workers, upload, listen, fake),
 )
 for _command in _COMMANDS:
     app.command()(_command)

@@ -17,7 +17,7 @@ from tests.cli.helpers import run_cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "generate", "batch", "status", "wait", "ls", "recover", "resolve", "resubmit", "abandon"]
-COMMANDS += ["forget", "credits", "budgets", "upload", "fake"]
+COMMANDS += ["forget", "credits", "budgets", "workers", "upload", "fake"]
 
 #: A program without one package, as if it were not installed.
 PROGRAM_WITHOUT_PACKAGE = """

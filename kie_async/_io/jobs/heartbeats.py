@@ -79,6 +79,16 @@ class Heartbeats:
     _sending: bool = attrs.field(default=False, init=False)
     _failing: bool = attrs.field(default=False, init=False)
 
+    @property
+    def others(self) -> list[WorkerInfo]:
+        """The other workers that were alive at the latest heartbeat."""
+        return [worker for worker in self.workers if worker.name != self.journal.worker]
+
+    async def read(self) -> Sequence[WorkerInfo]:
+        """Send a heartbeat now, and return the workers that are alive, including this one."""
+        self.workers = await self.journal.heartbeat(self._report())
+        return self.workers
+
     async def begin(self) -> None:
         """Send the first heartbeat, and schedule the next one; a journal in memory has no other workers."""
         if self.journal.durable:
@@ -99,6 +109,8 @@ class Heartbeats:
             in_flight=slots.taken,
             wanting=slots.waiting + self.admission.waiting,
             jobs=states,
+            slots=slots.limit,
+            polls_per_second=self.poller.polls_per_second,
             recovers=self._recovers,
             limits=self.limits,
         )
@@ -106,7 +118,7 @@ class Heartbeats:
     def _share(self) -> None:
         """Take this worker's part of the account's polls and slots."""
         name, workers = self.journal.worker, self.workers
-        self.poller.watchlist.watched_elsewhere = sum(worker.watched for worker in workers if worker.name != name)
+        self.poller.watchlist.watched_elsewhere = sum(worker.watched for worker in self.others)
         self.poller.set_rate(polls_share(workers, name, self.limits))
         self.admission.slots.set_limit(slots_share(workers, name, self.limits))
         stricter = stricter_worker(workers, self.limits)

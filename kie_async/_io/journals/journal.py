@@ -133,6 +133,8 @@ class WorkerReport:
     in_flight: int = 0
     wanting: int = 0
     jobs: Mapping[str, int] = attrs.field(factory=dict)
+    slots: int = 0
+    polls_per_second: float = 0.0
     recovers: bool = False
     limits: Limits = attrs.field(factory=Limits)
 
@@ -147,7 +149,7 @@ def load_worker(
     """Return a worker as the journal has it; *report* is the text of its last heartbeat, or None before the first."""
     figures: dict[str, Any] = {} if report is None else json.loads(report)
     # Figures that a newer version reports are left out.
-    reported = ("watched", "in_flight", "wanting", "jobs", "recovers")
+    reported = ("watched", "in_flight", "wanting", "jobs", "slots", "polls_per_second", "recovers")
     known = {field: figures[field] for field in reported if field in figures}
     limits = None if report is None else Limits(**figures["limits"])
     return WorkerInfo(

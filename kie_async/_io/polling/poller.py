@@ -120,6 +120,7 @@ class Poller:
 
     def set_rate(self, polls_per_second: float) -> None:
         """Change the pacer's rate: workers share the account's polls."""
+        self.polls_per_second = polls_per_second
         tokens = max(1, round(polls_per_second))
         self.pacer.resize(tokens, tokens / polls_per_second)
         self._start_polls()

@@ -46,7 +46,8 @@ class Slots:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        #: The number of slots that may be taken.
+        self.limit: int = limit
         self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         #: The number of slots that are taken.
         self.taken: int = 0
@@ -58,7 +59,7 @@ class Slots:
 
     async def acquire(self) -> None:
         """Wait for a slot and take it."""
-        if self.taken < self._limit and not self._queue:
+        if self.taken < self.limit and not self._queue:
             self.taken += 1
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,11 +92,11 @@ class Slots:
 
     def set_limit(self, limit: int) -> None:
         """Change the number of slots: workers share those of the account. Slots that are taken stay so."""
-        self._limit = limit
+        self.limit = limit
         self._grant()
 
     def _grant(self) -> None:
-        while self._queue and self.taken < self._limit:
+        while self._queue and self.taken < self.limit:
             granted, _ = self._queue.popitem(last=False)
             if not granted.done():
                 self.taken += 1
