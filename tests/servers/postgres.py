@@ -113,14 +113,6 @@ def _new_cluster() -> Path:
     return data
 
 
-def _copy_cluster(data: Path) -> None:
-    shutil.copytree(_new_cluster(), data, copy_function=shutil.copy2)
-    data.chmod(0o700)
-    if (user := _unprivileged()) is not None:
-        for path in (data, *data.rglob("*")):
-            os.chown(path, user.pw_uid, user.pw_gid)
-
-
 class PostgresServer:
     """
     A server with ``fsync=on`` and the usual defaults, on a free port of this machine and a socket in its folder.
@@ -147,7 +139,7 @@ class PostgresServer:
         self._clock = self.folder / "clock" if settable_clock else None
         self._standbys: list[PostgresServer] = []
         if self._is_new:
-            _copy_cluster(self._data)
+            _run("cp", "--archive", _new_cluster(), self._data)
         self.configure(**{**_SETTINGS, "port": str(self.port), **(settings or {})})
         self.configure(unix_socket_directories=f"'{self.folder}'")
 
