@@ -48,13 +48,21 @@ class Audit:
         return self.paid_twice + self.lost + self.inconsistent
 
 
-def read_rows(journal: Path) -> dict[str, dict[str, JSON]]:
+def read_rows(journal: Path | str, schema: str = "") -> dict[str, dict[str, JSON]]:
     """
-    Return the rows of a journal by id, without the package's code.
+    Return the rows of a journal, a file or a schema of a DSN, by id, without the package's code.
 
     Raises:
         AssertionError: If the file is damaged.
     """
+    if isinstance(journal, str):
+        import psycopg
+        from psycopg.rows import dict_row
+
+        with psycopg.connect(journal, row_factory=dict_row) as postgres:
+            table = psycopg.sql.Identifier(schema, "intents")
+            rows = postgres.execute(psycopg.sql.SQL("SELECT * FROM {}").format(table)).fetchall()
+        return {row["id"]: row for row in rows}
     connection = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
     try:
         connection.row_factory = sqlite3.Row
@@ -64,18 +72,20 @@ def read_rows(journal: Path) -> dict[str, dict[str, JSON]]:
         connection.close()
 
 
-def audit(truth: Truth, journal: Path, events: Iterable[Mapping[str, JSON]]) -> Audit:
+def audit(truth: Truth, journal: Path | str, events: Iterable[Mapping[str, JSON]], schema: str = "") -> Audit:
     """
     Find errors.
 
     Args:
         truth: The service's log.
 
-        journal: The file, after all processes have ended.
+        journal: The file or the DSN, after all processes have ended.
 
         events: The events of all processes.
+
+        schema: The schema of a journal in PostgreSQL.
     """
-    rows, events, found = read_rows(journal), list(events), Audit()
+    rows, events, found = read_rows(journal, schema), list(events), Audit()
     by_prompt = {_prompt(json.loads(str(row["input"]))): row for row in rows.values()}
     named = {str(row["task_id"]): row for row in rows.values() if row["task_id"] is not None}
     reported = {entry["job"] for entry in events if entry["event"] == "SubmitInDoubtError"}

@@ -65,7 +65,9 @@ class ProgramOptions:
     Attributes:
         url: The URL of the service.
 
-        journal: The file of the journal.
+        journal: The file of the journal, or its DSN.
+
+        schema: The schema of a journal in PostgreSQL.
 
         log: The file of its event log.
 
@@ -85,12 +87,13 @@ class ProgramOptions:
     """
 
     url: str
-    journal: Path
+    journal: Path | str
     log: Path
     images: Path
     kill_at: KillPoint | None = None
     by: signal.Signals = signal.SIGKILL
     bug: str | None = None
+    schema: str = ""
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
     speed: float = 20.0
     epoch: float = attrs.field(factory=time.time)
@@ -153,13 +156,22 @@ def _run(options: ProgramOptions, program: Callable[[ProgramOptions, KieClient, 
             log.write(event="done", passed=[str(point) for point in kill_points.passed])
 
 
+def _open_journal(options: ProgramOptions) -> Journal:
+    if isinstance(options.journal, Path):
+        return SqliteStore(options.journal)
+    from kie_async._io.journals.postgres import PostgresStore  # the other processes need no psycopg
+
+    dsn = options.journal
+    return PostgresStore(lambda: dsn, schema=options.schema)
+
+
 async def _with_client(
     options: ProgramOptions,
     kill_points: KillPoints,
     log: EventLog,
     program: Callable[[ProgramOptions, KieClient, EventLog], Awaitable[None]],
 ) -> None:
-    journal: Journal = SqliteStore(options.journal)
+    journal = _open_journal(options)
     if options.bug is not None:
         journal = BUGS[options.bug](journal)
     limits = Limits(creates=2 * SHOTS, window=1.0, polls_per_second=100.0)

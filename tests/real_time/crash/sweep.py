@@ -66,6 +66,8 @@ class Sweep:
 
         by: The signal. A signal that can be handled leaves some seconds for the drain, so the clock is slower then.
 
+        dsn: The database of the journals, each in a schema of its own; None for files.
+
     Attributes:
         findings: The result of each run.
 
@@ -73,7 +75,13 @@ class Sweep:
     """
 
     def __init__(
-        self, folder: Path, *, bug: str | None = None, restarts: int = 1, by: signal.Signals = signal.SIGKILL
+        self,
+        folder: Path,
+        *,
+        bug: str | None = None,
+        restarts: int = 1,
+        by: signal.Signals = signal.SIGKILL,
+        dsn: str | None = None,
     ) -> None:
         self.findings: list[KillResult] = []
         self.seconds = 0.0
@@ -81,6 +89,7 @@ class Sweep:
         self._bug = bug
         self._restarts = restarts
         self._by = by
+        self._dsn = dsn
         self._runs = count()
         self._images = folder / "images"
         self._images.mkdir(parents=True)
@@ -103,9 +112,12 @@ class Sweep:
             options = self.first_options(fake)
             code = await run(programs.submit_all, options)
             events = read_log(options.log)
-            wrong = audit(fake.truth, options.journal, events).findings
-        if code != 0 or wrong:
-            msg = f"An uninterrupted run ended with {code}: {wrong}"
+            if code != 0:
+                msg = f"An uninterrupted run ended with {code}: {events}"
+                raise RuntimeError(msg)
+            wrong = audit(fake.truth, options.journal, events, options.schema).findings
+        if wrong:
+            msg = f"An uninterrupted run has errors: {wrong}"
             raise RuntimeError(msg)
         return [KillPoint.parse(point) for point in _list(events[-1]["passed"])]
 
@@ -142,13 +154,16 @@ class Sweep:
             options = [self.first_options(fake, kill_at=points[0])]
             codes = [await run(programs.submit_all, options[0])]
             for number, point in enumerate(points[1:]):
+                await end_leases(options[-1])
                 options.append(self.next_options(options[0], f"killed-{number}", kill_at=point))
                 codes.append(await run(programs.recover_all, options[-1]))
             left = self._left_in_sending(options[-1])
+            await end_leases(options[-1])
             last = [self.next_options(options[0], f"last-{number}") for number in range(self._restarts)]
             ended = [await wait(process) for process in [start(programs.recover_all, one) for one in last]]
             logs = [read_log(one.log) for one in (*options, *last)]
-            found = audit(fake.truth, options[0].journal, [entry for log in logs for entry in log])
+            entries = [entry for log in logs for entry in log]
+            found = audit(fake.truth, options[0].journal, entries, options[0].schema)
         signaled = [any(entry["event"] == "signal" for entry in log) for log in logs[: len(points)]]
         found.inconsistent.extend(f"a process ended with {code}" for code in codes if code not in (0, -signal.SIGKILL))
         found.inconsistent.extend(f"an uninterrupted process ended with {code}" for code in ended if code != 0)
@@ -159,7 +174,7 @@ class Sweep:
 
     def _left_in_sending(self, options: ProgramOptions) -> list[int]:
         """Return the number of rows that a drained process has left in SENDING, if that is an error."""
-        if self._by is signal.SIGKILL or not options.journal.exists():
+        if self._by is signal.SIGKILL or not (isinstance(options.journal, Path) and options.journal.exists()):
             return []
         states = Counter(row["state"] for row in read_rows(options.journal).values())
         return [states["sending"]] if states["sending"] else []
@@ -170,7 +185,8 @@ class Sweep:
         folder.mkdir()
         return ProgramOptions(
             url=fake.url,
-            journal=folder / "kie.db",
+            journal=folder / "kie.db" if self._dsn is None else self._dsn,
+            schema=f"{self._folder.name}_{folder.name}",
             log=folder / "submit",
             images=self._images,
             kill_at=kill_at,
@@ -182,6 +198,18 @@ class Sweep:
     def next_options(self, options: ProgramOptions, name: str, kill_at: KillPoint | None = None) -> ProgramOptions:
         """Return the options of a process that continues after another one."""
         return attrs.evolve(options, kill_at=kill_at, log=options.log.with_name(name))
+
+
+async def end_leases(options: ProgramOptions) -> None:
+    """End the leases of a journal in PostgreSQL, as time would: its workers were killed."""
+    if isinstance(options.journal, str):
+        import psycopg
+
+        async with await psycopg.AsyncConnection.connect(options.journal, autocommit=True) as connection:
+            found = await connection.execute("SELECT to_regclass(%s)", (f"{options.schema}.workers",))
+            if await found.fetchone() != (None,):  # it was killed before it had made the tables
+                workers = psycopg.sql.Identifier(options.schema, "workers")
+                await connection.execute(psycopg.sql.SQL("DELETE FROM {}").format(workers))
 
 
 def shuffled(points: Sequence[KillPoint], seed: int = 1) -> list[KillPoint]:
