@@ -288,11 +288,14 @@ async def test_server_that_became_read_only_is_left() -> None:
     with await in_thread(PostgresServer) as old, PostgresProxy(old.port) as proxy:
         async with open_postgres(proxy.dsn()) as journal:
             row = await journal.add(make_intent(1))
-            await in_thread(old.set_read_only)
+            # Of open connections, too.
+            await in_thread(old.configure, default_transaction_read_only="on")
+            await in_thread(old.reload)
             with pytest.raises(JournalError, match="standby") as raised:
                 await bring_to_state(journal, row, S.SENDING)
             assert raised.value.retryable
-            await in_thread(old.set_read_only, read_only=False)
+            await in_thread(old.configure, default_transaction_read_only="off")
+            await in_thread(old.reload)
             assert S.SENDING == (await bring_to_state(journal, row, S.SENDING)).state
 
 
@@ -346,15 +349,19 @@ async def test_worker_that_was_away_takes_no_lease_for_expired(clock: Clock) -> 
 
 @pytest.mark.parametrize("seconds", [3.0, -3.0, 10_800.0, -10_800.0])
 async def test_stepped_clock_ends_no_worker(clock: Clock, seconds: float) -> None:
-    async with open_postgres(clock.dsn) as owner, open_postgres(clock.dsn) as other:
-        row = await owner.add(make_intent(1))
-        await clock.pass_time(9.0, owner, other)
+    """And one that has ended is not taken for alive for hours."""
+    async with open_postgres(clock.dsn) as owner, open_postgres(clock.dsn) as other, open_postgres(clock.dsn) as ended:
+        row, left = await owner.add(make_intent(1)), await ended.add(make_intent(2))
+        await clock.pass_time(9.0, owner, other, ended)
         await in_thread(clock.step, seconds)
-        for _ in range(5):
-            assert [] == list(await other.claim())
+        taken: list[str] = []
+        for _ in range(6):
+            taken += [each.id for each in await other.claim()]
             await clock.pass_time(3.0, other, owner)
+        assert left.id in taken
+        assert row.id not in taken
         await clock.pass_time(12.0, other)
-        assert [row.id] == [each.id for each in await other.claim()]
+        assert row.id in [each.id for each in await other.claim()]
 
 
 def test_released_journal_frees_its_jobs_without_a_loop(postgres_dsn: str) -> None:
@@ -407,6 +414,7 @@ async def test_change_of_another_worker_is_told(postgres_dsn: str) -> None:
         await waiting.heartbeat(WorkerReport())
         mine = await waiting.add(make_intent(9))
         await bring_to_state(waiting, mine, S.SUBMITTED)
+        ids = iter(row.id for row in rows)
         for write in (
             lambda: bring_to_state(writing, rows[0], S.SUBMITTED),
             lambda: writing.update_fields(rows[1].id, at=2.0, callback_task_ids=("t",)),
@@ -414,7 +422,22 @@ async def test_change_of_another_worker_is_told(postgres_dsn: str) -> None:
         ):
             async with anyio.create_task_group() as group:
                 group.start_soon(write)
-                assert await waiting.wait_for_change()
+                changed = await waiting.wait_for_change()
+            assert changed == {next(ids)}
+
+
+async def test_heartbeats_that_are_heard_change_nothing(
+    postgres_server: PostgresServer, postgres_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection stays, and nothing is said."""
+    pids = "SELECT pid FROM pg_stat_activity WHERE usename = 'app'"
+    async with open_postgres(postgres_dsn) as journal:
+        before = await in_thread(postgres_server.execute, pids)
+        for _ in range(20):
+            await journal.heartbeat(WorkerReport())
+            await journal.rows()
+        assert before == await in_thread(postgres_server.execute, pids)
+    assert [] == caplog.messages
 
 
 async def test_new_connection_may_have_missed_changes(postgres_server: PostgresServer, postgres_dsn: str) -> None:
