@@ -11,7 +11,7 @@ from celery import Celery
 from examples.celery_tasks import OrderError
 from kie_async import KieClient
 from tests.client.test_pickles import make_errors
-from tests.fleet.engines.orders import limit_is_used_up, results_of, write_orders
+from tests.fleet.engines.orders import SECONDS, limit_is_used_up, results_of, write_orders
 from tests.real_time.examples.processes import ROOT, clean_environment, running_service, started
 from tests.servers.redis import running_redis
 
@@ -24,7 +24,7 @@ async def test_celery_orders_of_a_killed_worker_end_and_are_paid_once(tmp_path: 
     """The messages of the killed worker are delivered again to the next one."""
     names = write_orders(tmp_path / "orders.csv")
     with anyio.fail_after(TIMEOUT), running_redis(tmp_path) as redis:
-        async with running_service("a-webhook-key") as service:
+        async with running_service("a-webhook-key", seconds=SECONDS) as service:
             settings = {
                 "KIE_API_KEY": "an-api-key",
                 "KIE_BASE_URL": service.url,

@@ -10,7 +10,7 @@ import pytest
 
 from kie_async import KieClient
 from tests import profile
-from tests.fleet.engines.orders import limit_is_used_up, results_of, write_orders
+from tests.fleet.engines.orders import SECONDS, limit_is_used_up, results_of, write_orders
 from tests.real_time.examples.processes import ROOT, clean_environment, running_service, started
 
 STOPS = profile.scaled(quick=[signal.SIGKILL], check=[signal.SIGKILL], nightly=[signal.SIGKILL, signal.SIGINT])
@@ -24,7 +24,7 @@ async def test_dbos_orders_of_a_stopped_process_end_and_are_paid_once(
     names = write_orders(tmp_path / "orders.csv")
     program = (str(ROOT / "examples" / "dbos_workflow.py"), "orders.csv")
     with anyio.fail_after(TIMEOUT):
-        async with running_service("a-webhook-key") as service:
+        async with running_service("a-webhook-key", seconds=SECONDS) as service:
             settings = {"KIE_API_KEY": "an-api-key", "KIE_BASE_URL": service.url}
             env = clean_environment(PYTHONPATH=str(ROOT), DBOS_SYSTEM_DATABASE_URL=postgres_dsn, **settings)
             async with (

@@ -75,7 +75,7 @@ class Customers:
             os.kill(self.rng.choice(workers_of(self.rng.choice(self.servers))), signal.SIGKILL)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=profile.scaled(quick=["sqlite"], check=["sqlite"], nightly=["sqlite", "postgres"]))
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return a journal in a file or in a database."""
     if request.param == "sqlite":

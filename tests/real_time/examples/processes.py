@@ -101,9 +101,9 @@ class Service:
 
 
 @asynccontextmanager
-async def running_service(webhook_key: str) -> AsyncIterator[Service]:
-    """Run the fake service in another process."""
-    program = ("-m", "tests.real_time.examples.service", webhook_key)
+async def running_service(webhook_key: str, *, seconds: tuple[float, float] = (1.0, 3.0)) -> AsyncIterator[Service]:
+    """Run the fake service in another process; its tasks take between two numbers of *seconds*."""
+    program = ("-m", "tests.real_time.examples.service", webhook_key, *map(str, seconds))
     async with started(*program, cwd=ROOT, env=clean_environment()) as process:
         output = lines_of(process)
         url = (await output.receive_until(b"\n", _LONGEST_LINE)).decode()

@@ -67,10 +67,10 @@ def print_line(line: str) -> None:
     sys.stdout.flush()
 
 
-async def main(webhook_key: str) -> None:
-    """Run the service with Kie's limits and tasks of one to three seconds."""
+async def main(webhook_key: str, least: float, most: float) -> None:
+    """Run the service with Kie's limits and tasks of *least* to *most* seconds."""
     async with FakeKie(
-        webhook_key=webhook_key, duration=lambda _model, rng: rng.uniform(1.0, 3.0), credits=1_000_000
+        webhook_key=webhook_key, duration=lambda _model, rng: rng.uniform(least, most), credits=1_000_000
     ) as fake:
         print_line(fake.url)
         await wait_for_signal()
@@ -78,4 +78,4 @@ async def main(webhook_key: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, sys.argv[1])
+    anyio.run(main, sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))
