@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -50,9 +50,10 @@ class Workers:
 
 
 @asynccontextmanager
-async def workers(folder: Path, count: int = 3, **service: Any) -> AsyncIterator[Workers]:
+async def workers(folder: Path, count: int = 3, **service: Any) -> AsyncGenerator[Workers]:
     """Run clients with one journal, and the service."""
-    async with FakeKie(**{"duration": 30.0, "credits": 1e6, **service}) as fake:
+    usual: dict[str, Any] = {"duration": 30.0, "credits": 1e6}
+    async with FakeKie(**{**usual, **service}) as fake:
         clients = [KieClient(KEY, base_url=fake.url, journal=folder / "kie.db") for _ in range(count)]
         try:
             for client in clients:
@@ -88,7 +89,7 @@ async def test_rows_of_a_worker_that_ends_are_yielded_by_the_others(
     save_to = tmp_path / "{key}.mp4"
     async with workers(tmp_path) as fleet, anyio.create_task_group() as group:
         first = fleet.clients[0].map(make_rows(90), share=True, save_to=save_to)
-        async with first as run:
+        async with first:
             await anyio.sleep(1.0)
             for number in (1, 2):
                 group.start_soon(partial(fleet.run, number, make_rows(90), save_to=save_to))
@@ -97,7 +98,7 @@ async def test_rows_of_a_worker_that_ends_are_yielded_by_the_others(
                 await fleet.clients[0].aclose(drain=0.0)
 
     assert 0 == len(fleet.outcomes[0])
-    assert run.summary().rows >= (0 if after < 30.0 else 2)
+    assert first.summary().rows >= (0 if after < 30.0 else 2)
     assert dict.fromkeys((key for key, _ in make_rows(90)), 1) == fleet.yielded()
     assert 90 == len(fleet.fake.truth.tasks)
     # What is on the disk is not fetched again.

@@ -43,7 +43,7 @@ def yielded(fleet: Fleet, outcome: str = "Done") -> Counter[str]:
 
 async def all_mapped(fleet: Fleet, count: int = 3) -> None:
     """Wait until the runs of *count* workers have ended."""
-    await fleet.until(lambda: sum(len(worker.reported("mapped")) for worker in fleet.workers) == count, timeout=180.0)
+    await fleet.until(lambda: sum(len(worker.reported("mapped")) for worker in fleet.workers) == count)
 
 
 async def test_killed_worker_of_a_shared_table_loses_no_row(journal: str, tmp_path: Path) -> None:
