@@ -75,6 +75,10 @@ class Heartbeats:
     _recovers: bool = attrs.field(default=False, init=False)
     _adopts_key: bool = attrs.field(default=False, init=False)
     _warned_of: str | None = attrs.field(default=None, init=False)
+    #: The name under which the jobs here are this worker's.
+    _name: str = attrs.field(default="", init=False)
+    #: The latest heartbeat by the journal's clock.
+    _heartbeat_at: float = attrs.field(default=0.0, init=False)
     _last_at: float = attrs.field(default=0.0, init=False)
     _sending: bool = attrs.field(default=False, init=False)
     _failing: bool = attrs.field(default=False, init=False)
@@ -87,13 +91,14 @@ class Heartbeats:
     async def read(self) -> Sequence[WorkerInfo]:
         """Send a heartbeat now, and return the workers that are alive, including this one."""
         self.workers = await self.journal.heartbeat(self._report())
+        self._heartbeat_at = max(each.heartbeat_at for each in self.workers if each.name == self.journal.worker)
         return self.workers
 
     async def begin(self) -> None:
         """Send the first heartbeat, and schedule the next one; a journal in memory has no other workers."""
         if self.journal.durable:
-            self._last_at = self.runtime.now()
-            self.workers = await self.journal.heartbeat(self._report())
+            self._last_at, self._name = self.runtime.now(), self.journal.worker
+            await self.read()
             self._share()
             self._schedule(self._last_at)
 
@@ -146,21 +151,23 @@ class Heartbeats:
             self.supervisor.start(self._send)
 
     async def _send(self) -> None:
-        journal, begun_at, last_at = self.journal, self.runtime.now(), self._last_at
-        name, away = journal.worker, begun_at - last_at
+        journal, begun_at, before = self.journal, self.runtime.now(), self._heartbeat_at
+        away = begun_at - self._last_at
         self._sending = True
         self._schedule(begun_at)
         try:
-            self.workers = await journal.heartbeat(self._report())
-            if journal.worker != name or (journal.lease is not None and away > journal.lease):
+            await self.read()
+            renamed = journal.worker != self._name
+            if renamed or (journal.lease is not None and away > journal.lease):
                 _log.warning(
                     "This worker was away for %.0f s (its event loop stood still, or it did not reach the journal), and"
                     " other workers may have taken over its jobs. It continues with those that are still its own.",
                     away,
                 )
-            if journal.worker != name or away > _AWAY_AFTER * journal.heartbeat_interval:
+            # By the journal's clock, too: the loop's stands still while the machine sleeps.
+            if renamed or max(away, self._heartbeat_at - before) > _AWAY_AFTER * journal.heartbeat_interval:
                 await self.follower.enter_anew()
-            self._last_at = begun_at
+            self._last_at, self._name = begun_at, journal.worker
             self._share()
             await self._take_over()
             self._failing = False
