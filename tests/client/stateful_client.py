@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kie_async import Event, EventName, KieClient, KieError, RetryPolicy, TaskFailedError
 from kie_async._core.lifecycle import ENDED, Intent, can_follow
+from kie_async._io.journals.journal import Journal
 from kie_async._io.journals.memory import MemoryJournal
 from kie_async._io.journals.sqlite import SqliteStore
 from kie_async.states import JobState
@@ -151,7 +152,7 @@ class ClientMachine(RuleBasedStateMachine):
         kie.callbacks.asgi_app()  # a receiver is in use
         return kie
 
-    def _journal(self) -> MemoryJournal | SqliteStore:
+    def _journal(self) -> Journal:
         return self.memory if self.workers == 1 else SqliteStore(Path(self.folder.name) / "kie.db")
 
     def _kie(self, which: int) -> KieClient:

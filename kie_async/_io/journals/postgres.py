@@ -62,9 +62,8 @@ _EXAMINED_TOGETHER = 500
 _DELETED_TOGETHER = 50
 #: The pause in seconds after such a transaction.
 PAUSE = 0.01
-#: A worker that waits for notifications asks for nothing after this time, in seconds, and expects an answer within the
-#: other: a connection that is silent for ever is noticed within four seconds.
-_PING_INTERVAL = 2.0
+#: The time in seconds in which a worker that waits for notifications expects an answer when it asks for nothing: a
+#: connection that is silent for ever is noticed within four seconds.
 _PING_PATIENCE = 1.8
 #: The interval between two checks of an overdue answer, in seconds.
 _CHECK_INTERVAL = 0.2
@@ -93,6 +92,8 @@ class PostgresStore:
     heartbeat_interval: float = 3.0
     #: The interval in seconds between two questions for changes, where the server's notifications do not arrive.
     ask_interval: float = 1.0
+    #: The interval in seconds between two checks of the connection while it waits for notifications.
+    ping_interval: float = 2.0
 
     def __init__(
         self,
@@ -359,7 +360,7 @@ class PostgresStore:
         session = self._opened(self._session)
         while not self._news.is_any and not self._news.ids:
             self._changed.clear()
-            with anyio.move_on_after(self.ask_interval if session.asks else _PING_INTERVAL) as waiting:
+            with anyio.move_on_after(self.ask_interval if session.asks else self.ping_interval) as waiting:
                 await self._changed.wait()
             if waiting.cancelled_caught:
                 if session.asks:
