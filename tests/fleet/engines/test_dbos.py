@@ -25,10 +25,10 @@ async def test_dbos_orders_of_a_stopped_process_end_and_are_paid_once(
     program = (str(ROOT / "examples" / "dbos_workflow.py"), "orders.csv")
     with anyio.fail_after(TIMEOUT):
         async with running_service("a-webhook-key", seconds=SECONDS) as service:
-            settings = {"KIE_API_KEY": "an-api-key", "KIE_BASE_URL": service.url}
+            settings = {"KIE_API_KEY": "an-api-key", "KIE_BASE_URL": service.url, "KIE_JOURNAL": postgres_dsn}
             env = clean_environment(PYTHONPATH=str(ROOT), DBOS_SYSTEM_DATABASE_URL=postgres_dsn, **settings)
             async with (
-                KieClient("an-api-key", base_url=service.url, journal=tmp_path / "kie.db") as kie,
+                KieClient("an-api-key", base_url=service.url, journal=postgres_dsn) as kie,
                 started(*program, cwd=tmp_path, env=env) as process,
             ):
                 await limit_is_used_up(kie)
