@@ -67,7 +67,7 @@ async def test_failover_to_a_lagging_standby_pays_nothing_twice(primary: Postgre
     """Not even if a worker dies soon after it, and others take over its rows."""
     scale = profile.scaled(quick=SCALED, check=SCALED, nightly=FULL)
     async with lagging_failover(primary, scale) as fleet:
-        await fleet.all_ended(timeout=150.0)
+        await fleet.all_ended()
         await fleet.all_told(fleet.workers[1:])
         figures, rows = fleet.figures(), await fleet.rows()
 
@@ -90,7 +90,7 @@ async def test_failover_to_a_synchronous_standby_costs_nothing(primary: Postgres
     with PostgresProxy(primary.port) as proxy:
         async with working_fleet(proxy.dsn(), scale, created=30) as fleet:
             await anyio.to_thread.run_sync(fail_over, primary, proxy, standby)
-            await fleet.all_told(timeout=150.0)
+            await fleet.all_told()
             await fleet.all_ended()
             figures, rows = fleet.figures(), await fleet.rows()
 
@@ -107,7 +107,7 @@ async def check_outage(
     jobs = 20 * WORKERS
     async with working_fleet(primary.dsn(), scale, created=30, jobs=jobs) as fleet:
         outage = await interrupt(fleet, stop, begin, 4.0 * scale.window)
-        await fleet.all_told(timeout=150.0)
+        await fleet.all_told()
         await fleet.all_ended()
         figures, rows = fleet.figures(), await fleet.rows()
 
@@ -138,7 +138,7 @@ async def test_steps_of_the_databases_clock_are_no_steps_of_time(seconds: float)
             server.dsn(), profile.scaled(quick=SCALED, check=SCALED, nightly=FULL), created=30
         ) as fleet:
             await anyio.to_thread.run_sync(server.step_clock, seconds * fleet.scale.factor)
-            await fleet.all_told(timeout=150.0)
+            await fleet.all_told()
             figures, rows = fleet.figures(), await fleet.rows()
 
     assert [] == contradictions(rows, fleet.fake.truth)
